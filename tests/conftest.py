@@ -1,0 +1,7 @@
+"""Before any test module imports mlx: OpenBLAS under it, on one thread (the networks here are small)."""
+
+from __future__ import annotations
+
+from mlxmtp.models import blas
+
+blas.set_threads(1)
