@@ -11,6 +11,7 @@ import pytest
 
 from mlxmtp.models import blas
 
+ROOT = Path(__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only the Linux wheel of mlx takes a BLAS from outside")
 with_openblas = pytest.mark.skipif(not blas.load().active, reason="OpenBLAS is not installed here")
 
@@ -107,6 +108,21 @@ def test_threads_are_set_in_the_library() -> None:
         print(blas.set_threads(2), ctypes.CDLL(None).openblas_get_num_threads())
     """)
     assert out == "True 1\nTrue 2"
+
+
+@linux
+@with_openblas
+@pytest.mark.parametrize(
+    "module",
+    sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "mlxmtp").rglob("*.py")
+        if "import mlx." in path.read_text(encoding="utf-8")
+    ),
+)
+def test_whichever_module_is_imported_first_openblas_comes_before_mlx(module: str) -> None:
+    out = run(f"import {module}; from mlxmtp.models import blas; print(blas.load())")
+    assert out == "Status(active=True, hint=None)"
 
 
 def test_fewer_than_one_thread_is_refused() -> None:
