@@ -1,0 +1,108 @@
+"""The rings: imports point inwards only, every library stays in its ring, and starting imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "mlxmtp").rglob("*.py"))
+
+# What a ring may import of this package, besides itself and errors.py; files at the top are rings of their own.
+INWARDS = {
+    "errors": set(),
+    "models": set(),
+    "decode": {"models"},
+    "engine": {"decode", "models"},
+    "settings": set(),
+    "hub": {"models", "settings"},
+    "chat": {"engine", "hub", "settings"},
+    "bench": {"engine", "hub", "settings"},
+    "loading": {"engine", "hub", "settings"},
+    "__init__": {"loading", "engine", "decode"},
+    "cli": {"bench", "chat", "engine", "hub", "loading", "settings", "__init__"},
+    "__main__": {"cli"},
+}
+
+# Libraries that only these rings may import.
+KEPT_IN = {
+    "mlx_lm": {"models"},
+    "mlx": {"models", "decode", "engine"},
+    "tokenizers": {"engine"},
+    "jinja2": {"engine"},
+    "huggingface_hub": {"hub"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "prompt_toolkit": {"cli"},
+    "pygments": {"cli"},
+    "transformers": set(),
+    "torch": set(),
+    "numpy": set(),
+    "click": set(),  # typer carries its own
+}
+
+HEAVY = {
+    "mlx.core",
+    "mlx_lm",
+    "transformers",
+    "tokenizers",
+    "jinja2",
+    "huggingface_hub",
+    "prompt_toolkit",
+    "rich.markdown",
+}
+
+
+def ring(path: Path) -> str:
+    first = path.relative_to(ROOT / "mlxmtp").parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module named by an import anywhere in the file, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from mlxmtp import models` names a ring in what it takes
+            names |= {f"mlxmtp.{alias.name}" for alias in node.names} if node.module == "mlxmtp" else {node.module}
+    return names
+
+
+def reads_environment(path: Path) -> bool:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return bool(names & {"environ", "getenv", "environb"})
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_inwards_and_libraries_stay_in_their_ring(path: Path) -> None:
+    here = ring(path)
+    breaks = []
+    for name in imported(path):
+        top, _, rest = name.partition(".")
+        if top == "mlxmtp":
+            other = rest.partition(".")[0]
+            other = other if other in INWARDS else "__init__"
+            if other not in INWARDS[here] | {here, "errors"}:
+                breaks.append(name)
+        elif here not in KEPT_IN.get(top, {here}):
+            breaks.append(name)
+    assert not breaks
+
+
+def test_only_settings_reads_the_environment() -> None:
+    assert {ring(path) for path in MODULES if reads_environment(path)} == {"settings"}
+
+
+@pytest.mark.parametrize("module", ["mlxmtp", "mlxmtp.cli.app"])
+def test_starting_imports_nothing_heavy(module: str) -> None:
+    command = f"import sys, {module}; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split())
