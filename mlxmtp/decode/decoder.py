@@ -1,0 +1,185 @@
+"""Token ids in, rounds out: the loop around ``round.py``.
+
+Contract: whenever control is outside ``rounds`` (between two rounds, after closing the iterator, after an exception or
+Ctrl-C at any point), ``tokens[:rows]`` is exactly what the cache holds, ``rows`` is ``len(tokens) - 1`` or, if the
+reading of a prompt was cut short, as far as it came. Nothing has to be rolled back for that: rows beyond ``rows`` are
+masked and written over.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import mlx.core as mx
+
+from mlxmtp.decode.depth import MAX_DRAFT, Depth
+from mlxmtp.decode.prefill import CHUNK, read_prompt
+from mlxmtp.decode.round import State
+from mlxmtp.decode.sampling import Sampling, choose
+from mlxmtp.decode.warm import Compiled, Filters, Rounds
+from mlxmtp.errors import ContextOverflow
+from mlxmtp.models.cache import KVCache
+from mlxmtp.models.device import rounds_in_flight
+from mlxmtp.models.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round gave: the new ``tokens`` that are kept, in order, the ``draft`` and how much of it was accepted.
+
+    ``tokens`` is the accepted part of the draft and one token of the target's own, unless a stop token or the
+    token limit cut it. The prompt's own first token comes as a round with an empty draft.
+    """
+
+    tokens: tuple[int, ...]
+    draft: tuple[int, ...]
+    accepted: int
+
+
+class _Dispatched(NamedTuple):
+    k: int
+    report: mx.array
+    timed: bool
+
+
+class Decoder:
+    """Decodes on one target, with or without a drafter, and keeps the K/V of what it read and wrote."""
+
+    def __init__(
+        self,
+        target: Target,
+        drafter: Any = None,
+        *,
+        in_flight: int | None = None,
+        compiled: Compiled = "background",
+        chunk: int = CHUNK,
+    ) -> None:
+        """``in_flight``: rounds dispatched ahead (None: what suits the device). ``compiled``: see ``warm.py``.
+
+        ``chunk``: prompt rows read at a time.
+        """
+        self.target, self.drafter = target, drafter
+        self.tokens: list[int] = []
+        self.rows = 0
+        self.reused = 0
+        self.depth = Depth()
+        self._in_flight = rounds_in_flight() if in_flight is None else in_flight
+        self._rounds = Rounds(target, drafter, compiled)
+        self._cache = KVCache(target.cache_spec, target.dtype)
+        self._chunk = chunk
+        self._was_compiled = False
+        self._used: set[tuple[int, Filters, bool, int]] = set()
+
+    def rounds(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        num_draft_tokens: int | Literal["auto"] = "auto",
+        sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
+        stop: Collection[int] = (),
+        on_prefill: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Round]:
+        """Yields rounds until a token of ``stop`` (kept as the last one) or ``max_tokens`` new tokens.
+
+        Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
+        ``on_prefill(done, total)`` counts the prompt's tokens. Raises ValueError for an empty prompt or a bad
+        number, ContextOverflow if the prompt leaves no room for an answer.
+        """
+        prompt = list(prompt_ids)
+        limit = self.target.config.max_positions - len(prompt)
+        if not prompt or max_tokens < 1:
+            raise ValueError("a prompt needs at least one token and an answer room for one")
+        if not all(0 <= token < self.target.config.vocab_size for token in prompt):
+            raise ValueError(f"prompt ids must lie in 0 .. {self.target.config.vocab_size - 1}")
+        if limit < 1:
+            raise ContextOverflow(f"The prompt has {len(prompt)} tokens and the model takes {self.target.config.max_positions}. Shorten it.")
+        self._set_depth(num_draft_tokens)
+        return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill)
+
+    def _set_depth(self, wanted: int | Literal["auto"]) -> None:
+        if wanted != "auto" and not 0 <= wanted <= MAX_DRAFT:
+            raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {wanted}")
+        self.depth.limit = MAX_DRAFT if self.drafter is not None else 0
+        self.depth.fixed = None if wanted == "auto" else wanted
+
+    def _generate(
+        self, prompt: list[int], room: int, sampling: Sampling, stop: frozenset[int], on_prefill: Callable[[int, int], None] | None
+    ) -> Iterator[Round]:
+        key = sampling.key()
+        state = self._begin(prompt, sampling, key, on_prefill)
+        first = int(state.bonus.item())
+        self.tokens.append(first)
+        yield Round((first,), (), 0)
+        room -= 1
+        queue: deque[_Dispatched] = deque()
+        clock = time.perf_counter()
+        while room > 0 and self.tokens[-1] not in stop:
+            while len(queue) <= self._in_flight:
+                state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
+                queue.append(sent)
+            done = queue.popleft()
+            *report, accepted = done.report.tolist()
+            chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
+            now = time.perf_counter()
+            self.depth.observe(done.k, accepted, now - clock if done.timed else None)
+            kept = _cut(chosen[: accepted + 1], room, stop)
+            room -= len(kept)
+            self.tokens += kept
+            self.rows = len(self.tokens) - 1
+            yield Round(tuple(kept), tuple(draft), min(accepted, len(kept)))
+            clock = time.perf_counter() if not queue else now
+
+    def _begin(self, prompt: list[int], sampling: Sampling, key: mx.array, on_prefill: Callable[[int, int], None] | None) -> State:
+        """Reads what is new of ``prompt`` and chooses the first token of the answer."""
+        same = _common(self.tokens[: self.rows], prompt[:-1])
+        start = same if self._cache.can_rewind(same) else 0
+        if start == 0:
+            self._cache.newest = -1
+        self.tokens, self.rows, self.reused = prompt[:start], start, start
+        self._cache.reserve(len(prompt) + 2 * (self._in_flight + 1) * (MAX_DRAFT + 1))
+
+        def on_rows(n: int) -> None:
+            self.tokens, self.rows = prompt[:n], n
+            if on_prefill is not None:
+                on_prefill(n, len(prompt))
+
+        hidden = read_prompt(self.target, self._cache, prompt, start, on_rows, self._chunk)
+        position = mx.array([len(prompt)], mx.int32)
+        bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
+        return State(bonus, hidden, position)
+
+    def _dispatch(self, state: State, key: mx.array, filters: Filters, ahead: int) -> tuple[State, _Dispatched]:
+        """Sends one more round on its way; up to ``ahead`` rows are written by rounds not read yet."""
+        k = self.depth.choose()
+        last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
+        self._cache.reserve(last + 1)
+        self._cache.newest = max(self._cache.newest, last)
+        function, compiled = self._rounds.get(k, filters)
+        if compiled and not self._was_compiled:
+            self.depth.forget_times()
+        self._was_compiled = compiled
+        use = (k, filters, compiled, self._cache.capacity)
+        timed = use in self._used  # the first use of a shape is traced, which is no measure of the round
+        self._used.add(use)
+        state, self._cache.buffers, report = function(state, self._cache.buffers, key)
+        mx.async_eval(report, *state, *self._cache.buffers)
+        return State(*state), _Dispatched(k, report, timed)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+def _cut(tokens: list[int], room: int, stop: frozenset[int]) -> list[int]:
+    """The tokens up to and with the first stop token, at most ``room``."""
+    for i, token in enumerate(tokens[:room]):
+        if token in stop:
+            return tokens[: i + 1]
+    return tokens[:room]

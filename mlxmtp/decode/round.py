@@ -1,0 +1,66 @@
+"""One round: the drafter proposes K tokens, the target checks them in one pass, the longest agreed prefix is kept.
+
+    draft     d_1 .. d_K      each from the drafter's scores, its own last hidden state and the token before
+    check     t_0 .. t_K      the target's choice after each of [bonus, d_1 .. d_K]
+    accept    n = number of leading i with t_i = d_{i+1}
+    keep      t_0 .. t_n      n accepted draft tokens and one of the target's own: the next bonus
+
+(Leviathan, Kalman, Matias 2023 with deterministic choice on both sides, see ``sampling.py``.) Everything a round
+needs and leaves stays on the device in arrays of fixed shape, so rounds can be dispatched without reading any result.
+K = 0 is plain decoding.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from mlxmtp.decode.sampling import choose
+from mlxmtp.models.cache import FixedView
+from mlxmtp.models.target import Target
+
+
+class State(NamedTuple):
+    """Where decoding stands, on the device.
+
+    ``bonus`` [1] int32 is the newest kept token, not yet in the cache; ``hidden`` [1, H] the post-norm state
+    that predicted it; ``offset`` [1] int32 the bonus token's position = number of valid cache rows.
+    """
+
+    bonus: mx.array
+    hidden: mx.array
+    offset: mx.array
+
+
+RoundFunction = Callable[..., Any]
+"""(State, buffers, key uint32 [2]) -> (State, buffers, report int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n)"""
+
+
+def make_round(target: Target, drafter: Any, k: int, filters: tuple[float, float, int, float]) -> RoundFunction:
+    """The round with ``k`` draft tokens. ``drafter`` needs ``context`` and ``step`` of ``models.drafter.Drafter``."""
+
+    def draft(state: State, buffers: list[mx.array], key: mx.array) -> mx.array:
+        """Draft tokens [k]."""
+        context = drafter.context(buffers, state.offset)
+        token, hidden, tokens = state.bonus, state.hidden, []
+        for i in range(k):
+            scores, hidden = drafter.step(target.embed(token), hidden, context)
+            token = choose(scores.values, key, state.offset + (i + 1), filters, scores.ids).astype(mx.int32)
+            tokens.append(token)
+        return mx.concatenate(tokens)
+
+    def round_(state: State, buffers: list[mx.array], key: mx.array) -> tuple[State, list[mx.array], mx.array]:
+        state = State(*state)
+        drafts = draft(state, buffers, key) if k else mx.zeros((0,), mx.int32)
+        view = FixedView(target.cache_spec, buffers, state.offset, k + 1)
+        hidden = target.hidden(mx.concatenate([state.bonus, drafts]) if k else state.bonus, view)
+        positions = state.offset + mx.arange(1, k + 2)
+        chosen = choose(target.logits(hidden), key, positions, filters).astype(mx.int32)  # [k + 1]
+        if k == 0:
+            report = mx.concatenate([chosen, mx.zeros((1,), mx.int32)])
+            return State(chosen, hidden, state.offset + 1), view.buffers, report
+        n = mx.cumprod((chosen[:-1] == drafts).astype(mx.int32)).sum(keepdims=True)  # [1]
+        after = State(chosen[n], hidden[n], state.offset + n + 1)
+        return after, view.buffers, mx.concatenate([chosen, drafts, n])
+
+    return round_

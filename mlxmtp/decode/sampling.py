@@ -1,0 +1,118 @@
+"""Choosing tokens: noise keyed by seed, position and token, so that drafting cannot change a sampled text.
+
+The token at position p is
+
+    argmax over v of   log P(v) + g(seed, p, v),        g = -log(-log(u)),  u uniform in (0, 1)
+
+which draws exactly from P (the Gumbel-max trick; Maddison, Tarlow, Minka, "A* Sampling", 2014). The noise is a
+function of seed, position and token alone. The target therefore picks the same token whatever was drafted, and a
+drafter that adds the *same* noise to its own scores proposes what the target will pick whenever both distributions
+agree. Greedy is the case without noise.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+_SORT_BLOCK = 128  # tokens per block in `largest`
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. ``temp`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
+
+    Filters apply in the order of transformers: temperature, top-k, top-p, min-p. ``seed`` is any integer in
+    [0, 2^64). Raises ValueError for a value out of range.
+    """
+
+    temp: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("temp", math.isfinite(self.temp) and self.temp >= 0, "at least 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "at least 0"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("seed", 0 <= self.seed < 2**64, "between 0 and 2^64 - 1"),
+        )
+        for name, fine, rule in checks:
+            if not fine:
+                raise ValueError(f"{name} must be {rule}, not {getattr(self, name)}")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temp == 0
+
+    @property
+    def filters(self) -> tuple[float, float, int, float]:
+        """All that shapes the traced computation; the seed is data."""
+        return (0.0, 1.0, 0, 0.0) if self.greedy else (self.temp, self.top_p, self.top_k, self.min_p)
+
+    def key(self) -> mx.array:
+        """The seed as two words, uint32 [2]."""
+        return mx.array([self.seed & 0xFFFFFFFF, self.seed >> 32], mx.uint32)
+
+
+def _mix(x: mx.array) -> mx.array:
+    """A bijective 32-bit hash (Chris Wellons' lowbias32, public domain): every input bit flips half the output."""
+    x = (x ^ (x >> 16)) * mx.array(0x7FEB352D, mx.uint32)
+    x = (x ^ (x >> 15)) * mx.array(0x846CA68B, mx.uint32)
+    return x ^ (x >> 16)
+
+
+def gumbel(key: mx.array, positions: mx.array, ids: mx.array) -> mx.array:
+    """Noise for token ``ids`` [.., C] at ``positions`` [L] (broadcast to [L, C]): float32, standard Gumbel.
+
+    ``-log(-log1p(-u))`` instead of ``-log(-log(u))``: float32 cannot tell u from 1 near 1, and the usual form
+    would give +inf once in 2^25 draws, every hundred tokens with this vocabulary.
+    """
+    row = _mix(positions.astype(mx.uint32) + key[0])[:, None]
+    bits = _mix(_mix(ids.astype(mx.uint32) ^ row) + (row ^ key[1]))
+    u = (bits.astype(mx.float32) + 0.5) * 2.0**-32
+    return -mx.log(-mx.log1p(-u))
+
+
+def largest(values: mx.array, k: int) -> mx.array:
+    """Indices [L, k] of the k largest of ``values`` [L, V] in descending order.
+
+    Over a large vocabulary in two steps, because a full partition is the slowest thing in a round: the k largest
+    lie in the k blocks with the largest maxima.
+    """
+    rows, size = values.shape
+    if size % _SORT_BLOCK == 0 and size >= 4 * k * _SORT_BLOCK:
+        blocks = values.reshape(rows, -1, _SORT_BLOCK)
+        best = mx.argpartition(-blocks.max(axis=-1), k - 1, axis=-1)[:, :k]  # [L, k]
+        columns = (best[:, :, None] * _SORT_BLOCK + mx.arange(_SORT_BLOCK)).reshape(rows, -1)
+        inner = mx.take_along_axis(blocks, best[:, :, None], axis=1).reshape(rows, -1)
+        return mx.take_along_axis(columns, largest(inner, k), axis=-1)
+    found = mx.argpartition(-values, k - 1, axis=-1)[:, :k] if k < size else mx.broadcast_to(mx.arange(size), values.shape)
+    order = mx.argsort(-mx.take_along_axis(values, found, axis=-1), axis=-1)
+    return mx.take_along_axis(found, order, axis=-1)
+
+
+def choose(logits: mx.array, key: mx.array, positions: mx.array, filters: tuple[float, float, int, float], ids: mx.array | None = None) -> mx.array:
+    """Tokens [L] for ``logits`` [L, C] at ``positions`` [L]; ``ids`` [C] are the tokens' ids (None: 0 .. C - 1)."""
+    temp, top_p, top_k, min_p = filters
+    if temp == 0:
+        best = mx.argmax(logits, axis=-1)
+        return best if ids is None else ids[best]
+    scores = logits * (1 / temp)
+    columns: Any = mx.arange(logits.shape[-1])[None] if ids is None else ids[None]  # [1, C], later [L, k]
+    if top_k or top_p < 1:
+        kept = largest(scores, min(top_k, scores.shape[-1]) if top_k else scores.shape[-1])
+        scores = mx.take_along_axis(scores, kept, axis=-1)
+        columns = kept if ids is None else ids[kept]
+    if top_p < 1:  # scores descend: keep a token while less than top_p lies before it
+        p = mx.softmax(scores, axis=-1)
+        before = mx.cumsum(p, axis=-1, inclusive=False)
+        scores = mx.where(before < top_p, scores, -mx.inf)
+    if min_p > 0:
+        scores = mx.where(scores >= scores.max(axis=-1, keepdims=True) + math.log(min_p), scores, -mx.inf)
+    best = mx.argmax(scores + gumbel(key, positions, columns), axis=-1, keepdims=True)
+    return mx.take_along_axis(mx.broadcast_to(columns, scores.shape), best, axis=-1)[:, 0]

@@ -1,0 +1,64 @@
+"""Rounds by draft length, compiled behind the scenes.
+
+A compiled round is 1.3 to 2 times faster, but the first use of its kernels builds them: on Linux about half a second
+for each of some thirty with the system's C++ compiler, less on Metal. The first tokens do not wait for that: they come
+from the same function uncompiled, while a thread evaluates the compiled one on small buffers of zeros (kernels do not
+depend on sizes). Both give the same tokens.
+"""
+
+import queue
+import threading
+from typing import Any, Literal
+
+import mlx.core as mx
+
+from mlxmtp.decode.round import RoundFunction, State, make_round
+from mlxmtp.models.cache import STEP, KVCache
+from mlxmtp.models.target import Target
+
+Compiled = Literal["background", "always", "never"]
+Filters = tuple[float, float, int, float]
+Key = tuple[int, Filters]
+
+
+class Rounds:
+    """Hands out round functions for a draft length and sampling filters."""
+
+    def __init__(self, target: Target, drafter: Any, compiled: Compiled) -> None:
+        self._target, self._drafter, self._mode = target, drafter, compiled
+        self._plain: dict[Key, RoundFunction] = {}
+        self._compiled: dict[Key, RoundFunction] = {}
+        self._ready: set[Key] = set()
+        self._wanted: queue.SimpleQueue[Key] = queue.SimpleQueue()
+        self._asked: set[Key] = set()
+        self._thread: threading.Thread | None = None
+
+    def get(self, k: int, filters: Filters) -> tuple[RoundFunction, bool]:
+        """The round with ``k`` draft tokens, and whether it is the compiled one."""
+        key = (k, filters)
+        if key not in self._plain:
+            self._plain[key] = make_round(self._target, self._drafter, k, filters)
+            self._compiled[key] = mx.compile(self._plain[key])
+        if self._mode == "background" and key not in self._asked:
+            self._ask(key)
+        ready = self._mode == "always" or key in self._ready
+        return (self._compiled if ready else self._plain)[key], ready
+
+    def _ask(self, key: Key) -> None:
+        self._asked.add(key)
+        self._wanted.put(key)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="mlxmtp-warm", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            key = self._wanted.get()
+            target = self._target
+            cache = KVCache(target.cache_spec, target.dtype)
+            cache.reserve(STEP)
+            state = State(
+                mx.zeros((1,), mx.int32), mx.zeros((1, target.config.hidden_size), target.dtype), mx.ones((1,), mx.int32)
+            )
+            mx.eval(self._compiled[key](state, cache.buffers, mx.zeros((2,), mx.uint32)))
+            self._ready.add(key)

@@ -1,0 +1,192 @@
+"""One decoder layer of Gemma 4, target's or drafter's, with as few operations as the formula allows.
+
+* q, k and v are one product, gate and up another (``Product``);
+* q-norm, k-norm and v-norm are one RMS norm; their weights, the rotation of q and k and the cast are one
+  elementwise expression over the two halves of a head, which ``mx.compile`` turns into one kernel:
+
+      [a cos - b sin, b cos + a sin]      [a, b] = w * states / rms(states)
+
+  with w = 1, cos = 1, sin = 0 for the value heads;
+* K and V are one buffer, so a layer writes once.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlxmtp.errors import LoadError
+from mlxmtp.models.config import ModelConfig
+
+
+def gelu(x: mx.array) -> mx.array:
+    """``gelu_pytorch_tanh``: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+class Product:
+    """Linear layers on the same input as one product: outputs side by side, [L, in] -> [L, sum of outs].
+
+    Modules that differ in quantization cannot be joined and stay one product each.
+    """
+
+    def __init__(self, *modules: Any) -> None:
+        joined = [_join(modules)] if len({_layout(m) for m in modules}) == 1 else list(modules)
+        # A plain weight is kept transposed: one node less per product and pass.
+        self._parts = [m if hasattr(m, "scales") or "bias" in m else m.weight.T for m in joined]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        outs = [x @ part if isinstance(part, mx.array) else part(x) for part in self._parts]
+        return outs[0] if len(outs) == 1 else mx.concatenate(outs, axis=-1)
+
+    def arrays(self) -> list[Any]:
+        return [part if isinstance(part, mx.array) else part.parameters() for part in self._parts]
+
+
+_PACKING = ("group_size", "bits", "mode")
+
+
+def _layout(module: Any) -> tuple[Any, ...]:
+    return (type(module), *(vars(module).get(name) for name in _PACKING), *sorted(module))
+
+
+def _join(modules: tuple[Any, ...]) -> Any:
+    """A module of the same class whose arrays are the modules' arrays one below the other."""
+    first = modules[0]
+    if len(modules) == 1:
+        return first
+    joined = type(first).__new__(type(first))
+    nn.Module.__init__(joined)
+    for name in _PACKING:
+        if name in vars(first):
+            setattr(joined, name, getattr(first, name))
+    for name in first:
+        setattr(joined, name, mx.concatenate([module[name] for module in modules], axis=0))
+    return joined
+
+
+class Rotation(NamedTuple):
+    """cos and sin [1, L, 1, D/2] of the positions of a pass, for one kind of layer."""
+
+    cos: mx.array
+    sin: mx.array
+
+    def last(self) -> "Rotation":
+        return Rotation(self.cos[:, -1:], self.sin[:, -1:])
+
+    def for_heads(self, turned: int, still: int) -> "Rotation":
+        """The same for ``turned`` heads that rotate followed by ``still`` heads that do not."""
+        if not still:
+            return self
+        _, rows, _, half = self.cos.shape
+        rest, shape = (1, rows, still, half), (1, rows, turned, half)
+        return Rotation(
+            mx.concatenate([mx.broadcast_to(self.cos, shape), mx.ones(rest)], axis=2),
+            mx.concatenate([mx.broadcast_to(self.sin, shape), mx.zeros(rest)], axis=2),
+        )
+
+
+class Rotary:
+    """Rotary embedding of one layer kind: angle_i = position * theta^(-2i / D) for the first part of a head.
+
+    ``partial_rotary_factor`` f of the "proportional" type rotates the first f D/2 pairs and leaves the others
+    still; the exponent keeps the full D.
+    """
+
+    def __init__(self, config: ModelConfig, kind: str) -> None:
+        rope = dict(config.text.get("rope_parameters", {}).get(kind, {}))
+        if rope.get("rope_type", "default") not in ("default", "proportional"):
+            raise LoadError(f"{config.folder} uses rope_type '{rope['rope_type']}', which no Gemma 4 has. Download the model again.")
+        dim, theta = config.head_dim(kind), float(rope.get("rope_theta", 10000.0))
+        pairs = int(rope.get("partial_rotary_factor", 1.0) * dim // 2)
+        self._speeds = mx.array([theta ** (-2 * i / dim) if i < pairs else 0.0 for i in range(dim // 2)])  # [D/2]
+
+    def at(self, positions: mx.array) -> Rotation:
+        """The rotation at ``positions`` [L]."""
+        angles = positions.astype(mx.float32)[None, :, None, None] * self._speeds
+        return Rotation(mx.cos(angles), mx.sin(angles))
+
+
+class Attention:
+    """Attention of one layer. ``source`` is mlx-lm's module; its projections are taken out of it and joined."""
+
+    def __init__(self, source: Any, eps: float) -> None:
+        self.heads, self.head_dim = source.n_heads, source.head_dim
+        self.kv_heads = source.n_kv_heads if source.has_kv else 0
+        self._eps, self._k_is_v = eps, source.has_kv and source.use_k_eq_v
+        names = ["q_proj"] + ["k_proj"] * source.has_kv + ["v_proj"] * (source.has_kv and not self._k_is_v)
+        self._project = Product(*(source.pop(name) for name in names))
+        self._out = Product(source.pop("o_proj"))
+        norms = [mx.broadcast_to(source.q_norm.weight, (self.heads, self.head_dim))]
+        if source.has_kv:
+            norms.append(mx.broadcast_to(source.k_norm.weight, (self.kv_heads, self.head_dim)))
+            norms.append(mx.ones((self.kv_heads, self.head_dim), source.q_norm.weight.dtype))
+        self._norms = mx.split(mx.concatenate(norms).astype(mx.float32), 2, axis=-1)  # two halves [heads, D/2]
+
+    def arrays(self) -> list[Any]:
+        return [self._project.arrays(), self._out.arrays(), self._norms]
+
+    def __call__(self, x: mx.array, mask: Any, turn: Rotation, kv: mx.array | None, view: Any, i: int) -> tuple[mx.array, mx.array]:
+        """x [L, H] -> [L, H], and the K/V [1, 2 kv_heads, rows, D] it attended to: ``kv`` where given, else its own.
+
+        ``turn`` must cover ``heads + 2 kv_heads`` heads.
+        """
+        rows = x.shape[0]
+        states = self._project(x).reshape(1, rows, -1, self.head_dim)
+        if self._k_is_v:  # V is K before its norm: the same product, used twice
+            states = mx.concatenate([states, states[:, :, self.heads :]], axis=2)
+        n = mx.split(mx.fast.rms_norm(states, None, self._eps), 2, axis=-1)
+        a, b = n[0] * self._norms[0], n[1] * self._norms[1]  # float32 from here to the cast
+        y = mx.concatenate([(a * turn.cos - b * turn.sin).astype(x.dtype), (b * turn.cos + a * turn.sin).astype(x.dtype)], axis=-1)
+        y = y.transpose(0, 2, 1, 3)  # [1, heads, L, D]
+        if kv is None:
+            kv = view.update(i, y[:, self.heads :])
+        keys, values = mx.split(kv, 2, axis=1)
+        out = mx.fast.scaled_dot_product_attention(y[:, : self.heads], keys, values, scale=1.0, mask=mask)
+        return self._out(out.transpose(0, 2, 1, 3).reshape(rows, -1)), kv
+
+
+class Block:
+    """One decoder layer. ``source`` is mlx-lm's ``DecoderLayer``; what is joined here is taken out of it."""
+
+    def __init__(self, source: Any, eps: float) -> None:
+        self.kind: str = source.layer_type
+        self.has_kv: bool = source.self_attn.has_kv
+        self.attention = Attention(source.self_attn, eps)
+        self._source = source
+        self._gate_up = Product(source.mlp.pop("gate_proj"), source.mlp.pop("up_proj"))
+        self._down = Product(source.mlp.pop("down_proj"))
+        self._extra_gate = self._extra_out = None
+        if source.hidden_size_per_layer_input:
+            self._extra_gate = Product(source.pop("per_layer_input_gate"))
+            self._extra_out = Product(source.pop("per_layer_projection"))
+
+    def arrays(self) -> list[Any]:
+        products = [self._gate_up, self._down, self._extra_gate, self._extra_out]
+        return [self.attention.arrays(), *(p.arrays() for p in products if p is not None)]
+
+    def _mlp(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self._gate_up(x), 2, axis=-1)
+        return self._down(gelu(gate) * up)
+
+    def _feed_forward(self, h: mx.array) -> mx.array:
+        s = self._source
+        if not s.enable_moe:
+            return s.post_feedforward_layernorm(self._mlp(s.pre_feedforward_layernorm(h)))
+        dense = s.post_feedforward_layernorm_1(self._mlp(s.pre_feedforward_layernorm(h)))
+        indices, weights = s.router(h)
+        sparse = s.post_feedforward_layernorm_2(s.experts(s.pre_feedforward_layernorm_2(h), indices, weights))
+        return s.post_feedforward_layernorm(dense + sparse)
+
+    def __call__(
+        self, h: mx.array, mask: Any, turn: Rotation, *, kv: mx.array | None = None, view: Any = None, i: int = 0, extra: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """h [L, H] -> [L, H] and the K/V of the layer; ``extra`` [L, P] is the per-layer input."""
+        s = self._source
+        attended, kv = self.attention(s.input_layernorm(h), mask, turn, kv, view, i)
+        h = h + s.post_attention_layernorm(attended)
+        h = h + self._feed_forward(h)
+        if extra is not None and self._extra_gate is not None and self._extra_out is not None:
+            h = h + s.post_per_layer_input_norm(self._extra_out(gelu(self._extra_gate(h)) * extra))
+        return h * s.layer_scalar, kv

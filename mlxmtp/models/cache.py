@@ -1,0 +1,170 @@
+"""Key/value storage: fixed-shape buffers that never need a rollback.
+
+Every layer that owns K/V has one buffer ``[1, 2 * kv_heads, rows, head_dim]``, keys first, then values:
+
+* full attention: row p holds position p, ``rows = capacity``;
+* sliding attention: position p lies in row ``p mod rows`` with ``rows = min(capacity, window + SLACK)``. Row r
+  therefore holds position ``last - ((last - r) mod rows)``, *last* being the newest position written.
+
+A pass writes the rows of its tokens first and then attends under a mask by position. Rows of rejected draft
+tokens lie beyond the committed length: the mask hides them and the next pass writes over them. In a ring such a
+row decodes to a position before the window as long as at most SLACK rows lie beyond the oldest query, so the
+same mask hides it (``tests/models/test_cache.py`` checks every case).
+
+Two views show the buffers to a network: ``FixedView`` for a compiled pass (offset on the device, fixed shapes)
+and ``PromptView`` for a chunk of the prompt (offset known to the host, shapes as they come).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlxmtp.models.config import FULL, SLIDING
+
+SLACK = 64
+"""Ring rows beyond the window: what two rounds in flight write (2 * 9) and what a small rewind may take back."""
+
+STEP = 256
+"""Smallest step by which the capacity grows, in rows. A new capacity costs a new trace of the round."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """Shapes of the K/V buffers: one entry of ``kinds``, ``kv_heads`` and ``head_dims`` per layer with own K/V."""
+
+    kinds: tuple[str, ...]
+    kv_heads: tuple[int, ...]
+    head_dims: tuple[int, ...]
+    window: int
+
+    def rows(self, kind: str, capacity: int) -> int:
+        """Rows of a buffer of ``kind`` at ``capacity`` positions."""
+        return capacity if kind == FULL else min(capacity, self.window + SLACK)
+
+    def nbytes(self, capacity: int, dtype: mx.Dtype) -> int:
+        """Bytes of all buffers at ``capacity`` positions."""
+        sizes = zip(self.kinds, self.kv_heads, self.head_dims, strict=True)
+        return sum(2 * heads * self.rows(kind, capacity) * dim for kind, heads, dim in sizes) * dtype.size
+
+
+class KVCache:
+    """The K/V buffers of one conversation, as the host holds them.
+
+    ``buffers`` is replaced as a whole by every pass; nobody may keep a second reference to it, or MLX copies the
+    buffers instead of updating them in place.
+    """
+
+    def __init__(self, spec: CacheSpec, dtype: mx.Dtype) -> None:
+        self.spec = spec
+        self.dtype = dtype
+        self.capacity = 0
+        self.buffers: list[mx.array] = []
+        self.newest = -1  # highest position ever written, rejected rows included
+
+    def reserve(self, rows: int) -> None:
+        """Makes room for ``rows`` positions: grows by a quarter, at least STEP, one layer at a time."""
+        if rows <= self.capacity:
+            return
+        grown = max(rows, self.capacity + self.capacity // 4)
+        self.capacity = -(-grown // STEP) * STEP
+        if not self.buffers:
+            self.buffers = [self._zeros(i) for i in range(len(self.spec.kinds))]
+            return
+        for i in range(len(self.buffers)):
+            self.buffers[i] = self._grown(i)
+            mx.eval(self.buffers[i])  # so that old and new exist for one layer only
+
+    def can_rewind(self, length: int) -> bool:
+        """True if the rings still hold all that a pass at position ``length`` may attend to."""
+        if SLIDING not in self.spec.kinds:
+            return True
+        rows = self.spec.rows(SLIDING, self.capacity)
+        return self.newest < rows or self.newest - rows < length - self.spec.window
+
+    def _zeros(self, i: int) -> mx.array:
+        rows = self.spec.rows(self.spec.kinds[i], self.capacity)
+        return mx.zeros((1, 2 * self.spec.kv_heads[i], rows, self.spec.head_dims[i]), self.dtype)
+
+    def _grown(self, i: int) -> mx.array:
+        old, new = self.buffers[i], self._zeros(i)
+        if old.shape == new.shape:
+            return old
+        new[:, :, : old.shape[2]] = old  # a ring grows only before it has wrapped: row p still holds position p
+        return new
+
+
+def ring_positions(last: mx.array, rows: int) -> mx.array:
+    """Position held by each row of a ring whose newest written position is ``last``: [rows], < 0 where empty."""
+    return last - (last - mx.arange(rows)) % rows
+
+
+def visible(query: mx.array, key: mx.array, window: int | None) -> mx.array:
+    """Mask [L, rows]: which key positions each query position attends to (``window`` None: all before it)."""
+    q, k = query[:, None], key[None]
+    seen = (k <= q) & (k >= 0)
+    return seen if window is None else seen & (k > q - window)
+
+
+class FixedView:
+    """The buffers during a pass of fixed shape over positions ``offset .. offset + length - 1``.
+
+    ``offset`` [1] int32 stays on the device. ``masks[kind]`` is [length, rows]. ``buffers`` holds the result.
+    """
+
+    def __init__(self, spec: CacheSpec, buffers: Sequence[mx.array], offset: mx.array, length: int) -> None:
+        self.buffers = list(buffers)
+        self.positions = offset + mx.arange(length)  # [L]
+        self._spec, self._offset = spec, offset
+        self._rows = {kind: buffers[spec.kinds.index(kind)].shape[2] for kind in spec.kinds}
+        self.masks = {kind: self._mask(kind) for kind in self._rows}
+        self._ring = self.positions % self._rows.get(SLIDING, 1)
+
+    def _mask(self, kind: str) -> mx.array:
+        rows = self._rows[kind]
+        if kind == FULL:
+            return visible(self.positions, mx.arange(rows), None)
+        return visible(self.positions, ring_positions(self.positions[-1:], rows), self._spec.window)
+
+    def update(self, i: int, rows: mx.array) -> mx.array:
+        """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
+        buffer = self.buffers[i]
+        if self._spec.kinds[i] == FULL:
+            buffer = mx.slice_update(buffer, rows, self._offset, axes=(2,))
+        else:
+            buffer[:, :, self._ring] = rows
+        self.buffers[i] = buffer
+        return buffer
+
+
+class PromptView:
+    """The buffers while a chunk of the prompt is read: positions ``start .. start + length - 1``.
+
+    Sliding layers attend to the last ``window - 1`` rows before the chunk and to the chunk itself, so a chunk may
+    be longer than the ring; only its tail is kept.
+    """
+
+    def __init__(self, spec: CacheSpec, buffers: Sequence[mx.array], start: int, length: int) -> None:
+        self.buffers = list(buffers)
+        self.positions = mx.arange(start, start + length)
+        self._spec, self._start, self._end = spec, start, start + length
+        self._kept = min(start, spec.window - 1)  # rows before the chunk that a sliding layer may see
+        sliding = visible(self.positions, mx.arange(start - self._kept, self._end), spec.window)
+        self.masks: dict[str, mx.array | str] = {FULL: "causal", SLIDING: sliding}
+
+    def update(self, i: int, rows: mx.array) -> mx.array:
+        """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
+        buffer = self.buffers[i]
+        if self._spec.kinds[i] == FULL:
+            buffer[:, :, self._start : self._end] = rows
+            self.buffers[i] = buffer
+            return buffer[:, :, : self._end]
+        size = buffer.shape[2]
+        seen = rows
+        if self._kept:
+            before = mx.arange(self._start - self._kept, self._start) % size
+            seen = mx.concatenate([buffer[:, :, before], rows], axis=2)
+        n = min(rows.shape[2], size)
+        buffer[:, :, mx.arange(self._end - n, self._end) % size] = rows[:, :, -n:]
+        self.buffers[i] = buffer
+        return seen

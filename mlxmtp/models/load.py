@@ -1,0 +1,108 @@
+"""From a checkpoint folder to a network that runs: names, shapes, dtype, pairing, all checked before anything runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mlxmtp.errors import LoadError
+from mlxmtp.models._mlx_lm import gemma4
+from mlxmtp.models.config import ModelConfig, read_config
+from mlxmtp.models.device import compute_dtype, tune_threads
+from mlxmtp.models.drafter import Drafter, DrafterWeights
+from mlxmtp.models.quantize import DRAFTER_BITS_FROM, pack_drafter, prepare
+from mlxmtp.models.target import Target
+from mlxmtp.models.weights import read_weights
+
+
+def build_target(config: ModelConfig) -> Any:
+    """mlx-lm's network for ``config``, weights not yet in memory (mlx-lm's ``gemma4_text.Model``)."""
+    args = gemma4.ModelArgs(text_config=dict(config.text), vocab_size=config.vocab_size)
+    return gemma4.Model(args)
+
+
+def load_target(folder: Path) -> Target:
+    """Loads a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError."""
+    config = read_config(folder)
+    if config.is_drafter:
+        raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
+    tune_threads(config.hidden_size)
+    network = build_target(config)
+    weights = network.sanitize(_text_names(read_weights(folder)))
+    _fill(network, weights, config)
+    target = Target(network.language_model, config)
+    _evaluate(network.language_model, target)
+    return target
+
+
+def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Drafter:
+    """Loads the drafter of ``target``. ``bits`` 4 or 8 packs a 16-bit one, 16 keeps it, None decides by its size.
+
+    Raises LoadError, also when the two do not belong together.
+    """
+    config = read_config(folder)
+    check_pair(target.config, config)
+    weights = DrafterWeights(config)
+    tensors = {name.removeprefix("language_model."): value for name, value in read_weights(folder).items()}
+    _fill(weights, tensors, config)
+    size = sum(value.size for _, value in tree_flatten(weights.parameters()))
+    if bits is None and mx.metal.is_available() and size >= DRAFTER_BITS_FROM:
+        bits = 4
+    if bits in (4, 8) and config.quantization is None:
+        pack_drafter(weights, bits)
+    drafter = Drafter(weights, config, target)
+    _evaluate(weights, drafter)
+    return drafter
+
+
+def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
+    """Raises LoadError unless the drafter can read the target's hidden states and K/V."""
+    if not drafter.is_drafter:
+        raise LoadError(f"{drafter.folder} is a '{drafter.model_type}' model, not a Gemma 4 drafter.")
+    pairs = [
+        ("hidden size", target.hidden_size, drafter.raw.get("backbone_hidden_size")),
+        ("vocabulary", target.vocab_size, drafter.vocab_size),
+        ("sliding window", target.window, drafter.window),
+    ]
+    for kind in sorted(set(drafter.layer_types)):
+        if kind not in target.layer_types:
+            raise LoadError(f"The drafter in {drafter.folder} has {kind} layers and the target has none: they are not a pair.")
+        pairs += [
+            (f"head size of {kind}", target.head_dim(kind), drafter.head_dim(kind)),
+            (f"key/value heads of {kind}", target.kv_heads(kind), drafter.kv_heads(kind)),
+        ]
+    for what, ours, theirs in pairs:
+        if ours != theirs:
+            raise LoadError(f"The drafter in {drafter.folder} does not fit this target: {what} {theirs}, the target has {ours}.")
+
+
+def _text_names(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Text-only checkpoints (``model.layers…``) under the names that mlx-lm's Gemma 4 classes expect."""
+    if any("language_model." in name for name in weights):
+        return dict(weights)
+    return {f"language_model.{name}": value for name, value in weights.items()}
+
+
+def _fill(network: Any, weights: Mapping[str, mx.array], config: ModelConfig) -> None:
+    """Puts ``weights`` into ``network`` in the dtype of this device, after checking names and shapes."""
+    if config.quantization is not None:
+        prepare(network, weights, config.quantization)
+    expected = dict(tree_flatten(network.parameters()))
+    for complaint, names in (("lacks", expected.keys() - weights.keys()), ("has the unknown", weights.keys() - expected.keys())):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise LoadError(f"The checkpoint in {config.folder} {complaint} tensor {min(names)}{more}. Download the model again.")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise LoadError(f"Tensor {name} in {config.folder} is {value.shape} and should be {expected[name].shape}. Download the model again.")
+    network.load_weights([(name, value.astype(compute_dtype(value.dtype))) for name, value in weights.items()])
+
+
+def _evaluate(network: Any, derived: Target | Drafter) -> None:
+    """Reads and derives the weights one layer at a time, so that no second copy of the model exists."""
+    for arrays in derived.arrays():
+        mx.eval(arrays)
+    mx.eval(network.parameters())
+
