@@ -24,7 +24,7 @@ INWARDS = {
     "bench": {"engine", "hub", "settings"},
     "loading": {"engine", "hub", "settings"},
     "__init__": {"loading", "engine", "decode"},
-    "cli": {"bench", "chat", "engine", "hub", "loading", "settings", "__init__"},
+    "cli": {"bench", "chat", "engine", "hub", "loading", "models", "settings", "__init__"},
     "__main__": {"cli"},
 }
 
