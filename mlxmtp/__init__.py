@@ -1,0 +1,77 @@
+"""Gemma 4 with multi-token-prediction drafters on MLX.
+
+>>> import mlxmtp
+>>> model = mlxmtp.load("pocket")
+>>> for event in model.stream([{"role": "user", "content": "What is a drafter?"}]):
+...     if isinstance(event, mlxmtp.Text):
+...         print(event.text, end="")
+
+Importing the package costs nothing: every name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlxmtp.decode.decoder import Round as Round
+    from mlxmtp.engine.engine import Model as Model
+    from mlxmtp.engine.events import End as End
+    from mlxmtp.engine.events import Text as Text
+    from mlxmtp.engine.events import Thinking as Thinking
+    from mlxmtp.engine.params import Params as Params
+    from mlxmtp.engine.stats import Stats as Stats
+    from mlxmtp.errors import ConfigError as ConfigError
+    from mlxmtp.errors import ContextOverflow as ContextOverflow
+    from mlxmtp.errors import LoadError as LoadError
+    from mlxmtp.errors import MlxmtpError as MlxmtpError
+    from mlxmtp.errors import ModelNotFound as ModelNotFound
+    from mlxmtp.errors import UsageError as UsageError
+    from mlxmtp.loading import load as load
+
+__version__: str
+
+_HOME = {
+    "ConfigError": "mlxmtp.errors",
+    "ContextOverflow": "mlxmtp.errors",
+    "End": "mlxmtp.engine.events",
+    "LoadError": "mlxmtp.errors",
+    "MlxmtpError": "mlxmtp.errors",
+    "Model": "mlxmtp.engine.engine",
+    "ModelNotFound": "mlxmtp.errors",
+    "Params": "mlxmtp.engine.params",
+    "Round": "mlxmtp.decode.decoder",
+    "Stats": "mlxmtp.engine.stats",
+    "Text": "mlxmtp.engine.events",
+    "Thinking": "mlxmtp.engine.events",
+    "UsageError": "mlxmtp.errors",
+    "load": "mlxmtp.loading",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names from the table above)
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        value: object = _installed_version()
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'mlxmtp' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _installed_version() -> str:
+    # Read on demand: importlib.metadata takes longer to import than all of this package's start.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mlxmtp")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+source"
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,47 @@
+"""Every error a user can meet; its message is one sentence with the cause and the next step.
+
+    MlxmtpError        1   the base: something went wrong and we know what
+    ├── UsageError     2   the request itself cannot be carried out (flags, files, nothing to ask)
+    ├── ConfigError    2   a value in config.toml or the environment is wrong
+    ├── ContextOverflow 2  the prompt is longer than the model's context
+    ├── ModelNotFound  3   the model is not on this machine
+    └── LoadError      1   the files are here but cannot be used
+
+`exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
+"""
+
+from __future__ import annotations
+
+
+class MlxmtpError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+    exit_code: int = 1
+
+
+class UsageError(MlxmtpError):
+    """The request cannot be carried out as given."""
+
+    exit_code = 2
+
+
+class ConfigError(MlxmtpError):
+    """A value in the config file or the environment is wrong."""
+
+    exit_code = 2
+
+
+class ContextOverflow(MlxmtpError):
+    """The prompt does not fit the model's context."""
+
+    exit_code = 2
+
+
+class ModelNotFound(MlxmtpError):
+    """The model is not on this machine."""
+
+    exit_code = 3
+
+
+class LoadError(MlxmtpError):
+    """A model's files are missing, damaged, or do not belong together."""

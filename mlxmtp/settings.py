@@ -1,0 +1,220 @@
+"""Flags, environment, config file: the only module that reads `os.environ` and `config.toml`.
+
+Precedence: flags > environment > config file; what is still unset (None) is filled in by the model's
+generation_config and then by defaults (`engine/params.py`). A key of the config file is a field of
+`Settings` is a flag: `num_draft_tokens` is `--num-draft-tokens`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
+
+MAX_DRAFT_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for; None means that nobody said anything."""
+
+    model: str | None = None
+    system: str | None = None
+    temp: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    draft: bool | None = None
+    draft_model: str | None = None
+    num_draft_tokens: int | Literal["auto"] | None = None
+    think: bool | None = None
+    show_thinking: bool | None = None
+    plain: bool | None = None
+    stats: bool | None = None
+    quiet: bool | None = None
+    no_color: bool | None = None
+    yes: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where files are: `config` is a file, `data` and `hf_cache` are folders that need not exist."""
+
+    config: Path
+    data: Path
+    hf_cache: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings after precedence, with what came along."""
+
+    settings: Settings
+    places: Places
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    dumb_terminal: bool = False
+
+
+def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Put flags over environment over config file.
+
+    `flags` holds only what was given on the command line, keyed like `Settings`.
+    Raises UsageError for a bad flag, ConfigError for a bad value elsewhere.
+    """
+    places = find_places(environ)
+    table, aliases, warnings = _read_config(places.config)
+    from_env: dict[str, object] = {}
+    if environ.get("MLXMTP_MODEL"):
+        from_env["model"] = environ["MLXMTP_MODEL"]
+    if environ.get("NO_COLOR"):
+        from_env["no_color"] = True
+    given = {key: _checked(key, value, "--" + key.replace("_", "-"), UsageError) for key, value in flags.items()}
+    return Loaded(
+        settings=Settings(**{**table, **from_env, **given}),
+        places=places,
+        aliases=aliases,
+        warnings=tuple(warnings),
+        dumb_terminal=environ.get("TERM") == "dumb",
+    )
+
+
+def find_places(environ: Mapping[str, str] = os.environ) -> Places:
+    """`$MLXMTP_HOME` holds everything when set; else the XDG folders. The cache is Hugging Face's own."""
+    home = Path(environ.get("HOME") or Path.home())
+
+    def folder(variable: str, *default: str) -> Path:
+        return Path(environ[variable]) if environ.get(variable) else home.joinpath(*default)
+
+    hf_home = folder("HF_HOME") if environ.get("HF_HOME") else folder("XDG_CACHE_HOME", ".cache") / "huggingface"
+    hf_cache = folder("HF_HUB_CACHE") if environ.get("HF_HUB_CACHE") else hf_home / "hub"
+    if environ.get("MLXMTP_HOME"):
+        own = Path(environ["MLXMTP_HOME"]).expanduser()
+        return Places(own / "config.toml", own, hf_cache.expanduser())
+    return Places(
+        folder("XDG_CONFIG_HOME", ".config") / "mlxmtp" / "config.toml",
+        folder("XDG_DATA_HOME", ".local", "share") / "mlxmtp",
+        hf_cache.expanduser(),
+    )
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Values, aliases and warnings of the config file; a missing file is an empty one."""
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, {}, []
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+    import tomllib
+
+    try:
+        raw = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+
+    aliases = _string_table(raw.pop("aliases", {}), "aliases", path)
+    _string_table(raw.pop("prompts", {}), "prompts", path)
+    known = {item.name for item in fields(Settings)}
+    values: dict[str, Any] = {}
+    warnings: list[str] = []
+    for key, value in raw.items():
+        name = key.replace("-", "_")
+        if name in known:
+            values[name] = _checked(name, value, f"{key} in {path}", ConfigError)
+        else:
+            warnings.append(f"Unknown key '{key}' in {path}{_suggestion(name, known)}")
+    return values, aliases, warnings
+
+
+def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ConfigError(f"[{name}] in {path} must be a table of strings.")
+    return dict(value)
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, sorted(known | {"aliases", "prompts"}), n=1)
+    return f": did you mean '{near[0]}'?" if near else " has no effect."
+
+
+def _checked(key: str, value: object, where: str, error: type[MlxmtpError]) -> Any:
+    """The value in its field's type, or `error` with one sentence that names `where` and what is wanted."""
+    wanted, check = _RULES[key]
+    result = check(value)
+    if result is None:
+        shown = (
+            f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else repr(value)
+        )
+        raise error(f"{where} must be {wanted}, not {shown}.")
+    return result
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _words(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _name(value: object) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _whole(low: int, high: int | float = math.inf) -> Any:
+    def check(value: object) -> int | None:
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        return value if fits else None  # type: ignore[return-value]
+
+    return check
+
+
+def _real(low: float, high: float = math.inf, *, above: bool = False) -> Any:
+    def check(value: object) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        return float(value) if low <= value <= high and not (above and value == low) else None
+
+    return check
+
+
+def _draft_length(value: object) -> int | str | None:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = int(value)
+    number: int | None = _whole(0, MAX_DRAFT_TOKENS)(value)
+    return number
+
+
+_SWITCH = ("true or false", _flag)
+_RULES: dict[str, tuple[str, Any]] = {
+    "model": ("the name of a model", _name),
+    "system": ("a text", _words),
+    "temp": ("a number from 0 up", _real(0)),
+    "top_p": ("a number above 0 and up to 1", _real(0, 1, above=True)),
+    "top_k": ("a whole number from 0 (off) up", _whole(0)),
+    "min_p": ("a number from 0 to 1", _real(0, 1)),
+    "seed": ("a whole number from 0 to 18446744073709551615", _whole(0, 2**64 - 1)),
+    "max_tokens": ("a whole number from 1 up", _whole(1)),
+    "draft": _SWITCH,
+    "draft_model": ("the name of a drafter", _name),
+    "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT_TOKENS}, or auto", _draft_length),
+    "think": _SWITCH,
+    "show_thinking": _SWITCH,
+    "plain": _SWITCH,
+    "stats": _SWITCH,
+    "quiet": _SWITCH,
+    "no_color": _SWITCH,
+    "yes": _SWITCH,
+}

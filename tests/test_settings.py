@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxmtp.errors import ConfigError, UsageError
+from mlxmtp.settings import Loaded, find_places, load_settings
+
+
+def load(tmp_path: Path, config: str = "", flags: dict[str, object] | None = None, **environ: str) -> Loaded:
+    (tmp_path / "config.toml").write_text(config, encoding="utf-8")
+    return load_settings(flags or {}, {"HOME": "/nowhere", "MLXMTP_HOME": str(tmp_path), **environ})
+
+
+def test_flags_over_environment_over_config_file(tmp_path: Path) -> None:
+    config = 'model = "from config"\ntemp = 0.5\n'
+    assert load(tmp_path, config).settings.model == "from config"
+    assert load(tmp_path, config, MLXMTP_MODEL="from environment").settings.model == "from environment"
+    flags: dict[str, object] = {"model": "from flag"}
+    assert load(tmp_path, config, flags, MLXMTP_MODEL="from environment").settings.model == "from flag"
+    assert load(tmp_path, config, flags).settings.temp == 0.5
+
+
+def test_what_nobody_set_is_none(tmp_path: Path) -> None:
+    settings = load_settings({}, {"HOME": str(tmp_path)}).settings
+    assert settings.temp is None
+    assert settings.draft is None
+
+
+def test_every_kind_of_value(tmp_path: Path) -> None:
+    config = """
+        num-draft-tokens = 4
+        temp = 1
+        draft = false
+        system = "Be brief."
+        [aliases]
+        mine = "org/repo"
+        [prompts]
+        haiku = "Answer in a haiku."
+    """
+    loaded = load(tmp_path, config)
+    settings = loaded.settings
+    assert (settings.num_draft_tokens, settings.temp, settings.draft, settings.system) == (4, 1.0, False, "Be brief.")
+    assert loaded.aliases == {"mine": "org/repo"}
+    assert loaded.warnings == ()
+
+
+def test_an_unknown_key_is_a_warning_with_a_suggestion(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "max_token = 5\nqwertz = 1\n")
+    assert loaded.settings.max_tokens is None
+    assert "'max_token'" in loaded.warnings[0]
+    assert loaded.warnings[0].endswith("did you mean 'max_tokens'?")
+    assert loaded.warnings[1].endswith("config.toml has no effect.")
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("temp", -1, "a number from 0 up"),
+    ("temp", float("nan"), "a number from 0 up"),
+    ("temp", True, "a number from 0 up"),
+    ("top_p", 0, "above 0 and up to 1"),
+    ("top_p", 1.5, "above 0 and up to 1"),
+    ("top_k", -1, "whole number from 0"),
+    ("min_p", 2, "from 0 to 1"),
+    ("seed", -1, "whole number from 0"),
+    ("max_tokens", 0, "whole number from 1"),
+    ("num_draft_tokens", "9", "from 0 to 8, or auto"),
+    ("num_draft_tokens", "many", "from 0 to 8, or auto"),
+    ("draft", "yes", "true or false"),
+    ("model", " ", "the name of a model"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "wanted"), BAD)
+def test_a_bad_value_is_one_sentence_that_says_where_and_what(
+    tmp_path: Path, key: str, value: Any, wanted: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--{key.replace('_', '-')} must be .*{wanted}"):
+        load(tmp_path, flags={key: value})
+    written = f'"{value}"' if isinstance(value, str) else str(value).lower()
+    with pytest.raises(ConfigError, match=f"{key} in .*config.toml must be .*{wanted}"):
+        load(tmp_path, f"{key} = {written}\n")
+
+
+@pytest.mark.parametrize("config", ["temp = ", "\x00", "[aliases]\nmine = 3\n", 'aliases = "x"'])
+def test_a_damaged_config_file_is_one_sentence(tmp_path: Path, config: str) -> None:
+    with pytest.raises(ConfigError, match=r"config\.toml"):
+        load(tmp_path, config)
+
+
+@pytest.mark.parametrize(("given", "length"), [("0", 0), ("8", 8), ("auto", "auto"), (3, 3)])
+def test_draft_lengths(tmp_path: Path, given: object, length: object) -> None:
+    assert load(tmp_path, flags={"num_draft_tokens": given}).settings.num_draft_tokens == length
+
+
+def test_no_color_and_dumb_terminals(tmp_path: Path) -> None:
+    assert load(tmp_path, NO_COLOR="1").settings.no_color is True
+    assert load(tmp_path, NO_COLOR="").settings.no_color is None
+    assert load(tmp_path, TERM="dumb").dumb_terminal
+    assert not load(tmp_path, TERM="xterm").dumb_terminal
+
+
+def test_places_follow_the_environment() -> None:
+    usual = find_places({"HOME": "/h"})
+    assert usual.config == Path("/h/.config/mlxmtp/config.toml")
+    assert usual.data == Path("/h/.local/share/mlxmtp")
+    assert usual.hf_cache == Path("/h/.cache/huggingface/hub")
+    xdg = find_places({"HOME": "/h", "XDG_CONFIG_HOME": "/c", "XDG_DATA_HOME": "/d", "XDG_CACHE_HOME": "/e"})
+    assert (xdg.config, xdg.data) == (Path("/c/mlxmtp/config.toml"), Path("/d/mlxmtp"))
+    assert xdg.hf_cache == Path("/e/huggingface/hub")
+    own = find_places({"HOME": "/h", "MLXMTP_HOME": "/own", "HF_HOME": "/hf"})
+    assert (own.config, own.data, own.hf_cache) == (Path("/own/config.toml"), Path("/own"), Path("/hf/hub"))
+    assert find_places({"HOME": "/h", "HF_HOME": "/hf", "HF_HUB_CACHE": "/cache"}).hf_cache == Path("/cache")
