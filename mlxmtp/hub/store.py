@@ -1,0 +1,179 @@
+"""From a name to folders on this machine. Reads the disk, never the network, and loads nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mlxmtp.errors import LoadError, ModelNotFound
+from mlxmtp.hub.fit import fits, machine_memory, shown
+from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, known_names
+
+if TYPE_CHECKING:
+    from mlxmtp.settings import Places
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A target on this machine: what to call it, where it is, and the registry's entry if it has one."""
+
+    name: str
+    folder: Path
+    entry: Entry | None = None
+
+
+class Store:
+    """The models on this machine: the built-in one, folders, and the Hugging Face cache (read only)."""
+
+    def __init__(self, places: Places, aliases: Mapping[str, str] | None = None) -> None:
+        self._places = places
+        self._aliases = dict(aliases or {})
+
+    def resolve(self, name: str) -> Found:
+        """The folder of a target. Raises ModelNotFound with the command that gets it."""
+        meant = self._aliases.get(name, name)
+        if meant == BUILT_IN:
+            return Found(BUILT_IN, _built_in("target"))
+        entry = find_entry(meant)
+        if entry is not None:
+            folder = self._cached(entry.target.repo)
+            if folder is None:
+                raise ModelNotFound(missing_sentence(entry, machine_memory()))
+            return Found(name, folder, entry)
+        return Found(name, self._anything_else(meant, "Model"))
+
+    def drafter_for(self, target: Found, wanted: str | Literal[False] | None) -> Path | None:
+        """The drafter's folder: the one asked for, none (False), or the paired one if it is here (None)."""
+        if wanted is False:
+            return None
+        if wanted is not None:
+            meant = self._aliases.get(wanted, wanted)
+            return _built_in("drafter") if meant == BUILT_IN else self._named_drafter(meant)
+        if target.entry is not None:
+            return self._cached(target.entry.drafter.repo)
+        return _beside(target.folder)
+
+    def default(self) -> Found | None:
+        """The largest installed model of the registry that fits; None when there is none.
+
+        Of two names for one model the bare one comes first in the registry, and sorting keeps that.
+        """
+        memory = machine_memory()
+        for entry in sorted(entries(), key=_needed, reverse=True):
+            folder = self._cached(entry.target.repo)
+            if folder is not None and (entry.size is None or fits(entry.size, memory)):
+                return Found(entry.name, folder, entry)
+        return None
+
+    def _named_drafter(self, name: str) -> Path:
+        """`e2b` as a drafter's name means the drafter of e2b."""
+        entry = find_entry(name)
+        if entry is None:
+            return self._anything_else(name, "Drafter")
+        folder = self._cached(entry.drafter.repo)
+        if folder is None:
+            raise ModelNotFound(f"The drafter of '{name}' is not on this machine. Run: mlxmtp pull {entry.name}")
+        return folder
+
+    def _anything_else(self, name: str, what: str) -> Path:
+        """A folder, or a repository of the cache."""
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
+        if _looks_like_path(name):
+            raise ModelNotFound(
+                f"There is no folder {name}. Give the folder that holds config.json, or one of: {_names()}."
+            )
+        if "/" in name:
+            folder = self._cached(name)
+            if folder is not None:
+                return folder
+            raise ModelNotFound(f"{what} '{name}' is not on this machine. Run: mlxmtp pull {name}")
+        raise ModelNotFound(
+            f"{what} '{name}' is not known{_suggestion(name)}. There are: {_names()}, any org/repo or path."
+        )
+
+    def _cached(self, repo: str) -> Path | None:
+        """The newest complete snapshot of `repo` in the Hugging Face cache."""
+        base = self._places.hf_cache / f"models--{repo.replace('/', '--')}"
+        try:
+            revision = (base / "refs" / "main").read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        folder = base / "snapshots" / revision
+        return folder if _complete(folder) else None
+
+
+def missing_sentence(entry: Entry, memory: int) -> str:
+    """What to say when a model with a short name is not here; `memory` in bytes decides whether it fits."""
+    return f"Model '{entry.name}' is not on this machine. Run: mlxmtp pull {entry.name}{_size_note(entry, memory)}"
+
+
+def best_fit(memory: int) -> Entry | None:
+    """The largest model in its default variant that fits `memory` bytes."""
+    fitting = [entry for entry in entries() if ":" not in entry.name and fits(_needed(entry), memory)]
+    return fitting[-1] if fitting else None
+
+
+def _needed(entry: Entry) -> int:
+    # A drafter of unknown size is small beside its target: only the target counts then.
+    return entry.size or entry.target.size or 0
+
+
+def _size_note(entry: Entry, memory: int) -> str:
+    if entry.target.size is None:
+        return ""
+    verdict = "fits" if fits(_needed(entry), memory) else f"does not fit {shown(memory)} of memory"
+    return f" ({shown(entry.target.size)}, {verdict})"
+
+
+def _built_in(part: str) -> Path:
+    """In a wheel the model is inside the package, in a source tree beside it."""
+    for root in (_PACKAGE, _PACKAGE.parent):
+        folder = root / "assets" / BUILT_IN / part
+        if (folder / "config.json").is_file():
+            return folder
+    raise LoadError("The built-in model's files are missing from this installation. Install mlxmtp again.")
+
+
+def _beside(folder: Path) -> Path | None:
+    """The drafter of a target that is just a folder: inside it, or next to it."""
+    here = folder.resolve()
+    candidates = (here / "drafter", here.parent / "drafter", here.parent / f"{here.name}-assistant")
+    return next((place for place in candidates if place != here and (place / "config.json").is_file()), None)
+
+
+def _complete(folder: Path) -> bool:
+    """Whether config and every weight file named by the index are there (the cache links to files it may lack)."""
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(item.is_file() for item in folder.glob("*.safetensors"))
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    return all((folder / name).is_file() for name in files)
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or (name.count("/") != 1 and "/" in name)
+
+
+def _names() -> str:
+    return ", ".join(known_names())
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), [*known_names(), *(entry.name for entry in entries())], n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
