@@ -1,0 +1,1 @@
+"""Messages in, `Text | Thinking | End` out: the text side around the decoder."""

@@ -1,0 +1,36 @@
+"""What an answer is made of. A stream is any number of `Text` and `Thinking`, then one `End`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mlxmtp.engine.stats import Stats
+
+FinishReason = Literal["stop", "length", "tool", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of the answer, whole characters only."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """A piece of the model's reasoning, which is no part of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why it ended: the model stopped, the length ran out, it waits for a tool, or it was cancelled."""
+
+    finish_reason: FinishReason
+    stats: Stats
+
+
+Event = Text | Thinking | End

@@ -1,0 +1,60 @@
+"""How to answer: what the caller chose, what the checkpoint recommends, what is left to defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from mlxmtp.decode.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Choices for one answer. None leaves the choice to the checkpoint's generation_config, then to greedy decoding.
+
+    `max_tokens` None means until the context is full. `seed` None means a fresh one, told in the stats.
+    `stop` None means the checkpoint's own stop tokens.
+    """
+
+    max_tokens: int | None = None
+    temp: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    num_draft_tokens: int | Literal["auto"] = "auto"
+    think: bool = False
+    stop: Collection[int] | None = None
+
+    def with_seed(self) -> int:
+        """The seed to use: the given one, else 32 fresh random bits."""
+        return int.from_bytes(os.urandom(4), "big") if self.seed is None else self.seed
+
+    def token_limit(self, generation: Mapping[str, Any], room: int) -> int:
+        """How many tokens may come: the given limit, else the checkpoint's, and never more than there is room."""
+        wanted = self.max_tokens or generation.get("max_new_tokens")
+        return min(int(wanted), room) if wanted else room
+
+    def sampling(self, generation: Mapping[str, Any], seed: int) -> Sampling:
+        """The sampling these choices mean for a checkpoint with this generation_config.
+
+        As in transformers, a checkpoint samples only where it says `do_sample`; a temperature given here always counts.
+        Raises ValueError for values no distribution has.
+        """
+        from mlxmtp.decode.sampling import Sampling
+
+        recommended = float(generation.get("temperature") or 1.0) if generation.get("do_sample") else 0.0
+        return Sampling(
+            temp=recommended if self.temp is None else self.temp,
+            top_p=float(_first(self.top_p, generation.get("top_p"), 1.0)),
+            top_k=int(_first(self.top_k, generation.get("top_k"), 0)),
+            min_p=float(_first(self.min_p, generation.get("min_p"), 0.0)),
+            seed=seed,
+        )
+
+
+def _first(*choices: float | None) -> float:
+    return next(choice for choice in choices if choice is not None)

@@ -1,0 +1,161 @@
+"""Messages to prompt and token ids to text, by the files of a checkpoint: tokenizer.json and its chat template.
+
+Built on the `tokenizers` library and jinja2 alone: importing transformers for this would take over a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxmtp.engine.detokenize import Detokenizer
+from mlxmtp.engine.thinking import CLOSE, OPEN
+from mlxmtp.errors import LoadError, MlxmtpError
+
+if TYPE_CHECKING:
+    import tokenizers
+    from jinja2 import Template
+
+Message = Mapping[str, Any]
+"""`{"role": "system" | "user" | "assistant", "content": text}`; templates may read further keys."""
+
+_TURN = "<|turn>"
+_VISIBLE = frozenset(
+    {OPEN, CLOSE, "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'}
+)  # special tokens that carry meaning for the reader of an answer; all others never come out as text
+
+
+class Tokenizer:
+    """The text side of a checkpoint."""
+
+    def __init__(self, folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._inner = inner
+        self._settings = settings
+        self._template: Template | None = None
+        added = inner.get_added_tokens_decoder()
+        self._specials = {token.content: number for number, token in added.items() if token.special}
+        self._hidden = frozenset(number for content, number in self._specials.items() if content not in _VISIBLE)
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read tokenizer.json (and tokenizer_config.json where there is one). Raises LoadError."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise LoadError(
+                f"{folder} has no tokenizer.json, so it cannot read or write text: download the model again."
+            )
+        import tokenizers
+
+        try:
+            inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise LoadError(f"{path} is damaged ({error}): download the model again.") from error
+        return cls(folder, inner, _read_object(folder / "tokenizer_config.json"))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens spelled in it become themselves, none is added."""
+        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def detokenizer(self) -> Detokenizer:
+        """A fresh incremental decoder; special tokens without meaning for a reader are left out."""
+        return Detokenizer(lambda token: None if token in self._hidden else self._inner.id_to_token(token))
+
+    def special_id(self, content: str) -> int | None:
+        """The id of a special token by its spelling."""
+        return self._specials.get(content)
+
+    def prompt_ids(self, messages: Sequence[Message], *, think: bool = False) -> list[int]:
+        """The prompt that makes the model answer `messages`, as token ids."""
+        return self.encode(self.render(messages, think=think))
+
+    def render(self, messages: Sequence[Message], *, think: bool = False) -> str:
+        """The prompt as text, by the checkpoint's own chat template. Raises LoadError if that fails."""
+        from jinja2 import TemplateError
+
+        if self._template is None:
+            self._template = _compile(self._template_source(), self._folder)
+        try:
+            return self._template.render(
+                messages=[dict(message) for message in messages],
+                tools=None,
+                add_generation_prompt=True,
+                enable_thinking=think,
+                **self._named_tokens(),
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise MlxmtpError(f"The chat template of {self._folder} refuses this conversation: {error}.") from error
+
+    def opens_in_thought(self, prompt: Sequence[int]) -> bool:
+        """Whether the answer to `prompt` begins inside a thought that the template has opened.
+
+        Only the turn being written counts: a user may quote the marks.
+        """
+        turn, opening, closing = (self.special_id(mark) for mark in (_TURN, OPEN, CLOSE))
+        for token in reversed(prompt):
+            if token in (turn, closing):
+                return False
+            if token == opening:
+                return opening is not None
+        return False
+
+    def _template_source(self) -> str:
+        path = self._folder / "chat_template.jinja"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        source = self._settings.get("chat_template")
+        if isinstance(source, list):  # several named ones: an older way of shipping them
+            source = next((item["template"] for item in source if item.get("name") == "default"), None)
+        if not isinstance(source, str):
+            raise LoadError(
+                f"{self._folder} has no chat template: download the model again, the instruction-tuned one."
+            )
+        return source
+
+    def _named_tokens(self) -> dict[str, str]:
+        """`bos_token` and the like, which templates print."""
+        named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+        for name in named:
+            value = self._settings.get(name)
+            content = value.get("content") if isinstance(value, dict) else value
+            if isinstance(content, str):
+                named[name] = content
+        return named
+
+
+def _compile(source: str, folder: Path) -> Template:
+    """The environment in which chat templates are written to run (transformers' chat_template_utils)."""
+    from datetime import datetime
+
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise LoadError(f"The chat template of {folder} is damaged ({error}): download the model again.") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} cannot be read ({error}): download the model again.") from error
+    return value if isinstance(value, dict) else {}

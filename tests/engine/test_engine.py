@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxmtp.engine.engine import Model
+from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.errors import ContextOverflow, LoadError
+from mlxmtp.models.config import read_config
+from tests.fake_decoder import FakeDecoder
+from tests.text_checkpoint import write_text_checkpoint
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+class Bench:
+    """A model whose network is a queue."""
+
+    def __init__(self, folder: Path) -> None:
+        self.decoder = FakeDecoder()
+        self.tokenizer = Tokenizer.load(folder)
+        self.model = Model(self.decoder, read_config(folder), self.tokenizer, name="fake")
+
+    def enqueue(self, text: str) -> None:
+        self.decoder.enqueue(self.tokenizer.encode(text))
+
+    def ask(self, text: str, params: Params | None = None) -> tuple[str, str, End]:
+        self.enqueue(text)
+        *events, end = self.model.stream(HI, params)
+        assert isinstance(end, End)
+        answer = "".join(event.text for event in events if isinstance(event, Text))
+        return answer, "".join(event.text for event in events if isinstance(event, Thinking)), end
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(write_text_checkpoint(tmp_path, context=100))
+
+
+def test_an_answer_ends_at_its_stop_token(bench: Bench) -> None:
+    answer, thinking, end = bench.ask("<|channel>thought\nhm<channel|>Hello 🦀 é<turn|>never read")
+    assert (answer, thinking, end.finish_reason) == ("Hello 🦀 é", "hm", "stop")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a<eos>", "stop"), ("a<turn|>", "stop"), ("a<|tool_response>", "tool"), ("a", "length")]
+)
+def test_finish_reasons(bench: Bench, text: str, reason: str) -> None:
+    assert bench.ask(text)[2].finish_reason == reason
+
+
+def test_the_length_is_the_smallest_of_flag_checkpoint_and_room(tmp_path: Path) -> None:
+    bench = Bench(write_text_checkpoint(tmp_path, context=100, max_new_tokens=30))
+    prompt = len(bench.tokenizer.prompt_ids(HI))
+    for params, expected in [(Params(), 30), (Params(max_tokens=7), 7), (Params(max_tokens=500), 100 - prompt)]:
+        bench.ask("a<eos>", params)
+        assert bench.decoder.requests[-1].max_tokens == expected
+
+
+def test_a_cut_answer_still_ends_in_whole_text(bench: Bench) -> None:
+    answer, _, end = bench.ask("🦀🦀", Params(max_tokens=6))
+    assert (answer, end.finish_reason) == ("🦀\ufffd", "length")
+
+
+def test_a_thought_that_is_cut_stays_a_thought(bench: Bench) -> None:
+    assert bench.ask("<|channel>thought\nhm", Params(max_tokens=40))[:2] == ("", "hm")
+
+
+def test_stop_can_be_chosen(bench: Bench) -> None:
+    a = bench.tokenizer.encode("a")[0]
+    assert bench.ask("bca<eos>d", Params(stop=[a]))[0] == "bc"
+    assert bench.ask("b<eos>c", Params(stop=()))[0] == "bc"
+
+
+def test_sampling_comes_from_the_checkpoint_unless_it_is_given(tmp_path: Path) -> None:
+    recommended: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 64}
+    bench = Bench(write_text_checkpoint(tmp_path, **recommended))
+    bench.ask("a<eos>", Params(seed=5))
+    used = bench.decoder.requests[-1].sampling
+    assert (used.temp, used.top_p, used.top_k, used.min_p, used.seed) == (0.8, 0.95, 64, 0.0, 5)
+    bench.ask("a<eos>", Params(temp=0.0, top_k=0, top_p=1.0, min_p=0.1))
+    used = bench.decoder.requests[-1].sampling
+    assert (used.temp, used.top_p, used.top_k, used.min_p) == (0.0, 1.0, 0, 0.1)
+
+
+def test_a_checkpoint_that_does_not_sample_is_greedy(tmp_path: Path) -> None:
+    bench = Bench(write_text_checkpoint(tmp_path, do_sample=False, temperature=0.8))
+    bench.ask("a<eos>")
+    assert bench.decoder.requests[-1].sampling.temp == 0.0
+
+
+def test_a_fresh_seed_is_told(bench: Bench) -> None:
+    seeds = {bench.ask("a<eos>")[2].stats.seed for _ in range(5)}
+    assert len(seeds) > 1
+    assert bench.decoder.requests[-1].sampling.seed in seeds
+
+
+def test_closing_an_answer_closes_the_rounds_at_once(bench: Bench) -> None:
+    bench.enqueue("a long answer<eos>")
+    answer = bench.model.stream(HI)
+    assert next(answer) == Text("a")
+    answer.close()
+    assert bench.decoder.closed == 1
+    assert answer.stats.generation_tokens == 1
+
+
+def test_an_error_in_the_consumer_can_ask_for_the_numbers_so_far(bench: Bench) -> None:
+    bench.enqueue("abcdefg<eos>")
+    answer = bench.model.stream(HI)
+    next(answer)
+    next(answer)
+    assert answer.stats.generation_tokens == 4
+
+
+def test_a_prompt_that_fills_the_context_is_refused_with_both_counts(bench: Bench) -> None:
+    long = [{"role": "user", "content": "x" * 200}]
+    count = len(bench.tokenizer.prompt_ids(long))
+    with pytest.raises(ContextOverflow, match=rf"{count} tokens .* 'fake' holds 100"):
+        bench.model.stream(long)
+    assert not bench.decoder.requests
+
+
+def test_without_a_tokenizer_rounds_work_and_stream_says_why_not(bench: Bench) -> None:
+    model = Model(bench.decoder, bench.model.config)
+    bench.decoder.enqueue([5, 6, 7, 8])
+    assert [round_.tokens for round_ in model.rounds([2], max_tokens=4)] == [(5,), (6, 7, 8)]
+    with pytest.raises(LoadError, match=r"no tokenizer\.json.*use rounds\(\)"):
+        model.stream(HI)
+
+
+def test_rounds_hand_over_exactly_what_was_asked(bench: Bench) -> None:
+    for stop, expected in [(None, {1, 106, 50}), ((), set()), ([9], {9})]:
+        bench.decoder.enqueue([5])
+        list(bench.model.rounds([2, 3], max_tokens=9, num_draft_tokens=2, temp=0.5, top_k=3, seed=4, stop=stop))
+        request = bench.decoder.requests[-1]
+        assert set(request.stop) == expected
+        assert (request.prompt, request.max_tokens, request.draft) == ([2, 3], 9, 2)
+        assert (request.sampling.temp, request.sampling.top_k, request.sampling.seed) == (0.5, 3, 4)
+
+
+def test_progress_of_the_prompt_is_passed_on(bench: Bench) -> None:
+    bench.enqueue("a<eos>")
+    seen: list[tuple[int, int]] = []
+    list(bench.model.stream_ids([2, 5, 5], on_prefill=lambda done, total: seen.append((done, total))))
+    assert seen == [(3, 3)]

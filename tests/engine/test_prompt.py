@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.errors import LoadError, MlxmtpError
+from tests.text_checkpoint import write_json, write_text_checkpoint
+
+GOOGLES = Path(__file__).parents[2].parent / "shared" / "reference" / "chat_templates"
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def googles(name: str, folder: Path) -> Tokenizer:
+    path = GOOGLES / name
+    if not path.is_file():
+        pytest.skip("Google's chat templates are not part of this repository")
+    return Tokenizer.load(write_text_checkpoint(folder, template=path.read_text(encoding="utf-8")))
+
+
+def test_small_models_prompt(tmp_path: Path) -> None:
+    tokenizer = googles("gemma-4-e2b-e4b.jinja", tmp_path)
+    assert tokenizer.render(HI) == "<bos><|turn>user\nHi<turn|>\n<|turn>model\n"
+    assert not tokenizer.opens_in_thought(tokenizer.prompt_ids(HI))
+
+
+def test_large_models_prompt_ends_in_a_closed_thought(tmp_path: Path) -> None:
+    tokenizer = googles("gemma-4-12b-26b-31b.jinja", tmp_path)
+    assert tokenizer.render(HI) == "<bos><|turn>user\nHi<turn|>\n<|turn>model\n<|channel>thought\n<channel|>"
+    assert not tokenizer.opens_in_thought(tokenizer.prompt_ids(HI))
+
+
+@pytest.mark.parametrize("name", ["gemma-4-e2b-e4b.jinja", "gemma-4-12b-26b-31b.jinja"])
+def test_thinking_goes_to_the_top_of_the_system_turn(tmp_path: Path, name: str) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, *HI]
+    assert googles(name, tmp_path).render(messages, think=True) == (
+        "<bos><|turn>system\n<|think|>\nBe brief.<turn|>\n<|turn>user\nHi<turn|>\n<|turn>model\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["gemma-4-e2b-e4b.jinja", "gemma-4-12b-26b-31b.jinja"])
+def test_thoughts_of_past_turns_are_left_out(tmp_path: Path, name: str) -> None:
+    past = {"role": "assistant", "content": "<|channel>thought\nhm<channel|>Hello"}
+    text = googles(name, tmp_path).render([*HI, past, *HI])
+    assert "<|turn>model\nHello<turn|>\n<|turn>user" in text
+    assert "hm" not in text
+
+
+def test_a_large_model_after_a_tool_result_goes_on_inside_a_thought(tmp_path: Path) -> None:
+    tokenizer = googles("gemma-4-12b-26b-31b.jinja", tmp_path)
+    call = {"id": "1", "function": {"name": "clock", "arguments": {}}}
+    turn: list[Mapping[str, Any]] = [
+        *HI,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "noon"},
+    ]
+    assert tokenizer.opens_in_thought(tokenizer.encode(tokenizer.render(turn, think=True)))
+
+
+def test_a_quoted_mark_in_the_question_opens_no_thought(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(write_text_checkpoint(tmp_path))
+    prompt = tokenizer.prompt_ids([{"role": "user", "content": "What does <|channel> mean?"}])
+    assert tokenizer.special_id("<|channel>") in prompt
+    assert not tokenizer.opens_in_thought(prompt)
+
+
+def test_special_tokens_are_single_ids(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(write_text_checkpoint(tmp_path))
+    ids = tokenizer.prompt_ids(HI)
+    assert ids[:2] == [2, 105]
+    assert ids.count(106) == 1
+
+
+def test_the_template_may_be_in_the_tokenizers_config(tmp_path: Path) -> None:
+    write_text_checkpoint(tmp_path, template=None)
+    write_json(
+        tmp_path / "tokenizer_config.json", {"chat_template": "{{ bos_token }}!", "bos_token": {"content": "<b>"}}
+    )
+    assert Tokenizer.load(tmp_path).render(HI) == "<b>!"
+
+
+def test_templates_run_with_what_transformers_offers_them(tmp_path: Path) -> None:
+    loop = "{% for x in [1, 2, 3] %}\n    {% if x == 2 %}\n{% continue %}\n    {% endif %}\n{{ x }}\n{% endfor %}\n"
+    source = loop + "{{ {'é': '<'} | tojson }}"
+    tokenizer = Tokenizer.load(write_text_checkpoint(tmp_path, template=source))
+    assert tokenizer.render(HI) == '1\n3\n{"é": "<"}'
+
+
+def test_a_template_can_refuse_a_conversation(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(write_text_checkpoint(tmp_path, template="{{ raise_exception('no system turns') }}"))
+    with pytest.raises(MlxmtpError, match="no system turns"):
+        tokenizer.render(HI)
+
+
+def test_a_template_cannot_reach_the_machine(tmp_path: Path) -> None:
+    source = "{{ messages.__class__.__base__.__subclasses__() }}"
+    with pytest.raises(MlxmtpError, match="unsafe"):
+        Tokenizer.load(write_text_checkpoint(tmp_path, template=source)).render(HI)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("tokenizer.json", None, "has no tokenizer.json"),
+        ("tokenizer.json", "{", "is damaged"),
+        ("chat_template.jinja", None, "has no chat template"),
+        ("chat_template.jinja", "{% if %}", "chat template of .* is damaged"),
+        ("tokenizer_config.json", "{", "cannot be read"),
+    ],
+)
+def test_missing_and_damaged_files_are_named(tmp_path: Path, file: str, content: str | None, sentence: str) -> None:
+    write_text_checkpoint(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(LoadError, match=sentence):
+        Tokenizer.load(tmp_path).render(HI)

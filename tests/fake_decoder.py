@@ -1,0 +1,70 @@
+"""A decoder without a network: it says what was queued, in rounds of a few tokens."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from mlxmtp.decode.decoder import Round
+
+
+def fake_round(tokens: Sequence[int], draft: Sequence[int] = (), accepted: int = 0) -> Round:
+    return Round(tuple(tokens), tuple(draft), accepted)
+
+
+class FakeDecoder:
+    """Keeps the contract of the real one: the stop token is yielded last, `max_tokens` obeyed, closing noticed."""
+
+    def __init__(self) -> None:
+        self.answers: deque[list[int]] = deque()
+        self.requests: list[SimpleNamespace] = []
+        self.closed = 0
+        self.reused = 0
+        self.depth = SimpleNamespace(reason="")
+        self.before_round: Callable[[int], None] = lambda _: None
+
+    def enqueue(self, tokens: Sequence[int]) -> None:
+        self.answers.append(list(tokens))
+
+    def rounds(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        num_draft_tokens: Any = "auto",
+        sampling: Any = None,
+        stop: Collection[int] = (),
+        on_prefill: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Round]:
+        self.requests.append(
+            SimpleNamespace(
+                prompt=list(prompt_ids), max_tokens=max_tokens, draft=num_draft_tokens, sampling=sampling, stop=stop
+            )
+        )
+        tokens = self.answers.popleft()[:max_tokens]
+        try:
+            if on_prefill is not None:
+                on_prefill(len(prompt_ids), len(prompt_ids))
+            for number, round_ in enumerate(self._cut(tokens, stop)):
+                self.before_round(number)
+                yield round_
+        finally:
+            self.closed += 1
+
+    @staticmethod
+    def _cut(tokens: list[int], stop: Collection[int]) -> Iterator[Round]:
+        """One token from the prefill, then rounds of three: two drafts kept, one bonus."""
+        start = 0
+        while start < len(tokens):
+            width = 1 if start == 0 else 3
+            part = tokens[start : start + width]
+            ends = [index for index, token in enumerate(part) if token in stop]
+            if ends:
+                part = part[: ends[0] + 1]
+            draft = () if start == 0 else (*part[:2], 7)[:3]
+            yield Round(tuple(part), tuple(draft), max(0, min(len(part) - 1, 2)))
+            if ends:
+                return
+            start += width
