@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.chat import attach
+from mlxmtp.chat.attach import Attached, join_message, read_reference
+from mlxmtp.errors import ContextOverflow, UsageError
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    read, write = os.pipe()
+    yield read, write
+    for end in (read, write):
+        try:
+            os.close(end)
+        except OSError:
+            continue
+
+
+def piped(pipe: tuple[int, int], data: bytes) -> int:
+    os.write(pipe[1], data)
+    os.close(pipe[1])
+    return pipe[0]
+
+
+def test_material_comes_first_and_the_prompt_last(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("first\n")
+    two.write_text("\nsecond\n\n")
+    message = join_message([str(one), str(two)], ["Compare", "them."], piped(pipe, b"from the pipe\n")).message
+    assert message == f"--- {one} ---\nfirst\n\n--- {two} ---\nsecond\n\nfrom the pipe\n\nCompare them."
+
+
+def test_a_dash_puts_stdin_among_the_files(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    one = tmp_path / "one.txt"
+    one.write_text("first")
+    message = join_message(["-", str(one)], ["Why?"], piped(pipe, b"piped")).message
+    assert message == f"--- stdin ---\npiped\n\n--- {one} ---\nfirst\n\nWhy?"
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"  \n"])
+def test_empty_stdin_is_ignored(pipe: tuple[int, int], data: bytes) -> None:
+    assert join_message([], ["Why?"], piped(pipe, data)) == Attached("Why?")
+    assert join_message([], ["Why?"], None) == Attached("Why?")
+
+
+def test_invalid_utf8_is_replaced_with_a_note(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes(b"caf\xe9")
+    attached = join_message([str(latin)], ["caf\udce9"], piped(pipe, b"\xff"))
+    assert attached.message == f"--- {latin} ---\ncaf\ufffd\n\n\ufffd\n\ncaf\ufffd"
+    assert {note.split(" is not valid UTF-8")[0] for note in attached.notes} == {str(latin), "stdin", "the prompt"}
+
+
+def test_nul_bytes_are_refused(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"ab\0cd")
+    with pytest.raises(UsageError, match="binary holds NUL bytes"):
+        join_message([str(binary)], [], None)
+    with pytest.raises(UsageError, match="stdin holds NUL bytes"):
+        join_message([], [], piped(pipe, b"\0"))
+
+
+def test_byte_order_marks_and_windows_line_ends_are_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "windows.txt"
+    file.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert join_message([str(file)], [], None).message == f"--- {file} ---\none\ntwo"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for name, why in [(str(tmp_path / "none"), "There is no file"), (str(tmp_path), "is a folder")]:
+        with pytest.raises(UsageError, match=why):
+            join_message([name], [], None)
+
+
+def test_stdin_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="twice"):
+        join_message(["-", "-"], [], 0)
+
+
+def test_more_than_any_context_holds_is_refused(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:
+    monkeypatch.setattr(attach, "LIMIT", 10)
+    with pytest.raises(ContextOverflow, match="stdin is longer than 10 bytes"):
+        join_message([], [], piped(pipe, b"x" * 11))
+
+
+def test_a_silent_pipe_beside_a_prompt_is_left_alone_with_a_note(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(attach, "PATIENCE", 0.05)
+    attached = join_message([], ["Why?"], pipe[0])
+    assert attached.message == "Why?"
+    assert "-f - waits for it" in attached.notes[0]
+
+
+@pytest.mark.parametrize(("files", "prompt"), [([], []), (["-"], ["Why?"])])
+def test_a_pipe_that_is_the_message_or_was_named_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int], files: list[str], prompt: list[str]
+) -> None:
+    monkeypatch.setattr(attach, "PATIENCE", 0.01)
+    timer = threading.Timer(0.2, lambda: piped(pipe, b"late"))
+    timer.start()
+    assert "late" in join_message(files, prompt, pipe[0]).message
+    timer.join()
+
+
+def test_a_pipe_that_has_begun_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:
+    monkeypatch.setattr(attach, "PATIENCE", 0.01)
+    os.write(pipe[1], b"early ")
+    timer = threading.Timer(0.2, lambda: piped(pipe, b"late"))
+    timer.start()
+    assert join_message([], ["Why?"], pipe[0]).message == "early late\n\nWhy?"
+    timer.join()
+
+
+def test_a_descriptor_that_cannot_be_read_is_no_input(pipe: tuple[int, int]) -> None:
+    assert join_message([], [], pipe[1]).message == ""
+
+
+def test_a_system_prompt_can_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "system.txt"
+    file.write_text("Be brief.\n")
+    assert read_reference(f"@{file}") == "Be brief."
+    assert read_reference("Be @ease.") == "Be @ease."
+    with pytest.raises(UsageError, match="There is no file"):
+        read_reference(f"@{file}.old")
