@@ -1,0 +1,79 @@
+"""Where the command line starts, and the one place where errors become exit codes.
+
+    0    an answer (also one cut at --max-tokens)
+    1    failure: LoadError, MlxmtpError, and what nobody expected
+    2    usage: UsageError, ConfigError, ContextOverflow, and what typer refuses
+    3    ModelNotFound: not on this machine, and nobody to ask
+    130  Ctrl-C
+    141  the reader of stdout is gone
+
+Nothing is imported at the top that takes time: Ctrl-C must end quietly from the first moment on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+INTERRUPTED = 130
+READER_GONE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; `argv` is without the program's name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    from mlxmtp.cli.output import ReaderGone, abandon
+    from mlxmtp.errors import MlxmtpError
+
+    try:
+        from mlxmtp.cli.commands import app
+
+        result = app(args=arguments, prog_name="mlxmtp", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except ReaderGone:
+        code = READER_GONE
+    except MlxmtpError as error:
+        _explain(error, str(error), arguments)
+        code = error.exit_code
+    except SystemExit as error:  # typer's own answer to a reader gone, in --help
+        if sys.stdout is not None and isinstance(error.__context__, BrokenPipeError):
+            abandon(sys.stdout)
+        code = READER_GONE
+    except Exception as error:  # noqa: BLE001  (the last frame: a person gets a sentence, never a traceback)
+        code = _refusal(error, arguments)
+    return code
+
+
+def _refusal(error: Exception, arguments: list[str]) -> int:
+    """typer's own errors, and those that nobody expected."""
+    import typer
+
+    if isinstance(error, typer.Abort):
+        return INTERRUPTED
+    if isinstance(error, typer.TyperException):
+        error.show()  # type: ignore[attr-defined]  # prints the usage of the command it belongs to
+        return error.exit_code
+    kind = type(error).__name__
+    _explain(error, f"Unexpected {kind}: {error}. This is a bug in mlxmtp; --debug shows where.", arguments)
+    return 1
+
+
+def _explain(error: Exception, sentence: str, arguments: list[str]) -> None:
+    from mlxmtp.cli.output import Output
+
+    if _debugging(arguments):
+        import traceback
+
+        traceback.print_exception(error)
+    Output.standard().error(sentence)
+
+
+def _debugging(arguments: list[str]) -> bool:
+    return "--debug" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)

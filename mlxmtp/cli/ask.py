@@ -1,0 +1,94 @@
+"""`mlxmtp ask`: one answer, made for pipes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+
+from mlxmtp.cli import options
+from mlxmtp.cli.output import Look, Output
+from mlxmtp.errors import UsageError
+from mlxmtp.settings import Settings, load_settings
+
+_SETTINGS = frozenset(item.name for item in fields(Settings))
+
+
+def ask(
+    ctx: typer.Context,
+    prompt: options.Prompt = None,
+    model: options.Model = None,
+    file: options.Files = None,
+    system: options.System = None,
+    think: options.Think = None,
+    show_thinking: options.ShowThinking = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event per line, as they come.")] = False,
+    extract: Annotated[bool, typer.Option("-x", "--extract", help="Only the first fenced code block.")] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the answer when it is complete.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the prompt and its token count; no answer.")] = False,
+    plain: options.Plain = None,
+    stats: options.ShowStats = None,
+    quiet: options.Quiet = None,
+    temp: options.Temp = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    draft: options.Draft = None,
+    draft_model: options.DraftModel = None,
+    num_draft_tokens: options.NumDraftTokens = None,
+    yes: options.Yes = None,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """One answer, made for pipes: the answer on stdout, everything else on stderr.
+
+    \b
+    Examples:
+      mlxmtp ask "What is a drafter?"
+      git diff | mlxmtp ask "Write a commit message"
+      mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
+      mlxmtp ask -x "A bash line that counts files" | tee count.sh
+      mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
+
+    The model reads the files, then piped text, then PROMPT. With a PROMPT, a pipe that stays silent is left
+    alone after 5 seconds, with a note; -f - waits for it.
+    """
+    from mlxmtp.cli.turn import Form, Turn
+
+    if json and jsonl:
+        raise UsageError("--json and --jsonl exclude each other: take one.")
+    given = {key: value for key, value in ctx.params.items() if key in _SETTINGS and value is not None}
+    outer: dict[str, Any] = ctx.obj or {}
+    loaded = load_settings({**{key: value for key, value in outer.items() if value is not None}, **given})
+    settings = loaded.settings
+    out = Output.standard(Look(quiet=bool(settings.quiet), color=not settings.no_color, dumb=loaded.dumb_terminal))
+    for warning in loaded.warnings:
+        out.note(warning)
+    message = _message(out, file or [], prompt or [], ctx)
+    turn = Turn(loaded, out, message, Form(json, jsonl, extract, no_stream))
+    if dry_run:
+        turn.show_prompt()
+    else:
+        turn.answer()
+
+
+def _message(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: typer.Context) -> str:
+    """What the user says. Refuses to wait at a terminal for what nobody announced."""
+    from mlxmtp.chat.attach import join_message
+
+    stdin = None
+    if sys.stdin is not None and ("-" in files or not sys.stdin.isatty()):
+        stdin = sys.stdin.fileno()
+    attached = join_message(files, prompt, stdin)
+    for note in attached.notes:
+        out.note(note)
+    if not attached.message:
+        out.line(ctx.get_usage())
+        raise UsageError("There is nothing to ask: give a PROMPT, a file with -f, or pipe text in (-h shows examples).")
+    return attached.message

@@ -1,0 +1,52 @@
+"""The commands and the options that stand before them. Only what works is listed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlxmtp.cli import options
+from mlxmtp.cli.ask import ask
+
+_HELP = """\
+Gemma 4 with multi-token-prediction drafters: faster answers, the same text.
+
+\b
+Examples:
+  mlxmtp ask "What is a drafter?"
+  git diff | mlxmtp ask "Write a commit message"
+  mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
+"""
+
+app = typer.Typer(
+    help=_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help pages cost half a second of imports
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mlxmtp import __version__
+
+        typer.echo(f"mlxmtp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def frame(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_version)
+    ] = False,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """Options that stand before a command."""
+    ctx.obj = {"no_color": no_color}
+
+
+app.command("ask", short_help="One answer, made for pipes.")(ask)

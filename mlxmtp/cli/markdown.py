@@ -1,0 +1,230 @@
+"""Markdown on a terminal while it is still being written.
+
+A finished block is printed once and scrolls away like any output. The block that is still open is redrawn in place,
+its last rows only. Model text never passes through rich's markup, and its control characters never reach the terminal.
+Importing rich takes a while, so it happens when the first text is drawn, or before, in `warm_up`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from functools import cache
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.markdown import Markdown
+
+TAIL_ROWS = 12
+_FRAME_SECONDS = 0.05
+_LONG_BLOCK = 4000  # characters; of a longer open block only the end is laid out for the tail
+_LONG_BLOCK_LINES = 40
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_FENCE = re.compile(r" {0,3}(```+|~~~+)")
+_CLOSED_BY_BLANK = frozenset({"paragraph_open", "table_open", "blockquote_open"})
+_CLOSED_BY_NEWLINE = frozenset({"heading_open", "hr"})
+_TRAILING_BLANKS = re.compile(r"(?: |\x1b\[[0-9;]*m)+$")
+
+
+def without_controls(text: str) -> str:
+    """Text that cannot move the cursor or change the terminal: newlines and tabs stay."""
+    return _CONTROLS.sub("", text)
+
+
+def warm_up() -> None:
+    """Import what drawing needs."""
+    _renderer()
+    _parser()
+
+
+class MarkdownStream:
+    """Feed text as it comes; `write` receives what the terminal has to be sent, one string a frame.
+
+    `size()` gives (columns, rows) of the terminal and is asked for every frame, as windows change.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        size: Callable[[], tuple[int, int]],
+        *,
+        color: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write = write
+        self._size = size
+        self._color = color
+        self._clock = clock
+        self._open = ""
+        self._checked = 0  # characters of the open text that were searched for finished blocks
+        self._tail_rows = 0
+        self._printed = False
+        self._drawn_at = float("-inf")
+
+    def feed(self, text: str) -> None:
+        """Take in a piece of any size."""
+        self._open += without_controls(text)
+        if not self._printed:
+            self._open = self._open.lstrip("\n")
+        done = self._take_finished()
+        now = self._clock()
+        if done or now - self._drawn_at >= _FRAME_SECONDS:
+            self._draw(done)
+            self._drawn_at = now
+
+    def finish(self) -> None:
+        """Print what is still open; the cursor is at the start of a line afterwards."""
+        rest, self._open = self._open, ""
+        self._draw(rest)
+        if not self._printed:
+            self._write("\n")
+
+    def _draw(self, done: str) -> None:
+        frame = self._erase()
+        if done.strip():
+            frame += self._gap() + "".join(f"{line}\n" for line in self._lay_out(done))
+            self._printed = True
+        frame += self._tail()
+        if frame:
+            self._write(frame)
+
+    def _erase(self) -> str:
+        rows, self._tail_rows = self._tail_rows, 0
+        if not rows:
+            return ""
+        return "\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J"
+
+    def _tail(self) -> str:
+        if not self._open.strip():
+            return ""
+        lines = ([""] if self._printed else []) + self._lay_out(_end_of(self._open))
+        lines = lines[-max(1, min(TAIL_ROWS, self._size()[1] - 1)) :]
+        self._tail_rows = len(lines)
+        return "\n".join(lines)
+
+    def _gap(self) -> str:
+        return "\n" if self._printed else ""
+
+    def _lay_out(self, text: str) -> list[str]:
+        return _renderer()(text, self._size()[0], self._color)
+
+    def _take_finished(self) -> str:
+        """Remove the finished blocks from the open text and return them."""
+        end = self._open.rfind("\n") + 1
+        fresh = self._open[max(0, self._open.rfind("\n", 0, self._checked)) : end]
+        if end <= self._checked or not _may_end_a_block(fresh):
+            return ""
+        self._checked = end
+        length = finished_length(self._open[:end])
+        done, self._open = self._open[:length], self._open[length:]
+        self._checked -= length
+        return done
+
+
+def finished_length(text: str) -> int:
+    """How many characters at the start of `text` (whole lines) are blocks that nothing can change any more."""
+    lines = text.split("\n")
+    blocks = [token for token in _parser().parse(text) if token.level == 0 and token.map and token.nesting >= 0]
+    if not blocks:
+        return 0
+    start, end = blocks[-1].map
+    if _is_closed(blocks[-1], lines):
+        start = end
+    return len("\n".join(lines[:start])) + (1 if start else 0)
+
+
+def _is_closed(block: Any, lines: list[str]) -> bool:
+    start, end = block.map
+    if block.type == "fence":
+        last = lines[end - 1].strip()
+        return end - start > 1 and last.startswith(block.markup) and not last.strip(block.markup[0])
+    followed_by_blank = end < len(lines) - 1 and not lines[end].strip()
+    return block.type in _CLOSED_BY_NEWLINE or (block.type in _CLOSED_BY_BLANK and followed_by_blank)
+
+
+def _may_end_a_block(fresh: str) -> bool:
+    """Whether new lines hold what can end a block: a blank line, a fence, a heading. Saves parsing at every line."""
+    lines = fresh.split("\n")[:-1]
+    return any(not line.strip() or line.lstrip().startswith(("#", "```", "~~~")) for line in lines)
+
+
+def _end_of(text: str) -> str:
+    """The part of a long open block that the tail can show, opened by the same fence."""
+    if len(text) <= _LONG_BLOCK:
+        return text
+    lines = text.split("\n")
+    opening = [lines[0]] if _FENCE.match(lines[0]) else []
+    return "\n".join([*opening, *lines[-_LONG_BLOCK_LINES:]])
+
+
+@cache
+def _parser() -> Any:
+    """HTML is text here: an answer about `<div>` must show it."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
+
+
+@cache
+def _renderer() -> Callable[[str, int, bool], list[str]]:
+    """The function that lays out text as terminal rows: (markdown, columns, colour) -> rows without line ends."""
+    from rich.console import Console
+
+    console = Console(file=StringIO(), force_terminal=True, highlight=False, markup=False, emoji=False)
+    plain = Console(file=StringIO(), force_terminal=True, highlight=False, markup=False, emoji=False, no_color=True)
+    document = _document_class()
+
+    def lay_out(text: str, columns: int, color: bool) -> list[str]:
+        target = console if color else plain
+        target.width = max(columns, 1)
+        with target.capture() as captured:
+            target.print(document(text))
+        rows = captured.get().split("\n")
+        while rows and not rows[-1]:
+            rows.pop()
+        return [_without_padding(row) for row in rows]
+
+    return lay_out
+
+
+def _without_padding(row: str) -> str:
+    """A row without rich's filling up with spaces, which ends up in what people copy."""
+    stripped = _TRAILING_BLANKS.sub("", row)
+    return stripped + "\x1b[0m" if "\x1b[" in stripped else stripped
+
+
+@cache
+def _document_class() -> type[Markdown]:
+    """rich's Markdown, with headings on the left, code in the terminal's own colours, and line breaks kept."""
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import CodeBlock, Heading, Markdown
+    from rich.syntax import Syntax
+
+    class LeftHeading(Heading):
+        LEVEL_ALIGN = dict.fromkeys(Heading.LEVEL_ALIGN, "left")
+
+    class TerminalCode(CodeBlock):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            code = str(self.text).rstrip()
+            yield Syntax(code, self.lexer_name, theme="ansi_dark", background_color="default", word_wrap=True)
+
+    class Document(Markdown):
+        elements = {  # noqa: RUF012  (as rich declares it)
+            **Markdown.elements,
+            "heading_open": LeftHeading,
+            "fence": TerminalCode,
+            "code_block": TerminalCode,
+        }
+
+        def __init__(self, markup: str) -> None:
+            super().__init__("", hyperlinks=False)
+            self.markup = markup
+            self.parsed = _parser().parse(markup)
+            for token in self.parsed:
+                for child in token.children or ():
+                    if child.type == "softbreak":
+                        child.type = "hardbreak"
+
+    return Document

@@ -1,0 +1,48 @@
+"""Every option that commands share, declared once. Names are fields of `Settings`, keys of the config file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Prompt = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROMPT", help="What to ask. Files and piped text come before it.", show_default=False),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("-m", "--model", metavar="NAME", help="Alias, org/repo or path. Also MLXMTP_MODEL."),
+]
+System = Annotated[
+    str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt; @FILE reads a file.")
+]
+Files = Annotated[
+    list[str] | None,
+    typer.Option("-f", "--file", metavar="PATH", help="Text file, can be repeated; - is stdin.", show_default=False),
+]
+Temp = Annotated[float | None, typer.Option("--temp", metavar="T", help="Temperature; 0 is greedy.")]
+TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help="Nucleus sampling; 1 is off.")]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Only the K likeliest tokens; 0 is off.")]
+MinP = Annotated[float | None, typer.Option("--min-p", metavar="P", help="Only tokens this likely against the best.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed gives the same answer.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Stop after N tokens.")]
+Draft = Annotated[bool | None, typer.Option("--draft/--no-draft", help="Draft ahead with the model's drafter.")]
+DraftModel = Annotated[
+    str | None, typer.Option("--draft-model", metavar="NAME", help="Another drafter than the paired one.")
+]
+NumDraftTokens = Annotated[
+    str | None,
+    typer.Option("--num-draft-tokens", metavar="N|auto", help="Draft tokens per round, 0 (off) to 8, or auto."),
+]
+Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model reason first.")]
+ShowThinking = Annotated[
+    bool | None,
+    typer.Option("--show-thinking/--hide-thinking", help="Reasoning on stderr; shown on terminals by default."),
+]
+Yes = Annotated[bool | None, typer.Option("-y", "--yes", help="Accept a download.")]
+Plain = Annotated[bool | None, typer.Option("--plain", help="Raw text on a terminal, too.")]
+ShowStats = Annotated[bool | None, typer.Option("--stats", help="Speed, acceptance and seed on stderr.")]
+Quiet = Annotated[bool | None, typer.Option("-q", "--quiet", help="No notes, progress or reasoning on stderr.")]
+NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colours. Also NO_COLOR.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]

@@ -1,0 +1,66 @@
+"""`mlxmtp` with a queue instead of a network: everything else is the real program.
+
+FAKE_ANSWERS is a JSON list; each answer is a text, and `{sleep 0.5}` or `{never}` in it pauses there.
+FAKE_INTERRUPT_AT names the moment of a Ctrl-C: the import of a module, `load` or `prefill`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+from mlxmtp.engine.engine import Model
+from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.models.config import read_config
+from tests.fake_decoder import FakeDecoder
+
+_PAUSE = re.compile(r"\{(sleep [\d.]+|never)\}")
+
+
+def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", tokenizer: Tokenizer, **_: object) -> Model:
+    decoder = FakeDecoder()
+    pauses: dict[int, float] = {}
+    for text in json.loads(os.environ["FAKE_ANSWERS"]):
+        tokens: list[int] = []
+        for part in _PAUSE.split(text):
+            if part == "never" or part.startswith("sleep "):
+                pauses[1 + (len(tokens) + 1) // 3] = 3600.0 if part == "never" else float(part[6:])
+            else:
+                tokens += tokenizer.encode(part)
+        decoder.enqueue(tokens)
+
+    def before_round(number: int) -> None:
+        interrupt_at("prefill")
+        time.sleep(pauses.get(number, 0.0))
+
+    decoder.before_round = before_round
+    interrupt_at("load")
+    return Model(decoder, read_config(folder), tokenizer, name=name, drafter=None if drafter is None else str(drafter))
+
+
+def interrupt_at(moment: str) -> None:
+    if os.environ.get("FAKE_INTERRUPT_AT") == moment:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class InterruptingFinder:
+    """Sees every import before anyone else does."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        interrupt_at(name)
+
+
+if __name__ == "__main__":
+    from mlxmtp.__main__ import main
+
+    Model.load = load_fake  # type: ignore[assignment, method-assign]
+    for name in [name for name in sys.modules if name.startswith(("mlxmtp.settings", "tokenizers", "jinja2"))]:
+        del sys.modules[name]  # so that the program imports it itself
+    sys.meta_path.insert(0, InterruptingFinder())
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""`mlxmtp ask` between pipes: bytes, exit codes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Program
+
+
+def wait_for_output(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    return os.read(process.stdout.fileno(), 100)
+
+
+def test_the_answer_is_the_only_thing_on_stdout(program: Program) -> None:
+    program.answers = ["<|channel>thought\nhm<channel|>**Hello** 🦀\n\n<turn|>"]
+    done = program.run("ask", "Hi", "there")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "**Hello** 🦀\n".encode(), b"")
+
+
+def test_files_and_pipe_and_prompt_reach_the_model(program: Program) -> None:
+    (program.home / "a.txt").write_text("material\n")
+    done = program.run("ask", "-f", "a.txt", "Why?", "-s", "Be brief.", "--dry-run", stdin=b"piped\n")
+    assert done.stdout.decode() == (
+        "<bos><|turn>system\nBe brief.<turn|>\n<|turn>user\n--- a.txt ---\nmaterial\n\npiped\n\nWhy?<turn|>\n"
+        "<|turn>model\n70 tokens, context 400\n"
+    )
+
+
+def test_dry_run_needs_no_weights_and_no_mlx(program: Program) -> None:
+    code = "import sys; from mlxmtp.cli.app import main; main(sys.argv[1:]); print('mlx.core' in sys.modules)"
+    args = ["ask", "-m", str(program.model), "Hi", "--dry-run", "--json"]
+    done = subprocess.run(
+        [program.command("x")[0], "-c", code, *args],
+        env=program.environment(), cwd=program.home, stdin=subprocess.DEVNULL, capture_output=True, check=True,
+    )  # fmt: skip
+    shown, imported = done.stdout.decode().splitlines()
+    assert json.loads(shown)["tokens"] == 18
+    assert imported == "False"
+
+
+def test_json_is_one_object(program: Program) -> None:
+    program.answers = ["<|channel>thought\nhm<channel|>Héllo<turn|>"]
+    done = program.run("ask", "--json", "Hi", "--seed", "7", "--think")
+    answer = json.loads(done.stdout)
+    assert set(answer) == {"model", "drafter", "response", "thinking", "finish_reason", "stats"}
+    assert (answer["response"], answer["thinking"], answer["finish_reason"]) == ("Héllo", "hm", "stop")
+    assert (answer["model"], answer["drafter"], answer["stats"]["seed"]) == (str(program.model), None, 7)
+    assert done.stdout.count(b"\n") == 1
+
+
+def test_jsonl_is_one_event_per_line(program: Program) -> None:
+    program.answers = ["<|channel>thought\nhm<channel|>ab\ncd<turn|>"]
+    events = [json.loads(line) for line in program.run("ask", "--jsonl", "Hi").stdout.splitlines()]
+    assert events[0]["type"] == "start"
+    assert events[-1]["type"] == "end"
+    assert events[-1]["finish_reason"] == "stop"
+    assert "".join(event["text"] for event in events if event["type"] == "text") == "ab\ncd"
+    assert "".join(event["text"] for event in events if event["type"] == "thinking") == "hm"
+
+
+def test_extract_gives_the_first_block_and_lets_the_rest_be(program: Program) -> None:
+    program.answers = ["Sure:\n```sh\necho hi\n\n  ls\n```\nDone.{never}"]
+    done = program.run("ask", "-x", "Hi")
+    assert (done.returncode, done.stdout) == (0, b"echo hi\n\n  ls\n")
+
+
+def test_extract_without_a_block_writes_nothing_and_fails(program: Program) -> None:
+    program.answers = ["rm -rf is dangerous.<turn|>"]
+    done = program.run("ask", "--extract", "Hi")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"no fenced code block" in done.stderr
+
+
+def test_the_length_limit_is_a_note_and_no_failure(program: Program) -> None:
+    program.answers = ["abcdefgh"]
+    done = program.run("ask", "Hi", "--max-tokens", "4")
+    assert (done.returncode, done.stdout) == (0, b"abcd\n")
+    assert done.stderr == b"Note: The answer was cut after 4 tokens (--max-tokens or the model's own limit).\n"
+    assert program.run("ask", "Hi", "--max-tokens", "4", "-q").stderr == b""
+
+
+def test_stats_are_one_line_on_stderr(program: Program) -> None:
+    program.answers = ["abcd<turn|>"]
+    done = program.run("ask", "Hi", "--stats", "--seed", "3")
+    assert done.stdout == b"abcd\n"
+    line = done.stderr.decode()
+    assert line.count("\n") == 1
+    assert line.startswith("5 tok · ")
+    assert " · prompt 18 tok " in line
+    assert " · context 23/400 · " in line
+    assert "seed 3" in line
+
+
+def test_thinking_reaches_a_pipe_only_when_asked_for(program: Program) -> None:
+    program.answers = ["<|channel>thought\nhm<channel|>a<turn|>"]
+    assert program.run("ask", "Hi", "--think").stderr == b""
+    done = program.run("ask", "Hi", "--think", "--show-thinking")
+    assert (done.stdout, done.stderr) == (b"a\n", b"hm\n\n")
+
+
+def test_the_config_file_and_its_warnings(program: Program) -> None:
+    (program.home / "config.toml").write_text("max_tokens = 2\nseeed = 1\n")
+    program.answers = ["abcdef"]
+    done = program.run("ask", "Hi")
+    assert done.stdout == b"ab\n"
+    assert b"'seeed'" in done.stderr
+    assert b"did you mean 'seed'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        (["ask", "--temp", "-1", "Hi"], 2, "--temp must be a number from 0 up, not -1."),
+        (["ask", "--num-draft-tokens", "9", "Hi"], 2, "--num-draft-tokens must be a whole number from 0 to 8, or auto"),
+        (["ask", "--json", "--jsonl", "Hi"], 2, "exclude each other"),
+        (["ask", "-f", "none.txt"], 2, "There is no file none.txt."),
+        (["ask", "--draft", "Hi"], 3, "There is no drafter"),
+        (["ask", "-m", "12b", "Hi"], 3, "Model '12b' is not on this machine. Run: mlxmtp pull 12b (6.7 GB, "),
+        (["ask", "x" * 500], 2, "holds 400: give less material."),
+        (["ask"], 2, "There is nothing to ask"),
+        (["ask", "--frob", "Hi"], 2, "No such option: --frob"),
+        (["aks"], 2, "Did you mean 'ask'?"),
+        ([], 2, "Usage: mlxmtp"),
+    ],
+)
+def test_refusals_are_one_sentence_and_an_exit_code(
+    program: Program, args: list[str], code: int, sentence: str
+) -> None:
+    done = program.run(*args)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert sentence in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(program: Program) -> None:
+    for args in (["--debug", "ask", "-m", "12b", "Hi"], ["ask", "-m", "12b", "Hi", "--debug"]):
+        done = program.run(*args)
+        assert done.returncode == 3
+        assert b"Traceback" in done.stderr
+        assert b"Error: Model '12b' is not on this machine." in done.stderr
+
+
+def test_a_damaged_checkpoint_is_one_sentence(program: Program) -> None:
+    (program.model / "tokenizer.json").write_text("{")
+    done = program.run("ask", "Hi")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"Error: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_reader_that_leaves_ends_it_quietly(program: Program) -> None:
+    program.answers = ["a line that goes on\n" * 15]
+    done = program.shell('mlxmtp ask -m "$MODEL" Hi | head -c 10; echo "|${PIPESTATUS[0]}"')
+    assert done.stdout == "a line tha|141\n"
+    assert done.stderr == ""
+
+
+def test_a_reader_of_the_help_that_leaves_ends_it_quietly(program: Program) -> None:
+    done = program.shell('mlxmtp ask --help | true; echo "${PIPESTATUS[0]}"')
+    assert done.stdout.strip() in ("0", "141")  # the pipe may hold all of it before the reader is gone
+    assert done.stderr == ""
+
+
+def test_a_full_disk_is_a_failure_with_a_sentence(program: Program) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    program.answers = ["abc<turn|>"]
+    done = program.shell('mlxmtp ask -m "$MODEL" Hi >/dev/full')
+    assert done.returncode == 1
+    assert done.stderr == "Error: The answer cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("stdin", ["<&-", "</dev/null", "< <(true)"])
+def test_nothing_on_stdin_hangs_nothing(program: Program, stdin: str) -> None:
+    program.answers = ["fine<turn|>"]
+    done = program.shell(f'mlxmtp ask -m "$MODEL" Hi {stdin}')
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
+def test_closed_output_is_a_failure_with_a_sentence(program: Program) -> None:
+    program.answers = ["abc<turn|>"]
+    done = program.shell('mlxmtp ask -m "$MODEL" Hi >&-')
+    assert done.returncode == 1
+    assert "Standard output is closed" in done.stderr
+    assert program.shell('mlxmtp ask -m "$MODEL" Hi 2>&-').stdout == "abc\n"
+
+
+def test_nul_bytes_and_invalid_utf8(program: Program) -> None:
+    assert program.run("ask", "Hi", stdin=b"a\0b").returncode == 2
+    done = program.run("ask", "Hi", "--dry-run", stdin=b"caf\xe9")
+    assert "caf\ufffd" in done.stdout.decode()
+    assert b"Note: stdin is not valid UTF-8" in done.stderr
+
+
+def test_ctrl_c_while_answering_keeps_what_was_said(program: Program) -> None:
+    program.answers = ["abcd{never}efg"]
+    process = program.start("ask", "Hi", "--stats")
+    said = wait_for_output(process)
+    while b"d" not in said:
+        said += wait_for_output(process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, said + out) == (130, b"abcd\n")
+    assert err.startswith(b"4 tok")
+    assert err.count(b"\n") == 1
+
+
+def test_ctrl_c_leaves_json_complete(program: Program) -> None:
+    program.answers = ["abcd{never}efg"]
+    process = program.start("ask", "Hi", "--jsonl")
+    said = b""
+    while b'"bcd"' not in said:
+        said += wait_for_output(process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, b"")
+    assert json.loads((said + out).splitlines()[-1])["finish_reason"] == "cancelled"
+
+
+@pytest.mark.parametrize("moment", ["typer", "mlxmtp.settings", "tokenizers", "jinja2.sandbox", "load", "prefill"])
+def test_ctrl_c_before_the_answer_is_quiet(program: Program, moment: str) -> None:
+    """The process gets the signal while it imports that module, loads the model, reads the prompt."""
+    program.answers = ["never said"]
+    program.env = {"FAKE_INTERRUPT_AT": moment}
+    done = program.run("ask", "Hi")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (130, b"", b"")
+
+
+def test_the_answer_is_flushed_as_it_comes(program: Program) -> None:
+    program.answers = ["abcd{never}"]
+    process = program.start("ask", "Hi")
+    assert wait_for_output(process)[:1] == b"a"
+    process.kill()
+    process.communicate()
+
+
+def test_no_stream_waits_for_the_end(program: Program) -> None:
+    program.answers = ["abcd\nefgh<turn|>"]
+    assert program.run("ask", "Hi", "--no-stream").stdout == b"abcd\nefgh\n"
+
+
+def test_utf8_whatever_the_locale(program: Program) -> None:
+    program.answers = ["é 中<turn|>"]
+    program.env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    assert program.run("ask", "Hi").stdout == "é 中\n".encode()
