@@ -88,6 +88,19 @@ class Depth:
             self.seconds[k] = old + _TIME_RATE * (min(seconds, 2 * old) - old)  # a pause of the machine is not a trend
         self._count_probe(k, accepted)
 
+    @property
+    def reason(self) -> str:
+        """Why it drafts as much as it does."""
+        if self.limit == 0:
+            return "no drafter"
+        if self.fixed is not None:
+            return f"fixed at {self.fixed}"
+        if 0 not in self.seconds or len(self.seconds) < 2:
+            return "measuring"
+        best = self.best()
+        tried = best or min(k for k in self.seconds if k)
+        return f"drafting {tried} gives {self.speed(tried) / self.speed(0):.2f} times the plain speed"
+
     def forget_times(self) -> None:
         """To be called when the cost of a round changes at once, as when its compiled form takes over."""
         self.seconds.clear()

@@ -10,6 +10,7 @@ drafter that adds the *same* noise to its own scores proposes what the target wi
 agree. Greedy is the case without noise.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -55,8 +56,9 @@ class Sampling:
         return (0.0, 1.0, 0, 0.0) if self.greedy else (self.temp, self.top_p, self.top_k, self.min_p)
 
     def key(self) -> mx.array:
-        """The seed as two words, uint32 [2]."""
-        return mx.array([self.seed & 0xFFFFFFFF, self.seed >> 32], mx.uint32)
+        """The seed as two unrelated words, uint32 [2]: hashed, so that seeds 1 and 2 share no noise."""
+        digest = hashlib.blake2b(self.seed.to_bytes(8, "little"), digest_size=8).digest()
+        return mx.array([int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")], mx.uint32)
 
 
 def _mix(x: mx.array) -> mx.array:
@@ -72,8 +74,8 @@ def gumbel(key: mx.array, positions: mx.array, ids: mx.array) -> mx.array:
     ``-log(-log1p(-u))`` instead of ``-log(-log(u))``: float32 cannot tell u from 1 near 1, and the usual form
     would give +inf once in 2^25 draws, every hundred tokens with this vocabulary.
     """
-    row = _mix(positions.astype(mx.uint32) + key[0])[:, None]
-    bits = _mix(_mix(ids.astype(mx.uint32) ^ row) + (row ^ key[1]))
+    row = _mix(positions.astype(mx.uint32) ^ key[0])[:, None]
+    bits = _mix(_mix(ids.astype(mx.uint32) ^ row) + key[1])
     u = (bits.astype(mx.float32) + 0.5) * 2.0**-32
     return -mx.log(-mx.log1p(-u))
 

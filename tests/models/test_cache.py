@@ -1,0 +1,141 @@
+"""The K/V buffers: whatever is written, rejected, rewound or grown, a query sees exactly its window's newest rows."""
+
+import mlx.core as mx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxmtp.models import cache as module
+from mlxmtp.models.cache import STEP, CacheSpec, FixedView, KVCache, PromptView, ring_positions
+from mlxmtp.models.config import FULL, SLIDING
+
+WINDOW = 8
+SPEC = CacheSpec((SLIDING, FULL), (1, 1), (1, 1), WINDOW)
+
+
+class Model:
+    """A cache and what it should hold: the serial number written last at each position, drafts included."""
+
+    def __init__(self) -> None:
+        self.cache = KVCache(SPEC, mx.float32)
+        self.truth: dict[int, float] = {}
+        self.serial = 0.0
+        self.length = 0  # committed rows
+
+    def rows(self, start: int, count: int) -> mx.array:
+        """``count`` new rows [1, 2, count, 1] with serial numbers, noted as the truth from ``start`` on."""
+        numbers = []
+        for position in range(start, start + count):
+            self.serial += 1
+            self.truth[position] = self.serial
+            numbers.append(self.serial)
+        return mx.array(numbers).reshape(1, 1, count, 1) * mx.array([1.0, -1.0]).reshape(1, 2, 1, 1)
+
+    def read(self, count: int) -> None:
+        """A chunk of prompt."""
+        self.cache.reserve(self.length + count)
+        view = PromptView(SPEC, self.cache.buffers, self.length, count)
+        rows = self.rows(self.length, count)
+        seen = [view.update(i, rows) for i in range(2)]
+        self.cache.buffers = view.buffers
+        self.cache.newest = max(self.cache.newest, self.length + count - 1)
+        mask = view.masks[SLIDING]
+        assert isinstance(mask, mx.array)
+        for query in range(count):
+            self.check(self.length + query, seen[0], mask[query], WINDOW)
+            if query == count - 1:  # "causal" shows the last query everything
+                self.check(self.length + query, seen[1], mx.ones((self.length + count,)), None)
+        self.length += count
+
+    def round(self, drafts: int, accepted: int) -> None:
+        """A pass over bonus + drafts of which some are rejected."""
+        self.cache.reserve(self.length + drafts + 1)
+        view = FixedView(SPEC, self.cache.buffers, mx.array([self.length], mx.int32), drafts + 1)
+        rows = self.rows(self.length, drafts + 1)
+        seen = [view.update(i, rows) for i in range(2)]
+        self.cache.buffers = view.buffers
+        self.cache.newest = max(self.cache.newest, self.length + drafts)
+        for query in range(drafts + 1):
+            self.check(self.length + query, seen[0], view.masks[SLIDING][query], WINDOW)
+            self.check(self.length + query, seen[1], view.masks[FULL][query], None)
+        self.length += accepted + 1
+
+    def check(self, query: int, kv: mx.array, mask: mx.array, window: int | None) -> None:
+        first = 0 if window is None else max(0, query - window + 1)
+        expected = [self.truth[position] for position in range(first, query + 1)]
+        visible = [i for i, m in enumerate(mask.tolist()) if m]
+        for head, sign in ((0, 1), (1, -1)):
+            column = kv[0, head, :, 0].tolist()
+            assert sorted(sign * column[i] for i in visible) == sorted(expected)
+
+
+steps = st.one_of(
+    st.tuples(st.just("read"), st.integers(1, 40)),
+    st.tuples(st.just("round"), st.integers(0, 8), st.integers(0, 8)),
+    st.tuples(st.just("rewind"), st.integers(0, 200)),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(steps, min_size=1, max_size=30))
+def test_a_query_sees_its_window_after_any_history(history):
+    model = Model()
+    model.read(3)
+    for step in history:
+        match step:
+            case ("read", count):
+                model.read(count)
+            case ("round", drafts, accepted):
+                model.round(drafts, min(drafts, accepted))
+            case ("rewind", back):
+                length = max(1, model.length - back)
+                if model.cache.can_rewind(length):
+                    model.length = length
+
+
+def test_a_rewind_beyond_the_ring_is_refused_and_a_small_one_is_not():
+    model = Model()
+    model.read(200)
+    assert model.cache.can_rewind(200 - module.SLACK)
+    assert not model.cache.can_rewind(200 - module.SLACK - 1)
+    assert not model.cache.can_rewind(1)
+
+
+def test_growth_keeps_rows_and_moves_in_steps():
+    model = Model()
+    model.read(5)
+    assert model.cache.capacity == STEP
+    model.read(STEP)
+    assert model.cache.capacity == 2 * STEP
+    model.round(3, 1)
+
+
+@given(st.integers(0, 5000), st.integers(1, 700))
+def test_ring_positions_are_the_newest_congruent_ones(last, rows):
+    positions = ring_positions(mx.array([last]), rows).tolist()
+    for row, position in enumerate(positions):
+        assert position % rows == row
+        assert last - rows < position <= last
+
+
+def test_bytes_are_those_of_the_buffers():
+    model = Model()
+    model.read(600)
+    total = sum(buffer.nbytes for buffer in model.cache.buffers)
+    assert SPEC.nbytes(model.cache.capacity, mx.float32) == total
+
+
+def test_buffers_are_updated_in_place():
+    """A pass must not copy the cache: peak memory stays one buffer and not two."""
+    spec = CacheSpec((FULL,), (1,), (64,), WINDOW)
+    held = KVCache(spec, mx.float32)
+    held.reserve(20_000)
+    mx.eval(held.buffers)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    for position in range(3):
+        view = FixedView(spec, held.buffers, mx.array([position], mx.int32), 1)
+        view.update(0, mx.ones((1, 2, 1, 64)))
+        held.buffers = view.buffers
+        del view
+        mx.eval(held.buffers)
+    assert mx.get_peak_memory() - before < held.buffers[0].nbytes / 2

@@ -1,0 +1,67 @@
+"""Loaded golden networks, once per test run, and drafters made for tests."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+
+from mlxmtp.decode.decoder import Decoder, Round
+from mlxmtp.models.drafter import Drafter, Scores
+from mlxmtp.models.load import load_drafter, load_target
+from mlxmtp.models.target import Target
+from tests.golden import load_golden
+
+
+@cache
+def target(family: str) -> Target:
+    return load_target(load_golden(family).target)
+
+
+@cache
+def drafter(family: str) -> Drafter:
+    return load_drafter(load_golden(family).drafter, target(family))
+
+
+class Adversary:
+    """A drafter that proposes `token` whatever it sees, with scores no distribution has."""
+
+    def __init__(self, token: int, vocab: int) -> None:
+        self._values = mx.where(mx.arange(vocab) == token, 1e6, -1e6)[None]
+
+    def context(self, buffers: list[mx.array], offset: mx.array) -> None:
+        del buffers, offset
+
+    def step(self, embedding: mx.array, hidden: mx.array, context: Any) -> tuple[Scores, mx.array]:
+        del embedding, context
+        return Scores(self._values, None), hidden
+
+
+class Oracle:
+    """A drafter that knows the text: `text[p]` is the token at position p."""
+
+    def __init__(self, text: list[int], vocab: int) -> None:
+        self._text, self._vocab = mx.array(text + [0] * 64, mx.int32), vocab
+        self._position = mx.array([0])
+
+    def context(self, buffers: list[mx.array], offset: mx.array) -> None:
+        del buffers
+        self._position = offset
+
+    def step(self, embedding: mx.array, hidden: mx.array, context: Any) -> tuple[Scores, mx.array]:
+        del embedding, context
+        self._position = self._position + 1
+        return Scores(mx.where(mx.arange(self._vocab) == self._text[self._position], 1e6, -1e6)[None], None), hidden
+
+
+def tokens(rounds: Any) -> list[int]:
+    """All kept tokens of some rounds."""
+    return [token for round_ in rounds for token in round_.tokens]
+
+
+def decode(decoder: Decoder, prompt: list[int], count: int, **options: Any) -> list[int]:
+    return tokens(decoder.rounds(prompt, max_tokens=count, **options))
+
+
+__all__ = ["Adversary", "Oracle", "Round", "decode", "drafter", "target", "tokens"]
