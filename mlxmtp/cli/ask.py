@@ -72,10 +72,13 @@ def ask(
         out.note(warning)
     message = _message(out, file or [], prompt or [], ctx)
     turn = Turn(loaded, out, message, Form(json, jsonl, extract, no_stream))
-    if dry_run:
-        turn.show_prompt()
-    else:
-        turn.answer()
+    try:
+        if dry_run:
+            turn.show_prompt()
+        else:
+            turn.answer()
+    finally:
+        out.settle()
 
 
 def _message(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: typer.Context) -> str:

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 TAIL_ROWS = 12
 _FRAME_SECONDS = 0.05
-_LONG_BLOCK = 4000  # characters; of a longer open block only the end is laid out for the tail
+_LONG_BLOCK = 4000  # characters; of a longer list only the end is laid out for the tail
 _LONG_BLOCK_LINES = 40
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
@@ -108,7 +109,12 @@ class MarkdownStream:
         return "\n" if self._printed else ""
 
     def _lay_out(self, text: str) -> list[str]:
-        return _renderer()(text, self._size()[0], self._color)
+        """Rows of every block, with one blank row between two."""
+        rows: list[str] = []
+        for block in _blocks(text):
+            laid_out = _renderer()(block, self._size()[0], self._color)
+            rows += [""] * bool(rows and laid_out) + laid_out
+        return rows
 
     def _take_finished(self) -> str:
         """Remove the finished blocks from the open text and return them."""
@@ -135,6 +141,13 @@ def finished_length(text: str) -> int:
     return len("\n".join(lines[:start])) + (1 if start else 0)
 
 
+def _blocks(text: str) -> list[str]:
+    """The source of every top-level block."""
+    lines = text.split("\n")
+    starts = [token.map[0] for token in _parser().parse(text) if token.level == 0 and token.map and token.nesting >= 0]
+    return ["\n".join(lines[a:b]) for a, b in pairwise([*starts, len(lines)])]
+
+
 def _is_closed(block: Any, lines: list[str]) -> bool:
     start, end = block.map
     if block.type == "fence":
@@ -151,12 +164,11 @@ def _may_end_a_block(fresh: str) -> bool:
 
 
 def _end_of(text: str) -> str:
-    """The part of a long open block that the tail can show, opened by the same fence."""
-    if len(text) <= _LONG_BLOCK:
-        return text
+    """The part of an open block that the tail can show: laying out all of it for every frame would cost too much."""
     lines = text.split("\n")
-    opening = [lines[0]] if _FENCE.match(lines[0]) else []
-    return "\n".join([*opening, *lines[-_LONG_BLOCK_LINES:]])
+    if _FENCE.match(lines[0]):
+        return "\n".join([lines[0], *lines[1:][-TAIL_ROWS - 1 :]])
+    return text if len(text) <= _LONG_BLOCK else "\n".join(lines[-_LONG_BLOCK_LINES:])
 
 
 @cache
@@ -181,10 +193,10 @@ def _renderer() -> Callable[[str, int, bool], list[str]]:
         target.width = max(columns, 1)
         with target.capture() as captured:
             target.print(document(text))
-        rows = captured.get().split("\n")
-        while rows and not rows[-1]:
-            rows.pop()
-        return [_without_padding(row) for row in rows]
+        rows = [_without_padding(row) for row in captured.get().split("\n")]
+        filled = [number for number, row in enumerate(rows) if row]
+        # Some versions put blank rows around lists and tables; the gaps between blocks are ours.
+        return rows[filled[0] : filled[-1] + 1] if filled else []
 
     return lay_out
 

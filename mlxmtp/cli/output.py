@@ -60,11 +60,7 @@ class Output:
 
     def size(self) -> tuple[int, int]:
         """Columns and rows of the terminal on stdout."""
-        try:
-            columns, rows = os.get_terminal_size(self._stdout.fileno() if self._stdout is not None else 1)
-        except (OSError, UnsupportedOperation):
-            return 80, 24
-        return columns or 80, rows or 24
+        return _size(self._stdout)
 
     def write(self, text: str) -> None:
         """Put text of the answer on stdout now. Raises ReaderGone."""
@@ -101,7 +97,8 @@ class Output:
         """Replace the progress line; only a terminal shows it."""
         if self.error_terminal and not self.look.quiet and not self.look.dumb:
             self.end_thought()
-            self._err(f"\r\x1b[K\x1b[2m{text}\x1b[0m")
+            # One row and not a column more: a line that wraps could not be taken away again.
+            self._err(f"\r\x1b[K\x1b[2m{_cropped(without_controls(text), _size(self._stderr)[0] - 1)}\x1b[0m")
             self._transient = True
 
     def clear_progress(self) -> None:
@@ -132,6 +129,11 @@ class Output:
             self._in_thought = False
             self._err("\n" if self._thought_at_start else "\n\n")
 
+    def settle(self) -> None:
+        """Leave stderr clean, however the command ends."""
+        self.clear_progress()
+        self.end_thought()
+
     def _line(self, text: str) -> None:
         self.clear_progress()
         self.end_thought()
@@ -145,6 +147,24 @@ class Output:
             self._stderr.flush()
         except OSError:  # nobody reads the remarks; the answer may still have a reader
             abandon(self._stderr)
+
+
+def _size(stream: TextIO | None) -> tuple[int, int]:
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno() if stream is not None else -1)
+    except (OSError, UnsupportedOperation, ValueError):
+        return 80, 24
+    return columns or 80, rows or 24
+
+
+def _cropped(text: str, columns: int) -> str:
+    """The start of `text` that fits; characters beyond ASCII count as wide."""
+    used = 0
+    for at, character in enumerate(text):
+        used += 1 if character.isascii() else 2
+        if used > columns:
+            return text[:at]
+    return text
 
 
 def abandon(stream: TextIO) -> None:

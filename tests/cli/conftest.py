@@ -34,7 +34,7 @@ class Program:
         return {**kept, **own, "FAKE_ANSWERS": json.dumps(self.answers), **self.env}
 
     def command(self, *args: str, model: str | None = None) -> list[str]:
-        chosen = ["-m", model or str(self.model)] if args[:1] == ("ask",) and "-m" not in args else []
+        chosen = ["-m", model or str(self.model)] if "ask" in args and "-m" not in args else []
         return [sys.executable, str(Path(__file__).with_name("fake_mlxmtp.py")), *args, *chosen]
 
     def run(self, *args: str, stdin: bytes | int | None = subprocess.DEVNULL) -> subprocess.CompletedProcess[bytes]:
@@ -110,6 +110,7 @@ class Terminal:
                 self._take(self.child.read_nonblocking(4096, timeout=20))
             except pexpect.EOF:
                 break
+        self.child.wait()
         self.child.close()
         assert self.child.exitstatus is not None
         return int(self.child.exitstatus)

@@ -1,0 +1,103 @@
+"""`mlxmtp ask` in a real terminal."""
+
+from __future__ import annotations
+
+import re
+
+from tests.cli.conftest import Program
+
+ANSWER = "# Title\n\nSome **bold** words [red]here[/red].\n\n```python\nx = 1\n```\n\n- 中文 one\n- two<turn|>"
+ESCAPE = re.compile(rb"\x1b")
+
+
+def test_markdown_is_rendered(program: Program) -> None:
+    program.answers = [ANSWER]
+    terminal = program.terminal("ask", "Hi", "-q")
+    assert terminal.finish() == 0
+    assert terminal.lines() == [
+        "Title", "", "Some bold words [red]here[/red].", "", "x = 1", "", " • 中文 one", " • two"
+    ]  # fmt: skip
+    assert terminal.cursor_column == 0
+
+
+def test_plain_and_dumb_terminals_get_the_text_as_it_is(program: Program) -> None:
+    program.answers = [ANSWER]
+    plain = program.terminal("ask", "Hi", "--plain", "-q")
+    assert plain.finish() == 0
+    assert "Some **bold** words [red]here[/red]." in plain.lines()
+    assert not ESCAPE.search(plain.raw)
+    program.env = {"TERM": "dumb"}
+    dumb = program.terminal("ask", "Hi")
+    assert dumb.finish() == 0
+    assert "# Title" in dumb.lines()
+    assert not ESCAPE.search(dumb.raw)
+
+
+def test_colours_can_be_switched_off(program: Program) -> None:
+    program.answers = ["Some `code`.\n<turn|>"]
+    colour = re.compile(rb"\x1b\[[0-9;]*3[0-7]")
+    assert colour.search(_raw(program, "ask", "Hi"))
+    assert not colour.search(_raw(program, "ask", "Hi", "--no-color"))
+    assert not colour.search(_raw(program, "--no-color", "ask", "Hi"))
+    program.env = {"NO_COLOR": "1"}
+    assert not colour.search(_raw(program, "ask", "Hi"))
+
+
+def test_thinking_is_dim_above_the_answer(program: Program) -> None:
+    program.answers = ["<|channel>thought\nLet me see.<channel|>Yes.<turn|>"]
+    terminal = program.terminal("ask", "Hi", "--think", "--no-draft")
+    assert terminal.finish() == 0
+    assert terminal.lines() == ["Let me see.", "", "Yes."]
+    assert b"\x1b[2mLet" in terminal.raw.replace(b"\x1b[2mL\x1b[0m\x1b[2met", b"\x1b[2mLet")
+    hidden = program.terminal("ask", "Hi", "--think", "--hide-thinking", "--no-draft")
+    assert hidden.finish() == 0
+    assert hidden.lines() == ["Yes."]
+
+
+def test_no_prompt_at_a_terminal_is_usage_at_once(program: Program) -> None:
+    terminal = program.terminal("ask", columns=100)
+    assert terminal.finish() == 2
+    assert terminal.lines()[0] == "Usage: mlxmtp ask [OPTIONS] [PROMPT]..."
+    assert terminal.lines()[-1].startswith("Error: There is nothing to ask")
+
+
+def test_ctrl_c_keeps_what_was_said_and_leaves_a_clean_terminal(program: Program) -> None:
+    program.answers = ["First paragraph.\n\nThe second one goes{sleep 0.2} on{never}"]
+    terminal = program.terminal("ask", "Hi", "-q")
+    terminal.wait_for("goes")
+    terminal.child.sendintr()
+    assert terminal.finish() == 130
+    lines = terminal.lines()
+    assert lines[0] == "First paragraph."
+    assert lines[2].startswith("The second one goes")
+    assert terminal.cursor_column == 0
+    assert "Traceback" not in "\n".join(lines)
+
+
+def test_ctrl_c_while_loading_takes_the_progress_line_away(program: Program) -> None:
+    program.answers = ["never said"]
+    program.env = {"FAKE_INTERRUPT_AT": "load"}
+    terminal = program.terminal("ask", "Hi", "--no-draft")
+    assert terminal.finish() == 130
+    assert terminal.lines() == []
+    assert terminal.cursor_column == 0
+
+
+def test_a_narrow_terminal_gets_plain_text(program: Program) -> None:
+    program.answers = ["**b**<turn|>"]
+    terminal = program.terminal("ask", "Hi", "-q", columns=12)
+    assert terminal.finish() == 0
+    assert terminal.lines() == ["**b**"]
+
+
+def test_a_missing_drafter_is_said_to_people(program: Program) -> None:
+    program.answers = ["a<turn|>"]
+    terminal = program.terminal("ask", "Hi", columns=200)
+    assert terminal.finish() == 0
+    assert "so it decodes without one" in terminal.lines()[0]
+
+
+def _raw(program: Program, *args: str) -> bytes:
+    terminal = program.terminal(*args)
+    assert terminal.finish() == 0
+    return terminal.raw

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from mlxmtp.cli.fences import FirstFence
+
+
+def first(text: str, size: int) -> str | None:
+    fence = FirstFence()
+    for at in range(0, len(text), size):
+        fence.feed(text[at : at + size])
+    fence.finish()
+    return fence.block
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("text", "block"),
+    [
+        ("Here:\n```python\nx = 1\n\ny = 2\n```\nand\n```\nz\n```\n", "x = 1\n\ny = 2\n"),
+        ("```\nno newline at the end\n```", "no newline at the end\n"),
+        ("~~~ sh\necho '```'\n~~~\n", "echo '```'\n"),
+        ("````md\n```\ninner\n```\n````\n", "```\ninner\n```\n"),
+        ("1. Step:\n   ```sh\n   ls\n     -l\n   ```\n", "ls\n  -l\n"),
+        ("```\nnever closed\n", "never closed\n"),
+        ("```\n```\n", ""),
+        ("no block, only `code`", None),
+        ("```inline``` is none", None),
+        ("", None),
+    ],
+)
+def test_the_first_block(text: str, block: str | None, size: int) -> None:
+    assert first(text, size) == block
+
+
+def test_it_is_known_as_soon_as_the_block_is_closed() -> None:
+    fence = FirstFence()
+    fence.feed("```\nx\n``")
+    assert fence.block is None
+    fence.feed("`\nmore")
+    assert fence.block == "x\n"
