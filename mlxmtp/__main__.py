@@ -13,7 +13,7 @@ def main() -> int:
     try:
         from mlxmtp.cli.app import main as run
 
-        return run(sys.argv[1:])
+        return run()
     except KeyboardInterrupt:
         return 130
 

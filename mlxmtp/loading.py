@@ -32,5 +32,11 @@ def load(
     loaded = load_settings({})
     store = Store(loaded.places, loaded.aliases)
     found = store.resolve(str(target))
-    draft_folder = store.drafter_for(found, None if drafter is None else drafter if drafter is False else str(drafter))
-    return Model.load(found.folder, draft_folder, name=found.name, draft_bits=draft_bits)
+    paired = store.drafter_for(found, None if drafter is None else drafter if drafter is False else str(drafter))
+    return Model.load(
+        found.folder,
+        None if paired is None else paired.folder,
+        name=found.name,
+        drafter_name=None if paired is None else paired.name,
+        draft_bits=draft_bits,
+    )

@@ -34,6 +34,7 @@ class Settings:
     draft: bool | None = None
     draft_model: str | None = None
     num_draft_tokens: int | Literal["auto"] | None = None
+    draft_bits: int | None = None
     think: bool | None = None
     show_thinking: bool | None = None
     plain: bool | None = None
@@ -210,6 +211,7 @@ _RULES: dict[str, tuple[str, Any]] = {
     "draft": _SWITCH,
     "draft_model": ("the name of a drafter", _name),
     "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT_TOKENS}, or auto", _draft_length),
+    "draft_bits": ("4, 8 or 16", lambda value: value if value in (4, 8, 16) and not isinstance(value, bool) else None),
     "think": _SWITCH,
     "show_thinking": _SWITCH,
     "plain": _SWITCH,

@@ -67,6 +67,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("max_tokens", 0, "whole number from 1"),
     ("num_draft_tokens", "9", "from 0 to 8, or auto"),
     ("num_draft_tokens", "many", "from 0 to 8, or auto"),
+    ("draft_bits", 3, "4, 8 or 16"),
     ("draft", "yes", "true or false"),
     ("model", " ", "the name of a model"),
 ]

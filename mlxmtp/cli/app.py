@@ -12,6 +12,7 @@ Nothing is imported at the top that takes time: Ctrl-C must end quietly from the
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,9 +24,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; `argv` is without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(arguments)
+        code = _run(arguments)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
+    if argv is None:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End the process here and now if threads are still busy.
+
+    A thread that is building kernels, or importing what nobody needs any more, would otherwise be torn down
+    by the interpreter in the middle of foreign code, which can end in a crash after the answer.
+    """
+    import threading
+
+    if threading.active_count() > 1:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:

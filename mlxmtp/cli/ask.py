@@ -42,6 +42,7 @@ def ask(
     draft: options.Draft = None,
     draft_model: options.DraftModel = None,
     num_draft_tokens: options.NumDraftTokens = None,
+    draft_bits: options.DraftBits = None,
     yes: options.Yes = None,
     no_color: options.NoColor = None,
     debug: options.Debug = False,

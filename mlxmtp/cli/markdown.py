@@ -11,8 +11,8 @@ import re
 import time
 from collections.abc import Callable
 from functools import cache
-from itertools import pairwise
 from io import StringIO
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

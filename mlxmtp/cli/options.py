@@ -35,6 +35,9 @@ NumDraftTokens = Annotated[
     str | None,
     typer.Option("--num-draft-tokens", metavar="N|auto", help="Draft tokens per round, 0 (off) to 8, or auto."),
 ]
+DraftBits = Annotated[
+    int | None, typer.Option("--draft-bits", metavar="N", help="Pack the drafter to 4 or 8 bits; 16 keeps it.")
+]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model reason first.")]
 ShowThinking = Annotated[
     bool | None,

@@ -14,8 +14,6 @@ from mlxmtp.errors import MlxmtpError, ModelNotFound
 from mlxmtp.hub.store import Found, Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mlxmtp.cli.output import Output
     from mlxmtp.cli.presenters import Presenter
     from mlxmtp.engine.engine import Answer, Model
@@ -73,7 +71,7 @@ class Turn:
         if self._renders():
             _warm_up()
         self._out.progress(f"loading {found.name}")
-        model = _load(found, drafter, tokenizer)
+        model = _load(found, drafter, tokenizer, self._settings.draft_bits)
         self._stream(model, ids, params)
 
     def _stream(self, model: Model, ids: Sequence[int], params: Params) -> None:
@@ -137,18 +135,18 @@ class Turn:
         self._out.note(_built_in_note())
         return self._store.resolve("pocket")
 
-    def _drafter(self, found: Found) -> Path | None:
+    def _drafter(self, found: Found) -> Found | None:
         settings = self._settings
         wanted: str | Literal[False] | None = settings.draft_model
         if settings.draft is False or settings.num_draft_tokens == 0:
             wanted = False
-        folder = self._store.drafter_for(found, wanted)
-        if folder is None and wanted is None:
+        drafter = self._store.drafter_for(found, wanted)
+        if drafter is None and wanted is None:
             if settings.draft:
                 raise ModelNotFound(f"There is no drafter for '{found.name}' here: name one with --draft-model.")
             if self._out.error_terminal:
                 self._out.note(f"There is no drafter for '{found.name}' here, so it decodes without one.")
-        return folder
+        return drafter
 
     def _prompt(self, tokenizer: Tokenizer) -> tuple[str, list[int]]:
         messages: list[Mapping[str, str]] = []
@@ -211,10 +209,17 @@ class Turn:
             self._out.clear_progress()
 
 
-def _load(found: Found, drafter: Path | None, tokenizer: Tokenizer) -> Model:
+def _load(found: Found, drafter: Found | None, tokenizer: Tokenizer, draft_bits: int | None) -> Model:
     from mlxmtp.engine.engine import Model
 
-    return Model.load(found.folder, drafter, name=found.name, tokenizer=tokenizer)
+    return Model.load(
+        found.folder,
+        None if drafter is None else drafter.folder,
+        name=found.name,
+        drafter_name=None if drafter is None else drafter.name,
+        draft_bits=draft_bits,
+        tokenizer=tokenizer,
+    )
 
 
 def _tokenizer(found: Found) -> Tokenizer:

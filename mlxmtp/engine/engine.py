@@ -108,6 +108,7 @@ class Model:
         drafter: Path | None = None,
         *,
         name: str = "",
+        drafter_name: str | None = None,
         draft_bits: int | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> Model:
@@ -127,7 +128,7 @@ class Model:
             target.config,
             tokenizer,
             name=name or str(folder),
-            drafter=None if drafter is None else str(drafter),
+            drafter=None if drafter is None else drafter_name or str(drafter),
         )
 
     @property

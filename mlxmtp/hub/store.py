@@ -47,16 +47,24 @@ class Store:
             return Found(name, folder, entry)
         return Found(name, self._anything_else(meant, "Model"))
 
-    def drafter_for(self, target: Found, wanted: str | Literal[False] | None) -> Path | None:
-        """The drafter's folder: the one asked for, none (False), or the paired one if it is here (None)."""
+    def drafter_for(self, target: Found, wanted: str | Literal[False] | None) -> Found | None:
+        """The drafter: the one asked for, none (False), or the paired one if it is here (None).
+
+        Its name is one that asks for it again. Raises ModelNotFound for a named one that is not here.
+        """
         if wanted is False:
             return None
         if wanted is not None:
             meant = self._aliases.get(wanted, wanted)
-            return _built_in("drafter") if meant == BUILT_IN else self._named_drafter(meant)
+            return Found(wanted, _built_in("drafter") if meant == BUILT_IN else self._named_drafter(meant))
         if target.entry is not None:
-            return self._cached(target.entry.drafter.repo)
-        return _beside(target.folder)
+            repo = target.entry.drafter.repo
+            folder = self._cached(repo)
+            return None if folder is None else Found(repo, folder)
+        folder = _beside(target.folder)
+        if folder is None:
+            return None
+        return Found(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
 
     def default(self) -> Found | None:
         """The largest installed model of the registry that fits; None when there is none.

@@ -62,7 +62,7 @@ def test_no_prompt_at_a_terminal_is_usage_at_once(program: Program) -> None:
 
 
 def test_ctrl_c_keeps_what_was_said_and_leaves_a_clean_terminal(program: Program) -> None:
-    program.answers = ["First paragraph.\n\nThe second one goes{sleep 0.2} on{never}"]
+    program.answers = ["First paragraph.\n\nThe second one goes{sleep 0.2} on{never} and on"]
     terminal = program.terminal("ask", "Hi", "-q")
     terminal.wait_for("goes")
     terminal.child.sendintr()

@@ -63,7 +63,9 @@ def test_a_folder_is_a_model_and_its_drafter_is_beside_it(store: Store, tmp_path
     assert store.drafter_for(found, None) is None
     drafter.mkdir()
     (drafter / "config.json").write_text("{}")
-    assert store.drafter_for(found, None) == drafter
+    paired = store.drafter_for(found, None)
+    assert paired is not None
+    assert (paired.name, paired.folder) == (str(drafter), drafter)
     assert store.drafter_for(found, False) is None
 
 
@@ -71,7 +73,9 @@ def test_a_drafter_next_to_a_folder_can_be_named_as_published(store: Store, tmp_
     for name in ("gemma", "gemma-assistant"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
-    assert store.drafter_for(store.resolve(str(tmp_path / "gemma")), None) == tmp_path / "gemma-assistant"
+    paired = store.drafter_for(store.resolve(str(tmp_path / "gemma")), None)
+    assert paired is not None
+    assert paired.folder == tmp_path / "gemma-assistant"
     assert store.drafter_for(store.resolve(str(tmp_path / "gemma-assistant")), None) is None
 
 
@@ -88,7 +92,10 @@ def test_complete_snapshots_of_the_cache_are_found(store: Store, tmp_path: Path)
     for name in ("e2b", "E2B", "mine", "mlx-community/gemma-4-e2b-it-4bit"):
         found = store.resolve(name)
         assert found.folder == folder
-        assert store.drafter_for(found, None) == drafter
+        paired = store.drafter_for(found, None)
+        assert paired is not None
+        assert (paired.name, paired.folder) == ("mlx-community/gemma-4-E2B-it-assistant-bf16", drafter)
+        assert store.drafter_for(found, paired.name) == paired
     assert store.resolve("org").folder == other
     default = store.default()
     assert default is not None
