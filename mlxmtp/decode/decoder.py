@@ -8,9 +8,9 @@ masked and written over.
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import mlx.core as mx
 
@@ -81,7 +81,7 @@ class Decoder:
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
-    ) -> Iterator[Round]:
+    ) -> Generator[Round, None, None]:
         """Yields rounds until a token of ``stop`` (kept as the last one) or ``max_tokens`` new tokens.
 
         Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
@@ -89,13 +89,16 @@ class Decoder:
         number, ContextOverflow if the prompt leaves no room for an answer.
         """
         prompt = list(prompt_ids)
-        limit = self.target.config.max_positions - len(prompt)
+        config = self.target.config
+        limit = config.max_positions - len(prompt)
         if not prompt or max_tokens < 1:
             raise ValueError("a prompt needs at least one token and an answer room for one")
-        if not all(0 <= token < self.target.config.vocab_size for token in prompt):
-            raise ValueError(f"prompt ids must lie in 0 .. {self.target.config.vocab_size - 1}")
+        if not all(0 <= token < config.vocab_size for token in prompt):
+            raise ValueError(f"prompt ids must lie in 0 .. {config.vocab_size - 1}")
         if limit < 1:
-            raise ContextOverflow(f"The prompt has {len(prompt)} tokens and the model takes {self.target.config.max_positions}. Shorten it.")
+            raise ContextOverflow(
+                f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}: shorten it."
+            )
         self._set_depth(num_draft_tokens)
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill)
 
@@ -106,11 +109,16 @@ class Decoder:
         self.depth.fixed = None if wanted == "auto" else wanted
 
     def _generate(
-        self, prompt: list[int], room: int, sampling: Sampling, stop: frozenset[int], on_prefill: Callable[[int, int], None] | None
-    ) -> Iterator[Round]:
+        self,
+        prompt: list[int],
+        room: int,
+        sampling: Sampling,
+        stop: frozenset[int],
+        on_prefill: Callable[[int, int], None] | None,
+    ) -> Generator[Round, None, None]:
         key = sampling.key()
         state = self._begin(prompt, sampling, key, on_prefill)
-        first = int(state.bonus.item())
+        first = cast("int", state.bonus.item())
         self.tokens.append(first)
         yield Round((first,), (), 0)
         room -= 1
@@ -121,7 +129,7 @@ class Decoder:
                 state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
                 queue.append(sent)
             done = queue.popleft()
-            *report, accepted = done.report.tolist()
+            *report, accepted = cast("list[int]", done.report.tolist())
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
             self.depth.observe(done.k, accepted, now - clock if done.timed else None)
@@ -132,7 +140,9 @@ class Decoder:
             yield Round(tuple(kept), tuple(draft), min(accepted, len(kept)))
             clock = time.perf_counter() if not queue else now
 
-    def _begin(self, prompt: list[int], sampling: Sampling, key: mx.array, on_prefill: Callable[[int, int], None] | None) -> State:
+    def _begin(
+        self, prompt: list[int], sampling: Sampling, key: mx.array, on_prefill: Callable[[int, int], None] | None
+    ) -> State:
         """Reads what is new of ``prompt`` and chooses the first token of the answer."""
         same = _common(self.tokens[: self.rows], prompt[:-1])
         start = same if self._cache.can_rewind(same) else 0

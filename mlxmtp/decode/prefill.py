@@ -12,7 +12,12 @@ CHUNK = 512
 
 
 def read_prompt(
-    target: Target, cache: KVCache, tokens: Sequence[int], start: int, on_rows: Callable[[int], None], chunk: int = CHUNK
+    target: Target,
+    cache: KVCache,
+    tokens: Sequence[int],
+    start: int,
+    on_rows: Callable[[int], None],
+    chunk: int = CHUNK,
 ) -> mx.array:
     """Reads ``tokens[start:]`` into ``cache`` and returns the post-norm hidden state [1, H] of the last one.
 
@@ -22,7 +27,7 @@ def read_prompt(
     """
     hidden = None
     for begin in range(start, len(tokens), chunk):
-        part = mx.array(tokens[begin : begin + chunk], mx.int32)
+        part = mx.array(list(tokens[begin : begin + chunk]), mx.int32)
         end = begin + len(part)
         view = PromptView(target.cache_spec, cache.buffers, begin, len(part))
         hidden = target.hidden(part, view, last_only=True)

@@ -93,12 +93,20 @@ def largest(values: mx.array, k: int) -> mx.array:
         columns = (best[:, :, None] * _SORT_BLOCK + mx.arange(_SORT_BLOCK)).reshape(rows, -1)
         inner = mx.take_along_axis(blocks, best[:, :, None], axis=1).reshape(rows, -1)
         return mx.take_along_axis(columns, largest(inner, k), axis=-1)
-    found = mx.argpartition(-values, k - 1, axis=-1)[:, :k] if k < size else mx.broadcast_to(mx.arange(size), values.shape)
+    found = (
+        mx.argpartition(-values, k - 1, axis=-1)[:, :k] if k < size else mx.broadcast_to(mx.arange(size), values.shape)
+    )
     order = mx.argsort(-mx.take_along_axis(values, found, axis=-1), axis=-1)
     return mx.take_along_axis(found, order, axis=-1)
 
 
-def choose(logits: mx.array, key: mx.array, positions: mx.array, filters: tuple[float, float, int, float], ids: mx.array | None = None) -> mx.array:
+def choose(
+    logits: mx.array,
+    key: mx.array,
+    positions: mx.array,
+    filters: tuple[float, float, int, float],
+    ids: mx.array | None = None,
+) -> mx.array:
     """Tokens [L] for ``logits`` [L, C] at ``positions`` [L]; ``ids`` [C] are the tokens' ids (None: 0 .. C - 1)."""
     temp, top_p, top_k, min_p = filters
     if temp == 0:

@@ -58,7 +58,9 @@ class Rounds:
             cache = KVCache(target.cache_spec, target.dtype)
             cache.reserve(STEP)
             state = State(
-                mx.zeros((1,), mx.int32), mx.zeros((1, target.config.hidden_size), target.dtype), mx.ones((1,), mx.int32)
+                mx.zeros((1,), mx.int32),
+                mx.zeros((1, target.config.hidden_size), target.dtype),
+                mx.ones((1,), mx.int32),
             )
             mx.eval(self._compiled[key](state, cache.buffers, mx.zeros((2,), mx.uint32)))
             self._ready.add(key)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxmtp.errors import LoadError
 from mlxmtp.models.config import ModelConfig
 
 
@@ -53,10 +52,11 @@ def _layout(module: Any) -> tuple[Any, ...]:
 
 def _join(modules: tuple[Any, ...]) -> Any:
     """A module of the same class whose arrays are the modules' arrays one below the other."""
-    first = modules[0]
+    first: Any = modules[0]
     if len(modules) == 1:
         return first
-    joined = type(first).__new__(type(first))
+    kind: Any = type(first)
+    joined = kind.__new__(kind)
     nn.Module.__init__(joined)
     for name in _PACKING:
         if name in vars(first):
@@ -95,9 +95,7 @@ class Rotary:
     """
 
     def __init__(self, config: ModelConfig, kind: str) -> None:
-        rope = dict(config.text.get("rope_parameters", {}).get(kind, {}))
-        if rope.get("rope_type", "default") not in ("default", "proportional"):
-            raise LoadError(f"{config.folder} uses rope_type '{rope['rope_type']}', which no Gemma 4 has. Download the model again.")
+        rope = config.rope(kind)
         dim, theta = config.head_dim(kind), float(rope.get("rope_theta", 10000.0))
         pairs = int(rope.get("partial_rotary_factor", 1.0) * dim // 2)
         self._speeds = mx.array([theta ** (-2 * i / dim) if i < pairs else 0.0 for i in range(dim // 2)])  # [D/2]
@@ -127,7 +125,9 @@ class Attention:
     def arrays(self) -> list[Any]:
         return [self._project.arrays(), self._out.arrays(), self._norms]
 
-    def __call__(self, x: mx.array, mask: Any, turn: Rotation, kv: mx.array | None, view: Any, i: int) -> tuple[mx.array, mx.array]:
+    def __call__(
+        self, x: mx.array, mask: Any, turn: Rotation, kv: mx.array | None, view: Any, i: int
+    ) -> tuple[mx.array, mx.array]:
         """x [L, H] -> [L, H], and the K/V [1, 2 kv_heads, rows, D] it attended to: ``kv`` where given, else its own.
 
         ``turn`` must cover ``heads + 2 kv_heads`` heads.
@@ -138,7 +138,9 @@ class Attention:
             states = mx.concatenate([states, states[:, :, self.heads :]], axis=2)
         n = mx.split(mx.fast.rms_norm(states, None, self._eps), 2, axis=-1)
         a, b = n[0] * self._norms[0], n[1] * self._norms[1]  # float32 from here to the cast
-        y = mx.concatenate([(a * turn.cos - b * turn.sin).astype(x.dtype), (b * turn.cos + a * turn.sin).astype(x.dtype)], axis=-1)
+        y = mx.concatenate(
+            [(a * turn.cos - b * turn.sin).astype(x.dtype), (b * turn.cos + a * turn.sin).astype(x.dtype)], axis=-1
+        )
         y = y.transpose(0, 2, 1, 3)  # [1, heads, L, D]
         if kv is None:
             kv = view.update(i, y[:, self.heads :])
@@ -180,7 +182,15 @@ class Block:
         return s.post_feedforward_layernorm(dense + sparse)
 
     def __call__(
-        self, h: mx.array, mask: Any, turn: Rotation, *, kv: mx.array | None = None, view: Any = None, i: int = 0, extra: mx.array | None = None
+        self,
+        h: mx.array,
+        mask: Any,
+        turn: Rotation,
+        *,
+        kv: mx.array | None = None,
+        view: Any = None,
+        i: int = 0,
+        extra: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
         """h [L, H] -> [L, H] and the K/V of the layer; ``extra`` [L, P] is the per-layer input."""
         s = self._source

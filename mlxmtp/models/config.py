@@ -62,7 +62,11 @@ class ModelConfig:
     @property
     def stop_ids(self) -> frozenset[int]:
         """End tokens of config.json and generation_config.json together: published files list different sets."""
-        return _ids(self.raw.get("eos_token_id")) | _ids(self.text.get("eos_token_id")) | _ids(self.generation.get("eos_token_id"))
+        return (
+            _ids(self.raw.get("eos_token_id"))
+            | _ids(self.text.get("eos_token_id"))
+            | _ids(self.generation.get("eos_token_id"))
+        )
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
@@ -81,6 +85,10 @@ class ModelConfig:
         count = self.text.get("num_global_key_value_heads") if shared else None
         return int(count or self.text["num_key_value_heads"])
 
+    def rope(self, kind: str) -> Mapping[str, Any]:
+        """Rotary parameters of layers of ``kind``: rope_theta, rope_type, partial_rotary_factor."""
+        return dict((self.text.get("rope_parameters") or {}).get(kind) or {})
+
 
 def read_config(folder: Path) -> ModelConfig:
     """Reads ``config.json`` and, where present, ``generation_config.json`` of a checkpoint folder.
@@ -92,18 +100,37 @@ def read_config(folder: Path) -> ModelConfig:
     raw = _read_json(folder / "config.json")
     model_type = str(raw.get("model_type"))
     if model_type not in TARGET_TYPES | DRAFTER_TYPES:
-        raise LoadError(f"{folder} holds a '{model_type}' model; mlxmtp runs Gemma 4 (gemma4, gemma4_unified) and its drafters.")
+        raise LoadError(
+            f"{folder} holds a '{model_type}' model; mlxmtp runs Gemma 4 (gemma4, gemma4_unified) and its drafters."
+        )
     text = raw.get("text_config", raw if model_type.endswith("_text") else None)
     if not isinstance(text, dict):
         raise LoadError(f"{folder / 'config.json'} has no text_config. Download the model again.")
-    missing = [key for key in _REQUIRED if key not in text]
-    if missing:
-        raise LoadError(f"{folder / 'config.json'} lacks {', '.join(missing)} in text_config. Download the model again.")
-    if len(text["layer_types"]) != text["num_hidden_layers"]:
-        raise LoadError(f"{folder / 'config.json'} names {len(text['layer_types'])} layer types for {text['num_hidden_layers']} layers.")
     generation_file = folder / "generation_config.json"
     generation = _read_json(generation_file) if generation_file.exists() else {}
-    return ModelConfig(folder, model_type, raw, text, generation)
+    config = ModelConfig(folder, model_type, raw, text, generation)
+    problem = _problem(config)
+    if problem:
+        raise LoadError(f"{folder / 'config.json'} {problem}. Download the model again.")
+    return config
+
+
+def _problem(config: ModelConfig) -> str | None:
+    """What is wrong with a text_config, as the end of a sentence."""
+    text = config.text
+    missing = [key for key in _REQUIRED if text.get(key) is None]
+    if missing:
+        return f"lacks {', '.join(missing)} in text_config"
+    kinds = config.layer_types
+    if len(kinds) != text["num_hidden_layers"]:
+        return f"names {len(kinds)} layer types for {text['num_hidden_layers']} layers"
+    for kind in sorted(set(kinds)):
+        if kind not in (FULL, SLIDING):
+            return f"has layers of the unknown type '{kind}'"
+        rope_type = config.rope(kind).get("rope_type", "default")
+        if rope_type not in ("default", "proportional"):
+            return f"uses rope_type '{rope_type}', which no Gemma 4 has"
+    return None
 
 
 _REQUIRED = (
@@ -116,7 +143,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LoadError(f"{path} is missing. Give a folder in the published layout, or download the model again.") from None
+        raise LoadError(
+            f"{path} is missing. Give a folder in the published layout, or download the model again."
+        ) from None
     except (OSError, ValueError) as error:
         raise LoadError(f"{path} cannot be read ({error}). Download the model again.") from None
     if not isinstance(value, dict):

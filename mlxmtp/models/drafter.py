@@ -3,7 +3,7 @@
 One draft step (transformers ``models/gemma4_assistant``; facts confirmed against it by ``tests/goldens``):
 
     x = pre_projection([embedding, hidden])          embedding = the target's, scaled; hidden = post-norm
-    x = 4 decoder layers, queries only               sliding: K/V of the target's last own sliding layer, full: last own full layer
+    x = 4 decoder layers, queries only               K/V: the target's last own layer of the same kind
     x = norm(x)
     scores = head(x)                                 no soft-cap
     hidden = post_projection(x)                      what the next step reads
@@ -94,7 +94,9 @@ class CentroidHead:
         count = centroids.weight.shape[0]
         self._ids = order.astype(mx.int32).reshape(count, -1)  # [centroids, n]
         self._blocks = {name: embedding[name][order].reshape(count, self._ids.shape[1], -1) for name in embedding}
-        self._packing = {name: vars(embedding)[name] for name in ("group_size", "bits", "mode") if name in vars(embedding)}
+        self._packing = {
+            name: vars(embedding)[name] for name in ("group_size", "bits", "mode") if name in vars(embedding)
+        }
 
     def arrays(self) -> list[Any]:
         return [self._centroids.arrays(), self._ids, self._blocks]
@@ -102,7 +104,11 @@ class CentroidHead:
     def __call__(self, x: mx.array) -> Scores:
         nearest = mx.argpartition(-self._centroids(x), self._top - 1, axis=-1)[0, : self._top]
         parts = {name: blocks[nearest] for name, blocks in self._blocks.items()}  # [top, n, width]
-        rows = mx.dequantize(parts["weight"], parts["scales"], parts.get("biases"), **self._packing) if self._packing else parts["weight"]
+        rows = (
+            mx.dequantize(parts["weight"], parts["scales"], parts.get("biases"), **self._packing)
+            if self._packing
+            else parts["weight"]
+        )
         values = x @ rows.reshape(-1, rows.shape[-1]).T.astype(x.dtype)
         return Scores(values.astype(mx.float32), self._ids[nearest].reshape(-1))
 
@@ -125,7 +131,12 @@ class Drafter:
 
     def arrays(self) -> list[Any]:
         """Everything derived from the weights, to be evaluated at load."""
-        return [*(block.arrays() for block in self._blocks), self._head.arrays(), self._pre.arrays(), self._post.arrays()]
+        return [
+            *(block.arrays() for block in self._blocks),
+            self._head.arrays(),
+            self._pre.arrays(),
+            self._post.arrays(),
+        ]
 
     def context(self, buffers: list[mx.array], offset: mx.array) -> Context:
         """What the draft steps of a round whose bonus token stands at ``offset`` [1] read."""

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models._mlx_lm import gemma4
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.device import compute_dtype, tune_threads
 from mlxmtp.models.drafter import Drafter, DrafterWeights
-from mlxmtp.models.quantize import DRAFTER_BITS_FROM, pack_drafter, prepare
+from mlxmtp.models.quantize import default_bits, pack_drafter, parameters, prepare
 from mlxmtp.models.target import Target
 from mlxmtp.models.weights import read_weights
 
@@ -47,11 +46,8 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     weights = DrafterWeights(config)
     tensors = {name.removeprefix("language_model."): value for name, value in read_weights(folder).items()}
     _fill(weights, tensors, config)
-    size = sum(value.size for _, value in tree_flatten(weights.parameters()))
-    if bits is None and mx.metal.is_available() and size >= DRAFTER_BITS_FROM:
-        bits = 4
-    if bits in (4, 8) and config.quantization is None:
-        pack_drafter(weights, bits)
+    if config.quantization is None:
+        pack_drafter(weights, default_bits(weights) if bits is None else bits)
     drafter = Drafter(weights, config, target)
     _evaluate(weights, drafter)
     return drafter
@@ -68,14 +64,18 @@ def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
     ]
     for kind in sorted(set(drafter.layer_types)):
         if kind not in target.layer_types:
-            raise LoadError(f"The drafter in {drafter.folder} has {kind} layers and the target has none: they are not a pair.")
+            raise LoadError(
+                f"The drafter in {drafter.folder} has {kind} layers and the target has none: they are not a pair."
+            )
         pairs += [
             (f"head size of {kind}", target.head_dim(kind), drafter.head_dim(kind)),
             (f"key/value heads of {kind}", target.kv_heads(kind), drafter.kv_heads(kind)),
         ]
     for what, ours, theirs in pairs:
         if ours != theirs:
-            raise LoadError(f"The drafter in {drafter.folder} does not fit this target: {what} {theirs}, the target has {ours}.")
+            raise LoadError(
+                f"The drafter in {drafter.folder} does not fit this target: {what} {theirs}, the target has {ours}."
+            )
 
 
 def _text_names(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -89,14 +89,20 @@ def _fill(network: Any, weights: Mapping[str, mx.array], config: ModelConfig) ->
     """Puts ``weights`` into ``network`` in the dtype of this device, after checking names and shapes."""
     if config.quantization is not None:
         prepare(network, weights, config.quantization)
-    expected = dict(tree_flatten(network.parameters()))
-    for complaint, names in (("lacks", expected.keys() - weights.keys()), ("has the unknown", weights.keys() - expected.keys())):
+    expected = dict(parameters(network))
+    for complaint, names in (
+        ("lacks", expected.keys() - weights.keys()),
+        ("has the unknown", weights.keys() - expected.keys()),
+    ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise LoadError(f"The checkpoint in {config.folder} {complaint} tensor {min(names)}{more}. Download the model again.")
+            raise LoadError(
+                f"The checkpoint in {config.folder} {complaint} tensor {min(names)}{more}. Download the model again."
+            )
     for name, value in weights.items():
         if value.shape != expected[name].shape:
-            raise LoadError(f"Tensor {name} in {config.folder} is {value.shape} and should be {expected[name].shape}. Download the model again.")
+            shapes = f"is {value.shape} and should be {expected[name].shape}"
+            raise LoadError(f"Tensor {name} in {config.folder} {shapes}. Download the model again.")
     network.load_weights([(name, value.astype(compute_dtype(value.dtype))) for name, value in weights.items()])
 
 
@@ -105,4 +111,3 @@ def _evaluate(network: Any, derived: Target | Drafter) -> None:
     for arrays in derived.arrays():
         mx.eval(arrays)
     mx.eval(network.parameters())
-

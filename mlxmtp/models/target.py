@@ -45,7 +45,10 @@ class Target:
             self._project = Product(self._text.pop("per_layer_model_projection"))
         own = self._blocks[: self._own]
         self.cache_spec = CacheSpec(
-            tuple(b.kind for b in own), tuple(b.attention.kv_heads for b in own), tuple(b.attention.head_dim for b in own), config.window
+            tuple(b.kind for b in own),
+            tuple(b.attention.kv_heads for b in own),
+            tuple(b.attention.head_dim for b in own),
+            config.window,
         )
 
     def arrays(self) -> list[Any]:
@@ -64,7 +67,7 @@ class Target:
         table = (text.embed_tokens_per_layer(tokens) * text.embed_tokens_per_layer_scale).reshape(shape)
         projected = (self._project(h) * text.per_layer_projection_scale).reshape(shape)
         mixed = (text.per_layer_projection_norm(projected) + table) * text.per_layer_input_scale
-        return mx.split(mixed.reshape(len(tokens), -1), len(self._blocks), axis=-1)
+        return tuple(mx.split(mixed.reshape(len(tokens), -1), len(self._blocks), axis=-1))
 
     def hidden(self, tokens: mx.array, view: View, *, last_only: bool = False) -> mx.array:
         """Post-norm hidden states [L, H] of ``tokens`` [L]; writes their K/V through ``view``.
@@ -75,7 +78,10 @@ class Target:
         h = self.embed(tokens)
         extras = self._per_layer_inputs(tokens, h)
         turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary.items()}
-        full = {b.kind: turns[b.kind].for_heads(b.attention.heads + b.attention.kv_heads, b.attention.kv_heads) for b in self._blocks[: self._own]}
+        full = {
+            b.kind: turns[b.kind].for_heads(b.attention.heads + b.attention.kv_heads, b.attention.kv_heads)
+            for b in self._blocks[: self._own]
+        }
         masks = view.masks
         stored: dict[str, mx.array] = {}
         for i, block in enumerate(self._blocks):

@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 
@@ -56,7 +57,7 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     for file in weight_files(folder):
         check_complete(file)
         try:
-            tensors |= mx.load(str(file))
+            tensors |= cast("dict[str, mx.array]", mx.load(str(file)))
         except (RuntimeError, ValueError) as error:
             raise LoadError(f"{file} cannot be read ({error}). {_AGAIN}") from None
     return tensors

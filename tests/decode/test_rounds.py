@@ -108,9 +108,9 @@ def test_closing_after_every_round_and_going_on_equals_a_fresh_run(sampling, in_
     fresh = decode(decoder(family, drafter(family)), prompt(family), 40, **options)
     for stop_after in range(1, 12):
         engine = decoder(family, drafter(family), in_flight=in_flight)
-        rounds = engine.rounds(prompt(family), max_tokens=40, **options)  # type: ignore[arg-type]
+        rounds = engine.rounds(prompt(family), max_tokens=40, **options)
         kept = tokens(next(rounds) for _ in range(stop_after))
-        rounds.close()  # type: ignore[attr-defined]
+        rounds.close()
         assert engine.tokens == prompt(family) + kept
         assert engine.rows == len(engine.tokens) - 1
         if len(kept) < 40:
@@ -167,7 +167,7 @@ def test_the_next_turn_reads_only_what_is_new_and_an_edited_one_is_right():
     second = decode(engine, longer, 10)
     assert engine.reused == len(prompt("12b")) + 9
     assert second == decode(decoder("12b"), longer, 10)
-    edited = longer[:40] + [3] + longer[41:]
+    edited = [*longer[:40], 3, *longer[41:]]
     assert decode(engine, edited, 10) == decode(decoder("12b"), edited, 10)
     assert decode(engine, prompt("12b", "short"), 40) == load_golden("12b").records["short"].greedy
 

@@ -1,6 +1,7 @@
 """Noise by seed, position and token: exact distributions, and the filters of transformers."""
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -12,13 +13,13 @@ from mlxmtp.decode.sampling import Sampling, choose, gumbel, largest
 LOGITS = mx.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0, 1.7, 0.2])
 
 
-def draw(sampling: Sampling, count: int, logits: mx.array = LOGITS, ids: mx.array | None = None) -> list[int]:
+def draw(sampling: Sampling, count: int, logits: mx.array = LOGITS, ids: mx.array | None = None) -> Any:
     """Tokens at ``count`` positions that all have the same logits."""
     rows = mx.broadcast_to(logits, (count, logits.shape[0]))
     return choose(rows, sampling.key(), mx.arange(count), sampling.filters, ids).tolist()
 
 
-def expected(sampling: Sampling, logits: list[float]) -> list[float]:
+def expected(sampling: Sampling, logits: Any) -> list[float]:
     """The filtered distribution, written out in plain Python."""
     weights = [math.exp(x / sampling.temp) for x in logits]
     order = sorted(range(len(weights)), key=lambda i: -weights[i])
@@ -53,7 +54,7 @@ def chi_square(counts: list[int], probabilities: list[float]) -> float:
 def test_draws_follow_the_distribution(settings_, across):
     n = 4000
     if across == "positions":
-        tokens = draw(Sampling(**settings_, seed=11), n)
+        tokens: Any = draw(Sampling(**settings_, seed=11), n)
     else:
         at = mx.array([5])
         keys = [Sampling(**settings_, seed=seed * 7919) for seed in range(n)]
@@ -112,7 +113,17 @@ def test_seeds_of_64_bits_differ():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"temp": -1}, {"temp": math.nan}, {"temp": math.inf}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": -1}, {"min_p": 2}, {"seed": -1}, {"seed": 2**64}],
+    [
+        {"temp": -1},
+        {"temp": math.nan},
+        {"temp": math.inf},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"min_p": 2},
+        {"seed": -1},
+        {"seed": 2**64},
+    ],
     ids=str,
 )
 def test_values_out_of_range_are_refused(bad):

@@ -1,5 +1,7 @@
 """The K/V buffers: whatever is written, rejected, rewound or grown, a query sees exactly its window's newest rows."""
 
+from typing import Any
+
 import mlx.core as mx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,9 +64,9 @@ class Model:
     def check(self, query: int, kv: mx.array, mask: mx.array, window: int | None) -> None:
         first = 0 if window is None else max(0, query - window + 1)
         expected = [self.truth[position] for position in range(first, query + 1)]
-        visible = [i for i, m in enumerate(mask.tolist()) if m]
+        visible = [i for i, m in enumerate(list(mask)) if m.item()]
         for head, sign in ((0, 1), (1, -1)):
-            column = kv[0, head, :, 0].tolist()
+            column: Any = kv[0, head, :, 0].tolist()
             assert sorted(sign * column[i] for i in visible) == sorted(expected)
 
 
@@ -111,7 +113,7 @@ def test_growth_keeps_rows_and_moves_in_steps():
 
 @given(st.integers(0, 5000), st.integers(1, 700))
 def test_ring_positions_are_the_newest_congruent_ones(last, rows):
-    positions = ring_positions(mx.array([last]), rows).tolist()
+    positions: Any = ring_positions(mx.array([last]), rows).tolist()
     for row, position in enumerate(positions):
         assert position % rows == row
         assert last - rows < position <= last

@@ -1,5 +1,7 @@
 """Targets and drafters of all five families against the reference implementation (tests/goldens)."""
 
+from typing import Any
+
 import mlx.core as mx
 import pytest
 
@@ -87,7 +89,8 @@ def chain(family: str, wanted: Record) -> tuple[list[int], list[mx.array], list[
     cache, hidden = read(family, wanted.prompt, [1000])
     context = draft.context(cache.buffers, mx.array([len(wanted.prompt)]))
     token, state = mx.array([wanted.bonus]), hidden[-1:]
-    tokens, logits, states = [], [], []
+    tokens: list[Any] = []
+    logits, states = [], []
     for _ in range(4):
         scores, state = draft.step(network.embed(token), state, context)
         best = mx.argmax(scores.values, axis=-1)
@@ -96,7 +99,7 @@ def chain(family: str, wanted: Record) -> tuple[list[int], list[mx.array], list[
         if scores.ids is not None:
             full = mx.full((network.config.vocab_size,), full.min() - 1)
             full[scores.ids] = scores.values[0]
-        tokens.append(int(token.item()))
+        tokens.append(token.item())
         logits.append(full)
         states.append(state[0])
     return tokens, logits, states
