@@ -49,7 +49,7 @@ _HOME = {
     "load": "mlxmtp.loading",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  (names from the table above)
+__all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605  (names from the table above)
 
 
 def __getattr__(name: str) -> object:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlxmtp.engine.engine import Answer, Model
     from mlxmtp.engine.events import FinishReason
     from mlxmtp.engine.params import Params
-    from mlxmtp.engine.prompt import Tokenizer
+    from mlxmtp.engine.prompt import Prompt, Tokenizer
     from mlxmtp.settings import Loaded
 
 
@@ -45,18 +45,21 @@ class Turn:
 
     def show_prompt(self) -> None:
         """--dry-run: the prompt and its length, from the tokenizer alone."""
+        from mlxmtp.cli.markdown import without_controls
         from mlxmtp.cli.presenters import as_json
         from mlxmtp.engine.engine import check_length, context_of
 
         found = self._target()
-        text, ids = self._prompt(_tokenizer(found))
-        context = context_of(found.folder)
+        prompt = self._prompt(_tokenizer(found))
+        context, count = context_of(found.folder), len(prompt.ids)
         if self._form.json or self._form.jsonl:
-            self._out.write(as_json({"model": found.name, "prompt": text, "tokens": len(ids), "context": context}))
+            shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
+            self._out.write(as_json(shown))
         else:
-            self._out.write(f"{text}\n" if not text.endswith("\n") else text)
-            self._out.write(f"{len(ids)} tokens, context {context}\n")
-        check_length(len(ids), context, found.name)
+            text = without_controls(prompt.text) if self._out.terminal else prompt.text
+            self._out.write(text if text.endswith("\n") else f"{text}\n")
+            self._out.write(f"{count} tokens, context {context}\n")
+        check_length(count, context, found.name)
 
     def answer(self) -> None:
         """The answer, streamed; everything that can be refused is refused before the weights are read."""
@@ -65,7 +68,7 @@ class Turn:
         found = self._target()
         drafter = self._drafter(found)
         tokenizer = _tokenizer(found)
-        _, ids = self._prompt(tokenizer)
+        ids = self._prompt(tokenizer).ids
         check_length(len(ids), context_of(found.folder), found.name)
         params = self._params()
         if self._renders():
@@ -148,15 +151,14 @@ class Turn:
                 self._out.note(f"There is no drafter for '{found.name}' here, so it decodes without one.")
         return drafter
 
-    def _prompt(self, tokenizer: Tokenizer) -> tuple[str, list[int]]:
+    def _prompt(self, tokenizer: Tokenizer) -> Prompt:
         messages: list[Mapping[str, str]] = []
         if self._settings.system:
             from mlxmtp.chat.attach import read_reference
 
             messages.append({"role": "system", "content": read_reference(self._settings.system)})
         messages.append({"role": "user", "content": self._message})
-        text = tokenizer.render(messages, think=bool(self._settings.think))
-        return text, tokenizer.encode(text)
+        return tokenizer.prompt(messages, think=bool(self._settings.think))
 
     def _params(self) -> Params:
         from mlxmtp.engine.params import Params

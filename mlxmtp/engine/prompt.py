@@ -6,7 +6,9 @@ Built on the `tokenizers` library and jinja2 alone: importing transformers for t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,14 @@ _TURN = "<|turn>"
 _VISIBLE = frozenset(
     {OPEN, CLOSE, "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'}
 )  # special tokens that carry meaning for the reader of an answer; all others never come out as text
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads, as text and as token ids."""
+
+    text: str
+    ids: list[int]
 
 
 class Tokenizer:
@@ -68,9 +78,35 @@ class Tokenizer:
         """The id of a special token by its spelling."""
         return self._specials.get(content)
 
+    def prompt(self, messages: Sequence[Message], *, think: bool = False) -> Prompt:
+        """The prompt that makes the model answer `messages`.
+
+        Special tokens come from the template alone: what a user or a file spells like one is encoded as plain
+        text, so that no material can end a turn or open a thought.
+        """
+        spelled = [mark for mark in self._specials if any(mark in _content(message) for message in messages)]
+        cover = _unused_character("".join(map(_content, messages)))
+        text = self.render([_covered(message, spelled, cover) for message in messages], think=think)
+        parts = text.split(cover)  # template, number, template, number, … template
+        ids: list[int] = []
+        for index, part in enumerate(parts):
+            if index % 2:
+                parts[index] = spelled[int(part)]
+                ids += self._encode_spelled(parts[index])
+            elif part:
+                ids += self.encode(part)
+        return Prompt("".join(parts), ids)
+
     def prompt_ids(self, messages: Sequence[Message], *, think: bool = False) -> list[int]:
-        """The prompt that makes the model answer `messages`, as token ids."""
-        return self.encode(self.render(messages, think=think))
+        """The token ids of `prompt`."""
+        return self.prompt(messages, think=think).ids
+
+    def _encode_spelled(self, mark: str) -> list[int]:
+        self._inner.encode_special_tokens = True
+        try:
+            return self.encode(mark)
+        finally:
+            self._inner.encode_special_tokens = False
 
     def render(self, messages: Sequence[Message], *, think: bool = False) -> str:
         """The prompt as text, by the checkpoint's own chat template. Raises LoadError if that fails."""
@@ -124,6 +160,27 @@ class Tokenizer:
             if isinstance(content, str):
                 named[name] = content
         return named
+
+
+def _content(message: Message) -> str:
+    """The text others wrote; a model's own past turns keep their marks, which the template removes."""
+    content = message.get("content")
+    return content if isinstance(content, str) and message.get("role") not in ("assistant", "model") else ""
+
+
+def _covered(message: Message, spelled: Sequence[str], cover: str) -> Message:
+    """The message with every spelled mark as its number between two `cover` characters."""
+    content = _content(message)
+    if not any(mark in content for mark in spelled):
+        return message
+    pattern = re.compile("|".join(re.escape(mark) for mark in sorted(spelled, key=len, reverse=True)))
+    numbered = pattern.sub(lambda found: f"{cover}{spelled.index(found[0])}{cover}", content)
+    return {**message, "content": numbered}
+
+
+def _unused_character(text: str) -> str:
+    """A private-use character that does not occur in `text`."""
+    return next(character for character in map(chr, range(0xE000, 0xF900)) if character not in text)
 
 
 def _compile(source: str, folder: Path) -> Template:
