@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 MAX_DRAFT = 8
 _ACCEPTANCE_RATE = 0.12  # weight of one observation: half of the memory is about six observations old
 _TIME_RATE = 0.2
+_WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _PRIOR_ACCEPTANCE = 0.7
 _PRIOR_COST = 0.25  # time of one more draft token in units of a plain round, before anything is measured
 _PROBE_GAP = (12, 96)  # plain rounds between two probes, first and most
@@ -50,7 +51,8 @@ class Depth:
     def best(self) -> int:
         """The length with the highest expected speed among 0 .. one beyond what has been measured."""
         reach = min(self.limit, max(self.seconds, default=2) + 1)
-        return max(range(reach + 1), key=self.speed)
+        best = max(range(reach + 1), key=self.speed)
+        return best if self.speed(best) > (1 + _WORTHWHILE) * self.speed(0) else 0
 
     def speed(self, k: int) -> float:
         """Expected tokens per second with ``k`` draft tokens."""
@@ -65,7 +67,13 @@ class Depth:
         return total
 
     def time(self, k: int) -> float:
-        """Seconds of a round with ``k`` draft tokens: measured, else along the line through the two nearest lengths."""
+        """Seconds of a round with ``k`` draft tokens: measured, else along the line through the two nearest lengths.
+
+        Never less than a plain round: more work does not take less time, but a noisy clock says so.
+        """
+        return max(self._line(k), self.seconds.get(0, 0.0))
+
+    def _line(self, k: int) -> float:
         known = self.seconds
         if k in known:
             return known[k]
