@@ -27,9 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    if code == INTERRUPTED:
+        _take_back_echo()
     if argv is None:
         _leave(code)
     return code
+
+
+def _take_back_echo() -> None:
+    """A terminal shows `^C` where the cursor is; leave the next prompt a line of its own, on any kind of terminal."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write("\r  \r")
+        sys.stderr.flush()
 
 
 def _leave(code: int) -> None:
@@ -61,10 +70,11 @@ def _run(arguments: list[str]) -> int:
     except MlxmtpError as error:
         _explain(error, str(error), arguments)
         code = error.exit_code
-    except SystemExit as error:  # typer's own answer to a reader gone, in --help
+    except SystemExit as error:  # typer leaves this way after shell completion, and when the reader of --help is gone
+        code = error.code if isinstance(error.code, int) else 0
         if sys.stdout is not None and isinstance(error.__context__, BrokenPipeError):
             abandon(sys.stdout)
-        code = READER_GONE
+            code = READER_GONE
     except Exception as error:  # noqa: BLE001  (the last frame: a person gets a sentence, never a traceback)
         code = _refusal(error, arguments)
     return code
