@@ -58,7 +58,8 @@ def ask(
       mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
 
     The model reads the files, then piped text, then PROMPT. With a PROMPT, a pipe that stays silent is left
-    alone after 5 seconds, with a note; -f - waits for it.
+    alone after 5 seconds, with a note; -f - waits for it. Exit codes: 0 answered, 1 failure, 2 usage, 3 the
+    model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
     from mlxmtp.cli.turn import Form, Turn
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlxmtp.hub.fit import shown
+
 if TYPE_CHECKING:
     from mlxmtp.engine.stats import Stats
 
@@ -16,7 +18,7 @@ def stats_line(stats: Stats, context: int) -> str:
     reused = f" ({stats.reused_tokens} reused)" if stats.reused_tokens else ""
     parts.append(f"prompt {stats.prompt_tokens} tok{reused} {stats.prompt_seconds:.1f} s")
     parts.append(f"context {_short(stats.prompt_tokens + stats.generation_tokens)}/{_short(context)}")
-    parts.append(f"{stats.peak_memory / 1e9:.1f} GB")
+    parts.append(shown(stats.peak_memory))
     parts.append(f"seed {stats.seed}")
     if stats.draft_reason:
         parts.append(stats.draft_reason)

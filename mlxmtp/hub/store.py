@@ -67,16 +67,16 @@ class Store:
         return Found(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
 
     def default(self) -> Found | None:
-        """The largest installed model of the registry that fits; None when there is none.
-
-        Of two names for one model the bare one comes first in the registry, and sorting keeps that.
-        """
-        memory = machine_memory()
-        for entry in sorted(entries(), key=_needed, reverse=True):
+        """The installed model to take when none was named: the largest that fits, else the smallest; None without any."""
+        installed: dict[Path, Found] = {}
+        for entry in sorted(entries(), key=_needed):
             folder = self._cached(entry.target.repo)
-            if folder is not None and (entry.size is None or fits(entry.size, memory)):
-                return Found(entry.name, folder, entry)
-        return None
+            if folder is not None:  # of two names for one model the registry has the bare one first
+                installed.setdefault(folder, Found(entry.name, folder, entry))
+        memory = machine_memory()
+        found = list(installed.values())
+        fitting = [one for one in found if one.entry is not None and fits(_needed(one.entry), memory)]
+        return next(iter(fitting[-1:] or found), None)
 
     def _named_drafter(self, name: str) -> Path:
         """`e2b` as a drafter's name means the drafter of e2b."""

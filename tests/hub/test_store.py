@@ -113,6 +113,18 @@ def test_an_incomplete_snapshot_counts_as_absent(store: Store, tmp_path: Path) -
     assert store.resolve("a/b").folder == folder
 
 
+def test_the_default_is_the_largest_that_fits_or_what_there_is(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for repo in ("gemma-4-e2b-it-4bit", "gemma-4-e4b-it-4bit", "gemma-4-31b-it-4bit"):
+        put_in_cache(tmp_path, f"mlx-community/{repo}", "config.json", "model.safetensors")
+    for memory, name in [(64, "31b"), (16, "e4b"), (4, "e2b")]:
+        monkeypatch.setattr("mlxmtp.hub.store.machine_memory", lambda memory=memory: memory * GB)
+        default = store.default()
+        assert default is not None
+        assert default.name == name
+
+
 def test_without_models_there_is_no_default(store: Store) -> None:
     assert store.default() is None
 
