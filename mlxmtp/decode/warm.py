@@ -6,6 +6,8 @@ from the same function uncompiled, while a thread evaluates the compiled one on 
 depend on sizes). Both give the same tokens.
 """
 
+import atexit
+import os
 import queue
 import threading
 from typing import Any, Literal
@@ -29,9 +31,10 @@ class Rounds:
         self._plain: dict[Key, RoundFunction] = {}
         self._compiled: dict[Key, RoundFunction] = {}
         self._ready: set[Key] = set()
-        self._wanted: queue.SimpleQueue[Key] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
         self._asked: set[Key] = set()
         self._thread: threading.Thread | None = None
+        self._over = False
 
     def get(self, k: int, filters: Filters) -> tuple[RoundFunction, bool]:
         """The round with ``k`` draft tokens, and whether it is the compiled one."""
@@ -50,17 +53,31 @@ class Rounds:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="mlxmtp-warm", daemon=True)
             self._thread.start()
+            atexit.register(self._finish)
+
+    def _finish(self) -> None:
+        """Lets the thread come to an end with the process: one caught inside MLX at that moment would abort it.
+
+        A round can need a dozen runs of the compiler, which MLX finds through PATH: without it the one under way is
+        the last, and leaving takes half a second at most.
+        """
+        self._wanted.put(None)
+        self._over = True
+        path = os.environ.pop("PATH", None)
+        if self._thread is not None:
+            self._thread.join()
+        if path is not None:
+            os.environ["PATH"] = path
 
     def _work(self) -> None:
-        while True:
-            key = self._wanted.get()
+        while (key := self._wanted.get()) is not None and not self._over:
             target = self._target
             cache = KVCache(target.cache_spec, target.dtype)
             cache.reserve(STEP)
-            state = State(
-                mx.zeros((1,), mx.int32),
-                mx.zeros((1, target.config.hidden_size), target.dtype),
-                mx.ones((1,), mx.int32),
-            )
-            mx.eval(self._compiled[key](state, cache.buffers, mx.zeros((2,), mx.uint32)))
+            hidden = mx.zeros((1, target.config.hidden_size), target.dtype)
+            state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
+            try:
+                mx.eval(self._compiled[key](state, cache.buffers, mx.zeros((2,), mx.uint32)))
+            except RuntimeError:  # no compiler after all, or its output is damaged: the rounds stay as they are
+                return
             self._ready.add(key)

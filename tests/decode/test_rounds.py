@@ -1,6 +1,5 @@
 """Drafting never changes a text: against the reference, against plain decoding, after any interruption."""
 
-import mlx.core as mx
 import pytest
 
 from mlxmtp.decode.decoder import Decoder
@@ -213,15 +212,3 @@ def test_the_context_limit_ends_the_text_and_refuses_a_longer_prompt():
 def test_bad_arguments_are_refused_before_anything_runs(arguments, message):
     with pytest.raises(ValueError, match=message):
         decoder("e2b").rounds(**({"prompt_ids": [5], "max_tokens": 3} | arguments))
-
-
-def test_the_background_compiler_takes_over_with_the_same_text():
-    """Rounds begin uncompiled and end compiled once the kernels are there."""
-    record = load_golden("e2b").records["long"]
-    engine = Decoder(target("e2b"), drafter("e2b"), compiled="background")
-    for _ in range(300):
-        assert decode(engine, record.prompt, 40, num_draft_tokens=3) == record.greedy
-        if engine._was_compiled:
-            break
-        mx.eval(mx.zeros((1,)))
-    assert engine._was_compiled

@@ -1,0 +1,70 @@
+"""Compiling behind the scenes: it takes over, it can fail, and it never outlives the process badly."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.decode.decoder import Decoder
+from tests.golden import load_golden
+from tests.networks import decode, drafter, target
+
+ONE_ROUND = """
+from pathlib import Path
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.models.load import load_drafter, load_target
+from tests.golden import load_golden
+golden = load_golden("e2b")
+target = load_target(golden.target)
+decoder = Decoder(target, load_drafter(golden.drafter, target))
+rounds = decoder.rounds(golden.records["long"].prompt, max_tokens=40, num_draft_tokens=3)
+print(next(rounds).tokens[0], next(rounds).tokens[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["with a compiler", "without a compiler"])
+def test_a_process_that_ends_while_kernels_are_built_ends_cleanly(compiler, tmp_path):
+    """An empty kernel cache, two rounds, and out: right tokens, exit code 0, not a word on stderr."""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    if compiler == "without a compiler":
+        environment["PATH"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_ROUND],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    greedy = load_golden("e2b").records["long"].greedy
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [str(greedy[0]), str(greedy[1])], "")
+
+
+def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
+    record = load_golden("e2b").records["long"]
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("[Compiled::eval_cpu] Failed to compile")
+
+    monkeypatch.setattr("mlxmtp.decode.warm.mx.compile", lambda _: broken)
+    decoder = Decoder(target("e2b"), drafter("e2b"))
+    assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
+    assert not decoder._was_compiled
+
+
+@pytest.mark.slow
+def test_the_compiled_round_takes_over_with_the_same_text():
+    record = load_golden("e2b").records["long"]
+    decoder = Decoder(target("e2b"), drafter("e2b"))
+    decode(decoder, record.prompt, 2, num_draft_tokens=3)
+    thread = decoder._rounds._thread
+    assert thread is not None
+    while not decoder._rounds._ready:
+        thread.join(0.05)
+        assert thread.is_alive()
+    assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
+    assert decoder._was_compiled
