@@ -98,7 +98,9 @@ def test_imports_point_inwards_and_libraries_stay_in_their_ring(path: Path) -> N
 
 
 def test_only_settings_reads_the_environment() -> None:
-    assert {ring(path) for path in MODULES if reads_environment(path)} == {"settings"}
+    """decode/warm.py takes no setting from it: it hides PATH from MLX's compiler while a process ends."""
+    readers = {path.relative_to(ROOT / "mlxmtp").as_posix() for path in MODULES if reads_environment(path)}
+    assert readers == {"settings.py", "decode/warm.py"}
 
 
 @pytest.mark.parametrize("module", ["mlxmtp", "mlxmtp.cli.app"])
