@@ -67,7 +67,7 @@ class Store:
         return Found(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
 
     def default(self) -> Found | None:
-        """The installed model to take when none was named: the largest that fits, else the smallest; None without any."""
+        """The installed model to take when none was named: the largest that fits, else the smallest."""
         installed: dict[Path, Found] = {}
         for entry in sorted(entries(), key=_needed):
             folder = self._cached(entry.target.repo)
