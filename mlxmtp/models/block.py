@@ -4,9 +4,9 @@
 * q-norm, k-norm and v-norm are one RMS norm; their weights, the rotation of q and k and the cast are one
   elementwise expression over the two halves of a head, which ``mx.compile`` turns into one kernel:
 
-      [a cos - b sin, b cos + a sin]      [a, b] = w * states / rms(states)
+      [a (v cos) - b (w sin), b (w cos) + a (v sin)]      [a, b] = states / rms(states), [v, w] = the norm's weight
 
-  with w = 1, cos = 1, sin = 0 for the value heads;
+  with v = w = 1, cos = 1, sin = 0 for the value heads;
 * K and V are one buffer, so a layer writes once.
 """
 
@@ -136,11 +136,11 @@ class Attention:
         states = self._project(x).reshape(1, rows, -1, self.head_dim)
         if self._k_is_v:  # V is K before its norm: the same product, used twice
             states = mx.concatenate([states, states[:, :, self.heads :]], axis=2)
-        n = mx.split(mx.fast.rms_norm(states, None, self._eps), 2, axis=-1)
-        a, b = n[0] * self._norms[0], n[1] * self._norms[1]  # float32 from here to the cast
-        y = mx.concatenate(
-            [(a * turn.cos - b * turn.sin).astype(x.dtype), (b * turn.cos + a * turn.sin).astype(x.dtype)], axis=-1
-        )
+        a, b = mx.split(mx.fast.rms_norm(states, None, self._eps), 2, axis=-1)
+        # Norm times rotation first: a product used twice would be a kernel of its own. float32 until the cast.
+        first = a * (self._norms[0] * turn.cos) - b * (self._norms[1] * turn.sin)
+        second = b * (self._norms[1] * turn.cos) + a * (self._norms[0] * turn.sin)
+        y = mx.concatenate([first.astype(x.dtype), second.astype(x.dtype)], axis=-1)
         y = y.transpose(0, 2, 1, 3)  # [1, heads, L, D]
         if kv is None:
             kv = view.update(i, y[:, self.heads :])
