@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.drafting import Drafting, explain
+from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.prompt import Message, Tokenizer
 from mlxmtp.engine.stats import Meter, Stats
