@@ -35,6 +35,7 @@ class Rounds:
         self._asked: set[Key] = set()
         self._thread: threading.Thread | None = None
         self._over = False
+        self._idle = threading.Event()
 
     def get(self, k: int, filters: Filters) -> tuple[RoundFunction, bool]:
         """The round with ``k`` draft tokens, and whether it is the compiled one."""
@@ -56,20 +57,26 @@ class Rounds:
             atexit.register(self._finish)
 
     def _finish(self) -> None:
-        """Lets the thread come to an end with the process: one caught inside MLX at that moment would abort it.
+        """Waits until the thread is out of MLX: one caught inside it while the process ends would abort it.
 
+        The thread must not end either: MLX keeps its traces per thread and takes Python's lock to drop them, after
+        `join` has returned and when Python may be gone. A thread that sleeps is simply no more when the process is.
         A round can need a dozen runs of the compiler, which MLX finds through PATH: without it the one under way is
         the last, and leaving takes half a second at most.
         """
         self._wanted.put(None)
         self._over = True
         path = os.environ.pop("PATH", None)
-        if self._thread is not None:
-            self._thread.join()
+        self._idle.wait()
         if path is not None:
             os.environ["PATH"] = path
 
     def _work(self) -> None:
+        self._build()
+        self._idle.set()
+        threading.Event().wait()
+
+    def _build(self) -> None:
         while (key := self._wanted.get()) is not None and not self._over:
             target = self._target
             cache = KVCache(target.cache_spec, target.dtype)
