@@ -11,6 +11,7 @@ from mlxmtp.models._mlx_lm import gemma4
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.device import compute_dtype, tune_threads
 from mlxmtp.models.drafter import Drafter, DrafterWeights
+from mlxmtp.models.pair import check_pair as check_pair
 from mlxmtp.models.quantize import default_bits, pack_drafter, parameters, prepare
 from mlxmtp.models.target import Target
 from mlxmtp.models.weights import read_weights
@@ -51,31 +52,6 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     drafter = Drafter(weights, config, target)
     _evaluate(weights, drafter)
     return drafter
-
-
-def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
-    """Raises LoadError unless the drafter can read the target's hidden states and K/V."""
-    if not drafter.is_drafter:
-        raise LoadError(f"{drafter.folder} is a '{drafter.model_type}' model, not a Gemma 4 drafter.")
-    pairs = [
-        ("hidden size", target.hidden_size, drafter.raw.get("backbone_hidden_size")),
-        ("vocabulary", target.vocab_size, drafter.vocab_size),
-        ("sliding window", target.window, drafter.window),
-    ]
-    for kind in sorted(set(drafter.layer_types)):
-        if kind not in target.layer_types:
-            raise LoadError(
-                f"The drafter in {drafter.folder} has {kind} layers and the target has none: they are not a pair."
-            )
-        pairs += [
-            (f"head size of {kind}", target.head_dim(kind), drafter.head_dim(kind)),
-            (f"key/value heads of {kind}", target.kv_heads(kind), drafter.kv_heads(kind)),
-        ]
-    for what, ours, theirs in pairs:
-        if ours != theirs:
-            raise LoadError(
-                f"The drafter in {drafter.folder} does not fit this target: {what} {theirs}, the target has {ours}."
-            )
 
 
 def _text_names(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
