@@ -30,8 +30,8 @@ def load_target(folder: Path) -> Target:
         raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
     tune_threads(config.hidden_size)
     network = build_target(config)
-    weights = network.sanitize(_text_names(read_weights(folder)))
-    _fill(network, weights, config)
+    # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.
+    _fill(network, network.sanitize(_text_names(read_weights(folder))), config)
     target = Target(network.language_model, config)
     _evaluate(network.language_model, target)
     return target
@@ -45,8 +45,9 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     config = read_config(folder)
     check_pair(target.config, config)
     weights = DrafterWeights(config)
-    tensors = {name.removeprefix("language_model."): value for name, value in read_weights(folder).items()}
-    _fill(weights, tensors, config)
+    read = read_weights(folder).items()
+    _fill(weights, {name.removeprefix("language_model."): value for name, value in read}, config)
+    del read
     if config.quantization is None:
         pack_drafter(weights, default_bits(weights) if bits is None else bits)
     drafter = Drafter(weights, config, target)
