@@ -6,6 +6,7 @@
     ├── ContextOverflow 2  the prompt is longer than the model's context
     ├── ModelNotFound  3   the model is not on this machine
     ├── LoadError      1   the files are here but cannot be used
+    ├── TooLarge       1   the model does not fit this machine's memory
     └── DownloadError  1   the hub, the network or the disk did not give what a download needs
 
 `exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
@@ -50,3 +51,7 @@ class LoadError(MlxmtpError):
 
 class DownloadError(MlxmtpError):
     """A download could not be started or finished; what has arrived is kept."""
+
+
+class TooLarge(MlxmtpError):
+    """The model does not fit this machine's memory."""
