@@ -22,7 +22,7 @@ class FakeDecoder:
         self.requests: list[SimpleNamespace] = []
         self.closed = 0
         self.reused = 0
-        self.depth = SimpleNamespace(reason="")
+        self.depth = SimpleNamespace(limit=0, fixed=None, best=lambda: 0, gain=lambda: None)
         self.before_round: Callable[[int], None] = lambda _: None
 
     def enqueue(self, tokens: Sequence[int]) -> None:

@@ -87,10 +87,8 @@ def _message(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: type
     """What the user says. Refuses to wait at a terminal for what nobody announced."""
     from mlxmtp.chat.attach import join_message
 
-    stdin = None
-    if sys.stdin is not None and ("-" in files or not sys.stdin.isatty()):
-        stdin = sys.stdin.fileno()
-    attached = join_message(files, prompt, stdin)
+    reads_stdin = sys.stdin is not None and ("-" in files or not sys.stdin.isatty())
+    attached = join_message(files, prompt, sys.stdin.fileno() if reads_stdin else None)
     for note in attached.notes:
         out.note(note)
     if not attached.message:

@@ -69,44 +69,44 @@ class MarkdownStream:
         self._open += without_controls(text)
         if not self._printed:
             self._open = self._open.lstrip("\n")
-        done = self._take_finished()
+        length = self._finished()
         now = self._clock()
-        if done or now - self._drawn_at >= _FRAME_SECONDS:
-            self._draw(done)
+        if length or now - self._drawn_at >= _FRAME_SECONDS:
+            self._draw(length)
             self._drawn_at = now
 
     def finish(self) -> None:
         """Print what is still open; the cursor is at the start of a line afterwards."""
-        rest, self._open = self._open, ""
-        self._draw(rest)
+        self._draw(len(self._open))
         if not self._printed:
             self._write("\n")
 
-    def _draw(self, done: str) -> None:
-        frame = self._erase()
-        if done.strip():
-            frame += self._gap() + "".join(f"{line}\n" for line in self._lay_out(done))
-            self._printed = True
-        frame += self._tail()
-        if frame:
-            self._write(frame)
+    def _draw(self, length: int) -> None:
+        """Print the first `length` characters of the open text for good and show the end of the rest.
 
-    def _erase(self) -> str:
-        rows, self._tail_rows = self._tail_rows, 0
+        Laying out takes time and Ctrl-C may come: the state changes after it, so nothing is lost or shown twice.
+        """
+        done, rest = self._open[:length], self._open[length:]
+        rows = self._lay_out(done)
+        printed = self._printed or bool(rows)
+        tail = self._tail(rest, printed)
+        frame = self._erasure() + "".join(f"{row}\n" for row in ([""] if self._printed and rows else []) + rows)
+        self._open, self._printed, self._tail_rows = rest, printed, len(tail)
+        self._checked = max(0, self._checked - length)
+        if frame or tail:
+            self._write(frame + "\n".join(tail))
+
+    def _erasure(self) -> str:
+        """What takes the tail away."""
+        if not self._tail_rows:
+            return ""
+        return "\r" + (f"\x1b[{self._tail_rows - 1}A" if self._tail_rows > 1 else "") + "\x1b[J"
+
+    def _tail(self, text: str, printed: bool) -> list[str]:
+        rows = self._lay_out(_end_of(text))
         if not rows:
-            return ""
-        return "\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\x1b[J"
-
-    def _tail(self) -> str:
-        if not self._open.strip():
-            return ""
-        lines = ([""] if self._printed else []) + self._lay_out(_end_of(self._open))
-        lines = lines[-max(1, min(TAIL_ROWS, self._size()[1] - 1)) :]
-        self._tail_rows = len(lines)
-        return "\n".join(lines)
-
-    def _gap(self) -> str:
-        return "\n" if self._printed else ""
+            return []
+        return ([""] * printed + rows)[-max(1, min(TAIL_ROWS, self._size()[1] - 1)) :]
 
     def _lay_out(self, text: str) -> list[str]:
         """Rows of every block, with one blank row between two."""
@@ -116,17 +116,14 @@ class MarkdownStream:
             rows += [""] * bool(rows and laid_out) + laid_out
         return rows
 
-    def _take_finished(self) -> str:
-        """Remove the finished blocks from the open text and return them."""
+    def _finished(self) -> int:
+        """How many characters of the open text are finished blocks."""
         end = self._open.rfind("\n") + 1
         fresh = self._open[max(0, self._open.rfind("\n", 0, self._checked)) : end]
         if end <= self._checked or not _may_end_a_block(fresh):
-            return ""
+            return 0
         self._checked = end
-        length = finished_length(self._open[:end])
-        done, self._open = self._open[:length], self._open[length:]
-        self._checked -= length
-        return done
+        return finished_length(self._open[:end])
 
 
 def finished_length(text: str) -> int:

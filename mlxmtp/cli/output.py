@@ -97,15 +97,15 @@ class Output:
         """Replace the progress line; only a terminal shows it."""
         if self.error_terminal and not self.look.quiet and not self.look.dumb:
             self.end_thought()
-            # One row and not a column more: a line that wraps could not be taken away again.
-            self._err(f"\r\x1b[K\x1b[2m{_cropped(without_controls(text), _size(self._stderr)[0] - 1)}\x1b[0m")
-            self._transient = True
+            self._transient = True  # first: Ctrl-C may come as soon as the line is there
+            # One row, with room for the terminal's own ^C: a line that wraps could not be taken away again.
+            self._err(f"\r\x1b[K\x1b[2m{_cropped(without_controls(text), _size(self._stderr)[0] - 3)}\x1b[0m")
 
     def clear_progress(self) -> None:
         """Take the progress line away."""
         if self._transient:
-            self._transient = False
             self._err("\r\x1b[K")
+            self._transient = False
 
     def thinking(self, text: str) -> None:
         """A piece of reasoning: on stderr, dim where that is a terminal."""

@@ -123,7 +123,8 @@ class Turn:
         stats = answer.stats
         if reason == "length":
             full = stats.prompt_tokens + stats.generation_tokens >= model.config.max_positions
-            why = "the context is full" if full else "--max-tokens or the model's own limit"
+            limit = "the model's own limit" if self._settings.max_tokens is None else "--max-tokens"
+            why = "the context is full" if full else limit
             self._out.note(f"The answer was cut after {stats.generation_tokens} tokens ({why}).")
         if self._settings.stats:
             self._out.line(stats_line(stats, model.config.max_positions))

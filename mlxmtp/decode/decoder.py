@@ -69,7 +69,7 @@ class Decoder:
         self._rounds = Rounds(target, drafter, compiled)
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._chunk = chunk
-        self._was_compiled = False
+        self._has_compiled = False
         self._used: set[tuple[int, Filters, bool, int]] = set()
 
     def rounds(
@@ -168,11 +168,12 @@ class Decoder:
         self._cache.reserve(last + 1)
         self._cache.newest = max(self._cache.newest, last)
         function, compiled = self._rounds.get(k, filters)
-        if compiled and not self._was_compiled:
+        if compiled and not self._has_compiled:
+            self._has_compiled = True
             self.depth.forget_times()
-        self._was_compiled = compiled
         use = (k, filters, compiled, self._cache.capacity)
-        timed = use in self._used  # the first use of a shape is traced, which is no measure of the round
+        # The first use of a shape is traced, and a straggler that is not compiled yet will be: neither is a measure.
+        timed = use in self._used and compiled == self._has_compiled
         self._used.add(use)
         state, self._cache.buffers, report = function(state, self._cache.buffers, key)
         mx.async_eval(report, *state, *self._cache.buffers)

@@ -16,6 +16,7 @@ _TIME_RATE = 0.2
 _WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _PRIOR_ACCEPTANCE = 0.7
 _PRIOR_COST = 0.25  # time of one more draft token in units of a plain round, before anything is measured
+_ROUNDS_TO_KNOW = 12  # before that, averages are mostly the luck of the first rounds
 _PROBE_GAP = (12, 96)  # plain rounds between two probes, first and most
 
 
@@ -34,6 +35,7 @@ class Depth:
     """Time of a round by draft length, as far as measured."""
     _gap: int = _PROBE_GAP[0]
     _since_probe: int = 0
+    _rounds: int = 0
 
     def choose(self) -> int:
         """The draft length of the next round."""
@@ -86,6 +88,7 @@ class Depth:
 
     def observe(self, k: int, accepted: int, seconds: float | None) -> None:
         """Takes in a round: ``k`` drafted, ``accepted`` of them kept; ``seconds`` None if its time means nothing."""
+        self._rounds += 1
         for i in range(min(accepted + 1, k)):
             hit = float(i < accepted)
             if i == len(self.acceptance):
@@ -96,18 +99,12 @@ class Depth:
             self.seconds[k] = old + _TIME_RATE * (min(seconds, 2 * old) - old)  # a pause of the machine is not a trend
         self._count_probe(k, accepted)
 
-    @property
-    def reason(self) -> str:
-        """Why it drafts as much as it does."""
-        if self.limit == 0:
-            return "no drafter"
-        if self.fixed is not None:
-            return f"fixed at {self.fixed}"
-        if 0 not in self.seconds or len(self.seconds) < 2:
-            return "measuring"
-        best = self.best()
-        tried = best or min(k for k in self.seconds if k)
-        return f"drafting {tried} gives {self.speed(tried) / self.speed(0):.2f} times the plain speed"
+    def gain(self) -> float | None:
+        """Expected speed of the best length above 0 in units of the plain speed; None until that is known."""
+        drafted = [k for k in self.seconds if k]
+        if 0 not in self.seconds or not drafted or self._rounds < _ROUNDS_TO_KNOW:
+            return None
+        return max(self.speed(k) for k in drafted) / self.speed(0)
 
     def forget_times(self) -> None:
         """To be called when the cost of a round changes at once, as when its compiled form takes over."""

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
+from mlxmtp.engine.drafting import Drafting, explain
 from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.prompt import Message, Tokenizer
@@ -27,21 +28,13 @@ OnPrefill = Callable[[int, int], None]
 """Called with (tokens read, tokens to read) while the prompt is read."""
 
 
-class DepthLike(Protocol):
-    """What is asked of the draft length's controller."""
-
-    @property
-    def reason(self) -> str:
-        """Why it drafts as much as it does."""
-
-
 class DecoderLike(Protocol):
     """What is asked of a decoder: the contract of `mlxmtp.decode.decoder.Decoder`."""
 
     reused: int
 
     @property
-    def depth(self) -> DepthLike:
+    def depth(self) -> Drafting:
         """The draft length's controller."""
 
     def rounds(
@@ -189,7 +182,7 @@ class Model:
 
         def stats() -> Stats:
             meter.reused_tokens = self._decoder.reused
-            return meter.stats(peak_memory=_peak_memory(), draft_reason=self._decoder.depth.reason)
+            return meter.stats(peak_memory=_peak_memory(), draft_reason=explain(self._decoder.depth))
 
         return Answer(self._events(prompt_ids, params, tokenizer, meter, stats, on_prefill), stats)
 

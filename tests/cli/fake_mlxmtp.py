@@ -2,6 +2,7 @@
 
 FAKE_ANSWERS is a JSON list; each answer is a text, and `{sleep 0.5}` or `{never}` in it pauses there.
 FAKE_INTERRUPT_AT names the moment of a Ctrl-C: the import of a module, `load` or `prefill`.
+FAKE_LOAD_SECONDS makes loading last.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", toke
 
     decoder.before_round = before_round
     interrupt_at("load")
+    time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     return Model(decoder, read_config(folder), tokenizer, name=name, drafter=None if drafter is None else str(drafter))
 
 

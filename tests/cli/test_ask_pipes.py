@@ -82,7 +82,7 @@ def test_the_length_limit_is_a_note_and_no_failure(program: Program) -> None:
     program.answers = ["abcdefgh"]
     done = program.run("ask", "Hi", "--max-tokens", "4")
     assert (done.returncode, done.stdout) == (0, b"abcd\n")
-    assert done.stderr == b"Note: The answer was cut after 4 tokens (--max-tokens or the model's own limit).\n"
+    assert done.stderr == b"Note: The answer was cut after 4 tokens (--max-tokens).\n"
     assert program.run("ask", "Hi", "--max-tokens", "4", "-q").stderr == b""
 
 

@@ -74,11 +74,14 @@ def test_ctrl_c_keeps_what_was_said_and_leaves_a_clean_terminal(program: Program
     assert "Traceback" not in "\n".join(lines)
 
 
-def test_ctrl_c_while_loading_takes_the_progress_line_away(program: Program) -> None:
-    program.answers = ["never said"]
-    program.env = {"FAKE_INTERRUPT_AT": "load"}
+def test_ctrl_c_while_loading_leaves_nothing_behind(program: Program) -> None:
+    """Neither the progress line nor the terminal's own `^C`."""
+    program.env = {"FAKE_LOAD_SECONDS": "60"}
     terminal = program.terminal("ask", "Hi", "--no-draft")
+    terminal.wait_for("loading")
+    terminal.child.sendintr()
     assert terminal.finish() == 130
+    assert b"^C" in terminal.raw
     assert terminal.lines() == []
     assert terminal.cursor_column == 0
 

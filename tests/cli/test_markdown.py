@@ -154,6 +154,34 @@ def test_the_tail_never_fills_the_screen() -> None:
     assert [line.strip(" •") for line in screen.lines()] == [str(number) for number in range(20)]
 
 
+@pytest.mark.parametrize("frame", range(1, 12))
+def test_ctrl_c_during_layout_loses_nothing_and_shows_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch, frame: int
+) -> None:
+    text = "First paragraph\nof two lines.\n\n- one\n- two\n\nThe end"
+    screen = Screen()
+    lay_out = MarkdownStream._lay_out
+    calls = 0
+
+    def interrupted(self: MarkdownStream, text: str) -> list[str]:
+        nonlocal calls
+        calls += 1
+        if calls == frame:
+            raise KeyboardInterrupt
+        return lay_out(self, text)
+
+    monkeypatch.setattr(MarkdownStream, "_lay_out", interrupted)
+    fed = 0
+    try:
+        for at in range(0, len(text), 8):
+            fed = at + 8
+            screen.markdown.feed(text[at : at + 8])
+    except KeyboardInterrupt:
+        screen.markdown.finish()
+    assert calls > frame
+    assert screen.lines() == shown(text[:fed], 10_000)
+
+
 def test_control_characters_of_the_model_do_not_reach_the_terminal() -> None:
     screen = Screen()
     screen.play("a\x1b[2Jb\x07\x9bc\r\x00d\n", 3)

@@ -67,16 +67,15 @@ def test_a_fixed_length_is_kept_whatever_happens():
     depth = Depth(fixed=5)
     _, history = play(depth, lambda _: 0.0, COSTS["a half, and a third to begin"], 50)
     assert {k for _, k in history} == {5}
-    assert depth.reason == "fixed at 5"
 
 
 def test_without_a_drafter_nothing_is_drafted():
     for depth in (Depth(limit=0), Depth(limit=0, fixed=4)):
         assert depth.choose() == 0
-        assert depth.reason == "no drafter"
+        assert depth.gain() is None
 
 
-def test_the_reason_names_the_gain_or_the_loss():
+def test_it_knows_its_gain_and_its_loss():
     winning, losing = Depth(), Depth()
     play(winning, lambda _: 0.9, COSTS["a quarter"], 300)
     play(losing, lambda _: 0.0, COSTS["a quarter"], 300)
@@ -84,7 +83,9 @@ def test_the_reason_names_the_gain_or_the_loss():
     assert winning.speed(winning.best()) > 1.4 * winning.speed(0)
     assert losing.best() == 0
     assert losing.speed(1) < losing.speed(0)
-    assert "times the plain speed" in winning.reason
+    assert (winning.gain() or 0) > 1.4
+    assert (losing.gain() or 2) < 1
+    assert Depth().gain() is None
 
 
 def test_acceptance_is_learned_by_position():

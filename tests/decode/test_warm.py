@@ -53,7 +53,7 @@ def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
     monkeypatch.setattr("mlxmtp.decode.warm.mx.compile", lambda _: broken)
     decoder = Decoder(target("e2b"), drafter("e2b"))
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
-    assert not decoder._was_compiled
+    assert not decoder._has_compiled
 
 
 @pytest.mark.slow
@@ -67,4 +67,4 @@ def test_the_compiled_round_takes_over_with_the_same_text():
         thread.join(0.05)
         assert thread.is_alive()
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
-    assert decoder._was_compiled
+    assert decoder._has_compiled

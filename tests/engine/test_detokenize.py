@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.engine.detokenize import Detokenizer
@@ -17,6 +17,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(write_text_checkpoint(tmp_path_factory.mktemp("text")))
 
 
+@settings(deadline=None)
 @given(text=ANY_TEXT)
 def test_any_text_comes_back_and_no_piece_shows_a_broken_character(tokenizer: Tokenizer, text: str) -> None:
     detokenizer = tokenizer.detokenizer()
@@ -26,6 +27,7 @@ def test_any_text_comes_back_and_no_piece_shows_a_broken_character(tokenizer: To
         assert not any("\ufffd" in piece for piece in pieces)
 
 
+@settings(deadline=None)
 @given(data=st.binary())
 def test_bytes_decode_as_python_decodes_them(data: bytes) -> None:
     detokenizer = Detokenizer(lambda token: f"<0x{token:02X}>")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.engine.prompt import Tokenizer
@@ -79,6 +79,7 @@ def test_an_answers_own_marks_are_left_to_the_template(tmp_path: Path) -> None:
     assert tokenizer.special_id("<|channel>") in tokenizer.prompt_ids(messages)
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet="ab <|turn>\ue000\ue0011", max_size=40))
 def test_prompts_without_marks_are_the_rendered_text(spelled: Tokenizer, text: str) -> None:
     messages = [{"role": "user", "content": text}]

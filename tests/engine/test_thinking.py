@@ -3,7 +3,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.engine.events import Text, Thinking
@@ -58,6 +58,7 @@ def test_text_is_not_held_back_without_a_reason() -> None:
 PARTS = st.lists(st.sampled_from(["<|channel>", "<channel|>", "thought\n", "thought", "<|", "|>", "a", "\n", " b"]))
 
 
+@settings(deadline=None)
 @given(parts=PARTS, cuts=st.lists(st.integers(0, 60)))
 def test_where_the_pieces_are_cut_changes_nothing(parts: list[str], cuts: list[int]) -> None:
     whole = "".join(parts)
@@ -65,6 +66,7 @@ def test_where_the_pieces_are_cut_changes_nothing(parts: list[str], cuts: list[i
     assert split([whole[a:b] for a, b in pairwise(edges)]) == split([whole])
 
 
+@settings(deadline=None)
 @given(parts=PARTS)
 def test_nothing_between_the_marks_comes_out_as_text(parts: list[str]) -> None:
     text, _ = split(["before<|channel>thought\n", *(part for part in parts if part != "<channel|>"), "<chan"])

@@ -1,0 +1,136 @@
+"""mlxmtp through its decoder, compiled from the start, with a decoder of its own for every draft length."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bench.host import Stopwatch
+from bench.job import TOP_DRAFT, Counts, Emit, Enough, Job
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.depth import Depth
+from mlxmtp.decode.sampling import Sampling
+from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.models.load import load_drafter, load_target
+
+_WITHOUT_TOKENIZER = 40  # tokens of the random prompt that stands for a text
+
+
+class Ours:
+    """Plain, fixed and automatic draft lengths on one pair."""
+
+    def __init__(self, target: Any, drafter: Any, tokenizer: Tokenizer | None) -> None:
+        self._target, self._drafter, self._tokenizer = target, drafter, tokenizer
+        self._decoders: dict[int | str, Decoder] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, and what the driver needs to know of the checkpoint."""
+        import mlx.core as mx
+
+        return {
+            "mlxmtp": _version("mlxmtp"),
+            "mlx": version("mlx"),
+            "device": str(mx.default_device()),
+            "dtype": str(self._target.dtype).removeprefix("mlx.core."),
+            "stop": sorted(self._target.config.stop_ids) if self._tokenizer else [],
+        }
+
+    def warm(self, jobs: Sequence[Job]) -> None:
+        """Run them, and for the automatic length every length it may choose."""
+        for job in jobs:
+            self.run(job, lambda _: None)  # first at full length: that settles the buffers' size
+            for draft in range(TOP_DRAFT + 1) if job.draft == "auto" else ():
+                self._rounds(job, draft, 3 * (draft + 1))
+        for decoder in self._decoders.values():
+            decoder.depth = Depth()  # what it learned while kernels were built says nothing
+
+    def run(self, job: Job, emit: Emit) -> Counts:
+        """`Decoder.rounds`, with nothing left in the cache from before."""
+        rounds = drafted = accepted = 0
+        steps = self._begin(job)
+        try:
+            for index, step in enumerate(steps):
+                rounds += index > 0
+                drafted += len(step.draft)
+                accepted += step.accepted
+                emit(step.tokens)
+        except Enough:
+            pass
+        steps.close()
+        return Counts(rounds, drafted, accepted)
+
+    def ask(self, what: str, request: dict[str, Any]) -> Any:
+        """`prompts`: texts to token ids. `host`: where a round's time goes. `profile`: the Python part in detail."""
+        if what == "prompts":
+            return [self._prompt(**item) for item in request["prompts"]]
+        job = Job(**{**request["job"], "prompt": tuple(request["job"]["prompt"])})
+        if what == "host":
+            return self._host(job)
+        if what == "profile":
+            return self._profile(job)
+        raise NotImplementedError(what)
+
+    def _begin(self, job: Job) -> Any:
+        decoder = self._decoders.get(job.draft)
+        if decoder is None:
+            decoder = self._decoders[job.draft] = Decoder(self._target, self._drafter, compiled="always")
+        decoder.tokens, decoder.rows = [], 0  # read the whole prompt, as the others do
+        return decoder.rounds(
+            job.prompt,
+            max_tokens=job.tokens,
+            num_draft_tokens=job.draft if isinstance(job.draft, int) else "auto",
+            sampling=Sampling(temp=job.temp, seed=job.seed),
+            stop=job.stop,
+        )
+
+    def _rounds(self, job: Job, draft: int, tokens: int) -> None:
+        """A few rounds of a fixed length on the decoder of `job.draft`."""
+        decoder = self._decoders[job.draft]
+        sampling = Sampling(temp=job.temp, seed=job.seed)
+        for _ in decoder.rounds(job.prompt, max_tokens=tokens, num_draft_tokens=draft, sampling=sampling):
+            pass
+
+    def _prompt(self, text: str, answer: str = "") -> list[int]:
+        if self._tokenizer is None:
+            numbers = random.Random(text)
+            return [2, *(numbers.randrange(300, self._target.config.vocab_size) for _ in range(_WITHOUT_TOKENIZER))]
+        ids = self._tokenizer.prompt_ids([{"role": "user", "content": text}])
+        return ids + self._tokenizer.encode(answer) if answer else ids
+
+    def _host(self, job: Job) -> dict[str, float]:
+        self.run(replace(job, tokens=8), lambda _: None)
+        with Stopwatch(self._decoders[job.draft]) as watch:
+            self.run(job, lambda _: None)
+        return watch.figures()
+
+    def _profile(self, job: Job) -> list[list[Any]]:
+        """[function, calls, own seconds] of the most expensive ones while `job` runs."""
+        self.run(replace(job, tokens=8), lambda _: None)
+        with cProfile.Profile() as profile:
+            self.run(job, lambda _: None)
+        table: Any = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+        rows = [
+            [f"{Path(file).name}:{line} {name}" if line else name, calls, own]
+            for (file, line, name), (_, calls, own, _, _) in table.items()
+        ]
+        return sorted(rows, key=lambda row: -row[2])[:12]
+
+
+def load(target: Path, drafter: Path) -> Ours:
+    """Load the pair; a checkpoint without a tokenizer gets random prompts."""
+    network = load_target(target)
+    tokenizer = Tokenizer.load(target) if (target / "tokenizer.json").is_file() else None
+    return Ours(network, load_drafter(drafter, network), tokenizer)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from the checkout
+        return "checkout"

@@ -1,0 +1,87 @@
+"""Compare the training network with transformers 5.17's classes on the published files.
+
+Run in the training environment (with transformers==5.17.0 installed): `python scripts/pocket/check_parity.py`.
+The target's hidden states and a chain of drafts at one position must agree to float32 rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+_ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(_ROOT / "scripts"))
+
+from pocket.network import Drafter, Target  # noqa: E402
+from pocket.sizes import TARGET  # noqa: E402
+
+POCKET = _ROOT / "assets/pocket"
+LENGTH, AT, STEPS = 300, 280, 4
+TOLERANCE = 2e-3
+
+
+def _reference(ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """transformers' hidden states [L, H] and, per draft step, the projected state at AT [H]."""
+    from transformers import Gemma4AssistantConfig, Gemma4AssistantForCausalLM, Gemma4ForCausalLM, Gemma4TextConfig
+
+    text = json.loads((POCKET / "target/config.json").read_text())["text_config"]
+    target = Gemma4ForCausalLM(Gemma4TextConfig(**text)).eval().float()
+    weights = load_file(POCKET / "target/model.safetensors")
+    target.model.load_state_dict({k.removeprefix("model.language_model."): v.float() for k, v in weights.items()})
+    drafter = (
+        Gemma4AssistantForCausalLM(Gemma4AssistantConfig(**json.loads((POCKET / "drafter/config.json").read_text())))
+        .eval()
+        .float()
+    )
+    missing = drafter.load_state_dict(load_file(POCKET / "drafter/model.safetensors"), strict=False)
+    assert not missing.unexpected_keys
+    drafter.tie_weights()
+    output = target.model(input_ids=ids, return_shared_kv_states=True)
+    shared = {k: (v[0][:, :, : AT + 1], v[1][:, :, : AT + 1]) for k, v in output.shared_kv_states.items()}
+    window = TARGET.window
+    shared["sliding_attention"] = tuple(x[:, :, -window:] for x in shared["sliding_attention"])
+    hidden, steps = output.last_hidden_state[:, AT : AT + 1], []
+    for step in range(STEPS):
+        embedded = target.model.embed_tokens(ids[:, AT + 1 + step : AT + 2 + step])
+        made = drafter(
+            inputs_embeds=torch.cat((embedded, hidden), -1),
+            position_ids=torch.tensor([[AT]]),
+            shared_kv_states=shared,
+        )
+        hidden = made.last_hidden_state
+        steps.append(hidden[0, 0])
+    return output.last_hidden_state[0], steps
+
+
+def _ours(ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+    target, drafter = Target(dtype=torch.float32), Drafter()
+    weights = load_file(POCKET / "target/model.safetensors")
+    target.load_state_dict({k.removeprefix("model.language_model."): v.float() for k, v in weights.items()})
+    drafter.load_state_dict(load_file(POCKET / "drafter/model.safetensors"))
+    first, shared = target(ids)
+    hidden, steps = first, []
+    for step in range(STEPS):
+        ahead = torch.nn.functional.pad(ids[:, 1 + step :], (0, 1 + step))
+        _, hidden = drafter(target.embed(ahead), hidden, shared)
+        steps.append(hidden[0, AT])
+    return first[0], steps
+
+
+@torch.no_grad()
+def main() -> int:
+    """Print the largest differences; exit 1 if one is more than rounding."""
+    ids = torch.randint(363, TARGET.vocab, (1, LENGTH), generator=torch.Generator().manual_seed(0))
+    theirs, ours = _reference(ids), _ours(ids)
+    differences = [float((theirs[0] - ours[0]).abs().max())]
+    differences += [float((a - b).abs().max()) for a, b in zip(theirs[1], ours[1], strict=True)]
+    print("target and draft steps, largest difference:", *(f"{d:.1e}" for d in differences))
+    return int(max(differences) > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

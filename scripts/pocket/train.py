@@ -1,0 +1,210 @@
+"""The training loop: workers of one thread each, weights in shared memory.
+
+One thread per worker because barriers between threads inside every small operation wait for
+whoever else uses the machine; two workers meet twice a step. Denormal numbers are flushed: the
+tails of a softmax are full of them, and with them a step takes nine times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from pocket import kernels
+from pocket.batches import Batch, Stream
+from pocket.optimizer import Slot, share, update
+
+_TOKENS, _LOSS, _ROWS, _FRACTION, _EXTRA = range(5)
+
+
+class Job(Protocol):
+    """What is trained: the target or the drafter."""
+
+    name: str
+    module: nn.Module
+
+    def loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """(summed loss, number of rows it is summed over)."""
+
+    def validate(self) -> dict[str, float]:
+        """Figures on held-out conversations."""
+
+    def stream(self, rank: int, world: int) -> Stream:
+        """The worker's batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to train (minutes or steps), and where to write."""
+
+    folder: Path
+    minutes: float
+    steps: int = 0
+    workers: int = 2
+    compile: bool = True
+    checkpoint_minutes: float = 3.0
+    decay_from: float = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Buffers in shared memory: weights, moments [N], gradients [world, N], figures [world, 5]."""
+
+    weights: Tensor
+    first: Tensor
+    second: Tensor
+    grads: Tensor
+    figures: Tensor
+
+
+def rate(fraction: float, decay_from: float) -> float:
+    """Learning rate as a part of its peak: warm-up, plateau, straight down to 2 %."""
+    if fraction < 0.02:
+        return 0.05 + 0.95 * fraction / 0.02
+    if fraction < decay_from:
+        return 1.0
+    return 0.02 + 0.98 * max(0.0, 1 - (fraction - decay_from) / (1 - decay_from))
+
+
+def run(make: Callable[[], Job], plan: Plan) -> None:
+    """Train until the plan's end; goes on from the folder's checkpoint if there is one."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    job = make()
+    slots = _slots(job.module)
+    size = sum(slot.size for slot in slots)
+    flat = torch.cat([p.detach().reshape(-1) for p in job.module.parameters()])
+    buffers = Shared(
+        flat,
+        torch.zeros(size),
+        torch.zeros(size),
+        torch.zeros(plan.workers, size),
+        torch.zeros(plan.workers, 5).double(),
+    )
+    state: dict[str, Any] = {"step": 0, "elapsed": 0.0, "at": (0, 0), "tokens": 0}
+    path = plan.folder / f"{job.name}.pt"
+    if path.exists():
+        saved = torch.load(path)
+        for name in ("weights", "first", "second"):
+            getattr(buffers, name).copy_(saved.pop(name))
+        state = saved
+    for tensor in (buffers.weights, buffers.first, buffers.second, buffers.grads, buffers.figures):
+        tensor.share_memory_()
+    context = mp.get_context("spawn")
+    barrier = context.Barrier(plan.workers)
+    del job
+    mp.spawn(_worker, args=(make, plan, buffers, state, barrier), nprocs=plan.workers)
+
+
+def _slots(module: nn.Module) -> list[Slot]:
+    slots, start = [], 0
+    for name, parameter in module.named_parameters():
+        slots.append(Slot(name, start, tuple(parameter.shape)))
+        start += parameter.numel()
+    return slots
+
+
+def _worker(
+    rank: int, make: Callable[[], Job], plan: Plan, buffers: Shared, state: dict[str, Any], barrier: Any
+) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if plan.compile:
+        kernels.use_compiled()
+    job = make()
+    for slot, parameter in zip(_slots(job.module), job.module.parameters(), strict=True):
+        parameter.data = slot.of(buffers.weights)
+        parameter.grad = slot.of(buffers.grads[rank])
+    Loop(rank, job, plan, buffers, state, barrier).run()
+
+
+class Loop:
+    """One worker's steps; worker 0 also keeps time, writes the log and the checkpoints."""
+
+    def __init__(self, rank: int, job: Job, plan: Plan, buffers: Shared, state: dict[str, Any], barrier: Any) -> None:
+        self.rank, self.job, self.plan, self.buffers, self.barrier = rank, job, plan, buffers, barrier
+        self.step, self.elapsed, self.tokens = state["step"], state["elapsed"], state["tokens"]
+        self.at = tuple(state["at"])
+        self.mine = share(_slots(job.module), rank, plan.workers)
+        self.log_from = (self.elapsed, self.tokens)
+        self.saved_at = self.elapsed
+
+    def fraction(self) -> float:
+        """How much of the plan is done."""
+        if self.plan.steps:
+            return self.step / self.plan.steps
+        return self.elapsed / (60 * self.plan.minutes)
+
+    def run(self) -> None:
+        """Steps until the plan is fulfilled."""
+        stream = self.job.stream(self.rank, self.plan.workers).batches(self.at)
+        figures = self.buffers.figures
+        clock = time.monotonic()
+        for batch, after in stream:
+            self._gradients(batch)
+            if self.rank == 0:
+                now = time.monotonic()
+                self.elapsed += now - clock
+                clock = now
+                figures[0, _FRACTION] = self.fraction()
+            self.barrier.wait()
+            fraction = float(figures[0, _FRACTION])
+            self.step += 1
+            self.at = after
+            for slot in self.mine:
+                update(
+                    slot, self.buffers.weights, self.buffers.grads, self.buffers.first, self.buffers.second,
+                    rate=rate(fraction, self.plan.decay_from), step=self.step,
+                )  # fmt: skip
+            done = fraction >= 1.0
+            if self.rank == 0:
+                self._report(fraction, done)
+            self.barrier.wait()
+            if done:
+                return
+
+    def _gradients(self, batch: Batch) -> None:
+        self.buffers.grads[self.rank].zero_()
+        loss, rows = self.job.loss(batch)
+        (loss / 1024).backward()
+        figures = self.buffers.figures[self.rank]
+        figures[_TOKENS] += batch.ids.numel()
+        figures[_LOSS] += float(loss.detach())
+        figures[_ROWS] += rows
+
+    def _report(self, fraction: float, done: bool) -> None:
+        """Log every 20 steps; every few minutes validate and save. The others wait at the barrier."""
+        save = done or self.elapsed - self.saved_at > 60 * self.plan.checkpoint_minutes
+        if self.step % 20 and not save:
+            return
+        figures = self.buffers.figures
+        tokens, loss, rows = (float(figures[:, i].sum()) for i in (_TOKENS, _LOSS, _ROWS))
+        figures[:, :_FRACTION] = 0
+        self.tokens += int(tokens)
+        seconds = self.elapsed - self.log_from[0]
+        entry: dict[str, float] = {
+            "step": self.step, "minutes": self.elapsed / 60, "fraction": fraction, "tokens": self.tokens,
+            "loss": loss / max(rows, 1), "tokens_per_second": tokens / max(seconds, 1e-9),
+        }  # fmt: skip
+        self.log_from = (self.elapsed, self.tokens)
+        if save:
+            entry |= self.job.validate()
+            self._save()
+        with (self.plan.folder / f"{self.job.name}.jsonl").open("a") as file:
+            file.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
+
+    def _save(self) -> None:
+        self.saved_at = self.elapsed
+        path = self.plan.folder / f"{self.job.name}.pt"
+        state = {"step": self.step, "elapsed": self.elapsed, "at": self.at, "tokens": self.tokens}
+        tensors = {name: getattr(self.buffers, name) for name in ("weights", "first", "second")}
+        torch.save(state | tensors, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)

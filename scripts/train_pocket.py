@@ -1,0 +1,108 @@
+"""Make the built-in model: corpus -> tokenizer -> target -> drafter -> assets/pocket -> plot of the losses.
+
+Needs an environment of its own, none of it is needed to run mlxmtp:
+    python -m venv build/training && build/training/bin/pip install torch tokenizers safetensors numpy matplotlib
+    build/training/bin/python scripts/train_pocket.py
+A run that was interrupted goes on from its last checkpoint: give it the stages it has not finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pocket import corpus, tokenizer
+from pocket.conversation import Generator
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", default=list(STAGES), choices=STAGES, help="default: all")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/pocket"), help="checkpoints, logs (default: %(default)s)"
+    )
+    parser.add_argument("--assets", type=Path, default=Path(__file__).parents[1] / "assets/pocket")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--target-minutes", type=float, default=55.0)
+    parser.add_argument("--drafter-minutes", type=float, default=20.0)
+    parser.add_argument("--target-steps", type=int, default=0, help="instead of minutes: the same result every time")
+    parser.add_argument("--drafter-steps", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
+    return parser.parse_args()
+
+
+def _corpus(options: argparse.Namespace) -> None:
+    """Check the corpus and freeze a copy, so that a resumed run sees the same data."""
+    intents = corpus.load()
+    shutil.rmtree(options.work / "corpus", ignore_errors=True)
+    shutil.copytree(corpus.FOLDER, options.work / "corpus")
+    print(f"corpus: {len(intents)} intents, {sum(len(i.follow) for i in intents)} second turns")
+
+
+def _tokenizer(options: argparse.Namespace) -> None:
+    generator = Generator(corpus.load(options.work / "corpus"), options.seed)
+    texts = (
+        text
+        for index in range(12000)
+        for turn in generator.draw(index).turns
+        for text in (turn.question, turn.answer, turn.thought)
+    )
+    tokenizer.train(texts).save(str(options.work / "tokenizer.json"))
+
+
+def _target(options: argparse.Namespace) -> None:
+    from pocket.target import TargetJob
+    from pocket.train import Plan, run
+
+    plan = Plan(options.work, options.target_minutes, options.target_steps, options.workers, not options.no_compile)
+    run(partial(TargetJob, options.work, options.seed), plan)
+
+
+def _drafter(options: argparse.Namespace) -> None:
+    from pocket.drafter import DrafterJob
+    from pocket.train import Plan, run
+
+    plan = Plan(options.work, options.drafter_minutes, options.drafter_steps, options.workers, not options.no_compile)
+    run(partial(DrafterJob, options.work, options.seed), plan)
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from pocket.publish import publish
+
+    publish(options.work, options.assets)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from pocket.report import plot
+
+    plot(options.work, options.assets.parent / "pocket-loss.svg")
+
+
+STAGES = {
+    "corpus": _corpus,
+    "tokenizer": _tokenizer,
+    "target": _target,
+    "drafter": _drafter,
+    "publish": _publish,
+    "report": _report,
+}
+
+
+def main() -> None:
+    """Run the stages named on the command line, in order."""
+    options = _arguments()
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for name, stage in STAGES.items():
+        if name in options.stages:
+            stage(options)
+
+
+if __name__ == "__main__":
+    main()
