@@ -1,9 +1,9 @@
 """The layout of the Hugging Face cache, which other tools share. Standard library only.
 
-    models--org--repo/refs/main             the commit that `main` was when somebody looked
-                      snapshots/COMMIT/NAME  links to the files of one commit
-                      blobs/ETAG             their contents
-                      blobs/ETAG.incomplete  what has arrived of one so far
+models--org--repo/refs/main             the commit that `main` was when somebody looked
+                  snapshots/COMMIT/NAME  links to the files of one commit
+                  blobs/ETAG             their contents
+                  blobs/ETAG.incomplete  what has arrived of one so far
 """
 
 from __future__ import annotations

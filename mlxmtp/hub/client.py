@@ -12,7 +12,7 @@ transport, is left out: it needs a second server that mirrors (HF_ENDPOINT) do n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_session
+from huggingface_hub import HfApi, constants, get_session, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -30,7 +30,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status
 
 from mlxmtp.errors import DownloadError, MlxmtpError, ModelNotFound
 
@@ -84,7 +85,7 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
 
     Raises ModelNotFound if there is no such repository or revision, DownloadError for everything else.
     """
-    patience = Patience(on_wait)
+    patience = Patience(on_wait, WAITS[:2])  # a hub that cannot be reached at the start should be heard of soon
     while True:
         try:
             info = HfApi().model_info(
@@ -143,9 +144,9 @@ def _first_byte(content_range: str | None) -> int:
 class Patience:
     """Decides whether to try again. `reset` after progress."""
 
-    def __init__(self, on_wait: OnWait | None = None) -> None:
+    def __init__(self, on_wait: OnWait | None = None, waits: Sequence[float] = WAITS) -> None:
         self._tries = 0
-        self._on_wait = on_wait
+        self._on_wait, self._waits = on_wait, waits
 
     def reset(self) -> None:
         """Something arrived: the next failure is a new one."""
@@ -163,9 +164,9 @@ class Patience:
             reason = _reason(error)
         else:
             return False
-        if self._tries >= len(WAITS) or (asked is not None and asked > LONGEST_WAIT):
+        if self._tries >= len(self._waits) or (asked is not None and asked > LONGEST_WAIT):
             return False
-        pause = WAITS[self._tries] if asked is None else asked
+        pause = self._waits[self._tries] if asked is None else asked
         self._tries += 1
         if self._on_wait is not None:
             self._on_wait(reason, pause)
@@ -192,7 +193,6 @@ def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpE
 
 
 def _explain_answer(error: HfHubHTTPError, repo: str, revision: str | None) -> MlxmtpError:
-    status = error.response.status_code
     if isinstance(error, GatedRepoError):
         return DownloadError(
             f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
@@ -205,13 +205,17 @@ def _explain_answer(error: HfHubHTTPError, repo: str, revision: str | None) -> M
         )
     if isinstance(error, EntryNotFoundError):
         return DownloadError(f"A file of {repo} is listed but not there. Try another --revision.")
+    return DownloadError(_status_sentence(error.response.status_code, repo))
+
+
+def _status_sentence(status: int, repo: str) -> str:
     if status == httpx2.codes.UNAUTHORIZED:
-        return DownloadError("The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one.")
+        return "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."
     if status == httpx2.codes.FORBIDDEN:
-        return DownloadError(f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one.")
+        return f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one."
     if status == httpx2.codes.TOO_MANY_REQUESTS:
-        return DownloadError(f"The hub limits requests from here. Wait some minutes. {_KEPT}")
-    return DownloadError(f"The hub answers {status} for {repo}. Try later. {_KEPT}")
+        return f"The hub limits requests from here. Wait some minutes. {_KEPT}"
+    return f"The hub answers {status} for {repo}. Try later. {_KEPT}"
 
 
 def _no_hub(why: object) -> DownloadError:
@@ -221,4 +225,19 @@ def _no_hub(why: object) -> DownloadError:
 def _reason(error: Exception) -> str:
     if isinstance(error, httpx2.TimeoutException):
         return "no answer in time"
-    return str(error).strip().rstrip(".") or type(error).__name__
+    said = str(error).strip().rstrip(".")
+    return said.partition("] ")[2] or said if said.startswith("[Errno") else said or type(error).__name__
+
+
+def reach(seconds: float) -> str | None:
+    """Why the hub cannot be reached within `seconds`; None if it answers."""
+    try:
+        get_session().head(f"{endpoint()}/api/models", timeout=seconds, follow_redirects=False)
+    except httpx2.HTTPError as error:
+        return _reason(error)
+    return None
+
+
+def has_token() -> bool:
+    """Whether requests carry a token."""
+    return get_token() is not None

@@ -2,8 +2,8 @@
 
     weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
     K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows
-    activations  what one chunk of the prompt needs: the rows of its widest attention layer, and the scores of these rows
-                 against the whole context, which no fused kernel takes over at Gemma's head sizes
+    activations  what one chunk of the prompt needs: the rows of its widest attention layer, and the scores of these
+                 rows against the whole context, which no fused kernel takes over at Gemma's head sizes
 
 `tests/hub/test_fit.py` compares the sum with MLX's own peak. Width: on a GPU as stored, on a CPU float32.
 """
@@ -141,7 +141,7 @@ def machine_memory() -> int:
 
 
 def usable(memory: int) -> int:
-    """Bytes of `memory` a model may take: what Metal recommends as a working set, 2/3 of a Mac below 36 GiB, else 3/4."""
+    """Bytes of `memory` a model may take: Metal's recommended working set, 2/3 of a Mac below 36 GiB, else 3/4."""
     return memory * 2 // 3 if sys.platform == "darwin" and memory < _LARGE_MAC else memory * 3 // 4
 
 
@@ -154,4 +154,6 @@ def shown(size: int) -> str:
     """Bytes as people read them: `6.7 GB`."""
     if size >= 1e8:
         return f"{size / 1e9:.1f} GB"
-    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    if size >= 1e6:
+        return f"{size / 1e6:.0f} MB"
+    return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} B"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import platform
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from mlxmtp.hub.fit import machine_memory, usable
 
-# GB/s of unified memory by generation: base, Pro, Max, Ultra. Where a chip was sold with two, the smaller one; 0 = none.
+# GB/s of unified memory by generation: base, Pro, Max, Ultra; the smaller one where there are two, 0 where there is none.
 _BANDWIDTH = {
     1: (68, 200, 400, 800),
     2: (100, 200, 400, 800),
@@ -49,7 +48,7 @@ class Machine:
 def this_machine() -> Machine:
     """What the system says about itself."""
     memory = machine_memory()
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return Machine(_linux_name(), _linux_chip(), None, "", memory, usable(memory), None)
     chip = _sysctl("machdep.cpu.brand_string") or platform.machine()
     generation, tier = parse_chip(chip)

@@ -1,8 +1,8 @@
-"""Predicted tokens per second on Apple chips. Predictions, not measurements: nothing here was fitted on such a machine.
+"""Predicted tokens per second on Apple chips. Predictions: nothing here was measured on such a machine.
 
-A step of decoding reads every weight once, so it takes at least bytes / bandwidth. Kernels reach about 70 % of that, and
-a layer's launches take about 0.1 ms on top, which is what bounds the small models. A round with K draft tokens costs a
-step, a fifth of one for each further verified row, and K reads of the drafter.
+A step of decoding reads every weight once, so it takes at least bytes / bandwidth. Kernels reach about 70 % of that,
+and a layer's launches take about 0.1 ms on top, which is what bounds the small models. A round with K draft tokens
+costs a step, a fifth of one for each further verified row, and K reads of the drafter.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Found:
 
 
 class Store:
-    """The models on this machine: the built-in one, folders, the Hugging Face cache, and models made here. Read only."""
+    """The models on this machine: the built-in one, folders, the Hugging Face cache, models made here. Read only."""
 
     def __init__(self, places: Places, aliases: Mapping[str, str] | None = None) -> None:
         self._places = places
@@ -86,7 +86,7 @@ class Store:
         return next(iter(fitting[-1:] or found), None)
 
     def _published_for(self, target: Found) -> Found | None:
-        """The drafter of a repository without a short name: the one pulled with it, else that of a model of its shape."""
+        """The drafter of a repository without a short name: the one pulled with it, else that of its shape."""
         record = self._records.find(self.meaning(target.name))
         repos = [record.drafter] if record is not None and record.drafter is not None else []
         if not repos and (target.folder / "config.json").is_file():

@@ -26,7 +26,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PIECE = 1 << 20
 
 OnBytes = Callable[[int, bool], None]
-"""Called with a number of bytes that are right here now, and whether they came over the network; negative for bytes that
+"""Called with a number of bytes that are here now, and whether they came over the network; negative for bytes that
 turned out to be useless."""
 
 

@@ -11,7 +11,7 @@ from mlxmtp.models._mlx_lm import gemma4
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.device import compute_dtype, tune_threads
 from mlxmtp.models.drafter import Drafter, DrafterWeights
-from mlxmtp.models.pair import check_pair as check_pair
+from mlxmtp.models.pair import check_pair
 from mlxmtp.models.quantize import default_bits, pack_drafter, parameters, prepare
 from mlxmtp.models.target import Target
 from mlxmtp.models.weights import read_weights

@@ -12,7 +12,7 @@ from tests.golden import FAMILIES, FOLDER
 
 
 def same(config, network):
-    built = {name: tuple(value.shape) for name, value in tree_flatten(network.parameters())}
+    built = {name: tuple(value.shape) for name, value in dict(tree_flatten(network.parameters())).items()}
     assert {tensor.name: tensor.shape for tensor in tensors(config)} == built
 
 
