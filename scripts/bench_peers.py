@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -160,23 +161,31 @@ def main() -> None:
         notes=notes,
         checkpoint=str(pair.relative_to(ROOT)) if pair.is_relative_to(ROOT) else pair.name,
         minutes=(time.monotonic() - begin) / 60,
+        tokens=plan.tokens,
+        whole=plan.whole or not session.stop,
     )
     text = markdown(run)
     print(text)
+    record = json.dumps(_record(run)) + "\n"
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(record, encoding="utf-8")
+    if options.plot and _draw(options.reference, record, options.plot) and options.write:
+        chart = os.path.relpath(options.plot.resolve(), options.write.resolve().parent)
+        text = f"![Tokens per second of every arm, by kind of prompt]({chart})\n\n{text}"
     if options.write:
         write_section(options.write, HEADING, text)
-    if options.json or options.plot:
-        record = options.json or options.plot.with_suffix(".json")
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(_record(run)) + "\n", encoding="utf-8")
-        if options.plot:
-            _draw(options.reference, record, options.plot)
 
 
-def _draw(python: Path, record: Path, chart: Path) -> None:
-    command = [str(python), "-m", "bench.plot", str(record.resolve()), str(chart.resolve())]
-    if not python.exists() or subprocess.run(command, cwd=ROOT / "scripts", check=False).returncode:
-        say(f"no chart: {python} has no matplotlib")
+def _draw(python: Path, record: str, chart: Path) -> bool:
+    chart.parent.mkdir(parents=True, exist_ok=True)
+    command = [str(python), "-m", "bench.plot", "-", str(chart.resolve())]
+    if python.exists():
+        drawn = subprocess.run(command, cwd=ROOT / "scripts", input=record, text=True, check=False).returncode == 0
+        if drawn:
+            return True
+    say(f"no chart: {python} is not there or has no matplotlib")
+    return False
 
 
 if __name__ == "__main__":

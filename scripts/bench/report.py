@@ -40,6 +40,14 @@ GOALS = (
     Goal("sampled", "ours-mtp", "vlm-mtp", MIXED, 1.4, "MTP against mlx-vlm MTP, temperature 1, mixed"),
 )
 _OTHERS = (
+    Goal(
+        "greedy",
+        "ours-blind",
+        "ours",
+        (*MIXED, "random"),
+        0,
+        "MTP with an untrained drafter against plain, greedy, all",
+    ),
     Goal("greedy", "ours-mtp", "vlm-best", MIXED, 0, "MTP against mlx-vlm MTP at its best, greedy, mixed"),
     Goal("sampled", "ours-mtp", "vlm-best", MIXED, 0, "MTP against mlx-vlm MTP at its best, temperature 1, mixed"),
     Goal("greedy", "vlm-mtp", "vlm", MIXED, 0, "mlx-vlm MTP against mlx-vlm plain, greedy, mixed"),
@@ -61,6 +69,8 @@ class Run:
     notes: Sequence[str]
     checkpoint: str
     minutes: float
+    tokens: int
+    whole: bool
 
 
 def markdown(run: Run) -> str:
@@ -112,8 +122,7 @@ def _conditions(run: Run) -> str:
     lines = [
         f"One run of `scripts/bench_peers.py`, {day}, {run.minutes:.1f} minutes, on {machine()}. Checkpoint: "
         f"{run.checkpoint}. Every arm gets the same token ids and, when it decodes greedily, makes the same number of "
-        "new tokens with stop tokens ignored: as many as the greedy answer has (at most 256), and 256 after random "
-        "words; at temperature 1 every text ends where it ends. Arms take turns on every prompt, another one first "
+        f"new tokens with stop tokens ignored: {_lengths(run)}. Arms take turns on every prompt, another one first "
         "each time. Speed is tokens over seconds from the first token to the last, reading the prompt left out, and "
         "all kernels were built before. Given are medians over repetitions, lowest and highest in brackets; each "
         "repetition asks other questions of the same kind. Mixed = code, chat and list together."
@@ -123,6 +132,15 @@ def _conditions(run: Run) -> str:
         facts = ", ".join(f"{key} {value}" for key, value in hello.items() if key != "stop")
         rows.append(f"- {engine}: {facts}")
     return "\n".join([*lines, "", *rows])
+
+
+def _lengths(run: Run) -> str:
+    if run.whole:
+        return f"{run.tokens}"
+    return (
+        f"as many as the greedy answer has (at most {run.tokens}), and {run.tokens} after random words; at "
+        "temperature 1 every text ends where it ends"
+    )
 
 
 def _speeds(run: Run, phase: str) -> str:
