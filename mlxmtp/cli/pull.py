@@ -47,7 +47,9 @@ def pull(
     """
     loaded, out = begin(ctx, yes=yes, quiet=quiet, no_color=no_color)
     try:
-        fetch(loaded, out, name, revision=revision, draft=draft)
+        if not fetch(loaded, out, name, revision=revision, draft=draft):
+            out.line("Nothing was downloaded.")
+            raise typer.Exit(1)
     finally:
         out.settle()
 

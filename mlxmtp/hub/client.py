@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from json import JSONDecodeError
 from typing import Any
 from urllib.parse import quote
@@ -30,8 +31,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from mlxmtp.errors import DownloadError, MlxmtpError, ModelNotFound
 
@@ -125,11 +125,11 @@ def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[i
         headers["Range"] = f"bytes={start}-"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
-        if start and response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             yield start, iter(())
             return
         hf_raise_for_status(response)
-        begins = _first_byte(response.headers.get("Content-Range")) if response.status_code == 206 else 0
+        begins = _first_byte(response.headers.get("Content-Range")) if response.status_code == HTTPStatus.PARTIAL_CONTENT else 0
         yield begins, response.iter_raw()
 
 
@@ -144,9 +144,9 @@ def _first_byte(content_range: str | None) -> int:
 class Patience:
     """Decides whether to try again. `reset` after progress."""
 
-    def __init__(self, on_wait: OnWait | None = None, waits: Sequence[float] = WAITS) -> None:
+    def __init__(self, on_wait: OnWait | None = None, waits: Sequence[float] | None = None) -> None:
         self._tries = 0
-        self._on_wait, self._waits = on_wait, waits
+        self._on_wait, self._waits = on_wait, WAITS if waits is None else waits
 
     def reset(self) -> None:
         """Something arrived: the next failure is a new one."""
@@ -209,11 +209,11 @@ def _explain_answer(error: HfHubHTTPError, repo: str, revision: str | None) -> M
 
 
 def _status_sentence(status: int, repo: str) -> str:
-    if status == httpx2.codes.UNAUTHORIZED:
+    if status == HTTPStatus.UNAUTHORIZED:
         return "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."
-    if status == httpx2.codes.FORBIDDEN:
+    if status == HTTPStatus.FORBIDDEN:
         return f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one."
-    if status == httpx2.codes.TOO_MANY_REQUESTS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         return f"The hub limits requests from here. Wait some minutes. {_KEPT}"
     return f"The hub answers {status} for {repo}. Try later. {_KEPT}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlxmtp.hub.fit import machine_memory, usable
 
-# GB/s of unified memory by generation: base, Pro, Max, Ultra; the smaller one where there are two, 0 where there is none.
+# GB/s of unified memory by generation: base, Pro, Max, Ultra; the smaller where there are two, 0 where there is none.
 _BANDWIDTH = {
     1: (68, 200, 400, 800),
     2: (100, 200, 400, 800),

@@ -100,7 +100,7 @@ class Plan:
 
         if self.missing > self.free:
             raise DownloadError(
-                f"{self.name} needs {shown(self.missing)} more on disk and {shown(self.free)} are free in {self.cache}. "
+                f"{self.name} needs {shown(self.missing)} more on disk; {shown(self.free)} are free in {self.cache}. "
                 "Make room (`mlxmtp rm`), or set HF_HOME to another disk."
             )
 

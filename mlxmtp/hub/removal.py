@@ -15,7 +15,7 @@ from mlxmtp.hub.records import Records
 from mlxmtp.hub.registry import BUILT_IN, find_entry
 
 if TYPE_CHECKING:
-    from huggingface_hub.utils._cache_manager import DeleteCacheStrategy
+    from huggingface_hub.utils import DeleteCacheStrategy
 
     from mlxmtp.hub.store import Store
     from mlxmtp.settings import Places

@@ -3,7 +3,7 @@
     GET  /api/models/ORG/REPO[/revision/REV][?blobs=true]   commit and files
     GET  /api/models/ORG/REPO/tree/REV                      the same as a list, in pages
     HEAD, GET /ORG/REPO/resolve/REV/FILE                    small files; large ones (LFS) redirect to
-    HEAD, GET /cdn/ORG/REPO/COMMIT/FILE                     their bytes, with ranges
+    HEAD, GET /cdn/ORG/REPO/COMMIT/FILE                     their bytes, with ranges, on another host
 
 Names of headers are those of the hub: X-Repo-Commit, ETag, X-Linked-Size, X-Linked-ETag, X-Error-Code.
 """
@@ -26,6 +26,7 @@ LFS_FROM = 20_000
 """Bytes from which a file is stored apart, as weights are on the hub."""
 
 PAGE = 5
+"""Files per page of a listing."""
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Hub:
         self.token = "hf_good"
         self.lock = threading.Lock()
         self.stop = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
+        self._server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
@@ -87,6 +88,11 @@ class Hub:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def other_url(self) -> str:
+        """The same server under another name: for a client it is a host that must not see the token."""
+        return self.url.replace("127.0.0.1", "localhost")
 
     def close(self) -> None:
         self.stop.set()
@@ -141,6 +147,11 @@ def blob_id(content: bytes) -> str:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are killed in the middle are what the tests are about."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -242,7 +253,7 @@ class Handler(BaseHTTPRequestHandler):
             self._reply(404, {**headers, "X-Error-Code": "EntryNotFound"}, b"{}")
         elif len(content) >= LFS_FROM:
             linked = {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{sha256(content)}"'}
-            there = f"{self.hub.url}/cdn/{name}/{commit}/{path}"
+            there = f"{self.hub.other_url}/cdn/{name}/{commit}/{path}"
             self._reply(302, {**headers, **linked, "Location": there}, b"")
         else:
             self._content(content, {**headers, "ETag": f'"{blob_id(content)}"'})
