@@ -129,7 +129,11 @@ def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[i
             yield start, iter(())
             return
         hf_raise_for_status(response)
-        begins = _first_byte(response.headers.get("Content-Range")) if response.status_code == HTTPStatus.PARTIAL_CONTENT else 0
+        begins = (
+            _first_byte(response.headers.get("Content-Range"))
+            if response.status_code == HTTPStatus.PARTIAL_CONTENT
+            else 0
+        )
         yield begins, response.iter_raw()
 
 

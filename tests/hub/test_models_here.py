@@ -111,7 +111,7 @@ def test_lists(here: Here) -> None:
     assert named["31b"]["memory"] > 17e9
     assert set(named[repo]) == set(named["31b"])
     _, out, _ = here.call("ls", "--all")
-    assert [line for line in out.splitlines() if line.startswith("e2b\t")][0].split("\t")[3] == "3.8 GB"
+    assert next(line for line in out.splitlines() if line.startswith("e2b\t")).split("\t")[3] == "3.8 GB"
 
 
 def test_show(here: Here) -> None:
