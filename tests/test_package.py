@@ -102,7 +102,7 @@ def test_the_installed_program_knows_its_version_and_runs_from_its_own_files(env
 
 
 def test_the_installed_program_answers_with_the_drafter_as_without(environment: Environment) -> None:
-    question = ("--temp", "0", "What is mlxmtp?")
+    question = ("--temp", "0", "--num-draft-tokens", "4", "What is mlxmtp?")
     answer = environment.ask(*question)
     assert "mlxmtp" in answer
     assert answer.endswith("\n")
