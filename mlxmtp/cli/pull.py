@@ -9,7 +9,7 @@ import typer
 from mlxmtp.cli import options
 from mlxmtp.cli.start import begin, can_ask
 from mlxmtp.errors import DownloadError, ModelNotFound, UsageError
-from mlxmtp.hub.fit import machine_memory, shown, usable
+from mlxmtp.hub.fit import shown
 from mlxmtp.hub.registry import BUILT_IN, find_entry
 from mlxmtp.hub.store import Store
 
@@ -125,6 +125,8 @@ def _show(out: Output, plan: Plan) -> None:
         out.note(note)
     if out.look.quiet:
         return
+    from mlxmtp.hub.machine import this_machine
+
     for part in plan.parts:
         out.line(f"{part.role:<9}{part.repo} @ {part.commit[:8]}, {shown(part.size)} in {len(part.files)} files")
     here = "" if plan.missing == plan.size else f" ({shown(plan.size - plan.missing)} are here)"
@@ -132,9 +134,9 @@ def _show(out: Output, plan: Plan) -> None:
     out.line(f"disk     {shown(plan.free)} free in {plan.cache}")
     needed = plan.needs(_CONTEXT)
     if needed is not None:
-        memory = machine_memory()
-        verdict = "fits" if needed.total <= usable(memory) else f"does not fit: {shown(usable(memory))} can be used"
-        out.line(f"memory   {shown(needed.total)} of {shown(memory)} with a context of 4k: {verdict}")
+        machine = this_machine()
+        verdict = "fits" if needed.total <= machine.room else f"does not fit: {shown(machine.room)} can be used"
+        out.line(f"memory   {shown(needed.total)} of {shown(machine.memory)} with a context of 4k: {verdict}")
 
 
 def _download(loaded: Loaded, out: Output, plan: Plan) -> None:

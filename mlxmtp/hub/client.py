@@ -88,7 +88,7 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
     patience = Patience(on_wait, WAITS[:2])  # a hub that cannot be reached at the start should be heard of soon
     while True:
         try:
-            info = HfApi().model_info(
+            info = HfApi(library_name="mlxmtp").model_info(
                 repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
             )
             break
@@ -120,7 +120,7 @@ def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[i
     the address of the bytes behind them expires.
     """
     url = f"{endpoint()}/{repo}/resolve/{commit}/{quote(name)}"
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # ranges of compressed text mean nothing
+    headers = {**build_hf_headers(library_name="mlxmtp"), "Accept-Encoding": "identity"}  # ranges of compressed text mean nothing
     if start:
         headers["Range"] = f"bytes={start}-"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT

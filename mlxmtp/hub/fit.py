@@ -15,7 +15,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmtp.errors import TooLarge
 from mlxmtp.models.config import FULL, ModelConfig
 from mlxmtp.models.shapes import own_layers, packing, parameter_count, tensors
 
@@ -110,18 +109,6 @@ def _head_entries(config: ModelConfig, i: int) -> int:
     own = not config.is_drafter and i < own_layers(config)
     heads = int(config.text["num_attention_heads"]) + (2 * config.kv_heads(kind) if own else 0)
     return heads * config.head_dim(kind)
-
-
-def check_memory(name: str, needed: Need, memory: int, suggestion: str | None = None) -> None:
-    """Raises TooLarge if a model cannot run in `memory` bytes; `suggestion` is the name of one that can."""
-    room = usable(memory)
-    if needed.total <= room:
-        return
-    instead = f"Take {suggestion}, which fits, or" if suggestion else "Shorten the prompt, or"
-    raise TooLarge(
-        f"Model '{name}' needs {shown(needed.total)} of memory; of the {shown(memory)} here {shown(room)} can be used. "
-        f"{instead} try it anyway with --force."
-    )
 
 
 def computes_on_cpu() -> bool:

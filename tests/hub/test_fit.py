@@ -13,8 +13,11 @@ from mlxmtp.decode import prefill
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.errors import TooLarge
 from mlxmtp.hub import fit
-from mlxmtp.hub.fit import Need, activation_bytes, cache_bytes, check_memory, need, usable, weight_bytes
+from mlxmtp.hub.fit import activation_bytes, cache_bytes, need, usable, weight_bytes
+from mlxmtp.hub.machine import Machine
 from mlxmtp.hub.registry import entries, find_entry, same_shape
+from mlxmtp.hub.room import require_memory
+from mlxmtp.hub.store import Found
 from mlxmtp.models import cache, quantize
 from mlxmtp.models.config import read_config
 from mlxmtp.models.device import on_cpu
@@ -116,13 +119,32 @@ def test_numbers_that_stand_in_two_places_are_the_same() -> None:
     assert fit.PACKED_FROM == quantize.DRAFTER_BITS_FROM
 
 
-def test_what_does_not_fit_is_refused_with_what_does() -> None:
-    needed = Need(17 * GB, GB, GB, GB)
-    check_memory("31b", needed, 32 * GB)
-    with pytest.raises(TooLarge, match=r"'31b' needs 20.0 GB of memory; of the 16.0 GB here .* Take 12b, which fits"):
-        check_memory("31b", needed, 16 * GB, "12b")
-    with pytest.raises(TooLarge, match=r"Shorten the prompt, or try it anyway with --force"):
-        check_memory("31b", needed, 16 * GB)
+def machine_with(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.hub.room.this_machine", lambda: Machine("", "", None, "", memory, memory // 2, None))
+
+
+def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, drafter = full_size.write(tmp_path, "31b")
+    found, paired = Found("31b", folder), Found("d", drafter)
+    machine_with(400 * GB, monkeypatch)
+    require_memory(found, paired, 4096)
+    machine_with(32 * GB, monkeypatch)
+    with pytest.raises(
+        TooLarge, match=r"'31b' needs .* of the 32.0 GB here 16.0 GB can be used. .* fits: take it with"
+    ):
+        require_memory(found, paired, 4096)
+    require_memory(found, paired, 4096, force=True)
+    machine_with(2 * GB, monkeypatch)
+    with pytest.raises(TooLarge, match="pocket fits"):
+        require_memory(found, None, 4096)
+
+
+def test_a_prompt_that_does_not_fit_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Found("pocket", POCKET / "target")
+    machine_with(200_000_000, monkeypatch)
+    require_memory(target, None, 256)
+    with pytest.raises(TooLarge, match="It is the 30000 tokens that are too many"):
+        require_memory(target, None, 30000)
 
 
 def test_a_small_mac_keeps_a_third_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:

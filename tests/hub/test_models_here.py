@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, snapshot_download
 
+from mlxmtp.cli.output import Output
+from mlxmtp.cli.pull import offer
+from mlxmtp.errors import ModelNotFound
 from mlxmtp.hub.records import Records
 from mlxmtp.hub.registry import Entry, Repo
+from mlxmtp.hub.store import Store
+from mlxmtp.settings import Loaded, Settings
 from tests.golden import FOLDER
 from tests.hub.conftest import Here
 from tests.hub.hub_server import folder_files
@@ -187,6 +195,36 @@ def test_a_model_made_here_has_its_name(here: Here) -> None:
     assert here.store().resolve("mine").folder == made
     assert here.call("rm", "-y", "mine")[0] == 0
     assert not made.exists()
+
+
+@pytest.mark.parametrize("command", ["ls", "show"])
+def test_looking_costs_no_heavy_import(here: Here, command: str) -> None:
+    code = "import sys; from mlxmtp.cli.app import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    arguments = [command, "pocket"] if command == "show" else [command]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=here.environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"huggingface_hub", "httpx2", "mlx", "mlx_lm", "rich", "prompt_toolkit", "tokenizers"}
+
+
+@pytest.mark.parametrize("name", ["org/e2b", "mine"])
+def test_an_offer_downloads_where_the_answer_is_yes(here: Here, name: str) -> None:
+    publish_family(here.hub, "e2b")
+    missing = ModelNotFound("not here")
+    places = here.settings().places
+    out = Output(None, StringIO())
+    aliases = {"mine": "org/e2b"}
+    with pytest.raises(ModelNotFound) as raised:  # nobody to ask
+        offer(Loaded(Settings(), places, aliases), out, name, missing)
+    assert raised.value is missing
+    assert not here.hub.served
+    offer(Loaded(Settings(yes=True), places, aliases), out, name, missing)
+    assert Store(places, aliases).resolve(name).folder.is_dir()
+    for wrong in ("e9b", "./folder"):
+        with pytest.raises(ModelNotFound):
+            offer(Loaded(Settings(yes=True), places), out, wrong, missing)
 
 
 def test_doctor(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
