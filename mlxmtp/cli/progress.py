@@ -47,15 +47,19 @@ class DownloadProgress:
             self._out.line(text)
 
     def text(self) -> str:
-        """`1.2 of 3.6 GB, 34 %, 52.1 MB/s, 0:46 left`."""
-        share = 100 * self._have // self._total if self._total else 100
-        parts = [f"{shown(self._have)} of {shown(self._total)}, {share} %"]
+        """`1.2 GB of 3.6 GB, 34 %, 52 MB/s, 0:46 left`."""
+        parts = [self.share()]
         speed = self._speed()
         if speed:
             parts += [f"{shown(int(speed))}/s", f"{_clock_time((self._total - self._have) / speed)} left"]
         elif not self._arrived:
             parts.append("checking what is here")
         return ", ".join(parts)
+
+    def share(self) -> str:
+        """`1.2 GB of 3.6 GB, 34 %`."""
+        share = 100 * self._have // self._total if self._total else 100
+        return f"{shown(self._have)} of {shown(self._total)}, {share} %"
 
     def _speed(self) -> float:
         if len(self._arrived) < 2:

@@ -149,7 +149,7 @@ def _download(loaded: Loaded, out: Output, plan: Plan) -> None:
         carry_out(plan, Records(loaded.places.data), on_bytes=progress.count, on_wait=progress.waiting)
     except KeyboardInterrupt:
         out.clear_progress()
-        out.line(f"Stopped at {progress.text()}. The same command goes on from here.")
+        out.line(f"Stopped at {progress.share()}. The same command goes on from here.")
         raise
     out.clear_progress()
 

@@ -120,7 +120,10 @@ def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[i
     the address of the bytes behind them expires.
     """
     url = f"{endpoint()}/{repo}/resolve/{commit}/{quote(name)}"
-    headers = {**build_hf_headers(library_name="mlxmtp"), "Accept-Encoding": "identity"}  # ranges of compressed text mean nothing
+    headers = {
+        **build_hf_headers(library_name="mlxmtp"),
+        "Accept-Encoding": "identity",
+    }  # ranges of compressed text mean nothing
     if start:
         headers["Range"] = f"bytes={start}-"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
