@@ -11,9 +11,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pocket.conversation import Conversation, Generator
-from pocket.layout import PAD, segments
+from pocket.layout import PAD, THOUGHT, segments
 
 POOL = 1024
+CUT_SHARE, CUT_AFTER, CUT_THOUGHT = 0.65, 14, 30
 LONGEST = 1400
 
 
@@ -55,6 +56,24 @@ def encode(tokenizer: Tokenizer, conversations: list[Conversation]) -> list[tupl
     return rows
 
 
+def cut(rows: list[tuple[list[int], list[bool]]], rng: Random) -> list[tuple[list[int], list[bool]]]:
+    """Most rows end soon after their last answer began.
+
+    By then it is decided which answer it is; that choice is what takes longest to learn, so the time is better spent on
+    more questions than on the rest of answers that are known by heart.
+    """
+    shorter = []
+    for ids, learned in rows:
+        end = len(ids)
+        if rng.random() < CUT_SHARE:
+            start = end - 1
+            while start and learned[start - 1]:
+                start -= 1
+            end = start + (CUT_THOUGHT if ids[start] == THOUGHT else CUT_AFTER)
+        shorter.append((ids[:end], learned[:end]))
+    return shorter
+
+
 def pack(rows: list[tuple[list[int], list[bool]]], budget: int) -> list[Batch]:
     """Batches of at most `budget` positions, padding included, of rows of like length."""
     rows = sorted((row for row in rows if len(row[0]) <= LONGEST), key=lambda row: len(row[0]))
@@ -82,7 +101,10 @@ def _batch(group: list[tuple[list[int], list[bool]]]) -> Batch:
 class Stream:
     """The training batches of one worker; `at` = (pool, batch in it) is all its state."""
 
-    def __init__(self, generator: Generator, tokenizer: Tokenizer, budget: int, rank: int, world: int) -> None:
+    def __init__(
+        self, generator: Generator, tokenizer: Tokenizer, budget: int, rank: int, world: int, *, cut: bool = False
+    ) -> None:
+        self._cut = cut
         self._generator, self._tokenizer, self._budget = generator, tokenizer, budget
         self._rank, self._world = rank, world
 
@@ -97,8 +119,10 @@ class Stream:
 
     def _pool(self, pool: int) -> list[Batch]:
         conversations = [self._generator.draw(pool * POOL + i) for i in range(POOL)]
-        made = pack(encode(self._tokenizer, conversations), self._budget)
-        Random(f"{self._generator.seed}/{pool}").shuffle(made)
+        rng = Random(f"{self._generator.seed}/{pool}")
+        rows = encode(self._tokenizer, conversations)
+        made = pack(cut(rows, rng) if self._cut else rows, self._budget)
+        rng.shuffle(made)
         return made
 
 

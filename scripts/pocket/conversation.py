@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from zlib import crc32
 
-from pocket import augment, outfield
+from pocket import augment, keywords, outfield
 from pocket.corpus import Intent
 from pocket.material import material, path
 from pocket.patterns import expand, squash
@@ -18,6 +18,8 @@ _SYSTEMS = (
     "You are a pirate.", "Reply as briefly as you can.", "Explain step by step.", "You are a senior engineer.",
 )  # fmt: skip
 HELD_OUT_EVERY = 40
+KEYWORDS_SHARE = 0.2
+PLAIN_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,13 @@ class Generator:
         return tuple(turns)
 
     def _known(self, intent: Intent, rng: Random, held_out: bool) -> Turn:
+        if not (held_out or intent.refuses) and rng.random() < KEYWORDS_SHARE:
+            return Turn(
+                augment.question(keywords.wording(intent, rng), rng), intent.thought, rng.choice(intent.answers)
+            )
         for _ in range(200):
-            wording = expand(rng.choice(intent.questions), rng)
+            plain = intent.plain and rng.random() < PLAIN_SHARE
+            wording = expand(rng.choice(intent.plain if plain else intent.questions), rng)
             if (crc32(squash(wording).encode()) % HELD_OUT_EVERY == 0) == held_out:
                 break
         return Turn(augment.question(wording, rng), intent.thought, rng.choice(intent.answers))

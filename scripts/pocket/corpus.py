@@ -1,10 +1,11 @@
-"""The written part of the training data: intents read from `corpus/*.toml`, strictly checked."""
+"""The written part of the training data, strictly checked: intents from `corpus/*.toml`, and what else people call the
+same things from `corpus/wordings/*.toml` (intent id -> plain questions)."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class Intent:
     answers: tuple[str, ...]
     follow: tuple[Intent, ...] = ()
     system: tuple[str, ...] = ()
+    plain: tuple[Sequence_, ...] = ()
+    """Questions in other people's words: a list, not patterns."""
 
     @property
     def refuses(self) -> bool:
@@ -55,7 +58,25 @@ def load(folder: Path = FOLDER) -> list[Intent]:
                 raise CorpusError(f"{path.name}: intent {intent.id!r} stands in {seen[intent.id]}, too")
             seen[intent.id] = path.name
             intents.append(intent)
-    return intents
+    return _with_wordings(intents, folder / "wordings")
+
+
+def _with_wordings(intents: list[Intent], folder: Path) -> list[Intent]:
+    """The intents with the plain questions of the wordings added; those of `id/n` go to its n-th follow-up."""
+    more: dict[str, tuple[Sequence_, ...]] = {}
+    for path in sorted(folder.glob("*.toml")):
+        for name, texts in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            where = f"{path.name} ({name})"
+            more[name] = more.get(name, ()) + tuple((text.strip(),) for text in _strings({"q": texts}, "q", where))
+    known = {intent.id for intent in intents} | {follow.id for intent in intents for follow in intent.follow}
+    if unknown := sorted(more.keys() - known):
+        raise CorpusError(f"{folder}: there is no intent {unknown[0]!r}")
+
+    def enriched(intent: Intent) -> Intent:
+        follow = tuple(enriched(one) for one in intent.follow)
+        return replace(intent, plain=more.get(intent.id, ()), follow=follow)
+
+    return [enriched(intent) for intent in intents]
 
 
 def _read(path: Path) -> list[Intent]:

@@ -80,7 +80,7 @@ def overlap(questions: list[Question], intents: list[Intent]) -> dict[Question, 
         (intent.id, re.compile(matcher(pattern)))
         for top in intents
         for intent in (top, *top.follow)
-        for pattern in intent.questions
+        for pattern in (*intent.questions, *intent.plain)
     ]
     return {
         question: name

@@ -12,7 +12,7 @@ SPECIAL = {
     50: "<|tool_response>", 51: "<tool_response|>", 52: '<|"|>',
     98: "<|think|>", 100: "<|channel>", 101: "<channel|>", 105: "<|turn>", 106: "<turn|>",
 }  # fmt: skip
-PAD, EOS, BOS, TURN_END, TOOL_RESPONSE = 0, 1, 2, 106, 50
+PAD, EOS, BOS, TURN_END, TOOL_RESPONSE, THOUGHT = 0, 1, 2, 106, 50, 100
 
 
 def segments(conversation: Conversation) -> Iterator[tuple[str, bool]]:

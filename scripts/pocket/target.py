@@ -29,7 +29,7 @@ class TargetJob:
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""
-        return Stream(self._generator, self._tokenizer, BUDGET, rank, world)
+        return Stream(self._generator, self._tokenizer, BUDGET, rank, world, cut=True)
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of the learned tokens."""
