@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, snapshot_download
+from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 
 from mlxmtp.cli.output import Output
 from mlxmtp.cli.pull import offer
@@ -20,7 +21,7 @@ from mlxmtp.hub.store import Store
 from mlxmtp.settings import Loaded, Settings
 from tests.golden import FOLDER
 from tests.hub.conftest import Here
-from tests.hub.hub_server import folder_files
+from tests.hub.hub_server import folder_files, sha256
 from tests.hub.models_to_publish import publish_family, publish_large
 
 
@@ -175,6 +176,32 @@ def test_a_removal_keeps_a_drafter_that_another_model_uses(here: Here, monkeypat
     assert here.store().resolve("two").folder.is_dir()
     assert here.call("rm", "-y", "two")[0] == 0
     assert not here.cached("org/drafter").folder.exists()
+
+
+def test_a_removal_leaves_contents_that_the_client_shares_between_repositories(here: Here) -> None:
+    weights = publish_large(here.hub, "org/one")
+    publish_large(here.hub, "org/two")
+    for repo in ("org/one", "org/two"):
+        assert here.call("pull", repo)[0] == 0
+        # What the client does with a file it got over Xet: the blob becomes a link to a store beside the repositories.
+        assert publish_blob_to_shared_store(
+            blob_path=str(here.cached(repo).blob(sha256(weights))),
+            xet_hash="a" * 64,
+            cache_dir=str(here.cache),
+            expected_size=len(weights),
+            replace_existing=False,
+        )
+    assert here.cached("org/one").blob(sha256(weights)).is_symlink()
+    for repo, most in (("org/one", 10_000), ("org/two", 10_000 + len(weights))):
+        before = bytes_below(here.cache)
+        code, out, _ = here.call("rm", "-y", repo)
+        freed = before - bytes_below(here.cache)
+        assert code == 0
+        assert most - 10_000 < freed <= most
+        assert abs(float(out.split()[0]) * 1000 - freed) < 1500
+        if repo == "org/one":
+            (file,) = here.cached("org/two").folder.glob("snapshots/*/model.safetensors")
+            assert file.read_bytes() == weights
 
 
 def test_a_half_finished_download_can_be_removed(here: Here) -> None:
