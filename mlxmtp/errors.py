@@ -5,7 +5,9 @@
     ├── ConfigError    2   a value in config.toml or the environment is wrong
     ├── ContextOverflow 2  the prompt is longer than the model's context
     ├── ModelNotFound  3   the model is not on this machine
-    └── LoadError      1   the files are here but cannot be used
+    ├── LoadError      1   the files are here but cannot be used
+    ├── TooLarge       1   the model does not fit this machine's memory
+    └── DownloadError  1   the hub, the network or the disk did not give what a download needs
 
 `exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
 """
@@ -45,3 +47,11 @@ class ModelNotFound(MlxmtpError):
 
 class LoadError(MlxmtpError):
     """A model's files are missing, damaged, or do not belong together."""
+
+
+class DownloadError(MlxmtpError):
+    """A download could not be started or finished; what has arrived is kept."""
+
+
+class TooLarge(MlxmtpError):
+    """The model does not fit this machine's memory."""

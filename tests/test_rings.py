@@ -35,6 +35,7 @@ KEPT_IN = {
     "tokenizers": {"engine"},
     "jinja2": {"engine"},
     "huggingface_hub": {"hub"},
+    "httpx2": {"hub"},
     "typer": {"cli"},
     "rich": {"cli"},
     "prompt_toolkit": {"cli"},

@@ -8,6 +8,9 @@ import typer
 
 from mlxmtp.cli import options
 from mlxmtp.cli.ask import ask
+from mlxmtp.cli.doctor import doctor
+from mlxmtp.cli.models import ls, rm, show
+from mlxmtp.cli.pull import pull
 
 _HELP = """\
 Gemma 4 with multi-token-prediction drafters: faster answers, the same text.
@@ -50,3 +53,9 @@ def frame(
 
 
 app.command("ask", short_help="One answer, made for pipes.")(ask)
+app.command("ls", short_help="Models on this machine.")(ls)
+app.command("list", hidden=True)(ls)
+app.command("pull", short_help="Download a model with its drafter.")(pull)
+app.command("show", short_help="What a model consists of and needs.")(show)
+app.command("rm", short_help="Remove a model from the disk.")(rm)
+app.command("doctor", short_help="Check this machine.")(doctor)

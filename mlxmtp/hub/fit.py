@@ -1,14 +1,125 @@
-"""Will a model fit this machine's memory?"""
+"""Will a model fit this machine's memory? Computed from configurations alone, before anything is read or downloaded.
+
+    weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
+    K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows
+    activations  what one chunk of the prompt needs: the rows of its widest attention layer, and the scores of these
+                 rows against the whole context, which no fused kernel takes over at Gemma's head sizes
+
+`tests/hub/test_fit.py` compares the sum with MLX's own peak. Width: on a GPU as stored, on a CPU float32.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
-USABLE = 0.75
-"""Share of the memory a model may take: what Metal recommends as a working set on most machines."""
+from mlxmtp.models.config import FULL, ModelConfig
+from mlxmtp.models.shapes import own_layers, packing, parameter_count, tensors
 
 OVERHEAD = 1_000_000_000
 """Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
+
+CHUNK = 512
+"""Rows of the prompt that are read at a time (`decode/prefill.py`)."""
+
+SLACK, STEP = 64, 256
+"""Ring rows beyond the window, and the step of a buffer's capacity (`models/cache.py`)."""
+
+PACKED_FROM = 200_000_000
+"""Parameters from which a 16-bit drafter is packed to 4 bits on a GPU (`models/quantize.py`)."""
+
+_ROW = 11
+"""Values a row of the prompt needs for each of its query, key and value entries: they are rotated in float32 in halves,
+and MLX computes ahead while earlier parts are still held. Measured; 10 to 13 over the models in tests."""
+
+_LARGE_MAC = 36 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of memory that a model takes at its peak."""
+
+    target: int
+    drafter: int
+    cache: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.target + self.drafter + self.cache + self.activations
+
+
+def need(target: ModelConfig, drafter: ModelConfig | None, context: int, *, cpu: bool | None = None) -> Need:
+    """Bytes at the peak of a conversation of `context` tokens that was read as one prompt.
+
+    `cpu`: whether MLX computes on the CPU (None: as on this machine).
+    """
+    on_cpu = computes_on_cpu() if cpu is None else cpu
+    context = min(context, target.max_positions)
+    return Need(
+        weight_bytes(target, on_cpu),
+        0 if drafter is None else weight_bytes(drafter, on_cpu),
+        cache_bytes(target, context, 4 if on_cpu else 2),
+        activation_bytes(target, context, 4 if on_cpu else 2),
+    )
+
+
+def weight_bytes(config: ModelConfig, cpu: bool) -> int:
+    """Bytes of a loaded network."""
+    plain = 4 if cpu else 2
+    pack = config.quantization
+    if config.is_drafter and pack is None and not cpu and parameter_count(config) >= PACKED_FROM:
+        pack = {"bits": 4, "group_size": 64}
+    total = 0
+    for tensor in tensors(config):
+        packed = packing(tensor, pack)
+        wide = 4 if tensor.name.endswith("token_ordering") else plain
+        total += tensor.size * wide if packed is None else packed.nbytes(tensor, plain)
+    return total + sum(_head_entries(config, i) * 4 for i in range(len(config.layer_types)))
+
+
+def cache_bytes(config: ModelConfig, context: int, width: int) -> int:
+    """Bytes of keys and values at `context` positions, `width` bytes a value."""
+    capacity = -(-(context + 2 * 9) // STEP) * STEP
+    rows = {FULL: capacity}
+    own = config.layer_types[: own_layers(config)]
+    ring = min(capacity, config.window + SLACK)
+    return sum(2 * config.kv_heads(kind) * config.head_dim(kind) * rows.get(kind, ring) for kind in own) * width
+
+
+def activation_bytes(config: ModelConfig, context: int, width: int, chunk: int = CHUNK) -> int:
+    """Bytes that come and go while a prompt of `context` tokens is read in chunks, `width` bytes a value."""
+    rows = max(1, min(chunk, context))
+    text = config.text
+    heads, layers = int(text["num_attention_heads"]), len(config.layer_types)
+    extra = layers * int(text.get("hidden_size_per_layer_input") or 0)
+    widest = max(_head_entries(config, i) for i in range(layers))
+    keys = context if FULL in config.layer_types else min(context, config.window + rows)
+    row = (_ROW * widest + 2 * config.hidden_size + extra) * width
+    logits = 3 * config.vocab_size * 4
+    return rows * row + rows * keys * (heads * width + 2) + logits
+
+
+def _head_entries(config: ModelConfig, i: int) -> int:
+    """Query, key and value entries of one row in layer i; layers with shared K/V have queries only."""
+    kind = config.layer_types[i]
+    own = not config.is_drafter and i < own_layers(config)
+    heads = int(config.text["num_attention_heads"]) + (2 * config.kv_heads(kind) if own else 0)
+    return heads * config.head_dim(kind)
+
+
+def computes_on_cpu() -> bool:
+    """Whether MLX has no GPU to compute on: everywhere but on a Mac, unless the CUDA build is installed."""
+    if sys.platform == "darwin":
+        return False
+    from importlib.util import find_spec
+
+    spec = find_spec("mlx")
+    places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    return not any(any(place.parent.glob("mlx_cuda*.dist-info")) for place in places)
 
 
 def machine_memory() -> int:
@@ -16,11 +127,20 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def usable(memory: int) -> int:
+    """Bytes of `memory` a model may take: Metal's recommended working set, 2/3 of a Mac below 36 GiB, else 3/4."""
+    return memory * 2 // 3 if sys.platform == "darwin" and memory < _LARGE_MAC else memory * 3 // 4
+
+
 def fits(weights: int, memory: int) -> bool:
     """Whether `weights` bytes of target and drafter can be used on a machine with `memory` bytes."""
-    return weights + OVERHEAD <= USABLE * memory
+    return weights + OVERHEAD <= usable(memory)
 
 
 def shown(size: int) -> str:
     """Bytes as people read them: `6.7 GB`."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+    if size >= 1e8:
+        return f"{size / 1e9:.1f} GB"
+    if size >= 1e6:
+        return f"{size / 1e6:.0f} MB"
+    return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} B"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
+from mlxmtp.hub.cache import CachedRepo, is_complete
 from mlxmtp.hub.fit import fits, machine_memory, shown
-from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, known_names
+from mlxmtp.hub.records import Records
+from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, known_names, same_shape
+from mlxmtp.models.config import read_config
 
 if TYPE_CHECKING:
     from mlxmtp.settings import Places
@@ -28,20 +30,25 @@ class Found:
 
 
 class Store:
-    """The models on this machine: the built-in one, folders, and the Hugging Face cache (read only)."""
+    """The models on this machine: the built-in one, folders, the Hugging Face cache, models made here. Read only."""
 
     def __init__(self, places: Places, aliases: Mapping[str, str] | None = None) -> None:
         self._places = places
         self._aliases = dict(aliases or {})
+        self._records = Records(places.data)
+
+    def meaning(self, name: str) -> str:
+        """What the user's own aliases make of a name."""
+        return self._aliases.get(name, name)
 
     def resolve(self, name: str) -> Found:
         """The folder of a target. Raises ModelNotFound with the command that gets it."""
-        meant = self._aliases.get(name, name)
+        meant = self.meaning(name)
         if meant == BUILT_IN:
             return Found(BUILT_IN, _built_in("target"))
         entry = find_entry(meant)
         if entry is not None:
-            folder = self._cached(entry.target.repo)
+            folder = self.cached(entry.target.repo)
             if folder is None:
                 raise ModelNotFound(missing_sentence(entry, machine_memory()))
             return Found(name, folder, entry)
@@ -59,18 +66,18 @@ class Store:
             return Found(wanted, _built_in("drafter") if meant == BUILT_IN else self._named_drafter(meant))
         if target.entry is not None:
             repo = target.entry.drafter.repo
-            folder = self._cached(repo)
+            folder = self.cached(repo)
             return None if folder is None else Found(repo, folder)
         folder = _beside(target.folder)
-        if folder is None:
-            return None
-        return Found(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
+        if folder is not None:
+            return Found(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
+        return self._published_for(target)
 
     def default(self) -> Found | None:
         """The installed model to take when none was named: the largest that fits, else the smallest."""
         installed: dict[Path, Found] = {}
         for entry in sorted(entries(), key=_needed):
-            folder = self._cached(entry.target.repo)
+            folder = self.cached(entry.target.repo)
             if folder is not None:  # of two names for one model the registry has the bare one first
                 installed.setdefault(folder, Found(entry.name, folder, entry))
         memory = machine_memory()
@@ -78,18 +85,37 @@ class Store:
         fitting = [one for one in found if one.entry is not None and fits(_needed(one.entry), memory)]
         return next(iter(fitting[-1:] or found), None)
 
+    def _published_for(self, target: Found) -> Found | None:
+        """The drafter of a repository without a short name: the one pulled with it, else that of its shape."""
+        record = self._records.find(self.meaning(target.name))
+        repos = [record.drafter] if record is not None and record.drafter is not None else []
+        if not repos and (target.folder / "config.json").is_file():
+            try:
+                alike = same_shape(read_config(target.folder))
+            except LoadError:  # said in full when the target itself is read
+                alike = None
+            repos = [] if alike is None else [alike.drafter.repo]
+        for repo in repos:
+            folder = self.cached(repo)
+            if folder is not None:
+                return Found(repo, folder)
+        return None
+
     def _named_drafter(self, name: str) -> Path:
         """`e2b` as a drafter's name means the drafter of e2b."""
         entry = find_entry(name)
         if entry is None:
             return self._anything_else(name, "Drafter")
-        folder = self._cached(entry.drafter.repo)
+        folder = self.cached(entry.drafter.repo)
         if folder is None:
             raise ModelNotFound(f"The drafter of '{name}' is not on this machine. Run: mlxmtp pull {entry.name}")
         return folder
 
     def _anything_else(self, name: str, what: str) -> Path:
         """A folder, or a repository of the cache."""
+        made = self._places.data / "models" / name
+        if "/" not in name and not name.startswith(".") and (made / "config.json").is_file():
+            return made
         path = Path(name).expanduser()
         if path.is_dir():
             return path
@@ -100,7 +126,7 @@ class Store:
                 f"There is no folder {name}. Give the folder that holds config.json, or one of: {_names()}."
             )
         if "/" in name:
-            folder = self._cached(name)
+            folder = self.cached(name)
             if folder is not None:
                 return folder
             raise ModelNotFound(f"{what} '{name}' is not on this machine. Run: mlxmtp pull {name}")
@@ -108,15 +134,14 @@ class Store:
             f"{what} '{name}' is not known{_suggestion(name)}. There are: {_names()}, any org/repo or path."
         )
 
-    def _cached(self, repo: str) -> Path | None:
-        """The newest complete snapshot of `repo` in the Hugging Face cache."""
-        base = self._places.hf_cache / f"models--{repo.replace('/', '--')}"
-        try:
-            revision = (base / "refs" / "main").read_text(encoding="utf-8").strip()
-        except OSError:
-            return None
-        folder = base / "snapshots" / revision
-        return folder if _complete(folder) else None
+    def cached(self, repo: str) -> Path | None:
+        """The complete snapshot of `repo` in the Hugging Face cache: the one that was pulled, else the newest."""
+        cached = CachedRepo.of(self._places.hf_cache, repo)
+        record = self._records.find(repo)
+        for commit in (None if record is None else record.commit, cached.main()):
+            if commit is not None and is_complete(cached.snapshot(commit)):
+                return cached.snapshot(commit)
+        return None
 
 
 def missing_sentence(entry: Entry, memory: int) -> str:
@@ -156,20 +181,6 @@ def _beside(folder: Path) -> Path | None:
     here = folder.resolve()
     candidates = (here / "drafter", here.parent / "drafter", here.parent / f"{here.name}-assistant")
     return next((place for place in candidates if place != here and (place / "config.json").is_file()), None)
-
-
-def _complete(folder: Path) -> bool:
-    """Whether config and every weight file named by the index are there (the cache links to files it may lack)."""
-    if not (folder / "config.json").is_file():
-        return False
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return any(item.is_file() for item in folder.glob("*.safetensors"))
-    try:
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
-        return False
-    return all((folder / name).is_file() for name in files)
 
 
 def _looks_like_path(name: str) -> bool:

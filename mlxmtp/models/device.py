@@ -29,3 +29,10 @@ def tune_threads(hidden_size: int) -> None:
     """OpenBLAS runs small networks faster on one thread: waking the others costs more than a small product."""
     if on_cpu() and hidden_size < _ONE_THREAD_BELOW:
         blas.set_threads(1)
+
+
+def backend() -> str:
+    """What MLX computes on: Metal, CUDA or CPU."""
+    if on_cpu():
+        return "CPU"
+    return "Metal" if mx.metal.is_available() else "CUDA"

@@ -11,6 +11,7 @@ from mlxmtp.models._mlx_lm import gemma4
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.device import compute_dtype, tune_threads
 from mlxmtp.models.drafter import Drafter, DrafterWeights
+from mlxmtp.models.pair import check_pair
 from mlxmtp.models.quantize import default_bits, pack_drafter, parameters, prepare
 from mlxmtp.models.target import Target
 from mlxmtp.models.weights import read_weights
@@ -29,8 +30,8 @@ def load_target(folder: Path) -> Target:
         raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
     tune_threads(config.hidden_size)
     network = build_target(config)
-    weights = network.sanitize(_text_names(read_weights(folder)))
-    _fill(network, weights, config)
+    # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.
+    _fill(network, network.sanitize(_text_names(read_weights(folder))), config)
     target = Target(network.language_model, config)
     _evaluate(network.language_model, target)
     return target
@@ -44,38 +45,14 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     config = read_config(folder)
     check_pair(target.config, config)
     weights = DrafterWeights(config)
-    tensors = {name.removeprefix("language_model."): value for name, value in read_weights(folder).items()}
-    _fill(weights, tensors, config)
+    read = read_weights(folder).items()
+    _fill(weights, {name.removeprefix("language_model."): value for name, value in read}, config)
+    del read
     if config.quantization is None:
         pack_drafter(weights, default_bits(weights) if bits is None else bits)
     drafter = Drafter(weights, config, target)
     _evaluate(weights, drafter)
     return drafter
-
-
-def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
-    """Raises LoadError unless the drafter can read the target's hidden states and K/V."""
-    if not drafter.is_drafter:
-        raise LoadError(f"{drafter.folder} is a '{drafter.model_type}' model, not a Gemma 4 drafter.")
-    pairs = [
-        ("hidden size", target.hidden_size, drafter.raw.get("backbone_hidden_size")),
-        ("vocabulary", target.vocab_size, drafter.vocab_size),
-        ("sliding window", target.window, drafter.window),
-    ]
-    for kind in sorted(set(drafter.layer_types)):
-        if kind not in target.layer_types:
-            raise LoadError(
-                f"The drafter in {drafter.folder} has {kind} layers and the target has none: they are not a pair."
-            )
-        pairs += [
-            (f"head size of {kind}", target.head_dim(kind), drafter.head_dim(kind)),
-            (f"key/value heads of {kind}", target.kv_heads(kind), drafter.kv_heads(kind)),
-        ]
-    for what, ours, theirs in pairs:
-        if ours != theirs:
-            raise LoadError(
-                f"The drafter in {drafter.folder} does not fit this target: {what} {theirs}, the target has {ours}."
-            )
 
 
 def _text_names(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -6,7 +6,8 @@ from mlx.utils import tree_flatten
 
 from mlxmtp.models.config import read_config
 from mlxmtp.models.drafter import Drafter, DrafterWeights
-from mlxmtp.models.load import build_target, check_pair
+from mlxmtp.models.load import build_target
+from mlxmtp.models.pair import check_pair
 from mlxmtp.models.target import Target
 from tests import full_size
 

@@ -1,0 +1,74 @@
+"""How far a download is, how fast it goes and how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from mlxmtp.cli.output import Output
+from mlxmtp.hub.fit import shown
+
+_EVERY = 0.1  # seconds between two looks of the line on a terminal
+_EVERY_LOGGED = 30.0  # and elsewhere, where each look is a line that stays
+_WINDOW = 10.0  # seconds over which speed is measured
+
+
+class DownloadProgress:
+    """Counts bytes of `total`; a line that changes on a terminal, one line now and then elsewhere."""
+
+    def __init__(self, out: Output, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._total, self._clock = out, total, clock
+        self._have = 0
+        self._arrived: deque[tuple[float, int]] = deque()
+        self._shown_at = clock()
+
+    def count(self, size: int, over_network: bool) -> None:
+        """`size` more bytes are right here now; those that did not come over the network do not count as speed."""
+        now = self._clock()
+        self._have = max(0, self._have + size)
+        if over_network:
+            self._arrived.append((now, size))
+            while now - self._arrived[0][0] > _WINDOW:
+                self._arrived.popleft()
+        if now - self._shown_at >= (_EVERY if self._out.error_terminal else _EVERY_LOGGED):
+            self._shown_at = now
+            if self._out.error_terminal:
+                self._out.progress(self.text())
+            else:
+                self._out.line(self.text())
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        """Say why nothing arrives."""
+        text = f"{reason}; trying again in {seconds:.0f} s" if seconds >= 1 else f"{reason}; trying again"
+        if self._out.error_terminal:
+            self._out.progress(text)
+        else:
+            self._out.line(text)
+
+    def text(self) -> str:
+        """`1.2 GB of 3.6 GB, 34 %, 52 MB/s, 0:46 left`."""
+        parts = [self.share()]
+        speed = self._speed()
+        if speed:
+            parts += [f"{shown(int(speed))}/s", f"{_clock_time((self._total - self._have) / speed)} left"]
+        elif not self._arrived:
+            parts.append("checking what is here")
+        return ", ".join(parts)
+
+    def share(self) -> str:
+        """`1.2 GB of 3.6 GB, 34 %`."""
+        share = 100 * self._have // self._total if self._total else 100
+        return f"{shown(self._have)} of {shown(self._total)}, {share} %"
+
+    def _speed(self) -> float:
+        if len(self._arrived) < 2:
+            return 0.0
+        spent = self._clock() - self._arrived[0][0]
+        return sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
+
+
+def _clock_time(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,250 @@
+"""Talking to the hub: what a repository holds, and the bytes of its files.
+
+Everything goes through `huggingface_hub`: its session, headers, token, endpoint and offline switch. What it raises
+leaves here as one sentence with the next step (`explain`). Importing this module imports the client (0.2 s), so
+commands import it when they need it.
+
+Files are read by plain HTTP with ranges, not by the client's own download function: that one keeps a partial file only
+as long as the process lives, so an interrupted pull would start over. For the same reason Xet, the hub's other
+transport, is left out: it needs a second server that mirrors (HF_ENDPOINT) do not have, and cannot continue a file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from json import JSONDecodeError
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_session, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+from mlxmtp.errors import DownloadError, MlxmtpError, ModelNotFound
+
+WAITS = (0.2, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before another attempt, when nothing has arrived since the last one; then the error counts."""
+
+LONGEST_WAIT = 60.0
+"""Seconds we wait at most because the hub asked for it (Retry-After)."""
+
+_BUSY = (408, 429, 500, 502, 503, 504)
+_KEPT = "What has arrived is kept: run the same command again to go on."
+
+OnWait = Callable[[str, float], None]
+"""Called with a reason and the seconds until the next attempt."""
+
+# No telemetry: without this the client looks up and reports which program runs it.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a repository. `etag` names its blob in the cache: the sha256 if `lfs`, else git's blob id."""
+
+    name: str
+    size: int
+    etag: str
+    lfs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRepo:
+    """What a repository holds at one commit."""
+
+    repo: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network."""
+    return bool(constants.is_offline_mode())
+
+
+def endpoint() -> str:
+    """Address of the hub in use."""
+    return str(constants.ENDPOINT)
+
+
+def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = None) -> RemoteRepo:
+    """What `repo` holds at `revision` (a branch, tag or commit; None: the newest).
+
+    Raises ModelNotFound if there is no such repository or revision, DownloadError for everything else.
+    """
+    patience = Patience(on_wait, WAITS[:2])  # a hub that cannot be reached at the start should be heard of soon
+    while True:
+        try:
+            info = HfApi(library_name="mlxmtp").model_info(
+                repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            )
+            break
+        except (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled) as error:
+            if not patience.wait_after(error):
+                raise explain(error, repo, revision) from error
+        except HFValidationError as error:
+            raise ModelNotFound(f"'{repo}' is not the name of a repository: write it as org/repo.") from error
+        except (JSONDecodeError, KeyError, TypeError) as error:
+            raise _no_hub(error) from error
+    if not info.sha or info.siblings is None:
+        raise _no_hub("the answer names no commit")
+    return RemoteRepo(repo, info.sha, tuple(_files(info.siblings)))
+
+
+def _files(siblings: list[Any]) -> Iterator[RemoteFile]:
+    for item in siblings:
+        if item.lfs is not None:
+            yield RemoteFile(item.rfilename, int(item.lfs.size), str(item.lfs.sha256), lfs=True)
+        elif item.blob_id and item.size is not None:
+            yield RemoteFile(item.rfilename, int(item.size), str(item.blob_id), lfs=False)
+
+
+@contextmanager
+def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The bytes of a file from `start` on: where they really start (0 if the server ignores ranges), and pieces.
+
+    Raises what the client raises; `explain` makes sentences of it. Redirects are followed anew every time, because
+    the address of the bytes behind them expires.
+    """
+    url = f"{endpoint()}/{repo}/resolve/{commit}/{quote(name)}"
+    headers = {
+        **build_hf_headers(library_name="mlxmtp"),
+        "Accept-Encoding": "identity",
+    }  # ranges of compressed text mean nothing
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
+        if start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            yield start, iter(())
+            return
+        hf_raise_for_status(response)
+        begins = (
+            _first_byte(response.headers.get("Content-Range"))
+            if response.status_code == HTTPStatus.PARTIAL_CONTENT
+            else 0
+        )
+        yield begins, response.iter_raw()
+
+
+def _first_byte(content_range: str | None) -> int:
+    """`bytes 100-199/200` starts at 100."""
+    try:
+        return int(str(content_range).removeprefix("bytes ").split("-")[0])
+    except ValueError:
+        raise httpx2.RemoteProtocolError(f"Content-Range is {content_range!r}") from None
+
+
+class Patience:
+    """Decides whether to try again. `reset` after progress."""
+
+    def __init__(self, on_wait: OnWait | None = None, waits: Sequence[float] | None = None) -> None:
+        self._tries = 0
+        self._on_wait, self._waits = on_wait, WAITS if waits is None else waits
+
+    def reset(self) -> None:
+        """Something arrived: the next failure is a new one."""
+        self._tries = 0
+
+    def wait_after(self, error: Exception) -> bool:
+        """Sleep and return True if another attempt makes sense after `error`."""
+        asked: float | None = None
+        if isinstance(error, HfHubHTTPError):
+            if error.response.status_code not in _BUSY:
+                return False
+            asked = _retry_after(error.response.headers.get("Retry-After"))
+            reason = f"the hub answers {error.response.status_code}"
+        elif isinstance(error, httpx2.TransportError):
+            reason = _reason(error)
+        else:
+            return False
+        if self._tries >= len(self._waits) or (asked is not None and asked > LONGEST_WAIT):
+            return False
+        pause = self._waits[self._tries] if asked is None else asked
+        self._tries += 1
+        if self._on_wait is not None:
+            self._on_wait(reason, pause)
+        time.sleep(pause)
+        return True
+
+
+def _retry_after(value: str | None) -> float | None:
+    return float(value) if value is not None and value.strip().isdecimal() else None
+
+
+def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpError:
+    """One sentence with the next step for what the client raised."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return DownloadError(f"HF_HUB_OFFLINE is set, so {repo} cannot be looked up. Unset it and run again.")
+    if isinstance(error, HfHubHTTPError):
+        return _explain_answer(error, repo, revision)
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return DownloadError(
+            f"The hub at {endpoint()} cannot be reached ({_reason(error)}). "
+            f"Check the network, a proxy, or HF_ENDPOINT. {_KEPT}"
+        )
+    return DownloadError(f"The connection to the hub broke down several times ({_reason(error)}). {_KEPT}")
+
+
+def _explain_answer(error: HfHubHTTPError, repo: str, revision: str | None) -> MlxmtpError:
+    if isinstance(error, GatedRepoError):
+        return DownloadError(
+            f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return ModelNotFound(f"{repo} has no revision '{revision}'. Leave out --revision for the newest one.")
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelNotFound(
+            f"There is no {repo} on the hub, or it is private. Check the name, or run `hf auth login` or set HF_TOKEN."
+        )
+    if isinstance(error, EntryNotFoundError):
+        return DownloadError(f"A file of {repo} is listed but not there. Try another --revision.")
+    return DownloadError(_status_sentence(error.response.status_code, repo))
+
+
+def _status_sentence(status: int, repo: str) -> str:
+    if status == HTTPStatus.UNAUTHORIZED:
+        return "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."
+    if status == HTTPStatus.FORBIDDEN:
+        return f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one."
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return f"The hub limits requests from here. Wait some minutes. {_KEPT}"
+    return f"The hub answers {status} for {repo}. Try later. {_KEPT}"
+
+
+def _no_hub(why: object) -> DownloadError:
+    return DownloadError(f"{endpoint()} does not answer like the Hugging Face hub ({why}). Check HF_ENDPOINT.")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx2.TimeoutException):
+        return "no answer in time"
+    said = str(error).strip().rstrip(".")
+    return said.partition("] ")[2] or said if said.startswith("[Errno") else said or type(error).__name__
+
+
+def reach(seconds: float) -> str | None:
+    """Why the hub cannot be reached within `seconds`; None if it answers."""
+    try:
+        get_session().head(f"{endpoint()}/api/models", timeout=seconds, follow_redirects=False)
+    except httpx2.HTTPError as error:
+        return _reason(error)
+    return None
+
+
+def has_token() -> bool:
+    """Whether requests carry a token."""
+    return get_token() is not None

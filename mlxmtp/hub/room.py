@@ -1,0 +1,34 @@
+"""Refusing to start what cannot fit, before its weights are read."""
+
+from __future__ import annotations
+
+from mlxmtp.errors import TooLarge
+from mlxmtp.hub.fit import need, shown
+from mlxmtp.hub.machine import this_machine
+from mlxmtp.hub.registry import BUILT_IN
+from mlxmtp.hub.store import Found, best_fit
+from mlxmtp.models.config import read_config
+
+
+def require_memory(found: Found, drafter: Found | None, tokens: int, *, force: bool = False) -> None:
+    """Raises TooLarge if a conversation of `tokens` tokens cannot run here; `force` lets it try.
+
+    Computed from configurations alone, in a millisecond. Raises LoadError for a folder that holds no model.
+    """
+    if force:
+        return
+    config = read_config(found.folder)
+    needed = need(config, None if drafter is None else read_config(drafter.folder), tokens)
+    machine = this_machine()
+    if needed.total <= machine.room:
+        return
+    weights = needed.target + needed.drafter
+    if weights < 0.9 * machine.room:
+        advice = f"It is the {tokens} tokens that are too many: shorten the prompt or --max-tokens"
+    else:
+        best = best_fit(machine.memory)
+        advice = f"{BUILT_IN if best is None else best.name} fits: take it with -m"
+    raise TooLarge(
+        f"Model '{found.name}' needs {shown(needed.total)} of memory; of the {shown(machine.memory)} here "
+        f"{shown(machine.room)} can be used. {advice}, or try anyway with --force."
+    )

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from io import StringIO
+
+from mlxmtp.cli.output import Output
+from mlxmtp.cli.progress import DownloadProgress
+from mlxmtp.cli.table import ago, count_of, show_table
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Screen(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_speed_and_time_left_come_from_the_network_alone() -> None:
+    clock = Clock()
+    progress = DownloadProgress(Output(None, StringIO()), 10_000_000_000, clock)
+    progress.count(2_000_000_000, False)
+    assert progress.text() == "2.0 GB of 10.0 GB, 20 %, checking what is here"
+    for _ in range(5):
+        clock.now += 1
+        progress.count(100_000_000, True)
+    assert progress.text() == "2.5 GB of 10.0 GB, 25 %, 0.1 GB/s, 1:00 left"
+    progress.count(-500_000_000, False)
+    assert progress.text().startswith("2.0 GB of 10.0 GB, 20 %")
+
+
+def test_a_log_gets_a_line_now_and_then_and_a_terminal_one_line_that_changes() -> None:
+    clock, log, screen = Clock(), StringIO(), Screen()
+    logged, seen = DownloadProgress(Output(None, log), 1000, clock), DownloadProgress(Output(None, screen), 1000, clock)
+    for _ in range(100):
+        clock.now += 0.5
+        logged.count(5, True)
+        seen.count(5, True)
+    assert len(log.getvalue().splitlines()) == 1
+    assert "\n" not in screen.getvalue()
+    logged.waiting("the hub answers 503", 7)
+    assert log.getvalue().endswith("the hub answers 503; trying again in 7 s\n")
+
+
+def test_columns_are_tabs_for_programs_and_aligned_for_people() -> None:
+    header, rows = ["NAME", "SIZE"], [["a", "10 MB"], ["longer", "1 MB"]]
+    pipe, screen = StringIO(), Screen()
+    show_table(Output(pipe, None), header, rows, right=(1,))
+    assert pipe.getvalue() == "NAME\tSIZE\na\t10 MB\nlonger\t1 MB\n"
+    show_table(Output(screen, None), header, rows, right=(1,))
+    assert screen.getvalue() == "\x1b[1mNAME     SIZE\x1b[0m\na       10 MB\nlonger   1 MB\n"
+
+
+def test_words_for_numbers() -> None:
+    assert [ago(0, now) for now in (5, 60, 7300, 86400 * 3, 86400 * 400)] == [
+        "just now", "1 minute ago", "2 hours ago", "3 days ago", "1 year ago"
+    ]  # fmt: skip
+    assert [count_of(n) for n in (4_628_569_379, 15_987_631, 2_000_000, 43_000)] == ["4.6B", "16M", "2.0M", "43k"]

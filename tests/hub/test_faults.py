@@ -1,0 +1,226 @@
+"""What can go wrong between the hub and the disk, each with one sentence and its exit code."""
+
+from __future__ import annotations
+
+import pytest
+from huggingface_hub import constants
+
+from mlxmtp.hub.client import LONGEST_WAIT
+from tests.golden import FOLDER
+from tests.hub.conftest import Here
+from tests.hub.hub_server import blob_id, folder_files, sha256
+from tests.hub.models_to_publish import publish_family, publish_large
+
+WEIGHTS = "model.safetensors"
+
+
+def error_of(err: str) -> str:
+    """The one line that says why."""
+    lines = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "extra"),
+    [
+        ({"drop_at": 100_000}, 0),
+        ({"drop_at": 0, "times": 3}, 0),
+        ({"stall_at": 70_000}, 0),
+        ({"status": 503, "headers": {"Retry-After": "0"}, "times": 2}, 0),
+        ({"status": 429, "headers": {"Retry-After": "0"}, "times": 4}, 0),
+        ({"status": 500}, 0),
+    ],
+)
+def test_a_fault_that_passes_is_survived_and_nothing_is_fetched_twice(here: Here, fault: dict, extra: int) -> None:
+    weights = publish_large(here.hub)
+    here.hub.fail(WEIGHTS, **fault)
+    code, _, err = here.call("pull", "org/large")
+    assert code == 0, err
+    # A connection that is cut may take along what was on its way.
+    assert len(weights) <= here.hub.bytes_of(WEIGHTS) <= len(weights) + 70_000
+    (file,) = here.cached("org/large").folder.glob(f"snapshots/*/{WEIGHTS}")
+    assert file.read_bytes() == weights
+
+
+def test_a_server_without_ranges_sends_everything_again(here: Here) -> None:
+    weights = publish_large(here.hub)
+    here.hub.fail(WEIGHTS, drop_at=100_000)
+    here.hub.fail(WEIGHTS, ignore_range=True)
+    assert here.call("pull", "org/large")[0] == 0
+    assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
+
+
+def test_a_connection_that_keeps_breaking_ends_with_a_sentence_and_can_be_continued(here: Here) -> None:
+    weights = publish_large(here.hub)
+    fault = here.hub.fail(WEIGHTS, drop_at=100_000, times=None)
+    code, _, err = here.call("pull", "org/large")
+    assert code == 1
+    assert "broke down several times" in error_of(err)
+    assert "run the same command again" in err
+    fault.times = 0
+    assert here.call("pull", "org/large")[0] == 0
+    assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
+
+
+def test_a_hub_that_asks_for_too_long_a_wait_is_not_waited_for(here: Here) -> None:
+    publish_large(here.hub)
+    here.hub.fail("/api/models", status=429, headers={"Retry-After": str(int(LONGEST_WAIT) + 1)}, times=None)
+    code, _, err = here.call("pull", "org/large")
+    assert code == 1
+    assert "limits requests" in error_of(err)
+
+
+def test_a_damaged_file_is_never_seen_as_a_model(here: Here) -> None:
+    publish_large(here.hub)
+    here.hub.fail("/cdn/", flip_at=200_000)
+    code, _, err = here.call("pull", "org/large")
+    assert code == 1
+    assert "arrived damaged" in error_of(err)
+    assert not list(here.cached("org/large").folder.glob(f"snapshots/*/{WEIGHTS}"))
+    assert here.call("pull", "org/large")[0] == 0
+
+
+def test_a_damaged_small_file_is_noticed_too(here: Here) -> None:
+    publish_family(here.hub, "e2b")
+    here.hub.fail("generation_config.json", flip_at=10)
+    code, _, err = here.call("pull", "org/e2b")
+    assert code == 1
+    assert "generation_config.json of org/e2b arrived damaged" in error_of(err)
+
+
+def test_a_damaged_beginning_is_fetched_anew(here: Here) -> None:
+    weights = publish_large(here.hub)
+    partial = here.cached("org/large").partial(sha256(weights))
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(50_000))
+    assert here.call("pull", "org/large")[0] == 0
+    assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
+    assert here.hub.bytes_of(WEIGHTS) == 2 * len(weights) - 50_000
+
+
+def test_a_file_that_rotted_on_this_disk_is_fetched_again(here: Here) -> None:
+    weights = publish_large(here.hub)
+    assert here.call("pull", "org/large")[0] == 0
+    blob = here.cached("org/large").blob(sha256(weights))
+    blob.write_bytes(bytes(len(weights)))
+    assert here.call("pull", "org/large")[0] == 0
+    assert blob.read_bytes() == weights
+
+
+def test_what_is_here_is_checked_and_not_fetched(here: Here) -> None:
+    publish_family(here.hub, "26b")
+    assert here.call("pull", "org/26b")[0] == 0
+    before = len(here.hub.served)
+    code, out, err = here.call("pull", "org/26b")
+    assert (code, "org/26b is ready" in out) == (0, True)
+    assert "download 0 B" in err
+    assert all(item.path.startswith("/api/models/") for item in here.hub.served[before:])
+
+
+@pytest.mark.parametrize(
+    ("access", "token", "code", "sentence"),
+    [
+        ({"gated": True}, None, 1, "org/e2b is gated. Ask for access at "),
+        ({"private": True}, None, 3, "There is no org/e2b on the hub, or it is private."),
+        ({}, "hf_bad", 1, "The hub refuses the token."),
+        ({"gated": True}, "hf_good", 0, ""),
+        ({"private": True}, "hf_good", 0, ""),
+    ],
+)
+def test_access(
+    here: Here, monkeypatch: pytest.MonkeyPatch, access: dict, token: str | None, code: int, sentence: str
+) -> None:
+    here.hub.publish("org/e2b", FOLDER / "e2b" / "target", **access)
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    got, _, err = here.call("pull", "org/e2b", "--no-draft")
+    assert got == code, err
+    assert {item.token for item in here.hub.served if not item.path.startswith("/cdn/")} == {token}
+    assert {item.token for item in here.hub.served if item.path.startswith("/cdn/")} <= {None}
+    if sentence:
+        assert sentence in error_of(err)
+        assert not here.cached("org/e2b").folder.exists()
+
+
+def test_a_forbidden_repository(here: Here) -> None:
+    publish_family(here.hub, "e2b")
+    here.hub.fail("/api/models/org/e2b", status=403, times=None)
+    code, _, err = here.call("pull", "org/e2b")
+    assert (code, "The token may not read org/e2b" in error_of(err)) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["org/none", "e2b"])
+def test_a_repository_that_does_not_exist(here: Here, name: str) -> None:
+    code, _, err = here.call("pull", name)
+    assert (code, "There is no " in error_of(err)) == (3, True)
+
+
+def test_a_revision_that_does_not_exist(here: Here) -> None:
+    publish_family(here.hub, "e2b")
+    code, _, err = here.call("pull", "org/e2b", "--revision", "v9")
+    assert (code, "org/e2b has no revision 'v9'" in error_of(err)) == (3, True)
+
+
+def test_offline_nothing_is_asked(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_family(here.hub, "e2b")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    code, _, err = here.call("pull", "org/e2b")
+    assert (code, "HF_HUB_OFFLINE is set" in error_of(err)) == (1, True)
+    assert not here.hub.served
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert here.call("pull", "org/e2b")[0] == 0
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    code, _, err = here.call("pull", "org/e2b")
+    assert (code, "is on this machine" in err) == (0, True)
+
+
+def test_a_hub_that_is_not_there(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    code, _, err = here.call("pull", "org/e2b")
+    assert (code, "The hub at http://127.0.0.1:9 cannot be reached" in error_of(err)) == (1, True)
+
+
+def test_something_that_is_no_hub(here: Here) -> None:
+    here.hub.fail("/api/models", status=200, times=None)
+    code, _, err = here.call("pull", "org/e2b")
+    assert (code, "does not answer like the Hugging Face hub" in error_of(err)) == (1, True)
+
+
+def test_a_disk_that_is_too_small_is_noticed_before(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_family(here.hub, "e2b")
+    monkeypatch.setattr("mlxmtp.hub.plan.free_bytes", lambda _: 100_000)
+    code, _, err = here.call("pull", "org/e2b")
+    assert code == 1
+    assert "org/e2b needs 330 kB more on disk; 100 kB are free" in error_of(err)
+    assert not here.cached("org/e2b").folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"README.md": b"x"}, "has no config.json"),
+        ({"config.json": b'{"model_type": "llama"}', WEIGHTS: b"x"}, "org/odd holds a 'llama' model"),
+        ({"config.json": b"{", WEIGHTS: b"x"}, "config.json of org/odd cannot be read"),
+        ({"config.json": (FOLDER / "e2b" / "target" / "config.json").read_bytes()}, "holds no safetensors weights"),
+        (
+            {
+                "config.json": (FOLDER / "e2b" / "target" / "config.json").read_bytes(),
+                "model.safetensors.index.json": b'{"weight_map": {"a": "model-1.safetensors"}}',
+            },
+            "lacks model-1.safetensors",
+        ),
+    ],
+)
+def test_what_is_no_model_is_refused_before_anything_is_fetched(here: Here, files: dict, sentence: str) -> None:
+    here.hub.publish("org/odd", files)
+    code, _, err = here.call("pull", "org/odd")
+    assert (code, sentence in error_of(err)) == (1, True), err
+    assert not here.cached("org/odd").folder.exists()
+
+
+def test_the_server_names_contents_as_git_and_the_hub_do() -> None:
+    files = folder_files(FOLDER / "e2b" / "drafter")
+    assert blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+    assert len(sha256(files[WEIGHTS])) == 64

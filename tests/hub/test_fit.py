@@ -1,0 +1,153 @@
+"""Memory from configurations alone, against MLX's own count."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from mlxmtp.decode import prefill
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.errors import TooLarge
+from mlxmtp.hub import fit
+from mlxmtp.hub.fit import activation_bytes, cache_bytes, need, usable, weight_bytes
+from mlxmtp.hub.machine import Machine
+from mlxmtp.hub.registry import entries, find_entry, same_shape
+from mlxmtp.hub.room import require_memory
+from mlxmtp.hub.store import Found
+from mlxmtp.models import cache, quantize
+from mlxmtp.models.config import read_config
+from mlxmtp.models.device import on_cpu
+from mlxmtp.models.load import load_drafter, load_target
+from mlxmtp.models.shapes import parameter_count
+from tests import full_size
+from tests.golden import FAMILIES, FOLDER
+
+POCKET = Path(__file__).parents[2] / "assets" / "pocket"
+GB = 10**9
+
+only_on_cpu = pytest.mark.skipif(not on_cpu(), reason="the count is that of the CPU backend")
+
+
+def folder_of(family: str) -> Path:
+    return POCKET if family == "pocket" else FOLDER / family
+
+
+@only_on_cpu
+@pytest.mark.parametrize(
+    ("family", "tokens"), [*((family, 480) for family in FAMILIES), ("e2b", 256), ("pocket", 64), ("pocket", 1500)]
+)
+def test_the_peak_of_a_conversation_is_predicted_within_five_percent(family: str, tokens: int) -> None:
+    folder = folder_of(family)
+    target, drafter = read_config(folder / "target"), read_config(folder / "drafter")
+    gc.collect()  # what earlier tests left must not go away in the middle
+    before = mx.get_active_memory()
+    loaded = load_target(folder / "target")
+    pair = load_drafter(folder / "drafter", loaded)
+    predicted = need(target, drafter, tokens, cpu=True)
+    held = sum(value.nbytes for _, value in [*tree_flatten(loaded._text.parameters()), *tree_flatten(loaded.arrays())])
+    assert predicted.target == pytest.approx(held, rel=0.001)
+    peaks = []
+    for _ in range(3):  # MLX computes ahead by what the machine's load allows; the middle of three is steady
+        mx.reset_peak_memory()
+        decoder = Decoder(loaded, pair, compiled="never")
+        for _ in decoder.rounds([5 + i % 40 for i in range(tokens)], max_tokens=8, num_draft_tokens=3):
+            pass
+        peaks.append(mx.get_peak_memory() - before)
+        assert predicted.cache == loaded.cache_spec.nbytes(decoder._cache.capacity, mx.float32)
+        del decoder
+        gc.collect()
+        mx.synchronize()
+    assert predicted.total == pytest.approx(sorted(peaks)[1], rel=0.05)
+
+
+@only_on_cpu
+def test_loading_holds_no_second_copy_of_the_weights() -> None:
+    gc.collect()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    loaded = load_target(POCKET / "target")
+    assert mx.get_peak_memory() - before < 1.1 * weight_bytes(loaded.config, cpu=True)
+
+
+@pytest.mark.parametrize("family", full_size.PAIRS)
+def test_the_registry_knows_the_shapes_of_the_published_models(family: str, tmp_path: Path) -> None:
+    entry = find_entry(family)
+    assert entry is not None
+    published, drafter = map(read_config, full_size.write(tmp_path, family))
+    assert parameter_count(entry.target_config()) == full_size.PAIRS[family].target_parameters
+    assert parameter_count(entry.drafter_config()) == full_size.PAIRS[family].drafter_parameters
+    bf16 = find_entry(f"{family}:bf16")
+    assert bf16 is not None
+    for context in (4096, 131072):
+        for cpu in (False, True):
+            of_files = need(published, drafter, context, cpu=cpu)
+            assert need(bf16.target_config(), bf16.drafter_config(), context, cpu=cpu) == of_files
+    alike = same_shape(published)
+    assert alike is not None
+    assert alike.family == family
+
+
+def test_full_layers_grow_with_the_context_and_rings_do_not() -> None:
+    entry = find_entry("26b")
+    assert entry is not None
+    config = entry.target_config()
+    # 5 full layers with 2 heads of 512, keys and values, 2 bytes: 20 kB a token.
+    assert cache_bytes(config, 131072, 2) - cache_bytes(config, 65536, 2) == 65536 * 20480
+    assert activation_bytes(config, 131072, 2) > activation_bytes(config, 4096, 2)
+
+
+def test_the_context_cannot_exceed_the_models() -> None:
+    entry = find_entry("e2b")
+    assert entry is not None
+    config = entry.target_config()
+    assert need(config, None, 10**7, cpu=False) == need(config, None, 131072, cpu=False)
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_files_hold_what_is_loaded_and_perhaps_towers(entry) -> None:
+    if entry.target.size is not None:
+        assert 0.7 < weight_bytes(entry.target_config(), cpu=False) / entry.target.size < 1.02
+
+
+def test_numbers_that_stand_in_two_places_are_the_same() -> None:
+    assert (fit.SLACK, fit.STEP) == (cache.SLACK, cache.STEP)
+    assert fit.CHUNK == prefill.CHUNK
+    assert fit.PACKED_FROM == quantize.DRAFTER_BITS_FROM
+
+
+def machine_with(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.hub.room.this_machine", lambda: Machine("", "", None, "", memory, memory // 2, None))
+
+
+def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, drafter = full_size.write(tmp_path, "31b")
+    found, paired = Found("31b", folder), Found("d", drafter)
+    machine_with(400 * GB, monkeypatch)
+    require_memory(found, paired, 4096)
+    machine_with(32 * GB, monkeypatch)
+    with pytest.raises(
+        TooLarge, match=r"'31b' needs .* of the 32.0 GB here 16.0 GB can be used. .* fits: take it with"
+    ):
+        require_memory(found, paired, 4096)
+    require_memory(found, paired, 4096, force=True)
+    machine_with(2 * GB, monkeypatch)
+    with pytest.raises(TooLarge, match="pocket fits"):
+        require_memory(found, None, 4096)
+
+
+def test_a_prompt_that_does_not_fit_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Found("pocket", POCKET / "target")
+    machine_with(200_000_000, monkeypatch)
+    require_memory(target, None, 256)
+    with pytest.raises(TooLarge, match="It is the 30000 tokens that are too many"):
+        require_memory(target, None, 30000)
+
+
+def test_a_small_mac_keeps_a_third_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.hub.fit.sys.platform", "darwin")
+    assert usable(16 * 2**30) == 16 * 2**30 * 2 // 3
+    assert usable(64 * 2**30) == 48 * 2**30
