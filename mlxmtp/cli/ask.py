@@ -44,6 +44,7 @@ def ask(
     num_draft_tokens: options.NumDraftTokens = None,
     draft_bits: options.DraftBits = None,
     yes: options.Yes = None,
+    force: options.Force = False,
     no_color: options.NoColor = None,
     debug: options.Debug = False,
 ) -> None:
@@ -73,7 +74,7 @@ def ask(
     for warning in loaded.warnings:
         out.note(warning)
     message = _message(out, file or [], prompt or [], ctx)
-    turn = Turn(loaded, out, message, Form(json, jsonl, extract, no_stream))
+    turn = Turn(loaded, out, message, Form(json, jsonl, extract, no_stream), force=force)
     try:
         if dry_run:
             turn.show_prompt()

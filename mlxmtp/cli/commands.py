@@ -20,6 +20,7 @@ Examples:
   mlxmtp ask "What is a drafter?"
   git diff | mlxmtp ask "Write a commit message"
   mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
+  mlxmtp pull e4b
 """
 
 app = typer.Typer(

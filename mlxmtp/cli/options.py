@@ -44,6 +44,7 @@ ShowThinking = Annotated[
     typer.Option("--show-thinking/--hide-thinking", help="Reasoning on stderr; shown on terminals by default."),
 ]
 Yes = Annotated[bool | None, typer.Option("-y", "--yes", help="Accept a download.")]
+Force = Annotated[bool, typer.Option("--force", help="Try it even if the memory will not do.")]
 Plain = Annotated[bool | None, typer.Option("--plain", help="Raw text on a terminal, too.")]
 ShowStats = Annotated[bool | None, typer.Option("--stats", help="Speed, acceptance and seed on stderr.")]
 Quiet = Annotated[bool | None, typer.Option("-q", "--quiet", help="No notes, progress or reasoning on stderr.")]

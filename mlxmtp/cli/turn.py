@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mlxmtp.settings import Loaded
 
 
+_ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """The shape of the answer on stdout."""
@@ -36,11 +39,13 @@ class Form:
 class Turn:
     """One question, from settings to the last byte of the answer."""
 
-    def __init__(self, loaded: Loaded, out: Output, message: str, form: Form) -> None:
+    def __init__(self, loaded: Loaded, out: Output, message: str, form: Form, *, force: bool = False) -> None:
+        self._loaded = loaded
         self._settings = loaded.settings
         self._out = out
         self._message = message
         self._form = form
+        self._force = force
         self._store = Store(loaded.places, loaded.aliases)
 
     def show_prompt(self) -> None:
@@ -64,6 +69,7 @@ class Turn:
     def answer(self) -> None:
         """The answer, streamed; everything that can be refused is refused before the weights are read."""
         from mlxmtp.engine.engine import check_length, context_of
+        from mlxmtp.hub.room import require_memory
 
         found = self._target()
         drafter = self._drafter(found)
@@ -71,6 +77,7 @@ class Turn:
         ids = self._prompt(tokenizer).ids
         check_length(len(ids), context_of(found.folder), found.name)
         params = self._params()
+        require_memory(found, drafter, len(ids) + (params.max_tokens or _ANSWER), force=self._force)
         if self._renders():
             _warm_up()
         self._out.progress(f"loading {found.name}")
@@ -132,12 +139,22 @@ class Turn:
     def _target(self) -> Found:
         """The model to ask: the one named, else one installed, else the built-in one, which says so."""
         if self._settings.model is not None:
-            return self._store.resolve(self._settings.model)
+            return self._named(self._settings.model)
         installed = self._store.default()
         if installed is not None:
             return installed
         self._out.note(_built_in_note())
         return self._store.resolve("pocket")
+
+    def _named(self, name: str) -> Found:
+        """The model of that name; one that is not here can be downloaded now, if there is somebody to ask."""
+        try:
+            return self._store.resolve(name)
+        except ModelNotFound as missing:
+            from mlxmtp.cli.pull import offer
+
+            offer(self._loaded, self._out, name, missing)
+            return self._store.resolve(name)
 
     def _drafter(self, found: Found) -> Found | None:
         settings = self._settings
@@ -241,7 +258,7 @@ def _warm_up() -> None:
 
 
 def _built_in_note() -> str:
-    """True in this release: `pull` is not a command yet, so the line does not tell anyone to run it."""
+    """One line: who answers, and the command that gets a model for this machine."""
     from mlxmtp.hub.fit import machine_memory, shown
     from mlxmtp.hub.store import best_fit
 
@@ -249,7 +266,4 @@ def _built_in_note() -> str:
     best = best_fit(machine_memory())
     if best is None or best.target.size is None:
         return note
-    return (
-        f"{note} {best.title} ({shown(best.target.size)}) fits this machine: "
-        f"mlxmtp pull {best.name}, from the next release on."
-    )
+    return f"{note} {best.title} ({shown(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
