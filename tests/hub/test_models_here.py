@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 from mlxmtp.cli.output import Output
 from mlxmtp.cli.pull import offer
 from mlxmtp.errors import ModelNotFound
+from mlxmtp.hub import room
 from mlxmtp.hub.records import Records
 from mlxmtp.hub.registry import Entry, Repo
 from mlxmtp.hub.store import Store
@@ -267,3 +269,15 @@ def test_doctor(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     again = {check["what"]: check for check in json.loads(here.call("doctor", "--json")[1])["checks"]}
     assert again["hub"]["verdict"] == "note"
+
+
+def test_ask_refuses_a_model_that_cannot_fit_unless_forced(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = room.this_machine()
+    monkeypatch.setattr(room, "this_machine", lambda: replace(real, room=2_000_000))
+    code, out, err = here.call("ask", "-m", "pocket", "Hi")
+    assert (code, out) == (1, "")
+    assert "Model 'pocket' needs " in err
+    assert "try anyway with --force." in err
+    code, out, _ = here.call("ask", "-m", "pocket", "--max-tokens", "3", "--force", "Hi")
+    assert code == 0
+    assert out.strip()

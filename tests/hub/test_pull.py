@@ -132,3 +132,17 @@ def test_on_a_terminal_it_asks_first_and_no_means_no(home: Home) -> None:
         child.close()
         assert child.exitstatus == code
         assert home.cached("org/e2b").folder.exists() == (code == 0)
+
+
+def test_ask_downloads_what_it_misses_if_told_so_and_nothing_else(home: Home) -> None:
+    """Nobody to ask: exit 3 and not a byte. With --yes the pair arrives, and the question goes on from there."""
+    repo = publish_family(home.hub, "e2b")
+    code, out, err = home.run("ask", "-m", repo, "Hi")
+    assert (code, out) == (3, "")
+    assert err == f"Error: Model '{repo}' is not on this machine. Run: mlxmtp pull {repo}\n"
+    assert not home.hub.served
+    code, out, err = home.run("ask", "--yes", "-m", repo, "Hi")
+    assert (code, out) == (1, "")
+    assert err.endswith("has no tokenizer.json, so it cannot read or write text: download the model again.\n")
+    assert home.cached(repo).folder.is_dir()
+    assert home.cached(f"{repo}-assistant").folder.is_dir()
