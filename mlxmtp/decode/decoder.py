@@ -24,6 +24,9 @@ from mlxmtp.models.cache import KVCache
 from mlxmtp.models.device import rounds_in_flight
 from mlxmtp.models.target import Target
 
+AHEAD = 512
+"""Rows reserved for an answer when it begins: most are shorter, and growing costs a new trace of every round in use."""
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -117,6 +120,7 @@ class Decoder:
         on_prefill: Callable[[int, int], None] | None,
     ) -> Generator[Round, None, None]:
         key = sampling.key()
+        self._reserve(prompt, room)
         state = self._begin(prompt, sampling, key, on_prefill)
         first = cast("int", state.bonus.item())
         self.tokens.append(first)
@@ -140,6 +144,10 @@ class Decoder:
             yield Round(tuple(kept), tuple(draft), min(accepted, len(kept)))
             clock = time.perf_counter() if not queue else now
 
+    def _reserve(self, prompt: list[int], room: int) -> None:
+        """Makes room for the prompt, the answer as far as it can be foreseen, and the rounds in flight."""
+        self._cache.reserve(len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1))
+
     def _begin(
         self, prompt: list[int], sampling: Sampling, key: mx.array, on_prefill: Callable[[int, int], None] | None
     ) -> State:
@@ -149,7 +157,6 @@ class Decoder:
         if start == 0:
             self._cache.newest = -1
         self.tokens, self.rows, self.reused = prompt[:start], start, start
-        self._cache.reserve(len(prompt) + 2 * (self._in_flight + 1) * (MAX_DRAFT + 1))
 
         def on_rows(n: int) -> None:
             self.tokens, self.rows = prompt[:n], n

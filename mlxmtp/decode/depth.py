@@ -6,16 +6,22 @@ With a_i the probability that draft token i is accepted when those before it wer
 
 and the best K maximizes speed(K). Both are moving averages. K = 0 is always a candidate, so drafting stops where it
 loses; parked there, single probes with a growing gap look whether the text has become easier.
+
+Only a few lengths are candidates, because each is traced once per buffer capacity and its kernels are built once per
+machine, and neighbours differ by a percent or two.
 """
 
 from dataclasses import dataclass, field
 
 MAX_DRAFT = 8
+LENGTHS = (0, 1, 2, 3, 5, 7)
+"""What `choose` chooses from: 1 to 8 rows to check; 8 is the most that Metal's attention kernel for few rows takes."""
 _ACCEPTANCE_RATE = 0.12  # weight of one observation: half of the memory is about six observations old
 _TIME_RATE = 0.2
 _WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _PRIOR_ACCEPTANCE = 0.7
 _PRIOR_COST = 0.25  # time of one more draft token in units of a plain round, before anything is measured
+_SURELY_LESS = 0.5  # more than this, in units of a plain round, one draft token costs nowhere
 _ROUNDS_TO_KNOW = 12  # before that, averages are mostly the luck of the first rounds
 _PROBE_GAP = (12, 96)  # plain rounds between two probes, first and most
 
@@ -44,16 +50,17 @@ class Depth:
         if self.limit == 0:
             return 0
         best = self.best()
-        if self.seconds and 0 not in self.seconds:
-            return 0  # plain must be known before anything can be better than it
+        if self.seconds and 0 not in self.seconds and self.tokens(best) < 1 + _SURELY_LESS * best:
+            return 0  # plain has to be measured, unless so much is accepted that it cannot be faster
         if best == 0 and self._since_probe >= self._gap:
             return 1
         return best
 
     def best(self) -> int:
-        """The length with the highest expected speed among 0 .. one beyond what has been measured."""
-        reach = min(self.limit, max(self.seconds, default=2) + 1)
-        best = max(range(reach + 1), key=self.speed)
+        """The length with the highest expected speed among those measured and the one after them."""
+        tried = max(self.seconds, default=1)
+        after = next((k for k in LENGTHS if k > tried), tried)
+        best = max((k for k in LENGTHS if k <= min(after, self.limit)), key=self.speed)
         return best if self.speed(best) > (1 + _WORTHWHILE) * self.speed(0) else 0
 
     def speed(self, k: int) -> float:
@@ -79,8 +86,8 @@ class Depth:
         known = self.seconds
         if k in known:
             return known[k]
-        if len(known) < 2:
-            base, second = next(iter(known.items()), (0, 1.0))
+        if len(known) < 2 or k < min(known):  # by the usual cost of a draft token
+            base, second = min(known.items(), default=(0, 1.0))
             return second * (1 + _PRIOR_COST * k) / (1 + _PRIOR_COST * base)
         near, far = sorted(known, key=lambda j: abs(j - k))[:2]
         slope = max((known[far] - known[near]) / (far - near), 0.0)

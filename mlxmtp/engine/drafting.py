@@ -26,7 +26,7 @@ def explain(depth: Drafting) -> str:
         return f"drafting {depth.fixed}, as asked" if depth.fixed else "not drafting, as asked"
     gain = depth.gain()
     if gain is None:
-        return "drafting: still measuring"
+        return f"drafting {depth.best()} so far"
     if depth.best() == 0:
         return f"drafting is off: here it would give {gain:.2f} times the plain speed"
     return f"drafting {depth.best()} gives {gain:.2f} times the plain speed"

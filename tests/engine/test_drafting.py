@@ -14,7 +14,7 @@ from mlxmtp.engine.drafting import explain
         (0, None, 0, None, "no drafter"),
         (8, 4, 2, 1.5, "drafting 4, as asked"),
         (8, 0, 2, 1.5, "not drafting, as asked"),
-        (8, None, 2, None, "drafting: still measuring"),
+        (8, None, 2, None, "drafting 2 so far"),
         (8, None, 3, 1.617, "drafting 3 gives 1.62 times the plain speed"),
         (8, None, 0, 0.8, "drafting is off: here it would give 0.80 times the plain speed"),
     ],

@@ -17,6 +17,7 @@ from mlxmtp.cli.output import Output
 from mlxmtp.cli.pull import offer
 from mlxmtp.errors import ModelNotFound
 from mlxmtp.hub import room
+from mlxmtp.hub.machine import this_machine
 from mlxmtp.hub.records import Records
 from mlxmtp.hub.registry import Entry, Repo
 from mlxmtp.hub.store import Store
@@ -272,7 +273,7 @@ def test_doctor(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ask_refuses_a_model_that_cannot_fit_unless_forced(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = room.this_machine()
+    real = this_machine()
     monkeypatch.setattr(room, "this_machine", lambda: replace(real, room=2_000_000))
     monkeypatch.setattr("sys.stdin", None)
     code, out, err = here.call("ask", "-m", "pocket", "Hi")
