@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from mlxmtp.models.block import Block, Product, Rotary, Rotation
+from mlxmtp.models.block import Attention, Block, Product, Rotary, Rotation
 from mlxmtp.models.cache import CacheSpec
 from mlxmtp.models.config import ModelConfig
 
@@ -69,6 +69,11 @@ class Target:
         mixed = (text.per_layer_projection_norm(projected) + table) * text.per_layer_input_scale
         return tuple(mx.split(mixed.reshape(len(tokens), -1), len(self._blocks), axis=-1))
 
+    @staticmethod
+    def _with_values(turn: Rotation, layer: Attention) -> Rotation:
+        """The rotation for q, k and v side by side, as the layers with own K/V of this kind have them."""
+        return turn.for_heads(layer.heads + layer.kv_heads, layer.kv_heads)
+
     def hidden(self, tokens: mx.array, view: View, *, last_only: bool = False) -> mx.array:
         """Post-norm hidden states [L, H] of ``tokens`` [L]; writes their K/V through ``view``.
 
@@ -78,10 +83,7 @@ class Target:
         h = self.embed(tokens)
         extras = self._per_layer_inputs(tokens, h)
         turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary.items()}
-        full = {
-            b.kind: turns[b.kind].for_heads(b.attention.heads + b.attention.kv_heads, b.attention.kv_heads)
-            for b in self._blocks[: self._own]
-        }
+        full = {kind: self._with_values(turns[kind], self._blocks[i].attention) for kind, i in self.stores.items()}
         masks = view.masks
         stored: dict[str, mx.array] = {}
         for i, block in enumerate(self._blocks):
