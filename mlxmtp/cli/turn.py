@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from mlxmtp.cli.choice import answer_params, choose_drafter, choose_target, read_model, read_tokenizer
 from mlxmtp.cli.figures import stats_line
-from mlxmtp.errors import MlxmtpError, ModelNotFound
-from mlxmtp.hub.store import Found, Store
+from mlxmtp.errors import MlxmtpError
 
 if TYPE_CHECKING:
     from mlxmtp.cli.output import Output
@@ -46,7 +46,6 @@ class Turn:
         self._message = message
         self._form = form
         self._force = force
-        self._store = Store(loaded.places, loaded.aliases)
 
     def show_prompt(self) -> None:
         """--dry-run: the prompt and its length, from the tokenizer alone."""
@@ -54,8 +53,8 @@ class Turn:
         from mlxmtp.cli.presenters import as_json
         from mlxmtp.engine.engine import check_length, context_of
 
-        found = self._target()
-        prompt = self._prompt(_tokenizer(found))
+        found = choose_target(self._loaded, self._out)
+        prompt = self._prompt(read_tokenizer(found))
         context, count = context_of(found.folder), len(prompt.ids)
         if self._form.json or self._form.jsonl:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
@@ -71,17 +70,17 @@ class Turn:
         from mlxmtp.engine.engine import check_length, context_of
         from mlxmtp.hub.room import require_memory
 
-        found = self._target()
-        drafter = self._drafter(found)
-        tokenizer = _tokenizer(found)
+        found = choose_target(self._loaded, self._out)
+        drafter = choose_drafter(self._loaded, self._out, found, off=self._settings.num_draft_tokens == 0)
+        tokenizer = read_tokenizer(found)
         ids = self._prompt(tokenizer).ids
         check_length(len(ids), context_of(found.folder), found.name)
-        params = self._params()
+        params = answer_params(self._settings)
         require_memory(found, drafter, len(ids) + (params.max_tokens or _ANSWER), force=self._force)
         if self._renders():
             _warm_up()
         self._out.progress(f"loading {found.name}")
-        model = _load(found, drafter, tokenizer, self._settings.draft_bits)
+        model = read_model(found, drafter, tokenizer, self._settings.draft_bits)
         self._stream(model, ids, params)
 
     def _stream(self, model: Model, ids: Sequence[int], params: Params) -> None:
@@ -136,39 +135,6 @@ class Turn:
         if self._settings.stats:
             self._out.line(stats_line(stats, model.config.max_positions))
 
-    def _target(self) -> Found:
-        """The model to ask: the one named, else one installed, else the built-in one, which says so."""
-        if self._settings.model is not None:
-            return self._named(self._settings.model)
-        installed = self._store.default()
-        if installed is not None:
-            return installed
-        self._out.note(_built_in_note())
-        return self._store.resolve("pocket")
-
-    def _named(self, name: str) -> Found:
-        """The model of that name; one that is not here can be downloaded now, if there is somebody to ask."""
-        try:
-            return self._store.resolve(name)
-        except ModelNotFound as missing:
-            from mlxmtp.cli.pull import offer
-
-            offer(self._loaded, self._out, name, missing)
-            return self._store.resolve(name)
-
-    def _drafter(self, found: Found) -> Found | None:
-        settings = self._settings
-        wanted: str | Literal[False] | None = settings.draft_model
-        if settings.draft is False or settings.num_draft_tokens == 0:
-            wanted = False
-        drafter = self._store.drafter_for(found, wanted)
-        if drafter is None and wanted is None:
-            if settings.draft:
-                raise ModelNotFound(f"There is no drafter for '{found.name}' here: name one with --draft-model.")
-            if self._out.error_terminal:
-                self._out.note(f"There is no drafter for '{found.name}' here, so it decodes without one.")
-        return drafter
-
     def _prompt(self, tokenizer: Tokenizer) -> Prompt:
         messages: list[Mapping[str, str]] = []
         if self._settings.system:
@@ -177,21 +143,6 @@ class Turn:
             messages.append({"role": "system", "content": read_reference(self._settings.system)})
         messages.append({"role": "user", "content": self._message})
         return tokenizer.prompt(messages, think=bool(self._settings.think))
-
-    def _params(self) -> Params:
-        from mlxmtp.engine.params import Params
-
-        settings = self._settings
-        return Params(
-            max_tokens=settings.max_tokens,
-            temp=settings.temp,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            min_p=settings.min_p,
-            seed=settings.seed,
-            num_draft_tokens="auto" if settings.num_draft_tokens is None else settings.num_draft_tokens,
-            think=bool(settings.think),
-        )
 
     def _presenter(self, model: Model) -> Presenter:
         from mlxmtp.cli import presenters
@@ -229,25 +180,6 @@ class Turn:
             self._out.clear_progress()
 
 
-def _load(found: Found, drafter: Found | None, tokenizer: Tokenizer, draft_bits: int | None) -> Model:
-    from mlxmtp.engine.engine import Model
-
-    return Model.load(
-        found.folder,
-        None if drafter is None else drafter.folder,
-        name=found.name,
-        drafter_name=None if drafter is None else drafter.name,
-        draft_bits=draft_bits,
-        tokenizer=tokenizer,
-    )
-
-
-def _tokenizer(found: Found) -> Tokenizer:
-    from mlxmtp.engine.prompt import Tokenizer
-
-    return Tokenizer.load(found.folder)
-
-
 def _warm_up() -> None:
     """Import rich beside the loading of the weights, which mostly waits for the disk."""
     from threading import Thread
@@ -255,15 +187,3 @@ def _warm_up() -> None:
     from mlxmtp.cli.markdown import warm_up
 
     Thread(target=warm_up, daemon=True).start()
-
-
-def _built_in_note() -> str:
-    """One line: who answers, and the command that gets a model for this machine."""
-    from mlxmtp.hub.fit import machine_memory, shown
-    from mlxmtp.hub.store import best_fit
-
-    note = "No model is installed, so the built-in pocket answers: a demonstration, small and often wrong."
-    best = best_fit(machine_memory())
-    if best is None or best.target.size is None:
-        return note
-    return f"{note} {best.title} ({shown(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
