@@ -52,6 +52,11 @@ class Places:
     data: Path
     hf_cache: Path
 
+    @property
+    def sessions(self) -> Path:
+        """The folder of saved conversations."""
+        return self.data / "sessions"
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:

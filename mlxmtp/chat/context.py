@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 WARN_AT = 0.8
 RESERVE = 1024
-"""Tokens an answer needs if nobody set a limit of its own; a small context reserves at most a quarter of itself."""
+"""Tokens an answer needs if nobody set a limit of its own; a small context reserves at most an eighth of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Fit:
     @property
     def warns(self) -> bool:
         """Whether the user should be told that the end is near."""
-        return not self.full and self.used + self.reserve >= WARN_AT * self.context
+        return not self.full and self.used >= WARN_AT * self.context
 
     @property
     def percent(self) -> int:
@@ -40,13 +40,15 @@ class Fit:
 
 
 def reserve_for(context: int, max_tokens: int | None) -> int:
-    """Tokens to keep free for the answer: its limit, or RESERVE without one; at most a quarter of the context."""
-    return min(RESERVE if max_tokens is None else max_tokens, context // 4)
+    """Tokens to keep free for the answer: its limit, or RESERVE without one; at most an eighth of the context."""
+    return min(RESERVE if max_tokens is None else max_tokens, context // 8)
 
 
-def fit(system: int, exchanges: Sequence[int], question: int, context: int, reserve: int) -> Fit:
-    """Add up the tokens of a prompt's parts; `exchanges` are oldest first."""
-    used = system + sum(exchanges) + question
+def fit(used: int, exchanges: Sequence[int], context: int, reserve: int) -> Fit:
+    """Judge a prompt of `used` tokens, the new question included; `exchanges` are the shares of it, oldest first.
+
+    A share may be a lower bound (the text without the template's marks): then more is dropped than need be, never less.
+    """
     if used + reserve <= context:
         return Fit(used, context, reserve)
     left = used

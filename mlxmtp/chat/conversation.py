@@ -7,13 +7,15 @@ terminals, of files and of what a model is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlxmtp.chat.history import Event, Exchange, History, Reply
 from mlxmtp.chat.title import title_of
 
 if TYPE_CHECKING:
+    from mlxmtp.engine.events import FinishReason
     from mlxmtp.engine.prompt import Message
 
 PART_CHARACTERS = 200
@@ -49,7 +51,7 @@ class Log(Protocol):
 class Conversation:
     """A system prompt and exchanges, oldest first.
 
-    While an answer comes, call `part` with every piece, then `reply` once (`extend`, for a continuation).
+    While an answer comes, call `part` with every piece, then `finish` once; `reply` and `extend` are for a whole one.
     """
 
     def __init__(
@@ -177,6 +179,16 @@ class Conversation:
         if self.journal is not None and (long_enough or now - self._written_at >= PART_SECONDS):
             self.journal.write({"type": "part", "text": waiting.text, "thinking": waiting.thinking})
             self._unwritten, self._written_at = Reply(""), now
+
+    def finish(self, reason: FinishReason, stats: Mapping[str, Any] | None = None) -> None:
+        """The answer whose parts came is complete: a reply, or the continuation of the last one."""
+        coming = self._history.coming or Reply("")
+        end = replace(coming, finish_reason=reason, stats=stats)
+        assert self.exchanges
+        if self.exchanges[-1].reply is None:
+            self.reply(end)
+        else:
+            self.extend(end)
 
     def reply(self, reply: Reply) -> None:
         """The whole reply to the last question, also one that was cancelled or cut at a limit."""

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +22,7 @@ SUFFIX = ".jsonl"
 
 _STARTS = b'{"type": "session", "format": '
 _WAIT_FOR_QUESTION = frozenset({"system", "model", "name", "note"})  # nothing worth a file of its own
-_OF_ITSELF = frozenset({"reply", "extend", "model"})  # what opening a session adds before a person does anything
+_WAIT_FOR_MORE = frozenset({"reply", "extend", "model", "system"})  # after opening: nothing has been said yet
 
 
 class NotASession(MlxmtpError):
@@ -49,7 +48,7 @@ class Journal:
         self._closed = False
 
     @classmethod
-    def new(cls, folder: Path, model: str) -> Journal:
+    def new(cls, folder: Path, model: str = "") -> Journal:
         """A conversation that has not begun."""
         path = folder / f"{_fresh_id()}{SUFFIX}"
         return cls(path, None, [_header(path, model)], _WAIT_FOR_QUESTION)
@@ -68,7 +67,7 @@ class Journal:
             os.close(file)
             raise
         start = [b"\n"] if events and not data.endswith(b"\n") else []
-        return cls(path, file, start or ([] if events else [_header(path, "")]), _OF_ITSELF), events
+        return cls(path, file, start or ([] if events else [_header(path, "")]), _WAIT_FOR_MORE), events
 
     @classmethod
     def fork(cls, path: Path) -> tuple[Journal, list[Event]]:
@@ -77,7 +76,7 @@ class Journal:
         forked = path.with_name(f"{_fresh_id()}{SUFFIX}")
         model = str(events[0].get("model", "")) if events else ""
         lines = [_header(forked, model, forked_from=path.stem), *map(_line, events[1:])]
-        return cls(forked, None, lines, _WAIT_FOR_QUESTION | _OF_ITSELF), events
+        return cls(forked, None, lines, _WAIT_FOR_QUESTION | _WAIT_FOR_MORE), events
 
     @property
     def id(self) -> str:
@@ -165,16 +164,16 @@ def _line(event: Event) -> bytes:
 
 
 def _header(path: Path, model: str, **more: str) -> bytes:
-    from mlxmtp import __version__
+    from mlxmtp.version import installed_version
 
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    about = {"id": path.name.removesuffix(SUFFIX), "created": created, "model": model, "mlxmtp": __version__}
-    return _line({"type": "session", "format": FORMAT, **about, **more})
+    about = {"id": path.name.removesuffix(SUFFIX), "created": created, "mlxmtp": installed_version()}
+    return _line({"type": "session", "format": FORMAT, **about, **({"model": model} if model else {}), **more})
 
 
 def _fresh_id() -> str:
     """Eight characters, of which the first few are enough to type."""
-    return secrets.token_hex(4)
+    return os.urandom(4).hex()
 
 
 def _create(path: Path) -> int:

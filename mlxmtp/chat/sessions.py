@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from pathlib import Path
 
 from mlxmtp.chat.conversation import Conversation, title
@@ -58,8 +57,11 @@ class Sessions:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def create(self, model: str) -> Journal:
-        """The journal of a new conversation; its file appears with the first question."""
+    def create(self, model: str = "") -> Journal:
+        """The journal of a new conversation; its file appears with the first question.
+
+        The model can be said later, with `Conversation.use_model`.
+        """
         return Journal.new(self.folder, model)
 
     def listing(self) -> Listing:
@@ -200,6 +202,8 @@ def _modified(path: Path) -> float:
 
 
 def _suggestion(wanted: str, sessions: tuple[Summary, ...]) -> str:
+    from difflib import get_close_matches
+
     known = [name for one in sessions for name in (one.id, one.name) if name]
     near = get_close_matches(wanted, known, n=1)
     return f": did you mean '{near[0]}'?" if near else ". Run: mlxmtp sessions"

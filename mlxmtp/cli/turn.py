@@ -5,15 +5,17 @@ The order is the point: everything that can be refused is refused before the wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxmtp.cli.choice import answer_params, choose_drafter, choose_target, read_model, read_tokenizer
 from mlxmtp.cli.figures import stats_line
-from mlxmtp.errors import MlxmtpError
+from mlxmtp.errors import ContextOverflow, MlxmtpError
 
 if TYPE_CHECKING:
+    from mlxmtp.chat.conversation import Conversation
+    from mlxmtp.chat.history import Exchange
     from mlxmtp.cli.output import Output
     from mlxmtp.cli.presenters import Presenter
     from mlxmtp.engine.engine import Answer, Model
@@ -39,11 +41,21 @@ class Form:
 class Turn:
     """One question, from settings to the last byte of the answer."""
 
-    def __init__(self, loaded: Loaded, out: Output, message: str, form: Form, *, force: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        out: Output,
+        conversation: Conversation,
+        asking: Exchange,
+        form: Form,
+        *,
+        force: bool = False,
+    ) -> None:
         self._loaded = loaded
         self._settings = loaded.settings
         self._out = out
-        self._message = message
+        self._conversation = conversation
+        self._asking = asking
         self._form = form
         self._force = force
 
@@ -51,7 +63,7 @@ class Turn:
         """--dry-run: the prompt and its length, from the tokenizer alone."""
         from mlxmtp.cli.markdown import without_controls
         from mlxmtp.cli.presenters import as_json
-        from mlxmtp.engine.engine import check_length, context_of
+        from mlxmtp.engine.engine import context_of
 
         found = choose_target(self._loaded, self._out)
         prompt = self._prompt(read_tokenizer(found))
@@ -63,27 +75,29 @@ class Turn:
             text = without_controls(prompt.text) if self._out.terminal else prompt.text
             self._out.write(text if text.endswith("\n") else f"{text}\n")
             self._out.write(f"{count} tokens, context {context}\n")
-        check_length(count, context, found.name)
+        self._check_room(count, context, found.name)
 
     def answer(self) -> None:
         """The answer, streamed; everything that can be refused is refused before the weights are read."""
-        from mlxmtp.engine.engine import check_length, context_of
+        from mlxmtp.engine.engine import context_of
         from mlxmtp.hub.room import require_memory
 
         found = choose_target(self._loaded, self._out)
         drafter = choose_drafter(self._loaded, self._out, found, off=self._settings.num_draft_tokens == 0)
         tokenizer = read_tokenizer(found)
         ids = self._prompt(tokenizer).ids
-        check_length(len(ids), context_of(found.folder), found.name)
+        self._check_room(len(ids), context_of(found.folder), found.name)
         params = answer_params(self._settings)
         require_memory(found, drafter, len(ids) + (params.max_tokens or _ANSWER), force=self._force)
         if self._renders():
             _warm_up()
         self._out.progress(f"loading {found.name}")
         model = read_model(found, drafter, tokenizer, self._settings.draft_bits)
+        self._answered_by(found.name)
         self._stream(model, ids, params)
 
     def _stream(self, model: Model, ids: Sequence[int], params: Params) -> None:
+        self._conversation.ask(self._asking.question, self._asking.attached)
         presenter = self._presenter(model)
         answer = model.stream_ids(ids, params, on_prefill=self._on_prefill)
         reason: FinishReason = "stop"
@@ -91,9 +105,11 @@ class Turn:
             reason = self._pass_on(answer, presenter)
         except KeyboardInterrupt:
             answer.close()
+            self._conversation.finish("cancelled", answer.stats.to_dict())
             self._cancelled(answer, presenter, model.config.max_positions)
             raise
         answer.close()
+        self._conversation.finish(reason, answer.stats.to_dict())
         presenter.end(reason, answer.stats)
         self._remarks(reason, answer, model)
 
@@ -105,10 +121,12 @@ class Turn:
             if isinstance(event, End):
                 return event.finish_reason
             if isinstance(event, Text):
+                self._conversation.part(text=event.text)
                 presenter.text(event.text)
                 if presenter.satisfied:
                     break
             else:
+                self._conversation.part(thinking=event.text)
                 presenter.thinking(event.text)
                 if show:
                     self._out.thinking(event.text)
@@ -132,17 +150,37 @@ class Turn:
             limit = "the model's own limit" if self._settings.max_tokens is None else "--max-tokens"
             why = "the context is full" if full else limit
             self._out.note(f"The answer was cut after {stats.generation_tokens} tokens ({why}).")
+        if self._conversation.trouble is not None:
+            self._out.note(self._conversation.trouble)
         if self._settings.stats:
             self._out.line(stats_line(stats, model.config.max_positions))
 
     def _prompt(self, tokenizer: Tokenizer) -> Prompt:
-        messages: list[Mapping[str, str]] = []
-        if self._settings.system:
-            from mlxmtp.chat.attach import read_reference
+        return tokenizer.prompt(self._conversation.messages(self._asking), think=bool(self._settings.think))
 
-            messages.append({"role": "system", "content": read_reference(self._settings.system)})
-        messages.append({"role": "user", "content": self._message})
-        return tokenizer.prompt(messages, think=bool(self._settings.think))
+    def _check_room(self, count: int, context: int, name: str) -> None:
+        """Raise ContextOverflow for a prompt that is too long; one of many turns must leave room for an answer."""
+        from mlxmtp.chat.context import fit, reserve_for
+        from mlxmtp.engine.engine import check_length
+
+        check_length(count, context, name)
+        if not self._conversation.exchanges:
+            return
+        room = fit(count, (), context, reserve_for(context, self._settings.max_tokens))
+        if room.full:
+            raise ContextOverflow(
+                f"The conversation with this question has {count:,} tokens, which leaves no room for an answer in the "
+                f"{context:,} of '{name}': ask without -c, or leave out its oldest turns in mlxmtp chat -c."
+            )
+        if room.warns:
+            self._out.note(f"The conversation fills {room.percent} % of the context.")
+
+    def _answered_by(self, name: str) -> None:
+        before = self._conversation.model
+        if before and before != name:
+            self._out.note(f"This conversation was with {before}; {name} goes on with it.")
+        if before != name:
+            self._conversation.use_model(name)
 
     def _presenter(self, model: Model) -> Presenter:
         from mlxmtp.cli import presenters
@@ -150,9 +188,9 @@ class Turn:
         out, form = self._out, self._form
         shape: Presenter
         if form.json:
-            shape = presenters.Json(out, model.name, model.drafter)
+            shape = presenters.Json(out, model.name, model.drafter, self._conversation.session)
         elif form.jsonl:
-            shape = presenters.JsonLines(out, model.name, model.drafter)
+            shape = presenters.JsonLines(out, model.name, model.drafter, self._conversation.session)
         else:
             shape = presenters.Rendered(out) if self._renders() else presenters.Raw(out)
         if form.extract:
