@@ -123,10 +123,10 @@ class Sessions:
             raise MlxmtpError(f"{summary.path} cannot be opened: {error.strerror or error}.") from error
         return Resumed(Conversation.restore(events, journal), remarks)
 
-    def read(self, summary: Summary) -> tuple[Event, ...]:
-        """The events of a session, without claiming it. Raises as `open`."""
+    def history(self, summary: Summary) -> History:
+        """What was said in a session, without claiming it. Raises as `open`."""
         try:
-            return tuple(read_events(summary.path.read_bytes(), summary.path))
+            return Conversation.restore(read_events(summary.path.read_bytes(), summary.path)).history
         except FileNotFoundError as error:
             raise UsageError(f"Session {summary.id} has been removed.") from error
         except OSError as error:

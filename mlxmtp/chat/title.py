@@ -7,13 +7,13 @@ import unicodedata
 COLUMNS = 60
 
 
-def title_of(text: str) -> str:
-    """The first words of `text` on one line of at most COLUMNS terminal columns, without control characters."""
+def title_of(text: str, columns: int = COLUMNS) -> str:
+    """The first words of `text` on one line of at most that many terminal columns, without control characters."""
     words = "".join(" " if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one for one in text[: 8 * COLUMNS])
     line = " ".join(words.split())
-    if _width(line) <= COLUMNS:
+    if _width(line) <= columns:
         return line
-    while _width(line) > COLUMNS - 1:
+    while _width(line) > columns - 1:
         line = line[:-1]
     return line.rstrip() + "…"
 

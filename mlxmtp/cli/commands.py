@@ -11,6 +11,7 @@ from mlxmtp.cli.ask import ask
 from mlxmtp.cli.doctor import doctor
 from mlxmtp.cli.models import ls, rm, show
 from mlxmtp.cli.pull import pull
+from mlxmtp.cli.sessions import app as sessions
 
 _HELP = """\
 Gemma 4 with multi-token-prediction drafters: faster answers, the same text.
@@ -59,4 +60,5 @@ app.command("list", hidden=True)(ls)
 app.command("pull", short_help="Download a model with its drafter.")(pull)
 app.command("show", short_help="What a model consists of and needs.")(show)
 app.command("rm", short_help="Remove a model from the disk.")(rm)
+app.add_typer(sessions, name="sessions", short_help="Saved conversations.")
 app.command("doctor", short_help="Check this machine.")(doctor)
