@@ -92,6 +92,18 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
     )
 
 
+def typed_value(key: str, text: str) -> Any:
+    """What a person typed for a field of `Settings`, in its type. Raises UsageError."""
+    value: object = text
+    for kind in (int, float):
+        try:
+            value = kind(text)
+            break
+        except ValueError:
+            continue
+    return _checked(key, value, key.replace("_", "-"), UsageError)
+
+
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     """`$MLXMTP_HOME` holds everything when set; else the XDG folders. The cache is Hugging Face's own."""
     home = Path(environ.get("HOME") or Path.home())

@@ -8,6 +8,7 @@ import typer
 
 from mlxmtp.cli import options
 from mlxmtp.cli.ask import ask
+from mlxmtp.cli.chat import chat
 from mlxmtp.cli.doctor import doctor
 from mlxmtp.cli.models import ls, rm, show
 from mlxmtp.cli.pull import pull
@@ -18,6 +19,7 @@ Gemma 4 with multi-token-prediction drafters: faster answers, the same text.
 
 \b
 Examples:
+  mlxmtp chat
   mlxmtp ask "What is a drafter?"
   git diff | mlxmtp ask "Write a commit message"
   mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
@@ -54,6 +56,7 @@ def frame(
     ctx.obj = {"no_color": no_color}
 
 
+app.command("chat", short_help="A conversation in the terminal.")(chat)
 app.command("ask", short_help="One answer, made for pipes.")(ask)
 app.command("ls", short_help="Models on this machine.")(ls)
 app.command("list", hidden=True)(ls)

@@ -53,3 +53,16 @@ class FirstFence:
         while lines and not lines[-1].strip():
             lines.pop()
         self.block = "".join(f"{line}\n" for line in lines)
+
+
+def all_fences(text: str) -> list[str]:
+    """The content of every fenced block of a whole answer."""
+    blocks: list[str] = []
+    fence = FirstFence()
+    for line in text.split("\n"):
+        fence.feed(f"{line}\n")
+        if fence.block is not None:
+            blocks.append(fence.block)
+            fence = FirstFence()
+    fence.finish()
+    return blocks if fence.block is None else [*blocks, fence.block]

@@ -30,7 +30,12 @@ class AnswerView:
     """Feed it what the model says; call `tick` about once a second while nothing comes, `end` once."""
 
     def __init__(
-        self, out: Output, *, show_thoughts: bool = True, plain: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        out: Output,
+        *,
+        show_thoughts: bool = True,
+        plain: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._out = out
         self._shows = show_thoughts

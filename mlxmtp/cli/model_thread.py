@@ -1,7 +1,7 @@
 """The model on a thread of its own: it is read there, and every answer comes from there, as events.
 
-MLX keeps streams, traces and buffers per thread, so one thread does all of it, from the first import on. The main thread
-is free for the terminal: it waits for events and for keys at once, and Ctrl-C never strikes inside MLX.
+MLX keeps streams and traces per thread, so one thread does all of it, from the first import on. The main thread is free
+for the terminal: it waits for events and for keys at once, and Ctrl-C never strikes inside MLX.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event as Flag
@@ -111,17 +112,13 @@ class ModelThread:
 
     def wake(self) -> None:
         """End a `wait`, from a signal handler, too."""
-        try:
+        with suppress(BlockingIOError):  # so many rings are waiting already
             os.write(self._button, b"\0")
-        except BlockingIOError:  # so many rings are waiting already
-            return
 
     def happened(self) -> Sequence[Happening]:
         """What happened since the last call, in order."""
-        try:
+        with suppress(BlockingIOError):
             os.read(self._bell, 1 << 16)
-        except BlockingIOError:
-            pass
         return [self._happened.popleft() for _ in range(len(self._happened))]
 
     def _pass_on(self, answer: Answer, stop: Flag) -> None:
