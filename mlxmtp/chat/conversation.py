@@ -6,6 +6,7 @@ terminals, of files and of what a model is.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -66,7 +67,7 @@ class Conversation:
         self._history = History(model=model)
         self._clock = clock
         self._unwritten = Reply("")  # the end of the coming answer that is not in the journal yet
-        self._written_at = 0.0
+        self._written_at = -math.inf
         if system:
             self.set_system(system)
 
@@ -249,7 +250,7 @@ class Conversation:
             self.journal.close()
 
     def _do(self, event: Event) -> None:
-        self._unwritten, self._written_at = Reply(""), 0.0
+        self._unwritten, self._written_at = Reply(""), -math.inf
         self._history = self._history.after(event)
         if self.journal is not None:
             self.journal.write(event)

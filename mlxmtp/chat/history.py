@@ -126,7 +126,7 @@ def _undo(old: History, event: Event) -> History:
 
 
 def _drop(old: History, event: Event) -> History:
-    count = _count(event)
+    old, count = _settled(old), _count(event)
     return replace(old, dropped=old.dropped + old.exchanges[:count], exchanges=old.exchanges[count:])
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlxmtp.chat.history import Event
-from mlxmtp.errors import MlxmtpError
+from mlxmtp.errors import SessionError, SessionInUse
 
 FORMAT = 1
 SUFFIX = ".jsonl"
@@ -23,14 +23,6 @@ SUFFIX = ".jsonl"
 _STARTS = b'{"type": "session", "format": '
 _WAIT_FOR_QUESTION = frozenset({"system", "model", "name", "note"})  # nothing worth a file of its own
 _WAIT_FOR_MORE = frozenset({"reply", "extend", "model", "system"})  # after opening: nothing has been said yet
-
-
-class NotASession(MlxmtpError):
-    """The file is not a session that this version can read."""
-
-
-class InUse(MlxmtpError):
-    """Another window has the session open."""
 
 
 class Journal:
@@ -55,7 +47,7 @@ class Journal:
 
     @classmethod
     def reopen(cls, path: Path) -> tuple[Journal, list[Event]]:
-        """Go on with a session: its journal and its events. Raises InUse, NotASession, FileNotFoundError."""
+        """Go on with a session: its journal and its events. Raises SessionInUse, SessionError, FileNotFoundError."""
         file = os.open(path, os.O_RDWR | os.O_APPEND)
         try:
             _lock(file, path)
@@ -71,8 +63,8 @@ class Journal:
 
     @classmethod
     def fork(cls, path: Path) -> tuple[Journal, list[Event]]:
-        """Go on in a file of its own with a session that another window has open. Raises NotASession."""
-        events = read_events(path.read_bytes(), path)
+        """Go on in a file of its own with a session that is open elsewhere, without its name. Raises SessionError."""
+        events = [one for one in read_events(path.read_bytes(), path) if one.get("type") != "name"]
         forked = path.with_name(f"{_fresh_id()}{SUFFIX}")
         model = str(events[0].get("model", "")) if events else ""
         lines = [_header(forked, model, forked_from=path.stem), *map(_line, events[1:])]
@@ -107,9 +99,9 @@ class Journal:
             if self._file is None:
                 self._file = _create(self.path)
             _write_all(self._file, b"".join(lines))
-        except (OSError, InUse) as error:
+        except (OSError, SessionInUse) as error:
             reason = error.strerror if isinstance(error, OSError) else None
-            self._trouble = f"This conversation is no longer saved ({reason or error})."
+            self._trouble = f"This conversation is not saved any more ({reason or error})."
 
     def successor(self, model: str) -> Journal:
         """The journal of a new conversation in the same folder."""
@@ -125,16 +117,16 @@ class Journal:
 def read_events(data: bytes, path: Path) -> list[Event]:
     """Every whole event of a session file, the header first; empty for a file whose header broke off.
 
-    Lines that are no JSON object are passed over, invalid UTF-8 is replaced. Raises NotASession.
+    Lines that are no JSON object are passed over, invalid UTF-8 is replaced. Raises SessionError.
     """
     lines = data.split(b"\n")
     if len(lines) == 1 and (lines[0].startswith(_STARTS) or _STARTS.startswith(lines[0])) and _event(lines[0]) is None:
         return []
     header = _event(lines[0])
     if header is None or header.get("type") != "session":
-        raise NotASession(f"{path.name} is not a session of mlxmtp.")
+        raise SessionError(f"{path.name} is not a session of mlxmtp.")
     if header.get("format") != FORMAT:
-        raise NotASession(f"{path.name} was written by another version of mlxmtp: update it to read this session.")
+        raise SessionError(f"{path.name} was written by another version of mlxmtp: update it to read this session.")
     return [header, *(event for line in lines[1:] if (event := _event(line)) is not None)]
 
 
@@ -143,7 +135,7 @@ def locked_elsewhere(path: Path) -> bool:
     file = os.open(path, os.O_RDONLY)
     try:
         _lock(file, path)
-    except InUse:
+    except SessionInUse:
         return True
     finally:
         os.close(file)
@@ -188,7 +180,7 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise InUse(f"Session {path.stem} is open in another window.") from error
+            raise SessionInUse(f"Session {path.stem} is open in another window.") from error
         # A file system without locks: better to go on without one.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,10 +10,12 @@ from pathlib import Path
 
 from mlxmtp.chat.conversation import Conversation, title
 from mlxmtp.chat.history import Event, History
-from mlxmtp.chat.journal import SUFFIX, InUse, Journal, NotASession, locked_elsewhere, read_events
-from mlxmtp.errors import MlxmtpError, UsageError
+from mlxmtp.chat.journal import SUFFIX, Journal, locked_elsewhere, read_events
+from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
 
 CACHE_SUFFIX = ".kv.safetensors"
+
+_PARTS = re.compile(rb'^\{"type": "part", .*\n', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +74,8 @@ class Sessions:
         for path in self._files():
             try:
                 summary = summarize(path)
-            except (NotASession, OSError) as error:
-                remarks.append(str(error) if isinstance(error, NotASession) else f"{path.name}: {error.strerror}.")
+            except (SessionError, OSError) as error:
+                remarks.append(str(error) if isinstance(error, SessionError) else f"{path.name}: {error.strerror}.")
                 continue
             if summary is not None:
                 found.append(summary)
@@ -84,7 +87,7 @@ class Sessions:
         for path in sorted(self._files(), key=_modified, reverse=True):
             try:
                 summary = summarize(path)
-            except (NotASession, OSError):
+            except (SessionError, OSError):
                 continue
             if summary is not None:
                 return summary
@@ -108,13 +111,13 @@ class Sessions:
     def open(self, summary: Summary) -> Resumed:
         """Continue a session in its own file, or in a copy if another window has it open.
 
-        Raises UsageError if it has been removed meanwhile, NotASession, MlxmtpError if it cannot be read.
+        Raises UsageError if it has been removed meanwhile, SessionError, MlxmtpError if it cannot be read.
         """
         remarks: tuple[str, ...] = ()
         try:
             try:
                 journal, events = Journal.reopen(summary.path)
-            except InUse:
+            except SessionInUse:
                 journal, events = Journal.fork(summary.path)
                 remarks = (f"Session {summary.id} is open in another window, so this goes on in a copy, {journal.id}.",)
         except FileNotFoundError as error:
@@ -143,10 +146,10 @@ class Sessions:
         return name
 
     def remove(self, summary: Summary) -> int:
-        """Delete a session and what is kept beside it; returns the bytes freed. Raises MlxmtpError (InUse)."""
+        """Delete a session and what is kept beside it; returns the bytes freed. Raises MlxmtpError (SessionInUse)."""
         try:
             if locked_elsewhere(summary.path):
-                raise InUse(f"Session {summary.id} is open in another window: leave it there first.")
+                raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.")
             summary.path.unlink()
             summary.cache.unlink(missing_ok=True)
         except FileNotFoundError as error:
@@ -163,8 +166,8 @@ class Sessions:
 
 
 def summarize(path: Path) -> Summary | None:
-    """What a list says of a session file; None for one in which nothing was asked. Raises NotASession, OSError."""
-    events = read_events(path.read_bytes(), path)
+    """What a list says of a session file; None for one in which nothing was asked. Raises SessionError, OSError."""
+    events = read_events(_PARTS.sub(b"", path.read_bytes()), path)  # half of a file, and no news to a list
     history = History()
     for event in events:
         history = history.after(event)

@@ -92,6 +92,8 @@ def ask(
             turn.show_prompt()
         else:
             turn.answer()
+            if save and conversation.session is not None and out.error_terminal:
+                out.note(f"Saved as session {conversation.session}: mlxmtp ask -c goes on with it.")
     finally:
         conversation.close()
         out.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -172,11 +173,12 @@ def _list(ctx: typer.Context, *, json: bool, no_color: bool | None) -> None:
     if json:
         out.write(as_json({"sessions": [_as_table(one) for one in listing.sessions], "total_bytes": total}))
         return
-    _show_list(out, listing.sessions)
+    show_list(out, listing.sessions)
     out.line(f"{_counted(len(listing.sessions))}, {shown(total)} on disk")
 
 
-def _show_list(out: Output, sessions: tuple[Summary, ...]) -> None:
+def show_list(out: Output, sessions: Sequence[Summary]) -> None:
+    """Write the table; titles are cropped to a terminal's width."""
     from mlxmtp.chat.title import title_of
     from mlxmtp.cli.table import ago, show_table
 

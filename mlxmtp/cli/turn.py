@@ -112,6 +112,8 @@ class Turn:
         self._conversation.finish(reason, answer.stats.to_dict())
         presenter.end(reason, answer.stats)
         self._remarks(reason, answer, model)
+        if self._conversation.trouble is not None:
+            raise MlxmtpError(self._conversation.trouble)
 
     def _pass_on(self, answer: Answer, presenter: Presenter) -> FinishReason:
         from mlxmtp.engine.events import End, Text
@@ -150,8 +152,6 @@ class Turn:
             limit = "the model's own limit" if self._settings.max_tokens is None else "--max-tokens"
             why = "the context is full" if full else limit
             self._out.note(f"The answer was cut after {stats.generation_tokens} tokens ({why}).")
-        if self._conversation.trouble is not None:
-            self._out.note(self._conversation.trouble)
         if self._settings.stats:
             self._out.line(stats_line(stats, model.config.max_positions))
 
