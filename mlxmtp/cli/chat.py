@@ -70,13 +70,13 @@ def chat(
 
     choice = Choice(continue_, resume, not no_save, model_given=model is not None, system_given=system is not None)
     loaded, conversation = conversation_for(loaded, out, choice)
+    talk: Talk | None = None
     try:
         target = choose_target(loaded, out)
-        out.write(f"{target.name} · /help lists the commands, Ctrl+D leaves\n")
         talk = _prepare(loaded, out, conversation, keeps=not no_save)
         _begin(talk, target, file or [], force=force, resumed=continue_ or resume is not None)
     finally:
-        conversation.close()
+        (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()
 
 
@@ -89,7 +89,7 @@ def _settings() -> frozenset[str]:
 
 
 def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: bool) -> Talk:
-    """Everything but the model; the line editor takes a tenth of a second to import, after the first line is there."""
+    """Everything but the model. The line editor takes a tenth of a second to import, so it comes late."""
     from mlxmtp.cli.completion import Sources
     from mlxmtp.cli.keyboard import Keyboard, Keys, NoKeys
     from mlxmtp.cli.model_thread import ModelThread
@@ -119,6 +119,7 @@ def _begin(talk: Talk, target: Found, files: Sequence[str], *, force: bool, resu
     for note in (note for one in talk.staged for note in one.notes):
         talk.out.note(note)
     tuning.load(talk, target)
+    talk.say(f"{target.name}, {'without a drafter' if talk.drafter is None else 'with its drafter'}")
     if resumed:
         show_resumed(talk)
     if isinstance(talk.reader, LineEditor):
