@@ -194,6 +194,7 @@ class Conversation:
     def reply(self, reply: Reply) -> None:
         """The whole reply to the last question, also one that was cancelled or cut at a limit."""
         assert self.exchanges
+        assert self.exchanges[-1].reply is None
         self._do({"type": "reply", **reply.to_dict()})
 
     def extend(self, more: Reply) -> None:

@@ -113,7 +113,9 @@ def _part(old: History, event: Event) -> History:
 
 
 def _reply_comes(old: History, event: Event) -> History:
-    return _last(old, reply=_reply(event))
+    # A question that was lost on its way to the file must not cost the answer before it.
+    lost = bool(old.exchanges) and old.exchanges[-1].reply is not None
+    return replace(old, coming=None) if lost else _last(old, reply=_reply(event))
 
 
 def _extend(old: History, event: Event) -> History:

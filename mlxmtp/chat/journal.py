@@ -94,11 +94,12 @@ class Journal:
             self._waiting += lines
             if event["type"] in self._quiet:
                 return
-            lines, self._waiting = self._waiting, None
+            lines = self._waiting
         try:
             if self._file is None:
                 self._file = _create(self.path)
             _write_all(self._file, b"".join(lines))
+            self._waiting = None  # last: after Ctrl-C anywhere before, the header still waits
         except (OSError, SessionInUse) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             self._trouble = f"This conversation is not saved any more ({reason or error})."

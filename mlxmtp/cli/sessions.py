@@ -15,6 +15,8 @@ from mlxmtp.cli.start import begin, can_ask
 from mlxmtp.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlxmtp.chat.sessions import Sessions, Summary
     from mlxmtp.cli.output import Output
 
@@ -196,15 +198,14 @@ def show_list(out: Output, sessions: Sequence[Summary]) -> None:
 
 
 def _as_table(one: Summary) -> dict[str, Any]:
-    table = asdict(one)
-    return {**table, "path": str(one.path)}
+    return {**asdict(one), "path": str(one.path)}
 
 
 def _counted(count: int) -> str:
     return f"{count} session{'s' if count != 1 else ''}"
 
 
-def _store(folder: Any) -> Sessions:
+def _store(folder: Path) -> Sessions:
     from mlxmtp.chat.sessions import Sessions
 
     return Sessions(folder)

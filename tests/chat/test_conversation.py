@@ -186,6 +186,12 @@ def test_what_follows_a_lost_end_of_an_answer_keeps_it(then: Event) -> None:
     assert (history.dropped + history.exchanges)[0].reply == Reply("So", finish_reason="cancelled")
 
 
+def test_a_question_that_was_lost_does_not_cost_the_answer_before() -> None:
+    events = [{"type": "question", "text": "1?"}, {"type": "reply", "text": "1"}]
+    lost = [{"type": "part", "text": "2"}, {"type": "reply", "text": "2"}]
+    assert replayed([*events, *lost]) == replayed(events)
+
+
 def test_clearing_starts_a_session_of_its_own() -> None:
     journal = Events()
     conversation = talk(("1?", "1"), model="m", system="Be brief.", journal=journal)
@@ -231,7 +237,7 @@ def apply(conversation: Conversation, operation: tuple[Any, ...]) -> None:
     name, *arguments = operation
     if name in ("reply", "part", "finish", "replace_question", "extend") and not conversation.exchanges:
         return
-    if name == "extend" and conversation.exchanges[-1].reply is None:
+    if name in ("reply", "extend") and (conversation.exchanges[-1].reply is None) != (name == "reply"):
         return
     getattr(conversation, name)(*arguments)
 
