@@ -94,7 +94,7 @@ class Answering:
                 self._view.tick()
 
     def _listen(self) -> None:
-        if self._thread.wait(*self._keys.descriptors, seconds=1.0 if self._view.thinks else None):
+        if self._thread.wait(*self._keys.descriptors, seconds=self._view.patience):
             for _ in self._keys.pressed():
                 self._view.toggle()
 

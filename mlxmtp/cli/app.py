@@ -41,7 +41,7 @@ def _greet(arguments: Sequence[str]) -> None:
     if command != "chat" or {"-h", "--help", "--version"} & set(arguments):
         return
     if sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty():
-        sys.stdout.write("mlxmtp chat: /help lists the commands, Ctrl+D leaves\n")
+        sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
 
 

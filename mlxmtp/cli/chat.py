@@ -119,7 +119,7 @@ def _begin(talk: Talk, target: Found, files: Sequence[str], *, force: bool, resu
     for note in (note for one in talk.staged for note in one.notes):
         talk.out.note(note)
     tuning.load(talk, target)
-    talk.say(f"{target.name}, {'without a drafter' if talk.drafter is None else 'with its drafter'}")
+    talk.say(target.name if talk.drafter is None else f"{target.name} with its drafter")
     if resumed:
         show_resumed(talk)
     if isinstance(talk.reader, LineEditor):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mlxmtp.cli.markdown import MarkdownStream, without_controls
+from mlxmtp.cli.markdown import FRAME_SECONDS, MarkdownStream, without_controls
 from mlxmtp.cli.presenters import fits_markdown
 from mlxmtp.cli.tail import Tail
 from mlxmtp.cli.wrap import wrapped
@@ -23,11 +23,9 @@ from mlxmtp.cli.wrap import wrapped
 if TYPE_CHECKING:
     from mlxmtp.cli.output import Output
 
-_FRAME_SECONDS = 0.05
-
 
 class AnswerView:
-    """Feed it what the model says; call `tick` about once a second while nothing comes, `end` once."""
+    """Feed it what the model says; call `tick` when `patience` is over and nothing came, `end` once."""
 
     def __init__(
         self,
@@ -48,6 +46,7 @@ class AnswerView:
         self._thought = ""
         self._began: float | None = None
         self._drawn_at = float("-inf")
+        self._undrawn = False
         self._thinks = False
         self._started = False
         self._ends_line = True
@@ -58,9 +57,11 @@ class AnswerView:
         return self._shows
 
     @property
-    def thinks(self) -> bool:
-        """Whether the last thing that came was part of a thought."""
-        return self._thinks
+    def patience(self) -> float | None:
+        """Seconds after which `tick` should be called even if nothing comes; None if it need not."""
+        if self._thinks:
+            return FRAME_SECONDS if self._undrawn else 1.0
+        return FRAME_SECONDS if self._markdown is not None and self._markdown.undrawn else None
 
     def thinking(self, text: str) -> None:
         """A piece of the thought."""
@@ -71,7 +72,8 @@ class AnswerView:
         text = without_controls(text)
         self._thought += text
         if self._redraws:
-            if self._clock() - self._drawn_at >= _FRAME_SECONDS:
+            self._undrawn = True
+            if self._clock() - self._drawn_at >= FRAME_SECONDS:
                 self._draw_thought()
         elif self._shows:
             self._out.write(text)
@@ -92,9 +94,12 @@ class AnswerView:
         self._out.write(text)
 
     def tick(self) -> None:
-        """Time passes: the thought's seconds are shown."""
+        """Time passes: what waited for a frame is drawn, and the seconds of a thought."""
         if self._thinks and self._redraws:
-            self._draw_thought()
+            if self._clock() - self._drawn_at >= (FRAME_SECONDS if self._undrawn else 1.0):
+                self._draw_thought()
+        elif self._markdown is not None:
+            self._markdown.refresh()
 
     def toggle(self) -> None:
         """Show or hide the thought's words from now on."""
@@ -137,6 +142,7 @@ class AnswerView:
         dim = [f"\x1b[2m{row}\x1b[0m" if row else "" for row in rows]
         self._out.write(self._tail.erasure() + self._tail.replaced(dim))
         self._drawn_at = self._clock()
+        self._undrawn = False
 
     def _seconds(self) -> float:
         return 0.0 if self._began is None else self._clock() - self._began

@@ -20,7 +20,7 @@ from mlxmtp.cli.tail import MAX_ROWS, Tail
 if TYPE_CHECKING:
     from rich.markdown import Markdown
 
-_FRAME_SECONDS = 0.05
+FRAME_SECONDS = 0.05
 _LONG_BLOCK = 4000  # characters; of a longer list only the end is laid out for the tail
 _LONG_BLOCK_LINES = 40
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -64,6 +64,12 @@ class MarkdownStream:
         self._tail = Tail(size)
         self._printed = False
         self._drawn_at = float("-inf")
+        self._undrawn = False
+
+    @property
+    def undrawn(self) -> bool:
+        """Whether text waits for the next frame: `refresh` draws it."""
+        return self._undrawn
 
     def feed(self, text: str) -> None:
         """Take in a piece of any size."""
@@ -72,9 +78,16 @@ class MarkdownStream:
             self._open = self._open.lstrip("\n")
         length = self._finished()
         now = self._clock()
-        if length or now - self._drawn_at >= _FRAME_SECONDS:
+        self._undrawn = True
+        if length or now - self._drawn_at >= FRAME_SECONDS:
             self._draw(length)
             self._drawn_at = now
+
+    def refresh(self) -> None:
+        """Draw what has come, if the last frame is long enough ago."""
+        if self._undrawn and self._clock() - self._drawn_at >= FRAME_SECONDS:
+            self._draw(0)
+            self._drawn_at = self._clock()
 
     def finish(self) -> None:
         """Print what is still open; the cursor is at the start of a line afterwards."""
@@ -95,6 +108,7 @@ class MarkdownStream:
         self._open, self._printed = rest, printed
         self._checked = max(0, self._checked - length)
         frame += self._tail.replaced(tail)
+        self._undrawn = False
         if frame:
             self._write(frame)
 

@@ -64,9 +64,13 @@ class PlainReader(_Asks):
         """One line, or a block. What is given cannot be put into the line: it is shown, and Enter alone sends it."""
         if given:
             sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
-        text = input(PROMPT) or given
-        while is_open(text):
-            text += "\n" + input(CONTINUED)
+        try:
+            text = input(PROMPT) or given
+            while is_open(text):
+                text += "\n" + input(CONTINUED)
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            raise
         return Line(text)
 
 
