@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlxmtp.engine.prompt import Message
 
 PART_CHARACTERS = 200
-PART_SECONDS = 1.0
+PART_SECONDS = 0.25
 """An answer on its way reaches the journal in parts: after so many characters, or so long after the last part."""
 
 

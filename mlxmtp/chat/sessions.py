@@ -20,7 +20,7 @@ _PARTS = re.compile(rb'^\{"type": "part", .*\n', re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One session in a list. Times are seconds since 1970, `turns` are answered questions, `size` is bytes on disk."""
+    """One session in a list. Times are seconds since 1970, `turns` are questions, `size` is bytes on disk."""
 
     id: str
     path: Path
@@ -176,7 +176,6 @@ def summarize(path: Path) -> Summary | None:
     status = path.stat()
     name = path.name.removesuffix(SUFFIX)
     beside = path.with_name(f"{name}{CACHE_SUFFIX}")
-    said = history.dropped + history.exchanges
     return Summary(
         id=name,
         path=path,
@@ -185,7 +184,7 @@ def summarize(path: Path) -> Summary | None:
         model=history.model,
         created=_created(events[0], status.st_mtime),
         updated=status.st_mtime,
-        turns=sum(exchange.reply is not None for exchange in said),
+        turns=len(history.dropped + history.exchanges),
         size=status.st_size + (beside.stat().st_size if beside.exists() else 0),
     )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmtp.chat.conversation import PART_CHARACTERS, Conversation
+from mlxmtp.chat.conversation import PART_CHARACTERS, PART_SECONDS, Conversation
 from mlxmtp.chat.history import Event, Exchange, History, Reply
 from mlxmtp.chat.title import title_of
 
@@ -150,7 +150,7 @@ def test_an_answer_reaches_the_journal_while_it_comes() -> None:
     conversation.part("a")
     conversation.part("b")
     assert [event.get("text") for event in journal.written] == ["Why?", "a"]
-    now[0] = 1.0
+    now[0] = PART_SECONDS
     conversation.part("c")
     assert [event.get("text") for event in journal.written] == ["Why?", "a", "bc"]
     conversation.part(thinking="d" * PART_CHARACTERS)
