@@ -146,7 +146,7 @@ def locked_elsewhere(path: Path) -> bool:
 def _event(line: bytes) -> Event | None:
     try:
         value = json.loads(line.decode("utf-8", "replace"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

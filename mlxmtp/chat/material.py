@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ def mentions(message: str) -> list[str]:
 
 def titled(name: str, text: str) -> str:
     """`text` under a line that says where it is from."""
-    return f"--- {name} ---\n{text}"
+    shown = os.fsencode(name).decode("utf-8", "replace")  # a name may hold bytes that are no text
+    return f"--- {shown} ---\n{text}"
 
 
 def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:

@@ -168,9 +168,11 @@ class Turn:
             return
         room = fit(count, (), context, reserve_for(context, self._settings.max_tokens))
         if room.full:
+            session = self._conversation.session
             raise ContextOverflow(
                 f"The conversation with this question has {count:,} tokens, which leaves no room for an answer in the "
-                f"{context:,} of '{name}': ask without -c, or leave out its oldest turns in mlxmtp chat -c."
+                f"{context:,} of '{name}': ask anew, without -c, or leave out its oldest turns in "
+                f"mlxmtp chat {'-c' if session is None else f'-r {session}'}."
             )
         if room.warns:
             self._out.note(f"The conversation fills {room.percent} % of the context.")

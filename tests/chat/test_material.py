@@ -141,6 +141,15 @@ def test_odd_but_real_text_is_read(tmp_path: Path) -> None:
         assert gather(str(file)).files == 1
 
 
+def test_names_that_are_no_text(tree: Path) -> None:
+    try:
+        Path(os.fsdecode(b"project/caf\xe9.txt")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    gather("project").text.encode()
+    assert "project/caf\ufffd.txt" in titles(gather("project").text)
+
+
 def test_a_home_that_nobody_has(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no home folder"):
         gather("~no-such-user/x")

@@ -207,6 +207,7 @@ def test_foreign_and_damaged_files_are_passed_over_with_a_remark(sessions: Sessi
         "text.jsonl": b"hello\nthere\n",
         "newer.jsonl": b'{"type": "session", "format": 2}\n',
         "binary.jsonl": bytes(range(256)),
+        "deep.jsonl": b"[" * 100_000 + b"\n",
     }.items():
         (sessions.folder / name).write_bytes(data)
     (sessions.folder / "folder.jsonl").mkdir()
@@ -216,7 +217,7 @@ def test_foreign_and_damaged_files_are_passed_over_with_a_remark(sessions: Sessi
     listed = sessions.listing()
     assert listed.sessions == (good,)
     assert sorted(remark.split()[0].rstrip(":") for remark in listed.remarks) == [
-        "binary.jsonl", "folder.jsonl", "foreign.jsonl", "newer.jsonl", "text.jsonl",
+        "binary.jsonl", "deep.jsonl", "folder.jsonl", "foreign.jsonl", "newer.jsonl", "text.jsonl",
     ]  # fmt: skip
     assert any("another version of mlxmtp" in remark for remark in listed.remarks)
     assert sessions.latest() == good
