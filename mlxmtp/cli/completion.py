@@ -52,9 +52,8 @@ def complete(text: str, sources: Sources) -> tuple[int, list[str]]:
 
 
 def _arguments(command: str, argument: str, last: str, sources: Sources) -> list[str]:
-    if command in ("file", "export") or (command == "system" and last.startswith("@")):
-        mark = "@" if command == "system" else ""
-        return [mark + path for path in _paths(last.removeprefix(mark))]
+    if command in ("file", "export"):
+        return _paths(last)
     if argument != last:  # only the commands above take several words
         return []
     words: Iterable[str] = _SWITCHES.get(command, ())

@@ -40,7 +40,9 @@ class AnswerView:
         self._clock = clock
         self._redraws = fits_markdown(out)
         self._markdown = (
-            MarkdownStream(out.write, out.size, color=out.look.color) if self._redraws and not plain else None
+            MarkdownStream(out.write, out.size, color=out.look.color, clock=clock)
+            if self._redraws and not plain
+            else None
         )
         self._tail = Tail(out.size)
         self._thought = ""

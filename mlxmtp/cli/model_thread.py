@@ -68,9 +68,9 @@ class ModelThread:
 
     def load(self, read: Callable[[], Model]) -> None:
         """Read a model; the one before it is dropped first, so that memory never holds two."""
+        self.model, self.trouble = None, None
 
         def job() -> None:
-            self.model, self.trouble = None, None
             try:
                 self.model = read()
             except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)

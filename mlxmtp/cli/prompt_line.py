@@ -35,8 +35,8 @@ class Line:
 class Reader(Protocol):
     """Where lines come from."""
 
-    def read(self, given: str = "") -> Line:
-        """The next line; the text `given` stands in it already.
+    def read(self, given: str = "", *, literal: bool = False) -> Line:
+        """The next line; the text `given` stands in it already, and is no command if it is `literal`.
 
         Raises EOFError (Ctrl+D) or KeyboardInterrupt (Ctrl+C).
         """
@@ -60,12 +60,14 @@ class _Asks:
 class PlainReader(_Asks):
     """`input()`: no history, no colours, no escape codes."""
 
-    def read(self, given: str = "") -> Line:
+    def read(self, given: str = "", *, literal: bool = False) -> Line:
         """One line, or a block. What is given cannot be put into the line: it is shown, and Enter alone sends it."""
         if given:
             sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
         try:
-            text = input(PROMPT) or given
+            text = input(PROMPT)
+            if given and not text:
+                return Line(given, literal)
             while is_open(text):
                 text += "\n" + input(CONTINUED)
         except (EOFError, KeyboardInterrupt):
@@ -104,9 +106,9 @@ class LineEditor(_Asks):
         )
         self._session.default_buffer.on_text_changed += self._changed
 
-    def read(self, given: str = "") -> Line:
+    def read(self, given: str = "", *, literal: bool = False) -> Line:
         """The line, edited."""
-        self._pasted = False
+        self._pasted = literal
         text = self._session.prompt(default=given)
         return Line(text, self._pasted)
 

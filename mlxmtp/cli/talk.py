@@ -66,9 +66,11 @@ class Talk:
     def run(self, act: Callable[[Talk, Call], None], send: Callable[[Talk, str], None]) -> None:
         """Lines until Ctrl+D or /exit; `act` carries out commands, `send` messages."""
         while True:
-            given, self.given = self.given, ""
+            given, typed = self.given, self.keys.typed_ahead()
+            self.given = ""
             try:
-                line = self.reader.read(given)
+                # What comes back into the line was a message; what was typed meanwhile may be a command.
+                line = self.reader.read("\n".join(part for part in (given, typed) if part), literal=bool(given))
             except EOFError:
                 return
             except KeyboardInterrupt:
@@ -81,8 +83,6 @@ class Talk:
                 return
             except MlxmtpError as error:
                 self.out.error(str(error))
-            typed = self.keys.typed_ahead()
-            self.given = "\n".join(part for part in (self.given, typed) if part)
 
     def _take(
         self,
