@@ -35,7 +35,8 @@ LINES = (
 CELL, LINE, MARGIN, SIZE = 8.4, 19, 18, 14
 PAPER, INK, FAINT = "#0d1117", "#e6edf3", "#7d8590"
 COLOURS = {
-    "black": "#484f58", "red": "#ff7b72", "green": "#3fb950", "brown": "#d29922", "blue": "#58a6ff", "magenta": "#bc8cff",
+    "black": "#484f58", "red": "#ff7b72", "green": "#3fb950", "brown": "#d29922", "blue": "#58a6ff",
+    "magenta": "#bc8cff",
     "cyan": "#39c5cf", "white": "#b1bac4", "brightblack": "#6e7681", "brightred": "#ffa198", "brightgreen": "#56d364",
     "brightbrown": "#e3b341", "brightblue": "#79c0ff", "brightmagenta": "#d2a8ff", "brightcyan": "#56d4dd",
     "brightwhite": "#ffffff", "default": INK,
