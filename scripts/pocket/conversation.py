@@ -38,8 +38,8 @@ class Turn:
 class Conversation:
     """Turns in order; with thinking only the last turn is learned, and only it shows its thought.
 
-    A drill is one question of which nothing but the first words of the answer are learned: to tell the subjects apart is
-    what takes longest, and a drill costs a third of a conversation.
+    A drill is one question of which nothing but the first words of the answer are learned: to tell the subjects apart
+    is what takes longest, and a drill costs a third of a conversation.
     """
 
     turns: tuple[Turn, ...]
