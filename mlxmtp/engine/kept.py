@@ -1,7 +1,8 @@
 """Keys and values on disk: a conversation, or a text of which much is asked, goes on without being read again.
 
 One safetensors file: the tokens, one array per layer with keys and values of its own, and as metadata what wrote it.
-A file of another model, another version of it or of mlxmtp, or a damaged one is refused; nothing of it is used.
+A file of another model, another version of it, of MLX or of this layout, or a damaged one is refused; nothing of it is
+used.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlxmtp.engine.answer import DecoderLike
 
 _FORMAT = "1"
+"""Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
 
 
 def fingerprint(folder: Path) -> str:
@@ -68,4 +70,4 @@ def load(decoder: DecoderLike, path: Path, folder: Path) -> int:
 
 
 def _label(folder: Path) -> dict[str, str]:
-    return {"format": _FORMAT, "model": fingerprint(folder), "mlxmtp": version("mlxmtp"), "mlx": version("mlx")}
+    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx")}
