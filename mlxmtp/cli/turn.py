@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mlxmtp.chat.history import Exchange
     from mlxmtp.cli.output import Output
     from mlxmtp.cli.presenters import Presenter
-    from mlxmtp.engine.engine import Answer, Model
+    from mlxmtp.engine.answer import Answer
+    from mlxmtp.engine.engine import Model
     from mlxmtp.engine.events import FinishReason
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.prompt import Prompt, Tokenizer
