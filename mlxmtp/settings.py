@@ -36,6 +36,7 @@ class Settings:
     num_draft_tokens: int | Literal["auto"] | None = None
     draft_bits: int | None = None
     think: bool | None = None
+    think_tokens: int | None = None
     show_thinking: bool | None = None
     plain: bool | None = None
     stats: bool | None = None
@@ -230,6 +231,7 @@ _RULES: dict[str, tuple[str, Any]] = {
     "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT_TOKENS}, or auto", _draft_length),
     "draft_bits": ("4, 8 or 16", lambda value: value if value in (4, 8, 16) and not isinstance(value, bool) else None),
     "think": _SWITCH,
+    "think_tokens": ("a whole number from 1 up", _whole(1)),
     "show_thinking": _SWITCH,
     "plain": _SWITCH,
     "stats": _SWITCH,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mlxmtp.cli.live import AnswerView
     from mlxmtp.cli.model_thread import Happening, ModelThread
     from mlxmtp.cli.output import Output
-    from mlxmtp.engine.engine import Answer, Model, OnPrefill
+    from mlxmtp.engine.answer import Answer, OnPrefill
+    from mlxmtp.engine.engine import Model
     from mlxmtp.engine.stats import Stats
 
 _PATIENCE = 3  # times Ctrl+C until the program itself is left, should the model not react

@@ -27,6 +27,7 @@ def ask(
     file: options.Files = None,
     system: options.System = None,
     think: options.Think = None,
+    think_tokens: options.ThinkTokens = None,
     show_thinking: options.ShowThinking = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event per line, as they come.")] = False,

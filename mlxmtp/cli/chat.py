@@ -30,6 +30,7 @@ def chat(
     resume: options.Resume = None,
     no_save: Annotated[bool, typer.Option("--no-save", help="Keep neither session nor history.")] = False,
     think: options.Think = None,
+    think_tokens: options.ThinkTokens = None,
     show_thinking: options.ShowThinking = None,
     plain: options.Plain = None,
     temp: options.Temp = None,

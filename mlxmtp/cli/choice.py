@@ -71,6 +71,7 @@ def answer_params(settings: Settings) -> Params:
         seed=settings.seed,
         num_draft_tokens="auto" if settings.num_draft_tokens is None else settings.num_draft_tokens,
         think=bool(settings.think),
+        think_tokens=settings.think_tokens,
     )
 
 

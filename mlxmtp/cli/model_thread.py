@@ -21,7 +21,8 @@ from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.errors import MlxmtpError
 
 if TYPE_CHECKING:
-    from mlxmtp.engine.engine import Answer, Model, OnPrefill
+    from mlxmtp.engine.answer import Answer, OnPrefill
+    from mlxmtp.engine.engine import Model
 
 
 @dataclass(frozen=True, slots=True)

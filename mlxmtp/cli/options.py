@@ -43,6 +43,9 @@ DraftBits = Annotated[
     int | None, typer.Option("--draft-bits", metavar="N", help="Pack the drafter to 4 or 8 bits; 16 keeps it.")
 ]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model reason first.")]
+ThinkTokens = Annotated[
+    int | None, typer.Option("--think-tokens", metavar="N", help="End the reasoning after N tokens and answer.")
+]
 ShowThinking = Annotated[
     bool | None,
     typer.Option("--show-thinking/--hide-thinking", help="Reasoning on stderr; shown on terminals by default."),

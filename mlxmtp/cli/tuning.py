@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlxmtp.engine.engine import Model
     from mlxmtp.hub.store import Found
 
-KEYS = ("temp", "top-p", "top-k", "min-p", "seed", "max-tokens")
+KEYS = ("temp", "top-p", "top-k", "min-p", "seed", "max-tokens", "think-tokens")
 
 _ANSWER = 4096  # tokens of a conversation that must fit the memory for it to begin
 

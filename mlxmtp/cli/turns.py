@@ -20,7 +20,8 @@ from mlxmtp.errors import MlxmtpError
 
 if TYPE_CHECKING:
     from mlxmtp.cli.talk import Talk
-    from mlxmtp.engine.engine import Answer, Model, OnPrefill
+    from mlxmtp.engine.answer import Answer, OnPrefill
+    from mlxmtp.engine.engine import Model
 
 
 def send(talk: Talk, text: str) -> None:
@@ -91,8 +92,7 @@ def _answer(talk: Talk, *, continues: bool = False) -> Outcome:
     params = answer_params(settings)
 
     def begin(model: Model, on_prefill: OnPrefill) -> Answer:
-        ids = model.tokenizer.prompt_ids(messages, think=params.think)
-        return model.stream_ids(ids, params, on_prefill=on_prefill)
+        return model.stream(messages, params, on_prefill=on_prefill, continues=continues)
 
     talk.out.write("\n")
     shows = settings.show_thinking is not False

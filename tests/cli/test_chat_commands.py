@@ -93,6 +93,19 @@ def test_an_empty_line_ends_editing(asked: Conversing) -> None:
     assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi", "More"]
 
 
+def test_going_on(talk: Conversing) -> None:
+    talk.change(max_tokens=4)
+    talk.say("Hi", answers=["One ab"])
+    talk.change(max_tokens=None)
+    assert talk.say("/continue", answers=["three.<turn|>"]).startswith("> /continue\n\nthree.\n")
+    (exchange,) = talk.talk.conversation.exchanges
+    assert exchange.reply is not None
+    assert exchange.reply.text == "One three."
+    assert exchange.reply.finish_reason == "stop"
+    assert talk.prompts[1].endswith("<|turn>user\nHi<turn|>\n<|turn>model\nOne ")
+    assert talk.say("/continue").endswith("Error: The last answer is complete: there is nothing to go on with.\n")
+
+
 def test_going_on_is_for_answers_that_are_not_complete(asked: Conversing) -> None:
     assert asked.say("/continue").endswith("Error: The last answer is complete: there is nothing to go on with.\n")
 
@@ -161,7 +174,7 @@ def test_settings(talk: Conversing) -> None:
     assert talk.say("/set temp 0.5", "/set top-p", "/set seed 7", "/set") == (
         "> /set temp 0.5\ntemp is 0.5.\n> /set top-p\ntop-p is the model's own.\n> /set seed 7\nseed is 7.\n> /set\n"
         "temp          0.5\ntop-p         the model's own\ntop-k         the model's own\n"
-        "min-p         the model's own\nseed          7\nmax-tokens    the model's own\n"
+        "min-p         the model's own\nseed          7\nmax-tokens    the model's own\nthink-tokens  the model's own\n"
     )
     talk.say("Hi", answers=["Hm.<turn|>"])
     assert (talk.decoder.requests[0].sampling.temp, talk.decoder.requests[0].sampling.seed) == (0.5, 7)
@@ -180,6 +193,14 @@ def test_thinking(talk: Conversing) -> None:
     assert talk.say("/think hard").endswith("Error: /think takes on, off, show or hide.\n")
     shown = talk.say("/think on", "/think hide", "Hi", answers=["<|channel>thought\nSecret.<channel|>Yes.<turn|>"])
     assert "> Hi\n\nthought for 0.0 s\n\nYes.\n" in shown
+
+
+def test_a_thought_has_a_budget(talk: Conversing) -> None:
+    shown = talk.say(
+        "/think on", "/set think-tokens 6", "Hi", answers=["<|channel>thought\nLong and longer", "So: yes.<turn|>"]
+    )
+    assert "think-tokens is 6.\n> Hi\n\n" in shown
+    assert "\n\nthought for 0.0 s\n\nSo: yes.\n" in shown
 
 
 def test_drafting(talk: Conversing) -> None:

@@ -76,7 +76,7 @@ def test_the_text_is_that_of_ask(tmp_path: Path) -> None:
     terminal.wait_until("a first word", lambda lines: len(lines) > 4 and bool(lines[-1]) and lines[-1][0] != ">")
     terminal.send("\x03")
     answered(terminal, 1)
-    texts = []
+    texts: list[list[str]] = []
     for command in ("/draft off", "/draft 3", "/draft auto"):
         terminal.send("/clear\r")
         terminal.send(f"{command}\r")
