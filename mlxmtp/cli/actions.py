@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from mlxmtp.chat.material import gather, read_text
 from mlxmtp.cli import tuning, turns
+from mlxmtp.cli.answering import Leave
 from mlxmtp.cli.filling import show_context, tokens_of
 from mlxmtp.cli.slash import Call, help_text
-from mlxmtp.cli.talk import Leave, Talk
+from mlxmtp.cli.talk import Talk
 from mlxmtp.errors import UsageError
 
 if TYPE_CHECKING:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _PATIENCE = 3  # times Ctrl+C until the program itself is left, should the model not react
 
 
+class Leave(Exception):
+    """The conversation is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a request. `error` instead of `stats` if it failed."""
@@ -35,7 +39,7 @@ class Outcome:
 
 
 class Interrupts:
-    """Counts Ctrl+C; too many of them are a KeyboardInterrupt."""
+    """Counts Ctrl+C; too many of them raise Leave."""
 
     def __init__(self, thread: ModelThread) -> None:
         self.count = 0
@@ -46,7 +50,7 @@ class Interrupts:
         self._thread.stop()
         self._thread.wake()
         if self.count >= _PATIENCE:
-            raise KeyboardInterrupt
+            raise Leave
 
 
 def wait_for_model(
@@ -79,7 +83,7 @@ class Answering:
         self._thinking: list[str] = []
 
     def run(self, begin: Callable[[Model, OnPrefill], Answer]) -> Outcome:
-        """Ask and wait for the end. Raises KeyboardInterrupt only if Ctrl+C finds no ear."""
+        """Ask and wait for the end. Raises Leave if Ctrl+C after Ctrl+C finds no ear."""
         interrupted = Interrupts(self._thread)
         with self._keys, interrupts(interrupted):
             self._thread.happened()  # what an earlier wait left over

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-CTRL_T = "\x14"
+CTRL_D, CTRL_T = "\x04", "\x14"
 
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?")  # arrows and the like
 
@@ -34,7 +34,10 @@ class Keys(Protocol):
         """The control keys that came, Ctrl+T only; the rest is kept."""
 
     def typed_ahead(self) -> str:
-        """What was typed since the last call, without control keys; several lines keep their breaks."""
+        """What was typed since the last call, without control keys; several lines keep their breaks.
+
+        Raises EOFError for Ctrl+D with nothing before it, as an empty line would.
+        """
 
 
 class NoKeys:
@@ -97,9 +100,11 @@ class Keyboard:
         return CTRL_T * text.count(CTRL_T)
 
     def typed_ahead(self) -> str:
-        """Printable characters and line breaks; the break at the end sends nothing by itself."""
+        """Printable characters and line breaks; the break at the end sends nothing by itself. Raises EOFError."""
         text = _SEQUENCE.sub("", self._typed).replace("\r", "\n")
         self._typed = ""
+        if text.startswith(CTRL_D):
+            raise EOFError
         return "".join(one for one in text if one == "\n" or one.isprintable()).strip("\n")
 
     def _listen(self) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlxmtp.cli.answering import wait_for_model
+from mlxmtp.cli.answering import Leave, wait_for_model
 from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.slash import Call, Message, Unknown, parse
-from mlxmtp.cli.wrap import joined
+from mlxmtp.cli.wrap import joined, wrapped
 from mlxmtp.errors import MlxmtpError
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from mlxmtp.engine.stats import Stats
     from mlxmtp.hub.store import Found
     from mlxmtp.settings import Loaded
-
-
-class Leave(Exception):
-    """The conversation is over."""
 
 
 class Talk:
@@ -66,10 +62,10 @@ class Talk:
     def run(self, act: Callable[[Talk, Call], None], send: Callable[[Talk, str], None]) -> None:
         """Lines until Ctrl+D or /exit; `act` carries out commands, `send` messages."""
         while True:
-            given, typed = self.given, self.keys.typed_ahead()
-            self.given = ""
+            given, self.given = self.given, ""
             try:
                 # What comes back into the line was a message; what was typed meanwhile may be a command.
+                typed = self.keys.typed_ahead()
                 line = self.reader.read("\n".join(part for part in (given, typed) if part), literal=bool(given))
             except EOFError:
                 return
@@ -83,6 +79,8 @@ class Talk:
                 return
             except MlxmtpError as error:
                 self.out.error(str(error))
+            except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
+                self.say("\nStopped.")
 
     def _take(
         self,
@@ -132,8 +130,8 @@ class Talk:
         self.loaded = replace(self.loaded, settings=replace(self.loaded.settings, **settings))  # type: ignore[arg-type]
 
     def say(self, text: str) -> None:
-        """A remark, dim."""
-        self._dim(text.split("\n"))
+        """A remark, dim, broken between words."""
+        self._dim(text.split("\n") if self.out.look.dumb else wrapped(text, self.out.size()[0]))
 
     def say_parts(self, parts: list[str]) -> None:
         """`a · b · c`, dim, broken between parts where the window is narrow."""

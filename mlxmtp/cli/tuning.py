@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from mlxmtp.cli.choice import choose_drafter, named_target, read_model, read_tokenizer
 from mlxmtp.cli.figures import sheet_of
 from mlxmtp.errors import UsageError
@@ -54,6 +56,10 @@ def model(talk: Talk, argument: str) -> None:
     talk.change(model=argument, draft_model=None)
     try:
         load(talk, named_target(talk.loaded, talk.out, argument))
+    except (typer.Abort, KeyboardInterrupt):  # Ctrl+C at the question whether to download, or while that is going on
+        talk.loaded = before
+        talk.say("The model stays as it was.")
+        return
     except BaseException:
         talk.loaded = before
         raise

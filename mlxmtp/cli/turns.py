@@ -12,6 +12,7 @@ from mlxmtp.chat.history import Exchange, Reply
 from mlxmtp.chat.material import gather, join, mentions
 from mlxmtp.cli.answering import Answering, Outcome
 from mlxmtp.cli.choice import answer_params
+from mlxmtp.cli.fences import open_fence
 from mlxmtp.cli.figures import turn_parts
 from mlxmtp.cli.filling import make_fit
 from mlxmtp.cli.live import AnswerView
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from mlxmtp.engine.answer import Answer, OnPrefill
     from mlxmtp.engine.engine import Model
 
+_WITHOUT_ANSWER = {
+    "cancelled": "Stopped before the answer began.",
+    "length": "All tokens went into the thought: /set think-tokens limits it, /set max-tokens gives more.",
+    "stop": "The model ended without an answer.",
+    "tool": "The model waits for a tool, which there is none of here.",
+}
+
 
 def send(talk: Talk, text: str) -> None:
     """A message. If it cannot be sent it stands in the next line. Raises MlxmtpError."""
@@ -32,7 +40,7 @@ def send(talk: Talk, text: str) -> None:
             edit(talk, text)
         else:
             _ask(talk, text)
-    except MlxmtpError:
+    except (MlxmtpError, KeyboardInterrupt):
         talk.given = text
         raise
 
@@ -63,7 +71,10 @@ def go_on(talk: Talk) -> None:
     """Continue the last answer."""
     if not talk.ready():
         return
-    outcome = _answer(talk, continues=True)
+    reply = talk.conversation.exchanges[-1].reply
+    assert reply is not None
+    fence = open_fence(reply.text)
+    outcome = _answer(talk, continues=True, lead=f"{fence}\n" if fence else "")
     if outcome.text:
         talk.conversation.extend(_reply(outcome))
     _remarks(talk, outcome)
@@ -85,8 +96,8 @@ def _ask(talk: Talk, text: str) -> None:
         talk.given = text
 
 
-def _answer(talk: Talk, *, continues: bool = False) -> Outcome:
-    """One answer to the conversation as it is, shown while it comes."""
+def _answer(talk: Talk, *, continues: bool = False, lead: str = "") -> Outcome:
+    """One answer to the conversation as it is, shown while it comes, behind `lead`."""
     messages = talk.conversation.messages()
     settings = talk.loaded.settings
     params = answer_params(settings)
@@ -97,6 +108,7 @@ def _answer(talk: Talk, *, continues: bool = False) -> Outcome:
     talk.out.write("\n")
     shows = settings.show_thinking is not False
     view = AnswerView(talk.out, show_thoughts=shows, plain=bool(settings.plain), clock=talk.clock)
+    view.text(lead)
     outcome = Answering(talk.thread, talk.keys, talk.out, view, talk.conversation.part).run(begin)
     if view.shows_thoughts != shows:
         talk.change(show_thinking=view.shows_thoughts)
@@ -129,8 +141,7 @@ def _remarks(talk: Talk, outcome: Outcome) -> None:
     if outcome.error is not None:
         talk.out.error(sentence(outcome.error))
     elif not said:
-        stopped = outcome.reason == "cancelled"
-        talk.say("Stopped before the answer began." if stopped else "The model ended without an answer.")
+        talk.say(_WITHOUT_ANSWER[outcome.reason])
     elif outcome.reason == "length" and stats is not None:
         talk.say(f"The answer was cut after {stats.generation_tokens} tokens. /continue goes on.")
     talk.out.write("\n")

@@ -145,6 +145,16 @@ def test_what_is_typed_ahead_waits_in_the_next_line(program: Program) -> None:
     assert "> next one" in leave(terminal)
 
 
+def test_ctrl_d_during_an_answer_leaves_after_it(program: Program) -> None:
+    program.answers = ["One{sleep 1} two<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("One")
+    terminal.send(CTRL_D)
+    assert terminal.finish() == 0
+    assert "One two" in terminal.lines()
+
+
 def test_pasted_text_keeps_its_lines_and_is_no_command(program: Program) -> None:
     program.answers = ["Pasted.<turn|>"]
     terminal = begin(program)

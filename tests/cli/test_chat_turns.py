@@ -65,6 +65,15 @@ def test_ctrl_c_while_the_prompt_is_read(talk: Conversing) -> None:
     assert "> Hi\n\nYes.\n" in talk.say("Hi", answers=["Yes.<turn|>"])
 
 
+def test_ctrl_c_while_a_file_is_read(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlxmtp.cli.turns.mentions", interrupted)
+    assert talk.say("Read @it") == "> Read @it\n\nStopped.\n"
+    assert talk.given == "Read @it"
+
+
 def test_ctrl_c_and_ctrl_d_at_the_prompt(talk: Conversing) -> None:
     assert talk.say(KeyboardInterrupt) == "Ctrl+D leaves, /help lists the commands.\n"
 
