@@ -69,9 +69,13 @@ class ModelThread:
 
     def load(self, read: Callable[[], Model]) -> None:
         """Read a model; the one before it is dropped first, so that memory never holds two."""
-        self.model, self.trouble = None, None
+        before, self.model, self.trouble = self.model, None, None
 
         def job() -> None:
+            nonlocal before
+            if before is not None:
+                before.close()
+                before = None  # here, where its traces are
             try:
                 self.model = read()
             except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)

@@ -120,6 +120,10 @@ class Decoder:
         self._snapshots = Snapshots()
         self.tokens, self.rows = list(tokens), len(tokens)
 
+    def close(self) -> None:
+        """Lets go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
+        self._rounds.close()
+
     def _set_depth(self, wanted: int | Literal["auto"]) -> None:
         if wanted != "auto" and not 0 <= wanted <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {wanted}")

@@ -146,6 +146,14 @@ class Model:
         request = Request(list(prompt_ids), params or Params(), on_prefill, return_to)
         return answer(self._decoder, self.config, self.tokenizer, request)
 
+    def close(self) -> None:
+        """Free the memory, as far as nobody else holds the model; nothing can be asked afterwards.
+
+        Only needed where another model takes its place: MLX keeps traces, and the weights in them, per thread, so it
+        has to be called on the thread that asked.
+        """
+        self._decoder.close()
+
     def save_cache(self, path: Path) -> int:
         """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes."""
         from mlxmtp.engine import kept

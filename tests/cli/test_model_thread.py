@@ -42,9 +42,19 @@ def collect(thread: ModelThread) -> list[Happening]:
     return found
 
 
-def loaded() -> ModelThread:
+class FakeModel:
+    """Remembers on which thread it was let go."""
+
+    def __init__(self) -> None:
+        self.closed_on: threading.Thread | None = None
+
+    def close(self) -> None:
+        self.closed_on = threading.current_thread()
+
+
+def loaded(model: FakeModel | None = None) -> ModelThread:
     thread = ModelThread()
-    thread.load(lambda: "a model")  # type: ignore[arg-type, return-value]
+    thread.load(lambda: model or FakeModel())  # type: ignore[arg-type, return-value]
     assert collect(thread) == [Ready()]
     return thread
 
@@ -143,3 +153,16 @@ def test_a_failure_leaves_the_thread_alive() -> None:
     assert collect(thread) == [Failed(error)]
     thread.answer(lambda *_: FakeAnswer([End("stop", Stats())]))  # type: ignore[arg-type]
     assert collect(thread) == [End("stop", Stats())]
+
+
+def test_a_model_is_let_go_on_the_thread_before_the_next_is_read() -> None:
+    first = FakeModel()
+    thread = loaded(first)
+
+    def read() -> Any:
+        assert first.closed_on is threading.current_thread()
+        return FakeModel()
+
+    thread.load(read)
+    assert thread.model is None
+    assert collect(thread) == [Ready()]
