@@ -75,7 +75,8 @@ def chat(
     try:
         target = choose_target(loaded, out)
         talk = _prepare(loaded, out, conversation, keeps=not no_save)
-        _begin(talk, target, file or [], force=force, resumed=continue_ or resume is not None)
+        talk.force, talk.debug = force, debug
+        _begin(talk, target, file or [], resumed=continue_ or resume is not None)
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()
@@ -109,13 +110,12 @@ def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: 
     return Talk(loaded, out, conversation, ModelThread(), keys, reader)
 
 
-def _begin(talk: Talk, target: Found, files: Sequence[str], *, force: bool, resumed: bool) -> None:
+def _begin(talk: Talk, target: Found, files: Sequence[str], *, resumed: bool) -> None:
     from mlxmtp.chat.material import gather
     from mlxmtp.cli import tuning, turns
     from mlxmtp.cli.actions import act, show_resumed
     from mlxmtp.cli.prompt_line import LineEditor
 
-    talk.force = force
     talk.staged = [gather(name) for name in files]
     for note in (note for one in talk.staged for note in one.notes):
         talk.out.note(note)

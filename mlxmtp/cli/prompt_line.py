@@ -91,7 +91,7 @@ class LineEditor(_Asks):
         output = Vt100_Output.from_pty(sys.stdout)
         output.enable_cpr = False  # never asks where the cursor is: a terminal may not answer, or answer into the text
         self._session: PromptSession[str] = PromptSession(
-            PROMPT,
+            [("bold", PROMPT)],
             multiline=True,
             prompt_continuation=CONTINUED,
             history=_history(history),

@@ -43,18 +43,19 @@ class Talk:
         reader: Reader,
         *,
         force: bool = False,
+        debug: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.loaded, self.out, self.conversation = loaded, out, conversation
         self.thread, self.keys, self.reader = thread, keys, reader
-        self.force = force
+        self.force, self.debug = force, debug
         self.clock = clock
         self.target: Found | None = None
         self.drafter: Found | None = None
         self.staged: list[Material] = []
         self.given = ""  # what stands in the next line already
         self.edits = False  # the next message replaces the last question
-        self.stats: Stats | None = None
+        self.stats: tuple[Stats, int] | None = None  # of the last answer, and the context it was given in
         self.thought = ""
         self.warned_full = False
         self.warned_unsaved = False
@@ -78,7 +79,7 @@ class Talk:
             except Leave:
                 return
             except MlxmtpError as error:
-                self.out.error(str(error))
+                self.complain(error)
             except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
                 self.say("\nStopped.")
 
@@ -129,6 +130,14 @@ class Talk:
         """Other settings from now on, keyed like `Settings`."""
         self.loaded = replace(self.loaded, settings=replace(self.loaded.settings, **settings))  # type: ignore[arg-type]
 
+    def complain(self, error: Exception) -> None:
+        """Why something did not work; with --debug also where."""
+        if self.debug:
+            import traceback
+
+            self.out.line("".join(traceback.format_exception(error)).rstrip())
+        self.out.error(sentence(error))
+
     def say(self, text: str) -> None:
         """A remark, dim, broken between words."""
         self._dim(text.split("\n") if self.out.look.dumb else wrapped(text, self.out.size()[0]))
@@ -147,4 +156,4 @@ def sentence(error: Exception) -> str:
     """What a person is told: our errors as they are, others with their kind."""
     if isinstance(error, MlxmtpError):
         return str(error)
-    return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp."
+    return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp; --debug shows where."

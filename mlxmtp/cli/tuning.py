@@ -147,7 +147,7 @@ def stats(talk: Talk, argument: str) -> None:
     elif talk.stats is None:
         talk.say("There are no figures yet: ask something first.")
     else:
-        talk.say("\n".join(f"{name:<12}{value}" for name, value in sheet_of(talk.stats, talk.context)))
+        talk.say("\n".join(f"{name:<12}{value}" for name, value in sheet_of(*talk.stats)))
 
 
 def _field(key: str) -> str:

@@ -16,7 +16,6 @@ from mlxmtp.cli.fences import open_fence
 from mlxmtp.cli.figures import turn_parts
 from mlxmtp.cli.filling import make_fit
 from mlxmtp.cli.live import AnswerView
-from mlxmtp.cli.talk import sentence
 from mlxmtp.errors import MlxmtpError
 
 if TYPE_CHECKING:
@@ -113,7 +112,8 @@ def _answer(talk: Talk, *, continues: bool = False, lead: str = "") -> Outcome:
     if view.shows_thoughts != shows:
         talk.change(show_thinking=view.shows_thoughts)
     talk.thought = outcome.thinking
-    talk.stats = outcome.stats or talk.stats
+    if outcome.stats is not None:
+        talk.stats = outcome.stats, talk.context
     return outcome
 
 
@@ -139,7 +139,7 @@ def _remarks(talk: Talk, outcome: Outcome) -> None:
         parts = turn_parts(stats, talk.context)
         talk.say_parts(["stopped", *parts] if outcome.reason == "cancelled" else parts)
     if outcome.error is not None:
-        talk.out.error(sentence(outcome.error))
+        talk.complain(outcome.error)
     elif not said:
         talk.say(_WITHOUT_ANSWER[outcome.reason])
     elif outcome.reason == "length" and stats is not None:

@@ -140,7 +140,16 @@ def test_a_model_that_cannot_be_read_is_an_error_and_the_question_stays(talk: Co
 
     talk.thread.load(read)  # type: ignore[arg-type]
     shown = talk.say("Hi")
-    assert "Error: Unexpected OSError: no such disk. This is a bug in mlxmtp.\n" in shown
+    assert "Error: Unexpected OSError: no such disk. This is a bug in mlxmtp; --debug shows where.\n" in shown
+    assert talk.given == "Hi"
+
+
+def test_debug_shows_where(talk: Conversing) -> None:
+    talk.talk.debug = True
+    shown = talk.say("Hi")  # there is no answer in the queue
+    assert "Traceback (most recent call last):" in shown
+    assert "popleft" in shown
+    assert "Error: Unexpected IndexError: pop from an empty deque." in shown
     assert talk.given == "Hi"
 
 
