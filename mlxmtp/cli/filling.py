@@ -22,12 +22,13 @@ def tokens_of(talk: Talk, text: str) -> int:
 def make_fit(talk: Talk, asking: Exchange) -> bool:
     """Whether the question can be asked; offers to leave out the oldest exchanges where that helps."""
     used = _prompt_tokens(talk, talk.conversation.messages(asking))
-    state = fit(used, _exchange_tokens(talk), talk.context, _reserve(talk))
+    state = fit(used, (), talk.context, _reserve(talk))
     if not state.full:
         if state.warns and not talk.warned_full:
             talk.say(f"The context is {state.percent} % full: /context shows what fills it, /clear starts anew.")
         talk.warned_full = state.warns
         return True
+    state = fit(used, _exchange_tokens(talk), talk.context, _reserve(talk))
     if state.droppable is None:
         talk.out.error(
             f"With this question the prompt has {state.used:,} tokens; the context holds {state.context:,}, of which "

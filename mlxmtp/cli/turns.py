@@ -14,7 +14,7 @@ from mlxmtp.cli.answering import Answering, Outcome
 from mlxmtp.cli.choice import answer_params
 from mlxmtp.cli.fences import open_fence
 from mlxmtp.cli.figures import turn_parts
-from mlxmtp.cli.filling import make_fit
+from mlxmtp.cli.filling import make_fit, tokens_of
 from mlxmtp.cli.live import AnswerView
 from mlxmtp.errors import MlxmtpError
 
@@ -84,7 +84,12 @@ def _ask(talk: Talk, text: str) -> None:
     for note in (note for one in mentioned for note in one.notes):
         talk.out.note(note)
     attached = join([one.text for one in (*talk.staged, *mentioned)])
-    if not talk.ready() or not make_fit(talk, Exchange(text, attached=attached)):
+    if not talk.ready():
+        talk.given = text
+        return
+    for one in mentioned:
+        talk.say(f"{one.name}, {tokens_of(talk, one.text):,} tokens")
+    if not make_fit(talk, Exchange(text, attached=attached)):
         talk.given = text
         return
     talk.conversation.ask(text, attached)

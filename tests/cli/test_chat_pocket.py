@@ -26,7 +26,7 @@ pytestmark = [
 
 def start(home: Path, *args: str, **env: str) -> Terminal:
     own = {"HOME": str(home), "MLXMTP_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
-    environment = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1", **own, **env}
+    environment = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **own, **env}
     command = ["-m", "mlxmtp", "chat", "-m", "pocket", "--temp", "0", *args]
     child = pexpect.spawn(
         sys.executable, command, env=environment, cwd=str(home), dimensions=(ROWS, COLUMNS), timeout=60
@@ -115,3 +115,20 @@ def test_ctrl_c_in_a_long_prompt_then_a_right_turn(tmp_path: Path) -> None:
     terminal.send("/context\r")
     terminal.wait_for("1 exchange ")
     assert "A drafter is a small network" in leave(terminal)
+
+
+def test_another_model_takes_over(tmp_path: Path) -> None:
+    """The conversation goes on, and the question waits for the model."""
+    terminal = start(tmp_path)
+    terminal.send("What is a drafter?\r")
+    answered(terminal, 1)
+    terminal.send("/model pocket\r")
+    terminal.wait_for("pocket answers from here on.")
+    terminal.send("And what is MTP?\r")
+    second = answered(terminal, 2)[1]
+    assert "reused" not in second  # the keys and values went with the model before
+    terminal.send("/model e2b\r")
+    terminal.wait_until("a refusal", lambda lines: any(line.startswith("Error: HF_HUB_OFFLINE") for line in lines))
+    terminal.send("What is MTP?\r")
+    assert "reused" in answered(terminal, 3)[2]
+    leave(terminal)

@@ -128,7 +128,8 @@ def test_a_path_is_text_and_an_unknown_command_is_not_sent(talk: Conversing) -> 
 def test_files_named_in_a_message_come_before_it(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(talk.folder)
     Path("a.txt").write_text("Alpha\n", encoding="utf-8")
-    talk.say("Read @a.txt now", "me@home is no file", answers=["Ok<turn|>", "Right<turn|>"])
+    shown = talk.say("Read @a.txt now", "me@home is no file", answers=["Ok<turn|>", "Right<turn|>"])
+    assert shown.startswith("> Read @a.txt now\na.txt, 19 tokens\n\nOk\n")
     first, second = talk.talk.conversation.exchanges
     assert (first.question, first.attached) == ("Read @a.txt now", "--- a.txt ---\nAlpha")
     assert second.attached == ""
