@@ -15,6 +15,7 @@ from mlxmtp.cli.choice import answer_params
 from mlxmtp.cli.fences import open_fence
 from mlxmtp.cli.figures import turn_parts
 from mlxmtp.cli.filling import make_fit, tokens_of
+from mlxmtp.cli.keyboard import interrupts
 from mlxmtp.cli.live import AnswerView
 from mlxmtp.errors import MlxmtpError
 
@@ -50,10 +51,11 @@ def edit(talk: Talk, text: str) -> None:
     if not talk.ready():
         talk.given, talk.edits = text, True
         return
-    talk.conversation.replace_question(text)
-    if not _answered(talk, _answer(talk)):
-        _restore(talk, old)
-        talk.given, talk.edits = text, True
+    with interrupts(_later):
+        talk.conversation.replace_question(text)
+        if not _answered(talk, _answer(talk)):
+            _restore(talk, old)
+            talk.given, talk.edits = text, True
 
 
 def again(talk: Talk) -> None:
@@ -61,9 +63,10 @@ def again(talk: Talk) -> None:
     old = talk.conversation.exchanges[-1]
     if not talk.ready():
         return
-    talk.conversation.retract_reply()
-    if not _answered(talk, _answer(talk)):
-        _restore(talk, old)
+    with interrupts(_later):
+        talk.conversation.retract_reply()
+        if not _answered(talk, _answer(talk)):
+            _restore(talk, old)
 
 
 def go_on(talk: Talk) -> None:
@@ -73,10 +76,11 @@ def go_on(talk: Talk) -> None:
     reply = talk.conversation.exchanges[-1].reply
     assert reply is not None
     fence = open_fence(reply.text)
-    outcome = _answer(talk, continues=True, lead=f"{fence}\n" if fence else "")
-    if outcome.text:
-        talk.conversation.extend(_reply(outcome))
-    _remarks(talk, outcome)
+    with interrupts(_later):
+        outcome = _answer(talk, continues=True, lead=f"{fence}\n" if fence else "")
+        if outcome.text:
+            talk.conversation.extend(_reply(outcome))
+        _remarks(talk, outcome)
 
 
 def _ask(talk: Talk, text: str) -> None:
@@ -92,12 +96,17 @@ def _ask(talk: Talk, text: str) -> None:
     if not make_fit(talk, Exchange(text, attached=attached)):
         talk.given = text
         return
-    talk.conversation.ask(text, attached)
-    if _answered(talk, _answer(talk)):
-        talk.staged.clear()
-    else:
-        talk.conversation.undo()
-        talk.given = text
+    with interrupts(_later):
+        talk.conversation.ask(text, attached)
+        if _answered(talk, _answer(talk)):
+            talk.staged.clear()
+        else:
+            talk.conversation.undo()
+            talk.given = text
+
+
+def _later() -> None:
+    """Ctrl+C just before or after an answer, while what was said is being written down, comes too early or too late."""
 
 
 def _answer(talk: Talk, *, continues: bool = False, lead: str = "") -> Outcome:

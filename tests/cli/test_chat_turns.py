@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
+from mlxmtp.chat.history import Reply
 from mlxmtp.cli.prompt_line import Line
 from tests.cli.talking import Conversing
 
@@ -72,6 +74,20 @@ def test_ctrl_c_while_a_file_is_read(talk: Conversing, monkeypatch: pytest.Monke
     monkeypatch.setattr("mlxmtp.cli.turns.mentions", interrupted)
     assert talk.say("Read @it") == "> Read @it\n\nStopped.\n"
     assert talk.given == "Read @it"
+
+
+def test_ctrl_c_as_an_answer_ends_changes_nothing(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = talk.talk.conversation
+    keep = conversation.reply
+
+    def struck(reply: Reply) -> None:
+        signal.raise_signal(signal.SIGINT)
+        keep(reply)
+
+    monkeypatch.setattr(conversation, "reply", struck)
+    assert talk.say("Hi", answers=["Hello.<turn|>"]).startswith("> Hi\n\nHello.\n7 tok · ")
+    assert talk.given == ""
+    assert [one.reply and one.reply.text for one in conversation.exchanges] == ["Hello."]
 
 
 def test_ctrl_c_and_ctrl_d_at_the_prompt(talk: Conversing) -> None:
