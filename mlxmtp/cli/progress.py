@@ -1,4 +1,4 @@
-"""How far a download is, how fast it goes and how long it will take."""
+"""How far a download or a conversion is, how fast it goes and how long it will take."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _WINDOW = 10.0  # seconds over which speed is measured
 class DownloadProgress:
     """Counts bytes of `total`; a line that changes on a terminal, one line now and then elsewhere."""
 
-    def __init__(self, out: Output, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out, self._total, self._clock = out, total, clock
+    def __init__(
+        self, out: Output, total: int, clock: Callable[[], float] = time.monotonic, *, doing: str | None = None
+    ) -> None:
+        self._out, self._total, self._clock, self._doing = out, total, clock, doing
         self._have = 0
         self._arrived: deque[tuple[float, int]] = deque()
         self._shown_at = clock()
@@ -48,7 +50,7 @@ class DownloadProgress:
 
     def text(self) -> str:
         """`1.2 GB of 3.6 GB, 34 %, 52 MB/s, 0:46 left`."""
-        parts = [self.share()]
+        parts = [self.share()] if self._doing is None else [f"{self._doing} {self.share()}"]
         speed = self._speed()
         if speed:
             parts += [f"{shown(int(speed))}/s", f"{_clock_time((self._total - self._have) / speed)} left"]

@@ -1,4 +1,4 @@
-"""What a conversion would write, and what it costs, before its first byte: headers and configurations are read, no values."""
+"""What a conversion would write, and what it costs, before its first byte. Headers are read, no values."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.errors import ConversionError, LoadError, UsageError
-from mlxmtp.hub.cache import free_bytes
+from mlxmtp.hub.cache import PARTIAL, free_bytes
 from mlxmtp.hub.fit import shown
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.conversion import Slice, Task, make_tasks, slices
 from mlxmtp.models.pair import check_pair
 from mlxmtp.models.recipe import Recipe
 from mlxmtp.models.safetensors_file import Stored, lay_out, read_folder
-
-PARTIAL = ".partial"
-"""Ending of the folder in which a conversion grows."""
 
 SHARD = 5_000_000_000
 """Bytes from which weights go on in another file, as other tools have it; a tensor is never divided."""
@@ -107,8 +104,7 @@ class Conversion:
     @property
     def missing(self) -> int:
         """Bytes that are not on the disk yet. A file that is being written has holes: its size says nothing."""
-        grown = sum(item.stat().st_blocks * 512 for item in self.work.rglob("*.safetensors")) if self.work.is_dir() else 0
-        return max(0, self.size - grown)
+        return max(0, self.size - sum(item.stat().st_blocks * 512 for item in self.work.rglob("*.safetensors")))
 
     @property
     def free(self) -> int:
@@ -118,7 +114,8 @@ class Conversion:
     @property
     def fingerprint(self) -> str:
         """Stands for everything that decides about the bytes: sources, recipe, layout, and MLX's own rounding."""
-        files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for part in self.parts for file in part.sources]
+        stats = [(file.name, file.stat()) for part in self.parts for file in part.sources]
+        files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         recipes = [asdict(part.recipe) for part in self.parts]
         headers = [hashlib.sha256(shard.header).hexdigest() for part in self.parts for shard in part.shards]
         text = json.dumps([files, recipes, headers, _mlx_version()])
@@ -135,8 +132,8 @@ class Conversion:
                 raise UsageError(f"{self.dest} is the source itself. Give another DEST.")
         if self.missing > self.free:
             raise ConversionError(
-                f"The conversion needs {shown(self.missing)} on disk; {shown(self.free)} are free at {self.dest.parent}. "
-                "Make room (`mlxmtp rm`), or give a DEST on another disk."
+                f"The conversion needs {shown(self.missing)} on disk; {shown(self.free)} are free at "
+                f"{self.dest.parent}. Make room (`mlxmtp rm`), or give a DEST on another disk."
             )
 
 
@@ -174,9 +171,8 @@ def plan_conversion(
 def _part(role: Literal["target", "drafter"], config: ModelConfig, recipe: Recipe, folder: Path) -> Part:
     tasks, left_out = make_tasks(config, read_folder(config.folder), recipe)
     copied = [item for pattern in _COPIED for item in sorted(config.folder.glob(pattern)) if item.is_file()]
-    return Part(
-        role, config, recipe, folder, tuple(tasks), tuple(left_out), _shards(folder, tasks), tuple(dict.fromkeys(copied))
-    )
+    unique = tuple(dict.fromkeys(copied))
+    return Part(role, config, recipe, folder, tuple(tasks), tuple(left_out), _shards(folder, tasks), unique)
 
 
 def _shards(folder: Path, tasks: list[Task]) -> tuple[Shard, ...]:

@@ -24,14 +24,12 @@ from mlxmtp.errors import ConversionError
 from mlxmtp.hub.cache import INDEX
 from mlxmtp.hub.conversion_plan import Conversion, Part, Place, index
 from mlxmtp.hub.journal import Journal, sync_folder
+from mlxmtp.hub.masters import RECORD
 from mlxmtp.models.conversion import Slice, expected_layouts, output_config
 from mlxmtp.models.safetensors_file import Stored, read_folder, write_bytes
 
 if TYPE_CHECKING:
     from mlxmtp.models.compare import Agreement
-
-RECORD = "mlxmtp.json"
-"""What the result was made of, and how."""
 
 OnBytes = Callable[[int, bool], None]
 """Called with a number of bytes of the result that are right on disk, and whether they were converted just now."""
@@ -126,7 +124,7 @@ def _read_back(plan: Conversion, journal: Journal, on_checked: OnBytes) -> None:
             if _checksum(data) != checksum:
                 raise ConversionError(f"The disk gives back other bytes of {name} than were written. {_KEPT}")
             if not check_values(step, data):
-                raise ConversionError(f"{name} came out with values that are no finite numbers: choose other --q-* flags.")
+                raise ConversionError(f"{name} came out with values that are not finite: choose other --q-* flags.")
             on_checked(step.nbytes, True)
 
 
@@ -164,7 +162,7 @@ def _finish(plan: Conversion, compare: Compare | None) -> Agreement | None:
 def _record(plan: Conversion) -> dict[str, Any]:
     from mlxmtp import __version__
 
-    parts = {
+    parts: dict[str, Any] = {
         part.role: {
             "source": part.config.folder.name if part.role == "drafter" else plan.origin,
             "files": {file.name: file.stat().st_size for file in part.sources},

@@ -1,8 +1,8 @@
 """How far a conversion has come: one line for each step that is on disk, with a checksum of what it wrote.
 
-A line is added after its bytes were written, nothing is flushed in between. That survives a killed process, whose writes
-the system keeps, and also a power cut, after which a line may be there and its bytes are not: the next run reads back
-what the lines promise and goes on from the first that does not hold.
+A line is added after its bytes were written, nothing is flushed in between. That survives a killed process, whose
+writes the system keeps, and also a power cut, after which a line may be there and its bytes are not: the next run reads
+back what the lines promise and goes on from the first that does not hold.
 """
 
 from __future__ import annotations

@@ -38,13 +38,13 @@ def compare(source: Path, result: Path, ids: Sequence[int]) -> Agreement:
     for start in range(0, len(ids), _ROWS):
         rows = slice(start, start + _ROWS)
         p, q = (logits[rows] - mx.logsumexp(logits[rows], axis=-1, keepdims=True) for logits in (wanted, got))
-        divergence += mx.sum(mx.exp(p) * (p - q)).item()
-        same += mx.sum(mx.argmax(p, axis=-1) == mx.argmax(q, axis=-1)).item()
+        divergence += float(mx.sum(mx.exp(p) * (p - q)))
+        same += int(mx.sum(mx.argmax(p, axis=-1) == mx.argmax(q, axis=-1)))
     return Agreement(max(0.0, divergence / len(ids)), same / len(ids), len(ids))
 
 
 def text_logits(folder: Path, ids: Sequence[int], *, drafter: Path | None = None) -> mx.array:
-    """Logits [L, V] in float32 of ``ids`` [L]; ``drafter`` is loaded too if there is one, and nothing is done with it."""
+    """Logits [L, V] in float32 of ``ids`` [L]. ``drafter``, where there is one, is loaded to see that it can be."""
     network = load_target(folder)
     if drafter is not None and (drafter / "config.json").is_file():
         load_drafter(drafter, network)

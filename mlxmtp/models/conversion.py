@@ -1,8 +1,8 @@
 """From the tensors of a published checkpoint to those of its conversion, in slices of rows.
 
 Names become those of MLX conversions (``language_model.model.…``, towers without ``model.``), the joined gate and up
-projections of the experts are separated, keys and values that no layer reads are dropped, and convolutions of the towers
-are turned to MLX's order. Everything here follows from headers and configuration: no value is read.
+projections of the experts are separated, keys and values that no layer reads are dropped, and convolutions of the
+towers are turned to MLX's order. Everything here follows from headers and configuration: no value is read.
 """
 
 import re
@@ -17,7 +17,7 @@ from mlxmtp.models.safetensors_file import Layout, Stored
 from mlxmtp.models.shapes import Packing, Tensor, own_layers, tensors
 
 SLICE = 16 << 20
-"""Bytes of a source tensor that are in memory at a time. The floating-point modes need twenty times as much on a CPU."""
+"""Bytes of a source tensor in memory at a time. On a CPU the floating-point modes take twenty times as much."""
 
 TOWERS = ("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder", "multi_modal_projector")
 
@@ -31,7 +31,7 @@ class Task:
     """One tensor of the source, or a part of each of its blocks, and what becomes of it.
 
     Rows are taken from each of ``blocks`` equal runs of rows: ``length`` of them from ``offset`` on. ``parts`` are the
-    tensors written: the values, or packed values, scales and (affine) biases. ``order`` is how a convolution's axes are turned.
+    tensors written: the values, or packed values, scales and (affine) biases. ``order`` turns a convolution's axes.
     """
 
     source: Stored
@@ -109,7 +109,8 @@ def refuse_quantized(config: ModelConfig, source: Mapping[str, Stored]) -> None:
     odd = next((name for name, stored in source.items() if stored.layout.dtype.startswith(("F8", "U"))), None)
     if named or odd or any(name.endswith(".scales") for name in source):
         raise LoadError(
-            f"{config.folder} is already quantized and cannot be converted again. Convert the 16-bit weights it was made of."
+            f"{config.folder} is already quantized and cannot be converted again. "
+            "Convert the 16-bit weights it was made of."
         )
 
 
@@ -202,7 +203,7 @@ def _parts(
 def _tower(name: str, stored: Stored, recipe: Recipe, *, published: bool) -> Task:
     """A tensor of a tower, never packed; convolutions of published files get their channels last."""
     shape = stored.layout.shape
-    order = None
+    order: tuple[int, ...] | None = None
     if published and name.endswith("conv.weight") and len(shape) == 4:
         order = (0, 2, 3, 1)
     if published and name.endswith("conv1d.weight") and len(shape) == 3:
@@ -225,7 +226,9 @@ def output_config(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
     raw: dict[str, Any] = dict(config.raw)
     if raw.get("text_config") is None:  # text alone: as the text part of the whole model, which every loader knows
         text = dict(config.text)
-        kept = {key: text[key] for key in ("eos_token_id", "tie_word_embeddings", "dtype") if key in text}
+        kept: dict[str, Any] = {
+            key: text[key] for key in ("eos_token_id", "tie_word_embeddings", "dtype") if key in text
+        }
         raw = {"model_type": config.model_type.removesuffix("_text"), "text_config": text, **kept}
     raw["text_config"] = dict(raw["text_config"])
     raw["vocab_size"] = config.vocab_size  # mlx-lm looks for it here

@@ -1,7 +1,7 @@
 """Slices of a conversion as arrays: bytes in, bytes out, and no array outlives a call.
 
-MLX quantizes every group of a row for itself, so slices of rows put together are bit for bit what the whole tensor gives
-(``tests/models/test_pack.py``).
+MLX quantizes every group of a row for itself, so slices of rows put together are bit for bit what the whole tensor
+gives (``tests/models/test_pack.py``).
 """
 
 from collections.abc import Iterator, Sequence

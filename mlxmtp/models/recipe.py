@@ -2,7 +2,7 @@
 
 Not every module takes quantization equally well, and not every module's bytes are read for every token:
 
-    per-layer embedding    8 bits: below that answers turn to garbage; a lookup reads one row a token, so it costs no speed
+    per-layer embedding    8 bits: below that answers turn to garbage; a lookup of one row a token, so no slower
     per-layer projections  16 bits: about 1 % of the weights, and twice the divergence when they are packed
     router                 8 bits: a small matrix that decides which experts answer
     embedding = head       as asked, but at least 6 bits: its rounding goes straight into the logits
@@ -95,7 +95,7 @@ class Recipe:
     def block(self, config: ModelConfig) -> dict[str, Any] | None:
         """The quantization block for config.json, in the form that mlx-lm and mlx-vlm read; None if nothing is packed.
 
-        The first three entries hold for every module; one that differs has an entry of its own, false if it is not packed.
+        The first three entries hold for every module; one that differs has its own entry, false if it is not packed.
         """
         packed = {tensor.name.removesuffix(".weight"): self._of(tensor, config) for tensor in tensors(config)}
         named = {tensor.name.removesuffix(".weight") for tensor in tensors(config) if tensor.packs}

@@ -1,8 +1,8 @@
 """Safetensors files from the outside: what the headers say, rows of a tensor, and files written piece by piece.
 
-A file is eight bytes with the header's length, the header (JSON: dtype, shape and place of every tensor) and the values.
-All of it follows from names, dtypes and shapes, so a file can be laid out before its first value exists, and filled in
-any order. Nothing here is an array: values are bytes, and no more of them are in memory than were asked for.
+A file is eight bytes with the header's length, the header (JSON: dtype, shape and place of every tensor) and the
+values. All of it follows from names, dtypes and shapes, so a file can be laid out before its first value exists, and
+filled in any order. Nothing here is an array: values are bytes, and no more of them are in memory than were asked for.
 """
 
 import json
