@@ -79,7 +79,7 @@ class Part:
         for task in self.tasks:
             for step in slices(task):
                 found = [places[part.name] for part in task.parts]
-                yield step, [(one.file, one.start + step.first * one.layout.row_bytes) for one in found]
+                yield step, [(one.file, one.start + step.bytes_of(one.layout)[0]) for one in found]
 
 
 @dataclass(frozen=True, slots=True)

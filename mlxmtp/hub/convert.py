@@ -67,7 +67,7 @@ def convert(plan: Conversion, *, compare: Compare | None = None, watch: Watch | 
     try:
         plan.work.mkdir(parents=True, exist_ok=True)
         with Journal(plan.work / "journal", plan.fingerprint) as journal:
-            if journal.stale:
+            if not journal.checksums:  # nothing, or what a conversion with other settings has left
                 shutil.rmtree(plan.work / "model", ignore_errors=True)
             _fill(plan, journal, watch.on_bytes)
             _read_back(plan, journal, watch.on_checked)
@@ -181,7 +181,7 @@ def _steps(plan: Conversion) -> Iterator[tuple[Slice, list[Place]]]:
 
 def _written(step: Slice, places: list[Place], files: dict[Path, int]) -> list[bytes]:
     return [
-        os.pread(files[file], step.count * part.row_bytes, start)
+        os.pread(files[file], step.bytes_of(part)[1], start)
         for part, (file, start) in zip(step.task.parts, places, strict=True)
     ]
 

@@ -29,18 +29,15 @@ class Journal:
         self._file = path.open("ab+", buffering=0)
         self._claim(path)
         self._file.seek(0)
-        head, _, rest = self._file.read().partition(b"\n")
+        text = self._file.read()
         self._head = fingerprint.encode() + b"\n"
-        self.stale = bool(head) and head != self._head[:-1]
-        lines = [] if self.stale else [rest[at : at + _LINE] for at in range(0, len(rest), _LINE)]
-        self.checksums: list[int] = []
-        for line in lines:
-            if len(line) != _LINE or not line.endswith(b"\n"):  # cut off in the middle of a line
-                break
-            self.checksums.append(int(line, 16))
-        if head != self._head[:-1]:
+        self.stale = not self._head.startswith(text[: len(self._head)])
+        if not text.startswith(self._head):
             self._file.truncate(0)
             self._file.write(self._head)
+            text = self._head
+        lines = [text[at : at + _LINE] for at in range(len(self._head), len(text), _LINE)]
+        self.checksums = [int(line, 16) for line in lines if len(line) == _LINE]  # the last may be cut off
         self.keep(len(self.checksums))
 
     def add(self, checksum: int) -> None:

@@ -68,12 +68,17 @@ class Slice:
     @property
     def nbytes(self) -> int:
         """Bytes that it writes."""
-        return sum(self.count * part.row_bytes for part in self.task.parts)
+        return sum(self.bytes_of(part)[1] for part in self.task.parts)
+
+    def bytes_of(self, part: Layout) -> tuple[int, int]:
+        """Where in a part its bytes begin, and their number."""
+        row = part.nbytes // self.task.rows
+        return self.first * row, self.count * row
 
 
-def slices(task: Task, most: int = SLICE) -> Iterator[Slice]:
-    """A task in steps that read at most ``most`` bytes each (one row at least)."""
-    step = task.rows if task.order else max(1, most // max(1, task.source.layout.row_bytes))
+def slices(task: Task) -> Iterator[Slice]:
+    """A task in steps that read at most ``SLICE`` bytes each (one row at least; a convolution is turned as a whole)."""
+    step = task.rows if task.order else max(1, SLICE // max(1, task.source.layout.row_bytes))
     for first in range(0, task.rows, step):
         yield Slice(task, first, min(step, task.rows - first))
 
@@ -214,7 +219,7 @@ def _tower(name: str, stored: Stored, recipe: Recipe, *, published: bool) -> Tas
         dtype=_dtype(stored.layout.dtype, recipe),
         shape=shape if order is None else tuple(shape[axis] for axis in order),
     )
-    return Task(stored, (part,), length=part.rows, order=order)
+    return Task(stored, (part,), length=stored.layout.rows, order=order)
 
 
 def _dtype(stored: str, recipe: Recipe) -> str:
