@@ -54,7 +54,7 @@ def pull(
     loaded, out = begin(ctx, yes=yes, quiet=quiet, no_color=no_color)
     try:
         if convert:
-            from mlxmtp.cli.convert import Request, run
+            from mlxmtp.cli.conversion import Request, run
 
             done = run(loaded, out, Request(name, draft=draft, revision=revision, fetch=True))
         else:

@@ -118,7 +118,7 @@ class Conversion:
         files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         recipes = [asdict(part.recipe) for part in self.parts]
         headers = [hashlib.sha256(shard.header).hexdigest() for part in self.parts for shard in part.shards]
-        text = json.dumps([files, recipes, headers, _mlx_version()])
+        text = json.dumps([files, recipes, headers, versions()])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check(self, *, force: bool = False) -> None:
@@ -204,8 +204,12 @@ def index(part: Part) -> dict[str, Any] | None:
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
 
 
-def _mlx_version() -> str:
-    try:
-        return version("mlx")
-    except PackageNotFoundError:
-        return "unknown"
+def versions() -> dict[str, str]:
+    """Of this program, and of MLX, whose rounding is in every packed value."""
+    found = {}
+    for package in ("mlxmtp", "mlx"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found[package] = "unknown"
+    return found

@@ -22,7 +22,7 @@ from zlib import crc32
 
 from mlxmtp.errors import ConversionError
 from mlxmtp.hub.cache import INDEX
-from mlxmtp.hub.conversion_plan import Conversion, Part, Place, index
+from mlxmtp.hub.conversion_plan import Conversion, Part, Place, index, versions
 from mlxmtp.hub.journal import Journal, sync_folder
 from mlxmtp.hub.masters import RECORD
 from mlxmtp.models.conversion import Slice, expected_layouts, output_config
@@ -160,8 +160,6 @@ def _finish(plan: Conversion, compare: Compare | None) -> Agreement | None:
 
 
 def _record(plan: Conversion) -> dict[str, Any]:
-    from mlxmtp import __version__
-
     parts: dict[str, Any] = {
         part.role: {
             "source": part.config.folder.name if part.role == "drafter" else plan.origin,
@@ -171,7 +169,7 @@ def _record(plan: Conversion) -> dict[str, Any]:
         }
         for part in plan.parts
     }
-    return {"mlxmtp": __version__, "recipe": asdict(plan.parts[-1].recipe), **parts}
+    return {"versions": versions(), "recipe": asdict(plan.parts[-1].recipe), **parts}
 
 
 def _steps(plan: Conversion) -> Iterator[tuple[Slice, list[Place]]]:

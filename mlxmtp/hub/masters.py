@@ -83,8 +83,14 @@ def made_folder(entry: Entry, models: Path) -> Path | None:
 
 def source_of(folder: Path) -> str | None:
     """What a model made here was made of; None if nothing says so."""
+    record = conversion_record(folder)
+    return None if record is None else str(record["target"]["source"])
+
+
+def conversion_record(folder: Path) -> dict[str, Any] | None:
+    """What a conversion wrote about itself; None if the folder holds no such thing."""
     try:
-        table = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return str(table["target"]["source"])
+        table: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return table if table["target"]["source"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

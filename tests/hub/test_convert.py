@@ -122,6 +122,11 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, call: i
     monkeypatch.setattr(place, name, stopped)
 
 
+def seen(fresh: list[bool]) -> Watch:
+    """Notes of every step whether it was done just now."""
+    return Watch(lambda _, new: fresh.append(new))
+
+
 def test_ctrl_c_before_every_step_and_the_result_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run gets one step further than the one before it, and none does a step again."""
     monkeypatch.setattr(conversion, "SLICE", 2048)
@@ -134,7 +139,7 @@ def test_ctrl_c_before_every_step_and_the_result_is_the_same(tmp_path: Path, mon
             interrupt_at(patch, pack, "pack", 1 if done else 0)
             fresh: list[bool] = []
             with pytest.raises(KeyboardInterrupt):
-                convert(plan(FOLDER / "31b", dest), watch=Watch(lambda _, new, fresh=fresh: fresh.append(new)))
+                convert(plan(FOLDER / "31b", dest), watch=seen(fresh))
             assert fresh == [False] * max(0, done - 1) + [True] * (done > 0)
         assert models(dest) == [whole]
     convert(plan(FOLDER / "31b", dest))
@@ -236,7 +241,7 @@ def test_a_process_that_was_ended_is_continued(
     fresh: list[bool] = []
     convert(
         plan_conversion(FOLDER / "26b" / "target", FOLDER / "26b" / "drafter", dest, make_recipe({}), origin="target"),
-        watch=Watch(lambda _, new: fresh.append(new)),
+        watch=seen(fresh),
     )
     assert fresh.count(False) >= 60
     assert fresh == sorted(fresh)
@@ -271,7 +276,7 @@ def test_what_the_disk_lost_is_written_again(tmp_path: Path, monkeypatch: pytest
         stream.seek(places[20])
         stream.write(b"\0" * 16)
     fresh: list[bool] = []
-    convert(plan(FOLDER / "e2b", dest), watch=Watch(lambda _, new: fresh.append(new)))
+    convert(plan(FOLDER / "e2b", dest), watch=seen(fresh))
     assert fresh.index(True) == 20
     assert folder_files(dest) == folder_files(whole)
 
@@ -325,7 +330,7 @@ def test_bytes_that_change_on_the_disk_are_found(tmp_path: Path, monkeypatch: py
             stream.write(bytes([last[0] ^ 1]))
 
     monkeypatch.setattr(carrying_out, "_fill", filled)
-    with pytest.raises(ConversionError, match="The disk gives back other bytes of .* than were written"):
+    with pytest.raises(ConversionError, match=r"The disk gives back other bytes of .* than were written"):
         convert(plan(FOLDER / "e2b", dest))
     assert models(dest) == []
 
@@ -362,6 +367,7 @@ def test_text_weights_alone_become_the_text_part_of_the_whole(tmp_path: Path) ->
     raw = json.loads((golden.target / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**raw["text_config"], "model_type": "gemma4_text"}))
     weights = mx.load(str(golden.target / "model.safetensors"))
+    assert isinstance(weights, dict)
     text = {n.replace("language_model.", ""): v for n, v in weights.items() if ".language_model." in n}
     mx.save_safetensors(str(source / "model.safetensors"), text)
     dest = tmp_path / "made"
@@ -390,7 +396,12 @@ def test_stock_mlx_lm_loads_every_family_and_computes_the_same(tmp_path: Path) -
 
     from mlxmtp.models.compare import text_logits
 
-    recipes = [{"bits": 4, "draft_bits": 4}, {"mode": "mxfp4"}, {"mode": "nvfp4"}, {"bits": 6, "group_size": 32}]
+    recipes: list[dict[str, Any]] = [
+        {"bits": 4, "draft_bits": 4},
+        {"mode": "mxfp4"},
+        {"mode": "nvfp4"},
+        {"bits": 6, "group_size": 32},
+    ]
     made = []
     for family in FAMILIES:
         for at, flags in enumerate(recipes):
@@ -477,7 +488,7 @@ def test_a_drafter_that_was_only_found_is_left_out_where_it_does_not_fit(tmp_pat
 def test_destinations_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()
-    with pytest.raises(UsageError, match="taken exists. Give another DEST, or replace it with --force"):
+    with pytest.raises(UsageError, match=r"taken exists\. Give another DEST, or replace it with --force"):
         plan(FOLDER / "e2b", taken).check()
     with pytest.raises(UsageError, match="is not a model, so --force does not replace it"):
         plan(FOLDER / "e2b", taken).check(force=True)
@@ -534,6 +545,6 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
             convert(plan(FOLDER / "31b", dest))
     assert models(dest) == [whole]
     fresh: list[bool] = []
-    convert(plan(FOLDER / "31b", dest), watch=Watch(lambda _, new: fresh.append(new)))
+    convert(plan(FOLDER / "31b", dest), watch=seen(fresh))
     assert fresh.count(False) > 10
     assert folder_files(dest) == folder_files(whole)

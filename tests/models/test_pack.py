@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -14,6 +15,7 @@ from mlxmtp.models.conversion import Task, converted_name, make_tasks, slices
 from mlxmtp.models.pack import as_array, as_bytes, check_values, pack
 from mlxmtp.models.recipe import Recipe, make_recipe
 from mlxmtp.models.safetensors_file import Layout, Stored, lay_out, read_bytes, read_folder, write_bytes
+from mlxmtp.models.shapes import Tensor
 from tests.golden import FOLDER
 
 AFFINE = [{"bits": bits, "group_size": group} for bits in (4, 5, 6, 8) for group in (32, 64, 128)]
@@ -24,6 +26,12 @@ def write(folder: Path, tensors: dict[str, mx.array]) -> dict[str, Stored]:
     folder.mkdir(exist_ok=True)
     mx.save_safetensors(str(folder / "model.safetensors"), tensors)
     return read_folder(folder)
+
+
+def load(file: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    """Tensors and metadata by MLX's own reader."""
+    found: Any = mx.load(str(file), return_metadata=True)
+    return found
 
 
 def random(*shape: int, dtype: mx.Dtype = mx.bfloat16) -> mx.array:
@@ -56,15 +64,15 @@ def test_slices_put_together_are_bit_for_bit_the_whole(flags, dtype, tmp_path, m
     recipe = make_recipe(flags)
     stored = write(tmp_path, {"w": random(37, 256, dtype=dtype)})["w"]
     whole = mx.quantize(
-        mx.load(str(tmp_path / "model.safetensors"))["w"],
+        load(tmp_path / "model.safetensors")[0]["w"],
         group_size=recipe.group_size,
         bits=recipe.bits,
         mode=recipe.mode,
     )
-    packing = recipe.packing(conversion.Tensor("w.weight", "mlp", (37, 256)), drafter=False)
+    packing = recipe.packing(Tensor("w.weight", "mlp", (37, 256)), drafter=False)
     assert packing is not None
     config = read_config(FOLDER / "e2b" / "target")
-    parts, _ = conversion._parts(config, stored, conversion.Tensor("w.weight", "mlp", (37, 256)), recipe)
+    parts, _ = conversion._parts(config, stored, Tensor("w.weight", "mlp", (37, 256)), recipe)
     task = Task(stored, parts, packing, length=37)
     for rows in (1, 5, 37, 1000):
         monkeypatch.setattr(conversion, "SLICE", rows * stored.layout.row_bytes)
@@ -77,8 +85,7 @@ def test_slices_put_together_are_bit_for_bit_the_whole(flags, dtype, tmp_path, m
 @pytest.mark.parametrize("flags", [{"bits": 16}, {"bits": 8}, {"mode": "mxfp4"}], ids=str)
 def test_the_joined_projections_of_experts_are_separated(flags, monkeypatch):
     """Slices that end inside of an expert and slices that span several."""
-    source = FOLDER / "26b" / "target" / "model-00001-of-00002.safetensors"
-    tensors = mx.load(str(source))
+    tensors, _ = load(FOLDER / "26b" / "target" / "model-00001-of-00002.safetensors")
     base = "model.language_model.layers.0.experts."
     halves = dict(zip(("gate", "up"), mx.split(tensors[f"{base}gate_up_proj"], 2, axis=-2), strict=True))
     tasks = golden_tasks("26b", make_recipe(flags))
@@ -122,13 +129,13 @@ def test_dtype_is_that_of_everything_that_is_not_packed():
         dtypes = {part.dtype for part in task.parts}
         assert dtypes <= {"U32", "F16"}, name
     values = run(golden_tasks("e2b", make_recipe({"dtype": "float32"}))["language_model.model.norm.weight"])
-    source = mx.load(str(FOLDER / "e2b" / "target" / "model.safetensors"))["model.language_model.norm.weight"]
+    source = load(FOLDER / "e2b" / "target" / "model.safetensors")[0]["model.language_model.norm.weight"]
     assert equal(values["language_model.model.norm.weight"], source.astype(mx.float32))
 
 
 def test_integers_of_a_drafter_are_carried_over():
     task = golden_tasks("e2b", Recipe(draft_bits=4), "drafter")["masked_embedding.token_ordering"]
-    source = mx.load(str(FOLDER / "e2b" / "drafter" / "model.safetensors"))["masked_embedding.token_ordering"]
+    source = load(FOLDER / "e2b" / "drafter" / "model.safetensors")[0]["masked_embedding.token_ordering"]
     assert equal(run(task)["masked_embedding.token_ordering"], source)
 
 
@@ -149,8 +156,8 @@ def test_values_too_large_for_a_smaller_dtype_are_named(tmp_path):
 
 def test_files_laid_out_here_are_read_by_mlx(tmp_path):
     tensors = {
-        "scalar": random(1), "wide": mx.arange(12, dtype=mx.uint32).reshape(3, 4), "bytes": mx.arange(7, dtype=mx.uint8),
-        "order": mx.arange(5, dtype=mx.int64), "half": random(3, 3),
+        "scalar": random(1), "wide": mx.arange(12, dtype=mx.uint32).reshape(3, 4),
+        "bytes": mx.arange(7, dtype=mx.uint8), "order": mx.arange(5, dtype=mx.int64), "half": random(3, 3),
     }  # fmt: skip
     kinds = {mx.bfloat16: "BF16", mx.uint32: "U32", mx.uint8: "U8", mx.int64: "I64"}
     file = tmp_path / "model.safetensors"
@@ -161,7 +168,7 @@ def test_files_laid_out_here_are_read_by_mlx(tmp_path):
             write_bytes(stream.fileno(), as_bytes(tensors[place.layout.name]), place.start)
         write_bytes(stream.fileno(), header, 0)
     assert all(place.start % {"I64": 8, "U32": 4, "BF16": 2, "U8": 1}[place.layout.dtype] == 0 for place in places)
-    read, metadata = mx.load(str(file), return_metadata=True)
+    read, metadata = load(file)
     assert metadata == {"format": "mlx"}
     assert read.keys() == tensors.keys()
     assert all(equal(read[name], value) for name, value in tensors.items())
