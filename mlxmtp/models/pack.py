@@ -21,6 +21,7 @@ _RAW = {
     "U16": ("H", mx.uint16),
 }  # fmt: skip
 _FLOATS = ("BF16", "F16", "F32")
+_INFINITE = {mx.bfloat16: 0x7F80 << 1, mx.float16: 0x7C00 << 1, mx.float32: 0x7F800000 << 1}
 _KEPT = 64 << 20  # bytes of freed buffers that MLX may hold for the next slice
 
 
@@ -42,17 +43,19 @@ def pack(step: Slice) -> list[bytes]:
     """
     task = step.task
     stored = task.source.layout
-    data = b"".join(
+    pieces = [
         read_bytes(task.source, row * stored.row_bytes, count * stored.row_bytes)
         for row, count in task.spans(step.first, step.count)
-    )
+    ]
+    data = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
+    del pieces
     if stored.dtype not in _FLOATS:
-        return [data]
+        return [bytes(data)]
     values = as_array(data, stored.dtype, (step.count, stored.columns))
     del data
     kept = task.parts[-1].dtype if task.parts[-1].dtype in _FLOATS else stored.dtype
     values = values.astype(_RAW[kept][1])
-    if not mx.isfinite(values).all().item():
+    if not _is_finite(values):
         raise LoadError(
             f"Tensor {stored.name} in {task.source.file} holds values that are no finite {kept} numbers. "
             "Download the model again, or choose another --dtype."
@@ -65,24 +68,21 @@ def pack(step: Slice) -> list[bytes]:
 
 
 def check_values(step: Slice, data: Sequence[bytes]) -> bool:
-    """Whether what a step has written stands for finite numbers."""
-    task = step.task
-    if task.parts[-1].dtype not in (*_FLOATS, "U8"):
+    """Whether what a step has written stands for finite numbers.
+
+    Of packed values the scales decide; values as they are were looked at before they were written.
+    """
+    packing = step.task.packing
+    if packing is None:
         return True
-    arrays = [as_array(part, layout.dtype, (-1, layout.columns)) for part, layout in zip(data, task.parts, strict=True)]
-    if task.packing is None:
-        return bool(mx.isfinite(arrays[0]).all().item())
-    packing = task.packing
-    weight, scales, *biases = arrays
-    values = mx.dequantize(
-        weight,
-        scales,
-        biases[0] if biases else None,
-        group_size=packing.group_size,
-        bits=packing.bits,
-        mode=packing.mode,
-    )
-    return bool(mx.isfinite(values).all().item())
+    layout = step.task.parts[1]
+    scales = as_array(data[1], layout.dtype, (-1, layout.columns))
+    if packing.mode != "affine":
+        worst = (scales % 128 == 127) if packing.mode == "nvfp4" else (scales == 255)  # their codes for "no number"
+        return not worst.any().item()
+    biases = as_array(data[2], layout.dtype, scales.shape)
+    largest = mx.abs(scales.astype(mx.float32)) * 2**packing.bits + mx.abs(biases.astype(mx.float32))
+    return bool((largest < mx.finfo(scales.dtype).max).all().item())  # also false for what is no number
 
 
 def as_array(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...]) -> mx.array:
@@ -98,6 +98,16 @@ def as_bytes(array: mx.array) -> bytes:
     flat = mx.contiguous(array).reshape(-1)
     plain = flat.view(mx.uint16) if flat.dtype == mx.bfloat16 else flat
     return bytes(memoryview(plain))  # type: ignore[arg-type]
+
+
+def _is_finite(values: mx.array) -> bool:
+    """Whether no exponent is the one of infinity and of what is no number.
+
+    Ten times as fast on a CPU as ``mx.isfinite``, which would take as long as the packing.
+    """
+    kind = mx.uint32 if values.itemsize == 4 else mx.uint16
+    without_sign = mx.left_shift(values.view(kind), mx.array(1, kind))
+    return bool((mx.max(without_sign) < _INFINITE[values.dtype]).item())
 
 
 def _quantized(values: mx.array, packing: Packing) -> Sequence[mx.array]:

@@ -10,6 +10,7 @@ import pytest
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models import conversion
+from mlxmtp.models import pack as pack_module
 from mlxmtp.models.config import read_config
 from mlxmtp.models.conversion import Task, converted_name, make_tasks, slices
 from mlxmtp.models.pack import as_array, as_bytes, check_values, pack
@@ -146,6 +147,26 @@ def test_values_that_are_no_numbers_are_named(bad, tmp_path):
     stored = write(tmp_path, {"w": values})["w"]
     with pytest.raises(LoadError, match=r"Tensor w in .* no finite BF16 numbers"):
         run(Task(stored, (Layout("w.weight", "BF16", (8, 64)),), length=8))
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32], ids=str)
+def test_the_largest_numbers_are_still_numbers(dtype):
+    largest = mx.finfo(dtype).max
+    assert pack_module._is_finite(mx.array([largest, -largest, 0.0, -0.0], dtype))
+    for bad in (float("inf"), -float("inf"), float("nan"), -float("nan")):
+        assert not pack_module._is_finite(mx.array([1.0, bad, largest], dtype))
+
+
+@pytest.mark.parametrize("flags", [{}, {"mode": "mxfp4"}, {"mode": "mxfp8"}, {"mode": "nvfp4"}], ids=str)
+def test_scales_that_are_no_numbers_are_seen(flags):
+    task = golden_tasks("31b", make_recipe(flags))["language_model.model.layers.0.mlp.up_proj.weight"]
+    (step,) = slices(task)
+    weight, scales, *biases = pack(step)
+    assert check_values(step, [weight, scales, *biases])
+    code = b"\xc0\x7f" if task.parts[1].dtype == "BF16" else b"\x7f" if flags == {"mode": "nvfp4"} else b"\xff"
+    assert not check_values(step, [weight, code + scales[len(code) :], *biases])
+    if biases:
+        assert not check_values(step, [weight, scales, biases[0][:-2] + b"\x80\x7f"])
 
 
 def test_values_too_large_for_a_smaller_dtype_are_named(tmp_path):
