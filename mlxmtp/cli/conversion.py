@@ -85,7 +85,7 @@ def run(loaded: Loaded, out: Output, request: Request) -> bool:
     _show(out, plan, master, drafted=request.draft)
     plan.check(force=request.force)
     outcome = _carry_out(out, plan, request.compare)
-    _report(out, outcome, plan)
+    _report(out, outcome, plan, master.repo)
     name = _name(store, request, dest)
     out.write(f'{name} is ready. Ask it something: mlxmtp ask -m {name} "Hello"\n')
     return True
@@ -236,7 +236,7 @@ def _ids(folder: Path, vocabulary: int) -> list[int]:
     return [2, *Tokenizer.load(folder).encode(_TEXT)][:_TOKENS]
 
 
-def _report(out: Output, outcome: Outcome, plan: Conversion) -> None:
+def _report(out: Output, outcome: Outcome, plan: Conversion, repo: str | None) -> None:
     if out.look.quiet:
         return
     if outcome.started_over:
@@ -247,3 +247,6 @@ def _report(out: Output, outcome: Outcome, plan: Conversion) -> None:
     if same is not None:
         first = f"{100 * same.top1:.1f} % with the same likeliest token"
         out.line(f"compared on {same.tokens} tokens: mean KL {same.kl:.4f} nats, {first}")
+    if repo is not None:
+        size = shown(sum(part.source_size for part in plan.parts))
+        out.line(f"source   {size} stay in the cache; mlxmtp rm {repo} frees them")

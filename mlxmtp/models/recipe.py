@@ -114,7 +114,8 @@ class Recipe:
         found: dict[str, str] = {}
         for tensor in tensors(config):
             if tensor.packs:
-                found.setdefault(tensor.kind, _words(self._of(tensor, config), self.dtype))
+                kind = "per-layer projections" if tensor.kind == "per-layer" else tensor.kind
+                found.setdefault(kind, _words(self._of(tensor, config), self.dtype))
         return found
 
     def _of(self, tensor: Tensor, config: ModelConfig) -> Packing | None:

@@ -118,7 +118,7 @@ def test_the_recipe_in_words(tmp_path):
         "embedding": "6 bit, groups of 64",
         "attention": "4 bit, groups of 64",
         "mlp": "4 bit, groups of 64",
-        "per-layer": "float16",
+        "per-layer projections": "float16",
         "per-layer embedding": "8 bit, groups of 64",
     }
 
