@@ -29,7 +29,8 @@ from mlxmtp.models import conversion, pack
 from mlxmtp.models.compare import Agreement, compare
 from mlxmtp.models.config import read_config
 from mlxmtp.models.recipe import Recipe, make_recipe
-from mlxmtp.models.safetensors_file import read_folder
+from mlxmtp.models.safetensors_file import Layout, lay_out, read_folder
+from mlxmtp.models.shapes import tensors
 from tests.golden import FAMILIES, FOLDER, PROMPTS, load_golden
 from tests.hub.hub_server import folder_files
 
@@ -414,6 +415,39 @@ def test_stock_mlx_lm_loads_every_family_and_computes_the_same(tmp_path: Path) -
     for folder, line in zip(made, done.stdout.splitlines(), strict=True):
         ours, theirs = text_logits(folder, IDS, drafter=folder / "drafter"), mx.array(json.loads(line))
         assert float(mx.abs(ours - theirs).max()) < 1e-3 * float(mx.abs(theirs).max()), folder.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--q-bits", "16"], ["--q-mode", "mxfp8"]], ids=str)
+def test_memory_depends_on_the_slice_and_not_on_the_tensor(flags: list[str], tmp_path: Path) -> None:
+    """The per-layer table is 671 MB of zeros, which take no disk; the process stays far below that."""
+    source = tmp_path / "source"
+    source.mkdir()
+    raw = json.loads((FOLDER / "e2b" / "target" / "config.json").read_text())
+    more = {"vocab_size": 262144, "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 128}
+    (source / "config.json").write_text(
+        json.dumps({**raw, "vocab_size": 262144, "text_config": raw["text_config"] | more})
+    )
+    layouts = [Layout(one.name, "BF16", one.shape) for one in tensors(read_config(source))]
+    header, places = lay_out(source / "model.safetensors", layouts, {})
+    assert max(layout.nbytes for layout in layouts) == 671_088_640
+    with (source / "model.safetensors").open("wb") as stream:
+        stream.write(header)
+        stream.truncate(places[-1].start + places[-1].layout.nbytes)
+    command = [sys.executable, "-m", "mlxmtp", "convert", str(source), str(tmp_path / "made"), "--no-compare", *flags]
+    env = {**os.environ, "HOME": str(tmp_path), "MLXMTP_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    # Spawned by a process of its own, since the memory of the one that spawns counts, too.
+    watcher = (
+        "import os, sys; process = os.posix_spawn(sys.executable, sys.argv[1:], os.environ); "
+        "_, status, usage = os.wait4(process, 0); print(status, usage.ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", watcher, *command], env=env, capture_output=True, text=True, check=True
+    )
+    status, peak = map(int, done.stdout.split()[-2:])
+    assert status == 0, done.stderr
+    shutil.rmtree(tmp_path / "made")  # half a gigabyte
+    assert peak * (1 if sys.platform == "darwin" else 1024) < 400_000_000
 
 
 def copy(family: str, folder: Path) -> Path:
