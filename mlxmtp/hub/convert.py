@@ -23,7 +23,7 @@ from zlib import crc32
 from mlxmtp.errors import ConversionError
 from mlxmtp.hub.cache import INDEX
 from mlxmtp.hub.conversion_plan import Conversion, Part, Place, index, versions
-from mlxmtp.hub.journal import Journal, sync_folder
+from mlxmtp.hub.journal import Journal, sync
 from mlxmtp.hub.masters import RECORD
 from mlxmtp.models.conversion import Slice, expected_layouts, output_config
 from mlxmtp.models.safetensors_file import Stored, read_folder, write_bytes
@@ -141,6 +141,7 @@ def _finish(plan: Conversion, compare: Compare | None) -> Agreement | None:
     for part in plan.parts:
         for file in part.copied:
             shutil.copyfile(file, part.folder / file.name)
+            sync(part.folder / file.name)
     for part in plan.parts:
         _write_json(part.folder / "config.json", output_config(part.config, part.recipe))
     model = plan.parts[0].folder
@@ -149,13 +150,13 @@ def _finish(plan: Conversion, compare: Compare | None) -> Agreement | None:
         record["compared"] = None if agreement is None else asdict(agreement)
     _write_json(model / RECORD, record)
     for part in plan.parts:
-        sync_folder(part.folder)
+        sync(part.folder)
     if plan.dest.exists():
         old = plan.work / "replaced"
         shutil.rmtree(old, ignore_errors=True)
         plan.dest.rename(old)
     model.rename(plan.dest)
-    sync_folder(plan.dest.parent)
+    sync(plan.dest.parent)
     return agreement
 
 
