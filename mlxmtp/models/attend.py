@@ -22,8 +22,8 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     """queries [1, L, heads, D] and the K/V they look at -> [L, heads * D]; ``mask`` [L, rows] or "causal".
 
     Gemma 4 does not scale its scores. On a GPU this is MLX's fused kernel. On a CPU that function is put together of a
-    dozen operations, one of them the multiplication by a scale of 1. Without it, and with the heads of a group as further
-    rows of one product, it takes seven, and on a few rows each costs more than its arithmetic.
+    dozen operations, one of them a multiplication by a scale of 1. Without it, and with the heads of a group as further
+    rows of one product, it takes seven; on a few rows each costs more than its arithmetic.
     """
     _, rows, heads, dim = queries.shape
     keys, values = kv
