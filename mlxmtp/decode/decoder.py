@@ -105,6 +105,14 @@ class Decoder:
         self._set_depth(num_draft_tokens)
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill)
 
+    def reserve(self, rows: int) -> None:
+        """Makes room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
+        self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
+
+    def forget(self) -> None:
+        """The next ``rounds`` reads its whole prompt, whatever the cache holds."""
+        self.tokens, self.rows = [], 0
+
     def _set_depth(self, wanted: int | Literal["auto"]) -> None:
         if wanted != "auto" and not 0 <= wanted <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {wanted}")
