@@ -1,11 +1,11 @@
 """Carrying out a plan: every model after the other, every text in all ways in turn, before the next repetition.
 
-    for each length          shortest first, because buffers only grow
-        warm up              every way, on the longest prompt
-        for each repetition
-            for each text
-                for each way     plain, 1, 3, auto: A B A B, so that a drift of the machine meets all alike
-        split                a round's time into drafter and checking
+for each length          shortest first, because buffers only grow
+    warm up              every way, on the longest prompt
+    for each repetition
+        for each text
+            for each way     plain, 1, 3, auto: A B A B, so that a drift of the machine meets all alike
+    split                a round's time into drafter and checking
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import typer
 
 from mlxmtp.cli import options
 from mlxmtp.cli.ask import ask
+from mlxmtp.cli.bench import bench
 from mlxmtp.cli.doctor import doctor
 from mlxmtp.cli.models import ls, rm, show
 from mlxmtp.cli.pull import pull
@@ -54,6 +55,7 @@ def frame(
 
 
 app.command("ask", short_help="One answer, made for pipes.")(ask)
+app.command("bench", short_help="Speed with and without the drafter.")(bench)
 app.command("ls", short_help="Models on this machine.")(ls)
 app.command("list", hidden=True)(ls)
 app.command("pull", short_help="Download a model with its drafter.")(pull)

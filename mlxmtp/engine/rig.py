@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import mlx.core as mx
 
@@ -183,9 +183,10 @@ class Rig:
         if not sampling.greedy:
             position = mx.array([len(read)], mx.int32)
             pair = pair / sampling.temp + gumbel(sampling.key(), position, mx.array([[token, other]]))[0]
-        margin = float((pair[0] - pair[1]).item())
+        margin = cast("float", (pair[0] - pair[1]).item())
         scale = 1.0 if sampling.greedy else sampling.temp
-        return Tie(margin, float(mx.abs(logits).max().item()) * mx.finfo(target.dtype).eps / scale)
+        top = cast("float", mx.abs(logits).max().item())
+        return Tie(margin, top * mx.finfo(target.dtype).eps / scale)
 
     def split(self, prompt: Sequence[int], k: int, rounds: int) -> Split:
         """Time about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost, in turns."""
@@ -197,8 +198,8 @@ class Rig:
         self._decoder.depth = deepcopy(self._fresh)
         # A block begins with rounds that do not count: they are traced, or out of step after the change of side.
         for _ in range(-(-rounds // _BLOCK)):
-            for decoder, found in zip(sides, seconds, strict=True):
-                found += _rounds_of(decoder, prompt, k, self.sampling)
+            for side, decoder in enumerate(sides):
+                seconds[side].extend(_rounds_of(decoder, prompt, k, self.sampling))
         return Split(k, tuple(seconds[0]), tuple(seconds[1]))
 
 
