@@ -23,11 +23,12 @@ _LEGEND_LINE = 18
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line through points; `level` draws it dashed, as something to compare with."""
+    """Named points and a line through them; `level` draws a dashed line alone, `joined` False the points alone."""
 
     name: str
     points: tuple[tuple[float, float], ...]
     level: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def _by_length(cases: Sequence[CaseFigures]) -> Panel:
 
 
 def _by_context(samples: Sequence[Sample]) -> Panel:
-    """A line per model and arm over the prompt's tokens."""
+    """A line per model and arm over the prompt's tokens; points, where each length is another text."""
     found: dict[tuple[str, Arm], dict[int, list[Sample]]] = {}
     for sample in samples:
         where = sample.length if sample.length is not None else sample.prompt_tokens
@@ -118,6 +119,7 @@ def _by_context(samples: Sequence[Sample]) -> Panel:
         Series(
             f"{model}, {shown_arm(arm)}" if models > 1 else shown_arm(arm),
             tuple((x, statistics.median(s.generation_tps for s in group)) for x, group in sorted(points.items())),
+            joined=all(sample.length is not None for group in points.values() for sample in group),
         )
         for (model, arm), points in found.items()
     )
@@ -156,7 +158,7 @@ def _drawn(panel: Panel, left: int, top: int) -> Iterable[Shape]:
 
 
 def _line(series: Series, color: str, points: Sequence[tuple[float, float]]) -> Iterable[Shape]:
-    if len(points) > 1:
+    if len(points) > 1 and series.joined:
         yield Line(tuple(points), color, 1.5 if series.level else 2, series.level)
     if not series.level:
         yield from (Dot(x, y, 3, color) for x, y in points)

@@ -27,7 +27,7 @@ def _best(case: CaseFigures, drafted: Sequence[ArmFigures]) -> str:
     if plain is None or gain is None:
         return ""
     speeds = f"{best.speed.tps.median:.1f} tok/s against {plain.speed.tps.median:.1f} plain"
-    times = f"{gain.text(2)} times"
+    times = f"{gain.text(2)} times" + (" (one repetition: no spread is known)" if gain.count == 1 else "")
     name = _named(best)
     only = "" if len(drafted) == 1 else " the best of the lengths measured,"
     if gain.high < 1:

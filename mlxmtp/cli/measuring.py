@@ -171,6 +171,7 @@ class Measuring:
         """The report of whatever was measured."""
         self._out.clear_progress()
         if not report.samples:
+            self._out.line("Nothing had been measured yet.")
             return
         report.environment["after"] = conditions()
         wanted = self._wanted
