@@ -166,7 +166,7 @@ def _line(series: Series, color: str, points: Sequence[tuple[float, float]]) -> 
 
 def marks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """About five round numbers that reach from `low` or below to `high` or above; never fewer than two."""
-    if high <= low:
+    if high - low < 1e-6:
         high = low + 1
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
