@@ -167,7 +167,7 @@ def _environment(report: Report) -> Iterator[str]:
     for model in report.models:
         yield _model(model)
     names = {"power_source": "power", "low_power_mode": "low power mode", "thermal_pressure": "thermal pressure"}
-    for when, block in (("before", place), ("after", place.get("after") or {})):
+    for when, block in (("before", place), ("after", report.after)):
         known = [f"{name} {block[key]}" for key, name in names.items() if block.get(key) is not None]
         if block.get("load") is not None:
             known.append(f"load {block['load']}")

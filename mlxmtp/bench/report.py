@@ -19,7 +19,7 @@ SCHEMA = "mlxmtp-bench/1"
 
 @dataclass(slots=True)
 class Report:
-    """One run. `settings`, `environment` and `models` are plain tables, `complete` is False after Ctrl-C."""
+    """One run. `complete` is False after Ctrl-C; the tables are as the schema has them."""
 
     created: str
     settings: dict[str, Any]
@@ -28,6 +28,7 @@ class Report:
     samples: list[Sample] = field(default_factory=list)
     checking: list[Checking] = field(default_factory=list)
     complete: bool = False
+    after: dict[str, Any] = field(default_factory=dict)
 
     def add(self, result: Sample | Checking) -> None:
         """Take in what a run yields."""
@@ -54,6 +55,7 @@ class Report:
         cases = self.figures()
         return {
             "complete": self.complete,
+            "after": self.after,
             "models": self.models,
             "checking": [one.to_dict() for one in self.checking],
             "summary": [row.to_dict() for case in cases for row in case.arms],
@@ -105,6 +107,7 @@ def read_report(path: Path) -> Report:
             [Sample.from_dict(row) for row in data["samples"]],
             [Checking.from_dict(row) for row in data["checking"]],
             bool(data["complete"]),
+            dict(data["after"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is a damaged report ({type(error).__name__}: {error}): measure again.") from None

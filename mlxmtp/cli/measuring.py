@@ -173,7 +173,7 @@ class Measuring:
         if not report.samples:
             self._out.line("Nothing had been measured yet.")
             return
-        report.environment["after"] = conditions()
+        report.after = conditions()
         wanted = self._wanted
         if wanted.output is not None:
             self._out.write(markdown.report_text(report))

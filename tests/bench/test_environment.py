@@ -7,7 +7,9 @@ import pytest
 from mlxmtp.bench import environment
 from mlxmtp.bench.environment import low_power, power_source, thermal_pressure
 
-BATTERY = "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=1)\t71%; discharging; 4:11 remaining present: true\n"
+BATTERY = (
+    "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=1)\t71%; discharging; 4:11 remaining present: true\n"
+)
 QUIET = "Note: No thermal warning level has been recorded\nNote: No performance warning level has been recorded\n"
 
 
@@ -21,7 +23,12 @@ def test_power(said, expected):
 
 @pytest.mark.parametrize(
     ("said", "expected"),
-    [(" powernap 1\n lowpowermode         1\n", True), (" lowpowermode 0\n", False), ("", None), ("lowpowermode", None)],
+    [
+        (" powernap 1\n lowpowermode         1\n", True),
+        (" lowpowermode 0\n", False),
+        ("", None),
+        ("lowpowermode", None),
+    ],
 )
 def test_saving(said, expected):
     assert low_power(said) is expected
@@ -43,7 +50,7 @@ def test_heat(said, expected):
 
 def test_a_mac_is_asked_and_a_silent_one_is_not_known(monkeypatch):
     answers = {("pmset", "-g", "batt"): BATTERY, ("pmset", "-g", "therm"): QUIET}
-    monkeypatch.setattr(environment.sys, "platform", "darwin")
+    monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(environment, "_said", lambda *command: answers.get(command, ""))
     found = environment.conditions()
     assert (found["power_source"], found["low_power_mode"], found["thermal_pressure"]) == ("battery", None, "none")

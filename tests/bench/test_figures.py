@@ -80,7 +80,10 @@ def test_what_an_interruption_left_half_done_does_not_count():
         (run(2, arms=(0, 3, "auto")), "The automatic length reaches 100 % of the best fixed one (3 drafts)."),
         (run(2, arms=(0,)), "Only plain decoding was measured"),
         (run(2), "Every text is the same as plain (3 of 3)."),
-        (run(2, parting=TIE), "3 of 3 texts differ from plain, the first at token 5 ('b' for 'a', margin 1e-06); all at"),
+        (
+            run(2, parting=TIE),
+            "3 of 3 texts differ from plain, the first at token 5 ('b' for 'a', margin 1e-06); all at",
+        ),
         ([replace(s, parting=CLEAR) if s.arm else s for s in run(2)], "3 of them with a clear margin"),
     ],
 )

@@ -20,7 +20,7 @@ from tests.bench.fake_rig import sample
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def report(model: str = "pocket <&> \"it\"", length: int | None = None) -> Report:
+def report(model: str = 'pocket <&> "it"', length: int | None = None) -> Report:
     samples = [
         sample(arm, repetition, kind=kind, model=model, length=length, accepted=0 if arm == 0 else 1, seconds=0.01)
         for repetition in range(2)

@@ -36,9 +36,14 @@ def test_every_suite_has_a_handful_of_texts_with_names_of_their_own():
 def test_material_comes_before_the_instruction_and_a_system_prompt_before_both():
     text = Text("k", "n", "Sum it up.", "A long story.", "Be brief.")
     assert text.content == "A long story.\n\nSum it up."
-    seen = []
-    text.ids(lambda messages: seen.extend(messages) or [1])
-    assert [message["role"] for message in seen] == ["system", "user"]
+    seen: list[str] = []
+
+    def encode(messages):
+        seen.extend(message["role"] for message in messages)
+        return [1]
+
+    text.ids(encode)
+    assert seen == ["system", "user"]
 
 
 def test_peoples_files(tmp_path):
