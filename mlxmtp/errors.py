@@ -55,3 +55,7 @@ class DownloadError(MlxmtpError):
 
 class TooLarge(MlxmtpError):
     """The model does not fit this machine's memory."""
+
+
+class CacheRefused(MlxmtpError):
+    """Stored keys and values are damaged or another model's. Nothing is lost: the text is read again."""

@@ -37,10 +37,16 @@ class FakeDecoder:
         sampling: Any = None,
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
+        return_to: int | None = None,
     ) -> Iterator[Round]:
         self.requests.append(
             SimpleNamespace(
-                prompt=list(prompt_ids), max_tokens=max_tokens, draft=num_draft_tokens, sampling=sampling, stop=stop
+                prompt=list(prompt_ids),
+                max_tokens=max_tokens,
+                draft=num_draft_tokens,
+                sampling=sampling,
+                stop=stop,
+                return_to=return_to,
             )
         )
         tokens = self.answers.popleft()[:max_tokens]
@@ -52,6 +58,12 @@ class FakeDecoder:
                 yield round_
         finally:
             self.closed += 1
+
+    def held(self) -> tuple[list[int], int, list[Any]]:
+        raise NotImplementedError("no network, no keys and values")
+
+    def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[Any]) -> None:
+        raise NotImplementedError("no network, no keys and values")
 
     @staticmethod
     def _cut(tokens: list[int], stop: Collection[int]) -> Iterator[Round]:

@@ -17,7 +17,8 @@ from mlxmtp.hub.store import Found, Store
 if TYPE_CHECKING:
     from mlxmtp.cli.output import Output
     from mlxmtp.cli.presenters import Presenter
-    from mlxmtp.engine.engine import Answer, Model
+    from mlxmtp.engine.answer import Answer
+    from mlxmtp.engine.engine import Model
     from mlxmtp.engine.events import FinishReason
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.prompt import Prompt, Tokenizer

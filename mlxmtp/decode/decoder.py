@@ -18,6 +18,7 @@ from mlxmtp.decode.depth import MAX_DRAFT, Depth
 from mlxmtp.decode.prefill import CHUNK, read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Sampling, choose
+from mlxmtp.decode.snapshots import Snapshots
 from mlxmtp.decode.warm import Compiled, Filters, Rounds
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.models.cache import KVCache
@@ -71,6 +72,7 @@ class Decoder:
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._rounds = Rounds(target, drafter, compiled)
         self._cache = KVCache(target.cache_spec, target.dtype)
+        self._snapshots = Snapshots()
         self._chunk = chunk
         self._has_compiled = False
         self._used: set[tuple[int, Filters, bool, int]] = set()
@@ -84,12 +86,14 @@ class Decoder:
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
+        return_to: int | None = None,
     ) -> Generator[Round, None, None]:
         """Yields rounds until a token of ``stop`` (kept as the last one) or ``max_tokens`` new tokens.
 
         Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
-        ``on_prefill(done, total)`` counts the prompt's tokens. Raises ValueError for an empty prompt or a bad
-        number, ContextOverflow if the prompt leaves no room for an answer.
+        ``on_prefill(done, total)`` counts the prompt's tokens. ``return_to``: a later prompt will begin with that
+        many tokens of this one and then differ, so a snapshot is taken there. Raises ValueError for an empty prompt or
+        a bad number, ContextOverflow if the prompt leaves no room for an answer.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -103,7 +107,18 @@ class Decoder:
                 f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}: shorten it."
             )
         self._set_depth(num_draft_tokens)
-        return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill)
+        mark = None if return_to is None else max(0, min(return_to, len(prompt)))
+        return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, mark)
+
+    def held(self) -> tuple[list[int], int, list[mx.array]]:
+        """What another process can go on from: tokens, highest position written, K/V as ``KVCache.cut`` gives it."""
+        return self.tokens[: self.rows], self._cache.newest, self._cache.cut(self.rows)
+
+    def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[mx.array]) -> None:
+        """Goes on from what ``held`` gave. Raises ValueError if the buffers are another model's; nothing is changed."""
+        self._cache.fill(buffers, len(tokens), newest)
+        self._snapshots = Snapshots()
+        self.tokens, self.rows = list(tokens), len(tokens)
 
     def reserve(self, rows: int) -> None:
         """Makes room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
@@ -126,10 +141,12 @@ class Decoder:
         sampling: Sampling,
         stop: frozenset[int],
         on_prefill: Callable[[int, int], None] | None,
+        mark: int | None,
     ) -> Generator[Round, None, None]:
         key = sampling.key()
         self._reserve(prompt, room)
-        state = self._begin(prompt, sampling, key, on_prefill)
+        hidden = self._read(prompt, on_prefill, mark)
+        state = self._begin(hidden, len(prompt), sampling, key)
         first = cast("int", state.bonus.item())
         self.tokens.append(first)
         yield Round((first,), (), 0)
@@ -156,14 +173,9 @@ class Decoder:
         """Makes room for the prompt, the answer as far as it can be foreseen, and the rounds in flight."""
         self._cache.reserve(len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1))
 
-    def _begin(
-        self, prompt: list[int], sampling: Sampling, key: mx.array, on_prefill: Callable[[int, int], None] | None
-    ) -> State:
-        """Reads what is new of ``prompt`` and chooses the first token of the answer."""
-        same = _common(self.tokens[: self.rows], prompt[:-1])
-        start = same if self._cache.can_rewind(same) else 0
-        if start == 0:
-            self._cache.newest = -1
+    def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, mark: int | None) -> mx.array:
+        """Reads what is new of ``prompt`` and returns the hidden state [1, H] of its last token."""
+        start, hidden = self._go_back(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
         def on_rows(n: int) -> None:
@@ -171,8 +183,33 @@ class Decoder:
             if on_prefill is not None:
                 on_prefill(n, len(prompt))
 
-        hidden = read_prompt(self.target, self._cache, prompt, start, on_rows, self._chunk)
-        position = mx.array([len(prompt)], mx.int32)
+        for end in sorted({len(prompt), mark or len(prompt)}):
+            if end > start:
+                hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_rows, self._chunk)
+                start = end
+                if end == mark:
+                    self._snapshots.take(self._cache, end, hidden)
+        assert hidden is not None, "either a snapshot knows the last hidden state or a token was read"
+        return hidden
+
+    def _go_back(self, prompt: list[int]) -> tuple[int, mx.array | None]:
+        """Goes back to the longest beginning of ``prompt`` that the cache can hold: its length, and the hidden state
+        [1, H] after it where it is known."""
+        same = _common(self.tokens[: self.rows], prompt)
+        self._snapshots.forget_beyond(same)
+        place = self._snapshots.last()
+        known = place is not None and place.length == len(prompt)
+        if not known and self._cache.can_rewind(min(same, len(prompt) - 1)):
+            return min(same, len(prompt) - 1), None
+        if place is None:
+            self._cache.newest = -1
+            return 0, None
+        self._cache.restore(place.rings, place.length)
+        return place.length, place.hidden if known else None
+
+    def _begin(self, hidden: mx.array, length: int, sampling: Sampling, key: mx.array) -> State:
+        """Chooses the first token after a prompt of ``length`` tokens, whose last hidden state [1, H] is given."""
+        position = mx.array([length], mx.int32)
         bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
         return State(bonus, hidden, position)
 

@@ -29,11 +29,11 @@ def read_prompt(
     for begin in range(start, len(tokens), chunk):
         part = mx.array(list(tokens[begin : begin + chunk]), mx.int32)
         end = begin + len(part)
+        cache.newest = max(cache.newest, end - 1)  # before the first write: Ctrl-C may come between two layers
         view = PromptView(target.cache_spec, cache.buffers, begin, len(part))
         hidden = target.hidden(part, view, last_only=True)
         cache.buffers = view.buffers
         del view  # a second reference to the buffers would cost a copy
-        cache.newest = max(cache.newest, end - 1)
         mx.eval(cache.buffers if end < len(tokens) else [hidden, *cache.buffers])
         on_rows(end)
     assert hidden is not None, "a prompt has at least one unread token"

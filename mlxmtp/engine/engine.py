@@ -5,75 +5,18 @@ Knows nothing of terminals and of where models come from. The decoder below it k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import closing
-from itertools import groupby
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal
 
-from mlxmtp.engine.drafting import Drafting, explain
-from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
+from mlxmtp.engine.answer import Answer, DecoderLike, OnPrefill, Request, answer
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.prompt import Message, Tokenizer
-from mlxmtp.engine.stats import Meter, Stats
-from mlxmtp.engine.thinking import Splitter
 from mlxmtp.errors import ContextOverflow, LoadError
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Round
-    from mlxmtp.decode.sampling import Sampling
     from mlxmtp.models.config import ModelConfig
-
-OnPrefill = Callable[[int, int], None]
-"""Called with (tokens read, tokens to read) while the prompt is read."""
-
-
-class DecoderLike(Protocol):
-    """What is asked of a decoder: the contract of `mlxmtp.decode.decoder.Decoder`."""
-
-    reused: int
-
-    @property
-    def depth(self) -> Drafting:
-        """The draft length's controller."""
-
-    def rounds(
-        self,
-        prompt_ids: Sequence[int],
-        *,
-        max_tokens: int,
-        num_draft_tokens: int | Literal["auto"],
-        sampling: Sampling,
-        stop: Collection[int],
-        on_prefill: OnPrefill | None,
-    ) -> Iterator[Round]:
-        """A generator that decodes until a stop token (the last one yielded) or `max_tokens`."""
-
-
-class Answer:
-    """An answer on its way: iterate over its events once; `stats` can be asked at any moment.
-
-    Closing it, at any point, leaves the model ready for the next request.
-    """
-
-    def __init__(self, events: Generator[Event, None, None], stats: Callable[[], Stats]) -> None:
-        self._events = events
-        self._stats = stats
-
-    def __iter__(self) -> Iterator[Event]:
-        return self
-
-    def __next__(self) -> Event:
-        return next(self._events)
-
-    @property
-    def stats(self) -> Stats:
-        """The numbers so far."""
-        return self._stats()
-
-    def close(self) -> None:
-        """Stop here."""
-        self._events.close()
 
 
 class Model:
@@ -161,64 +104,62 @@ class Model:
             sampling=Sampling(temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
             stop=self.config.stop_ids if stop is None else stop,
             on_prefill=None,
+            return_to=None,
         )
 
-    def stream(self, messages: Sequence[Message], params: Params | None = None) -> Answer:
+    def stream(
+        self,
+        messages: Sequence[Message],
+        params: Params | None = None,
+        *,
+        on_prefill: OnPrefill | None = None,
+        continues: bool = False,
+    ) -> Answer:
         """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
 
-        Raises LoadError without a tokenizer, ContextOverflow when the conversation is longer than the context.
+        What the conversation shares with the last one is not read again; a snapshot is taken where the template
+        will leave this turn's thought out. `continues`: the last message is the beginning of the answer, go on with
+        it. Raises LoadError without a tokenizer, ContextOverflow when the conversation is longer than the context.
         """
         params = params or Params()
-        return self.stream_ids(self.tokenizer.prompt_ids(messages, think=params.think), params)
+        if continues:
+            return self.stream_ids(
+                self.tokenizer.continued_ids(messages, think=params.think), params, on_prefill=on_prefill
+            )
+        ids = self.tokenizer.prompt_ids(messages, think=params.think)
+        return_to = self.tokenizer.lasting(messages, ids, think=params.think)
+        return self.stream_ids(ids, params, on_prefill=on_prefill, return_to=return_to)
 
     def stream_ids(
-        self, prompt_ids: Sequence[int], params: Params | None = None, *, on_prefill: OnPrefill | None = None
-    ) -> Answer:
-        """Answer a prompt that is token ids already; otherwise as `stream`."""
-        params = params or Params()
-        tokenizer = self.tokenizer
-        check_length(len(prompt_ids), self.config.max_positions, self.name)
-        meter = Meter(len(prompt_ids), params.with_seed())
-
-        def stats() -> Stats:
-            meter.reused_tokens = self._decoder.reused
-            return meter.stats(peak_memory=_peak_memory(), draft_reason=explain(self._decoder.depth))
-
-        return Answer(self._events(prompt_ids, params, tokenizer, meter, stats, on_prefill), stats)
-
-    def _events(
         self,
         prompt_ids: Sequence[int],
-        params: Params,
-        tokenizer: Tokenizer,
-        meter: Meter,
-        stats: Callable[[], Stats],
-        on_prefill: OnPrefill | None,
-    ) -> Generator[Event, None, None]:
-        generation = self.config.generation
-        stop = self.config.stop_ids if params.stop is None else frozenset(params.stop)
-        rounds = self._decoder.rounds(
-            prompt_ids,
-            max_tokens=params.token_limit(generation, self.config.max_positions - len(prompt_ids)),
-            num_draft_tokens=params.num_draft_tokens,
-            sampling=params.sampling(generation, meter.seed),
-            stop=stop,
-            on_prefill=on_prefill,
-        )
-        detokenizer = tokenizer.detokenizer()
-        splitter = Splitter(inside=tokenizer.opens_in_thought(prompt_ids))
-        last: int | None = None
-        # The rounds are closed here and now when this generator is: the cache must be exact by then.
-        with closing(cast("Generator[Round, None, None]", rounds)):
-            for round_ in rounds:
-                meter.add(round_)
-                last = round_.tokens[-1]
-                text = "".join(detokenizer.add(token) for token in round_.tokens if token not in stop)
-                for event in _merged(splitter.feed(text)):
-                    meter.show()
-                    yield event
-        yield from _merged([*splitter.feed(detokenizer.flush()), *splitter.finish()])
-        yield End(_finish_reason(last, stop, tokenizer), stats())
+        params: Params | None = None,
+        *,
+        on_prefill: OnPrefill | None = None,
+        return_to: int | None = None,
+    ) -> Answer:
+        """Answer a prompt that is token ids already; otherwise as `stream`.
+
+        `return_to`: how many of its tokens the next prompt will begin with, if it will not repeat the answer as it was.
+        """
+        check_length(len(prompt_ids), self.config.max_positions, self.name)
+        request = Request(list(prompt_ids), params or Params(), on_prefill, return_to)
+        return answer(self._decoder, self.config, self.tokenizer, request)
+
+    def save_cache(self, path: Path) -> int:
+        """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes."""
+        from mlxmtp.engine import kept
+
+        return kept.save(self._decoder, path, self.config.folder)
+
+    def load_cache(self, path: Path) -> int:
+        """Takes up what `save_cache` wrote, so that a prompt that begins alike need not be read; returns its tokens.
+
+        Raises CacheRefused for a damaged file or one of another model or version; nothing is changed then.
+        """
+        from mlxmtp.engine import kept
+
+        return kept.load(self._decoder, path, self.config.folder)
 
 
 def context_of(folder: Path) -> int:
@@ -234,21 +175,3 @@ def check_length(prompt: int, context: int, name: str) -> None:
         raise ContextOverflow(
             f"The prompt has {prompt:,} tokens and the context of '{name}' holds {context:,}: give less material."
         )
-
-
-def _finish_reason(last: int | None, stop: Collection[int], tokenizer: Tokenizer) -> FinishReason:
-    if last is None or last not in stop:
-        return "length"
-    return "tool" if last == tokenizer.special_id("<|tool_response>") else "stop"
-
-
-def _merged(events: Sequence[Text | Thinking]) -> Iterator[Text | Thinking]:
-    """Neighbours of one kind as one event."""
-    for kind, run in groupby(events, type):
-        yield kind("".join(event.text for event in run))
-
-
-def _peak_memory() -> int:
-    import mlx.core as mx
-
-    return mx.get_peak_memory()

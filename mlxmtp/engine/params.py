@@ -16,7 +16,8 @@ class Params:
     """Choices for one answer. None leaves the choice to the checkpoint's generation_config, then to greedy decoding.
 
     `max_tokens` None means until the context is full. `seed` None means a fresh one, told in the stats.
-    `stop` None means the checkpoint's own stop tokens.
+    `stop` None means the checkpoint's own stop tokens. `think_tokens`: after that many tokens a thought is closed, its
+    opening mark counted, and the answer begins.
     """
 
     max_tokens: int | None = None
@@ -27,6 +28,7 @@ class Params:
     seed: int | None = None
     num_draft_tokens: int | Literal["auto"] = "auto"
     think: bool = False
+    think_tokens: int | None = None
     stop: Collection[int] | None = None
 
     def with_seed(self) -> int:

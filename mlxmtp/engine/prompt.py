@@ -101,6 +101,21 @@ class Tokenizer:
         """The token ids of `prompt`."""
         return self.prompt(messages, think=think).ids
 
+    def continued_ids(self, messages: Sequence[Message], *, think: bool = False) -> list[int]:
+        """The token ids of a conversation whose last message, the assistant's, is not finished yet."""
+        *before, begun = messages
+        return self.prompt_ids(before, think=think) + self.encode(str(begun["content"]).lstrip())
+
+    def lasting(self, messages: Sequence[Message], prompt_ids: Sequence[int], *, think: bool = False) -> int:
+        """How many of `prompt_ids`, the prompt of `messages`, the next turn's prompt will begin with.
+
+        Templates leave thoughts out of past turns, and some open every answer with an empty one. Whatever this template
+        does shows when it renders the conversation with an answer.
+        """
+        answered = self.prompt_ids([*messages, {"role": "assistant", "content": "."}], think=think)
+        pairs = zip(prompt_ids, answered, strict=False)
+        return next((i for i, (now, then) in enumerate(pairs) if now != then), min(len(prompt_ids), len(answered)))
+
     def _encode_spelled(self, mark: str) -> list[int]:
         self._inner.encode_special_tokens = True
         try:

@@ -63,6 +63,11 @@ class Meter:
     def __post_init__(self) -> None:
         self._started = self.clock()
 
+    @property
+    def began(self) -> bool:
+        """Whether a round has been counted: the prompt is read."""
+        return self._first is not None
+
     def add(self, round_: Round) -> None:
         """Count one round; the first one is the prefill's."""
         self._last = self.clock()

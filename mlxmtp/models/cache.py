@@ -82,6 +82,47 @@ class KVCache:
         rows = self.spec.rows(SLIDING, self.capacity)
         return self.newest < rows or self.newest - rows < length - self.spec.window
 
+    def rings(self) -> list[mx.array]:
+        """Copies of the sliding layers' buffers."""
+        return [mx.array(self.buffers[i]) for i in self._ring_layers()]
+
+    def restore(self, rings: Sequence[mx.array], length: int) -> None:
+        """Puts copies of ``rings`` back, handed out when ``length`` positions and none beyond had been written."""
+        for i, ring in zip(self._ring_layers(), rings, strict=True):
+            self.buffers[i] = mx.array(ring)
+            self.buffers[i] = self._grown(i)
+        self.newest = length - 1
+
+    def cut(self, length: int) -> list[mx.array]:
+        """The buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole."""
+        full = [kind == FULL for kind in self.spec.kinds]
+        return [b[:, :, :length] if whole else b for b, whole in zip(self.buffers, full, strict=False)]
+
+    def fill(self, cut: Sequence[mx.array], length: int, newest: int) -> None:
+        """Takes the place of what is held by what ``cut`` gave for ``length`` positions. Raises ValueError if it does
+        not fit, and then changes nothing."""
+        fresh = KVCache(self.spec, self.dtype)
+        if len(cut) != len(self.spec.kinds) or newest + 1 < length:
+            raise ValueError(f"{len(cut)} layers, not {len(self.spec.kinds)}")
+        fresh.reserve(max(newest + 1, *(rows.shape[2] for rows in cut)))
+        for i, (kind, rows) in enumerate(zip(self.spec.kinds, cut, strict=True)):
+            wanted = fresh.buffers[i]
+            fits = rows.shape[2] == length if kind == FULL else rows.shape[2] <= self.spec.window + SLACK
+            others = [0, 1, 3]
+            same = rows.dtype == self.dtype and [rows.shape[n] for n in others] == [wanted.shape[n] for n in others]
+            if not (fits and same):
+                raise ValueError(f"layer {i} has keys and values of shape {rows.shape}, {rows.dtype}")
+            if kind == FULL:
+                wanted[:, :, :length] = rows
+            else:
+                fresh.buffers[i] = rows
+                fresh.buffers[i] = fresh._grown(i)
+        mx.eval(fresh.buffers)
+        self.capacity, self.buffers, self.newest = fresh.capacity, fresh.buffers, newest
+
+    def _ring_layers(self) -> list[int]:
+        return [i for i, kind in enumerate(self.spec.kinds) if kind == SLIDING]
+
     def _zeros(self, i: int) -> mx.array:
         rows = self.spec.rows(self.spec.kinds[i], self.capacity)
         return mx.zeros((1, 2 * self.spec.kv_heads[i], rows, self.spec.head_dims[i]), self.dtype)

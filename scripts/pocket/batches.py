@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -14,16 +15,36 @@ from pocket.conversation import Conversation, Generator
 from pocket.layout import PAD, THOUGHT, segments
 
 POOL = 1024
-CUT_SHARE, CUT_AFTER, CUT_THOUGHT = 0.65, 14, 30
+CUT_SHARE = 0.5
+CUT_AFTER, CUT_THOUGHT = 10, 24
+DRILL_AFTER, DRILL_THOUGHT = 4, 12
 LONGEST = 1400
+
+
+class Row(NamedTuple):
+    """One conversation: its tokens, which of them the model writes, and the subject of each answer it writes."""
+
+    ids: list[int]
+    learned: list[bool]
+    subjects: list[int]
+    drill: bool
+
+    def starts(self) -> list[int]:
+        """Where the answers begin."""
+        return [i for i in range(1, len(self.ids)) if self.learned[i] and not self.learned[i - 1]]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """ids [B, L], padded on the right; learned [B, L]: whether the token is one the model writes."""
+    """ids [B, L], padded on the right; learned [B, L]: whether the token is one the model writes.
+
+    asked [N]: flat indices of the positions where a question has been read and an answer begins; subjects [N]: of what.
+    """
 
     ids: Tensor
     learned: Tensor
+    asked: Tensor
+    subjects: Tensor
 
     @property
     def rows(self) -> Tensor:
@@ -38,46 +59,45 @@ class Batch:
         return self.ids.view(-1)[self.rows + 1]
 
 
-def encode(tokenizer: Tokenizer, conversations: list[Conversation]) -> list[tuple[list[int], list[bool]]]:
-    """(ids, learned) of each conversation, encoded piece by piece."""
+def encode(tokenizer: Tokenizer, conversations: list[Conversation]) -> list[Row]:
+    """The rows of some conversations, encoded piece by piece."""
     pieces = [list(segments(c)) for c in conversations]
     flat = tokenizer.encode_batch_fast([text for piece in pieces for text, _ in piece], add_special_tokens=False)
     at = 0
     rows = []
-    for piece in pieces:
-        ids: list[int] = []
-        learned: list[bool] = []
+    for conversation, piece in zip(conversations, pieces, strict=True):
+        subjects = [turn.subject for turn in conversation.turns][-1 if conversation.thinking else 0 :]
+        row = Row([], [], subjects, conversation.drill)
         for _, flag in piece:
             new = flat[at].ids
-            ids += new
-            learned += [flag] * len(new)
+            row.ids.extend(new)
+            row.learned.extend([flag] * len(new))
             at += 1
-        rows.append((ids, learned))
+        rows.append(row)
     return rows
 
 
-def cut(rows: list[tuple[list[int], list[bool]]], rng: Random) -> list[tuple[list[int], list[bool]]]:
-    """Most rows end soon after their last answer began.
+def cut(rows: list[Row], rng: Random) -> list[Row]:
+    """Drills, and half of the other rows, end soon after their last answer began.
 
     By then it is decided which answer it is; that choice is what takes longest to learn, so the time is better spent on
     more questions than on the rest of answers that are known by heart.
     """
     shorter = []
-    for ids, learned in rows:
-        end = len(ids)
-        if rng.random() < CUT_SHARE:
-            start = end - 1
-            while start and learned[start - 1]:
-                start -= 1
-            end = start + (CUT_THOUGHT if ids[start] == THOUGHT else CUT_AFTER)
-        shorter.append((ids[:end], learned[:end]))
+    for row in rows:
+        end = len(row.ids)
+        if row.drill or rng.random() < CUT_SHARE:
+            start = row.starts()[-1]
+            after = (DRILL_AFTER, DRILL_THOUGHT) if row.drill else (CUT_AFTER, CUT_THOUGHT)
+            end = start + after[row.ids[start] == THOUGHT]
+        shorter.append(row._replace(ids=row.ids[:end], learned=row.learned[:end]))
     return shorter
 
 
-def pack(rows: list[tuple[list[int], list[bool]]], budget: int) -> list[Batch]:
+def pack(rows: list[Row], budget: int) -> list[Batch]:
     """Batches of at most `budget` positions, padding included, of rows of like length."""
-    rows = sorted((row for row in rows if len(row[0]) <= LONGEST), key=lambda row: len(row[0]))
-    groups: list[list[tuple[list[int], list[bool]]]] = [[]]
+    rows = sorted((row for row in rows if len(row.ids) <= LONGEST), key=lambda row: len(row.ids))
+    groups: list[list[Row]] = [[]]
     for row in rows:
         if groups[-1] and _width(row) * (len(groups[-1]) + 1) > budget:
             groups.append([])
@@ -85,17 +105,19 @@ def pack(rows: list[tuple[list[int], list[bool]]], budget: int) -> list[Batch]:
     return [_batch(group) for group in groups if group]
 
 
-def _width(row: tuple[list[int], list[bool]]) -> int:
-    return -(-len(row[0]) // 8) * 8
+def _width(row: Row) -> int:
+    return -(-len(row.ids) // 8) * 8
 
 
-def _batch(group: list[tuple[list[int], list[bool]]]) -> Batch:
-    ids = torch.full((len(group), _width(group[-1])), PAD)
+def _batch(group: list[Row]) -> Batch:
+    width = _width(group[-1])
+    ids = torch.full((len(group), width), PAD)
     learned = torch.zeros(ids.shape, dtype=torch.bool)
-    for i, (row, flags) in enumerate(group):
-        ids[i, : len(row)] = torch.tensor(row)
-        learned[i, : len(row)] = torch.tensor(flags)
-    return Batch(ids, learned)
+    for i, row in enumerate(group):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        learned[i, : len(row.ids)] = torch.tensor(row.learned)
+    asked = [i * width + start - 1 for i, row in enumerate(group) for start in row.starts()]
+    return Batch(ids, learned, torch.tensor(asked), torch.tensor([s for row in group for s in row.subjects]))
 
 
 class Stream:

@@ -7,7 +7,7 @@ from random import Random
 from zlib import crc32
 
 from pocket import augment, keywords, outfield
-from pocket.corpus import Intent
+from pocket.corpus import Intent, Link
 from pocket.material import material, path
 from pocket.patterns import expand, squash
 
@@ -19,25 +19,33 @@ _SYSTEMS = (
 )  # fmt: skip
 HELD_OUT_EVERY = 40
 KEYWORDS_SHARE = 0.2
-PLAIN_SHARE = 0.5
+PLAIN_SHARE = 0.65
+LINKED_SHARE = 0.3
+DRILL_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question, the thought about it and the answer."""
+    """A question, the thought about it and the answer; `subject` is the number of the intent it belongs to."""
 
     question: str
     thought: str
     answer: str
+    subject: int
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns in order; with thinking only the last turn is learned, and only it shows its thought."""
+    """Turns in order; with thinking only the last turn is learned, and only it shows its thought.
+
+    A drill is one question of which nothing but the first words of the answer are learned: to tell the subjects apart
+    is what takes longest, and a drill costs a third of a conversation.
+    """
 
     turns: tuple[Turn, ...]
     system: str = ""
     thinking: bool = False
+    drill: bool = False
 
 
 class Generator:
@@ -45,8 +53,11 @@ class Generator:
 
     def __init__(self, intents: list[Intent], seed: int) -> None:
         self.seed = seed
-        self.items = [(i, None) for i in intents if not i.refuses]
+        self._single = [i for i in intents if not i.refuses]
+        self.items = [(i, None) for i in self._single]
         self.items += [(i, f) for i in intents for f in i.follow]  # type: ignore[misc]
+        self.subjects = {i.id: n for n, i in enumerate(one for top in intents for one in (top, *top.follow))}
+        self._by_id = {intent.id: intent for intent in intents}
         self.refusals = {i.id.removeprefix("refuse-"): i for i in intents if i.refuses}
         self.default = self.refusals.get("trivia") or next(iter(self.refusals.values()))
 
@@ -54,6 +65,9 @@ class Generator:
         """Conversation number `index`; the held-out stream shares no plain wording with the other."""
         rng = Random(f"{self.seed}/{'held-out' if held_out else 'train'}/{index}")
         thinking = rng.random() < 0.25
+        if not held_out and rng.random() < DRILL_SHARE:
+            turn = self._refused(rng) if rng.random() < 0.14 else self._known(rng.choice(self._single), rng, False)
+            return Conversation((turn,), "", thinking, drill=True)
         turns = self._turns(rng, held_out)
         system = rng.choice(_SYSTEMS) if rng.random() < 0.12 else ""
         return Conversation(turns, system, thinking)
@@ -70,6 +84,8 @@ class Generator:
             turns.append(self._known(follow, rng, held_out))
         elif intent.follow and rng.random() < 0.3:
             turns.append(self._known(rng.choice(intent.follow), rng, held_out))
+        elif intent.links and rng.random() < LINKED_SHARE:
+            turns.append(self._linked(rng.choice(intent.links), rng))
         while len(turns) < 3 and rng.random() < 0.22:
             more = self._refused(rng) if rng.random() < 0.15 else self._known(rng.choice(self.items)[0], rng, held_out)
             turns.insert(0 if rng.random() < 0.7 or follow else len(turns), more)
@@ -77,15 +93,21 @@ class Generator:
 
     def _known(self, intent: Intent, rng: Random, held_out: bool) -> Turn:
         if not (held_out or intent.refuses) and rng.random() < KEYWORDS_SHARE:
-            return Turn(
-                augment.question(keywords.wording(intent, rng), rng), intent.thought, rng.choice(intent.answers)
-            )
+            return self._turn(intent, keywords.wording(intent, rng), rng)
         for _ in range(200):
             plain = intent.plain and rng.random() < PLAIN_SHARE
             wording = expand(rng.choice(intent.plain if plain else intent.questions), rng)
             if (crc32(squash(wording).encode()) % HELD_OUT_EVERY == 0) == held_out:
                 break
-        return Turn(augment.question(wording, rng), intent.thought, rng.choice(intent.answers))
+        return self._turn(intent, wording, rng)
+
+    def _linked(self, link: Link, rng: Random) -> Turn:
+        """A second turn that leans on the first, answered as the intent it leads to."""
+        return self._turn(self._by_id[link.to], rng.choice(link.questions), rng)
+
+    def _turn(self, intent: Intent, wording: str, rng: Random) -> Turn:
+        question = augment.question(wording, rng)
+        return Turn(question, intent.thought, rng.choice(intent.answers), self.subjects[intent.id])
 
     def _refused(self, rng: Random) -> Turn:
         """Half from the refusals' own patterns, half from combinations of words."""

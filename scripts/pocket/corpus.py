@@ -1,5 +1,6 @@
-"""The written part of the training data, strictly checked: intents from `corpus/*.toml`, and what else people call the
-same things from `corpus/wordings/*.toml` (intent id -> plain questions)."""
+"""The written part of the training data, strictly checked: intents from `corpus/*.toml`, what else people call the
+same things from `corpus/wordings/*.toml` (intent id -> plain questions), and second turns that lead from one intent
+to another from `corpus/links/*.toml`."""
 
 from __future__ import annotations
 
@@ -14,10 +15,19 @@ from pocket.patterns import PatternError, Sequence_, parse
 FOLDER = Path(__file__).parent / "corpus"
 _MARKER = re.compile(r"<\|\S|\S\|>|<(pad|eos|bos|unk)>")
 _KEYS = {"id", "topic", "think", "q", "a", "follow", "system"}
+_KEYS_OF_SAME = {"id", "same_as", "q"}
 
 
 class CorpusError(ValueError):
     """A mistake in a corpus file; the message names file and intent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Plain second-turn questions after one intent that another one, `to`, answers."""
+
+    to: str
+    questions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,9 @@ class Intent:
     system: tuple[str, ...] = ()
     plain: tuple[Sequence_, ...] = ()
     """Questions in other people's words: a list, not patterns."""
+    links: tuple[Link, ...] = ()
+    same_as: str = ""
+    """Another intent that nobody could tell from this one: it gets the questions, and answers them."""
 
     @property
     def refuses(self) -> bool:
@@ -58,7 +71,32 @@ def load(folder: Path = FOLDER) -> list[Intent]:
                 raise CorpusError(f"{path.name}: intent {intent.id!r} stands in {seen[intent.id]}, too")
             seen[intent.id] = path.name
             intents.append(intent)
-    return _with_wordings(intents, folder / "wordings")
+    same = {intent.id: intent.same_as for intent in intents if intent.same_as}
+    merged = _merged(_with_wordings(intents, folder / "wordings"), same)
+    return _with_links(merged, folder / "links", same)
+
+
+def _merged(intents: list[Intent], same: dict[str, str]) -> list[Intent]:
+    """The intents that have answers, with the questions of those that are the same."""
+    kept = {intent.id: intent for intent in intents if intent.id not in same}
+    for intent in intents:
+        if intent.id in same:
+            if (to := kept.get(intent.same_as)) is None:
+                raise CorpusError(f"intent {intent.id!r} is the same as {intent.same_as!r}, which does not exist")
+            kept[to.id] = replace(to, questions=to.questions + intent.questions, plain=to.plain + intent.plain)
+    return list(kept.values())
+
+
+def _with_links(intents: list[Intent], folder: Path, same: dict[str, str]) -> list[Intent]:
+    """The intents with the second turns that lead on from them."""
+    links: dict[str, list[Link]] = {intent.id: [] for intent in intents}
+    for path in sorted(folder.glob("*.toml")):
+        for raw in tomllib.loads(path.read_text(encoding="utf-8"))["link"]:
+            first, to = (same.get(raw.get(key), raw.get(key)) for key in ("from", "to"))
+            if set(raw) != {"from", "to", "q"} or first not in links or to not in links:
+                raise CorpusError(f"{path.name}: a link needs from, to (both known intents) and q, found {raw}")
+            links[first].append(Link(to, tuple(text.strip() for text in _strings(raw, "q", path.name))))
+    return [replace(intent, links=tuple(links[intent.id])) for intent in intents]
 
 
 def _with_wordings(intents: list[Intent], folder: Path) -> list[Intent]:
@@ -94,6 +132,11 @@ def _intent(raw: dict[str, Any], where: str, parent: str) -> Intent:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9./-]*", name):
         raise CorpusError(f"{where}: id {name!r} is not made of lower-case letters, digits and '-'")
     where = f"{where} ({name})"
+    questions = tuple(_pattern(p, where) for p in _strings(raw, "q", where))
+    if "same_as" in raw:
+        if set(raw) != _KEYS_OF_SAME:
+            raise CorpusError(f"{where}: what is the same as another intent has id, same_as and q only")
+        return Intent(name, "", "", questions, (), same_as=raw["same_as"])
     unknown = set(raw) - _KEYS
     if unknown or (parent and "follow" in raw):
         raise CorpusError(f"{where}: unknown keys {sorted(unknown or {'follow'})}")
@@ -108,7 +151,7 @@ def _intent(raw: dict[str, Any], where: str, parent: str) -> Intent:
         id=name,
         topic=raw["topic"].strip().rstrip("."),
         think=raw["think"].strip(),
-        questions=tuple(_pattern(p, where) for p in _strings(raw, "q", where)),
+        questions=questions,
         answers=tuple(a.strip() for a in _strings(raw, "a", where)),
         follow=tuple(_intent(f, where, f"{name}/{i + 1}") for i, f in enumerate(follow)),
         system=tuple(_strings(raw, "system", where)) if "system" in raw else (),

@@ -1,19 +1,36 @@
-"""Training the target: plain next-token prediction of what the model writes."""
+"""Training the target: next-token prediction of what the model writes, and of which subject it will be about."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from pocket import corpus, kernels, tokenizer
 from pocket.batches import Batch, Stream, held_out
 from pocket.conversation import Generator
 from pocket.network import Target
+from pocket.sizes import TARGET
 
 BUDGET = 2560
 HELD_OUT = 128
+SUBJECT_WEIGHT = 1.0
+
+
+class TargetWithSubjects(nn.Module):
+    """The target and, for training only, a classifier that reads where a question ends.
+
+    Many answers begin alike, so the next tokens alone teach late, and at many places, what a question was about. The
+    target's parameters come first: a checkpoint's beginning is the target.
+    """
+
+    def __init__(self, subjects: int) -> None:
+        super().__init__()
+        self.target = Target()
+        self.subjects = nn.Linear(TARGET.hidden, subjects)
+        nn.init.zeros_(self.subjects.weight)
 
 
 class TargetJob:
@@ -23,8 +40,8 @@ class TargetJob:
 
     def __init__(self, folder: Path, seed: int) -> None:
         torch.manual_seed(seed)
-        self.module = Target()
         self._generator = Generator(corpus.load(folder / "corpus"), seed)
+        self.module = TargetWithSubjects(len(self._generator.subjects))
         self._tokenizer = tokenizer.load(folder / "tokenizer.json")
 
     def stream(self, rank: int, world: int) -> Stream:
@@ -32,24 +49,37 @@ class TargetJob:
         return Stream(self._generator, self._tokenizer, BUDGET, rank, world, cut=True)
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
-        """Summed negative log-likelihood of the learned tokens."""
-        hidden, _ = self.module(batch.ids)
+        """Summed negative log-likelihood of the learned tokens and of the subjects; rows counts the tokens."""
+        hidden = self._hidden(batch)
         rows = batch.rows
-        logits = self.module.logits(hidden.view(-1, hidden.shape[-1])[rows])
-        return kernels.capped_nll(logits, batch.labels).sum(), len(rows)
+        nll = kernels.capped_nll(self.module.target.logits(hidden[rows]), batch.labels).sum()
+        guess = self.module.subjects(hidden[batch.asked].float())
+        return nll + SUBJECT_WEIGHT * F.cross_entropy(guess, batch.subjects, reduction="sum"), len(rows)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """Hidden states [B * L, H]."""
+        hidden, _ = self.module.target(batch.ids)
+        return hidden.view(-1, hidden.shape[-1])
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss, share of right tokens and of conversations without one wrong token (greedy would write them)."""
-        loss = rows = right = exact = count = 0.0
+        """Loss, share of right tokens, of conversations without one wrong token, of subjects understood."""
+        loss = rows = right = exact = count = understood = asked = 0.0
         for batch in held_out(self._generator, self._tokenizer, HELD_OUT, BUDGET):
-            hidden, _ = self.module(batch.ids)
+            hidden = self._hidden(batch)
             at, labels = batch.rows, batch.labels
-            logits = self.module.logits(hidden.view(-1, hidden.shape[-1])[at]).float()
+            logits = self.module.target.logits(hidden[at]).float()
             loss += float(kernels.capped_nll(logits, labels).sum())
             hit = logits.argmax(-1) == labels
             owner = at // batch.ids.shape[1]
             wrong = torch.zeros(len(batch.ids)).index_add_(0, owner, (~hit).float())
             rows, right = rows + len(at), right + float(hit.sum())
             exact, count = exact + float((wrong == 0).sum()), count + len(batch.ids)
-        return {"held_out_loss": loss / rows, "held_out_tokens": right / rows, "held_out_exact": exact / count}
+            guess = self.module.subjects(hidden[batch.asked].float()).argmax(-1)
+            understood, asked = understood + float((guess == batch.subjects).sum()), asked + len(guess)
+        return {
+            "held_out_loss": loss / rows,
+            "held_out_tokens": right / rows,
+            "held_out_exact": exact / count,
+            "held_out_subjects": understood / asked,
+        }

@@ -1,0 +1,53 @@
+"""Places in a conversation from which it can go on although the rings have moved past them.
+
+Full layers keep every position, so for them going back is a matter of the mask. A ring forgets: after an answer of
+more than SLACK tokens the window before the answer is gone. A snapshot is a copy of the rings, in 16 bits 7 MB for E2B,
+24 MB for E4B, 0.4 GB for 12B, 0.2 GB for 26B-A4B and 0.9 GB for 31B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlxmtp.models.cache import KVCache
+
+KEPT, KEPT_BYTES = 4, 768 * 2**20
+"""The newest snapshot is always kept; older ones while there are no more than this and they stay below these bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The rings when positions 0 .. length - 1 had been read, and the hidden state [1, H] of the last of them."""
+
+    length: int
+    hidden: mx.array
+    rings: list[mx.array]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(ring.nbytes for ring in self.rings)
+
+
+class Snapshots:
+    """The places to go back to in one conversation, oldest first."""
+
+    def __init__(self) -> None:
+        self._all: list[Snapshot] = []
+
+    def take(self, cache: KVCache, length: int, hidden: mx.array) -> None:
+        """Remembers the rings of `cache`, which has just read position `length - 1`."""
+        self.forget_beyond(length - 1)
+        self._all.append(Snapshot(length, hidden, cache.rings()))
+        while len(self._all) > 1 and (len(self._all) > KEPT or sum(one.nbytes for one in self._all) > KEPT_BYTES):
+            del self._all[0]
+
+    def forget_beyond(self, length: int) -> None:
+        """Drops what was remembered of a continuation that is given up after `length` positions."""
+        self._all = [one for one in self._all if one.length <= length]
+
+    def last(self) -> Snapshot | None:
+        """The one furthest into the conversation."""
+        return self._all[-1] if self._all else None

@@ -1,0 +1,196 @@
+"""One answer: rounds in, events out, the thought's budget kept, numbers counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+from mlxmtp.engine.drafting import Drafting, explain
+from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.stats import Meter, Stats
+from mlxmtp.engine.thinking import CLOSE, Splitter
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from mlxmtp.decode.decoder import Round
+    from mlxmtp.decode.sampling import Sampling
+    from mlxmtp.models.config import ModelConfig
+
+OnPrefill = Callable[[int, int], None]
+"""Called with (tokens read, tokens to read) while the prompt is read."""
+
+
+class DecoderLike(Protocol):
+    """What is asked of a decoder: the contract of `mlxmtp.decode.decoder.Decoder`."""
+
+    reused: int
+
+    @property
+    def depth(self) -> Drafting:
+        """The draft length's controller."""
+
+    def rounds(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        num_draft_tokens: int | Literal["auto"],
+        sampling: Sampling,
+        stop: Collection[int],
+        on_prefill: OnPrefill | None,
+        return_to: int | None,
+    ) -> Iterator[Round]:
+        """A generator that decodes until a stop token (the last one yielded) or `max_tokens`."""
+
+    def held(self) -> tuple[list[int], int, list[mx.array]]:
+        """Tokens, highest position written, and the K/V of what was read and written."""
+
+    def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[mx.array]) -> None:
+        """Goes on from what `held` gave; raises ValueError if the shapes are another model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a decoder: prompt ids, choices, who watches the prompt's progress, where to come back to."""
+
+    prompt: list[int]
+    params: Params
+    on_prefill: OnPrefill | None = None
+    return_to: int | None = None
+
+
+class Answer:
+    """An answer on its way: iterate over its events once; `stats` can be asked at any moment.
+
+    Closing it, at any point, leaves the model ready for the next request.
+    """
+
+    def __init__(self, events: Generator[Event, None, None], stats: Callable[[], Stats]) -> None:
+        self._events = events
+        self._stats = stats
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    @property
+    def stats(self) -> Stats:
+        """The numbers so far."""
+        return self._stats()
+
+    def close(self) -> None:
+        """Stop here."""
+        self._events.close()
+
+
+def answer(decoder: DecoderLike, config: ModelConfig, tokenizer: Tokenizer, request: Request) -> Answer:
+    """The answer to a request, on its way."""
+    meter = Meter(len(request.prompt), request.params.with_seed())
+
+    def stats() -> Stats:
+        if not meter.began:
+            meter.reused_tokens = decoder.reused
+        return meter.stats(peak_memory=_peak_memory(), draft_reason=explain(decoder.depth))
+
+    return Answer(_events(decoder, config, tokenizer, request, meter, stats), stats)
+
+
+def _events(
+    decoder: DecoderLike,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    request: Request,
+    meter: Meter,
+    stats: Callable[[], Stats],
+) -> Generator[Event, None, None]:
+    params = request.params
+    stop = config.stop_ids if params.stop is None else frozenset(params.stop)
+    detokenizer = tokenizer.detokenizer()
+    splitter = Splitter(inside=tokenizer.opens_in_thought(request.prompt))
+    last: int | None = None
+    rounds = _rounds(decoder, config, tokenizer, request, stop, meter.seed)
+    # The rounds are closed here and now when this generator is: the cache must be exact by then.
+    with closing(rounds):
+        for round_ in rounds:
+            if not meter.began:
+                meter.reused_tokens = decoder.reused
+            meter.add(round_)
+            last = round_.tokens[-1]
+            text = "".join(detokenizer.add(token) for token in round_.tokens if token not in stop)
+            for event in _merged(splitter.feed(text)):
+                meter.show()
+                yield event
+    yield from _merged([*splitter.feed(detokenizer.flush()), *splitter.finish()])
+    yield End(_finish_reason(last, stop, tokenizer), stats())
+
+
+def _rounds(
+    decoder: DecoderLike,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    request: Request,
+    stop: Collection[int],
+    seed: int,
+) -> Generator[Round, None, None]:
+    """The rounds of an answer. A thought that reaches its budget is closed with the mark the model would have written.
+
+    The cut is at a token, not at a round, so the draft length does not move it.
+    """
+    from mlxmtp.decode.decoder import Round
+
+    params, prompt = request.params, request.prompt
+    limit = params.token_limit(config.generation, config.max_positions - len(prompt))
+    sampling = params.sampling(config.generation, seed)
+    close = tokenizer.special_id(CLOSE)
+    budget = params.think_tokens if params.think and close is not None else None
+
+    def more(so_far: list[int], count: int, return_to: int | None) -> Iterator[Round]:
+        rounds = decoder.rounds(
+            so_far,
+            max_tokens=count,
+            num_draft_tokens=params.num_draft_tokens,
+            sampling=sampling,
+            stop=stop,
+            on_prefill=None if len(so_far) > len(prompt) else request.on_prefill,
+            return_to=return_to,
+        )
+        with closing(cast("Generator[Round, None, None]", rounds)):
+            yield from rounds
+
+    said: list[int] = []
+    for round_ in more(prompt, limit if budget is None else min(limit, budget), request.return_to):
+        said += round_.tokens
+        yield round_
+    if budget is None or close is None or len(said) < budget or len(said) >= limit or said[-1] in stop:
+        return
+    if tokenizer.opens_in_thought([*prompt, *said]):
+        said.append(close)
+        yield Round((close,), (), 0)
+    if len(said) < limit:
+        yield from more([*prompt, *said], limit - len(said), None)
+
+
+def _finish_reason(last: int | None, stop: Collection[int], tokenizer: Tokenizer) -> FinishReason:
+    if last is None or last not in stop:
+        return "length"
+    return "tool" if last == tokenizer.special_id("<|tool_response>") else "stop"
+
+
+def _merged(events: Sequence[Text | Thinking]) -> Iterator[Text | Thinking]:
+    """Neighbours of one kind as one event."""
+    for kind, run in groupby(events, type):
+        yield kind("".join(event.text for event in run))
+
+
+def _peak_memory() -> int:
+    import mlx.core as mx
+
+    return mx.get_peak_memory()

@@ -1,0 +1,73 @@
+"""Keys and values on disk: a conversation, or a text of which much is asked, goes on without being read again.
+
+One safetensors file: the tokens, one array per layer with keys and values of its own, and as metadata what wrote it.
+A file of another model, another version of it, of MLX or of this layout, or a damaged one is refused; nothing of it is
+used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import mlx.core as mx
+
+from mlxmtp.errors import CacheRefused
+
+if TYPE_CHECKING:
+    from mlxmtp.engine.answer import DecoderLike
+
+_FORMAT = "1"
+"""Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
+
+
+def fingerprint(folder: Path) -> str:
+    """What the files of a checkpoint are: changes when one is replaced. Reads the configuration, stats the weights."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        real = path.resolve()  # in the Hugging Face cache the name behind the link is the content's hash
+        status = real.stat()
+        digest.update(f"{real.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def save(decoder: DecoderLike, path: Path, folder: Path) -> int:
+    """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all."""
+    tokens, newest, buffers = decoder.held()
+    arrays = {f"layer.{i}": buffer for i, buffer in enumerate(buffers)}
+    arrays["tokens"] = mx.array(tokens, mx.int32)
+    part = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
+    try:
+        mx.save_safetensors(str(part), arrays, _label(folder) | {"newest": str(newest)})
+        part.chmod(0o600)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def load(decoder: DecoderLike, path: Path, folder: Path) -> int:
+    """Takes up what was saved; returns the number of tokens. Raises CacheRefused, and then changes nothing."""
+    try:
+        loaded = mx.load(str(path), format="safetensors", return_metadata=True)
+        arrays, label = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
+        newest = int(label.pop("newest"))
+        tokens = cast("list[int]", arrays.pop("tokens").tolist())
+        buffers = [arrays[f"layer.{i}"] for i in range(len(arrays))]
+        mx.eval(buffers)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise CacheRefused(f"{path} holds no keys and values ({error}): the text is read again.") from error
+    if label != _label(folder):
+        raise CacheRefused(f"{path} is of another model or of another version of it: the text is read again.")
+    try:
+        decoder.take_up(tokens, newest, buffers)
+    except ValueError as error:
+        raise CacheRefused(f"{path} does not fit this model ({error}): the text is read again.") from error
+    return len(tokens)
+
+
+def _label(folder: Path) -> dict[str, str]:
+    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx")}

@@ -1,0 +1,127 @@
+"""Turns after turns on one decoder: each reads only what is new, and says what a fresh decoder would say."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxmtp.decode import snapshots
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.models.cache import SLACK
+from tests.golden import FAMILIES, load_golden
+from tests.networks import decode, drafter, target
+
+LONG = 2 * SLACK + 40
+"""Tokens of an answer after which no ring of the goldens (windows of 16 and less) can go back to its beginning."""
+
+
+def decoder(family: str, **options: object) -> Decoder:
+    return Decoder(target(family), drafter(family), **({"compiled": "never"} | options))  # type: ignore[arg-type]
+
+
+def prompt(family: str) -> list[int]:
+    return load_golden(family).records["long"].prompt
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_turn_whose_answer_is_not_repeated_goes_back_to_its_prompt(family):
+    """As after a thought: the next prompt holds the last one, then something else than what was generated."""
+    engine = decoder(family)
+    first = prompt(family)
+    said = decode(engine, first, LONG, num_draft_tokens=3, return_to=len(first))
+    following = [*first, *said[-20:], 5, 6, 7]
+    assert decode(engine, following, 20) == decode(decoder(family), following, 20)
+    assert engine.reused == len(first)
+
+
+def test_without_a_snapshot_such_a_turn_reads_everything_again():
+    engine, first = decoder("e2b"), prompt("e2b")
+    said = decode(engine, first, LONG)
+    following = [*first, *said[-20:], 5]
+    assert decode(engine, following, 20) == decode(decoder("e2b"), following, 20)
+    assert engine.reused == 0
+
+
+@pytest.mark.parametrize("family", ["e2b", "31b"])
+def test_the_same_prompt_again_reads_nothing(family):
+    engine, first = decoder(family), prompt(family)
+    said = decode(engine, first, LONG, return_to=len(first))
+    read: list[int] = []
+    again = decode(engine, first, LONG, on_prefill=lambda done, total: read.append(done))
+    assert (again, engine.reused, read) == (said, len(first), [])
+
+
+def test_a_snapshot_before_the_end_of_the_prompt_serves_templates_that_close_a_thought_there():
+    engine, first = decoder("12b"), prompt("12b")
+    decode(engine, first, LONG, return_to=len(first) - 4)
+    following = [*first[:-4], 9, 8, 7]
+    assert decode(engine, following, 20) == decode(decoder("12b"), following, 20)
+    assert engine.reused == len(first) - 4
+
+
+def test_a_question_taken_back_returns_to_the_turn_before():
+    engine, first = decoder("e2b"), prompt("e2b")
+    said = decode(engine, first, LONG, return_to=len(first))
+    second = [*first, *said, 4, 5, 6]
+    decode(engine, second, LONG, return_to=len(second))
+    assert engine.reused == len(first) + len(said) - 1
+    other = [*first, *said, 9, 9]
+    assert decode(engine, other, 20) == decode(decoder("e2b"), other, 20)
+    assert engine.reused == len(first)
+
+
+def test_a_snapshot_outlives_growth_of_the_buffers():
+    engine, first = decoder("e2b"), prompt("e2b")[:10]  # taken while the ring is shorter than it can become
+    decode(engine, first, 2, return_to=len(first))
+    engine._cache.reserve(4096)
+    decode(engine, [*first, *prompt("e2b")], LONG)
+    assert decode(engine, first, 20) == decode(decoder("e2b"), first, 20)
+    assert engine.reused == len(first)
+
+
+def test_old_snapshots_make_room_for_new_ones(monkeypatch):
+    monkeypatch.setattr(snapshots, "KEPT_BYTES", 1)
+    engine, first = decoder("e2b"), prompt("e2b")
+    decode(engine, first[:40], LONG, return_to=40)
+    decode(engine, first, LONG, return_to=len(first))
+    assert [one.length for one in engine._snapshots._all] == [len(first)]
+
+
+def test_ctrl_c_between_two_layers_of_a_chunk_does_not_leave_a_broken_ring(monkeypatch):
+    engine, first = decoder("e2b"), prompt("e2b")
+    said = decode(engine, first, 4)
+    following = [*first, *said, *first, *first]
+
+    class Interrupting:
+        def __init__(self, block: object) -> None:
+            self.kind = block.kind  # type: ignore[attr-defined]
+
+        def __call__(self, *arguments: object, **named: object) -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        blocks = engine.target._blocks
+        patch.setattr(engine.target, "_blocks", [*blocks[:2], Interrupting(blocks[2]), *blocks[3:]])
+        with pytest.raises(KeyboardInterrupt):
+            decode(engine, following, 4)
+    assert decode(engine, following, 20) == decode(decoder("e2b"), following, 20)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[int, int, int, int]]:
+    """Turns: where to cut the conversation, new tokens, answer length, how far from the end a snapshot is taken."""
+    turn = st.tuples(st.integers(0, 400), st.integers(1, 30), st.integers(1, 110), st.integers(0, 12))
+    return draw(st.lists(turn, min_size=2, max_size=6))
+
+
+@settings(max_examples=25, deadline=None)
+@given(histories(), st.sampled_from([0, 1]))
+def test_any_conversation_says_what_fresh_decoders_would_say(history, in_flight):
+    engine = decoder("e2b", in_flight=in_flight)
+    conversation: list[int] = []
+    for number, (cut, new, length, back) in enumerate(history):
+        start = len(conversation) if cut > 200 else min(cut, len(conversation))
+        conversation = conversation[:start] + [(7 * number + 3 * i) % 100 + 4 for i in range(new)]
+        options = {"num_draft_tokens": number % 4}
+        said = decode(engine, conversation, length, return_to=len(conversation) - back, **options)
+        assert said == decode(decoder("e2b"), conversation, length, **options)
+        conversation = conversation + said

@@ -1,0 +1,140 @@
+"""Conversations with the built-in model: every turn reads only what is new and says what a fresh model would say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.engine.engine import Model
+from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.stats import Stats
+from mlxmtp.models.load import load_drafter, load_target
+
+POCKET = Path(__file__).parents[2] / "assets/pocket"
+QUESTIONS = [
+    "What is a drafter?", "How do I download a model?", "What is the capital of Peru?", "What does --top-k do?",
+    "How do I see what is installed?", "Does drafting change the text?", "What is MTP?", "Thank you!",
+]  # fmt: skip
+Messages = list[dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Any, Any, Tokenizer]:
+    target = load_target(POCKET / "target")
+    return target, load_drafter(POCKET / "drafter", target), Tokenizer.load(POCKET / "target")
+
+
+@pytest.fixture
+def fresh(parts):
+    def make(*, drafts: bool = True) -> Model:
+        target, drafter, tokenizer = parts
+        return Model(Decoder(target, drafter if drafts else None, compiled="never"), target.config, tokenizer)
+
+    return make
+
+
+def turn(model: Model, messages: Messages, params: Params, **options: Any) -> tuple[str, str, Stats]:
+    text = thought = ""
+    for event in model.stream(messages, params, **options):
+        if isinstance(event, Text):
+            text += event.text
+        elif isinstance(event, Thinking):
+            thought += event.text
+        elif isinstance(event, End):
+            return text, thought, event.stats
+    raise AssertionError("a stream ends with End")
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_twenty_turns_read_each_token_of_their_history_once(fresh, think):
+    model, messages, before, written = fresh(), [], 0, 0
+    params = Params(temp=0.0, think=think, max_tokens=120)
+    for number in range(20):
+        messages.append({"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]})
+        text, thought, stats = turn(model, messages, params)
+        assert bool(thought) == think
+        if number:
+            # A thought is left out of the next prompt: its answer is read again, nothing before it is.
+            assert stats.reused_tokens == before if think else stats.reused_tokens >= before + written - 2
+        before, written = stats.prompt_tokens, stats.generation_tokens
+        if number % 6 == 5:
+            assert turn(fresh(), messages, params)[:2] == (text, thought)
+        messages.append({"role": "assistant", "content": text})
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_answering_again_and_taking_back_read_almost_nothing(fresh, think):
+    model, params = fresh(), Params(temp=0.0, think=think, max_tokens=150)
+    messages = [{"role": "user", "content": "Tell me about all commands"}]
+    first = turn(model, messages, params)
+    again = turn(model, messages, params)
+    assert again[:2] == first[:2]
+    assert again[2].reused_tokens == first[2].prompt_tokens
+    longer = [*messages, {"role": "assistant", "content": first[0]}, {"role": "user", "content": "What is a round?"}]
+    second = turn(model, longer, params)
+    other = [*longer[:-1], {"role": "user", "content": "What is bench?"}]
+    edited = turn(model, other, params)
+    assert edited[2].reused_tokens >= first[2].prompt_tokens
+    assert edited[:2] == turn(fresh(), other, params)[:2]
+    assert turn(model, longer, params)[:2] == second[:2]
+
+
+def test_an_answer_that_was_closed_is_continued_from_where_it_stood(fresh):
+    model, params = fresh(), Params(temp=0.0)
+    messages = [{"role": "user", "content": "List all commands"}]
+    whole = turn(fresh(), messages, params)[0]
+    answer, kept = model.stream(messages, params), ""
+    for event in answer:
+        kept += event.text if isinstance(event, Text) else ""
+        if len(kept) > 60:
+            break
+    answer.close()
+    begun = [*messages, {"role": "assistant", "content": kept}]
+    rest, _, stats = turn(model, begun, params, continues=True)
+    assert kept + rest == whole
+    assert stats.prompt_tokens - stats.reused_tokens <= 3
+
+
+@pytest.mark.parametrize("drafts", [0, 3, "auto"])
+def test_a_thought_ends_at_its_budget_whatever_is_drafted(fresh, drafts):
+    messages = [{"role": "user", "content": "What is a drafter?"}]
+    full = turn(fresh(), messages, Params(temp=0.0, think=True))
+    params = Params(temp=0.0, think=True, think_tokens=8, num_draft_tokens=drafts)
+    model = fresh()
+    text, thought, stats = turn(model, messages, params)
+    assert full[1].startswith(thought)
+    assert 0 < len(thought) < len(full[1])
+    assert text
+    assert "channel" not in text
+    assert (text, thought) == turn(fresh(drafts=False), messages, params)[:2]
+    assert stats.generation_tokens > 9
+    roomy = turn(model, messages, Params(temp=0.0, think=True, think_tokens=400, num_draft_tokens=drafts))
+    assert roomy[:2] == full[:2]
+
+
+def test_a_budget_beyond_the_limit_of_the_answer_changes_nothing(fresh):
+    messages = [{"role": "user", "content": "What is a drafter?"}]
+    for tokens in (5, 9, 10):
+        cut = turn(fresh(), messages, Params(temp=0.0, think=True, max_tokens=tokens))
+        limited = turn(fresh(), messages, Params(temp=0.0, think=True, max_tokens=tokens, think_tokens=9))
+        assert limited[2].generation_tokens == cut[2].generation_tokens == tokens
+
+
+def test_a_template_that_opens_each_answer_with_an_empty_thought_is_returned_to_before_it(tmp_path):
+    for path in (POCKET / "target").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    template = tmp_path / "chat_template.jinja"
+    source = template.read_text()
+    template.unlink()
+    template.write_text(
+        source.replace(
+            r"'<|turn>model\n' -}}{%- endif -%}", r"'<|turn>model\n<|channel>thought\n<channel|>' -}}{%- endif -%}"
+        )
+    )
+    tokenizer = Tokenizer.load(tmp_path)
+    messages = [{"role": "user", "content": "Hi"}]
+    ids = tokenizer.prompt_ids(messages)
+    assert tokenizer.encode("<|channel>thought\n<channel|>") == ids[tokenizer.lasting(messages, ids) :]

@@ -1,0 +1,78 @@
+"""Keys and values on disk: going on from them says what reading everything again says; anything wrong is refused."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlxmtp.engine.engine import Model
+from mlxmtp.errors import CacheRefused
+from tests.golden import FAMILIES, load_golden
+from tests.networks import tokens
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    shutil.copytree(load_golden("e2b").target, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def said(model: Model, prompt: list[int], count: int = 20) -> list[int]:
+    return tokens(model.rounds(prompt, max_tokens=count, num_draft_tokens=3, stop=()))
+
+
+@pytest.mark.parametrize("length", [7, 300])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_process_goes_on_as_if_it_had_read_the_text(family, length, tmp_path):
+    golden = load_golden(family)
+    prompt = (golden.records["long"].prompt * 8)[:length]
+    first = Model.load(golden.target, golden.drafter)
+    following = [*prompt, *said(first, prompt), 5, 6]
+    size = first.save_cache(tmp_path / "kv.safetensors")
+    assert size == (tmp_path / "kv.safetensors").stat().st_size
+    second = Model.load(golden.target, golden.drafter)
+    assert second.load_cache(tmp_path / "kv.safetensors") == length + 19
+    assert said(second, following) == said(Model.load(golden.target), following)
+    assert second._decoder.reused == length + 19
+    assert [path.name for path in tmp_path.iterdir()] == ["kv.safetensors"]
+
+
+def test_a_file_of_another_model_or_of_a_replaced_one_is_refused(copied, tmp_path):
+    prompt = load_golden("e2b").records["short"].prompt
+    model = Model.load(copied)
+    said(model, prompt)
+    model.save_cache(tmp_path / "kv.safetensors")
+    with pytest.raises(CacheRefused, match="another model"):
+        Model.load(load_golden("e4b").target).load_cache(tmp_path / "kv.safetensors")
+    (weights,) = copied.glob("*.safetensors")
+    weights.touch()
+    with pytest.raises(CacheRefused, match="another model"):
+        model.load_cache(tmp_path / "kv.safetensors")
+
+
+@pytest.mark.parametrize("left", [0, 7, 100, 3000])
+def test_a_damaged_file_is_refused_and_the_conversation_goes_on(copied, tmp_path, left):
+    prompt = load_golden("e2b").records["long"].prompt
+    model = Model.load(copied)
+    said(model, prompt)
+    path = tmp_path / "kv.safetensors"
+    model.save_cache(path)
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(CacheRefused, match="read again"):
+        model.load_cache(path)
+    assert said(model, prompt) == said(Model.load(copied), prompt)
+
+
+def test_arrays_of_the_wrong_shape_are_refused(copied, tmp_path):
+    model = Model.load(copied)
+    said(model, load_golden("e2b").records["long"].prompt)
+    path = tmp_path / "kv.safetensors"
+    model.save_cache(path)
+    loaded: Any = mx.load(str(path), return_metadata=True)
+    arrays, label = loaded
+    for name, broken in [("layer.0", arrays["layer.0"][:, :, :, :2]), ("tokens", arrays["tokens"][:3])]:
+        mx.save_safetensors(str(path), arrays | {name: broken}, label)
+        with pytest.raises(CacheRefused, match="does not fit"):
+            model.load_cache(path)
