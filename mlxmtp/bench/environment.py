@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from mlxmtp.hub.machine import this_machine
 
 _PACKAGES = ("mlxmtp", "mlx", "mlx-lm", "tokenizers")
+_BUSY = 0.5  # load per core from which other programs disturb
 _SUPPLIES = Path("/sys/class/power_supply")
 
 
@@ -41,6 +43,21 @@ def conditions() -> dict[str, Any]:
     else:
         power, saving, heat = _linux_power(), None, None
     return {"power_source": power, "low_power_mode": saving, "thermal_pressure": heat, "load": _load()}
+
+
+def cautions(block: Mapping[str, Any]) -> list[str]:
+    """What speaks against measuring now, as sentences; `block` is that of `environment`."""
+    found = []
+    load, cores = block["load"], block["cores"] or 1
+    if load is not None and load >= _BUSY * cores:
+        found.append(f"Other programs are busy (load {load:g} on {cores} cores), so the figures will spread.")
+    if block["power_source"] == "battery":
+        found.append("This machine runs on battery, which can slow it down: plug it in to measure.")
+    if block["low_power_mode"]:
+        found.append("Low power mode is on and slows this machine down: switch it off to measure.")
+    if block["thermal_pressure"] not in (None, "none"):
+        found.append(f"The machine is hot ({block['thermal_pressure']}): let it cool, or measure with --cooldown 5.")
+    return found
 
 
 def power_source(said: str) -> str | None:

@@ -156,7 +156,8 @@ def _costs(cases: Sequence[CaseFigures]) -> str:
             times = [f"{1000 * point.measured:.2f} ms", f"{1000 * point.predicted:.2f} ms"]
             table.append([*place, *times, speed, guess])
     header = ["model", "prompt", "K", "rounds", "measured", "a + b K", "tok/s measured", "tok/s predicted"]
-    return _table(header, table)
+    note = "Measured speeds also hold pauses of the machine, and rounds that the end of a run cut off."
+    return f"{_table(header, table)}\n\n{note}"
 
 
 def _environment(report: Report) -> Iterator[str]:

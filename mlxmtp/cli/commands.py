@@ -22,6 +22,7 @@ Examples:
   git diff | mlxmtp ask "Write a commit message"
   mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
   mlxmtp pull e4b
+  mlxmtp bench -m e4b
 """
 
 app = typer.Typer(

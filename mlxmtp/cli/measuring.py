@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.bench import lines, markdown, plot
 from mlxmtp.bench.compare import compare_reports
-from mlxmtp.bench.environment import conditions, environment
+from mlxmtp.bench.environment import cautions, conditions, environment
 from mlxmtp.bench.report import Report, read_report
 from mlxmtp.bench.runner import Entrant, Plan, Run, prompts_of
 from mlxmtp.bench.suite import SUITES, Text, read_suites
@@ -69,6 +69,8 @@ class Measuring:
         texts = read_suites(self._wanted.suites or SUITES, self._system())
         entrants = [self._entrant(name, texts) for name in self._wanted.models or (self._settings.model,)]
         report = Report(datetime.now(UTC).isoformat(timespec="seconds"), self._asked(len(texts)), environment())
+        for caution in cautions(report.environment):
+            self._out.note(caution)
         write = self._begin(report)
         try:
             self._measure(entrants, report, write)

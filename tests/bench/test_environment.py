@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlxmtp.bench import environment
-from mlxmtp.bench.environment import low_power, power_source, thermal_pressure
+from mlxmtp.bench.environment import cautions, low_power, power_source, thermal_pressure
 
 BATTERY = (
     "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=1)\t71%; discharging; 4:11 remaining present: true\n"
@@ -79,3 +79,11 @@ def test_this_machine_is_described():
     assert found["chip"]
     assert found["memory_bytes"] > found["usable_bytes"] > 0
     assert found["versions"]["mlx"]
+
+
+def test_what_speaks_against_measuring_now_is_said():
+    calm = {"load": 0.3, "cores": 8, "power_source": "AC", "low_power_mode": False, "thermal_pressure": "none"}
+    assert cautions(calm) == []
+    assert cautions(dict.fromkeys(calm)) == []
+    hot = {"load": 6.0, "power_source": "battery", "low_power_mode": True, "thermal_pressure": "CPU_Speed_Limit = 62"}
+    assert [sentence.split()[0] for sentence in cautions({**calm, **hot})] == ["Other", "This", "Low", "The"]

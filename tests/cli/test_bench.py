@@ -37,6 +37,7 @@ def bench(rig: FakeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("MLXMTP_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("MLXMTP_MODEL", raising=False)
+    monkeypatch.setattr("mlxmtp.bench.environment._load", lambda: 0.0)
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str, model: str | None = "pocket") -> tuple[int, str, str]:
@@ -201,6 +202,12 @@ def test_a_failure_in_the_middle_keeps_what_was_measured(bench, rig, monkeypatch
     code, out, err = bench(*SHORT, "-m", str(pocket))
     assert (code, err) == (1, "Error: The second model is damaged.\n")
     assert "yes (10 of 10)" in out
+
+
+def test_a_busy_machine_is_told(bench, monkeypatch):
+    monkeypatch.setattr("mlxmtp.bench.environment._load", lambda: 1000.0)
+    assert "Note: Other programs are busy (load 1000 on" in bench(*SHORT)[2]
+    assert bench(*SHORT, "-q")[2] == ""
 
 
 @pytest.mark.parametrize(

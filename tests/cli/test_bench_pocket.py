@@ -32,7 +32,7 @@ def run(command: dict[str, Any], *args: str) -> subprocess.CompletedProcess[str]
 
 
 def arguments(*args: str) -> list[str]:
-    return [sys.executable, "-m", "mlxmtp", "bench", *args]
+    return [sys.executable, "-m", "mlxmtp", "bench", "--quiet", *args]  # else a busy machine would be noted
 
 
 def test_a_whole_run_its_files_and_its_comparison(command, tmp_path):
