@@ -28,13 +28,12 @@ def _best(case: CaseFigures, drafted: Sequence[ArmFigures]) -> str:
         return ""
     speeds = f"{best.speed.tps.median:.1f} tok/s against {plain.speed.tps.median:.1f} plain"
     times = f"{gain.text(2)} times" + (" (one repetition: no spread is known)" if gain.count == 1 else "")
-    name = _named(best)
-    only = "" if len(drafted) == 1 else " the best of the lengths measured,"
+    name = _named(best) + ("" if len(drafted) == 1 else ", the best of the lengths measured,")
     if gain.high < 1:
-        return f"The drafter loses here: even {name},{only} gives {speeds}, {times}. The best draft length is 0."
+        return f"The drafter loses here: even {name} gives {speeds}, {times}. The best draft length is 0."
     if gain.low <= 1 or gain.median < 1 + _NEAR:
-        return f"The drafter makes no difference here: {name},{only} gives {speeds}, {times}."
-    return f"The drafter is worth it here: {name},{only} gives {speeds}, {times}."
+        return f"The drafter makes no difference here: {name} gives {speeds}, {times}."
+    return f"The drafter is worth it here: {name} gives {speeds}, {times}."
 
 
 def _named(row: ArmFigures) -> str:

@@ -189,17 +189,27 @@ class Rig:
         return Tie(margin, top * mx.finfo(target.dtype).eps / scale)
 
     def split(self, prompt: Sequence[int], k: int, rounds: int) -> Split:
-        """Time about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost, in turns."""
-        free = Decoder(self._target, _Free(), compiled="always" if self.compiled else "never")
-        for decoder in (self._decoder, free):
-            decoder.reserve(len(prompt) + 1 + (_TRACED + _BLOCK) * (k + 1))
-        sides = (self._decoder, free)
+        """Time about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost, in turns.
+
+        Both go on with the same text in the same buffers, so that no second context has to be held. Empty where the
+        model's context is too short for it.
+        """
+        decoder, blocks = self._decoder, -(-rounds // _BLOCK)
+        needed = 2 * blocks * _block_room(k)
+        text = list(prompt[: max(0, self._target.config.max_positions - needed)])
+        if not text:
+            return Split(k, (), ())
+        decoder.forget()
+        decoder.reserve(len(text) + needed)
+        decoder.depth = deepcopy(self._fresh)
+        sides = (self._drafter, _Free())
         seconds: tuple[list[float], list[float]] = ([], [])
-        self._decoder.depth = deepcopy(self._fresh)
-        # A block begins with rounds that do not count: they are traced, or out of step after the change of side.
-        for _ in range(-(-rounds // _BLOCK)):
-            for side, decoder in enumerate(sides):
-                seconds[side].extend(_rounds_of(decoder, prompt, k, self.sampling))
+        for _ in range(blocks):
+            for side, drafter in enumerate(sides):
+                decoder.draft_with(drafter)
+                seconds[side].extend(_rounds_of(decoder, text, k, self.sampling))
+                text = list(decoder.tokens)
+        decoder.draft_with(self._drafter)
         return Split(k, tuple(seconds[0]), tuple(seconds[1]))
 
 
@@ -216,12 +226,16 @@ class _Free:
         return Scores(mx.zeros((1, 1), mx.float32), mx.zeros((1,), mx.int32)), hidden
 
 
-def _rounds_of(decoder: Decoder, prompt: Sequence[int], k: int, sampling: Sampling) -> list[float]:
-    """Seconds of a block of rounds, each of which can keep up to k + 1 tokens."""
-    room = 1 + (_TRACED + _BLOCK) * (k + 1)
+def _block_room(k: int) -> int:
+    """Tokens that a block of rounds can keep."""
+    return 1 + (_TRACED + _BLOCK) * (k + 1)
+
+
+def _rounds_of(decoder: Decoder, text: Sequence[int], k: int, sampling: Sampling) -> list[float]:
+    """Seconds of a block of rounds after `text`. The first ones are traced, or out of step, and do not count."""
     found: list[float] = []
     last = time.perf_counter()
-    steps = decoder.rounds(prompt, max_tokens=room, num_draft_tokens=k, sampling=sampling)
+    steps = decoder.rounds(text, max_tokens=_block_room(k), num_draft_tokens=k, sampling=sampling)
     for number, _ in enumerate(steps):
         now = time.perf_counter()
         if number > _TRACED:

@@ -19,8 +19,10 @@ LONG, SHORT = GOLDEN.records["long"], GOLDEN.records["short"]
 TOKENS = 20
 
 
-@pytest.fixture
-def rig() -> Rig:
+@pytest.fixture(params=[0, 1], ids=["as on a CPU", "as on a GPU"])
+def rig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """With no round, or one, sent ahead of the one that is read."""
+    monkeypatch.setattr("mlxmtp.decode.decoder.rounds_in_flight", lambda: request.param)
     made = Rig(target("e2b"), drafter("e2b"))
     made.prepare(LONG.prompt, TOKENS, [0, 2, "auto"])
     return made
@@ -115,7 +117,17 @@ def test_a_split_times_as_many_rounds_with_the_drafter_as_without(rig):
     split = rig.split(LONG.prompt, 2, 12)
     assert (len(split.drafted), len(split.free)) == (12, 12)
     assert min(split.drafted + split.free) > 0
+    text = rig._decoder.tokens[len(LONG.prompt) :]
+    shared = min(len(text), len(LONG.greedy))
+    assert text[:shared] == LONG.greedy[:shared]
     assert list(rig.take(LONG.prompt, TOKENS, 2).tokens) == LONG.greedy[:TOKENS]
+
+
+@pytest.mark.slow
+def test_a_split_stays_within_the_context(rig, monkeypatch):
+    monkeypatch.setattr(type(rig._target.config), "max_positions", len(LONG.prompt) + TOKENS)
+    assert len(rig.split(LONG.prompt, 1, 6).free) == 6
+    assert rig.split(LONG.prompt, 8, 6).free == ()
 
 
 @pytest.mark.slow
