@@ -29,8 +29,9 @@ def _best(case: CaseFigures, drafted: Sequence[ArmFigures]) -> str:
     speeds = f"{best.speed.tps.median:.1f} tok/s against {plain.speed.tps.median:.1f} plain"
     times = f"{gain.text(2)} times" + (" (one repetition: no spread is known)" if gain.count == 1 else "")
     name = _named(best) + ("" if len(drafted) == 1 else ", the best of the lengths measured,")
-    if gain.high < 1:
-        return f"The drafter loses here: even {name} gives {speeds}, {times}. The best draft length is 0."
+    if gain.high < 1 and (gain.count > 1 or gain.median < 1 - _NEAR):
+        even = "even " if len(drafted) > 1 else ""
+        return f"The drafter loses here: {even}{name} gives {speeds}, {times}. Of the lengths measured 0 is best."
     if gain.low <= 1 or gain.median < 1 + _NEAR:
         return f"The drafter makes no difference here: {name} gives {speeds}, {times}."
     return f"The drafter is worth it here: {name} gives {speeds}, {times}."

@@ -73,7 +73,9 @@ def test_what_an_interruption_left_half_done_does_not_count():
     ("samples", "says"),
     [
         (run(2), "The drafter is worth it here: drafting 3 gives 202.0 tok/s against 101.0 plain, 2.00"),
-        (run(0.8), "The drafter loses here: even drafting 3 gives 80.8 tok/s against 101.0 plain, 0.80"),
+        (run(0.8), "The drafter loses here: drafting 3 gives 80.8 tok/s against 101.0 plain, 0.80"),
+        (run(0.8, arms=(0, 3, "auto")), "even drafting 3, the best of the lengths measured, gives"),
+        (run(0.99, repetitions=1), "The drafter makes no difference here"),
         (run(1.01), "The drafter makes no difference here"),
         (run(2, repetitions=1), "no spread is known"),
         (run(1, {"code": 3, "chat": 1.5, "poem": 0.7}), "code 3.00, chat 1.50, poem 0.70. It loses on poem."),
