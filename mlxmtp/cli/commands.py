@@ -9,6 +9,7 @@ import typer
 from mlxmtp.cli import options
 from mlxmtp.cli.ask import ask
 from mlxmtp.cli.bench import bench
+from mlxmtp.cli.config import app as config
 from mlxmtp.cli.doctor import doctor
 from mlxmtp.cli.models import ls, rm, show
 from mlxmtp.cli.pull import pull
@@ -62,4 +63,5 @@ app.command("list", hidden=True)(ls)
 app.command("pull", short_help="Download a model with its drafter.")(pull)
 app.command("show", short_help="What a model consists of and needs.")(show)
 app.command("rm", short_help="Remove a model from the disk.")(rm)
+app.add_typer(config, name="config", short_help="The settings: show, path, edit.")
 app.command("doctor", short_help="Check this machine.")(doctor)
