@@ -8,6 +8,7 @@ import typer
 
 from mlxmtp.cli import options
 from mlxmtp.cli.ask import ask
+from mlxmtp.cli.bench import bench
 from mlxmtp.cli.config import app as config
 from mlxmtp.cli.convert import convert
 from mlxmtp.cli.doctor import doctor
@@ -23,6 +24,7 @@ Examples:
   git diff | mlxmtp ask "Write a commit message"
   mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
   mlxmtp pull e4b
+  mlxmtp bench -m e4b
   mlxmtp convert e4b:qat
 """
 
@@ -57,6 +59,7 @@ def frame(
 
 
 app.command("ask", short_help="One answer, made for pipes.")(ask)
+app.command("bench", short_help="Speed with and without the drafter.")(bench)
 app.command("ls", short_help="Models on this machine.")(ls)
 app.command("list", hidden=True)(ls)
 app.command("pull", short_help="Download a model with its drafter.")(pull)
