@@ -9,6 +9,7 @@
     ├── TooLarge       1   the model does not fit this machine's memory
     ├── SessionError   1   a saved conversation cannot be read
     │   └── SessionInUse   another window has it open
+    ├── ConversionError 1  the weights could not be converted or written
     └── DownloadError  1   the hub, the network or the disk did not give what a download needs
 
 `exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
@@ -61,6 +62,10 @@ class SessionError(MlxmtpError):
 
 class SessionInUse(SessionError):
     """Another window has the session open."""
+
+
+class ConversionError(MlxmtpError):
+    """A conversion could not be finished; what has been written is kept."""
 
 
 class TooLarge(MlxmtpError):

@@ -66,14 +66,15 @@ def chat(
         raise UsageError("-c continues the latest session and -r another: take one.")
     given = {key: value for key, value in ctx.params.items() if key in _settings()}
     loaded, out = begin(ctx, **given)
-    from mlxmtp.cli.choice import choose_target
+    from mlxmtp.cli.pick import pick_target
     from mlxmtp.cli.resume import Choice, conversation_for
+    from mlxmtp.hub.store import Store
 
     choice = Choice(continue_, resume, not no_save, model_given=model is not None, system_given=system is not None)
     loaded, conversation = conversation_for(loaded, out, choice)
     talk: Talk | None = None
     try:
-        target = choose_target(loaded, out)
+        target = pick_target(loaded, out, Store(loaded.places, loaded.aliases), loaded.settings.model)
         talk = _prepare(loaded, out, conversation, keeps=not no_save)
         talk.force, talk.debug = force, debug
         _begin(talk, target, file or [], resumed=continue_ or resume is not None)

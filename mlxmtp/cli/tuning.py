@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mlxmtp.cli.choice import choose_drafter, named_target, read_model, read_tokenizer
+from mlxmtp.cli.choice import read_model, read_tokenizer
 from mlxmtp.cli.figures import sheet_of
+from mlxmtp.cli.pick import pick_drafter, pick_target
 from mlxmtp.errors import UsageError
+from mlxmtp.hub.store import Store
 from mlxmtp.settings import typed_value
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def load(talk: Talk, target: Found) -> None:
     """Begin to read a model on its thread, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
     from mlxmtp.hub.room import require_memory
 
-    drafter = choose_drafter(talk.loaded, talk.out, target)
+    drafter = pick_drafter(talk.loaded.settings, talk.out, _store(talk), target, off=False)
     require_memory(target, drafter, _ANSWER, force=talk.force)
     talk.target, talk.drafter = target, drafter
     bits, draws = talk.loaded.settings.draft_bits, not talk.out.look.dumb
@@ -55,7 +57,7 @@ def model(talk: Talk, argument: str) -> None:
     # A drafter that was named belongs to the model before; the new one's own is taken.
     talk.change(model=argument, draft_model=None)
     try:
-        load(talk, named_target(talk.loaded, talk.out, argument))
+        load(talk, pick_target(talk.loaded, talk.out, _store(talk), argument))
     except (typer.Abort, KeyboardInterrupt):  # Ctrl+C at the question whether to download, or while that is going on
         talk.loaded = before
         talk.say("The model stays as it was.")
@@ -148,6 +150,10 @@ def stats(talk: Talk, argument: str) -> None:
         talk.say("There are no figures yet: ask something first.")
     else:
         talk.say("\n".join(f"{name:<12}{value}" for name, value in sheet_of(*talk.stats)))
+
+
+def _store(talk: Talk) -> Store:
+    return Store(talk.loaded.places, talk.loaded.aliases)
 
 
 def _field(key: str) -> str:

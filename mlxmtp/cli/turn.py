@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxmtp.cli.choice import answer_params, choose_drafter, choose_target, read_model, read_tokenizer
+from mlxmtp.cli.choice import answer_params, read_model, read_tokenizer
 from mlxmtp.cli.figures import stats_line
+from mlxmtp.cli.pick import pick_drafter, pick_target
 from mlxmtp.errors import ContextOverflow, MlxmtpError
+from mlxmtp.hub.store import Store
 
 if TYPE_CHECKING:
     from mlxmtp.chat.conversation import Conversation
@@ -59,6 +61,7 @@ class Turn:
         self._asking = asking
         self._form = form
         self._force = force
+        self._store = Store(loaded.places, loaded.aliases)
 
     def show_prompt(self) -> None:
         """--dry-run: the prompt and its length, from the tokenizer alone."""
@@ -66,7 +69,7 @@ class Turn:
         from mlxmtp.cli.presenters import as_json
         from mlxmtp.engine.engine import context_of
 
-        found = choose_target(self._loaded, self._out)
+        found = pick_target(self._loaded, self._out, self._store, self._settings.model)
         prompt = self._prompt(read_tokenizer(found))
         context, count = context_of(found.folder), len(prompt.ids)
         if self._form.json or self._form.jsonl:
@@ -83,8 +86,9 @@ class Turn:
         from mlxmtp.engine.engine import context_of
         from mlxmtp.hub.room import require_memory
 
-        found = choose_target(self._loaded, self._out)
-        drafter = choose_drafter(self._loaded, self._out, found, off=self._settings.num_draft_tokens == 0)
+        found = pick_target(self._loaded, self._out, self._store, self._settings.model)
+        off = self._settings.num_draft_tokens == 0
+        drafter = pick_drafter(self._settings, self._out, self._store, found, off=off)
         tokenizer = read_tokenizer(found)
         ids = self._prompt(tokenizer).ids
         self._check_room(len(ids), context_of(found.folder), found.name)
