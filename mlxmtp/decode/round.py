@@ -40,25 +40,26 @@ def make_round(target: Target, drafter: Any, k: int, filters: tuple[float, float
     """The round with ``k`` draft tokens. ``drafter`` needs ``context`` and ``step`` of ``models.drafter.Drafter``."""
 
     def draft(state: State, buffers: list[mx.array], key: mx.array) -> mx.array:
-        """Draft tokens [k]."""
+        """The bonus token and the draft tokens [k + 1]."""
         context = drafter.context(buffers, state.offset)
-        token, hidden, tokens = state.bonus, state.hidden, []
+        token, hidden, tokens = state.bonus, state.hidden, [state.bonus]
         for i in range(k):
             scores, hidden = drafter.step(target.embed(token), hidden, context)
-            token = choose(scores.values, key, state.offset + (i + 1), filters, scores.ids).astype(mx.int32)
-            tokens.append(token)
+            token = choose(scores.values, key, state.offset + (i + 1), filters, scores.ids)
+            tokens.append(token.astype(mx.int32))
         return mx.concatenate(tokens)
 
     def round_(state: State, buffers: list[mx.array], key: mx.array) -> tuple[State, list[mx.array], mx.array]:
         state = State(*state)
-        drafts = draft(state, buffers, key) if k else mx.zeros((0,), mx.int32)
+        tokens = draft(state, buffers, key) if k else state.bonus
         view = FixedView(target.cache_spec, buffers, state.offset, k + 1)
-        hidden = target.hidden(mx.concatenate([state.bonus, drafts]) if k else state.bonus, view)
+        hidden = target.hidden(tokens, view)
         positions = state.offset + mx.arange(1, k + 2)
         chosen = choose(target.logits(hidden), key, positions, filters).astype(mx.int32)  # [k + 1]
         if k == 0:
             report = mx.concatenate([chosen, mx.zeros((1,), mx.int32)])
             return State(chosen, hidden, state.offset + 1), view.buffers, report
+        drafts = tokens[1:]
         n = mx.cumprod((chosen[:-1] == drafts).astype(mx.int32)).sum(keepdims=True)  # [1]
         after = State(chosen[n], hidden[n], state.offset + n + 1)
         return after, view.buffers, mx.concatenate([chosen, drafts, n])

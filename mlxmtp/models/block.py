@@ -2,11 +2,12 @@
 
 * q, k and v are one product, gate and up another (``Product``);
 * q-norm, k-norm and v-norm are one RMS norm; their weights, the rotation of q and k and the cast are one
-  elementwise expression over the two halves of a head, which ``mx.compile`` turns into one kernel:
+  elementwise expression with one result, which ``mx.compile`` turns into one kernel:
 
-      [a (v cos) - b (w sin), b (w cos) + a (v sin)]      [a, b] = states / rms(states), [v, w] = the norm's weight
+      a (v [cos, sin]) + b (w [-sin, cos])      [a, b] = states / rms(states), [v, w] = the norm's weight
 
-  with v = w = 1, cos = 1, sin = 0 for the value heads;
+  with v = w = 1, cos = 1, sin = 0 for the value heads. Each half of a head on its own would be a kernel, a cast (those
+  of two results are not fused) and a copy, twice;
 * K and V are one buffer, so a layer writes once.
 """
 
@@ -68,43 +69,36 @@ def _join(modules: tuple[Any, ...]) -> Any:
 
 
 class Rotation(NamedTuple):
-    """cos and sin [1, L, 1, D/2] of the positions of a pass, for one kind of layer."""
+    """[cos, sin] and [-sin, cos] [1, L, heads or 1, 2, D/2] of the positions of a pass, for one kind of layer."""
 
-    cos: mx.array
-    sin: mx.array
+    first: mx.array
+    second: mx.array
 
     def last(self) -> "Rotation":
-        return Rotation(self.cos[:, -1:], self.sin[:, -1:])
-
-    def for_heads(self, turned: int, still: int) -> "Rotation":
-        """The same for ``turned`` heads that rotate followed by ``still`` heads that do not."""
-        if not still:
-            return self
-        _, rows, _, half = self.cos.shape
-        rest, shape = (1, rows, still, half), (1, rows, turned, half)
-        return Rotation(
-            mx.concatenate([mx.broadcast_to(self.cos, shape), mx.ones(rest)], axis=2),
-            mx.concatenate([mx.broadcast_to(self.sin, shape), mx.zeros(rest)], axis=2),
-        )
+        return Rotation(self.first[:, -1:], self.second[:, -1:])
 
 
 class Rotary:
     """Rotary embedding of one layer kind: angle_i = position * theta^(-2i / D) for the first part of a head.
 
     ``partial_rotary_factor`` f of the "proportional" type rotates the first f D/2 pairs and leaves the others
-    still; the exponent keeps the full D.
+    still; the exponent keeps the full D. ``heads`` (turned, still) is for q and k followed by v, whose angles are 0.
     """
 
-    def __init__(self, config: ModelConfig, kind: str) -> None:
+    def __init__(self, config: ModelConfig, kind: str, heads: tuple[int, int] = (1, 0)) -> None:
         rope = config.rope(kind)
         dim, theta = config.head_dim(kind), float(rope.get("rope_theta", 10000.0))
         pairs = int(rope.get("partial_rotary_factor", 1.0) * dim // 2)
-        self._speeds = mx.array([theta ** (-2 * i / dim) if i < pairs else 0.0 for i in range(dim // 2)])  # [D/2]
+        speeds = [theta ** (-2 * i / dim) if i < pairs else 0.0 for i in range(dim // 2)]
+        turned, still = heads
+        self._speeds = mx.array([speeds] * turned + [[0.0] * len(speeds)] * still)[:, None]  # [heads, 1, D/2]
+        mx.eval(self._speeds)
 
     def at(self, positions: mx.array) -> Rotation:
         """The rotation at ``positions`` [L]."""
-        angles = positions.astype(mx.float32)[None, :, None, None] * self._speeds
-        return Rotation(mx.cos(angles), mx.sin(angles))
+        angles = positions.astype(mx.float32)[None, :, None, None, None] * self._speeds
+        cos, sin = mx.cos(angles), mx.sin(angles)
+        return Rotation(mx.concatenate([cos, sin], axis=3), mx.concatenate([-sin, cos], axis=3))
 
 
 class Attention:
@@ -121,7 +115,8 @@ class Attention:
         if source.has_kv:
             norms.append(mx.broadcast_to(source.k_norm.weight, (self.kv_heads, self.head_dim)))
             norms.append(mx.ones((self.kv_heads, self.head_dim), source.q_norm.weight.dtype))
-        self._norms = mx.split(mx.concatenate(norms).astype(mx.float32), 2, axis=-1)  # two halves [heads, D/2]
+        halved = mx.concatenate(norms).astype(mx.float32).reshape(-1, 2, self.head_dim // 2)
+        self._norms = mx.split(halved, 2, axis=1)  # [heads, 1, D/2] each
 
     def arrays(self) -> list[Any]:
         return [self._project.arrays(), self._out.arrays(), self._norms]
@@ -135,11 +130,11 @@ class Attention:
         states = self._project(x).reshape(1, rows, -1, self.head_dim)
         if self._k_is_v:  # V is K before its norm: the same product, used twice
             states = mx.concatenate([states, states[:, :, self.heads :]], axis=2)
-        a, b = mx.split(mx.fast.rms_norm(states, None, self._eps), 2, axis=-1)
-        # Norm times rotation first: a product used twice would be a kernel of its own. float32 until the cast.
-        first = a * (self._norms[0] * turn.cos) - b * (self._norms[1] * turn.sin)
-        second = b * (self._norms[1] * turn.cos) + a * (self._norms[0] * turn.sin)
-        y = mx.concatenate([first.astype(x.dtype), second.astype(x.dtype)], axis=-1)
+        heads = states.shape[2]
+        normed = mx.fast.rms_norm(states, None, self._eps).reshape(1, rows, heads, 2, -1)
+        a, b = mx.split(normed, 2, axis=3)  # [1, L, heads, 1, D/2], each spread over both halves of the result
+        y = a * (self._norms[0] * turn.first) + b * (self._norms[1] * turn.second)  # float32 until the cast
+        y = y.astype(x.dtype).reshape(states.shape)
         queries = y
         if kv is None:
             queries, own = mx.split(y, [self.heads], axis=2)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlxmtp.models.attend import KV
-from mlxmtp.models.block import Attention, Block, Product, Rotary, Rotation
+from mlxmtp.models.block import Block, Product, Rotary, Rotation
 from mlxmtp.models.cache import CacheSpec
 from mlxmtp.models.config import ModelConfig
 
@@ -44,6 +44,11 @@ class Target:
         self._per_layer = self._text.hidden_size_per_layer_input
         if self._per_layer:
             self._project = Product(self._text.pop("per_layer_model_projection"))
+        layers = {kind: self._blocks[i].attention for kind, i in self.stores.items()}
+        self._rotary_own = {
+            kind: Rotary(config, kind, (layer.heads + layer.kv_heads, layer.kv_heads)) for kind, layer in layers.items()
+        }
+        """For q, k and v side by side, as the layers with own K/V have them."""
         own = self._blocks[: self._own]
         self.cache_spec = CacheSpec(
             tuple(b.kind for b in own),
@@ -70,11 +75,6 @@ class Target:
         mixed = (text.per_layer_projection_norm(projected) + table) * text.per_layer_input_scale
         return tuple(mx.split(mixed.reshape(len(tokens), -1), len(self._blocks), axis=-1))
 
-    @staticmethod
-    def _with_values(turn: Rotation, layer: Attention) -> Rotation:
-        """The rotation for q, k and v side by side, as the layers with own K/V of this kind have them."""
-        return turn.for_heads(layer.heads + layer.kv_heads, layer.kv_heads)
-
     def hidden(self, tokens: mx.array, view: View, *, last_only: bool = False) -> mx.array:
         """Post-norm hidden states [L, H] of ``tokens`` [L]; writes their K/V through ``view``.
 
@@ -84,7 +84,7 @@ class Target:
         h = self.embed(tokens)
         extras = self._per_layer_inputs(tokens, h)
         turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary.items()}
-        full = {kind: self._with_values(turns[kind], self._blocks[i].attention) for kind, i in self.stores.items()}
+        own_turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary_own.items()}
         masks = view.masks
         stored: dict[str, KV] = {}
         for i, block in enumerate(self._blocks):
@@ -92,7 +92,7 @@ class Target:
                 h, extras = h[-1:], [None if e is None else e[-1:] for e in extras]
                 turns = {kind: turn.last() for kind, turn in turns.items()}
                 masks = {kind: mask if isinstance(mask, str) else mask[-1:] for kind, mask in masks.items()}
-            turn: Rotation = full[block.kind] if i < self._own else turns[block.kind]
+            turn: Rotation = own_turns[block.kind] if i < self._own else turns[block.kind]
             kv = stored.get(block.kind) if i >= self._own else None
             h, stored[block.kind] = block(h, masks[block.kind], turn, kv=kv, view=view, i=i, extra=extras[i])
         return self._text.norm(h[-1:] if last_only else h)
