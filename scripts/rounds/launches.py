@@ -3,8 +3,8 @@
 The graph is traced on the CPU and written by ``mx.export_to_dot``. Two things differ from Metal and are put right:
 
 * RMS norm, rotary embedding and attention are one kernel each on a GPU, where the CPU takes several. They are traced as
-  one opaque node (``Depends``), which, like them, nothing is fused with. Attention only where MLX 0.32's Metal backend has
-  a kernel for it: heads of 256, at most 8 rows, at most 32 rows times query heads per K/V head; elsewhere (heads of 512
+  one opaque node (``Depends``), which, like them, nothing is fused with. Attention only where MLX's Metal backend has a
+  kernel for it: heads of 256, at most 8 rows, at most 32 rows times query heads per K/V head; elsewhere (heads of 512
   under a mask) MLX puts it together of several operations there, too, and these are what is counted.
 * Nodes are not launches: views of memory launch nothing, a concatenation copies each of its inputs, a write at a place
   known to the device first computes that place.
@@ -113,9 +113,7 @@ def _as_on_a_gpu() -> Iterator[Counter[str]]:
         opaque[name] += 1
         return mx.depends([x], [other for other in others if isinstance(other, mx.array)])[0]
 
-    def attended(
-        queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, **_: Any
-    ) -> mx.array:
+    def attended(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, **_: Any) -> mx.array:
         _, heads, rows, dim = queries.shape
         if dim != FULL_HEAD and rows <= 8 and rows * heads // keys.shape[1] <= 32:
             return hide("attention", queries, keys, values, mask)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_section(path: Path, name: str, text: str) -> None:
-    """Puts `text` between `<!-- name: begin … -->` and `<!-- name: end -->`. Ends the program where they are missing."""
+    """Puts `text` between `<!-- name: begin … -->` and `<!-- name: end -->`. Exits where they are missing."""
     before, begin, rest = path.read_text(encoding="utf-8").partition(f"<!-- {name}: begin")
     note, closing, rest = rest.partition("-->\n")
     _, end, after = rest.partition(f"<!-- {name}: end -->")

@@ -4,7 +4,7 @@ import pytest
 
 from mlxmtp.hub.machine import Machine, parse_chip, this_machine
 from mlxmtp.hub.registry import Entry, find_entry
-from mlxmtp.hub.speed import predict, read_per_token
+from mlxmtp.hub.speed import kernels, predict, read_per_token, round_seconds
 
 
 def entry(name: str) -> Entry:
@@ -41,7 +41,7 @@ def test_this_machine_knows_itself() -> None:
 def test_predictions_are_of_the_size_that_others_measured(bandwidth: int, name: str, measured: float) -> None:
     model = entry(name)
     speed = predict(model.target_config(), model.drafter_config(), bandwidth * 1e9)
-    assert speed.plain == pytest.approx(measured, rel=0.3)
+    assert speed.plain == pytest.approx(measured, rel=0.4)  # their layers launch up to 1.45 times as many kernels
     assert speed.drafted is not None
     assert speed.plain < speed.drafted < 3 * speed.plain
 
@@ -50,3 +50,23 @@ def test_a_token_reads_neither_tables_nor_experts_that_are_not_chosen() -> None:
     assert read_per_token(entry("26b").target_config()) < 3e9
     assert read_per_token(entry("e2b").target_config()) < 0.6 * read_per_token(entry("e4b").target_config())
     assert predict(entry("e2b").target_config(), None, 1e11).drafted is None
+
+
+def test_more_rows_choose_more_experts_and_a_dense_model_reads_the_same() -> None:
+    experts, dense = entry("26b").target_config(), entry("31b").target_config()
+    assert read_per_token(experts) < read_per_token(experts, 4) < 4 * read_per_token(experts)
+    assert read_per_token(dense, 4) == read_per_token(dense)
+
+
+def test_a_round_costs_more_with_every_draft_token_and_less_on_a_faster_chip() -> None:
+    target, drafter = entry("12b").target_config(), entry("12b").drafter_config()
+    times = [round_seconds(target, drafter, 4e11, draft) for draft in range(5)]
+    assert times == sorted(set(times))
+    assert times[0] == round_seconds(target, None, 4e11, 0)
+    assert round_seconds(target, drafter, 8e11, 3) < times[3] < 2 * round_seconds(target, drafter, 8e11, 3)
+
+
+# Counted by scripts/profile_round.py: a plain pass, greedy.
+@pytest.mark.parametrize(("name", "counted"), [("e2b", 799), ("e4b", 942), ("12b", 831), ("26b", 1170), ("31b", 1025)])
+def test_kernels_are_those_counted_in_the_traced_round(name: str, counted: int) -> None:
+    assert kernels(entry(name).target_config()) == pytest.approx(counted, rel=0.05)
