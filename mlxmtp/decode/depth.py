@@ -19,7 +19,9 @@ machine, and neighbours differ by a percent or two.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.times import Times
@@ -31,6 +33,8 @@ PROBING = 0.0125
 """Share of the plain rounds' time that probes may lose while drafting is parked."""
 _WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _DARING = 0.5  # widths of an uncertain time that are hoped for
+_SURELY = 2.0  # the same for plain rounds that were never timed: drafting blindly has to pay beyond doubt
+_MOST = 5.0  # logarithm of a cost that can be true
 _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
 
 
@@ -86,6 +90,42 @@ class Depth:
         speeds = self._speeds()
         return max(speeds[k] for k in drafted if k in speeds)
 
+    def accepted(self) -> float | None:
+        """Expected share of first draft tokens that are accepted; None before anything was drafted."""
+        return self._accepted.tokens()[1] - 1 if self._accepted.average() else None
+
+    def price(self) -> float | None:
+        """Time of one more draft token in units of a plain round; None until that is known."""
+        drafted = [k for k in self._times.measured if k]
+        if 0 not in self._times.measured or not drafted:
+            return None
+        longest = max(drafted)
+        return (self._times.cost(longest) - 1) / longest
+
+    def learned(self) -> dict[str, Any]:
+        """What another process can begin with, as JSON takes it; empty until there is something to know.
+
+        ``costs``: by draft length, logarithm of the time in plain rounds and its width. ``acceptance``: by position.
+        """
+        if self._rounds < _ROUNDS_TO_KNOW or not any(self._times.measured):
+            return {}
+        costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}
+        return {"acceptance": self._accepted.average(), "costs": costs}
+
+    def start_from(self, learned: Mapping[str, Any]) -> None:
+        """Begins with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
+        try:
+            shares = [float(share) for share in learned["acceptance"]]
+            costs = {int(k): (float(mean), float(width)) for k, (mean, width) in learned["costs"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"this is not what a controller has learned: {error}") from error
+        fits = all(0 <= share <= 1 for share in shares) and len(shares) <= MAX_DRAFT
+        if not fits or not all(0 <= mean < _MOST and 0 <= width < _MOST for mean, width in costs.values()):
+            raise ValueError("what was learned lies out of range")
+        self._accepted.start_from(shares)
+        self._times.start_from(costs)
+        self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
+
     def forget_times(self) -> None:
         """To be called when the cost of a round changes at once, as when its compiled form takes over."""
         self._times.become_others()
@@ -99,7 +139,12 @@ class Depth:
     def _hopes(self, speeds: dict[int, float]) -> dict[int, float]:
         """By how much the logarithm of each time may turn out smaller, beside that of the best length measured."""
         base = max((k for k in speeds if k in self._times.measured), key=speeds.__getitem__, default=None)
-        return {} if base is None else {k: _DARING * self._times.width(k, base) for k in speeds}
+        if base is None:
+            return {}
+        hopes = {k: _DARING * self._times.width(k, base) for k in speeds}
+        if 0 not in self._times.measured:
+            hopes[0] = _SURELY * self._times.width(0, base)
+        return hopes
 
     def _stake(self) -> float:
         """What a probe is expected to lose, in plain rounds."""

@@ -90,11 +90,11 @@ class Times:
     def start_from(self, learned: Mapping[int, tuple[float, float]]) -> None:
         """Begins with what `learned` gave."""
         for i, k in enumerate(self.lengths):
-            mean, width = learned.get(k, (0.0, 0.0)) if k else (0.0, 0.0)
-            self._x[i] = mean if k in learned else self._x[i]
             if k in learned:
-                own = width**2 + _REMEMBERED**2
-                self._sigma[i] = [_PACE**2 + own * (i == j) for j in range(len(self.lengths))]
+                self._x[i], width = learned[k]
+                self._sigma[i] = [_PACE**2 + (width**2 + _REMEMBERED**2) * (i == j) for j in range(len(self._x))]
+                for j, row in enumerate(self._sigma):
+                    row[i] = self._sigma[i][j]
 
     def _widen(self, pace: float, own: float) -> None:
         for i, row in enumerate(self._sigma):
