@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from bench.baselines import MovingAverages, SixtyFive  # noqa: E402
 from bench.material import Profile, Suite, profiles, suites  # noqa: E402
 from bench.replay import Controller, Fixed, Noise, best_fixed, play  # noqa: E402
+
 from mlxmtp.decode.depth import Depth  # noqa: E402
 
 BEGIN, END = "<!-- draft length: begin (scripts/simulate_depth.py writes this) -->", "<!-- draft length: end -->"
@@ -78,15 +79,15 @@ def simulate() -> list[Cell]:
         players = ways(profile)
         for suite in suites():
             best, least = best_fixed(suite.accepted, profile.costs)
-            spent = {
-                name: sum(
-                    play(make(), suite.accepted, profile.costs, Noise(), seed, profile.ahead).per_token for seed in SEEDS
-                ) / len(SEEDS)
-                for name, make in players.items()
-            }  # fmt: skip
+            spent = {name: _per_token(make, suite, profile) for name, make in players.items()}
             cells.append(Cell(suite, profile, best, least, spent))
         print(f"{profile.name}: done", file=sys.stderr, flush=True)
     return cells
+
+
+def _per_token(make: Callable[[], Controller], suite: Suite, profile: Profile) -> float:
+    played = (play(make(), suite.accepted, profile.costs, Noise(), seed, profile.ahead) for seed in SEEDS)
+    return sum(one.per_token for one in played) / len(SEEDS)
 
 
 def total(cells: Sequence[Cell], way: str) -> float:
@@ -103,9 +104,9 @@ def markdown(cells: Sequence[Cell]) -> str:
     hopeless = [cell for cell in cells if not any(cell.suite.accepted)]
     steady = [cell for cell in cells if not cell.suite.switches and any(cell.suite.accepted)]
     lines = [
-        "Time above that of the best fixed draft length known afterwards (0 to 8, for each suite and machine the best one), "
-        "in percent; negative: faster than any fixed length. Simulated with `scripts/simulate_depth.py` from texts "
-        "recorded with the built-in pair, with noisy clocks: 8 % jitter, one pause in a hundred rounds, busy stretches.",
+        "Time above that of the best fixed draft length known afterwards (of 0 to 8, the best for each suite and "
+        "machine), in percent; negative: faster than any fixed length. By `scripts/simulate_depth.py` from texts "
+        "recorded with the built-in pair; clocks are noisy: 8 % jitter, one pause in a hundred rounds, busy stretches.",
         "",
         "| | texts that switch, together | steady texts, together | hopeless text | worst of all |",
         "|---|---:|---:|---:|---:|",

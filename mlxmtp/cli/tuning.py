@@ -1,7 +1,7 @@
 """Drafting begins with what the last start learned, and leaves what this one learns.
 
-    with remembered(model, drafter, places): ...          # a single turn
-    memory = Memory(model, drafter, places)               # a chat: memory.keep() after each turn
+with remembered(model, drafter, places): ...          # a single turn
+memory = Memory(model, drafter, places)               # a chat: memory.keep() after each turn
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class Memory:
 
 
 @contextmanager
-def remembered(
-    model: Model, drafter: Found | None, places: Places, draft_bits: int | None = None
-) -> Iterator[None]:
+def remembered(model: Model, drafter: Found | None, places: Places, draft_bits: int | None = None) -> Iterator[None]:
     """A turn that begins with what is known; what it teaches is kept however it ends."""
     memory = Memory(model, drafter, places, draft_bits)
     try:

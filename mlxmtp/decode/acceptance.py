@@ -3,7 +3,7 @@
 Text is even for pages or turns in mid-answer. A long memory is right about the one, a short one about the other, so
 there are several, and each is believed as far as it has been right lately (fixed share: Herbster and Warmuth 1998):
 
-    forecast of m      p_m(i) = (hits + s q) / (seen + s)      both forgetting with m's rate; q: the next longer memory's
+    forecast of m      p_m(i) = (hits + s q) / (seen + s)      both forgetting at m's rate; q: the longer memory's
     together           a(i) = sum_m w_m p_m(i)
     after each draft   w_m <- (1 - share) w_m p_m(what happened) / sum + share / M
 """
@@ -46,9 +46,7 @@ class Acceptance:
             likely = [p if hit else 1 - p for p in forecasts]
             together = sum(w * p for w, p in zip(self._weights, likely, strict=True))
             even = _SHARE / len(_KEPT)
-            self._weights = [
-                (1 - _SHARE) * w * p / together + even for w, p in zip(self._weights, likely, strict=True)
-            ]
+            self._weights = [(1 - _SHARE) * w * p / together + even for w, p in zip(self._weights, likely, strict=True)]
             for hits, seen in zip(self._hits, self._seen, strict=True):
                 hits[i] += hit
                 seen[i] += 1

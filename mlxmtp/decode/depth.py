@@ -131,7 +131,7 @@ class Depth:
         self._times.become_others()
 
     def _speeds(self) -> dict[int, float]:
-        """Expected tokens in the time of a plain round: for 0, the lengths up to the longest tried, the one after it."""
+        """Expected tokens in the time of a plain round, for 0 to the length after the longest tried."""
         after = next((k for k in LENGTHS if k > self._tried), LENGTHS[-1])
         tokens = self._accepted.tokens()
         return {k: tokens[k] / self._times.cost(k) for k in LENGTHS if k <= min(after, self.limit)}

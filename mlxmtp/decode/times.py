@@ -1,8 +1,8 @@
 """What a round costs, by draft length: one belief about all lengths, corrected by every measurement.
 
-The logarithms x(K) of the seconds of a round are jointly Gaussian. They share the machine's pace (a constant), the price
-of a draft token (t = a + b K in first order, so d_K = K / (1 + b K) in the logarithm) and what any draft costs; and every
-length has a deviation of its own, because kernels have cliffs:
+The logarithms x(K) of the seconds of a round are jointly Gaussian. They share the machine's pace (a constant), the
+price of a draft token (t = a + b K in first order, so d_K = K / (1 + b K) in the logarithm) and what any draft costs;
+and every length has a deviation of its own, because kernels have cliffs:
 
     Sigma = pace^2 1 1' + slope^2 d d' + first^2 [K>0][K>0]' + own^2 I
 
@@ -66,7 +66,7 @@ class Times:
                 row[j] -= gain * value
 
     def cost(self, k: int) -> float:
-        """Time of a round with ``k`` drafts in units of a plain one; never less than 1, more work takes no less time."""
+        """Time of a round with ``k`` drafts in plain rounds; never less than 1, more work takes no less time."""
         return max(math.exp(self._x[self._at(k)] - self._x[0]), 1.0)
 
     def seconds(self, k: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 TRACES = Path(__file__).parent / "traces"
@@ -58,7 +58,7 @@ def profiles() -> list[Profile]:
     return [
         Profile("2 CPU cores", _between(measured["seconds"]), 0, measured["source"]),
         Profile("row 4 %", _line(0.09), 1, "derived: rows at the price of bandwidth, 16-bit drafter of the 31B (5 %)"),
-        Profile("row 17 %", _line(0.19), 1, "derived: lower end of whole models in MLX, 4-bit drafter of the 31B (2 %)"),
+        Profile("row 17 %", _line(0.19), 1, "derived: lower end of whole models in MLX, 4-bit drafter (2 %)"),
         Profile("row 25 %", _line(0.36), 1, "derived: upper end, launch-bound drafter of 4 layers beside 35 (11 %)"),
         Profile("M4 Pro kernels", [c + 0.04 * k for k, c in enumerate(kernels)], 1,
                 "derived: measured 4-bit products of 1 to 8 rows, a drafter of 4 %"),
@@ -99,8 +99,6 @@ def _between(seconds: dict[str, float]) -> list[float]:
     known = sorted((int(k), value / seconds["0"]) for k, value in seconds.items())
     found = []
     for k in range(LONGEST + 1):
-        (low, a), (high, b) = next(
-            (pair for pair in zip(known, known[1:], strict=False) if pair[0][0] <= k <= pair[1][0]), (known[-2], known[-1])
-        )
+        (low, a), (high, b) = next((pair for pair in pairwise(known) if k <= pair[1][0]), known[-2:])
         found.append(a + (b - a) * (k - low) / (high - low))
     return found

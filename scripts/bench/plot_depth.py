@@ -10,8 +10,9 @@ import matplotlib as mpl
 
 mpl.use("svg")
 
-from bench.replay import Noise, play
 from matplotlib import pyplot as plt
+
+from bench.replay import Noise, play
 from mlxmtp.decode.depth import Depth
 
 _COLOURS = ("#1f6feb", "#79b0ff", "#8c8c8c", "#d4a017", "#c06c84", "#6b8e6b")

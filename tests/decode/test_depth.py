@@ -204,4 +204,4 @@ def test_compiled_rounds_taking_over_keep_the_proportions():
     for k in (0, 2, 0, 2):
         depth.observe(k, 1 if k else 0, 0.004 * HERE.costs[k])
     assert depth.price() == pytest.approx(before, abs=0.1)
-    assert MAX_DRAFT == LENGTHS[-1]
+    assert LENGTHS[-1] == MAX_DRAFT
