@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxmtp.models.config import FULL, ModelConfig
+from mlxmtp.models.recipe import PACKED_DRAFTER_FROM
 from mlxmtp.models.shapes import own_layers, packing, parameter_count, tensors
 
 OVERHEAD = 1_000_000_000
@@ -26,9 +27,6 @@ CHUNK = 512
 
 SLACK, STEP = 64, 256
 """Ring rows beyond the window, and the step of a buffer's capacity (`models/cache.py`)."""
-
-PACKED_FROM = 200_000_000
-"""Parameters from which a 16-bit drafter is packed to 4 bits on a GPU (`models/quantize.py`)."""
 
 _ROW = 11
 """Values a row of the prompt needs for each of its query, key and value entries: they are rotated in float32 in halves,
@@ -71,7 +69,7 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
     """Bytes of a loaded network."""
     plain = 4 if cpu else 2
     pack = config.quantization
-    if config.is_drafter and pack is None and not cpu and parameter_count(config) >= PACKED_FROM:
+    if config.is_drafter and pack is None and not cpu and parameter_count(config) >= PACKED_DRAFTER_FROM:
         pack = {"bits": 4, "group_size": 64}
     total = 0
     for tensor in tensors(config):

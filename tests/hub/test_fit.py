@@ -18,7 +18,7 @@ from mlxmtp.hub.machine import Machine
 from mlxmtp.hub.registry import entries, find_entry, same_shape
 from mlxmtp.hub.room import require_memory
 from mlxmtp.hub.store import Found
-from mlxmtp.models import cache, quantize
+from mlxmtp.models import cache
 from mlxmtp.models.config import read_config
 from mlxmtp.models.device import on_cpu
 from mlxmtp.models.load import load_drafter, load_target
@@ -116,7 +116,6 @@ def test_files_hold_what_is_loaded_and_perhaps_towers(entry) -> None:
 def test_numbers_that_stand_in_two_places_are_the_same() -> None:
     assert (fit.SLACK, fit.STEP) == (cache.SLACK, cache.STEP)
     assert fit.CHUNK == prefill.CHUNK
-    assert fit.PACKED_FROM == quantize.DRAFTER_BITS_FROM
 
 
 def machine_with(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
