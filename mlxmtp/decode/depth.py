@@ -29,12 +29,13 @@ from mlxmtp.decode.times import Times
 MAX_DRAFT = 8
 LENGTHS = (0, 1, 2, 3, 5, 7, 8)
 """What `choose` chooses from: 1 to 8 rows to check; 8 is the most that Metal's attention kernel for few rows takes."""
-PROBING = 0.0125
+PROBING = 0.01
 """Share of the plain rounds' time that probes may lose while drafting is parked."""
 _WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _DARING = 0.5  # widths of an uncertain time that are hoped for
 _SURELY = 2.0  # the same for plain rounds that were never timed: drafting blindly has to pay beyond doubt
 _MOST = 5.0  # logarithm of a cost that can be true
+_KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
 _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
 
 
@@ -84,11 +85,9 @@ class Depth:
 
     def gain(self) -> float | None:
         """Expected speed of the best length above 0 in units of the plain speed; None until that is known."""
-        drafted = [k for k in self._times.measured if 0 < k <= self.limit]
-        if 0 not in self._times.measured or not drafted or self._rounds < _ROUNDS_TO_KNOW:
+        if self._rounds < _ROUNDS_TO_KNOW:
             return None
-        speeds = self._speeds()
-        return max(speeds[k] for k in drafted if k in speeds)
+        return max((speed for k, speed in self._speeds().items() if self._knows(k)), default=None)
 
     def accepted(self) -> float | None:
         """Expected share of first draft tokens that are accepted; None before anything was drafted."""
@@ -96,11 +95,8 @@ class Depth:
 
     def price(self) -> float | None:
         """Time of one more draft token in units of a plain round; None until that is known."""
-        drafted = [k for k in self._times.measured if k]
-        if 0 not in self._times.measured or not drafted:
-            return None
-        longest = max(drafted)
-        return (self._times.cost(longest) - 1) / longest
+        longest = max(filter(self._knows, LENGTHS), default=None)
+        return None if longest is None else (self._times.cost(longest) - 1) / longest
 
     def learned(self) -> dict[str, Any]:
         """What another process can begin with, as JSON takes it; empty until there is something to know.
@@ -129,6 +125,10 @@ class Depth:
     def forget_times(self) -> None:
         """To be called when the cost of a round changes at once, as when its compiled form takes over."""
         self._times.become_others()
+
+    def _knows(self, k: int) -> bool:
+        """Whether it is known what ``k`` drafts cost beside a plain round, from here or an earlier start."""
+        return 0 < k <= self._tried and self._times.width(k, 0) < _KNOWN
 
     def _speeds(self) -> dict[int, float]:
         """Expected tokens in the time of a plain round, for 0 to the length after the longest tried."""
