@@ -115,6 +115,10 @@ def markdown(cells: Sequence[Cell]) -> str:
         worst = max(cell.regret(way) for cell in cells)
         shown = [f"{total(group, way):.1f}" for group in (switching, steady, hopeless)]
         lines.append(f"| {way} | {' | '.join(shown)} | {worst:.0f} |")
+    words = [cell for cell in cells if cell.suite.name == "random words hardest to draft"]
+    ratios = [cell.spent["always 0"] / cell.spent[AUTO] for cell in words]
+    lines += ["", f"On the random words hardest to draft `{AUTO}` has {min(ratios):.2f} to {max(ratios):.2f} times the "
+              f"speed of plain decoding ({ratios[0]:.2f} on {machines[0]})."]  # fmt: skip
     lines += ["", f"`{AUTO}` by suite and machine (in brackets the best fixed length):", ""]
     lines += [f"| | {' | '.join(machines)} |", f"|---|{'---:|' * len(machines)}"]
     for name in names:

@@ -48,7 +48,7 @@ class Times:
         ]
 
     def observe(self, k: int, seconds: float) -> None:
-        """Takes in one timed round. Lengths beyond the list count for the nearest one; no time is no measure."""
+        """Takes in one timed round of one of ``lengths``; what cannot be a time is not taken."""
         if not 0 < seconds < math.inf:
             return
         at = self._at(k)
@@ -103,4 +103,4 @@ class Times:
             row[i] += own**2
 
     def _at(self, k: int) -> int:
-        return min(range(len(self.lengths)), key=lambda i: abs(self.lengths[i] - k))
+        return self.lengths.index(k)

@@ -103,6 +103,8 @@ def test_it_drafts_again_within_about_30_tokens(profile):
 def test_a_fixed_length_is_kept_whatever_happens():
     depth = Depth(fixed=5)
     assert {k for _, k in play(depth, HARD, HERE.costs, Noise(), 1).rounds} == {5}
+    depth.fixed = 4  # not a length that is chosen from
+    assert {k for _, k in play(depth, EASY, HERE.costs, Noise(), 1).rounds} == {4}
 
 
 def test_the_limit_is_kept():
