@@ -36,6 +36,7 @@ class Settings:
     num_draft_tokens: int | Literal["auto"] | None = None
     draft_bits: int | None = None
     think: bool | None = None
+    think_tokens: int | None = None
     show_thinking: bool | None = None
     plain: bool | None = None
     stats: bool | None = None
@@ -51,6 +52,11 @@ class Places:
     config: Path
     data: Path
     hf_cache: Path
+
+    @property
+    def sessions(self) -> Path:
+        """The folder of saved conversations."""
+        return self.data / "sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,18 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
             **dict.fromkeys(given, "flag"),
         },
     )
+
+
+def typed_value(key: str, text: str) -> Any:
+    """What a person typed for a field of `Settings`, in its type. Raises UsageError."""
+    value: object = text
+    for kind in (int, float):
+        try:
+            value = kind(text)
+            break
+        except ValueError:
+            continue
+    return _checked(key, value, key.replace("_", "-"), UsageError)
 
 
 def editor(environ: Mapping[str, str] = os.environ) -> str:
@@ -227,6 +245,7 @@ _RULES: dict[str, tuple[str, Any]] = {
     "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT_TOKENS}, or auto", _draft_length),
     "draft_bits": ("4, 8 or 16", lambda value: value if value in (4, 8, 16) and not isinstance(value, bool) else None),
     "think": _SWITCH,
+    "think_tokens": ("a whole number from 1 up", _whole(1)),
     "show_thinking": _SWITCH,
     "plain": _SWITCH,
     "stats": _SWITCH,

@@ -22,6 +22,7 @@ class FakeDecoder:
         self.answers: deque[list[int]] = deque()
         self.requests: list[SimpleNamespace] = []
         self.closed = 0
+        self.let_go = False
         self.reused = 0
         self.depth = Depth(limit=0)
         self.before_round: Callable[[int], None] = lambda _: None
@@ -65,6 +66,9 @@ class FakeDecoder:
 
     def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[Any]) -> None:
         raise NotImplementedError("no network, no keys and values")
+
+    def close(self) -> None:
+        self.let_go = True
 
     @staticmethod
     def _cut(tokens: list[int], stop: Collection[int]) -> Iterator[Round]:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mlxmtp.cli.complete import session_ids
+
 Prompt = Annotated[
     list[str] | None,
     typer.Argument(metavar="PROMPT", help="What to ask. Files and piped text come before it.", show_default=False),
@@ -15,11 +17,19 @@ Model = Annotated[
     typer.Option("-m", "--model", metavar="NAME", help="Alias, org/repo or path. Also MLXMTP_MODEL."),
 ]
 System = Annotated[
-    str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt; @FILE reads a file.")
+    str | None,
+    typer.Option(
+        "-s",
+        "--system",
+        metavar="TEXT",
+        help="System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
+    ),
 ]
 Files = Annotated[
     list[str] | None,
-    typer.Option("-f", "--file", metavar="PATH", help="Text file, can be repeated; - is stdin.", show_default=False),
+    typer.Option(
+        "-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin.", show_default=False
+    ),
 ]
 Temp = Annotated[float | None, typer.Option("--temp", metavar="T", help="Temperature; 0 is greedy.")]
 TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help="Nucleus sampling; 1 is off.")]
@@ -39,9 +49,17 @@ DraftBits = Annotated[
     int | None, typer.Option("--draft-bits", metavar="N", help="Pack the drafter to 4 or 8 bits; 16 keeps it.")
 ]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model reason first.")]
+ThinkTokens = Annotated[
+    int | None, typer.Option("--think-tokens", metavar="N", help="End the reasoning after N tokens and answer.")
+]
 ShowThinking = Annotated[
     bool | None,
     typer.Option("--show-thinking/--hide-thinking", help="Reasoning on stderr; shown on terminals by default."),
+]
+Continue = Annotated[bool, typer.Option("-c", "--continue", help="Go on with the latest session.")]
+Resume = Annotated[
+    str | None,
+    typer.Option("-r", "--resume", metavar="ID", help="Go on with another: id or name.", autocompletion=session_ids),
 ]
 Yes = Annotated[bool | None, typer.Option("-y", "--yes", help="Accept a download.")]
 Force = Annotated[bool, typer.Option("--force", help="Try it even if the memory will not do.")]

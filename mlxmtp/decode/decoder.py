@@ -137,6 +137,11 @@ class Decoder:
         self._set_aside = [item for item in self._set_aside if item[0] is not drafter]
         self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self._compiled)
 
+    def close(self) -> None:
+        """Lets go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
+        for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
+            rounds.close()
+
     def _set_depth(self, wanted: int | Literal["auto"]) -> None:
         if wanted != "auto" and not 0 <= wanted <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {wanted}")

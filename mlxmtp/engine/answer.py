@@ -54,6 +54,9 @@ class DecoderLike(Protocol):
     def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[mx.array]) -> None:
         """Goes on from what `held` gave; raises ValueError if the shapes are another model's."""
 
+    def close(self) -> None:
+        """Lets go of the networks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -154,6 +154,14 @@ class Model:
         """Begins with what `learned` gave in another process. Raises ValueError for anything else."""
         self._decoder.depth.start_from(learned)
 
+    def close(self) -> None:
+        """Free the memory, as far as nobody else holds the model; nothing can be asked afterwards.
+
+        Only needed where another model takes its place: MLX keeps traces, and the weights in them, per thread, so it
+        has to be called on the thread that asked.
+        """
+        self._decoder.close()
+
     def save_cache(self, path: Path) -> int:
         """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes."""
         from mlxmtp.engine import kept

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.cli.tuning import Memory, remembered
+from mlxmtp.cli.learning import Memory, remembered
 from mlxmtp.decode.depth import Depth
 from mlxmtp.engine.engine import Model
 from mlxmtp.hub.store import Store
