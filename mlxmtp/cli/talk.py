@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlxmtp.chat.conversation import Conversation
     from mlxmtp.chat.material import Material
     from mlxmtp.cli.keyboard import Keys
+    from mlxmtp.cli.learning import Memory
     from mlxmtp.cli.model_thread import ModelThread
     from mlxmtp.cli.output import Output
     from mlxmtp.cli.prompt_line import Reader
@@ -52,6 +53,7 @@ class Talk:
         self.clock = clock
         self.target: Found | None = None
         self.drafter: Found | None = None
+        self.memory: Memory | None = None  # what is known about drafting, once the model is there
         self.staged: list[Material] = []
         self.given = ""  # what stands in the next line already
         self.edits = False  # the next message replaces the last question

@@ -83,6 +83,7 @@ class Turn:
 
     def answer(self) -> None:
         """The answer, streamed; everything that can be refused is refused before the weights are read."""
+        from mlxmtp.cli.learning import remembered
         from mlxmtp.engine.engine import context_of
         from mlxmtp.hub.room import require_memory
 
@@ -99,7 +100,8 @@ class Turn:
         self._out.progress(f"loading {found.name}")
         model = read_model(found, drafter, tokenizer, self._settings.draft_bits)
         self._answered_by(found.name)
-        self._stream(model, ids, params)
+        with remembered(model, drafter, self._loaded.places, self._settings.draft_bits):
+            self._stream(model, ids, params)
 
     def _stream(self, model: Model, ids: Sequence[int], params: Params) -> None:
         self._conversation.ask(self._asking.question, self._asking.attached)
