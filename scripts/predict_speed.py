@@ -146,7 +146,8 @@ def report() -> str:
         "smaller bandwidth where a chip has two. Whether a model fits in memory is another matter.",
         "",
         f"Each cell: time of a plain pass → of a round with {DRAFT} draft tokens; tokens per second plain → with the "
-        f"drafter where each draft token after accepted ones is accepted with probability {' / '.join(map(str, ACCEPTANCES))}. "
+        "drafter where each draft token after accepted ones is accepted with probability "
+        f"{' / '.join(map(str, ACCEPTANCES))}. "
         "Where a later figure is below the first, drafting loses, and `auto` parks the drafter.",
         "",
     ]
