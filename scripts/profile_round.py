@@ -64,8 +64,8 @@ def _report(counts: Mapping[str, Record], before: Mapping[str, Record]) -> str:
     heads = [f"{name}, K = {k}" for name in FILTERS for k in DRAFTS]
     lines = [
         "Kernels that one round launches on a GPU, counted by `scripts/profile_round.py` in traced graphs of pairs "
-        "with the real architecture and next to no width, packed to 4 bits. What MLX makes of a graph on Metal was read "
-        "in its source; nothing ran on such a machine. K is the number of draft tokens; sampled is temperature 1, "
+        "with the real architecture and next to no width, packed to 4 bits. What MLX makes of a graph on Metal was "
+        "read in its source; nothing ran on such a machine. K is the number of draft tokens; sampled is temperature 1, "
         "top-k 64, top-p 0.95."
         + (" Where two numbers stand, the first is from before the last cuts." if before else ""),
         "",
