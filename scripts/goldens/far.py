@@ -1,9 +1,8 @@
 """What the reference computes at positions near the end of a published context, without the 262,144 tokens before.
 
 A few tokens stand at real positions far apart; masks are given by position. The reference computes a rotation's angle,
-position times speed, in float32, so at position 262,143 it is off by up to 1/64 of a radian. Therefore hidden
-states are recorded twice: as the reference has them (`float32`) and with its angles, and nothing else, in double precision
-(`exact`).
+position times speed, in float32, so at position 262,143 it is off by up to 1/64 of a radian. Hidden states are
+therefore recorded twice: as they are (`float32`), and with angles, and nothing else, in double precision (`exact`).
 """
 
 from __future__ import annotations
