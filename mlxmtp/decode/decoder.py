@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 import mlx.core as mx
 
 from mlxmtp.decode.depth import MAX_DRAFT, Depth
-from mlxmtp.decode.prefill import CHUNK, read_prompt
+from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Sampling, choose
 from mlxmtp.decode.snapshots import Snapshots
@@ -58,11 +58,11 @@ class Decoder:
         *,
         in_flight: int | None = None,
         compiled: Compiled = "background",
-        chunk: int = CHUNK,
+        chunk: int | None = None,
     ) -> None:
         """``in_flight``: rounds dispatched ahead (None: what suits the device). ``compiled``: see ``warm.py``.
 
-        ``chunk``: prompt rows read at a time.
+        ``chunk``: prompt rows read at a time (None: see ``models/chunks.py``).
         """
         self.target, self.drafter = target, drafter
         self.tokens: list[int] = []
@@ -170,14 +170,16 @@ class Decoder:
         start, hidden = self._go_back(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
-        def on_rows(n: int) -> None:
+        def on_held(n: int) -> None:
             self.tokens, self.rows = prompt[:n], n
+
+        def on_read(n: int) -> None:
             if on_prefill is not None:
                 on_prefill(n, len(prompt))
 
         for end in sorted({len(prompt), mark or len(prompt)}):
             if end > start:
-                hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_rows, self._chunk)
+                hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_held, on_read, self._chunk)
                 start = end
                 if end == mark:
                     self._snapshots.take(self._cache, end, hidden)

@@ -126,6 +126,18 @@ def test_bytes_are_those_of_the_buffers():
     assert SPEC.nbytes(model.cache.capacity, mx.float32) == total
 
 
+def test_growth_holds_old_and_new_of_one_layer_only():
+    spec = CacheSpec((FULL,) * 8, (1,) * 8, (64,) * 8, WINDOW)
+    held = KVCache(spec, mx.float32)
+    held.reserve(8_000)
+    mx.eval(held.buffers)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    held.reserve(9_000)
+    grown, one = spec.nbytes(held.capacity, mx.float32), held.buffers[0].nbytes
+    assert mx.get_peak_memory() - before < grown - spec.nbytes(8_192, mx.float32) + 1.1 * one
+
+
 def test_buffers_are_updated_in_place():
     """A pass must not copy the cache: peak memory stays one buffer and not two."""
     spec = CacheSpec((FULL,), (1,), (64,), WINDOW)
