@@ -7,6 +7,7 @@
     ├── ModelNotFound  3   the model is not on this machine
     ├── LoadError      1   the files are here but cannot be used
     ├── TooLarge       1   the model does not fit this machine's memory
+    ├── ConversionError 1  the weights could not be converted or written
     └── DownloadError  1   the hub, the network or the disk did not give what a download needs
 
 `exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
@@ -51,6 +52,10 @@ class LoadError(MlxmtpError):
 
 class DownloadError(MlxmtpError):
     """A download could not be started or finished; what has arrived is kept."""
+
+
+class ConversionError(MlxmtpError):
+    """A conversion could not be finished; what has been written is kept."""
 
 
 class TooLarge(MlxmtpError):

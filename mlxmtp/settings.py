@@ -62,6 +62,9 @@ class Loaded:
     aliases: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     dumb_terminal: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Who set what: "flag", "environment" or "config file", by the name of the field."""
 
 
 def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Loaded:
@@ -71,7 +74,7 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
     Raises UsageError for a bad flag, ConfigError for a bad value elsewhere.
     """
     places = find_places(environ)
-    table, aliases, warnings = _read_config(places.config)
+    table, tables, warnings = _read_config(places.config)
     from_env: dict[str, object] = {}
     if environ.get("MLXMTP_MODEL"):
         from_env["model"] = environ["MLXMTP_MODEL"]
@@ -81,10 +84,21 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
     return Loaded(
         settings=Settings(**{**table, **from_env, **given}),
         places=places,
-        aliases=aliases,
+        aliases=tables["aliases"],
         warnings=tuple(warnings),
         dumb_terminal=environ.get("TERM") == "dumb",
+        prompts=tables["prompts"],
+        origins={
+            **dict.fromkeys(table, "config file"),
+            **dict.fromkeys(from_env, "environment"),
+            **dict.fromkeys(given, "flag"),
+        },
     )
+
+
+def editor(environ: Mapping[str, str] = os.environ) -> str:
+    """The command that edits a text, as people have set it."""
+    return environ.get("VISUAL") or environ.get("EDITOR") or "vi"
 
 
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:
@@ -106,12 +120,13 @@ def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     )
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """Values, aliases and warnings of the config file; a missing file is an empty one."""
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, str]], list[str]]:
+    """Values, tables and warnings of the config file; a missing file is an empty one."""
+    tables: dict[str, dict[str, str]] = {"aliases": {}, "prompts": {}}
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return {}, {}, []
+        return {}, tables, []
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
     import tomllib
@@ -121,8 +136,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
 
-    aliases = _string_table(raw.pop("aliases", {}), "aliases", path)
-    _string_table(raw.pop("prompts", {}), "prompts", path)
+    tables = {name: _string_table(raw.pop(name, {}), name, path) for name in tables}
     known = {item.name for item in fields(Settings)}
     values: dict[str, Any] = {}
     warnings: list[str] = []
@@ -132,7 +146,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]
             values[name] = _checked(name, value, f"{key} in {path}", ConfigError)
         else:
             warnings.append(f"Unknown key '{key}' in {path}{_suggestion(name, known)}")
-    return values, aliases, warnings
+    return values, tables, warnings
 
 
 def _string_table(value: object, name: str, path: Path) -> dict[str, str]:

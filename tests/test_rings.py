@@ -40,6 +40,7 @@ KEPT_IN = {
     "rich": {"cli"},
     "prompt_toolkit": {"cli"},
     "pygments": {"cli"},
+    "PIL": {"bench"},  # only for plots as PNG, and only where it is installed
     "transformers": set(),
     "torch": set(),
     "numpy": set(),

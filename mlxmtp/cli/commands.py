@@ -8,6 +8,9 @@ import typer
 
 from mlxmtp.cli import options
 from mlxmtp.cli.ask import ask
+from mlxmtp.cli.bench import bench
+from mlxmtp.cli.config import app as config
+from mlxmtp.cli.convert import convert
 from mlxmtp.cli.doctor import doctor
 from mlxmtp.cli.models import ls, rm, show
 from mlxmtp.cli.pull import pull
@@ -21,6 +24,8 @@ Examples:
   git diff | mlxmtp ask "Write a commit message"
   mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
   mlxmtp pull e4b
+  mlxmtp bench -m e4b
+  mlxmtp convert e4b:qat
 """
 
 app = typer.Typer(
@@ -54,9 +59,12 @@ def frame(
 
 
 app.command("ask", short_help="One answer, made for pipes.")(ask)
+app.command("bench", short_help="Speed with and without the drafter.")(bench)
 app.command("ls", short_help="Models on this machine.")(ls)
 app.command("list", hidden=True)(ls)
 app.command("pull", short_help="Download a model with its drafter.")(pull)
+app.command("convert", short_help="Published weights to MLX, target and drafter.")(convert)
 app.command("show", short_help="What a model consists of and needs.")(show)
 app.command("rm", short_help="Remove a model from the disk.")(rm)
+app.add_typer(config, name="config", short_help="The settings: show, path, edit.")
 app.command("doctor", short_help="Check this machine.")(doctor)

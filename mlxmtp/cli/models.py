@@ -60,6 +60,8 @@ def ls(
     out.line(f"{len(models)} model{'s' if len(models) != 1 else ''}, {shown(inventory.total_size(models))} on disk")
     for repo, size in inventory.unfinished(store, loaded.places):
         out.line(f"Unfinished: {repo} ({shown(size)}). Go on with mlxmtp pull, or mlxmtp rm {repo}.")
+    for name, size in inventory.unfinished_conversions(loaded.places):
+        out.line(f"Unfinished: {name} ({shown(size)}). Go on with mlxmtp convert, or mlxmtp rm {name}.")
 
 
 def show(

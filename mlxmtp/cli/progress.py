@@ -1,4 +1,4 @@
-"""How far a download is, how fast it goes and how long it will take."""
+"""How far a download, a conversion or a benchmark is, how fast it goes and how long it will take."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _WINDOW = 10.0  # seconds over which speed is measured
 class DownloadProgress:
     """Counts bytes of `total`; a line that changes on a terminal, one line now and then elsewhere."""
 
-    def __init__(self, out: Output, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out, self._total, self._clock = out, total, clock
+    def __init__(
+        self, out: Output, total: int, clock: Callable[[], float] = time.monotonic, *, doing: str | None = None
+    ) -> None:
+        self._out, self._total, self._clock, self._doing = out, total, clock, doing
         self._have = 0
         self._arrived: deque[tuple[float, int]] = deque()
         self._shown_at = clock()
@@ -48,7 +50,7 @@ class DownloadProgress:
 
     def text(self) -> str:
         """`1.2 GB of 3.6 GB, 34 %, 52 MB/s, 0:46 left`."""
-        parts = [self.share()]
+        parts = [self.share()] if self._doing is None else [f"{self._doing} {self.share()}"]
         speed = self._speed()
         if speed:
             parts += [f"{shown(int(speed))}/s", f"{_clock_time((self._total - self._have) / speed)} left"]
@@ -66,6 +68,36 @@ class DownloadProgress:
             return 0.0
         spent = self._clock() - self._arrived[0][0]
         return sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
+
+
+class RunProgress:
+    """Counts the measured runs of a benchmark; a line that changes on a terminal, one line now and then elsewhere."""
+
+    def __init__(self, out: Output, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._total, self._clock = out, total, clock
+        self._begun: float | None = None  # when the first measured run of the model at hand began
+        self._shown_at = clock()
+
+    def starting(self, before: int) -> Callable[[str, int], None]:
+        """What the next model reports to, `before` runs having been done by others."""
+        self._begun = None
+
+        def say(what: str, done: int) -> None:
+            now = self._clock()
+            if done and self._begun is None:
+                self._begun = now  # the first run is over: from here on there is a pace
+            left = ""
+            if self._begun is not None and done > 1:
+                pace = (now - self._begun) / (done - 1)
+                left = f", {_clock_time(pace * (self._total - before - done))} left"
+            text = f"run {before + done} of {self._total}{left}: {what}"
+            if self._out.error_terminal:
+                self._out.progress(text)
+            elif not self._out.look.quiet and now - self._shown_at >= _EVERY_LOGGED:
+                self._shown_at = now
+                self._out.line(text)
+
+        return say
 
 
 def _clock_time(seconds: float) -> str:

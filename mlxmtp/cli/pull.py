@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,7 @@ def pull(
         str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of the target.")
     ] = None,
     draft: Annotated[bool, typer.Option("--draft/--no-draft", help="Get the drafter, too.")] = True,
+    convert: Annotated[bool, typer.Option("--convert", help="Get the 16-bit weights and convert them here.")] = False,
     yes: options.Yes = None,
     quiet: options.Quiet = None,
     no_color: options.NoColor = None,
@@ -40,14 +42,24 @@ def pull(
       mlxmtp pull e2b
       mlxmtp pull 12b:8bit -y
       mlxmtp pull mlx-community/gemma-4-e4b-it-4bit --revision main
+      mlxmtp pull e2b:qat --convert
 
     Shows first what it costs on disk and in memory; asks only on a terminal. An interrupted download goes on where it
     stopped, sizes and hashes are checked, and the commit is pinned until the next pull. Files go to the Hugging Face
     cache (HF_HOME), which other tools share; HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+
+    With --convert an alias means Google's own weights, packed here as its variant says. For other settings see
+    mlxmtp convert.
     """
     loaded, out = begin(ctx, yes=yes, quiet=quiet, no_color=no_color)
     try:
-        if not fetch(loaded, out, name, revision=revision, draft=draft):
+        if convert:
+            from mlxmtp.cli.conversion import Request, run
+
+            done = run(loaded, out, Request(name, draft=draft, revision=revision, fetch=True))
+        else:
+            done = fetch(loaded, out, name, revision=revision, draft=draft)
+        if not done:
             out.line("Nothing was downloaded.")
             raise typer.Exit(1)
     finally:
@@ -75,8 +87,12 @@ def fetch(
     revision: str | None = None,
     draft: bool = True,
     quiet_end: bool = False,
+    accept: Callable[[Plan], None] | None = None,
 ) -> bool:
-    """Plan, show, ask, download; False if the user declined. Everything but the last line goes to stderr."""
+    """Plan, show, ask, download; False if the user declined. Everything but the last line goes to stderr.
+
+    `accept` may refuse the plan by raising.
+    """
     store = Store(loaded.places, loaded.aliases)
     meant = store.meaning(name)
     if meant == BUILT_IN:
@@ -89,6 +105,8 @@ def fetch(
     plan = _plan(loaded, out, store, name, revision, draft)
     if plan is None:
         return True
+    if accept is not None:
+        accept(plan)
     _show(out, plan)
     plan.check_space()
     if plan.missing and not loaded.settings.yes and can_ask(out):

@@ -11,6 +11,7 @@ from mlxmtp.hub import inventory
 from mlxmtp.hub.contents import groups
 from mlxmtp.hub.fit import shown
 from mlxmtp.hub.machine import this_machine
+from mlxmtp.hub.masters import conversion_record
 from mlxmtp.hub.records import Records
 from mlxmtp.hub.speed import predict
 from mlxmtp.models.shapes import parameter_count
@@ -42,6 +43,7 @@ def model_sheet(store: Store, places: Places, name: str, contexts: Sequence[int]
         "drafter": drafter,
         "memory": [_memory(model, context) for context in contexts if context <= model.config.max_positions],
         "prediction": _prediction(model),
+        "conversion": conversion_record(found.folder),
     }
 
 
@@ -52,6 +54,8 @@ def show_sheet(out: Output, sheet: dict[str, Any]) -> None:
     lines.append(
         f"{count_of(sheet['parameters'])} parameters, {sheet['quantization']}, context {sheet['context']} tokens"
     )
+    if sheet["conversion"] is not None:
+        lines.append(_converted(sheet["conversion"]))
     out.write("\n".join(lines) + "\n\n")
     _show_part(out, "Target", sheet)
     if sheet["drafter"] is None:
@@ -70,6 +74,17 @@ def show_sheet(out: Output, sheet: dict[str, Any]) -> None:
     if guess is not None:
         drafted = "" if guess["drafted"] is None else f", {guess['drafted']:.0f} with the drafter"
         out.write(f"\nPredicted from the memory's speed, not measured: {guess['plain']:.0f} tok/s{drafted}\n")
+
+
+def _converted(record: dict[str, Any]) -> str:
+    """Where a conversion comes from, and how far it has moved from there."""
+    line = f"Converted here from {record['target']['source']}"
+    same = record.get("compared")
+    if same:
+        line += (
+            f"; on {same['tokens']} tokens mean KL {same['kl']:.4f}, {100 * same['top1']:.1f} % same likeliest token"
+        )
+    return line
 
 
 def _part(config: ModelConfig) -> dict[str, Any]:

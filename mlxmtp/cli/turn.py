@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mlxmtp.cli.figures import stats_line
-from mlxmtp.errors import MlxmtpError, ModelNotFound
+from mlxmtp.cli.pick import pick_drafter, pick_target
+from mlxmtp.errors import MlxmtpError
 from mlxmtp.hub.store import Found, Store
 
 if TYPE_CHECKING:
@@ -138,37 +139,11 @@ class Turn:
             self._out.line(stats_line(stats, model.config.max_positions))
 
     def _target(self) -> Found:
-        """The model to ask: the one named, else one installed, else the built-in one, which says so."""
-        if self._settings.model is not None:
-            return self._named(self._settings.model)
-        installed = self._store.default()
-        if installed is not None:
-            return installed
-        self._out.note(_built_in_note())
-        return self._store.resolve("pocket")
-
-    def _named(self, name: str) -> Found:
-        """The model of that name; one that is not here can be downloaded now, if there is somebody to ask."""
-        try:
-            return self._store.resolve(name)
-        except ModelNotFound as missing:
-            from mlxmtp.cli.pull import offer
-
-            offer(self._loaded, self._out, name, missing)
-            return self._store.resolve(name)
+        return pick_target(self._loaded, self._out, self._store, self._settings.model)
 
     def _drafter(self, found: Found) -> Found | None:
-        settings = self._settings
-        wanted: str | Literal[False] | None = settings.draft_model
-        if settings.draft is False or settings.num_draft_tokens == 0:
-            wanted = False
-        drafter = self._store.drafter_for(found, wanted)
-        if drafter is None and wanted is None:
-            if settings.draft:
-                raise ModelNotFound(f"There is no drafter for '{found.name}' here: name one with --draft-model.")
-            if self._out.error_terminal:
-                self._out.note(f"There is no drafter for '{found.name}' here, so it decodes without one.")
-        return drafter
+        off = self._settings.num_draft_tokens == 0
+        return pick_drafter(self._settings, self._out, self._store, found, off=off)
 
     def _prompt(self, tokenizer: Tokenizer) -> Prompt:
         messages: list[Mapping[str, str]] = []
@@ -256,15 +231,3 @@ def _warm_up() -> None:
     from mlxmtp.cli.markdown import warm_up
 
     Thread(target=warm_up, daemon=True).start()
-
-
-def _built_in_note() -> str:
-    """One line: who answers, and the command that gets a model for this machine."""
-    from mlxmtp.hub.fit import machine_memory, shown
-    from mlxmtp.hub.store import best_fit
-
-    note = "No model is installed, so the built-in pocket answers: a demonstration, small and often wrong."
-    best = best_fit(machine_memory())
-    if best is None or best.target.size is None:
-        return note
-    return f"{note} {best.title} ({shown(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"

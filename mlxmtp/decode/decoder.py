@@ -70,7 +70,9 @@ class Decoder:
         self.reused = 0
         self.depth = Depth()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
+        self._compiled = compiled
         self._rounds = Rounds(target, drafter, compiled)
+        self._set_aside: list[tuple[Any, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
         self._chunk = chunk
@@ -119,6 +121,21 @@ class Decoder:
         self._cache.fill(buffers, len(tokens), newest)
         self._snapshots = Snapshots()
         self.tokens, self.rows = list(tokens), len(tokens)
+
+    def reserve(self, rows: int) -> None:
+        """Makes room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
+        self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
+
+    def forget(self) -> None:
+        """The next ``rounds`` reads its whole prompt, whatever the cache holds."""
+        self.tokens, self.rows = [], 0
+
+    def draft_with(self, drafter: Any) -> None:
+        """Another drafter proposes from now on, in the same text; what was compiled for the one before is kept."""
+        self._set_aside.append((self.drafter, self._rounds))
+        known = next((rounds for one, rounds in self._set_aside if one is drafter), None)
+        self._set_aside = [item for item in self._set_aside if item[0] is not drafter]
+        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self._compiled)
 
     def _set_depth(self, wanted: int | Literal["auto"]) -> None:
         if wanted != "auto" and not 0 <= wanted <= MAX_DRAFT:

@@ -17,8 +17,8 @@ def read_prompt(
     cache: KVCache,
     tokens: Sequence[int],
     start: int,
-    on_held: OnRows,
-    on_read: OnRows,
+    on_held: OnRows = lambda _: None,
+    on_read: OnRows = lambda _: None,
     chunk: int | None = None,
 ) -> mx.array:
     """Reads ``tokens[start:]`` into ``cache`` and returns the post-norm hidden state [1, H] of the last one.

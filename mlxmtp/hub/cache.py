@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 INCOMPLETE = ".incomplete"
+PARTIAL = ".partial"  # ending of the folder in which a conversion grows
 INDEX = "model.safetensors.index.json"
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any
 
-from mlxmtp.errors import LoadError
-from mlxmtp.hub.cache import INDEX, indexed
 from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.safetensors_file import Stored, read_folder
 
 # The first that occurs in a tensor's name decides.
 _KINDS = (
@@ -43,38 +38,28 @@ class Group:
     size: int
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights."""
-    names = indexed(folder / INDEX)
-    return sorted(folder / name for name in names) if names else sorted(folder.glob("model*.safetensors"))
-
-
 def groups(config: ModelConfig) -> list[Group]:
-    """What a folder's weights are, largest first. Raises LoadError for a file that is not safetensors."""
-    headers: dict[str, Any] = {}
-    for file in weight_files(config.folder):
-        headers |= _header(file)
+    """What a folder's weights are, largest first. Raises LoadError for a file that is cut off or damaged."""
     sums: dict[tuple[str, str], tuple[int, int]] = {}
-    for kind, storage, parameters, size in _described(headers, config):
+    for kind, storage, parameters, size in _described(read_folder(config.folder), config):
         count, total = sums.get((kind, storage), (0, 0))
         sums[kind, storage] = (count + parameters, total + size)
     found = [Group(kind, storage, count, size) for (kind, storage), (count, size) in sums.items()]
     return sorted(found, key=lambda group: -group.size)
 
 
-def _described(headers: Mapping[str, Any], config: ModelConfig) -> Iterator[tuple[str, str, int, int]]:
-    for name, entry in headers.items():
+def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tuple[str, str, int, int]]:
+    for name, layout in ((name, one.layout) for name, one in stored.items()):
         module, _, part = name.rpartition(".")
-        size = entry["data_offsets"][1] - entry["data_offsets"][0]
         kind = next((label for word, label in _KINDS if word in name), "norms and scalars")
-        packed = f"{module}.scales" in headers
+        packed = f"{module}.scales" in stored
         if packed and part in ("scales", "biases"):
-            yield kind, _packing(module, config)[1], 0, size
+            yield kind, _packing(module, config)[1], 0, layout.nbytes
         elif packed and part == "weight":
             bits, storage = _packing(module, config)
-            yield kind, storage, prod(entry["shape"]) * 32 // bits, size
+            yield kind, storage, prod(layout.shape) * 32 // bits, layout.nbytes
         else:
-            yield kind, _WIDTHS.get(entry["dtype"], str(entry["dtype"]).lower()), prod(entry["shape"]), size
+            yield kind, _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape), layout.nbytes
 
 
 def _packing(module: str, config: ModelConfig) -> tuple[int, str]:
@@ -84,15 +69,3 @@ def _packing(module: str, config: ModelConfig) -> tuple[int, str]:
         table = {**table, **own}
     bits, group, mode = int(table.get("bits", 4)), int(table.get("group_size", 64)), str(table.get("mode") or "affine")
     return bits, f"{bits} bit, groups of {group}" if mode == "affine" else mode
-
-
-def _header(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("it is cut off")
-            table: dict[str, Any] = json.loads(stream.read(length))
-    except (OSError, ValueError, struct.error) as error:
-        raise LoadError(f"{file} cannot be read ({error}). Pull the model again.") from None
-    return {name: entry for name, entry in table.items() if name != "__metadata__"}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
+from mlxmtp.models.recipe import PACKED_DRAFTER_FROM
 from mlxmtp.models.shapes import own_layers, packing, parameter_count, tensors
 
 OVERHEAD = 1_000_000_000
@@ -27,9 +28,6 @@ SLACK, STEP = 64, 256
 
 KEPT, KEPT_BYTES = 4, 768 * 2**20
 """Snapshots kept, and the bytes that more than one of them may take (`decode/snapshots.py`)."""
-
-PACKED_FROM = 200_000_000
-"""Parameters from which a 16-bit drafter is packed to 4 bits on a GPU (`models/quantize.py`)."""
 
 _LARGE_MAC = 36 * 2**30
 
@@ -72,7 +70,7 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
     """Bytes of a loaded network."""
     plain = 4 if cpu else 2
     pack = config.quantization
-    if config.is_drafter and pack is None and not cpu and parameter_count(config) >= PACKED_FROM:
+    if config.is_drafter and pack is None and not cpu and parameter_count(config) >= PACKED_DRAFTER_FROM:
         pack = {"bits": 4, "group_size": 64}
     total = 0
     for tensor in tensors(config):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import LoadError, MlxmtpError
-from mlxmtp.hub.cache import CachedRepo, is_complete
+from mlxmtp.hub.cache import PARTIAL, CachedRepo, is_complete
 from mlxmtp.hub.fit import Need, need
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry
 from mlxmtp.hub.store import Found, Store
@@ -92,9 +92,10 @@ def describe(store: Store, found: Found, repo: str | None) -> Model:
 def available(models: list[Model]) -> list[Available]:
     """The models with short names that are not here, in the variants that are not just another name."""
     here = {model.repo for model in models}
+    made = {(one.family, one.variant) for one in map(find_entry, (model.name for model in models)) if one is not None}
     found: dict[str, Available] = {}
     for entry in entries():
-        if entry.target.repo not in here:
+        if entry.target.repo not in here and (entry.family, entry.variant) not in made:
             found.setdefault(entry.target.repo, Available(entry))
     return list(found.values())
 
@@ -169,11 +170,28 @@ def _targets(store: Store, places: Places) -> Iterator[tuple[Found, str | None]]
         folder = store.cached(cached.repo)
         if folder is not None:
             entry = find_entry(cached.repo)
-            yield Found(cached.repo if entry is None else entry.name, folder, entry), cached.repo
+            shadowed = entry is None or store.made(entry) is not None
+            yield Found(cached.repo if entry is None or shadowed else entry.name, folder, entry), cached.repo
+    names: dict[Path | None, str] = {}
+    for entry in entries():
+        names.setdefault(store.made(entry), entry.name)
+    for folder in _made_here(places):
+        if is_complete(folder):
+            yield Found(names.get(folder, folder.name), folder), None
+
+
+def unfinished_conversions(places: Places) -> list[tuple[str, int]]:
+    """Names of conversions that were interrupted, with the bytes they have so far."""
+    return [
+        (folder.name, sum(item.stat().st_blocks * 512 for item in folder.rglob("*.safetensors")))
+        for folder in _made_here(places)
+        if folder.name.endswith(PARTIAL) and (folder / "model").is_dir()
+    ]
+
+
+def _made_here(places: Places) -> list[Path]:
     made = places.data / "models"
-    for folder in sorted(made.iterdir()) if made.is_dir() else []:
-        if is_complete(folder) and not folder.name.startswith("."):
-            yield Found(folder.name, folder), None
+    return [item for item in sorted(made.iterdir()) if not item.name.startswith(".")] if made.is_dir() else []
 
 
 def _cached_repos(places: Places) -> list[CachedRepo]:

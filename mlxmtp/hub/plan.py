@@ -25,7 +25,10 @@ from mlxmtp.hub.registry import Entry, find_entry, same_shape
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.pair import check_pair
 
-_TEXT_SIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*")
+_TEXT_SIDE = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
+    "processor_config.json", "preprocessor_config.json",  # a kilobyte each; other tools need them for the towers
+)  # fmt: skip
 _NETWORK = ("config.json", "generation_config.json", INDEX)
 _LARGEST_SMALL = 50_000_000  # bytes; an index of a model this program runs has well under one million
 

@@ -58,6 +58,9 @@ def plan_removal(name: str, store: Store, places: Places) -> Removal:
     if Path(meant).expanduser().is_dir():
         raise UsageError(f"{meant} is a folder of yours: remove it with rm -r.")
     entry = find_entry(meant)
+    converted = store.made(entry) if entry is not None and entry.name == meant.lower() else None
+    if converted is not None:
+        return Removal((Item(converted.name, converted, _size(converted)),))
     repo = meant if entry is None else entry.target.repo
     record = Records(places.data).find(repo)
     paired = record.drafter if record is not None else entry.drafter.repo if entry is not None else None

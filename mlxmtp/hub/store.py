@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mlxmtp.errors import LoadError, ModelNotFound
 from mlxmtp.hub.cache import CachedRepo, is_complete
 from mlxmtp.hub.fit import fits, machine_memory, shown
+from mlxmtp.hub.masters import made_folder
 from mlxmtp.hub.records import Records
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, known_names, same_shape
 from mlxmtp.models.config import read_config
@@ -48,6 +49,9 @@ class Store:
             return Found(BUILT_IN, _built_in("target"))
         entry = find_entry(meant)
         if entry is not None:
+            made = self.made(entry) if entry.name == meant.lower() else None
+            if made is not None:
+                return Found(name, made)
             folder = self.cached(entry.target.repo)
             if folder is None:
                 raise ModelNotFound(missing_sentence(entry, machine_memory()))
@@ -75,15 +79,19 @@ class Store:
 
     def default(self) -> Found | None:
         """The installed model to take when none was named: the largest that fits, else the smallest."""
-        installed: dict[Path, Found] = {}
+        installed: dict[Path, tuple[Entry, Found]] = {}
         for entry in sorted(entries(), key=_needed):
-            folder = self.cached(entry.target.repo)
+            made = self.made(entry)
+            folder = made or self.cached(entry.target.repo)
             if folder is not None:  # of two names for one model the registry has the bare one first
-                installed.setdefault(folder, Found(entry.name, folder, entry))
+                installed.setdefault(folder, (entry, Found(entry.name, folder, None if made else entry)))
         memory = machine_memory()
-        found = list(installed.values())
-        fitting = [one for one in found if one.entry is not None and fits(_needed(one.entry), memory)]
-        return next(iter(fitting[-1:] or found), None)
+        fitting = [one for entry, one in installed.values() if fits(_needed(entry), memory)]
+        return next(iter(fitting[-1:] or [one for _, one in installed.values()]), None)
+
+    def made(self, entry: Entry) -> Path | None:
+        """The folder of a variant that was converted here; its name means that one, and no longer the hub's."""
+        return made_folder(entry, self._places.data / "models")
 
     def _published_for(self, target: Found) -> Found | None:
         """The drafter of a repository without a short name: the one pulled with it, else that of its shape."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxmtp.models.attend import KV, attend, halves
 from mlxmtp.models.config import ModelConfig
 
 
@@ -138,10 +139,8 @@ class Attention:
     def arrays(self) -> list[Any]:
         return [self._project.arrays(), self._out.arrays(), self._norms]
 
-    def __call__(
-        self, x: mx.array, mask: Any, turn: Rotation, kv: mx.array | None, view: Any, i: int
-    ) -> tuple[mx.array, mx.array]:
-        """x [L, H] -> [L, H], and the K/V [1, 2 kv_heads, rows, D] it attended to: ``kv`` where given, else its own.
+    def __call__(self, x: mx.array, mask: Any, turn: Rotation, kv: KV | None, view: Any, i: int) -> tuple[mx.array, KV]:
+        """x [L, H] -> [L, H], and the K/V it attended to: ``kv`` where given, else its own.
 
         ``turn`` must cover ``heads + 2 kv_heads`` heads.
         """
@@ -154,12 +153,11 @@ class Attention:
         first = a * (self._norms[0] * turn.cos) - b * (self._norms[1] * turn.sin)
         second = b * (self._norms[1] * turn.cos) + a * (self._norms[0] * turn.sin)
         y = mx.concatenate([first.astype(x.dtype), second.astype(x.dtype)], axis=-1)
-        y = y.transpose(0, 2, 1, 3)  # [1, heads, L, D]
+        queries = y
         if kv is None:
-            kv = view.update(i, y[:, self.heads :])
-        keys, values = mx.split(kv, 2, axis=1)
-        out = mx.fast.scaled_dot_product_attention(y[:, : self.heads], keys, values, scale=1.0, mask=mask)
-        return self._out(out.transpose(0, 2, 1, 3).reshape(rows, -1)), kv
+            queries, own = mx.split(y, [self.heads], axis=2)
+            kv = halves(view.update(i, own.transpose(0, 2, 1, 3)))
+        return self._out(attend(queries, kv, mask)), kv
 
 
 class Block:
@@ -200,11 +198,11 @@ class Block:
         mask: Any,
         turn: Rotation,
         *,
-        kv: mx.array | None = None,
+        kv: KV | None = None,
         view: Any = None,
         i: int = 0,
         extra: mx.array | None = None,
-    ) -> tuple[mx.array, mx.array]:
+    ) -> tuple[mx.array, KV]:
         """h [L, H] -> [L, H] and the K/V of the layer; ``extra`` [L, P] is the per-layer input."""
         s = self._source
         attended, kv = self.attention(s.input_layernorm(h), mask, turn, kv, view, i)

@@ -159,7 +159,7 @@ class FixedView:
         self._spec, self._offset = spec, offset
         self._rows = {kind: buffers[spec.kinds.index(kind)].shape[2] for kind in spec.kinds}
         self.masks = {kind: self._mask(kind) for kind in self._rows}
-        self._ring = self.positions % self._rows.get(SLIDING, 1)
+        self._ring = (self.positions % self._rows.get(SLIDING, 1))[None, None, :, None]
 
     def _mask(self, kind: str) -> mx.array:
         rows = self._rows[kind]
@@ -173,7 +173,7 @@ class FixedView:
         if self._spec.kinds[i] == FULL:
             buffer = mx.slice_update(buffer, rows, self._offset, axes=(2,))
         else:
-            buffer[:, :, self._ring] = rows
+            buffer = mx.put_along_axis(buffer, mx.broadcast_to(self._ring, rows.shape), rows, axis=2)
         self.buffers[i] = buffer
         return buffer
 

@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlxmtp.models._mlx_lm import gemma4_text
+from mlxmtp.models.attend import KV, halves
 from mlxmtp.models.block import Block, Product, Rotary, Rotation
 from mlxmtp.models.cache import FixedView
 from mlxmtp.models.config import ModelConfig
@@ -41,7 +42,7 @@ class Scores(NamedTuple):
 class Context:
     """What all draft steps of a round share: K/V, mask and rotation of the query by layer kind."""
 
-    kv: dict[str, mx.array]
+    kv: dict[str, KV]
     masks: dict[str, Any]
     turns: dict[str, Rotation]
 
@@ -140,7 +141,7 @@ class Drafter:
 
     def context(self, buffers: list[mx.array], offset: mx.array) -> Context:
         """What the draft steps of a round whose bonus token stands at ``offset`` [1] read."""
-        kv = {kind: buffers[i] for kind, i in self._stores.items()}
+        kv = {kind: halves(buffers[i]) for kind, i in self._stores.items()}
         turns = {kind: rotary.at(offset - QUERY_BEHIND) for kind, rotary in self._rotary.items()}
         return Context(kv, FixedView(self._spec, buffers, offset - 1, 1).masks, turns)
 

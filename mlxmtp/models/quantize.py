@@ -9,10 +9,7 @@ from mlx.utils import tree_flatten
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models.device import on_cpu
-
-DRAFTER_BITS_FROM = 200_000_000
-"""Dense drafters at least this large (12B, 26B, 31B: 0.42 to 0.47 billion) keep their acceptance at 4 bits, and their
-head is what a draft step reads most of; the small ones with a centroid head keep 16 bits (docs/architecture.md)."""
+from mlxmtp.models.recipe import PACKED_DRAFTER_FROM
 
 
 def prepare(model: Any, weights: Mapping[str, mx.array], quantization: Mapping[str, Any]) -> None:
@@ -44,7 +41,7 @@ def prepare(model: Any, weights: Mapping[str, mx.array], quantization: Mapping[s
 def default_bits(drafter: Any) -> int:
     """4 for a large drafter on a GPU, 16 (as stored) for a small one and on the CPU, where packed products are slow."""
     size = sum(value.size for _, value in parameters(drafter))
-    return 4 if size >= DRAFTER_BITS_FROM and not on_cpu() else 16
+    return 4 if size >= PACKED_DRAFTER_FROM and not on_cpu() else 16
 
 
 def pack_drafter(model: Any, bits: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlxmtp.models.attend import KV
 from mlxmtp.models.block import Attention, Block, Product, Rotary, Rotation
 from mlxmtp.models.cache import CacheSpec
 from mlxmtp.models.config import ModelConfig
@@ -85,7 +86,7 @@ class Target:
         turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary.items()}
         full = {kind: self._with_values(turns[kind], self._blocks[i].attention) for kind, i in self.stores.items()}
         masks = view.masks
-        stored: dict[str, mx.array] = {}
+        stored: dict[str, KV] = {}
         for i, block in enumerate(self._blocks):
             if last_only and i == self._own:
                 h, extras = h[-1:], [None if e is None else e[-1:] for e in extras]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from io import StringIO
 
-from mlxmtp.cli.output import Output
-from mlxmtp.cli.progress import DownloadProgress
+from mlxmtp.cli.output import Look, Output
+from mlxmtp.cli.progress import DownloadProgress, RunProgress
 from mlxmtp.cli.table import ago, count_of, show_table
 
 
@@ -43,6 +43,37 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_one_line_that_changes() -
     assert "\n" not in screen.getvalue()
     logged.waiting("the hub answers 503", 7)
     assert log.getvalue().endswith("the hub answers 503; trying again in 7 s\n")
+
+
+def test_a_benchmark_knows_its_pace_after_the_first_run_of_each_model() -> None:
+    clock, log = Clock(), StringIO()
+    progress = RunProgress(Output(None, log), 20, clock)
+    say = progress.starting(0)
+    for done in range(5):
+        say(f"text {done}", done)
+        clock.now += 1000 if done == 0 else 31  # loading and compiling are no part of the pace
+    assert log.getvalue().splitlines() == [
+        "run 1 of 20: text 1",
+        "run 2 of 20, 9:18 left: text 2",
+        "run 3 of 20, 8:47 left: text 3",
+        "run 4 of 20, 8:16 left: text 4",
+    ]
+    say = progress.starting(10)
+    say("the next model", 0)
+    assert log.getvalue().splitlines()[-1] == "run 10 of 20: the next model"
+
+
+def test_a_quiet_benchmark_says_nothing_and_a_terminal_keeps_one_line() -> None:
+    clock, log, screen = Clock(), StringIO(), Screen()
+    quiet = RunProgress(Output(None, log, Look(quiet=True)), 9, clock).starting(0)
+    seen = RunProgress(Output(None, screen), 9, clock).starting(0)
+    for done in range(9):
+        clock.now += 40
+        quiet("a text", done)
+        seen("a text", done)
+    assert log.getvalue() == ""
+    assert "\n" not in screen.getvalue()
+    assert "run 8 of 9, 0:40 left: a text" in screen.getvalue()
 
 
 def test_columns_are_tabs_for_programs_and_aligned_for_people() -> None:

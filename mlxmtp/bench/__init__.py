@@ -1,0 +1,1 @@
+"""Measuring: texts, runs, statistics and reports."""

@@ -1,0 +1,165 @@
+"""The texts a benchmark runs on: the suites of this package, and people's own files.
+
+The suites in `suites/*.jsonl` were written for this project and are under its licence. A line is an object
+`{"prompt": …}`; `text` is material that comes before the prompt, `name`, `kind` and `system` are optional.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import Any
+
+from mlxmtp.errors import ContextOverflow, UsageError
+
+SUITES = ("code", "chat", "summary", "extract", "rewrite")
+_FOLDER = Path(__file__).with_name("suites")
+_KEYS = frozenset({"prompt", "text", "name", "kind", "system"})
+_TRIES = 12  # steps towards a length in tokens; three or four are usual
+_NUDGES = 24  # characters to either side tried in the end
+
+Encode = Callable[[Sequence[Mapping[str, str]]], list[int]]
+"""Messages to the token ids of a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a user says: `material` and then `prompt`. `kind` groups texts in the report."""
+
+    kind: str
+    name: str
+    prompt: str
+    material: str = ""
+    system: str = ""
+
+    @property
+    def content(self) -> str:
+        """Material first, instruction last, as `mlxmtp ask` joins them."""
+        return f"{self.material}\n\n{self.prompt}" if self.material else self.prompt
+
+    def ids(self, encode: Encode, content: str | None = None) -> list[int]:
+        """The prompt as token ids, with another `content` if one is given."""
+        said = {"role": "user", "content": self.content if content is None else content}
+        return encode([{"role": "system", "content": self.system}, said] if self.system else [said])
+
+
+def read_suites(names: Sequence[str], system: str = "") -> list[Text]:
+    """The texts of suites: names of this package's, `.jsonl` files, text files, folders of text files.
+
+    `system` is the system prompt of every text that brings none. Raises UsageError.
+    """
+    found = list(chain.from_iterable(_suite(name) for name in names))
+    seen: set[tuple[str, str]] = set()
+    for text in found:
+        if (text.kind, text.name) in seen:
+            raise UsageError(f"Two texts of the suites are called {text.kind}/{text.name}: give each suite once.")
+        seen.add((text.kind, text.name))
+    return [replace(text, system=text.system or system) for text in found]
+
+
+def _suite(name: str) -> Iterator[Text]:
+    if name in SUITES:
+        yield from _lines(_FOLDER / f"{name}.jsonl")
+        return
+    path = Path(name).expanduser()
+    if path.is_dir():
+        files = sorted(item for item in path.iterdir() if item.suffix in (".txt", ".md"))
+        if not files:
+            raise UsageError(f"There is no .txt or .md file in {path}: a suite is a text file per prompt, or a .jsonl.")
+        yield from (_whole(file, path.name) for file in files)
+    elif path.suffix == ".jsonl":
+        yield from _lines(path)
+    elif path.exists():
+        yield _whole(path, path.parent.resolve().name)
+    else:
+        raise UsageError(f"There is no suite '{name}': take one of {', '.join(SUITES)}, or a .jsonl or text file.")
+
+
+def _whole(path: Path, kind: str) -> Text:
+    content = _read(path).strip()
+    if not content:
+        raise UsageError(f"{path} is empty: a text file of a suite holds one prompt.")
+    return Text(kind, path.stem, content)
+
+
+def _lines(path: Path) -> Iterator[Text]:
+    lines = [(number, line) for number, line in enumerate(_read(path).splitlines(), 1) if line.strip()]
+    if not lines:
+        raise UsageError(f'{path} is empty: a suite has a line {{"prompt": "…"}} for each prompt.')
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise UsageError(f"{path} line {number} is not JSON: each line is an object with the key prompt.") from None
+        yield _text(row, path.stem, str(number), f"{path} line {number}")
+
+
+def _text(row: Any, kind: str, name: str, where: str) -> Text:
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        raise UsageError(f"{where} has no text under the key prompt.")
+    unknown = sorted(row.keys() - _KEYS)
+    if unknown:
+        raise UsageError(f"{where} has the unknown key '{unknown[0]}': there are {', '.join(sorted(_KEYS))}.")
+    if not all(isinstance(value, str) for value in row.values()):
+        raise UsageError(f"{where} must have texts as values.")
+    material, system = row.get("text", ""), row.get("system", "")
+    return Text(row.get("kind") or kind, row.get("name") or name, row["prompt"], material, system)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"{path} cannot be read: {reason}.") from None
+
+
+def to_length(text: Text, others: Sequence[Text], tokens: int, encode: Encode) -> list[int]:
+    """The prompt of `text` with `tokens` tokens: lengthened by the `others` in front of it, or cut at its beginning.
+
+    A few tokens less where no cut gives exactly that many. Raises ContextOverflow where the template alone is longer.
+    """
+    frame = len(text.ids(encode, "a"))
+    if frame > tokens:
+        raise ContextOverflow(f"A prompt of {tokens} tokens is too short: the chat template alone takes {frame}.")
+    whole = text.content
+    if len(text.ids(encode)) < tokens:
+        # No word has more than a few characters per token, so this is enough; the loop takes more where it is not.
+        whole = "\n\n".join([*reversed(_repeated(text, others, 8 * tokens)), whole])
+
+    def ids(characters: int) -> list[int]:
+        return text.ids(encode, whole[-characters:])
+
+    best, at = ids(1), 1
+    guess = min(len(whole), 4 * tokens)
+    for _ in range(_TRIES):
+        found = ids(guess)
+        if len(best) < len(found) <= tokens:
+            best, at = found, guess
+        if len(found) == tokens or guess == at + 1:
+            break
+        pace = guess / max(len(found) - frame + 1, 1)  # characters per token here
+        step = (tokens - len(found)) * pace
+        guess = max(1, min(len(whole), guess + (round(step) or (1 if step > 0 else -1))))
+    for nudge in islice((sign * by for by in range(1, _NUDGES) for sign in (1, -1)), 2 * _NUDGES):
+        if len(best) == tokens:
+            break
+        found = ids(max(1, min(len(whole), at + nudge)))
+        best = found if len(best) < len(found) <= tokens else best
+    return best
+
+
+def _repeated(text: Text, others: Sequence[Text], characters: int) -> list[str]:
+    """Contents of the other texts, in turns, until they have so many characters; nearest to the prompt first."""
+    turns = [other.content for other in others if other.name != text.name] or [text.content]
+    found: list[str] = []
+    size = 0
+    for content in cycle(turns):
+        if size >= characters:
+            break
+        found.append(content)
+        size += len(content)
+    return found

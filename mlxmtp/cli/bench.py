@@ -1,0 +1,171 @@
+"""`mlxmtp bench`: is the drafter worth it on this machine, on real text, and is the text the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from mlxmtp.cli import options
+from mlxmtp.cli.start import begin
+from mlxmtp.errors import UsageError
+from mlxmtp.settings import MAX_DRAFT_TOKENS
+
+if TYPE_CHECKING:
+    from mlxmtp.bench.samples import Arm
+
+Format = Literal["md", "json", "jsonl", "csv"]
+_FORMATS = ("md", "json", "jsonl", "csv")
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("-m", "--model", metavar="NAME", help="Alias, org/repo or path; can be repeated.", show_default=False),
+]
+Suites = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--suite",
+        metavar="NAME|FILE,…",
+        help="Of code, chat, summary, extract, rewrite; a .jsonl; text files, folders.  [default: all five]",
+        show_default=False,
+    ),
+]
+Lengths = Annotated[
+    str | None, typer.Option("-p", "--prompt-tokens", metavar="N,M", help="Bring prompts to these lengths.")
+]
+Tokens = Annotated[
+    int, typer.Option("-n", "--max-tokens", metavar="N", help="New tokens in every run, 2 or more.", min=2)
+]
+Arms = Annotated[
+    str, typer.Option("--num-draft-tokens", metavar="N,…|auto", help="Draft lengths; plain is always measured.")
+]
+
+
+def bench(
+    ctx: typer.Context,
+    model: Models = None,
+    suite: Suites = None,
+    prompt_tokens: Lengths = None,
+    max_tokens: Tokens = 256,
+    repetitions: Annotated[int, typer.Option("-r", "--repetitions", metavar="N", help="Repetitions.", min=1)] = 3,
+    warmup: Annotated[int, typer.Option("-w", "--warmup", metavar="N", help="Runs before that count.", min=0)] = 1,
+    num_draft_tokens: Arms = "0,auto",
+    cooldown: Annotated[float, typer.Option(metavar="S", help="Seconds of rest before each run.", min=0)] = 0.0,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="|".join(_FORMATS), help="Form of the report.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the report here.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg|.png", help="Draw acceptance and speeds.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Compare two reports; measure nothing.")
+    ] = None,
+    system: options.System = None,
+    think: options.Think = None,
+    temp: options.Temp = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    draft: options.Draft = None,
+    draft_model: options.DraftModel = None,
+    draft_bits: options.DraftBits = None,
+    yes: options.Yes = None,
+    force: options.Force = False,
+    quiet: options.Quiet = None,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """Measure speed with and without the drafter, on real text, and say whether the text is the same.
+
+    \b
+    Examples:
+      mlxmtp bench -m e4b
+      mlxmtp bench -m e2b -m e4b --num-draft-tokens 0,1,2,4,auto --temp 0
+      mlxmtp bench -p 512,4096 --suite code -r 5 --plot speed.svg
+      mlxmtp bench --format json -o today.json
+      mlxmtp bench --compare before.json today.json
+
+    Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens. With -o the
+    report goes to FILE and the tables to stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
+    """
+    from mlxmtp.cli.measuring import Measuring, Wanted, show_comparison
+
+    loaded, out = begin(
+        ctx, system=system, think=think, temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, draft=draft,
+        draft_model=draft_model, draft_bits=draft_bits, yes=yes, quiet=quiet, no_color=no_color,
+    )  # fmt: skip
+    chosen = _format(form, output)
+    _check_output(output)
+    try:
+        if compare is not None:
+            if model or suite or plot is not None:
+                raise UsageError("--compare reads two reports and measures nothing: leave out -m, --suite and --plot.")
+            show_comparison(out, compare, chosen, output)
+            return
+        wanted = Wanted(
+            models=tuple(dict.fromkeys(model or [])),
+            suites=_words(suite) or None,
+            lengths=_lengths(prompt_tokens),
+            tokens=max_tokens,
+            repetitions=repetitions,
+            warmups=warmup,
+            arms=_arms(num_draft_tokens, off=loaded.settings.draft is False),
+            cooldown=cooldown,
+            form=chosen,
+            output=output,
+            plot=plot,
+            force=force,
+        )
+        Measuring(loaded, out, wanted).carry_out()
+    finally:
+        out.settle()
+
+
+def _format(form: str | None, output: Path | None) -> Format:
+    """The form asked for, else the one a file's name says, else markdown."""
+    chosen = form or ("" if output is None else output.suffix.removeprefix(".")) or "md"
+    if chosen in _FORMATS:
+        return cast("Format", chosen)
+    if form is None:
+        raise UsageError(f"-o {output}: give --format md, json, jsonl or csv, the name does not say which.")
+    raise UsageError(f"--format must be md, json, jsonl or csv, not '{form}'.")
+
+
+def _check_output(output: Path | None) -> None:
+    """What cannot be written is refused before anything is measured."""
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise UsageError(f"-o {output} cannot be written: give a file in a folder that exists.")
+
+
+def _words(values: Sequence[str] | None) -> tuple[str, ...]:
+    """Repeated and comma-separated values, each once."""
+    return tuple(dict.fromkeys(word.strip() for value in values or [] for word in value.split(",") if word.strip()))
+
+
+def _lengths(value: str | None) -> tuple[int | None, ...]:
+    if value is None:
+        return (None,)
+    words = _words([value])
+    if not words or not all(word.isascii() and word.isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"-p must be lengths in tokens like 512 or 128,4096, not '{value}'.")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _arms(value: str, *, off: bool) -> tuple[Arm, ...]:
+    """Plain first: everything is compared with it."""
+    arms: list[Arm] = []
+    for word in _words([value]):
+        if word == "auto":
+            arms.append("auto")
+        elif word.isascii() and word.isdecimal() and int(word) <= MAX_DRAFT_TOKENS:
+            arms.append(int(word))
+        else:
+            raise UsageError(f"--num-draft-tokens must be of 0 to {MAX_DRAFT_TOKENS} and auto, not '{word}'.")
+    if off:
+        return (0,)
+    fixed = sorted({arm for arm in arms if arm != "auto"} | {0})
+    return (*fixed, "auto") if "auto" in arms else tuple(fixed)

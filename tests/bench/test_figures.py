@@ -1,0 +1,135 @@
+"""From samples to figures, words and comparisons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mlxmtp.bench.compare import compare_reports
+from mlxmtp.bench.report import Report
+from mlxmtp.bench.samples import Case, Checking, Parting, Sample
+from mlxmtp.bench.summary import complete, figures
+from mlxmtp.bench.verdict import verdict
+from mlxmtp.errors import UsageError
+from tests.bench.fake_rig import sample
+
+TIE = Parting(5, 1, 2, "a", "b", 1e-6, 1e-6)
+CLEAR = Parting(3, 1, 2, "a", "b", 2.0, 1e-6)
+
+
+def run(gain: float, kinds: dict[str, float] | None = None, arms=(0, 3), repetitions=3, **more) -> list[Sample]:
+    """Plain at 100 tok/s, drafting at `gain` times that (by kind where given), with 1 % between repetitions."""
+    found = []
+    for repetition in range(repetitions):
+        for kind, factor in (kinds or {"code": gain}).items():
+            for arm in arms:
+                accepted = 0 if arm == 0 else 2
+                speed = 100 * (1 if arm == 0 else factor) * (1 + repetition / 100)
+                found.append(
+                    sample(arm, repetition, kind=kind, accepted=accepted, seconds=(accepted + 1) / speed, **more)
+                )
+    return found
+
+
+def words(samples: list[Sample], checking: tuple[Checking, ...] = ()) -> str:
+    (case,) = figures(samples, checking)
+    return " ".join(verdict(case))
+
+
+def test_speeds_pool_tokens_over_time_and_gains_pair_repetitions():
+    slow, fast = sample(0, seconds=0.02, prompt="slow"), sample(0, seconds=0.005, prompt="fast", rounds=40)
+    (case,) = figures([slow, fast])
+    assert case.arms[0].speed.tps.median == pytest.approx(50 / (0.2 + 0.2))
+    (case,) = figures(run(2.5))
+    row = case.arm(3)
+    assert row is not None
+    assert row.speed.gain is not None
+    assert (row.speed.gain.low, row.speed.gain.high) == pytest.approx((2.5, 2.5))
+    assert row.speed.tps.median == pytest.approx(252.5)
+    assert row.speed.per_pass == 3
+    assert row.speed.accepted == pytest.approx(2 / 3)
+    assert row.by_position == (1, 1, 0)
+
+
+def test_waits_are_between_rounds_and_prefill_is_apart():
+    (case,) = figures([sample(3, accepted=2, seconds=0.03), sample(0)])
+    row = case.arm(3)
+    assert row is not None
+    assert row.waits == pytest.approx((0.03, 0.03, 0.03))
+    assert row.prompt_tps.median == pytest.approx(100)
+    assert (row.first_token.median, row.latency.median) == pytest.approx((0.5, 0.8))
+
+
+def test_what_an_interruption_left_half_done_does_not_count():
+    whole = run(2, {"code": 2, "chat": 2}, repetitions=2)
+    assert complete(whole) == whole
+    assert complete(whole[:-1]) == whole[:4]  # the second repetition lacks a text
+    assert complete(whole[:3]) == whole[:2]  # the first has one text in both ways
+    assert complete(whole[:1]) == whole[:1]
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        (run(2), "The drafter is worth it here: drafting 3 gives 202.0 tok/s against 101.0 plain, 2.00"),
+        (run(0.8), "The drafter loses here: drafting 3 gives 80.8 tok/s against 101.0 plain, 0.80"),
+        (run(0.8, arms=(0, 3, "auto")), "even drafting 3, the best of the lengths measured, gives"),
+        (run(0.99, repetitions=1), "The drafter makes no difference here"),
+        (run(1.01), "The drafter makes no difference here"),
+        (run(2, repetitions=1), "no spread is known"),
+        (run(1, {"code": 3, "chat": 1.5, "poem": 0.7}), "code 3.00, chat 1.50, poem 0.70. It loses on poem."),
+        (run(2, arms=(0, 3, "auto")), "The automatic length reaches 100 % of the best fixed one (3 drafts)."),
+        (run(2, arms=(0,)), "Only plain decoding was measured"),
+        (run(2), "Every text is the same as plain (3 of 3)."),
+        (
+            run(2, parting=TIE),
+            "3 of 3 texts differ from plain, the first at token 5 ('b' for 'a', margin 1e-06); all at",
+        ),
+        ([replace(s, parting=CLEAR) if s.arm else s for s in run(2)], "3 of them with a clear margin"),
+    ],
+)
+def test_the_verdict_says_it_in_words(samples, says):
+    found = words([replace(one, parting=None) if one.arm == 0 else one for one in samples])
+    assert says in found
+
+
+def test_the_verdict_names_cost_best_length_and_limit():
+    samples = run(2)
+    found = words(samples, (Checking(Case("m", None), 3, (0.0149,) * 9, (0.0104,) * 9),))
+    assert "A round costs 9.90 ms and 1.65 ms more for each draft token (1.50 drafter, 0.15 checking)" in found
+    assert "with the acceptance seen here 2 drafts should be best" in found
+    assert "What limits it most is" in found
+
+
+def report(samples: list[Sample], **environment) -> Report:
+    settings = {"max_tokens": 31, "suite": ["code"]}
+    return Report("2026-01-01T00:00:00+00:00", settings, environment, [{"name": "m"}], samples, [], complete=True)
+
+
+def test_a_comparison_speaks_only_beyond_the_spread():
+    before = report(run(2))
+    same = compare_reports(before, report(run(2)), ("a", "b"))
+    assert {line.verdict for line in same.lines} == {"same within spread"}
+    assert same.sentences == ["2 of 2 are the same within their spread."]
+    faster = compare_reports(before, report(run(2.2)), ("a", "b"))
+    decode = {line.arm: line.verdict for line in faster.lines if line.what == "decode"}
+    assert decode == {0: "same within spread", 3: "faster"}
+    assert faster.sentences[0] == "B is faster in 1 of 2 rows: m 3 drafts (+10.0%)."
+    latency = next(line for line in faster.lines if line.what == "whole answer" and line.arm == 3)
+    assert latency.verdict == "faster"
+    assert latency.change < 1
+    assert "B is slower" in compare_reports(report(run(2.2)), before, ("a", "b")).sentences[0]
+    assert "nothing is certain" in compare_reports(report(run(2, repetitions=1)), before, ("a", "b")).sentences[0]
+
+
+def test_a_comparison_warns_of_other_conditions_and_refuses_strangers():
+    other = report(run(2), chip="M4", power_source="battery")
+    other.settings["max_tokens"] = 64
+    other.complete = False
+    found = compare_reports(report(run(2), chip="M1", power_source="AC"), other, ("a", "b"))
+    assert "Different new tokens: 31 in A, 64 in B." in found.warnings
+    assert "Different chip: M1 in A, M4 in B." in found.warnings
+    assert "B was interrupted, so it holds fewer samples than planned." in found.warnings
+    with pytest.raises(UsageError, match="share no model"):
+        compare_reports(report(run(2)), report(run(2, model="x")), ("a", "b"))

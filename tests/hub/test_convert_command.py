@@ -1,0 +1,269 @@
+"""`mlxmtp convert` and `pull --convert`: names, what is fetched and said, and what `ls`, `show` and `rm` make of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import mlxmtp
+from mlxmtp.decode.warm import Rounds
+from mlxmtp.errors import LoadError
+from mlxmtp.hub.machine import this_machine
+from mlxmtp.hub.masters import find_master, master_of
+from mlxmtp.hub.registry import entries
+from mlxmtp.models import pack
+from mlxmtp.models.config import read_config
+from mlxmtp.models.recipe import make_recipe
+from tests.golden import FAMILIES, FOLDER, load_golden
+from tests.hub.conftest import Here
+from tests.hub.hub_server import folder_files
+from tests.hub.models_to_publish import publish_family
+from tests.hub.test_convert import interrupt_at
+
+GOOGLE = "google/gemma-4-E2B-it"
+QAT = "google/gemma-4-E2B-it-qat-q4_0-unquantized"
+
+
+@pytest.fixture(autouse=True)
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rounds, "_ask", lambda *_: None)
+
+
+def made(here: Here, name: str) -> Path:
+    return here.settings().places.data / "models" / name
+
+
+def served(here: Here, name: str) -> int:
+    return sum(item.sent for item in here.hub.served if name in item.path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_pulled_converted_and_answers(here: Here, family: str) -> None:
+    repo = publish_family(here.hub, family)
+    code, out, err = here.call("pull", repo, "--convert")
+    assert (code, out) == (0, f'{family}-4bit is ready. Ask it something: mlxmtp ask -m {family}-4bit "Hello"\n'), err
+    for word in ("4 bit, groups of 32: ", "checked  every tensor is there", "compared on 97 tokens: mean KL "):
+        assert word in err
+    model = mlxmtp.load(f"{family}-4bit")
+    assert model.drafter == str(made(here, f"{family}-4bit") / "drafter")
+    prompt = load_golden(family).records["short"].prompt
+    assert len([t for one in model.rounds(prompt, max_tokens=8, stop=[]) for t in one.tokens]) == 8
+    code, out, err = here.call("convert", repo, "--q-bits", "16", "-q")
+    assert (code, err) == (0, "")
+    record = load_golden(family).records["short"]
+    rounds = mlxmtp.load(f"{family}-bf16").rounds(record.prompt, max_tokens=len(record.greedy), stop=[])
+    assert [token for one in rounds for token in one.tokens] == record.greedy
+
+
+def test_an_alias_is_googles_own_weights_and_then_means_the_result(here: Here) -> None:
+    publish_family(here.hub, "e2b", GOOGLE)
+    code, out, err = here.call("pull", "e2b", "--convert")
+    assert (code, out) == (0, 'e2b is ready. Ask it something: mlxmtp ask -m e2b "Hello"\n'), err
+    assert "e2b:qat are weights that were trained to be packed to 4 bits" in err
+    assert f"stay in the cache; mlxmtp rm {GOOGLE} frees them" in err
+    folder = made(here, "e2b-4bit")
+    assert here.store().resolve("e2b").folder == here.store().resolve("e2b:4bit").folder == folder
+    default = here.store().default()
+    assert default is not None
+    assert {"e2b", "e2b:bf16"} >= {default.name}
+    names = here.call("ls", "-q")[1].splitlines()
+    assert names == ["pocket", "e2b:bf16", "e2b"]
+    assert not {"e2b", "e2b:4bit"} & {row["name"] for row in listed(here) if not row["installed"]}
+    assert here.store().resolve("e2b:bf16").folder != folder
+    sheet = json.loads(here.call("show", "e2b", "--json")[1])
+    assert {row["kind"]: row["storage"] for row in sheet["modules"]}["per-layer embedding"] == "8 bit, groups of 32"
+    assert sheet["conversion"]["target"]["source"] == GOOGLE
+    assert f"Converted here from {GOOGLE}; on 97 tokens mean KL " in here.call("show", "e2b")[1]
+    code, out, err = here.call("rm", "-y", "e2b")
+    assert code == 0
+    assert "e2b-4bit" in err
+    assert not folder.exists()
+    assert here.call("show", "e2b")[0] == 3
+
+
+def listed(here: Here) -> list[dict]:
+    return list(json.loads(here.call("ls", "--all", "--json")[1])["models"])
+
+
+def test_a_conversion_shadows_the_hubs_own_of_the_same_name(here: Here) -> None:
+    publish_family(here.hub, "e2b", GOOGLE)
+    publish_family(here.hub, "e2b", "mlx-community/gemma-4-e2b-it-4bit")
+    here.hub.publish("mlx-community/gemma-4-E2B-it-assistant-bf16", FOLDER / "e2b" / "drafter")
+    assert here.call("pull", "e2b")[0] == 0
+    pulled = here.store().resolve("e2b").folder
+    assert here.call("pull", "e2b", "--convert")[0] == 0
+    assert here.store().resolve("e2b").folder == made(here, "e2b-4bit")
+    assert here.store().resolve("mlx-community/gemma-4-e2b-it-4bit").folder == pulled
+    names = here.call("ls", "-q")[1].splitlines()
+    assert sorted(names) == ["e2b", "e2b:bf16", "mlx-community/gemma-4-e2b-it-4bit", "pocket"]
+    assert here.call("rm", "-y", "e2b")[0] == 0
+    assert here.store().resolve("e2b").folder == pulled
+
+
+def test_weights_trained_for_4_bits(here: Here) -> None:
+    publish_family(here.hub, "e2b", QAT)
+    code, out, err = here.call("convert", "e2b:qat")
+    assert (code, out.split()[0]) == (0, "e2b:qat"), err
+    assert "trained to be packed" not in err
+    block = read_config(made(here, "e2b-qat")).quantization
+    assert block is not None
+    assert (block["bits"], block["group_size"]) == (4, 32)
+    assert here.store().resolve("e2b:qat").folder == made(here, "e2b-qat")
+
+
+def test_what_is_here_is_not_fetched_again_and_the_drafter_is(here: Here) -> None:
+    repo = publish_family(here.hub, "e2b")
+    assert here.call("pull", repo, "--no-draft")[0] == 0
+    before = served(here, f"{repo}/") + served(here, "/cdn/org/e2b/")
+    assert here.call("convert", repo)[0] == 0
+    assert (made(here, "e2b-4bit") / "drafter" / "config.json").exists()
+    requests = len(here.hub.served)
+    assert here.call("convert", repo, "--q-bits", "8")[0] == 0
+    assert len(here.hub.served) == requests
+    assert before > 0
+
+
+def test_without_a_drafter(here: Here) -> None:
+    repo = publish_family(here.hub, "e2b")
+    code, _, err = here.call("pull", repo, "--convert", "--no-draft")
+    assert (code, "No drafter" in err) == (0, False)
+    assert not (made(here, "e2b-4bit") / "drafter").exists()
+    alone = here.folder / "alone"
+    alone.mkdir()
+    for name, content in folder_files(FOLDER / "12b" / "target").items():
+        (alone / name).write_bytes(content)
+    code, _, err = here.call("convert", str(alone), str(here.folder / "out"))
+    assert code == 0
+    assert "No drafter was found, so the result will decode without one. --draft-model names it." in err
+
+
+def test_folders_and_a_drafter_by_name(here: Here) -> None:
+    target, drafter = FOLDER / "12b" / "target", FOLDER / "12b" / "drafter"
+    out = here.folder / "out"
+    code, said, err = here.call("convert", str(target), str(out), "--draft-model", str(drafter), "--draft-bits", "8")
+    assert (code, said) == (0, f'{out} is ready. Ask it something: mlxmtp ask -m {out} "Hello"\n'), err
+    block = read_config(out / "drafter").quantization
+    assert block is not None
+    assert block["bits"] == 8
+    assert mlxmtp.load(out).drafter == str(out / "drafter")
+    code, _, err = here.call(
+        "convert", str(target), str(here.folder / "b"), "--draft-model", str(FOLDER / "31b/drafter")
+    )
+    assert code == 1
+    assert "does not fit this target" in err
+    assert here.call("convert", str(target), "--draft-model", "org/none")[0] == 3
+
+
+def test_refusals_come_before_anything_is_downloaded(here: Here) -> None:
+    repo = publish_family(here.hub, "e2b")
+    folder = here.folder / "taken"
+    folder.mkdir()
+    for arguments, code, said in (
+        (
+            ("convert", repo, str(folder)),
+            2,
+            f"Error: {folder} exists. Give another DEST, or replace it with --force.\n",
+        ),
+        (("convert", repo, "--q-bits", "3"), 2, "Error: --q-bits must be 4, 5, 6, 8 or 16, not 3.\n"),
+        (("convert", repo, "--q-mode", "mxfp4", "--q-bits", "6"), 2, "Error: mxfp4 has 4 bits and groups of 32"),
+        (("convert", "e2c"), 3, "Error: Model 'e2c' is not known (did you mean 'e2b'?)"),
+        (("convert", str(here.folder / "none")), 3, "Error: There is no folder"),
+        (
+            ("pull", "mlx-community/gemma-4-e2b-it-4bit", "--convert"),
+            1,
+            "For Google's own weights: mlxmtp convert e2b\n",
+        ),
+    ):
+        got, out, err = here.call(*arguments)
+        assert (got, out) == (code, ""), err
+        assert said in err
+        assert err.count("\n") == 1
+    assert not here.hub.served
+
+
+def test_packed_weights_on_the_hub_are_refused_before_they_are_downloaded(here: Here) -> None:
+    files = folder_files(FOLDER / "e2b" / "target")
+    config = {**json.loads(files["config.json"]), "quantization": {"bits": 4, "group_size": 64}}
+    here.hub.publish("org/packed", {**files, "config.json": json.dumps(config).encode()})
+    code, _, err = here.call("convert", "org/packed")
+    assert code == 1
+    assert err == (
+        "Error: org/packed is already quantized and cannot be converted again. "
+        "Convert the 16-bit weights it was made of.\n"
+    )
+    assert served(here, "model.safetensors") == 0
+
+
+def test_an_interrupted_conversion_is_listed_and_can_be_removed(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = publish_family(here.hub, "e2b")
+    assert here.call("pull", repo)[0] == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, pack, "pack", 30)
+        code, _, err = here.call("convert", repo)
+    assert code == 130
+    assert "The same command goes on from here" in err
+    code, out, err = here.call("ls")
+    assert "e2b-4bit" not in out
+    assert "Unfinished: e2b-4bit.partial (" in err
+    assert here.call("show", "e2b-4bit")[0] == 3
+    assert here.call("show", "e2b-4bit.partial")[0] == 3
+    assert here.call("rm", "-y", "e2b-4bit.partial")[0] == 0
+    assert "Unfinished" not in here.call("ls")[2]
+
+
+def test_what_does_not_fit_is_not_compared_and_said_so(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(this_machine(), room=100_000)
+    monkeypatch.setattr("mlxmtp.hub.machine.this_machine", lambda: small)
+    target = FOLDER / "e2b" / "target"
+    code, _, err = here.call("convert", str(target), str(here.folder / "out"))
+    assert code == 0
+    assert "Not compared with its source: that takes " in err
+    assert "of memory, and 100 kB can be used here." in err
+    code, _, err = here.call("convert", str(target), str(here.folder / "out"), "--force", "--no-compare")
+    assert code == 0
+    assert "ompared" not in err
+    assert json.loads((here.folder / "out" / "mlxmtp.json").read_text())["target"]["source"] == "target"
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_every_alias_has_16_bit_weights_of_googles(entry) -> None:
+    assert master_of(entry).startswith("google/gemma-4-")
+    assert master_of(entry).endswith("-it-qat-q4_0-unquantized" if entry.variant == "qat" else "-it")
+    master = find_master(entry.name)
+    assert master.repo == master_of(entry)
+    recipe = make_recipe(master.recipe, qat=master.qat)
+    assert master.result_name(recipe) == f"{entry.family}-{entry.variant}"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "wanted"),
+    [
+        ("google/gemma-4-E2B-it", {}, "e2b-4bit"),
+        ("google/gemma-4-31B-it-qat-q4_0-unquantized", {}, "31b-qat"),
+        ("google/gemma-4-31B-it-qat-q4_0-unquantized", {"bits": 8}, "31b-8bit"),
+        ("org/Tuned", {"mode": "nvfp4"}, "tuned-nvfp4"),
+        ("e4b", {"bits": 16, "dtype": "float16"}, "e4b-f16"),
+    ],
+)
+def test_names_of_results(name, flags, wanted) -> None:
+    master = find_master(name)
+    assert master.result_name(make_recipe(flags, qat=master.qat)) == wanted
+
+
+def test_a_folder_that_only_has_the_name_of_an_alias_does_not_become_it(here: Here) -> None:
+    folder = here.folder / "e2b"
+    folder.mkdir()
+    for name, content in folder_files(FOLDER / "e2b" / "target").items():
+        (folder / name).write_bytes(content)
+    assert here.call("convert", str(folder), "--no-compare")[0] == 0
+    assert made(here, "e2b-4bit").is_dir()
+    assert here.call("show", "e2b")[0] == 3
+    assert here.store().resolve("e2b-4bit").folder == made(here, "e2b-4bit")
+
+
+def test_packed_aliases_are_named_with_their_source() -> None:
+    with pytest.raises(LoadError, match=r"already quantized.*mlxmtp convert 12b:8bit"):
+        find_master("mlx-community/gemma-4-12B-it-8bit")
