@@ -146,6 +146,32 @@ class Model:
         request = Request(list(prompt_ids), params or Params(), on_prefill, return_to)
         return answer(self._decoder, self.config, self.tokenizer, request)
 
+    def read(self, prompt_ids: Sequence[int], on_prefill: OnPrefill | None = None) -> None:
+        """Reads a prompt without answering it: what begins with it need not read it again, `save_cache` keeps it.
+
+        Raises ContextOverflow when it is longer than the context.
+        """
+        from mlxmtp.decode.sampling import Sampling
+
+        check_length(len(prompt_ids), self.config.max_positions, self.name)
+        rounds = self._decoder.rounds(
+            prompt_ids,
+            max_tokens=1,
+            num_draft_tokens=0,
+            sampling=Sampling(),
+            stop=(),
+            on_prefill=on_prefill,
+            return_to=None,
+        )
+        for _ in rounds:  # one round: the first token, which nothing of the cache depends on
+            pass
+
+    def cache_label(self) -> str:
+        """A hexadecimal word, another one for every model, version of it, MLX and layout of keys and values."""
+        from mlxmtp.engine import kept
+
+        return kept.label_hash(self.config.folder)
+
     def save_cache(self, path: Path) -> int:
         """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes."""
         from mlxmtp.engine import kept

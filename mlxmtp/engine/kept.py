@@ -24,7 +24,7 @@ from mlxmtp.errors import CacheRefused
 if TYPE_CHECKING:
     from mlxmtp.engine.answer import DecoderLike
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
 
 
@@ -36,6 +36,11 @@ def fingerprint(folder: Path) -> str:
         status = real.stat()
         digest.update(f"{real.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def label_hash(folder: Path) -> str:
+    """One hexadecimal word for all that must be the same for a file to be taken up again."""
+    return hashlib.sha256(repr(sorted(_label(folder).items())).encode()).hexdigest()
 
 
 def save(decoder: DecoderLike, path: Path, folder: Path) -> int:
