@@ -54,23 +54,15 @@ __all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605  (names from the tabl
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        value: object = _installed_version()
+        from mlxmtp.version import installed_version
+
+        value: object = installed_version()
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
     else:
         raise AttributeError(f"module 'mlxmtp' has no attribute {name!r}")
     globals()[name] = value
     return value
-
-
-def _installed_version() -> str:
-    # Read on demand: importlib.metadata takes longer to import than all of this package's start.
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("mlxmtp")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "0+source"
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,8 @@
     ├── ModelNotFound  3   the model is not on this machine
     ├── LoadError      1   the files are here but cannot be used
     ├── TooLarge       1   the model does not fit this machine's memory
+    ├── SessionError   1   a saved conversation cannot be read
+    │   └── SessionInUse   another window has it open
     ├── ConversionError 1  the weights could not be converted or written
     └── DownloadError  1   the hub, the network or the disk did not give what a download needs
 
@@ -52,6 +54,14 @@ class LoadError(MlxmtpError):
 
 class DownloadError(MlxmtpError):
     """A download could not be started or finished; what has arrived is kept."""
+
+
+class SessionError(MlxmtpError):
+    """A file is not a session that this version can read."""
+
+
+class SessionInUse(SessionError):
+    """Another window has the session open."""
 
 
 class ConversionError(MlxmtpError):

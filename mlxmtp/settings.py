@@ -36,21 +36,33 @@ class Settings:
     num_draft_tokens: int | Literal["auto"] | None = None
     draft_bits: int | None = None
     think: bool | None = None
+    think_tokens: int | None = None
     show_thinking: bool | None = None
     plain: bool | None = None
     stats: bool | None = None
     quiet: bool | None = None
     no_color: bool | None = None
     yes: bool | None = None
+    cache: bool | None = None
+    cache_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where files are: `config` is a file, `data` and `hf_cache` are folders that need not exist."""
+    """Where files are: `config` is a file, the others are folders that need not exist.
+
+    What is in `cache` can be made again.
+    """
 
     config: Path
     data: Path
     hf_cache: Path
+    cache: Path
+
+    @property
+    def sessions(self) -> Path:
+        """The folder of saved conversations."""
+        return self.data / "sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,18 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
     )
 
 
+def typed_value(key: str, text: str) -> Any:
+    """What a person typed for a field of `Settings`, in its type. Raises UsageError."""
+    value: object = text
+    for kind in (int, float):
+        try:
+            value = kind(text)
+            break
+        except ValueError:
+            continue
+    return _checked(key, value, key.replace("_", "-"), UsageError)
+
+
 def editor(environ: Mapping[str, str] = os.environ) -> str:
     """The command that edits a text, as people have set it."""
     return environ.get("VISUAL") or environ.get("EDITOR") or "vi"
@@ -112,11 +136,12 @@ def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     hf_cache = folder("HF_HUB_CACHE") if environ.get("HF_HUB_CACHE") else hf_home / "hub"
     if environ.get("MLXMTP_HOME"):
         own = Path(environ["MLXMTP_HOME"]).expanduser()
-        return Places(own / "config.toml", own, hf_cache.expanduser())
+        return Places(own / "config.toml", own, hf_cache.expanduser(), own / "cache")
     return Places(
         folder("XDG_CONFIG_HOME", ".config") / "mlxmtp" / "config.toml",
         folder("XDG_DATA_HOME", ".local", "share") / "mlxmtp",
         hf_cache.expanduser(),
+        folder("XDG_CACHE_HOME", ".cache") / "mlxmtp",
     )
 
 
@@ -227,10 +252,13 @@ _RULES: dict[str, tuple[str, Any]] = {
     "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT_TOKENS}, or auto", _draft_length),
     "draft_bits": ("4, 8 or 16", lambda value: value if value in (4, 8, 16) and not isinstance(value, bool) else None),
     "think": _SWITCH,
+    "think_tokens": ("a whole number from 1 up", _whole(1)),
     "show_thinking": _SWITCH,
     "plain": _SWITCH,
     "stats": _SWITCH,
     "quiet": _SWITCH,
     "no_color": _SWITCH,
     "yes": _SWITCH,
+    "cache": _SWITCH,
+    "cache_gb": ("a number from 0 up", _real(0)),
 }

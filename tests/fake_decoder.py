@@ -21,6 +21,7 @@ class FakeDecoder:
         self.answers: deque[list[int]] = deque()
         self.requests: list[SimpleNamespace] = []
         self.closed = 0
+        self.let_go = False
         self.reused = 0
         self.depth = SimpleNamespace(limit=0, fixed=None, best=lambda: 0, gain=lambda: None)
         self.before_round: Callable[[int], None] = lambda _: None
@@ -59,11 +60,14 @@ class FakeDecoder:
         finally:
             self.closed += 1
 
-    def held(self) -> tuple[list[int], int, list[Any]]:
+    def held(self, length: int | None = None) -> tuple[list[int], int, list[Any]]:
         raise NotImplementedError("no network, no keys and values")
 
     def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[Any]) -> None:
         raise NotImplementedError("no network, no keys and values")
+
+    def close(self) -> None:
+        self.let_go = True
 
     @staticmethod
     def _cut(tokens: list[int], stop: Collection[int]) -> Iterator[Round]:

@@ -15,15 +15,16 @@ MODULES = sorted((ROOT / "mlxmtp").rglob("*.py"))
 # What a ring may import of this package, besides itself and errors.py; files at the top are rings of their own.
 INWARDS = {
     "errors": set(),
+    "version": set(),
     "models": set(),
     "decode": {"models"},
     "engine": {"decode", "models"},
     "settings": set(),
     "hub": {"models", "settings"},
-    "chat": {"engine", "hub", "settings"},
+    "chat": {"engine", "hub", "settings", "version"},
     "bench": {"engine", "hub", "settings"},
     "loading": {"engine", "hub", "settings"},
-    "__init__": {"loading", "engine", "decode"},
+    "__init__": {"loading", "engine", "decode", "version"},
     "cli": {"bench", "chat", "engine", "hub", "loading", "models", "settings", "__init__"},
     "__main__": {"cli"},
 }

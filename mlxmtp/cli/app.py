@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; `argv` is without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        _greet(arguments)
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -32,6 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _leave(code)
     return code
+
+
+def _greet(arguments: Sequence[str]) -> None:
+    """The conversation's first line. It comes from here because what reads the flags takes two tenths of a second."""
+    command = next((one for one in arguments if not one.startswith("-")), None)
+    if command != "chat" or {"-h", "--help", "--version"} & set(arguments):
+        return
+    if sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty():
+        sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
+        sys.stdout.flush()
 
 
 def _take_back_echo() -> None:

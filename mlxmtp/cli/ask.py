@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from mlxmtp.cli import options
 from mlxmtp.cli.output import Look, Output
 from mlxmtp.errors import UsageError
 from mlxmtp.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from mlxmtp.chat.history import Exchange
 
 _SETTINGS = frozenset(item.name for item in fields(Settings))
 
@@ -24,11 +27,16 @@ def ask(
     file: options.Files = None,
     system: options.System = None,
     think: options.Think = None,
+    think_tokens: options.ThinkTokens = None,
     show_thinking: options.ShowThinking = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event per line, as they come.")] = False,
     extract: Annotated[bool, typer.Option("-x", "--extract", help="Only the first fenced code block.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the answer when it is complete.")] = False,
+    continue_: options.Continue = False,
+    resume: options.Resume = None,
+    save: Annotated[bool, typer.Option("--save", help="Keep question and answer as a session.")] = False,
+    cache: options.Cache = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the prompt and its token count; no answer.")] = False,
     plain: options.Plain = None,
     stats: options.ShowStats = None,
@@ -57,15 +65,20 @@ def ask(
       mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
       mlxmtp ask -x "A bash line that counts files" | tee count.sh
       mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
+      mlxmtp ask --cache -f handbook.txt "How do I return it?"
+      mlxmtp ask --save "Name a prime" && mlxmtp ask -c "And the next?"
 
-    The model reads the files, then piped text, then PROMPT. With a PROMPT, a pipe that stays silent is left
-    alone after 5 seconds, with a note; -f - waits for it. Exit codes: 0 answered, 1 failure, 2 usage, 3 the
-    model is not here, 130 Ctrl-C, 141 the reader is gone.
+    The model reads the files, then piped text, then PROMPT. A folder stands for its text files, without those that
+    git ignores. With a PROMPT, a pipe that stays silent is left alone after 5 seconds, with a note; -f - waits
+    for it. Exit codes: 0 answered, 1 failure, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
+    from mlxmtp.cli.resume import Choice, conversation_for
     from mlxmtp.cli.turn import Form, Turn
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other: take one.")
+    if continue_ and resume is not None:
+        raise UsageError("-c continues the latest session and -r another: take one.")
     given = {key: value for key, value in ctx.params.items() if key in _SETTINGS and value is not None}
     outer: dict[str, Any] = ctx.obj or {}
     loaded = load_settings({**{key: value for key, value in outer.items() if value is not None}, **given})
@@ -73,20 +86,26 @@ def ask(
     out = Output.standard(Look(quiet=bool(settings.quiet), color=not settings.no_color, dumb=loaded.dumb_terminal))
     for warning in loaded.warnings:
         out.note(warning)
-    message = _message(out, file or [], prompt or [], ctx)
-    turn = Turn(loaded, out, message, Form(json, jsonl, extract, no_stream), force=force)
+    asking = _question(out, file or [], prompt or [], ctx)  # first: what is piped in may be writing the session
+    choice = Choice(continue_, resume, save, model_given=model is not None, system_given=system is not None)
+    loaded, conversation = conversation_for(loaded, out, choice)
+    turn = Turn(loaded, out, conversation, asking, Form(json, jsonl, extract, no_stream), force=force)
     try:
         if dry_run:
             turn.show_prompt()
         else:
             turn.answer()
+            if save and conversation.session is not None and out.error_terminal:
+                out.note(f"Saved as session {conversation.session}: mlxmtp ask -c goes on with it.")
     finally:
+        conversation.close()
         out.settle()
 
 
-def _message(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: typer.Context) -> str:
+def _question(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: typer.Context) -> Exchange:
     """What the user says. Refuses to wait at a terminal for what nobody announced."""
     from mlxmtp.chat.attach import join_message
+    from mlxmtp.chat.history import Exchange
 
     reads_stdin = sys.stdin is not None and ("-" in files or not sys.stdin.isatty())
     attached = join_message(files, prompt, sys.stdin.fileno() if reads_stdin else None)
@@ -95,4 +114,4 @@ def _message(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: type
     if not attached.message:
         out.line(ctx.get_usage())
         raise UsageError("There is nothing to ask: give a PROMPT, a file with -f, or pipe text in (-h shows examples).")
-    return attached.message
+    return Exchange(attached.question, attached=attached.material)

@@ -9,17 +9,20 @@ import typer
 from mlxmtp.cli import options
 from mlxmtp.cli.ask import ask
 from mlxmtp.cli.bench import bench
+from mlxmtp.cli.chat import chat
 from mlxmtp.cli.config import app as config
 from mlxmtp.cli.convert import convert
 from mlxmtp.cli.doctor import doctor
 from mlxmtp.cli.models import ls, rm, show
 from mlxmtp.cli.pull import pull
+from mlxmtp.cli.sessions import app as sessions
 
 _HELP = """\
 Gemma 4 with multi-token-prediction drafters: faster answers, the same text.
 
 \b
 Examples:
+  mlxmtp chat
   mlxmtp ask "What is a drafter?"
   git diff | mlxmtp ask "Write a commit message"
   mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
@@ -58,6 +61,7 @@ def frame(
     ctx.obj = {"no_color": no_color}
 
 
+app.command("chat", short_help="A conversation in the terminal.")(chat)
 app.command("ask", short_help="One answer, made for pipes.")(ask)
 app.command("bench", short_help="Speed with and without the drafter.")(bench)
 app.command("ls", short_help="Models on this machine.")(ls)
@@ -66,5 +70,6 @@ app.command("pull", short_help="Download a model with its drafter.")(pull)
 app.command("convert", short_help="Published weights to MLX, target and drafter.")(convert)
 app.command("show", short_help="What a model consists of and needs.")(show)
 app.command("rm", short_help="Remove a model from the disk.")(rm)
+app.add_typer(sessions, name="sessions", short_help="Saved conversations.")
 app.add_typer(config, name="config", short_help="The settings: show, path, edit.")
 app.command("doctor", short_help="Check this machine.")(doctor)

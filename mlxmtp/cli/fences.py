@@ -12,6 +12,7 @@ class FirstFence:
 
     def __init__(self) -> None:
         self.block: str | None = None
+        self.opening = ""  # the line that opened the block, once there is one
         self._partial = ""
         self._fence = ""
         self._indent = 0
@@ -36,6 +37,7 @@ class FirstFence:
         if self._lines is None:
             opening = _OPENING.match(line)
             if opening:
+                self.opening = line
                 self._fence = opening["fence"]
                 self._indent = len(opening["indent"])
                 self._lines = []
@@ -53,3 +55,26 @@ class FirstFence:
         while lines and not lines[-1].strip():
             lines.pop()
         self.block = "".join(f"{line}\n" for line in lines)
+
+
+def all_fences(text: str) -> list[str]:
+    """The content of every fenced block of a whole answer."""
+    blocks: list[str] = []
+    fence = FirstFence()
+    for line in text.split("\n"):
+        fence.feed(f"{line}\n")
+        if fence.block is not None:
+            blocks.append(fence.block)
+            fence = FirstFence()
+    fence.finish()
+    return blocks if fence.block is None else [*blocks, fence.block]
+
+
+def open_fence(text: str) -> str:
+    """The line that opens the block in which `text` ends; empty if it ends outside of one."""
+    fence = FirstFence()
+    for line in text.split("\n"):
+        fence.feed(f"{line}\n")
+        if fence.block is not None:
+            fence = FirstFence()
+    return fence.opening

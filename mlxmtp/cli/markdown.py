@@ -15,11 +15,12 @@ from io import StringIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from mlxmtp.cli.tail import MAX_ROWS, Tail
+
 if TYPE_CHECKING:
     from rich.markdown import Markdown
 
-TAIL_ROWS = 12
-_FRAME_SECONDS = 0.05
+FRAME_SECONDS = 0.05
 _LONG_BLOCK = 4000  # characters; of a longer list only the end is laid out for the tail
 _LONG_BLOCK_LINES = 40
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -60,9 +61,15 @@ class MarkdownStream:
         self._clock = clock
         self._open = ""
         self._checked = 0  # characters of the open text that were searched for finished blocks
-        self._tail_rows = 0
+        self._tail = Tail(size)
         self._printed = False
         self._drawn_at = float("-inf")
+        self._undrawn = False
+
+    @property
+    def undrawn(self) -> bool:
+        """Whether text waits for the next frame: `refresh` draws it."""
+        return self._undrawn
 
     def feed(self, text: str) -> None:
         """Take in a piece of any size."""
@@ -71,9 +78,16 @@ class MarkdownStream:
             self._open = self._open.lstrip("\n")
         length = self._finished()
         now = self._clock()
-        if length or now - self._drawn_at >= _FRAME_SECONDS:
+        self._undrawn = True
+        if length or now - self._drawn_at >= FRAME_SECONDS:
             self._draw(length)
             self._drawn_at = now
+
+    def refresh(self) -> None:
+        """Draw what has come, if the last frame is long enough ago."""
+        if self._undrawn and self._clock() - self._drawn_at >= FRAME_SECONDS:
+            self._draw(0)
+            self._drawn_at = self._clock()
 
     def finish(self) -> None:
         """Print what is still open; the cursor is at the start of a line afterwards."""
@@ -89,24 +103,18 @@ class MarkdownStream:
         done, rest = self._open[:length], self._open[length:]
         rows = self._lay_out(done)
         printed = self._printed or bool(rows)
-        tail = self._tail(rest, printed)
-        frame = self._erasure() + "".join(f"{row}\n" for row in ([""] if self._printed and rows else []) + rows)
-        self._open, self._printed, self._tail_rows = rest, printed, len(tail)
+        tail = self._end_rows(rest, printed)
+        frame = self._tail.erasure() + "".join(f"{row}\n" for row in ([""] if self._printed and rows else []) + rows)
+        self._open, self._printed = rest, printed
         self._checked = max(0, self._checked - length)
-        if frame or tail:
-            self._write(frame + "\n".join(tail))
+        frame += self._tail.replaced(tail)
+        self._undrawn = False
+        if frame:
+            self._write(frame)
 
-    def _erasure(self) -> str:
-        """What takes the tail away."""
-        if not self._tail_rows:
-            return ""
-        return "\r" + (f"\x1b[{self._tail_rows - 1}A" if self._tail_rows > 1 else "") + "\x1b[J"
-
-    def _tail(self, text: str, printed: bool) -> list[str]:
+    def _end_rows(self, text: str, printed: bool) -> list[str]:
         rows = self._lay_out(_end_of(text))
-        if not rows:
-            return []
-        return ([""] * printed + rows)[-max(1, min(TAIL_ROWS, self._size()[1] - 1)) :]
+        return ([""] * printed + rows)[-self._tail.room :] if rows else []
 
     def _lay_out(self, text: str) -> list[str]:
         """Rows of every block, with one blank row between two."""
@@ -164,7 +172,7 @@ def _end_of(text: str) -> str:
     """The part of an open block that the tail can show: laying out all of it for every frame would cost too much."""
     lines = text.split("\n")
     if _FENCE.match(lines[0]):
-        return "\n".join([lines[0], *lines[1:][-TAIL_ROWS - 1 :]])
+        return "\n".join([lines[0], *lines[1:][-MAX_ROWS - 1 :]])
     return text if len(text) <= _LONG_BLOCK else "\n".join(lines[-_LONG_BLOCK_LINES:])
 
 

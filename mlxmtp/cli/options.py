@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mlxmtp.cli.complete import session_ids
+
 Prompt = Annotated[
     list[str] | None,
     typer.Argument(metavar="PROMPT", help="What to ask. Files and piped text come before it.", show_default=False),
@@ -19,7 +21,9 @@ System = Annotated[
 ]
 Files = Annotated[
     list[str] | None,
-    typer.Option("-f", "--file", metavar="PATH", help="Text file, can be repeated; - is stdin.", show_default=False),
+    typer.Option(
+        "-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin.", show_default=False
+    ),
 ]
 Temp = Annotated[float | None, typer.Option("--temp", metavar="T", help="Temperature; 0 is greedy.")]
 TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help="Nucleus sampling; 1 is off.")]
@@ -39,9 +43,17 @@ DraftBits = Annotated[
     int | None, typer.Option("--draft-bits", metavar="N", help="Pack the drafter to 4 or 8 bits; 16 keeps it.")
 ]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model reason first.")]
+ThinkTokens = Annotated[
+    int | None, typer.Option("--think-tokens", metavar="N", help="End the reasoning after N tokens and answer.")
+]
 ShowThinking = Annotated[
     bool | None,
     typer.Option("--show-thinking/--hide-thinking", help="Reasoning on stderr; shown on terminals by default."),
+]
+Continue = Annotated[bool, typer.Option("-c", "--continue", help="Go on with the latest session.")]
+Resume = Annotated[
+    str | None,
+    typer.Option("-r", "--resume", metavar="ID", help="Go on with another: id or name.", autocompletion=session_ids),
 ]
 Yes = Annotated[bool | None, typer.Option("-y", "--yes", help="Accept a download.")]
 Force = Annotated[bool, typer.Option("--force", help="Try it even if the memory will not do.")]
@@ -50,3 +62,7 @@ ShowStats = Annotated[bool | None, typer.Option("--stats", help="Speed, acceptan
 Quiet = Annotated[bool | None, typer.Option("-q", "--quiet", help="No notes, progress or reasoning on stderr.")]
 NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colours. Also NO_COLOR.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+Cache = Annotated[
+    bool | None,
+    typer.Option("--cache/--no-cache", help="Keep what was read on disk: the next question on it reads only itself."),
+]

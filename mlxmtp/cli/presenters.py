@@ -131,11 +131,11 @@ class Extracted(_Base):
 
 
 class Json(_Base):
-    """One object `{model, drafter, response, thinking, finish_reason, stats}`."""
+    """One object `{model, drafter, response, thinking, finish_reason, stats}`, with `session` if it is saved."""
 
-    def __init__(self, out: Output, model: str, drafter: str | None) -> None:
+    def __init__(self, out: Output, model: str, drafter: str | None, session: str | None = None) -> None:
         self._out = out
-        self._head = {"model": model, "drafter": drafter}
+        self._head = _head(model, drafter, session)
         self._text: list[str] = []
         self._thinking: list[str] = []
 
@@ -165,9 +165,9 @@ class Json(_Base):
 class JsonLines(_Base):
     """One event per line, as it comes: `start`, then `text` and `thinking`, then `end`."""
 
-    def __init__(self, out: Output, model: str, drafter: str | None) -> None:
+    def __init__(self, out: Output, model: str, drafter: str | None, session: str | None = None) -> None:
         self._out = out
-        self._out.write(as_json({"type": "start", "model": model, "drafter": drafter}))
+        self._out.write(as_json({"type": "start", **_head(model, drafter, session)}))
 
     def text(self, text: str) -> None:
         """One line."""
@@ -180,6 +180,11 @@ class JsonLines(_Base):
     def end(self, reason: FinishReason, stats: Stats) -> None:
         """The last line."""
         self._out.write(as_json({"type": "end", "finish_reason": reason, "stats": stats.to_dict()}))
+
+
+def _head(model: str, drafter: str | None, session: str | None) -> dict[str, Any]:
+    saved = {} if session is None else {"session": session}
+    return {"model": model, "drafter": drafter, **saved}
 
 
 def as_json(value: dict[str, Any]) -> str:

@@ -5,16 +5,21 @@ The order is the point: everything that can be refused is refused before the wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlxmtp.cli.choice import answer_params, read_model, read_tokenizer
 from mlxmtp.cli.figures import stats_line
 from mlxmtp.cli.pick import pick_drafter, pick_target
-from mlxmtp.errors import MlxmtpError
-from mlxmtp.hub.store import Found, Store
+from mlxmtp.cli.progress import ReadingProgress
+from mlxmtp.cli.repeated import Repeated, before_question
+from mlxmtp.errors import ContextOverflow, MlxmtpError
+from mlxmtp.hub.store import Store
 
 if TYPE_CHECKING:
+    from mlxmtp.chat.conversation import Conversation
+    from mlxmtp.chat.history import Exchange
     from mlxmtp.cli.output import Output
     from mlxmtp.cli.presenters import Presenter
     from mlxmtp.engine.answer import Answer
@@ -41,11 +46,21 @@ class Form:
 class Turn:
     """One question, from settings to the last byte of the answer."""
 
-    def __init__(self, loaded: Loaded, out: Output, message: str, form: Form, *, force: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        out: Output,
+        conversation: Conversation,
+        asking: Exchange,
+        form: Form,
+        *,
+        force: bool = False,
+    ) -> None:
         self._loaded = loaded
         self._settings = loaded.settings
         self._out = out
-        self._message = message
+        self._conversation = conversation
+        self._asking = asking
         self._form = form
         self._force = force
         self._store = Store(loaded.places, loaded.aliases)
@@ -54,10 +69,10 @@ class Turn:
         """--dry-run: the prompt and its length, from the tokenizer alone."""
         from mlxmtp.cli.markdown import without_controls
         from mlxmtp.cli.presenters import as_json
-        from mlxmtp.engine.engine import check_length, context_of
+        from mlxmtp.engine.engine import context_of
 
-        found = self._target()
-        prompt = self._prompt(_tokenizer(found))
+        found = pick_target(self._loaded, self._out, self._store, self._settings.model)
+        prompt = self._prompt(read_tokenizer(found))
         context, count = context_of(found.folder), len(prompt.ids)
         if self._form.json or self._form.jsonl:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
@@ -66,39 +81,54 @@ class Turn:
             text = without_controls(prompt.text) if self._out.terminal else prompt.text
             self._out.write(text if text.endswith("\n") else f"{text}\n")
             self._out.write(f"{count} tokens, context {context}\n")
-        check_length(count, context, found.name)
+        self._check_room(count, context, found.name)
 
     def answer(self) -> None:
         """The answer, streamed; everything that can be refused is refused before the weights are read."""
-        from mlxmtp.engine.engine import check_length, context_of
+        from mlxmtp.engine.engine import context_of
         from mlxmtp.hub.room import require_memory
 
-        found = self._target()
-        drafter = self._drafter(found)
-        tokenizer = _tokenizer(found)
+        found = pick_target(self._loaded, self._out, self._store, self._settings.model)
+        off = self._settings.num_draft_tokens == 0
+        drafter = pick_drafter(self._settings, self._out, self._store, found, off=off)
+        tokenizer = read_tokenizer(found)
         ids = self._prompt(tokenizer).ids
-        check_length(len(ids), context_of(found.folder), found.name)
-        params = self._params()
-        require_memory(found, drafter, len(ids) + (params.max_tokens or _ANSWER), force=self._force)
+        self._check_room(len(ids), context_of(found.folder), found.name)
+        params = answer_params(self._settings)
+        cached = bool(self._settings.cache)  # the reading is kept as it was before the answer: a snapshot
+        require_memory(found, drafter, len(ids) + (params.max_tokens or _ANSWER), force=self._force, turns=cached)
         if self._renders():
             _warm_up()
         self._out.progress(f"loading {found.name}")
-        model = _load(found, drafter, tokenizer, self._settings.draft_bits)
-        self._stream(model, ids, params)
+        model = read_model(found, drafter, tokenizer, self._settings.draft_bits)
+        self._answered_by(found.name)
+        before = before_question(tokenizer, self._conversation, self._asking, params.think) if cached else 0
+        self._stream(model, ids, params, before)
 
-    def _stream(self, model: Model, ids: Sequence[int], params: Params) -> None:
+    def _stream(self, model: Model, ids: Sequence[int], params: Params, before: int) -> None:
+        """`before`: tokens that do not depend on the question, to be taken from disk and kept there."""
+        self._conversation.ask(self._asking.question, self._asking.attached)
         presenter = self._presenter(model)
-        answer = model.stream_ids(ids, params, on_prefill=self._on_prefill)
+        repeated = Repeated(self._loaded, self._out, model, ids, before) if before else None
+        if repeated is not None:
+            repeated.recall()
+        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, return_to=before or None)
         reason: FinishReason = "stop"
         try:
             reason = self._pass_on(answer, presenter)
         except KeyboardInterrupt:
             answer.close()
+            self._conversation.finish("cancelled", answer.stats.to_dict())
             self._cancelled(answer, presenter, model.config.max_positions)
             raise
         answer.close()
+        self._conversation.finish(reason, answer.stats.to_dict())
         presenter.end(reason, answer.stats)
         self._remarks(reason, answer, model)
+        if repeated is not None:
+            repeated.keep()
+        if self._conversation.trouble is not None:
+            raise MlxmtpError(self._conversation.trouble)
 
     def _pass_on(self, answer: Answer, presenter: Presenter) -> FinishReason:
         from mlxmtp.engine.events import End, Text
@@ -108,10 +138,12 @@ class Turn:
             if isinstance(event, End):
                 return event.finish_reason
             if isinstance(event, Text):
+                self._conversation.part(text=event.text)
                 presenter.text(event.text)
                 if presenter.satisfied:
                     break
             else:
+                self._conversation.part(thinking=event.text)
                 presenter.thinking(event.text)
                 if show:
                     self._out.thinking(event.text)
@@ -138,36 +170,34 @@ class Turn:
         if self._settings.stats:
             self._out.line(stats_line(stats, model.config.max_positions))
 
-    def _target(self) -> Found:
-        return pick_target(self._loaded, self._out, self._store, self._settings.model)
-
-    def _drafter(self, found: Found) -> Found | None:
-        off = self._settings.num_draft_tokens == 0
-        return pick_drafter(self._settings, self._out, self._store, found, off=off)
-
     def _prompt(self, tokenizer: Tokenizer) -> Prompt:
-        messages: list[Mapping[str, str]] = []
-        if self._settings.system:
-            from mlxmtp.chat.attach import read_reference
+        return tokenizer.prompt(self._conversation.messages(self._asking), think=bool(self._settings.think))
 
-            messages.append({"role": "system", "content": read_reference(self._settings.system)})
-        messages.append({"role": "user", "content": self._message})
-        return tokenizer.prompt(messages, think=bool(self._settings.think))
+    def _check_room(self, count: int, context: int, name: str) -> None:
+        """Raise ContextOverflow for a prompt that is too long; one of many turns must leave room for an answer."""
+        from mlxmtp.chat.context import fit, reserve_for
+        from mlxmtp.engine.engine import check_length
 
-    def _params(self) -> Params:
-        from mlxmtp.engine.params import Params
+        check_length(count, context, name)
+        if not self._conversation.exchanges:
+            return
+        room = fit(count, (), context, reserve_for(context, self._settings.max_tokens))
+        if room.full:
+            session = self._conversation.session
+            raise ContextOverflow(
+                f"The conversation with this question has {count:,} tokens, which leaves no room for an answer in the "
+                f"{context:,} of '{name}': ask anew, without -c, or leave out its oldest turns in "
+                f"mlxmtp chat {'-c' if session is None else f'-r {session}'}."
+            )
+        if room.warns:
+            self._out.note(f"The conversation fills {room.percent} % of the context.")
 
-        settings = self._settings
-        return Params(
-            max_tokens=settings.max_tokens,
-            temp=settings.temp,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            min_p=settings.min_p,
-            seed=settings.seed,
-            num_draft_tokens="auto" if settings.num_draft_tokens is None else settings.num_draft_tokens,
-            think=bool(settings.think),
-        )
+    def _answered_by(self, name: str) -> None:
+        before = self._conversation.model
+        if before and before != name:
+            self._out.note(f"This conversation was with {before}; {name} goes on with it.")
+        if before != name:
+            self._conversation.use_model(name)
 
     def _presenter(self, model: Model) -> Presenter:
         from mlxmtp.cli import presenters
@@ -175,9 +205,9 @@ class Turn:
         out, form = self._out, self._form
         shape: Presenter
         if form.json:
-            shape = presenters.Json(out, model.name, model.drafter)
+            shape = presenters.Json(out, model.name, model.drafter, self._conversation.session)
         elif form.jsonl:
-            shape = presenters.JsonLines(out, model.name, model.drafter)
+            shape = presenters.JsonLines(out, model.name, model.drafter, self._conversation.session)
         else:
             shape = presenters.Rendered(out) if self._renders() else presenters.Raw(out)
         if form.extract:
@@ -197,31 +227,6 @@ class Turn:
         if settings.show_thinking is not None:
             return settings.show_thinking
         return self._out.error_terminal and not settings.quiet
-
-    def _on_prefill(self, done: int, total: int) -> None:
-        if done < total:
-            self._out.progress(f"reading the prompt, {done} of {total} tokens")
-        else:
-            self._out.clear_progress()
-
-
-def _load(found: Found, drafter: Found | None, tokenizer: Tokenizer, draft_bits: int | None) -> Model:
-    from mlxmtp.engine.engine import Model
-
-    return Model.load(
-        found.folder,
-        None if drafter is None else drafter.folder,
-        name=found.name,
-        drafter_name=None if drafter is None else drafter.name,
-        draft_bits=draft_bits,
-        tokenizer=tokenizer,
-    )
-
-
-def _tokenizer(found: Found) -> Tokenizer:
-    from mlxmtp.engine.prompt import Tokenizer
-
-    return Tokenizer.load(found.folder)
 
 
 def _warm_up() -> None:

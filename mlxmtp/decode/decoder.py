@@ -112,9 +112,17 @@ class Decoder:
         mark = None if return_to is None else max(0, min(return_to, len(prompt)))
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, mark)
 
-    def held(self) -> tuple[list[int], int, list[mx.array]]:
-        """What another process can go on from: tokens, highest position written, K/V as ``KVCache.cut`` gives it."""
-        return self.tokens[: self.rows], self._cache.newest, self._cache.cut(self.rows)
+    def held(self, length: int | None = None) -> tuple[list[int], int, list[mx.array]]:
+        """What another process can go on from: tokens, highest position written, K/V as ``KVCache.cut`` gives it.
+
+        ``length``: as it was after that many tokens. Raises ValueError where no ``return_to`` named it.
+        """
+        if length is None:
+            return self.tokens[: self.rows], self._cache.newest, self._cache.cut(self.rows)
+        place = self._snapshots.at(length)
+        if place is None:
+            raise ValueError(f"there is no snapshot after {length} tokens")
+        return self.tokens[:length], length - 1, self._cache.cut(length, place.rings)
 
     def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[mx.array]) -> None:
         """Goes on from what ``held`` gave. Raises ValueError if the buffers are another model's; nothing is changed."""
@@ -136,6 +144,11 @@ class Decoder:
         known = next((rounds for one, rounds in self._set_aside if one is drafter), None)
         self._set_aside = [item for item in self._set_aside if item[0] is not drafter]
         self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self._compiled)
+
+    def close(self) -> None:
+        """Lets go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
+        for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
+            rounds.close()
 
     def _set_depth(self, wanted: int | Literal["auto"]) -> None:
         if wanted != "auto" and not 0 <= wanted <= MAX_DRAFT:

@@ -35,7 +35,21 @@ class Rounds:
         self._asked: set[Key] = set()
         self._thread: threading.Thread | None = None
         self._over = False
-        self._idle = threading.Event()
+        self._idle, self._released = threading.Event(), threading.Event()
+
+    def close(self) -> None:
+        """Ends the thread, which holds the networks as long as it lives: another model takes this one's place.
+
+        That MLX drops a thread's traces when it ends is what is wanted here, and harmless while Python runs.
+        """
+        self._over = True
+        self._wanted.put(None)
+        self._released.set()
+        if self._thread is not None:
+            atexit.unregister(self._finish)
+            self._thread.join()
+        self._plain.clear()
+        self._compiled.clear()
 
     def get(self, k: int, filters: Filters) -> tuple[RoundFunction, bool]:
         """The round with ``k`` draft tokens, and whether it is the compiled one."""
@@ -74,7 +88,7 @@ class Rounds:
     def _work(self) -> None:
         self._build()
         self._idle.set()
-        threading.Event().wait()
+        self._released.wait()
 
     def _build(self) -> None:
         while (key := self._wanted.get()) is not None and not self._over:

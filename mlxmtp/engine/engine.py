@@ -146,25 +146,13 @@ class Model:
         request = Request(list(prompt_ids), params or Params(), on_prefill, return_to)
         return answer(self._decoder, self.config, self.tokenizer, request)
 
-    def read(self, prompt_ids: Sequence[int], on_prefill: OnPrefill | None = None) -> None:
-        """Reads a prompt without answering it: what begins with it need not read it again, `save_cache` keeps it.
+    def close(self) -> None:
+        """Free the memory, as far as nobody else holds the model; nothing can be asked afterwards.
 
-        Raises ContextOverflow when it is longer than the context.
+        Only needed where another model takes its place: MLX keeps traces, and the weights in them, per thread, so it
+        has to be called on the thread that asked.
         """
-        from mlxmtp.decode.sampling import Sampling
-
-        check_length(len(prompt_ids), self.config.max_positions, self.name)
-        rounds = self._decoder.rounds(
-            prompt_ids,
-            max_tokens=1,
-            num_draft_tokens=0,
-            sampling=Sampling(),
-            stop=(),
-            on_prefill=on_prefill,
-            return_to=None,
-        )
-        for _ in rounds:  # one round: the first token, which nothing of the cache depends on
-            pass
+        self._decoder.close()
 
     def cache_label(self) -> str:
         """A hexadecimal word, another one for every model, version of it, MLX and layout of keys and values."""
@@ -172,11 +160,14 @@ class Model:
 
         return kept.label_hash(self.config.folder)
 
-    def save_cache(self, path: Path) -> int:
-        """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes."""
+    def save_cache(self, path: Path, length: int | None = None) -> int:
+        """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes.
+
+        `length`: as they were after that many tokens, a `return_to` of the last request. Raises ValueError for another.
+        """
         from mlxmtp.engine import kept
 
-        return kept.save(self._decoder, path, self.config.folder)
+        return kept.save(self._decoder, path, self.config.folder, length)
 
     def load_cache(self, path: Path) -> int:
         """Takes up what `save_cache` wrote, so that a prompt that begins alike need not be read; returns its tokens.

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmtp.engine.answer import OnPrefill
 from mlxmtp.engine.engine import Model
 from mlxmtp.errors import CacheRefused
 
@@ -49,18 +48,14 @@ class Readings:
             return length, note
         return 0, note
 
-    def keep(self, model: Model, ids: Sequence[int], on_prefill: OnPrefill | None = None) -> str | None:
-        """Reads `ids` with `model` and keeps them if they are worth it; returns why that failed.
-
-        What `model` holds of them is not read again. `on_prefill` counts the tokens of `ids`.
-        """
+    def keep(self, model: Model, ids: Sequence[int]) -> str | None:
+        """Keeps `ids`, read by `model` with `return_to=len(ids)`, if they are worth it; returns why that failed."""
         if len(ids) < SHORTEST:
             return None
-        model.read(ids, on_prefill)
         path = self._path(model, len(ids), _digest(ids).hexdigest())
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            model.save_cache(path)
+            model.save_cache(path, len(ids))
         except (OSError, RuntimeError) as error:
             return f"The text could not be kept in {self.folder} ({error}): it will be read again next time."
         self._make_room(path)

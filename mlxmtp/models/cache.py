@@ -93,10 +93,14 @@ class KVCache:
             self.buffers[i] = self._grown(i)
         self.newest = length - 1
 
-    def cut(self, length: int) -> list[mx.array]:
-        """The buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole."""
-        full = [kind == FULL for kind in self.spec.kinds]
-        return [b[:, :, :length] if whole else b for b, whole in zip(self.buffers, full, strict=False)]
+    def cut(self, length: int, rings: Sequence[mx.array] | None = None) -> list[mx.array]:
+        """The buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole.
+
+        ``rings``: what ``rings()`` gave when there were ``length`` positions (None: there are no more now).
+        """
+        past = iter(rings or ())
+        layers = zip(self.spec.kinds, self.buffers, strict=False)
+        return [b[:, :, :length] if kind == FULL else next(past, b) for kind, b in layers]
 
     def fill(self, cut: Sequence[mx.array], length: int, newest: int) -> None:
         """Takes the place of what is held by what ``cut`` gave for ``length`` positions. Raises ValueError if it does

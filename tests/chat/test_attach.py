@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.chat import attach
+from mlxmtp.chat import attach, material
 from mlxmtp.chat.attach import Attached, join_message, read_reference
 from mlxmtp.errors import ContextOverflow, UsageError
 
@@ -74,7 +74,7 @@ def test_byte_order_marks_and_windows_line_ends_are_no_text(tmp_path: Path) -> N
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for name, why in [(str(tmp_path / "none"), "There is no file"), (str(tmp_path), "is a folder")]:
+    for name, why in [(str(tmp_path / "none"), "There is no file"), (str(tmp_path), "holds no text files")]:
         with pytest.raises(UsageError, match=why):
             join_message([name], [], None)
 
@@ -85,7 +85,7 @@ def test_stdin_twice_is_refused() -> None:
 
 
 def test_more_than_any_context_holds_is_refused(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:
-    monkeypatch.setattr(attach, "LIMIT", 10)
+    monkeypatch.setattr(material, "LIMIT", 10)
     with pytest.raises(ContextOverflow, match="stdin is longer than 10 bytes"):
         join_message([], [], piped(pipe, b"x" * 11))
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Program:
         return {**kept, **own, "FAKE_ANSWERS": json.dumps(self.answers), **self.env}
 
     def command(self, *args: str, model: str | None = None) -> list[str]:
-        chosen = ["-m", model or str(self.model)] if "ask" in args and "-m" not in args else []
+        chosen = ["-m", model or str(self.model)] if {"ask", "chat"} & {*args} and "-m" not in args else []
         return [sys.executable, str(Path(__file__).with_name("fake_mlxmtp.py")), *args, *chosen]
 
     def run(self, *args: str, stdin: bytes | int | None = subprocess.DEVNULL) -> subprocess.CompletedProcess[bytes]:
@@ -100,8 +101,25 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
 
     def wait_for(self, text: str) -> None:
-        while text not in "\n".join(self.lines()):
-            self._take(self.child.read_nonblocking(4096, timeout=20))
+        self.wait_until(repr(text), lambda lines: text in "\n".join(lines))
+
+    def wait_until(self, what: str, holds: Callable[[list[str]], bool]) -> None:
+        """Read until `holds` is true of all rows."""
+        while not holds(self.lines()):
+            try:
+                self._take(self.child.read_nonblocking(4096, timeout=20))
+            except (pexpect.TIMEOUT, pexpect.EOF) as error:
+                shown = "\n".join(self.lines())
+                raise AssertionError(f"{type(error).__name__} before {what} came; there is:\n{shown}") from None
+
+    def send(self, keys: str) -> None:
+        """Press keys; Enter is `\\r`."""
+        self.child.send(keys)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Another window size; what is on the screen stays where it is, rows that are too long are cut."""
+        self.child.setwinsize(rows, columns)
+        self._screen.resize(rows, columns)
 
     def finish(self) -> int:
         """Read to the end and return the exit code."""

@@ -2,7 +2,7 @@
 
 FAKE_ANSWERS is a JSON list; each answer is a text, and `{sleep 0.5}` or `{never}` in it pauses there.
 FAKE_INTERRUPT_AT names the moment of a Ctrl-C: the import of a module, `load` or `prefill`.
-FAKE_LOAD_SECONDS makes loading last.
+FAKE_LOAD_SECONDS makes loading last, FAKE_PREFILL_SECONDS the reading of every prompt, in ten steps.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from mlxmtp.decode.decoder import Round
 from mlxmtp.engine.engine import Model
 from mlxmtp.engine.prompt import Tokenizer
 from mlxmtp.models.config import read_config
@@ -23,8 +26,19 @@ from tests.fake_decoder import FakeDecoder
 _PAUSE = re.compile(r"\{(sleep [\d.]+|never)\}")
 
 
+class SlowReader(FakeDecoder):
+    """Reads prompts in steps that last."""
+
+    def rounds(self, prompt_ids: Sequence[int], **options: Any) -> Iterator[Round]:
+        seconds = float(os.environ.get("FAKE_PREFILL_SECONDS", "0"))
+        for step in range(10 if seconds else 0):
+            options["on_prefill"](step * len(prompt_ids) // 10, len(prompt_ids))
+            time.sleep(seconds / 10)
+        yield from super().rounds(prompt_ids, **options)
+
+
 def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", tokenizer: Tokenizer, **_: object) -> Model:
-    decoder = FakeDecoder()
+    decoder = SlowReader()
     pauses: dict[int, float] = {}
     for text in json.loads(os.environ["FAKE_ANSWERS"]):
         tokens: list[int] = []

@@ -54,6 +54,14 @@ def test_thinking_is_dim_above_the_answer(program: Program) -> None:
     assert hidden.lines() == ["Yes."]
 
 
+def test_a_thought_ends_at_its_budget(program: Program) -> None:
+    program.answers = ["<|channel>thought\nLong and longer", "Yes.<turn|>"]
+    terminal = program.terminal("ask", "Hi", "--think", "--think-tokens", "6", "--no-draft")
+    assert terminal.finish() == 0
+    assert terminal.lines()[-1] == "Yes."
+    assert "longer" not in "\n".join(terminal.lines())
+
+
 def test_no_prompt_at_a_terminal_is_usage_at_once(program: Program) -> None:
     terminal = program.terminal("ask", columns=100)
     assert terminal.finish() == 2

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlxmtp.cli.fences import FirstFence
+from mlxmtp.cli.fences import FirstFence, all_fences, open_fence
 
 
 def first(text: str, size: int) -> str | None:
@@ -39,3 +39,11 @@ def test_it_is_known_as_soon_as_the_block_is_closed() -> None:
     assert fence.block is None
     fence.feed("`\nmore")
     assert fence.block == "x\n"
+
+
+def test_all_blocks_and_the_open_one() -> None:
+    text = "a\n```sh\nls\n```\nb\n~~~\ndf\n~~~\n```python\nx = 1\n"
+    assert all_fences(text) == ["ls\n", "df\n", "x = 1\n"]
+    assert open_fence(text) == "```python"
+    assert open_fence(text + "```\n") == ""
+    assert open_fence("no block") == ""

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.cli.markdown import TAIL_ROWS, MarkdownStream, finished_length
+from mlxmtp.cli.markdown import MarkdownStream, finished_length
+from mlxmtp.cli.tail import MAX_ROWS
 
 ANSWER = """\
 # Title
@@ -127,7 +128,7 @@ def test_a_finished_block_is_sent_once_and_the_tail_stays_small() -> None:
     paragraph = "word " * 20
     screen.play("\n\n".join(f"Paragraph {number}. {paragraph}" for number in range(10)), 7)
     sent = "".join(screen.sent)
-    assert max(frame.count("\n") for frame in screen.sent) <= 2 * TAIL_ROWS
+    assert max(frame.count("\n") for frame in screen.sent) <= 2 * MAX_ROWS
     assert len(sent) < 40 * 10 * len(paragraph)
     for number in range(10):
         assert sum(line.startswith(f"Paragraph {number}.") for line in screen.lines()) == 1
@@ -139,7 +140,7 @@ def test_a_long_code_block_shows_its_end_and_is_whole_at_last() -> None:
     screen.markdown.feed("```python\n")
     for line in code.splitlines(keepends=True):
         screen.markdown.feed(line)
-    assert len(screen.lines()) == TAIL_ROWS
+    assert len(screen.lines()) == MAX_ROWS
     assert screen.lines()[-1] == "line_399 = 399"
     screen.markdown.feed("```\n")
     screen.markdown.finish()

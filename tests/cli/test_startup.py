@@ -49,6 +49,28 @@ def test_a_dry_run_imports_only_the_text_side(program: Program) -> None:
     assert not modules & (HEAVY_FOR_A_PIPE | {"mlx"})
 
 
+def test_the_conversation_greets_before_anything_is_imported() -> None:
+    """Not even what reads the flags: that takes longer than the first line may."""
+    code = """
+import io, sys
+class Terminal(io.StringIO):
+    def isatty(self): return True
+real, sys.stdin, sys.stdout = sys.stdout, Terminal(), Terminal()
+from mlxmtp.cli import app
+app._run = lambda arguments: real.write(sys.stdout.getvalue() + " ".join(sys.modules)) and 0
+app.main(sys.argv[1:])
+"""
+
+    def told(*args: str) -> list[str]:
+        command = [sys.executable, "-c", code, *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+
+    greeting, modules = told("chat", "-m", "e2b")
+    assert greeting == "mlxmtp chat: /help, Ctrl+D to leave"
+    assert not {name.partition(".")[0] for name in modules.split()} & (HEAVY | {"typer"})
+    assert all(len(told(*args)) == 1 for args in (["chat", "--help"], ["ask", "chat"], ["--version", "chat"], []))
+
+
 def test_exports_are_sorted_and_there() -> None:
     assert mlxmtp.__all__ == sorted(mlxmtp.__all__)
     for name in mlxmtp.__all__:

@@ -23,6 +23,16 @@ rounds = decoder.rounds(golden.records["long"].prompt, max_tokens=40, num_draft_
 print(next(rounds).tokens[0], next(rounds).tokens[0])
 """
 
+LET_GO = """
+import gc, weakref
+rounds.close()
+decoder.close()
+reference = weakref.ref(target)
+del rounds, decoder, target
+gc.collect()
+print("gone" if reference() is None else gc.get_referrers(reference()))
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["with a compiler", "without a compiler"])
@@ -68,3 +78,17 @@ def test_the_compiled_round_takes_over_with_the_same_text():
         assert thread.is_alive()
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
     assert decoder._has_compiled
+
+
+@pytest.mark.slow
+def test_a_closed_decoder_lets_go_of_the_networks():
+    """In a process of its own: /model must not keep the model before."""
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_ROUND + LET_GO],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()[2:], done.stderr) == (0, ["gone"], "")

@@ -1,0 +1,190 @@
+"""One session file: events appended as they happen, one JSON object per line, the header first.
+
+Written so that a process may be killed at any byte: every event is one write to the end of the file, nothing is ever
+changed or moved, a line that broke off is passed over, and whoever goes on starts on a fresh line. While a journal is
+open it holds a lock on its file, so that two windows never write into one conversation.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlxmtp.chat.history import Event
+from mlxmtp.errors import SessionError, SessionInUse
+
+FORMAT = 1
+SUFFIX = ".jsonl"
+
+_STARTS = b'{"type": "session", "format": '
+_WAIT_FOR_QUESTION = frozenset({"system", "model", "name", "note"})  # nothing worth a file of its own
+_WAIT_FOR_MORE = frozenset({"reply", "extend", "model", "system"})  # after opening: nothing has been said yet
+
+
+class Journal:
+    """The end of a session file, made by `new`, `reopen` or `fork`; `close` gives the lock back.
+
+    The file appears with the first event that is worth it, not before; what comes earlier waits.
+    """
+
+    def __init__(self, path: Path, file: int | None, waiting: list[bytes], quiet: frozenset[str]) -> None:
+        self.path = path
+        self._file = file
+        self._waiting: list[bytes] | None = waiting  # None once the first event has been written
+        self._quiet = quiet
+        self._trouble: str | None = None
+        self._closed = False
+
+    @classmethod
+    def new(cls, folder: Path, model: str = "") -> Journal:
+        """A conversation that has not begun."""
+        path = folder / f"{_fresh_id()}{SUFFIX}"
+        return cls(path, None, [_header(path, model)], _WAIT_FOR_QUESTION)
+
+    @classmethod
+    def reopen(cls, path: Path) -> tuple[Journal, list[Event]]:
+        """Go on with a session: its journal and its events. Raises SessionInUse, SessionError, FileNotFoundError."""
+        file = os.open(path, os.O_RDWR | os.O_APPEND)
+        try:
+            _lock(file, path)
+            data = path.read_bytes()
+            events = read_events(data, path)
+            if not events:  # a header that broke off: nothing is lost by starting again
+                os.ftruncate(file, 0)
+        except BaseException:
+            os.close(file)
+            raise
+        start = [b"\n"] if events and not data.endswith(b"\n") else []
+        return cls(path, file, start or ([] if events else [_header(path, "")]), _WAIT_FOR_MORE), events
+
+    @classmethod
+    def fork(cls, path: Path) -> tuple[Journal, list[Event]]:
+        """Go on in a file of its own with a session that is open elsewhere, without its name. Raises SessionError."""
+        events = [one for one in read_events(path.read_bytes(), path) if one.get("type") != "name"]
+        forked = path.with_name(f"{_fresh_id()}{SUFFIX}")
+        model = str(events[0].get("model", "")) if events else ""
+        lines = [_header(forked, model, forked_from=path.stem), *map(_line, events[1:])]
+        return cls(forked, None, lines, _WAIT_FOR_QUESTION | _WAIT_FOR_MORE), events
+
+    @property
+    def id(self) -> str:
+        """What the session is called by."""
+        return self.path.name.removesuffix(SUFFIX)
+
+    @property
+    def saved(self) -> bool:
+        """Whether it is on the disk up to now."""
+        return self._file is not None and self._trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is saved any more, one sentence."""
+        return self._trouble
+
+    def write(self, event: Event) -> None:
+        """Append one event. A disk that is full or gone does not end the conversation: `trouble` says it."""
+        if self._trouble is not None or self._closed:
+            return
+        lines = [_line(event)]
+        if self._waiting is not None:
+            self._waiting += lines
+            if event["type"] in self._quiet:
+                return
+            lines = self._waiting
+        try:
+            if self._file is None:
+                self._file = _create(self.path)
+            _write_all(self._file, b"".join(lines))
+            self._waiting = None  # last: after Ctrl-C anywhere before, the header still waits
+        except (OSError, SessionInUse) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            self._trouble = f"This conversation is not saved any more ({reason or error})."
+
+    def successor(self, model: str) -> Journal:
+        """The journal of a new conversation in the same folder."""
+        return Journal.new(self.path.parent, model)
+
+    def close(self) -> None:
+        """Let others continue the session; what is written after that is lost."""
+        if self._file is not None and not self._closed:
+            os.close(self._file)
+        self._closed = True
+
+
+def read_events(data: bytes, path: Path) -> list[Event]:
+    """Every whole event of a session file, the header first; empty for a file whose header broke off.
+
+    Lines that are no JSON object are passed over, invalid UTF-8 is replaced. Raises SessionError.
+    """
+    lines = data.split(b"\n")
+    if len(lines) == 1 and (lines[0].startswith(_STARTS) or _STARTS.startswith(lines[0])) and _event(lines[0]) is None:
+        return []
+    header = _event(lines[0])
+    if header is None or header.get("type") != "session":
+        raise SessionError(f"{path.name} is not a session of mlxmtp.")
+    if header.get("format") != FORMAT:
+        raise SessionError(f"{path.name} was written by another version of mlxmtp: update it to read this session.")
+    return [header, *(event for line in lines[1:] if (event := _event(line)) is not None)]
+
+
+def locked_elsewhere(path: Path) -> bool:
+    """Whether a window has the session open now."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        _lock(file, path)
+    except SessionInUse:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        value = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _line(event: Event) -> bytes:
+    # Surrogates stand for bytes of the command line that were no text; UTF-8 has no place for them.
+    return (json.dumps(event, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def _header(path: Path, model: str, **more: str) -> bytes:
+    from mlxmtp.version import installed_version
+
+    created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    about = {"id": path.name.removesuffix(SUFFIX), "created": created, "mlxmtp": installed_version()}
+    return _line({"type": "session", "format": FORMAT, **about, **({"model": model} if model else {}), **more})
+
+
+def _fresh_id() -> str:
+    """Eight characters, of which the first few are enough to type."""
+    return os.urandom(4).hex()
+
+
+def _create(path: Path) -> int:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    _lock(file, path)
+    return file
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise SessionInUse(f"Session {path.stem} is open in another window.") from error
+        # A file system without locks: better to go on without one.
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]

@@ -1,0 +1,179 @@
+"""Files and folders as text for a model: `-f PATH`, `/file PATH` and `@path`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxmtp.chat.folder import FOLDER_LIMIT, Tree, list_folder
+from mlxmtp.errors import ContextOverflow, UsageError
+
+LIMIT = 64 * 1024 * 1024
+"""Bytes of one file: several times what the longest context of any supported model can hold."""
+
+_MENTION = re.compile(r"""(?:^|(?<=[\s(]))@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
+_CLOSING = ".,;:!?)]}>'\""  # what a sentence puts after a path
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What stands behind one name: every file under a line `--- path ---`, and remarks, one sentence each.
+
+    `text` is empty where the file is. `files` counts those with text.
+    """
+
+    name: str
+    text: str
+    files: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def gather(name: str) -> Material:
+    """Read a text file, or every text file of a folder that git does not ignore (see `folder.py`).
+
+    Raises UsageError for what is not there, cannot be read or is no text, ContextOverflow for more than a model reads.
+    """
+    path = _path(name)
+    if path.is_dir():
+        return _gather_folder(name, list_folder(path, name))
+    text, notes = _read_one(path, name)
+    return Material(name, titled(name, text), 1, notes)
+
+
+def read_text(name: str) -> str:
+    """The text of a file alone. Raises as `gather`."""
+    return _read_one(_path(name), name)[0]
+
+
+def mentions(message: str) -> list[str]:
+    """The paths that `message` names as `@path`, `@"path with blanks"` or `@folder/`, as typed, each once.
+
+    A word counts only if something is there by that name, so `@` in other text stays text. A full stop or a bracket
+    after the path is no part of it, unless there is such a file.
+    """
+    found: dict[str, None] = {}
+    for quoted, single, bare in _MENTION.findall(message):
+        name = _existing(quoted or single) if quoted or single else _existing(bare) or _existing(bare.rstrip(_CLOSING))
+        if name:
+            found[name] = None
+    return list(found)
+
+
+def titled(name: str, text: str) -> str:
+    """`text` under a line that says where it is from."""
+    shown = os.fsencode(name).decode("utf-8", "replace")  # a name may hold bytes that are no text
+    return f"--- {shown} ---\n{text}"
+
+
+def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
+    """Text without blank lines at its ends, and a remark if it was not valid UTF-8. Raises UsageError for no text."""
+    reason = not_text(data)
+    if reason is not None:
+        raise UsageError(f"{name} {reason}")
+    data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the text
+    notes: tuple[str, ...] = ()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = data.decode("utf-8", "replace")
+        notes = (f"{name} is not valid UTF-8 (first at byte {error.start}): the invalid bytes are replaced.",)
+    text = text.replace("\r\n", "\n").strip("\n")
+    return (text if text.strip() else ""), notes
+
+
+def not_text(data: bytes) -> str | None:
+    """Why these bytes are no text, as the end of a sentence that begins with the file's name; None if they are."""
+    if data.startswith(b"%PDF-"):
+        return "is a PDF: turn it into text first, for example with pdftotext."
+    if b"\0" in data:
+        return "holds NUL bytes, so it is not text: convert it first."
+    start = data[:8192]
+    odd = len(start.translate(None, delete=_WRITTEN))
+    return "is not text, but something binary: convert it first." if odd * 20 > len(start) else None
+
+
+_WRITTEN = bytes({*range(0x20, 0x7F), *range(0x80, 0x100), *b"\t\n\r\f\b\x1b"})  # all but control characters
+
+
+def check_size(size: int, name: str) -> None:
+    """Raise ContextOverflow beyond LIMIT bytes."""
+    if size > LIMIT:
+        raise ContextOverflow(
+            f"{name} is longer than {LIMIT:,} bytes, which no model's context holds: give a part of it."
+        )
+
+
+def _gather_folder(name: str, tree: Tree) -> Material:
+    parts: list[str] = []
+    notes: list[str] = list(tree.notes)
+    skipped, total = 0, 0
+    for path in tree.files:
+        shown = f"{name.rstrip('/')}/{path.relative_to(tree.root).as_posix()}"
+        data = _read(path, shown, FOLDER_LIMIT)
+        if not_text(data) is not None:
+            skipped += 1
+            continue
+        total += len(data)
+        if total > FOLDER_LIMIT:
+            raise ContextOverflow(_too_much(name, tree))
+        text, remarks = decoded(data, shown)
+        notes += remarks
+        if text:
+            parts.append(titled(shown, text))
+    if skipped:
+        notes.append(f"{skipped} file{'s' if skipped > 1 else ''} of {name} without text left out.")
+    if not parts:
+        raise UsageError(f"{name} holds no text files{tree.because}: name the files themselves.")
+    return Material(name, "\n\n".join(parts), len(parts), tuple(notes))
+
+
+def _too_much(name: str, tree: Tree) -> str:
+    largest = sorted(tree.files, key=lambda path: path.stat().st_size, reverse=True)[:3]
+    named = ", ".join(path.relative_to(tree.root).as_posix() for path in largest)
+    return (
+        f"The text files of {name} are more than {FOLDER_LIMIT:,} bytes together (the largest: {named}): "
+        "name the folders or files you mean."
+    )
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"There is no home folder for {name}.") from error
+
+
+def _read_one(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
+    data = _read(path, name, LIMIT)
+    check_size(len(data), name)
+    return decoded(data, name)
+
+
+def _existing(name: str) -> str | None:
+    try:
+        return name if name and Path(name).expanduser().exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
+        return None
+
+
+def _read(path: Path, name: str, limit: int) -> bytes:
+    """At most one byte more than `limit`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no file {name}.") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{name} is a folder: give a text file.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UsageError(f"{name} cannot be read: {reason or error}.") from error
+    return data
+
+
+def join(parts: Sequence[str]) -> str:
+    """Material and questions as one message."""
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,211 @@
+"""The folder of saved conversations: `ID.jsonl`, and `ID.kv.safetensors` where keys and values were kept beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from mlxmtp.chat.conversation import Conversation, title
+from mlxmtp.chat.history import Event, History
+from mlxmtp.chat.journal import SUFFIX, Journal, locked_elsewhere, read_events
+from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
+
+CACHE_SUFFIX = ".kv.safetensors"
+
+_PARTS = re.compile(rb'^\{"type": "part", .*\n', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One session in a list. Times are seconds since 1970, `turns` are questions, `size` is bytes on disk."""
+
+    id: str
+    path: Path
+    name: str | None
+    title: str
+    model: str
+    created: float
+    updated: float
+    turns: int
+    size: int
+
+    @property
+    def cache(self) -> Path:
+        """Where keys and values of the session are, if they were kept."""
+        return self.path.with_name(f"{self.id}{CACHE_SUFFIX}")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Sessions, newest first, and a sentence about each file that is none."""
+
+    sessions: tuple[Summary, ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A conversation that goes on, and what the user should know about it, one sentence each."""
+
+    conversation: Conversation
+    remarks: tuple[str, ...] = ()
+
+
+class Sessions:
+    """Saved conversations in `folder`, which need not exist."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def create(self, model: str = "") -> Journal:
+        """The journal of a new conversation; its file appears with the first question.
+
+        The model can be said later, with `Conversation.use_model`.
+        """
+        return Journal.new(self.folder, model)
+
+    def listing(self) -> Listing:
+        """Every session, newest first."""
+        found: list[Summary] = []
+        remarks: list[str] = []
+        for path in self._files():
+            try:
+                summary = summarize(path)
+            except (SessionError, OSError) as error:
+                remarks.append(str(error) if isinstance(error, SessionError) else f"{path.name}: {error.strerror}.")
+                continue
+            if summary is not None:
+                found.append(summary)
+        found.sort(key=lambda one: (one.updated, one.id), reverse=True)
+        return Listing(tuple(found), tuple(remarks))
+
+    def latest(self) -> Summary:
+        """The session that was last written to. Raises UsageError if there is none."""
+        for path in sorted(self._files(), key=_modified, reverse=True):
+            try:
+                summary = summarize(path)
+            except (SessionError, OSError):
+                continue
+            if summary is not None:
+                return summary
+        raise UsageError("There is no session to continue: mlxmtp chat saves one, and so does mlxmtp ask --save.")
+
+    def find(self, wanted: str) -> Summary:
+        """The session with that name, id, or beginning of an id. Raises UsageError with the nearest ones."""
+        sessions = self.listing().sessions
+        for matches in (
+            [one for one in sessions if one.name == wanted],
+            [one for one in sessions if one.id == wanted],
+            [one for one in sessions if wanted and one.id.startswith(wanted)],
+        ):
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                ids = ", ".join(one.id for one in matches[:5])
+                raise UsageError(f"'{wanted}' fits {len(matches)} sessions ({ids}): give more of the id.")
+        raise UsageError(f"There is no session '{wanted}'{_suggestion(wanted, sessions)}")
+
+    def open(self, summary: Summary) -> Resumed:
+        """Continue a session in its own file, or in a copy if another window has it open.
+
+        Raises UsageError if it has been removed meanwhile, SessionError, MlxmtpError if it cannot be read.
+        """
+        remarks: tuple[str, ...] = ()
+        try:
+            try:
+                journal, events = Journal.reopen(summary.path)
+            except SessionInUse:
+                journal, events = Journal.fork(summary.path)
+                remarks = (f"Session {summary.id} is open in another window, so this goes on in a copy, {journal.id}.",)
+        except FileNotFoundError as error:
+            raise UsageError(f"Session {summary.id} has been removed.") from error
+        except OSError as error:
+            raise MlxmtpError(f"{summary.path} cannot be opened: {error.strerror or error}.") from error
+        return Resumed(Conversation.restore(events, journal), remarks)
+
+    def history(self, summary: Summary) -> History:
+        """What was said in a session, without claiming it. Raises as `open`."""
+        try:
+            return Conversation.restore(read_events(summary.path.read_bytes(), summary.path)).history
+        except FileNotFoundError as error:
+            raise UsageError(f"Session {summary.id} has been removed.") from error
+        except OSError as error:
+            raise MlxmtpError(f"{summary.path} cannot be read: {error.strerror or error}.") from error
+
+    def check_name(self, name: str, own_id: str) -> str:
+        """`name`, trimmed, if the session `own_id` can have it. Raises UsageError."""
+        name = name.strip()
+        if not name or len(name) > 60 or not name.isprintable():
+            raise UsageError("A session's name is one line of at most 60 characters.")
+        for other in self.listing().sessions:
+            if other.id != own_id and name in (other.name, other.id):
+                raise UsageError(f"'{name}' is session {other.id} already: take another name.")
+        return name
+
+    def remove(self, summary: Summary) -> int:
+        """Delete a session and what is kept beside it; returns the bytes freed. Raises MlxmtpError (SessionInUse)."""
+        try:
+            if locked_elsewhere(summary.path):
+                raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.")
+            summary.path.unlink()
+            summary.cache.unlink(missing_ok=True)
+        except FileNotFoundError as error:
+            raise UsageError(f"Session {summary.id} has been removed already.") from error
+        except OSError as error:
+            raise MlxmtpError(f"Session {summary.id} cannot be removed: {error.strerror or error}.") from error
+        return summary.size
+
+    def _files(self) -> Iterator[Path]:
+        try:
+            yield from (path for path in self.folder.iterdir() if path.name.endswith(SUFFIX))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+
+
+def summarize(path: Path) -> Summary | None:
+    """What a list says of a session file; None for one in which nothing was asked. Raises SessionError, OSError."""
+    events = read_events(_PARTS.sub(b"", path.read_bytes()), path)  # half of a file, and no news to a list
+    history = History()
+    for event in events:
+        history = history.after(event)
+    if not (history.exchanges or history.dropped):
+        return None
+    status = path.stat()
+    name = path.name.removesuffix(SUFFIX)
+    beside = path.with_name(f"{name}{CACHE_SUFFIX}")
+    return Summary(
+        id=name,
+        path=path,
+        name=history.name,
+        title=title(history),
+        model=history.model,
+        created=_created(events[0], status.st_mtime),
+        updated=status.st_mtime,
+        turns=len(history.dropped + history.exchanges),
+        size=status.st_size + (beside.stat().st_size if beside.exists() else 0),
+    )
+
+
+def _created(header: Event, otherwise: float) -> float:
+    try:
+        return datetime.fromisoformat(str(header.get("created"))).timestamp()
+    except ValueError:
+        return otherwise
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed since the folder was read
+        return 0.0
+
+
+def _suggestion(wanted: str, sessions: tuple[Summary, ...]) -> str:
+    from difflib import get_close_matches
+
+    known = [name for one in sessions for name in (one.id, one.name) if name]
+    near = get_close_matches(wanted, known, n=1)
+    return f": did you mean '{near[0]}'?" if near else ". Run: mlxmtp sessions"

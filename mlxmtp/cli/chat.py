@@ -1,0 +1,145 @@
+"""`mlxmtp chat`: the conversation people keep open all day."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlxmtp.cli import options
+from mlxmtp.cli.start import begin
+from mlxmtp.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlxmtp.chat.conversation import Conversation
+    from mlxmtp.cli.output import Output
+    from mlxmtp.cli.talk import Talk
+    from mlxmtp.hub.store import Found
+    from mlxmtp.settings import Loaded
+
+
+def chat(
+    ctx: typer.Context,
+    model: options.Model = None,
+    file: options.Files = None,
+    system: options.System = None,
+    continue_: options.Continue = False,
+    resume: options.Resume = None,
+    no_save: Annotated[bool, typer.Option("--no-save", help="Keep neither session nor history.")] = False,
+    think: options.Think = None,
+    think_tokens: options.ThinkTokens = None,
+    show_thinking: options.ShowThinking = None,
+    plain: options.Plain = None,
+    temp: options.Temp = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    draft: options.Draft = None,
+    draft_model: options.DraftModel = None,
+    num_draft_tokens: options.NumDraftTokens = None,
+    draft_bits: options.DraftBits = None,
+    yes: options.Yes = None,
+    force: options.Force = False,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """A conversation in the terminal; /help lists its commands and keys.
+
+    \b
+    Examples:
+      mlxmtp chat
+      mlxmtp chat -m e4b -s "Answer in one sentence."
+      mlxmtp chat -f notes.txt
+      mlxmtp chat -c
+      mlxmtp chat -r 3f9a
+
+    Everything is saved as it is said; -c goes on with the latest conversation. The model is read while you type.
+    """
+    if sys.stdin is None or not sys.stdin.isatty() or sys.stdout is None or not sys.stdout.isatty():
+        raise UsageError("mlxmtp chat needs a terminal for what you type and read; for pipes there is mlxmtp ask.")
+    if continue_ and resume is not None:
+        raise UsageError("-c continues the latest session and -r another: take one.")
+    given = {key: value for key, value in ctx.params.items() if key in _settings()}
+    loaded, out = begin(ctx, **given)
+    from mlxmtp.cli.pick import pick_target
+    from mlxmtp.cli.resume import Choice, conversation_for
+    from mlxmtp.hub.store import Store
+
+    choice = Choice(continue_, resume, not no_save, model_given=model is not None, system_given=system is not None)
+    loaded, conversation = conversation_for(loaded, out, choice)
+    talk: Talk | None = None
+    try:
+        target = pick_target(loaded, out, Store(loaded.places, loaded.aliases), loaded.settings.model)
+        talk = _prepare(loaded, out, conversation, keeps=not no_save)
+        talk.force, talk.debug = force, debug
+        _begin(talk, target, file or [], resumed=continue_ or resume is not None)
+    finally:
+        (conversation if talk is None else talk.conversation).close()  # /load may have opened another
+        out.settle()
+
+
+def _settings() -> frozenset[str]:
+    from dataclasses import fields
+
+    from mlxmtp.settings import Settings
+
+    return frozenset(item.name for item in fields(Settings))
+
+
+def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: bool) -> Talk:
+    """Everything but the model. The line editor takes a tenth of a second to import, so it comes late."""
+    from mlxmtp.cli.completion import Sources
+    from mlxmtp.cli.keyboard import Keyboard, Keys, NoKeys
+    from mlxmtp.cli.model_thread import ModelThread
+    from mlxmtp.cli.prompt_line import LineEditor, PlainReader, Reader
+    from mlxmtp.cli.talk import Talk
+    from mlxmtp.cli.tuning import KEYS
+
+    keys: Keys = NoKeys() if out.look.dumb else Keyboard(sys.stdin.fileno())
+    reader: Reader
+    if out.look.dumb:
+        reader = PlainReader()
+    else:
+        sources = Sources(lambda: _model_names(loaded), lambda: _session_names(loaded), KEYS)
+        history = loaded.places.data / "history" if keeps else None
+        reader = LineEditor(history, sources, color=out.look.color)
+    return Talk(loaded, out, conversation, ModelThread(), keys, reader)
+
+
+def _begin(talk: Talk, target: Found, files: Sequence[str], *, resumed: bool) -> None:
+    from mlxmtp.chat.material import gather
+    from mlxmtp.cli import tuning, turns
+    from mlxmtp.cli.actions import act, show_resumed
+    from mlxmtp.cli.prompt_line import LineEditor
+
+    talk.staged = [gather(name) for name in files]
+    for note in (note for one in talk.staged for note in one.notes):
+        talk.out.note(note)
+    tuning.load(talk, target)
+    talk.say(target.name if talk.drafter is None else f"{target.name} with its drafter")
+    if resumed:
+        show_resumed(talk)
+    if isinstance(talk.reader, LineEditor):
+        talk.reader.on_thought = lambda: talk.thought
+    talk.run(act, turns.send)
+
+
+def _model_names(loaded: Loaded) -> list[str]:
+    """What -m takes and is here."""
+    from mlxmtp.hub.registry import BUILT_IN, entries
+    from mlxmtp.hub.store import Store
+
+    store = Store(loaded.places, loaded.aliases)
+    here = [entry.name for entry in entries() if store.cached(entry.target.repo) is not None]
+    return [BUILT_IN, *here, *loaded.aliases]
+
+
+def _session_names(loaded: Loaded) -> list[str]:
+    from mlxmtp.chat.sessions import Sessions
+
+    return [one.name or one.id for one in Sessions(loaded.places.sessions).listing().sessions]

@@ -1,0 +1,85 @@
+"""What fills the model's context, and what happens when it is full: never anything silent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlxmtp.chat.context import fit, reserve_for
+from mlxmtp.chat.history import Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlxmtp.cli.talk import Talk
+    from mlxmtp.engine.prompt import Message
+
+
+def tokens_of(talk: Talk, text: str) -> int:
+    """Tokens of a text; the model must be there."""
+    return len(talk.model.tokenizer.encode(text)) if text else 0
+
+
+def make_fit(talk: Talk, asking: Exchange) -> bool:
+    """Whether the question can be asked; offers to leave out the oldest exchanges where that helps."""
+    used = _prompt_tokens(talk, talk.conversation.messages(asking))
+    state = fit(used, (), talk.context, _reserve(talk))
+    if not state.full:
+        if state.warns and not talk.warned_full:
+            talk.say(f"The context is {state.percent} % full: /context shows what fills it, /clear starts anew.")
+        talk.warned_full = state.warns
+        return True
+    state = fit(used, _exchange_tokens(talk), talk.context, _reserve(talk))
+    if state.droppable is None:
+        talk.out.error(
+            f"With this question the prompt has {state.used:,} tokens; the context holds {state.context:,}, of which "
+            f"{state.reserve:,} are kept for the answer. Give less material."
+        )
+        return False
+    count = state.droppable
+    oldest = "oldest exchange" if count == 1 else f"{count} oldest exchanges"
+    talk.say(f"The context is full: {state.used:,} of {state.context:,} tokens with this question.")
+    if not talk.reader.agree(f"Leave the {oldest} out of what the model reads? The session keeps all."):
+        talk.say("Nothing was sent: /clear starts anew, /undo takes back the last exchange.")
+        return False
+    talk.conversation.drop_oldest(count)
+    return True
+
+
+def show_context(talk: Talk) -> None:
+    """/context: a row for each part."""
+    if not talk.ready():
+        return
+    conversation = talk.conversation
+    system, said = tokens_of(talk, conversation.system), _exchange_tokens(talk)
+    staged = sum(tokens_of(talk, one.text) for one in talk.staged)
+    used = _prompt_tokens(talk, conversation.messages(Exchange("")))
+    rows = [
+        ("system prompt", system),
+        (f"{len(said)} exchange{'' if len(said) == 1 else 's'}", sum(said)),
+        ("format", used - system - sum(said)),
+        ("files that wait", staged),
+        ("kept for the answer", _reserve(talk)),
+        ("free", max(0, talk.context - used - staged - _reserve(talk))),
+        ("context", talk.context),
+    ]
+    talk.say("\n".join(f"{name:<20}{count:>9,} tokens" for name, count in rows if count or name == "free"))
+    dropped = len(conversation.dropped)
+    if dropped:
+        left = "exchange is" if dropped == 1 else f"{dropped} exchanges are"
+        talk.say(f"The oldest {left} left out of the prompt.")
+
+
+def _prompt_tokens(talk: Talk, messages: Sequence[Message]) -> int:
+    return len(talk.model.tokenizer.prompt_ids(messages, think=bool(talk.loaded.settings.think)))
+
+
+def _exchange_tokens(talk: Talk) -> list[int]:
+    """Tokens of every exchange in the prompt without the template's marks, oldest first."""
+    return [
+        tokens_of(talk, one.content) + tokens_of(talk, one.reply.text) if one.answered and one.reply else 0
+        for one in talk.conversation.exchanges
+    ]
+
+
+def _reserve(talk: Talk) -> int:
+    return reserve_for(talk.context, talk.loaded.settings.max_tokens)

@@ -1,0 +1,130 @@
+"""The keyboard while the model works: keys act at once, and what is typed ahead is kept for the next line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import termios
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+CTRL_D, CTRL_T = "\x04", "\x14"
+
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?")  # arrows and the like
+
+
+class Keys(Protocol):
+    """What an answer needs to know of a keyboard."""
+
+    def __enter__(self) -> object:
+        """Begin to listen."""
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it was."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What can be waited for; empty without a keyboard."""
+
+    def pressed(self) -> str:
+        """The control keys that came, Ctrl+T only; the rest is kept."""
+
+    def typed_ahead(self) -> str:
+        """What was typed since the last call, without control keys; several lines keep their breaks.
+
+        Raises EOFError for Ctrl+D with nothing before it, as an empty line would.
+        """
+
+
+class NoKeys:
+    """Where keys cannot be read one by one."""
+
+    descriptors: tuple[int, ...] = ()
+
+    def __enter__(self) -> NoKeys:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def pressed(self) -> str:
+        """None."""
+        return ""
+
+    def typed_ahead(self) -> str:
+        """None."""
+        return ""
+
+
+class Keyboard:
+    """The terminal on `descriptor`: no echo and no waiting for Enter while this is entered. Ctrl+C stays a signal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptors: tuple[int, ...] = (descriptor,)
+        self._fd = descriptor
+        self._saved: list[int | list[bytes | int]] | None = None
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._typed = ""
+        self._before: object = None
+
+    def __enter__(self) -> Keyboard:
+        try:
+            self._saved = termios.tcgetattr(self._fd)
+        except termios.error:  # no terminal after all
+            self.descriptors = ()
+            return self
+        self._listen()
+        self._before = signal.signal(signal.SIGCONT, self._continued)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._saved is not None:
+            signal.signal(signal.SIGCONT, self._before)  # type: ignore[arg-type]  # what `signal` itself returned
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
+            self._saved = None
+
+    def pressed(self) -> str:
+        """Ctrl+T, as often as it came."""
+        try:
+            data = os.read(self._fd, 4096)
+        except OSError:  # the terminal is gone: nothing more will come from it
+            data = b""
+        if not data:
+            self.descriptors = ()
+        text = self._decoder.decode(data)
+        self._typed += text.replace(CTRL_T, "")
+        return CTRL_T * text.count(CTRL_T)
+
+    def typed_ahead(self) -> str:
+        """Printable characters and line breaks; the break at the end sends nothing by itself. Raises EOFError."""
+        text = _SEQUENCE.sub("", self._typed).replace("\r", "\n")
+        self._typed = ""
+        if text.startswith(CTRL_D):
+            raise EOFError
+        return "".join(one for one in text if one == "\n" or one.isprintable()).strip("\n")
+
+    def _listen(self) -> None:
+        mode = termios.tcgetattr(self._fd)
+        flags = mode[3]
+        assert isinstance(flags, int)
+        # IEXTEN off: else Ctrl+V and, on macOS, Ctrl+O and Ctrl+Y never arrive.
+        mode[3] = flags & ~(termios.ECHO | termios.ICANON | termios.IEXTEN) | termios.ISIG
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, mode)
+
+    def _continued(self, _number: int, _frame: FrameType | None) -> None:
+        """Back from Ctrl+Z: the shell has set the terminal its own way."""
+        self._listen()
+
+
+@contextmanager
+def interrupts(react: Callable[[], None]) -> Iterator[None]:
+    """Within it Ctrl+C calls `react()` instead of raising KeyboardInterrupt anywhere at all."""
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: react())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,219 @@
+"""The line a person types into: prompt_toolkit on a terminal, `input()` on one that has no escape codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mlxmtp.cli.markdown import without_controls
+from mlxmtp.cli.slash import is_open
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.buffer import Buffer
+    from prompt_toolkit.completion import Completer
+    from prompt_toolkit.history import History
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    from mlxmtp.cli.completion import Sources
+
+PROMPT = "> "
+CONTINUED = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What was sent; `pasted`: its first character came from the clipboard."""
+
+    text: str
+    pasted: bool = False
+
+
+class Reader(Protocol):
+    """Where lines come from."""
+
+    def read(self, given: str = "", *, literal: bool = False) -> Line:
+        """The next line; the text `given` stands in it already, and is no command if it is `literal`.
+
+        Raises EOFError (Ctrl+D) or KeyboardInterrupt (Ctrl+C).
+        """
+
+    def agree(self, question: str) -> bool:
+        """Whether the answer to `question` is yes, which Enter alone means, too; Ctrl+C and Ctrl+D mean no."""
+
+
+class _Asks:
+    """Questions in the middle of things: a plain line on any terminal."""
+
+    def agree(self, question: str) -> bool:
+        """`question [Y/n]`."""
+        try:
+            return input(f"{question} [Y/n] ").strip().lower() in ("", "y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return False
+
+
+class PlainReader(_Asks):
+    """`input()`: no history, no colours, no escape codes."""
+
+    def read(self, given: str = "", *, literal: bool = False) -> Line:
+        """One line, or a block. What is given cannot be put into the line: it is shown, and Enter alone sends it."""
+        if given:
+            sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
+        try:
+            text = input(PROMPT)
+            if given and not text:
+                return Line(given, literal)
+            while is_open(text):
+                text += "\n" + input(CONTINUED)
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            raise
+        return Line(text)
+
+
+class LineEditor(_Asks):
+    """prompt_toolkit: history in a file, completion, editor, paste as it is."""
+
+    def __init__(self, history: Path | None, sources: Sources, *, color: bool) -> None:
+        """`history` None keeps nothing."""
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.output.color_depth import ColorDepth
+        from prompt_toolkit.output.vt100 import Vt100_Output
+        from prompt_toolkit.shortcuts import CompleteStyle
+
+        self.on_thought: Callable[[], str] = str  # gives what Ctrl+T shows
+        self._pasted = False
+        output = Vt100_Output.from_pty(sys.stdout)
+        output.enable_cpr = False  # never asks where the cursor is: a terminal may not answer, or answer into the text
+        self._session: PromptSession[str] = PromptSession(
+            [("bold", PROMPT)],
+            multiline=True,
+            prompt_continuation=CONTINUED,
+            history=_history(history),
+            completer=_completer(sources),
+            complete_while_typing=False,
+            complete_style=CompleteStyle.MULTI_COLUMN,
+            enable_suspend=True,
+            tempfile_suffix=".md",
+            key_bindings=self._bindings(),
+            color_depth=None if color else ColorDepth.DEPTH_1_BIT,
+            output=output,
+        )
+        self._session.default_buffer.on_text_changed += self._changed
+
+    def read(self, given: str = "", *, literal: bool = False) -> Line:
+        """The line, edited."""
+        self._pasted = literal
+        text = self._session.prompt(default=given)
+        return Line(text, self._pasted)
+
+    def _changed(self, buffer: Buffer) -> None:
+        if not buffer.text:
+            self._pasted = False
+
+    def _bindings(self) -> KeyBindings:
+        from prompt_toolkit.filters import completion_is_selected, is_searching
+        from prompt_toolkit.key_binding import KeyBindings
+        from prompt_toolkit.keys import Keys
+
+        bindings = KeyBindings()
+        typing = ~is_searching
+
+        @bindings.add("enter", filter=typing & ~completion_is_selected)
+        def _(event: KeyPressEvent) -> None:
+            if is_open(event.current_buffer.text) and not self._pasted:
+                event.current_buffer.insert_text("\n")
+            else:
+                event.current_buffer.validate_and_handle()
+
+        @bindings.add("enter", filter=completion_is_selected)
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.complete_state = None
+
+        @bindings.add("escape", "enter", filter=typing)
+        @bindings.add("c-j", filter=typing)
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        @bindings.add(Keys.BracketedPaste)
+        def _(event: KeyPressEvent) -> None:
+            if event.current_buffer.cursor_position == 0:
+                self._pasted = True
+            event.current_buffer.insert_text(event.data.replace("\r\n", "\n").replace("\r", "\n"))
+
+        @bindings.add("c-c", filter=typing)
+        def _(event: KeyPressEvent) -> None:
+            if event.current_buffer.text:
+                event.current_buffer.reset()
+            else:
+                event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
+
+        @bindings.add("c-g", filter=typing)
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.open_in_editor()
+
+        @bindings.add("c-t", filter=typing)
+        def _(event: KeyPressEvent) -> None:
+            self._show_thought()
+
+        return bindings
+
+    def _show_thought(self) -> None:
+        from prompt_toolkit.application import run_in_terminal
+
+        text = without_controls(self.on_thought()).strip("\n")
+        shown = f"\x1b[2m{text}\x1b[0m\n\n" if text else "\x1b[2mThe last answer came without a thought.\x1b[0m\n"
+
+        def show() -> None:
+            sys.stdout.write(shown)
+            sys.stdout.flush()
+
+        run_in_terminal(show)
+
+
+def _history(path: Path | None) -> History:
+    """The file, readable by its owner only; in memory where there is none and none can be made."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    class SafeHistory(FileHistory):
+        """A history whose disk may be full or gone: then it is shorter."""
+
+        def load_history_strings(self) -> Iterable[str]:
+            try:
+                return super().load_history_strings()
+            except OSError:
+                return ()
+
+        def store_string(self, string: str) -> None:
+            try:
+                super().store_string(string)
+            except OSError:
+                return
+
+    if path is None:
+        return InMemoryHistory()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)
+    except OSError:
+        return InMemoryHistory()
+    return SafeHistory(str(path))
+
+
+def _completer(sources: Sources) -> Completer:
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+
+    from mlxmtp.cli.completion import complete
+
+    class Offers(Completer):
+        def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+            length, words = complete(document.text_before_cursor, sources)
+            return (Completion(word, start_position=-length) for word in words)
+
+    return Offers()

@@ -1,0 +1,59 @@
+"""Which conversation a command goes on with, and who answers in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.sessions import Sessions
+from mlxmtp.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from mlxmtp.cli.output import Output
+    from mlxmtp.settings import Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the flags say: go on with the latest session, or with the one named `resume`; keep a new one.
+
+    `model_given` and `system_given`: named on the command line, so that they count against what the session says.
+    """
+
+    latest: bool
+    resume: str | None
+    save: bool
+    model_given: bool = False
+    system_given: bool = False
+
+
+def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loaded, Conversation]:
+    """The conversation that the flags mean, and settings with its model. Raises UsageError if there is none."""
+    from mlxmtp.chat.attach import read_reference
+
+    system = read_reference(loaded.settings.system or "")
+    sessions = Sessions(loaded.places.sessions)
+    if not choice.latest and choice.resume is None:
+        return loaded, Conversation(system=system, journal=sessions.create() if choice.save else None)
+    resumed = sessions.open(sessions.latest() if choice.resume is None else sessions.find(choice.resume))
+    for remark in resumed.remarks:
+        out.note(remark)
+    conversation = resumed.conversation
+    if choice.system_given and system != conversation.system:
+        conversation.set_system(system)
+    if conversation.model and not choice.model_given:
+        loaded = _with_its_model(loaded, out, conversation.model)
+    return loaded, conversation
+
+
+def _with_its_model(loaded: Loaded, out: Output, name: str) -> Loaded:
+    """Settings in which the session's model answers, if it is still here."""
+    from mlxmtp.hub.store import Store
+
+    try:
+        Store(loaded.places, loaded.aliases).resolve(name)
+    except ModelNotFound:
+        out.note(f"Model '{name}', which this conversation was with, is not on this machine.")
+        return loaded
+    return replace(loaded, settings=replace(loaded.settings, model=name))

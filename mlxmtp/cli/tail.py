@@ -1,0 +1,40 @@
+"""The last rows on a terminal, redrawn in place.
+
+When a window gets narrower, terminals wrap the rows that no longer fit, and the cursor with them: what has to be taken
+away is counted for the width of now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mlxmtp.cli.wrap import width
+
+MAX_ROWS = 12
+
+
+class Tail:
+    """Rows below everything that is printed for good. The cursor stands at the end of the last one."""
+
+    def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
+        self._size = size
+        self._rows: tuple[str, ...] = ()
+
+    @property
+    def room(self) -> int:
+        """How many rows may be shown."""
+        return max(1, min(MAX_ROWS, self._size()[1] - 1))
+
+    def erasure(self) -> str:
+        """What takes the rows away and leaves the cursor where they began."""
+        if not self._rows:
+            return ""
+        columns, rows = self._size()
+        above = sum(-(-max(1, width(row)) // columns) for row in self._rows) - 1
+        above = min(above, rows - 1)
+        return "\r" + (f"\x1b[{above}A" if above else "") + "\x1b[J"
+
+    def replaced(self, rows: Sequence[str]) -> str:
+        """What shows `rows` once the old ones are away."""
+        self._rows = tuple(rows)
+        return "\n".join(rows)

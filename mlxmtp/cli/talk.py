@@ -1,0 +1,159 @@
+"""The conversation as it happens: a line comes in, a command or a turn goes out.
+
+Knows no terminal library: lines come from a `Reader`, keys from `Keys`, everything is written to `Output`, and the
+model lives on its thread. Turns are in `turns.py`, what commands do in `actions.py` and `tuning.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mlxmtp.cli.answering import Leave, wait_for_model
+from mlxmtp.cli.markdown import without_controls
+from mlxmtp.cli.slash import Call, Message, Unknown, parse
+from mlxmtp.cli.wrap import joined, wrapped
+from mlxmtp.errors import MlxmtpError
+
+if TYPE_CHECKING:
+    from mlxmtp.chat.conversation import Conversation
+    from mlxmtp.chat.material import Material
+    from mlxmtp.cli.keyboard import Keys
+    from mlxmtp.cli.model_thread import ModelThread
+    from mlxmtp.cli.output import Output
+    from mlxmtp.cli.prompt_line import Reader
+    from mlxmtp.engine.engine import Model
+    from mlxmtp.engine.stats import Stats
+    from mlxmtp.hub.store import Found
+    from mlxmtp.settings import Loaded
+
+
+class Talk:
+    """Everything a conversation is made of while it lasts."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        out: Output,
+        conversation: Conversation,
+        thread: ModelThread,
+        keys: Keys,
+        reader: Reader,
+        *,
+        force: bool = False,
+        debug: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.loaded, self.out, self.conversation = loaded, out, conversation
+        self.thread, self.keys, self.reader = thread, keys, reader
+        self.force, self.debug = force, debug
+        self.clock = clock
+        self.target: Found | None = None
+        self.drafter: Found | None = None
+        self.staged: list[Material] = []
+        self.given = ""  # what stands in the next line already
+        self.edits = False  # the next message replaces the last question
+        self.stats: tuple[Stats, int] | None = None  # of the last answer, and the context it was given in
+        self.thought = ""
+        self.warned_full = False
+        self.warned_unsaved = False
+
+    def run(self, act: Callable[[Talk, Call], None], send: Callable[[Talk, str], None]) -> None:
+        """Lines until Ctrl+D or /exit; `act` carries out commands, `send` messages."""
+        while True:
+            given, self.given = self.given, ""
+            try:
+                # What comes back into the line was a message; what was typed meanwhile may be a command.
+                typed = self.keys.typed_ahead()
+                line = self.reader.read("\n".join(part for part in (given, typed) if part), literal=bool(given))
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self.edits = False
+                self.say("Ctrl+D leaves, /help lists the commands.")
+                continue
+            try:
+                self._take(parse(line.text, pasted=line.pasted), act, send)
+            except Leave:
+                return
+            except MlxmtpError as error:
+                self.complain(error)
+            except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
+                self.say("\nStopped.")
+
+    def _take(
+        self,
+        what: Call | Unknown | Message,
+        act: Callable[[Talk, Call], None],
+        send: Callable[[Talk, str], None],
+    ) -> None:
+        if isinstance(what, Call):
+            self.edits = False
+            act(self, what)
+        elif isinstance(what, Unknown):
+            near = f"Did you mean {what.nearest}?" if what.nearest else "/help lists them."
+            self.say(f"There is no command {what.word}. {near} A space before it sends it as text.")
+        elif what.text:
+            send(self, what.text)
+        elif self.edits:
+            self.edits = False
+            self.say("The question stays as it was.")
+
+    def ready(self) -> bool:
+        """Wait until the model is there; false after Ctrl+C. Raises MlxmtpError if it cannot be read."""
+        if self.thread.model is not None:
+            return True
+        name = "the model" if self.target is None else self.target.name
+        if self.out.look.dumb:
+            self.say(f"Loading {name}.")
+        if wait_for_model(self.thread, self.keys, self.out, name, self.clock):
+            return True
+        if self.thread.trouble is not None:
+            raise MlxmtpError(sentence(self.thread.trouble)) from self.thread.trouble
+        self.say(f"{name} is still being loaded.")
+        return False
+
+    @property
+    def model(self) -> Model:
+        """The model, once `ready` has said so."""
+        assert self.thread.model is not None
+        return self.thread.model
+
+    @property
+    def context(self) -> int:
+        """Tokens the model's context holds."""
+        return self.model.config.max_positions
+
+    def change(self, **settings: object) -> None:
+        """Other settings from now on, keyed like `Settings`."""
+        self.loaded = replace(self.loaded, settings=replace(self.loaded.settings, **settings))  # type: ignore[arg-type]
+
+    def complain(self, error: Exception) -> None:
+        """Why something did not work; with --debug also where."""
+        if self.debug:
+            import traceback
+
+            self.out.line("".join(traceback.format_exception(error)).rstrip())
+        self.out.error(sentence(error))
+
+    def say(self, text: str) -> None:
+        """A remark, dim, broken between words."""
+        self._dim(text.split("\n") if self.out.look.dumb else wrapped(text, self.out.size()[0]))
+
+    def say_parts(self, parts: list[str]) -> None:
+        """`a · b · c`, dim, broken between parts where the window is narrow."""
+        self._dim(joined(parts, " · ", self.out.size()[0]))
+
+    def _dim(self, rows: list[str]) -> None:
+        plain = [without_controls(row) for row in rows]
+        dim = plain if self.out.look.dumb else [f"\x1b[2m{row}\x1b[0m" if row else "" for row in plain]
+        self.out.write("".join(f"{row}\n" for row in dim))
+
+
+def sentence(error: Exception) -> str:
+    """What a person is told: our errors as they are, others with their kind."""
+    if isinstance(error, MlxmtpError):
+        return str(error)
+    return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp; --debug shows where."

@@ -1,0 +1,169 @@
+"""A question, its answer, and what becomes of both: kept, taken back, asked again, gone on with.
+
+An answer of which nothing was said leaves no trace: what was there before is there again, and the question stands in
+the next line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlxmtp.chat.history import Exchange, Reply
+from mlxmtp.chat.material import gather, join, mentions
+from mlxmtp.cli.answering import Answering, Outcome
+from mlxmtp.cli.choice import answer_params
+from mlxmtp.cli.fences import open_fence
+from mlxmtp.cli.figures import turn_parts
+from mlxmtp.cli.filling import make_fit, tokens_of
+from mlxmtp.cli.keyboard import interrupts
+from mlxmtp.cli.live import AnswerView
+from mlxmtp.errors import MlxmtpError
+
+if TYPE_CHECKING:
+    from mlxmtp.cli.talk import Talk
+    from mlxmtp.engine.answer import Answer, OnPrefill
+    from mlxmtp.engine.engine import Model
+
+_WITHOUT_ANSWER = {
+    "cancelled": "Stopped before the answer began.",
+    "length": "All tokens went into the thought: /set think-tokens limits it, /set max-tokens gives more.",
+    "stop": "The model ended without an answer.",
+    "tool": "The model waits for a tool, which there is none of here.",
+}
+
+
+def send(talk: Talk, text: str) -> None:
+    """A message. If it cannot be sent it stands in the next line. Raises MlxmtpError."""
+    try:
+        if talk.edits:
+            talk.edits = False
+            edit(talk, text)
+        else:
+            _ask(talk, text)
+    except (MlxmtpError, KeyboardInterrupt):
+        talk.given = text
+        raise
+
+
+def edit(talk: Talk, text: str) -> None:
+    """Other words for the last question, and an answer to them."""
+    old = talk.conversation.exchanges[-1]
+    if not talk.ready():
+        talk.given, talk.edits = text, True
+        return
+    with interrupts(_later):
+        talk.conversation.replace_question(text)
+        if not _answered(talk, _answer(talk)):
+            _restore(talk, old)
+            talk.given, talk.edits = text, True
+
+
+def again(talk: Talk) -> None:
+    """Another answer to the last question."""
+    old = talk.conversation.exchanges[-1]
+    if not talk.ready():
+        return
+    with interrupts(_later):
+        talk.conversation.retract_reply()
+        if not _answered(talk, _answer(talk)):
+            _restore(talk, old)
+
+
+def go_on(talk: Talk) -> None:
+    """Continue the last answer."""
+    if not talk.ready():
+        return
+    reply = talk.conversation.exchanges[-1].reply
+    assert reply is not None
+    fence = open_fence(reply.text)
+    with interrupts(_later):
+        outcome = _answer(talk, continues=True, lead=f"{fence}\n" if fence else "")
+        if outcome.text:
+            talk.conversation.extend(_reply(outcome))
+        _remarks(talk, outcome)
+
+
+def _ask(talk: Talk, text: str) -> None:
+    mentioned = [gather(name) for name in mentions(text)]
+    for note in (note for one in mentioned for note in one.notes):
+        talk.out.note(note)
+    attached = join([one.text for one in (*talk.staged, *mentioned)])
+    if not talk.ready():
+        talk.given = text
+        return
+    for one in mentioned:
+        talk.say(f"{one.name}, {tokens_of(talk, one.text):,} tokens")
+    if not make_fit(talk, Exchange(text, attached=attached)):
+        talk.given = text
+        return
+    with interrupts(_later):
+        talk.conversation.ask(text, attached)
+        if _answered(talk, _answer(talk)):
+            talk.staged.clear()
+        else:
+            talk.conversation.undo()
+            talk.given = text
+
+
+def _later() -> None:
+    """Ctrl+C just before or after an answer, while what was said is being written down, comes too early or too late."""
+
+
+def _answer(talk: Talk, *, continues: bool = False, lead: str = "") -> Outcome:
+    """One answer to the conversation as it is, shown while it comes, behind `lead`."""
+    messages = talk.conversation.messages()
+    settings = talk.loaded.settings
+    params = answer_params(settings)
+
+    def begin(model: Model, on_prefill: OnPrefill) -> Answer:
+        return model.stream(messages, params, on_prefill=on_prefill, continues=continues)
+
+    talk.out.write("\n")
+    shows = settings.show_thinking is not False
+    view = AnswerView(talk.out, show_thoughts=shows, plain=bool(settings.plain), clock=talk.clock)
+    view.text(lead)
+    outcome = Answering(talk.thread, talk.keys, talk.out, view, talk.conversation.part).run(begin)
+    if view.shows_thoughts != shows:
+        talk.change(show_thinking=view.shows_thoughts)
+    talk.thought = outcome.thinking
+    if outcome.stats is not None:
+        talk.stats = outcome.stats, talk.context
+    return outcome
+
+
+def _answered(talk: Talk, outcome: Outcome) -> bool:
+    """Keep an answer and say what there is to say about it; false if nothing was said."""
+    if outcome.text.strip():
+        talk.conversation.reply(_reply(outcome))
+    _remarks(talk, outcome)
+    return bool(outcome.text.strip())
+
+
+def _restore(talk: Talk, old: Exchange) -> None:
+    """The last exchange as it was."""
+    talk.conversation.replace_question(old.question)
+    if old.reply is not None:
+        talk.conversation.reply(old.reply)
+
+
+def _remarks(talk: Talk, outcome: Outcome) -> None:
+    stats = outcome.stats
+    said = bool(outcome.text.strip())
+    if said and stats is not None and talk.loaded.settings.stats is not False:
+        parts = turn_parts(stats, talk.context)
+        talk.say_parts(["stopped", *parts] if outcome.reason == "cancelled" else parts)
+    if outcome.error is not None:
+        talk.complain(outcome.error)
+    elif not said:
+        talk.say(_WITHOUT_ANSWER[outcome.reason])
+    elif outcome.reason == "length" and stats is not None:
+        talk.say(f"The answer was cut after {stats.generation_tokens} tokens. /continue goes on.")
+    talk.out.write("\n")
+    if talk.conversation.trouble is not None and not talk.warned_unsaved:
+        talk.warned_unsaved = True
+        talk.out.note(talk.conversation.trouble)
+
+
+def _reply(outcome: Outcome) -> Reply:
+    stats = None if outcome.stats is None else outcome.stats.to_dict()
+    return Reply(outcome.text, outcome.thinking, outcome.reason, stats)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.chat import folder, material
+from mlxmtp.chat.attach import join_message
+from mlxmtp.chat.material import gather, mentions
+from mlxmtp.errors import ContextOverflow, UsageError
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder `project` in the current one, with text, binaries, hidden and built files; no repository."""
+    files = {
+        "a.txt": b"alpha\n",
+        "src/b.py": b"beta = 1\n",
+        "src/deep/c.md": b"\ngamma\n",
+        "src/empty.py": b"",
+        "picture.png": b"\x89PNG\r\n\x1a\n\0\0",
+        ".hidden": b"secret",
+        ".venv/lib.py": b"lib",
+        "build/out.js": b"built",
+        "node_modules/x/index.js": b"module",
+    }
+    for name, data in files.items():
+        path = tmp_path / "project" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "project"
+
+
+def git(where: Path, *arguments: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(where), "GIT_CONFIG_NOSYSTEM": "1"}
+    subprocess.run(["git", *arguments], cwd=where, env=environment, check=True, capture_output=True)
+
+
+def titles(text: str) -> list[str]:
+    return [line[4:-4] for line in text.splitlines() if line.startswith("--- ")]
+
+
+def test_a_folder_without_git_leaves_out_hidden_files_and_builds_and_says_so(tree: Path) -> None:
+    found = gather("project")
+    assert found.text == (
+        "--- project/a.txt ---\nalpha\n\n--- project/src/b.py ---\nbeta = 1\n\n--- project/src/deep/c.md ---\ngamma"
+    )
+    assert found.files == 3
+    assert found.notes == (
+        "git lists no files of project, so hidden files and __pycache__, build, dist, node_modules, target, venv "
+        "are left out.",
+        "1 file of project without text left out.",
+    )
+
+
+@needs_git
+def test_in_a_repository_git_chooses(tree: Path) -> None:
+    git(tree, "init", "-q")
+    (tree / ".gitignore").write_text("build/\nnode_modules/\n.venv/\n*.md\n")
+    git(tree, "add", ".hidden", "a.txt")
+    (tree / "a.txt").unlink()  # tracked, but gone
+    found = gather("project/")
+    assert titles(found.text) == ["project/.gitignore", "project/.hidden", "project/src/b.py"]
+    assert found.notes == ("1 file of project/ without text left out.",)
+    assert titles(gather("project/src").text) == ["project/src/b.py"]
+
+
+@needs_git
+def test_a_folder_that_git_ignores_is_refused_with_the_way_out(tree: Path) -> None:
+    git(tree, "init", "-q")
+    (tree / ".gitignore").write_text("build/\n")
+    with pytest.raises(UsageError, match="project/build holds no text files that git does not ignore: name the files"):
+        gather("project/build")
+    assert gather("project/build/out.js").text == "--- project/build/out.js ---\nbuilt"
+
+
+@needs_git
+def test_listing_a_repository_runs_no_program_it_names(tree: Path) -> None:
+    git(tree, "init", "-q")
+    program = tree / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tree}/ran\n")
+    program.chmod(0o700)
+    git(tree, "config", "core.fsmonitor", str(program))
+    gather("project")
+    assert not (tree / "ran").exists()
+
+
+def test_links_in_a_folder_lead_nowhere(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside.txt").write_text("private")
+    (tree / "link.txt").symlink_to(tmp_path / "outside.txt")
+    (tree / "loop").symlink_to(tree)
+    os.mkfifo(tree / "pipe")
+    assert "private" not in gather("project").text
+    assert gather("project/link.txt").text == "--- project/link.txt ---\nprivate"
+
+
+def test_too_much_is_refused_with_the_largest(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(material, "FOLDER_LIMIT", 14)
+    with pytest.raises(ContextOverflow, match=r"project are more than 14 bytes together \(the largest: .*src/b\.py"):
+        gather("project")
+    monkeypatch.setattr(folder, "MOST_FILES", 2)
+    with pytest.raises(ContextOverflow, match="project holds more than 2 files: name"):
+        gather("project")
+
+
+def test_a_folder_without_text_is_refused(tree: Path) -> None:
+    (tree / "bare").mkdir()
+    with pytest.raises(UsageError, match="project/bare holds no text files besides hidden ones and builds"):
+        gather("project/bare")
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0", "x holds NUL bytes, so it is not text: convert it first."),
+        (b"%PDF-1.7\nstream", "x is a PDF: turn it into text first, for example with pdftotext."),
+        (bytes(range(1, 32)) * 9, "x is not text, but something binary: convert it first."),
+    ],
+)
+def test_binaries_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x").write_bytes(data)
+    with pytest.raises(UsageError) as refused:
+        gather("x")
+    assert str(refused.value) == sentence
+
+
+def test_odd_but_real_text_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    for data in (b"\x1b[31mred\x1b[0m\tand\x0cmore", "é漢🦀".encode(), b"caf\xe9" * 50):
+        file.write_bytes(data)
+        assert gather(str(file)).files == 1
+
+
+def test_names_that_are_no_text(tree: Path) -> None:
+    try:
+        Path(os.fsdecode(b"project/caf\xe9.txt")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    gather("project").text.encode()
+    assert "project/caf\ufffd.txt" in titles(gather("project").text)
+
+
+def test_a_home_that_nobody_has(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no home folder"):
+        gather("~no-such-user/x")
+    assert mentions("mail @~no-such-user/x") == []
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("Sum up @a.txt, please", ["a.txt"]),
+        ("Compare @a.txt and @src/b.py.", ["a.txt", "src/b.py"]),
+        ("(see @a.txt) @a.txt @'a.txt'?", ["a.txt"]),
+        ('Read @"with blank.txt" and @src/', ["with blank.txt", "src/"]),
+        ("@a.txt", ["a.txt"]),
+        ("line\n@src/b.py\nline", ["src/b.py"]),
+        ("me@a.txt and @nothing and @ and @decorator and @" + "x" * 5000, []),
+        ("@odd. or @odd.?", ["odd."]),
+    ],
+)
+def test_mentions_are_words_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, named: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "src/b.py", "with blank.txt", "odd."):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("x")
+    assert mentions(message) == named
+
+
+def test_folders_and_files_join_in_order(tree: Path) -> None:
+    attached = join_message(["project/src", "project/a.txt"], ["Why?"], None)
+    assert titles(attached.material) == ["project/src/b.py", "project/src/deep/c.md", "project/a.txt"]
+    assert attached.question == "Why?"
+    assert attached.message.endswith("--- project/a.txt ---\nalpha\n\nWhy?")

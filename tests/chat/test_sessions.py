@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlxmtp.chat import journal as journal_module
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import History, Reply
+from mlxmtp.chat.journal import read_events
+from mlxmtp.chat.sessions import Sessions, Summary
+from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
+from tests.chat.test_conversation import OPERATIONS, apply
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Sessions:
+    return Sessions(tmp_path / "data" / "sessions")
+
+
+def saved(sessions: Sessions, *turns: tuple[str, str], updated: float | None = None) -> Summary:
+    """A session on disk that nobody has open."""
+    conversation = Conversation(model="m", journal=sessions.create("m"))
+    for question, answer in turns or (("Why?", "So."),):
+        conversation.ask(question)
+        conversation.reply(Reply(answer))
+    conversation.close()
+    path = sessions.folder / f"{conversation.session or ''}.jsonl"
+    if updated is not None:
+        os.utime(path, (updated, updated))
+    return next(one for one in sessions.listing().sessions if one.id == conversation.session)
+
+
+def history_of(path: Path) -> History:
+    return Conversation.restore(read_events(path.read_bytes(), path)).history
+
+
+# --- the file ---
+
+
+def test_nothing_is_on_the_disk_before_the_first_question(sessions: Sessions) -> None:
+    conversation = Conversation(model="m", system="Be brief.", journal=sessions.create("m"))
+    conversation.rename("talk")
+    conversation.use_model("n")
+    assert (sessions.folder.exists(), conversation.session) == (False, None)
+    conversation.ask("Why?")
+    (path,) = sessions.folder.iterdir()
+    assert conversation.session == path.stem
+    assert history_of(path) == conversation.history
+
+
+def test_every_event_is_on_the_disk_at_once_and_for_the_owner_only(sessions: Sessions) -> None:
+    conversation = Conversation(journal=sessions.create())
+    conversation.ask("Why?")
+    (path,) = sessions.folder.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(sessions.folder.stat().st_mode) == 0o700
+    for text in ("S", "o" * 300, "."):
+        conversation.part(text)
+    assert history_of(path).exchanges[0].reply == Reply("S" + "o" * 300, finish_reason="cancelled")
+    conversation.finish("stop")
+    assert history_of(path) == conversation.history
+
+
+def test_the_header_says_what_wrote_it(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    header = json.loads(summary.path.read_text().splitlines()[0])
+    assert header | {"created": "", "mlxmtp": ""} == {
+        "type": "session", "format": 1, "id": summary.id, "created": "", "mlxmtp": "", "model": "m",
+    }  # fmt: skip
+    assert abs(summary.created - time.time()) < 60
+
+
+def a_whole_file(folder: Path) -> tuple[bytes, list[History]]:
+    """A file with every kind of event and characters of several bytes, and the history after each of its lines."""
+    store = Sessions(folder)
+    conversation = Conversation(model="m", system="Sei kürz.", journal=store.create("m"), clock=lambda: 0.0)
+    conversation.ask("Wäs? 漢", "--- a ---\n🦀")
+    conversation.part("Sö")
+    conversation.part(thinking="hm" * 120)
+    conversation.finish("length", {"tokens": 3})
+    conversation.part(" 🦀")
+    conversation.finish("stop")
+    conversation.ask("Ünd?")
+    conversation.retract_reply()
+    conversation.replace_question("Oder?")
+    conversation.part("Jä")
+    conversation.close()
+    data = (folder / f"{conversation.session}.jsonl").read_bytes()
+    lines = data.splitlines(keepends=True)
+    path = folder / "x.jsonl"
+    return data, [
+        Conversation.restore(read_events(b"".join(lines[:count]), path)).history for count in range(1, len(lines) + 1)
+    ]
+
+
+def test_killed_at_any_byte_it_opens_with_what_was_said_and_goes_on(tmp_path: Path) -> None:
+    data, histories = a_whole_file(tmp_path / "whole")
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    path = folder / "abcd1234.jsonl"
+    for cut in range(len(data) + 1):
+        path.write_bytes(data[:cut])
+        summary = Summary("abcd1234", path, None, "", "", 0, 0, 0, 0)
+        resumed = Sessions(folder).open(summary)
+        conversation = resumed.conversation
+        whole = max(data[:cut].count(b"\n"), 1)
+        possible = [*histories[whole - 1 : whole + 1], *([History()] if data[:cut].count(b"\n") == 0 else [])]
+        assert conversation.history in possible, cut
+        assert path.read_bytes() in (data[:cut], b""), "opening changes nothing"
+        conversation.ask("More?")
+        conversation.reply(Reply("More."))
+        conversation.close()
+        assert history_of(path) == conversation.history, cut
+        listed = Sessions(folder).listing()
+        assert ([one.id for one in listed.sessions], listed.remarks) == (["abcd1234"], ())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(operations=OPERATIONS, after=OPERATIONS, where=st.floats(0, 1), garbage=st.binary(max_size=20))
+def test_whatever_is_torn_or_overwritten_the_rest_goes_on(
+    tmp_path: Path, operations: list[tuple[Any, ...]], after: list[tuple[Any, ...]], where: float, garbage: bytes
+) -> None:
+    store = Sessions(tmp_path / os.urandom(4).hex())
+    conversation = Conversation(model="m", journal=store.create("m"))
+    conversation.ask("First?")
+    for operation in operations:
+        apply(conversation, operation)
+    conversation.close()
+    (path,) = store.folder.iterdir()
+    data = path.read_bytes()
+    header = data.index(b"\n") + 1
+    path.write_bytes(data[: header + int(where * (len(data) - header))] + garbage)
+    summary = Summary(path.stem, path, None, "", "", 0, 0, 0, 0)
+    resumed = store.open(summary).conversation
+    before = resumed.history
+    resumed.close()
+    assert history_of(path) == before
+    again = store.open(summary).conversation
+    again.ask("Last?")
+    for operation in after:
+        apply(again, operation)
+    again.close()
+    assert history_of(path) == again.history
+
+
+def test_a_full_disk_ends_the_saving_but_not_the_conversation(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = Conversation(journal=sessions.create())
+    conversation.ask("Why?")
+    monkeypatch.setattr(journal_module, "_write_all", refuse)
+    conversation.reply(Reply("So."))
+    conversation.ask("And?")
+    assert conversation.trouble == "This conversation is not saved any more (No space left on device)."
+    assert conversation.session is None
+    assert len(conversation.exchanges) == 2
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_folder_that_cannot_be_made_is_trouble_and_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    conversation = Conversation(journal=Sessions(tmp_path / "file" / "sessions").create())
+    conversation.ask("Why?")
+    assert "not saved" in str(conversation.trouble)
+
+
+# --- the folder ---
+
+
+def test_the_list_is_newest_first(sessions: Sessions) -> None:
+    old, new = saved(sessions, ("Old?", "1"), updated=1000.0), saved(sessions, ("New?", "1"), ("And?", "2"))
+    listed = sessions.listing().sessions
+    assert [one.id for one in listed] == [new.id, old.id]
+    assert sessions.latest() == new
+    assert (new.title, new.model, new.turns, new.size) == ("New?", "m", 2, new.path.stat().st_size)
+    assert old.updated == 1000.0
+
+
+def test_an_empty_folder_and_none(sessions: Sessions) -> None:
+    assert sessions.listing().sessions == ()
+    with pytest.raises(UsageError, match="no session to continue"):
+        sessions.latest()
+    with pytest.raises(UsageError, match=r"no session 'x'\. Run: mlxmtp sessions"):
+        sessions.find("x")
+
+
+def test_foreign_and_damaged_files_are_passed_over_with_a_remark(sessions: Sessions) -> None:
+    good = saved(sessions)
+    for name, data in {
+        "foreign.jsonl": b'{"role": "user"}\n',
+        "text.jsonl": b"hello\nthere\n",
+        "newer.jsonl": b'{"type": "session", "format": 2}\n',
+        "binary.jsonl": bytes(range(256)),
+        "deep.jsonl": b"[" * 100_000 + b"\n",
+    }.items():
+        (sessions.folder / name).write_bytes(data)
+    (sessions.folder / "folder.jsonl").mkdir()
+    (sessions.folder / "torn.jsonl").write_bytes(b'{"type": "session", "for')
+    (sessions.folder / "empty.jsonl").write_bytes(b"")
+    (sessions.folder / "notes.txt").write_text("mine")
+    listed = sessions.listing()
+    assert listed.sessions == (good,)
+    assert sorted(remark.split()[0].rstrip(":") for remark in listed.remarks) == [
+        "binary.jsonl", "deep.jsonl", "folder.jsonl", "foreign.jsonl", "newer.jsonl", "text.jsonl",
+    ]  # fmt: skip
+    assert any("another version of mlxmtp" in remark for remark in listed.remarks)
+    assert sessions.latest() == good
+
+
+def test_finding_by_name_id_and_beginning(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = iter(["aabb0000", "aabb1111", "cccc2222"])
+    monkeypatch.setattr(journal_module, "_fresh_id", lambda: next(ids))
+    first, second, third = (saved(sessions) for _ in range(3))
+    conversation = sessions.open(third).conversation
+    conversation.rename("prime talk")
+    conversation.close()
+    assert sessions.find("aabb0").id == first.id
+    assert sessions.find("aabb1111").id == second.id
+    assert sessions.find("c").id == sessions.find("prime talk").id == third.id
+    for wanted, sentence in [
+        ("aabb", "'aabb' fits 2 sessions"),
+        ("aabb000x", "There is no session 'aabb000x': did you mean 'aabb0000'?"),
+        ("prime tal", "did you mean 'prime talk'?"),
+        ("", "There is no session ''"),
+    ]:
+        with pytest.raises(UsageError) as refused:
+            sessions.find(wanted)
+        assert sentence in str(refused.value)
+
+
+def test_names_are_one_line_and_belong_to_one_session(sessions: Sessions) -> None:
+    first, second = saved(sessions), saved(sessions)
+    conversation = sessions.open(first).conversation
+    conversation.rename(sessions.check_name("  talk ", first.id))
+    conversation.close()
+    assert sessions.find("talk").id == first.id
+    assert sessions.check_name("talk", first.id) == "talk"
+    for name, own in [("talk", second.id), (first.id, second.id), ("", first.id), ("a\nb", first.id), ("x" * 61, "")]:
+        with pytest.raises(UsageError):
+            sessions.check_name(name, own)
+
+
+def test_opening_goes_on_in_the_same_file(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    before = summary.path.read_bytes()
+    resumed = sessions.open(summary)
+    assert resumed.remarks == ()
+    assert summary.path.read_bytes() == before
+    resumed.conversation.ask("And?")
+    resumed.conversation.reply(Reply("Thus."))
+    resumed.conversation.close()
+    assert summary.path.read_bytes().startswith(before)
+    assert history_of(summary.path) == resumed.conversation.history
+
+
+def test_a_session_that_is_open_goes_on_in_a_copy(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    first = sessions.open(summary).conversation
+    first.rename("talk")
+    second = sessions.open(summary)
+    assert "open in another window, so this goes on in a copy" in second.remarks[0]
+    assert len(list(sessions.folder.iterdir())) == 1, "a copy appears with its first question"
+    first.ask("One?")
+    second.conversation.ask("Two?")
+    assert second.conversation.session not in (None, summary.id)
+    assert sessions.find("talk").id == summary.id
+    assert [[one.question for one in history_of(path).exchanges] for path in sorted(
+        sessions.folder.iterdir(), key=lambda path: path.stem != summary.id
+    )] == [["Why?", "One?"], ["Why?", "Two?"]]  # fmt: skip
+
+
+def test_removing_takes_the_kept_keys_and_values_with_it(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    summary.cache.write_bytes(b"x" * 1000)
+    (listed,) = sessions.listing().sessions
+    assert listed.size == summary.size + 1000
+    assert sessions.remove(listed) == listed.size
+    assert list(sessions.folder.iterdir()) == []
+    for again in (sessions.remove, sessions.open, sessions.history):
+        with pytest.raises(UsageError, match="has been removed"):
+            again(summary)
+
+
+def test_an_open_session_is_not_removed(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    conversation = sessions.open(summary).conversation
+    with pytest.raises(SessionInUse, match="open in another window"):
+        sessions.remove(summary)
+    conversation.close()
+    sessions.remove(summary)
+
+
+def test_what_cannot_be_read_is_a_sentence(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    summary.path.write_bytes(b"hello\n")
+    for act in (sessions.open, sessions.history):
+        with pytest.raises(SessionError, match="is not a session"):
+            act(summary)
+    summary.path.unlink()
+    summary.path.mkdir()
+    for act in (sessions.open, sessions.history):
+        with pytest.raises(MlxmtpError, match="cannot be"):
+            act(summary)
+    with pytest.raises(MlxmtpError, match="cannot be removed"):
+        sessions.remove(summary)
+
+
+# --- other processes ---
+
+TALKER = """
+import sys
+from pathlib import Path
+from mlxmtp.chat.sessions import Sessions
+sessions = Sessions(Path(sys.argv[1]))
+conversation = sessions.open(sessions.find(sys.argv[2])).conversation
+for number in range(int(sys.argv[4])):
+    conversation.ask(f"{sys.argv[3]} {number}?")
+    for word in "a b c d".split():
+        conversation.part(word * 100)
+    conversation.finish("stop")
+    print("said", flush=True)
+    if sys.argv[4] == "1":
+        sys.stdin.readline()
+"""
+
+
+def start_talker(sessions: Sessions, summary: Summary, name: str, turns: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", TALKER, str(sessions.folder), summary.id, name, str(turns)],
+        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_windows_at_once_do_not_mix(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    talkers = [start_talker(sessions, summary, name, 50) for name in ("one", "two")]
+    while any(talker.poll() is None for talker in talkers):
+        assert sessions.listing().remarks == (), "a list taken meanwhile is whole"
+    for talker in talkers:
+        talker.communicate()
+        assert talker.returncode == 0
+    listed = sessions.listing().sessions
+    said = {each.id: [one.question for one in sessions.history(each).exchanges] for each in listed}
+    runs = [[f"{name} {number}?" for number in range(50)] for name in ("one", "two")]
+    original = said.pop(summary.id)
+    first = original[1].startswith("two")
+    if said:  # one went on in a copy of what the other had said until then
+        (copy,) = said.values()
+        assert original == ["Why?", *runs[first]]
+        assert copy[-50:] == runs[not first]
+        assert copy[:-50] == original[: len(copy) - 50]
+    else:  # one was done before the other came
+        assert original == ["Why?", *runs[first], *runs[not first]]
+    # A copy may have been made in the middle of an answer; what follows it is whole.
+    replies = {one.reply for each in listed for one in sessions.history(each).exchanges[-50:]}
+    assert replies == {Reply("".join(letter * 100 for letter in "abcd"))}
+
+
+def test_a_killed_process_gives_its_session_back(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    talker = start_talker(sessions, summary, "one", 1)
+    assert talker.stdout is not None
+    assert talker.stdout.readline() == "said\n"
+    assert sessions.open(summary).remarks != ()
+    with pytest.raises(SessionInUse):
+        sessions.remove(summary)
+    talker.kill()
+    talker.communicate()
+    resumed = sessions.open(summary)
+    assert resumed.remarks == ()
+    assert [one.question for one in resumed.conversation.exchanges] == ["Why?", "one 0?"]

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange, Reply
+from mlxmtp.chat.transcript import as_markdown, as_table, export
+from mlxmtp.errors import MlxmtpError, UsageError
+
+
+@pytest.fixture
+def conversation() -> Conversation:
+    conversation = Conversation(model="12b", system="Be brief.")
+    for question, reply in [
+        ("Old?", Reply("Gone.")),
+        ("What is in it?", Reply("Little.", thinking="A secret thought", stats={"seed": 7})),
+        ("Go on.", Reply("1, 2", finish_reason="length")),
+        ("More.", Reply("3", finish_reason="cancelled")),
+    ]:
+        conversation.ask(question, "--- a.txt ---\nalpha\n\n--- b.txt ---\nbeta" if "in it" in question else "")
+        conversation.reply(reply)
+    conversation.drop_oldest(1)
+    conversation.ask("And?", "from a pipe")
+    conversation.note("temp 0.2")
+    return conversation
+
+
+def test_markdown_is_what_was_said(conversation: Conversation) -> None:
+    assert as_markdown(conversation.history, "3f9a2c1b") == (
+        "# Old?\n\n12b · session 3f9a2c1b\n\n## System\n\nBe brief.\n\n## Question\n\nOld?\n\n## Answer\n\nGone.\n\n"
+        "*(The context was full: the model no longer reads what is above.)*\n\n"
+        "## Question\n\n*(Attached: a.txt, b.txt)*\n\nWhat is in it?\n\n## Answer\n\nLittle.\n\n"
+        "## Question\n\nGo on.\n\n## Answer\n\n1, 2\n\n*(cut at the length limit)*\n\n"
+        "## Question\n\nMore.\n\n## Answer\n\n3\n\n*(stopped)*\n\n"
+        "## Question\n\n*(Attached: piped text)*\n\nAnd?\n\n*(not answered)*\n\n*(Note: temp 0.2)*\n"
+    )
+    assert as_markdown(Conversation().history) == "# Conversation\n"
+
+
+def test_json_holds_everything_and_gives_it_back(conversation: Conversation, tmp_path: Path) -> None:
+    path = export(conversation.history, str(tmp_path / "talk.JSON"), "3f9a2c1b")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    assert table == as_table(conversation.history, "3f9a2c1b")
+    back = [
+        Exchange(one["question"], None if one["reply"] is None else Reply(**one["reply"]), one["attached"])
+        for one in table["exchanges"]
+    ]
+    assert tuple(back) == conversation.dropped + conversation.exchanges
+    assert [one["in_context"] for one in table["exchanges"]] == [False, True, True, True, True]
+    assert (table["session"], table["model"], table["system"]) == ("3f9a2c1b", "12b", "Be brief.")
+
+
+def test_a_file_says_by_its_name_what_it_holds_and_is_not_overwritten(
+    conversation: Conversation, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "talk.md")
+    assert export(conversation.history, file).read_text() == as_markdown(conversation.history)
+    with pytest.raises(UsageError, match="exists already"):
+        export(conversation.history, file)
+    export(Conversation().history, file, overwrite=True)
+    assert Path(file).read_text() == "# Conversation\n"
+    for name in ("talk.txt", "talk"):
+        with pytest.raises(UsageError, match=r"must end in \.md or \.json"):
+            export(conversation.history, str(tmp_path / name))
+    with pytest.raises(MlxmtpError, match="cannot be written"):
+        export(conversation.history, str(tmp_path / "none" / "talk.md"))

@@ -1,0 +1,278 @@
+"""Every command of the conversation, as exact transcripts."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.cli.slash import COMMANDS
+from tests.cli.talking import Conversing
+
+
+@pytest.fixture
+def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Conversing:
+    monkeypatch.chdir(tmp_path)
+    return Conversing(tmp_path)
+
+
+@pytest.fixture
+def asked(talk: Conversing) -> Conversing:
+    """One question has been answered."""
+    talk.say("Hi", answers=["Hello.<turn|>"])
+    return talk
+
+
+def test_help_lists_every_command_and_explains_one(talk: Conversing) -> None:
+    shown = talk.say("/help")
+    assert all(f"\n{command.synopsis}" in shown for command in COMMANDS)
+    assert talk.say("/help regen", "/help /bye", "/help cpoy") == (
+        "> /help regen\n/regen\n  Answer the last question again. With another seed, unless /set seed has fixed it."
+        " Also: /retry.\n"
+        "> /help /bye\n/exit\n  Leave; the conversation is saved. Ctrl+D does the same. Also: /quit, /bye.\n"
+        "> /help cpoy\nThere is no /cpoy. Did you mean /copy?\n"
+    )
+
+
+@pytest.mark.parametrize("word", ["/exit", "/quit", "/bye"])
+def test_leaving(talk: Conversing, word: str) -> None:
+    assert talk.say(word, "never read") == f"> {word}\n"
+
+
+@pytest.mark.parametrize("word", ["/clear", "/new"])
+def test_a_new_conversation_is_another_session(asked: Conversing, word: str) -> None:
+    before = asked.talk.conversation.session
+    assert asked.say(word, "Yo", answers=["Yo.<turn|>"]).startswith(f"> {word}\nA new conversation.\n> Yo\n\nYo.\n")
+    assert "Hi" not in asked.prompts[1]
+    assert asked.talk.conversation.session not in (None, before)
+    assert len(asked.sessions.listing().sessions) == 2
+
+
+@pytest.mark.parametrize("word", ["/regen", "/retry"])
+def test_answering_again(asked: Conversing, word: str) -> None:
+    assert asked.say(word, answers=["Hey.<turn|>"]).startswith(f"> {word}\n\nHey.\n")
+    assert asked.prompts[0] == asked.prompts[1]
+    (exchange,) = asked.talk.conversation.exchanges
+    assert exchange.reply is not None
+    assert exchange.reply.text == "Hey."
+
+
+def test_answering_again_without_an_answer_keeps_the_old_one(asked: Conversing) -> None:
+    asked.change(think=True)
+    assert "Stopped before the answer began." in asked.say("/regen", answers=["<|channel>hm{stop} hm hm hm hm"])
+    (exchange,) = asked.talk.conversation.exchanges
+    assert exchange.reply is not None
+    assert exchange.reply.text == "Hello."
+    assert asked.given == ""
+
+
+def test_taking_back(asked: Conversing) -> None:
+    asked.say("Two", "Three", answers=["2<turn|>", "3<turn|>"])
+    assert asked.say("/undo") == "> /undo\nTaken back: Three\n"
+    assert asked.say("/undo 7") == "> /undo 7\nTaken back: Hi\nTaken back: Two\n"
+    assert asked.say("/undo") == "> /undo\nError: Nothing has been asked yet, so there is nothing to take back.\n"
+    assert asked.say("/undo x") == "> /undo x\nError: /undo takes how many exchanges to take back, 1 or more.\n"
+
+
+def test_editing_at_once(asked: Conversing) -> None:
+    assert asked.say("/edit Ho", answers=["Ho!<turn|>"]).startswith("> /edit Ho\n\nHo!\n")
+    assert [one.question for one in asked.talk.conversation.exchanges] == ["Ho"]
+
+
+def test_editing_in_the_line(asked: Conversing) -> None:
+    shown = asked.say("/edit", "Hi there", answers=["Hey.<turn|>"])
+    assert "The last question; Enter asks it anew, an empty line leaves it as it was.\n> Hi there\n\nHey.\n" in shown
+    assert asked.script.given[-2] == "Hi"
+    assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi there"]
+
+
+def test_an_empty_line_ends_editing(asked: Conversing) -> None:
+    assert "The question stays as it was.\n" in asked.say("/edit", "", "More", answers=["Ok.<turn|>"])
+    assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi", "More"]
+
+
+def test_going_on(talk: Conversing) -> None:
+    talk.change(max_tokens=4)
+    talk.say("Hi", answers=["One ab"])
+    talk.change(max_tokens=None)
+    assert talk.say("/continue", answers=["three.<turn|>"]).startswith("> /continue\n\nthree.\n")
+    (exchange,) = talk.talk.conversation.exchanges
+    assert exchange.reply is not None
+    assert exchange.reply.text == "One three."
+    assert exchange.reply.finish_reason == "stop"
+    assert talk.prompts[1].endswith("<|turn>user\nHi<turn|>\n<|turn>model\nOne ")
+    assert talk.say("/continue").endswith("Error: The last answer is complete: there is nothing to go on with.\n")
+
+
+def test_going_on_is_for_answers_that_are_not_complete(asked: Conversing) -> None:
+    assert asked.say("/continue").endswith("Error: The last answer is complete: there is nothing to go on with.\n")
+
+
+def test_copying(talk: Conversing) -> None:
+    assert talk.say("/copy") == "> /copy\nError: There is no answer yet to copy.\n"
+    talk.talk.out.look = type(talk.talk.out.look)(dumb=False, color=False)
+    talk.say("Hi", answers=["One\n```sh\nls\n```\nand\n```\ndf\n```\n<turn|>"])
+    for word, text in (
+        ("/copy code", "df\n"),
+        ("/copy 1", "ls\n"),
+        ("/copy", "One\n```sh\nls\n```\nand\n```\ndf\n```\n"),
+    ):
+        shown = talk.say(word)
+        assert f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\x07" in shown
+        assert f"Copied {len(text)} characters, if this terminal allows it." in shown
+    assert "\x1b]52;c;" in talk.say("/copy all")
+    assert "The last answer has 2 code blocks." in talk.say("/copy 3")
+    assert "/copy takes nothing, all, code, or the number of a code block." in talk.say("/copy that")
+
+
+def test_a_terminal_without_escapes_has_no_clipboard(asked: Conversing) -> None:
+    assert asked.say("/copy") == "> /copy\nThis terminal has no way to the clipboard: /export writes a file instead.\n"
+
+
+def test_files_wait_for_the_next_message(talk: Conversing) -> None:
+    Path("my notes.txt").write_text("Alpha", encoding="utf-8")
+    Path("b.txt").write_text("Beta", encoding="utf-8")
+    assert talk.say("/file") == "> /file\nNo file waits for the next message. /file PATH adds one.\n"
+    assert talk.say('/file "my notes.txt" b.txt') == (
+        '> /file "my notes.txt" b.txt\n'
+        "my notes.txt, 26 tokens, goes with the next message\nb.txt, 18 tokens, goes with the next message\n"
+    )
+    assert talk.say("/file").endswith("b.txt, 18 tokens, goes with the next message\n")
+    talk.say("What?", "Again?", answers=["So.<turn|>", "So.<turn|>"])
+    assert [one.attached for one in talk.talk.conversation.exchanges] == [
+        "--- my notes.txt ---\nAlpha\n\n--- b.txt ---\nBeta", ""
+    ]  # fmt: skip
+    assert talk.say("/file b.txt", "/file clear", "/file").endswith(
+        "No file waits for the next message. /file PATH adds one.\n"
+    )
+    assert talk.say("/file nothing.txt") == "> /file nothing.txt\nError: There is no file nothing.txt.\n"
+    assert talk.say('/file "b.txt').endswith("a quotation mark is missing.\n")
+
+
+def test_the_system_prompt(talk: Conversing) -> None:
+    assert talk.say("/system") == "> /system\nThere is no system prompt. /system TEXT sets one.\n"
+    assert talk.say("/system Be brief.", "/system") == (
+        "> /system Be brief.\nThe system prompt is set.\n> /system\nBe brief.\n"
+    )
+    talk.say("Hi", answers=["Hm.<turn|>"])
+    assert talk.prompts[0].startswith("<bos><|turn>system\nBe brief.<turn|>\n")
+    Path("s.txt").write_text("From a file.", encoding="utf-8")
+    assert talk.say("/system @s.txt", "/system").endswith("From a file.\n")
+    assert talk.say("/system -").endswith("There is no system prompt any more.\n")
+
+
+def test_the_model(talk: Conversing) -> None:
+    assert talk.say("/model") == f"> /model\nfake, without a drafter, in {talk.folder / 'model'}\n"
+    shown = talk.say("/model e5b")
+    assert "Error: Model 'e5b' is not known (did you mean 'e4b'?)" in shown
+    assert talk.say("Hi", answers=["Still here.<turn|>"]).startswith("> Hi\n\nStill here.\n")
+
+
+def test_settings(talk: Conversing) -> None:
+    assert talk.say("/set temp 0.5", "/set top-p", "/set seed 7", "/set") == (
+        "> /set temp 0.5\ntemp is 0.5.\n> /set top-p\ntop-p is the model's own.\n> /set seed 7\nseed is 7.\n> /set\n"
+        "temp          0.5\ntop-p         the model's own\ntop-k         the model's own\n"
+        "min-p         the model's own\nseed          7\nmax-tokens    the model's own\nthink-tokens  the model's own\n"
+    )
+    talk.say("Hi", answers=["Hm.<turn|>"])
+    assert (talk.decoder.requests[0].sampling.temp, talk.decoder.requests[0].sampling.seed) == (0.5, 7)
+    assert talk.say("/set temp default").endswith("temp is the model's own.\n")
+    assert talk.say("/set temp hot").endswith("Error: temp must be a number from 0 up, not 'hot'.\n")
+    assert talk.say("/set max_tokens 0").endswith("Error: max-tokens must be a whole number from 1 up, not 0.\n")
+    assert talk.say("/set tmep 1").endswith("Error: There is no setting tmep. Did you mean temp?\n")
+
+
+def test_thinking(talk: Conversing) -> None:
+    assert talk.say("/think", "/think on", "/think hide", "/think show", "/think off") == (
+        "> /think\nThinking is off.\n> /think on\nThinking is on and shown while it lasts.\n"
+        "> /think hide\nThinking is on and hidden.\n> /think show\nThinking is on and shown while it lasts.\n"
+        "> /think off\nThinking is off.\n"
+    )
+    assert talk.say("/think hard").endswith("Error: /think takes on, off, show or hide.\n")
+    shown = talk.say("/think on", "/think hide", "Hi", answers=["<|channel>thought\nSecret.<channel|>Yes.<turn|>"])
+    assert "> Hi\n\nthought for 0.0 s\n\nYes.\n" in shown
+
+
+def test_a_thought_has_a_budget(talk: Conversing) -> None:
+    shown = talk.say(
+        "/think on", "/set think-tokens 6", "Hi", answers=["<|channel>thought\nLong and longer", "So: yes.<turn|>"]
+    )
+    assert "think-tokens is 6.\n> Hi\n\n" in shown
+    assert "\n\nthought for 0.0 s\n\nSo: yes.\n" in shown
+
+
+def test_drafting(talk: Conversing) -> None:
+    assert talk.say("/draft", "/draft off") == (
+        "> /draft\nDrafting is off: no drafter is loaded.\n> /draft off\nDrafting is off: no drafter is loaded.\n"
+    )
+    assert talk.say("/draft on").endswith("There is no drafter for 'fake' here: name one with --draft-model.\n")
+    talk.talk.drafter = talk.talk.target
+    assert talk.say("/draft 3", "/draft 1", "/draft auto", "/draft off", "/draft") == (
+        "> /draft 3\nDrafting 3 tokens per round.\n> /draft 1\nDrafting 1 token per round.\n"
+        "> /draft auto\nDrafting adapts to what is accepted and what it earns.\n"
+        "> /draft off\nDrafting is off.\n> /draft\nDrafting is off.\n"
+    )
+    talk.say("/draft 2", "Hi", answers=["Hm.<turn|>"])
+    assert talk.decoder.requests[0].draft == 2
+    assert "num-draft-tokens must be a whole number from 0 to 8, or auto, not 9." in talk.say("/draft 9")
+
+
+def test_figures(talk: Conversing) -> None:
+    assert talk.say("/stats") == "> /stats\nThere are no figures yet: ask something first.\n"
+    assert " · context " in talk.say("Hi", answers=["Hello.<turn|>"])
+    shown = talk.say("/stats")
+    assert "prompt      18 tokens, 0 of them reused\n" in shown
+    assert "drafts      4 of 6 accepted, 67 % (100 100 0 by position)\n" in shown
+    assert shown.endswith("seed        1\n")
+    assert talk.say("/stats off", "Hi", answers=["Hello.<turn|>"]) == (
+        "> /stats off\nA line of figures no longer follows answers.\n> Hi\n\nHello.\n\n"
+    )
+    assert talk.say("/stats on").endswith("A line of figures follows each answer.\n")
+    assert talk.say("/stats all").endswith("Error: /stats takes on or off, or nothing.\n")
+
+
+def test_what_fills_the_context(asked: Conversing) -> None:
+    asked.say("/system Be brief.")
+    assert asked.say("/context") == (
+        "> /context\n"
+        "system prompt               9 tokens\n"
+        "1 exchange                  8 tokens\n"
+        "format                     43 tokens\n"
+        "kept for the answer        50 tokens\n"
+        "free                      290 tokens\n"
+        "context                   400 tokens\n"
+    )
+
+
+def test_naming_and_loading_sessions(asked: Conversing) -> None:
+    first = asked.talk.conversation.session
+    assert asked.say("/save") == f"> /save\nSaved as session {first}. /save NAME gives it a name.\n"
+    assert asked.say("/save greetings") == "> /save greetings\nSaved as greetings.\n"
+    asked.say("/clear")
+    assert asked.say("/save").endswith("Nothing has been asked yet; from the first question on everything is saved.\n")
+    asked.say("Other", answers=["Thing.<turn|>"])
+    assert "greetings" in asked.say("/sessions")
+    assert asked.say("/load greetings") == ("> /load greetings\nGoing on with: Hi (1 exchange)\n\n> Hi\n\nHello.\n\n")
+    assert asked.talk.conversation.session == first
+    assert asked.say("/load greetings").endswith("That is this session.\n")
+    assert asked.say("/load").endswith("Error: /load takes a name or an id; /sessions lists them.\n")
+    assert "Error: There is no session 'xyz'" in asked.say("/load xyz")
+    asked.say("More?", answers=["Yes.<turn|>"])
+    assert "Hello.<turn|>\n<|turn>user\nMore?" in asked.prompts[-1]
+
+
+def test_no_sessions_yet(talk: Conversing) -> None:
+    assert talk.say("/sessions") == "> /sessions\nThere are no saved conversations yet.\n"
+
+
+def test_exporting(asked: Conversing) -> None:
+    assert asked.say("/export out.md", "/export out.json") == (
+        "> /export out.md\nWritten to out.md.\n> /export out.json\nWritten to out.json.\n"
+    )
+    assert "Hello." in Path("out.md").read_text(encoding="utf-8")
+    assert "Hello." in json.dumps(json.loads(Path("out.json").read_text(encoding="utf-8")))
+    assert asked.say("/export out.md").endswith("Error: out.md exists already: take another name.\n")
+    assert asked.say("/export").endswith("Error: /export takes the name of a file that ends in .md or .json.\n")
+    assert "must end in .md or .json" in asked.say("/export out.txt")

@@ -1,0 +1,341 @@
+"""`mlxmtp chat` in a real terminal, with a queue for a network."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+from tests.cli.conftest import Program, Terminal
+
+FIRST = "mlxmtp chat: /help, Ctrl+D to leave"
+ENTER, CTRL_C, CTRL_D, CTRL_G, CTRL_J, CTRL_R, CTRL_T, UP = "\r", "\x03", "\x04", "\x07", "\n", "\x12", "\x14", "\x1b[A"
+ESCAPE = re.compile(rb"\x1b")
+COLOUR = re.compile(rb"\x1b\[[0-9;]*3[0-7]")
+
+
+def begin(program: Program, *args: str, columns: int = 100, rows: int = 30) -> Terminal:
+    """A conversation that waits for its first line."""
+    terminal = program.terminal("chat", *args, columns=columns, rows=rows)
+    terminal.wait_for("/model\n>")
+    return terminal
+
+
+def leave(terminal: Terminal) -> list[str]:
+    """Ctrl+D, once there is a line to press it in."""
+    terminal.wait_until("a prompt", lambda lines: lines[-1].startswith(">"))
+    terminal.send(CTRL_D)
+    assert terminal.finish() == 0
+    assert terminal.cursor_column == 0
+    return terminal.lines()
+
+
+def test_two_turns_and_out(program: Program) -> None:
+    program.answers = ["# Title\n\nSome **bold** words [red]here[/red].\n\n- 中文\n<turn|>", "Second.<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("tok/pass")
+    terminal.send("And?" + ENTER)
+    terminal.wait_for("Second.")
+    terminal.wait_for("prompt 91 tok")
+    lines = leave(terminal)
+    assert lines[0] == FIRST
+    assert lines[1].startswith("Note: There is no drafter for '")
+    start = lines.index("> Hi")
+    assert lines[start : start + 7] == ["> Hi", "", "Title", "", "Some bold words [red]here[/red].", "", " • 中文"]
+    assert re.match(r"\d+ tok · ", lines[start + 7])
+    assert "Second." in lines
+
+
+def test_it_wants_a_terminal(program: Program) -> None:
+    done = program.run("chat")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == (
+        "Error: mlxmtp chat needs a terminal for what you type and read; for pipes there is mlxmtp ask.\n"
+    )
+
+
+def test_ctrl_c_while_the_model_is_read(program: Program) -> None:
+    program.env = {"FAKE_LOAD_SECONDS": "5"}
+    program.answers = ["Hello.<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("loading")
+    terminal.send(CTRL_C)
+    terminal.wait_for("is still being loaded.\n> Hi")
+    terminal.send(ENTER)
+    terminal.wait_for("Hello.")
+    assert [line for line in leave(terminal) if line.startswith("> ")] == ["> Hi", "> Hi"]
+
+
+def test_ctrl_c_while_the_prompt_is_read(program: Program) -> None:
+    program.env = {"FAKE_PREFILL_SECONDS": "3"}
+    program.answers = ["Never.<turn|>", "Hello.<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("reading the prompt")
+    terminal.send(CTRL_C)
+    terminal.wait_for("Stopped before the answer began.\n\n> Hi")
+    terminal.send(" there" + ENTER)
+    terminal.wait_for("> Hi there")
+    terminal.wait_for("Never.")  # the queue's first answer: the request before was not answered at all
+    assert "> Hi there" in leave(terminal)
+
+
+def test_ctrl_c_within_a_thought(program: Program) -> None:
+    program.answers = ["<|channel>thought\nLet me see{sleep 1.5} what this is<channel|>Never.<turn|>", "Hello.<turn|>"]
+    terminal = begin(program, "--think")
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("Let me")
+    terminal.send(CTRL_C)
+    terminal.wait_for("Stopped before the answer began.\n\n> Hi")
+    terminal.send(ENTER)
+    terminal.wait_for("Hello.")
+    lines = leave(terminal)
+    assert "Never." not in lines
+    assert not any("Let me" in line for line in lines)
+
+
+def test_ctrl_c_within_an_answer(program: Program) -> None:
+    program.answers = ["First paragraph.\n\nThe second goes{sleep 1.5} on and on and on<turn|>", "Hello.<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("goes")
+    terminal.send(CTRL_C)
+    terminal.wait_for("stopped · ")
+    terminal.send("Again" + ENTER)
+    terminal.wait_for("Hello.")
+    lines = leave(terminal)
+    assert "First paragraph." in lines
+    assert "on and on and on" not in "\n".join(lines)
+    assert "> Again" in lines
+
+
+def test_a_thought_folds_and_ctrl_t_brings_it_back(program: Program) -> None:
+    program.answers = ["<|channel>thought\nLet me see.{sleep 2} Done.<channel|>Yes.<turn|>"]
+    terminal = begin(program, "--think")
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("Ctrl+T hides it")
+    terminal.wait_for("Let me see")
+    terminal.send(CTRL_T)
+    terminal.wait_for("Ctrl+T shows it")
+    assert "Let me see" not in "\n".join(terminal.lines())
+    terminal.send(CTRL_T)
+    terminal.wait_for("Let me see")
+    terminal.wait_for("tok/pass")
+    lines = terminal.lines()
+    folded = next(at for at, line in enumerate(lines) if re.fullmatch(r"thought for \d(\.\d)? s", line))
+    assert lines[folded - 2 : folded] == ["> Hi", ""]
+    assert lines[folded + 1 : folded + 3] == ["", "Yes."]
+    terminal.send(CTRL_T)
+    terminal.wait_for("Let me see. Done.\n\n>")
+    leave(terminal)
+
+
+def test_what_is_typed_ahead_waits_in_the_next_line(program: Program) -> None:
+    program.answers = ["One{sleep 1.5} two<turn|>", "Three<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("One")
+    terminal.send("next" + ENTER)
+    terminal.wait_for("> next")
+    assert "next" not in "\n".join(terminal.lines()).partition("One two")[0]
+    terminal.send(" one" + ENTER)
+    terminal.wait_for("Three")
+    assert "> next one" in leave(terminal)
+
+
+def test_ctrl_d_during_an_answer_leaves_after_it(program: Program) -> None:
+    program.answers = ["One{sleep 1} two<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("One")
+    terminal.send(CTRL_D)
+    assert terminal.finish() == 0
+    assert "One two" in terminal.lines()
+
+
+def test_pasted_text_keeps_its_lines_and_is_no_command(program: Program) -> None:
+    program.answers = ["Pasted.<turn|>"]
+    terminal = begin(program)
+    terminal.send("\x1b[200~/exit\r\nsecond line\x1b[201~")
+    terminal.wait_for("> /exit\n  second line")
+    terminal.send(ENTER)
+    terminal.wait_for("Pasted.")
+    leave(terminal)
+    assert "Hello" not in terminal.raw.decode()
+
+
+def test_lines_within_a_message(program: Program) -> None:
+    program.answers = ["A.<turn|>", "B.<turn|>"]
+    terminal = begin(program)
+    terminal.send("one" + CTRL_J + "two\x1b\rthree" + ENTER)
+    terminal.wait_for("> one\n  two\n  three\n\nA.")
+    terminal.wait_for("tok/pass")
+    terminal.send('"""' + ENTER + "x = 1" + ENTER + "/exit" + ENTER + '"""' + ENTER)
+    terminal.wait_for("B.")
+    leave(terminal)
+    shown = program.run("sessions", "show", latest(program)).stdout.decode()
+    assert "one\ntwo\nthree" in shown
+    assert "x = 1\n/exit" in shown
+
+
+def latest(program: Program) -> str:
+    (session,) = (program.home / "sessions").glob("*.jsonl")
+    return session.stem
+
+
+def test_ctrl_c_at_the_prompt_clears_the_line(program: Program) -> None:
+    terminal = begin(program)
+    terminal.send("never sent")
+    terminal.wait_for("> never sent")
+    terminal.send(CTRL_C)
+    terminal.send("/stats" + ENTER)
+    terminal.wait_for("There are no figures yet")
+    terminal.send(CTRL_C)
+    terminal.wait_for("Ctrl+D leaves, /help lists the commands.\n>")
+    assert not any("never" in line for line in leave(terminal))
+
+
+def test_history_outlives_the_program(program: Program) -> None:
+    program.answers = ["A.<turn|>"]
+    terminal = begin(program)
+    terminal.send("first question" + ENTER)
+    terminal.wait_for("tok/pass")
+    leave(terminal)
+    history = program.home / "history"
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+    again = begin(program)
+    again.send(UP)
+    again.wait_for("> first question")
+    again.send(CTRL_C + CTRL_R + "quest")
+    again.wait_for("first question")
+    again.send(CTRL_C + CTRL_C)
+    leave(again)
+    unsaved = begin(program, "--no-save")
+    unsaved.send(UP + "/stats" + ENTER)
+    unsaved.wait_for("> /stats\n")
+    leave(unsaved)
+    assert "/stats" not in history.read_text()
+
+
+def test_tab_completes(program: Program) -> None:
+    (program.home / "notes.txt").write_text("Alpha", encoding="utf-8")
+    terminal = begin(program)
+    terminal.send("/cont\t")
+    terminal.wait_for("> /cont")
+    terminal.send(CTRL_C)
+    terminal.send("/file no\t")
+    terminal.wait_for("> /file notes.txt")
+    terminal.send(CTRL_C)
+    terminal.send("see @no\t")
+    terminal.wait_for("> see @notes.txt")
+    terminal.send(CTRL_C)
+    terminal.send("/model poc\t")
+    terminal.wait_for("> /model pocket")
+    terminal.send(CTRL_C)
+    leave(terminal)
+
+
+def test_ctrl_g_opens_the_editor(program: Program) -> None:
+    editor = program.home / "editor"
+    editor.write_text('#!/bin/sh\nprintf "edited %s" "$(cat "$1")" > "$1"\n', encoding="utf-8")
+    editor.chmod(0o755)
+    program.env = {"EDITOR": str(editor)}
+    terminal = begin(program)
+    terminal.send("text" + CTRL_G)
+    terminal.wait_for("> edited text")
+    terminal.send(CTRL_C)
+    leave(terminal)
+
+
+def test_a_window_that_gets_narrower_and_wider_in_mid_answer(program: Program) -> None:
+    words = " ".join(f"word{number:02}" for number in range(30))
+    program.answers = [f"Short.\n\nwide{{sleep 1}} {words}{{sleep 1}} end<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("wide")
+    terminal.resize(50, 30)
+    terminal.wait_for("word29")
+    terminal.resize(90, 30)
+    terminal.wait_for("tok/pass")
+    lines = leave(terminal)
+    start, end = lines.index("Short."), next(at for at, line in enumerate(lines) if "tok/s" in line)
+    assert " ".join(lines[start + 2 : end]) == f"wide {words} end"
+
+
+def test_forty_columns(program: Program) -> None:
+    words = " ".join(f"word{number:02}" for number in range(12))
+    program.answers = [f"{words}\n\n| a | b |\n|---|---|\n| 1 | 中 |\n\n```\n{'x' * 60}\n```\n<turn|>"]
+    terminal = program.terminal("chat", columns=40)
+    terminal.wait_for("/model\n>")
+    terminal.send("a question that is longer than forty columns are" + ENTER)
+    terminal.wait_for("accepted")
+    terminal.wait_for("context")
+    lines = leave(terminal)
+    assert "> a question that is longer than forty c" in lines
+    assert "word00 word01 word02 word03 word04" in lines
+    assert "x" * 40 in lines
+    assert max(map(len, lines)) <= 40
+
+
+def test_without_colours(program: Program) -> None:
+    program.env = {"NO_COLOR": "1"}
+    program.answers = ["Some `code`.\n\n```python\nx = 1\n```\n<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("tok/pass")
+    leave(terminal)
+    assert not COLOUR.search(terminal.raw)
+
+
+def test_a_dumb_terminal_gets_no_escape_at_all(program: Program) -> None:
+    program.env = {"TERM": "dumb"}
+    program.answers = ["<|channel>thought\nHm.<channel|>Some **text**.<turn|>", "Long{sleep 1.5} and longer<turn|>"]
+    terminal = begin(program, "--think", "--hide-thinking")
+    terminal.send('"""\n/exit\n"""\n')
+    terminal.wait_for("Some **text**.")
+    terminal.wait_for("tok/pass")
+    terminal.send("/hlep\n")
+    terminal.wait_for("Did you mean /help?")
+    terminal.send("More\n")
+    terminal.wait_for("Long")
+    terminal.send(CTRL_C)
+    terminal.wait_for("stopped · ")
+    lines = leave(terminal)
+    assert re.search(r"\nthought for \d\.\d s\n\nSome \*\*text\*\*\.\n", "\n".join(lines))
+    assert not ESCAPE.search(terminal.raw)
+
+
+def test_going_on_with_the_latest_session(program: Program) -> None:
+    program.answers = ["Hello.<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("tok/pass")
+    leave(terminal)
+    program.answers = ["More.<turn|>"]
+    again = program.terminal("chat", "-c", columns=100)
+    again.wait_for("Going on with: Hi (1 exchange)\n\n> Hi\n\nHello.\n\n>")
+    again.send("Go on" + ENTER)
+    again.wait_for("More.")
+    leave(again)
+    resumed = program.terminal("chat", "-r", latest(program)[:4], columns=100)
+    resumed.wait_for("Going on with: Hi (2 exchanges)")
+    resumed.wait_for("More.\n\n>")
+    leave(resumed)
+    assert len(list(Path(program.home / "sessions").glob("*.jsonl"))) == 1
+
+
+def test_files_from_the_command_line(program: Program) -> None:
+    (program.home / "notes.txt").write_text("Alpha", encoding="utf-8")
+    program.answers = ["Read.<turn|>"]
+    terminal = begin(program, "-f", "notes.txt", "-s", "Be brief.")
+    terminal.send("What?" + ENTER)
+    terminal.wait_for("Read.")
+    leave(terminal)
+    text = (program.home / "sessions" / f"{latest(program)}.jsonl").read_text(encoding="utf-8")
+    assert "--- notes.txt ---" in text
+    assert "Be brief." in text
+    missing = program.terminal("chat", "-f", "none.txt", columns=100)
+    assert missing.finish() == 2
+    assert missing.lines()[-1] == "Error: There is no file none.txt."

@@ -1,0 +1,177 @@
+"""Turns of a conversation as exact transcripts: the model is a queue, the terminal is paper."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.chat.history import Reply
+from mlxmtp.cli.prompt_line import Line
+from tests.cli.talking import Conversing
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Conversing:
+    return Conversing(tmp_path)
+
+
+def test_two_turns(talk: Conversing) -> None:
+    assert talk.say("Hi", "And you?", answers=["Hello.<turn|>", "Fine.<turn|>"]) == (
+        "> Hi\n\nHello.\n"
+        "7 tok · S tok/s · 3.0 tok/pass, 67 % accepted · prompt 18 tok T s · context 25/400 · M\n\n"
+        "> And you?\n\nFine.\n"
+        "6 tok · S tok/s · 2.5 tok/pass, 50 % accepted · prompt 49 tok T s · context 55/400 · M\n\n"
+    )
+    assert talk.prompts[1] == (
+        "<bos><|turn>user\nHi<turn|>\n<|turn>model\nHello.<turn|>\n<|turn>user\nAnd you?<turn|>\n<|turn>model\n"
+    )
+
+
+def test_a_thought_folds_and_never_comes_back(talk: Conversing) -> None:
+    talk.change(think=True)
+    shown = talk.say("Hi", "Bye", answers=["<|channel>thought\nLet me see.<channel|>Yes.<turn|>", "No.<turn|>"])
+    assert shown.startswith("> Hi\n\nLet me see.\n\nthought for 0.0 s\n\nYes.\n")
+    assert "Let me see" not in talk.prompts[1]
+    assert "<|think|>" in talk.prompts[1]
+
+
+def test_ctrl_c_keeps_what_was_said(talk: Conversing) -> None:
+    shown = talk.say("Hi", "Next", answers=["One two{stop} three four five<turn|>", "Ok.<turn|>"])
+    said = talk.talk.conversation.exchanges[0].reply
+    assert said is not None
+    assert said.finish_reason == "cancelled"
+    assert said.text.startswith("One two")
+    assert "five" not in said.text
+    assert f"> Hi\n\n{said.text.rstrip()}" in shown
+    assert "\nstopped · " in shown
+    assert f"<|turn>model\n{said.text.strip()}<turn|>\n<|turn>user\nNext" in talk.prompts[1]
+    assert "> Next\n\nOk.\n" in shown
+
+
+def test_ctrl_c_within_a_thought_takes_the_question_back(talk: Conversing) -> None:
+    talk.change(think=True)
+    shown = talk.say("Hi", answers=["<|channel>thought\nLong{stop} and longer and longer<channel|>Yes.<turn|>"])
+    assert "Stopped before the answer began." in shown
+    assert "Yes" not in shown
+    assert talk.given == "Hi"
+    assert talk.talk.conversation.exchanges == ()
+    assert "> Hi\n\nYes.\n" in talk.say("Hi", answers=["Yes.<turn|>"])
+
+
+def test_ctrl_c_while_the_prompt_is_read(talk: Conversing) -> None:
+    """The thread is told at the next piece of the prompt; here that is before the first round."""
+    shown = talk.say("Hi", answers=["{stop}Yes and more and more<turn|>"])
+    assert "stopped" in shown.lower()
+    assert "> Hi\n\nYes.\n" in talk.say("Hi", answers=["Yes.<turn|>"])
+
+
+def test_ctrl_c_while_a_file_is_read(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlxmtp.cli.turns.mentions", interrupted)
+    assert talk.say("Read @it") == "> Read @it\n\nStopped.\n"
+    assert talk.given == "Read @it"
+
+
+def test_ctrl_c_as_an_answer_ends_changes_nothing(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = talk.talk.conversation
+    keep = conversation.reply
+
+    def struck(reply: Reply) -> None:
+        signal.raise_signal(signal.SIGINT)
+        keep(reply)
+
+    monkeypatch.setattr(conversation, "reply", struck)
+    assert talk.say("Hi", answers=["Hello.<turn|>"]).startswith("> Hi\n\nHello.\n7 tok · ")
+    assert talk.given == ""
+    assert [one.reply and one.reply.text for one in conversation.exchanges] == ["Hello."]
+
+
+def test_ctrl_c_and_ctrl_d_at_the_prompt(talk: Conversing) -> None:
+    assert talk.say(KeyboardInterrupt) == "Ctrl+D leaves, /help lists the commands.\n"
+
+
+def test_an_answer_at_the_limit_can_be_gone_on_with(talk: Conversing) -> None:
+    talk.change(max_tokens=4)
+    shown = talk.say("Hi", answers=["One two three<turn|>"])
+    assert "The answer was cut after 4 tokens. /continue goes on.\n" in shown
+
+
+def test_a_question_that_does_not_fit_is_refused_with_both_counts(talk: Conversing) -> None:
+    shown = talk.say("x" * 400)
+    assert "Error: With this question the prompt has 416 tokens; the context holds 400, of which 50 are kept" in shown
+    assert talk.given == "x" * 400
+    assert talk.talk.conversation.exchanges == ()
+
+
+def test_a_full_context_offers_to_drop_the_oldest(talk: Conversing) -> None:
+    long = "y" * 150
+    talk.say(long, answers=["z" * 60 + "<turn|>"])
+    talk.script.answers = [False, True]
+    declined = talk.say(long)
+    assert "The context is full: " in declined
+    assert "Leave the oldest exchange out of what the model reads? The session keeps all. [Y/n]" in declined
+    assert "Nothing was sent" in declined
+    assert talk.given == long
+    agreed = talk.say(long, answers=["Ok.<turn|>"])
+    assert "\nOk.\n" in agreed
+    assert "z" not in talk.prompts[-1]
+    assert len(talk.talk.conversation.dropped) == 1
+
+
+def test_the_context_warns_once_before_it_is_full(talk: Conversing) -> None:
+    shown = talk.say("w" * 310, answers=["A<turn|>"])
+    assert "The context is 81 % full: /context shows what fills it, /clear starts anew.\n" in shown
+
+
+def test_pasted_and_quoted_lines_are_text(talk: Conversing) -> None:
+    talk.say(Line("/exit\nnow", pasted=True), '"""\n/exit\n"""', " /help", answers=["A<turn|>", "B<turn|>", "C<turn|>"])
+    assert [one.question for one in talk.talk.conversation.exchanges] == ["/exit\nnow", "/exit", "/help"]
+
+
+def test_a_path_is_text_and_an_unknown_command_is_not_sent(talk: Conversing) -> None:
+    there = talk.folder / "there"
+    there.mkdir()
+    shown = talk.say(f"{there} is what?", "/hlep", "/frobnicate me", answers=["A folder<turn|>"])
+    assert [one.question for one in talk.talk.conversation.exchanges] == [f"{there} is what?"]
+    assert "There is no command /hlep. Did you mean /help? A space before it sends it as text.\n" in shown
+    assert "There is no command /frobnicate." in shown
+
+
+def test_files_named_in_a_message_come_before_it(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(talk.folder)
+    Path("a.txt").write_text("Alpha\n", encoding="utf-8")
+    shown = talk.say("Read @a.txt now", "me@home is no file", answers=["Ok<turn|>", "Right<turn|>"])
+    assert shown.startswith("> Read @a.txt now\na.txt, 19 tokens\n\nOk\n")
+    first, second = talk.talk.conversation.exchanges
+    assert (first.question, first.attached) == ("Read @a.txt now", "--- a.txt ---\nAlpha")
+    assert second.attached == ""
+
+
+def test_a_model_that_cannot_be_read_is_an_error_and_the_question_stays(talk: Conversing) -> None:
+    def read() -> object:
+        raise OSError("no such disk")
+
+    talk.thread.load(read)  # type: ignore[arg-type]
+    shown = talk.say("Hi")
+    assert "Error: Unexpected OSError: no such disk. This is a bug in mlxmtp; --debug shows where.\n" in shown
+    assert talk.given == "Hi"
+
+
+def test_debug_shows_where(talk: Conversing) -> None:
+    talk.talk.debug = True
+    shown = talk.say("Hi")  # there is no answer in the queue
+    assert "Traceback (most recent call last):" in shown
+    assert "popleft" in shown
+    assert "Error: Unexpected IndexError: pop from an empty deque." in shown
+    assert talk.given == "Hi"
+
+
+def test_everything_is_saved_as_it_is_said(talk: Conversing) -> None:
+    talk.say("Hi", answers=["Hello.<turn|>"])
+    (summary,) = talk.sessions.listing().sessions
+    history = talk.sessions.history(summary)
+    assert [(one.question, one.reply and one.reply.text) for one in history.exchanges] == [("Hi", "Hello.")]

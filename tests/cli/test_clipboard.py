@@ -1,0 +1,39 @@
+"""Copying, with a stand-in for the Mac's program."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from typing import Any
+
+import pytest
+
+from mlxmtp.cli import clipboard
+
+
+def test_the_macs_own_program_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[list[str], Any]] = []
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: calls.append((command, options["input"])))
+    sent: list[str] = []
+    assert clipboard.copy("中\n", sent.append) == "Copied 2 characters."
+    assert calls == [(["/usr/bin/pbcopy"], "中\n")]
+    assert sent == []
+
+
+def test_the_terminal_is_asked_where_that_program_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(subprocess, "run", fails)
+    sent: list[str] = []
+    assert clipboard.copy("a", sent.append) == "Copied 1 character, if this terminal allows it."
+    assert sent == [f"\x1b]52;c;{base64.b64encode(b'a').decode()}\x07"]
+
+
+def test_too_much_for_a_terminal_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    sent: list[str] = []
+    assert "too many for the terminal's clipboard" in clipboard.copy("x" * 80_000, sent.append)
+    assert sent == []

@@ -1,0 +1,155 @@
+"""One answer on a terminal that is read back: thought, fold, answer, and windows that change."""
+
+from __future__ import annotations
+
+import pyte
+import pytest
+
+from mlxmtp.cli.live import AnswerView
+from mlxmtp.cli.output import Look, Output
+from mlxmtp.cli.tail import Tail
+from mlxmtp.cli.wrap import joined, width, wrapped
+
+
+class Window(Output):
+    """A terminal of a size that can change."""
+
+    def __init__(self, columns: int = 40, rows: int = 10, look: Look | None = None) -> None:
+        super().__init__(None, None, look)
+        self.columns, self.rows = columns, rows
+        self.screen = pyte.HistoryScreen(columns, rows, history=500, ratio=1.0)
+        self.stream = pyte.Stream(self.screen)
+        self.sent = ""
+        self.now = 0.0
+
+    @property
+    def terminal(self) -> bool:
+        return True
+
+    def size(self) -> tuple[int, int]:
+        return self.columns, self.rows
+
+    def write(self, text: str) -> None:
+        self.sent += text
+        self.stream.feed(text.replace("\n", "\r\n"))
+
+    def clock(self) -> float:
+        self.now += 0.1
+        return self.now
+
+    def lines(self) -> list[str]:
+        above = ["".join(row[x].data for x in range(self.screen.columns)) for row in self.screen.history.top]
+        rows = [row.rstrip() for row in [*above, *self.screen.display]]
+        while rows and not rows[-1]:
+            rows.pop()
+        return rows
+
+
+def view(window: Window, **options: bool) -> AnswerView:
+    return AnswerView(window, clock=window.clock, **options)
+
+
+def test_a_long_thought_is_shown_in_few_rows_and_leaves_one() -> None:
+    window = Window()
+    answer = view(window)
+    for number in range(200):
+        answer.thinking(f"step {number} of the thought. ")
+    assert window.lines()[0].startswith("thinking ")
+    assert " ".join(window.lines()).endswith("step 199 of the thought.")
+    assert not window.screen.history.top
+    answer.text("\n\nThe **answer**.")
+    answer.end()
+    lines = window.lines()
+    assert lines[0].startswith("thought for ")
+    assert lines[1:] == ["", "The answer."]
+
+
+def test_a_thought_without_an_answer_leaves_its_time() -> None:
+    window = Window()
+    answer = view(window)
+    answer.thinking("hm")
+    answer.end()
+    assert [line.partition(" for ")[0] for line in window.lines()] == ["thought"]
+
+
+def test_hiding_and_showing() -> None:
+    window = Window()
+    answer = view(window, show_thoughts=False)
+    answer.thinking("secret words")
+    assert "secret" not in window.sent
+    answer.toggle()
+    assert "secret words" in window.lines()
+    answer.toggle()
+    assert "secret words" not in window.lines()
+    assert not answer.shows_thoughts
+
+
+def test_seconds_are_whole_from_one_on() -> None:
+    window = Window()
+    answer = view(window)
+    answer.thinking("hm")
+    window.now += 4
+    answer.text("Yes")
+    answer.end()
+    assert window.lines()[0] == "thought for 4 s"
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    for look in (Look(), Look(dumb=True)):
+        window = Window(look=look)
+        answer = view(window)
+        answer.thinking("a\x1b[2Jb\x07")
+        answer.text("c\x1b]0;title\x07d")
+        answer.end()
+        assert "\x1b[2J" not in window.sent
+        assert "\x1b]" not in window.sent
+        assert "\x07" not in window.sent
+
+
+def test_without_escapes_everything_is_plain_and_complete() -> None:
+    window = Window(look=Look(dumb=True))
+    answer = view(window)
+    answer.thinking("hm\n")
+    answer.text("**Yes**")
+    answer.end()
+    assert window.sent.startswith("hm\n\nthought for 0.")
+    assert window.sent.endswith(" s\n\n**Yes**\n")
+    assert "\x1b" not in window.sent
+
+
+def test_a_piece_within_a_frame_waits_no_longer_than_the_frame() -> None:
+    window = Window()
+    now = [0.0]
+    answer = AnswerView(window, clock=lambda: now[0])
+    answer.text("one ")
+    now[0] = 0.01
+    answer.text("two")
+    assert window.lines() == ["one"]
+    assert answer.patience is not None
+    now[0] = 0.1
+    answer.tick()
+    assert window.lines() == ["one two"]
+    assert answer.patience is None
+
+
+@pytest.mark.parametrize(("columns", "above"), [(40, 1), (80, 1), (20, 3), (10, 7)])
+def test_a_tail_is_taken_away_as_the_window_wraps_it_now(columns: int, above: int) -> None:
+    """Two rows of 40 columns; terminals wrap them when the window gets narrower."""
+    size = [40, 24]
+    tail = Tail(lambda: (size[0], size[1]))
+    tail.replaced(["x" * 40, "\x1b[2m中中" + "y" * 36 + "\x1b[0m"])
+    size[0] = columns
+    assert tail.erasure() == f"\r\x1b[{above}A\x1b[J"
+
+
+def test_rows_are_wrapped_by_columns() -> None:
+    assert wrapped("one two  three", 8) == ["one two", "three"]
+    assert wrapped("中文中文 ab", 6) == ["中文中", "文 ab"]
+    assert wrapped("a\n\nb", 5) == ["a", "", "b"]
+    assert wrapped("x" * 7, 3) == ["xxx", "xxx", "x"]
+    assert [width(row) for row in ("\x1b[2mab\x1b[0m", "中", "🦀")] == [2, 2, 2]
+
+
+def test_parts_are_joined_as_far_as_they_fit() -> None:
+    assert joined(["12 tok", "3 tok/s", "context"], " · ", 17) == ["12 tok · 3 tok/s", "context"]
+    assert joined(["a", "b"], " · ", 80) == ["a · b"]

@@ -1,0 +1,168 @@
+"""The model's thread without a model: order, stopping, failures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from mlxmtp.cli.model_thread import Failed, Happening, ModelThread, Reading, Ready
+from mlxmtp.engine.events import End, Text
+from mlxmtp.engine.stats import Stats
+from mlxmtp.errors import LoadError
+
+
+class FakeAnswer:
+    """Events from a list; `gate` is waited for before each one."""
+
+    def __init__(self, events: list[Any], gate: threading.Semaphore | None = None) -> None:
+        self.closed = False
+        self.stats = Stats(generation_tokens=len(events))
+        self._events = iter(events)
+        self._gate = gate
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._gate is not None:
+            assert self._gate.acquire(timeout=10)
+        return next(self._events)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def collect(thread: ModelThread) -> list[Happening]:
+    """Everything until something ends."""
+    found: list[Happening] = []
+    while not (found and isinstance(found[-1], Ready | End | Failed)):
+        assert not thread.wait(seconds=10)
+        found += thread.happened()
+    return found
+
+
+class FakeModel:
+    """Remembers on which thread it was let go."""
+
+    def __init__(self) -> None:
+        self.closed_on: threading.Thread | None = None
+
+    def close(self) -> None:
+        self.closed_on = threading.current_thread()
+
+
+def loaded(model: FakeModel | None = None) -> ModelThread:
+    thread = ModelThread()
+    thread.load(lambda: model or FakeModel())  # type: ignore[arg-type, return-value]
+    assert collect(thread) == [Ready()]
+    return thread
+
+
+def test_everything_runs_on_one_thread_that_is_not_this_one() -> None:
+    thread, seen = ModelThread(), []
+
+    def read() -> Any:
+        seen.append(threading.current_thread())
+        return "a model"
+
+    def begin(model: Any, on_prefill: Any) -> Any:
+        seen.append(threading.current_thread())
+        assert model == "a model"
+        return FakeAnswer([End("stop", Stats())])
+
+    thread.load(read)
+    assert collect(thread) == [Ready()]
+    thread.answer(begin)
+    assert collect(thread) == [End("stop", Stats())]
+    assert seen[0] is seen[1]
+    assert seen[0] is not threading.current_thread()
+
+
+def test_events_come_in_order() -> None:
+    thread = loaded()
+
+    def begin(model: Any, on_prefill: Any) -> Any:
+        on_prefill(1, 2)
+        return FakeAnswer([Text("a"), Text("b"), End("stop", Stats())])
+
+    thread.answer(begin)
+    assert collect(thread) == [Reading(1, 2), Text("a"), Text("b"), End("stop", Stats())]
+
+
+def test_stopping_closes_the_answer_and_says_so() -> None:
+    thread, gate = loaded(), threading.Semaphore(0)
+    answer = FakeAnswer([Text("a"), Text("b"), Text("c"), End("stop", Stats())], gate)
+    thread.answer(lambda *_: answer)  # type: ignore[arg-type]
+    gate.release()
+    thread.wait(seconds=10)
+    thread.stop()
+    gate.release()
+    found = collect(thread)
+    assert found[-1] == End("cancelled", answer.stats)
+    assert Text("c") not in found
+    assert answer.closed
+
+
+def test_stopping_ends_the_reading_of_a_prompt() -> None:
+    thread, reading = loaded(), threading.Event()
+
+    class Prompt(FakeAnswer):
+        def __next__(self) -> Any:
+            reading.set()
+            for done in range(10_000):
+                self.on_prefill(done, 10_000)  # type: ignore[attr-defined]
+                threading.Event().wait(0.001)
+            return super().__next__()
+
+    answer = Prompt([Text("never")])
+
+    def begin(model: Any, on_prefill: Any) -> Any:
+        answer.on_prefill = on_prefill  # type: ignore[attr-defined]
+        return answer
+
+    thread.answer(begin)
+    assert reading.wait(10)
+    thread.stop()
+    found = collect(thread)
+    assert found[-1] == End("cancelled", answer.stats)
+    assert Text("never") not in found
+    assert answer.closed
+
+
+def test_what_cannot_be_read_is_told_and_told_again() -> None:
+    thread, error = ModelThread(), LoadError("damaged")
+
+    def read() -> Any:
+        raise error
+
+    thread.load(read)
+    assert collect(thread) == [Failed(error)]
+    assert thread.trouble is error
+    thread.answer(lambda *_: FakeAnswer([]))  # type: ignore[arg-type]
+    assert collect(thread) == [Failed(error)]
+
+
+def test_a_failure_leaves_the_thread_alive() -> None:
+    thread, error = loaded(), ValueError("odd")
+
+    def begin(model: Any, on_prefill: Any) -> Any:
+        raise error
+
+    thread.answer(begin)
+    assert collect(thread) == [Failed(error)]
+    thread.answer(lambda *_: FakeAnswer([End("stop", Stats())]))  # type: ignore[arg-type]
+    assert collect(thread) == [End("stop", Stats())]
+
+
+def test_a_model_is_let_go_on_the_thread_before_the_next_is_read() -> None:
+    first = FakeModel()
+    thread = loaded(first)
+
+    def read() -> Any:
+        assert first.closed_on is threading.current_thread()
+        return FakeModel()
+
+    thread.load(read)
+    assert thread.model is None
+    assert collect(thread) == [Ready()]

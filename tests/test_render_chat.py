@@ -1,0 +1,43 @@
+"""The picture of a conversation: what a terminal shows, in its colours, as SVG that a parser takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pyte
+
+ROOT = Path(__file__).parents[1]
+
+
+def load_script() -> Any:
+    spec = importlib.util.spec_from_file_location("render_chat", ROOT / "scripts" / "render_chat.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rows_runs_and_colours() -> None:
+    script = load_script()
+    screen = pyte.Screen(20, 5)
+    pyte.Stream(screen).feed("> a <b> & c\r\n\r\n\x1b[1;32mgreen\x1b[0m 中文 \x1b[38;2;1;2;3mrgb\x1b[0m")
+    root = ElementTree.fromstring(script.svg(screen))
+    texts = [element for element in root.iter() if element.tag.endswith("text")]
+    assert [element.text for element in texts] == ["> a <b> & c", "green", "中文", "rgb"]
+    assert [element.get("fill") for element in texts] == [script.INK, "#3fb950", script.INK, "#010203"]
+    assert texts[1].get("font-weight") == "bold"
+    assert [round(float(str(element.get("x"))) - script.MARGIN) for element in texts] == [
+        0, 0, round(6 * script.CELL), round(11 * script.CELL)
+    ]  # fmt: skip
+    assert float(str(texts[2].get("textLength"))) == 4 * script.CELL
+
+
+def test_the_shipped_picture_is_such_a_file() -> None:
+    root = ElementTree.parse(ROOT / "assets" / "chat.svg").getroot()
+    text = "\n".join(element.text or "" for element in root.iter())
+    assert "mlxmtp chat: /help, Ctrl+D to leave" in text
+    assert "reused" in text
