@@ -193,7 +193,9 @@ class Decoder:
 
     def _reserve(self, prompt: list[int], room: int) -> None:
         """Makes room for the prompt, the answer as far as it can be foreseen, and the rounds in flight."""
-        self._cache.reserve(len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1))
+        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
+        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+        self._cache.reserve(rows)
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, mark: int | None) -> mx.array:
         """Reads what is new of ``prompt`` and returns the hidden state [1, H] of its last token."""
