@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mlxmtp.decode.decoder import Round
+from mlxmtp.decode.depth import Depth
 
 
 def fake_round(tokens: Sequence[int], draft: Sequence[int] = (), accepted: int = 0) -> Round:
@@ -23,7 +24,7 @@ class FakeDecoder:
         self.closed = 0
         self.let_go = False
         self.reused = 0
-        self.depth = SimpleNamespace(limit=0, fixed=None, best=lambda: 0, gain=lambda: None)
+        self.depth = Depth(limit=0)
         self.before_round: Callable[[int], None] = lambda _: None
 
     def enqueue(self, tokens: Sequence[int]) -> None:

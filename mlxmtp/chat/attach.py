@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import select
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mlxmtp.chat.material import check_size, decoded, gather, join, read_text, titled
 from mlxmtp.errors import UsageError
@@ -69,9 +70,15 @@ def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None)
     return Attached(question, join(gathered.parts), tuple(gathered.notes))
 
 
-def read_reference(text: str) -> str:
-    """`@file` stands for the file's text; anything else for itself. Raises UsageError."""
-    return read_text(text[1:]) if text.startswith("@") else text
+def read_reference(text: str, prompts: Mapping[str, str]) -> str:
+    """`@name` stands for the text of that file, else for that one of `prompts`; anything else for itself.
+
+    Raises UsageError.
+    """
+    if not text.startswith("@"):
+        return text
+    name = text[1:]
+    return prompts[name] if name in prompts and not Path(name).exists() else read_text(name)
 
 
 def _add_stdin(stdin: int, gathered: _Gathered, *, may_wait: bool) -> None:

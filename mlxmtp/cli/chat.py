@@ -29,6 +29,9 @@ def chat(
     continue_: options.Continue = False,
     resume: options.Resume = None,
     no_save: Annotated[bool, typer.Option("--no-save", help="Keep neither session nor history.")] = False,
+    keep_cache: Annotated[
+        bool, typer.Option("--keep-cache", help="Keep keys and values, too: reopening reads nothing again.")
+    ] = False,
     think: options.Think = None,
     think_tokens: options.ThinkTokens = None,
     show_thinking: options.ShowThinking = None,
@@ -66,6 +69,7 @@ def chat(
         raise UsageError("-c continues the latest session and -r another: take one.")
     given = {key: value for key, value in ctx.params.items() if key in _settings()}
     loaded, out = begin(ctx, **given)
+    from mlxmtp.cli.keeping import keep, take_up
     from mlxmtp.cli.pick import pick_target
     from mlxmtp.cli.resume import Choice, conversation_for
     from mlxmtp.hub.store import Store
@@ -77,7 +81,13 @@ def chat(
         target = pick_target(loaded, out, Store(loaded.places, loaded.aliases), loaded.settings.model)
         talk = _prepare(loaded, out, conversation, keeps=not no_save)
         talk.force, talk.debug = force, debug
+        if keep_cache:
+            talk.on_ready = take_up
         _begin(talk, target, file or [], resumed=continue_ or resume is not None)
+        if keep_cache:
+            keep(talk)
+        if talk.memory is not None:
+            talk.memory.keep()
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()

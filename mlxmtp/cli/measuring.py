@@ -135,7 +135,7 @@ class Measuring:
             return ""
         from mlxmtp.chat.attach import read_reference
 
-        return read_reference(self._settings.system)
+        return read_reference(self._settings.system, self._loaded.prompts)
 
     def _asked(self, texts: int) -> dict[str, Any]:
         """The settings block of the report; what is null is left to the model."""

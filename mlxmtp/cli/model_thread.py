@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event as Flag
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.errors import MlxmtpError
@@ -23,6 +23,9 @@ from mlxmtp.errors import MlxmtpError
 if TYPE_CHECKING:
     from mlxmtp.engine.answer import Answer, OnPrefill
     from mlxmtp.engine.engine import Model
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,26 @@ class ModelThread:
                 self._tell(Failed(error))
 
         self._do(job)
+
+    def run(self, job: Callable[[Model], T]) -> T:
+        """Do something with the model where it lives, and wait for it. What it raises is raised here."""
+        assert self.model is not None, "nothing is run before the model is there"
+        model, over = self.model, Flag()
+        results: list[T] = []
+        errors: list[Exception] = []
+
+        def task() -> None:
+            try:
+                results.append(job(model))
+            except Exception as error:  # noqa: BLE001  (raised where the job was given)
+                errors.append(error)
+            over.set()
+
+        self._do(task)
+        over.wait()
+        if errors:
+            raise errors[0]
+        return results[0]
 
     def stop(self) -> None:
         """End the answer as soon as possible: its `End` says so and comes as any other."""

@@ -17,7 +17,13 @@ Model = Annotated[
     typer.Option("-m", "--model", metavar="NAME", help="Alias, org/repo or path. Also MLXMTP_MODEL."),
 ]
 System = Annotated[
-    str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt; @FILE reads a file.")
+    str | None,
+    typer.Option(
+        "-s",
+        "--system",
+        metavar="TEXT",
+        help="System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
+    ),
 ]
 Files = Annotated[
     list[str] | None,

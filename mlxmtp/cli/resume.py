@@ -32,7 +32,7 @@ def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loade
     """The conversation that the flags mean, and settings with its model. Raises UsageError if there is none."""
     from mlxmtp.chat.attach import read_reference
 
-    system = read_reference(loaded.settings.system or "")
+    system = read_reference(loaded.settings.system or "", loaded.prompts)
     sessions = Sessions(loaded.places.sessions)
     if not choice.latest and choice.resume is None:
         return loaded, Conversation(system=system, journal=sessions.create() if choice.save else None)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlxmtp.chat.conversation import Conversation
     from mlxmtp.chat.material import Material
     from mlxmtp.cli.keyboard import Keys
+    from mlxmtp.cli.learning import Memory
     from mlxmtp.cli.model_thread import ModelThread
     from mlxmtp.cli.output import Output
     from mlxmtp.cli.prompt_line import Reader
@@ -52,6 +53,7 @@ class Talk:
         self.clock = clock
         self.target: Found | None = None
         self.drafter: Found | None = None
+        self.memory: Memory | None = None  # what is known about drafting, once the model is there
         self.staged: list[Material] = []
         self.given = ""  # what stands in the next line already
         self.edits = False  # the next message replaces the last question
@@ -59,6 +61,8 @@ class Talk:
         self.thought = ""
         self.warned_full = False
         self.warned_unsaved = False
+        self.on_ready: Callable[[Talk], None] | None = None  # once for each model and each session
+        self._met: tuple[int, str | None] | None = None
 
     def run(self, act: Callable[[Talk, Call], None], send: Callable[[Talk, str], None]) -> None:
         """Lines until Ctrl+D or /exit; `act` carries out commands, `send` messages."""
@@ -104,16 +108,25 @@ class Talk:
     def ready(self) -> bool:
         """Wait until the model is there; false after Ctrl+C. Raises MlxmtpError if it cannot be read."""
         if self.thread.model is not None:
+            self._meet()
             return True
         name = "the model" if self.target is None else self.target.name
         if self.out.look.dumb:
             self.say(f"Loading {name}.")
         if wait_for_model(self.thread, self.keys, self.out, name, self.clock):
+            self._meet()
             return True
         if self.thread.trouble is not None:
             raise MlxmtpError(sentence(self.thread.trouble)) from self.thread.trouble
         self.say(f"{name} is still being loaded.")
         return False
+
+    def _meet(self) -> None:
+        """The model and the session belong together from here on."""
+        pair = (id(self.thread.model), self.conversation.session)
+        if self.on_ready is not None and self._met != pair:
+            self._met = pair
+            self.on_ready(self)
 
     @property
     def model(self) -> Model:

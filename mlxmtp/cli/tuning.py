@@ -26,8 +26,12 @@ _ANSWER = 4096  # tokens of a conversation that must fit the memory for it to be
 
 def load(talk: Talk, target: Found) -> None:
     """Begin to read a model on its thread, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
+    from mlxmtp.cli.learning import Memory
     from mlxmtp.hub.room import require_memory
 
+    if talk.memory is not None:
+        talk.memory.keep()  # of the model before
+        talk.memory = None
     drafter = pick_drafter(talk.loaded.settings, talk.out, _store(talk), target, off=False)
     require_memory(target, drafter, _ANSWER, force=talk.force)
     talk.target, talk.drafter = target, drafter
@@ -35,6 +39,7 @@ def load(talk: Talk, target: Found) -> None:
 
     def read() -> Model:
         model = read_model(target, drafter, read_tokenizer(target), bits)
+        talk.memory = Memory(model, drafter, talk.loaded.places, bits)
         if draws:  # what drawing needs is imported here, while nobody waits for it
             from mlxmtp.cli.markdown import warm_up
 

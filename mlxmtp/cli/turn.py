@@ -85,6 +85,7 @@ class Turn:
 
     def answer(self) -> None:
         """The answer, streamed; everything that can be refused is refused before the weights are read."""
+        from mlxmtp.cli.learning import remembered
         from mlxmtp.engine.engine import context_of
         from mlxmtp.hub.room import require_memory
 
@@ -103,7 +104,8 @@ class Turn:
         model = read_model(found, drafter, tokenizer, self._settings.draft_bits)
         self._answered_by(found.name)
         before = before_question(tokenizer, self._conversation, self._asking, params.think) if cached else 0
-        self._stream(model, ids, params, before)
+        with remembered(model, drafter, self._loaded.places, self._settings.draft_bits):
+            self._stream(model, ids, params, before)
 
     def _stream(self, model: Model, ids: Sequence[int], params: Params, before: int) -> None:
         """`before`: tokens that do not depend on the question, to be taken from disk and kept there."""

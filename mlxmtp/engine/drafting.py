@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 
 class Drafting(Protocol):
@@ -17,16 +18,39 @@ class Drafting(Protocol):
     def gain(self) -> float | None:
         """Its speed, or that of the best length tried, in units of the plain speed; None until measured."""
 
+    def accepted(self) -> float | None:
+        """Expected share of first draft tokens that are accepted; None before anything was drafted."""
+
+    def price(self) -> float | None:
+        """Time of one more draft token in units of a plain round; None until measured."""
+
+    def learned(self) -> dict[str, Any]:
+        """What another process can begin with, as JSON takes it; empty until there is something to know."""
+
+    def start_from(self, learned: Mapping[str, Any]) -> None:
+        """Begins with what `learned` gave; raises ValueError for anything else."""
+
 
 def explain(depth: Drafting) -> str:
-    """One phrase for the statistics."""
+    """One phrase for the statistics: the length, what it gains, and the two numbers that decide."""
     if depth.limit == 0:
         return "no drafter"
     if depth.fixed is not None:
         return f"drafting {depth.fixed}, as asked" if depth.fixed else "not drafting, as asked"
-    gain = depth.gain()
+    best, gain = depth.best(), depth.gain()
     if gain is None:
-        return f"drafting {depth.best()} so far"
-    if depth.best() == 0:
-        return f"drafting is off: here it would give {gain:.2f} times the plain speed"
-    return f"drafting {depth.best()} gives {gain:.2f} times the plain speed"
+        said = f"drafting {best} so far"
+    elif best == 0:
+        said = f"drafting is off, at best it would give {gain:.2f} times the plain speed"
+    else:
+        said = f"drafting {best} gives {gain:.2f} times the plain speed"
+    why = _why(depth)
+    return f"{said} ({why})" if why else said
+
+
+def _why(depth: Drafting) -> str:
+    accepted, price = depth.accepted(), depth.price()
+    parts = [] if accepted is None else [f"{100 * accepted:.0f} % of first drafts accepted"]
+    if price is not None:
+        parts.append(f"a draft token costs {price:.2f} of a plain pass")
+    return ", ".join(parts)

@@ -5,9 +5,9 @@ Knows nothing of terminals and of where models come from. The decoder below it k
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, DecoderLike, OnPrefill, Request, answer
 from mlxmtp.engine.params import Params
@@ -145,6 +145,14 @@ class Model:
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         request = Request(list(prompt_ids), params or Params(), on_prefill, return_to)
         return answer(self._decoder, self.config, self.tokenizer, request)
+
+    def learned(self) -> dict[str, Any]:
+        """What was found out about drafting here, as JSON takes it; empty until there is something to know."""
+        return self._decoder.depth.learned()
+
+    def start_from(self, learned: Mapping[str, Any]) -> None:
+        """Begins with what `learned` gave in another process. Raises ValueError for anything else."""
+        self._decoder.depth.start_from(learned)
 
     def close(self) -> None:
         """Free the memory, as far as nobody else holds the model; nothing can be asked afterwards.

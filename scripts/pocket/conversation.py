@@ -20,8 +20,8 @@ _SYSTEMS = (
 HELD_OUT_EVERY = 40
 KEYWORDS_SHARE = 0.2
 PLAIN_SHARE = 0.65
-LINKED_SHARE = 0.3
-DRILL_SHARE = 0.75
+LINKED_SHARE = 0.45
+DRILL_SHARE = 0.65
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Generator:
     def draw(self, index: int, *, held_out: bool = False) -> Conversation:
         """Conversation number `index`; the held-out stream shares no plain wording with the other."""
         rng = Random(f"{self.seed}/{'held-out' if held_out else 'train'}/{index}")
-        thinking = rng.random() < 0.25
+        thinking = rng.random() < 0.3
         if not held_out and rng.random() < DRILL_SHARE:
             turn = self._refused(rng) if rng.random() < 0.14 else self._known(rng.choice(self._single), rng, False)
             return Conversation((turn,), "", thinking, drill=True)

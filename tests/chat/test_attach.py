@@ -126,7 +126,18 @@ def test_a_descriptor_that_cannot_be_read_is_no_input(pipe: tuple[int, int]) -> 
 def test_a_system_prompt_can_be_a_file(tmp_path: Path) -> None:
     file = tmp_path / "system.txt"
     file.write_text("Be brief.\n")
-    assert read_reference(f"@{file}") == "Be brief."
-    assert read_reference("Be @ease.") == "Be @ease."
+    assert read_reference(f"@{file}", {}) == "Be brief."
+    assert read_reference("Be @ease.", {}) == "Be @ease."
     with pytest.raises(UsageError, match="There is no file"):
-        read_reference(f"@{file}.old")
+        read_reference(f"@{file}.old", {})
+
+
+def test_a_system_prompt_may_be_a_file_or_a_named_prompt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rules.txt").write_text("Be brief.")
+    prompts = {"review": "Name bugs first.", "rules.txt": "never this one"}
+    assert read_reference("plain", prompts) == "plain"
+    assert read_reference("@rules.txt", prompts) == "Be brief."
+    assert read_reference("@review", prompts) == "Name bugs first."
+    with pytest.raises(UsageError):
+        read_reference("@nothing", prompts)

@@ -32,7 +32,7 @@ def start(home: Path, *args: str, **env: str) -> Terminal:
         sys.executable, command, env=environment, cwd=str(home), dimensions=(ROWS, COLUMNS), timeout=60
     )
     terminal = Terminal(child, COLUMNS, ROWS)
-    terminal.wait_for("pocket with its drafter\n>")
+    terminal.wait_until("the prompt", lambda lines: "pocket with its drafter" in lines and lines[-1] == ">")
     return terminal
 
 
@@ -132,3 +132,23 @@ def test_another_model_takes_over(tmp_path: Path) -> None:
     terminal.send("What is MTP?\r")
     assert "reused" in answered(terminal, 3)[2]
     leave(terminal)
+
+
+def test_reopening_with_kept_keys_and_values_reads_nothing_again(tmp_path: Path) -> None:
+    terminal = start(tmp_path, "--keep-cache")
+    terminal.send("What is a drafter?\r")
+    answered(terminal, 1)
+    assert "Kept keys and values" in leave(terminal)
+    terminal = start(tmp_path, "--keep-cache", "-c")
+    terminal.send("And what is MTP?\r")
+    line = answered(terminal, 1)[0]
+    counts = re.search(r"prompt (\d+) tok \((\d+) reused\)", line)
+    assert counts is not None
+    assert int(counts[1]) - int(counts[2]) < 25
+    (kept,) = (tmp_path / "sessions").glob("*.kv.safetensors")
+    assert "in memory again" in leave(terminal)
+    kept.write_bytes(b"damaged")
+    terminal = start(tmp_path, "--keep-cache", "-c")
+    terminal.send("What is bench?\r")
+    answered(terminal, 1)
+    assert "the text is read again" in " ".join(leave(terminal).split())

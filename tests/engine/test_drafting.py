@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.decode.depth import Depth
 from mlxmtp.engine.drafting import explain
 
 
@@ -16,9 +17,26 @@ from mlxmtp.engine.drafting import explain
         (8, 0, 2, 1.5, "not drafting, as asked"),
         (8, None, 2, None, "drafting 2 so far"),
         (8, None, 3, 1.617, "drafting 3 gives 1.62 times the plain speed"),
-        (8, None, 0, 0.8, "drafting is off: here it would give 0.80 times the plain speed"),
+        (8, None, 0, 0.8, "drafting is off, at best it would give 0.80 times the plain speed"),
     ],
 )
 def test_every_state_has_its_phrase(limit, fixed, best, gain, words):
-    depth: Any = SimpleNamespace(limit=limit, fixed=fixed, best=lambda: best, gain=lambda: gain)
+    depth: Any = SimpleNamespace(
+        limit=limit, fixed=fixed, best=lambda: best, gain=lambda: gain, accepted=lambda: None, price=lambda: None
+    )
     assert explain(depth) == words
+    depth.accepted = lambda: 0.823
+    known = f"{words} (82 % of first drafts accepted)"
+    assert explain(depth) == (known if limit and fixed is None else words)
+
+
+def test_a_controller_says_what_it_has_seen():
+    depth = Depth()
+    assert explain(depth) == "drafting 2 so far"
+    for _ in range(40):
+        for k in (0, 2):
+            depth.observe(k, min(k, 1), 0.01 * (1 + 0.25 * k))
+    said = explain(depth)
+    assert said.startswith("drafting 1 gives 1.")
+    assert "% of first drafts accepted" in said
+    assert said.endswith("a draft token costs 0.25 of a plain pass)")

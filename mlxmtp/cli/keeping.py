@@ -1,0 +1,48 @@
+"""--keep-cache: keys and values of a conversation in a file beside it, so that reopening a long one reads nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxmtp.errors import CacheRefused
+from mlxmtp.hub.fit import shown
+
+if TYPE_CHECKING:
+    from mlxmtp.cli.talk import Talk
+
+
+def take_up(talk: Talk) -> None:
+    """Read what was kept for this conversation, once its model is there. A file that will not do is only a remark."""
+    path = _path(talk)
+    if path is None or not path.is_file():
+        return
+    try:
+        tokens = talk.thread.run(lambda model: model.load_cache(path))
+    except CacheRefused as error:
+        talk.say(str(error))
+        return
+    talk.say(f"{tokens:,} tokens of this conversation are in memory again.")
+
+
+def keep(talk: Talk) -> None:
+    """Write what the model holds of this conversation, at its end. Ctrl-C leaves the file before it as it was."""
+    path = _path(talk)
+    if path is None or talk.thread.model is None or not talk.conversation.exchanges:
+        return
+    talk.out.progress("keeping keys and values")
+    try:
+        size = talk.thread.run(lambda model: model.save_cache(path))
+    except OSError as error:
+        talk.out.clear_progress()
+        talk.complain(CacheRefused(f"Keys and values were not kept: {error.strerror or error}."))
+        return
+    talk.out.clear_progress()
+    talk.say(f"Kept keys and values ({shown(size)}): {path}")
+
+
+def _path(talk: Talk) -> Path | None:
+    from mlxmtp.chat.sessions import CACHE_SUFFIX
+
+    session = talk.conversation.session
+    return None if session is None else talk.loaded.places.sessions / f"{session}{CACHE_SUFFIX}"

@@ -1,0 +1,106 @@
+"""What a round costs, by draft length: one belief about all lengths, corrected by every measurement.
+
+The logarithms x(K) of the seconds of a round are jointly Gaussian. They share the machine's pace (a constant), the
+price of a draft token (t = a + b K in first order, so d_K = K / (1 + b K) in the logarithm) and what any draft costs;
+and every length has a deviation of its own, because kernels have cliffs:
+
+    Sigma = pace^2 1 1' + slope^2 d d' + first^2 [K>0][K>0]' + own^2 I
+
+A measurement y of length K is taken in as a Kalman filter does it, with an innovation e cut at three deviations, so
+that a pause of the machine is not a trend:
+
+    S = Sigma[K,K] + noise^2     e = log y - x(K)     x += Sigma[:,K] e / S     Sigma -= Sigma[:,K] Sigma[K,:] / S
+
+So one round with 3 drafts says something about 5, a machine that slows down slows every length, and what was not
+measured has a width that a choice can use.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+TOKEN = 0.25  # a draft token in units of a plain pass, before anything is measured: drafter and one more row to check
+_PACE, _SLOPE, _FIRST, _OWN = 10.0, 0.15, 0.1, 0.1
+_NOISE = 0.1  # of one measurement: scheduling, clocks
+_DRIFT, _OWN_DRIFT = 0.02, 0.003  # per measured round: the machine's pace, one length beside it (the context grows)
+_CUT = 3.0
+_REMEMBERED = 0.05  # added to what was learned before: another context length, another day
+_TAKES_OVER = 0.1  # added when compiled rounds take over: they are faster, in nearly the same proportions
+
+
+@dataclass(slots=True)
+class Times:
+    """The belief about the seconds of a round for each of ``lengths``, the first of which is 0."""
+
+    lengths: Sequence[int]
+    _x: list[float] = field(init=False)
+    _sigma: list[list[float]] = field(init=False)
+    measured: set[int] = field(default_factory=set)
+    """Lengths timed since the rounds became what they are now."""
+
+    def __post_init__(self) -> None:
+        self._x = [math.log1p(TOKEN * k) for k in self.lengths]
+        slope = [_SLOPE * k / (1 + TOKEN * k) for k in self.lengths]
+        first = [_FIRST * (k > 0) for k in self.lengths]
+        self._sigma = [
+            [_PACE**2 + a * b + c * d + _OWN**2 * (i == j) for j, (b, d) in enumerate(zip(slope, first, strict=True))]
+            for i, (a, c) in enumerate(zip(slope, first, strict=True))
+        ]
+
+    def observe(self, k: int, seconds: float) -> None:
+        """Takes in one timed round of one of ``lengths``; what cannot be a time is not taken."""
+        if not 0 < seconds < math.inf:
+            return
+        at = self._at(k)
+        self.measured.add(self.lengths[at])
+        self._widen(_DRIFT, _OWN_DRIFT)
+        spread = self._sigma[at][at] + _NOISE**2
+        most = _CUT * math.sqrt(spread)
+        error = min(max(math.log(seconds) - self._x[at], -most), most)
+        gains = [row[at] / spread for row in self._sigma]
+        column = self._sigma[at].copy()  # symmetric: the row is the column
+        for i, gain in enumerate(gains):
+            self._x[i] += gain * error
+            row = self._sigma[i]
+            for j, value in enumerate(column):
+                row[j] -= gain * value
+
+    def cost(self, k: int) -> float:
+        """Time of a round with ``k`` drafts in plain rounds; never less than 1, more work takes no less time."""
+        return max(math.exp(self._x[self._at(k)] - self._x[0]), 1.0)
+
+    def seconds(self, k: int) -> float:
+        """Expected seconds of a round; means something once any length is measured."""
+        return math.exp(self._x[0]) * self.cost(k)
+
+    def width(self, k: int, base: int) -> float:
+        """Standard deviation of log t(k) / t(base)."""
+        i, j = self._at(k), self._at(base)
+        return math.sqrt(max(self._sigma[i][i] + self._sigma[j][j] - 2 * self._sigma[i][j], 0.0))
+
+    def become_others(self) -> None:
+        """Rounds change at once, as when their compiled form takes over: another pace, nearly the same proportions."""
+        self.measured.clear()
+        self._widen(_PACE, _TAKES_OVER)
+
+    def learned(self) -> dict[int, tuple[float, float]]:
+        """By length: log of its cost in plain rounds, and the width of that."""
+        return {k: (math.log(self.cost(k)), self.width(k, 0)) for k in self.lengths[1:]}
+
+    def start_from(self, learned: Mapping[int, tuple[float, float]]) -> None:
+        """Begins with what `learned` gave."""
+        for i, k in enumerate(self.lengths):
+            if k in learned:
+                self._x[i], width = learned[k]
+                self._sigma[i] = [_PACE**2 + (width**2 + _REMEMBERED**2) * (i == j) for j in range(len(self._x))]
+                for j, row in enumerate(self._sigma):
+                    row[i] = self._sigma[i][j]
+
+    def _widen(self, pace: float, own: float) -> None:
+        for i, row in enumerate(self._sigma):
+            for j in range(len(row)):
+                row[j] += pace**2
+            row[i] += own**2
+
+    def _at(self, k: int) -> int:
+        return self.lengths.index(k)

@@ -1,0 +1,106 @@
+"""What a turn learns about drafting is there at the next start, and only then, and only for the same pair."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.cli.learning import Memory, remembered
+from mlxmtp.decode.depth import Depth
+from mlxmtp.engine.engine import Model
+from mlxmtp.hub.store import Store
+from mlxmtp.models.config import read_config
+from mlxmtp.settings import Places
+from tests.fake_decoder import FakeDecoder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def places(tmp_path):
+    return Places(tmp_path / "config.toml", tmp_path / "data", tmp_path / "hub", tmp_path / "hub")
+
+
+@pytest.fixture
+def pair(places):
+    store = Store(places, {})
+    target = store.resolve("pocket")
+    return target, store.drafter_for(target, None)
+
+
+def model_of(pair):
+    decoder = FakeDecoder()
+    decoder.depth = Depth()
+    return Model(decoder, read_config(pair[0].folder)), decoder
+
+
+def teach(decoder, rounds=40):
+    for _ in range(rounds):
+        for k in (0, 2):
+            decoder.depth.observe(k, min(k, 1), 0.01 * (1 + 0.4 * k))
+
+
+def test_the_next_start_begins_with_what_was_learned(places, pair):
+    model, decoder = model_of(pair)
+    with remembered(model, pair[1], places):
+        assert decoder.depth == Depth()
+        teach(decoder)
+    again, started = model_of(pair)
+    Memory(again, pair[1], places)
+    assert started.depth != Depth()
+    assert started.depth.price() == pytest.approx(0.4, abs=0.1)
+    other, untouched = model_of(pair)
+    Memory(other, pair[1], places, draft_bits=4)
+    assert untouched.depth == Depth()
+
+
+def test_ctrl_c_keeps_it_too(places, pair):
+    model, decoder = model_of(pair)
+
+    def interrupted():
+        with remembered(model, pair[1], places):
+            teach(decoder)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(list((places.data / "tuning").iterdir())) == 1
+
+
+def test_a_short_answer_teaches_nothing(places, pair):
+    model, decoder = model_of(pair)
+    with remembered(model, pair[1], places):
+        teach(decoder, rounds=3)
+    assert not (places.data / "tuning").exists()
+
+
+def test_without_a_drafter_nothing_is_read_or_written(places, pair):
+    model, decoder = model_of(pair)
+    with remembered(model, None, places):
+        teach(decoder)
+    assert not places.data.exists()
+
+
+def test_numbers_that_cannot_be_are_passed_over(places, pair):
+    model, decoder = model_of(pair)
+    with remembered(model, pair[1], places):
+        teach(decoder)
+    [path] = (places.data / "tuning").iterdir()
+    path.write_text(path.read_text().replace('"acceptance": [', '"acceptance": [7,'))
+    again, started = model_of(pair)
+    Memory(again, pair[1], places)
+    assert started.depth == Depth()
+
+
+def test_another_drafter_in_the_same_place_is_another_pair(places, pair, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(pair[1].folder, copy)
+    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    moved = replace(pair[1], folder=copy)
+    model, decoder = model_of(pair)
+    with remembered(model, pair[1], places):
+        teach(decoder)
+    again, started = model_of(pair)
+    Memory(again, moved, places)
+    assert started.depth == Depth()
