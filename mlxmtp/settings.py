@@ -43,15 +43,21 @@ class Settings:
     quiet: bool | None = None
     no_color: bool | None = None
     yes: bool | None = None
+    cache: bool | None = None
+    cache_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where files are: `config` is a file, `data` and `hf_cache` are folders that need not exist."""
+    """Where files are: `config` is a file, the others are folders that need not exist.
+
+    What is in `cache` can be made again.
+    """
 
     config: Path
     data: Path
     hf_cache: Path
+    cache: Path
 
     @property
     def sessions(self) -> Path:
@@ -130,11 +136,12 @@ def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     hf_cache = folder("HF_HUB_CACHE") if environ.get("HF_HUB_CACHE") else hf_home / "hub"
     if environ.get("MLXMTP_HOME"):
         own = Path(environ["MLXMTP_HOME"]).expanduser()
-        return Places(own / "config.toml", own, hf_cache.expanduser())
+        return Places(own / "config.toml", own, hf_cache.expanduser(), own / "cache")
     return Places(
         folder("XDG_CONFIG_HOME", ".config") / "mlxmtp" / "config.toml",
         folder("XDG_DATA_HOME", ".local", "share") / "mlxmtp",
         hf_cache.expanduser(),
+        folder("XDG_CACHE_HOME", ".cache") / "mlxmtp",
     )
 
 
@@ -252,4 +259,6 @@ _RULES: dict[str, tuple[str, Any]] = {
     "quiet": _SWITCH,
     "no_color": _SWITCH,
     "yes": _SWITCH,
+    "cache": _SWITCH,
+    "cache_gb": ("a number from 0 up", _real(0)),
 }

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from goldens import far
 from goldens.families import FAMILIES
 from goldens.record import record
 
@@ -38,6 +39,9 @@ def main() -> None:
         folder = options.out / name
         shutil.rmtree(folder, ignore_errors=True)
         summary = record(FAMILIES[name], folder)
+        if name in far.FAMILIES:
+            moved = far.record_far(FAMILIES[name], folder)
+            summary["facts"] |= {f"float32_angles_move_{key}": value for key, value in moved.items()}
         print(name, *(f"{key}={value:.4g}" for key, value in summary["facts"].items()), sep="  ")
 
 

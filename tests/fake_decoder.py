@@ -61,7 +61,7 @@ class FakeDecoder:
         finally:
             self.closed += 1
 
-    def held(self) -> tuple[list[int], int, list[Any]]:
+    def held(self, length: int | None = None) -> tuple[list[int], int, list[Any]]:
         raise NotImplementedError("no network, no keys and values")
 
     def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[Any]) -> None:

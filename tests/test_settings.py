@@ -57,6 +57,8 @@ def test_an_unknown_key_is_a_warning_with_a_suggestion(tmp_path: Path) -> None:
 
 BAD: list[tuple[str, Any, str]] = [
     ("temp", -1, "a number from 0 up"),
+    ("cache_gb", -1, "a number from 0 up"),
+    ("cache", 1, "true or false"),
     ("temp", float("nan"), "a number from 0 up"),
     ("temp", True, "a number from 0 up"),
     ("top_p", 0, "above 0 and up to 1"),
@@ -110,6 +112,8 @@ def test_places_follow_the_environment() -> None:
     xdg = find_places({"HOME": "/h", "XDG_CONFIG_HOME": "/c", "XDG_DATA_HOME": "/d", "XDG_CACHE_HOME": "/e"})
     assert (xdg.config, xdg.data) == (Path("/c/mlxmtp/config.toml"), Path("/d/mlxmtp"))
     assert xdg.hf_cache == Path("/e/huggingface/hub")
+    assert (usual.cache, xdg.cache) == (Path("/h/.cache/mlxmtp"), Path("/e/mlxmtp"))
     own = find_places({"HOME": "/h", "MLXMTP_HOME": "/own", "HF_HOME": "/hf"})
+    assert own.cache == Path("/own/cache")
     assert (own.config, own.data, own.hf_cache) == (Path("/own/config.toml"), Path("/own"), Path("/hf/hub"))
     assert find_places({"HOME": "/h", "HF_HOME": "/hf", "HF_HUB_CACHE": "/cache"}).hf_cache == Path("/cache")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlxmtp.cli.keyboard import interrupts
 from mlxmtp.cli.model_thread import Failed, Reading
+from mlxmtp.cli.progress import ReadingProgress
 from mlxmtp.engine.events import End, FinishReason, Text, Thinking
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Answering:
     ) -> None:
         """`on_piece(text, thinking)` receives every piece as it comes."""
         self._thread, self._keys, self._out, self._view = thread, keys, out, view
+        self._reading = ReadingProgress(out)
         self._on_piece = on_piece
         self._text: list[str] = []
         self._thinking: list[str] = []
@@ -115,10 +117,7 @@ class Answering:
             self._out.clear_progress()
             self._view.thinking(what.text)
         elif isinstance(what, Reading):
-            if what.done < what.total:
-                self._out.progress(f"reading the prompt, {what.done} of {what.total} tokens")
-            else:
-                self._out.clear_progress()
+            self._reading.count(what.done, what.total)
         elif isinstance(what, End):
             return self._end(what.finish_reason, stats=what.stats)
         elif isinstance(what, Failed):

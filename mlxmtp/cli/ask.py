@@ -36,6 +36,7 @@ def ask(
     continue_: options.Continue = False,
     resume: options.Resume = None,
     save: Annotated[bool, typer.Option("--save", help="Keep question and answer as a session.")] = False,
+    cache: options.Cache = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the prompt and its token count; no answer.")] = False,
     plain: options.Plain = None,
     stats: options.ShowStats = None,
@@ -64,6 +65,7 @@ def ask(
       mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
       mlxmtp ask -x "A bash line that counts files" | tee count.sh
       mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
+      mlxmtp ask --cache -f handbook.txt "How do I return it?"
       mlxmtp ask --save "Name a prime" && mlxmtp ask -c "And the next?"
 
     The model reads the files, then piped text, then PROMPT. A folder stands for its text files, without those that

@@ -68,3 +68,7 @@ ShowStats = Annotated[bool | None, typer.Option("--stats", help="Speed, acceptan
 Quiet = Annotated[bool | None, typer.Option("-q", "--quiet", help="No notes, progress or reasoning on stderr.")]
 NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colours. Also NO_COLOR.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+Cache = Annotated[
+    bool | None,
+    typer.Option("--cache/--no-cache", help="Keep what was read on disk: the next question on it reads only itself."),
+]

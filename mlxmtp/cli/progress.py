@@ -70,6 +70,31 @@ class DownloadProgress:
         return sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
 
 
+class ReadingProgress:
+    """How far the reading of a prompt is; a line on a terminal, gone when everything has been read."""
+
+    def __init__(self, out: Output, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._clock = out, clock
+        self._since: tuple[float, int] | None = (
+            None  # what was reused is no speed: the first report only starts the clock
+        )
+
+    def count(self, done: int, total: int) -> None:
+        """`done` of `total` tokens have been read."""
+        if done >= total:
+            self._since = None
+            self._out.clear_progress()
+            return
+        now = self._clock()
+        if self._since is None or done < self._since[1]:
+            self._since = now, done
+        text = f"reading the prompt, {done:,} of {total:,} tokens"
+        spent, new = now - self._since[0], done - self._since[1]
+        if new and spent > 0:
+            text += f", {new / spent:,.0f} tok/s, {_clock_time((total - done) * spent / new)} left"
+        self._out.progress(text)
+
+
 class RunProgress:
     """Counts the measured runs of a benchmark; a line that changes on a terminal, one line now and then elsewhere."""
 

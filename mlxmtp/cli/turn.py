@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from mlxmtp.cli.choice import answer_params, read_model, read_tokenizer
 from mlxmtp.cli.figures import stats_line
 from mlxmtp.cli.pick import pick_drafter, pick_target
+from mlxmtp.cli.progress import ReadingProgress
+from mlxmtp.cli.repeated import Repeated, before_question
 from mlxmtp.errors import ContextOverflow, MlxmtpError
 from mlxmtp.hub.store import Store
 
@@ -94,19 +96,25 @@ class Turn:
         ids = self._prompt(tokenizer).ids
         self._check_room(len(ids), context_of(found.folder), found.name)
         params = answer_params(self._settings)
-        require_memory(found, drafter, len(ids) + (params.max_tokens or _ANSWER), force=self._force)
+        cached = bool(self._settings.cache)  # the reading is kept as it was before the answer: a snapshot
+        require_memory(found, drafter, len(ids) + (params.max_tokens or _ANSWER), force=self._force, turns=cached)
         if self._renders():
             _warm_up()
         self._out.progress(f"loading {found.name}")
         model = read_model(found, drafter, tokenizer, self._settings.draft_bits)
         self._answered_by(found.name)
+        before = before_question(tokenizer, self._conversation, self._asking, params.think) if cached else 0
         with remembered(model, drafter, self._loaded.places, self._settings.draft_bits):
-            self._stream(model, ids, params)
+            self._stream(model, ids, params, before)
 
-    def _stream(self, model: Model, ids: Sequence[int], params: Params) -> None:
+    def _stream(self, model: Model, ids: Sequence[int], params: Params, before: int) -> None:
+        """`before`: tokens that do not depend on the question, to be taken from disk and kept there."""
         self._conversation.ask(self._asking.question, self._asking.attached)
         presenter = self._presenter(model)
-        answer = model.stream_ids(ids, params, on_prefill=self._on_prefill)
+        repeated = Repeated(self._loaded, self._out, model, ids, before) if before else None
+        if repeated is not None:
+            repeated.recall()
+        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, return_to=before or None)
         reason: FinishReason = "stop"
         try:
             reason = self._pass_on(answer, presenter)
@@ -119,6 +127,8 @@ class Turn:
         self._conversation.finish(reason, answer.stats.to_dict())
         presenter.end(reason, answer.stats)
         self._remarks(reason, answer, model)
+        if repeated is not None:
+            repeated.keep()
         if self._conversation.trouble is not None:
             raise MlxmtpError(self._conversation.trouble)
 
@@ -219,12 +229,6 @@ class Turn:
         if settings.show_thinking is not None:
             return settings.show_thinking
         return self._out.error_terminal and not settings.quiet
-
-    def _on_prefill(self, done: int, total: int) -> None:
-        if done < total:
-            self._out.progress(f"reading the prompt, {done} of {total} tokens")
-        else:
-            self._out.clear_progress()
 
 
 def _warm_up() -> None:

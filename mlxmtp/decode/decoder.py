@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 import mlx.core as mx
 
 from mlxmtp.decode.depth import MAX_DRAFT, Depth
-from mlxmtp.decode.prefill import CHUNK, read_prompt
+from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Sampling, choose
 from mlxmtp.decode.snapshots import Snapshots
@@ -58,11 +58,11 @@ class Decoder:
         *,
         in_flight: int | None = None,
         compiled: Compiled = "background",
-        chunk: int = CHUNK,
+        chunk: int | None = None,
     ) -> None:
         """``in_flight``: rounds dispatched ahead (None: what suits the device). ``compiled``: see ``warm.py``.
 
-        ``chunk``: prompt rows read at a time.
+        ``chunk``: prompt rows read at a time (None: see ``models/chunks.py``).
         """
         self.target, self.drafter = target, drafter
         self.tokens: list[int] = []
@@ -112,9 +112,17 @@ class Decoder:
         mark = None if return_to is None else max(0, min(return_to, len(prompt)))
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, mark)
 
-    def held(self) -> tuple[list[int], int, list[mx.array]]:
-        """What another process can go on from: tokens, highest position written, K/V as ``KVCache.cut`` gives it."""
-        return self.tokens[: self.rows], self._cache.newest, self._cache.cut(self.rows)
+    def held(self, length: int | None = None) -> tuple[list[int], int, list[mx.array]]:
+        """What another process can go on from: tokens, highest position written, K/V as ``KVCache.cut`` gives it.
+
+        ``length``: as it was after that many tokens. Raises ValueError where no ``return_to`` named it.
+        """
+        if length is None:
+            return self.tokens[: self.rows], self._cache.newest, self._cache.cut(self.rows)
+        place = self._snapshots.at(length)
+        if place is None:
+            raise ValueError(f"there is no snapshot after {length} tokens")
+        return self.tokens[:length], length - 1, self._cache.cut(length, place.rings)
 
     def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[mx.array]) -> None:
         """Goes on from what ``held`` gave. Raises ValueError if the buffers are another model's; nothing is changed."""
@@ -185,21 +193,25 @@ class Decoder:
 
     def _reserve(self, prompt: list[int], room: int) -> None:
         """Makes room for the prompt, the answer as far as it can be foreseen, and the rounds in flight."""
-        self._cache.reserve(len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1))
+        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
+        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+        self._cache.reserve(rows)
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, mark: int | None) -> mx.array:
         """Reads what is new of ``prompt`` and returns the hidden state [1, H] of its last token."""
         start, hidden = self._go_back(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
-        def on_rows(n: int) -> None:
+        def on_held(n: int) -> None:
             self.tokens, self.rows = prompt[:n], n
+
+        def on_read(n: int) -> None:
             if on_prefill is not None:
                 on_prefill(n, len(prompt))
 
         for end in sorted({len(prompt), mark or len(prompt)}):
             if end > start:
-                hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_rows, self._chunk)
+                hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_held, on_read, self._chunk)
                 start = end
                 if end == mark:
                     self._snapshots.take(self._cache, end, hidden)

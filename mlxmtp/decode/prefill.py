@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from mlxmtp.models.cache import KVCache, PromptView
+from mlxmtp.models.chunks import chunk_rows
 from mlxmtp.models.target import Target
 
-CHUNK = 512
-"""Rows per chunk: enough to keep the products busy, small enough that a chunk's activations stay in the tens of MB."""
+OnRows = Callable[[int], None]
+"""Called with a number of positions, counted from the first."""
 
 
 def read_prompt(
@@ -16,25 +17,36 @@ def read_prompt(
     cache: KVCache,
     tokens: Sequence[int],
     start: int,
-    on_rows: Callable[[int], None],
-    chunk: int = CHUNK,
+    on_held: OnRows = lambda _: None,
+    on_read: OnRows = lambda _: None,
+    chunk: int | None = None,
 ) -> mx.array:
     """Reads ``tokens[start:]`` into ``cache`` and returns the post-norm hidden state [1, H] of the last one.
 
-    ``on_rows(n)`` is called after each chunk, when the first n positions are in the cache; what it raises ends the
-    reading there. Only the last chunk's last row leaves the network: MLX is lazy, so what only feeds the other rows
-    of the upper layers is never computed.
+    A chunk (``chunk`` rows; None: as many as the memory for activations allows) is sent to the device while the one
+    before it runs. ``on_held(n)``: the cache holds n positions from now on, whatever happens. ``on_read(n)``: they have
+    been computed. What either raises ends the reading there. Only the last chunk's last row leaves the network: MLX is
+    lazy, so what only feeds the other rows of the upper layers is never computed.
     """
-    hidden = None
-    for begin in range(start, len(tokens), chunk):
-        part = mx.array(list(tokens[begin : begin + chunk]), mx.int32)
-        end = begin + len(part)
+    hidden, running, begin = None, mx.array(0), start
+    while begin < len(tokens):
+        end = min(begin + (chunk or chunk_rows(target.config, begin, target.dtype.size)), len(tokens))
+        part = mx.array(list(tokens[begin:end]), mx.int32)
         cache.newest = max(cache.newest, end - 1)  # before the first write: Ctrl-C may come between two layers
         view = PromptView(target.cache_spec, cache.buffers, begin, len(part))
         hidden = target.hidden(part, view, last_only=True)
+        done = view.buffers[-1][0, 0, 0, :1] + 0  # the sum is a copy: the buffers stay without a second reference
         cache.buffers = view.buffers
-        del view  # a second reference to the buffers would cost a copy
-        mx.eval(cache.buffers if end < len(tokens) else [hidden, *cache.buffers])
-        on_rows(end)
+        del view
+        on_held(end)
+        for layer in [*cache.buffers, done]:
+            mx.async_eval(layer)
+            mx.eval(running)
+            running = layer
+        if begin > start:
+            on_read(begin)
+        begin = end
     assert hidden is not None, "a prompt has at least one unread token"
+    mx.eval(hidden, cache.buffers)
+    on_read(len(tokens))
     return hidden

@@ -51,3 +51,7 @@ class Snapshots:
     def last(self) -> Snapshot | None:
         """The one furthest into the conversation."""
         return self._all[-1] if self._all else None
+
+    def at(self, length: int) -> Snapshot | None:
+        """The one taken after `length` positions."""
+        return next((one for one in self._all if one.length == length), None)

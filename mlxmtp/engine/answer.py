@@ -48,8 +48,8 @@ class DecoderLike(Protocol):
     ) -> Iterator[Round]:
         """A generator that decodes until a stop token (the last one yielded) or `max_tokens`."""
 
-    def held(self) -> tuple[list[int], int, list[mx.array]]:
-        """Tokens, highest position written, and the K/V of what was read and written."""
+    def held(self, length: int | None = None) -> tuple[list[int], int, list[mx.array]]:
+        """Tokens, highest position written, and the K/V of what was read and written, now or after `length` tokens."""
 
     def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[mx.array]) -> None:
         """Goes on from what `held` gave; raises ValueError if the shapes are another model's."""

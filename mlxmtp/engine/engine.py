@@ -162,11 +162,20 @@ class Model:
         """
         self._decoder.close()
 
-    def save_cache(self, path: Path) -> int:
-        """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes."""
+    def cache_label(self) -> str:
+        """A hexadecimal word, another one for every model, version of it, MLX and layout of keys and values."""
         from mlxmtp.engine import kept
 
-        return kept.save(self._decoder, path, self.config.folder)
+        return kept.label_hash(self.config.folder)
+
+    def save_cache(self, path: Path, length: int | None = None) -> int:
+        """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes.
+
+        `length`: as they were after that many tokens, a `return_to` of the last request. Raises ValueError for another.
+        """
+        from mlxmtp.engine import kept
+
+        return kept.save(self._decoder, path, self.config.folder, length)
 
     def load_cache(self, path: Path) -> int:
         """Takes up what `save_cache` wrote, so that a prompt that begins alike need not be read; returns its tokens.

@@ -24,7 +24,7 @@ from mlxmtp.errors import CacheRefused
 if TYPE_CHECKING:
     from mlxmtp.engine.answer import DecoderLike
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
 
 
@@ -38,9 +38,17 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def save(decoder: DecoderLike, path: Path, folder: Path) -> int:
-    """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all."""
-    tokens, newest, buffers = decoder.held()
+def label_hash(folder: Path) -> str:
+    """One hexadecimal word for all that must be the same for a file to be taken up again."""
+    return hashlib.sha256(repr(sorted(_label(folder).items())).encode()).hexdigest()
+
+
+def save(decoder: DecoderLike, path: Path, folder: Path, length: int | None = None) -> int:
+    """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
+
+    `length`: as it was after that many tokens. Raises ValueError if nobody asked to come back there.
+    """
+    tokens, newest, buffers = decoder.held(length)
     arrays = {f"layer.{i}": buffer for i, buffer in enumerate(buffers)}
     arrays["tokens"] = mx.array(tokens, mx.int32)
     part = path.with_name(f".{path.name}.{os.getpid()}.safetensors")

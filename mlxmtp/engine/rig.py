@@ -177,7 +177,7 @@ class Rig:
         target = self._target
         cache = KVCache(target.cache_spec, target.dtype)
         cache.reserve(len(read))
-        hidden = read_prompt(target, cache, read, 0, lambda _: None)
+        hidden = read_prompt(target, cache, read, 0)
         sampling, logits = self.sampling, target.logits(hidden)[0]
         pair = logits[mx.array([token, other])]
         if not sampling.greedy:

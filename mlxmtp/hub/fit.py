@@ -2,8 +2,8 @@
 
     weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
     K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows
-    activations  what one chunk of the prompt needs: the rows of its widest attention layer, and the scores of these
-                 rows against the whole context, which no fused kernel takes over at Gemma's head sizes
+    snapshots    in a conversation: copies of the rings, to which its next turns go back
+    activations  what one chunk of the prompt needs (`models/chunks.py`)
 
 `tests/hub/test_fit.py` compares the sum with MLX's own peak. Width: on a GPU as stored, on a CPU float32.
 """
@@ -15,22 +15,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmtp.models.config import FULL, ModelConfig
+from mlxmtp.models.chunks import activation_bytes, head_entries
+from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.recipe import PACKED_DRAFTER_FROM
 from mlxmtp.models.shapes import own_layers, packing, parameter_count, tensors
 
 OVERHEAD = 1_000_000_000
 """Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
 
-CHUNK = 512
-"""Rows of the prompt that are read at a time (`decode/prefill.py`)."""
-
 SLACK, STEP = 64, 256
 """Ring rows beyond the window, and the step of a buffer's capacity (`models/cache.py`)."""
 
-_ROW = 11
-"""Values a row of the prompt needs for each of its query, key and value entries: they are rotated in float32 in halves,
-and MLX computes ahead while earlier parts are still held. Measured; 10 to 13 over the models in tests."""
+KEPT, KEPT_BYTES = 4, 768 * 2**20
+"""Snapshots kept, and the bytes that more than one of them may take (`decode/snapshots.py`)."""
 
 _LARGE_MAC = 36 * 2**30
 
@@ -43,17 +40,20 @@ class Need:
     drafter: int
     cache: int
     activations: int
+    snapshots: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.target + self.drafter + self.cache + self.activations
+        return self.target + self.drafter + self.cache + self.snapshots + self.activations
 
 
-def need(target: ModelConfig, drafter: ModelConfig | None, context: int, *, cpu: bool | None = None) -> Need:
+def need(
+    target: ModelConfig, drafter: ModelConfig | None, context: int, *, cpu: bool | None = None, turns: bool = False
+) -> Need:
     """Bytes at the peak of a conversation of `context` tokens that was read as one prompt.
 
-    `cpu`: whether MLX computes on the CPU (None: as on this machine).
+    `cpu`: whether MLX computes on the CPU (None: as on this machine). `turns`: with its snapshots.
     """
     on_cpu = computes_on_cpu() if cpu is None else cpu
     context = min(context, target.max_positions)
@@ -62,6 +62,7 @@ def need(target: ModelConfig, drafter: ModelConfig | None, context: int, *, cpu:
         0 if drafter is None else weight_bytes(drafter, on_cpu),
         cache_bytes(target, context, 4 if on_cpu else 2),
         activation_bytes(target, context, 4 if on_cpu else 2),
+        snapshot_bytes(target, context, 4 if on_cpu else 2) if turns else 0,
     )
 
 
@@ -76,37 +77,30 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
         packed = packing(tensor, pack)
         wide = 4 if tensor.name.endswith("token_ordering") else plain
         total += tensor.size * wide if packed is None else packed.nbytes(tensor, plain)
-    return total + sum(_head_entries(config, i) * 4 for i in range(len(config.layer_types)))
+    return total + sum(head_entries(config, i) * 4 for i in range(len(config.layer_types)))
 
 
 def cache_bytes(config: ModelConfig, context: int, width: int) -> int:
     """Bytes of keys and values at `context` positions, `width` bytes a value."""
-    capacity = -(-(context + 2 * 9) // STEP) * STEP
-    rows = {FULL: capacity}
-    own = config.layer_types[: own_layers(config)]
-    ring = min(capacity, config.window + SLACK)
-    return sum(2 * config.kv_heads(kind) * config.head_dim(kind) * rows.get(kind, ring) for kind in own) * width
+    capacity = _capacity(context)
+    rows = {FULL: capacity, SLIDING: min(capacity, config.window + SLACK)}
+    return sum(_entries(config, kind) * rows[kind] for kind in config.layer_types[: own_layers(config)]) * width
 
 
-def activation_bytes(config: ModelConfig, context: int, width: int, chunk: int = CHUNK) -> int:
-    """Bytes that come and go while a prompt of `context` tokens is read in chunks, `width` bytes a value."""
-    rows = max(1, min(chunk, context))
-    text = config.text
-    heads, layers = int(text["num_attention_heads"]), len(config.layer_types)
-    extra = layers * int(text.get("hidden_size_per_layer_input") or 0)
-    widest = max(_head_entries(config, i) for i in range(layers))
-    keys = context if FULL in config.layer_types else min(context, config.window + rows)
-    row = (_ROW * widest + 2 * config.hidden_size + extra) * width
-    logits = 3 * config.vocab_size * 4
-    return rows * row + rows * keys * (heads * width + 2) + logits
+def snapshot_bytes(config: ModelConfig, context: int, width: int) -> int:
+    """Bytes of the snapshots that a conversation of `context` positions keeps (`decode/snapshots.py`)."""
+    rings = config.layer_types[: own_layers(config)].count(SLIDING)
+    one = rings * _entries(config, SLIDING) * min(_capacity(context), config.window + SLACK) * width
+    return one * max(1, min(KEPT, KEPT_BYTES // one)) if one else 0
 
 
-def _head_entries(config: ModelConfig, i: int) -> int:
-    """Query, key and value entries of one row in layer i; layers with shared K/V have queries only."""
-    kind = config.layer_types[i]
-    own = not config.is_drafter and i < own_layers(config)
-    heads = int(config.text["num_attention_heads"]) + (2 * config.kv_heads(kind) if own else 0)
-    return heads * config.head_dim(kind)
+def _capacity(context: int) -> int:
+    return -(-(context + 2 * 9) // STEP) * STEP
+
+
+def _entries(config: ModelConfig, kind: str) -> int:
+    """Key and value entries of a row of a layer of `kind`."""
+    return 2 * config.kv_heads(kind) * config.head_dim(kind)
 
 
 def computes_on_cpu() -> bool:

@@ -10,15 +10,18 @@ from mlxmtp.hub.store import Found, best_fit
 from mlxmtp.models.config import read_config
 
 
-def require_memory(found: Found, drafter: Found | None, tokens: int, *, force: bool = False) -> None:
+def require_memory(
+    found: Found, drafter: Found | None, tokens: int, *, force: bool = False, turns: bool = False
+) -> None:
     """Raises TooLarge if a conversation of `tokens` tokens cannot run here; `force` lets it try.
 
-    Computed from configurations alone, in a millisecond. Raises LoadError for a folder that holds no model.
+    `turns`: it has more than one turn, so places to go back to are kept. Computed from configurations alone, in a
+    millisecond. Raises LoadError for a folder that holds no model.
     """
     if force:
         return
     config = read_config(found.folder)
-    needed = need(config, None if drafter is None else read_config(drafter.folder), tokens)
+    needed = need(config, None if drafter is None else read_config(drafter.folder), tokens, turns=turns)
     machine = this_machine()
     if needed.total <= machine.room:
         return

@@ -83,22 +83,36 @@ class Rotary:
 
     ``partial_rotary_factor`` f of the "proportional" type rotates the first f D/2 pairs and leaves the others
     still; the exponent keeps the full D. ``heads`` (turned, still) is for q and k followed by v, whose angles are 0.
+
+    In float32 the product is off by up to 1/64 of a radian at position 262,143, and sines of large numbers differ
+    between devices. So angles are counted in turns, in fixed point: whole turns fall out of the 32-bit product by
+    themselves, and what is left is right to 1e-6 of a radian below position 2^20.
     """
 
     def __init__(self, config: ModelConfig, kind: str, heads: tuple[int, int] = (1, 0)) -> None:
         rope = config.rope(kind)
         dim, theta = config.head_dim(kind), float(rope.get("rope_theta", 10000.0))
         pairs = int(rope.get("partial_rotary_factor", 1.0) * dim // 2)
-        speeds = [theta ** (-2 * i / dim) if i < pairs else 0.0 for i in range(dim // 2)]
+        speeds = [theta ** (-2 * i / dim) / math.tau if i < pairs else 0.0 for i in range(dim // 2)]  # turns
+        fixed = [round(speed * 2 ** (32 + _FINER)) for speed in speeds]
         turned, still = heads
-        self._speeds = mx.array([speeds] * turned + [[0.0] * len(speeds)] * still)[:, None]  # [heads, 1, D/2]
-        mx.eval(self._speeds)
+        by_head = [fixed] * turned + [[0] * len(fixed)] * still
+        # [heads, 1, D/2]: in 2^-32 turns, and the bits below
+        self._coarse = mx.array([[speed >> _FINER for speed in head] for head in by_head], mx.uint32)[:, None]
+        self._fine = mx.array([[speed & (2**_FINER - 1) for speed in head] for head in by_head], mx.uint32)[:, None]
+        mx.eval(self._coarse, self._fine)
 
     def at(self, positions: mx.array) -> Rotation:
-        """The rotation at ``positions`` [L]."""
-        angles = positions.astype(mx.float32)[None, :, None, None, None] * self._speeds
+        """The rotation at ``positions`` [L], below 2^20."""
+        p = positions.astype(mx.uint32)[None, :, None, None, None]
+        turns = p * self._coarse + ((p * self._fine) >> _FINER)  # modulo one turn
+        angles = turns.astype(mx.int32).astype(mx.float32) * (math.tau / 2**32)  # -pi .. pi
         cos, sin = mx.cos(angles), mx.sin(angles)
         return Rotation(mx.concatenate([cos, sin], axis=3), mx.concatenate([-sin, cos], axis=3))
+
+
+_FINER = 12
+"""Bits of a speed below 2^-32 turns; their product with a position must stay below 2^32."""
 
 
 class Attention:

@@ -66,13 +66,23 @@ class KVCache:
         """Makes room for ``rows`` positions: grows by a quarter, at least STEP, one layer at a time."""
         if rows <= self.capacity:
             return
-        grown = max(rows, self.capacity + self.capacity // 4)
-        self.capacity = -(-grown // STEP) * STEP
+        self._resize(max(rows, self.capacity + self.capacity // 4))
+
+    def shrink(self, rows: int) -> None:
+        """Gives rows of full layers back when the text needs no more than ``rows`` of them, less than half.
+
+        A pass of fixed shape attends to all rows, empty or not. Rings keep their length and thereby what they hold.
+        """
+        if 2 * max(rows, STEP, self.spec.window + SLACK) < self.capacity:
+            self._resize(max(rows, self.spec.window + SLACK))
+
+    def _resize(self, rows: int) -> None:
+        self.capacity = -(-rows // STEP) * STEP
         if not self.buffers:
             self.buffers = [self._zeros(i) for i in range(len(self.spec.kinds))]
             return
         for i in range(len(self.buffers)):
-            self.buffers[i] = self._grown(i)
+            self.buffers[i] = self._resized(i)
             mx.eval(self.buffers[i])  # so that old and new exist for one layer only
 
     def can_rewind(self, length: int) -> bool:
@@ -90,13 +100,17 @@ class KVCache:
         """Puts copies of ``rings`` back, handed out when ``length`` positions and none beyond had been written."""
         for i, ring in zip(self._ring_layers(), rings, strict=True):
             self.buffers[i] = mx.array(ring)
-            self.buffers[i] = self._grown(i)
+            self.buffers[i] = self._resized(i)
         self.newest = length - 1
 
-    def cut(self, length: int) -> list[mx.array]:
-        """The buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole."""
-        full = [kind == FULL for kind in self.spec.kinds]
-        return [b[:, :, :length] if whole else b for b, whole in zip(self.buffers, full, strict=False)]
+    def cut(self, length: int, rings: Sequence[mx.array] | None = None) -> list[mx.array]:
+        """The buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole.
+
+        ``rings``: what ``rings()`` gave when there were ``length`` positions (None: there are no more now).
+        """
+        past = iter(rings or ())
+        layers = zip(self.spec.kinds, self.buffers, strict=False)
+        return [b[:, :, :length] if kind == FULL else next(past, b) for kind, b in layers]
 
     def fill(self, cut: Sequence[mx.array], length: int, newest: int) -> None:
         """Takes the place of what is held by what ``cut`` gave for ``length`` positions. Raises ValueError if it does
@@ -116,7 +130,7 @@ class KVCache:
                 wanted[:, :, :length] = rows
             else:
                 fresh.buffers[i] = rows
-                fresh.buffers[i] = fresh._grown(i)
+                fresh.buffers[i] = fresh._resized(i)
         mx.eval(fresh.buffers)
         self.capacity, self.buffers, self.newest = fresh.capacity, fresh.buffers, newest
 
@@ -127,11 +141,12 @@ class KVCache:
         rows = self.spec.rows(self.spec.kinds[i], self.capacity)
         return mx.zeros((1, 2 * self.spec.kv_heads[i], rows, self.spec.head_dims[i]), self.dtype)
 
-    def _grown(self, i: int) -> mx.array:
+    def _resized(self, i: int) -> mx.array:
         old, new = self.buffers[i], self._zeros(i)
         if old.shape == new.shape:
             return old
-        new[:, :, : old.shape[2]] = old  # a ring grows only before it has wrapped: row p still holds position p
+        rows = min(old.shape[2], new.shape[2])
+        new[:, :, :rows] = old[:, :, :rows]  # a ring grows only before it has wrapped: row p still holds position p
         return new
 
 

@@ -1,8 +1,12 @@
 """What the networks need to know about the machine; the rest of the program never asks for the device."""
 
+import atexit
+from functools import cache
+
 import mlx.core as mx
 
 from mlxmtp.models import blas
+from mlxmtp.models.chunks import BUDGET
 
 _ONE_THREAD_BELOW = 1024
 
@@ -29,6 +33,26 @@ def tune_threads(hidden_size: int) -> None:
     """OpenBLAS runs small networks faster on one thread: waking the others costs more than a small product."""
     if on_cpu() and hidden_size < _ONE_THREAD_BELOW:
         blas.set_threads(1)
+
+
+@cache
+def bound_memory() -> None:
+    """Once per process: MLX keeps no more freed memory than a chunk needs again, and on Metal nothing is paged out.
+
+    MLX would keep up to the whole working set of a GPU; on a CPU its own limit is smaller than this one and stays.
+    Wired memory is the system's again at exit, after the work that is still under way.
+    """
+    if not on_cpu():
+        mx.set_cache_limit(BUDGET)
+    if not mx.metal.is_available():
+        return
+    before = mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+
+    def restore() -> None:
+        mx.synchronize()
+        mx.set_wired_limit(before)
+
+    atexit.register(restore)
 
 
 def backend() -> str:

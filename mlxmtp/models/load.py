@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlxmtp.errors import LoadError
 from mlxmtp.models._mlx_lm import gemma4
 from mlxmtp.models.config import ModelConfig, read_config
-from mlxmtp.models.device import compute_dtype, tune_threads
+from mlxmtp.models.device import bound_memory, compute_dtype, tune_threads
 from mlxmtp.models.drafter import Drafter, DrafterWeights
 from mlxmtp.models.pair import check_pair
 from mlxmtp.models.quantize import default_bits, pack_drafter, parameters, prepare
@@ -29,6 +29,7 @@ def load_target(folder: Path) -> Target:
     if config.is_drafter:
         raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
     tune_threads(config.hidden_size)
+    bound_memory()
     network = build_target(config)
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.
     _fill(network, network.sanitize(_text_names(read_weights(folder))), config)

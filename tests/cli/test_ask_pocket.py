@@ -76,6 +76,27 @@ def test_thinking_is_apart_from_the_answer(environment: dict[str, str]) -> None:
     assert "<|channel>" not in thought["response"] + thought["thinking"]
 
 
+def test_with_a_cache_the_second_question_on_a_file_reads_only_itself(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("".join(f"Rule {i}: a drafter proposes {i % 7} tokens.\n" for i in range(80)))
+    options = ["--temp", "0", "--max-tokens", "20", "-f", str(book)]
+    first = answer(environment, *options, "--cache", QUESTION)
+    (kept,) = (tmp_path / "cache" / "prompts").iterdir()
+    assert first["stats"]["reused_tokens"] == 0
+    second = answer(environment, *options, "--cache", "And what is a target?")
+    held = second["stats"]["reused_tokens"]
+    assert held == int(kept.name.split("-")[1])
+    assert second["stats"]["prompt_tokens"] - held < 30
+    assert second["response"] == answer(environment, *options, "And what is a target?")["response"]
+    kept.write_bytes(b"damaged")
+    done = ask(environment, "-m", "pocket", *options, "--cache", QUESTION)
+    assert done.stdout.decode().strip() == first["response"].strip()
+    assert b"the text is read again" in done.stderr
+    assert kept.stat().st_size > 1000
+
+
 def test_more_than_the_context_is_refused_with_both_counts(environment: dict[str, str]) -> None:
     context = json.loads((POCKET / "target" / "config.json").read_text())["text_config"]["max_position_embeddings"]
     done = ask(environment, "-m", "pocket", QUESTION, stdin=b"drafter " * context)

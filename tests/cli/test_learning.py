@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def places(tmp_path):
-    return Places(tmp_path / "config.toml", tmp_path / "data", tmp_path / "hub")
+    return Places(tmp_path / "config.toml", tmp_path / "data", tmp_path / "hub", tmp_path / "hub")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 from io import StringIO
 
 from mlxmtp.cli.output import Look, Output
-from mlxmtp.cli.progress import DownloadProgress, RunProgress
+from mlxmtp.cli.progress import DownloadProgress, ReadingProgress, RunProgress
 from mlxmtp.cli.table import ago, count_of, show_table
 
 
@@ -90,3 +90,20 @@ def test_words_for_numbers() -> None:
         "just now", "1 minute ago", "2 hours ago", "3 days ago", "1 year ago"
     ]  # fmt: skip
     assert [count_of(n) for n in (4_628_569_379, 15_987_631, 2_000_000, 43_000)] == ["4.6B", "16M", "2.0M", "43k"]
+
+
+def test_reading_a_prompt_shows_speed_without_what_was_reused_and_time_left() -> None:
+    clock, screen = Clock(), Screen()
+    progress = ReadingProgress(Output(None, screen), clock)
+
+    def shown(done: int) -> str:
+        screen.truncate(screen.seek(0))
+        progress.count(done, 9000)
+        return screen.getvalue()
+
+    assert "reading the prompt, 5,000 of 9,000 tokens\x1b" in shown(5000)
+    clock.now += 2
+    assert "6,000 of 9,000 tokens, 500 tok/s, 0:06 left" in shown(6000)
+    clock.now += 6
+    assert shown(9000) == "\r\x1b[K"
+    assert "1,000 of 9,000 tokens\x1b" in shown(1000)  # another prompt

@@ -146,19 +146,31 @@ def test_ctrl_c_at_any_moment_leaves_a_decoder_that_goes_on():
         assert kept + rest == fresh
 
 
-def test_interrupted_reading_of_a_prompt_keeps_what_was_read():
+@pytest.mark.parametrize("moment", [0, 10, 20, 30])
+def test_interrupted_reading_of_a_prompt_keeps_what_was_read(moment):
     engine = decoder("31b", chunk=10)
+    seen = []
 
-    def stop_at_20(done: int, total: int) -> None:
+    def stop_at(done: int, total: int) -> None:
         assert total == len(prompt("31b"))
-        if done == 20:
+        assert done <= engine.rows
+        seen.append(done)
+        if done == moment:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        list(engine.rounds(prompt("31b"), max_tokens=5, on_prefill=stop_at_20))
-    assert (engine.tokens, engine.rows) == (prompt("31b")[:20], 20)
-    assert decode(engine, prompt("31b"), 40) == load_golden("31b").records["long"].greedy
-    assert engine.reused == 20
+    if moment:
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.rounds(prompt("31b"), max_tokens=5, on_prefill=stop_at))
+        assert seen == list(range(10, moment + 1, 10))
+        assert engine.rows == moment + 10  # the next chunk is on its way by then
+        assert engine.tokens == prompt("31b")[: engine.rows]
+    kept = engine.rows
+    assert (
+        decode(engine, prompt("31b"), 40, on_prefill=lambda done, _: seen.append(done))
+        == load_golden("31b").records["long"].greedy
+    )
+    assert engine.reused == kept
+    assert seen[-1] == len(prompt("31b"))
 
 
 def test_the_next_turn_reads_only_what_is_new_and_an_edited_one_is_right():

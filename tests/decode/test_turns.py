@@ -78,6 +78,17 @@ def test_a_snapshot_outlives_growth_of_the_buffers():
     assert engine.reused == len(first)
 
 
+def test_a_short_conversation_after_a_long_one_is_as_small_and_says_the_same():
+    engine, first = decoder("e2b"), prompt("e2b")
+    engine._cache.reserve(4096)
+    said = decode(engine, first, 30, num_draft_tokens=3)
+    assert engine._cache.capacity == 256
+    following = [*first, *said, 5, 6]
+    engine._cache.reserve(4096)
+    assert decode(engine, following, 20) == decode(decoder("e2b"), following, 20)
+    assert engine.reused == len(first) + len(said) - 1
+
+
 def test_old_snapshots_make_room_for_new_ones(monkeypatch):
     monkeypatch.setattr(snapshots, "KEPT_BYTES", 1)
     engine, first = decoder("e2b"), prompt("e2b")

@@ -15,7 +15,8 @@ GB = 10**9
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(Places(tmp_path / "config.toml", tmp_path / "data", tmp_path / "cache"), {"mine": "e2b", "org": "a/b"})
+    places = Places(tmp_path / "config.toml", tmp_path / "data", tmp_path / "cache", tmp_path / "own")
+    return Store(places, {"mine": "e2b", "org": "a/b"})
 
 
 def put_in_cache(tmp_path: Path, repo: str, *files: str) -> Path:

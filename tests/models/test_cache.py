@@ -74,6 +74,7 @@ steps = st.one_of(
     st.tuples(st.just("read"), st.integers(1, 40)),
     st.tuples(st.just("round"), st.integers(0, 8), st.integers(0, 8)),
     st.tuples(st.just("rewind"), st.integers(0, 200)),
+    st.tuples(st.just("shrink"), st.integers(0, 40)),
 )
 
 
@@ -88,6 +89,8 @@ def test_a_query_sees_its_window_after_any_history(history):
                 model.read(count)
             case ("round", drafts, accepted):
                 model.round(drafts, min(drafts, accepted))
+            case ("shrink", room):
+                model.cache.shrink(model.length + room)
             case ("rewind", back):
                 length = max(1, model.length - back)
                 if model.cache.can_rewind(length):
@@ -124,6 +127,45 @@ def test_bytes_are_those_of_the_buffers():
     model.read(600)
     total = sum(buffer.nbytes for buffer in model.cache.buffers)
     assert SPEC.nbytes(model.cache.capacity, mx.float32) == total
+
+
+def test_a_much_shorter_text_gives_rows_back_and_keeps_its_own():
+    held = KVCache(SPEC, mx.float32)
+    held.reserve(4000)
+    view = PromptView(SPEC, held.buffers, 0, 300)
+    rows = mx.arange(300.0).reshape(1, 1, 300, 1) * mx.array([1.0, -1.0]).reshape(1, 2, 1, 1)
+    for i in range(2):
+        view.update(i, rows)
+    held.buffers, held.newest = view.buffers, 299
+    ring = held.buffers[0].tolist()
+    held.shrink(2100)
+    assert held.capacity == 4096
+    held.shrink(400)
+    assert held.capacity == 512
+    assert held.buffers[1][0, 0, :300, 0].tolist() == list(range(300))
+    assert held.buffers[0].tolist() == ring
+
+
+def test_rows_are_right_after_giving_some_back():
+    model = Model()
+    model.read(100)
+    model.cache.reserve(4000)
+    model.cache.shrink(120)
+    assert model.cache.capacity == STEP
+    model.round(3, 1)
+    model.read(40)
+
+
+def test_growth_holds_old_and_new_of_one_layer_only():
+    spec = CacheSpec((FULL,) * 8, (1,) * 8, (64,) * 8, WINDOW)
+    held = KVCache(spec, mx.float32)
+    held.reserve(8_000)
+    mx.eval(held.buffers)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    held.reserve(9_000)
+    grown, one = spec.nbytes(held.capacity, mx.float32), held.buffers[0].nbytes
+    assert mx.get_peak_memory() - before < grown - spec.nbytes(8_192, mx.float32) + 1.1 * one
 
 
 def test_buffers_are_updated_in_place():
