@@ -33,7 +33,7 @@ def load(talk: Talk, target: Found) -> None:
         talk.memory.keep()  # of the model before
         talk.memory = None
     drafter = pick_drafter(talk.loaded.settings, talk.out, _store(talk), target, off=False)
-    require_memory(target, drafter, _ANSWER, force=talk.force)
+    require_memory(target, drafter, _ANSWER, force=talk.force, turns=True)
     talk.target, talk.drafter = target, drafter
     bits, draws = talk.loaded.settings.draft_bits, not talk.out.look.dumb
 
