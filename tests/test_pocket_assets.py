@@ -92,7 +92,10 @@ def test_the_writing_sign_of_spaces_comes_back_as_a_space(encoder):
 def test_the_chat_template_writes_what_training_read():
     conversation, layout = training("conversation"), training("layout")
     tokenizer = Tokenizer.load(POCKET / "target")
-    turns = (conversation.Turn("Hi", "Greet.", "Hello."), conversation.Turn("And you?", "Say how.", "Fine, `thanks`."))
+    turns = (
+        conversation.Turn("Hi", "Greet.", "Hello.", 0),
+        conversation.Turn("And you?", "Say how.", "Fine, `thanks`.", 1),
+    )
     for system in ("", "Be brief."):
         for thinking in (False, True):
             pieces = list(layout.segments(conversation.Conversation(turns, system, thinking)))
