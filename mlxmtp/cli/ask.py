@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlxmtp.cli import options
-from mlxmtp.cli.output import Look, Output
+from mlxmtp.cli.start import begin, setting_flags
 from mlxmtp.errors import UsageError
-from mlxmtp.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from mlxmtp.chat.history import Exchange
-
-_SETTINGS = frozenset(item.name for item in fields(Settings))
+    from mlxmtp.cli.output import Output
 
 
 def ask(
@@ -79,13 +76,7 @@ def ask(
         raise UsageError("--json and --jsonl exclude each other: take one.")
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
-    given = {key: value for key, value in ctx.params.items() if key in _SETTINGS and value is not None}
-    outer: dict[str, Any] = ctx.obj or {}
-    loaded = load_settings({**{key: value for key, value in outer.items() if value is not None}, **given})
-    settings = loaded.settings
-    out = Output.standard(Look(quiet=bool(settings.quiet), color=not settings.no_color, dumb=loaded.dumb_terminal))
-    for warning in loaded.warnings:
-        out.note(warning)
+    loaded, out = begin(ctx, **setting_flags(ctx))
     asking = _question(out, file or [], prompt or [], ctx)  # first: what is piped in may be writing the session
     choice = Choice(continue_, resume, save, model_given=model is not None, system_given=system is not None)
     loaded, conversation = conversation_for(loaded, out, choice)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlxmtp.cli import options
-from mlxmtp.cli.start import begin
+from mlxmtp.cli.start import begin, setting_flags
 from mlxmtp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def chat(
         raise UsageError("mlxmtp chat needs a terminal for what you type and read; for pipes there is mlxmtp ask.")
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
-    given = {key: value for key, value in ctx.params.items() if key in _settings()}
-    loaded, out = begin(ctx, **given)
+    loaded, out = begin(ctx, **setting_flags(ctx))
     from mlxmtp.cli.keeping import keep, take_up
     from mlxmtp.cli.pick import pick_target
     from mlxmtp.cli.resume import Choice, conversation_for
@@ -91,14 +90,6 @@ def chat(
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()
-
-
-def _settings() -> frozenset[str]:
-    from dataclasses import fields
-
-    from mlxmtp.settings import Settings
-
-    return frozenset(item.name for item in fields(Settings))
 
 
 def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: bool) -> Talk:
