@@ -31,12 +31,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.section import write_section  # noqa: E402
+
 from mlxmtp.models.config import read_config  # noqa: E402
 from mlxmtp.models.safetensors_file import Layout, lay_out  # noqa: E402
 from mlxmtp.models.shapes import tensors  # noqa: E402
 from tests.full_size import PAIRS, write  # noqa: E402
 
-BEGIN, END = "<!-- conversion: begin (scripts/bench_convert.py writes this) -->", "<!-- conversion: end -->"
 PAGE = (1 << 20) + 7  # values; odd, so that rows differ
 GB = 1e9
 
@@ -78,7 +79,7 @@ def main() -> int:
     text = report(results, size, largest, options.family)
     print(text)
     if options.write is not None:
-        write_section(options.write, text)
+        write_section(options.write, "conversion", text, script="bench_convert.py", heading="Converting")
     return 0
 
 
@@ -169,16 +170,6 @@ def report(results: list[Result], size: int, largest: int, family: str) -> str:
         row = f"{one.peak / GB:.2f} GB | {one.seconds:.0f} s | {one.size / GB:.2f} GB"
         lines.append(f"| {one.name} | {row} |" if not one.problem else f"| {one.name} | failed: {one.problem} | | |")
     return "\n".join(lines)
-
-
-def write_section(path: Path, text: str) -> None:
-    """Put `text` between the markers in `path`; without markers, heading and text go to the end."""
-    old = path.read_text(encoding="utf-8")
-    if BEGIN not in old:
-        old = f"{old.rstrip()}\n\n## Converting\n\n{BEGIN}\n{END}\n"
-    head, _, rest = old.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
 
 
 def _machine() -> str:

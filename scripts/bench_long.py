@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from bench.drive import Worker, WorkerError  # noqa: E402
 from bench.report import machine  # noqa: E402
+from bench.section import write_section  # noqa: E402
 
-BEGIN, END = "<!-- long: begin (scripts/bench_long.py writes this) -->", "<!-- long: end -->"
 QUESTIONS = ("What is a drafter?", "Why is drafting lossless?")
 SKIPPED = 8  # tokens after the first whose time does not count: a new buffer size is traced there
 
@@ -83,7 +83,7 @@ def main() -> None:
         record = {"schema": "mlxmtp-bench-long-1", "machine": machine(), "samples": [asdict(one) for one in samples]}
         options.json.write_text(json.dumps(record) + "\n", encoding="utf-8")
     if options.write:
-        _write_section(options.write, text)
+        write_section(options.write, "long", text, script="bench_long.py", heading="Long prompts")
 
 
 def _start(options: argparse.Namespace, pair: Path) -> dict[str, Worker]:
@@ -214,14 +214,6 @@ def _table(
 def say(text: str) -> None:
     """One line of progress."""
     print(f"bench_long: {text}", file=sys.stderr, flush=True)
-
-
-def _write_section(path: Path, text: str) -> None:
-    old = path.read_text(encoding="utf-8")
-    if BEGIN not in old:
-        old = f"{old.rstrip()}\n\n## Long prompts\n\n{BEGIN}\n{END}\n"
-    head, _, rest = old.partition(BEGIN)
-    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:

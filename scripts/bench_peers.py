@@ -35,7 +35,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from bench.arms import ARMS, DEFAULT_ARMS, KINDS, WHOLE, Arm  # noqa: E402
 from bench.drive import Options, Session, Worker, WorkerError, mixed, say  # noqa: E402
 from bench.figures import Figures  # noqa: E402
-from bench.report import MOST_HOST, Run, host_share, machine, markdown, write_section  # noqa: E402
+from bench.report import MOST_HOST, Run, host_share, machine, markdown  # noqa: E402
+from bench.section import write_section  # noqa: E402
 
 HEADING = "Side by side"
 
@@ -174,7 +175,7 @@ def main() -> None:
         chart = os.path.relpath(options.plot.resolve(), options.write.resolve().parent)
         text = f"![Tokens per second of every arm, by kind of prompt]({chart})\n\n{text}"
     if options.write:
-        write_section(options.write, HEADING, text)
+        write_section(options.write, "side-by-side", f"\n{text}", script="bench_peers.py", heading=HEADING)
 
 
 def _draw(python: Path, record: str, chart: Path) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
-from rounds.section import write_section  # noqa: E402
+from bench.section import write_section  # noqa: E402
 
 from mlxmtp.hub.machine import Machine, parse_chip  # noqa: E402
 from mlxmtp.hub.registry import Entry, find_entry  # noqa: E402
@@ -171,7 +171,7 @@ def main() -> None:
     text = report()
     print(text)
     if options.write:
-        write_section(options.write, "prediction", text)
+        write_section(options.write, "prediction", f"\n{text}\n", script="predict_speed.py")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
+from bench.section import write_section  # noqa: E402
 from rounds.narrow import Pair, build  # noqa: E402
-from rounds.section import write_section  # noqa: E402
 from rounds.trace import count_round, count_stock_pass  # noqa: E402
 
 FAMILIES = ("e2b", "e4b", "12b", "26b", "31b")
@@ -98,7 +98,7 @@ def main() -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     if options.write:
-        write_section(options.write, "operations", text)
+        write_section(options.write, "operations", f"\n{text}\n", script="profile_round.py")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from bench.baselines import MovingAverages, SixtyFive  # noqa: E402
 from bench.material import Profile, Suite, profiles, suites  # noqa: E402
 from bench.replay import Controller, Fixed, Noise, best_fixed, play  # noqa: E402
+from bench.section import write_section  # noqa: E402
 
 from mlxmtp.decode.depth import Depth  # noqa: E402
 
-BEGIN, END = "<!-- draft length: begin (scripts/simulate_depth.py writes this) -->", "<!-- draft length: end -->"
 SEEDS = range(3)
 AUTO, AGAIN = "auto", "auto, second start"
 
@@ -132,17 +132,6 @@ def markdown(cells: Sequence[Cell]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_section(path: Path, text: str) -> None:
-    """Put `text` between the markers in `path`; without markers, with a heading at its end."""
-    whole = path.read_text(encoding="utf-8")
-    block = f"{BEGIN}\n{text}{END}"
-    if BEGIN in whole and END in whole:
-        whole = whole.split(BEGIN, 1)[0] + block + whole.split(END, 1)[1]
-    else:
-        whole = f"{whole.rstrip()}\n\n## The draft length\n\n{block}\n"
-    path.write_text(whole, encoding="utf-8")
-
-
 def main() -> None:
     """Simulate, print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,7 +149,8 @@ def main() -> None:
             chart = os.path.relpath(options.plot.resolve(), options.write.resolve().parent)
             text = f"![Regret by suite, and the draft lengths of one run]({chart})\n\n{text}"
     if options.write:
-        write_section(options.write, text)
+        text = text.removesuffix("\n")
+        write_section(options.write, "draft length", text, script="simulate_depth.py", heading="The draft length")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from bench.arms import MIXED, Arm
 from bench.drive import Sample, mixed
 from bench.figures import Figures, Spread
 
-BEGIN, END = "<!-- side-by-side: begin (scripts/bench_peers.py writes this) -->", "<!-- side-by-side: end -->"
 MOST_HOST = 0.10
 _MANY = 1e3
 
@@ -84,19 +83,6 @@ def markdown(run: Run) -> str:
     if run.notes:
         parts.append("### Notes\n\n" + "\n".join(f"- {note}" for note in run.notes))
     return "\n\n".join(parts) + "\n"
-
-
-def write_section(path: Path, heading: str, text: str) -> None:
-    """Put `text` between the markers in `path`; without markers, heading and text go to the end."""
-    whole = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
-    block = f"{BEGIN}\n\n{text}\n{END}"
-    if BEGIN in whole and END in whole:
-        before, rest = whole.split(BEGIN, 1)
-        whole = before + block + rest.split(END, 1)[1]
-    else:
-        whole = f"{whole.rstrip()}\n\n## {heading}\n\n{block}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(whole, encoding="utf-8")
 
 
 def host_share(row: dict[str, Any]) -> float:
