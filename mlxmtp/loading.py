@@ -14,6 +14,7 @@ def load(
     drafter: str | Path | Literal[False] | None = None,
     *,
     draft_bits: int | None = None,
+    kv_bits: int | None = None,
 ) -> Model:
     """Load a target and its drafter.
 
@@ -21,6 +22,7 @@ def load(
     `drafter=None` takes the paired one: for a name the drafter published for it, for a folder the one in or next
     to it (`drafter`, or the folder's own name with `-assistant`); where there is none, the model decodes without.
     `drafter=False` never loads one. `draft_bits` quantizes the drafter while it is read (None: by its size).
+    `kv_bits` 4 or 8 keeps keys and values of full-attention layers in so many bits (None: as they are computed).
 
     A folder without tokenizer.json is fine for `Model.rounds`; `Model.stream` then says what is missing.
     Raises ModelNotFound when a name is not on this machine, LoadError when files cannot be used together.
@@ -39,4 +41,5 @@ def load(
         name=found.name,
         drafter_name=None if paired is None else paired.name,
         draft_bits=draft_bits,
+        kv_bits=kv_bits,
     )

@@ -35,6 +35,7 @@ class Settings:
     draft_model: str | None = None
     num_draft_tokens: int | Literal["auto"] | None = None
     draft_bits: int | None = None
+    kv_bits: int | None = None
     think: bool | None = None
     think_tokens: int | None = None
     show_thinking: bool | None = None
@@ -251,6 +252,7 @@ _RULES: dict[str, tuple[str, Any]] = {
     "draft_model": ("the name of a drafter", _name),
     "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT_TOKENS}, or auto", _draft_length),
     "draft_bits": ("4, 8 or 16", lambda value: value if value in (4, 8, 16) and not isinstance(value, bool) else None),
+    "kv_bits": ("4 or 8", lambda value: value if value in (4, 8) and isinstance(value, int) else None),
     "think": _SWITCH,
     "think_tokens": ("a whole number from 1 up", _whole(1)),
     "show_thinking": _SWITCH,

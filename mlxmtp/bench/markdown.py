@@ -181,8 +181,9 @@ def _model(model: dict[str, Any]) -> str:
     drafter = "no drafter"
     if model.get("drafter"):
         drafter = f"drafter {model['drafter']} ({model.get('drafter_quantization')})"
+    packed = f", keys and values in {model['kv_bits']} bits" if model.get("kv_bits") else ""
     compiled = "" if model.get("compiled", True) else ", rounds not compiled"
-    where = f"{model.get('device')} in {model.get('dtype')}"
+    where = f"{model.get('device')} in {model.get('dtype')}{packed}"
     sampling = model.get("sampling") or {}
     how = f"temperature {sampling.get('temp'):g}" if sampling.get("temp") else "greedy"
     return f"{model['name']}: stored as {model.get('quantization')}, computed on {where}, {drafter}{compiled}, {how}"

@@ -64,6 +64,7 @@ class Entrant:
     drafter: Path | None
     drafter_name: str | None
     draft_bits: int | None
+    kv_bits: int | None
     tokenizer: Tokenizer
     params: Params
     prompts: Mapping[int | None, tuple[Prompt, ...]]
@@ -129,7 +130,8 @@ class Run:
         entrant = self._entrant
         self._say(f"loading {entrant.name}", self._done)
         release()  # what an earlier model has left
-        rig = Rig.load(entrant.folder, entrant.drafter, entrant.params, draft_bits=entrant.draft_bits)
+        bits = {"draft_bits": entrant.draft_bits, "kv_bits": entrant.kv_bits}
+        rig = Rig.load(entrant.folder, entrant.drafter, entrant.params, **bits)
         self.dtype, self.device, self.sampling = rig.dtype, rig.device, asdict(rig.sampling)
         for length, prompts in entrant.prompts.items():
             case = Case(entrant.name, length)

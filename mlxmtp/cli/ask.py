@@ -48,6 +48,7 @@ def ask(
     draft_model: options.DraftModel = None,
     num_draft_tokens: options.NumDraftTokens = None,
     draft_bits: options.DraftBits = None,
+    kv_bits: options.KvBits = None,
     yes: options.Yes = None,
     force: options.Force = False,
     no_color: options.NoColor = None,

@@ -73,6 +73,7 @@ def bench(
     draft: options.Draft = None,
     draft_model: options.DraftModel = None,
     draft_bits: options.DraftBits = None,
+    kv_bits: options.KvBits = None,
     yes: options.Yes = None,
     force: options.Force = False,
     quiet: options.Quiet = None,
@@ -96,7 +97,7 @@ def bench(
 
     loaded, out = begin(
         ctx, system=system, think=think, temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, draft=draft,
-        draft_model=draft_model, draft_bits=draft_bits, yes=yes, quiet=quiet, no_color=no_color,
+        draft_model=draft_model, draft_bits=draft_bits, kv_bits=kv_bits, yes=yes, quiet=quiet, no_color=no_color,
     )  # fmt: skip
     chosen = _format(form, output)
     _check_output(output)

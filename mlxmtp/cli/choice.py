@@ -36,7 +36,7 @@ def read_tokenizer(found: Found) -> Tokenizer:
     return Tokenizer.load(found.folder)
 
 
-def read_model(found: Found, drafter: Found | None, tokenizer: Tokenizer, draft_bits: int | None) -> Model:
+def read_model(found: Found, drafter: Found | None, tokenizer: Tokenizer, settings: Settings) -> Model:
     """Target and drafter in memory. Raises LoadError."""
     from mlxmtp.engine.engine import Model
 
@@ -45,6 +45,7 @@ def read_model(found: Found, drafter: Found | None, tokenizer: Tokenizer, draft_
         None if drafter is None else drafter.folder,
         name=found.name,
         drafter_name=None if drafter is None else drafter.name,
-        draft_bits=draft_bits,
+        draft_bits=settings.draft_bits,
+        kv_bits=settings.kv_bits,
         tokenizer=tokenizer,
     )

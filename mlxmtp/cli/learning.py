@@ -56,6 +56,7 @@ def remembered(model: Model, drafter: Found | None, places: Places, draft_bits: 
 def _names(model: Model, drafter: Found, draft_bits: int | None) -> dict[str, str]:
     from mlxmtp.engine.kept import fingerprint
 
+    packed = {} if model.kv_bits is None else {"kv_bits": str(model.kv_bits)}
     return {
         "model": fingerprint(model.config.folder),
         "drafter": fingerprint(drafter.folder),
@@ -63,4 +64,5 @@ def _names(model: Model, drafter: Found, draft_bits: int | None) -> dict[str, st
         "chip": this_machine().chip,
         "mlx": version("mlx"),
         "mlxmtp": mlxmtp.__version__,
+        **packed,
     }

@@ -111,11 +111,13 @@ class Measuring:
             None if drafter is None else drafter.folder,
             None if drafter is None else drafter.name,
             self._settings.draft_bits,
+            self._settings.kv_bits,
             tokenizer,
             self._params(),
             prompts_of(texts, wanted.plan, tokenizer, context, found.name, think=think),
         )
-        require_memory(found, drafter, entrant.longest + wanted.tokens, force=wanted.force)
+        rows, kv_bits = entrant.longest + wanted.tokens, entrant.kv_bits
+        require_memory(found, drafter, rows, force=wanted.force, kv_bits=kv_bits)
         return entrant
 
     def _params(self) -> Params:
@@ -243,6 +245,7 @@ def _described(entrant: Entrant, run: Run) -> dict[str, Any]:
         "drafter": entrant.drafter_name,
         "drafter_quantization": None if drafter is None else quantization(drafter),
         "draft_bits": entrant.draft_bits,
+        "kv_bits": entrant.kv_bits,
         "device": run.device,
         "dtype": run.dtype,
         "compiled": run.compiled,

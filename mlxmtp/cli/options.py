@@ -48,6 +48,10 @@ NumDraftTokens = Annotated[
 DraftBits = Annotated[
     int | None, typer.Option("--draft-bits", metavar="N", help="Pack the drafter to 4 or 8 bits; 16 keeps it.")
 ]
+KvBits = Annotated[
+    int | None,
+    typer.Option("--kv-bits", metavar="N", help="Keep full layers' keys and values in 4 or 8 bits: less memory."),
+]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model reason first.")]
 ThinkTokens = Annotated[
     int | None, typer.Option("--think-tokens", metavar="N", help="End the reasoning after N tokens and answer.")

@@ -33,13 +33,13 @@ def load(talk: Talk, target: Found) -> None:
         talk.memory.keep()  # of the model before
         talk.memory = None
     drafter = pick_drafter(talk.loaded.settings, talk.out, _store(talk), target, off=False)
-    require_memory(target, drafter, _ANSWER, force=talk.force, turns=True)
+    settings, draws = talk.loaded.settings, not talk.out.look.dumb
+    require_memory(target, drafter, _ANSWER, force=talk.force, turns=True, kv_bits=settings.kv_bits)
     talk.target, talk.drafter = target, drafter
-    bits, draws = talk.loaded.settings.draft_bits, not talk.out.look.dumb
 
     def read() -> Model:
-        model = read_model(target, drafter, read_tokenizer(target), bits)
-        talk.memory = Memory(model, drafter, talk.loaded.places, bits)
+        model = read_model(target, drafter, read_tokenizer(target), settings)
+        talk.memory = Memory(model, drafter, talk.loaded.places, settings.draft_bits)
         if draws:  # what drawing needs is imported here, while nobody waits for it
             from mlxmtp.cli.markdown import warm_up
 

@@ -97,11 +97,12 @@ class Turn:
         self._check_room(len(ids), context_of(found.folder), found.name)
         params = answer_params(self._settings)
         cached = bool(self._settings.cache)  # the reading is kept as it was before the answer: a snapshot
-        require_memory(found, drafter, len(ids) + (params.max_tokens or _ANSWER), force=self._force, turns=cached)
+        rows, kv_bits = len(ids) + (params.max_tokens or _ANSWER), self._settings.kv_bits
+        require_memory(found, drafter, rows, force=self._force, turns=cached, kv_bits=kv_bits)
         if self._renders():
             _warm_up()
         self._out.progress(f"loading {found.name}")
-        model = read_model(found, drafter, tokenizer, self._settings.draft_bits)
+        model = read_model(found, drafter, tokenizer, self._settings)
         self._answered_by(found.name)
         before = before_question(tokenizer, self._conversation, self._asking, params.think) if cached else 0
         with remembered(model, drafter, self._loaded.places, self._settings.draft_bits):

@@ -30,10 +30,13 @@ class Model:
         *,
         name: str = "",
         drafter: str | None = None,
+        kv_bits: int | None = None,
     ) -> None:
         self.config = config
         self.name = name or config.folder.name
         self.drafter = drafter
+        self.kv_bits = kv_bits
+        """Bits of keys and values of full layers; None: as they are computed."""
         self._decoder = decoder
         self._tokenizer = tokenizer
 
@@ -46,18 +49,20 @@ class Model:
         name: str = "",
         drafter_name: str | None = None,
         draft_bits: int | None = None,
+        kv_bits: int | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> Model:
         """Read target, drafter and tokenizer from their folders (a tokenizer that was read before can be given).
 
-        Raises LoadError for files that are missing, damaged or do not belong together.
+        `kv_bits` 4 or 8: full layers keep keys and values in so many bits. Raises LoadError for files that are missing,
+        damaged or do not belong together.
         """
         from mlxmtp.decode.decoder import Decoder
         from mlxmtp.models.load import load_drafter, load_target
 
         if tokenizer is None and (folder / "tokenizer.json").is_file():
             tokenizer = Tokenizer.load(folder)
-        target = load_target(folder)
+        target = load_target(folder, kv_bits=kv_bits)
         network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
         return cls(
             Decoder(target, network),
@@ -65,6 +70,7 @@ class Model:
             tokenizer,
             name=name or str(folder),
             drafter=None if drafter is None else drafter_name or str(drafter),
+            kv_bits=kv_bits,
         )
 
     @property
@@ -166,7 +172,7 @@ class Model:
         """A hexadecimal word, another one for every model, version of it, MLX and layout of keys and values."""
         from mlxmtp.engine import kept
 
-        return kept.label_hash(self.config.folder)
+        return kept.label_hash(self.config.folder, self.kv_bits)
 
     def save_cache(self, path: Path, length: int | None = None) -> int:
         """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes.
@@ -175,16 +181,16 @@ class Model:
         """
         from mlxmtp.engine import kept
 
-        return kept.save(self._decoder, path, self.config.folder, length)
+        return kept.save(self._decoder, path, self.config.folder, length, kv_bits=self.kv_bits)
 
     def load_cache(self, path: Path) -> int:
         """Takes up what `save_cache` wrote, so that a prompt that begins alike need not be read; returns its tokens.
 
-        Raises CacheRefused for a damaged file or one of another model or version; nothing is changed then.
+        Raises CacheRefused for a damaged file or one of another model, version or `kv_bits`; nothing is changed then.
         """
         from mlxmtp.engine import kept
 
-        return kept.load(self._decoder, path, self.config.folder)
+        return kept.load(self._decoder, path, self.config.folder, kv_bits=self.kv_bits)
 
 
 def context_of(folder: Path) -> int:

@@ -1,8 +1,8 @@
 """Keys and values on disk: a conversation, or a text of which much is asked, goes on without being read again.
 
-One safetensors file: the tokens, one array per layer with keys and values of its own, and as metadata what wrote it.
-A file of another model, another version of it, of MLX or of this layout, or a damaged one is refused; nothing of it is
-used.
+One safetensors file: the tokens, the buffers of the layers with keys and values of their own, and as metadata what
+wrote it. A file of another model, another version of it, of MLX or of this layout, or a damaged one is refused; nothing
+of it is used.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _FORMAT = "2"
 """Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
 
+_KV_BITS = "kv_bits"
+"""Stands in a file only if its keys and values are packed."""
+
 
 def fingerprint(folder: Path) -> str:
     """What the files of a checkpoint are: changes when one is replaced. Reads the configuration, stats the weights."""
@@ -38,12 +41,14 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def label_hash(folder: Path) -> str:
+def label_hash(folder: Path, kv_bits: int | None = None) -> str:
     """One hexadecimal word for all that must be the same for a file to be taken up again."""
-    return hashlib.sha256(repr(sorted(_label(folder).items())).encode()).hexdigest()
+    return hashlib.sha256(repr(sorted(_label(folder, kv_bits).items())).encode()).hexdigest()
 
 
-def save(decoder: DecoderLike, path: Path, folder: Path, length: int | None = None) -> int:
+def save(
+    decoder: DecoderLike, path: Path, folder: Path, length: int | None = None, *, kv_bits: int | None = None
+) -> int:
     """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
 
     `length`: as it was after that many tokens. Raises ValueError if nobody asked to come back there.
@@ -53,7 +58,7 @@ def save(decoder: DecoderLike, path: Path, folder: Path, length: int | None = No
     arrays["tokens"] = mx.array(tokens, mx.int32)
     part = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
     try:
-        mx.save_safetensors(str(part), arrays, _label(folder) | {"newest": str(newest)})
+        mx.save_safetensors(str(part), arrays, _label(folder, kv_bits) | {"newest": str(newest)})
         part.chmod(0o600)
         part.replace(path)
     finally:
@@ -61,7 +66,7 @@ def save(decoder: DecoderLike, path: Path, folder: Path, length: int | None = No
     return path.stat().st_size
 
 
-def load(decoder: DecoderLike, path: Path, folder: Path) -> int:
+def load(decoder: DecoderLike, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
     """Takes up what was saved; returns the number of tokens. Raises CacheRefused, and then changes nothing."""
     try:
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)
@@ -72,7 +77,10 @@ def load(decoder: DecoderLike, path: Path, folder: Path) -> int:
         mx.eval(buffers)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise CacheRefused(f"{path} holds no keys and values ({error}): the text is read again.") from error
-    if label != _label(folder):
+    if label.get(_KV_BITS) != _label(folder, kv_bits).get(_KV_BITS):
+        kept = "unpacked" if _KV_BITS not in label else f"in {label[_KV_BITS]} bits"
+        raise CacheRefused(f"{path} has keys and values {kept}, and --kv-bits asks for others: the text is read again.")
+    if label != _label(folder, kv_bits):
         raise CacheRefused(f"{path} is of another model or of another version of it: the text is read again.")
     try:
         decoder.take_up(tokens, newest, buffers)
@@ -81,5 +89,6 @@ def load(decoder: DecoderLike, path: Path, folder: Path) -> int:
     return len(tokens)
 
 
-def _label(folder: Path) -> dict[str, str]:
-    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx")}
+def _label(folder: Path, kv_bits: int | None) -> dict[str, str]:
+    packed = {} if kv_bits is None else {_KV_BITS: str(kv_bits)}
+    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx"), **packed}

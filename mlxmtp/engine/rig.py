@@ -101,10 +101,16 @@ class Rig:
 
     @classmethod
     def load(
-        cls, folder: Path, drafter: Path | None = None, params: Params | None = None, *, draft_bits: int | None = None
+        cls,
+        folder: Path,
+        drafter: Path | None = None,
+        params: Params | None = None,
+        *,
+        draft_bits: int | None = None,
+        kv_bits: int | None = None,
     ) -> Rig:
         """Read the weights; what `params` leave open is sampled as the checkpoint recommends. Raises LoadError."""
-        target = load_target(folder)
+        target = load_target(folder, kv_bits=kv_bits)
         params = params or Params()
         sampling = params.sampling(target.config.generation, params.seed or 0)
         network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)

@@ -1,7 +1,8 @@
 """Will a model fit this machine's memory? Computed from configurations alone, before anything is read or downloaded.
 
     weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
-    K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows
+    K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows; with
+                 `--kv-bits` the full ones are packed, and one at a time is unpacked for a chunk
     snapshots    in a conversation: copies of the rings, to which its next turns go back
     activations  what one chunk of the prompt needs (`models/chunks.py`)
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.recipe import PACKED_DRAFTER_FROM
-from mlxmtp.models.shapes import own_layers, packing, parameter_count, tensors
+from mlxmtp.models.shapes import kv_packing, own_layers, packing, parameter_count, tensors
 
 OVERHEAD = 1_000_000_000
 """Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
@@ -49,20 +50,28 @@ class Need:
 
 
 def need(
-    target: ModelConfig, drafter: ModelConfig | None, context: int, *, cpu: bool | None = None, turns: bool = False
+    target: ModelConfig,
+    drafter: ModelConfig | None,
+    context: int,
+    *,
+    cpu: bool | None = None,
+    turns: bool = False,
+    kv_bits: int | None = None,
 ) -> Need:
     """Bytes at the peak of a conversation of `context` tokens that was read as one prompt.
 
-    `cpu`: whether MLX computes on the CPU (None: as on this machine). `turns`: with its snapshots.
+    `cpu`: whether MLX computes on the CPU (None: as on this machine). `turns`: with its snapshots. `kv_bits`: as
+    `--kv-bits`; raises LoadError where it cannot be.
     """
     on_cpu = computes_on_cpu() if cpu is None else cpu
+    width = 4 if on_cpu else 2
     context = min(context, target.max_positions)
     return Need(
         weight_bytes(target, on_cpu),
         0 if drafter is None else weight_bytes(drafter, on_cpu),
-        cache_bytes(target, context, 4 if on_cpu else 2),
-        activation_bytes(target, context, 4 if on_cpu else 2),
-        snapshot_bytes(target, context, 4 if on_cpu else 2) if turns else 0,
+        cache_bytes(target, context, width, kv_bits),
+        activation_bytes(target, context, width) + unpacked_bytes(target, context, width, kv_bits),
+        snapshot_bytes(target, context, width) if turns else 0,
     )
 
 
@@ -80,11 +89,21 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
     return total + sum(head_entries(config, i) * 4 for i in range(len(config.layer_types)))
 
 
-def cache_bytes(config: ModelConfig, context: int, width: int) -> int:
-    """Bytes of keys and values at `context` positions, `width` bytes a value."""
+def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None = None) -> int:
+    """Bytes of keys and values at `context` positions, `width` bytes a value; `kv_bits` in full layers."""
     capacity = _capacity(context)
     rows = {FULL: capacity, SLIDING: min(capacity, config.window + SLACK)}
-    return sum(_entries(config, kind) * rows[kind] for kind in config.layer_types[: own_layers(config)]) * width
+    row = {kind: _entries(config, kind) * width for kind in rows}
+    packing = kv_packing(config, kv_bits)
+    if packing is not None:
+        entries = _entries(config, FULL)
+        row[FULL] = entries * packing.bits // 8 + 2 * width * entries // packing.group_size
+    return sum(row[kind] * rows[kind] for kind in config.layer_types[: own_layers(config)])
+
+
+def unpacked_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None) -> int:
+    """Bytes of the packed layer whose rows a chunk of the prompt is looking at."""
+    return 0 if kv_bits is None else _entries(config, FULL) * context * width
 
 
 def snapshot_bytes(config: ModelConfig, context: int, width: int) -> int:

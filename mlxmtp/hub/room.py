@@ -11,17 +11,25 @@ from mlxmtp.models.config import read_config
 
 
 def require_memory(
-    found: Found, drafter: Found | None, tokens: int, *, force: bool = False, turns: bool = False
+    found: Found,
+    drafter: Found | None,
+    tokens: int,
+    *,
+    force: bool = False,
+    turns: bool = False,
+    kv_bits: int | None = None,
 ) -> None:
     """Raises TooLarge if a conversation of `tokens` tokens cannot run here; `force` lets it try.
 
-    `turns`: it has more than one turn, so places to go back to are kept. Computed from configurations alone, in a
-    millisecond. Raises LoadError for a folder that holds no model.
+    `turns`: it has more than one turn, so places to go back to are kept. `kv_bits`: `--kv-bits`. Computed from
+    configurations alone, in a millisecond. Raises LoadError for a folder that holds no model and for `kv_bits` that it
+    cannot have.
     """
     if force:
         return
     config = read_config(found.folder)
-    needed = need(config, None if drafter is None else read_config(drafter.folder), tokens, turns=turns)
+    drafting = None if drafter is None else read_config(drafter.folder)
+    needed = need(config, drafting, tokens, turns=turns, kv_bits=kv_bits)
     machine = this_machine()
     if needed.total <= machine.room:
         return

@@ -2,7 +2,8 @@
 
 Every layer that owns K/V has one buffer ``[1, 2 * kv_heads, rows, head_dim]``, keys first, then values:
 
-* full attention: row p holds position p, ``rows = capacity``;
+* full attention: row p holds position p, ``rows = capacity``
+  (packed to 4 or 8 bits it has three such buffers, see ``packed.py``);
 * sliding attention: position p lies in row ``p mod rows`` with ``rows = min(capacity, window + SLACK)``. Row r
   therefore holds position ``last - ((last - r) mod rows)``, *last* being the newest position written.
 
@@ -16,36 +17,15 @@ and ``PromptView`` for a chunk of the prompt (offset known to the host, shapes a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
 from mlxmtp.models.config import FULL, SLIDING
-
-SLACK = 64
-"""Ring rows beyond the window: what two rounds in flight write (2 * 9) and what a small rewind may take back."""
+from mlxmtp.models.layout import SLACK, CacheSpec
+from mlxmtp.models.packed import Rows
 
 STEP = 256
 """Smallest step by which the capacity grows, in rows. A new capacity costs a new trace of the round."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSpec:
-    """Shapes of the K/V buffers: one entry of ``kinds``, ``kv_heads`` and ``head_dims`` per layer with own K/V."""
-
-    kinds: tuple[str, ...]
-    kv_heads: tuple[int, ...]
-    head_dims: tuple[int, ...]
-    window: int
-
-    def rows(self, kind: str, capacity: int) -> int:
-        """Rows of a buffer of ``kind`` at ``capacity`` positions."""
-        return capacity if kind == FULL else min(capacity, self.window + SLACK)
-
-    def nbytes(self, capacity: int, dtype: mx.Dtype) -> int:
-        """Bytes of all buffers at ``capacity`` positions."""
-        sizes = zip(self.kinds, self.kv_heads, self.head_dims, strict=True)
-        return sum(2 * heads * self.rows(kind, capacity) * dim for kind, heads, dim in sizes) * dtype.size
 
 
 class KVCache:
@@ -61,6 +41,7 @@ class KVCache:
         self.capacity = 0
         self.buffers: list[mx.array] = []
         self.newest = -1  # highest position ever written, rejected rows included
+        self._parts = spec.parts(dtype)
 
     def reserve(self, rows: int) -> None:
         """Makes room for ``rows`` positions: grows by a quarter, at least STEP, one layer at a time."""
@@ -79,11 +60,11 @@ class KVCache:
     def _resize(self, rows: int) -> None:
         self.capacity = -(-rows // STEP) * STEP
         if not self.buffers:
-            self.buffers = [self._zeros(i) for i in range(len(self.spec.kinds))]
+            self.buffers = [self._zeros(i) for i in range(len(self._parts))]
             return
         for i in range(len(self.buffers)):
             self.buffers[i] = self._resized(i)
-            mx.eval(self.buffers[i])  # so that old and new exist for one layer only
+            mx.eval(self.buffers[i])  # so that old and new exist for one buffer only
 
     def can_rewind(self, length: int) -> bool:
         """True if the rings still hold all that a pass at position ``length`` may attend to."""
@@ -109,24 +90,24 @@ class KVCache:
         ``rings``: what ``rings()`` gave when there were ``length`` positions (None: there are no more now).
         """
         past = iter(rings or ())
-        layers = zip(self.spec.kinds, self.buffers, strict=False)
-        return [b[:, :, :length] if kind == FULL else next(past, b) for kind, b in layers]
+        held = zip(self._parts, self.buffers, strict=False)
+        return [b[:, :, :length] if part.kind == FULL else next(past, b) for part, b in held]
 
     def fill(self, cut: Sequence[mx.array], length: int, newest: int) -> None:
         """Takes the place of what is held by what ``cut`` gave for ``length`` positions. Raises ValueError if it does
         not fit, and then changes nothing."""
         fresh = KVCache(self.spec, self.dtype)
-        if len(cut) != len(self.spec.kinds) or newest + 1 < length:
-            raise ValueError(f"{len(cut)} layers, not {len(self.spec.kinds)}")
+        if len(cut) != len(self._parts) or newest + 1 < length:
+            raise ValueError(f"{len(cut)} buffers, not {len(self._parts)}")
         fresh.reserve(max(newest + 1, *(rows.shape[2] for rows in cut)))
-        for i, (kind, rows) in enumerate(zip(self.spec.kinds, cut, strict=True)):
+        for i, (part, rows) in enumerate(zip(self._parts, cut, strict=True)):
             wanted = fresh.buffers[i]
-            fits = rows.shape[2] == length if kind == FULL else rows.shape[2] <= self.spec.window + SLACK
+            fits = rows.shape[2] == length if part.kind == FULL else rows.shape[2] <= self.spec.window + SLACK
             others = [0, 1, 3]
-            same = rows.dtype == self.dtype and [rows.shape[n] for n in others] == [wanted.shape[n] for n in others]
+            same = rows.dtype == part.dtype and [rows.shape[n] for n in others] == [wanted.shape[n] for n in others]
             if not (fits and same):
-                raise ValueError(f"layer {i} has keys and values of shape {rows.shape}, {rows.dtype}")
-            if kind == FULL:
+                raise ValueError(f"buffer {i} has keys and values of shape {rows.shape}, {rows.dtype}")
+            if part.kind == FULL:
                 wanted[:, :, :length] = rows
             else:
                 fresh.buffers[i] = rows
@@ -135,11 +116,11 @@ class KVCache:
         self.capacity, self.buffers, self.newest = fresh.capacity, fresh.buffers, newest
 
     def _ring_layers(self) -> list[int]:
-        return [i for i, kind in enumerate(self.spec.kinds) if kind == SLIDING]
+        return [i for i, part in enumerate(self._parts) if part.kind == SLIDING]
 
     def _zeros(self, i: int) -> mx.array:
-        rows = self.spec.rows(self.spec.kinds[i], self.capacity)
-        return mx.zeros((1, 2 * self.spec.kv_heads[i], rows, self.spec.head_dims[i]), self.dtype)
+        part = self._parts[i]
+        return mx.zeros((1, part.heads, self.spec.rows(part.kind, self.capacity), part.width), part.dtype)
 
     def _resized(self, i: int) -> mx.array:
         old, new = self.buffers[i], self._zeros(i)
@@ -172,7 +153,7 @@ class FixedView:
         self.buffers = list(buffers)
         self.positions = offset + mx.arange(length)  # [L]
         self._spec, self._offset = spec, offset
-        self._rows = {kind: buffers[spec.kinds.index(kind)].shape[2] for kind in spec.kinds}
+        self._rows = {kind: buffers[spec.places(spec.kinds.index(kind))[0]].shape[2] for kind in spec.kinds}
         self.masks = {kind: self._mask(kind) for kind in self._rows}
         self._ring = (self.positions % self._rows.get(SLIDING, 1))[None, None, :, None]
 
@@ -182,15 +163,16 @@ class FixedView:
             return visible(self.positions, mx.arange(rows), None)
         return visible(self.positions, ring_positions(self.positions[-1:], rows), self._spec.window)
 
-    def update(self, i: int, rows: mx.array) -> mx.array:
+    def update(self, i: int, rows: mx.array) -> Rows:
         """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
-        buffer = self.buffers[i]
-        if self._spec.kinds[i] == FULL:
-            buffer = mx.slice_update(buffer, rows, self._offset, axes=(2,))
-        else:
-            buffer = mx.put_along_axis(buffer, mx.broadcast_to(self._ring, rows.shape), rows, axis=2)
-        self.buffers[i] = buffer
-        return buffer
+        for place, kept in self._spec.stored(i, rows).items():
+            buffer = self.buffers[place]
+            if self._spec.kinds[i] == FULL:
+                buffer = mx.slice_update(buffer, kept, self._offset, axes=(2,))
+            else:
+                buffer = mx.put_along_axis(buffer, mx.broadcast_to(self._ring, kept.shape), kept, axis=2)
+            self.buffers[place] = buffer
+        return self._spec.layer(self.buffers, i)
 
 
 class PromptView:
@@ -210,11 +192,10 @@ class PromptView:
 
     def update(self, i: int, rows: mx.array) -> mx.array:
         """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
-        buffer = self.buffers[i]
         if self._spec.kinds[i] == FULL:
-            buffer[:, :, self._start : self._end] = rows
-            self.buffers[i] = buffer
-            return buffer[:, :, : self._end]
+            return self._append(i, rows)
+        place = self._spec.places(i)[0]
+        buffer = self.buffers[place]
         size = buffer.shape[2]
         seen = rows
         if self._kept:
@@ -222,5 +203,16 @@ class PromptView:
             seen = mx.concatenate([buffer[:, :, before], rows], axis=2)
         n = min(rows.shape[2], size)
         buffer[:, :, mx.arange(self._end - n, self._end) % size] = rows[:, :, -n:]
-        self.buffers[i] = buffer
+        self.buffers[place] = buffer
         return seen
+
+    def _append(self, i: int, rows: mx.array) -> mx.array:
+        """A full layer's part of ``update``. What is packed is unpacked for this chunk alone: many rows look at it."""
+        seen = {}
+        for place, kept in self._spec.stored(i, rows).items():
+            buffer = self.buffers[place]
+            buffer[:, :, self._start : self._end] = kept
+            self.buffers[place] = buffer
+            seen[place] = buffer[:, :, : self._end]
+        held = self._spec.layer(seen, i)
+        return held if isinstance(held, mx.array) else held.unpack()

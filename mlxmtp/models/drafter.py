@@ -141,7 +141,7 @@ class Drafter:
 
     def context(self, buffers: list[mx.array], offset: mx.array) -> Context:
         """What the draft steps of a round whose bonus token stands at ``offset`` [1] read."""
-        kv = {kind: halves(buffers[i]) for kind, i in self._stores.items()}
+        kv = {kind: halves(self._spec.layer(buffers, i)) for kind, i in self._stores.items()}
         turns = {kind: rotary.at(offset - QUERY_BEHIND) for kind, rotary in self._rotary.items()}
         return Context(kv, FixedView(self._spec, buffers, offset - 1, 1).masks, turns)
 

@@ -13,6 +13,7 @@ from mlxmtp.models.device import bound_memory, compute_dtype, tune_threads
 from mlxmtp.models.drafter import Drafter, DrafterWeights
 from mlxmtp.models.pair import check_pair
 from mlxmtp.models.quantize import default_bits, pack_drafter, parameters, prepare
+from mlxmtp.models.shapes import kv_packing
 from mlxmtp.models.target import Target
 from mlxmtp.models.weights import read_weights
 
@@ -23,17 +24,21 @@ def build_target(config: ModelConfig) -> Any:
     return gemma4.Model(args)
 
 
-def load_target(folder: Path) -> Target:
-    """Loads a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError."""
+def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
+    """Loads a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError.
+
+    ``kv_bits`` 4 or 8: full layers keep keys and values packed.
+    """
     config = read_config(folder)
     if config.is_drafter:
         raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
+    packing = kv_packing(config, kv_bits)
     tune_threads(config.hidden_size)
     bound_memory()
     network = build_target(config)
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.
     _fill(network, network.sanitize(_text_names(read_weights(folder))), config)
-    target = Target(network.language_model, config)
+    target = Target(network.language_model, config, packing)
     _evaluate(network.language_model, target)
     return target
 

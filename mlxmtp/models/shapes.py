@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
+from mlxmtp.errors import LoadError
 from mlxmtp.models.config import FULL, ModelConfig
 
 Kind = Literal["embedding", "per-layer embedding", "per-layer", "attention", "mlp", "router", "experts", "head", "norm"]
@@ -76,6 +77,25 @@ def packing(tensor: Tensor, quantization: Mapping[str, Any] | None) -> Packing |
     mode = str(table.get("mode") or "affine")
     group = int(table.get("group_size") or _GROUPS.get(mode, 64))
     return Packing(int(table.get("bits") or 4), group, mode) if tensor.shape[-1] % group == 0 else None
+
+
+def kv_packing(config: ModelConfig, bits: int | None) -> Packing | None:
+    """How full layers keep keys and values with ``--kv-bits``; None (nothing said): as they are computed.
+
+    Raises LoadError for anything but 4 and 8, and where heads cannot be divided into groups.
+    """
+    if bits is None:
+        return None
+    if bits not in (4, 8):
+        raise LoadError(f"Keys and values can be packed to 4 or 8 bits, not {bits}.")
+    dim = config.head_dim(FULL)
+    group = next((group for group in (64, 32) if dim % group == 0), None)
+    if group is None:
+        raise LoadError(
+            f"Keys and values of {config.folder} cannot be packed: its heads have {dim} entries, and 32 of them "
+            "make a group. Leave out --kv-bits."
+        )
+    return Packing(bits, group)
 
 
 def _target(config: ModelConfig) -> Iterator[Tensor]:

@@ -15,8 +15,10 @@ import mlx.core as mx
 
 from mlxmtp.models.attend import KV
 from mlxmtp.models.block import Block, Product, Rotary, Rotation
-from mlxmtp.models.cache import CacheSpec
 from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.layout import CacheSpec
+from mlxmtp.models.packed import Rows
+from mlxmtp.models.shapes import Packing
 
 
 class View(Protocol):
@@ -25,13 +27,16 @@ class View(Protocol):
     positions: mx.array  # [L]
     masks: dict[str, Any]
 
-    def update(self, i: int, rows: mx.array) -> mx.array: ...
+    def update(self, i: int, rows: mx.array) -> Rows: ...
 
 
 class Target:
-    """Gemma 4's text network. ``source`` is mlx-lm's ``gemma4_text.Model`` with its weights in place."""
+    """Gemma 4's text network. ``source`` is mlx-lm's ``gemma4_text.Model`` with its weights in place.
 
-    def __init__(self, source: Any, config: ModelConfig) -> None:
+    ``packing``: how keys and values of full layers are kept (None: as they are computed).
+    """
+
+    def __init__(self, source: Any, config: ModelConfig, packing: Packing | None = None) -> None:
         self.config = config
         self._text, self._cap = source.model, source.final_logit_softcapping
         self._head = source.model.embed_tokens.as_linear if source.tie_word_embeddings else source.lm_head
@@ -55,6 +60,7 @@ class Target:
             tuple(b.attention.kv_heads for b in own),
             tuple(b.attention.head_dim for b in own),
             config.window,
+            packing,
         )
 
     def arrays(self) -> list[Any]:

@@ -29,7 +29,7 @@ class FakeRig:
     takes: list[tuple[tuple[int, ...], Draft]] = field(default_factory=list)
     prepared: list[tuple[int, int, tuple[Draft, ...]]] = field(default_factory=list)
 
-    def load(self, folder: Path, drafter: Path | None = None, params: Any = None, *, draft_bits: Any = None) -> FakeRig:
+    def load(self, folder: Path, drafter: Path | None = None, params: Any = None, **bits: int | None) -> FakeRig:
         return self
 
     def prepare(self, prompt: Sequence[int], tokens: int, drafts: Iterable[Draft]) -> None:

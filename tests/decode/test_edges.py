@@ -17,8 +17,9 @@ from mlxmtp.decode import decoder as decoder_module
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.sampling import Sampling
 from mlxmtp.models import cache as cache_module
-from mlxmtp.models.cache import SLACK, STEP, visible
+from mlxmtp.models.cache import STEP, visible
 from mlxmtp.models.config import FULL, SLIDING
+from mlxmtp.models.layout import SLACK
 from tests.networks import decode, drafter, target
 
 WINDOW = 16

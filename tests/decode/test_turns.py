@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mlxmtp.decode import snapshots
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.models.cache import SLACK
+from mlxmtp.models.layout import SLACK
 from tests.golden import FAMILIES, load_golden
 from tests.networks import decode, drafter, target
 

@@ -18,7 +18,7 @@ from mlxmtp.hub.machine import Machine
 from mlxmtp.hub.registry import entries, find_entry, same_shape
 from mlxmtp.hub.room import require_memory
 from mlxmtp.hub.store import Found
-from mlxmtp.models import cache, chunks
+from mlxmtp.models import cache, chunks, layout
 from mlxmtp.models.chunks import ROWS, activation_bytes, chunk_rows
 from mlxmtp.models.config import read_config
 from mlxmtp.models.device import on_cpu
@@ -153,7 +153,7 @@ def test_files_hold_what_is_loaded_and_perhaps_towers(entry) -> None:
 
 
 def test_numbers_that_stand_in_two_places_are_the_same() -> None:
-    assert (fit.SLACK, fit.STEP) == (cache.SLACK, cache.STEP)
+    assert (fit.SLACK, fit.STEP) == (layout.SLACK, cache.STEP)
     assert (fit.KEPT, fit.KEPT_BYTES) == (snapshots.KEPT, snapshots.KEPT_BYTES)
 
 

@@ -6,9 +6,9 @@ import mlx.core as mx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.models import cache as module
-from mlxmtp.models.cache import STEP, CacheSpec, FixedView, KVCache, PromptView, ring_positions
+from mlxmtp.models.cache import STEP, FixedView, KVCache, PromptView, ring_positions
 from mlxmtp.models.config import FULL, SLIDING
+from mlxmtp.models.layout import SLACK, CacheSpec
 
 WINDOW = 8
 SPEC = CacheSpec((SLIDING, FULL), (1, 1), (1, 1), WINDOW)
@@ -53,7 +53,7 @@ class Model:
         self.cache.reserve(self.length + drafts + 1)
         view = FixedView(SPEC, self.cache.buffers, mx.array([self.length], mx.int32), drafts + 1)
         rows = self.rows(self.length, drafts + 1)
-        seen = [view.update(i, rows) for i in range(2)]
+        seen: list[Any] = [view.update(i, rows) for i in range(2)]
         self.cache.buffers = view.buffers
         self.cache.newest = max(self.cache.newest, self.length + drafts)
         for query in range(drafts + 1):
@@ -100,8 +100,8 @@ def test_a_query_sees_its_window_after_any_history(history):
 def test_a_rewind_beyond_the_ring_is_refused_and_a_small_one_is_not():
     model = Model()
     model.read(200)
-    assert model.cache.can_rewind(200 - module.SLACK)
-    assert not model.cache.can_rewind(200 - module.SLACK - 1)
+    assert model.cache.can_rewind(200 - SLACK)
+    assert not model.cache.can_rewind(200 - SLACK - 1)
     assert not model.cache.can_rewind(1)
 
 
