@@ -70,6 +70,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("num_draft_tokens", "9", "from 0 to 8, or auto"),
     ("num_draft_tokens", "many", "from 0 to 8, or auto"),
     ("draft_bits", 3, "4, 8 or 16"),
+    ("kv_bits", 16, "4 or 8"),
+    ("kv_bits", 4.5, "4 or 8"),
     ("draft", "yes", "true or false"),
     ("model", " ", "the name of a model"),
 ]

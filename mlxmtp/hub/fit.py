@@ -2,7 +2,7 @@
 
     weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
     K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows; with
-                 `--kv-bits` the full ones are packed, and one at a time is unpacked for a chunk
+                 `--kv-bits` the full ones are packed, and one's keys or values at a time unpacked for a chunk
     snapshots    in a conversation: copies of the rings, to which its next turns go back
     activations  what one chunk of the prompt needs (`models/chunks.py`)
 
@@ -102,7 +102,7 @@ def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | No
 
 
 def unpacked_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None) -> int:
-    """Bytes of the packed layer whose rows a chunk of the prompt is looking at."""
+    """Bytes of the keys or the values that a chunk of the prompt unpacks, and as much again while it does (on a CPU)."""
     return 0 if kv_bits is None else _entries(config, FULL) * context * width
 
 

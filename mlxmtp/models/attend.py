@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from mlxmtp.models.device import on_cpu
-from mlxmtp.models.packed import Rows, mixed, scores
+from mlxmtp.models.packed import Rows, mixed, scores, unpacked
 
 _FEW = 16
 """Rows up to which the products are written out on a CPU; a chunk of the prompt is better off in MLX's own function."""
@@ -26,16 +26,18 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
 
     Gemma 4 does not scale its scores. On a GPU this is MLX's fused kernel. On a CPU that function is put together of a
     dozen operations, one of them a multiplication by a scale of 1. Without it, and with the heads of a group as further
-    rows of one product, it takes seven; on a few rows each costs more than its arithmetic. Packed rows, which only
-    rounds attend to, have no fused kernel anywhere.
+    rows of one product, it takes seven; on a few rows each costs more than its arithmetic. Packed keys and values have
+    no fused kernel anywhere. A chunk of the prompt unpacks them for itself, the values after the keys are done with.
     """
     _, rows, heads, dim = queries.shape
     keys, values = kv
-    fused = isinstance(mask, str) or rows > _FEW or not on_cpu()
-    if fused and isinstance(keys, mx.array) and isinstance(values, mx.array):
+    many = isinstance(mask, str) or rows > _FEW
+    if many:
+        keys, values = unpacked(keys), unpacked(values)
+    if isinstance(keys, mx.array) and isinstance(values, mx.array) and (many or not on_cpu()):
         y = mx.fast.scaled_dot_product_attention(queries.transpose(0, 2, 1, 3), keys, values, scale=1.0, mask=mask)
         return y.transpose(0, 2, 1, 3).reshape(rows, heads * dim)
-    assert not isinstance(mask, str), "a round masks by position, and a chunk sees rows unpacked"
+    assert not isinstance(mask, str), "many rows are unpacked"
     groups = (keys if isinstance(keys, mx.array) else keys.entries).shape[1]
     if groups > 1:
         queries = queries.reshape(rows, groups, heads // groups, dim).transpose(1, 0, 2, 3)

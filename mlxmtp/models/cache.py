@@ -190,7 +190,7 @@ class PromptView:
         sliding = visible(self.positions, mx.arange(start - self._kept, self._end), spec.window)
         self.masks: dict[str, mx.array | str] = {FULL: "causal", SLIDING: sliding}
 
-    def update(self, i: int, rows: mx.array) -> mx.array:
+    def update(self, i: int, rows: mx.array) -> Rows:
         """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
         if self._spec.kinds[i] == FULL:
             return self._append(i, rows)
@@ -206,13 +206,12 @@ class PromptView:
         self.buffers[place] = buffer
         return seen
 
-    def _append(self, i: int, rows: mx.array) -> mx.array:
-        """A full layer's part of ``update``. What is packed is unpacked for this chunk alone: many rows look at it."""
+    def _append(self, i: int, rows: mx.array) -> Rows:
+        """A full layer's part of ``update``."""
         seen = {}
         for place, kept in self._spec.stored(i, rows).items():
             buffer = self.buffers[place]
             buffer[:, :, self._start : self._end] = kept
             self.buffers[place] = buffer
             seen[place] = buffer[:, :, : self._end]
-        held = self._spec.layer(seen, i)
-        return held if isinstance(held, mx.array) else held.unpack()
+        return self._spec.layer(seen, i)

@@ -32,13 +32,18 @@ class Packed:
         return self.entries, self.scales, self.biases
 
     def unpack(self) -> mx.array:
-        """The rows [1, heads, rows, D] as everybody sees them."""
+        """The rows [1, heads, rows, D] in full width."""
         group, bits = self.packing.group_size, self.packing.bits
         return mx.dequantize(self.entries, self.scales, self.biases, group_size=group, bits=bits)
 
 
 Rows = mx.array | Packed
 """Rows of keys, values or both: [1, heads, rows, D], or packed."""
+
+
+def unpacked(rows: Rows) -> mx.array:
+    """``rows`` [1, heads, rows, D] as everybody sees them."""
+    return rows if isinstance(rows, mx.array) else rows.unpack()
 
 
 def widths(dim: int, packing: Packing, dtype: mx.Dtype) -> list[tuple[int, mx.Dtype]]:

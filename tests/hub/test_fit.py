@@ -37,19 +37,27 @@ def folder_of(family: str) -> Path:
     return POCKET if family == "pocket" else FOLDER / family
 
 
+CONVERSATIONS: list[tuple[str, int, int | None]] = [
+    *((family, 480, None) for family in FAMILIES),
+    ("e2b", 256, None),
+    ("pocket", 64, None),
+    ("pocket", 1500, None),
+    ("pocket", 4000, 8),
+    ("pocket", 4000, 4),
+]
+
+
 @only_on_cpu
-@pytest.mark.parametrize(
-    ("family", "tokens"), [*((family, 480) for family in FAMILIES), ("e2b", 256), ("pocket", 64), ("pocket", 1500)]
-)
-def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int) -> None:
+@pytest.mark.parametrize(("family", "tokens", "kv_bits"), CONVERSATIONS)
+def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bits: int | None) -> None:
     """Within five percent; a golden network has next to no weights, so there it is activations that are predicted."""
     folder = folder_of(family)
     target, drafter = read_config(folder / "target"), read_config(folder / "drafter")
     gc.collect()  # what earlier tests left must not go away in the middle
     before = mx.get_active_memory()
-    loaded = load_target(folder / "target")
+    loaded = load_target(folder / "target", kv_bits=kv_bits)
     pair = load_drafter(folder / "drafter", loaded)
-    predicted = need(target, drafter, tokens, cpu=True)
+    predicted = need(target, drafter, tokens, cpu=True, kv_bits=kv_bits)
     held = sum(value.nbytes for _, value in [*tree_flatten(loaded._text.parameters()), *tree_flatten(loaded.arrays())])
     assert predicted.target == pytest.approx(held, rel=0.001)
     peaks = []

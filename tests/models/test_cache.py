@@ -37,7 +37,7 @@ class Model:
         self.cache.reserve(self.length + count)
         view = PromptView(SPEC, self.cache.buffers, self.length, count)
         rows = self.rows(self.length, count)
-        seen = [view.update(i, rows) for i in range(2)]
+        seen: list[Any] = [view.update(i, rows) for i in range(2)]
         self.cache.buffers = view.buffers
         self.cache.newest = max(self.cache.newest, self.length + count - 1)
         mask = view.masks[SLIDING]
