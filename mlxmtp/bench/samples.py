@@ -39,7 +39,7 @@ class Parting:
     """The first token (counted from 1) in which a text differs from the plain one, and how near the two tokens were.
 
     `margin` is the lead of the plain token in the scores that decide, in a pass of its own; `resolution` is the
-    distance of neighbouring numbers at the size of the top score.
+    distance of neighbouring numbers at the size of the top score, or what a step of packed keys and values makes of it.
     """
 
     at: int

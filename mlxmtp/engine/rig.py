@@ -35,6 +35,7 @@ Draft = int | Literal["auto"]
 """Draft tokens per round: 0 is plain decoding."""
 
 _TRACED = 2  # rounds of each length that are thrown away: the first use of a shape is traced
+_BESIDE = 8  # packed: an entry that is rounded to the other side moved logits by 7e-5 of the top one at 8 bits
 _BLOCK = 6  # rounds between two changes of side in `Rig.split`
 
 
@@ -70,7 +71,8 @@ class Tie:
     """How near two tokens are at a position.
 
     `margin` is the lead of the first token in the scores that decide (logits over temperature, noise included);
-    `resolution` is the distance of two neighbouring numbers of the network's dtype at the size of the top logit.
+    `resolution` is the distance of two neighbouring numbers of the network's dtype at the size of the top logit, or
+    what one step of packed keys and values makes of it.
     """
 
     margin: float
@@ -196,7 +198,9 @@ class Rig:
         margin = cast("float", (pair[0] - pair[1]).item())
         scale = 1.0 if sampling.greedy else sampling.temp
         top = cast("float", mx.abs(logits).max().item())
-        return Tie(margin, top * mx.finfo(target.dtype).eps / scale)
+        packing = target.cache_spec.packing
+        beside = 0.0 if packing is None else 2.0 ** -(packing.bits + _BESIDE)
+        return Tie(margin, top * max(mx.finfo(target.dtype).eps, beside) / scale)
 
     def split(self, prompt: Sequence[int], k: int, rounds: int) -> Split:
         """Time about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost, in turns.

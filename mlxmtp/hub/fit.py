@@ -102,7 +102,7 @@ def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | No
 
 
 def unpacked_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None) -> int:
-    """Bytes of the keys or the values that a chunk of the prompt unpacks, and as much again while it does (on a CPU)."""
+    """Bytes of the keys or the values that a chunk of the prompt unpacks, and as much again while it does so."""
     return 0 if kv_bits is None else _entries(config, FULL) * context * width
 
 

@@ -7,7 +7,7 @@ from mlxmtp.hub.fit import need, shown
 from mlxmtp.hub.machine import this_machine
 from mlxmtp.hub.registry import BUILT_IN
 from mlxmtp.hub.store import Found, best_fit
-from mlxmtp.models.config import read_config
+from mlxmtp.models.config import FULL, read_config
 
 
 def require_memory(
@@ -36,6 +36,10 @@ def require_memory(
     weights = needed.target + needed.drafter
     if weights < 0.9 * machine.room:
         advice = f"It is the {tokens} tokens that are too many: shorten the prompt or --max-tokens"
+        if kv_bits is None and config.head_dim(FULL) % 32 == 0:
+            packed = {bits: need(config, drafting, tokens, turns=turns, kv_bits=bits).total for bits in (8, 4)}
+            fitting = next((bits for bits, total in packed.items() if total <= machine.room), None)
+            advice += "" if fitting is None else f", take --kv-bits {fitting}"
     else:
         best = best_fit(machine.memory)
         advice = f"{BUILT_IN if best is None else best.name} fits: take it with -m"

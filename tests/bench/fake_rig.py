@@ -26,10 +26,12 @@ class FakeRig:
     dtype = "float32"
     compiled = True
     sampling = Sampling()
+    bits: dict[str, int | None] = field(default_factory=dict)
     takes: list[tuple[tuple[int, ...], Draft]] = field(default_factory=list)
     prepared: list[tuple[int, int, tuple[Draft, ...]]] = field(default_factory=list)
 
     def load(self, folder: Path, drafter: Path | None = None, params: Any = None, **bits: int | None) -> FakeRig:
+        self.bits = bits
         return self
 
     def prepare(self, prompt: Sequence[int], tokens: int, drafts: Iterable[Draft]) -> None:

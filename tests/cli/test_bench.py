@@ -69,6 +69,16 @@ def test_the_json_is_what_the_schema_says_and_holds_every_sample(bench):
     assert found["models"][0]["quantization"] == "bf16"
 
 
+def test_packed_keys_and_values_are_measured_and_named(bench, rig):
+    found = report(bench, *SHORT, "--kv-bits", "4")
+    assert rig.bits == {"draft_bits": None, "kv_bits": 4}
+    assert found["models"][0]["kv_bits"] == 4
+    code, out, _ = bench(*SHORT, "--kv-bits", "8")
+    assert code == 0
+    assert "keys and values in 8 bits" in out
+    assert "keys and values" not in bench(*SHORT)[1]
+
+
 def test_a_changed_report_breaks_the_schema(bench):
     found = report(bench, *SHORT)
     changes: list[dict[str, Any]] = [{"created": 1}, {"samples": [{}]}, {"more": 1}, {"schema": "mlxmtp-bench/2"}]

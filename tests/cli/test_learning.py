@@ -50,6 +50,10 @@ def test_the_next_start_begins_with_what_was_learned(places, pair):
     Memory(again, pair[1], places)
     assert started.depth != Depth()
     assert started.depth.price() == pytest.approx(0.4, abs=0.1)
+    packed, fresh = model_of(pair)
+    packed.kv_bits = 4
+    Memory(packed, pair[1], places)
+    assert fresh.depth == Depth()
     other, untouched = model_of(pair)
     Memory(other, pair[1], places, draft_bits=4)
     assert untouched.depth == Depth()

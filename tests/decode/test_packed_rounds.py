@@ -55,7 +55,7 @@ def prompt(length: int) -> list[int]:
     return [4 + (17 * i + i * i // 3) % 120 for i in range(length)]
 
 
-def decoder(family: str, dim: int, bits: int, draft: object = None, **options: Any) -> Decoder:
+def decoder(family: str, dim: int, bits: int, draft: Any = None, **options: Any) -> Decoder:
     target, own = pair(family, dim, bits)
     return Decoder(target, draft or own, **({"compiled": "never"} | options))
 
@@ -147,7 +147,8 @@ def test_chunks_capacity_and_drafts_never_change_a_text(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_module, "STEP", step)
         patch.setattr(decoder_module, "AHEAD", ahead)
-        engine = decoder(*case, draft=draft, chunk=chunk, in_flight=in_flight)
+        family, dim, bits = case
+        engine = decoder(family, dim, bits, draft, chunk=chunk, in_flight=in_flight)
         assert decode(engine, prompt(length), 24, sampling=sampling, num_draft_tokens=drafts) == wanted
 
 

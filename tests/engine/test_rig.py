@@ -14,6 +14,7 @@ from mlxmtp.engine.params import Params
 from mlxmtp.engine.rig import Rig, release
 from tests.golden import load_golden
 from tests.networks import Adversary, decode, drafter, target
+from tests.packable import pair
 
 GOLDEN = load_golden("e2b")
 LONG, SHORT = GOLDEN.records["long"], GOLDEN.records["short"]
@@ -109,6 +110,8 @@ def test_a_tie_is_measured_in_the_scores_that_decide():
     assert tie.margin == pytest.approx(scores[best] - scores[other], abs=1e-3)
     assert tie.margin > 0
     assert 0 < tie.resolution < 1e-4
+    packed = Rig(pair("e2b", 64, 4)[0]).tie(LONG.prompt, best, other).resolution
+    assert packed > 100 * Rig(pair("e2b", 64, None)[0]).tie(LONG.prompt, best, other).resolution
     sampled = Rig(target("e2b"), sampling=Sampling(temp=1.0, seed=3))
     chosen = sampled.take(LONG.prompt, 1, 0).tokens[0]
     assert all(sampled.tie(LONG.prompt, chosen, token).margin >= 0 for token in range(0, len(scores), 9))

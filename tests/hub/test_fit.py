@@ -193,6 +193,23 @@ def test_a_prompt_that_does_not_fit_is_named_as_the_reason(monkeypatch: pytest.M
         require_memory(target, None, 30000)
 
 
+def test_packed_keys_and_values_are_named_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """26B at 131,072 tokens: 2.7 GB in full layers, 1.4 with 8 bits; a chunk unpacks half a layer, which counts twice."""
+    entry = find_entry("26b")
+    assert entry is not None
+    config = entry.target_config()
+    unpacked, packed = (need(config, None, 131072, cpu=False, kv_bits=bits) for bits in (None, 8))
+    assert unpacked.cache - packed.cache == fit._capacity(131072) * 20480 * (16 - 8.5) / 16
+    assert packed.activations - unpacked.activations == 131072 * 4096
+    target = Found("pocket", POCKET / "target")
+    here = read_config(target.folder)
+    plain, least = (need(here, None, 30000, kv_bits=bits).total for bits in (None, 4))
+    machine_with(plain + least, monkeypatch)  # half of it can be used
+    require_memory(target, None, 30000, kv_bits=4)
+    with pytest.raises(TooLarge, match=r"or --max-tokens, take --kv-bits \d, or try anyway"):
+        require_memory(target, None, 30000)
+
+
 def test_a_small_mac_keeps_a_third_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxmtp.hub.fit.sys.platform", "darwin")
     assert usable(16 * 2**30) == 16 * 2**30 * 2 // 3
