@@ -194,7 +194,7 @@ def test_a_prompt_that_does_not_fit_is_named_as_the_reason(monkeypatch: pytest.M
 
 
 def test_packed_keys_and_values_are_named_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """26B at 131,072 tokens: 2.7 GB in full layers, 1.4 with 8 bits; a chunk unpacks half a layer, which counts twice."""
+    """26B at 131,072 tokens: 2.7 GB in full layers, 1.4 with 8 bits; chunks unpack half a layer, counted twice."""
     entry = find_entry("26b")
     assert entry is not None
     config = entry.target_config()
