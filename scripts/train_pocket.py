@@ -22,7 +22,7 @@ from pocket.conversation import Generator
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", default=list(STAGES), choices=STAGES, help="default: all")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all)")
     parser.add_argument(
         "--work", type=Path, default=Path("build/pocket"), help="checkpoints, logs (default: %(default)s)"
     )
@@ -34,7 +34,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--drafter-steps", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if unknown := [name for name in options.stages if name not in STAGES]:  # `choices` cannot be left out in 3.11
+        parser.error(f"there is no stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
+    return options
 
 
 def _corpus(options: argparse.Namespace) -> None:
@@ -100,7 +103,7 @@ def main() -> None:
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     for name, stage in STAGES.items():
-        if name in options.stages:
+        if name in (options.stages or STAGES):
             stage(options)
 
 
