@@ -16,6 +16,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mlxmtp.cli import early
+
 INTERRUPTED = 130
 READER_GONE = 141
 
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    early.release()
     if code == INTERRUPTED:
         _take_back_echo()
     if argv is None:
@@ -43,6 +46,7 @@ def _greet(arguments: Sequence[str]) -> None:
     if sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty():
         sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
+        early.hold()
 
 
 def _take_back_echo() -> None:

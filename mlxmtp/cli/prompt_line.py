@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mlxmtp.cli import early
 from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.slash import is_open
 
@@ -50,6 +51,7 @@ class _Asks:
 
     def agree(self, question: str) -> bool:
         """`question [Y/n]`."""
+        early.release()
         try:
             return input(f"{question} [Y/n] ").strip().lower() in ("", "y", "yes")
         except (EOFError, KeyboardInterrupt):
@@ -62,6 +64,7 @@ class PlainReader(_Asks):
 
     def read(self, given: str = "", *, literal: bool = False) -> Line:
         """One line, or a block. What is given cannot be put into the line: it is shown, and Enter alone sends it."""
+        early.release()
         if given:
             sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
         try:
@@ -73,7 +76,7 @@ class PlainReader(_Asks):
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             raise
-        return Line(text)
+        return Line(text.replace("\r", ""))
 
 
 class LineEditor(_Asks):
@@ -109,6 +112,7 @@ class LineEditor(_Asks):
     def read(self, given: str = "", *, literal: bool = False) -> Line:
         """The line, edited."""
         self._pasted = literal
+        early.release()
         text = self._session.prompt(default=given)
         return Line(text, self._pasted)
 

@@ -47,6 +47,15 @@ def test_two_turns_and_out(program: Program) -> None:
     assert "Second." in lines
 
 
+def test_a_question_typed_before_the_prompt_is_there(program: Program) -> None:
+    program.answers = ["Hello.<turn|>"]
+    terminal = program.terminal("chat")
+    terminal.wait_for(FIRST)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("Hello.")
+    assert [line for line in leave(terminal) if "Hi" in line] == ["> Hi"]
+
+
 def test_it_wants_a_terminal(program: Program) -> None:
     done = program.run("chat")
     assert (done.returncode, done.stdout) == (2, b"")
