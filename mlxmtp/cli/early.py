@@ -18,7 +18,7 @@ def hold() -> None:
     try:
         _before = termios.tcgetattr(sys.stdin)
         mode = termios.tcgetattr(sys.stdin)
-    except termios.error:
+    except (termios.error, OSError):  # no terminal after all
         return
     assert isinstance(mode[0], int)
     assert isinstance(mode[3], int)
