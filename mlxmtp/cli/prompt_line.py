@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from mlxmtp.cli import early
 from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.slash import is_open
+from mlxmtp.cli.wrap import wrapped
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -170,7 +171,8 @@ class LineEditor(_Asks):
     def _show_thought(self) -> None:
         from prompt_toolkit.application import run_in_terminal
 
-        text = without_controls(self.on_thought()).strip("\n")
+        columns = self._session.output.get_size().columns
+        text = "\n".join(wrapped(without_controls(self.on_thought()).strip("\n"), columns))
         shown = f"\x1b[2m{text}\x1b[0m\n\n" if text else "\x1b[2mThe last answer came without a thought.\x1b[0m\n"
 
         def show() -> None:
