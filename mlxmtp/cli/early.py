@@ -13,7 +13,7 @@ _before: list[int | list[bytes | int]] | None = None
 
 
 def hold() -> None:
-    """No echo, and Enter stays Enter, until `release`. Ctrl+C stays a signal."""
+    """No echo, and Enter and Ctrl+D stay what they are, until `release`. Ctrl+C stays a signal."""
     global _before  # noqa: PLW0603  (there is one terminal)
     try:
         _before = termios.tcgetattr(sys.stdin)
@@ -23,7 +23,7 @@ def hold() -> None:
     assert isinstance(mode[0], int)
     assert isinstance(mode[3], int)
     mode[0] &= ~termios.ICRNL
-    mode[3] &= ~termios.ECHO
+    mode[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)
 
 

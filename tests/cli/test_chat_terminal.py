@@ -335,6 +335,22 @@ def test_going_on_with_the_latest_session(program: Program) -> None:
     assert len(list(Path(program.home / "sessions").glob("*.jsonl"))) == 1
 
 
+def test_a_session_is_chosen_from_the_list(program: Program) -> None:
+    program.answers = ["One.<turn|>"]
+    for question in ("First?", "Second?"):
+        terminal = begin(program)
+        terminal.send(question + ENTER)
+        terminal.wait_for("One.")
+        leave(terminal)
+    terminal = program.terminal("chat", "-r")
+    terminal.wait_for("ID or name, Enter for")
+    older = next(line for line in terminal.lines() if line.endswith("First?")).split()[0]
+    terminal.send(older + ENTER)
+    terminal.wait_for("Going on with: First? (1 exchange)")
+    terminal.wait_for("> First?")
+    leave(terminal)
+
+
 def test_files_from_the_command_line(program: Program) -> None:
     (program.home / "notes.txt").write_text("Alpha", encoding="utf-8")
     program.answers = ["Read.<turn|>"]
