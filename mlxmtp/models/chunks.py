@@ -98,7 +98,7 @@ def _layer(config: ModelConfig, own: Sequence[str], i: int) -> int:
     queries = int(text["num_attention_heads"]) * config.head_dim(own[i])
     inner, extra = int(text["intermediate_size"]), int(text.get("hidden_size_per_layer_input") or 0)
     entries = head_entries(config, i)
-    rotating = 5 * entries + 2 * inner + 5 * hidden
+    rotating = 5 * entries + inner + 5 * hidden
     scoring = entries + 4 * inner + 9 * hidden + (3 * (hidden + extra) if extra else 0)
     worst = scoring if i == len(own) - 1 else max(rotating, scoring)
     return worst + 3 * queries + len(config.layer_types) * extra
