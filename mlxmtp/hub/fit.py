@@ -2,7 +2,7 @@
 
     weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
     K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows; with
-                 `--kv-bits` the full ones are packed, and one's keys or values at a time unpacked for a chunk
+                 `--kv-bits` the full ones are packed, and one at a time unpacked for a chunk
     snapshots    in a conversation: copies of the rings, to which its next turns go back
     activations  what one chunk of the prompt needs (`models/chunks.py`)
 
@@ -20,6 +20,7 @@ from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.recipe import PACKED_DRAFTER_FROM
 from mlxmtp.models.shapes import kv_packing, own_layers, packing, parameter_count, tensors
+from mlxmtp.settings import MAX_DRAFT_TOKENS
 
 OVERHEAD = 1_000_000_000
 """Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
@@ -102,7 +103,7 @@ def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | No
 
 
 def unpacked_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None) -> int:
-    """Bytes of the keys or the values that a chunk of the prompt unpacks, and as much again while it does so."""
+    """Bytes of the keys and values of one layer that a chunk of the prompt unpacks: at most both are there at once."""
     return 0 if kv_bits is None else _entries(config, FULL) * context * width
 
 
@@ -114,7 +115,8 @@ def snapshot_bytes(config: ModelConfig, context: int, width: int) -> int:
 
 
 def _capacity(context: int) -> int:
-    return -(-(context + 2 * 9) // STEP) * STEP
+    in_flight = 2 * (MAX_DRAFT_TOKENS + 1)  # two rounds, as `decode/decoder.py` has on a GPU
+    return -(-(context + in_flight) // STEP) * STEP
 
 
 def _entries(config: ModelConfig, kind: str) -> int:

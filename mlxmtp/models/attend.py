@@ -27,7 +27,7 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     Gemma 4 does not scale its scores. On a GPU this is MLX's fused kernel. On a CPU that function is put together of a
     dozen operations, one of them a multiplication by a scale of 1. Without it, and with the heads of a group as further
     rows of one product, it takes seven; on a few rows each costs more than its arithmetic. Packed keys and values have
-    no fused kernel anywhere. A chunk of the prompt unpacks them for itself, the values after the keys are done with.
+    no fused kernel anywhere. A chunk of the prompt unpacks them for itself, keys before values.
     """
     _, rows, heads, dim = queries.shape
     keys, values = kv

@@ -37,20 +37,24 @@ def folder_of(family: str) -> Path:
     return POCKET if family == "pocket" else FOLDER / family
 
 
+LENGTHS = {**dict.fromkeys(FAMILIES, (64, 256, 480)), "pocket": (64, 400, 1500)}
 CONVERSATIONS: list[tuple[str, int, int | None]] = [
-    *((family, 480, None) for family in FAMILIES),
-    ("e2b", 256, None),
-    ("pocket", 64, None),
-    ("pocket", 1500, None),
-    ("pocket", 4000, 8),
-    ("pocket", 4000, 4),
+    *((family, n, None) for family, lengths in LENGTHS.items() for n in lengths),
+    ("pocket", 1500, 8),
+    ("pocket", 1500, 4),
 ]
+RUNS = 6
 
 
 @only_on_cpu
 @pytest.mark.parametrize(("family", "tokens", "kv_bits"), CONVERSATIONS)
 def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bits: int | None) -> None:
-    """Within five percent; a golden network has next to no weights, so there it is activations that are predicted."""
+    """Within five percent. Of a golden network up to nine tenths are activations; of pocket nearly all are weights.
+
+    How far MLX's host works ahead of its device, and with it the peak of one run, depends on what else the machine
+    does. But MLX bounds it, and of a few runs some come up to the bound: the highest of them repeats within one percent
+    on an idle machine and on a busy one, where single runs differ by up to six.
+    """
     folder = folder_of(family)
     target, drafter = read_config(folder / "target"), read_config(folder / "drafter")
     gc.collect()  # what earlier tests left must not go away in the middle
@@ -60,18 +64,16 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
     predicted = need(target, drafter, tokens, cpu=True, kv_bits=kv_bits)
     held = sum(value.nbytes for _, value in [*tree_flatten(loaded._text.parameters()), *tree_flatten(loaded.arrays())])
     assert predicted.target == pytest.approx(held, rel=0.001)
-    peaks = []
-    for _ in range(3):  # MLX computes ahead by what the machine's load allows; the middle of three is steady
-        mx.reset_peak_memory()
+    mx.reset_peak_memory()
+    for _ in range(RUNS):
         decoder = Decoder(loaded, pair, compiled="never")
-        for _ in decoder.rounds([5 + i % 40 for i in range(tokens)], max_tokens=8, num_draft_tokens=3):
+        for _ in decoder.rounds([5 + i % 40 for i in range(tokens)], max_tokens=5, num_draft_tokens=3):
             pass
-        peaks.append(mx.get_peak_memory() - before)
         assert predicted.cache == loaded.cache_spec.nbytes(decoder._cache.capacity, mx.float32)
         del decoder
         gc.collect()
         mx.synchronize()
-    assert predicted.total == pytest.approx(sorted(peaks)[1], rel=0.05 if family == "pocket" else 0.16)
+    assert predicted.total == pytest.approx(mx.get_peak_memory() - before, rel=0.05)
 
 
 @only_on_cpu
@@ -194,7 +196,7 @@ def test_a_prompt_that_does_not_fit_is_named_as_the_reason(monkeypatch: pytest.M
 
 
 def test_packed_keys_and_values_are_named_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """26B at 131,072 tokens: 2.7 GB in full layers, 1.4 with 8 bits; chunks unpack half a layer, counted twice."""
+    """26B at 131,072 tokens: 2.7 GB in full layers, 1.4 with 8 bits, and one layer is unpacked at a time."""
     entry = find_entry("26b")
     assert entry is not None
     config = entry.target_config()
