@@ -8,7 +8,7 @@ import pytest
 from mlxmtp.cli import options
 from mlxmtp.decode.depth import MAX_DRAFT
 from mlxmtp.errors import ConfigError, UsageError
-from mlxmtp.models.cache import SLACK
+from mlxmtp.models.layout import SLACK
 from mlxmtp.settings import MAX_DRAFT_TOKENS, Loaded, find_places, load_settings
 
 
