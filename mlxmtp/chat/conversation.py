@@ -212,11 +212,12 @@ class Conversation:
             self._do({"type": "retract"})
         return self.exchanges[-1].question
 
-    def replace_question(self, question: str) -> None:
-        """Other words for the last question, whose reply goes; attached material stays."""
+    def replace_question(self, question: str, attached: str | None = None) -> None:
+        """Other words for the last question, whose reply goes; attached material stays unless there is other."""
         self._break_off()
         assert self.exchanges
-        self._do({"type": "edit", "text": question})
+        other = {} if attached in (None, self.exchanges[-1].attached) else {"attached": attached}
+        self._do({"type": "edit", "text": question, **other})
 
     def undo(self, count: int = 1) -> tuple[Exchange, ...]:
         """Take back the last `count` exchanges, or as many as there are, and return them, oldest first."""

@@ -123,6 +123,11 @@ def _extend(old: History, event: Event) -> History:
     return _last(old, reply=_reply(event) if last is None else last.extended(_reply(event)))
 
 
+def _edit(old: History, event: Event) -> History:
+    other = {"attached": _text(event, "attached")} if "attached" in event else {}
+    return _last(old, question=_text(event), reply=None, **other)
+
+
 def _undo(old: History, event: Event) -> History:
     return replace(old, exchanges=old.exchanges[: max(0, len(old.exchanges) - _count(event))], coming=None)
 
@@ -150,7 +155,7 @@ _CHANGES: dict[str, Callable[[History, Event], History]] = {
     "reply": _reply_comes,
     "extend": _extend,
     "retract": lambda old, _: _last(old, reply=None),
-    "edit": lambda old, event: _last(old, question=_text(event), reply=None),
+    "edit": _edit,
     "undo": _undo,
     "drop": _drop,
 }

@@ -57,10 +57,11 @@ def _undo(talk: Talk, argument: str) -> None:
 
 def _edit(talk: Talk, argument: str) -> None:
     last = _last(talk, "edit")
+    talk.edits = True
     if argument:
-        turns.edit(talk, argument)
+        turns.send(talk, argument)
     else:
-        talk.given, talk.edits = last.question, True
+        talk.given = last.question
         talk.say("The last question; Enter asks it anew, an empty line leaves it as it was.")
 
 
@@ -107,11 +108,7 @@ def _file(talk: Talk, argument: str) -> None:
         talk.staged.clear()
         talk.say("No file waits any more.")
         return
-    try:
-        names = shlex.split(argument)
-    except ValueError as error:
-        raise UsageError(f"/file {argument}: a quotation mark is missing.") from error
-    materials = [gather(name) for name in names]
+    materials = [gather(name) for name in _names("/file", argument)]
     for one in materials:
         for note in one.notes:
             talk.out.note(note)
@@ -208,9 +205,17 @@ def _export(talk: Talk, argument: str) -> None:
 
     if not argument:
         raise UsageError("/export takes the name of a file that ends in .md or .json.")
-    names = shlex.split(argument) if argument[0] in "\"'" else [argument]
+    names = _names("/export", argument) if argument[0] in "\"'" else [argument]
     path = export(talk.conversation.history, names[0], talk.conversation.session)
     talk.say(f"Written to {path}.")
+
+
+def _names(command: str, argument: str) -> list[str]:
+    """Names as a shell takes them apart. Raises UsageError."""
+    try:
+        return shlex.split(argument)
+    except ValueError as error:
+        raise UsageError(f"{command} {argument}: a quotation mark is missing.") from error
 
 
 def _last(talk: Talk, what: str) -> Exchange:

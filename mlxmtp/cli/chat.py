@@ -85,8 +85,6 @@ def chat(
         _begin(talk, target, file or [], resumed=continue_ or resume is not None)
         if keep_cache:
             keep(talk)
-        if talk.memory is not None:
-            talk.memory.keep()
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()

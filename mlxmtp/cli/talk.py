@@ -15,7 +15,7 @@ from mlxmtp.cli.answering import Leave, wait_for_model
 from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.slash import Call, Message, Unknown, parse
 from mlxmtp.cli.wrap import joined, wrapped
-from mlxmtp.errors import MlxmtpError
+from mlxmtp.errors import MlxmtpError, sentence
 
 if TYPE_CHECKING:
     from mlxmtp.chat.conversation import Conversation
@@ -82,7 +82,7 @@ class Talk:
                 self._take(parse(line.text, pasted=line.pasted), act, send)
             except Leave:
                 return
-            except MlxmtpError as error:
+            except (MlxmtpError, OSError) as error:
                 self.complain(error)
             except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
                 self.say("\nStopped.")
@@ -163,10 +163,3 @@ class Talk:
         plain = [without_controls(row) for row in rows]
         dim = plain if self.out.look.dumb else [f"\x1b[2m{row}\x1b[0m" if row else "" for row in plain]
         self.out.write("".join(f"{row}\n" for row in dim))
-
-
-def sentence(error: Exception) -> str:
-    """What a person is told: our errors as they are, others with their kind."""
-    if isinstance(error, MlxmtpError):
-        return str(error)
-    return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp; --debug shows where."

@@ -276,3 +276,49 @@ def test_exporting(asked: Conversing) -> None:
     assert asked.say("/export out.md").endswith("Error: out.md exists already: take another name.\n")
     assert asked.say("/export").endswith("Error: /export takes the name of a file that ends in .md or .json.\n")
     assert "must end in .md or .json" in asked.say("/export out.txt")
+
+
+def test_a_quotation_mark_is_missing(asked: Conversing) -> None:
+    assert asked.say('/export "my talk.md', "/help exit").startswith(
+        '> /export "my talk.md\nError: /export "my talk.md: a quotation mark is missing.\n> /help exit\n/exit\n'
+    )
+
+
+def test_a_folder_that_cannot_be_read_does_not_end_the_conversation(
+    asked: Conversing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/home/sessions")
+
+    monkeypatch.setattr("mlxmtp.chat.sessions.Sessions.listing", locked)
+    shown = asked.say("/sessions", "More", answers=["Ok.<turn|>"])
+    assert "Error: /home/sessions: Permission denied. Check the file, its folder and the disk.\n" in shown
+    assert "\nOk.\n" in shown
+
+
+def test_a_file_named_in_other_words_for_the_question_is_read(asked: Conversing) -> None:
+    Path("a.txt").write_text("Alpha\n", encoding="utf-8")
+    shown = asked.say("/edit Read @a.txt", answers=["Ok.<turn|>"])
+    assert shown.startswith("> /edit Read @a.txt\na.txt, 19 tokens\n\nOk.\n")
+    (exchange,) = asked.talk.conversation.exchanges
+    assert (exchange.question, exchange.attached) == ("Read @a.txt", "--- a.txt ---\nAlpha")
+    (summary,) = asked.sessions.listing().sessions
+    assert asked.sessions.history(summary).exchanges[0].attached == exchange.attached
+    asked.say("/edit Again @a.txt", answers=["Ok.<turn|>"])  # it is there already
+    assert asked.talk.conversation.exchanges[0].attached == exchange.attached
+
+
+def test_a_file_named_in_other_words_goes_when_nothing_is_said(asked: Conversing) -> None:
+    Path("a.txt").write_text("Alpha\n", encoding="utf-8")
+    before = asked.talk.conversation.exchanges
+    asked.change(think=True)
+    asked.say("/edit Read @a.txt", answers=["<|channel>hm{stop} hm hm hm hm"])
+    assert asked.talk.conversation.exchanges == before
+
+
+def test_other_words_that_could_not_be_sent_are_still_other_words(asked: Conversing) -> None:
+    Path("b.bin").write_bytes(b"\0")
+    shown = asked.say("/edit", "Read @b.bin", "Hi there", answers=["Hey.<turn|>"])
+    assert "b.bin holds NUL bytes" in shown
+    assert asked.script.given[-2] == "Read @b.bin"
+    assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi there"]
