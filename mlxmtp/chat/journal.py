@@ -131,16 +131,14 @@ def read_events(data: bytes, path: Path) -> list[Event]:
     return [header, *(event for line in lines[1:] if (event := _event(line)) is not None)]
 
 
-def locked_elsewhere(path: Path) -> bool:
-    """Whether a window has the session open now."""
+def delete(path: Path) -> None:
+    """Delete a session file. Raises SessionInUse if a window has it open; none can open it meanwhile."""
     file = os.open(path, os.O_RDONLY)
     try:
         _lock(file, path)
-    except SessionInUse:
-        return True
+        path.unlink()
     finally:
         os.close(file)
-    return False
 
 
 def _event(line: bytes) -> Event | None:

@@ -61,8 +61,8 @@ class Talk:
         self.thought = ""
         self.warned_full = False
         self.warned_unsaved = False
-        self.on_ready: Callable[[Talk], None] | None = None  # once for each model and each session
-        self._met: tuple[int, str | None] | None = None
+        self.on_ready: Callable[[Talk], None] | None = None  # once for each model and each conversation
+        self.met: Conversation | None = None  # what the model has been with since it is there
 
     def run(self, act: Callable[[Talk, Call], None], send: Callable[[Talk, str], None]) -> None:
         """Lines until Ctrl+D or /exit; `act` carries out commands, `send` messages."""
@@ -122,11 +122,11 @@ class Talk:
         return False
 
     def _meet(self) -> None:
-        """The model and the session belong together from here on."""
-        pair = (id(self.thread.model), self.conversation.session)
-        if self.on_ready is not None and self._met != pair:
-            self._met = pair
-            self.on_ready(self)
+        """The model and the conversation belong together from here on."""
+        if self.met is not self.conversation:
+            self.met = self.conversation
+            if self.on_ready is not None:
+                self.on_ready(self)
 
     @property
     def model(self) -> Model:

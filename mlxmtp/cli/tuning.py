@@ -31,7 +31,7 @@ def load(talk: Talk, target: Found) -> None:
 
     drafter = pick_drafter(talk.loaded.settings, talk.out, _store(talk), target, off=False)
     require_memory(target, drafter, _ANSWER, force=talk.force, turns=True)
-    talk.target, talk.drafter, talk.memory = target, drafter, None
+    talk.target, talk.drafter, talk.memory, talk.met = target, drafter, None, None
     bits, draws = talk.loaded.settings.draft_bits, not talk.out.look.dumb
 
     def read() -> Model:

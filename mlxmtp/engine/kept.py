@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _FORMAT = "2"
 """Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
+
+_HOUR = 3600
 
 
 def fingerprint(folder: Path) -> str:
@@ -51,7 +55,7 @@ def save(decoder: DecoderLike, path: Path, folder: Path, length: int | None = No
     tokens, newest, buffers = decoder.held(length)
     arrays = {f"layer.{i}": buffer for i, buffer in enumerate(buffers)}
     arrays["tokens"] = mx.array(tokens, mx.int32)
-    part = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
+    part = unfinished(path)
     try:
         mx.save_safetensors(str(part), arrays, _label(folder) | {"newest": str(newest)})
         part.chmod(0o600)
@@ -59,6 +63,19 @@ def save(decoder: DecoderLike, path: Path, folder: Path, length: int | None = No
     finally:
         part.unlink(missing_ok=True)
     return path.stat().st_size
+
+
+def unfinished(path: Path) -> Path:
+    """Where this process writes `path` until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.safetensors")
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left of files they were writing there: nobody writes for an hour."""
+    for path in folder.glob(".*.safetensors"):
+        with suppress(OSError):  # another process has removed it
+            if time.time() - path.stat().st_mtime > _HOUR:
+                path.unlink()
 
 
 def load(decoder: DecoderLike, path: Path, folder: Path) -> int:

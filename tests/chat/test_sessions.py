@@ -321,6 +321,24 @@ def test_what_cannot_be_read_is_a_sentence(sessions: Sessions) -> None:
         sessions.remove(summary)
 
 
+def test_a_session_that_is_opened_while_it_is_removed_is_gone_on_with_in_a_copy(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary, unlink, opened = saved(sessions), Path.unlink, []
+
+    def at_once(path: Path, missing_ok: bool = False) -> None:
+        if path == summary.path:
+            opened.append(sessions.open(summary))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", at_once)
+    sessions.remove(summary)
+    (resumed,) = opened
+    resumed.conversation.ask("And?")
+    (copy,) = sessions.folder.iterdir()
+    assert [one.question for one in history_of(copy).exchanges] == ["Why?", "And?"]
+
+
 # --- other processes ---
 
 TALKER = """
