@@ -102,7 +102,10 @@ class Journal:
             self._waiting = None  # last: after Ctrl-C anywhere before, the header still waits
         except (OSError, SessionInUse) as error:
             reason = error.strerror if isinstance(error, OSError) else None
-            self._trouble = f"This conversation is not saved any more ({reason or error})."
+            self._trouble = (
+                f"This conversation is not saved any more: {reason or error} ({self.path.parent}). "
+                "Make room and begin a new one; in a chat /export FILE.md writes this one elsewhere."
+            )
 
     def successor(self, model: str) -> Journal:
         """The journal of a new conversation in the same folder."""

@@ -12,7 +12,7 @@ from mlxmtp.cli.answering import Leave
 from mlxmtp.cli.filling import show_context, tokens_of
 from mlxmtp.cli.slash import Call, help_text
 from mlxmtp.cli.talk import Talk
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import SessionError, UsageError
 
 if TYPE_CHECKING:
     from mlxmtp.chat.history import Exchange, Reply
@@ -138,6 +138,8 @@ def _save(talk: Talk, argument: str) -> None:
     journal = talk.conversation.journal
     if journal is None:
         raise UsageError("This conversation is not saved, because of --no-save. /export FILE.md writes it to a file.")
+    if talk.conversation.trouble is not None:
+        raise SessionError(talk.conversation.trouble)
     if argument:
         name = Sessions(talk.loaded.places.sessions).check_name(argument, journal.id)
         talk.conversation.rename(name)

@@ -322,3 +322,15 @@ def test_other_words_that_could_not_be_sent_are_still_other_words(asked: Convers
     assert "b.bin holds NUL bytes" in shown
     assert asked.script.given[-2] == "Read @b.bin"
     assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi there"]
+
+
+@pytest.mark.parametrize("line", ["/save", "/save talk"])
+def test_what_is_not_saved_any_more_is_not_said_to_be(
+    asked: Conversing, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlxmtp.chat.journal._write_all", full)
+    asked.say("More", answers=["Ok.<turn|>"])
+    assert asked.say(line).startswith(f"> {line}\nError: This conversation is not saved any more: No space left")
