@@ -22,19 +22,22 @@ from pocket.conversation import Generator
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", default=list(STAGES), choices=STAGES, help="default: all")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all)")
     parser.add_argument(
         "--work", type=Path, default=Path("build/pocket"), help="checkpoints, logs (default: %(default)s)"
     )
     parser.add_argument("--assets", type=Path, default=Path(__file__).parents[1] / "assets/pocket")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--target-minutes", type=float, default=55.0)
-    parser.add_argument("--drafter-minutes", type=float, default=20.0)
-    parser.add_argument("--target-steps", type=int, default=0, help="instead of minutes: the same result every time")
-    parser.add_argument("--drafter-steps", type=int, default=0)
+    parser.add_argument("--target-steps", type=int, default=2400, help="the same result every time (default: 2400)")
+    parser.add_argument("--drafter-steps", type=int, default=300, help="default: 300")
+    parser.add_argument("--target-minutes", type=float, default=0.0, help="instead of steps")
+    parser.add_argument("--drafter-minutes", type=float, default=0.0, help="instead of steps")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if unknown := [name for name in options.stages if name not in STAGES]:  # `choices` cannot be left out in 3.11
+        parser.error(f"there is no stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
+    return options
 
 
 def _corpus(options: argparse.Namespace) -> None:
@@ -60,7 +63,7 @@ def _target(options: argparse.Namespace) -> None:
     from pocket.target import TargetJob
     from pocket.train import Plan, run
 
-    plan = Plan(options.work, options.target_minutes, options.target_steps, options.workers, not options.no_compile)
+    plan = Plan(options.work, options.target_steps, options.target_minutes, options.workers, not options.no_compile)
     run(partial(TargetJob, options.work, options.seed), plan)
 
 
@@ -68,7 +71,7 @@ def _drafter(options: argparse.Namespace) -> None:
     from pocket.drafter import DrafterJob
     from pocket.train import Plan, run
 
-    plan = Plan(options.work, options.drafter_minutes, options.drafter_steps, options.workers, not options.no_compile)
+    plan = Plan(options.work, options.drafter_steps, options.drafter_minutes, options.workers, not options.no_compile)
     run(partial(DrafterJob, options.work, options.seed), plan)
 
 
@@ -100,7 +103,7 @@ def main() -> None:
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     for name, stage in STAGES.items():
-        if name in options.stages:
+        if name in (options.stages or STAGES):
             stage(options)
 
 

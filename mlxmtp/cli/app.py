@@ -16,6 +16,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mlxmtp.cli import early
+
 INTERRUPTED = 130
 READER_GONE = 141
 
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    early.release()
     if code == INTERRUPTED:
         _take_back_echo()
     if argv is None:
@@ -37,12 +40,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _greet(arguments: Sequence[str]) -> None:
     """The conversation's first line. It comes from here because what reads the flags takes two tenths of a second."""
-    command = next((one for one in arguments if not one.startswith("-")), None)
-    if command != "chat" or {"-h", "--help", "--version"} & set(arguments):
+    if _command(arguments) != "chat" or {"-h", "--help", "--version"} & set(arguments):
         return
     if sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty():
         sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
+        early.hold()
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    return next((one for one in arguments if not one.startswith("-")), None)
+
+
+def _with_blank_resume(arguments: list[str]) -> list[str]:
+    """`chat -r` may stand alone, which typer has no way to say: an empty ID means "let me choose"."""
+    if _command(arguments) != "chat":
+        return arguments
+    following = [*arguments[1:], "-"]
+    pairs = zip(arguments, following, strict=True)
+    return [part for one, after in pairs for part in ([one, ""] if _alone(one, after) else [one])]
+
+
+def _alone(one: str, after: str) -> bool:
+    return one in ("-r", "--resume") and after.startswith("-")
 
 
 def _take_back_echo() -> None:
@@ -74,7 +94,7 @@ def _run(arguments: list[str]) -> int:
     try:
         from mlxmtp.cli.commands import app
 
-        result = app(args=arguments, prog_name="mlxmtp", standalone_mode=False)
+        result = app(args=_with_blank_resume(arguments), prog_name="mlxmtp", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except ReaderGone:
         code = READER_GONE

@@ -59,6 +59,7 @@ def chat(
       mlxmtp chat -m e4b -s "Answer in one sentence."
       mlxmtp chat -f notes.txt
       mlxmtp chat -c
+      mlxmtp chat -r          (a list to choose from)
       mlxmtp chat -r 3f9a
 
     Everything is saved as it is said; -c goes on with the latest conversation. The model is read while you type.
@@ -70,9 +71,11 @@ def chat(
     loaded, out = begin(ctx, **setting_flags(ctx))
     from mlxmtp.cli.keeping import keep, take_up
     from mlxmtp.cli.pick import pick_target
-    from mlxmtp.cli.resume import Choice, conversation_for
+    from mlxmtp.cli.resume import Choice, chosen, conversation_for
     from mlxmtp.hub.store import Store
 
+    if resume == "":
+        resume = chosen(loaded, out)
     choice = Choice(continue_, resume, not no_save, model_given=model is not None, system_given=system is not None)
     loaded, conversation = conversation_for(loaded, out, choice)
     talk: Talk | None = None

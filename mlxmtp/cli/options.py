@@ -59,7 +59,13 @@ ShowThinking = Annotated[
 Continue = Annotated[bool, typer.Option("-c", "--continue", help="Go on with the latest session.")]
 Resume = Annotated[
     str | None,
-    typer.Option("-r", "--resume", metavar="ID", help="Go on with another: id or name.", autocompletion=session_ids),
+    typer.Option(
+        "-r",
+        "--resume",
+        metavar="ID",
+        help="Go on with another: id or name; chat lists them.",
+        autocompletion=session_ids,
+    ),
 ]
 Yes = Annotated[bool | None, typer.Option("-y", "--yes", help="Accept a download.")]
 Force = Annotated[bool, typer.Option("--force", help="Try it even if the memory will not do.")]

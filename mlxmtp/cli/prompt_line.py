@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mlxmtp.cli import early
 from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.slash import is_open
+from mlxmtp.cli.wrap import wrapped
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -50,6 +52,7 @@ class _Asks:
 
     def agree(self, question: str) -> bool:
         """`question [Y/n]`."""
+        early.release()
         try:
             return input(f"{question} [Y/n] ").strip().lower() in ("", "y", "yes")
         except (EOFError, KeyboardInterrupt):
@@ -62,6 +65,7 @@ class PlainReader(_Asks):
 
     def read(self, given: str = "", *, literal: bool = False) -> Line:
         """One line, or a block. What is given cannot be put into the line: it is shown, and Enter alone sends it."""
+        early.release()
         if given:
             sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
         try:
@@ -73,7 +77,7 @@ class PlainReader(_Asks):
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             raise
-        return Line(text)
+        return Line(text.replace("\r", ""))
 
 
 class LineEditor(_Asks):
@@ -109,6 +113,7 @@ class LineEditor(_Asks):
     def read(self, given: str = "", *, literal: bool = False) -> Line:
         """The line, edited."""
         self._pasted = literal
+        early.release()
         text = self._session.prompt(default=given)
         return Line(text, self._pasted)
 
@@ -166,7 +171,8 @@ class LineEditor(_Asks):
     def _show_thought(self) -> None:
         from prompt_toolkit.application import run_in_terminal
 
-        text = without_controls(self.on_thought()).strip("\n")
+        columns = self._session.output.get_size().columns
+        text = "\n".join(wrapped(without_controls(self.on_thought()).strip("\n"), columns))
         shown = f"\x1b[2m{text}\x1b[0m\n\n" if text else "\x1b[2mThe last answer came without a thought.\x1b[0m\n"
 
         def show() -> None:

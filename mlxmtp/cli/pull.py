@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlxmtp.cli import options
+from mlxmtp.cli import early, options
 from mlxmtp.cli.start import begin, can_ask
 from mlxmtp.errors import DownloadError, ModelNotFound, UsageError
 from mlxmtp.hub.fit import shown
@@ -111,6 +111,7 @@ def fetch(
     plan.check_space()
     if plan.missing and not loaded.settings.yes and can_ask(out):
         out.settle()
+        early.release()
         if not typer.confirm(f"Download {shown(plan.missing)}?", default=True, err=True):
             return False
     _download(loaded, out, plan)

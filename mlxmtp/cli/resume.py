@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import Sessions
+from mlxmtp.cli import early
 from mlxmtp.errors import ModelNotFound
 
 if TYPE_CHECKING:
@@ -45,6 +47,27 @@ def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loade
     if conversation.model and not choice.model_given:
         loaded = _with_its_model(loaded, out, conversation.model)
     return loaded, conversation
+
+
+def chosen(loaded: Loaded, out: Output) -> str:
+    """The session that a person names from the list of those there are. Raises UsageError if there is none.
+
+    Ctrl+D leaves without a conversation, by SystemExit.
+    """
+    from mlxmtp.cli.sessions import show_list
+
+    sessions = Sessions(loaded.places.sessions)
+    latest = sessions.latest()
+    show_list(out, sessions.listing().sessions[:20])
+    out.settle()
+    early.release()
+    try:
+        name = input(f"ID or name, Enter for {latest.id}: ").strip() or latest.id
+    except EOFError:
+        sys.stdout.write("\n")
+        raise SystemExit(0) from None
+    early.hold()
+    return name
 
 
 def _with_its_model(loaded: Loaded, out: Output, name: str) -> Loaded:

@@ -46,11 +46,11 @@ class Job(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long to train (minutes or steps), and where to write."""
+    """How long to train (steps, or minutes where they are given), and where to write."""
 
     folder: Path
-    minutes: float
-    steps: int = 0
+    steps: int
+    minutes: float = 0.0
     workers: int = 2
     compile: bool = True
     checkpoint_minutes: float = 3.0
@@ -147,9 +147,9 @@ class Loop:
 
     def fraction(self) -> float:
         """How much of the plan is done."""
-        if self.plan.steps:
-            return self.step / self.plan.steps
-        return self.elapsed / (60 * self.plan.minutes)
+        if self.plan.minutes:
+            return self.elapsed / (60 * self.plan.minutes)
+        return self.step / self.plan.steps
 
     def run(self) -> None:
         """Steps until the plan is fulfilled."""

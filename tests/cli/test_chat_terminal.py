@@ -47,6 +47,15 @@ def test_two_turns_and_out(program: Program) -> None:
     assert "Second." in lines
 
 
+def test_a_question_typed_before_the_prompt_is_there(program: Program) -> None:
+    program.answers = ["Hello.<turn|>"]
+    terminal = program.terminal("chat")
+    terminal.wait_for(FIRST)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("Hello.")
+    assert [line for line in leave(terminal) if "Hi" in line] == ["> Hi"]
+
+
 def test_it_wants_a_terminal(program: Program) -> None:
     done = program.run("chat")
     assert (done.returncode, done.stdout) == (2, b"")
@@ -324,6 +333,22 @@ def test_going_on_with_the_latest_session(program: Program) -> None:
     resumed.wait_for("More.\n\n>")
     leave(resumed)
     assert len(list(Path(program.home / "sessions").glob("*.jsonl"))) == 1
+
+
+def test_a_session_is_chosen_from_the_list(program: Program) -> None:
+    program.answers = ["One.<turn|>"]
+    for question in ("First?", "Second?"):
+        terminal = begin(program)
+        terminal.send(question + ENTER)
+        terminal.wait_for("One.")
+        leave(terminal)
+    terminal = program.terminal("chat", "-r")
+    terminal.wait_for("ID or name, Enter for")
+    older = next(line for line in terminal.lines() if line.endswith("First?")).split()[0]
+    terminal.send(older + ENTER)
+    terminal.wait_for("Going on with: First? (1 exchange)")
+    terminal.wait_for("> First?")
+    leave(terminal)
 
 
 def test_files_from_the_command_line(program: Program) -> None:

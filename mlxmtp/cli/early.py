@@ -1,0 +1,35 @@
+"""What is typed between the first line of a conversation and its prompt: the editor gets it as if it had been there.
+
+A terminal would show it at once, and the editor would show it again; and it would hand over Enter as a line feed, which
+means a new line to the editor, so that a question typed in these two tenths of a second was not sent.
+"""
+
+from __future__ import annotations
+
+import sys
+import termios
+
+_before: list[int | list[bytes | int]] | None = None
+
+
+def hold() -> None:
+    """No echo, and Enter and Ctrl+D stay what they are, until `release`. Ctrl+C stays a signal."""
+    global _before  # noqa: PLW0603  (there is one terminal)
+    try:
+        _before = termios.tcgetattr(sys.stdin)
+        mode = termios.tcgetattr(sys.stdin)
+    except (termios.error, OSError):  # no terminal after all
+        return
+    assert isinstance(mode[0], int)
+    assert isinstance(mode[3], int)
+    mode[0] &= ~termios.ICRNL
+    mode[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)
+
+
+def release() -> None:
+    """Give the terminal back as it was. Nothing happens if it is not held."""
+    global _before  # noqa: PLW0603
+    if _before is not None:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, _before)
+        _before = None

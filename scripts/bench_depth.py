@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""The automatic draft length by the clock: the built-in pair against every fixed length on the same texts.
+
+    .venv/bin/python scripts/bench_depth.py [--repetitions 3] [--write docs/benchmarks.md] [--json FILE]
+
+What `scripts/simulate_depth.py` computes for many machines, measured on this one, which should do nothing else; six
+minutes. A suite is a row of texts, each decoded for some tokens by a decoder that keeps what it learned from one text
+to the next; where texts of two kinds take turns, the draft length has to follow. Prompts are read off the clock. Ways
+take turns within a repetition; every automatic way begins a suite anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from bench.arms import TEXTS, random_words  # noqa: E402
+from bench.engine_ours import Ours, load  # noqa: E402
+from bench.job import Job  # noqa: E402
+from bench.report import machine  # noqa: E402
+from bench.section import write_section  # noqa: E402
+
+import mlxmtp.models  # noqa: E402, F401  (OpenBLAS before the first product)
+from mlxmtp.decode.depth import LENGTHS  # noqa: E402
+
+POCKET = ROOT / "assets" / "pocket"
+EACH = 50
+"""Tokens of a text."""
+_ABOUT = """\
+One run of `scripts/bench_depth.py`, {day}, built-in pair on {machine}; {repetitions} interleaved repetitions, medians.
+Milliseconds for each token; `auto` in percent of the time of the best fixed length, which is known only afterwards, and
+of plain decoding (negative: faster). Spread: the widest of all ways, (most - least) / median.
+
+| | best length | its ms | plain ms | auto / best, % | second start | auto / plain, % | second start | spread |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
+AUTO, AGAIN = "auto", "auto, second start"
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Texts in a row. `blind`: with a drafter that has learned nothing."""
+
+    name: str
+    jobs: tuple[Job, ...]
+    blind: bool = False
+
+
+def suites(ours: Ours) -> list[Suite]:
+    """Steady texts, texts in turn, and one that cannot be drafted."""
+    questions = [text for kind in ("chat", "code", "list") for text in TEXTS[kind]]
+    easy = [Job(ours.prompt_ids(text), EACH) for text in questions[::3]]
+    sampled = [replace(job, temp=1.0, seed=7) for job in easy]
+    words = [Job(ours.prompt_ids(*random_words(index)), EACH) for index in range(7)]
+    turns = chain.from_iterable(zip(easy[:4], words[:4], strict=True))
+    return [
+        Suite("answers", tuple(easy)),
+        Suite("answers, temperature 1", tuple(sampled)),
+        Suite("random words", tuple(words)),
+        Suite(f"answer and random words in turn, {EACH} tokens each", tuple(turns)),
+        Suite("hopeless: an untrained drafter", tuple(replace(job, blind=True) for job in easy), blind=True),
+    ]
+
+
+def measure(ours: Ours, suite: Suite, repetitions: int) -> dict[str, list[float]]:
+    """Milliseconds for each token, by way and repetition."""
+    lengths = (0, 1, 3) if suite.blind else LENGTHS
+    ways: list[int | str] = [*lengths, AUTO, AGAIN]
+    ours.warm([replace(suite.jobs[0], draft=way) for way in (*lengths, AUTO)])
+    found: dict[str, list[float]] = {str(way): [] for way in ways}
+    learned = None
+    for _ in range(repetitions):
+        for way in ways:
+            jobs = [replace(job, draft=AUTO if way == AGAIN else way) for job in suite.jobs]
+            if isinstance(way, str):
+                ours.restart(jobs[0], learned if way == AGAIN else None)
+            found[str(way)].append(1000 * sum(_seconds(ours, job) for job in jobs) / sum(job.tokens for job in jobs))
+            learned = ours.learned(jobs[0]) if way == AUTO else learned
+    return found
+
+
+def _seconds(ours: Ours, job: Job) -> float:
+    """From the first token, which ends the reading of the prompt, to the last."""
+    begun: list[float] = []
+    ours.run(job, lambda _: begun.append(time.perf_counter()))
+    return time.perf_counter() - begun[0]
+
+
+def page(found: dict[str, dict[str, list[float]]], repetitions: int) -> str:
+    """The section of the benchmarks page."""
+    rows = []
+    for name, ways in found.items():
+        middle = {way: median(times) for way, times in ways.items()}
+        best = min((way for way in middle if way.isdigit()), key=lambda way: middle[way])
+        cells = [f"{100 * (middle[way] / middle[best] - 1):+.1f}" for way in (AUTO, AGAIN)]
+        cells += [f"{100 * (middle[way] / middle['0'] - 1):+.1f}" for way in (AUTO, AGAIN)]
+        spread = max((max(times) - min(times)) / median(times) for times in ways.values())
+        rows.append(
+            f"| {name} | {best} | {middle[best]:.2f} | {middle['0']:.2f} | {' | '.join(cells)} | {spread:.0%} |"
+        )
+    day = datetime.now(UTC).date().isoformat()
+    return "\n".join([_ABOUT.format(day=day, machine=machine(), repetitions=repetitions), *rows])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write where told to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--write", type=Path, help="page to write the table into")
+    parser.add_argument("--json", type=Path, help="file for every figure")
+    options = parser.parse_args(arguments)
+    ours = load(POCKET / "target", POCKET / "drafter")
+    found = {}
+    for suite in suites(ours):
+        found[suite.name] = measure(ours, suite, options.repetitions)
+        print(
+            suite.name, {way: [round(one, 2) for one in times] for way, times in found[suite.name].items()}, flush=True
+        )
+    text = page(found, options.repetitions)
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.write:
+        write_section(options.write, "draft length, measured", text, script="bench_depth.py",
+                      heading="The draft length, by the clock")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
