@@ -65,7 +65,6 @@ class History:
     name: str | None = None
     exchanges: tuple[Exchange, ...] = ()
     dropped: tuple[Exchange, ...] = ()
-    notes: tuple[str, ...] = ()
     coming: Reply | None = None
 
     def after(self, event: Event) -> History:
@@ -149,7 +148,6 @@ _CHANGES: dict[str, Callable[[History, Event], History]] = {
     "system": lambda old, event: replace(old, system=_text(event)),
     "model": lambda old, event: replace(old, model=_text(event, "name")),
     "name": lambda old, event: replace(old, name=_text(event, "name") or None),
-    "note": lambda old, event: replace(old, notes=(*old.notes, _text(event))),
     "question": _question,
     "part": _part,
     "reply": _reply_comes,

@@ -21,7 +21,7 @@ FORMAT = 1
 SUFFIX = ".jsonl"
 
 _STARTS = b'{"type": "session", "format": '
-_WAIT_FOR_QUESTION = frozenset({"system", "model", "name", "note"})  # nothing worth a file of its own
+_WAIT_FOR_QUESTION = frozenset({"system", "model", "name"})  # nothing worth a file of its own
 _WAIT_FOR_MORE = frozenset({"reply", "extend", "model", "system"})  # after opening: nothing has been said yet
 
 
