@@ -95,9 +95,10 @@ class Readings:
             except FileNotFoundError:
                 continue
             if _NAME.fullmatch(path.name):  # nothing else in this folder is ours to remove
-                files.append((path == newest, status.st_mtime_ns, status.st_size, path))
+                hopeless = status.st_size > self.limit  # goes first: it would drive out all others, and then itself
+                files.append((not hopeless, path == newest, status.st_mtime_ns, status.st_size, path))
                 total += status.st_size
-        for _, _, size, path in sorted(files):
+        for *_, size, path in sorted(files):
             if total <= self.limit:
                 return
             path.unlink(missing_ok=True)
