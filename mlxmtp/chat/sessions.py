@@ -127,9 +127,13 @@ class Sessions:
         return Resumed(Conversation.restore(events, journal), remarks)
 
     def history(self, summary: Summary) -> History:
-        """What was said in a session, without claiming it. Raises as `open`."""
+        """What was said in a session. Raises as `open`."""
+        return self.read(summary).history
+
+    def read(self, summary: Summary) -> Conversation:
+        """A session without claiming it: what follows is not kept. Raises as `open`."""
         try:
-            return Conversation.restore(read_events(summary.path.read_bytes(), summary.path)).history
+            return Conversation.restore(read_events(summary.path.read_bytes(), summary.path))
         except FileNotFoundError as error:
             raise UsageError(f"Session {summary.id} has been removed.") from error
         except OSError as error:

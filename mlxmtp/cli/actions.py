@@ -151,7 +151,7 @@ def _save(talk: Talk, argument: str) -> None:
 
 
 def _load(talk: Talk, argument: str) -> None:
-    from mlxmtp.chat.sessions import Sessions
+    from mlxmtp.chat.sessions import Resumed, Sessions
 
     if not argument:
         raise UsageError("/load takes a name or an id; /sessions lists them.")
@@ -160,7 +160,8 @@ def _load(talk: Talk, argument: str) -> None:
     if talk.conversation.session == summary.id:
         talk.say("That is this session.")
         return
-    resumed = sessions.open(summary)
+    unsaved = talk.conversation.journal is None
+    resumed = Resumed(sessions.read(summary)) if unsaved else sessions.open(summary)
     talk.conversation.close()
     talk.conversation = resumed.conversation
     talk.staged.clear()

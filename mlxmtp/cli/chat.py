@@ -76,7 +76,8 @@ def chat(
 
     if resume == "":
         resume = chosen(loaded, out)
-    choice = Choice(continue_, resume, not no_save, model_given=model is not None, system_given=system is not None)
+    given = {"model_given": model is not None, "system_given": system is not None}
+    choice = Choice(continue_, resume, not no_save, **given, reads=no_save)
     loaded, conversation = conversation_for(loaded, out, choice)
     talk: Talk | None = None
     try:

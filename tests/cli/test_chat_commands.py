@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxmtp.chat.conversation import Conversation
 from mlxmtp.cli.slash import COMMANDS
 from tests.cli.talking import Conversing
 
@@ -334,3 +335,14 @@ def test_what_is_not_saved_any_more_is_not_said_to_be(
     monkeypatch.setattr("mlxmtp.chat.journal._write_all", full)
     asked.say("More", answers=["Ok.<turn|>"])
     assert asked.say(line).startswith(f"> {line}\nError: This conversation is not saved any more: No space left")
+
+
+def test_without_saving_another_session_is_only_read(asked: Conversing) -> None:
+    session = asked.talk.conversation.session
+    before = (asked.sessions.folder / f"{session}.jsonl").read_bytes()
+    asked.talk.conversation.close()
+    asked.talk.conversation = Conversation()  # as --no-save makes it
+    assert "Going on with: Hi (1 exchange)" in asked.say(f"/load {session}")
+    assert "\nOk.\n" in asked.say("More", "/save", answers=["Ok.<turn|>"])
+    assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi", "More"]
+    assert [path.read_bytes() for path in asked.sessions.folder.iterdir()] == [before]
