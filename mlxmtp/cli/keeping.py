@@ -38,6 +38,9 @@ def keep(talk: Talk) -> None:
     try:
         size = talk.thread.run(lambda model: model.save_cache(path))
         kept.sweep(path.parent)
+    except ValueError:  # nothing was read: the file before it, if there is one, is better
+        talk.out.clear_progress()
+        return
     except (OSError, RuntimeError) as error:  # MLX tells of a full disk by the latter
         reason = error.strerror if isinstance(error, OSError) else None
         talk.complain(CacheRefused(f"Keys and values were not kept: {reason or error}."))

@@ -50,9 +50,11 @@ def label_hash(folder: Path) -> str:
 def save(decoder: DecoderLike, path: Path, folder: Path, length: int | None = None) -> int:
     """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
 
-    `length`: as it was after that many tokens. Raises ValueError if nobody asked to come back there.
+    `length`: as it was after that many tokens. Raises ValueError if nobody asked to come back there, or nothing was read.
     """
     tokens, newest, buffers = decoder.held(length)
+    if not tokens:
+        raise ValueError("nothing has been read yet")
     arrays = {f"layer.{i}": buffer for i, buffer in enumerate(buffers)}
     arrays["tokens"] = mx.array(tokens, mx.int32)
     part = unfinished(path)

@@ -80,3 +80,12 @@ def test_what_a_killed_process_left_goes_after_an_hour(talk: Conversing, monkeyp
     monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(b"new"))
     keep(talk.talk)
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_where_nothing_was_read_nothing_is_kept(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk.decoder, "held", lambda _length: ([], -1, []))
+    talk.say("/context")  # the model has met the conversation, and read none of it
+    before = talk.paper.getvalue()
+    keep(talk.talk)
+    assert talk.paper.getvalue().removeprefix(before).strip() == ""
+    assert not beside(talk).exists()
