@@ -50,7 +50,7 @@ def label_hash(folder: Path) -> str:
 def save(decoder: DecoderLike, path: Path, folder: Path, length: int | None = None) -> int:
     """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
 
-    `length`: as it was after that many tokens. Raises ValueError if nobody asked to come back there, or nothing was read.
+    `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
     """
     tokens, newest, buffers = decoder.held(length)
     if not tokens:
