@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from mlxmtp.cli import options
+from mlxmtp.decode.depth import MAX_DRAFT
 from mlxmtp.errors import ConfigError, UsageError
-from mlxmtp.settings import Loaded, find_places, load_settings
+from mlxmtp.models.cache import SLACK
+from mlxmtp.settings import MAX_DRAFT_TOKENS, Loaded, find_places, load_settings
 
 
 def load(tmp_path: Path, config: str = "", flags: dict[str, object] | None = None, **environ: str) -> Loaded:
@@ -117,3 +120,10 @@ def test_places_follow_the_environment() -> None:
     assert own.cache == Path("/own/cache")
     assert (own.config, own.data, own.hf_cache) == (Path("/own/config.toml"), Path("/own"), Path("/hf/hub"))
     assert find_places({"HOME": "/h", "HF_HOME": "/hf", "HF_HUB_CACHE": "/cache"}).hf_cache == Path("/cache")
+
+
+def test_the_longest_draft_is_the_same_wherever_it_stands() -> None:
+    assert MAX_DRAFT_TOKENS == MAX_DRAFT  # settings may not import the decoder
+    assert SLACK >= 2 * (MAX_DRAFT + 1)  # a ring holds the rows of two rounds in flight beyond its window
+    help_text = get_args(options.NumDraftTokens)[1].help
+    assert f"0 (off) to {MAX_DRAFT}," in help_text

@@ -19,6 +19,7 @@ from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.recipe import PACKED_DRAFTER_FROM
 from mlxmtp.models.shapes import own_layers, packing, parameter_count, tensors
+from mlxmtp.settings import MAX_DRAFT_TOKENS
 
 OVERHEAD = 1_000_000_000
 """Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
@@ -95,7 +96,8 @@ def snapshot_bytes(config: ModelConfig, context: int, width: int) -> int:
 
 
 def _capacity(context: int) -> int:
-    return -(-(context + 2 * 9) // STEP) * STEP
+    in_flight = 2 * (MAX_DRAFT_TOKENS + 1)  # two rounds, as `decode/decoder.py` has on a GPU
+    return -(-(context + in_flight) // STEP) * STEP
 
 
 def _entries(config: ModelConfig, kind: str) -> int:

@@ -5,6 +5,7 @@ fused kernel takes over at Gemma's head sizes (for 512 rows at 128k tokens of th
 shorter as the context grows. `decode/prefill.py` reads by this, `hub/fit.py` computes with it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mlxmtp.models.config import FULL, ModelConfig
@@ -19,26 +20,25 @@ BUDGET = 2**30
 _SHORT_WINDOW = 256
 """Rows that are read at once even if the window is shorter: on a CPU pocket (128) takes 15 % more time with 512."""
 
-_ATTENTION, _MLP, _PER_LAYER = 3, 13, 2.5
-"""Values a row needs at once for each of its query, key and value entries, its MLP's entries, and its per-layer inputs
-(one layer runs while the next is sent, so one's MLP may stand beside the other's scores). Measured on a CPU; they vary
-by a third with what else the machine does."""
+_TURN = 2 * 4
+"""Bytes of a row's rotation for one entry of queries, keys and values: cosine and sine, float32 in every dtype."""
 
 
 class _Costs(NamedTuple):
-    """Bytes of activations: a row's while it attends, each of its scores, its MLP's, and what it keeps all the way."""
+    """Bytes of activations of a row: by kind of layer, of each of its scores, and of its experts."""
 
-    attention: int
+    row: dict[str, int]
     score: int
-    mlp: int
-    kept: int
-    keys: int  # at most so many are seen besides a chunk's own rows
+    experts: int
+    window: int
     longest: int
 
     def total(self, rows: int, start: int) -> int:
-        """Bytes for ``rows`` rows from position ``start`` on."""
-        scores = (min(start, self.keys) + rows) * self.score
-        return rows * (max(self.attention, self.mlp) + scores + self.kept)
+        """Bytes for ``rows`` rows from position ``start`` on, in the layer that takes most."""
+        # A sliding layer scores all rows of a chunk against each other, and what lies outside the window for nothing.
+        before = {kind: start if kind == FULL else min(start, self.window - 1) for kind in self.row}
+        # Of scores and experts' arrays the larger counts: when one is complete, most of the other is gone.
+        return rows * max(row + max((before[kind] + rows) * self.score, self.experts) for kind, row in self.row.items())
 
     def rows(self, start: int) -> int:
         """Rows of the chunk at ``start``."""
@@ -71,15 +71,42 @@ def head_entries(config: ModelConfig, i: int) -> int:
 
 
 def _costs(config: ModelConfig, width: int) -> _Costs:
-    text = config.text
-    heads, layers = int(text["num_attention_heads"]), len(config.layer_types)
-    extra = layers * int(text.get("hidden_size_per_layer_input") or 0)
-    return _Costs(
-        attention=_ATTENTION * max(head_entries(config, i) for i in range(layers)) * width,
-        score=heads * width + 2,
-        mlp=_MLP * int(text["intermediate_size"]) * width,
-        kept=int(2 * config.hidden_size + _PER_LAYER * extra) * width,
-        keys=config.max_positions if FULL in config.layer_types else config.window,
-        # A sliding layer scores all rows of a chunk against each other, and what lies outside the window for nothing.
-        longest=max(_SHORT_WINDOW, config.window),
-    )
+    text, hidden, own = config.text, config.hidden_size, config.layer_types[: own_layers(config)]
+    heads = int(text["num_attention_heads"])
+    row = dict.fromkeys(own, 0)
+    for i, kind in enumerate(own):
+        row[kind] = max(row[kind], _layer(config, own, i) * width + _rotations(config, own, i))
+    experts = 0
+    if text.get("enable_moe_block"):  # each row is copied for every expert it chose
+        experts = int(text["top_k_experts"]) * (4 * hidden + 3 * int(text["moe_intermediate_size"]))
+    # Scores are written over by their softmax; beside them stands the mask.
+    return _Costs(row, heads * width + 1, experts * width, config.window, max(_SHORT_WINDOW, config.window))
+
+
+def _layer(config: ModelConfig, own: Sequence[str], i: int) -> int:
+    """Values of a row at layer i's peak, without scores and experts.
+
+    MLX allocates an operation's result when it is sent to the device and frees its inputs when the device is done with
+    them; it sends up to eleven tasks of ten steps ahead, about one layer. So what a layer makes is there nearly at
+    once, at the worse of two moments: the device has come to the rotation and the layer is sent up to its MLP, or it
+    has come to the scores and all behind them is sent. In the last layer the scores are sent after the rotation is
+    done (``decode/prefill.py``), which leaves the second moment.
+
+    What there is of each width was read from a list of all buffers at the peak, MLX 0.32 on a CPU.
+    """
+    text, hidden = config.text, config.hidden_size
+    queries = int(text["num_attention_heads"]) * config.head_dim(own[i])
+    inner, extra = int(text["intermediate_size"]), int(text.get("hidden_size_per_layer_input") or 0)
+    entries = head_entries(config, i)
+    rotating = 5 * entries + inner + 5 * hidden
+    scoring = entries + 4 * inner + 9 * hidden + (3 * (hidden + extra) if extra else 0)
+    worst = scoring if i == len(own) - 1 else max(rotating, scoring)
+    return worst + 3 * queries + len(config.layer_types) * extra
+
+
+def _rotations(config: ModelConfig, own: Sequence[str], i: int) -> int:
+    """Bytes of a row's rotations at layer i's peak: made at the first layer of a kind, kept until the last one's."""
+    if i == len(own) - 1:
+        return 0
+    used = {own[i], *own[:i]} & {own[i], *own[i + 1 :]}
+    return _TURN * sum(head_entries(config, own.index(kind)) for kind in used)

@@ -37,12 +37,19 @@ def folder_of(family: str) -> Path:
     return POCKET if family == "pocket" else FOLDER / family
 
 
+LENGTHS = {**dict.fromkeys(FAMILIES, (64, 256, 480)), "pocket": (64, 400, 1500)}
+RUNS = 6
+
+
 @only_on_cpu
-@pytest.mark.parametrize(
-    ("family", "tokens"), [*((family, 480) for family in FAMILIES), ("e2b", 256), ("pocket", 64), ("pocket", 1500)]
-)
+@pytest.mark.parametrize(("family", "tokens"), [(family, n) for family, lengths in LENGTHS.items() for n in lengths])
 def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int) -> None:
-    """Within five percent; a golden network has next to no weights, so there it is activations that are predicted."""
+    """Within five percent. Of a golden network up to nine tenths are activations; of pocket nearly all are weights.
+
+    How far MLX's host works ahead of its device, and with it the peak of one run, depends on what else the machine
+    does. But MLX bounds it, and of a few runs some come up to the bound: the highest of them repeats within one percent
+    on an idle machine and on a busy one, where single runs differ by up to six.
+    """
     folder = folder_of(family)
     target, drafter = read_config(folder / "target"), read_config(folder / "drafter")
     gc.collect()  # what earlier tests left must not go away in the middle
@@ -52,18 +59,16 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int) -> No
     predicted = need(target, drafter, tokens, cpu=True)
     held = sum(value.nbytes for _, value in [*tree_flatten(loaded._text.parameters()), *tree_flatten(loaded.arrays())])
     assert predicted.target == pytest.approx(held, rel=0.001)
-    peaks = []
-    for _ in range(3):  # MLX computes ahead by what the machine's load allows; the middle of three is steady
-        mx.reset_peak_memory()
+    mx.reset_peak_memory()
+    for _ in range(RUNS):
         decoder = Decoder(loaded, pair, compiled="never")
-        for _ in decoder.rounds([5 + i % 40 for i in range(tokens)], max_tokens=8, num_draft_tokens=3):
+        for _ in decoder.rounds([5 + i % 40 for i in range(tokens)], max_tokens=5, num_draft_tokens=3):
             pass
-        peaks.append(mx.get_peak_memory() - before)
         assert predicted.cache == loaded.cache_spec.nbytes(decoder._cache.capacity, mx.float32)
         del decoder
         gc.collect()
         mx.synchronize()
-    assert predicted.total == pytest.approx(sorted(peaks)[1], rel=0.05 if family == "pocket" else 0.16)
+    assert predicted.total == pytest.approx(mx.get_peak_memory() - before, rel=0.05)
 
 
 @only_on_cpu
