@@ -10,6 +10,7 @@
     ├── SessionError   1   a saved conversation cannot be read
     │   └── SessionInUse   another window has it open
     ├── ConversionError 1  the weights could not be converted or written
+    ├── CacheRefused   1   stored keys and values do not serve; the text is read again
     └── DownloadError  1   the hub, the network or the disk did not give what a download needs
 
 `exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
@@ -74,3 +75,12 @@ class TooLarge(MlxmtpError):
 
 class CacheRefused(MlxmtpError):
     """Stored keys and values are damaged or another model's. Nothing is lost: the text is read again."""
+
+
+def sentence(error: Exception) -> str:
+    """What a person is told: our errors as they are, what the system refused with its file, others with their kind."""
+    if isinstance(error, MlxmtpError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}. Check the file, its folder and the disk."
+    return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp; --debug shows where."

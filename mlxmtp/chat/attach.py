@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -112,10 +113,17 @@ def _read_all(stdin: int | None, name: str) -> bytes:
     while True:
         try:
             chunk = os.read(stdin, _CHUNK)
+        except BlockingIOError:  # whoever made the pipe wants no waiting; the rest still comes
+            select.select([stdin], [], [])
+            continue
         except IsADirectoryError as error:
             raise UsageError("Standard input is a folder: give a file or a pipe.") from error
-        except OSError:  # closed, or open for writing only: there is no input
-            return bytes(data)
+        except OSError as error:
+            if error.errno == errno.EBADF:  # closed, or open for writing only: there is no input
+                return b""
+            raise UsageError(
+                f"Standard input cannot be read: {error.strerror or error}. Put it into a file and give that with -f."
+            ) from error
         if not chunk:
             return bytes(data)
         data += chunk

@@ -115,11 +115,6 @@ class Conversation:
         return self._history.dropped
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks in the session, for people."""
-        return self._history.notes
-
-    @property
     def title(self) -> str:
         """The first question in one line of at most 60 columns."""
         return title(self._history)
@@ -159,10 +154,6 @@ class Conversation:
     def rename(self, name: str) -> None:
         """Give the session a name (`Sessions.check_name` says first whether it will do)."""
         self._do({"type": "name", "name": name})
-
-    def note(self, text: str) -> None:
-        """Leave a remark in the session; the model never reads it."""
-        self._do({"type": "note", "text": text})
 
     def ask(self, question: str, attached: str = "") -> None:
         """Put a question. The session's file is created here, with the first one."""
@@ -212,11 +203,12 @@ class Conversation:
             self._do({"type": "retract"})
         return self.exchanges[-1].question
 
-    def replace_question(self, question: str) -> None:
-        """Other words for the last question, whose reply goes; attached material stays."""
+    def replace_question(self, question: str, attached: str | None = None) -> None:
+        """Other words for the last question, whose reply goes; attached material stays unless there is other."""
         self._break_off()
         assert self.exchanges
-        self._do({"type": "edit", "text": question})
+        other = {} if attached in (None, self.exchanges[-1].attached) else {"attached": attached}
+        self._do({"type": "edit", "text": question, **other})
 
     def undo(self, count: int = 1) -> tuple[Exchange, ...]:
         """Take back the last `count` exchanges, or as many as there are, and return them, oldest first."""
@@ -227,7 +219,7 @@ class Conversation:
         return taken
 
     def drop_oldest(self, count: int) -> tuple[Exchange, ...]:
-        """Leave the oldest `count` exchanges out of the prompt, because the context is full; the session notes it."""
+        """Leave the oldest `count` exchanges out of the prompt, because the context is full; the session keeps them."""
         self._break_off()
         taken = self.exchanges[: max(0, count)]
         if taken:

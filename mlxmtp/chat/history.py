@@ -65,7 +65,6 @@ class History:
     name: str | None = None
     exchanges: tuple[Exchange, ...] = ()
     dropped: tuple[Exchange, ...] = ()
-    notes: tuple[str, ...] = ()
     coming: Reply | None = None
 
     def after(self, event: Event) -> History:
@@ -123,6 +122,11 @@ def _extend(old: History, event: Event) -> History:
     return _last(old, reply=_reply(event) if last is None else last.extended(_reply(event)))
 
 
+def _edit(old: History, event: Event) -> History:
+    other = {"attached": _text(event, "attached")} if "attached" in event else {}
+    return _last(old, question=_text(event), reply=None, **other)
+
+
 def _undo(old: History, event: Event) -> History:
     return replace(old, exchanges=old.exchanges[: max(0, len(old.exchanges) - _count(event))], coming=None)
 
@@ -144,13 +148,12 @@ _CHANGES: dict[str, Callable[[History, Event], History]] = {
     "system": lambda old, event: replace(old, system=_text(event)),
     "model": lambda old, event: replace(old, model=_text(event, "name")),
     "name": lambda old, event: replace(old, name=_text(event, "name") or None),
-    "note": lambda old, event: replace(old, notes=(*old.notes, _text(event))),
     "question": _question,
     "part": _part,
     "reply": _reply_comes,
     "extend": _extend,
     "retract": lambda old, _: _last(old, reply=None),
-    "edit": lambda old, event: _last(old, question=_text(event), reply=None),
+    "edit": _edit,
     "undo": _undo,
     "drop": _drop,
 }

@@ -21,7 +21,7 @@ FORMAT = 1
 SUFFIX = ".jsonl"
 
 _STARTS = b'{"type": "session", "format": '
-_WAIT_FOR_QUESTION = frozenset({"system", "model", "name", "note"})  # nothing worth a file of its own
+_WAIT_FOR_QUESTION = frozenset({"system", "model", "name"})  # nothing worth a file of its own
 _WAIT_FOR_MORE = frozenset({"reply", "extend", "model", "system"})  # after opening: nothing has been said yet
 
 
@@ -102,7 +102,10 @@ class Journal:
             self._waiting = None  # last: after Ctrl-C anywhere before, the header still waits
         except (OSError, SessionInUse) as error:
             reason = error.strerror if isinstance(error, OSError) else None
-            self._trouble = f"This conversation is not saved any more ({reason or error})."
+            self._trouble = (
+                f"This conversation is not saved any more: {reason or error} ({self.path.parent}). "
+                "Make room and begin a new one; in a chat /export FILE.md writes this one elsewhere."
+            )
 
     def successor(self, model: str) -> Journal:
         """The journal of a new conversation in the same folder."""
@@ -131,16 +134,14 @@ def read_events(data: bytes, path: Path) -> list[Event]:
     return [header, *(event for line in lines[1:] if (event := _event(line)) is not None)]
 
 
-def locked_elsewhere(path: Path) -> bool:
-    """Whether a window has the session open now."""
+def delete(path: Path) -> None:
+    """Delete a session file. Raises SessionInUse if a window has it open; none can open it meanwhile."""
     file = os.open(path, os.O_RDONLY)
     try:
         _lock(file, path)
-    except SessionInUse:
-        return True
+        path.unlink()
     finally:
         os.close(file)
-    return False
 
 
 def _event(line: bytes) -> Event | None:

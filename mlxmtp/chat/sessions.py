@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlxmtp.chat.conversation import Conversation, title
 from mlxmtp.chat.history import Event, History
-from mlxmtp.chat.journal import SUFFIX, Journal, locked_elsewhere, read_events
+from mlxmtp.chat.journal import SUFFIX, Journal, delete, read_events
 from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
 
 CACHE_SUFFIX = ".kv.safetensors"
@@ -127,9 +127,13 @@ class Sessions:
         return Resumed(Conversation.restore(events, journal), remarks)
 
     def history(self, summary: Summary) -> History:
-        """What was said in a session, without claiming it. Raises as `open`."""
+        """What was said in a session. Raises as `open`."""
+        return self.read(summary).history
+
+    def read(self, summary: Summary) -> Conversation:
+        """A session without claiming it: what follows is not kept. Raises as `open`."""
         try:
-            return Conversation.restore(read_events(summary.path.read_bytes(), summary.path)).history
+            return Conversation.restore(read_events(summary.path.read_bytes(), summary.path))
         except FileNotFoundError as error:
             raise UsageError(f"Session {summary.id} has been removed.") from error
         except OSError as error:
@@ -148,10 +152,10 @@ class Sessions:
     def remove(self, summary: Summary) -> int:
         """Delete a session and what is kept beside it; returns the bytes freed. Raises MlxmtpError (SessionInUse)."""
         try:
-            if locked_elsewhere(summary.path):
-                raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.")
-            summary.path.unlink()
+            delete(summary.path)
             summary.cache.unlink(missing_ok=True)
+        except SessionInUse as error:
+            raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.") from error
         except FileNotFoundError as error:
             raise UsageError(f"Session {summary.id} has been removed already.") from error
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ def as_markdown(history: History, session: str | None = None) -> str:
         parts.append("*(The context was full: the model no longer reads what is above.)*")
     for exchange in history.exchanges:
         parts += _turn(exchange)
-    parts += [f"*(Note: {note})*" for note in history.notes]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -49,7 +49,6 @@ def as_table(history: History, session: str | None = None) -> dict[str, Any]:
             }
             for exchange, in_context in turns
         ],
-        "notes": list(history.notes),
     }
 
 
@@ -60,14 +59,23 @@ def export(history: History, file: str, session: str | None = None, *, overwrite
     if form not in (".md", ".json"):
         raise UsageError(f"{file} must end in .md or .json, which says what to write.")
     text = as_markdown(history, session) if form == ".md" else as_text(as_table(history, session))
+    if not overwrite and path.exists():
+        raise UsageError(f"{file} exists already: take another name.")
     try:
-        with path.open("w" if overwrite else "x", encoding="utf-8", errors="replace") as out:
-            out.write(text)
-    except FileExistsError as error:
-        raise UsageError(f"{file} exists already: take another name.") from error
+        _write_whole(path, text)
     except OSError as error:
         raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
     return path
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """All of it or nothing: a full disk leaves what was there."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8", errors="replace")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def as_text(table: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from mlxmtp.cli.answering import Leave
 from mlxmtp.cli.filling import show_context, tokens_of
 from mlxmtp.cli.slash import Call, help_text
 from mlxmtp.cli.talk import Talk
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import SessionError, UsageError
 
 if TYPE_CHECKING:
     from mlxmtp.chat.history import Exchange, Reply
@@ -57,10 +57,11 @@ def _undo(talk: Talk, argument: str) -> None:
 
 def _edit(talk: Talk, argument: str) -> None:
     last = _last(talk, "edit")
+    talk.edits = True
     if argument:
-        turns.edit(talk, argument)
+        turns.send(talk, argument)
     else:
-        talk.given, talk.edits = last.question, True
+        talk.given = last.question
         talk.say("The last question; Enter asks it anew, an empty line leaves it as it was.")
 
 
@@ -107,11 +108,7 @@ def _file(talk: Talk, argument: str) -> None:
         talk.staged.clear()
         talk.say("No file waits any more.")
         return
-    try:
-        names = shlex.split(argument)
-    except ValueError as error:
-        raise UsageError(f"/file {argument}: a quotation mark is missing.") from error
-    materials = [gather(name) for name in names]
+    materials = [gather(name) for name in _names("/file", argument)]
     for one in materials:
         for note in one.notes:
             talk.out.note(note)
@@ -141,6 +138,8 @@ def _save(talk: Talk, argument: str) -> None:
     journal = talk.conversation.journal
     if journal is None:
         raise UsageError("This conversation is not saved, because of --no-save. /export FILE.md writes it to a file.")
+    if talk.conversation.trouble is not None:
+        raise SessionError(talk.conversation.trouble)
     if argument:
         name = Sessions(talk.loaded.places.sessions).check_name(argument, journal.id)
         talk.conversation.rename(name)
@@ -152,7 +151,7 @@ def _save(talk: Talk, argument: str) -> None:
 
 
 def _load(talk: Talk, argument: str) -> None:
-    from mlxmtp.chat.sessions import Sessions
+    from mlxmtp.chat.sessions import Resumed, Sessions
 
     if not argument:
         raise UsageError("/load takes a name or an id; /sessions lists them.")
@@ -161,7 +160,8 @@ def _load(talk: Talk, argument: str) -> None:
     if talk.conversation.session == summary.id:
         talk.say("That is this session.")
         return
-    resumed = sessions.open(summary)
+    unsaved = talk.conversation.journal is None
+    resumed = Resumed(sessions.read(summary)) if unsaved else sessions.open(summary)
     talk.conversation.close()
     talk.conversation = resumed.conversation
     talk.staged.clear()
@@ -208,9 +208,17 @@ def _export(talk: Talk, argument: str) -> None:
 
     if not argument:
         raise UsageError("/export takes the name of a file that ends in .md or .json.")
-    names = shlex.split(argument) if argument[0] in "\"'" else [argument]
+    names = _names("/export", argument) if argument[0] in "\"'" else [argument]
     path = export(talk.conversation.history, names[0], talk.conversation.session)
     talk.say(f"Written to {path}.")
+
+
+def _names(command: str, argument: str) -> list[str]:
+    """Names as a shell takes them apart. Raises UsageError."""
+    try:
+        return shlex.split(argument)
+    except ValueError as error:
+        raise UsageError(f"{command} {argument}: a quotation mark is missing.") from error
 
 
 def _last(talk: Talk, what: str) -> Exchange:

@@ -60,7 +60,7 @@ def wait_for_model(
     """Whether the model is there in the end: not after Ctrl+C, when it goes on loading, nor if it cannot be read."""
     began = clock()
     interrupted = Interrupts(thread)
-    with keys, interrupts(interrupted):
+    with interrupts(interrupted), keys:  # in this order: Ctrl+C must not leave a terminal without echo
         while thread.model is None and thread.trouble is None and not interrupted.count:
             seconds = clock() - began
             out.progress(f"loading {name}" + (f", {seconds:.0f} s" if seconds >= 1 else ""))
@@ -87,7 +87,7 @@ class Answering:
     def run(self, begin: Callable[[Model, OnPrefill], Answer]) -> Outcome:
         """Ask and wait for the end. Raises Leave if Ctrl+C after Ctrl+C finds no ear."""
         interrupted = Interrupts(self._thread)
-        with self._keys, interrupts(interrupted):
+        with interrupts(interrupted), self._keys:
             self._thread.happened()  # what an earlier wait left over
             self._thread.answer(begin)
             if interrupted.count:  # it came just before there was something to stop

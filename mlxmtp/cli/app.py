@@ -99,7 +99,7 @@ def _run(arguments: list[str]) -> int:
     except ReaderGone:
         code = READER_GONE
     except MlxmtpError as error:
-        _explain(error, str(error), arguments)
+        _explain(error, arguments)
         code = error.exit_code
     except SystemExit as error:  # typer leaves this way after shell completion, and when the reader of --help is gone
         code = error.code if isinstance(error.code, int) else 0
@@ -120,19 +120,19 @@ def _refusal(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, typer.TyperException):
         error.show()  # type: ignore[attr-defined]  # prints the usage of the command it belongs to
         return error.exit_code
-    kind = type(error).__name__
-    _explain(error, f"Unexpected {kind}: {error}. This is a bug in mlxmtp; --debug shows where.", arguments)
+    _explain(error, arguments)
     return 1
 
 
-def _explain(error: Exception, sentence: str, arguments: list[str]) -> None:
+def _explain(error: Exception, arguments: list[str]) -> None:
     from mlxmtp.cli.output import Output
+    from mlxmtp.errors import sentence
 
     if _debugging(arguments):
         import traceback
 
         traceback.print_exception(error)
-    Output.standard().error(sentence)
+    Output.standard().error(sentence(error))
 
 
 def _debugging(arguments: list[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -100,7 +101,8 @@ def bench(
         draft_model=draft_model, draft_bits=draft_bits, kv_bits=kv_bits, yes=yes, quiet=quiet, no_color=no_color,
     )  # fmt: skip
     chosen = _format(form, output)
-    _check_output(output)
+    _check_file("-o", output)
+    _check_file("--plot", plot)
     try:
         if compare is not None:
             if model or suite or plot is not None:
@@ -136,10 +138,15 @@ def _format(form: str | None, output: Path | None) -> Format:
     raise UsageError(f"--format must be md, json, jsonl or csv, not '{form}'.")
 
 
-def _check_output(output: Path | None) -> None:
+def _check_file(flag: str, file: Path | None) -> None:
     """What cannot be written is refused before anything is measured."""
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise UsageError(f"-o {output} cannot be written: give a file in a folder that exists.")
+    if file is None:
+        return
+    folder = file.absolute().parent
+    if file.is_dir() or not folder.is_dir():
+        raise UsageError(f"{flag} {file} cannot be written: give a file in a folder that exists.")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise UsageError(f"{flag} {file} cannot be written: give a file that you may write.")
 
 
 def _words(values: Sequence[str] | None) -> tuple[str, ...]:

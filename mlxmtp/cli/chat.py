@@ -77,7 +77,8 @@ def chat(
 
     if resume == "":
         resume = chosen(loaded, out)
-    choice = Choice(continue_, resume, not no_save, model_given=model is not None, system_given=system is not None)
+    given = {"model_given": model is not None, "system_given": system is not None}
+    choice = Choice(continue_, resume, not no_save, **given, reads=no_save)
     loaded, conversation = conversation_for(loaded, out, choice)
     talk: Talk | None = None
     try:
@@ -89,8 +90,6 @@ def chat(
         _begin(talk, target, file or [], resumed=continue_ or resume is not None)
         if keep_cache:
             keep(talk)
-        if talk.memory is not None:
-            talk.memory.keep()
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()

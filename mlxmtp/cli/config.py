@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mlxmtp.cli import options
+from mlxmtp.cli.output import Output
 from mlxmtp.cli.start import begin
 from mlxmtp.errors import MlxmtpError, UsageError
 from mlxmtp.settings import Settings, editor, find_places, load_settings
@@ -61,17 +62,21 @@ def show(
 @app.command()
 def path(debug: options.Debug = False) -> None:
     """Where the config file is, whether or not it exists."""
-    sys.stdout.write(f"{find_places().config}\n")
+    Output.standard().write(f"{find_places().config}\n")
 
 
 @app.command()
 def edit(debug: options.Debug = False) -> None:
     """Open the config file in VISUAL, EDITOR or vi, and check it afterwards."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    out = Output.standard()
+    if sys.stdin is None or not (sys.stdin.isatty() and out.terminal):
         raise UsageError("An editor needs a terminal: change the file that `mlxmtp config path` names.")
     file = find_places().config
     _ensure(file)
-    command = [*shlex.split(editor()), str(file)]
+    try:
+        command = [*shlex.split(editor()), str(file)]
+    except ValueError as error:
+        raise MlxmtpError(f"The editor '{editor()}' lacks a quotation mark: set VISUAL or EDITOR.") from error
     try:
         subprocess.run(command, check=True)
     except FileNotFoundError as error:
@@ -79,7 +84,7 @@ def edit(debug: options.Debug = False) -> None:
     except subprocess.CalledProcessError as error:
         raise MlxmtpError(f"The editor '{command[0]}' ended with code {error.returncode}.") from error
     for warning in load_settings({}).warnings:  # a bad value is refused here, with its own sentence
-        sys.stderr.write(f"{warning}\n")
+        out.line(warning)
 
 
 def _ensure(file: Path) -> None:

@@ -30,13 +30,24 @@ def keep(talk: Talk) -> None:
     path = _path(talk)
     if path is None or talk.thread.model is None or not talk.conversation.exchanges:
         return
+    if talk.met is not talk.conversation:  # only looked at: what is kept already is better
+        return
+    from mlxmtp.engine import kept
+
     talk.out.progress("keeping keys and values")
     try:
         size = talk.thread.run(lambda model: model.save_cache(path))
-    except OSError as error:
+        kept.sweep(path.parent)
+    except ValueError:  # nothing was read: the file before it, if there is one, is better
         talk.out.clear_progress()
-        talk.complain(CacheRefused(f"Keys and values were not kept: {error.strerror or error}."))
         return
+    except (OSError, RuntimeError) as error:  # MLX tells of a full disk by the latter
+        reason = error.strerror if isinstance(error, OSError) else None
+        talk.complain(CacheRefused(f"Keys and values were not kept: {reason or error}."))
+        return
+    except KeyboardInterrupt:  # the thread that writes ends with the process, wherever it is
+        kept.unfinished(path).unlink(missing_ok=True)
+        raise
     talk.out.clear_progress()
     talk.say(f"Kept keys and values ({shown(size)}): {path}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,30 +173,29 @@ class Measuring:
         return write
 
     def _finish(self, report: Report, write: Callable[[str], None]) -> None:
-        """The report of whatever was measured."""
+        """The report of whatever was measured: every form that was asked for, also if another one fails."""
         self._out.clear_progress()
         if not report.samples:
             self._out.line("Nothing had been measured yet.")
             return
         report.after = conditions()
         wanted = self._wanted
-        if wanted.output is not None:
-            self._out.write(markdown.report_text(report))
-        if wanted.form == "jsonl":
-            write(lines.end_line(report))
-        else:
-            _deliver(self._out, wanted.output, _formed(report, wanted.form))
-        if wanted.plot is not None:
-            _draw(report, wanted.plot)
+        with ExitStack() as forms:  # the last one is carried out first: what reads stdout may be gone
+            if wanted.output is not None:
+                forms.callback(lambda: self._out.write(markdown.report_text(report)))
+            if wanted.form == "jsonl":
+                forms.callback(lambda: write(lines.end_line(report)))
+            else:
+                forms.callback(lambda: _deliver(self._out, wanted.output, _formed(report, wanted.form)))
+            if wanted.plot is not None:
+                forms.callback(_draw, report, wanted.plot)
 
 
 def show_comparison(out: Output, paths: tuple[Path, Path], form: str, output: Path | None) -> None:
     """`--compare`. Raises UsageError for files that are no reports."""
     before, after = (read_report(path) for path in paths)
     comparison = compare_reports(before, after, (str(paths[0]), str(paths[1])))
-    text = markdown.comparison_text(comparison)
-    if output is not None:
-        out.write(text)
+    tables = text = markdown.comparison_text(comparison)
     if form == "json":
         text = json.dumps(comparison.to_dict(), ensure_ascii=False, indent=1) + "\n"
     elif form == "jsonl":
@@ -203,6 +203,8 @@ def show_comparison(out: Output, paths: tuple[Path, Path], form: str, output: Pa
     elif form == "csv":
         text = lines.comparison_csv(comparison)
     _deliver(out, output, text)
+    if output is not None:
+        out.write(tables)
 
 
 def _formed(report: Report, form: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event as Flag
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, TypeVar
 
 from mlxmtp.engine.events import End, Text, Thinking
@@ -65,27 +65,38 @@ class ModelThread:
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._happened: deque[Happening] = deque()
         self._stop = Flag()
+        self._wanted: object = None  # stands for the model that was asked for last
+        self._lock = Lock()
         self._bell, self._button = os.pipe()
         os.set_blocking(self._bell, False)
         os.set_blocking(self._button, False)
         self._thread: Thread | None = None
 
     def load(self, read: Callable[[], Model]) -> None:
-        """Read a model; the one before it is dropped first, so that memory never holds two."""
-        before, self.model, self.trouble = self.model, None, None
+        """Read a model; the one before it is dropped first, so that memory never holds two.
+
+        Of several that were asked for meanwhile only the last is there in the end, and only that one is told of.
+        """
+        with self._lock:
+            before, self.model, self.trouble = self.model, None, None
+            self._wanted = wanted = object()
 
         def job() -> None:
             nonlocal before
             if before is not None:
                 before.close()
                 before = None  # here, where its traces are
-            try:
-                self.model = read()
-            except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)
-                self.trouble = error
-                self._tell(Failed(error))
-            else:
-                self._tell(Ready())
+            if self._wanted is not wanted:
+                return
+            model, trouble = _attempt(read)
+            with self._lock:
+                given_up = self._wanted is not wanted
+                if not given_up:
+                    self.model, self.trouble = model, trouble
+            if not given_up:
+                self._tell(Ready() if trouble is None else Failed(trouble))
+            elif model is not None:
+                model.close()
 
         self._do(job)
 
@@ -175,3 +186,11 @@ class ModelThread:
     def _work(self) -> None:
         while True:
             self._jobs.get()()
+
+
+def _attempt(read: Callable[[], Model]) -> tuple[Model | None, Exception | None]:
+    """A model, or why there is none."""
+    try:
+        return read(), None
+    except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)
+        return None, error

@@ -35,18 +35,11 @@ class DownloadProgress:
                 self._arrived.popleft()
         if now - self._shown_at >= (_EVERY if self._out.error_terminal else _EVERY_LOGGED):
             self._shown_at = now
-            if self._out.error_terminal:
-                self._out.progress(self.text())
-            else:
-                self._out.line(self.text())
+            self._show(self.text())
 
     def waiting(self, reason: str, seconds: float) -> None:
         """Say why nothing arrives."""
-        text = f"{reason}; trying again in {seconds:.0f} s" if seconds >= 1 else f"{reason}; trying again"
-        if self._out.error_terminal:
-            self._out.progress(text)
-        else:
-            self._out.line(text)
+        self._show(f"{reason}; trying again in {seconds:.0f} s" if seconds >= 1 else f"{reason}; trying again")
 
     def text(self) -> str:
         """`1.2 GB of 3.6 GB, 34 %, 52 MB/s, 0:46 left`."""
@@ -62,6 +55,12 @@ class DownloadProgress:
         """`1.2 GB of 3.6 GB, 34 %`."""
         share = 100 * self._have // self._total if self._total else 100
         return f"{shown(self._have)} of {shown(self._total)}, {share} %"
+
+    def _show(self, text: str) -> None:
+        if self._out.error_terminal:
+            self._out.progress(text)
+        elif not self._out.look.quiet:
+            self._out.line(text)
 
     def _speed(self) -> float:
         if len(self._arrived) < 2:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxmtp.chat.conversation import Conversation
-from mlxmtp.chat.sessions import Sessions
+from mlxmtp.chat.sessions import Resumed, Sessions
 from mlxmtp.cli import early
 from mlxmtp.errors import ModelNotFound
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Choice:
     """What the flags say: go on with the latest session, or with the one named `resume`; keep a new one.
 
+    `reads`: what follows in a session that goes on is not kept either.
+
     `model_given` and `system_given`: named on the command line, so that they count against what the session says.
     """
 
@@ -28,6 +30,7 @@ class Choice:
     save: bool
     model_given: bool = False
     system_given: bool = False
+    reads: bool = False
 
 
 def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loaded, Conversation]:
@@ -38,7 +41,8 @@ def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loade
     sessions = Sessions(loaded.places.sessions)
     if not choice.latest and choice.resume is None:
         return loaded, Conversation(system=system, journal=sessions.create() if choice.save else None)
-    resumed = sessions.open(sessions.latest() if choice.resume is None else sessions.find(choice.resume))
+    summary = sessions.latest() if choice.resume is None else sessions.find(choice.resume)
+    resumed = Resumed(sessions.read(summary)) if choice.reads else sessions.open(summary)
     for remark in resumed.remarks:
         out.note(remark)
     conversation = resumed.conversation

@@ -15,7 +15,7 @@ from mlxmtp.cli.answering import Leave, wait_for_model
 from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.slash import Call, Message, Unknown, parse
 from mlxmtp.cli.wrap import joined, wrapped
-from mlxmtp.errors import MlxmtpError
+from mlxmtp.errors import MlxmtpError, sentence
 
 if TYPE_CHECKING:
     from mlxmtp.chat.conversation import Conversation
@@ -61,8 +61,8 @@ class Talk:
         self.thought = ""
         self.warned_full = False
         self.warned_unsaved = False
-        self.on_ready: Callable[[Talk], None] | None = None  # once for each model and each session
-        self._met: tuple[int, str | None] | None = None
+        self.on_ready: Callable[[Talk], None] | None = None  # once for each model and each conversation
+        self.met: Conversation | None = None  # what the model has been with since it is there
 
     def run(self, act: Callable[[Talk, Call], None], send: Callable[[Talk, str], None]) -> None:
         """Lines until Ctrl+D or /exit; `act` carries out commands, `send` messages."""
@@ -82,7 +82,7 @@ class Talk:
                 self._take(parse(line.text, pasted=line.pasted), act, send)
             except Leave:
                 return
-            except MlxmtpError as error:
+            except (MlxmtpError, OSError) as error:
                 self.complain(error)
             except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
                 self.say("\nStopped.")
@@ -122,11 +122,11 @@ class Talk:
         return False
 
     def _meet(self) -> None:
-        """The model and the session belong together from here on."""
-        pair = (id(self.thread.model), self.conversation.session)
-        if self.on_ready is not None and self._met != pair:
-            self._met = pair
-            self.on_ready(self)
+        """The model and the conversation belong together from here on."""
+        if self.met is not self.conversation:
+            self.met = self.conversation
+            if self.on_ready is not None:
+                self.on_ready(self)
 
     @property
     def model(self) -> Model:
@@ -163,10 +163,3 @@ class Talk:
         plain = [without_controls(row) for row in rows]
         dim = plain if self.out.look.dumb else [f"\x1b[2m{row}\x1b[0m" if row else "" for row in plain]
         self.out.write("".join(f"{row}\n" for row in dim))
-
-
-def sentence(error: Exception) -> str:
-    """What a person is told: our errors as they are, others with their kind."""
-    if isinstance(error, MlxmtpError):
-        return str(error)
-    return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp; --debug shows where."

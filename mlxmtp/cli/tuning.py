@@ -29,17 +29,16 @@ def load(talk: Talk, target: Found) -> None:
     from mlxmtp.cli.learning import Memory
     from mlxmtp.hub.room import require_memory
 
-    if talk.memory is not None:
-        talk.memory.keep()  # of the model before
-        talk.memory = None
     drafter = pick_drafter(talk.loaded.settings, talk.out, _store(talk), target, off=False)
     settings, draws = talk.loaded.settings, not talk.out.look.dumb
     require_memory(target, drafter, _ANSWER, force=talk.force, turns=True, kv_bits=settings.kv_bits)
-    talk.target, talk.drafter = target, drafter
+    talk.target, talk.drafter, talk.memory, talk.met = target, drafter, None, None
 
     def read() -> Model:
         model = read_model(target, drafter, read_tokenizer(target), settings)
-        talk.memory = Memory(model, drafter, talk.loaded.places, settings.draft_bits)
+        memory = Memory(model, drafter, talk.loaded.places, settings.draft_bits)
+        if talk.target is target and talk.drafter is drafter:  # else another model is wanted by now
+            talk.memory = memory
         if draws:  # what drawing needs is imported here, while nobody waits for it
             from mlxmtp.cli.markdown import warm_up
 

@@ -20,6 +20,9 @@ from mlxmtp.cli.live import AnswerView
 from mlxmtp.errors import MlxmtpError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlxmtp.chat.material import Material
     from mlxmtp.cli.talk import Talk
     from mlxmtp.engine.answer import Answer, OnPrefill
     from mlxmtp.engine.engine import Model
@@ -34,25 +37,27 @@ _WITHOUT_ANSWER = {
 
 def send(talk: Talk, text: str) -> None:
     """A message. If it cannot be sent it stands in the next line. Raises MlxmtpError."""
+    edits, talk.edits = talk.edits, False
     try:
-        if talk.edits:
-            talk.edits = False
-            edit(talk, text)
+        if edits:
+            _edit(talk, text)
         else:
             _ask(talk, text)
-    except (MlxmtpError, KeyboardInterrupt):
-        talk.given = text
+    except (MlxmtpError, OSError, KeyboardInterrupt):
+        talk.given, talk.edits = text, edits
         raise
 
 
-def edit(talk: Talk, text: str) -> None:
-    """Other words for the last question, and an answer to them."""
+def _edit(talk: Talk, text: str) -> None:
+    """Other words for the last question, and an answer to them. Files that they name join those it had."""
     old = talk.conversation.exchanges[-1]
+    fresh = [one for one in _mentioned(talk, text) if one.text not in old.attached]
     if not talk.ready():
         talk.given, talk.edits = text, True
         return
+    _tell_tokens(talk, fresh)
     with interrupts(_later):
-        talk.conversation.replace_question(text)
+        talk.conversation.replace_question(text, join([old.attached, *(one.text for one in fresh)]))
         if not _answered(talk, _answer(talk)):
             _restore(talk, old)
             talk.given, talk.edits = text, True
@@ -84,15 +89,12 @@ def go_on(talk: Talk) -> None:
 
 
 def _ask(talk: Talk, text: str) -> None:
-    mentioned = [gather(name) for name in mentions(text)]
-    for note in (note for one in mentioned for note in one.notes):
-        talk.out.note(note)
+    mentioned = _mentioned(talk, text)
     attached = join([one.text for one in (*talk.staged, *mentioned)])
     if not talk.ready():
         talk.given = text
         return
-    for one in mentioned:
-        talk.say(f"{one.name}, {tokens_of(talk, one.text):,} tokens")
+    _tell_tokens(talk, mentioned)
     if not make_fit(talk, Exchange(text, attached=attached)):
         talk.given = text
         return
@@ -103,6 +105,19 @@ def _ask(talk: Talk, text: str) -> None:
         else:
             talk.conversation.undo()
             talk.given = text
+
+
+def _mentioned(talk: Talk, text: str) -> list[Material]:
+    """What stands behind every `@path` in a message. Raises as `gather`."""
+    found = [gather(name) for name in mentions(text)]
+    for note in (note for one in found for note in one.notes):
+        talk.out.note(note)
+    return found
+
+
+def _tell_tokens(talk: Talk, materials: Sequence[Material]) -> None:
+    for one in materials:
+        talk.say(f"{one.name}, {tokens_of(talk, one.text):,} tokens")
 
 
 def _later() -> None:
@@ -126,6 +141,8 @@ def _answer(talk: Talk, *, continues: bool = False, lead: str = "") -> Outcome:
     if view.shows_thoughts != shows:
         talk.change(show_thinking=view.shows_thoughts)
     talk.thought = outcome.thinking
+    if talk.memory is not None:
+        talk.memory.keep()  # now: most conversations end with their window
     if outcome.stats is not None:
         talk.stats = outcome.stats, talk.context
     return outcome
@@ -141,7 +158,7 @@ def _answered(talk: Talk, outcome: Outcome) -> bool:
 
 def _restore(talk: Talk, old: Exchange) -> None:
     """The last exchange as it was."""
-    talk.conversation.replace_question(old.question)
+    talk.conversation.replace_question(old.question, old.attached)
     if old.reply is not None:
         talk.conversation.reply(old.reply)
 

@@ -77,6 +77,7 @@ class Decoder:
         self._snapshots = Snapshots()
         self._chunk = chunk
         self._has_compiled = False
+        self._request = 0  # counts them: rounds of an earlier one must not go on
         self._used: set[tuple[int, Filters, bool, int]] = set()
 
     def rounds(
@@ -95,7 +96,8 @@ class Decoder:
         Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
         ``on_prefill(done, total)`` counts the prompt's tokens. ``return_to``: a later prompt will begin with that
         many tokens of this one and then differ, so a snapshot is taken there. Raises ValueError for an empty prompt or
-        a bad number, ContextOverflow if the prompt leaves no room for an answer.
+        a bad number, ContextOverflow if the prompt leaves no room for an answer, and later RuntimeError if rounds of
+        another prompt have begun meanwhile.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -165,6 +167,7 @@ class Decoder:
         on_prefill: Callable[[int, int], None] | None,
         mark: int | None,
     ) -> Generator[Round, None, None]:
+        self._request = request = self._request + 1
         key = sampling.key()
         self._reserve(prompt, room)
         hidden = self._read(prompt, on_prefill, mark)
@@ -175,7 +178,7 @@ class Decoder:
         room -= 1
         queue: deque[_Dispatched] = deque()
         clock = time.perf_counter()
-        while room > 0 and self.tokens[-1] not in stop:
+        while room > 0 and self._goes_on(request, stop):
             while len(queue) <= self._in_flight:
                 state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
                 queue.append(sent)
@@ -190,6 +193,12 @@ class Decoder:
             self.rows = len(self.tokens) - 1
             yield Round(tuple(kept), tuple(draft), min(accepted, len(kept)))
             clock = time.perf_counter() if not queue else now
+
+    def _goes_on(self, request: int, stop: frozenset[int]) -> bool:
+        """Whether more may follow the last token. Raises RuntimeError if the cache holds another request by now."""
+        if request != self._request:
+            raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
+        return self.tokens[-1] not in stop
 
     def _reserve(self, prompt: list[int], room: int) -> None:
         """Makes room for the prompt, the answer as far as it can be foreseen, and the rounds in flight."""

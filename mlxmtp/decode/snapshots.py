@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlxmtp.models.cache import KVCache
 
 KEPT, KEPT_BYTES = 4, 768 * 2**20
-"""The newest snapshot is always kept; older ones while there are no more than this and they stay below these bytes."""
+"""The newest snapshot is always kept; older ones while all together are no more than this, in number and in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,6 @@ class Times:
         """Time of a round with ``k`` drafts in plain rounds; never less than 1, more work takes no less time."""
         return max(math.exp(self._x[self._at(k)] - self._x[0]), 1.0)
 
-    def seconds(self, k: int) -> float:
-        """Expected seconds of a round; means something once any length is measured."""
-        return math.exp(self._x[0]) * self.cost(k)
-
     def width(self, k: int, base: int) -> float:
         """Standard deviation of log t(k) / t(base)."""
         i, j = self._at(k), self._at(base)

@@ -177,7 +177,8 @@ class Model:
     def save_cache(self, path: Path, length: int | None = None) -> int:
         """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes.
 
-        `length`: as they were after that many tokens, a `return_to` of the last request. Raises ValueError for another.
+        `length`: as they were after that many tokens, a `return_to` of the last request. Raises ValueError for another,
+        and where nothing has been read.
         """
         from mlxmtp.engine import kept
 

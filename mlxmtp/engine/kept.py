@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -29,6 +31,8 @@ _FORMAT = "2"
 
 _KV_BITS = "kv_bits"
 """Stands in a file only if its keys and values are packed."""
+
+_HOUR = 3600
 
 
 def fingerprint(folder: Path) -> str:
@@ -51,12 +55,14 @@ def save(
 ) -> int:
     """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
 
-    `length`: as it was after that many tokens. Raises ValueError if nobody asked to come back there.
+    `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
     """
     tokens, newest, buffers = decoder.held(length)
+    if not tokens:
+        raise ValueError("nothing has been read yet")
     arrays = {f"layer.{i}": buffer for i, buffer in enumerate(buffers)}
     arrays["tokens"] = mx.array(tokens, mx.int32)
-    part = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
+    part = unfinished(path)
     try:
         mx.save_safetensors(str(part), arrays, _label(folder, kv_bits) | {"newest": str(newest)})
         part.chmod(0o600)
@@ -64,6 +70,19 @@ def save(
     finally:
         part.unlink(missing_ok=True)
     return path.stat().st_size
+
+
+def unfinished(path: Path) -> Path:
+    """Where this process writes `path` until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.safetensors")
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left of files they were writing there: nobody writes for an hour."""
+    for path in folder.glob(".*.safetensors"):
+        with suppress(OSError):  # another process has removed it
+            if time.time() - path.stat().st_mtime > _HOUR:
+                path.unlink()
 
 
 def load(decoder: DecoderLike, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
@@ -77,10 +96,11 @@ def load(decoder: DecoderLike, path: Path, folder: Path, *, kv_bits: int | None 
         mx.eval(buffers)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise CacheRefused(f"{path} holds no keys and values ({error}): the text is read again.") from error
-    if label.get(_KV_BITS) != _label(folder, kv_bits).get(_KV_BITS):
-        kept = "unpacked" if _KV_BITS not in label else f"in {label[_KV_BITS]} bits"
-        raise CacheRefused(f"{path} has keys and values {kept}, and --kv-bits asks for others: the text is read again.")
-    if label != _label(folder, kv_bits):
+    wanted = _label(folder, kv_bits)
+    if label.get(_KV_BITS) != wanted.get(_KV_BITS):
+        there, here = (f"in {one[_KV_BITS]} bits" if _KV_BITS in one else "unpacked" for one in (label, wanted))
+        raise CacheRefused(f"{path} has keys and values {there}, and here they are {here}: the text is read again.")
+    if label != wanted:
         raise CacheRefused(f"{path} is of another model or of another version of it: the text is read again.")
     try:
         decoder.take_up(tokens, newest, buffers)

@@ -17,7 +17,7 @@ class Params:
 
     `max_tokens` None means until the context is full. `seed` None means a fresh one, told in the stats.
     `stop` None means the checkpoint's own stop tokens. `think_tokens`: after that many tokens a thought is closed, its
-    opening mark counted, and the answer begins.
+    opening mark counted, and the answer begins. Raises ValueError for a number of tokens below 1.
     """
 
     max_tokens: int | None = None
@@ -30,6 +30,12 @@ class Params:
     think: bool = False
     think_tokens: int | None = None
     stop: Collection[int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "think_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
     def with_seed(self) -> int:
         """The seed to use: the given one, else 32 fresh random bits."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,6 @@ SHORTEST = 256
 """Tokens from which keeping a text is worth a file: fewer are read in less time than a file is."""
 
 _NAME = re.compile(r"(?P<model>[0-9a-f]{16})-(?P<tokens>\d+)-(?P<hash>[0-9a-f]{32})\.safetensors")
-_UNFINISHED, _HOUR = ".*.safetensors", 3600
-"""What `kept.save` writes to first; after an hour it is what a killed process left behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +85,20 @@ class Readings:
 
     def _make_room(self, newest: Path) -> None:
         """Removes what has not served for longest; another process may do the same at the same time."""
+        from mlxmtp.engine import kept
+
+        kept.sweep(self.folder)
         files, total = [], 0
         for path in self.folder.iterdir():
             try:
                 status = path.stat()
             except FileNotFoundError:
                 continue
-            if path.match(_UNFINISHED) and time.time() - status.st_mtime > _HOUR:
-                path.unlink(missing_ok=True)
-            elif _NAME.fullmatch(path.name):  # nothing else in this folder is ours to remove
-                files.append((path == newest, status.st_mtime_ns, status.st_size, path))
+            if _NAME.fullmatch(path.name):  # nothing else in this folder is ours to remove
+                hopeless = status.st_size > self.limit  # goes first: it would drive out all others, and then itself
+                files.append((not hopeless, path == newest, status.st_mtime_ns, status.st_size, path))
                 total += status.st_size
-        for _, _, size, path in sorted(files):
+        for *_, size, path in sorted(files):
             if total <= self.limit:
                 return
             path.unlink(missing_ok=True)

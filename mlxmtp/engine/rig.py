@@ -94,6 +94,7 @@ class Rig:
     def __init__(self, target: Target, drafter: Any = None, sampling: Sampling | None = None) -> None:
         self.sampling = sampling or Sampling()
         self._target, self._drafter = target, drafter
+        self._free = _Free()  # one for all splits: rounds are traced once for each drafter
         # Compiled in this thread: a thread of its own would keep the weights for as long as the process lives.
         self._decoder = Decoder(target, drafter, compiled="always")
         self.compiled = True
@@ -216,7 +217,7 @@ class Rig:
         decoder.forget()
         decoder.reserve(len(text) + needed)
         decoder.depth = deepcopy(self._fresh)
-        sides = (self._drafter, _Free())
+        sides = (self._drafter, self._free)
         seconds: tuple[list[float], list[float]] = ([], [])
         for _ in range(blocks):
             for side, drafter in enumerate(sides):

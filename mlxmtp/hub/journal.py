@@ -10,12 +10,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
 from mlxmtp.errors import ConversionError
 
 _LINE = 9  # bytes: eight hexadecimal digits and a newline
+_WHOLE = re.compile(rb"[0-9a-f]{8}\n")
 
 
 class Journal:
@@ -36,8 +39,9 @@ class Journal:
             self._file.truncate(0)
             self._file.write(self._head)
             text = self._head
-        lines = [text[at : at + _LINE] for at in range(len(self._head), len(text), _LINE)]
-        self.checksums = [int(line, 16) for line in lines if len(line) == _LINE]  # the last may be cut off
+        lines = (text[at : at + _LINE] for at in range(len(self._head), len(text), _LINE))
+        # The last may be cut off, and after a power cut zeros may stand where nothing has been written.
+        self.checksums = [int(line, 16) for line in takewhile(_WHOLE.fullmatch, lines)]
         self.keep(len(self.checksums))
 
     def add(self, checksum: int) -> None:

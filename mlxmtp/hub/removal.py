@@ -50,6 +50,8 @@ def plan_removal(name: str, store: Store, places: Places) -> Removal:
     Raises ModelNotFound if nothing of it is here, UsageError for what is not ours to remove.
     """
     meant = store.meaning(name)
+    if not meant.strip():  # the folder of all models
+        raise UsageError("Name the model to remove. See: mlxmtp ls")
     if meant == BUILT_IN:
         raise UsageError(f"{BUILT_IN} is part of the program and goes with it.")
     made = places.data / "models" / meant

@@ -81,6 +81,9 @@ class Transfer:
         for _ in range(2):
             with partial.open("ab+", buffering=0) as stream:
                 _claim(stream, partial)
+                if not partial.exists() and self._cached.blob(file.etag).is_file():
+                    self._on_bytes(file.size, False)  # another process finished it between opening and locking
+                    return
                 started_with = min(stream.tell(), file.size)
                 intact = self._complete(file, stream)
                 if intact:

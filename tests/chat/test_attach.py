@@ -141,3 +141,27 @@ def test_a_system_prompt_may_be_a_file_or_a_named_prompt(tmp_path, monkeypatch):
     assert read_reference("@review", prompts) == "Name bugs first."
     with pytest.raises(UsageError):
         read_reference("@nothing", prompts)
+
+
+def test_a_pipe_that_does_not_block_is_read_to_its_end(pipe: tuple[int, int]) -> None:
+    os.set_blocking(pipe[0], False)
+    os.write(pipe[1], b"first ")
+
+    def go_on() -> None:
+        os.write(pipe[1], b"second")
+        os.close(pipe[1])
+
+    later = threading.Timer(0.2, go_on)
+    later.start()
+    assert join_message([], ["Go"], pipe[0]).message == "first second\n\nGo"
+    later.join()
+
+
+def test_input_that_breaks_off_with_an_error_is_refused(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:
+    def broken(_file: int, _size: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    os.write(pipe[1], b"some")
+    monkeypatch.setattr("mlxmtp.chat.attach.os.read", broken)
+    with pytest.raises(UsageError, match="Standard input cannot be read: Input/output error"):
+        join_message([], ["Go"], pipe[0])

@@ -129,17 +129,14 @@ def test_every_operation_is_one_event() -> None:
     conversation.replace_question("II?")
     conversation.undo()
     conversation.rename("talk")
-    conversation.note("hot")
     conversation.use_model("n")
     conversation.drop_oldest(1)
     assert [event["type"] for event in journal.written] == [
-        "system", "question", "reply", "question", "reply", "extend", "retract", "edit", "undo", "name", "note",
+        "system", "question", "reply", "question", "reply", "extend", "retract", "edit", "undo", "name",
         "model", "drop",
     ]  # fmt: skip
     assert replayed(journal.written) == conversation.history
-    assert conversation.history == History(
-        "n", "Be brief.", "talk", (), (Exchange("1?", Reply("1"), "x"),), ("hot",), None
-    )
+    assert conversation.history == History("n", "Be brief.", "talk", (), (Exchange("1?", Reply("1"), "x"),), None)
 
 
 def test_an_answer_reaches_the_journal_while_it_comes() -> None:
@@ -226,7 +223,6 @@ OPERATIONS = st.lists(
         st.tuples(st.just("drop_oldest"), st.integers(0, 3)),
         st.tuples(st.just("set_system"), st.text(max_size=5)),
         st.tuples(st.just("use_model"), st.text(max_size=5)),
-        st.tuples(st.just("note"), st.text(max_size=5)),
     ),
     max_size=30,
 )

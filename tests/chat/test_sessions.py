@@ -164,7 +164,10 @@ def test_a_full_disk_ends_the_saving_but_not_the_conversation(
     monkeypatch.setattr(journal_module, "_write_all", refuse)
     conversation.reply(Reply("So."))
     conversation.ask("And?")
-    assert conversation.trouble == "This conversation is not saved any more (No space left on device)."
+    assert conversation.trouble == (
+        f"This conversation is not saved any more: No space left on device ({sessions.folder}). "
+        "Make room and begin a new one; in a chat /export FILE.md writes this one elsewhere."
+    )
     assert conversation.session is None
     assert len(conversation.exchanges) == 2
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,6 @@ def conversation() -> Conversation:
         conversation.reply(reply)
     conversation.drop_oldest(1)
     conversation.ask("And?", "from a pipe")
-    conversation.note("temp 0.2")
     return conversation
 
 
@@ -35,7 +35,7 @@ def test_markdown_is_what_was_said(conversation: Conversation) -> None:
         "## Question\n\n*(Attached: a.txt, b.txt)*\n\nWhat is in it?\n\n## Answer\n\nLittle.\n\n"
         "## Question\n\nGo on.\n\n## Answer\n\n1, 2\n\n*(cut at the length limit)*\n\n"
         "## Question\n\nMore.\n\n## Answer\n\n3\n\n*(stopped)*\n\n"
-        "## Question\n\n*(Attached: piped text)*\n\nAnd?\n\n*(not answered)*\n\n*(Note: temp 0.2)*\n"
+        "## Question\n\n*(Attached: piped text)*\n\nAnd?\n\n*(not answered)*\n"
     )
     assert as_markdown(Conversation().history) == "# Conversation\n"
 
@@ -67,3 +67,17 @@ def test_a_file_says_by_its_name_what_it_holds_and_is_not_overwritten(
             export(conversation.history, str(tmp_path / name))
     with pytest.raises(MlxmtpError, match="cannot be written"):
         export(conversation.history, str(tmp_path / "none" / "talk.md"))
+
+
+def test_a_full_disk_leaves_what_was_there(conversation: Conversation, tmp_path: Path) -> None:
+    file = tmp_path / "talk.md"
+    file.write_text("before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        for name, overwrite in ((file, True), (tmp_path / "new.md", False)):
+            with pytest.raises(MlxmtpError, match="cannot be written"):
+                export(conversation.history, str(name), overwrite=overwrite)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("talk.md", "before")]

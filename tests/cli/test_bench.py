@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mlxmtp.cli.app import main
+from mlxmtp.cli.output import ReaderGone
 from mlxmtp.engine import rig as rig_module
 from mlxmtp.errors import LoadError
 from mlxmtp.hub.machine import Machine
@@ -192,6 +193,38 @@ def test_ctrl_c_keeps_what_was_measured(bench, rig, at):
     assert not list(problems(found, SCHEMA, SCHEMA))
 
 
+def test_the_report_is_written_although_nobody_reads_the_tables(bench, monkeypatch):
+    def gone(*_: object) -> None:
+        raise ReaderGone
+
+    monkeypatch.setattr("mlxmtp.cli.output.Output.write", gone)
+    assert bench(*SHORT, "-o", "run.json", "--plot", "run.svg")[0] == 141
+    assert len(json.loads(Path("run.json").read_text(encoding="utf-8"))["samples"]) == 40
+    assert Path("run.svg").is_file()
+
+
+def test_the_tables_are_shown_although_the_file_cannot_be_written(bench, rig, monkeypatch):
+    split = rig.split
+
+    def and_then_the_folder_goes(*args: Any) -> Any:
+        Path("reports").rmdir()
+        return split(*args)
+
+    Path("reports").mkdir()
+    monkeypatch.setattr(rig, "split", and_then_the_folder_goes)
+    code, out, err = bench(*SHORT, "-o", "reports/run.json")
+    assert (code, "reports/run.json cannot be written" in err) == (1, True)
+    assert "yes (10 of 10)" in out
+
+
+@pytest.mark.parametrize(("flag", "name"), [("-o", "run.json"), ("--plot", "run.svg")])
+def test_a_file_that_may_not_be_written_is_refused_first(bench, rig, monkeypatch, flag, name):
+    monkeypatch.setattr("mlxmtp.cli.bench.os.access", lambda *_: False)  # the tests may run as root, who may do all
+    code, _, err = bench(*SHORT, flag, name)
+    assert (code, f"{flag} {name} cannot be written" in err) == (2, True)
+    assert not rig.takes
+
+
 def test_ctrl_c_before_anything_was_measured(bench, rig):
     rig.interrupt_at = 0
     assert bench(*SHORT, "-o", "run.json") == (130, "", "Nothing had been measured yet.\n")
@@ -234,6 +267,7 @@ def test_a_busy_machine_is_told(bench, monkeypatch):
         (("-o", "run.txt"), 2, "give --format"),
         (("-o", "missing/run.json"), 2, "give a file in a folder that exists"),
         (("--plot", "run.pdf"), 2, "must end in .svg or .png"),
+        (("--plot", "missing/run.svg"), 2, "give a file in a folder that exists"),
         (("--temp", "-1"), 2, "--temp must be a number from 0 up"),
         (("-m", "nothing"), 3, "Model 'nothing' is not known"),
         (("--draft-model", "e2b"), 3, "Run: mlxmtp pull e2b"),

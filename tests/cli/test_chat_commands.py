@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxmtp.chat.conversation import Conversation
 from mlxmtp.cli.slash import COMMANDS
 from tests.cli.talking import Conversing
 
@@ -276,3 +277,72 @@ def test_exporting(asked: Conversing) -> None:
     assert asked.say("/export out.md").endswith("Error: out.md exists already: take another name.\n")
     assert asked.say("/export").endswith("Error: /export takes the name of a file that ends in .md or .json.\n")
     assert "must end in .md or .json" in asked.say("/export out.txt")
+
+
+def test_a_quotation_mark_is_missing(asked: Conversing) -> None:
+    assert asked.say('/export "my talk.md', "/help exit").startswith(
+        '> /export "my talk.md\nError: /export "my talk.md: a quotation mark is missing.\n> /help exit\n/exit\n'
+    )
+
+
+def test_a_folder_that_cannot_be_read_does_not_end_the_conversation(
+    asked: Conversing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/home/sessions")
+
+    monkeypatch.setattr("mlxmtp.chat.sessions.Sessions.listing", locked)
+    shown = asked.say("/sessions", "More", answers=["Ok.<turn|>"])
+    assert "Error: /home/sessions: Permission denied. Check the file, its folder and the disk.\n" in shown
+    assert "\nOk.\n" in shown
+
+
+def test_a_file_named_in_other_words_for_the_question_is_read(asked: Conversing) -> None:
+    Path("a.txt").write_text("Alpha\n", encoding="utf-8")
+    shown = asked.say("/edit Read @a.txt", answers=["Ok.<turn|>"])
+    assert shown.startswith("> /edit Read @a.txt\na.txt, 19 tokens\n\nOk.\n")
+    (exchange,) = asked.talk.conversation.exchanges
+    assert (exchange.question, exchange.attached) == ("Read @a.txt", "--- a.txt ---\nAlpha")
+    (summary,) = asked.sessions.listing().sessions
+    assert asked.sessions.history(summary).exchanges[0].attached == exchange.attached
+    asked.say("/edit Again @a.txt", answers=["Ok.<turn|>"])  # it is there already
+    assert asked.talk.conversation.exchanges[0].attached == exchange.attached
+
+
+def test_a_file_named_in_other_words_goes_when_nothing_is_said(asked: Conversing) -> None:
+    Path("a.txt").write_text("Alpha\n", encoding="utf-8")
+    before = asked.talk.conversation.exchanges
+    asked.change(think=True)
+    asked.say("/edit Read @a.txt", answers=["<|channel>hm{stop} hm hm hm hm"])
+    assert asked.talk.conversation.exchanges == before
+
+
+def test_other_words_that_could_not_be_sent_are_still_other_words(asked: Conversing) -> None:
+    Path("b.bin").write_bytes(b"\0")
+    shown = asked.say("/edit", "Read @b.bin", "Hi there", answers=["Hey.<turn|>"])
+    assert "b.bin holds NUL bytes" in shown
+    assert asked.script.given[-2] == "Read @b.bin"
+    assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi there"]
+
+
+@pytest.mark.parametrize("line", ["/save", "/save talk"])
+def test_what_is_not_saved_any_more_is_not_said_to_be(
+    asked: Conversing, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlxmtp.chat.journal._write_all", full)
+    asked.say("More", answers=["Ok.<turn|>"])
+    assert asked.say(line).startswith(f"> {line}\nError: This conversation is not saved any more: No space left")
+
+
+def test_without_saving_another_session_is_only_read(asked: Conversing) -> None:
+    session = asked.talk.conversation.session
+    before = (asked.sessions.folder / f"{session}.jsonl").read_bytes()
+    asked.talk.conversation.close()
+    asked.talk.conversation = Conversation()  # as --no-save makes it
+    assert "Going on with: Hi (1 exchange)" in asked.say(f"/load {session}")
+    assert "\nOk.\n" in asked.say("More", "/save", answers=["Ok.<turn|>"])
+    assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi", "More"]
+    assert [path.read_bytes() for path in asked.sessions.folder.iterdir()] == [before]

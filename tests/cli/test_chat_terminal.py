@@ -335,6 +335,23 @@ def test_going_on_with_the_latest_session(program: Program) -> None:
     assert len(list(Path(program.home / "sessions").glob("*.jsonl"))) == 1
 
 
+def test_without_saving_the_latest_session_is_only_read(program: Program) -> None:
+    program.answers = ["One.<turn|>"]
+    terminal = begin(program)
+    terminal.send("First?" + ENTER)
+    terminal.wait_for("One.")
+    leave(terminal)
+    (session,) = Path(program.home / "sessions").iterdir()
+    before = session.read_bytes()
+    terminal = program.terminal("chat", "-c", "--no-save", columns=100, rows=30)
+    terminal.wait_until("a prompt", lambda lines: lines[-1:] == [">"])
+    assert "Going on with: First? (1 exchange)" in terminal.lines()
+    terminal.send("Second?" + ENTER)
+    terminal.wait_until("an answer", lambda lines: sum(line == "One." for line in lines) == 2)
+    leave(terminal)
+    assert [path.read_bytes() for path in Path(program.home / "sessions").iterdir()] == [before]
+
+
 def test_a_session_is_chosen_from_the_list(program: Program) -> None:
     program.answers = ["One.<turn|>"]
     for question in ("First?", "Second?"):

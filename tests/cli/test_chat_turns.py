@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from mlxmtp.chat.history import Reply
+from mlxmtp.cli.learning import Memory
 from mlxmtp.cli.prompt_line import Line
+from mlxmtp.decode.depth import Depth
+from mlxmtp.errors import TooLarge
+from mlxmtp.hub.store import Found
 from tests.cli.talking import Conversing
 
 
@@ -175,3 +179,26 @@ def test_everything_is_saved_as_it_is_said(talk: Conversing) -> None:
     (summary,) = talk.sessions.listing().sessions
     history = talk.sessions.history(summary)
     assert [(one.question, one.reply and one.reply.text) for one in history.exchanges] == [("Hi", "Hello.")]
+
+
+def test_what_was_learned_is_kept_after_each_answer(talk: Conversing) -> None:
+    """A conversation mostly ends with its window: nothing can wait for an orderly end."""
+    talk.decoder.depth = Depth()
+    places = talk.talk.loaded.places
+    talk.talk.memory = Memory(talk.model, Found("drafter", talk.folder / "model"), places)
+    for _ in range(40):
+        for k in (0, 2):
+            talk.decoder.depth.observe(k, min(k, 1), 0.01 * (1 + 0.4 * k))
+    talk.say("Hi", answers=["Hello.<turn|>"])
+    assert len(list((places.data / "tuning").iterdir())) == 1
+
+
+def test_a_model_that_is_refused_leaves_everything_as_it_was(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise TooLarge("It is too large.")
+
+    monkeypatch.setattr("mlxmtp.hub.room.require_memory", refuse)
+    memory = talk.talk.memory = Memory(talk.model, None, talk.talk.loaded.places)
+    assert talk.say("/model pocket") == "> /model pocket\nError: It is too large.\n"
+    assert talk.talk.memory is memory
+    assert talk.talk.model is talk.model

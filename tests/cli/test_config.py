@@ -58,7 +58,8 @@ def test_edit_makes_the_file_opens_the_editor_and_checks_the_result(program: Pro
 
 
 @pytest.mark.parametrize(
-    ("visual", "sentence"), [("no-such-editor", "is not installed"), ("false", "ended with code 1")]
+    ("visual", "sentence"),
+    [("no-such-editor", "is not installed"), ("false", "ended with code 1"), ("vi '", "lacks a quotation mark")],
 )
 def test_an_editor_that_fails_is_one_sentence(program: Program, visual: str, sentence: str) -> None:
     program.env = {"VISUAL": visual}
@@ -78,3 +79,14 @@ def test_a_broken_file_is_named(program: Program) -> None:
     done = program.run("config")
     assert done.returncode == 2
     assert b"is not valid TOML" in done.stderr
+
+
+def test_a_reader_of_the_path_that_leaves_ends_it_quietly(program: Program) -> None:
+    assert program.shell("{ sleep 0.3; mlxmtp config path; echo $? >&2; } | true").stderr == "141\n"
+    closed = program.shell("mlxmtp config path >&-")
+    assert (closed.returncode, "Standard output is closed" in closed.stderr) == (1, True)
+
+
+def test_without_input_there_is_no_editor(program: Program) -> None:
+    closed = program.shell("mlxmtp config edit <&-")
+    assert (closed.returncode, "An editor needs a terminal" in closed.stderr) == (2, True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import pyte
 import pytest
 
+from mlxmtp.cli.answering import wait_for_model
+from mlxmtp.cli.keyboard import NoKeys
 from mlxmtp.cli.live import AnswerView
+from mlxmtp.cli.model_thread import ModelThread
 from mlxmtp.cli.output import Look, Output
 from mlxmtp.cli.tail import Tail
 from mlxmtp.cli.wrap import joined, width, wrapped
@@ -153,3 +159,25 @@ def test_rows_are_wrapped_by_columns() -> None:
 def test_parts_are_joined_as_far_as_they_fit() -> None:
     assert joined(["12 tok", "3 tok/s", "context"], " · ", 17) == ["12 tok · 3 tok/s", "context"]
     assert joined(["a", "b"], " · ", 80) == ["a · b"]
+
+
+class StruckKeys(NoKeys):
+    """Ctrl+C comes while the terminal is being set up."""
+
+    listens = False
+
+    def __enter__(self) -> NoKeys:
+        self.listens = True
+        signal.raise_signal(signal.SIGINT)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listens = False
+
+
+def test_ctrl_c_while_the_keyboard_is_set_up_leaves_the_terminal_as_it_was() -> None:
+    thread, gate, keys = ModelThread(), threading.Event(), StruckKeys()
+    thread.load(lambda: gate.wait(10))  # type: ignore[arg-type, return-value]
+    assert not wait_for_model(thread, keys, Output(None, None), "it")
+    assert not keys.listens
+    gate.set()

@@ -166,3 +166,70 @@ def test_a_model_is_let_go_on_the_thread_before_the_next_is_read() -> None:
     thread.load(read)
     assert thread.model is None
     assert collect(thread) == [Ready()]
+
+
+def test_a_model_that_another_has_replaced_meanwhile_is_never_there() -> None:
+    thread, reading, gate = ModelThread(), threading.Event(), threading.Event()
+    first: Any = FakeModel()
+    second: Any = FakeModel()
+
+    def read_first() -> Any:
+        reading.set()
+        assert gate.wait(10)
+        return first
+
+    def read_second() -> Any:
+        assert thread.model is None
+        assert first.closed_on is threading.current_thread()
+        return second
+
+    thread.load(read_first)
+    assert reading.wait(10)
+    thread.load(read_second)
+    gate.set()
+    assert collect(thread) == [Ready()]
+    assert thread.model is second
+
+
+def test_a_model_that_nobody_waits_for_any_more_is_not_read() -> None:
+    thread, begun, gate, read = loaded(), threading.Event(), threading.Event(), []
+
+    def begin(model: Any, on_prefill: Any) -> Any:
+        begun.set()
+        assert gate.wait(10)
+        return FakeAnswer([End("stop", Stats())])
+
+    thread.answer(begin)
+    assert begun.wait(10)
+
+    def reader(name: str) -> Any:
+        def one() -> Any:
+            read.append(name)
+            return FakeModel()
+
+        return one
+
+    thread.load(reader("one"))
+    thread.load(reader("two"))
+    gate.set()
+    found: list[Happening] = []
+    while Ready() not in found:
+        found += collect(thread)
+    assert found == [End("stop", Stats()), Ready()]
+    assert read == ["two"]
+
+
+def test_a_failure_of_a_model_that_was_given_up_is_no_trouble() -> None:
+    thread, reading, gate = ModelThread(), threading.Event(), threading.Event()
+
+    def read() -> Any:
+        reading.set()
+        assert gate.wait(10)
+        raise LoadError("damaged")
+
+    thread.load(read)
+    assert reading.wait(10)
+    thread.load(FakeModel)  # type: ignore[arg-type]
+    gate.set()
+    assert collect(thread) == [Ready()]
+    assert thread.trouble is None

@@ -76,6 +76,15 @@ def test_a_quiet_benchmark_says_nothing_and_a_terminal_keeps_one_line() -> None:
     assert "run 8 of 9, 0:40 left: a text" in screen.getvalue()
 
 
+def test_a_quiet_download_says_nothing() -> None:
+    clock, log = Clock(), StringIO()
+    progress = DownloadProgress(Output(None, log, Look(quiet=True)), 1000, clock)
+    clock.now += 40
+    progress.count(5, True)
+    progress.waiting("the hub answers 503", 7)
+    assert log.getvalue() == ""
+
+
 def test_columns_are_tabs_for_programs_and_aligned_for_people() -> None:
     header, rows = ["NAME", "SIZE"], [["a", "10 MB"], ["longer", "1 MB"]]
     pipe, screen = StringIO(), Screen()

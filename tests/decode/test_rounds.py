@@ -226,3 +226,14 @@ def test_the_context_limit_ends_the_text_and_refuses_a_longer_prompt():
 def test_bad_arguments_are_refused_before_anything_runs(arguments, message):
     with pytest.raises(ValueError, match=message):
         decoder("e2b").rounds(**({"prompt_ids": [5], "max_tokens": 3} | arguments))
+
+
+def test_rounds_that_another_request_has_overtaken_say_so():
+    engine = decoder("e2b", drafter("e2b"))
+    first = engine.rounds(prompt("e2b"), max_tokens=20, num_draft_tokens=2)
+    second = engine.rounds(prompt("e2b", "short"), max_tokens=20, num_draft_tokens=2)
+    next(first)
+    next(second)
+    with pytest.raises(RuntimeError, match="another request"):
+        next(first)
+    assert len(tokens(second)) == 19

@@ -147,3 +147,10 @@ def test_progress_of_the_prompt_is_passed_on(bench: Bench) -> None:
     seen: list[tuple[int, int]] = []
     list(bench.model.stream_ids([2, 5, 5], on_prefill=lambda done, total: seen.append((done, total))))
     assert seen == [(3, 3)]
+
+
+def test_no_tokens_at_all_is_refused_where_it_is_said() -> None:
+    with pytest.raises(ValueError, match="max_tokens must be at least 1, not 0"):
+        Params(max_tokens=0)
+    with pytest.raises(ValueError, match="think_tokens must be at least 1, not -1"):
+        Params(think_tokens=-1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from mlxmtp.engine.prompt import Tokenizer
 from mlxmtp.errors import LoadError, MlxmtpError
 from tests.text_checkpoint import write_json, write_text_checkpoint
 
-GOOGLES = Path(__file__).parents[2].parent / "shared" / "reference" / "chat_templates"
+GOOGLES = Path(os.environ.get("GEMMA_CHAT_TEMPLATES", "-"))
+"""A folder with the chat templates of Google's checkpoints, gemma-4-e2b-e4b.jinja and gemma-4-12b-26b-31b.jinja."""
 HI = [{"role": "user", "content": "Hi"}]
 
 
 def googles(name: str, folder: Path) -> Tokenizer:
     path = GOOGLES / name
     if not path.is_file():
-        pytest.skip("Google's chat templates are not part of this repository")
+        pytest.skip("Google's chat templates are not part of this repository: GEMMA_CHAT_TEMPLATES names their folder")
     return Tokenizer.load(write_text_checkpoint(folder, template=path.read_text(encoding="utf-8")))
 
 

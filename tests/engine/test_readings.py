@@ -137,6 +137,16 @@ def test_what_has_not_served_for_longest_goes_first(readings):
     assert files(readings) == ["notes.txt"]
 
 
+def test_a_text_that_is_too_large_by_itself_drives_no_other_out(readings):
+    one = model()
+    kept(readings, one, TEXT[:260])
+    (small,) = readings.folder.iterdir()
+    note = kept(Readings(readings.folder, small.stat().st_size + 100), one, TEXT)
+    assert note is not None
+    assert "cache_gb" in note
+    assert list(readings.folder.iterdir()) == [small]
+
+
 def test_what_a_killed_process_left_goes_after_an_hour(readings):
     readings.folder.mkdir()
     old, new = readings.folder / ".a.1.safetensors", readings.folder / ".b.2.safetensors"

@@ -99,6 +99,8 @@ def test_without_a_compiler_rounds_run_as_they_are(monkeypatch):
     assert not made.compiled
     assert list(made.take(SHORT.prompt, 8, 2).tokens) == SHORT.greedy[:8]
     assert len(made.split(SHORT.prompt, 2, 6).free) == 6
+    assert len(made.split(LONG.prompt, 2, 6).free) == 6
+    assert len(made._decoder._set_aside) == 1  # nothing is kept of each split
 
 
 def test_a_tie_is_measured_in_the_scores_that_decide():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import BinaryIO
+
 import pytest
 from huggingface_hub import constants
 
+from mlxmtp.hub import transfer
 from mlxmtp.hub.client import LONGEST_WAIT
 from tests.golden import FOLDER
 from tests.hub.conftest import Here
@@ -107,6 +111,23 @@ def test_a_file_that_rotted_on_this_disk_is_fetched_again(here: Here) -> None:
     blob.write_bytes(bytes(len(weights)))
     assert here.call("pull", "org/large")[0] == 0
     assert blob.read_bytes() == weights
+
+
+def test_a_file_that_another_pull_finishes_at_this_moment_is_taken(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the partial file and locking it: what is locked then is the finished one."""
+    weights, claim = publish_large(here.hub), transfer._claim
+
+    def finished(stream: BinaryIO, path: Path) -> None:
+        if path.name.startswith(sha256(weights)):
+            path.write_bytes(weights)
+            path.replace(path.with_suffix(""))
+        claim(stream, path)
+
+    monkeypatch.setattr(transfer, "_claim", finished)
+    code, _, err = here.call("pull", "org/large")
+    assert code == 0, err
+    assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
+    assert here.hub.bytes_of(WEIGHTS) == 0
 
 
 def test_what_is_here_is_checked_and_not_fetched(here: Here) -> None:

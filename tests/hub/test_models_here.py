@@ -207,6 +207,16 @@ def test_a_removal_leaves_contents_that_the_client_shares_between_repositories(h
             assert file.read_bytes() == weights
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_removes_nothing(here: Here, name: str) -> None:
+    made = here.settings().places.data / "models" / "mine"
+    made.mkdir(parents=True)
+    (made / "config.json").write_text("{}")
+    code, _, err = here.call("rm", "-y", name)
+    assert (code, "Error: Name the model to remove" in err) == (2, True)
+    assert (made / "config.json").is_file()
+
+
 def test_a_half_finished_download_can_be_removed(here: Here) -> None:
     publish_large(here.hub)
     here.hub.fail("model.safetensors", drop_at=100_000, times=None)

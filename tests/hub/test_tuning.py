@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,14 @@ def test_a_folder_that_cannot_be_written_is_left(tmp_path):
 def test_the_file_says_what_it_is_of(tmp_path):
     Tuning(tmp_path, OF).write(LEARNED)
     assert json.loads(only_file(tmp_path).read_text())["of"].items() >= OF.items()
+
+
+def test_a_disk_that_is_full_is_left_as_it_was(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    Tuning(tmp_path, OF).write(LEARNED)
+    monkeypatch.setattr(Path, "replace", full)
+    Tuning(tmp_path, OF).write({"acceptance": [0.1], "costs": {}})
+    assert Tuning(tmp_path, OF).read() == LEARNED
+    assert only_file(tmp_path).suffix == ".json"

@@ -1,0 +1,91 @@
+"""--keep-cache: the file beside a session is only ever replaced by keys and values of that session, whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxmtp.chat.history import Reply
+from mlxmtp.cli.keeping import keep, take_up
+from mlxmtp.engine import kept
+from mlxmtp.engine.engine import Model
+from tests.cli.talking import Conversing
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Conversing:
+    """A conversation that has been opened again; nothing has been asked yet."""
+    made = Conversing(tmp_path)
+    made.talk.conversation.ask("Hi")
+    made.talk.conversation.reply(Reply("Hello."))
+    made.talk.on_ready = take_up
+    return made
+
+
+def beside(talk: Conversing) -> Path:
+    return talk.sessions.folder / f"{talk.talk.conversation.session}.kv.safetensors"
+
+
+def test_a_conversation_that_was_only_looked_at_leaves_its_file_alone(
+    talk: Conversing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside(talk).write_bytes(b"a long text")
+    monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(b""))
+    keep(talk.talk)
+    assert beside(talk).read_bytes() == b"a long text"
+
+
+def test_another_session_does_not_get_what_this_one_left(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = talk.talk.conversation.session
+    monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(b"new"))
+    talk.say("And?", "/clear", "Who?", f"/load {first}", answers=["So.<turn|>", "You.<turn|>"])
+    keep(talk.talk)
+    assert not beside(talk).exists()
+    talk.say("And?", answers=["So.<turn|>"])
+    keep(talk.talk)
+    assert beside(talk).read_bytes() == b"new"
+
+
+def test_a_disk_that_is_full_is_a_sentence(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Model, path: Path) -> int:
+        raise RuntimeError("[write] Unable to write 4096 bytes to file.")
+
+    talk.say("And?", answers=["So.<turn|>"])
+    monkeypatch.setattr(Model, "save_cache", full)
+    keep(talk.talk)
+    assert "Error: Keys and values were not kept: [write] Unable to write 4096 bytes" in talk.paper.getvalue()
+
+
+def test_ctrl_c_leaves_nothing_half_written(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: Any) -> int:
+        kept.unfinished(beside(talk)).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    talk.say("And?", answers=["So.<turn|>"])
+    monkeypatch.setattr(talk.thread, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        keep(talk.talk)
+    assert [path.suffix for path in talk.sessions.folder.iterdir()] == [".jsonl"]
+
+
+def test_what_a_killed_process_left_goes_after_an_hour(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (talk.sessions.folder / f".{name}.kv.safetensors.1.safetensors" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    talk.say("And?", answers=["So.<turn|>"])
+    monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(b"new"))
+    keep(talk.talk)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_where_nothing_was_read_nothing_is_kept(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk.decoder, "held", lambda _length: ([], -1, []))
+    talk.say("/context")  # the model has met the conversation, and read none of it
+    before = talk.paper.getvalue()
+    keep(talk.talk)
+    assert talk.paper.getvalue().removeprefix(before).strip() == ""
+    assert not beside(talk).exists()
