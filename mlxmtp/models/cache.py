@@ -47,7 +47,7 @@ class KVCache:
         """Makes room for ``rows`` positions: grows by a quarter, at least STEP, one layer at a time."""
         if rows <= self.capacity:
             return
-        self._resize(max(rows, self.capacity + self.capacity // 4))
+        self._resize(max(rows, self.capacity + self.capacity // 4 or self.newest + 1))
 
     def shrink(self, rows: int) -> None:
         """Gives rows of full layers back when the text needs no more than ``rows`` of them, less than half.
@@ -58,13 +58,15 @@ class KVCache:
             self._resize(max(rows, self.spec.window + SLACK))
 
     def _resize(self, rows: int) -> None:
-        self.capacity = -(-rows // STEP) * STEP
+        """Interrupted half way, it leaves a capacity of 0, so that the next ``reserve`` does it for all buffers."""
+        self.capacity, capacity = 0, -(-rows // STEP) * STEP
         if not self.buffers:
-            self.buffers = [self._zeros(i) for i in range(len(self._parts))]
-            return
-        for i in range(len(self.buffers)):
-            self.buffers[i] = self._resized(i)
-            mx.eval(self.buffers[i])  # so that old and new exist for one buffer only
+            self.buffers = [self._zeros(i, capacity) for i in range(len(self._parts))]
+        else:
+            for i in range(len(self.buffers)):
+                self.buffers[i] = self._resized(i, capacity)
+                mx.eval(self.buffers[i])  # so that old and new exist for one buffer only
+        self.capacity = capacity
 
     def can_rewind(self, length: int) -> bool:
         """True if the rings still hold all that a pass at position ``length`` may attend to."""
@@ -81,7 +83,7 @@ class KVCache:
         """Puts copies of ``rings`` back, handed out when ``length`` positions and none beyond had been written."""
         for i, ring in zip(self._ring_layers(), rings, strict=True):
             self.buffers[i] = mx.array(ring)
-            self.buffers[i] = self._resized(i)
+            self.buffers[i] = self._resized(i, self.capacity)
         self.newest = length - 1
 
     def cut(self, length: int, rings: Sequence[mx.array] | None = None) -> list[mx.array]:
@@ -111,19 +113,19 @@ class KVCache:
                 wanted[:, :, :length] = rows
             else:
                 fresh.buffers[i] = rows
-                fresh.buffers[i] = fresh._resized(i)
+                fresh.buffers[i] = fresh._resized(i, fresh.capacity)
         mx.eval(fresh.buffers)
         self.capacity, self.buffers, self.newest = fresh.capacity, fresh.buffers, newest
 
     def _ring_layers(self) -> list[int]:
         return [i for i, part in enumerate(self._parts) if part.kind == SLIDING]
 
-    def _zeros(self, i: int) -> mx.array:
+    def _zeros(self, i: int, capacity: int) -> mx.array:
         part = self._parts[i]
-        return mx.zeros((1, part.heads, self.spec.rows(part.kind, self.capacity), part.width), part.dtype)
+        return mx.zeros((1, part.heads, self.spec.rows(part.kind, capacity), part.width), part.dtype)
 
-    def _resized(self, i: int) -> mx.array:
-        old, new = self.buffers[i], self._zeros(i)
+    def _resized(self, i: int, capacity: int) -> mx.array:
+        old, new = self.buffers[i], self._zeros(i, capacity)
         if old.shape == new.shape:
             return old
         rows = min(old.shape[2], new.shape[2])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import mlx.core as mx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,6 +113,27 @@ def test_growth_keeps_rows_and_moves_in_steps():
     model.read(STEP)
     assert model.cache.capacity == 2 * STEP
     model.round(3, 1)
+
+
+def test_growth_that_was_interrupted_is_finished_by_the_next(monkeypatch):
+    cache = KVCache(CacheSpec((FULL,) * 3, (1,) * 3, (4,) * 3, WINDOW), mx.float32)
+    cache.reserve(10)
+    cache.buffers = [mx.full(buffer.shape, i + 1.0) for i, buffer in enumerate(cache.buffers)]
+    cache.newest = 9
+    evaluated = []
+
+    def stop_at_the_second(*arrays):
+        evaluated.append(arrays)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "eval", stop_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            cache.reserve(STEP + 1)
+    cache.reserve(20)
+    assert {buffer.shape[2] for buffer in cache.buffers} == {cache.capacity}
+    assert [buffer[0, 0, :10].min().item() for buffer in cache.buffers] == [1, 2, 3]
 
 
 @given(st.integers(0, 5000), st.integers(1, 700))
