@@ -15,6 +15,8 @@ _before: list[int | list[bytes | int]] | None = None
 def hold() -> None:
     """No echo, and Enter and Ctrl+D stay what they are, until `release`. Ctrl+C stays a signal."""
     global _before  # noqa: PLW0603  (there is one terminal)
+    if _before is not None:
+        return
     try:
         _before = termios.tcgetattr(sys.stdin)
         mode = termios.tcgetattr(sys.stdin)

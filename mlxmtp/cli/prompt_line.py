@@ -113,8 +113,8 @@ class LineEditor(_Asks):
     def read(self, given: str = "", *, literal: bool = False) -> Line:
         """The line, edited."""
         self._pasted = literal
-        early.release()
-        text = self._session.prompt(default=given)
+        early.hold()
+        text = self._session.prompt(default=given, pre_run=early.release)  # the last thing before its own mode
         return Line(text, self._pasted)
 
     def _changed(self, buffer: Buffer) -> None:

@@ -124,7 +124,7 @@ def histories(draw: st.DrawFn) -> list[tuple[int, int, int, int]]:
     return draw(st.lists(turn, min_size=2, max_size=6))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(histories(), st.sampled_from([0, 1]))
 def test_any_conversation_says_what_fresh_decoders_would_say(history, in_flight):
     engine = decoder("e2b", in_flight=in_flight)
