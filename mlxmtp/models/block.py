@@ -19,6 +19,7 @@ import mlx.nn as nn
 
 from mlxmtp.models.attend import KV, attend, halves
 from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.device import on_cpu
 
 
 def gelu(x: mx.array) -> mx.array:
@@ -35,7 +36,7 @@ class Product:
     def __init__(self, *modules: Any) -> None:
         joined = [_join(modules)] if len({_layout(m) for m in modules}) == 1 else list(modules)
         # A plain weight is kept transposed: one node less per product and pass.
-        self._parts = [m if hasattr(m, "scales") or "bias" in m else m.weight.T for m in joined]
+        self._parts = [m if hasattr(m, "scales") or "bias" in m else _transposed(m.weight) for m in joined]
 
     def __call__(self, x: mx.array) -> mx.array:
         outs = [x @ part if isinstance(part, mx.array) else part(x) for part in self._parts]
@@ -43,6 +44,14 @@ class Product:
 
     def arrays(self) -> list[Any]:
         return [part if isinstance(part, mx.array) else part.parameters() for part in self._parts]
+
+
+def _transposed(weight: mx.array) -> mx.array:
+    """[out, in] -> [in, out]: a view, and on a CPU a copy.
+
+    Into the 1 to 9 rows of a round OpenBLAS multiplies a matrix in that order up to three times as fast as a view.
+    """
+    return mx.contiguous(weight.T) if on_cpu() else weight.T
 
 
 _PACKING = ("group_size", "bits", "mode")
