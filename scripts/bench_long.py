@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from bench.drive import Worker, WorkerError  # noqa: E402
+from bench.options import comparison  # noqa: E402
 from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
@@ -217,14 +218,8 @@ def say(text: str) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    own = ROOT / ".venv/bin/python"
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = comparison(__doc__, ROOT)
     add = parser.add_argument
-    add("--ours", type=Path, default=own if own.exists() else Path(sys.executable), help="Python with mlxmtp")
-    add("--peers", type=Path, default=ROOT / ".venv-peers/bin/python", help="Python with mlx-lm and mlx-vlm")
-    add("--pair", type=Path, default=ROOT / "assets/pocket", help="folder with target/ and drafter/ (default: pocket)")
     add("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=f"of {' '.join(ARMS)}")
     add("--lengths", nargs="+", type=int, default=[512, 2048, 4096, 8192, 16384, 32000], metavar="N",
         help="tokens of the prompts")  # fmt: skip

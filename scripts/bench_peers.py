@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from bench.arms import ARMS, DEFAULT_ARMS, KINDS, WHOLE, Arm  # noqa: E402
 from bench.drive import Options, Session, Worker, WorkerError, mixed, say  # noqa: E402
 from bench.figures import Figures  # noqa: E402
+from bench.options import comparison  # noqa: E402
 from bench.report import MOST_HOST, Run, host_share, machine, markdown  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
@@ -42,15 +43,9 @@ HEADING = "Side by side"
 
 
 def _arguments() -> argparse.Namespace:
-    own = ROOT / ".venv/bin/python"
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = comparison(__doc__, ROOT)
     add = parser.add_argument
-    add("--ours", type=Path, default=own if own.exists() else Path(sys.executable), help="Python with mlxmtp")
-    add("--peers", type=Path, default=ROOT / ".venv-peers/bin/python", help="Python with mlx-lm and mlx-vlm")
     add("--reference", type=Path, default=ROOT / ".venv-reference/bin/python", help="Python with transformers")
-    add("--pair", type=Path, default=ROOT / "assets/pocket", help="folder with target/ and drafter/ (default: pocket)")
     add("--arms", nargs="+", default=list(DEFAULT_ARMS), choices=[arm.key for arm in ARMS], metavar="ARM",
         help=f"of {' '.join(arm.key for arm in ARMS)} (default: all but ours-3)")  # fmt: skip
     add("--suite", nargs="+", default=list(KINDS), choices=KINDS, metavar="KIND", help=f"of {' '.join(KINDS)}")

@@ -6,12 +6,24 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+from hypothesis import strategies as st
 
 from mlxmtp.decode.decoder import Decoder, Round
 from mlxmtp.models.drafter import Drafter, Scores
 from mlxmtp.models.load import load_drafter, load_target
 from mlxmtp.models.target import Target
 from tests.golden import load_golden
+
+WAYS: dict[str, Any] = {
+    "length": st.sampled_from([1, 15, 16, 17, 45, 79, 80, 81, 161, 250, 257, 300]),
+    "chunk": st.one_of(st.integers(1, 40), st.sampled_from([64, 79, 80, 81, 128, 256, 500])),
+    "step": st.sampled_from([1, 3, 16, 64, 100, 256]),
+    "ahead": st.sampled_from([1, 20, 512]),
+    "drafts": st.sampled_from([0, 1, 2, 3, 5, 7, 8, "auto"]),
+    "in_flight": st.integers(0, 2),
+    "temp": st.sampled_from([0.0, 1.0]),
+}
+"""A text depends on `length` and `temp`, and on nothing else here."""
 
 
 @cache

@@ -30,6 +30,14 @@ def leave(terminal: Terminal) -> list[str]:
     return terminal.lines()
 
 
+def one_turn(program: Program, question: str, answer: str) -> None:
+    """A conversation of its own."""
+    terminal = begin(program)
+    terminal.send(question + ENTER)
+    terminal.wait_for(answer)
+    leave(terminal)
+
+
 def test_two_turns_and_out(program: Program) -> None:
     program.answers = ["# Title\n\nSome **bold** words [red]here[/red].\n\n- 中文\n<turn|>", "Second.<turn|>"]
     terminal = begin(program)
@@ -208,10 +216,7 @@ def test_ctrl_c_at_the_prompt_clears_the_line(program: Program) -> None:
 
 def test_history_outlives_the_program(program: Program) -> None:
     program.answers = ["A.<turn|>"]
-    terminal = begin(program)
-    terminal.send("first question" + ENTER)
-    terminal.wait_for("tok/pass")
-    leave(terminal)
+    one_turn(program, "first question", "tok/pass")
     history = program.home / "history"
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     again = begin(program)
@@ -337,10 +342,7 @@ def test_going_on_with_the_latest_session(program: Program) -> None:
 
 def test_without_saving_the_latest_session_is_only_read(program: Program) -> None:
     program.answers = ["One.<turn|>"]
-    terminal = begin(program)
-    terminal.send("First?" + ENTER)
-    terminal.wait_for("One.")
-    leave(terminal)
+    one_turn(program, "First?", "One.")
     (session,) = Path(program.home / "sessions").iterdir()
     before = session.read_bytes()
     terminal = program.terminal("chat", "-c", "--no-save", columns=100, rows=30)
@@ -355,10 +357,7 @@ def test_without_saving_the_latest_session_is_only_read(program: Program) -> Non
 def test_a_session_is_chosen_from_the_list(program: Program) -> None:
     program.answers = ["One.<turn|>"]
     for question in ("First?", "Second?"):
-        terminal = begin(program)
-        terminal.send(question + ENTER)
-        terminal.wait_for("One.")
-        leave(terminal)
+        one_turn(program, question, "One.")
     terminal = program.terminal("chat", "-r")
     terminal.wait_for("ID or name, Enter for")
     older = next(line for line in terminal.lines() if line.endswith("First?")).split()[0]

@@ -20,7 +20,7 @@ from mlxmtp.models import cache as cache_module
 from mlxmtp.models.cache import STEP, visible
 from mlxmtp.models.config import FULL, SLIDING
 from mlxmtp.models.layout import SLACK
-from tests.networks import decode, drafter, target
+from tests.networks import WAYS, decode, drafter, target
 
 WINDOW = 16
 RING = WINDOW + SLACK
@@ -109,13 +109,7 @@ def plain(family: str, length: int, sampling: Sampling) -> list[int]:
 @settings(max_examples=15, deadline=None)
 @given(
     family=st.sampled_from(["e2b", "31b"]),
-    length=st.sampled_from([1, 15, 16, 17, 45, 79, 80, 81, 161, 250, 257, 300]),
-    chunk=st.one_of(st.integers(1, 40), st.sampled_from([64, 79, 80, 81, 128, 256, 500])),
-    step=st.sampled_from([1, 3, 16, 64, 100, 256]),
-    ahead=st.sampled_from([1, 20, 512]),
-    drafts=st.sampled_from([0, 1, 2, 3, 5, 7, 8, "auto"]),
-    in_flight=st.integers(0, 2),
-    temp=st.sampled_from([0.0, 1.0]),
+    **WAYS,
 )
 def test_chunks_capacity_and_drafts_never_change_a_text(family, length, chunk, step, ahead, drafts, in_flight, temp):
     sampling = Sampling(temp=temp, seed=4)

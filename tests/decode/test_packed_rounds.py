@@ -26,7 +26,7 @@ from mlxmtp.models.config import FULL, SLIDING
 from mlxmtp.models.layout import SLACK
 from mlxmtp.models.packed import pack
 from mlxmtp.models.target import Target
-from tests.networks import Adversary, Oracle, decode, tokens
+from tests.networks import WAYS, Adversary, Oracle, decode, tokens
 from tests.packable import PAIRS, pair
 
 LIMIT = 512
@@ -129,14 +129,8 @@ def plain(case: tuple[str, int, int], length: int, sampling: Sampling) -> list[i
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     case=st.sampled_from(CASES),
-    length=st.sampled_from([1, 15, 16, 17, 45, 79, 80, 81, 161, 250, 257, 300]),
-    chunk=st.one_of(st.integers(1, 40), st.sampled_from([64, 79, 80, 81, 128, 256, 500])),
-    step=st.sampled_from([1, 3, 16, 64, 100, 256]),
-    ahead=st.sampled_from([1, 20, 512]),
-    drafts=st.sampled_from([0, 1, 2, 3, 5, 7, 8, "auto"]),
-    in_flight=st.integers(0, 2),
     knows=st.booleans(),
-    temp=st.sampled_from([0.0, 1.0]),
+    **WAYS,
 )
 def test_chunks_capacity_and_drafts_never_change_a_text(
     case, length, chunk, step, ahead, drafts, in_flight, knows, temp
