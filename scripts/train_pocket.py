@@ -12,6 +12,7 @@ import argparse
 import shutil
 import sys
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,10 +29,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--assets", type=Path, default=Path(__file__).parents[1] / "assets/pocket")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--target-steps", type=int, default=2400, help="the same result every time (default: 2400)")
-    parser.add_argument("--drafter-steps", type=int, default=300, help="default: 300")
-    parser.add_argument("--target-minutes", type=float, default=0.0, help="instead of steps")
-    parser.add_argument("--drafter-minutes", type=float, default=0.0, help="instead of steps")
+    parser.add_argument(
+        "--target-steps", type=int, nargs="+", default=[2400, 1300], help="of each cycle (default: 2400 1300)"
+    )
+    parser.add_argument("--drafter-steps", type=int, nargs="+", default=[300], help="default: 300")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
     options = parser.parse_args()
@@ -63,7 +64,7 @@ def _target(options: argparse.Namespace) -> None:
     from pocket.target import TargetJob
     from pocket.train import Plan, run
 
-    plan = Plan(options.work, options.target_steps, options.target_minutes, options.workers, not options.no_compile)
+    plan = Plan(options.work, tuple(accumulate(options.target_steps)), options.workers, compile=not options.no_compile)
     run(partial(TargetJob, options.work, options.seed), plan)
 
 
@@ -71,7 +72,7 @@ def _drafter(options: argparse.Namespace) -> None:
     from pocket.drafter import DrafterJob
     from pocket.train import Plan, run
 
-    plan = Plan(options.work, options.drafter_steps, options.drafter_minutes, options.workers, not options.no_compile)
+    plan = Plan(options.work, tuple(accumulate(options.drafter_steps)), options.workers, compile=not options.no_compile)
     run(partial(DrafterJob, options.work, options.seed), plan)
 
 

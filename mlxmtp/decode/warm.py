@@ -35,19 +35,11 @@ class Rounds:
         self._asked: set[Key] = set()
         self._thread: threading.Thread | None = None
         self._over = False
-        self._idle, self._released = threading.Event(), threading.Event()
 
     def close(self) -> None:
-        """Ends the thread, which holds the networks as long as it lives: another model takes this one's place.
-
-        That MLX drops a thread's traces when it ends is what is wanted here, and harmless while Python runs.
-        """
-        self._over = True
-        self._wanted.put(None)
-        self._released.set()
-        if self._thread is not None:
-            atexit.unregister(self._finish)
-            self._thread.join()
+        """Ends the thread, which holds the networks as long as it lives: another model takes this one's place."""
+        self._end()
+        atexit.unregister(self._finish)
         self._plain.clear()
         self._compiled.clear()
 
@@ -70,35 +62,41 @@ class Rounds:
             self._thread.start()
             atexit.register(self._finish)
 
-    def _finish(self) -> None:
-        """Waits until the thread is out of MLX: one caught inside it while the process ends would abort it.
+    def _end(self) -> None:
+        self._over = True
+        self._wanted.put(None)
+        if self._thread is not None:
+            self._thread.join()
 
-        The thread must not end either: MLX keeps its traces per thread and takes Python's lock to drop them, after
-        `join` has returned and when Python may be gone. A thread that sleeps is simply no more when the process is.
+    def _finish(self) -> None:
+        """Ends the thread before the process: one caught inside MLX at that moment would abort it.
+
         A round can need a dozen runs of the compiler, which MLX finds through PATH: without it the one under way is
         the last, and leaving takes half a second at most.
         """
-        self._wanted.put(None)
-        self._over = True
         path = os.environ.pop("PATH", None)
-        self._idle.wait()
+        self._end()
         if path is not None:
             os.environ["PATH"] = path
 
     def _work(self) -> None:
-        self._build()
-        self._idle.set()
-        self._released.wait()
-
-    def _build(self) -> None:
         while (key := self._wanted.get()) is not None and not self._over:
-            target = self._target
-            cache = KVCache(target.cache_spec, target.dtype)
-            cache.reserve(STEP)
-            hidden = mx.zeros((1, target.config.hidden_size), target.dtype)
-            state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
             try:
-                mx.eval(self._compiled[key](state, cache.buffers, mx.zeros((2,), mx.uint32)))
+                self._build(*key)
             except RuntimeError:  # no compiler after all, or its output is damaged: the rounds stay as they are
                 return
             self._ready.add(key)
+
+    def _build(self, k: int, filters: Filters) -> None:
+        """Evaluates a round of this thread's own, which is gone when this returns.
+
+        MLX keeps traces per thread, for as long as their function lives. What is left of them when the thread ends is
+        dropped after `join` has returned, with Python's lock: by then Python may be gone, and the process aborts.
+        """
+        target = self._target
+        cache = KVCache(target.cache_spec, target.dtype)
+        cache.reserve(STEP)
+        hidden = mx.zeros((1, target.config.hidden_size), target.dtype)
+        state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
+        compiled = mx.compile(make_round(target, self._drafter, k, filters))
+        mx.eval(compiled(state, cache.buffers, mx.zeros((2,), mx.uint32)))

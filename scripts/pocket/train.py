@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from pocket import kernels
 from pocket.batches import Batch, Stream
 from pocket.optimizer import Slot, share, update
 
-_TOKENS, _LOSS, _ROWS, _FRACTION, _EXTRA = range(5)
+_TOKENS, _LOSS, _ROWS = range(3)
 
 
 class Job(Protocol):
@@ -46,11 +47,10 @@ class Job(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long to train (steps, or minutes where they are given), and where to write."""
+    """Where to write, and how long to train: the last step of each cycle of the learning rate, in order."""
 
     folder: Path
-    steps: int
-    minutes: float = 0.0
+    ends: tuple[int, ...]
     workers: int = 2
     compile: bool = True
     checkpoint_minutes: float = 3.0
@@ -59,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Buffers in shared memory: weights, moments [N], gradients [world, N], figures [world, 5]."""
+    """Buffers in shared memory: weights, moments [N], gradients [world, N], figures [world, 3]."""
 
     weights: Tensor
     first: Tensor
@@ -68,8 +68,16 @@ class Shared:
     figures: Tensor
 
 
-def rate(fraction: float, decay_from: float) -> float:
-    """Learning rate as a part of its peak: warm-up, plateau, straight down to 2 %."""
+def rate(step: int, ends: tuple[int, ...], decay_from: float) -> float:
+    """Learning rate at a step, as a part of its peak: warm-up, plateau, straight down to 2 %.
+
+    Every further cycle warms up to half the peak, and goes straight down again.
+    """
+    if step > ends[0]:
+        begin, end = next((a, b) for a, b in pairwise(ends) if step <= b)
+        fraction = (step - begin) / (end - begin)
+        return 0.02 + 0.48 * min(fraction / 0.02, (1 - fraction) / 0.98)
+    fraction = step / ends[0]
     if fraction < 0.02:
         return 0.05 + 0.95 * fraction / 0.02
     if fraction < decay_from:
@@ -89,7 +97,7 @@ def run(make: Callable[[], Job], plan: Plan) -> None:
         torch.zeros(size),
         torch.zeros(size),
         torch.zeros(plan.workers, size),
-        torch.zeros(plan.workers, 5).double(),
+        torch.zeros(plan.workers, 3).double(),
     )
     state: dict[str, Any] = {"step": 0, "elapsed": 0.0, "at": (0, 0), "tokens": 0}
     path = plan.folder / f"{job.name}.pt"
@@ -145,16 +153,9 @@ class Loop:
         self.log_from = (self.elapsed, self.tokens)
         self.saved_at = self.elapsed
 
-    def fraction(self) -> float:
-        """How much of the plan is done."""
-        if self.plan.minutes:
-            return self.elapsed / (60 * self.plan.minutes)
-        return self.step / self.plan.steps
-
     def run(self) -> None:
         """Steps until the plan is fulfilled."""
         stream = self.job.stream(self.rank, self.plan.workers).batches(self.at)
-        figures = self.buffers.figures
         clock = time.monotonic()
         for batch, after in stream:
             self._gradients(batch)
@@ -162,19 +163,18 @@ class Loop:
                 now = time.monotonic()
                 self.elapsed += now - clock
                 clock = now
-                figures[0, _FRACTION] = self.fraction()
             self.barrier.wait()
-            fraction = float(figures[0, _FRACTION])
+            speed = rate(self.step, self.plan.ends, self.plan.decay_from)
+            done = self.step == self.plan.ends[-1]
             self.step += 1
             self.at = after
             for slot in self.mine:
                 update(
                     slot, self.buffers.weights, self.buffers.grads, self.buffers.first, self.buffers.second,
-                    rate=rate(fraction, self.plan.decay_from), step=self.step,
+                    rate=speed, step=self.step,
                 )  # fmt: skip
-            done = fraction >= 1.0
             if self.rank == 0:
-                self._report(fraction, done)
+                self._report(speed, done)
             if self.step % 100 == 0:
                 _give_back()
             self.barrier.wait()
@@ -190,18 +190,18 @@ class Loop:
         figures[_LOSS] += float(loss.detach())
         figures[_ROWS] += rows
 
-    def _report(self, fraction: float, done: bool) -> None:
+    def _report(self, speed: float, done: bool) -> None:
         """Log every 20 steps; every few minutes validate and save. The others wait at the barrier."""
         save = done or self.elapsed - self.saved_at > 60 * self.plan.checkpoint_minutes
         if self.step % 20 and not save:
             return
         figures = self.buffers.figures
         tokens, loss, rows = (float(figures[:, i].sum()) for i in (_TOKENS, _LOSS, _ROWS))
-        figures[:, :_FRACTION] = 0
+        figures.zero_()
         self.tokens += int(tokens)
         seconds = self.elapsed - self.log_from[0]
         entry: dict[str, float] = {
-            "step": self.step, "minutes": self.elapsed / 60, "fraction": fraction, "tokens": self.tokens,
+            "step": self.step, "minutes": self.elapsed / 60, "rate": speed, "tokens": self.tokens,
             "loss": loss / max(rows, 1), "tokens_per_second": tokens / max(seconds, 1e-9),
         }  # fmt: skip
         self.log_from = (self.elapsed, self.tokens)

@@ -1,13 +1,16 @@
 """Compiling behind the scenes: it takes over, it can fail, and it never outlives the process badly."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.round import make_round
 from tests.golden import load_golden
 from tests.networks import decode, drafter, target
 
@@ -78,6 +81,27 @@ def test_the_compiled_round_takes_over_with_the_same_text():
         assert thread.is_alive()
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
     assert decoder._has_compiled
+
+
+@pytest.mark.slow
+def test_the_thread_keeps_no_trace(monkeypatch):
+    """MLX drops a thread's traces after the thread's end: with Python gone by then, the process aborts."""
+    made = []
+
+    def make(*arguments):
+        made.append(weakref.ref(round_ := make_round(*arguments)))
+        return round_
+
+    monkeypatch.setattr("mlxmtp.decode.warm.make_round", make)
+    decoder = Decoder(target("e2b"), drafter("e2b"))
+    decode(decoder, load_golden("e2b").records["long"].prompt, 2, num_draft_tokens=3)
+    thread = decoder._rounds._thread
+    assert thread is not None
+    while not decoder._rounds._ready:
+        thread.join(0.05)
+        assert thread.is_alive()
+    gc.collect()
+    assert [made[0]() is None, made[1]() is None] == [False, True]  # the main thread's, and the one that warmed
 
 
 @pytest.mark.slow
