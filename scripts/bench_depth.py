@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """The automatic draft length by the clock: the built-in pair against every fixed length on the same texts.
 
-    .venv/bin/python scripts/bench_depth.py [--repetitions 3] [--write docs/benchmarks.md] [--json FILE]
+    .venv/bin/python scripts/bench_depth.py [--repetitions 5] [--write docs/benchmarks.md] [--json FILE]
 
-What `scripts/simulate_depth.py` computes for many machines, measured on this one, which should do nothing else; six
+What `scripts/simulate_depth.py` computes for many machines, measured on this one, which should do nothing else; ten
 minutes. A suite is a row of texts, each decoded for some tokens by a decoder that keeps what it learned from one text
-to the next; where texts of two kinds take turns, the draft length has to follow. Prompts are read off the clock. Ways
-take turns within a repetition; every automatic way begins a suite anew.
+to the next; where texts of two kinds take turns, the draft length has to follow. Prompts are read off the clock. All
+ways take turns at every text, since the machine's pace changes within seconds by more than what is looked for; every
+automatic way begins a suite anew.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
 import mlxmtp.models  # noqa: E402, F401  (OpenBLAS before the first product)
-from mlxmtp.decode.depth import LENGTHS  # noqa: E402
+from mlxmtp.decode.depth import LENGTHS, Depth  # noqa: E402
 
 POCKET = ROOT / "assets" / "pocket"
 EACH = 50
 """Tokens of a text."""
 _ABOUT = """\
-One run of `scripts/bench_depth.py`, {day}, built-in pair on {machine}; {repetitions} interleaved repetitions, medians.
-Milliseconds for each token; `auto` in percent of the time of the best fixed length, which is known only afterwards, and
-of plain decoding (negative: faster). Spread: the widest of all ways, (most - least) / median.
+One run of `scripts/bench_depth.py`, {day}, built-in pair on {machine}; {repetitions} repetitions, all ways in turn at
+every text. Milliseconds for each token, medians; `auto` in percent of the time of the best fixed length, which is known
+only afterwards, and of plain decoding in the same repetition (negative: faster): median, the least and the most.
 
-| | best length | its ms | plain ms | auto / best, % | second start | auto / plain, % | second start | spread |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
+| | best length | its ms | plain ms | auto / best, % | second start | auto / plain, % | second start |
+|---|---:|---:|---:|---:|---:|---:|---:|"""
 AUTO, AGAIN = "auto", "auto, second start"
 
 
@@ -75,25 +76,43 @@ def suites(ours: Ours) -> list[Suite]:
 def measure(ours: Ours, suite: Suite, repetitions: int) -> dict[str, list[float]]:
     """Milliseconds for each token, by way and repetition."""
     lengths = (0, 1, 3) if suite.blind else LENGTHS
-    ways: list[int | str] = [*lengths, AUTO, AGAIN]
     ours.warm([replace(suite.jobs[0], draft=way) for way in (*lengths, AUTO)])
-    found: dict[str, list[float]] = {str(way): [] for way in ways}
-    learned = None
+    first = Depth()
+    for job in suite.jobs:
+        _seconds(ours, replace(job, draft=AUTO), first)
+    found: dict[str, list[float]] = {str(way): [] for way in (*lengths, AUTO, AGAIN)}
     for _ in range(repetitions):
-        for way in ways:
-            jobs = [replace(job, draft=AUTO if way == AGAIN else way) for job in suite.jobs]
-            if isinstance(way, str):
-                ours.restart(jobs[0], learned if way == AGAIN else None)
-            found[str(way)].append(1000 * sum(_seconds(ours, job) for job in jobs) / sum(job.tokens for job in jobs))
-            learned = ours.learned(jobs[0]) if way == AUTO else learned
+        depths = {AUTO: Depth(), AGAIN: Depth()}
+        depths[AGAIN].start_from(first.learned())
+        seconds: dict[int | str, float] = dict.fromkeys((*lengths, *depths), 0.0)
+        for index, job in enumerate(suite.jobs):
+            for way in _rotated(list(seconds), index):
+                draft = way if isinstance(way, int) else "auto"
+                seconds[way] += _seconds(ours, replace(job, draft=draft), depths.get(way))
+        for way, spent in seconds.items():
+            found[str(way)].append(1000 * spent / sum(job.tokens for job in suite.jobs))
     return found
 
 
-def _seconds(ours: Ours, job: Job) -> float:
-    """From the first token, which ends the reading of the prompt, to the last."""
+def _rotated(ways: list[int | str], by: int) -> list[int | str]:
+    """Nobody is always the one after the most expensive."""
+    at = by % len(ways)
+    return ways[at:] + ways[:at]
+
+
+def _seconds(ours: Ours, job: Job, depth: Depth | None) -> float:
+    """From the first token, which ends the reading of the prompt, to the last; `depth` chooses the draft length."""
     begun: list[float] = []
+    if depth is not None:
+        ours.control(job, depth)
     ours.run(job, lambda _: begun.append(time.perf_counter()))
     return time.perf_counter() - begun[0]
+
+
+def _percent(times: list[float], base: list[float]) -> str:
+    """`+1.2 (-0.3 to +2.0)`: how much longer, repetition by repetition."""
+    over = [100 * (one / other - 1) for one, other in zip(times, base, strict=True)]
+    return f"{median(over):+.1f} ({min(over):+.1f} to {max(over):+.1f})"
 
 
 def page(found: dict[str, dict[str, list[float]]], repetitions: int) -> str:
@@ -102,12 +121,8 @@ def page(found: dict[str, dict[str, list[float]]], repetitions: int) -> str:
     for name, ways in found.items():
         middle = {way: median(times) for way, times in ways.items()}
         best = min((way for way in middle if way.isdigit()), key=lambda way: middle[way])
-        cells = [f"{100 * (middle[way] / middle[best] - 1):+.1f}" for way in (AUTO, AGAIN)]
-        cells += [f"{100 * (middle[way] / middle['0'] - 1):+.1f}" for way in (AUTO, AGAIN)]
-        spread = max((max(times) - min(times)) / median(times) for times in ways.values())
-        rows.append(
-            f"| {name} | {best} | {middle[best]:.2f} | {middle['0']:.2f} | {' | '.join(cells)} | {spread:.0%} |"
-        )
+        cells = [_percent(ways[way], ways[base]) for base in (best, "0") for way in (AUTO, AGAIN)]
+        rows.append(f"| {name} | {best} | {middle[best]:.2f} | {middle['0']:.2f} | {' | '.join(cells)} |")
     day = datetime.now(UTC).date().isoformat()
     return "\n".join([_ABOUT.format(day=day, machine=machine(), repetitions=repetitions), *rows])
 
@@ -115,7 +130,7 @@ def page(found: dict[str, dict[str, list[float]]], repetitions: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write where told to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--write", type=Path, help="page to write the table into")
     parser.add_argument("--json", type=Path, help="file for every figure")
     options = parser.parse_args(arguments)

@@ -36,9 +36,9 @@ def ago(then: float, now: float) -> str:
 
 
 def count_of(parameters: int) -> str:
-    """`4.6B`, `20M`, `43k`."""
+    """`4.6B`, `20M`, `43k`, `66`."""
     if parameters >= 1e9:
         return f"{parameters / 1e9:.1f}B"
     if parameters >= 1e6:
         return f"{parameters / 1e6:.1f}M" if parameters < 1e7 else f"{parameters / 1e6:.0f}M"
-    return f"{parameters / 1e3:.0f}k"
+    return f"{parameters / 1e3:.0f}k" if parameters >= 1e3 else str(parameters)

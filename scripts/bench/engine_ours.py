@@ -72,15 +72,8 @@ class Ours:
         """The prompt of a question, and of an answer that has begun already."""
         return tuple(self._prompt(text, answer))
 
-    def learned(self, job: Job) -> dict[str, Any]:
-        """What the automatic length of `job` knows by now."""
-        return self._decoder(job).depth.learned()
-
-    def restart(self, job: Job, learned: dict[str, Any] | None = None) -> None:
-        """Let the automatic length of `job` begin anew, with nothing or with what `learned` gave."""
-        depth = Depth()
-        if learned:
-            depth.start_from(learned)
+    def control(self, job: Job, depth: Depth) -> None:
+        """Let `depth` choose the automatic length of `job` from now on."""
         self._decoder(job).depth = depth
 
     def ask(self, what: str, request: dict[str, Any]) -> Any:
