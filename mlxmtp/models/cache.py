@@ -26,6 +26,8 @@ from mlxmtp.models.packed import Rows
 
 STEP = 256
 """Smallest step by which the capacity grows, in rows. A new capacity costs a new trace of the round."""
+GROWTH = 0.25
+"""Smallest part of itself by which it grows, so that a long text sees few capacities (scripts/bench_capacity.py)."""
 
 
 class KVCache:
@@ -44,10 +46,10 @@ class KVCache:
         self._parts = spec.parts(dtype)
 
     def reserve(self, rows: int) -> None:
-        """Makes room for ``rows`` positions: grows by a quarter, at least STEP, one layer at a time."""
+        """Makes room for ``rows`` positions: grows by GROWTH, at least STEP, one layer at a time."""
         if rows <= self.capacity:
             return
-        self._resize(max(rows, self.capacity + self.capacity // 4 or self.newest + 1))
+        self._resize(max(rows, int((1 + GROWTH) * self.capacity) or self.newest + 1))
 
     def shrink(self, rows: int) -> None:
         """Gives rows of full layers back when the text needs no more than ``rows`` of them, less than half.
