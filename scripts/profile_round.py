@@ -29,6 +29,8 @@ from rounds.trace import count_round, count_stock_pass  # noqa: E402
 FAMILIES = ("e2b", "e4b", "12b", "26b", "31b")
 DRAFTS = (0, 1, 3, 7)
 FILTERS = {"greedy": (0.0, 1.0, 0, 0.0), "sampled": (1.0, 0.95, 64, 0.0)}
+BEFORE = ROOT / "scripts" / "rounds" / "before.json"
+"""Totals from before rotations became one kernel and router scales constants."""
 LARGEST = 8  # kinds of kernels named in the second table
 
 Record = dict[str, Any]
@@ -41,7 +43,7 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES, metavar="NAME", help=" ".join(FAMILIES))
     add("--json", type=Path, metavar="FILE", help="every count")
-    add("--before", type=Path, metavar="FILE", help="counts of an earlier --json, shown beside these")
+    add("--before", type=Path, metavar="FILE", default=BEFORE, help="an earlier --json, shown beside (%(default)s)")
     add("--write", type=Path, metavar="FILE.md", help="put the tables between their markers in this file")
     return parser.parse_args()
 
@@ -67,7 +69,7 @@ def _report(counts: Mapping[str, Record], before: Mapping[str, Record]) -> str:
         "with the real architecture and next to no width, packed to 4 bits. What MLX makes of a graph on Metal was "
         "read in its source; nothing ran on such a machine. K is the number of draft tokens; sampled is temperature 1, "
         "top-k 64, top-p 0.95."
-        + (" Where two numbers stand, the first is from before the last cuts." if before else ""),
+        + (" Where two numbers stand, the first is from before the cuts told of below." if before else ""),
         "",
         f"| | mlx-lm's layers, plain pass | {' | '.join(heads)} |",
         f"|---|{'---:|' * (len(heads) + 1)}",

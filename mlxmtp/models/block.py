@@ -179,10 +179,12 @@ class Block:
         if source.hidden_size_per_layer_input:
             self._extra_gate = Product(source.pop("per_layer_input_gate"))
             self._extra_out = Product(source.pop("per_layer_projection"))
+        self._router_scale = source.router.pop("scale") * source.router._root_size if source.enable_moe else None
 
     def arrays(self) -> list[Any]:
         products = [self._gate_up, self._down, self._extra_gate, self._extra_out]
-        return [self.attention.arrays(), *(p.arrays() for p in products if p is not None)]
+        own = [self.attention.arrays(), *(p.arrays() for p in products if p is not None)]
+        return own if self._router_scale is None else [*own, self._router_scale]
 
     def _mlp(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self._gate_up(x), 2, axis=-1)
@@ -193,9 +195,18 @@ class Block:
         if not s.enable_moe:
             return s.post_feedforward_layernorm(self._mlp(s.pre_feedforward_layernorm(h)))
         dense = s.post_feedforward_layernorm_1(self._mlp(s.pre_feedforward_layernorm(h)))
-        indices, weights = s.router(h)
+        indices, weights = self._route(h)
         sparse = s.post_feedforward_layernorm_2(s.experts(s.pre_feedforward_layernorm_2(h), indices, weights))
         return s.post_feedforward_layernorm(dense + sparse)
+
+    def _route(self, h: mx.array) -> tuple[mx.array, mx.array]:
+        """The experts of each row and their weights, both [L, k]: softmax over the k highest scores, times a scale."""
+        router = self._source.router
+        scores = router.proj(mx.fast.rms_norm(h, self._router_scale, router.eps))
+        k = router.config.top_k_experts
+        indices = mx.argpartition(scores, kth=-k, axis=-1)[..., -k:]
+        weights = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1)
+        return indices, weights * router.per_expert_scale[indices]
 
     def __call__(
         self,
