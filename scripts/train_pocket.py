@@ -32,7 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--target-steps", type=int, nargs="+", default=[2400, 1300], help="of each cycle (default: 2400 1300)"
     )
-    parser.add_argument("--drafter-steps", type=int, nargs="+", default=[300], help="default: 300")
+    parser.add_argument("--drafter-steps", type=int, nargs="+", default=[300, 250], help="default: 300 250")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
     options = parser.parse_args()

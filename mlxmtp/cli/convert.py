@@ -48,7 +48,7 @@ def convert(
       mlxmtp convert ~/gemma-4-E4B-it --q-bits 6
       mlxmtp convert google/gemma-4-12B-it out/12b --q-mode mxfp4 --draft-bits 8
 
-    Needs less than 1.5 GB of memory whatever the model, the comparison at the end apart: tensors are read, packed and
+    Needs less than 0.5 GB of memory whatever the model, the comparison at the end apart: tensors are read, packed and
     written in slices. Interrupted, it leaves nothing that looks like a model, and the same command goes on where it
     stopped. The result also loads in mlx-lm and mlx-vlm; its drafter is the folder `drafter` inside.
     """
