@@ -90,6 +90,8 @@ def _measure(session: Session, notes: list[str]) -> tuple[list[dict[str, Any]], 
     texts = {kind: items for kind, items in prompts.items() if kind != "random"}
     session.tune(texts, 0.0)
     session.measure(prompts, 0.0, until=0.62 if session.options.sampled else 1.0)
+    if "random" in prompts:
+        session.race(prompts["random"])
     if session.options.sampled and texts:
         session.tune(texts, 1.0)
         session.measure(texts, 1.0, until=0.95)

@@ -17,6 +17,8 @@ from bench.arms import KINDS, MIXED, PER_REPETITION, TEXTS, WHOLE, Arm, random_w
 
 ROOT = Path(__file__).resolve().parents[2]
 _RANDOM_CANDIDATES = 10
+_RACE = ("ours", "ours-mtp", "ours-blind")
+_LAPS, _LAP = 12, 128
 _TUNE_TOKENS = 64
 
 
@@ -186,6 +188,17 @@ class Session:
                     for arm in self._order(phase, kind, repetition):
                         self.samples.append(self._run(phase, repetition, prompt, arm, temp))
             last = self._minutes() - begin
+
+    def race(self, prompts: Sequence[Prompt]) -> None:
+        """mlxmtp's own arms alone, in turn at every prompt, for differences smaller than how a machine's pace changes
+        while all arms have their turn.
+        """
+        say("random words once more, mlxmtp's own arms in close turns")
+        arms = [arm for arm in self.arms if arm.key in _RACE]
+        for lap in range(_LAPS if len(arms) > 1 else 0):
+            prompt = replace(prompts[lap % len(prompts)], tokens=min(_LAP, self.options.tokens))
+            first = lap % len(arms)
+            self.samples += [self._run("race", lap, prompt, arm, 0.0) for arm in arms[first:] + arms[:first]]
 
     def host(self, prompts: dict[str, list[Prompt]]) -> list[dict[str, Any]]:
         """Where the time of mlxmtp's rounds goes, by draft length, on the first prompt of each kind."""

@@ -34,19 +34,12 @@ GOALS = (
     Goal("greedy", "ours", "lm", MIXED, 1.2, "plain against mlx-lm plain, greedy, mixed"),
     Goal("greedy", "ours-mtp", "ours", MIXED, 1.5, "MTP against plain, greedy, mixed"),
     Goal("greedy", "ours-mtp", "vlm-mtp", MIXED, 1.4, "MTP against mlx-vlm MTP, greedy, mixed"),
-    Goal("greedy", "ours-mtp", "ours", ("random",), 0.97, "MTP against plain, random words"),
+    Goal("race", "ours-mtp", "ours", ("random",), 0.97, "MTP against plain, random words, in close turns"),
     Goal("sampled", "ours-mtp", "ours", MIXED, 1.15, "MTP against plain, temperature 1, mixed"),
     Goal("sampled", "ours-mtp", "vlm-mtp", MIXED, 1.4, "MTP against mlx-vlm MTP, temperature 1, mixed"),
 )
 _OTHERS = (
-    Goal(
-        "greedy",
-        "ours-blind",
-        "ours",
-        (*MIXED, "random"),
-        0,
-        "MTP with an untrained drafter against plain, greedy, all",
-    ),
+    Goal("race", "ours-blind", "ours", ("random",), 0, "MTP with an untrained drafter against plain, the same way"),
     Goal("greedy", "ours-mtp", "vlm-best", MIXED, 0, "MTP against mlx-vlm MTP at its best, greedy, mixed"),
     Goal("sampled", "ours-mtp", "vlm-best", MIXED, 0, "MTP against mlx-vlm MTP at its best, temperature 1, mixed"),
     Goal("greedy", "vlm-mtp", "vlm", MIXED, 0, "mlx-vlm MTP against mlx-vlm plain, greedy, mixed"),
