@@ -31,7 +31,7 @@ from mlxmtp.models import cache as caching  # noqa: E402
 from mlxmtp.models.load import load_drafter, load_target  # noqa: E402
 
 POCKET = ROOT / "assets" / "pocket"
-PROMPT, ANSWER = 500, 3500
+PROMPT, ANSWER = 500, 2000
 DRAFTS = (0, 3)
 _ABOUT = """\
 One run of `scripts/bench_capacity.py`, {day}, built-in pair on {machine}: {prompt} prompt tokens, {answer} new ones,

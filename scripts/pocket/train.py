@@ -86,7 +86,7 @@ def rate(step: int, ends: tuple[int, ...], decay_from: float) -> float:
 
 
 def run(make: Callable[[], Job], plan: Plan) -> None:
-    """Train until the plan's end; goes on from the folder's checkpoint if there is one."""
+    """Train until the plan's end, from the folder's checkpoint if there is one."""
     os.environ["OMP_NUM_THREADS"] = "1"
     job = make()
     slots = _slots(job.module)
@@ -106,6 +106,8 @@ def run(make: Callable[[], Job], plan: Plan) -> None:
         for name in ("weights", "first", "second"):
             getattr(buffers, name).copy_(saved.pop(name))
         state = saved
+    if state["step"] > plan.ends[-1]:
+        return
     for tensor in (buffers.weights, buffers.first, buffers.second, buffers.grads, buffers.figures):
         tensor.share_memory_()
     context = mp.get_context("spawn")
