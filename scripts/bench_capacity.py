@@ -10,7 +10,6 @@ and tracing; policies take turns. Ten minutes, on a machine that does nothing el
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -23,6 +22,7 @@ from statistics import mean, median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+from bench.options import repeated  # noqa: E402
 from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
@@ -106,11 +106,7 @@ def page(found: dict[tuple[str, int], list[Sample]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write where told to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--write", type=Path, help="page to write the table into")
-    parser.add_argument("--json", type=Path, help="file for every figure")
-    options = parser.parse_args(arguments)
+    options = repeated(__doc__, 3).parse_args(arguments)
     target = load_target(POCKET / "target")
     drafter = load_drafter(POCKET / "drafter", target)
     prompt = [2, *(5 + 7 * i % 1000 for i in range(PROMPT - 1))]

@@ -12,7 +12,6 @@ automatic way begins a suite anew.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -29,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from bench.arms import TEXTS, random_words  # noqa: E402
 from bench.engine_ours import Ours, load  # noqa: E402
 from bench.job import Job  # noqa: E402
+from bench.options import repeated  # noqa: E402
 from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
@@ -129,11 +129,7 @@ def page(found: dict[str, dict[str, list[float]]], repetitions: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write where told to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--write", type=Path, help="page to write the table into")
-    parser.add_argument("--json", type=Path, help="file for every figure")
-    options = parser.parse_args(arguments)
+    options = repeated(__doc__, 5).parse_args(arguments)
     ours = load(POCKET / "target", POCKET / "drafter")
     found = {}
     for suite in suites(ours):

@@ -1,4 +1,4 @@
-"""The flags that the comparisons with other libraries share."""
+"""The flags that benchmarks share."""
 
 from __future__ import annotations
 
@@ -17,4 +17,13 @@ def comparison(description: str | None, root: Path) -> argparse.ArgumentParser:
     add("--ours", type=Path, default=own if own.exists() else Path(sys.executable), help="Python with mlxmtp")
     add("--peers", type=Path, default=root / ".venv-peers/bin/python", help="Python with mlx-lm and mlx-vlm")
     add("--pair", type=Path, default=root / "assets/pocket", help="folder with target/ and drafter/ (default: pocket)")
+    return parser
+
+
+def repeated(description: str | None, repetitions: int) -> argparse.ArgumentParser:
+    """A parser of how often to measure, and where to write."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=repetitions)
+    parser.add_argument("--write", type=Path, help="page to write the table into")
+    parser.add_argument("--json", type=Path, help="file for every figure")
     return parser

@@ -69,16 +69,20 @@ def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
     assert not decoder._has_compiled
 
 
-@pytest.mark.slow
-def test_the_compiled_round_takes_over_with_the_same_text():
-    record = load_golden("e2b").records["long"]
-    decoder = Decoder(target("e2b"), drafter("e2b"))
-    decode(decoder, record.prompt, 2, num_draft_tokens=3)
+def wait_for_the_compiled(decoder: Decoder) -> None:
     thread = decoder._rounds._thread
     assert thread is not None
     while not decoder._rounds._ready:
         thread.join(0.05)
         assert thread.is_alive()
+
+
+@pytest.mark.slow
+def test_the_compiled_round_takes_over_with_the_same_text():
+    record = load_golden("e2b").records["long"]
+    decoder = Decoder(target("e2b"), drafter("e2b"))
+    decode(decoder, record.prompt, 2, num_draft_tokens=3)
+    wait_for_the_compiled(decoder)
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
     assert decoder._has_compiled
 
@@ -95,11 +99,7 @@ def test_the_thread_keeps_no_trace(monkeypatch):
     monkeypatch.setattr("mlxmtp.decode.warm.make_round", make)
     decoder = Decoder(target("e2b"), drafter("e2b"))
     decode(decoder, load_golden("e2b").records["long"].prompt, 2, num_draft_tokens=3)
-    thread = decoder._rounds._thread
-    assert thread is not None
-    while not decoder._rounds._ready:
-        thread.join(0.05)
-        assert thread.is_alive()
+    wait_for_the_compiled(decoder)
     gc.collect()
     assert [made[0]() is None, made[1]() is None] == [False, True]  # the main thread's, and the one that warmed
 
