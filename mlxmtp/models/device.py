@@ -9,6 +9,7 @@ from mlxmtp.models import blas
 from mlxmtp.models.chunks import BUDGET
 
 _ONE_THREAD_BELOW = 1024
+_KEPT_ON_CPU = 2**27
 
 
 def on_cpu() -> bool:
@@ -37,13 +38,13 @@ def tune_threads(hidden_size: int) -> None:
 
 @cache
 def bound_memory() -> None:
-    """Once per process: MLX keeps no more freed memory than a chunk needs again, and on Metal nothing is paged out.
+    """Once per process: MLX keeps no more freed memory than is needed again, and on Metal nothing is paged out.
 
-    MLX would keep up to the whole working set of a GPU; on a CPU its own limit is smaller than this one and stays.
+    A GPU would keep up to its whole working set. A CPU keeps 32 MB, less than the scores of a round with 7 drafts after
+    16,000 tokens: they went back to the system and were fetched page by page, a quarter of the round's time.
     Wired memory is the system's again at exit, after the work that is still under way.
     """
-    if not on_cpu():
-        mx.set_cache_limit(BUDGET)
+    mx.set_cache_limit(_KEPT_ON_CPU if on_cpu() else BUDGET)
     if not mx.metal.is_available():
         return
     before = mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))

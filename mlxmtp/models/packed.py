@@ -58,14 +58,15 @@ def pack(rows: mx.array, packing: Packing) -> Packed:
 
 
 def scores(queries: mx.array, keys: Rows) -> mx.array:
-    """queries [1, heads, L, D] times keys [1, heads, rows, D] -> [1, heads, L, rows]."""
+    """keys [1, heads, rows, D] times queries [1, heads, L, D] -> [1, heads, rows, L]."""
     if isinstance(keys, mx.array):
-        return queries @ keys.swapaxes(2, 3)
-    return _product(queries, keys, transpose=True)
+        return keys @ queries.swapaxes(2, 3)
+    return _product(queries, keys, transpose=True).swapaxes(2, 3)
 
 
 def mixed(weights: mx.array, values: Rows) -> mx.array:
-    """weights [1, heads, L, rows] times values [1, heads, rows, D] -> [1, heads, L, D]."""
+    """weights [1, heads, rows, L] times values [1, heads, rows, D] -> [1, heads, L, D]."""
+    weights = weights.swapaxes(2, 3)
     return weights @ values if isinstance(values, mx.array) else _product(weights, values, transpose=False)
 
 

@@ -39,10 +39,14 @@ def test_freed_memory_is_bounded_and_wired_memory_given_back(gpu, monkeypatch):
     device.bound_memory.cache_clear()
 
 
-def test_on_a_cpu_nothing_is_touched(monkeypatch):
+def test_a_cpu_keeps_what_a_round_over_a_long_context_frees(monkeypatch):
+    limits: list[int] = []
     monkeypatch.setattr(device, "on_cpu", lambda: True)
-    monkeypatch.setattr(mx, "set_cache_limit", pytest.fail)
+    monkeypatch.setattr(mx, "set_cache_limit", limits.append)
     monkeypatch.setattr(mx, "set_wired_limit", pytest.fail)
     device.bound_memory.cache_clear()
     device.bound_memory()
     device.bound_memory.cache_clear()
+    rows, heads, width = 8, 4, 4
+    arrays_of_scores = 4  # the product, masked, exponentials, weights
+    assert arrays_of_scores * 16_384 * rows * heads * width < limits[0] < BUDGET
