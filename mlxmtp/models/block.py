@@ -15,66 +15,11 @@ import math
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlxmtp.models.attend import KV, attend, halves
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.device import on_cpu
-
-
-def gelu(x: mx.array) -> mx.array:
-    """``gelu_pytorch_tanh``: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-
-
-class Product:
-    """Linear layers on the same input as one product: outputs side by side, [L, in] -> [L, sum of outs].
-
-    Modules that differ in quantization cannot be joined and stay one product each.
-    """
-
-    def __init__(self, *modules: Any) -> None:
-        joined = [_join(modules)] if len({_layout(m) for m in modules}) == 1 else list(modules)
-        # A plain weight is kept transposed: one node less per product and pass.
-        self._parts = [m if hasattr(m, "scales") or "bias" in m else _transposed(m.weight) for m in joined]
-
-    def __call__(self, x: mx.array) -> mx.array:
-        outs = [x @ part if isinstance(part, mx.array) else part(x) for part in self._parts]
-        return outs[0] if len(outs) == 1 else mx.concatenate(outs, axis=-1)
-
-    def arrays(self) -> list[Any]:
-        return [part if isinstance(part, mx.array) else part.parameters() for part in self._parts]
-
-
-def _transposed(weight: mx.array) -> mx.array:
-    """[out, in] -> [in, out]: a view, and on a CPU a copy.
-
-    Into the 1 to 9 rows of a round OpenBLAS multiplies a matrix in that order up to three times as fast as a view.
-    """
-    return mx.contiguous(weight.T) if on_cpu() else weight.T
-
-
-_PACKING = ("group_size", "bits", "mode")
-
-
-def _layout(module: Any) -> tuple[Any, ...]:
-    return (type(module), *(vars(module).get(name) for name in _PACKING), *sorted(module))
-
-
-def _join(modules: tuple[Any, ...]) -> Any:
-    """A module of the same class whose arrays are the modules' arrays one below the other."""
-    first: Any = modules[0]
-    if len(modules) == 1:
-        return first
-    kind: Any = type(first)
-    joined = kind.__new__(kind)
-    nn.Module.__init__(joined)
-    for name in _PACKING:
-        if name in vars(first):
-            setattr(joined, name, getattr(first, name))
-    for name in first:
-        setattr(joined, name, mx.concatenate([module[name] for module in modules], axis=0))
-    return joined
+from mlxmtp.models.experts import Experts
+from mlxmtp.models.products import Product, gelu
 
 
 class Rotation(NamedTuple):
@@ -180,11 +125,12 @@ class Block:
             self._extra_gate = Product(source.pop("per_layer_input_gate"))
             self._extra_out = Product(source.pop("per_layer_projection"))
         self._router_scale = source.router.pop("scale") * source.router._root_size if source.enable_moe else None
+        self._experts = Experts(source.experts) if source.enable_moe else None
 
     def arrays(self) -> list[Any]:
         products = [self._gate_up, self._down, self._extra_gate, self._extra_out]
         own = [self.attention.arrays(), *(p.arrays() for p in products if p is not None)]
-        return own if self._router_scale is None else [*own, self._router_scale]
+        return own if self._experts is None else [*own, self._router_scale, self._experts.arrays()]
 
     def _mlp(self, x: mx.array) -> mx.array:
         gate, up = mx.split(self._gate_up(x), 2, axis=-1)
@@ -192,11 +138,11 @@ class Block:
 
     def _feed_forward(self, h: mx.array) -> mx.array:
         s = self._source
-        if not s.enable_moe:
+        if self._experts is None:
             return s.post_feedforward_layernorm(self._mlp(s.pre_feedforward_layernorm(h)))
         dense = s.post_feedforward_layernorm_1(self._mlp(s.pre_feedforward_layernorm(h)))
         indices, weights = self._route(h)
-        sparse = s.post_feedforward_layernorm_2(s.experts(s.pre_feedforward_layernorm_2(h), indices, weights))
+        sparse = s.post_feedforward_layernorm_2(self._experts(s.pre_feedforward_layernorm_2(h), indices, weights))
         return s.post_feedforward_layernorm(dense + sparse)
 
     def _route(self, h: mx.array) -> tuple[mx.array, mx.array]:

@@ -1,8 +1,8 @@
 """The target network: Gemma 4's text model, arranged for a round of a few rows.
 
-Weights, sanitizing and quantization are mlx-lm's (``mlx_lm.models.gemma4_text``), and so are the experts of the
-26B; the rest of the forward pass is in ``block.py``, because a round of one to nine rows is bound by the number of
-operations and not by arithmetic. Formulas are those of transformers ``models/gemma4/modeling_gemma4.py``;
+Weights, sanitizing and quantization are mlx-lm's (``mlx_lm.models.gemma4_text``); the forward pass is ours
+(``block.py``, ``experts.py``), because a round of one to nine rows is bound by the number of operations and not by
+arithmetic. Formulas are those of transformers ``models/gemma4/modeling_gemma4.py``;
 ``tests/models`` compares both.
 
 Activations are [L, H]: one conversation, no batch axis.
@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlxmtp.models.attend import KV
-from mlxmtp.models.block import Block, Product, Rotary, Rotation
+from mlxmtp.models.block import Block, Rotary, Rotation
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.layout import CacheSpec
 from mlxmtp.models.packed import Rows
+from mlxmtp.models.products import Product
 from mlxmtp.models.shapes import Packing
 
 

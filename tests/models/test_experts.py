@@ -1,0 +1,46 @@
+"""Experts with gate and up in one product beside mlx-lm's own layer, for a round's rows and a prompt's."""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten
+
+from mlxmtp.models._mlx_lm import gemma4_text
+from mlxmtp.models.experts import Experts
+
+HIDDEN, INNER, COUNT, CHOSEN = 64, 96, 5, 2
+
+
+def layer(bits: dict[str, int]) -> Any:
+    """mlx-lm's layer; ``bits`` by projection, where it is packed."""
+    mx.random.seed(0)
+    sizes = {"hidden_size": HIDDEN, "moe_intermediate_size": INNER, "num_experts": COUNT, "top_k_experts": CHOSEN}
+    found = gemma4_text.Experts(gemma4_text.ModelArgs(**sizes))
+    packed = {f"switch_glu.{name}": {"group_size": 32, "bits": count} for name, count in bits.items()}
+    nn.quantize(found, class_predicate=lambda path, _: packed.get(path, False))
+    mx.eval(found.parameters())
+    return found
+
+
+@pytest.mark.parametrize(
+    "bits",
+    [{}, {"gate_proj": 4, "up_proj": 4, "down_proj": 8}, {"gate_proj": 4, "up_proj": 8, "down_proj": 4}],
+    ids=["float", "packed", "packed differently"],
+)
+@pytest.mark.parametrize("rows", [1, 2, 9, 31, 32, 70])
+def test_they_answer_as_mlx_lms_do(bits, rows):
+    x = mx.random.normal((rows, HIDDEN), key=mx.random.key(rows))
+    indices = mx.argsort(mx.random.uniform(shape=(rows, COUNT), key=mx.random.key(1)), axis=1)[:, :CHOSEN]
+    weights = mx.softmax(mx.random.normal((rows, CHOSEN), key=mx.random.key(2)), axis=1)
+    source = layer(bits)
+    wanted = source(x, indices, weights)
+    mx.eval(wanted)
+    assert mx.allclose(Experts(source)(x, indices, weights), wanted, rtol=1e-4, atol=1e-6).item()
+
+
+def test_no_projection_is_held_twice():
+    source = layer({})
+    Experts(source)
+    assert not tree_flatten(source.parameters())
