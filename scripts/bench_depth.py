@@ -25,7 +25,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from bench.arms import TEXTS, random_words  # noqa: E402
+from bench.arms import TEXTS, random_words, rotated  # noqa: E402
 from bench.engine_ours import Ours, load  # noqa: E402
 from bench.job import Job  # noqa: E402
 from bench.options import repeated  # noqa: E402
@@ -86,18 +86,12 @@ def measure(ours: Ours, suite: Suite, repetitions: int) -> dict[str, list[float]
         depths[AGAIN].start_from(first.learned())
         seconds: dict[int | str, float] = dict.fromkeys((*lengths, *depths), 0.0)
         for index, job in enumerate(suite.jobs):
-            for way in _rotated(list(seconds), index):
+            for way in rotated(list(seconds), index):
                 draft = way if isinstance(way, int) else "auto"
                 seconds[way] += _seconds(ours, replace(job, draft=draft), depths.get(way))
         for way, spent in seconds.items():
             found[str(way)].append(1000 * spent / sum(job.tokens for job in suite.jobs))
     return found
-
-
-def _rotated(ways: list[int | str], by: int) -> list[int | str]:
-    """Nobody is always the one after the most expensive."""
-    at = by % len(ways)
-    return ways[at:] + ways[:at]
 
 
 def _seconds(ours: Ours, job: Job, depth: Depth | None) -> float:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -62,18 +64,20 @@ def _tokenizer(options: argparse.Namespace) -> None:
 
 def _target(options: argparse.Namespace) -> None:
     from pocket.target import TargetJob
-    from pocket.train import Plan, run
 
-    plan = Plan(options.work, tuple(accumulate(options.target_steps)), options.workers, compile=not options.no_compile)
-    run(partial(TargetJob, options.work, options.seed), plan)
+    _train(options, options.target_steps, partial(TargetJob, options.work, options.seed))
 
 
 def _drafter(options: argparse.Namespace) -> None:
     from pocket.drafter import DrafterJob
+
+    _train(options, options.drafter_steps, partial(DrafterJob, options.work, options.seed))
+
+
+def _train(options: argparse.Namespace, cycles: Sequence[int], job: Callable[..., Any]) -> None:
     from pocket.train import Plan, run
 
-    plan = Plan(options.work, tuple(accumulate(options.drafter_steps)), options.workers, compile=not options.no_compile)
-    run(partial(DrafterJob, options.work, options.seed), plan)
+    run(job, Plan(options.work, tuple(accumulate(cycles)), options.workers, compile=not options.no_compile))
 
 
 def _publish(options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mlxmtp.chat.conversation import title
 from mlxmtp.chat.history import Exchange, History
 from mlxmtp.errors import MlxmtpError, UsageError
+from mlxmtp.hub.cache import write_whole
 
 _TITLE_LINE = re.compile(r"^--- (.+) ---$", re.MULTILINE)
 _ENDS = {"cancelled": "*(stopped)*", "length": "*(cut at the length limit)*"}
@@ -62,20 +62,10 @@ def export(history: History, file: str, session: str | None = None, *, overwrite
     if not overwrite and path.exists():
         raise UsageError(f"{file} exists already: take another name.")
     try:
-        _write_whole(path, text)
+        write_whole(path, text)
     except OSError as error:
         raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
     return path
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """All of it or nothing: a full disk leaves what was there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8", errors="replace")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def as_text(table: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from mlxmtp.bench.suite import SUITES, Text, read_suites
 from mlxmtp.cli.pick import pick_drafter, pick_target
 from mlxmtp.cli.progress import RunProgress
 from mlxmtp.errors import MlxmtpError
+from mlxmtp.hub.cache import write_whole
 from mlxmtp.hub.store import Store
 
 if TYPE_CHECKING:
@@ -222,8 +223,11 @@ def _deliver(out: Output, output: Path | None, text: str) -> None:
 
 def _write_file(path: Path, text: str, *, append: bool = False) -> None:
     try:
-        with path.open("a" if append else "w", encoding="utf-8") as file:
-            file.write(text)
+        if append:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        else:
+            write_whole(path, text)
     except OSError as error:
         raise MlxmtpError(f"{path} cannot be written: {error.strerror or error}.") from None
 

@@ -15,6 +15,7 @@ _KEPT = (0.99, 0.93, 0.75)  # of all counts, per round with drafts: about 100, 1
 _STRENGTH = (6.0, 2.0, 1.0)  # s: observations that the forecast from outside is worth
 _SHARE = 0.02
 _PRIOR = 0.6  # of the first draft, before anything is known: between prose (0.3 to 0.75) and code (0.66 to 1)
+_CARRIED = 4.0  # observations that what was seen of the texts before is worth, in each memory
 _WORTH = 2.0  # observations that what was learned in another conversation is worth
 
 
@@ -73,6 +74,14 @@ class Acceptance:
                 break
             found.append(slow)
         return found
+
+    def begin(self) -> None:
+        """Another text begins: what was seen counts for at most so many observations of it."""
+        for hits, seen in zip(self._hits, self._seen, strict=True):
+            for i, count in enumerate(seen):
+                kept = min(1.0, _CARRIED / count) if count else 1.0
+                hits[i] *= kept
+                seen[i] *= kept
 
     def start_from(self, average: Sequence[float]) -> None:
         """Begins with what `average` gave, as if it had been observed a few times."""

@@ -168,6 +168,7 @@ class Decoder:
         mark: int | None,
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
+        self.depth.begin()
         key = sampling.key()
         self._reserve(prompt, room)
         hidden = self._read(prompt, on_prefill, mark)
@@ -250,6 +251,7 @@ class Decoder:
 
     def _dispatch(self, state: State, key: mx.array, filters: Filters, ahead: int) -> tuple[State, _Dispatched]:
         """Sends one more round on its way; up to ``ahead`` rows are written by rounds not read yet."""
+        self.depth.attend_to(self._cache.capacity)
         k = self.depth.choose()
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
         self._cache.reserve(last + 1)

@@ -54,6 +54,7 @@ class Depth:
     _tried: int = 1
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
+    _rows: int = 0  # that rounds attend to, as far as known
 
     def choose(self) -> int:
         """The draft length of the next round."""
@@ -103,25 +104,38 @@ class Depth:
         """What another process can begin with, as JSON takes it; empty until there is something to know.
 
         ``costs``: by draft length, logarithm of the time in plain rounds and its width. ``acceptance``: by position.
+        ``rows``: that the rounds attended to.
         """
         if self._rounds < _ROUNDS_TO_KNOW or not any(self._times.measured):
             return {}
         costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}
-        return {"acceptance": self._accepted.average(), "costs": costs}
+        return {"acceptance": self._accepted.average(), "costs": costs, "rows": self._rows}
 
     def start_from(self, learned: Mapping[str, Any]) -> None:
         """Begins with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
         try:
             shares = [float(share) for share in learned["acceptance"]]
             costs = {int(k): (float(mean), float(width)) for k, (mean, width) in learned["costs"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            rows = int(learned["rows"])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"this is not what a controller has learned: {error}") from error
-        fits = all(0 <= share <= 1 for share in shares) and len(shares) <= MAX_DRAFT
+        fits = all(0 <= share <= 1 for share in shares) and len(shares) <= MAX_DRAFT and rows >= 0
         if not fits or not all(0 <= mean < _MOST and 0 <= width < _MOST for mean, width in costs.values()):
             raise ValueError("what was learned lies out of range")
         self._accepted.start_from(shares)
         self._times.start_from(costs)
         self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
+        self._rows = rows
+
+    def begin(self) -> None:
+        """To be called before an answer: how easy the one before was says only so much about it."""
+        self._accepted.begin()
+
+    def attend_to(self, rows: int) -> None:
+        """To be called with the rows that the next round attends to: with their number costs and proportions change."""
+        if self._rows and rows != self._rows:
+            self._times.stretch(rows / self._rows)
+        self._rows = rows
 
     def forget_times(self) -> None:
         """To be called when the cost of a round changes at once, as when its compiled form takes over."""

@@ -23,6 +23,7 @@ TOKEN = 0.25  # a draft token in units of a plain pass, before anything is measu
 _PACE, _SLOPE, _FIRST, _OWN = 10.0, 0.15, 0.1, 0.1
 _NOISE = 0.1  # of one measurement: scheduling, clocks
 _DRIFT, _OWN_DRIFT = 0.02, 0.003  # per measured round: the machine's pace, one length beside it (the context grows)
+_FAR, _REACH = 0.5, 0.05  # pace and price of a draft token: standard deviation for e times the rows attended to
 _CUT = 3.0
 _REMEMBERED = 0.05  # added to what was learned before: another context length, another day
 _TAKES_OVER = 0.1  # added when compiled rounds take over: they are faster, in nearly the same proportions
@@ -40,7 +41,7 @@ class Times:
 
     def __post_init__(self) -> None:
         self._x = [math.log1p(TOKEN * k) for k in self.lengths]
-        slope = [_SLOPE * k / (1 + TOKEN * k) for k in self.lengths]
+        slope = [_SLOPE * d for d in self._slopes()]
         first = [_FIRST * (k > 0) for k in self.lengths]
         self._sigma = [
             [_PACE**2 + a * b + c * d + _OWN**2 * (i == j) for j, (b, d) in enumerate(zip(slope, first, strict=True))]
@@ -79,6 +80,16 @@ class Times:
         self.measured.clear()
         self._widen(_PACE, _TAKES_OVER)
 
+    def stretch(self, factor: float) -> None:
+        """Rounds attend to ``factor`` times as many rows (below 1: to fewer): another pace, and since attention is read
+        by the drafter as well, another price of a draft token."""
+        reach = math.log(factor)
+        slope = [_REACH * reach * d for d in self._slopes()]
+        self._sigma = [
+            [value + (_FAR * reach) ** 2 + a * b for value, b in zip(row, slope, strict=True)]
+            for row, a in zip(self._sigma, slope, strict=True)
+        ]
+
     def learned(self) -> dict[int, tuple[float, float]]:
         """By length: log of its cost in plain rounds, and the width of that."""
         return {k: (math.log(self.cost(k)), self.width(k, 0)) for k in self.lengths[1:]}
@@ -91,6 +102,10 @@ class Times:
                 self._sigma[i] = [_PACE**2 + (width**2 + _REMEMBERED**2) * (i == j) for j in range(len(self._x))]
                 for j, row in enumerate(self._sigma):
                     row[i] = self._sigma[i][j]
+
+    def _slopes(self) -> list[float]:
+        """d x(K) / d b of x(K) = log(1 + b K)."""
+        return [k / (1 + TOKEN * k) for k in self.lengths]
 
     def _widen(self, pace: float, own: float) -> None:
         for i, row in enumerate(self._sigma):

@@ -53,7 +53,7 @@ class CachedRepo:
 
     def set_main(self, commit: str) -> None:
         """Remember that `main` is `commit`; readers see the old or the new one, never half of it."""
-        write_whole(self.folder / "refs" / "main", commit)
+        write_whole(self.folder / "refs" / "main", commit, parents=True)
 
     def blob(self, etag: str) -> Path:
         """Where the content with this tag is, or will be."""
@@ -85,12 +85,20 @@ class CachedRepo:
         return sum(item.lstat().st_size for item in self.folder.rglob("*") if item.is_file() and not item.is_symlink())
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_whole(path: Path, text: str, *, parents: bool = False) -> None:
+    """Write a small file so that it is there whole or not at all: a full disk leaves what was there.
+
+    What is no file (a pipe, a terminal) is written to. `parents`: make the folders above it. Raises OSError.
+    """
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", errors="replace")
+        return
+    path = path.resolve()  # a link stays one
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="replace")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ class Records:
 
     def write(self, record: Record) -> None:
         """Pin a repository."""
-        write_whole(self._path(record.repo), json.dumps(asdict(record), indent=1) + "\n")
+        write_whole(self._path(record.repo), json.dumps(asdict(record), indent=1) + "\n", parents=True)
 
     def forget(self, repo: str) -> None:
         """Unpin a repository."""

@@ -39,6 +39,7 @@ class Tuning:
     def write(self, learned: Mapping[str, Any]) -> None:
         """Replace it as a whole, if that is possible here."""
         try:
-            write_whole(self._path, json.dumps({"of": self._of, "learned": learned}, indent=1) + "\n")
+            text = json.dumps({"of": self._of, "learned": learned}, indent=1) + "\n"
+            write_whole(self._path, text, parents=True)
         except OSError:  # a full or read-only disk: the next start finds out again
             return

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+One = TypeVar("One")
 
 WHOLE = 256
 """New tokens at most; and exactly, where a text has no natural end."""
@@ -83,3 +87,9 @@ def random_words(index: int) -> tuple[str, str]:
     numbers = random.Random(index)
     said, begun = (" ".join(numbers.choices(_WORDS, k=count)) for count in (30, 20))
     return said, begun
+
+
+def rotated(these: Sequence[One], by: int) -> list[One]:
+    """Each begins once, and nobody is always the one after the most expensive."""
+    at = by % len(these)
+    return [*these[at:], *these[:at]]

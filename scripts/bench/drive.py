@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.arms import KINDS, MIXED, PER_REPETITION, TEXTS, WHOLE, Arm, random_words
+from bench.arms import KINDS, MIXED, PER_REPETITION, TEXTS, WHOLE, Arm, random_words, rotated
 
 ROOT = Path(__file__).resolve().parents[2]
 _RANDOM_CANDIDATES = 10
@@ -197,8 +197,7 @@ class Session:
         arms = [arm for arm in self.arms if arm.key in _RACE]
         for lap in range(_LAPS if len(arms) > 1 else 0):
             prompt = replace(prompts[lap % len(prompts)], tokens=min(_LAP, self.options.tokens))
-            first = lap % len(arms)
-            self.samples += [self._run("race", lap, prompt, arm, 0.0) for arm in arms[first:] + arms[:first]]
+            self.samples += [self._run("race", lap, prompt, arm, 0.0) for arm in rotated(arms, lap)]
 
     def host(self, prompts: dict[str, list[Prompt]]) -> list[dict[str, Any]]:
         """Where the time of mlxmtp's rounds goes, by draft length, on the first prompt of each kind."""
@@ -259,7 +258,7 @@ class Session:
         )
         return [prompt for _, prompt in found[: max(1, min(3, self.options.repetitions))]]
 
-    def _order(self, phase: str, kind: str, repetition: int) -> Iterator[Arm]:
+    def _order(self, phase: str, kind: str, repetition: int) -> list[Arm]:
         """The arms that take part, beginning with another one each time."""
         arms = [
             arm
@@ -269,8 +268,7 @@ class Session:
             and (arm.random_words or kind != "random")
         ]
         self._turn += 1
-        first = self._turn % len(arms)
-        yield from arms[first:] + arms[:first]
+        return rotated(arms, self._turn)
 
     def _run(self, phase: str, repetition: int, prompt: Prompt, arm: Arm, temp: float) -> Sample:
         natural = temp > 0 and bool(self.stop) and not self.options.whole  # a sampled text has an end of its own

@@ -69,9 +69,10 @@ def test_a_second_turn_reads_only_what_is_new(tmp_path: Path) -> None:
     assert len(list((tmp_path / "sessions").glob("*.jsonl"))) == 1
 
 
-def test_the_text_is_that_of_ask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [(), ("--kv-bits", "8")], ids=["", "packed"])
+def test_the_drafter_changes_no_text(tmp_path: Path, flags: tuple[str, ...]) -> None:
     """Also after an answer that was stopped, in a thread of its own, with the drafter switched off and on."""
-    terminal = start(tmp_path, "--plain")
+    terminal = start(tmp_path, "--plain", *flags)
     terminal.send("Which commands does mlxmtp have?\r")
     terminal.wait_until("a first word", lambda lines: len(lines) > 4 and bool(lines[-1]) and lines[-1][0] != ">")
     terminal.send("\x03")

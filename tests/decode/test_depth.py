@@ -16,7 +16,7 @@ from scripts.bench.replay import Fixed, Noise, best_fixed, play
 
 PROFILES = profiles()
 SUITES = suites()
-HERE = PROFILES[0]
+HERE = Profile("two cores", [1 + 0.2 * k for k in range(9)], 0, "about what was measured when this was written")
 EASY, HARD = [8] * 400, [0] * 400
 
 
@@ -67,7 +67,7 @@ def test_luck_in_hard_text_is_not_followed(profile):
 @pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
 def test_steady_text_comes_close_to_its_best_length(profile, chance):
     text = Suite("drawn", drawn(chance, 1500), False)
-    assert regret([text], profile) < 0.07
+    assert regret([text], profile) < 0.08
 
 
 def test_what_was_learned_makes_the_next_start_better():
@@ -188,13 +188,47 @@ def test_nothing_is_learned_from_nothing():
         {"acceptance": [0.5] * 9, "costs": {}}, {"acceptance": [math.nan], "costs": {}},
         {"acceptance": [0.5], "costs": {"1": 3}}, {"acceptance": [0.5], "costs": {"1": [-9, 0.1]}},
         {"acceptance": [0.5], "costs": {"1": [0.2, math.inf]}}, {"acceptance": [None], "costs": {}},
+        *({"acceptance": [0.5], "costs": {}, "rows": rows} for rows in (-1, math.inf, math.nan, "many", None)),
     ],
 )  # fmt: skip
 def test_what_nobody_learned_is_refused_and_changes_nothing(learned):
     depth = Depth()
     with pytest.raises(ValueError, match="learned"):
-        depth.start_from(learned)
+        depth.start_from({"rows": 512, **learned})
     assert depth == Depth()
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_answers_that_are_easy_and_hard_by_turns_cost_3_percent_at_most(profile):
+    """Each asked anew: what was easy before must not make the next one slow."""
+    answers = [drawn(chance, 60, seed) for seed in range(4) for chance in (0.95, 0.1)]
+    text = [digit for answer in answers for digit in answer]
+    least = best_fixed(text, profile.costs)[1] * len(text)
+    spent = []
+    for seed in range(6):
+        depth, total = Depth(), 0.0
+        for at, answer in enumerate(answers):
+            depth.begin()
+            total += play(depth, answer, profile.costs, Noise(), 10 * seed + at, profile.ahead).spent
+        spent.append(total)
+    assert sum(spent) / len(spent) < 1.03 * least
+
+
+def test_what_was_learned_at_a_short_context_is_doubted_at_a_long_one():
+    """Draft tokens cost twice as much there, which is known after a few rounds if it was told of, after many if not."""
+    text, deep = drawn(0.4, 150, 4), [1 + 2 * (cost - 1) for cost in HERE.costs]
+    spent = {}
+    for told in (False, True):
+        spent[told] = 0.0
+        for seed in range(8):
+            depth = Depth()
+            depth.attend_to(512)
+            play(depth, drawn(0.8, 300, seed), HERE.costs, Noise(), seed)
+            depth.begin()
+            if told:
+                depth.attend_to(65536)
+            spent[told] += play(depth, text, deep, Noise(), 50 + seed).per_token
+    assert spent[True] < 0.98 * spent[False]
 
 
 def test_compiled_rounds_taking_over_keep_the_proportions():
