@@ -12,7 +12,7 @@ that a pause of the machine is not a trend:
     S = Sigma[K,K] + noise^2     e = log y - x(K)     x += Sigma[:,K] e / S     Sigma -= Sigma[:,K] Sigma[K,:] / S
 
 So one round with 3 drafts says something about 5, a machine that slows down slows every length, and what was not
-measured has a width that a choice can use.
+measured has a width that a choice can use. A context f times as long adds (far log f)^2 1 1' + (reach log f)^2 d d'.
 """
 
 import math
