@@ -16,12 +16,19 @@ import mlx.core as mx
 from mlxmtp.models.device import on_cpu
 
 _SQUARINGS, _DEGREE, _NOTHING = 5, 7, -30.0
+_MANY = 2048
+"""Scores in a slice from which on this pays in rounds that are not compiled, too: there each step is an operation."""
 
 
 def softmax(x: mx.array, axis: int) -> mx.array:
     """x of any shape and floating type -> the same; -inf becomes 0. In every slice something must be finite."""
-    if not on_cpu():
-        return mx.softmax(x, axis=axis, precise=True)
+    if on_cpu() and x.shape[axis] >= _MANY:
+        return multiplied(x, axis)
+    return mx.softmax(x, axis=axis, precise=True)
+
+
+def multiplied(x: mx.array, axis: int) -> mx.array:
+    """`softmax` out of multiplications."""
     below = x.astype(mx.float32) - mx.max(x, axis=axis, keepdims=True)
     weights = mx.where(below > _NOTHING, _exp(below), 0.0)
     return (weights / mx.sum(weights, axis=axis, keepdims=True)).astype(x.dtype)
