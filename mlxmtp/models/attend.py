@@ -27,8 +27,9 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
 
     Gemma 4 does not scale its scores. On a GPU this is MLX's fused kernel. On a CPU that function is put together of a
     dozen operations, one of them a multiplication by a scale of 1. Here the heads of a group are further columns of one
-    product K q^T, which OpenBLAS takes half as long for as for q K^T, and the exponentials are `softmax`'s. Packed keys
-    and values have no fused kernel anywhere. A chunk of the prompt unpacks them for itself, keys before values.
+    product K q^T, which OpenBLAS takes half as long for as for q K^T, and the exponentials of long contexts are
+    `softmax`'s. Packed keys and values have no fused kernel anywhere. A chunk of the prompt unpacks them for itself,
+    keys before values.
     """
     _, rows, heads, dim = queries.shape
     keys, values = kv
