@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from mlxmtp.models.device import on_cpu
-from mlxmtp.models.packed import Rows, mixed, scores, unpacked
+from mlxmtp.models.packed import Packed, Rows, mixed, scores, unpacked
 from mlxmtp.models.softmax import softmax
 
 _FEW = 16
@@ -43,10 +43,15 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     groups = (keys if isinstance(keys, mx.array) else keys.entries).shape[1]
     if groups > 1:
         queries = queries.reshape(rows, groups, heads // groups, dim).transpose(1, 0, 2, 3)
-    found = scores(queries.reshape(1, groups, -1, dim), keys)  # [1, groups, keys, L * heads per group]
-    split = (groups, -1, rows, heads // groups)
-    masked = mx.where(mask.T[..., None], found.reshape(split), -mx.inf)
-    y = mixed(softmax(masked, axis=1).reshape(found.shape), values)
+    queries = queries.reshape(1, groups, -1, dim)
+    if isinstance(keys, Packed) and isinstance(values, Packed):
+        found = scores(queries, keys)  # [1, groups, L * heads per group, keys]
+        seen = mx.where(mask[:, None], found.reshape(groups, rows, heads // groups, -1), -mx.inf)
+        y = mixed(mx.softmax(seen, axis=-1, precise=True).reshape(found.shape), values)
+    else:
+        found = unpacked(keys) @ queries.swapaxes(2, 3)  # [1, groups, keys, L * heads per group]
+        seen = mx.where(mask.T[..., None], found.reshape(groups, -1, rows, heads // groups), -mx.inf)
+        y = softmax(seen, axis=1).reshape(found.shape).swapaxes(2, 3) @ unpacked(values)
     if groups > 1:
         y = y.reshape(groups, rows, -1, dim).transpose(1, 0, 2, 3)
     return y.reshape(rows, heads * dim)

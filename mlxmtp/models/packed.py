@@ -57,17 +57,14 @@ def pack(rows: mx.array, packing: Packing) -> Packed:
     return Packed(packing, *mx.quantize(rows, group_size=packing.group_size, bits=packing.bits))
 
 
-def scores(queries: mx.array, keys: Rows) -> mx.array:
-    """keys [1, heads, rows, D] times queries [1, heads, L, D] -> [1, heads, rows, L]."""
-    if isinstance(keys, mx.array):
-        return keys @ queries.swapaxes(2, 3)
-    return _product(queries, keys, transpose=True).swapaxes(2, 3)
+def scores(queries: mx.array, keys: Packed) -> mx.array:
+    """queries [1, heads, L, D] times keys [1, heads, rows, D] -> [1, heads, L, rows]."""
+    return _product(queries, keys, transpose=True)
 
 
-def mixed(weights: mx.array, values: Rows) -> mx.array:
-    """weights [1, heads, rows, L] times values [1, heads, rows, D] -> [1, heads, L, D]."""
-    weights = weights.swapaxes(2, 3)
-    return weights @ values if isinstance(values, mx.array) else _product(weights, values, transpose=False)
+def mixed(weights: mx.array, values: Packed) -> mx.array:
+    """weights [1, heads, L, rows] times values [1, heads, rows, D] -> [1, heads, L, D]."""
+    return _product(weights, values, transpose=False)
 
 
 def _product(x: mx.array, rows: Packed, *, transpose: bool) -> mx.array:

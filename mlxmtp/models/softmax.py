@@ -13,8 +13,6 @@ import math
 
 import mlx.core as mx
 
-from mlxmtp.models.device import on_cpu
-
 _SQUARINGS, _DEGREE, _NOTHING = 5, 7, -30.0
 _MANY = 2048
 """Scores in a slice from which on this pays in rounds that are not compiled, too: there each step is an operation."""
@@ -22,7 +20,7 @@ _MANY = 2048
 
 def softmax(x: mx.array, axis: int) -> mx.array:
     """x of any shape and floating type -> the same; -inf becomes 0. In every slice something must be finite."""
-    if on_cpu() and x.shape[axis] >= _MANY:
+    if x.shape[axis] >= _MANY:
         return multiplied(x, axis)
     return mx.softmax(x, axis=axis, precise=True)
 
