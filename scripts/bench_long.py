@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Measure long prompts beside mlx-lm and mlx-vlm: reading them, and decoding after them, plain and with the drafter.
 
-The same token ids for everybody (this repository's own documents, a question at the end), one checkpoint, a process per
-library, arms in turn, medians. Environments as for bench_peers.py. On a machine that does nothing else:
+The same token ids for everybody, one checkpoint, a process per library, arms in turn, medians: a conversation of the
+length asked for, in turns of pocket's own material, and a question whose answer is the same after all of them, so that
+nothing differs but the length. Our own arms also read this repository's documents and go on from there, in text that
+drafts worse. Environments as for bench_peers.py. On a machine that does nothing else:
 
     python3 scripts/bench_long.py --write docs/benchmarks.md --json build/long.json
 
@@ -13,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,12 +31,15 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from bench.drive import Worker, WorkerError  # noqa: E402
 from bench.options import comparison  # noqa: E402
+from bench.pair import allowing  # noqa: E402
 from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
-QUESTIONS = ("What is a drafter?", "Why is drafting lossless?")
+CONVERSATION, DOCUMENTS = "conversation", "documents"
+QUESTION = "Write me a small chat program in Python."
+ABOUT_DOCUMENTS = ("What is a drafter?", "Why is drafting lossless?")
 FAR = 40_000
-"""Tokens from which on a prompt is read once, by the arms of `FAR_ARMS` only: everybody would take half an hour."""
+"""Tokens from which on there is the conversation only, once, by the arms of `FAR_ARMS`: all would take half an hour."""
 SKIPPED = 8  # tokens after the first whose time does not count: a new buffer size is traced there
 
 
@@ -52,14 +59,20 @@ ARMS = {
     "vlm": Arm("mlx-vlm plain", "mlx_vlm"),
     "vlm-mtp": Arm("mlx-vlm MTP", "mlx_vlm", "auto"),
 }
-FAR_ARMS = ("ours", "ours-mtp", "lm")
+OWN_ARMS = ("ours", "ours-mtp")
+FAR_ARMS = (*OWN_ARMS, "lm")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer: seconds to its first token, and seconds per token later on; `same`: the text of the first arm."""
+    """One answer: seconds to its first token, and seconds per token later on; `same`: the text of the first arm.
 
+    `prompt`: tokens in it, at most `length`.
+    """
+
+    material: str
     length: int
+    prompt: int
     repetition: int
     arm: str
     first: float
@@ -72,7 +85,7 @@ def main() -> None:
     options = _arguments()
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as temporary:
-        pair = _pair(options.pair, max(options.lengths) + options.tokens, Path(temporary))
+        pair = allowing(options.pair, max(options.lengths) + options.tokens, Path(temporary))
         workers = _start(options, pair)
         try:
             for length, repetition in _plan(options):
@@ -84,7 +97,7 @@ def main() -> None:
     print(text)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        record = {"schema": "mlxmtp-bench-long-1", "machine": machine(), "samples": [asdict(one) for one in samples]}
+        record = {"schema": "mlxmtp-bench-long-2", "machine": machine(), "samples": [asdict(one) for one in samples]}
         options.json.write_text(json.dumps(record) + "\n", encoding="utf-8")
     if options.write:
         write_section(options.write, "long", text, script="bench_long.py", heading="Long prompts")
@@ -103,7 +116,7 @@ def _start(options: argparse.Namespace, pair: Path) -> dict[str, Worker]:
                 raise SystemExit(f"mlxmtp does not start: {error}") from error
             say(f"{engine} is left out: {error}")
     options.arms = [arm for arm in options.arms if ARMS[arm].engine in workers]
-    prompt = _prompt(workers["ours"], 600)
+    prompt = _prompt(workers["ours"], CONVERSATION, 600)
     for arm in options.arms:
         say(f"building the kernels of {ARMS[arm].label}")
         job = {"prompt": prompt, "tokens": 24, "draft": ARMS[arm].draft}
@@ -126,66 +139,69 @@ def _plan(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
 
 
 def _measure(workers: dict[str, Worker], options: argparse.Namespace, length: int, repetition: int) -> list[Sample]:
-    prompt = _prompt(workers["ours"], length)
-    samples, text = [], None
-    arms = [arm for arm in options.arms if length < FAR or arm in FAR_ARMS]
-    arms = arms if repetition % 2 == 0 else arms[::-1]
-    for arm in arms:
-        begin = time.monotonic()
-        job = {"prompt": prompt, "tokens": options.tokens, "draft": ARMS[arm].draft}
-        done = workers[ARMS[arm].engine].ask("run", **job)
-        text = done["tokens"] if text is None else text
-        counted = [mark for mark in done["marks"] if mark[0] > SKIPPED]
-        (n, start), (m, end) = counted[0], counted[-1]
-        sample = Sample(length, repetition, arm, done["marks"][0][1], (end - start) / (m - n), text == done["tokens"])
-        say(f"{length:6} {ARMS[arm].label:14} {length / sample.first:8.0f} tok/s {1000 * sample.per_token:7.1f} ms/tok "
-            f"({time.monotonic() - begin:.0f} s)")  # fmt: skip
-        samples.append(sample)
+    """The arms in turn, on each of the materials."""
+    samples = []
+    for material in (CONVERSATION,) if length >= FAR else (CONVERSATION, DOCUMENTS):
+        taking_part = OWN_ARMS if material == DOCUMENTS else FAR_ARMS if length >= FAR else options.arms
+        arms = [arm for arm in options.arms if arm in taking_part]
+        prompt, text = _prompt(workers["ours"], material, length), None
+        for arm in arms if repetition % 2 == 0 else arms[::-1]:
+            begin = time.monotonic()
+            job = {"prompt": prompt, "tokens": options.tokens, "draft": ARMS[arm].draft}
+            done = workers[ARMS[arm].engine].ask("run", **job)
+            text = done["tokens"] if text is None else text
+            counted = [mark for mark in done["marks"] if mark[0] > SKIPPED]
+            (n, start), (m, end) = counted[0], counted[-1]
+            first, per_token, same = done["marks"][0][1], (end - start) / (m - n), text == done["tokens"]
+            samples.append(Sample(material, length, len(prompt), repetition, arm, first, per_token, same))
+            say(f"{material} {length:6} {ARMS[arm].label:14} {len(prompt) / first:8.0f} tok/s "
+                f"{1000 * per_token:7.1f} ms/tok ({time.monotonic() - begin:.0f} s)")  # fmt: skip
     return samples
 
 
-def _prompt(ours: Worker, length: int) -> list[int]:
-    """`length` token ids: a question after as much of the documents as fits."""
+def _prompt(ours: Worker, material: str, length: int) -> list[int]:
+    """Token ids: a question after turns of conversation (at most `length`) or after so much of the documents."""
+    if material == CONVERSATION:
+        ids: list[int] = ours.ask("conversation", turns=_turns(), text=QUESTION, length=length)["answer"]
+        return ids
     documents = "\n\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md")))
-    asked, other, material = ours.ask(
-        "prompts", prompts=[{"text": text} for text in (*QUESTIONS, documents)]
+    asked, other, material_ids = ours.ask(
+        "prompts", prompts=[{"text": text} for text in (*ABOUT_DOCUMENTS, documents)]
     )["answer"]  # fmt: skip
     same = next(i for i, (a, b) in enumerate(zip(asked, other, strict=False)) if a != b)
-    material = material[same : -(len(asked) - same)]
+    material_ids = material_ids[same : -(len(asked) - same)]
     fill = length - len(asked)
-    return [*asked[:same], *(material * (fill // len(material) + 1))[:fill], *asked[same:]]
+    return [*asked[:same], *(material_ids * (fill // len(material_ids) + 1))[:fill], *asked[same:]]
 
 
-def _pair(pair: Path, context: int, temporary: Path) -> Path:
-    """The pair, or a copy of it that allows `context` tokens."""
-    found = json.loads((pair / "target/config.json").read_text(encoding="utf-8"))
-    if found["text_config"]["max_position_embeddings"] >= context:
-        return pair
-    for part in ("target", "drafter"):
-        (temporary / part).mkdir()
-        for file in (pair / part).iterdir():
-            (temporary / part / file.name).symlink_to(file.resolve())
-        config = json.loads((pair / part / "config.json").read_text(encoding="utf-8"))
-        config["text_config"]["max_position_embeddings"] = context
-        (temporary / part / "config.json").unlink()
-        (temporary / part / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return temporary
+def _turns() -> list[tuple[str, str]]:
+    """Question and answer of everything pocket was taught, in an order of its own."""
+    turns = []
+    for path in sorted((ROOT / "scripts/pocket/corpus").glob("*.toml")):
+        intents = tomllib.loads(path.read_text(encoding="utf-8")).get("intent", [])
+        turns += [(f"Tell me about {one['topic']}.", one["a"][0]) for one in intents if {"topic", "a"} <= one.keys()]
+    random.Random(0).shuffle(turns)
+    return turns
 
 
 def _report(samples: Sequence[Sample], options: argparse.Namespace) -> str:
+    talk = [sample for sample in samples if sample.material == CONVERSATION]
+    documents = [sample for sample in samples if sample.material == DOCUMENTS]
     lengths = sorted({sample.length for sample in samples})
-    counts = ", ".join(f"{len({s.repetition for s in samples if s.length == n})} of {n:,}" for n in lengths)
+    counts = ", ".join(f"{len({s.repetition for s in talk if s.length == n})} of {n:,}" for n in lengths)
     pair = options.pair.resolve()
     name = pair.relative_to(ROOT) if pair.is_relative_to(ROOT) else pair.name
     same = sum(sample.same for sample in samples)
     parts = [
         f"One run of `scripts/bench_long.py`, {datetime.now(UTC):%Y-%m-%d}, {machine()}. Checkpoint `{name}`, "
         f"{options.tokens} tokens after each prompt, greedy. Medians of repetitions ({counts} tokens); {same} of "
-        f"{len(samples)} texts are the first arm's.",
-        "Reading, tokens per second:",
-        _table(samples, options.arms, lengths, lambda s: s.length / s.first, "{:,.0f}", higher=True),
-        "Decoding after it, milliseconds per token:",
-        _table(samples, options.arms, lengths, lambda s: 1000 * s.per_token, "{:.1f}", higher=False),
+        f"{len(samples)} texts are the first arm's. × is how much faster mlxmtp's own arm of the kind is.",
+        "Reading a conversation, tokens per second:",
+        _table(talk, options.arms, lambda s: s.prompt / s.first, "{:,.0f}", higher=True),
+        "Answering the same question after it in the same words, milliseconds per token:",
+        _table(talk, options.arms, lambda s: 1000 * s.per_token, "{:.1f}", higher=False),
+        "Going on after as many tokens of this repository's documents, milliseconds per token:",
+        _table(documents, OWN_ARMS, lambda s: 1000 * s.per_token, "{:.1f}", higher=False),
     ]
     return "\n\n".join(parts)
 
@@ -193,26 +209,41 @@ def _report(samples: Sequence[Sample], options: argparse.Namespace) -> str:
 def _table(
     samples: Sequence[Sample],
     arms: Sequence[str],
-    lengths: Sequence[int],
     value: Callable[[Sample], float],
     form: str,
     *,
     higher: bool,
 ) -> str:
-    """Arms by lengths; `×` is how much better mlxmtp's own arm of the kind is, the median over repetitions."""
+    """Arms by lengths. `×` is how much better mlxmtp's own arm of the kind is, and in a last line MTP than plain (of
+    times): medians over repetitions."""
+    lengths = sorted({sample.length for sample in samples})
     rows = [f"| | {' | '.join(f'{n:,}' for n in lengths)} |", f"|---|{'---:|' * len(lengths)}"]
+
+    def ratios(length: int, own: str, other: str) -> list[float]:
+        mine, them = (
+            {s.repetition: value(s) for s in samples if (s.length, s.arm) == (length, arm)} for arm in (own, other)
+        )
+        both = [(mine[r], them[r]) for r in them if r in mine]
+        return [a / b if higher else b / a for a, b in both]
+
     for arm in arms:
         own = "ours-mtp" if arm.endswith("mtp") else "ours"
         cells = []
         for length in lengths:
-            mine = {s.repetition: value(s) for s in samples if (s.length, s.arm) == (length, own)}
-            them = {s.repetition: value(s) for s in samples if (s.length, s.arm) == (length, arm)}
-            cell = form.format(median(them.values())) if them else ""
-            both = [(mine[r], them[r]) for r in them if r in mine]
-            if both and arm != own:
-                cell += f" (×{median(a / b if higher else b / a for a, b in both):.2f})"
+            found = [value(s) for s in samples if (s.length, s.arm) == (length, arm)]
+            cell = form.format(median(found)) if found else ""
+            if found and arm != own:
+                cell += f" (×{median(ratios(length, own, arm)):.2f})"
             cells.append(cell)
         rows.append(f"| {ARMS[arm].label} | {' | '.join(cells)} |")
+    if not higher:
+        for label, mtp, plain in (
+            ("MTP's gain, mlxmtp", *reversed(OWN_ARMS)),
+            ("MTP's gain, mlx-vlm", "vlm-mtp", "vlm"),
+        ):
+            gains = [ratios(length, mtp, plain) for length in lengths]
+            if any(gains):
+                rows.append(f"| {label} | {' | '.join(f'×{median(g):.2f}' if g else '' for g in gains)} |")
     return "\n".join(rows)
 
 
@@ -227,9 +258,9 @@ def _arguments() -> argparse.Namespace:
     add("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=f"of {' '.join(ARMS)}")
     add("--lengths", nargs="+", type=int, default=[512, 4096, 16384, 65536], metavar="N",
         help="tokens of the prompts")  # fmt: skip
-    add("-n", "--tokens", type=int, default=96, help="new tokens (default: 96)")
+    add("-n", "--tokens", type=int, default=160, help="new tokens (default: 160)")
     add("-r", "--repetitions", type=int, default=2, help="(default: 2)")
-    add("--minutes", type=float, default=40.0, help="start nothing that would end later (default: 40)")
+    add("--minutes", type=float, default=60.0, help="start nothing that would end later (default: 60)")
     add("--json", type=Path, metavar="FILE", help="every sample")
     add("--write", type=Path, metavar="FILE.md", help="replace the section “Long prompts” there")
     return parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PROMPT = "> "
 CONTINUED = "  "
+_LONGEST_HISTORY = 2**21
+"""Bytes: all of it is read at every start, and a page that was pasted is an entry, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +209,22 @@ def _history(path: Path | None) -> History:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(0o600)
+        _bound(path)
     except OSError:
         return InMemoryHistory()
     return SafeHistory(str(path))
+
+
+def _bound(path: Path) -> None:
+    """Lets go of the older half and more of a history that has become too long. Raises OSError."""
+    if path.stat().st_size <= _LONGEST_HISTORY:
+        return
+    newest = path.read_bytes()[-_LONGEST_HISTORY // 2 :]
+    begin = newest.find(b"\n# ")  # before every entry's time; lines of its text begin with a plus
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.touch(0o600)
+    beside.write_bytes(newest[begin:] if begin >= 0 else b"")
+    beside.replace(path)
 
 
 def _completer(sources: Sources) -> Completer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import cProfile
+import itertools
 import pstats
 import random
 import shutil
@@ -77,9 +79,12 @@ class Ours:
         self._decoder(job).depth = depth
 
     def ask(self, what: str, request: dict[str, Any]) -> Any:
-        """`prompts`: texts to token ids. `host`: where a round's time goes. `profile`: the Python part in detail."""
+        """`prompts`: texts to token ids. `conversation`: as many turns as fit before a question, to token ids. `host`:
+        where a round's time goes. `profile`: the Python part in detail."""
         if what == "prompts":
             return [self._prompt(**item) for item in request["prompts"]]
+        if what == "conversation":
+            return self._conversation(request["turns"], request["text"], request["length"])
         job = Job(**{**request["job"], "prompt": tuple(request["job"]["prompt"])})
         if what == "host":
             return self._host(job)
@@ -119,6 +124,18 @@ class Ours:
             return [2, *(numbers.randrange(300, self._target.config.vocab_size) for _ in range(_WITHOUT_TOKENIZER))]
         ids = self._tokenizer.prompt_ids([{"role": "user", "content": text}])
         return ids + self._tokenizer.encode(answer) if answer else ids
+
+    def _conversation(self, turns: Sequence[Sequence[str]], text: str, length: int) -> list[int]:
+        """The question `text` after as many of `turns` (question and answer, over and over) as `length` tokens hold."""
+
+        def prompt(count: int) -> list[int]:
+            past = itertools.islice(itertools.cycle(turns), count)
+            said = [message for turn in past for message in zip(("user", "assistant"), turn, strict=True)]
+            messages = [{"role": role, "content": content} for role, content in [*said, ("user", text)]]
+            assert self._tokenizer is not None
+            return self._tokenizer.prompt_ids(messages)
+
+        return prompt(bisect.bisect_right(range(1, length), length, key=lambda count: len(prompt(count))))
 
     def _host(self, job: Job) -> dict[str, float]:
         self.run(replace(job, tokens=8), lambda _: None)

@@ -61,7 +61,19 @@ def build(name: str) -> Pair:
     return Pair(target, drafter, stock)
 
 
-def _narrowed(config: ModelConfig) -> ModelConfig:
+def complete(config: ModelConfig) -> ModelConfig:
+    """With what the registry leaves out because no size depends on it."""
+    text = {"hidden_size_per_layer_input": 0, "use_double_wide_mlp": False, "num_kv_shared_layers": 0, **config.text}
+    text |= {
+        "rope_parameters": _ROPE,
+        "final_logit_softcapping": None if config.is_drafter else 30.0,
+        "tie_word_embeddings": True,
+    }
+    return replace(config, text=text, raw={**config.raw, "centroid_intermediate_top_k": 32})
+
+
+def _narrowed(wide: ModelConfig) -> ModelConfig:
+    config = complete(wide)
     text: dict[str, Any] = {
         **config.text,
         "hidden_size": WIDTH,
@@ -69,20 +81,12 @@ def _narrowed(config: ModelConfig) -> ModelConfig:
         "head_dim": HEAD,
         "global_head_dim": FULL_HEAD,
         "vocab_size_per_layer_input": 64,
-        "rope_parameters": _ROPE,
-        "final_logit_softcapping": None if config.is_drafter else 30.0,
-        "tie_word_embeddings": True,
     }
-    if text.get("hidden_size_per_layer_input"):
+    if text["hidden_size_per_layer_input"]:
         text["hidden_size_per_layer_input"] = _GROUP
-    else:
-        text["hidden_size_per_layer_input"] = 0
     if text.get("enable_moe_block"):
         text |= {"num_experts": 16, "moe_intermediate_size": WIDTH}
-    text.setdefault("use_double_wide_mlp", False)
-    text.setdefault("num_kv_shared_layers", 0)
-    raw = {**config.raw, "backbone_hidden_size": WIDTH, "centroid_intermediate_top_k": 32}
-    return replace(config, text=text, raw=raw)
+    return replace(config, text=text, raw={**config.raw, "backbone_hidden_size": WIDTH})
 
 
 def _target(config: ModelConfig) -> Any:

@@ -233,6 +233,24 @@ def test_history_outlives_the_program(program: Program) -> None:
     assert "/stats" not in history.read_text()
 
 
+def test_a_long_history_loses_its_older_half(program: Program) -> None:
+    history = program.home / "history"
+    history.parent.mkdir(parents=True, exist_ok=True)
+    entry = "\n# 2026-11-23 08:00:00\n+question {}\n+# 2 of it\n"
+    history.write_text("".join(entry.format(i) for i in range(50_000)))
+    history.chmod(0o600)
+    terminal = begin(program)
+    terminal.send(UP)
+    terminal.wait_for("> question 49999\n")
+    terminal.send(CTRL_C)
+    leave(terminal)
+    kept = history.read_text()
+    assert 900_000 < len(kept) <= 2**20
+    assert kept.startswith("\n# 2026") and kept.endswith(entry.format(49_999))
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+    assert [path.name for path in history.parent.glob(".history*")] == []
+
+
 def test_tab_completes(program: Program) -> None:
     (program.home / "notes.txt").write_text("Alpha", encoding="utf-8")
     terminal = begin(program)
