@@ -110,7 +110,8 @@ run_checks() {
     part lint .venv/bin/ruff check
     part format .venv/bin/ruff format --check
     part types .venv/bin/mypy
-    part tests .venv/bin/python -m pytest "$@"
+    # A file is one process's: its tests share what is expensive to make. More processes than four need more memory than time.
+    part tests .venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
     [ -z "$failed" ] || die "FAILED: $failed"
     say "all passed"
 }
