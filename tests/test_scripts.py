@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [ROOT / "scripts" / name for name in ("_env.sh", "try", "test", "check")] + [ROOT / ".ci" / "run"]
+PYTEST = "python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile"
 
 NEWER_THAN_BASH_3_2 = re.compile(
     r"(declare|local|typeset)\s+-[a-zA-Z]*[Anul]|mapfile|readarray|coproc|wait\s+-n|globstar|lastpipe|&>>|\|&|;;?&|\[\[\s+-v"
@@ -113,7 +114,7 @@ def test_test_runs_every_part_and_shows_what_pytest_says(checkout: Checkout) -> 
     assert done.returncode == 0, done.stderr
     assert "3 passed, 1 skipped" in done.stdout
     assert done.stderr.splitlines()[-1] == "scripts/test: all passed"
-    assert checkout.log()[-4:] == ["ruff check", "ruff format --check", "mypy", "python -m pytest -k ring"]
+    assert checkout.log()[-4:] == ["ruff check", "ruff format --check", "mypy", f"{PYTEST} -k ring"]
 
 
 @pytest.mark.parametrize(
@@ -124,12 +125,12 @@ def test_a_failure_is_named_last_and_the_rest_still_runs(checkout: Checkout, fai
     done = checkout.run("scripts/test", failing=failing)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"scripts/test: FAILED: {named}"
-    assert checkout.log()[-1] == "python -m pytest"
+    assert checkout.log()[-1] == PYTEST
 
 
 def test_check_leaves_out_the_slow_tests(checkout: Checkout) -> None:
     assert checkout.run("scripts/check").returncode == 0
-    assert checkout.log()[-1] == "python -m pytest -q -m not slow"
+    assert checkout.log()[-1] == f"{PYTEST} -q -m not slow"
 
 
 def test_continuous_integration_runs_the_tests(checkout: Checkout) -> None:
