@@ -39,7 +39,7 @@ CONVERSATION, DOCUMENTS = "conversation", "documents"
 QUESTION = "Write me a small chat program in Python."
 ABOUT_DOCUMENTS = ("What is a drafter?", "Why is drafting lossless?")
 FAR = 40_000
-"""Tokens from which on there is the conversation only, once, by the arms of `FAR_ARMS`: all would take half an hour."""
+"""Tokens from which on there is the conversation only, and once: with 65,536 that takes half an hour."""
 SKIPPED = 8  # tokens after the first whose time does not count: a new buffer size is traced there
 
 
@@ -60,7 +60,6 @@ ARMS = {
     "vlm-mtp": Arm("mlx-vlm MTP", "mlx_vlm", "auto"),
 }
 OWN_ARMS = ("ours", "ours-mtp")
-FAR_ARMS = (*OWN_ARMS, "lm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +141,7 @@ def _measure(workers: dict[str, Worker], options: argparse.Namespace, length: in
     """The arms in turn, on each of the materials."""
     samples = []
     for material in (CONVERSATION,) if length >= FAR else (CONVERSATION, DOCUMENTS):
-        taking_part = OWN_ARMS if material == DOCUMENTS else FAR_ARMS if length >= FAR else options.arms
-        arms = [arm for arm in options.arms if arm in taking_part]
+        arms = [arm for arm in options.arms if material == CONVERSATION or arm in OWN_ARMS]
         prompt, text = _prompt(workers["ours"], material, length), None
         for arm in arms if repetition % 2 == 0 else arms[::-1]:
             begin = time.monotonic()
@@ -260,7 +258,7 @@ def _arguments() -> argparse.Namespace:
         help="tokens of the prompts")  # fmt: skip
     add("-n", "--tokens", type=int, default=160, help="new tokens (default: 160)")
     add("-r", "--repetitions", type=int, default=2, help="(default: 2)")
-    add("--minutes", type=float, default=60.0, help="start nothing that would end later (default: 60)")
+    add("--minutes", type=float, default=75.0, help="start nothing that would end later (default: 75)")
     add("--json", type=Path, metavar="FILE", help="every sample")
     add("--write", type=Path, metavar="FILE.md", help="replace the section “Long prompts” there")
     return parser.parse_args()
