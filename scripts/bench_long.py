@@ -198,9 +198,12 @@ def _report(samples: Sequence[Sample], options: argparse.Namespace) -> str:
         _table(talk, options.arms, lambda s: s.prompt / s.first, "{:,.0f}", higher=True),
         "Answering the same question after it in the same words, milliseconds per token:",
         _table(talk, options.arms, lambda s: 1000 * s.per_token, "{:.1f}", higher=False),
-        "Going on after as many tokens of this repository's documents, milliseconds per token:",
-        _table(documents, OWN_ARMS, lambda s: 1000 * s.per_token, "{:.1f}", higher=False),
     ]
+    if documents:
+        parts += [
+            "Going on after as many tokens of this repository's documents, milliseconds per token:",
+            _table(documents, OWN_ARMS, lambda s: 1000 * s.per_token, "{:.1f}", higher=False),
+        ]
     return "\n\n".join(parts)
 
 
