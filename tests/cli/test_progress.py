@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import re
 from io import StringIO
+
+import pytest
 
 from mlxmtp.cli.output import Look, Output
 from mlxmtp.cli.progress import DownloadProgress, ReadingProgress, RunProgress
@@ -116,3 +119,21 @@ def test_reading_a_prompt_shows_speed_without_what_was_reused_and_time_left() ->
     clock.now += 6
     assert shown(9000) == "\r\x1b[K"
     assert "1,000 of 9,000 tokens\x1b" in shown(1000)  # another prompt
+
+
+@pytest.mark.parametrize("slower", [0.0, 1.0, 6.0])
+def test_the_time_left_knows_that_a_long_prompt_is_read_more_and_more_slowly(slower: float) -> None:
+    """A token at the end takes `1 + slower` times as long as one at the beginning."""
+    clock, screen, total = Clock(), Screen(), 32_000
+    progress = ReadingProgress(Output(None, screen), clock)
+
+    def seconds(done: int) -> float:
+        return done / 1000 * (1 + slower * done / total / 2)
+
+    for step, done in enumerate(range(0, total, 250)):
+        screen.truncate(screen.seek(0))
+        clock.now += (seconds(done) - seconds(max(0, done - 250))) * (0.8, 1.2)[step % 2]
+        progress.count(done, total)
+        if done >= total / 5:
+            minutes, rest = re.findall(r"(\d+):(\d+) left", screen.getvalue())[0]
+            assert 60 * int(minutes) + int(rest) == pytest.approx(seconds(total) - seconds(done), rel=0.25, abs=1.5)
