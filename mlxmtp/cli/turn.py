@@ -5,7 +5,9 @@ The order is the point: everything that can be refused is refused before the wei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,18 @@ if TYPE_CHECKING:
 
 
 _ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
+_ON_ITS_WAY = 0.2  # seconds
+
+
+@contextmanager
+def ctrl_c_first() -> Iterator[None]:
+    """A terminal sends Ctrl+C to the compiler of MLX's kernels, too: where that has failed sooner than ours has come,
+    a KeyboardInterrupt is on its way."""
+    try:
+        yield
+    except RuntimeError:
+        time.sleep(_ON_ITS_WAY)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +132,8 @@ class Turn:
         answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, return_to=before or None)
         reason: FinishReason = "stop"
         try:
-            reason = self._pass_on(answer, presenter)
+            with ctrl_c_first():
+                reason = self._pass_on(answer, presenter)
         except KeyboardInterrupt:
             answer.close()
             self._conversation.finish("cancelled", answer.stats.to_dict())
