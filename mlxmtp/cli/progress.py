@@ -74,26 +74,25 @@ class ReadingProgress:
 
     def __init__(self, out: Output, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._clock = out, clock
-        self._since: tuple[float, int] | None = None  # what was reused is no speed: the first report starts the clock
-        self._pace = _Pace(0)
-        self._before = 0.0, 0
+        self._before = 0.0, 0  # when the last report came, and what it said
+        self._pace: _Pace | None = None  # what was reused is no speed: the first report only starts the clock
 
     def count(self, done: int, total: int) -> None:
         """`done` of `total` tokens have been read."""
         if done >= total:
-            self._since = None
+            self._pace = None
             self._out.clear_progress()
             return
         now = self._clock()
-        if self._since is None or done < self._since[1]:
-            self._since = self._before = now, done
+        if self._pace is None or done < self._before[1]:
             self._pace = _Pace(total)
-        self._pace.observe(self._before[1], done, now - self._before[0])
+        else:
+            self._pace.observe(self._before[1], done, now - self._before[0])
         self._before = now, done
         text = f"reading the prompt, {done:,} of {total:,} tokens"
-        spent, new = now - self._since[0], done - self._since[1]
-        if new and spent > 0:
-            text += f", {new / spent:,.0f} tok/s, {_clock_time(self._pace.left(done))} left"
+        if self._pace.tokens and self._pace.seconds > 0:
+            speed = self._pace.tokens / self._pace.seconds
+            text += f", {speed:,.0f} tok/s, {_clock_time(self._pace.left(done))} left"
         self._out.progress(text)
 
 
@@ -106,22 +105,23 @@ class _Pace:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._tokens = self._x = self._y = self._xx = self._xy = 0.0  # sums over tokens
+        self.tokens, self.seconds = 0, 0.0
+        self._x = self._xx = self._xy = 0.0  # sums over tokens, of positions and seconds
 
     def observe(self, begin: int, end: int, seconds: float) -> None:
         """The tokens ``begin .. end - 1`` took ``seconds``."""
         n, x = end - begin, (begin + end) / 2
-        self._tokens += n
+        self.tokens += n
         self._x += n * x
-        self._y += seconds
+        self.seconds += seconds
         self._xx += n * x * x
         self._xy += seconds * x
 
     def left(self, done: int) -> float:
         """Seconds for the tokens from ``done`` on."""
-        x, y = self._x / self._tokens, self._y / self._tokens
-        spread, doubt = self._xx / self._tokens - x * x, (0.03 * self._total) ** 2
-        slope = max(0.0, (self._xy / self._tokens - x * y) / (spread + doubt))
+        x, y = self._x / self.tokens, self.seconds / self.tokens
+        spread, doubt = self._xx / self.tokens - x * x, (0.03 * self._total) ** 2
+        slope = max(0.0, (self._xy / self.tokens - x * y) / (spread + doubt))
         return (self._total - done) * (y + slope * ((done + self._total) / 2 - x))
 
 
