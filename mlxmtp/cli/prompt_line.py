@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -219,12 +218,11 @@ def _bound(path: Path) -> None:
     """Lets go of the older half and more of a history that has become too long. Raises OSError."""
     if path.stat().st_size <= _LONGEST_HISTORY:
         return
+    from mlxmtp.hub.cache import write_whole
+
     newest = path.read_bytes()[-_LONGEST_HISTORY // 2 :]
     begin = newest.find(b"\n# ")  # before every entry's time; lines of its text begin with a plus
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.touch(0o600)
-    beside.write_bytes(newest[begin:] if begin >= 0 else b"")
-    beside.replace(path)
+    write_whole(path, newest[begin:].decode(errors="replace") if begin >= 0 else "", private=True)
 
 
 def _completer(sources: Sources) -> Completer:

@@ -85,10 +85,11 @@ class CachedRepo:
         return sum(item.lstat().st_size for item in self.folder.rglob("*") if item.is_file() and not item.is_symlink())
 
 
-def write_whole(path: Path, text: str, *, parents: bool = False) -> None:
+def write_whole(path: Path, text: str, *, parents: bool = False, private: bool = False) -> None:
     """Write a small file so that it is there whole or not at all: a full disk leaves what was there.
 
-    What is no file (a pipe, a terminal) is written to. `parents`: make the folders above it. Raises OSError.
+    What is no file (a pipe, a terminal) is written to. `parents`: make the folders above it. `private`: for its owner
+    only. Raises OSError.
     """
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,7 @@ def write_whole(path: Path, text: str, *, parents: bool = False) -> None:
     path = path.resolve()  # a link stays one
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        beside.touch(0o600 if private else 0o666)
         beside.write_text(text, encoding="utf-8", errors="replace")
         beside.replace(path)
     finally:
