@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlxmtp.chat.material import check_size, decoded, gather, join, read_text, titled
+from mlxmtp.chat.history import join
+from mlxmtp.chat.material import check_size, decoded, gather, read_text, titled
 from mlxmtp.errors import UsageError
 
 PATIENCE = 5.0

@@ -129,12 +129,13 @@ class Conversation:
         """Why nothing is saved any more, one sentence; None while all is well."""
         return None if self.journal is None else self.journal.trouble
 
-    def messages(self, asking: Exchange | None = None) -> list[Message]:
-        """What the chat template renders; `asking` is one more question that is not part of the conversation yet.
+    def messages(self, asking: Exchange | None = None, *, instead: bool = False) -> list[Message]:
+        """What the chat template renders; `asking` is a question that is not part of the conversation yet: one more,
+        or one `instead` of the last.
 
         Thoughts are never in it, and neither are questions that got no answer, unless it is the last one.
         """
-        said = [*self.exchanges, *([] if asking is None else [asking])]
+        said = [*(self.exchanges[:-1] if instead else self.exchanges), *([] if asking is None else [asking])]
         messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         for exchange in said:
             if exchange.answered or exchange is said[-1]:
@@ -155,10 +156,11 @@ class Conversation:
         """Give the session a name (`Sessions.check_name` says first whether it will do)."""
         self._do({"type": "name", "name": name})
 
-    def ask(self, question: str, attached: str = "") -> None:
+    def ask(self, question: str, attached: str = "", mentioned: str = "") -> None:
         """Put a question. The session's file is created here, with the first one."""
         self._break_off()
-        self._do({"type": "question", "text": question, **({"attached": attached} if attached else {})})
+        material = {key: text for key, text in (("attached", attached), ("mentioned", mentioned)) if text}
+        self._do({"type": "question", "text": question, **material})
 
     def part(self, text: str = "", thinking: str = "") -> None:
         """A piece of the answer to the last question, or of the last reply's continuation."""
@@ -203,11 +205,11 @@ class Conversation:
             self._do({"type": "retract"})
         return self.exchanges[-1].question
 
-    def replace_question(self, question: str, attached: str | None = None) -> None:
-        """Other words for the last question, whose reply goes; attached material stays unless there is other."""
+    def replace_question(self, question: str, mentioned: str = "") -> None:
+        """Other words for the last question, whose reply goes; what they mention replaces what the old ones did."""
         self._break_off()
         assert self.exchanges
-        other = {} if attached in (None, self.exchanges[-1].attached) else {"attached": attached}
+        other = {} if mentioned == self.exchanges[-1].mentioned else {"mentioned": mentioned}
         self._do({"type": "edit", "text": question, **other})
 
     def undo(self, count: int = 1) -> tuple[Exchange, ...]:
@@ -258,4 +260,4 @@ class Conversation:
 def title(history: History) -> str:
     """The first question in one line of at most 60 columns; the material's first line where there is no question."""
     first = next(iter(history.dropped + history.exchanges), None)
-    return "" if first is None else title_of(first.question or first.attached)
+    return "" if first is None else title_of(first.question or first.material)

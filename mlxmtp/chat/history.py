@@ -5,7 +5,7 @@ A session file holds the same events, one per line, so replaying a file gives th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -13,6 +13,11 @@ from mlxmtp.engine.events import FinishReason
 
 Event = Mapping[str, Any]
 """One line of a session file: a `type` and what belongs to it."""
+
+
+def join(parts: Sequence[str]) -> str:
+    """Material and questions as one message."""
+    return "\n\n".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +41,25 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question and its reply; None while there is none. `attached` is material that stands before the question."""
+    """A question and its reply; None while there is none.
+
+    Material stands before the question: what was `attached` to it, and what it `mentioned` as `@path`.
+    """
 
     question: str
     reply: Reply | None = None
     attached: str = ""
+    mentioned: str = ""
+
+    @property
+    def material(self) -> str:
+        """All that stands before the question."""
+        return join([self.attached, self.mentioned])
 
     @property
     def content(self) -> str:
         """The user's message as the model reads it: material first, the instruction last."""
-        return "\n\n".join(part for part in (self.attached, self.question) if part)
+        return join([self.material, self.question])
 
     @property
     def answered(self) -> bool:
@@ -104,7 +118,8 @@ def _settled(old: History) -> History:
 
 def _question(old: History, event: Event) -> History:
     old = _settled(old)
-    return replace(old, exchanges=(*old.exchanges, Exchange(_text(event), attached=_text(event, "attached"))))
+    asked = Exchange(_text(event), attached=_text(event, "attached"), mentioned=_text(event, "mentioned"))
+    return replace(old, exchanges=(*old.exchanges, asked))
 
 
 def _part(old: History, event: Event) -> History:
@@ -123,7 +138,7 @@ def _extend(old: History, event: Event) -> History:
 
 
 def _edit(old: History, event: Event) -> History:
-    other = {"attached": _text(event, "attached")} if "attached" in event else {}
+    other = {key: _text(event, key) for key in ("attached", "mentioned") if key in event}
     return _last(old, question=_text(event), reply=None, **other)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,8 +171,3 @@ def _read(path: Path, name: str, limit: int) -> bytes:
         reason = error.strerror if isinstance(error, OSError) else None
         raise UsageError(f"{name} cannot be read: {reason or error}.") from error
     return data
-
-
-def join(parts: Sequence[str]) -> str:
-    """Material and questions as one message."""
-    return "\n\n".join(part for part in parts if part)

@@ -44,6 +44,7 @@ def as_table(history: History, session: str | None = None) -> dict[str, Any]:
             {
                 "question": exchange.question,
                 "attached": exchange.attached,
+                "mentioned": exchange.mentioned,
                 "in_context": in_context,
                 "reply": None if exchange.reply is None else exchange.reply.to_dict(),
             }
@@ -74,7 +75,7 @@ def as_text(table: dict[str, Any]) -> str:
 
 
 def _turn(exchange: Exchange) -> list[str]:
-    names = _TITLE_LINE.findall(exchange.attached) or (["piped text"] if exchange.attached else [])
+    names = _TITLE_LINE.findall(exchange.material) or (["piped text"] if exchange.material else [])
     parts = ["## Question", f"*(Attached: {', '.join(names)})*" if names else "", exchange.question]
     if exchange.reply is None:
         return [*parts, "*(not answered)*"]

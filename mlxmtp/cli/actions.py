@@ -10,7 +10,7 @@ from mlxmtp.chat.material import gather, read_text
 from mlxmtp.cli import tuning, turns
 from mlxmtp.cli.answering import Leave
 from mlxmtp.cli.filling import show_context, tokens_of
-from mlxmtp.cli.slash import Call, help_text
+from mlxmtp.cli.slash import HELP, KEYS_HELP, Call, help_of
 from mlxmtp.cli.talk import Talk
 from mlxmtp.errors import SessionError, UsageError
 
@@ -24,7 +24,11 @@ def act(talk: Talk, call: Call) -> None:
 
 
 def _help(talk: Talk, argument: str) -> None:
-    talk.say(help_text(argument))
+    if argument:
+        talk.say(help_of(argument))
+    else:
+        talk.say_rows(HELP)
+        talk.say(KEYS_HELP)
 
 
 def _exit(talk: Talk, argument: str) -> None:
@@ -52,7 +56,7 @@ def _undo(talk: Talk, argument: str) -> None:
     from mlxmtp.chat.title import title_of
 
     for one in taken:
-        talk.say(f"Taken back: {title_of(one.question or one.attached)}")
+        talk.say(f"Taken back: {title_of(one.question or one.material)}")
 
 
 def _edit(talk: Talk, argument: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxmtp.cli.keyboard import interrupts
+from mlxmtp.cli.keyboard import ON_ITS_WAY, interrupts
 from mlxmtp.cli.model_thread import Failed, Reading
 from mlxmtp.cli.progress import ReadingProgress
 from mlxmtp.engine.events import End, FinishReason, Text, Thinking
@@ -81,12 +81,13 @@ class Answering:
         self._thread, self._keys, self._out, self._view = thread, keys, out, view
         self._reading = ReadingProgress(out)
         self._on_piece = on_piece
+        self._interrupted = Interrupts(thread)
         self._text: list[str] = []
         self._thinking: list[str] = []
 
     def run(self, begin: Callable[[Model, OnPrefill], Answer]) -> Outcome:
         """Ask and wait for the end. Raises Leave if Ctrl+C after Ctrl+C finds no ear."""
-        interrupted = Interrupts(self._thread)
+        self._interrupted = interrupted = Interrupts(self._thread)
         with interrupts(interrupted), self._keys:
             self._thread.happened()  # what an earlier wait left over
             self._thread.answer(begin)
@@ -121,8 +122,16 @@ class Answering:
         elif isinstance(what, End):
             return self._end(what.finish_reason, stats=what.stats)
         elif isinstance(what, Failed):
-            return self._end("cancelled", error=what.error)
+            return self._end("cancelled", error=None if self._was_ctrl_c(what.error) else what.error)
         return None
+
+    def _was_ctrl_c(self, error: Exception) -> bool:
+        """Whether MLX failed because its compiler heard Ctrl+C, maybe sooner than this process did."""
+        if not isinstance(error, RuntimeError):
+            return False
+        if not self._interrupted.count:
+            self._thread.wait(seconds=ON_ITS_WAY)
+        return self._interrupted.count > 0
 
     def _end(self, reason: FinishReason, *, stats: Stats | None = None, error: Exception | None = None) -> Outcome:
         self._out.clear_progress()

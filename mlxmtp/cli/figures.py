@@ -33,10 +33,10 @@ def turn_parts(stats: Stats, context: int) -> list[str]:
 def sheet_of(stats: Stats, context: int) -> list[tuple[str, str]]:
     """Everything about an answer, as names and values."""
     rows = [
-        ("prompt", f"{stats.prompt_tokens} tokens, {stats.reused_tokens} of them reused"),
+        ("prompt", f"{stats.prompt_tokens:,} tokens, {stats.reused_tokens:,} of them reused"),
         ("reading", f"{stats.prompt_seconds:.2f} s, {stats.prompt_tps:.1f} tok/s"),
         ("first word", f"after {stats.time_to_first_token:.2f} s"),
-        ("answer", f"{stats.generation_tokens} tokens in {stats.generation_seconds:.2f} s"),
+        ("answer", f"{stats.generation_tokens:,} tokens in {stats.generation_seconds:.2f} s"),
         ("speed", f"{stats.generation_tps:.1f} tok/s"),
         ("passes", f"{stats.rounds}, {stats.tokens_per_pass:.2f} tok/pass"),
     ]
@@ -48,7 +48,7 @@ def sheet_of(stats: Stats, context: int) -> list[tuple[str, str]]:
         )
     rows += [
         ("drafting", stats.draft_reason),
-        ("context", f"{stats.prompt_tokens + stats.generation_tokens} of {context} tokens"),
+        ("context", f"{stats.prompt_tokens + stats.generation_tokens:,} of {context:,} tokens"),
         ("memory", f"{shown(stats.peak_memory)} at the peak"),
         ("seed", str(stats.seed)),
     ]

@@ -19,16 +19,20 @@ def tokens_of(talk: Talk, text: str) -> int:
     return len(talk.model.tokenizer.encode(text)) if text else 0
 
 
-def make_fit(talk: Talk, asking: Exchange) -> bool:
-    """Whether the question can be asked; offers to leave out the oldest exchanges where that helps."""
-    used = _prompt_tokens(talk, talk.conversation.messages(asking))
+def make_fit(talk: Talk, asking: Exchange, *, instead: bool = False) -> bool:
+    """Whether the question can be asked, or asked `instead` of the last one.
+
+    Offers to leave out the oldest exchanges where that helps.
+    """
+    used = _prompt_tokens(talk, talk.conversation.messages(asking, instead=instead))
     state = fit(used, (), talk.context, _reserve(talk))
     if not state.full:
         if state.warns and not talk.warned_full:
             talk.say(f"The context is {state.percent} % full: /context shows what fills it, /clear starts anew.")
         talk.warned_full = state.warns
         return True
-    state = fit(used, _exchange_tokens(talk), talk.context, _reserve(talk))
+    said = _exchange_tokens(talk)
+    state = fit(used, said[:-1] if instead else said, talk.context, _reserve(talk))
     if state.droppable is None:
         talk.out.error(
             f"With this question the prompt has {state.used:,} tokens; the context holds {state.context:,}, of which "
@@ -62,7 +66,7 @@ def show_context(talk: Talk) -> None:
         ("free", max(0, talk.context - used - staged - _reserve(talk))),
         ("context", talk.context),
     ]
-    talk.say("\n".join(f"{name:<20}{count:>9,} tokens" for name, count in rows if count or name == "free"))
+    talk.say_rows([(name, f"{count:>8,} tokens") for name, count in rows if count or name == "free"])
     dropped = len(conversation.dropped)
     if dropped:
         left = "exchange is" if dropped == 1 else f"{dropped} exchanges are"

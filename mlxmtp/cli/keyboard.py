@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import termios
+import time
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from types import FrameType
 from typing import Protocol
 
 CTRL_D, CTRL_T = "\x04", "\x14"
+ON_ITS_WAY = 0.2
+"""Seconds in which a Ctrl+C arrives here that a child of this process has heard already: a terminal sends it to the
+compiler of MLX's kernels, too, whose failure may come first."""
 
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?")  # arrows and the like
 
@@ -128,3 +132,13 @@ def interrupts(react: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def ctrl_c_first() -> Iterator[None]:
+    """A failure that comes of Ctrl+C is a KeyboardInterrupt, however late its own signal is (see ON_ITS_WAY)."""
+    try:
+        yield
+    except RuntimeError:
+        time.sleep(ON_ITS_WAY)
+        raise

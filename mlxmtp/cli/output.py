@@ -13,6 +13,7 @@ from io import TextIOWrapper, UnsupportedOperation
 from typing import TextIO
 
 from mlxmtp.cli.markdown import without_controls
+from mlxmtp.cli.wrap import wrapped
 from mlxmtp.errors import MlxmtpError
 
 
@@ -81,9 +82,13 @@ class Output:
             raise MlxmtpError(f"The answer cannot be written: {error.strerror or error}.") from error
 
     def note(self, text: str) -> None:
-        """A remark the reader of the answer should know; `quiet` drops it."""
-        if not self.look.quiet:
-            self._line(f"Note: {text}")
+        """A remark the reader of the answer should know; `quiet` drops it. A terminal gets it broken between words."""
+        if self.look.quiet:
+            return
+        note = f"Note: {text}"
+        if self.error_terminal and not self.look.dumb:
+            note = "\n".join(wrapped(without_controls(note), _size(self._stderr)[0]))
+        self._line(note)
 
     def error(self, text: str) -> None:
         """Why the command failed."""

@@ -37,7 +37,7 @@ COMMANDS = (
     Command(
         "regen", "", "answer the last question again", ("retry",), "With another seed, unless /set seed has fixed it."
     ),
-    Command("undo", "[N]", "take back the last question and its answer, or the last N"),
+    Command("undo", "[N]", "take back the last question and answer, or the last N"),
     Command("edit", "[TEXT]", "change the last question", (), "Without TEXT the question comes back into the line."),
     Command("continue", "", "go on with an answer that was stopped or cut"),
     Command(
@@ -64,7 +64,7 @@ COMMANDS = (
         "draft", "[on|off|N|auto]", "the drafter, live: tokens drafted per round", (),
         "The text is the same either way; compare the speeds.",
     ),
-    Command("stats", "[on|off]", "all numbers of the last answer; the line after each one"),
+    Command("stats", "[on|off]", "all figures of the last answer; the line after each"),
     Command("context", "", "what fills the context"),
     Command("save", "[NAME]", "give this session a name"),
     Command("load", "NAME", "go on with another session", (), "NAME is a name, an id or its beginning."),
@@ -126,24 +126,24 @@ def is_open(text: str) -> bool:
     return start.startswith('"""') and not (len(start) >= 6 and start.endswith('"""'))
 
 
-def help_text(argument: str) -> str:
-    """What /help shows: every command, or all about one."""
-    if argument:
-        command = BY_WORD.get(f"/{argument.removeprefix('/')}")
-        if command is None:
-            near = _nearest(f"/{argument.removeprefix('/')}")
-            return f"There is no /{argument.removeprefix('/')}." + (f" Did you mean {near}?" if near else "")
-        also = f" Also: {', '.join(f'/{alias}' for alias in command.aliases)}." if command.aliases else ""
-        more = f" {command.more}" if command.more else ""
-        return f"{command.synopsis}\n  {command.summary[0].upper()}{command.summary[1:]}.{more}{also}"
-    return "\n".join(f"{command.synopsis:<26}{command.summary}" for command in COMMANDS) + _KEYS
+def help_of(name: str) -> str:
+    """What /help says of one command."""
+    word = f"/{name.removeprefix('/')}"
+    command = BY_WORD.get(word)
+    if command is None:
+        near = _nearest(word)
+        return f"There is no {word}." + (f" Did you mean {near}?" if near else "")
+    also = f" Also: {', '.join(f'/{alias}' for alias in command.aliases)}." if command.aliases else ""
+    more = f" {command.more}" if command.more else ""
+    return f"{command.synopsis}\n  {command.summary[0].upper()}{command.summary[1:]}.{more}{also}"
 
 
-_KEYS = '''
-
-Enter sends, Alt+Enter or Ctrl+J starts a new line, """ begins and ends a block of lines
-Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history, Tab completes
-Ctrl+G opens the editor, Ctrl+T shows the thought; a space before / sends it as text'''
+HELP = [(command.synopsis, command.summary) for command in COMMANDS]
+KEYS_HELP = '''
+Enter sends, Alt+Enter or Ctrl+J starts a line, """ begins and ends a block
+Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history
+Tab completes, Ctrl+G opens the editor, Ctrl+T shows or hides the thought
+@path reads a file or folder; a space before / sends it as text'''
 
 
 def _looks_like_command(word: str) -> bool:

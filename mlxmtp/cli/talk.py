@@ -6,15 +6,16 @@ model lives on its thread. Turns are in `turns.py`, what commands do in `actions
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlxmtp.cli.answering import Leave, wait_for_model
 from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.slash import Call, Message, Unknown, parse
-from mlxmtp.cli.wrap import joined, wrapped
+from mlxmtp.cli.wrap import joined, listed, wrapped
 from mlxmtp.errors import MlxmtpError, sentence
 
 if TYPE_CHECKING:
@@ -154,6 +155,10 @@ class Talk:
     def say(self, text: str) -> None:
         """A remark, dim, broken between words."""
         self._dim(text.split("\n") if self.out.look.dumb else wrapped(text, self.out.size()[0]))
+
+    def say_rows(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Names and what belongs to each, dim, in two columns."""
+        self._dim(listed(rows, sys.maxsize if self.out.look.dumb else self.out.size()[0]))
 
     def say_parts(self, parts: list[str]) -> None:
         """`a · b · c`, dim, broken between parts where the window is narrow."""

@@ -78,7 +78,7 @@ def set_value(talk: Talk, argument: str) -> None:
     settings = talk.loaded.settings
     word, _, text = argument.partition(" ")
     if not word:
-        talk.say("\n".join(f"{key:<14}{_shown(getattr(settings, _field(key)))}" for key in KEYS))
+        talk.say_rows([(key, _shown(getattr(settings, _field(key)))) for key in KEYS])
         return
     key = word.lstrip("-").replace("_", "-")
     if key not in KEYS:
@@ -153,7 +153,7 @@ def stats(talk: Talk, argument: str) -> None:
     elif talk.stats is None:
         talk.say("There are no figures yet: ask something first.")
     else:
-        talk.say("\n".join(f"{name:<12}{value}" for name, value in sheet_of(*talk.stats)))
+        talk.say_rows(sheet_of(*talk.stats))
 
 
 def _store(talk: Talk) -> Store:

@@ -5,14 +5,13 @@ The order is the point: everything that can be refused is refused before the wei
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxmtp.cli.choice import answer_params, read_model, read_tokenizer
 from mlxmtp.cli.figures import stats_line
+from mlxmtp.cli.keyboard import ctrl_c_first
 from mlxmtp.cli.pick import pick_drafter, pick_target
 from mlxmtp.cli.progress import ReadingProgress
 from mlxmtp.cli.repeated import Repeated, before_question
@@ -33,18 +32,6 @@ if TYPE_CHECKING:
 
 
 _ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
-_ON_ITS_WAY = 0.2  # seconds
-
-
-@contextmanager
-def ctrl_c_first() -> Iterator[None]:
-    """A terminal sends Ctrl+C to the compiler of MLX's kernels, too: where that has failed sooner than ours has come,
-    a KeyboardInterrupt is on its way."""
-    try:
-        yield
-    except RuntimeError:
-        time.sleep(_ON_ITS_WAY)
-        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ the next line.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlxmtp.chat.history import Exchange, Reply
-from mlxmtp.chat.material import gather, join, mentions
+from mlxmtp.chat.history import Exchange, Reply, join
+from mlxmtp.chat.material import gather, mentions
 from mlxmtp.cli.answering import Answering, Outcome
 from mlxmtp.cli.choice import answer_params
 from mlxmtp.cli.fences import open_fence
@@ -49,15 +50,20 @@ def send(talk: Talk, text: str) -> None:
 
 
 def _edit(talk: Talk, text: str) -> None:
-    """Other words for the last question, and an answer to them. Files that they name join those it had."""
+    """Other words for the last question, and an answer to them. The files that they name take the place of those that
+    the old ones named; what was attached stays."""
     old = talk.conversation.exchanges[-1]
-    fresh = [one for one in _mentioned(talk, text) if one.text not in old.attached]
+    mentioned = [one for one in _mentioned(talk, text) if one.text not in old.attached]
     if not talk.ready():
         talk.given, talk.edits = text, True
         return
-    _tell_tokens(talk, fresh)
+    _tell_tokens(talk, mentioned)
+    material = join([one.text for one in mentioned])
+    if not make_fit(talk, replace(old, question=text, reply=None, mentioned=material), instead=True):
+        talk.given, talk.edits = text, True
+        return
     with interrupts(_later):
-        talk.conversation.replace_question(text, join([old.attached, *(one.text for one in fresh)]))
+        talk.conversation.replace_question(text, material)
         if not _answered(talk, _answer(talk)):
             _restore(talk, old)
             talk.given, talk.edits = text, True
@@ -90,16 +96,16 @@ def go_on(talk: Talk) -> None:
 
 def _ask(talk: Talk, text: str) -> None:
     mentioned = _mentioned(talk, text)
-    attached = join([one.text for one in (*talk.staged, *mentioned)])
+    material = join([one.text for one in talk.staged]), join([one.text for one in mentioned])
     if not talk.ready():
         talk.given = text
         return
     _tell_tokens(talk, mentioned)
-    if not make_fit(talk, Exchange(text, attached=attached)):
+    if not make_fit(talk, Exchange(text, None, *material)):
         talk.given = text
         return
     with interrupts(_later):
-        talk.conversation.ask(text, attached)
+        talk.conversation.ask(text, *material)
         if _answered(talk, _answer(talk)):
             talk.staged.clear()
         else:
@@ -158,7 +164,7 @@ def _answered(talk: Talk, outcome: Outcome) -> bool:
 
 def _restore(talk: Talk, old: Exchange) -> None:
     """The last exchange as it was."""
-    talk.conversation.replace_question(old.question, old.attached)
+    talk.conversation.replace_question(old.question, old.mentioned)
     if old.reply is not None:
         talk.conversation.reply(old.reply)
 

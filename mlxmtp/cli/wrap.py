@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 _WORD = re.compile(r"\S+\s*|\s+")
+_NARROWEST = 20  # columns in which words can still be read beside a name
 
 
 def width(row: str) -> int:
@@ -45,6 +47,20 @@ def joined(parts: list[str], separator: str, columns: int) -> list[str]:
         else:
             rows.append(part)
     return rows
+
+
+def listed(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
+    """Names and what belongs to each in a second column; below the name where the window is too narrow for two."""
+    indent = max((width(name) for name, _ in rows), default=0) + 2
+    narrow = columns - indent < _NARROWEST
+    if narrow:
+        indent = 2
+    found: list[str] = []
+    for name, text in rows:
+        first, *rest = wrapped(text, columns - indent)
+        found += [name, " " * indent + first] if narrow else [name + " " * (indent - width(name)) + first]
+        found += [" " * indent + row for row in rest]
+    return found
 
 
 def _chopped(word: str, columns: int) -> list[str]:

@@ -92,11 +92,24 @@ def test_another_answer_and_other_words() -> None:
     assert Conversation().retract_reply() is None
 
 
-def test_other_words_keep_the_material() -> None:
+def test_other_words_keep_what_was_attached_and_not_what_was_mentioned() -> None:
     conversation = Conversation()
-    conversation.ask("Why?", attached="--- a ---\nx")
+    conversation.ask("Why?", attached="--- a ---\nx", mentioned="--- b ---\ny")
     conversation.replace_question("How?")
     assert conversation.exchanges[0].content == "--- a ---\nx\n\nHow?"
+    conversation.replace_question("When?", "--- c ---\nz")
+    assert conversation.exchanges[0].content == "--- a ---\nx\n\n--- c ---\nz\n\nWhen?"
+
+
+def test_sessions_written_before_mentions_were_told_apart_can_be_read() -> None:
+    restored = replayed(
+        [
+            {"type": "session", "model": "m"},
+            {"type": "question", "text": "Why @b?", "attached": "--- b ---\ny"},
+            {"type": "edit", "text": "How @c?", "attached": "--- c ---\nz"},
+        ]
+    )
+    assert restored.exchanges[0].content == "--- c ---\nz\n\nHow @c?"
 
 
 def test_a_continuation_makes_the_reply_longer() -> None:
@@ -212,13 +225,13 @@ def test_closing_keeps_the_answer_that_did_not_finish() -> None:
 
 OPERATIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), st.text(max_size=5), st.text(max_size=3)),
+        st.tuples(st.just("ask"), st.text(max_size=5), st.text(max_size=3), st.text(max_size=3)),
         st.tuples(st.just("reply"), st.builds(Reply, st.text(max_size=5), st.text(max_size=5))),
         st.tuples(st.just("part"), st.text(max_size=300), st.text(max_size=300)),
         st.tuples(st.just("finish"), st.sampled_from(["stop", "length", "cancelled"])),
         st.tuples(st.just("extend"), st.builds(Reply, st.text(max_size=5))),
         st.tuples(st.just("retract_reply")),
-        st.tuples(st.just("replace_question"), st.text(max_size=5)),
+        st.tuples(st.just("replace_question"), st.text(max_size=5), st.text(max_size=3)),
         st.tuples(st.just("undo"), st.integers(0, 3)),
         st.tuples(st.just("drop_oldest"), st.integers(0, 3)),
         st.tuples(st.just("set_system"), st.text(max_size=5)),
@@ -250,7 +263,7 @@ def test_a_file_replays_to_the_conversation_that_wrote_it(operations: list[tuple
 
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.text(max_size=3), st.lists(st.integers()))
 TYPES = ["session", "question", "part", "reply", "extend", "retract", "edit", "undo", "drop", "system", "name", "odd"]
-KEYS = ["text", "thinking", "count", "finish_reason", "stats", "name", "model", "attached"]
+KEYS = ["text", "thinking", "count", "finish_reason", "stats", "name", "model", "attached", "mentioned"]
 
 
 @given(

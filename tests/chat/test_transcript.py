@@ -21,7 +21,8 @@ def conversation() -> Conversation:
         ("Go on.", Reply("1, 2", finish_reason="length")),
         ("More.", Reply("3", finish_reason="cancelled")),
     ]:
-        conversation.ask(question, "--- a.txt ---\nalpha\n\n--- b.txt ---\nbeta" if "in it" in question else "")
+        material = ("--- a.txt ---\nalpha", "--- b.txt ---\nbeta") if "in it" in question else ()
+        conversation.ask(question, *material)
         conversation.reply(reply)
     conversation.drop_oldest(1)
     conversation.ask("And?", "from a pipe")
@@ -45,7 +46,7 @@ def test_json_holds_everything_and_gives_it_back(conversation: Conversation, tmp
     table = json.loads(path.read_text(encoding="utf-8"))
     assert table == as_table(conversation.history, "3f9a2c1b")
     back = [
-        Exchange(one["question"], None if one["reply"] is None else Reply(**one["reply"]), one["attached"])
+        Exchange(one["question"], one["reply"] and Reply(**one["reply"]), one["attached"], one["mentioned"])
         for one in table["exchanges"]
     ]
     assert tuple(back) == conversation.dropped + conversation.exchanges

@@ -28,7 +28,8 @@ def asked(talk: Conversing) -> Conversing:
 
 def test_help_lists_every_command_and_explains_one(talk: Conversing) -> None:
     shown = talk.say("/help")
-    assert all(f"\n{command.synopsis}" in shown for command in COMMANDS)
+    assert all(f"\n{command.synopsis} " in shown and command.summary in shown for command in COMMANDS)
+    assert max(map(len, shown.split("\n"))) <= 80
     assert talk.say("/help regen", "/help /bye", "/help cpoy") == (
         "> /help regen\n/regen\n  Answer the last question again. With another seed, unless /set seed has fixed it."
         " Also: /retry.\n"
@@ -302,11 +303,25 @@ def test_a_file_named_in_other_words_for_the_question_is_read(asked: Conversing)
     shown = asked.say("/edit Read @a.txt", answers=["Ok.<turn|>"])
     assert shown.startswith("> /edit Read @a.txt\na.txt, 19 tokens\n\nOk.\n")
     (exchange,) = asked.talk.conversation.exchanges
-    assert (exchange.question, exchange.attached) == ("Read @a.txt", "--- a.txt ---\nAlpha")
+    assert exchange.content == "--- a.txt ---\nAlpha\n\nRead @a.txt"
     (summary,) = asked.sessions.listing().sessions
-    assert asked.sessions.history(summary).exchanges[0].attached == exchange.attached
-    asked.say("/edit Again @a.txt", answers=["Ok.<turn|>"])  # it is there already
-    assert asked.talk.conversation.exchanges[0].attached == exchange.attached
+    assert asked.sessions.history(summary).exchanges[0].content == exchange.content
+    asked.say("/edit Again @a.txt", answers=["Ok.<turn|>"])
+    assert asked.talk.conversation.exchanges[0].content == "--- a.txt ---\nAlpha\n\nAgain @a.txt"
+
+
+def test_a_file_that_other_words_name_no_more_goes_and_one_that_was_attached_stays(asked: Conversing) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        Path(name).write_text(f"Text of {name}\n", encoding="utf-8")
+    asked.say("/file c.txt", "Read @a.txt", "/edit Read @b.txt", answers=["Ok.<turn|>", "Ok.<turn|>"])
+    assert asked.talk.conversation.exchanges[-1].content == (
+        "--- c.txt ---\nText of c.txt\n\n--- b.txt ---\nText of b.txt\n\nRead @b.txt"
+    )
+    asked.say("/edit Read nothing but @c.txt", answers=["Ok.<turn|>"])  # which is there once
+    (summary,) = asked.sessions.listing().sessions
+    assert asked.sessions.history(summary).exchanges[-1].content == (
+        "--- c.txt ---\nText of c.txt\n\nRead nothing but @c.txt"
+    )
 
 
 def test_a_file_named_in_other_words_goes_when_nothing_is_said(asked: Conversing) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -126,6 +128,40 @@ def test_a_full_context_offers_to_drop_the_oldest(talk: Conversing) -> None:
     assert len(talk.talk.conversation.dropped) == 1
 
 
+def test_other_words_that_do_not_fit_offer_the_same_and_replace_the_last_question(talk: Conversing) -> None:
+    talk.say("y" * 150, "And?", answers=["z" * 60 + "<turn|>", "Ok.<turn|>"])
+    talk.script.answers = [True]
+    longer = "x" * 150  # instead of "And?"; with all that was said before it is too much
+    shown = talk.say(f"/edit {longer}", answers=["Fine.<turn|>"])
+    assert "Leave the oldest exchange out of what the model reads?" in shown
+    assert "\nFine.\n" in shown
+    assert "And?" not in talk.prompts[-1]
+    assert [one.question for one in talk.talk.conversation.exchanges] == [longer]
+    assert talk.say("/edit " + "x" * 400).startswith("> /edit xxx")
+    assert talk.given == "x" * 400
+    assert [one.question for one in talk.talk.conversation.exchanges] == [longer]
+
+
+def test_ctrl_c_that_breaks_the_compiler_of_kernels_first_is_ctrl_c(talk: Conversing) -> None:
+    late: list[Timer] = []
+
+    def broken(number: int) -> None:
+        if number == 1:
+            late.append(Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)))
+            late[0].start()
+            raise RuntimeError("the compiler has ended")
+
+    talk.decoder.before_round = broken
+    shown = talk.say("Hi", answers=["Hello there<turn|>"])
+    assert "Error" not in shown
+    (exchange,) = talk.talk.conversation.exchanges
+    assert exchange.reply is not None
+    assert exchange.reply.finish_reason == "cancelled"
+    assert "Hello there".startswith(exchange.reply.text)
+    talk.decoder.before_round = lambda _: None
+    assert "\nOk.\n" in talk.say("More", answers=["Ok.<turn|>"])
+
+
 def test_the_context_warns_once_before_it_is_full(talk: Conversing) -> None:
     shown = talk.say("w" * 310, answers=["A<turn|>"])
     assert "The context is 81 % full: /context shows what fills it, /clear starts anew.\n" in shown
@@ -151,8 +187,8 @@ def test_files_named_in_a_message_come_before_it(talk: Conversing, monkeypatch: 
     shown = talk.say("Read @a.txt now", "me@home is no file", answers=["Ok<turn|>", "Right<turn|>"])
     assert shown.startswith("> Read @a.txt now\na.txt, 19 tokens\n\nOk\n")
     first, second = talk.talk.conversation.exchanges
-    assert (first.question, first.attached) == ("Read @a.txt now", "--- a.txt ---\nAlpha")
-    assert second.attached == ""
+    assert (first.question, first.mentioned) == ("Read @a.txt now", "--- a.txt ---\nAlpha")
+    assert second.mentioned == ""
 
 
 def test_a_model_that_cannot_be_read_is_an_error_and_the_question_stays(talk: Conversing) -> None:

@@ -8,10 +8,11 @@ import select
 import signal
 import termios
 from collections.abc import Iterator
+from threading import Timer
 
 import pytest
 
-from mlxmtp.cli.keyboard import CTRL_T, Keyboard, interrupts
+from mlxmtp.cli.keyboard import CTRL_T, Keyboard, ctrl_c_first, interrupts
 
 
 @pytest.fixture
@@ -79,3 +80,12 @@ def test_ctrl_c_is_a_call_and_an_interrupt_again_afterwards() -> None:
     assert count == 1
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_that_the_compiler_of_kernels_heard_first_is_no_failure() -> None:
+    late = Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    late.start()
+    with pytest.raises(KeyboardInterrupt), ctrl_c_first():
+        raise RuntimeError("the compiler has ended")
+    with pytest.raises(RuntimeError, match="out of memory"), ctrl_c_first():
+        raise RuntimeError("out of memory")

@@ -14,7 +14,7 @@ from mlxmtp.cli.live import AnswerView
 from mlxmtp.cli.model_thread import ModelThread
 from mlxmtp.cli.output import Look, Output
 from mlxmtp.cli.tail import Tail
-from mlxmtp.cli.wrap import joined, width, wrapped
+from mlxmtp.cli.wrap import joined, listed, width, wrapped
 
 
 class Window(Output):
@@ -153,6 +153,14 @@ def test_rows_are_wrapped_by_columns() -> None:
     assert wrapped("中文中文 ab", 6) == ["中文中", "文 ab"]
     assert wrapped("a\n\nb", 5) == ["a", "", "b"]
     assert wrapped("x" * 7, 3) == ["xxx", "xxx", "x"]
+
+
+def test_two_columns_become_one_in_a_narrow_window() -> None:
+    rows = [("/a", "one two three four five"), ("/long", "")]
+    assert listed(rows, 80) == ["/a     one two three four five", "/long  "]
+    assert listed(rows, 27) == ["/a     one two three four", "       five", "/long  "]
+    assert listed(rows, 26) == ["/a", "  one two three four five", "/long", "  "]
+    assert listed([], 80) == []
     assert [width(row) for row in ("\x1b[2mab\x1b[0m", "中", "🦀")] == [2, 2, 2]
 
 
