@@ -15,7 +15,9 @@ from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
 
 CACHE_SUFFIX = ".kv.safetensors"
 
-_PARTS = re.compile(rb'^\{"type": "part", .*\n', re.MULTILINE)
+NOTHING_TO_CONTINUE = "There is no session to continue: mlxmtp chat saves one, and so does mlxmtp ask --save."
+
+_ANSWERS = re.compile(rb'^\{"type": "(?:part|reply|extend|retract)".*\n', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Sessions:
                 continue
             if summary is not None:
                 return summary
-        raise UsageError("There is no session to continue: mlxmtp chat saves one, and so does mlxmtp ask --save.")
+        raise UsageError(NOTHING_TO_CONTINUE)
 
     def find(self, wanted: str) -> Summary:
         """The session with that name, id, or beginning of an id. Raises UsageError with the nearest ones."""
@@ -171,7 +173,7 @@ class Sessions:
 
 def summarize(path: Path) -> Summary | None:
     """What a list says of a session file; None for one in which nothing was asked. Raises SessionError, OSError."""
-    events = read_events(_PARTS.sub(b"", path.read_bytes()), path)  # half of a file, and no news to a list
+    events = read_events(_ANSWERS.sub(b"", path.read_bytes()), path)  # most of a file, and no news to a list
     history = History()
     for event in events:
         history = history.after(event)

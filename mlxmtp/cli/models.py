@@ -119,6 +119,7 @@ def rm(
         if not can_ask(out):
             raise UsageError("There is nobody to ask: confirm with -y.")
         if not typer.confirm(f"Remove {shown(removal.size)}?", default=False, err=True):
+            out.line("Nothing was removed.")
             return
     remove(removal, loaded.places)
     out.write(f"{shown(removal.size)} freed.\n")

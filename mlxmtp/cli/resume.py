@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxmtp.chat.conversation import Conversation
-from mlxmtp.chat.sessions import Resumed, Sessions
+from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Resumed, Sessions
 from mlxmtp.cli import early
-from mlxmtp.errors import ModelNotFound
+from mlxmtp.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
     from mlxmtp.cli.output import Output
@@ -60,13 +60,14 @@ def chosen(loaded: Loaded, out: Output) -> str:
     """
     from mlxmtp.cli.sessions import show_list
 
-    sessions = Sessions(loaded.places.sessions)
-    latest = sessions.latest()
-    show_list(out, sessions.listing().sessions[:20])
+    sessions = Sessions(loaded.places.sessions).listing().sessions[:20]
+    if not sessions:
+        raise UsageError(NOTHING_TO_CONTINUE)
+    show_list(out, sessions)
     out.settle()
     early.release()
     try:
-        name = input(f"ID or name, Enter for {latest.id}: ").strip() or latest.id
+        name = input(f"ID or name, Enter for {sessions[0].id}: ").strip() or sessions[0].id
     except EOFError:
         sys.stdout.write("\n")
         raise SystemExit(0) from None

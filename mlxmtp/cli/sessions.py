@@ -125,6 +125,7 @@ def rm(
         if not can_ask(out):
             raise UsageError("There is nobody to ask: confirm with -y.")
         if not typer.confirm(f"Delete {_counted(len(found))}?", default=False, err=True):
+            out.line("Nothing was deleted.")
             return
     freed = sum(store.remove(one) for one in found)
     out.write(f"{shown(freed)} freed.\n")
