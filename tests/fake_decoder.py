@@ -9,6 +9,7 @@ from typing import Any
 
 from mlxmtp.decode.decoder import Round
 from mlxmtp.decode.depth import Depth
+from mlxmtp.decode.snapshots import Held
 
 
 def fake_round(tokens: Sequence[int], draft: Sequence[int] = (), accepted: int = 0) -> Round:
@@ -61,10 +62,10 @@ class FakeDecoder:
         finally:
             self.closed += 1
 
-    def held(self, length: int | None = None) -> tuple[list[int], int, list[Any]]:
+    def held(self, length: int | None = None) -> Held:
         raise NotImplementedError("no network, no keys and values")
 
-    def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[Any]) -> None:
+    def take_up(self, held: Held) -> None:
         raise NotImplementedError("no network, no keys and values")
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from mlxmtp.decode.depth import MAX_DRAFT, Depth
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Sampling, choose
-from mlxmtp.decode.snapshots import Snapshots
+from mlxmtp.decode.snapshots import Held, Snapshots
 from mlxmtp.decode.warm import Compiled, Filters, Rounds
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.models.cache import KVCache
@@ -114,23 +114,27 @@ class Decoder:
         mark = None if return_to is None else max(0, min(return_to, len(prompt)))
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, mark)
 
-    def held(self, length: int | None = None) -> tuple[list[int], int, list[mx.array]]:
-        """What another process can go on from: tokens, highest position written, K/V as ``KVCache.cut`` gives it.
+    def held(self, length: int | None = None) -> Held:
+        """What another process can go on from.
 
         ``length``: as it was after that many tokens. Raises ValueError where no ``return_to`` named it.
         """
         if length is None:
-            return self.tokens[: self.rows], self._cache.newest, self._cache.cut(self.rows)
+            self._snapshots.forget_beyond(self.rows)
+            cut = self._cache.cut(self.rows)
+            return Held(self.tokens[: self.rows], self._cache.newest, cut, self._snapshots.last())
         place = self._snapshots.at(length)
         if place is None:
             raise ValueError(f"there is no snapshot after {length} tokens")
-        return self.tokens[:length], length - 1, self._cache.cut(length, place.rings)
+        return Held(self.tokens[:length], place.newest, self._cache.cut(length, place.rings))
 
-    def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[mx.array]) -> None:
+    def take_up(self, held: Held) -> None:
         """Goes on from what ``held`` gave. Raises ValueError if the buffers are another model's; nothing is changed."""
-        self._cache.fill(buffers, len(tokens), newest)
-        self._snapshots = Snapshots()
-        self.tokens, self.rows = list(tokens), len(tokens)
+        rings = None if held.place is None else held.place.rings
+        self._cache.fill(held.buffers, len(held.tokens), held.newest, rings)
+        self._request += 1
+        self._snapshots = Snapshots(held.place)
+        self.tokens, self.rows = list(held.tokens), len(held.tokens)
 
     def reserve(self, rows: int) -> None:
         """Makes room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
@@ -138,6 +142,7 @@ class Decoder:
 
     def forget(self) -> None:
         """The next ``rounds`` reads its whole prompt, whatever the cache holds."""
+        self._request += 1
         self.tokens, self.rows = [], 0
 
     def draft_with(self, drafter: Any) -> None:
@@ -170,6 +175,8 @@ class Decoder:
         self._request = request = self._request + 1
         self.depth.begin()
         key = sampling.key()
+        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
+        self.rows = _common(self.tokens[: self.rows], prompt)
         self._reserve(prompt, room)
         hidden = self._read(prompt, on_prefill, mark)
         state = self._begin(hidden, len(prompt), sampling, key)
@@ -231,7 +238,7 @@ class Decoder:
     def _go_back(self, prompt: list[int]) -> tuple[int, mx.array | None]:
         """Goes back to the longest beginning of ``prompt`` that the cache can hold: its length, and the hidden state
         [1, H] after it where it is known."""
-        same = _common(self.tokens[: self.rows], prompt)
+        same = self.rows
         self._snapshots.forget_beyond(same)
         place = self._snapshots.last()
         known = place is not None and place.length == len(prompt)
@@ -240,7 +247,8 @@ class Decoder:
         if place is None:
             self._cache.newest = -1
             return 0, None
-        self._cache.restore(place.rings, place.length)
+        self.rows = 0  # until all rings are back, the cache holds nothing
+        self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
 
     def _begin(self, hidden: mx.array, length: int, sampling: Sampling, key: mx.array) -> State:

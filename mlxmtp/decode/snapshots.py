@@ -19,9 +19,14 @@ KEPT, KEPT_BYTES = 4, 768 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The rings when positions 0 .. length - 1 had been read, and the hidden state [1, H] of the last of them."""
+    """The rings when positions 0 .. length - 1 had been read, and the hidden state [1, H] of the last of them.
+
+    ``newest``: the highest position ever written then, by drafts or by a continuation that was given up. It may lie
+    beyond ``length``, and says what the rings had forgotten already.
+    """
 
     length: int
+    newest: int
     hidden: mx.array
     rings: list[mx.array]
 
@@ -31,16 +36,27 @@ class Snapshot:
         return sum(ring.nbytes for ring in self.rings)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What another process can go on from: tokens, the highest position ever written, their keys and values as
+    ``KVCache.cut`` gives them, and the ``place`` furthest into the text that can be gone back to."""
+
+    tokens: list[int]
+    newest: int
+    buffers: list[mx.array]
+    place: Snapshot | None = None
+
+
 class Snapshots:
     """The places to go back to in one conversation, oldest first."""
 
-    def __init__(self) -> None:
-        self._all: list[Snapshot] = []
+    def __init__(self, first: Snapshot | None = None) -> None:
+        self._all = [] if first is None else [first]
 
     def take(self, cache: KVCache, length: int, hidden: mx.array) -> None:
         """Remembers the rings of `cache`, which has just read position `length - 1`."""
         self.forget_beyond(length - 1)
-        self._all.append(Snapshot(length, hidden, cache.rings()))
+        self._all.append(Snapshot(length, cache.newest, hidden, cache.rings()))
         while len(self._all) > 1 and (len(self._all) > KEPT or sum(one.nbytes for one in self._all) > KEPT_BYTES):
             del self._all[0]
 

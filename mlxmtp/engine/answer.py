@@ -16,10 +16,9 @@ from mlxmtp.engine.stats import Meter, Stats
 from mlxmtp.engine.thinking import CLOSE, Splitter
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
     from mlxmtp.decode.decoder import Round
     from mlxmtp.decode.sampling import Sampling
+    from mlxmtp.decode.snapshots import Held
     from mlxmtp.models.config import ModelConfig
 
 OnPrefill = Callable[[int, int], None]
@@ -48,10 +47,10 @@ class DecoderLike(Protocol):
     ) -> Iterator[Round]:
         """A generator that decodes until a stop token (the last one yielded) or `max_tokens`."""
 
-    def held(self, length: int | None = None) -> tuple[list[int], int, list[mx.array]]:
-        """Tokens, highest position written, and the K/V of what was read and written, now or after `length` tokens."""
+    def held(self, length: int | None = None) -> Held:
+        """What was read and written, with its K/V, now or after `length` tokens."""
 
-    def take_up(self, tokens: Sequence[int], newest: int, buffers: Sequence[mx.array]) -> None:
+    def take_up(self, held: Held) -> None:
         """Goes on from what `held` gave; raises ValueError if the shapes are another model's."""
 
     def close(self) -> None:

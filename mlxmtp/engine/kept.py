@@ -1,8 +1,9 @@
 """Keys and values on disk: a conversation, or a text of which much is asked, goes on without being read again.
 
-One safetensors file: the tokens, the buffers of the layers with keys and values of their own, and as metadata what
-wrote it. A file of another model, another version of it, of MLX or of this layout, or a damaged one is refused; nothing
-of it is used.
+One safetensors file: the tokens, the buffers of the layers with keys and values of their own, the last place that can
+be gone back to (rings and hidden state, see `decode/snapshots.py`), and as metadata what wrote it and a sum over all of
+it. A file of another model, another version of it, of MLX or of this layout, or a damaged one is refused; nothing of it
+is used.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -24,13 +26,17 @@ import mlx.core as mx
 from mlxmtp.errors import CacheRefused
 
 if TYPE_CHECKING:
+    from mlxmtp.decode.snapshots import Held
     from mlxmtp.engine.answer import DecoderLike
 
-_FORMAT = "2"
+_FORMAT = "3"
 """Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
 
 _KV_BITS = "kv_bits"
 """Stands in a file only if its keys and values are packed."""
+
+_SUM, _NEWEST, _PLACE = "sum", "newest", "place"
+"""Of the file, not of what wrote it: the sum over the arrays, and positions (see `Held` and `Snapshot`)."""
 
 _HOUR = 3600
 
@@ -57,19 +63,39 @@ def save(
 
     `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
     """
-    tokens, newest, buffers = decoder.held(length)
-    if not tokens:
+    held = decoder.held(length)
+    if not held.tokens:
         raise ValueError("nothing has been read yet")
-    arrays = {f"layer.{i}": buffer for i, buffer in enumerate(buffers)}
-    arrays["tokens"] = mx.array(tokens, mx.int32)
+    arrays = {f"layer.{i}": buffer for i, buffer in enumerate(held.buffers)}
+    arrays["tokens"] = mx.array(held.tokens, mx.int32)
+    about = {_NEWEST: str(held.newest)}
+    if held.place is not None:
+        arrays |= {f"ring.{i}": ring for i, ring in enumerate(held.place.rings)} | {"hidden": held.place.hidden}
+        about[_PLACE] = f"{held.place.length} {held.place.newest}"
+    about[_SUM] = _sum(arrays)
     part = unfinished(path)
     try:
-        mx.save_safetensors(str(part), arrays, _label(folder, kv_bits) | {"newest": str(newest)})
+        mx.save_safetensors(str(part), arrays, _label(folder, kv_bits) | about)
         part.chmod(0o600)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # else a name without contents may be what a power cut leaves
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     return path.stat().st_size
+
+
+def _sum(arrays: Mapping[str, mx.array]) -> str:
+    """What every byte of `arrays` changes: MLX adds as fast as memory is read, which no hash does."""
+    names = sorted(arrays)
+    sums = [mx.sum(_words(arrays[name]) * mx.array(2 * at + 1, mx.uint32)) for at, name in enumerate(names)]
+    return str(mx.sum(mx.stack(sums)).item())
+
+
+def _words(array: mx.array) -> mx.array:
+    """The bytes of `array` as unsigned numbers of 32 bits (one for each element)."""
+    kind = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32}[array.itemsize]
+    return array.view(kind).astype(mx.uint32)
 
 
 def unfinished(path: Path) -> Path:
@@ -90,10 +116,9 @@ def load(decoder: DecoderLike, path: Path, folder: Path, *, kv_bits: int | None 
     try:
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)
         arrays, label = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
-        newest = int(label.pop("newest"))
-        tokens = cast("list[int]", arrays.pop("tokens").tolist())
-        buffers = [arrays[f"layer.{i}"] for i in range(len(arrays))]
-        mx.eval(buffers)
+        about = {key: label.pop(key) for key in (_SUM, _NEWEST, _PLACE) if key in label}
+        whole = about.get(_SUM) == _sum(arrays)
+        held = _held(arrays, about) if whole else None
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise CacheRefused(f"{path} holds no keys and values ({error}): the text is read again.") from error
     wanted = _label(folder, kv_bits)
@@ -102,11 +127,27 @@ def load(decoder: DecoderLike, path: Path, folder: Path, *, kv_bits: int | None 
         raise CacheRefused(f"{path} has keys and values {there}, and here they are {here}: the text is read again.")
     if label != wanted:
         raise CacheRefused(f"{path} is of another model or of another version of it: the text is read again.")
+    if held is None:
+        raise CacheRefused(f"{path} is damaged: the text is read again.")
     try:
-        decoder.take_up(tokens, newest, buffers)
+        decoder.take_up(held)
     except ValueError as error:
         raise CacheRefused(f"{path} does not fit this model ({error}): the text is read again.") from error
-    return len(tokens)
+    return len(held.tokens)
+
+
+def _held(arrays: Mapping[str, mx.array], about: Mapping[str, str]) -> Held:
+    """What `save` wrote. Raises KeyError and ValueError for anything else."""
+    from mlxmtp.decode.snapshots import Held, Snapshot
+
+    def numbered(name: str) -> list[mx.array]:
+        return [arrays[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in arrays))]
+
+    place = None
+    if _PLACE in about:
+        length, newest = map(int, about[_PLACE].split())
+        place = Snapshot(length, newest, arrays["hidden"], numbered("ring"))
+    return Held(cast("list[int]", arrays["tokens"].tolist()), int(about[_NEWEST]), numbered("layer"), place)
 
 
 def _label(folder: Path, kv_bits: int | None) -> dict[str, str]:

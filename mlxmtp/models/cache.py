@@ -81,12 +81,12 @@ class KVCache:
         """Copies of the sliding layers' buffers."""
         return [mx.array(self.buffers[i]) for i in self._ring_layers()]
 
-    def restore(self, rings: Sequence[mx.array], length: int) -> None:
-        """Puts copies of ``rings`` back, handed out when ``length`` positions and none beyond had been written."""
+    def restore(self, rings: Sequence[mx.array], newest: int) -> None:
+        """Puts copies of ``rings`` back, handed out when ``newest`` was the highest position ever written."""
         for i, ring in zip(self._ring_layers(), rings, strict=True):
             self.buffers[i] = mx.array(ring)
             self.buffers[i] = self._resized(i, self.capacity)
-        self.newest = length - 1
+        self.newest = newest
 
     def cut(self, length: int, rings: Sequence[mx.array] | None = None) -> list[mx.array]:
         """The buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole.
@@ -97,27 +97,39 @@ class KVCache:
         held = zip(self._parts, self.buffers, strict=False)
         return [b[:, :, :length] if part.kind == FULL else next(past, b) for part, b in held]
 
-    def fill(self, cut: Sequence[mx.array], length: int, newest: int) -> None:
+    def fill(self, cut: Sequence[mx.array], length: int, newest: int, rings: Sequence[mx.array] | None = None) -> None:
         """Takes the place of what is held by what ``cut`` gave for ``length`` positions. Raises ValueError if it does
-        not fit, and then changes nothing."""
+        not fit, or ``restore`` could not take ``rings`` afterwards, and then changes nothing."""
         fresh = KVCache(self.spec, self.dtype)
         if len(cut) != len(self._parts) or newest + 1 < length:
             raise ValueError(f"{len(cut)} buffers, not {len(self._parts)}")
         fresh.reserve(max(newest + 1, *(rows.shape[2] for rows in cut)))
         for i, (part, rows) in enumerate(zip(self._parts, cut, strict=True)):
-            wanted = fresh.buffers[i]
-            fits = rows.shape[2] == length if part.kind == FULL else rows.shape[2] <= self.spec.window + SLACK
-            others = [0, 1, 3]
-            same = rows.dtype == part.dtype and [rows.shape[n] for n in others] == [wanted.shape[n] for n in others]
-            if not (fits and same):
-                raise ValueError(f"buffer {i} has keys and values of shape {rows.shape}, {rows.dtype}")
+            fresh._check(i, rows, length)
             if part.kind == FULL:
-                wanted[:, :, :length] = rows
+                fresh.buffers[i][:, :, :length] = rows
             else:
                 fresh.buffers[i] = rows
                 fresh.buffers[i] = fresh._resized(i, fresh.capacity)
+        if rings is not None:
+            fresh._check_rings(rings)
         mx.eval(fresh.buffers)
         self.capacity, self.buffers, self.newest = fresh.capacity, fresh.buffers, newest
+
+    def _check_rings(self, rings: Sequence[mx.array]) -> None:
+        layers = self._ring_layers()
+        if len(rings) != len(layers):
+            raise ValueError(f"{len(rings)} rings, not {len(layers)}")
+        for i, ring in zip(layers, rings, strict=True):
+            self._check(i, ring)
+
+    def _check(self, i: int, rows: mx.array, length: int = 0) -> None:
+        """Raises ValueError if ``rows`` are not what buffer ``i`` holds of ``length`` positions."""
+        part, buffer = self._parts[i], self.buffers[i]
+        fits = rows.shape[2] == length if part.kind == FULL else rows.shape[2] <= self.spec.window + SLACK
+        same = rows.dtype == part.dtype and [rows.shape[n] for n in (0, 1, 3)] == [buffer.shape[n] for n in (0, 1, 3)]
+        if not (fits and same):
+            raise ValueError(f"buffer {i} has keys and values of shape {rows.shape}, {rows.dtype}")
 
     def _ring_layers(self) -> list[int]:
         return [i for i, part in enumerate(self._parts) if part.kind == SLIDING]

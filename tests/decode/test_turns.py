@@ -1,5 +1,9 @@
 """Turns after turns on one decoder: each reads only what is new, and says what a fresh decoder would say."""
 
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,6 +91,69 @@ def test_a_short_conversation_after_a_long_one_is_as_small_and_says_the_same():
     engine._cache.reserve(4096)
     assert decode(engine, following, 20) == decode(decoder("e2b"), following, 20)
     assert engine.reused == len(first) + len(said) - 1
+
+
+@pytest.mark.parametrize("back", range(4, 64, 12))
+def test_a_snapshot_knows_what_its_rings_had_forgotten_already(back):
+    """A text is cut, gone on with and cut again: rings that were further on before have lost what a pass before the
+    snapshot attends to, wherever the snapshot itself is."""
+    engine, first = decoder("e2b"), prompt("e2b") * 2
+    decode(engine, first, 2)
+    cut = len(first) - 50
+    shorter = [*first[:cut], 9, 8, 7]
+    decode(engine, shorter, 2, return_to=len(shorter))
+    assert engine.reused == cut
+    decode(engine, [*shorter, 3], LONG)  # the rings move on
+    decode(engine, shorter, 2)  # and come back
+    assert engine.reused == len(shorter)
+    other = [*first[: cut - back], 5, 6]
+    assert decode(engine, other, 20) == decode(decoder("e2b"), other, 20)
+
+
+def interrupted_everywhere(engine: Decoder, ids: list[int], at: int) -> bool:
+    """Ctrl-C at the `at`-th line that runs in cache.py or decoder.py during a request; false if there are fewer."""
+    left = at
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(("models/cache.py", "decode/decoder.py")):
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        decode(engine, ids, 2)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_ctrl_c_at_any_line_leaves_a_cache_that_tells_the_truth():
+    """A long text, then a shorter one for which buffers shrink and rings go back, then the long one again."""
+    first = prompt("e2b")
+    long, short = [*first, *first, *first], [*first[:40], 5]
+    then = [*long, 4]
+    expected = decode(decoder("e2b"), then, 3)
+    at, held = 1, 0
+    while True:
+        engine = decoder("e2b")
+        decode(engine, long[:40], 1, return_to=40)
+        engine._cache.reserve(2048)
+        decode(engine, long, 1)
+        if not interrupted_everywhere(engine, short, at):
+            break
+        assert decode(engine, then, 3) == expected, at
+        held += engine.reused
+        at += 5
+    assert at > 100
+    assert held > 0
 
 
 def test_old_snapshots_make_room_for_new_ones(monkeypatch):

@@ -2,15 +2,18 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import pytest
 
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.engine import kept
 from mlxmtp.engine.engine import Model
 from mlxmtp.errors import CacheRefused
+from mlxmtp.models.layout import SLACK
 from tests.golden import FAMILIES, load_golden
-from tests.networks import tokens
+from tests.networks import decode, tokens
 
 
 @pytest.fixture
@@ -67,12 +70,64 @@ def test_a_damaged_file_is_refused_and_the_conversation_goes_on(copied, tmp_path
 
 def test_arrays_of_the_wrong_shape_are_refused(copied, tmp_path):
     model = Model.load(copied)
-    said(model, load_golden("e2b").records["long"].prompt)
+    prompt = load_golden("e2b").records["long"].prompt
+    decode(cast("Decoder", model._decoder), prompt, 5, return_to=len(prompt))
     path = tmp_path / "kv.safetensors"
     model.save_cache(path)
     loaded: Any = mx.load(str(path), return_metadata=True)
     arrays, label = loaded
-    for name, broken in [("layer.0", arrays["layer.0"][:, :, :, :2]), ("tokens", arrays["tokens"][:3])]:
-        mx.save_safetensors(str(path), arrays | {name: broken}, label)
+    for name, broken in [
+        ("layer.0", arrays["layer.0"][:, :, :, :2]),
+        ("tokens", arrays["tokens"][:3]),
+        ("ring.0", arrays["ring.0"][:, :1]),
+    ]:
+        wrong = arrays | {name: broken}
+        mx.save_safetensors(str(path), wrong, label | {"sum": kept._sum(wrong)})
         with pytest.raises(CacheRefused, match="does not fit"):
             model.load_cache(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9, 0.999])
+def test_keys_and_values_of_which_a_byte_has_changed_are_refused(copied, tmp_path, share):
+    prompt = load_golden("e2b").records["long"].prompt
+    model = Model.load(copied)
+    said(model, prompt)
+    path = tmp_path / "kv.safetensors"
+    model.save_cache(path)
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 0x40
+    path.write_bytes(data)
+    other = Model.load(copied)
+    with pytest.raises(CacheRefused, match=r"damaged|holds no keys|another"):
+        other.load_cache(path)
+    assert other._decoder.reused == 0
+
+
+def test_what_is_kept_can_be_gone_back_to_its_last_mark(tmp_path):
+    """After a thought the next prompt repeats the last one and not the answer, which has moved the rings on."""
+    golden = load_golden("e2b")
+    prompt = golden.records["long"].prompt
+    first = Model.load(golden.target)
+    decode(cast("Decoder", first._decoder), prompt, 2 * SLACK + 40, return_to=len(prompt))
+    first.save_cache(tmp_path / "kv.safetensors")
+    following = [*prompt, 5, 6, 7]
+    second = Model.load(golden.target)
+    second.load_cache(tmp_path / "kv.safetensors")
+    assert said(second, following) == said(Model.load(golden.target), following)
+    assert second._decoder.reused == len(prompt)
+    second.load_cache(tmp_path / "kv.safetensors")
+    again = said(second, prompt)  # the last question once more: its hidden state was kept, too
+    assert (again, second._decoder.reused) == (said(Model.load(golden.target), prompt), len(prompt))
+
+
+def test_rounds_of_a_text_that_was_replaced_do_not_go_on(tmp_path):
+    golden = load_golden("e2b")
+    model = Model.load(golden.target)
+    prompt = golden.records["short"].prompt
+    said(model, prompt)
+    model.save_cache(tmp_path / "kv.safetensors")
+    rounds = model.rounds(golden.records["long"].prompt, max_tokens=20, num_draft_tokens=0, stop=())
+    next(rounds)
+    model.load_cache(tmp_path / "kv.safetensors")
+    with pytest.raises(RuntimeError, match="another request"):
+        next(rounds)
