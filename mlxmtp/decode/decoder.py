@@ -173,6 +173,7 @@ class Decoder:
         mark: int | None,
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
+        self.reused = 0
         self.depth.begin()
         key = sampling.key()
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -98,11 +99,12 @@ def answer(decoder: DecoderLike, config: ModelConfig, tokenizer: Tokenizer, requ
     meter = Meter(len(request.prompt), request.params.with_seed())
 
     def stats() -> Stats:
-        if not meter.began:
+        if inspect.getgeneratorstate(events) != inspect.GEN_CREATED and not meter.began:
             meter.reused_tokens = decoder.reused
         return meter.stats(peak_memory=_peak_memory(), draft_reason=explain(decoder.depth))
 
-    return Answer(_events(decoder, config, tokenizer, request, meter, stats), stats)
+    events = _events(decoder, config, tokenizer, request, meter, stats)
+    return Answer(events, stats)
 
 
 def _events(
@@ -130,8 +132,11 @@ def _events(
             for event in _merged(splitter.feed(text)):
                 meter.show()
                 yield event
-    yield from _merged([*splitter.feed(detokenizer.flush()), *splitter.finish()])
-    yield End(_finish_reason(last, stop, tokenizer), stats())
+    reason = _finish_reason(last, stop, tokenizer)
+    # A character that the limit has cut in two is neither shown nor read again by a continuation.
+    rest = "" if reason == "length" else detokenizer.flush()
+    yield from _merged([*splitter.feed(rest), *splitter.finish()])
+    yield End(reason, stats())
 
 
 def _rounds(

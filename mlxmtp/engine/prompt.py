@@ -24,6 +24,7 @@ Message = Mapping[str, Any]
 """`{"role": "system" | "user" | "assistant", "content": text}`; templates may read further keys."""
 
 _TURN = "<|turn>"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _VISIBLE = frozenset(
     {OPEN, CLOSE, "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'}
 )  # special tokens that carry meaning for the reader of an answer; all others never come out as text
@@ -66,7 +67,12 @@ class Tokenizer:
         return cls(folder, inner, _read_object(folder / "tokenizer_config.json"))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; special tokens spelled in it become themselves, none is added."""
+        """Token ids of `text`; special tokens spelled in it become themselves, none is added.
+
+        Lone surrogates, which stand for bytes that were no text, become U+FFFD.
+        """
+        if not text.isascii():
+            text = _SURROGATE.sub("\ufffd", text)
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -81,21 +87,12 @@ class Tokenizer:
     def prompt(self, messages: Sequence[Message], *, think: bool = False) -> Prompt:
         """The prompt that makes the model answer `messages`.
 
-        Special tokens come from the template alone: what a user or a file spells like one is encoded as plain
-        text, so that no material can end a turn or open a thought.
+        Special tokens come from the template alone: what a user, a file or an answer spells like one is encoded as
+        plain text, so that no material can end a turn or open a thought.
         """
-        spelled = [mark for mark in self._specials if any(mark in _content(message) for message in messages)]
         cover = _unused_character("".join(map(_content, messages)))
-        text = self.render([_covered(message, spelled, cover) for message in messages], think=think)
-        parts = text.split(cover)  # template, number, template, number, … template
-        ids: list[int] = []
-        for index, part in enumerate(parts):
-            if index % 2:
-                parts[index] = spelled[int(part)]
-                ids += self._encode_spelled(parts[index])
-            elif part:
-                ids += self.encode(part)
-        return Prompt("".join(parts), ids)
+        covered = [{**message, "content": self._covered(message, cover)} for message in messages]
+        return self._uncovered(self.render(covered, think=think), cover)
 
     def prompt_ids(self, messages: Sequence[Message], *, think: bool = False) -> list[int]:
         """The token ids of `prompt`."""
@@ -104,7 +101,8 @@ class Tokenizer:
     def continued_ids(self, messages: Sequence[Message], *, think: bool = False) -> list[int]:
         """The token ids of a conversation whose last message, the assistant's, is not finished yet."""
         *before, begun = messages
-        return self.prompt_ids(before, think=think) + self.encode(str(begun["content"]).lstrip())
+        cover = _unused_character(_content(begun))
+        return self.prompt_ids(before, think=think) + self._uncovered(self._covered(begun, cover).lstrip(), cover).ids
 
     def lasting(self, messages: Sequence[Message], prompt_ids: Sequence[int], *, think: bool = False) -> int:
         """How many of `prompt_ids`, the prompt of `messages`, the next turn's prompt will begin with.
@@ -115,6 +113,34 @@ class Tokenizer:
         answered = self.prompt_ids([*messages, {"role": "assistant", "content": "."}], think=think)
         pairs = zip(prompt_ids, answered, strict=False)
         return next((i for i, (now, then) in enumerate(pairs) if now != then), min(len(prompt_ids), len(answered)))
+
+    def _covered(self, message: Message, cover: str) -> Any:
+        """The content of `message` with the id of every special token that is spelled in it between two `cover`s.
+
+        Those with a meaning for the reader of an answer stay in answers, where the model may have written them.
+        """
+        content = message.get("content")
+        if not isinstance(content, str):
+            return content
+        meant = _VISIBLE if message.get("role") in ("assistant", "model") else frozenset()
+        spelled = sorted((mark for mark in self._specials if mark in content and mark not in meant), key=len)
+        if not spelled:
+            return content
+        pattern = "|".join(map(re.escape, reversed(spelled)))
+        return re.sub(pattern, lambda found: f"{cover}{self._specials[found[0]]}{cover}", content)
+
+    def _uncovered(self, text: str, cover: str) -> Prompt:
+        """What `_covered` left of a text, and its token ids."""
+        spelled = {number: mark for mark, number in self._specials.items()}
+        parts = text.split(cover)  # text, id, text, id, … text
+        ids: list[int] = []
+        for index, part in enumerate(parts):
+            if index % 2:
+                parts[index] = spelled[int(part)]
+                ids += self._encode_spelled(parts[index])
+            elif part:
+                ids += self.encode(part)
+        return Prompt("".join(parts), ids)
 
     def _encode_spelled(self, mark: str) -> list[int]:
         self._inner.encode_special_tokens = True
@@ -178,19 +204,8 @@ class Tokenizer:
 
 
 def _content(message: Message) -> str:
-    """The text others wrote; a model's own past turns keep their marks, which the template removes."""
     content = message.get("content")
-    return content if isinstance(content, str) and message.get("role") not in ("assistant", "model") else ""
-
-
-def _covered(message: Message, spelled: Sequence[str], cover: str) -> Message:
-    """The message with every spelled mark as its number between two `cover` characters."""
-    content = _content(message)
-    if not any(mark in content for mark in spelled):
-        return message
-    pattern = re.compile("|".join(re.escape(mark) for mark in sorted(spelled, key=len, reverse=True)))
-    numbered = pattern.sub(lambda found: f"{cover}{spelled.index(found[0])}{cover}", content)
-    return {**message, "content": numbered}
+    return content if isinstance(content, str) else ""
 
 
 def _unused_character(text: str) -> str:

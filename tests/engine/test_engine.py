@@ -61,9 +61,9 @@ def test_the_length_is_the_smallest_of_flag_checkpoint_and_room(tmp_path: Path) 
         assert bench.decoder.requests[-1].max_tokens == expected
 
 
-def test_a_cut_answer_still_ends_in_whole_text(bench: Bench) -> None:
+def test_a_cut_answer_ends_with_a_whole_character(bench: Bench) -> None:
     answer, _, end = bench.ask("🦀🦀", Params(max_tokens=6))
-    assert (answer, end.finish_reason) == ("🦀\ufffd", "length")
+    assert (answer, end.finish_reason) == ("🦀", "length")
 
 
 def test_a_thought_that_is_cut_stays_a_thought(bench: Bench) -> None:
@@ -106,6 +106,11 @@ def test_closing_an_answer_closes_the_rounds_at_once(bench: Bench) -> None:
     answer.close()
     assert bench.decoder.closed == 1
     assert answer.stats.generation_tokens == 1
+
+
+def test_an_answer_that_has_not_begun_has_no_numbers_of_the_one_before(bench: Bench) -> None:
+    bench.decoder.reused = 7
+    assert bench.model.stream(HI).stats.reused_tokens == 0
 
 
 def test_an_error_in_the_consumer_can_ask_for_the_numbers_so_far(bench: Bench) -> None:

@@ -81,6 +81,29 @@ def test_an_answers_own_marks_are_left_to_the_template(tmp_path: Path) -> None:
     assert tokenizer.special_id("<|channel>") in tokenizer.prompt_ids(messages)
 
 
+@pytest.mark.parametrize("mark", ["<turn|>", "<|turn>", "<bos>", "<eos>", "<|think|>"])
+def test_no_answer_that_speaks_of_marks_ends_its_turn(spelled: Tokenizer, mark: str) -> None:
+    """An answer's text holds such a mark only where the model spelled it in ordinary tokens."""
+    said = {"role": "assistant", "content": f"The mark {mark} is one."}
+    plain = {"role": "assistant", "content": "The mark is one."}
+    marks = [[t for t in spelled.prompt_ids([*HI, one, *HI]) if t < 107] for one in (said, plain)]
+    assert marks[0] == marks[1]
+    begun = spelled.continued_ids([*HI, said])
+    assert [t for t in begun if t < 107] == [t for t in spelled.prompt_ids(HI) if t < 107]
+    detokenizer = spelled.detokenizer()
+    assert "".join(map(detokenizer.add, begun)).endswith(f"The mark {mark} is one.")
+
+
+def test_any_character_may_be_in_an_answer(spelled: Tokenizer) -> None:
+    said = {"role": "assistant", "content": "icon \ue000 and \ue0011\ue000 <turn|>"}
+    assert "icon \ue000 and \ue0011\ue000 <turn|>" in spelled.prompt([*HI, said, *HI]).text
+
+
+def test_bytes_that_are_no_text_are_replaced(spelled: Tokenizer) -> None:
+    ids = spelled.prompt_ids([{"role": "user", "content": "caf\udce9"}])
+    assert ids == spelled.prompt_ids([{"role": "user", "content": "caf\ufffd"}])
+
+
 @settings(deadline=None)
 @given(text=st.text(alphabet="ab <|turn>\ue000\ue0011", max_size=40))
 def test_prompts_without_marks_are_the_rendered_text(spelled: Tokenizer, text: str) -> None:
