@@ -20,12 +20,14 @@ def tokens_of(talk: Talk, text: str) -> int:
 
 
 def make_fit(talk: Talk, asking: Exchange, *, instead: bool = False) -> bool:
-    """Whether the question can be asked, or asked `instead` of the last one.
+    """Whether the question can be asked, or asked `instead` of the last one; with a reply, that one gone on with.
 
     Offers to leave out the oldest exchanges where that helps.
     """
     used = _prompt_tokens(talk, talk.conversation.messages(asking, instead=instead))
-    state = fit(used, (), talk.context, _reserve(talk))
+    what = "question" if asking.reply is None else "answer"
+    # An answer goes on while there is any room.
+    state = fit(used, (), talk.context, _reserve(talk) if asking.reply is None else 1)
     if not state.full:
         if state.warns and not talk.warned_full:
             talk.say(f"The context is {state.percent} % full: /context shows what fills it, /clear starts anew.")
@@ -35,18 +37,28 @@ def make_fit(talk: Talk, asking: Exchange, *, instead: bool = False) -> bool:
     state = fit(used, said[:-1] if instead else said, talk.context, _reserve(talk))
     if state.droppable is None:
         talk.out.error(
-            f"With this question the prompt has {state.used:,} tokens; the context holds {state.context:,}, of which "
-            f"{state.reserve:,} are kept for the answer. Give less material."
+            f"With this {what} the prompt has {state.used:,} tokens; the context holds {state.context:,}, of which "
+            f"{state.reserve:,} are kept for the answer. {_less(talk, asking)}"
         )
         return False
     count = state.droppable
     oldest = "oldest exchange" if count == 1 else f"{count} oldest exchanges"
-    talk.say(f"The context is full: {state.used:,} of {state.context:,} tokens with this question.")
+    talk.say(f"The context is full: {state.used:,} of {state.context:,} tokens with this {what}.")
     if not talk.reader.agree(f"Leave the {oldest} out of what the model reads? The session keeps all."):
         talk.say("Nothing was sent: /clear starts anew, /undo takes back the last exchange.")
         return False
     talk.conversation.drop_oldest(count)
     return True
+
+
+def _less(talk: Talk, asking: Exchange) -> str:
+    """What helps when nothing can be left out."""
+    if asking.reply is not None:
+        return "/clear starts anew."
+    system = tokens_of(talk, talk.conversation.system)
+    if system > tokens_of(talk, asking.content):
+        return f"The system prompt takes {system:,} of them: /system TEXT sets a shorter one."
+    return "Give less material."
 
 
 def show_context(talk: Talk) -> None:

@@ -183,8 +183,8 @@ class Turn:
         from mlxmtp.chat.context import fit, reserve_for
         from mlxmtp.engine.engine import check_length
 
-        check_length(count, context, name)
         if not self._conversation.exchanges:
+            check_length(count, context, name)
             return
         room = fit(count, (), context, reserve_for(context, self._settings.max_tokens))
         if room.full:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlxmtp.cli.talk import Talk
     from mlxmtp.engine.answer import Answer, OnPrefill
     from mlxmtp.engine.engine import Model
+    from mlxmtp.engine.stats import Stats
 
 _WITHOUT_ANSWER = {
     "cancelled": "Stopped before the answer began.",
@@ -72,7 +73,7 @@ def _edit(talk: Talk, text: str) -> None:
 def again(talk: Talk) -> None:
     """Another answer to the last question."""
     old = talk.conversation.exchanges[-1]
-    if not talk.ready():
+    if not talk.ready() or not make_fit(talk, replace(old, reply=None), instead=True):
         return
     with interrupts(_later):
         talk.conversation.retract_reply()
@@ -84,8 +85,11 @@ def go_on(talk: Talk) -> None:
     """Continue the last answer."""
     if not talk.ready():
         return
-    reply = talk.conversation.exchanges[-1].reply
+    last = talk.conversation.exchanges[-1]
+    reply = last.reply
     assert reply is not None
+    if not make_fit(talk, last, instead=True):
+        return
     fence = open_fence(reply.text)
     with interrupts(_later):
         outcome = _answer(talk, continues=True, lead=f"{fence}\n" if fence else "")
@@ -180,11 +184,20 @@ def _remarks(talk: Talk, outcome: Outcome) -> None:
     elif not said:
         talk.say(_WITHOUT_ANSWER[outcome.reason])
     elif outcome.reason == "length" and stats is not None:
-        talk.say(f"The answer was cut after {stats.generation_tokens} tokens. /continue goes on.")
+        talk.say(f"The answer was cut after {stats.generation_tokens:,} tokens{_next_step(talk, stats)}")
     talk.out.write("\n")
     if talk.conversation.trouble is not None and not talk.warned_unsaved:
         talk.warned_unsaved = True
         talk.out.note(talk.conversation.trouble)
+
+
+def _next_step(talk: Talk, stats: Stats) -> str:
+    """Why an answer was cut, and what can be done about it."""
+    if stats.prompt_tokens + stats.generation_tokens < talk.context:
+        return ". /continue goes on."
+    if len(talk.conversation.exchanges) > 1:
+        return ": the context is full. /continue offers to leave out the oldest, /clear starts anew."
+    return ": the context is full. /clear starts anew."
 
 
 def _reply(outcome: Outcome) -> Reply:

@@ -162,6 +162,39 @@ def test_ctrl_c_that_breaks_the_compiler_of_kernels_first_is_ctrl_c(talk: Conver
     assert "\nOk.\n" in talk.say("More", answers=["Ok.<turn|>"])
 
 
+def test_an_answer_that_fills_the_context_says_so_and_can_go_on_without_the_oldest(talk: Conversing) -> None:
+    talk.say("y" * 100, answers=["z" * 60 + "<turn|>"])
+    shown = talk.say("x" * 100, answers=["1" * 400])
+    assert "tokens: the context is full. /continue offers to leave out the oldest, /clear starts anew.\n" in shown
+    talk.script.answers = [False, True]
+    assert "Leave the oldest exchange out of what the model reads?" in talk.say("/continue")
+    begun = talk.talk.conversation.exchanges[-1].reply
+    assert begun is not None
+    talk.say("/continue", answers=["2<turn|>"])
+    (left,) = talk.talk.conversation.exchanges
+    assert left.reply is not None
+    assert left.reply.text == begun.text + "2"
+    assert "z" not in talk.prompts[-1]
+
+
+def test_one_answer_that_fills_the_context_alone_can_only_be_left(talk: Conversing) -> None:
+    shown = talk.say("x" * 100, answers=["1" * 400])
+    assert "tokens: the context is full. /clear starts anew.\n" in shown
+    assert "are kept for the answer. /clear starts anew.\n" in talk.say("/continue")
+
+
+def test_asking_again_after_a_longer_system_prompt_offers_to_drop_the_oldest(talk: Conversing) -> None:
+    talk.say("y" * 60, "And?", answers=["z" * 60 + "<turn|>", "Ok.<turn|>"])
+    talk.say("/system " + "s" * 200)
+    talk.script.answers = [True]
+    shown = talk.say("/regen", answers=["Fine.<turn|>"])
+    assert "Leave the oldest exchange out of what the model reads?" in shown
+    assert "\nFine.\n" in shown
+    talk.say("/system " + "s" * 400)
+    assert "The system prompt takes 400 of them: /system TEXT sets a shorter one.\n" in talk.say("/regen")
+    assert talk.talk.conversation.exchanges[-1].reply is not None
+
+
 def test_the_context_warns_once_before_it_is_full(talk: Conversing) -> None:
     shown = talk.say("w" * 310, answers=["A<turn|>"])
     assert "The context is 81 % full: /context shows what fills it, /clear starts anew.\n" in shown

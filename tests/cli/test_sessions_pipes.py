@@ -152,10 +152,11 @@ def test_a_full_context_is_refused_with_the_way_out_and_warned_of_before(talk: P
     assert (warned.returncode, warned.stdout) == (0, "a\n")
     assert warned.stderr.startswith("Note: The conversation fills 8")
     before = files(talk)[0].read_bytes()
-    full = run(talk, "ask", "-c", "z" * 40)
-    assert (full.returncode, full.stdout) == (2, "")
-    assert full.stderr.endswith(f"without -c, or leave out its oldest turns in mlxmtp chat -r {session}.\n")
-    assert "no room for an answer in the 400 of" in full.stderr
+    for more in ("z" * 40, "z" * 200):
+        full = run(talk, "ask", "-c", more)
+        assert (full.returncode, full.stdout) == (2, "")
+        assert full.stderr.endswith(f"without -c, or leave out its oldest turns in mlxmtp chat -r {session}.\n")
+        assert "no room for an answer in the 400 of" in full.stderr
     assert files(talk)[0].read_bytes() == before
 
 
