@@ -36,6 +36,7 @@ def _exit(talk: Talk, argument: str) -> None:
 
 
 def _clear(talk: Talk, argument: str) -> None:
+    talk.leave()
     talk.conversation.clear()
     talk.staged.clear()
     talk.stats, talk.thought, talk.warned_full = None, "", False
@@ -166,6 +167,7 @@ def _load(talk: Talk, argument: str) -> None:
         return
     unsaved = talk.conversation.journal is None
     resumed = Resumed(sessions.read(summary)) if unsaved else sessions.open(summary)
+    talk.leave()
     talk.conversation.close()
     talk.conversation = resumed.conversation
     talk.staged.clear()

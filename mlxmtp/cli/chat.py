@@ -71,6 +71,7 @@ def chat(
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx, **setting_flags(ctx))
     from mlxmtp.cli.keeping import keep, take_up
+    from mlxmtp.cli.keyboard import kills
     from mlxmtp.cli.pick import pick_target
     from mlxmtp.cli.resume import Choice, chosen, conversation_for
     from mlxmtp.hub.store import Store
@@ -86,10 +87,15 @@ def chat(
         talk = _prepare(loaded, out, conversation, keeps=not no_save)
         talk.force, talk.debug = force, debug
         if keep_cache:
-            talk.on_ready = take_up
-        _begin(talk, target, file or [], resumed=continue_ or resume is not None)
-        if keep_cache:
-            keep(talk)
+            talk.on_ready, talk.on_leave = take_up, keep
+        with kills() as killed:
+            _begin(talk, target, file or [], resumed=continue_ or resume is not None)
+        if killed:
+            talk.thread.stop()
+            out.undo_modes()
+        talk.leave()
+        if killed:
+            raise typer.Exit(128 + killed[0])
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()

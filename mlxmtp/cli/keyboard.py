@@ -134,6 +134,33 @@ def interrupts(react: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class _Killed(SystemExit):
+    """Out of everything, to where `kills` began; asyncio lets only SystemExit and KeyboardInterrupt through."""
+
+
+@contextmanager
+def kills() -> Iterator[list[int]]:
+    """SIGTERM, and SIGHUP of a window that was closed, end what is within it in order; the list has their number then.
+
+    Afterwards they do what they always do: a second one ends the process at once.
+    """
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    killed: list[int] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        killed.append(number)
+        raise _Killed
+
+    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
+    try:
+        yield killed
+    except _Killed:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def ctrl_c_first() -> Iterator[None]:
     """A failure that comes of Ctrl+C is a KeyboardInterrupt, however late its own signal is (see ON_ITS_WAY)."""

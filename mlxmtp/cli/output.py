@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper, UnsupportedOperation
 from typing import TextIO
@@ -133,6 +134,12 @@ class Output:
         if self._in_thought:
             self._in_thought = False
             self._err("\n" if self._thought_at_start else "\n\n")
+
+    def undo_modes(self) -> None:
+        """After a signal in the middle of a line: a cursor, no bracketed paste, and a line for what follows."""
+        if self.terminal and not self.look.dumb:
+            with suppress(MlxmtpError, ReaderGone):  # the window may be gone
+                self.write("\x1b[?2004l\x1b[?25h\r\n")
 
     def settle(self) -> None:
         """Leave stderr clean, however the command ends."""

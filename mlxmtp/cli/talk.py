@@ -63,6 +63,7 @@ class Talk:
         self.warned_full = False
         self.warned_unsaved = False
         self.on_ready: Callable[[Talk], None] | None = None  # once for each model and each conversation
+        self.on_leave: Callable[[Talk], None] | None = None  # before another conversation, and at the end
         self.met: Conversation | None = None  # what the model has been with since it is there
 
     def run(self, act: Callable[[Talk, Call], None], send: Callable[[Talk, str], None]) -> None:
@@ -83,7 +84,7 @@ class Talk:
                 self._take(parse(line.text, pasted=line.pasted), act, send)
             except Leave:
                 return
-            except (MlxmtpError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  (one turn has failed, and the conversation is the person's)
                 self.complain(error)
             except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
                 self.say("\nStopped.")
@@ -128,6 +129,11 @@ class Talk:
             self.met = self.conversation
             if self.on_ready is not None:
                 self.on_ready(self)
+
+    def leave(self) -> None:
+        """What is due before the conversation changes or ends."""
+        if self.on_leave is not None:
+            self.on_leave(self)
 
     @property
     def model(self) -> Model:

@@ -123,13 +123,18 @@ class Terminal:
 
     def finish(self) -> int:
         """Read to the end and return the exit code."""
+        code = self.drain()
+        self.child.close()
+        return code
+
+    def drain(self) -> int:
+        """The same, with the terminal still open."""
         while True:
             try:
                 self._take(self.child.read_nonblocking(4096, timeout=20))
             except pexpect.EOF:
                 break
         self.child.wait()
-        self.child.close()
         assert self.child.exitstatus is not None
         return int(self.child.exitstatus)
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import signal
 import stat
+import termios
 from pathlib import Path
 
+import pytest
+
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.journal import read_events
 from tests.cli.conftest import Program, Terminal
 
 FIRST = "mlxmtp chat: /help, Ctrl+D to leave"
@@ -384,6 +390,47 @@ def test_a_session_is_chosen_from_the_list(program: Program) -> None:
     terminal.send(older + ENTER)
     terminal.wait_for("Going on with: First? (1 exchange)")
     terminal.wait_for("> First?")
+    leave(terminal)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("{never}", "/model\n>"),
+        ("<|channel>thought\nLet me see{never} more and more", "Let me"),
+        ("One two three four{never} five six", "three"),
+    ],
+)
+def test_a_signal_ends_it_with_the_terminal_as_it_was_and_nothing_lost(
+    program: Program, number: signal.Signals, answer: str, shown: str
+) -> None:
+    program.answers = [answer]
+    terminal = program.terminal("chat", "--think", columns=100)
+    before = termios.tcgetattr(terminal.child.child_fd)
+    terminal.wait_for("/model\n>")
+    if shown not in "/model\n>":
+        terminal.send("Count" + ENTER)
+    terminal.wait_for(shown)
+    terminal.child.kill(number)
+    assert terminal.drain() == 128 + number
+    assert termios.tcgetattr(terminal.child.child_fd) == before
+    terminal.child.close()
+    assert terminal.raw.rfind(b"\x1b[?2004l") > terminal.raw.rfind(b"\x1b[?2004h")  # no bracketed paste is left
+    assert terminal.raw.rfind(b"\x1b[?25h") >= terminal.raw.rfind(b"\x1b[?25l")
+    if shown == "three":
+        (path,) = (program.home / "sessions").glob("*.jsonl")
+        (exchange,) = Conversation.restore(read_events(path.read_bytes(), path)).exchanges
+        assert exchange.reply is not None
+        assert exchange.reply.text.startswith("One two three")
+        assert b'"finish_reason": "cancelled"' in path.read_bytes()
+
+
+def test_bytes_that_are_no_text_do_not_end_it(program: Program) -> None:
+    program.answers = ["Coffee.<turn|>"]
+    terminal = begin(program)
+    terminal.child.send(b"caf\xe9\r")
+    terminal.wait_for("Coffee.")
     leave(terminal)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from mlxmtp.chat.history import Reply
 from mlxmtp.cli.keeping import keep, take_up
+from mlxmtp.decode.snapshots import Held
 from mlxmtp.engine import kept
 from mlxmtp.engine.engine import Model
 from tests.cli.talking import Conversing
@@ -49,6 +50,18 @@ def test_another_session_does_not_get_what_this_one_left(talk: Conversing, monke
     assert beside(talk).read_bytes() == b"new"
 
 
+def test_a_conversation_that_is_left_for_another_is_kept(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(path.stem.encode()))
+    talk.talk.on_leave = keep
+    first = beside(talk)
+    talk.say("And?", "/clear", "Who?", answers=["So.<turn|>", "You.<turn|>"])
+    assert first.read_bytes() == first.stem.encode()
+    second = beside(talk)
+    assert not second.exists()
+    talk.say(f"/load {first.name.partition('.')[0]}")
+    assert second.read_bytes() == second.stem.encode()
+
+
 def test_a_disk_that_is_full_is_a_sentence(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: Model, path: Path) -> int:
         raise RuntimeError("[write] Unable to write 4096 bytes to file.")
@@ -83,7 +96,7 @@ def test_what_a_killed_process_left_goes_after_an_hour(talk: Conversing, monkeyp
 
 
 def test_where_nothing_was_read_nothing_is_kept(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(talk.decoder, "held", lambda _length: ([], -1, []))
+    monkeypatch.setattr(talk.decoder, "held", lambda _length: Held([], -1, []))
     talk.say("/context")  # the model has met the conversation, and read none of it
     before = talk.paper.getvalue()
     keep(talk.talk)
