@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -153,3 +154,18 @@ def test_reopening_with_kept_keys_and_values_reads_nothing_again(tmp_path: Path)
     terminal.send("What is bench?\r")
     answered(terminal, 1)
     assert "the text is read again" in " ".join(leave(terminal).split())
+
+
+def test_a_window_that_is_closed_keeps_them_and_after_a_thought_only_the_answer_is_read_again(tmp_path: Path) -> None:
+    terminal = start(tmp_path, "--keep-cache", "--think", "--temp", "0")
+    terminal.send("List all commands\r")
+    first = re.search(r"prompt (\d+) tok", answered(terminal, 1)[0])
+    assert first is not None
+    terminal.child.kill(signal.SIGTERM)
+    assert terminal.finish() == 128 + signal.SIGTERM
+    terminal = start(tmp_path, "--keep-cache", "--think", "--temp", "0", "-c")
+    terminal.send("And what is MTP?\r")
+    counts = re.search(r"prompt (\d+) tok \((\d+) reused\)", answered(terminal, 1)[0])
+    assert counts is not None
+    assert int(counts[2]) >= int(first[1]) - 3  # the prompt as it was before the thought
+    leave(terminal)
