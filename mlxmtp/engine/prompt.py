@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ class Tokenizer:
         self._template: Template | None = None
         added = inner.get_added_tokens_decoder()
         self._specials = {token.content: number for number, token in added.items() if token.special}
+        self._marks = _candidates(self._specials)
         self._hidden = frozenset(number for content, number in self._specials.items() if content not in _VISIBLE)
 
     @classmethod
@@ -123,11 +124,12 @@ class Tokenizer:
         if not isinstance(content, str):
             return content
         meant = _VISIBLE if message.get("role") in ("assistant", "model") else frozenset()
-        spelled = sorted((mark for mark in self._specials if mark in content and mark not in meant), key=len)
-        if not spelled:
-            return content
-        pattern = "|".join(map(re.escape, reversed(spelled)))
-        return re.sub(pattern, lambda found: f"{cover}{self._specials[found[0]]}{cover}", content)
+
+        def cover_one(found: re.Match[str]) -> str:
+            number = None if found[0] in meant else self._specials.get(found[0])
+            return found[0] if number is None else f"{cover}{number}{cover}"
+
+        return self._marks.sub(cover_one, content)
 
     def _uncovered(self, text: str, cover: str) -> Prompt:
         """What `_covered` left of a text, and its token ids."""
@@ -206,6 +208,13 @@ class Tokenizer:
 def _content(message: Message) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else ""
+
+
+def _candidates(specials: Iterable[str]) -> re.Pattern[str]:
+    """Finds whatever may be one of `specials`, in one pass: vocabularies have thousands of them, most like `<this>`."""
+    bracketed = re.compile("<[^<>]+>")
+    others = sorted((mark for mark in specials if not bracketed.fullmatch(mark)), key=len, reverse=True)
+    return re.compile("|".join([*map(re.escape, others), bracketed.pattern]))
 
 
 def _unused_character(text: str) -> str:
