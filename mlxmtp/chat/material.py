@@ -139,6 +139,8 @@ def _too_much(name: str, tree: Tree) -> str:
 
 
 def _path(name: str) -> Path:
+    if not name:  # would stand for the current folder; mostly a variable of a script that is not set
+        raise UsageError("The name of a file is empty: give a file or folder, . for the current one.")
     try:
         return Path(name).expanduser()
     except RuntimeError as error:

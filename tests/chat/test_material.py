@@ -9,7 +9,7 @@ import pytest
 
 from mlxmtp.chat import folder, material
 from mlxmtp.chat.attach import join_message
-from mlxmtp.chat.material import gather, mentions
+from mlxmtp.chat.material import gather, mentions, read_text
 from mlxmtp.errors import ContextOverflow, UsageError
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -148,6 +148,14 @@ def test_names_that_are_no_text(tree: Path) -> None:
         pytest.skip("this file system takes only UTF-8")
     gather("project").text.encode()
     assert "project/caf\ufffd.txt" in titles(gather("project").text)
+
+
+def test_an_empty_name_is_not_the_current_folder(tree: Path) -> None:
+    for read in (gather, read_text):
+        with pytest.raises(UsageError, match=r"The name of a file is empty: give a file or folder, \. for the current"):
+            read("")
+    with pytest.raises(UsageError, match="is empty"):
+        join_message([""], ["Why?"], None)
 
 
 def test_a_home_that_nobody_has(tmp_path: Path) -> None:
