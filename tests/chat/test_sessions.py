@@ -184,7 +184,26 @@ def test_a_folder_that_cannot_be_made_is_trouble_and_no_crash(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     conversation = Conversation(journal=Sessions(tmp_path / "file" / "sessions").create())
     conversation.ask("Why?")
-    assert "not saved" in str(conversation.trouble)
+    assert conversation.trouble == (
+        f"This conversation is not saved any more: Not a directory ({tmp_path / 'file' / 'sessions'}). "
+        "Check that folder and begin a new one; in a chat /export FILE.md writes this one elsewhere."
+    )
+
+
+def test_a_file_that_is_removed_meanwhile_is_trouble(sessions: Sessions) -> None:
+    conversation = Conversation(journal=sessions.create())
+    conversation.ask("Why?")
+    (path,) = sessions.folder.iterdir()
+    assert history_of(path) == conversation.history
+    path.unlink()
+    conversation.reply(Reply("So."))
+    assert conversation.trouble == (
+        f"This conversation is not saved any more: its file was removed ({path}). "
+        "Begin a new one; in a chat /export FILE.md writes this one elsewhere."
+    )
+    assert conversation.session is None
+    conversation.close()
+    assert list(sessions.folder.iterdir()) == []
 
 
 # --- the folder ---
