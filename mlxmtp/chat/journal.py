@@ -141,7 +141,11 @@ def read_events(data: bytes, path: Path) -> list[Event]:
 
 def delete(path: Path) -> None:
     """Delete a session file. Raises SessionInUse if a window has it open; none can open it meanwhile."""
-    file = os.open(path, os.O_RDONLY)
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except PermissionError:  # no window can open it either
+        path.unlink()
+        return
     try:
         _lock(file, path)
         path.unlink()
