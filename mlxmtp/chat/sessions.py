@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -191,13 +192,15 @@ class Sessions:
 
 def summarize(path: Path) -> Summary | None:
     """What a list says of a session file; None for one in which nothing was asked. Raises SessionError, OSError."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for whoever writes into it
+        raise SessionError(f"{path.name} is not a session of mlxmtp.")
     events = read_events(_ANSWERS.sub(b"", path.read_bytes()), path)  # most of a file, and no news to a list
     history = History()
     for event in events:
         history = history.after(event)
     if not (history.exchanges or history.dropped):
         return None
-    status = path.stat()
     return Summary(
         id=path.name.removesuffix(SUFFIX),
         path=path,

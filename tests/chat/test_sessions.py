@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -350,6 +351,31 @@ def test_continuing_tells_which_newer_ones_it_passes_over(sessions: Sessions) ->
         "newer001.jsonl was written by another version of mlxmtp: update it to read this session.",
         "foreign1.jsonl is not a session of mlxmtp.",
     ]
+
+
+def test_only_files_are_sessions(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = saved(sessions, updated=1000.0)
+    os.mkfifo(sessions.folder / "pipe.jsonl")
+    (sessions.folder / "folder.jsonl").mkdir()
+    (sessions.folder / "nowhere.jsonl").symlink_to("gone")
+    monkeypatch.chdir(sessions.folder)  # a socket's address is 100 bytes at most
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.jsonl")
+        listed = sessions.listing()
+        assert sessions.latest() == good
+    assert listed.sessions == (good,)
+    assert sorted(listed.remarks) == [
+        "folder.jsonl is not a session of mlxmtp.",
+        "nowhere.jsonl: No such file or directory.",
+        "pipe.jsonl is not a session of mlxmtp.",
+        "socket.jsonl is not a session of mlxmtp.",
+    ]
+    for name, reason in [("pipe", "is not a session"), ("socket", "is not a session"), ("nowhere", "cannot be read")]:
+        with pytest.raises(MlxmtpError, match=rf"{name}\.jsonl {reason}"):
+            sessions.find(name)
+        sessions.remove(sessions.find_any(name))
+    with pytest.raises(MlxmtpError, match="Session folder cannot be removed"):
+        sessions.remove(sessions.find_any("folder"))
 
 
 def test_names_are_one_line_and_belong_to_one_session(sessions: Sessions) -> None:
