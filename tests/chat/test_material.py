@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def git(where: Path, *arguments: str) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(where), "GIT_CONFIG_NOSYSTEM": "1"}
     subprocess.run(["git", *arguments], cwd=where, env=environment, check=True, capture_output=True)
+
+
+IDENTITY = ("-c", "user.name=A", "-c", "user.email=a@example.org")
 
 
 def titles(text: str) -> list[str]:
@@ -90,6 +95,64 @@ def test_listing_a_repository_runs_no_program_it_names(tree: Path) -> None:
     git(tree, "config", "core.fsmonitor", str(program))
     gather("project")
     assert not (tree / "ran").exists()
+
+
+@needs_git
+def test_repositories_within_a_repository_are_left_out_with_a_remark(tree: Path) -> None:
+    git(tree, "init", "-q")
+    (tree / ".gitignore").write_text("build/\nnode_modules/\n.venv/\nignored/\n")
+    for name in ("nested", "src/module", "ignored"):
+        (tree / name).mkdir()
+        (tree / name / "inner.txt").write_text("inner")
+        git(tree / name, "init", "-q")
+    git(tree / "src/module", "add", ".")
+    git(tree / "src/module", *IDENTITY, "commit", "-qm", "one")
+    (tree / "link").symlink_to(tree / "nested")  # one link among others, which nobody is told of
+    git(tree, "add", "link", "src/module")  # as a submodule stands in the index
+    found = gather("project")
+    assert "inner" not in found.text
+    assert "2 folders of project are repositories of their own and left out: nested, src/module." in found.notes
+    assert gather("project/src").notes == ("1 folder of project/src is a repository of its own and left out: module.",)
+    assert titles(gather("project/nested").text) == ["project/nested/inner.txt"]
+
+
+@needs_git
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"])
+def test_a_hook_of_another_repository_changes_nothing(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for one in (tree, other):
+        git(one, "init", "-q")
+    (tree / ".gitignore").write_text("*\n!a.txt\n")
+    git(tree, "add", "-f", "src/b.py")
+    (other / "other.txt").write_text("other")
+    git(other, "add", "other.txt")
+    values = {"GIT_DIR": ".git", "GIT_WORK_TREE": "", "GIT_INDEX_FILE": ".git/index"}
+    monkeypatch.setenv(variable, str(other / values[variable]))
+    assert titles(gather("project").text) == ["project/a.txt", "project/src/b.py"]
+
+
+def test_folders_that_cannot_be_read_are_left_out_with_a_remark(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Path | str) -> Any:
+        if str(path).endswith(("src", "one", "two", "three")):  # modes do not keep the superuser out
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = gather("project")
+    assert titles(found.text) == ["project/a.txt"]
+    assert found.notes[1] == "1 folder of project cannot be read and is left out: src."
+    for name in ("one", "two", "three"):
+        (tree / name).mkdir()
+    assert (
+        "4 folders of project cannot be read and are left out: one, src, three and 1 more." in gather("project").notes
+    )
+    with pytest.raises(UsageError, match="project/src cannot be read: Permission denied"):
+        gather("project/src")
 
 
 def test_links_in_a_folder_lead_nowhere(tree: Path, tmp_path: Path) -> None:
