@@ -227,6 +227,35 @@ def test_a_home_that_nobody_has(tmp_path: Path) -> None:
     assert mentions("mail @~no-such-user/x") == []
 
 
+def test_a_file_whose_name_begins_like_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("~x.txt").write_text("x")
+    assert gather("~x.txt").text == "--- ~x.txt ---\nx"
+    assert mentions("Read @~x.txt") == ["~x.txt"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert gather("~/~x.txt").text == "--- ~/~x.txt ---\nx"
+
+
+def test_names_that_the_system_refuses(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"x{300} cannot be read: File name too long\."):
+        gather("x" * 300)
+    stat, open_file = Path.stat, Path.open
+
+    def refuse(path: Path, what: Any) -> Any:
+        if "src" in path.parts:  # modes do not keep the superuser out
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return what
+
+    monkeypatch.setattr(Path, "stat", lambda path, **more: refuse(path, None) or stat(path, **more))
+    monkeypatch.setattr(Path, "open", lambda path, *more: refuse(path, None) or open_file(path, *more))
+    with pytest.raises(UsageError, match=r"project/src/b\.py cannot be read: Permission denied\."):
+        gather("project/src/b.py")
+
+
+QUOTED = """ "@a.txt" '@a.txt' `@a.txt` “@a.txt” „@a.txt“ ‘@a.txt’ ‚@a.txt‘ »@a.txt« «@a.txt» ”@a.txt” (@a.txt) [@a.txt]
+{@a.txt} <@a.txt> 「@a.txt」 ("@a.txt"). @a.txt… “@a.txt…” """.split()
+
+
 @pytest.mark.parametrize(
     ("message", "named"),
     [
@@ -238,6 +267,14 @@ def test_a_home_that_nobody_has(tmp_path: Path) -> None:
         ("line\n@src/b.py\nline", ["src/b.py"]),
         ("me@a.txt and @nothing and @ and @decorator and @" + "x" * 5000, []),
         ("@odd. or @odd.?", ["odd."]),
+        *[(f"See {one} and", ["a.txt"]) for one in QUOTED],
+        *[(one, ["a.txt"]) for one in QUOTED],
+        (
+            "f(@a.txt), f[@src/b.py] and (\"@src/...\", “@'with blank.txt'”)",
+            ["a.txt", "src/b.py", "src/", "with blank.txt"],
+        ),
+        ("""me@a.txt "me"@a.txt 'me'@a.txt "john doe"@a.txt “me”@a.txt <me@a.txt> [me@a.txt] it's@a.txt""", []),
+        ('.@a.txt "@." (@..)', []),
     ],
 )
 def test_mentions_are_words_that_are_there(
