@@ -141,7 +141,9 @@ def export(
     file: Annotated[
         str | None, typer.Argument(metavar="FILE", help="Ends in .md or .json; without it, stdout.", show_default=False)
     ] = None,
-    form: Annotated[Literal["md", "json"], typer.Option("--format", help="For stdout.")] = "md",
+    form: Annotated[
+        Literal["md", "json"] | None, typer.Option("--format", help="For stdout; md by default.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over FILE.")] = False,
     no_color: options.NoColor = None,
     debug: options.Debug = False,
@@ -155,12 +157,15 @@ def export(
     """
     from mlxmtp.chat import transcript
 
+    if file is not None:
+        _check_ending(file, form)
     loaded, out = begin(ctx, no_color=no_color)
     store = _store(loaded.places.sessions)
     summary = store.find(wanted)
     history = store.history(summary)
     if file is not None:
-        transcript.export(history, file, summary.id, overwrite=force)
+        way_out = "take another name, or write over it with --force"
+        transcript.export(history, file, summary.id, overwrite=force, way_out=way_out)
     elif form == "json":
         out.write(transcript.as_text(transcript.as_table(history, summary.id)))
     else:
@@ -177,6 +182,13 @@ def _remove(store: Sessions, found: Sequence[Summary]) -> tuple[int, list[Mlxmtp
         except MlxmtpError as error:
             refusals.append(error)
     return freed, refusals
+
+
+def _check_ending(file: str, form: str | None) -> None:
+    """Raise UsageError for a file whose ending says another format than the one that was asked for."""
+    ending = file.lower().rpartition(".")[2]
+    if form is not None and ending in ("md", "json") and ending != form:
+        raise UsageError(f"{file} ends in .{ending}, but --format says {form}: take one of the two.")
 
 
 def _list(ctx: typer.Context, *, json: bool, no_color: bool | None) -> None:

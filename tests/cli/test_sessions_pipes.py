@@ -327,9 +327,23 @@ def test_an_export_gives_back_what_was_said(talk: Program) -> None:
     (exchange,) = table["exchanges"]
     assert (exchange["question"], exchange["reply"]["text"], exchange["reply"]["thinking"]) == ("Why?", "So é.", "hm")
     again = run(talk, "sessions", "export", session, "talk.md")
-    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    assert again.returncode == 2
+    assert again.stderr == "Error: talk.md exists already: take another name, or write over it with --force.\n"
     assert run(talk, "sessions", "export", session, "talk.md", "--force").returncode == 0
     assert run(talk, "sessions", "export", session, "talk.pdf").returncode == 2
+
+
+def test_an_export_whose_ending_says_something_else_than_its_format_is_refused(talk: Program) -> None:
+    session = save(talk, "Why?", "So.")
+    for file, form in [("talk.md", "json"), ("talk.json", "md")]:
+        refused = run(talk, "sessions", "export", session, file, "--format", form)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        ending = file.rpartition(".")[2]
+        assert refused.stderr == f"Error: {file} ends in .{ending}, but --format says {form}: take one of the two.\n"
+        assert not (talk.home / file).exists()
+        assert run(talk, "sessions", "export", session, file, "--format", ending).returncode == 0
+    shown = run(talk, "sessions", "export", session, "--format", "json").stdout
+    assert json.loads(shown) == json.loads((talk.home / "talk.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("words", ["mlxmtp ask -r ", "mlxmtp sessions show ", "mlxmtp sessions rm "])
