@@ -17,6 +17,9 @@ from mlxmtp.errors import UsageError
 PATIENCE = 5.0
 """Seconds to wait for the first byte of a pipe that nobody asked for by name."""
 
+STDIN = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
+"""Names of standard input. Opened by one of the paths, a redirected file would be read, and then once more."""
+
 _CHUNK = 1 << 16
 
 
@@ -50,16 +53,18 @@ def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None)
 
     A folder stands for its text files (`material.gather`). `stdin` is a file descriptor, None where there is no input
     (a closed one, or a terminal that nobody named).
-    `-` among the files is standard input, read to its end however long that takes. Otherwise, with a prompt or a file
-    beside it, a pipe on which nothing arrives for PATIENCE seconds is left alone, with a note: schedulers and
-    editors hand down pipes that never close. Empty input is ignored.
+    A name of STDIN among the files is standard input, read to its end however long that takes. Otherwise, with a
+    prompt or a file beside it, a pipe on which nothing arrives for PATIENCE seconds is left alone, with a note:
+    schedulers and editors hand down pipes that never close. Empty input is ignored.
     Raises UsageError for what cannot be read as text, ContextOverflow for more than any model reads.
     """
-    if list(files).count("-") > 1:
-        raise UsageError("'-f -' is given twice, and standard input can be read only once.")
+    named = [name for name in files if name in STDIN]
+    if len(named) > 1:
+        given = " ".join(f"-f {name}" for name in named)
+        raise UsageError(f"Standard input is given twice ({given}), and it can be read only once: name it once.")
     gathered = _Gathered()
     for name in files:
-        if name != "-":
+        if name not in STDIN:
             material = gather(name)
             gathered.parts.append(material.text)
             gathered.notes += material.notes
@@ -67,7 +72,7 @@ def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None)
             gathered.parts.append(titled("stdin", text))
     words = " ".join(prompt).encode("utf-8", "surrogateescape")  # bytes of the command line that were no text
     question = gathered.decode(words, "the prompt")
-    if "-" not in files and stdin is not None:
+    if not named and stdin is not None:
         _add_stdin(stdin, gathered, may_wait=not (question or files))
     return Attached(question, join(gathered.parts), tuple(gathered.notes))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,10 @@ FOLDER_LIMIT = 4 * 1024 * 1024
 MOST_FILES = 5000
 
 _BUILDS = frozenset({"__pycache__", "build", "dist", "node_modules", "target", "venv"})
+
+_OF_A_HOOK = frozenset(
+    {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
+)  # git sets them for a hook, and would then answer for the hook's repository whatever folder is asked about
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,20 @@ def list_folder(root: Path, name: str) -> Tree:
 
     Inside a repository the choice is git's: what is tracked, and what is new and not ignored. Without one,
     or without git, hidden files and folders that builds fill are left out, with a remark.
+    Folders that a person may miss are a remark: repositories within one, and what cannot be read.
     Raises ContextOverflow for more than MOST_FILES, UsageError for a folder that cannot be read.
     """
     names = _listed_by_git(root)
     if names is not None:
-        return Tree(root, _regular((root / one for one in names), name), because=" that git does not ignore")
+        inner = [one.rstrip("/") for one in names if _is_repository(root / one)]
+        remarks = _left_out(inner, name, "is a repository of its own and", "are repositories of their own and")
+        files = _regular((root / one for one in names), name)
+        return Tree(root, files, remarks, because=" that git does not ignore")
+    unread: list[str] = []
+    files = _regular(_walk(root, name, unread), name)
     note = f"git lists no files of {name}, so hidden files and {', '.join(sorted(_BUILDS))} are left out."
-    return Tree(root, _regular(_walk(root, name), name), (note,), because=" besides hidden ones and builds")
+    remarks = (note, *_left_out(unread, name, "cannot be read and is", "cannot be read and are"))
+    return Tree(root, files, remarks, because=" besides hidden ones and builds")
 
 
 def _listed_by_git(root: Path) -> list[str] | None:
@@ -53,6 +64,7 @@ def _listed_by_git(root: Path) -> list[str] | None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if name not in _OF_A_HOOK},
             check=False,
         )
     except OSError:
@@ -62,10 +74,29 @@ def _listed_by_git(root: Path) -> list[str] | None:
     return [os.fsdecode(one) for one in set(done.stdout.split(b"\0")) if one]  # a conflict is listed thrice
 
 
-def _walk(root: Path, name: str) -> Iterator[Path]:
+def _is_repository(folder: Path) -> bool:
+    """Whether git lists this one as a whole: a repository within the repository, or a submodule that is here."""
+    try:
+        return (folder / ".git").exists() and not folder.is_symlink()
+    except OSError:  # no way in
+        return False
+
+
+def _left_out(folders: Sequence[str], name: str, one: str, several: str) -> tuple[str, ...]:
+    if not folders:
+        return ()
+    first = ", ".join(sorted(folders)[:3]) + (f" and {len(folders) - 3} more" if len(folders) > 3 else "")
+    what = f"1 folder of {name} {one}" if len(folders) == 1 else f"{len(folders)} folders of {name} {several}"
+    return (f"{what} left out: {first}.",)
+
+
+def _walk(root: Path, name: str, unread: list[str]) -> Iterator[Path]:
+    """Every file worth reading; folders that cannot be read are put into `unread`."""
+
     def refuse(error: OSError) -> None:
         if error.filename == str(root):
             raise UsageError(f"{name} cannot be read: {error.strerror or error}.") from error
+        unread.append(Path(error.filename).relative_to(root).as_posix())
 
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = sorted(one for one in folders if not one.startswith(".") and one not in _BUILDS)

@@ -78,16 +78,18 @@ class Journal:
     @property
     def saved(self) -> bool:
         """Whether it is on the disk up to now."""
-        return self._file is not None and self._trouble is None
+        return self._file is not None and self.trouble is None
 
     @property
     def trouble(self) -> str | None:
         """Why nothing is saved any more, one sentence."""
+        if self._trouble is None and self._removed():
+            self._trouble = _not_saved(f"its file was removed ({self.path})", "Begin")
         return self._trouble
 
     def write(self, event: Event) -> None:
         """Append one event. A disk that is full or gone does not end the conversation: `trouble` says it."""
-        if self._trouble is not None or self._closed:
+        if self._closed or self.trouble is not None:
             return
         lines = [_line(event)]
         if self._waiting is not None:
@@ -102,10 +104,9 @@ class Journal:
             self._waiting = None  # last: after Ctrl-C anywhere before, the header still waits
         except (OSError, SessionInUse) as error:
             reason = error.strerror if isinstance(error, OSError) else None
-            self._trouble = (
-                f"This conversation is not saved any more: {reason or error} ({self.path.parent}). "
-                "Make room and begin a new one; in a chat /export FILE.md writes this one elsewhere."
-            )
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            first = "Make room and begin" if full else "Check that folder and begin"
+            self._trouble = _not_saved(f"{reason or error} ({self.path.parent})", first)
 
     def successor(self, model: str) -> Journal:
         """The journal of a new conversation in the same folder."""
@@ -116,6 +117,10 @@ class Journal:
         if self._file is not None and not self._closed:
             os.close(self._file)
         self._closed = True
+
+    def _removed(self) -> bool:
+        """Whether the file has no name any more: what is written to it ends with this process."""
+        return self._file is not None and not self._closed and os.fstat(self._file).st_nlink == 0
 
 
 def read_events(data: bytes, path: Path) -> list[Event]:
@@ -136,12 +141,26 @@ def read_events(data: bytes, path: Path) -> list[Event]:
 
 def delete(path: Path) -> None:
     """Delete a session file. Raises SessionInUse if a window has it open; none can open it meanwhile."""
-    file = os.open(path, os.O_RDONLY)
+    if not path.is_file():  # a named pipe, or a link that leads nowhere: nobody has a conversation in it
+        path.unlink()
+        return
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except PermissionError:  # no window can open it either
+        path.unlink()
+        return
     try:
         _lock(file, path)
         path.unlink()
     finally:
         os.close(file)
+
+
+def _not_saved(why: str, begin: str) -> str:
+    return (
+        f"This conversation is not saved any more: {why}. "
+        f"{begin} a new one; in a chat /export FILE.md writes this one elsewhere."
+    )
 
 
 def _event(line: bytes) -> Event | None:

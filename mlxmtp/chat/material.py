@@ -13,8 +13,15 @@ from mlxmtp.errors import ContextOverflow, UsageError
 LIMIT = 64 * 1024 * 1024
 """Bytes of one file: several times what the longest context of any supported model can hold."""
 
-_MENTION = re.compile(r"""(?:^|(?<=[\s(]))@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
-_CLOSING = ".,;:!?)]}>'\""  # what a sentence puts after a path
+_QUOTES = "\"'`“”„‟‘’‚‛«»‹›"  # which of them opens and which closes differs from language to language
+_OPENING = "([{<「『（【《〈"
+_CLOSING = _QUOTES + ")]}>」』）】》〉.,;:!?…。、，：；！？"  # what a sentence puts after a path
+
+# A mention begins a word, or stands in brackets, or in quotes that begin a word: "john doe"@example.org is an address.
+_BEFORE = r"(?:^|(?<=[\s{open}])|(?<=[{quotes}])(?<![^\s{open}][{quotes}]))".format(
+    open=re.escape(_OPENING), quotes=_QUOTES
+)
+_MENTION = re.compile(_BEFORE + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,11 @@ def gather(name: str) -> Material:
     Raises UsageError for what is not there, cannot be read or is no text, ContextOverflow for more than a model reads.
     """
     path = _path(name)
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as error:  # a name that is too long, a folder above it that nobody may enter
+        raise _unreadable(name, error) from error
+    if folder:
         return _gather_folder(name, list_folder(path, name))
     text, notes = _read_one(path, name)
     return Material(name, titled(name, text), 1, notes)
@@ -50,13 +61,14 @@ def read_text(name: str) -> str:
 def mentions(message: str) -> list[str]:
     """The paths that `message` names as `@path`, `@"path with blanks"` or `@folder/`, as typed, each once.
 
-    A word counts only if something is there by that name, so `@` in other text stays text. A full stop or a bracket
-    after the path is no part of it, unless there is such a file.
+    A word counts only if something is there by that name, so `@` in other text stays text. It may stand in quotes or
+    brackets. They and a full stop after the path are no part of it, unless there is such a file.
     """
     found: dict[str, None] = {}
     for quoted, single, bare in _MENTION.findall(message):
-        name = _existing(quoted or single) if quoted or single else _existing(bare) or _existing(bare.rstrip(_CLOSING))
-        if name:
+        names = [quoted or single] if quoted or single else [bare, bare.rstrip(_CLOSING)]
+        name = next((one for one in names if _exists(one)), None)
+        if name is not None:
             found[name] = None
     return list(found)
 
@@ -139,10 +151,23 @@ def _too_much(name: str, tree: Tree) -> str:
 
 
 def _path(name: str) -> Path:
+    if not name:  # would stand for the current folder; mostly a variable of a script that is not set
+        raise UsageError("The name of a file is empty: give a file or folder, . for the current one.")
     try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
+        return _expanded(name)
+    except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"There is no home folder for {name}.") from error
+
+
+def _expanded(name: str) -> Path:
+    """With `~` as a home folder, unless nobody has that home and something here is called so. Raises RuntimeError."""
+    path = Path(name)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        if path.exists():
+            return path
+        raise
 
 
 def _read_one(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
@@ -151,11 +176,11 @@ def _read_one(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
     return decoded(data, name)
 
 
-def _existing(name: str) -> str | None:
+def _exists(name: str) -> bool:
     try:
-        return name if name and Path(name).expanduser().exists() else None
+        return bool(name) and _expanded(name).exists()
     except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
-        return None
+        return False
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:
@@ -168,6 +193,10 @@ def _read(path: Path, name: str, limit: int) -> bytes:
     except IsADirectoryError as error:
         raise UsageError(f"{name} is a folder: give a text file.") from error
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise UsageError(f"{name} cannot be read: {reason or error}.") from error
+        raise _unreadable(name, error) from error
     return data
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> UsageError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return UsageError(f"{name} cannot be read: {reason or error}.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -77,38 +79,40 @@ class Sessions:
             try:
                 summary = summarize(path)
             except (SessionError, OSError) as error:
-                remarks.append(str(error) if isinstance(error, SessionError) else f"{path.name}: {error.strerror}.")
+                remarks.append(_remark(path, error))
                 continue
             if summary is not None:
                 found.append(summary)
         found.sort(key=lambda one: (one.updated, one.id), reverse=True)
         return Listing(tuple(found), tuple(remarks))
 
-    def latest(self) -> Summary:
-        """The session that was last written to. Raises UsageError if there is none."""
+    def latest(self, tell: Callable[[str], object] = lambda _: None) -> Summary:
+        """The session that was last written to. Raises UsageError if there is none.
+
+        `tell` hears of each file that was written to later but cannot be read, one sentence.
+        """
         for path in sorted(self._files(), key=_modified, reverse=True):
             try:
                 summary = summarize(path)
-            except (SessionError, OSError):
+            except (SessionError, OSError) as error:
+                tell(_remark(path, error))
                 continue
             if summary is not None:
                 return summary
         raise UsageError(NOTHING_TO_CONTINUE)
 
     def find(self, wanted: str) -> Summary:
-        """The session with that name, id, or beginning of an id. Raises UsageError with the nearest ones."""
-        sessions = self.listing().sessions
-        for matches in (
-            [one for one in sessions if one.name == wanted],
-            [one for one in sessions if one.id == wanted],
-            [one for one in sessions if wanted and one.id.startswith(wanted)],
-        ):
-            if len(matches) == 1:
-                return matches[0]
-            if matches:
-                ids = ", ".join(one.id for one in matches[:5])
-                raise UsageError(f"'{wanted}' fits {len(matches)} sessions ({ids}): give more of the id.")
-        raise UsageError(f"There is no session '{wanted}'{_suggestion(wanted, sessions)}")
+        """The session with that name, id, or beginning of an id. Raises UsageError with the nearest ones.
+
+        Where the id is that of a file that cannot be gone on with, raises what is wrong with it.
+        """
+        match = self._match(wanted)
+        return match if isinstance(match, Summary) else _readable(match)
+
+    def find_any(self, wanted: str) -> Summary:
+        """As `find`, but by its whole id also a file that cannot be read or in which nothing is asked: to remove it."""
+        match = self._match(wanted)
+        return match if isinstance(match, Summary) else _unlisted(match)
 
     def open(self, summary: Summary) -> Resumed:
         """Continue a session in its own file, or in a copy if another window has it open.
@@ -164,6 +168,21 @@ class Sessions:
             raise MlxmtpError(f"Session {summary.id} cannot be removed: {error.strerror or error}.") from error
         return summary.size
 
+    def _match(self, wanted: str) -> Summary | Path:
+        """The session that is meant, or the file that has exactly that id but is in no list."""
+        sessions = self.listing().sessions
+        named = [one for one in sessions if one.name == wanted]
+        whole = [path for path in self._files() if path.name == f"{wanted}{SUFFIX}"]
+        if whole and not named:
+            return next((one for one in sessions if one.id == wanted), whole[0])
+        for matches in (named, [one for one in sessions if wanted and one.id.startswith(wanted)]):
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                ids = ", ".join(one.id for one in matches[:5])
+                raise UsageError(f"'{wanted}' fits {len(matches)} sessions ({ids}): give more of the id.")
+        raise UsageError(f"There is no session '{wanted}'{_suggestion(wanted, sessions)}")
+
     def _files(self) -> Iterator[Path]:
         try:
             yield from (path for path in self.folder.iterdir() if path.name.endswith(SUFFIX))
@@ -173,17 +192,17 @@ class Sessions:
 
 def summarize(path: Path) -> Summary | None:
     """What a list says of a session file; None for one in which nothing was asked. Raises SessionError, OSError."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for whoever writes into it
+        raise SessionError(f"{path.name} is not a session of mlxmtp.")
     events = read_events(_ANSWERS.sub(b"", path.read_bytes()), path)  # most of a file, and no news to a list
     history = History()
     for event in events:
         history = history.after(event)
     if not (history.exchanges or history.dropped):
         return None
-    status = path.stat()
-    name = path.name.removesuffix(SUFFIX)
-    beside = path.with_name(f"{name}{CACHE_SUFFIX}")
     return Summary(
-        id=name,
+        id=path.name.removesuffix(SUFFIX),
         path=path,
         name=history.name,
         title=title(history),
@@ -191,8 +210,45 @@ def summarize(path: Path) -> Summary | None:
         created=_created(events[0], status.st_mtime),
         updated=status.st_mtime,
         turns=len(history.dropped + history.exchanges),
-        size=status.st_size + (beside.stat().st_size if beside.exists() else 0),
+        size=_size(path, status),
     )
+
+
+def _readable(path: Path) -> Summary:
+    """What a list says of a file, or why it says nothing. Raises MlxmtpError (SessionError, UsageError)."""
+    try:
+        summary = summarize(path)
+    except OSError as error:
+        raise MlxmtpError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if summary is None:
+        name = path.name.removesuffix(SUFFIX)
+        raise UsageError(f"Nothing is asked in session {name} any more. To delete it: mlxmtp sessions rm {name}")
+    return summary
+
+
+def _unlisted(path: Path) -> Summary:
+    """What is known of a file without reading it. Raises UsageError for one that is gone."""
+    try:
+        summarize(path)
+        said = "(nothing asked)"
+    except (SessionError, OSError):
+        said = "(cannot be read)"
+    name = path.name.removesuffix(SUFFIX)
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise UsageError(f"Session {name} has been removed already.") from error
+    return Summary(name, path, None, said, "", status.st_mtime, status.st_mtime, 0, _size(path, status))
+
+
+def _size(path: Path, status: os.stat_result) -> int:
+    """Bytes of a session and of what is kept beside it."""
+    beside = path.with_name(f"{path.name.removesuffix(SUFFIX)}{CACHE_SUFFIX}")
+    return status.st_size + (beside.stat().st_size if beside.exists() else 0)
+
+
+def _remark(path: Path, error: SessionError | OSError) -> str:
+    return str(error) if isinstance(error, SessionError) else f"{path.name}: {error.strerror}."
 
 
 def _created(header: Event, otherwise: float) -> float:

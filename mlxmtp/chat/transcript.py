@@ -53,15 +53,25 @@ def as_table(history: History, session: str | None = None) -> dict[str, Any]:
     }
 
 
-def export(history: History, file: str, session: str | None = None, *, overwrite: bool = False) -> Path:
-    """Write `file`, whose ending says what: .md or .json. Raises UsageError, MlxmtpError; returns where it is."""
+def export(
+    history: History,
+    file: str,
+    session: str | None = None,
+    *,
+    overwrite: bool = False,
+    way_out: str = "take another name",
+) -> Path:
+    """Write `file`, whose ending says what: .md or .json. Raises UsageError, MlxmtpError; returns where it is.
+
+    `way_out` is what can be done where the file is there already.
+    """
     path = Path(file).expanduser()
     form = path.suffix.lower()
     if form not in (".md", ".json"):
         raise UsageError(f"{file} must end in .md or .json, which says what to write.")
     text = as_markdown(history, session) if form == ".md" else as_text(as_table(history, session))
     if not overwrite and path.exists():
-        raise UsageError(f"{file} exists already: take another name.")
+        raise UsageError(f"{file} exists already: {way_out}.")
     try:
         write_whole(path, text)
     except OSError as error:

@@ -96,10 +96,10 @@ def ask(
 
 def _question(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: typer.Context) -> Exchange:
     """What the user says. Refuses to wait at a terminal for what nobody announced."""
-    from mlxmtp.chat.attach import join_message
+    from mlxmtp.chat.attach import STDIN, join_message
     from mlxmtp.chat.history import Exchange
 
-    reads_stdin = sys.stdin is not None and ("-" in files or not sys.stdin.isatty())
+    reads_stdin = sys.stdin is not None and (not STDIN.isdisjoint(files) or not sys.stdin.isatty())
     attached = join_message(files, prompt, sys.stdin.fileno() if reads_stdin else None)
     for note in attached.notes:
         out.note(note)

@@ -41,7 +41,7 @@ def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loade
     sessions = Sessions(loaded.places.sessions)
     if not choice.latest and choice.resume is None:
         return loaded, Conversation(system=system, journal=sessions.create() if choice.save else None)
-    summary = sessions.latest() if choice.resume is None else sessions.find(choice.resume)
+    summary = sessions.latest(out.note) if choice.resume is None else sessions.find(choice.resume)
     resumed = Resumed(sessions.read(summary)) if choice.reads else sessions.open(summary)
     for remark in resumed.remarks:
         out.note(remark)

@@ -12,7 +12,7 @@ import typer
 from mlxmtp.cli import options
 from mlxmtp.cli.complete import session_ids
 from mlxmtp.cli.start import begin, can_ask
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import MlxmtpError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def rm(
 
     loaded, out = begin(ctx, no_color=no_color)
     store = _store(loaded.places.sessions)
-    found = list({one.id: one for one in map(store.find, wanted)}.values())
+    found = list({one.id: one for one in map(store.find_any, wanted)}.values())
     for one in found:
         out.line(f"{one.id}  {shown(one.size):>8}  {one.name or one.title}")
     if not yes:
@@ -127,8 +127,11 @@ def rm(
         if not typer.confirm(f"Delete {_counted(len(found))}?", default=False, err=True):
             out.line("Nothing was deleted.")
             return
-    freed = sum(store.remove(one) for one in found)
-    out.write(f"{shown(freed)} freed.\n")
+    freed, refusals = _remove(store, found)
+    if len(refusals) < len(found):
+        out.write(f"{shown(freed)} freed.\n")
+    if refusals:
+        raise MlxmtpError(" ".join(map(str, refusals)))
 
 
 @app.command("export", short_help="Write one as markdown or JSON.")
@@ -138,7 +141,9 @@ def export(
     file: Annotated[
         str | None, typer.Argument(metavar="FILE", help="Ends in .md or .json; without it, stdout.", show_default=False)
     ] = None,
-    form: Annotated[Literal["md", "json"], typer.Option("--format", help="For stdout.")] = "md",
+    form: Annotated[
+        Literal["md", "json"] | None, typer.Option("--format", help="For stdout; md by default.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over FILE.")] = False,
     no_color: options.NoColor = None,
     debug: options.Debug = False,
@@ -152,16 +157,38 @@ def export(
     """
     from mlxmtp.chat import transcript
 
+    if file is not None:
+        _check_ending(file, form)
     loaded, out = begin(ctx, no_color=no_color)
     store = _store(loaded.places.sessions)
     summary = store.find(wanted)
     history = store.history(summary)
     if file is not None:
-        transcript.export(history, file, summary.id, overwrite=force)
+        way_out = "take another name, or write over it with --force"
+        transcript.export(history, file, summary.id, overwrite=force, way_out=way_out)
     elif form == "json":
         out.write(transcript.as_text(transcript.as_table(history, summary.id)))
     else:
         out.write(transcript.as_markdown(history, summary.id))
+
+
+def _remove(store: Sessions, found: Sequence[Summary]) -> tuple[int, list[MlxmtpError]]:
+    """Delete what can be deleted: the bytes freed, and what stands in the way of the others."""
+    freed = 0
+    refusals: list[MlxmtpError] = []
+    for one in found:
+        try:
+            freed += store.remove(one)
+        except MlxmtpError as error:
+            refusals.append(error)
+    return freed, refusals
+
+
+def _check_ending(file: str, form: str | None) -> None:
+    """Raise UsageError for a file whose ending says another format than the one that was asked for."""
+    ending = file.lower().rpartition(".")[2]
+    if form is not None and ending in ("md", "json") and ending != form:
+        raise UsageError(f"{file} ends in .{ending}, but --format says {form}: take one of the two.")
 
 
 def _list(ctx: typer.Context, *, json: bool, no_color: bool | None) -> None:

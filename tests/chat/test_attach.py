@@ -84,6 +84,14 @@ def test_stdin_twice_is_refused() -> None:
         join_message(["-", "-"], [], 0)
 
 
+@pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_standard_input_has_more_than_one_name(pipe: tuple[int, int], name: str) -> None:
+    attached = join_message([name], ["Why?"], piped(pipe, b"once\n"))
+    assert attached.message == "--- stdin ---\nonce\n\nWhy?"
+    with pytest.raises(UsageError, match="twice"):
+        join_message(["-", name], [], None)
+
+
 def test_more_than_any_context_holds_is_refused(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:
     monkeypatch.setattr(material, "LIMIT", 10)
     with pytest.raises(ContextOverflow, match="stdin is longer than 10 bytes"):

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlxmtp.chat import folder, material
 from mlxmtp.chat.attach import join_message
-from mlxmtp.chat.material import gather, mentions
+from mlxmtp.chat.material import gather, mentions, read_text
 from mlxmtp.errors import ContextOverflow, UsageError
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -41,6 +43,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def git(where: Path, *arguments: str) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(where), "GIT_CONFIG_NOSYSTEM": "1"}
     subprocess.run(["git", *arguments], cwd=where, env=environment, check=True, capture_output=True)
+
+
+IDENTITY = ("-c", "user.name=A", "-c", "user.email=a@example.org")
 
 
 def titles(text: str) -> list[str]:
@@ -90,6 +95,64 @@ def test_listing_a_repository_runs_no_program_it_names(tree: Path) -> None:
     git(tree, "config", "core.fsmonitor", str(program))
     gather("project")
     assert not (tree / "ran").exists()
+
+
+@needs_git
+def test_repositories_within_a_repository_are_left_out_with_a_remark(tree: Path) -> None:
+    git(tree, "init", "-q")
+    (tree / ".gitignore").write_text("build/\nnode_modules/\n.venv/\nignored/\n")
+    for name in ("nested", "src/module", "ignored"):
+        (tree / name).mkdir()
+        (tree / name / "inner.txt").write_text("inner")
+        git(tree / name, "init", "-q")
+    git(tree / "src/module", "add", ".")
+    git(tree / "src/module", *IDENTITY, "commit", "-qm", "one")
+    (tree / "link").symlink_to(tree / "nested")  # one link among others, which nobody is told of
+    git(tree, "add", "link", "src/module")  # as a submodule stands in the index
+    found = gather("project")
+    assert "inner" not in found.text
+    assert "2 folders of project are repositories of their own and left out: nested, src/module." in found.notes
+    assert gather("project/src").notes == ("1 folder of project/src is a repository of its own and left out: module.",)
+    assert titles(gather("project/nested").text) == ["project/nested/inner.txt"]
+
+
+@needs_git
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"])
+def test_a_hook_of_another_repository_changes_nothing(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for one in (tree, other):
+        git(one, "init", "-q")
+    (tree / ".gitignore").write_text("*\n!a.txt\n")
+    git(tree, "add", "-f", "src/b.py")
+    (other / "other.txt").write_text("other")
+    git(other, "add", "other.txt")
+    values = {"GIT_DIR": ".git", "GIT_WORK_TREE": "", "GIT_INDEX_FILE": ".git/index"}
+    monkeypatch.setenv(variable, str(other / values[variable]))
+    assert titles(gather("project").text) == ["project/a.txt", "project/src/b.py"]
+
+
+def test_folders_that_cannot_be_read_are_left_out_with_a_remark(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Path | str) -> Any:
+        if str(path).endswith(("src", "one", "two", "three")):  # modes do not keep the superuser out
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = gather("project")
+    assert titles(found.text) == ["project/a.txt"]
+    assert found.notes[1] == "1 folder of project cannot be read and is left out: src."
+    for name in ("one", "two", "three"):
+        (tree / name).mkdir()
+    assert (
+        "4 folders of project cannot be read and are left out: one, src, three and 1 more." in gather("project").notes
+    )
+    with pytest.raises(UsageError, match="project/src cannot be read: Permission denied"):
+        gather("project/src")
 
 
 def test_links_in_a_folder_lead_nowhere(tree: Path, tmp_path: Path) -> None:
@@ -150,10 +213,47 @@ def test_names_that_are_no_text(tree: Path) -> None:
     assert "project/caf\ufffd.txt" in titles(gather("project").text)
 
 
+def test_an_empty_name_is_not_the_current_folder(tree: Path) -> None:
+    for read in (gather, read_text):
+        with pytest.raises(UsageError, match=r"The name of a file is empty: give a file or folder, \. for the current"):
+            read("")
+    with pytest.raises(UsageError, match="is empty"):
+        join_message([""], ["Why?"], None)
+
+
 def test_a_home_that_nobody_has(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no home folder"):
         gather("~no-such-user/x")
     assert mentions("mail @~no-such-user/x") == []
+
+
+def test_a_file_whose_name_begins_like_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("~x.txt").write_text("x")
+    assert gather("~x.txt").text == "--- ~x.txt ---\nx"
+    assert mentions("Read @~x.txt") == ["~x.txt"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert gather("~/~x.txt").text == "--- ~/~x.txt ---\nx"
+
+
+def test_names_that_the_system_refuses(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"x{300} cannot be read: File name too long\."):
+        gather("x" * 300)
+    stat, open_file = Path.stat, Path.open
+
+    def refuse(path: Path, what: Any) -> Any:
+        if "src" in path.parts:  # modes do not keep the superuser out
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return what
+
+    monkeypatch.setattr(Path, "stat", lambda path, **more: refuse(path, None) or stat(path, **more))
+    monkeypatch.setattr(Path, "open", lambda path, *more: refuse(path, None) or open_file(path, *more))
+    with pytest.raises(UsageError, match=r"project/src/b\.py cannot be read: Permission denied\."):
+        gather("project/src/b.py")
+
+
+QUOTED = """ "@a.txt" '@a.txt' `@a.txt` “@a.txt” „@a.txt“ ‘@a.txt’ ‚@a.txt‘ »@a.txt« «@a.txt» ”@a.txt” (@a.txt) [@a.txt]
+{@a.txt} <@a.txt> 「@a.txt」 ("@a.txt"). @a.txt… “@a.txt…” """.split()
 
 
 @pytest.mark.parametrize(
@@ -167,6 +267,14 @@ def test_a_home_that_nobody_has(tmp_path: Path) -> None:
         ("line\n@src/b.py\nline", ["src/b.py"]),
         ("me@a.txt and @nothing and @ and @decorator and @" + "x" * 5000, []),
         ("@odd. or @odd.?", ["odd."]),
+        *[(f"See {one} and", ["a.txt"]) for one in QUOTED],
+        *[(one, ["a.txt"]) for one in QUOTED],
+        (
+            "f(@a.txt), f[@src/b.py] and (\"@src/...\", “@'with blank.txt'”)",
+            ["a.txt", "src/b.py", "src/", "with blank.txt"],
+        ),
+        ("""me@a.txt "me"@a.txt 'me'@a.txt "john doe"@a.txt “me”@a.txt <me@a.txt> [me@a.txt] it's@a.txt""", []),
+        ('.@a.txt "@." (@..)', []),
     ],
 )
 def test_mentions_are_words_that_are_there(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -184,7 +185,26 @@ def test_a_folder_that_cannot_be_made_is_trouble_and_no_crash(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     conversation = Conversation(journal=Sessions(tmp_path / "file" / "sessions").create())
     conversation.ask("Why?")
-    assert "not saved" in str(conversation.trouble)
+    assert conversation.trouble == (
+        f"This conversation is not saved any more: Not a directory ({tmp_path / 'file' / 'sessions'}). "
+        "Check that folder and begin a new one; in a chat /export FILE.md writes this one elsewhere."
+    )
+
+
+def test_a_file_that_is_removed_meanwhile_is_trouble(sessions: Sessions) -> None:
+    conversation = Conversation(journal=sessions.create())
+    conversation.ask("Why?")
+    (path,) = sessions.folder.iterdir()
+    assert history_of(path) == conversation.history
+    path.unlink()
+    conversation.reply(Reply("So."))
+    assert conversation.trouble == (
+        f"This conversation is not saved any more: its file was removed ({path}). "
+        "Begin a new one; in a chat /export FILE.md writes this one elsewhere."
+    )
+    assert conversation.session is None
+    conversation.close()
+    assert list(sessions.folder.iterdir()) == []
 
 
 # --- the folder ---
@@ -249,6 +269,113 @@ def test_finding_by_name_id_and_beginning(sessions: Sessions, monkeypatch: pytes
         with pytest.raises(UsageError) as refused:
             sessions.find(wanted)
         assert sentence in str(refused.value)
+
+
+UNREADABLE = {
+    "newer001": (b'{"type": "session", "format": 2}\n', "newer001.jsonl was written by another version of mlxmtp"),
+    "foreign1": (b"hello\nthere\n", "foreign1.jsonl is not a session of mlxmtp"),
+}
+
+
+@pytest.mark.parametrize("wanted", UNREADABLE)
+def test_a_session_that_cannot_be_read_is_refused_with_its_own_reason(sessions: Sessions, wanted: str) -> None:
+    data, sentence = UNREADABLE[wanted]
+    saved(sessions)
+    (sessions.folder / f"{wanted}.jsonl").write_bytes(data)
+    with pytest.raises(SessionError, match=sentence):
+        sessions.find(wanted)
+    with pytest.raises(UsageError, match="There is no session"):
+        sessions.find(wanted[:5])  # only the whole id: a beginning means those in the list
+
+
+def close_to_reading(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
+    """Nobody may read this file; modes do not keep the superuser out, who may be running this."""
+    read_bytes, open_file = Path.read_bytes, os.open
+
+    def refuse_bytes(path: Path) -> bytes:
+        if path == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read_bytes(path)
+
+    def refuse_open(path: Path, flags: int, *more: Any) -> int:
+        if path == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, flags, *more)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse_bytes)
+    monkeypatch.setattr(os, "open", refuse_open)
+
+
+def test_a_session_that_may_not_be_read_says_so_and_can_be_removed(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = saved(sessions)
+    close_to_reading(monkeypatch, summary.path)
+    with pytest.raises(MlxmtpError, match=rf"{summary.path} cannot be read: Permission denied"):
+        sessions.find(summary.id)
+    assert sessions.remove(sessions.find_any(summary.id)) == summary.size
+    assert list(sessions.folder.iterdir()) == []
+
+
+def test_what_cannot_be_read_or_holds_no_question_is_removed_by_its_whole_id(sessions: Sessions) -> None:
+    summary = saved(sessions)
+    conversation = sessions.open(summary).conversation
+    conversation.undo()
+    conversation.close()
+    with pytest.raises(UsageError, match=f"Nothing is asked in session {summary.id} any more"):
+        sessions.find(summary.id)
+    for wanted, (data, _) in UNREADABLE.items():
+        (sessions.folder / f"{wanted}.jsonl").write_bytes(data)
+    (sessions.folder / "foreign1.kv.safetensors").write_bytes(b"x" * 1000)
+    for wanted in (summary.id, *UNREADABLE):
+        with pytest.raises(UsageError, match="There is no session"):
+            sessions.find_any(wanted[:-1])
+        found = sessions.find_any(wanted)
+        assert sessions.remove(found) == found.size
+    assert (found.id, found.size) == ("foreign1", 1012)
+    assert list(sessions.folder.iterdir()) == []
+
+
+def test_continuing_tells_which_newer_ones_it_passes_over(sessions: Sessions) -> None:
+    old = saved(sessions, updated=1000.0)
+    for at, (wanted, (data, _)) in enumerate(UNREADABLE.items()):
+        path = sessions.folder / f"{wanted}.jsonl"
+        path.write_bytes(data)
+        os.utime(path, (3000.0 - at, 3000.0 - at))
+    older = sessions.folder / "older000.jsonl"
+    older.write_bytes(b"hello\nthere\n")
+    os.utime(older, (500.0, 500.0))
+    remarks: list[str] = []
+    assert sessions.latest(remarks.append) == old
+    assert remarks == [
+        "newer001.jsonl was written by another version of mlxmtp: update it to read this session.",
+        "foreign1.jsonl is not a session of mlxmtp.",
+    ]
+
+
+def test_only_files_are_sessions(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = saved(sessions, updated=1000.0)
+    os.mkfifo(sessions.folder / "pipe.jsonl")
+    (sessions.folder / "folder.jsonl").mkdir()
+    (sessions.folder / "nowhere.jsonl").symlink_to("gone")
+    monkeypatch.chdir(sessions.folder)  # a socket's address is 100 bytes at most
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.jsonl")
+        listed = sessions.listing()
+        assert sessions.latest() == good
+    assert listed.sessions == (good,)
+    assert sorted(listed.remarks) == [
+        "folder.jsonl is not a session of mlxmtp.",
+        "nowhere.jsonl: No such file or directory.",
+        "pipe.jsonl is not a session of mlxmtp.",
+        "socket.jsonl is not a session of mlxmtp.",
+    ]
+    for name, reason in [("pipe", "is not a session"), ("socket", "is not a session"), ("nowhere", "cannot be read")]:
+        with pytest.raises(MlxmtpError, match=rf"{name}\.jsonl {reason}"):
+            sessions.find(name)
+        sessions.remove(sessions.find_any(name))
+    with pytest.raises(MlxmtpError, match="Session folder cannot be removed"):
+        sessions.remove(sessions.find_any("folder"))
 
 
 def test_names_are_one_line_and_belong_to_one_session(sessions: Sessions) -> None:

@@ -33,6 +33,14 @@ def test_files_and_pipe_and_prompt_reach_the_model(program: Program) -> None:
     )
 
 
+def test_a_redirected_file_that_is_named_as_a_device_is_read_once(program: Program) -> None:
+    file = program.home / "a.txt"
+    file.write_text("material\n")
+    with file.open("rb") as redirected:
+        done = program.run("ask", "-f", "/dev/stdin", "Why?", "--dry-run", stdin=redirected.fileno())
+    assert b"<|turn>user\n--- stdin ---\nmaterial\n\nWhy?<turn|>" in done.stdout
+
+
 def test_dry_run_needs_no_weights_and_no_mlx(program: Program) -> None:
     code = "import sys; from mlxmtp.cli.app import main; main(sys.argv[1:]); print('mlx.core' in sys.modules)"
     args = ["ask", "-m", str(program.model), "Hi", "--dry-run", "--json"]

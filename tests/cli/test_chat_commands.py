@@ -352,6 +352,13 @@ def test_what_is_not_saved_any_more_is_not_said_to_be(
     assert asked.say(line).startswith(f"> {line}\nError: This conversation is not saved any more: No space left")
 
 
+@pytest.mark.parametrize("line", ["/save", "/save talk"])
+def test_a_session_whose_file_was_removed_is_not_said_to_be_saved(asked: Conversing, line: str) -> None:
+    (file,) = asked.sessions.folder.iterdir()
+    file.unlink()
+    assert asked.say(line).startswith(f"> {line}\nError: This conversation is not saved any more: its file was removed")
+
+
 def test_without_saving_another_session_is_only_read(asked: Conversing) -> None:
     session = asked.talk.conversation.session
     before = (asked.sessions.folder / f"{session}.jsonl").read_bytes()

@@ -280,6 +280,32 @@ def test_rm_takes_several_and_all_or_none(talk: Program) -> None:
     assert [path.stem for path in files(talk)] == [third]
 
 
+def test_rm_goes_on_past_what_it_cannot_delete(talk: Program) -> None:
+    first, second, third = save(talk), save(talk), save(talk)
+    with answering(talk, "-r", second, "More?"):
+        done = run(talk, "sessions", "rm", "-y", first, second, third)
+    assert done.returncode == 1
+    assert re.fullmatch(r"\d k?B freed\.\n", done.stdout)
+    assert done.stderr.endswith(f"Error: Session {second} is open in another window: leave it there first.\n")
+    assert [path.stem for path in files(talk)] == [second]
+
+
+def test_a_session_of_a_later_version_is_named_and_can_be_deleted(talk: Program) -> None:
+    save(talk, "One?", "1")
+    (talk.home / "sessions" / "00newer1.jsonl").write_text('{"type": "session", "format": 2}\n')
+    sentence = "00newer1.jsonl was written by another version of mlxmtp: update it to read this session.\n"
+    refused = run(talk, "ask", "-r", "00newer1", "Hi")
+    assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", f"Error: {sentence}")
+    older = run(talk, "ask", "-c", "Two?", answers=["2<turn|>"])
+    assert (older.returncode, older.stdout, older.stderr) == (0, "2\n", f"Note: {sentence}")
+    again = run(talk, "ask", "-c", "Three?", answers=["3<turn|>"])
+    assert (again.stdout, again.stderr) == ("3\n", ""), "the newest one can be read now"
+    gone = run(talk, "sessions", "rm", "-y", "00newer1")
+    assert (gone.returncode, gone.stdout) == (0, "33 B freed.\n")
+    assert "00newer1      33 B  (cannot be read)" in gone.stderr
+    assert [one["title"] for one in listed(talk)] == ["One?"]
+
+
 def test_rm_asks_on_a_terminal(talk: Program) -> None:
     session = save(talk)
     for answer, left in (("n", 1), ("y", 0)):
@@ -302,9 +328,23 @@ def test_an_export_gives_back_what_was_said(talk: Program) -> None:
     (exchange,) = table["exchanges"]
     assert (exchange["question"], exchange["reply"]["text"], exchange["reply"]["thinking"]) == ("Why?", "So é.", "hm")
     again = run(talk, "sessions", "export", session, "talk.md")
-    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    assert again.returncode == 2
+    assert again.stderr == "Error: talk.md exists already: take another name, or write over it with --force.\n"
     assert run(talk, "sessions", "export", session, "talk.md", "--force").returncode == 0
     assert run(talk, "sessions", "export", session, "talk.pdf").returncode == 2
+
+
+def test_an_export_whose_ending_says_something_else_than_its_format_is_refused(talk: Program) -> None:
+    session = save(talk, "Why?", "So.")
+    for file, form in [("talk.md", "json"), ("talk.json", "md")]:
+        refused = run(talk, "sessions", "export", session, file, "--format", form)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        ending = file.rpartition(".")[2]
+        assert refused.stderr == f"Error: {file} ends in .{ending}, but --format says {form}: take one of the two.\n"
+        assert not (talk.home / file).exists()
+        assert run(talk, "sessions", "export", session, file, "--format", ending).returncode == 0
+    shown = run(talk, "sessions", "export", session, "--format", "json").stdout
+    assert json.loads(shown) == json.loads((talk.home / "talk.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("words", ["mlxmtp ask -r ", "mlxmtp sessions show ", "mlxmtp sessions rm "])
