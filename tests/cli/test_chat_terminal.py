@@ -54,7 +54,7 @@ def test_two_turns_and_out(program: Program) -> None:
     terminal.wait_for("prompt 91 tok")
     lines = leave(terminal)
     assert lines[0] == FIRST
-    assert lines[1].startswith("Note: There is no drafter for '")
+    assert lines[1].startswith("Note: There is no drafter for")
     start = lines.index("> Hi")
     assert lines[start : start + 7] == ["> Hi", "", "Title", "", "Some bold words [red]here[/red].", "", " • 中文"]
     assert re.match(r"\d+ tok · ", lines[start + 7])
