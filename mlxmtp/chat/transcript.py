@@ -65,7 +65,10 @@ def export(
 
     `way_out` is what can be done where the file is there already.
     """
-    path = Path(file).expanduser()
+    try:
+        path = Path(file).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"There is no home folder for {file}.") from error
     form = path.suffix.lower()
     if form not in (".md", ".json"):
         raise UsageError(f"{file} must end in .md or .json, which says what to write.")

@@ -143,12 +143,12 @@ def _save(talk: Talk, argument: str) -> None:
     journal = talk.conversation.journal
     if journal is None:
         raise UsageError("This conversation is not saved, because of --no-save. /export FILE.md writes it to a file.")
+    if argument:
+        talk.conversation.rename(Sessions(talk.loaded.places.sessions).check_name(argument, journal.id))
     if talk.conversation.trouble is not None:
         raise SessionError(talk.conversation.trouble)
     if argument:
-        name = Sessions(talk.loaded.places.sessions).check_name(argument, journal.id)
-        talk.conversation.rename(name)
-        talk.say(f"Saved as {name}.")
+        talk.say(f"Saved as {talk.conversation.name}.")
     elif talk.conversation.session is None:
         talk.say("Nothing has been asked yet; from the first question on everything is saved.")
     else:

@@ -54,6 +54,11 @@ def test_json_holds_everything_and_gives_it_back(conversation: Conversation, tmp
     assert (table["session"], table["model"], table["system"]) == ("3f9a2c1b", "12b", "Be brief.")
 
 
+def test_a_home_that_nobody_has_is_refused(conversation: Conversation) -> None:
+    with pytest.raises(UsageError, match="no home folder for ~nobody-here"):
+        export(conversation.history, "~nobody-here/talk.md")
+
+
 def test_a_file_says_by_its_name_what_it_holds_and_is_not_overwritten(
     conversation: Conversation, tmp_path: Path
 ) -> None:
