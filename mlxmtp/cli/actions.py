@@ -202,6 +202,8 @@ def _sessions(talk: Talk, argument: str) -> None:
     from mlxmtp.cli.sessions import show_list
 
     listing = Sessions(talk.loaded.places.sessions).listing()
+    for remark in listing.remarks:
+        talk.out.note(remark)
     if not listing.sessions:
         talk.say("There are no saved conversations yet.")
         return

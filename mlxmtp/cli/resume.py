@@ -60,7 +60,10 @@ def chosen(loaded: Loaded, out: Output) -> str:
     """
     from mlxmtp.cli.sessions import show_list
 
-    sessions = Sessions(loaded.places.sessions).listing().sessions[:20]
+    listing = Sessions(loaded.places.sessions).listing()
+    for remark in listing.remarks:
+        out.note(remark)
+    sessions = listing.sessions[:20]
     if not sessions:
         raise UsageError(NOTHING_TO_CONTINUE)
     show_list(out, sessions)

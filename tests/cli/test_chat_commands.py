@@ -348,7 +348,7 @@ def test_what_is_not_saved_any_more_is_not_said_to_be(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mlxmtp.chat.journal._write_all", full)
-    if line == "/save":  # the name itself is what cannot be written
+    if line == "/save":  # else it is the name that cannot be written
         asked.say("More", answers=["Ok.<turn|>"])
     assert asked.say(line).startswith(f"> {line}\nError: This conversation is not saved any more: No space left")
 
@@ -358,6 +358,13 @@ def test_a_session_whose_file_was_removed_is_not_said_to_be_saved(asked: Convers
     (file,) = asked.sessions.folder.iterdir()
     file.unlink()
     assert asked.say(line).startswith(f"> {line}\nError: This conversation is not saved any more: its file was removed")
+
+
+def test_a_session_of_another_version_is_named_with_the_list(asked: Conversing) -> None:
+    (asked.sessions.folder / "newer.jsonl").write_text('{"type": "session", "format": 2}\n', encoding="utf-8")
+    shown = asked.say("/sessions")
+    assert "Note: newer.jsonl was written by another version of mlxmtp" in shown
+    assert "/load ID goes on with one." in shown
 
 
 def test_without_saving_another_session_is_only_read(asked: Conversing) -> None:
