@@ -32,7 +32,8 @@ class Tail:
         columns, rows = self._size()
         above = sum(-(-max(1, width(row)) // columns) for row in self._rows) - 1
         above = min(above, rows - 1)
-        return "\r" + (f"\x1b[{above}A" if above else "") + "\x1b[J"
+        # Never "clear to the end" in the first cell of a window: tmux moves what is on it into its history then.
+        return f"\r\x1b[{above}A\x1b[K\x1b[B\x1b[J\x1b[A" if above else "\r\x1b[K"
 
     def replaced(self, rows: Sequence[str]) -> str:
         """What shows `rows` once the old ones are away."""
