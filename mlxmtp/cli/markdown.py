@@ -180,10 +180,11 @@ def _end_of(text: str) -> str:
 
 @cache
 def _parser() -> Any:
-    """HTML is text here: an answer about `<div>` must show it."""
+    """HTML is text here: an answer about `<div>` must show it. So are definitions of links, and footnotes with them:
+    they would be taken away, and their addresses are often what was asked for."""
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
+    return MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table").disable("reference")
 
 
 @cache

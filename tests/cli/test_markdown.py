@@ -239,3 +239,17 @@ def test_a_table_with_more_columns_than_the_window_has_room_for_is_shown_as_line
     assert lines[0] == "| a | b | c | d | e"
     assert " ".join(lines[2:]).split() == "| one | two | three | four | five | six | seven | 中文 |".split()
     assert shown(rows, 1000, 60, 40)[0].split() == list("abcdefgh")
+
+
+def test_definitions_of_links_and_footnotes_are_shown() -> None:
+    text = (
+        'See [docs], [1] and that[^1].\n\n[docs]: https://d.example/ "Title"\n[1]: https://e.example/\n\n[^1]: a-note\n'
+    )
+    assert shown(text, 5, 80) == [
+        "See [docs], [1] and that[^1].",
+        "",
+        '[docs]: https://d.example/ "Title"',
+        "[1]: https://e.example/",
+        "",
+        "[^1]: a-note",
+    ]
