@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from io import StringIO
 from itertools import pairwise
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mlxmtp.cli.tail import MAX_ROWS, Tail
 
 if TYPE_CHECKING:
+    from markdown_it.token import Token
     from rich.markdown import Markdown, TableElement
 
 FRAME_SECONDS = 0.05
@@ -273,8 +274,23 @@ def _document_class() -> type[Markdown]:
             self.markup = markup
             self.parsed = _parser().parse(markup)
             for token in self.parsed:
-                for child in token.children or ():
-                    if child.type == "softbreak":
-                        child.type = "hardbreak"
+                if token.children:
+                    token.children = list(_readable(token.children))
 
     return Document
+
+
+def _readable(tokens: Iterable[Token]) -> Iterator[Token]:
+    """What stands in a line, with line breaks kept and images as links to them: rich puts images before their block."""
+    from markdown_it.token import Token
+
+    for token in tokens:
+        if token.type == "softbreak":
+            token.type = "hardbreak"
+        if token.type != "image":
+            yield token
+            continue
+        source = str(token.attrs.get("src", ""))
+        yield Token("link_open", "a", 1, attrs={"href": source})
+        yield from _readable(token.children or [Token("text", "", 0, content="image")])
+        yield Token("link_close", "a", -1)

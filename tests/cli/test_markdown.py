@@ -253,3 +253,21 @@ def test_definitions_of_links_and_footnotes_are_shown() -> None:
         "",
         "[^1]: a-note",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("See ![the *plan*](http://x/y.png) here.", "See the plan (http://x/y.png) here."),
+        ("- see ![a](b.png)", " • see a (b.png)"),
+        ("![](b.png)", "image (b.png)"),
+        ("[![built](badge.svg)](http://ci/) now", "built (badge.svg) (http://ci/) now"),
+        ("# ![Logo](l.png) Title", "Logo (l.png) Title"),
+    ],
+)
+def test_images_are_their_words_and_their_address_where_they_stand(text: str, line: str) -> None:
+    assert shown(text, 1000, 60) == [line]
+
+
+def test_an_image_in_a_table_has_its_address() -> None:
+    assert "a (b.png)" in shown("| h |\n|---|\n| ![a](b.png) |\n", 1000)[2]
