@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ PROMPT = "> "
 CONTINUED = "  "
 _LONGEST_HISTORY = 2**21
 """Bytes: all of it is read at every start, and a page that was pasted is an entry, too."""
+_BEGINNING = re.compile(r"\s*\S*")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was sent; `pasted`: its first character came from the clipboard."""
+    """What was sent; `pasted`: what it begins with came from the clipboard."""
 
     text: str
     pasted: bool = False
@@ -93,7 +95,7 @@ class LineEditor(_Asks):
         from prompt_toolkit.shortcuts import CompleteStyle
 
         self.on_thought: Callable[[], str] = str  # gives what Ctrl+T shows
-        self._pasted = False
+        self._literal = ""  # blanks and first word of text that is no command: a line is none while it begins with it
         output = Vt100_Output.from_pty(sys.stdout)
         output.enable_cpr = False  # never asks where the cursor is: a terminal may not answer, or answer into the text
         self._session: PromptSession[str] = PromptSession(
@@ -114,14 +116,17 @@ class LineEditor(_Asks):
 
     def read(self, given: str = "", *, literal: bool = False) -> Line:
         """The line, edited."""
-        self._pasted = literal
+        self._literal = _beginning(given) if literal else ""
         early.hold()
         text = self._session.prompt(default=given, pre_run=early.release)  # the last thing before its own mode
-        return Line(text, self._pasted)
+        return Line(text, self._is_literal(text))
 
     def _changed(self, buffer: Buffer) -> None:
         if not buffer.text:
-            self._pasted = False
+            self._literal = ""
+
+    def _is_literal(self, text: str) -> bool:
+        return bool(self._literal) and text.startswith(self._literal)
 
     def _bindings(self) -> KeyBindings:
         from prompt_toolkit.filters import completion_is_selected, is_searching
@@ -133,7 +138,7 @@ class LineEditor(_Asks):
 
         @bindings.add("enter", filter=typing & ~completion_is_selected)
         def _(event: KeyPressEvent) -> None:
-            if is_open(event.current_buffer.text) and not self._pasted:
+            if is_open(event.current_buffer.text) and not self._is_literal(event.current_buffer.text):
                 event.current_buffer.insert_text("\n")
             else:
                 event.current_buffer.validate_and_handle()
@@ -149,14 +154,16 @@ class LineEditor(_Asks):
 
         @bindings.add(Keys.BracketedPaste)
         def _(event: KeyPressEvent) -> None:
+            text = event.data.replace("\r\n", "\n").replace("\r", "\n")
             if event.current_buffer.cursor_position == 0:
-                self._pasted = True
-            event.current_buffer.insert_text(event.data.replace("\r\n", "\n").replace("\r", "\n"))
+                self._literal = _beginning(text)
+            event.current_buffer.insert_text(text)
 
         @bindings.add("c-c", filter=typing)
         def _(event: KeyPressEvent) -> None:
             if event.current_buffer.text:
-                event.current_buffer.reset()
+                event.current_buffer.reset()  # tells nobody that the text has changed
+                self._literal = ""
             else:
                 event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
 
@@ -182,6 +189,11 @@ class LineEditor(_Asks):
             sys.stdout.flush()
 
         run_in_terminal(show)
+
+
+def _beginning(text: str) -> str:
+    found = _BEGINNING.match(text)
+    return found.group() if found else ""
 
 
 def _history(path: Path | None) -> History:
