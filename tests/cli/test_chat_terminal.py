@@ -230,6 +230,25 @@ def test_a_returned_question_that_looks_like_a_command_is_a_question(program: Pr
     leave(terminal)
 
 
+def test_a_pasted_question_longer_than_the_window_stays_whole(program: Program) -> None:
+    program.answers = ["Read.<turn|>", "Short.<turn|>"]
+    terminal = begin(program, columns=100, rows=7)
+    rows = [f"row {number}" for number in range(12)]
+    terminal.send(PASTED.format("\r\n".join([*rows, "\tx\x07" + "y" * 100])))
+    terminal.wait_for("  row 11\n")
+    terminal.send(ENTER)
+    terminal.wait_for("Read.")
+    terminal.wait_for("tok/pass")
+    terminal.send("And?" + ENTER)
+    terminal.wait_for("Short.")
+    lines = leave(terminal)
+    start = lines.index("> row 0")
+    assert lines[start + 1 : start + 12] == [f"  {row}" for row in rows[1:]]
+    assert lines[start + 12 : start + 15] == ["      x" + "y" * 93, "  " + "y" * 7, ""]
+    assert not any("row" in line for line in lines[:start] + lines[start + 12 :])
+    assert lines.count("> And?") == 1
+
+
 def test_lines_within_a_message(program: Program) -> None:
     program.answers = ["A.<turn|>", "B.<turn|>"]
     terminal = begin(program)
