@@ -161,7 +161,10 @@ def _load(talk: Talk, argument: str) -> None:
     if not argument:
         raise UsageError("/load takes a name or an id; /sessions lists them.")
     sessions = Sessions(talk.loaded.places.sessions)
-    summary = sessions.find(argument)
+    try:
+        summary = sessions.find(argument)
+    except UsageError as error:  # its next step is for a shell
+        raise UsageError(str(error).replace("Run: mlxmtp sessions", "/sessions lists them.")) from error
     if talk.conversation.session == summary.id:
         talk.say("That is this session.")
         return

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
+from mlxmtp.cli.tail import terminal_was_shared
+
 CTRL_D, CTRL_T = "\x04", "\x14"
 ON_ITS_WAY = 0.2
 """Seconds in which a Ctrl+C arrives here that a child of this process has heard already: a terminal sends it to the
@@ -120,8 +122,9 @@ class Keyboard:
         termios.tcsetattr(self._fd, termios.TCSADRAIN, mode)
 
     def _continued(self, _number: int, _frame: FrameType | None) -> None:
-        """Back from Ctrl+Z: the shell has set the terminal its own way."""
+        """Back from Ctrl+Z: the shell has set the terminal its own way, and its lines stand above the cursor."""
         self._listen()
+        terminal_was_shared()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from io import StringIO
 from itertools import pairwise
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mlxmtp.cli.tail import MAX_ROWS, Tail
 
 if TYPE_CHECKING:
-    from rich.markdown import Markdown
+    from markdown_it.token import Token
+    from rich.markdown import Markdown, TableElement
 
 FRAME_SECONDS = 0.05
 _LONG_BLOCK = 4000  # characters; of a longer list only the end is laid out for the tail
@@ -27,6 +28,8 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _CLOSED_BY_BLANK = frozenset({"paragraph_open", "table_open", "blockquote_open"})
 _CLOSED_BY_NEWLINE = frozenset({"heading_open", "hr"})
+_NARROWEST_CELL = 3
+"""Columns of a table's column: words and wide characters in fewer cannot be read any more."""
 _TRAILING_BLANKS = re.compile(r"(?: |\x1b\[[0-9;]*m)+$")
 
 
@@ -178,10 +181,11 @@ def _end_of(text: str) -> str:
 
 @cache
 def _parser() -> Any:
-    """HTML is text here: an answer about `<div>` must show it."""
+    """HTML is text here: an answer about `<div>` must show it. So are definitions of links, and footnotes with them:
+    they would be taken away, and their addresses are often what was asked for."""
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
+    return MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table").disable("reference")
 
 
 @cache
@@ -213,6 +217,35 @@ def _without_padding(row: str) -> str:
 
 
 @cache
+def _table_class() -> type[TableElement]:
+    """rich's table without its cutting of long words; a window too narrow for it gets its rows as lines."""
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import TableElement
+    from rich.table import Table
+    from rich.text import Text
+
+    class WholeTable(TableElement):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for table in super().__rich_console__(console, options):
+                assert isinstance(table, Table)
+                # rich puts two columns between two cells, and one at either end
+                if options.max_width < len(table.columns) * (_NARROWEST_CELL + 2):
+                    yield from self._lines()
+                    return
+                for column in table.columns:
+                    column.overflow = "fold"
+                yield table
+
+        def _lines(self) -> Iterator[Text]:
+            header = [self.header.row] if self.header is not None and self.header.row is not None else []
+            for row in header + (self.body.rows if self.body is not None else []):
+                cells = Text(" | ").join(cell.content for cell in row.cells)
+                yield Text.assemble("| ", cells, " |", overflow="fold")
+
+    return WholeTable
+
+
+@cache
 def _document_class() -> type[Markdown]:
     """rich's Markdown, with headings on the left, code in the terminal's own colours, and line breaks kept."""
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -233,6 +266,7 @@ def _document_class() -> type[Markdown]:
             "heading_open": LeftHeading,
             "fence": TerminalCode,
             "code_block": TerminalCode,
+            "table_open": _table_class(),
         }
 
         def __init__(self, markup: str) -> None:
@@ -240,8 +274,23 @@ def _document_class() -> type[Markdown]:
             self.markup = markup
             self.parsed = _parser().parse(markup)
             for token in self.parsed:
-                for child in token.children or ():
-                    if child.type == "softbreak":
-                        child.type = "hardbreak"
+                if token.children:
+                    token.children = list(_readable(token.children))
 
     return Document
+
+
+def _readable(tokens: Iterable[Token]) -> Iterator[Token]:
+    """What stands in a line, with line breaks kept and images as links to them: rich puts images before their block."""
+    from markdown_it.token import Token
+
+    for token in tokens:
+        if token.type == "softbreak":
+            token.type = "hardbreak"
+        if token.type != "image":
+            yield token
+            continue
+        source = str(token.attrs.get("src", ""))
+        yield Token("link_open", "a", 1, attrs={"href": source})
+        yield from _readable(token.children or [Token("text", "", 0, content="image")])
+        yield Token("link_close", "a", -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from mlxmtp.cli import early
 from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.slash import is_open
-from mlxmtp.cli.wrap import wrapped
+from mlxmtp.cli.wrap import chopped, wrapped
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.output.vt100 import Vt100_Output
 
     from mlxmtp.cli.completion import Sources
 
@@ -26,11 +28,12 @@ PROMPT = "> "
 CONTINUED = "  "
 _LONGEST_HISTORY = 2**21
 """Bytes: all of it is read at every start, and a page that was pasted is an entry, too."""
+_BEGINNING = re.compile(r"\s*\S*")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was sent; `pasted`: its first character came from the clipboard."""
+    """What was sent; `pasted`: what it begins with came from the clipboard."""
 
     text: str
     pasted: bool = False
@@ -89,12 +92,11 @@ class LineEditor(_Asks):
         """`history` None keeps nothing."""
         from prompt_toolkit import PromptSession
         from prompt_toolkit.output.color_depth import ColorDepth
-        from prompt_toolkit.output.vt100 import Vt100_Output
         from prompt_toolkit.shortcuts import CompleteStyle
 
         self.on_thought: Callable[[], str] = str  # gives what Ctrl+T shows
-        self._pasted = False
-        output = Vt100_Output.from_pty(sys.stdout)
+        self._literal = ""  # blanks and first word of text that is no command: a line is none while it begins with it
+        output = _output_class().from_pty(sys.stdout)
         output.enable_cpr = False  # never asks where the cursor is: a terminal may not answer, or answer into the text
         self._session: PromptSession[str] = PromptSession(
             [("bold", PROMPT)],
@@ -114,14 +116,31 @@ class LineEditor(_Asks):
 
     def read(self, given: str = "", *, literal: bool = False) -> Line:
         """The line, edited."""
-        self._pasted = literal
+        self._literal = _beginning(given) if literal else ""
+        self._session.app.erase_when_done = False
         early.hold()
         text = self._session.prompt(default=given, pre_run=early.release)  # the last thing before its own mode
-        return Line(text, self._pasted)
+        if self._session.app.erase_when_done:
+            sys.stdout.write("".join(f"{row}\n" for row in self._rows(text)))
+            sys.stdout.flush()
+        return Line(text, self._is_literal(text))
 
     def _changed(self, buffer: Buffer) -> None:
         if not buffer.text:
-            self._pasted = False
+            self._literal = ""
+
+    def _fits(self, text: str) -> bool:
+        """Whether the window shows all of a line: only its last rows would stay there else once it is sent."""
+        return len(self._rows(text)) < self._session.output.get_size().rows
+
+    def _rows(self, text: str) -> list[str]:
+        columns = self._session.output.get_size().columns - len(PROMPT)
+        lines = without_controls(text).expandtabs(4).split("\n")
+        first, *others = [piece for line in lines for piece in chopped(line, max(columns, 2))]
+        return [f"\x1b[1m{PROMPT}\x1b[0m{first}", *(f"{CONTINUED}{row}".rstrip() for row in others)]
+
+    def _is_literal(self, text: str) -> bool:
+        return bool(self._literal) and text.startswith(self._literal)
 
     def _bindings(self) -> KeyBindings:
         from prompt_toolkit.filters import completion_is_selected, is_searching
@@ -133,9 +152,10 @@ class LineEditor(_Asks):
 
         @bindings.add("enter", filter=typing & ~completion_is_selected)
         def _(event: KeyPressEvent) -> None:
-            if is_open(event.current_buffer.text) and not self._pasted:
+            if is_open(event.current_buffer.text) and not self._is_literal(event.current_buffer.text):
                 event.current_buffer.insert_text("\n")
             else:
+                event.app.erase_when_done = not self._fits(event.current_buffer.text)
                 event.current_buffer.validate_and_handle()
 
         @bindings.add("enter", filter=completion_is_selected)
@@ -149,14 +169,16 @@ class LineEditor(_Asks):
 
         @bindings.add(Keys.BracketedPaste)
         def _(event: KeyPressEvent) -> None:
+            text = event.data.replace("\r\n", "\n").replace("\r", "\n")
             if event.current_buffer.cursor_position == 0:
-                self._pasted = True
-            event.current_buffer.insert_text(event.data.replace("\r\n", "\n").replace("\r", "\n"))
+                self._literal = _beginning(text)
+            event.current_buffer.insert_text(text)
 
         @bindings.add("c-c", filter=typing)
         def _(event: KeyPressEvent) -> None:
             if event.current_buffer.text:
-                event.current_buffer.reset()
+                event.current_buffer.reset()  # tells nobody that the text has changed
+                self._literal = ""
             else:
                 event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
 
@@ -182,6 +204,24 @@ class LineEditor(_Asks):
             sys.stdout.flush()
 
         run_in_terminal(show)
+
+
+def _output_class() -> type[Vt100_Output]:
+    from prompt_toolkit.output.vt100 import Vt100_Output
+
+    class ClearingOutput(Vt100_Output):
+        """In the first cell of a window, "clear to the end" makes tmux keep what is on it: the row is cleared first."""
+
+        def erase_down(self) -> None:
+            # Between saving the place and going back: there may be no row below. It is always asked for in column 0.
+            self.write_raw("\x1b7\x1b[K\x1b[B\x1b[J\x1b8")
+
+    return ClearingOutput
+
+
+def _beginning(text: str) -> str:
+    found = _BEGINNING.match(text)
+    return found.group() if found else ""
 
 
 def _history(path: Path | None) -> History:

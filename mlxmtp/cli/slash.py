@@ -161,4 +161,5 @@ def _exists(word: str) -> bool:
 def _nearest(word: str) -> str | None:
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(word.lower(), list(BY_WORD), n=1, cutoff=0.5)), None)
+    # Nearer than /Users is to /set: most of a misspelt word is right.
+    return next(iter(get_close_matches(word.lower(), list(BY_WORD), n=1, cutoff=0.7)), None)

@@ -12,6 +12,14 @@ from mlxmtp.cli.wrap import width
 
 MAX_ROWS = 12
 
+_interruptions = 0  # how often another program had the terminal
+
+
+def terminal_was_shared() -> None:
+    """Another program has had the terminal: what stands above the cursor may be its own, so no tail is taken away."""
+    global _interruptions  # noqa: PLW0603  (there is one terminal)
+    _interruptions += 1
+
 
 class Tail:
     """Rows below everything that is printed for good. The cursor stands at the end of the last one."""
@@ -19,6 +27,7 @@ class Tail:
     def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
         self._size = size
         self._rows: tuple[str, ...] = ()
+        self._drawn_after = _interruptions
 
     @property
     def room(self) -> int:
@@ -27,14 +36,16 @@ class Tail:
 
     def erasure(self) -> str:
         """What takes the rows away and leaves the cursor where they began."""
-        if not self._rows:
+        if not self._rows or self._drawn_after != _interruptions:
             return ""
         columns, rows = self._size()
         above = sum(-(-max(1, width(row)) // columns) for row in self._rows) - 1
         above = min(above, rows - 1)
-        return "\r" + (f"\x1b[{above}A" if above else "") + "\x1b[J"
+        # Never "clear to the end" in the first cell of a window: tmux moves what is on it into its history then.
+        return f"\r\x1b[{above}A\x1b[K\x1b[B\x1b[J\x1b[A" if above else "\r\x1b[K"
 
     def replaced(self, rows: Sequence[str]) -> str:
         """What shows `rows` once the old ones are away."""
         self._rows = tuple(rows)
+        self._drawn_after = _interruptions
         return "\n".join(rows)

@@ -10,7 +10,7 @@ import typer
 from mlxmtp.cli.choice import read_model, read_tokenizer
 from mlxmtp.cli.figures import sheet_of
 from mlxmtp.cli.pick import pick_drafter, pick_target
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import ModelNotFound, UsageError
 from mlxmtp.hub.store import Store
 from mlxmtp.settings import typed_value
 
@@ -135,6 +135,10 @@ def _load_drafter(talk: Talk) -> None:
     """The drafter after all: --no-draft left it out. Raises ModelNotFound if there is none here."""
     assert talk.target is not None
     before = talk.loaded
+    if before.settings.draft_model is None and _store(talk).drafter_for(talk.target, None) is None:
+        raise ModelNotFound(
+            f"There is no drafter for '{talk.target.name}' here. Leave, and name one: mlxmtp chat -c --draft-model NAME"
+        )
     talk.loaded = replace(before, settings=replace(before.settings, draft=True))
     try:
         load(talk, talk.target)

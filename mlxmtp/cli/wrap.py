@@ -32,7 +32,7 @@ def wrapped(text: str, columns: int) -> list[str]:
                 continue
             if row.strip():
                 rows.append(row.rstrip())
-            *full, row = _chopped(word, columns)
+            *full, row = chopped(word, columns)
             rows += full
         rows.append(row.rstrip())
     return rows
@@ -63,8 +63,8 @@ def listed(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
     return found
 
 
-def _chopped(word: str, columns: int) -> list[str]:
-    """A word in pieces that fit."""
+def chopped(word: str, columns: int) -> list[str]:
+    """Text in pieces that fit, wherever they end; blanks at the end of one may stand over."""
     pieces = [""]
     for character in word:
         if width(pieces[-1] + character) > columns and not character.isspace():

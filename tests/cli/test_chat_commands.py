@@ -209,7 +209,9 @@ def test_drafting(talk: Conversing) -> None:
     assert talk.say("/draft", "/draft off") == (
         "> /draft\nDrafting is off: no drafter is loaded.\n> /draft off\nDrafting is off: no drafter is loaded.\n"
     )
-    assert talk.say("/draft on").endswith("There is no drafter for 'fake' here: name one with --draft-model.\n")
+    assert talk.say("/draft on").endswith(
+        "There is no drafter for 'fake' here. Leave, and name one: mlxmtp chat -c --draft-model NAME\n"
+    )
     talk.talk.drafter = talk.talk.target
     assert talk.say("/draft 3", "/draft 1", "/draft auto", "/draft off", "/draft") == (
         "> /draft 3\nDrafting 3 tokens per round.\n> /draft 1\nDrafting 1 token per round.\n"
@@ -260,7 +262,7 @@ def test_naming_and_loading_sessions(asked: Conversing) -> None:
     assert asked.talk.conversation.session == first
     assert asked.say("/load greetings").endswith("That is this session.\n")
     assert asked.say("/load").endswith("Error: /load takes a name or an id; /sessions lists them.\n")
-    assert "Error: There is no session 'xyz'" in asked.say("/load xyz")
+    assert asked.say("/load xyz").endswith("Error: There is no session 'xyz'. /sessions lists them.\n")
     asked.say("More?", answers=["Yes.<turn|>"])
     assert "Hello.<turn|>\n<|turn>user\nMore?" in asked.prompts[-1]
 

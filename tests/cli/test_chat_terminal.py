@@ -190,6 +190,71 @@ def test_pasted_text_keeps_its_lines_and_is_no_command(program: Program) -> None
     assert "Hello" not in terminal.raw.decode()
 
 
+PASTED = "\x1b[200~{}\x1b[201~"
+
+
+def test_a_command_typed_after_a_paste_was_taken_away_is_one(program: Program) -> None:
+    terminal = begin(program)
+    terminal.send(PASTED.format("/exit and text"))
+    terminal.wait_for("> /exit and text")
+    terminal.send(CTRL_C + "/help undo" + ENTER)
+    terminal.wait_for("Take back the last question")
+    leave(terminal)
+
+
+def test_a_command_from_the_history_is_one_after_a_paste(program: Program) -> None:
+    terminal = begin(program)
+    terminal.send("/help undo" + ENTER)
+    terminal.wait_for("Take back the last question")
+    terminal.send(PASTED.format("x") + UP)
+    terminal.wait_until("the command", lambda lines: lines[-1] == "> /help undo")
+    terminal.send(ENTER)
+    terminal.wait_until("its text", lambda lines: sum("Take back the last" in line for line in lines) == 2)
+    leave(terminal)
+
+
+def test_a_command_typed_in_place_of_a_returned_question_is_one(program: Program) -> None:
+    program.answers = ["<|channel>thought\nLet me see{sleep 1.5} what this is<channel|>Never.<turn|>"]
+    terminal = begin(program, "--think")
+    terminal.send(" /exit is what?" + ENTER)
+    terminal.wait_for("Let me")
+    terminal.send(CTRL_C)
+    terminal.wait_for("Stopped before the answer began.\n\n> /exit is what?")
+    terminal.send(CTRL_C + "/exit" + ENTER)
+    assert terminal.finish() == 0
+
+
+def test_a_returned_question_that_looks_like_a_command_is_a_question(program: Program) -> None:
+    program.answers = ["<|channel>thought\nLet me see{sleep 1.5} what this is<channel|>Never.<turn|>", "Hello.<turn|>"]
+    terminal = begin(program, "--think")
+    terminal.send(" /exit is what?" + ENTER)
+    terminal.wait_for("Let me")
+    terminal.send(CTRL_C)
+    terminal.wait_for("Stopped before the answer began.\n\n> /exit is what?")
+    terminal.send(" More" + ENTER)
+    terminal.wait_for("Hello.")
+    leave(terminal)
+
+
+def test_a_pasted_question_longer_than_the_window_stays_whole(program: Program) -> None:
+    program.answers = ["Read.<turn|>", "Short.<turn|>"]
+    terminal = begin(program, columns=100, rows=7)
+    rows = [f"row {number}" for number in range(12)]
+    terminal.send(PASTED.format("\r\n".join([*rows, "\tx\x07" + "y" * 100])))
+    terminal.wait_for("  row 11\n")
+    terminal.send(ENTER)
+    terminal.wait_for("Read.")
+    terminal.wait_for("tok/pass")
+    terminal.send("And?" + ENTER)
+    terminal.wait_for("Short.")
+    lines = leave(terminal)
+    start = lines.index("> row 0")
+    assert lines[start + 1 : start + 12] == [f"  {row}" for row in rows[1:]]
+    assert lines[start + 12 : start + 15] == ["      x" + "y" * 93, "  " + "y" * 7, ""]
+    assert not any("row" in line for line in lines[:start] + lines[start + 12 :])
+    assert lines.count("> And?") == 1
+
+
 def test_lines_within_a_message(program: Program) -> None:
     program.answers = ["A.<turn|>", "B.<turn|>"]
     terminal = begin(program)

@@ -13,6 +13,7 @@ from threading import Timer
 import pytest
 
 from mlxmtp.cli.keyboard import CTRL_T, Keyboard, ctrl_c_first, interrupts
+from mlxmtp.cli.tail import Tail
 
 
 @pytest.fixture
@@ -39,6 +40,17 @@ def test_no_echo_while_it_listens_and_everything_as_before_afterwards(terminal: 
         assert flags & termios.ISIG
         signal.raise_signal(signal.SIGCONT)
     assert termios.tcgetattr(program) == before
+
+
+def test_after_ctrl_z_no_row_is_taken_away_and_the_next_ones_are_again(terminal: tuple[int, int]) -> None:
+    tail = Tail(lambda: (80, 24))
+    tail.replaced(["one", "two"])
+    with Keyboard(terminal[0]):
+        assert tail.erasure()
+        signal.raise_signal(signal.SIGCONT)
+        assert tail.erasure() == ""
+        assert tail.replaced(["one", "two", "three"]) == "one\ntwo\nthree"
+        assert tail.erasure()
 
 
 def test_ctrl_t_acts_and_text_is_kept(terminal: tuple[int, int]) -> None:

@@ -145,7 +145,31 @@ def test_a_tail_is_taken_away_as_the_window_wraps_it_now(columns: int, above: in
     tail = Tail(lambda: (size[0], size[1]))
     tail.replaced(["x" * 40, "\x1b[2m中中" + "y" * 36 + "\x1b[0m"])
     size[0] = columns
-    assert tail.erasure() == f"\r\x1b[{above}A\x1b[J"
+    assert tail.erasure() == f"\r\x1b[{above}A\x1b[K\x1b[B\x1b[J\x1b[A"
+
+
+class KeepingScreen(pyte.HistoryScreen):
+    """Like tmux: clearing everything from the first cell on moves what is there into the history."""
+
+    def erase_in_display(self, how: int = 0, *args: object, **kwargs: object) -> None:
+        if how == 0 and (self.cursor.x, self.cursor.y) == (0, 0):
+            self.history.top.extend(self.buffer[y] for y in range(self.lines))
+        super().erase_in_display(how, *args, **kwargs)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_tail_at_the_top_of_the_window_is_not_kept_in_the_history(count: int) -> None:
+    """Where it stands once a window has become too low for what was above it."""
+    screen = KeepingScreen(20, 6, history=100)
+    stream = pyte.Stream(screen)
+    tail = Tail(lambda: (20, 6))
+    for frame in range(4):
+        rows = [f"{frame} of row {row}" for row in range(count)]
+        stream.feed((tail.erasure() + tail.replaced(rows)).replace("\n", "\r\n"))
+    stream.feed(tail.erasure())
+    assert not screen.history.top
+    assert not "".join(screen.display).strip()
+    assert (screen.cursor.x, screen.cursor.y) == (0, 0)
 
 
 def test_rows_are_wrapped_by_columns() -> None:

@@ -214,3 +214,60 @@ def test_an_empty_answer_is_an_empty_line(text: str) -> None:
     assert screen.lines() == []
     assert screen.screen.cursor.x == 0
     assert screen.screen.cursor.y == 1
+
+
+CELLS = [
+    "选择一个基准元素将数组分为两部分小于基准的放左边大于基准的放右边",
+    "https://example.org/a-path/that-is/longer-than/the-window/of-this-test",
+    "`/usr/local/share/one/path/that/goes/on/and/on.txt`",
+]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60])
+@pytest.mark.parametrize("cell", CELLS, ids=["wide", "address", "path"])
+def test_no_cell_of_a_table_is_cut(cell: str, columns: int) -> None:
+    lines = shown(f"| a | b |\n|---|---|\n| x | {cell} |\n", 1000, columns, 40)
+    assert "…" not in "".join(lines)
+    assert cell.strip("`") in "".join(line[4:].strip() for line in lines)
+    assert max(map(len, lines)) <= columns
+
+
+def test_a_table_with_more_columns_than_the_window_has_room_for_is_shown_as_lines() -> None:
+    words = ["one", "two", "three", "four", "**five**", "six", "seven", "中文"]
+    rows = "".join(f"| {' | '.join(row)} |\n" for row in ("abcdefgh", ["---"] * 8, words))
+    lines = shown(rows, 1000, 20, 40)
+    assert lines[0] == "| a | b | c | d | e"
+    assert " ".join(lines[2:]).split() == "| one | two | three | four | five | six | seven | 中文 |".split()
+    assert shown(rows, 1000, 60, 40)[0].split() == list("abcdefgh")
+
+
+def test_definitions_of_links_and_footnotes_are_shown() -> None:
+    text = (
+        'See [docs], [1] and that[^1].\n\n[docs]: https://d.example/ "Title"\n[1]: https://e.example/\n\n[^1]: a-note\n'
+    )
+    assert shown(text, 5, 80) == [
+        "See [docs], [1] and that[^1].",
+        "",
+        '[docs]: https://d.example/ "Title"',
+        "[1]: https://e.example/",
+        "",
+        "[^1]: a-note",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("See ![the *plan*](http://x/y.png) here.", "See the plan (http://x/y.png) here."),
+        ("- see ![a](b.png)", " • see a (b.png)"),
+        ("![](b.png)", "image (b.png)"),
+        ("[![built](badge.svg)](http://ci/) now", "built (badge.svg) (http://ci/) now"),
+        ("# ![Logo](l.png) Title", "Logo (l.png) Title"),
+    ],
+)
+def test_images_are_their_words_and_their_address_where_they_stand(text: str, line: str) -> None:
+    assert shown(text, 1000, 60) == [line]
+
+
+def test_an_image_in_a_table_has_its_address() -> None:
+    assert "a (b.png)" in shown("| h |\n|---|\n| ![a](b.png) |\n", 1000)[2]

@@ -97,6 +97,15 @@ def test_columns_are_tabs_for_programs_and_aligned_for_people() -> None:
     assert screen.getvalue() == "\x1b[1mNAME     SIZE\x1b[0m\na       10 MB\nlonger   1 MB\n"
 
 
+def test_a_cell_ends_neither_its_column_nor_its_row() -> None:
+    rows = [["a\tb\r\nc\u2028d", "\x1b[2J\x9b1m"], ["中文 é", "x"]]
+    pipe, screen = StringIO(), Screen()
+    show_table(Output(pipe, None), ["NAME", "TITLE"], rows)
+    assert pipe.getvalue() == "NAME\tTITLE\na b  c d\t [2J 1m\n中文 é\tx\n"
+    show_table(Output(screen, None, Look(dumb=True)), ["NAME", "TITLE"], rows[:1])
+    assert screen.getvalue() == "NAME      TITLE\na b  c d   [2J 1m\n"
+
+
 def test_words_for_numbers() -> None:
     assert [ago(0, now) for now in (5, 60, 7300, 86400 * 3, 86400 * 400)] == [
         "just now", "1 minute ago", "2 hours ago", "3 days ago", "1 year ago"

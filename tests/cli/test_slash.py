@@ -42,7 +42,15 @@ def test_a_path_that_exists_is_text() -> None:
 
 @pytest.mark.parametrize(
     ("text", "nearest"),
-    [("/hlep", "/help"), ("/Help", "/help"), ("/regenerate it", "/regen"), ("/helpme", "/help"), ("/xyzzy", None)],
+    [
+        ("/hlep", "/help"),
+        ("/Help", "/help"),
+        ("/regenerate it", "/regen"),
+        ("/helpme", "/help"),
+        ("/xyzzy", None),
+        ("/Users", None),
+        ("/opt", None),
+    ],
 )
 def test_an_unknown_command_names_the_nearest(text: str, nearest: str | None) -> None:
     assert parse(text, exists=lambda _: False) == Unknown(text.partition(" ")[0], nearest)
