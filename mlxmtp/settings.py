@@ -126,6 +126,16 @@ def editor(environ: Mapping[str, str] = os.environ) -> str:
     return environ.get("VISUAL") or environ.get("EDITOR") or "vi"
 
 
+def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for asking git about a folder.
+
+    git sets some variables for a hook; with them it would answer for the hook's repository, whatever
+    folder is asked about.
+    """
+    of_a_hook = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
+    return {name: value for name, value in environ.items() if name not in of_a_hook}
+
+
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     """`$MLXMTP_HOME` holds everything when set; else the XDG folders. The cache is Hugging Face's own."""
     home = Path(environ.get("HOME") or Path.home())

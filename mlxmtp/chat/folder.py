@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxmtp.errors import ContextOverflow, UsageError
+from mlxmtp.settings import git_environ
 
 FOLDER_LIMIT = 4 * 1024 * 1024
 """Bytes of text in one folder: about a million tokens, more than any supported model's context."""
@@ -17,10 +18,6 @@ FOLDER_LIMIT = 4 * 1024 * 1024
 MOST_FILES = 5000
 
 _BUILDS = frozenset({"__pycache__", "build", "dist", "node_modules", "target", "venv"})
-
-_OF_A_HOOK = frozenset(
-    {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
-)  # git sets them for a hook, and would then answer for the hook's repository whatever folder is asked about
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ def _listed_by_git(root: Path) -> list[str] | None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={name: value for name, value in os.environ.items() if name not in _OF_A_HOOK},
+            env=git_environ(),
             check=False,
         )
     except OSError:
