@@ -130,7 +130,7 @@ class Answering:
         if not isinstance(error, RuntimeError):
             return False
         if not self._interrupted.count:
-            self._thread.wait(seconds=ON_ITS_WAY)
+            time.sleep(ON_ITS_WAY)  # not the thread's own wait, which the bell of what was just taken may end
         return self._interrupted.count > 0
 
     def _end(self, reason: FinishReason, *, stats: Stats | None = None, error: Exception | None = None) -> Outcome:

@@ -65,6 +65,8 @@ def listed(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
 
 def chopped(word: str, columns: int) -> list[str]:
     """Text in pieces that fit, wherever they end; blanks at the end of one may stand over."""
+    if word.isascii():  # the same, and a pasted megabyte without a wait
+        return re.findall(rf"[\s\S]{{1,{columns}}}\s*", word) or [""]
     pieces = [""]
     for character in word:
         if width(pieces[-1] + character) > columns and not character.isspace():
