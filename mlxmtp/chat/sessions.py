@@ -21,6 +21,8 @@ NOTHING_TO_CONTINUE = "There is no session to continue: mlxmtp chat saves one, a
 
 _ANSWERS = re.compile(rb'^\{"type": "(?:part|reply|extend|retract)".*\n', re.MULTILINE)
 
+_LIST = "Run: mlxmtp sessions"
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -101,12 +103,13 @@ class Sessions:
                 return summary
         raise UsageError(NOTHING_TO_CONTINUE)
 
-    def find(self, wanted: str) -> Summary:
+    def find(self, wanted: str, *, list_with: str = _LIST) -> Summary:
         """The session with that name, id, or beginning of an id. Raises UsageError with the nearest ones.
 
+        `list_with`: the next step where none is near.
         Where the id is that of a file that cannot be gone on with, raises what is wrong with it.
         """
-        match = self._match(wanted)
+        match = self._match(wanted, list_with)
         return match if isinstance(match, Summary) else _readable(match)
 
     def find_any(self, wanted: str) -> Summary:
@@ -168,7 +171,7 @@ class Sessions:
             raise MlxmtpError(f"Session {summary.id} cannot be removed: {error.strerror or error}.") from error
         return summary.size
 
-    def _match(self, wanted: str) -> Summary | Path:
+    def _match(self, wanted: str, list_with: str = _LIST) -> Summary | Path:
         """The session that is meant, or the file that has exactly that id but is in no list."""
         sessions = self.listing().sessions
         named = [one for one in sessions if one.name == wanted]
@@ -181,7 +184,7 @@ class Sessions:
             if matches:
                 ids = ", ".join(one.id for one in matches[:5])
                 raise UsageError(f"'{wanted}' fits {len(matches)} sessions ({ids}): give more of the id.")
-        raise UsageError(f"There is no session '{wanted}'{_suggestion(wanted, sessions)}")
+        raise UsageError(f"There is no session '{wanted}'{_suggestion(wanted, sessions, list_with)}")
 
     def _files(self) -> Iterator[Path]:
         try:
@@ -265,9 +268,9 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
-def _suggestion(wanted: str, sessions: tuple[Summary, ...]) -> str:
+def _suggestion(wanted: str, sessions: tuple[Summary, ...], list_with: str) -> str:
     from difflib import get_close_matches
 
     known = [name for one in sessions for name in (one.id, one.name) if name]
     near = get_close_matches(wanted, known, n=1)
-    return f": did you mean '{near[0]}'?" if near else ". Run: mlxmtp sessions"
+    return f": did you mean '{near[0]}'?" if near else f". {list_with}"

@@ -161,10 +161,7 @@ def _load(talk: Talk, argument: str) -> None:
     if not argument:
         raise UsageError("/load takes a name or an id; /sessions lists them.")
     sessions = Sessions(talk.loaded.places.sessions)
-    try:
-        summary = sessions.find(argument)
-    except UsageError as error:  # its next step is for a shell
-        raise UsageError(str(error).replace("Run: mlxmtp sessions", "/sessions lists them.")) from error
+    summary = sessions.find(argument, list_with="/sessions lists them.")
     if talk.conversation.session == summary.id:
         talk.say("That is this session.")
         return
