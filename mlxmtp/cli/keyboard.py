@@ -137,6 +137,16 @@ def interrupts(react: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def resumption(react: Callable[[], None]) -> Iterator[None]:
+    """Within it `react()` is called whenever this process goes on after Ctrl+Z."""
+    before = signal.signal(signal.SIGCONT, lambda _number, _frame: react())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, before)
+
+
 class _Killed(SystemExit):
     """Out of everything, to where `kills` began; asyncio lets only SystemExit and KeyboardInterrupt through."""
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from mlxmtp.cli.choice import answer_params, read_model, read_tokenizer
 from mlxmtp.cli.figures import stats_line
-from mlxmtp.cli.keyboard import ctrl_c_first
+from mlxmtp.cli.keyboard import ctrl_c_first, resumption
 from mlxmtp.cli.pick import pick_drafter, pick_target
 from mlxmtp.cli.progress import ReadingProgress
 from mlxmtp.cli.repeated import Repeated, before_question
+from mlxmtp.cli.tail import terminal_was_shared
 from mlxmtp.errors import ContextOverflow, MlxmtpError
 from mlxmtp.hub.store import Store
 
@@ -119,7 +120,7 @@ class Turn:
         answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, return_to=before or None)
         reason: FinishReason = "stop"
         try:
-            with ctrl_c_first():
+            with ctrl_c_first(), resumption(terminal_was_shared):
                 reason = self._pass_on(answer, presenter)
         except KeyboardInterrupt:
             answer.close()

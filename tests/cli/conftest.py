@@ -116,6 +116,10 @@ class Terminal:
         """Press keys; Enter is `\\r`."""
         self.child.send(keys)
 
+    def show(self, text: str) -> None:
+        """What another program writes to the same terminal."""
+        self._stream.feed(text.encode())
+
     def resize(self, columns: int, rows: int) -> None:
         """Another window size; what is on the screen stays where it is, rows that are too long are cut."""
         self.child.setwinsize(rows, columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 from tests.cli.conftest import Program
 
@@ -18,6 +19,19 @@ def test_markdown_is_rendered(program: Program) -> None:
         "Title", "", "Some bold words [red]here[/red].", "", "x = 1", "", " • 中文 one", " • two"
     ]  # fmt: skip
     assert terminal.cursor_column == 0
+
+
+def test_after_ctrl_z_what_the_shell_wrote_stays(program: Program) -> None:
+    program.answers = ["row " * 30 + "{sleep 1.5}and the end<turn|>"]
+    terminal = program.terminal("ask", "Hi", "-q")
+    terminal.wait_until("the first rows", lambda lines: "\n".join(lines).count("row") == 30)
+    terminal.child.kill(signal.SIGSTOP)
+    terminal.show("\r\n[1]+  Stopped\r\n$ fg\r\n")
+    terminal.child.kill(signal.SIGCONT)
+    assert terminal.finish() == 0
+    text = "\n".join(terminal.lines())
+    assert "[1]+  Stopped\n$ fg\n" in text
+    assert text.rstrip().endswith("and the end")
 
 
 def test_plain_and_dumb_terminals_get_the_text_as_it_is(program: Program) -> None:
