@@ -18,10 +18,10 @@ _OPENING = "([{<「『（【《〈"
 _CLOSING = _QUOTES + ")]}>」』）】》〉.,;:!?…。、，：；！？"  # what a sentence puts after a path
 
 # A mention begins a word, or stands in brackets, or in quotes that begin a word: "john doe"@example.org is an address.
-_BEFORE = r"(?:^|(?<=[\s{open}])|(?<=[{quotes}])(?<![^\s{open}][{quotes}]))".format(
+BEFORE_MENTION = r"(?:^|(?<=[\s{open}])|(?<=[{quotes}])(?<![^\s{open}][{quotes}]))".format(
     open=re.escape(_OPENING), quotes=_QUOTES
 )
-_MENTION = re.compile(_BEFORE + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
+_MENTION = re.compile(BEFORE_MENTION + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
 
 
 @dataclass(frozen=True, slots=True)

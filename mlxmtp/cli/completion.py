@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlxmtp.chat.material import BEFORE_MENTION
 from mlxmtp.cli.slash import BY_WORD, COMMANDS
 
-_MENTION = re.compile(r"""(?:^|(?<=[\s(]))@("[^"\n]*|[^\s"]*)$""")
+_MENTION = re.compile(BEFORE_MENTION + r"""@("[^"\n]*|[^\s"]*)$""")
 _WORD = re.compile(r"""(?:^|(?<=\s))("[^"\n]*|[^\s"]*)$""")
 _SWITCHES = {
     "think": ("on", "off", "show", "hide"),
