@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from io import StringIO
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.cli.tail import MAX_ROWS, Tail
+from mlxmtp.cli.wrap import width
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -104,7 +105,7 @@ class MarkdownStream:
         Laying out takes time and Ctrl-C may come: the state changes after it, so nothing is lost or shown twice.
         """
         done, rest = self._open[:length], self._open[length:]
-        rows = self._lay_out(done)
+        rows = self._lay_out(done, for_good=True)
         printed = self._printed or bool(rows)
         tail = self._end_rows(rest, printed)
         frame = self._tail.erasure() + "".join(f"{row}\n" for row in ([""] if self._printed and rows else []) + rows)
@@ -119,11 +120,18 @@ class MarkdownStream:
         rows = self._lay_out(_end_of(text))
         return ([""] * printed + rows)[-self._tail.room :] if rows else []
 
-    def _lay_out(self, text: str) -> list[str]:
-        """Rows of every block, with one blank row between two."""
+    def _lay_out(self, text: str, *, for_good: bool = False) -> list[str]:
+        """Rows of every block, with one blank row between two.
+
+        A line of code that is printed `for_good` stays one line, however long: the terminal folds it, and what people
+        copy has no break in it.
+        """
         rows: list[str] = []
         for block in _blocks(text):
-            laid_out = _renderer()(block, self._size()[0], self._color)
+            columns = self._size()[0]
+            if for_good and _FENCE.match(block):
+                columns = max(columns, *(width(line.expandtabs(8)) for line in block.split("\n")))
+            laid_out = _renderer()(block, columns, self._color)
             rows += [""] * bool(rows and laid_out) + laid_out
         return rows
 
@@ -192,9 +200,17 @@ def _parser() -> Any:
 def _renderer() -> Callable[[str, int, bool], list[str]]:
     """The function that lays out text as terminal rows: (markdown, columns, colour) -> rows without line ends."""
     from rich.console import Console
+    from rich.theme import Theme
 
-    console = Console(file=StringIO(), force_terminal=True, highlight=False, markup=False, emoji=False)
-    plain = Console(file=StringIO(), force_terminal=True, highlight=False, markup=False, emoji=False, no_color=True)
+    theme = Theme({"markdown.code": "bold cyan"})  # rich's own is a black box on a light terminal
+
+    def console_of(*, no_color: bool | None = None) -> Console:
+        into = StringIO()
+        return Console(
+            file=into, force_terminal=True, highlight=False, markup=False, emoji=False, theme=theme, no_color=no_color
+        )
+
+    console, plain = console_of(), console_of(no_color=True)
     document = _document_class()
 
     def lay_out(text: str, columns: int, color: bool) -> list[str]:
@@ -248,6 +264,7 @@ def _table_class() -> type[TableElement]:
 @cache
 def _document_class() -> type[Markdown]:
     """rich's Markdown, with headings on the left, code in the terminal's own colours, and line breaks kept."""
+    from rich.cells import chop_cells
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import CodeBlock, Heading, Markdown
     from rich.syntax import Syntax
@@ -257,8 +274,12 @@ def _document_class() -> type[Markdown]:
 
     class TerminalCode(CodeBlock):
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            code = str(self.text).rstrip()
-            yield Syntax(code, self.lexer_name, theme="ansi_dark", background_color="default", word_wrap=True)
+            """Folded where the window ends: rich breaks between words, which reads as two lines of code."""
+            code = str(self.text).rstrip().expandtabs(4)
+            syntax = Syntax(code, self.lexer_name, theme="ansi_dark", background_color="default")
+            for line in syntax.highlight(code).split("\n"):
+                pieces = chop_cells(line.plain, options.max_width) if line.cell_len > options.max_width else []
+                yield from line.divide(list(accumulate(map(len, pieces[:-1]))))
 
     class Document(Markdown):
         elements = {  # noqa: RUF012  (as rich declares it)

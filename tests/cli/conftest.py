@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,9 +118,15 @@ class Terminal:
         """Press keys; Enter is `\\r`."""
         self.child.send(keys)
 
-    def show(self, text: str) -> None:
-        """What another program writes to the same terminal."""
-        self._stream.feed(text.encode())
+    def suspend(self, shown: str) -> None:
+        """The program, which waits for something, is stopped, the shell writes `shown`, and the program goes on."""
+        with suppress(pexpect.TIMEOUT):
+            while True:
+                self._take(self.child.read_nonblocking(4096, timeout=0.3))
+        self.child.kill(signal.SIGSTOP)
+        os.waitpid(self.child.pid, os.WUNTRACED)
+        self._take(shown.encode())
+        self.child.kill(signal.SIGCONT)
 
     def resize(self, columns: int, rows: int) -> None:
         """Another window size; what is on the screen stays where it is, rows that are too long are cut."""

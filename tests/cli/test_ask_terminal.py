@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 
 from tests.cli.conftest import Program
 
@@ -22,12 +21,10 @@ def test_markdown_is_rendered(program: Program) -> None:
 
 
 def test_after_ctrl_z_what_the_shell_wrote_stays(program: Program) -> None:
-    program.answers = ["row " * 30 + "{sleep 1.5}and the end<turn|>"]
+    program.answers = ["row " * 30 + "{sleep 0.2}row {sleep 3}and the end<turn|>"]
     terminal = program.terminal("ask", "Hi", "-q")
-    terminal.wait_until("the first rows", lambda lines: "\n".join(lines).count("row") == 30)
-    terminal.child.kill(signal.SIGSTOP)
-    terminal.show("\r\n[1]+  Stopped\r\n$ fg\r\n")
-    terminal.child.kill(signal.SIGCONT)
+    terminal.wait_until("two rows", lambda lines: "\n".join(lines).count("row") > 20)
+    terminal.suspend("\r\n[1]+  Stopped\r\n$ fg\r\n")
     assert terminal.finish() == 0
     text = "\n".join(terminal.lines())
     assert "[1]+  Stopped\n$ fg\n" in text

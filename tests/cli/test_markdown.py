@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pyte
 import pytest
 from hypothesis import given, settings
@@ -147,6 +149,25 @@ def test_a_long_code_block_shows_its_end_and_is_whole_at_last() -> None:
     assert screen.lines() == code.splitlines()
 
 
+def test_a_long_line_of_code_is_sent_whole_and_the_terminal_folds_it() -> None:
+    line = "curl --location https://example.org/a/long/path/file.tar.gz --output \t/tmp/file.tar.gz 中文中文"
+    screen = Screen(40, 20)
+    screen.play(f"Text\n\n```text\n{line}\n```\n\nmore\n", 5)
+    assert line.expandtabs(4) in re.sub(r"\x1b\[[0-9;]*m", "", screen.sent[-2] + screen.sent[-1])
+
+
+def test_code_in_a_list_is_folded_where_the_window_ends() -> None:
+    """Between words a break would read as two lines."""
+    lines = shown("- a\n\n  ```text\n  one two three four five six seven\n  ```\n", 3, columns=20)
+    assert lines == [" • a", "   one two three fou", "   r five six seven"]
+
+
+def test_code_in_a_line_has_no_background_of_its_own() -> None:
+    screen = Screen()
+    screen.play("Use `this`.\n", 4)
+    assert "\x1b[1;36mthis" in screen.sent[-1]
+
+
 def test_the_tail_never_fills_the_screen() -> None:
     screen = Screen(40, 4)
     screen.markdown.feed("\n".join(f"- {number}" for number in range(20)))
@@ -164,12 +185,12 @@ def test_ctrl_c_during_layout_loses_nothing_and_shows_nothing_twice(
     lay_out = MarkdownStream._lay_out
     calls = 0
 
-    def interrupted(self: MarkdownStream, text: str) -> list[str]:
+    def interrupted(self: MarkdownStream, text: str, *, for_good: bool = False) -> list[str]:
         nonlocal calls
         calls += 1
         if calls == frame:
             raise KeyboardInterrupt
-        return lay_out(self, text)
+        return lay_out(self, text, for_good=for_good)
 
     monkeypatch.setattr(MarkdownStream, "_lay_out", interrupted)
     fed = 0
