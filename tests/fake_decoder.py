@@ -40,7 +40,7 @@ class FakeDecoder:
         sampling: Any = None,
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
-        return_to: int | None = None,
+        return_to: Collection[int] = (),
     ) -> Iterator[Round]:
         self.requests.append(
             SimpleNamespace(

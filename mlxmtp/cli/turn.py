@@ -117,7 +117,7 @@ class Turn:
         repeated = Repeated(self._loaded, self._out, model, ids, before) if before else None
         if repeated is not None:
             repeated.recall()
-        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, return_to=before or None)
+        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, return_to=[before])
         reason: FinishReason = "stop"
         try:
             with ctrl_c_first(), resumption(terminal_was_shared):

@@ -136,12 +136,12 @@ def _later() -> None:
 
 def _answer(talk: Talk, *, continues: bool = False, lead: str = "") -> Outcome:
     """One answer to the conversation as it is, shown while it comes, behind `lead`."""
-    messages = talk.conversation.messages()
+    messages, question = talk.conversation.messages(), talk.conversation.exchanges[-1].question
     settings = talk.loaded.settings
     params = answer_params(settings)
 
     def begin(model: Model, on_prefill: OnPrefill) -> Answer:
-        return model.stream(messages, params, on_prefill=on_prefill, continues=continues)
+        return model.stream(messages, params, on_prefill=on_prefill, continues=continues, question=question)
 
     talk.out.write("\n")
     shows = settings.show_thinking is not False

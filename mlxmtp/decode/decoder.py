@@ -89,15 +89,15 @@ class Decoder:
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
-        return_to: int | None = None,
+        return_to: Collection[int] = (),
     ) -> Generator[Round, None, None]:
         """Yields rounds until a token of ``stop`` (kept as the last one) or ``max_tokens`` new tokens.
 
         Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
-        ``on_prefill(done, total)`` counts the prompt's tokens. ``return_to``: a later prompt will begin with that
-        many tokens of this one and then differ, so a snapshot is taken there. Raises ValueError for an empty prompt or
-        a bad number, ContextOverflow if the prompt leaves no room for an answer, and later RuntimeError if rounds of
-        another prompt have begun meanwhile.
+        ``on_prefill(done, total)`` counts the prompt's tokens. ``return_to``: later prompts may begin with so many
+        tokens of this one and then differ, so a snapshot is taken at the last of these places, and at earlier ones
+        where it is worth it. Raises ValueError for an empty prompt or a bad number, ContextOverflow if the prompt
+        leaves no room for an answer, and later RuntimeError if rounds of another prompt have begun meanwhile.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -111,8 +111,8 @@ class Decoder:
                 f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}: shorten it."
             )
         self._set_depth(num_draft_tokens)
-        mark = None if return_to is None else max(0, min(return_to, len(prompt)))
-        return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, mark)
+        marks = sorted({min(place, len(prompt)) for place in return_to})
+        return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, marks)
 
     def held(self, length: int | None = None) -> Held:
         """What another process can go on from.
@@ -170,7 +170,7 @@ class Decoder:
         sampling: Sampling,
         stop: frozenset[int],
         on_prefill: Callable[[int, int], None] | None,
-        mark: int | None,
+        marks: list[int],
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
@@ -179,7 +179,7 @@ class Decoder:
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         self.rows = _common(self.tokens[: self.rows], prompt)
         self._reserve(prompt, room)
-        hidden = self._read(prompt, on_prefill, mark)
+        hidden = self._read(prompt, on_prefill, marks)
         state = self._begin(hidden, len(prompt), sampling, key)
         first = cast("int", state.bonus.item())
         self.tokens.append(first)
@@ -215,7 +215,7 @@ class Decoder:
         self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
         self._cache.reserve(rows)
 
-    def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, mark: int | None) -> mx.array:
+    def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Reads what is new of ``prompt`` and returns the hidden state [1, H] of its last token."""
         start, hidden = self._go_back(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
@@ -227,12 +227,13 @@ class Decoder:
             if on_prefill is not None:
                 on_prefill(n, len(prompt))
 
-        for end in sorted({len(prompt), mark or len(prompt)}):
-            if end > start:
-                hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_held, on_read, self._chunk)
-                start = end
-                if end == mark:
-                    self._snapshots.take(self._cache, end, hidden)
+        for end in sorted({*marks, len(prompt)}):
+            if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
+                continue
+            hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_held, on_read, self._chunk)
+            start = end
+            if end in marks:
+                self._snapshots.take(self._cache, end, hidden)
         assert hidden is not None, "either a snapshot knows the last hidden state or a token was read"
         return hidden
 

@@ -13,8 +13,11 @@ import mlx.core as mx
 
 from mlxmtp.models.cache import KVCache
 
-KEPT, KEPT_BYTES = 4, 768 * 2**20
+KEPT, KEPT_BYTES = 8, 768 * 2**20
 """The newest snapshot is always kept; older ones while all together are no more than this, in number and in bytes."""
+
+APART = 256
+"""Tokens. A place that would save reading fewer than these is not worth another snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class Snapshots:
         self._all.append(Snapshot(length, cache.newest, hidden, cache.rings()))
         while len(self._all) > 1 and (len(self._all) > KEPT or sum(one.nbytes for one in self._all) > KEPT_BYTES):
             del self._all[0]
+
+    def worth(self, cache: KVCache, length: int) -> bool:
+        """Whether one after `length` positions saves enough, and another one soon after it leaves it in memory."""
+        before = self._all[-1].length if self._all else 0
+        return length - before >= APART and 2 * cache.ring_bytes <= KEPT_BYTES
 
     def forget_beyond(self, length: int) -> None:
         """Drops what was remembered of a continuation that is given up after `length` positions."""

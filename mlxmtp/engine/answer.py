@@ -44,7 +44,7 @@ class DecoderLike(Protocol):
         sampling: Sampling,
         stop: Collection[int],
         on_prefill: OnPrefill | None,
-        return_to: int | None,
+        return_to: Collection[int],
     ) -> Iterator[Round]:
         """A generator that decodes until a stop token (the last one yielded) or `max_tokens`."""
 
@@ -65,7 +65,7 @@ class Request:
     prompt: list[int]
     params: Params
     on_prefill: OnPrefill | None = None
-    return_to: int | None = None
+    return_to: Collection[int] = ()
 
 
 class Answer:
@@ -159,7 +159,7 @@ def _rounds(
     close = tokenizer.special_id(CLOSE)
     budget = params.think_tokens if params.think and close is not None else None
 
-    def more(so_far: list[int], count: int, return_to: int | None) -> Iterator[Round]:
+    def more(so_far: list[int], count: int, return_to: Collection[int]) -> Iterator[Round]:
         rounds = decoder.rounds(
             so_far,
             max_tokens=count,
@@ -182,7 +182,7 @@ def _rounds(
         said.append(close)
         yield Round((close,), (), 0)
     if len(said) < limit:
-        yield from more([*prompt, *said], limit - len(said), None)
+        yield from more([*prompt, *said], limit - len(said), ())
 
 
 def _finish_reason(last: int | None, stop: Collection[int], tokenizer: Tokenizer) -> FinishReason:

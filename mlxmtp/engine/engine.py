@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Round
     from mlxmtp.models.config import ModelConfig
 
+_AROUND = 16
+"""More tokens than a template puts behind a question, and those that change with the text beside them."""
+
 
 class Model:
     """A target with or without its drafter, and the tokenizer if the checkpoint has one."""
@@ -110,7 +113,7 @@ class Model:
             sampling=Sampling(temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
             stop=self.config.stop_ids if stop is None else stop,
             on_prefill=None,
-            return_to=None,
+            return_to=(),
         )
 
     def stream(
@@ -120,12 +123,15 @@ class Model:
         *,
         on_prefill: OnPrefill | None = None,
         continues: bool = False,
+        question: str = "",
     ) -> Answer:
         """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
 
         What the conversation shares with the last one is not read again; a snapshot is taken where the template
         will leave this turn's thought out. `continues`: the last message is the beginning of the answer, go on with
-        it. Raises LoadError without a tokenizer, ContextOverflow when the conversation is longer than the context.
+        it. `question`: the end of the last message, in the place of which something else may be asked, so that a
+        snapshot before it is of use. Raises LoadError without a tokenizer, ContextOverflow when the conversation is
+        longer than the context.
         """
         params = params or Params()
         if continues:
@@ -133,7 +139,9 @@ class Model:
                 self.tokenizer.continued_ids(messages, think=params.think), params, on_prefill=on_prefill
             )
         ids = self.tokenizer.prompt_ids(messages, think=params.think)
-        return_to = self.tokenizer.lasting(messages, ids, think=params.think)
+        return_to = [self.tokenizer.lasting(messages, ids, think=params.think)]
+        if question:
+            return_to.append(max(0, len(ids) - len(self.tokenizer.encode(question)) - _AROUND))
         return self.stream_ids(ids, params, on_prefill=on_prefill, return_to=return_to)
 
     def stream_ids(
@@ -142,11 +150,11 @@ class Model:
         params: Params | None = None,
         *,
         on_prefill: OnPrefill | None = None,
-        return_to: int | None = None,
+        return_to: Collection[int] = (),
     ) -> Answer:
         """Answer a prompt that is token ids already; otherwise as `stream`.
 
-        `return_to`: how many of its tokens the next prompt will begin with, if it will not repeat the answer as it was.
+        `return_to`: how many of its tokens later prompts may begin with, if they will not repeat the answer as it was.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         request = Request(list(prompt_ids), params or Params(), on_prefill, return_to)

@@ -46,7 +46,7 @@ class Readings:
         return 0, note
 
     def keep(self, model: Model, ids: Sequence[int]) -> str | None:
-        """Keeps `ids`, read by `model` with `return_to=len(ids)`, if they are worth it; returns why that failed."""
+        """Keeps `ids`, read by `model` with `return_to=[len(ids)]`, if they are worth it; returns why that failed."""
         if len(ids) < SHORTEST:
             return None
         path = self._path(model, len(ids), _digest(ids).hexdigest())

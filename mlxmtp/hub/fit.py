@@ -28,7 +28,7 @@ OVERHEAD = 1_000_000_000
 SLACK, STEP = 64, 256
 """Ring rows beyond the window, and the step of a buffer's capacity (`models/cache.py`)."""
 
-KEPT, KEPT_BYTES = 4, 768 * 2**20
+KEPT, KEPT_BYTES = 8, 768 * 2**20
 """Snapshots kept, and the bytes that more than one of them may take (`decode/snapshots.py`)."""
 
 _LARGE_MAC = 36 * 2**30

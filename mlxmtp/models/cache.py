@@ -81,6 +81,11 @@ class KVCache:
         """Copies of the sliding layers' buffers."""
         return [mx.array(self.buffers[i]) for i in self._ring_layers()]
 
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of what ``rings`` copies."""
+        return sum(self.buffers[i].nbytes for i in self._ring_layers())
+
     def restore(self, rings: Sequence[mx.array], newest: int) -> None:
         """Puts copies of ``rings`` back, handed out when ``newest`` was the highest position ever written."""
         for i, ring in zip(self._ring_layers(), rings, strict=True):

@@ -149,7 +149,7 @@ def test_chunks_capacity_and_drafts_never_change_a_text(
 @pytest.mark.parametrize(CASE, CASES)
 def test_turns_go_back_to_rows_that_were_packed_once(family, dim, bits):
     engine, first = decoder(family, dim, bits), prompt(45)
-    said = decode(engine, first, 2 * SLACK, num_draft_tokens=3, return_to=len(first))
+    said = decode(engine, first, 2 * SLACK, num_draft_tokens=3, return_to=[len(first)])
     before = engine._cache.cut(len(first))[-1].tolist()  # biases of the last full layer
     edited = [*first[:-5], 7, 8]
     for following, reused in (([*first, *said[-20:], 5], len(first)), (edited, len(first) - 5)):

@@ -11,6 +11,7 @@ from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.prompt import Tokenizer
 from mlxmtp.engine.stats import Stats
+from mlxmtp.models.layout import SLACK
 from mlxmtp.models.load import load_drafter, load_target
 
 POCKET = Path(__file__).parents[2] / "assets/pocket"
@@ -80,6 +81,23 @@ def test_answering_again_and_taking_back_read_almost_nothing(fresh, think):
     assert edited[2].reused_tokens >= first[2].prompt_tokens
     assert edited[:2] == turn(fresh(), other, params)[:2]
     assert turn(model, longer, params)[:2] == second[:2]
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_another_question_about_a_long_text_does_not_read_the_text_again(fresh, think):
+    model, params = fresh(), Params(temp=0.0, think=think, max_tokens=150)
+    text = "A drafter proposes tokens, and the target checks them in one pass. " * 60
+
+    def ask(model: Model, question: str) -> tuple[str, str, Stats]:
+        return turn(model, [{"role": "user", "content": f"{text}\n\n{question}"}], params, question=question)
+
+    first = ask(model, "Tell me about all commands")
+    assert first[2].generation_tokens > SLACK
+    for question in ("What is bench?", "How do I see what is installed, and how much memory will it take?"):
+        other = ask(model, question)
+        assert other[2].reused_tokens > 800
+        assert other[2].prompt_tokens - other[2].reused_tokens < 40
+        assert other[:2] == ask(fresh(), question)[:2]
 
 
 def test_an_answer_that_was_closed_is_continued_from_where_it_stood(fresh):

@@ -71,7 +71,7 @@ def test_a_damaged_file_is_refused_and_the_conversation_goes_on(copied, tmp_path
 def test_arrays_of_the_wrong_shape_are_refused(copied, tmp_path):
     model = Model.load(copied)
     prompt = load_golden("e2b").records["long"].prompt
-    decode(cast("Decoder", model._decoder), prompt, 5, return_to=len(prompt))
+    decode(cast("Decoder", model._decoder), prompt, 5, return_to=[len(prompt)])
     path = tmp_path / "kv.safetensors"
     model.save_cache(path)
     loaded: Any = mx.load(str(path), return_metadata=True)
@@ -108,7 +108,7 @@ def test_what_is_kept_can_be_gone_back_to_its_last_mark(tmp_path):
     golden = load_golden("e2b")
     prompt = golden.records["long"].prompt
     first = Model.load(golden.target)
-    decode(cast("Decoder", first._decoder), prompt, 2 * SLACK + 40, return_to=len(prompt))
+    decode(cast("Decoder", first._decoder), prompt, 2 * SLACK + 40, return_to=[len(prompt)])
     first.save_cache(tmp_path / "kv.safetensors")
     following = [*prompt, 5, 6, 7]
     second = Model.load(golden.target)

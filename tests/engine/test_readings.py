@@ -32,7 +32,7 @@ def model(family: str = "e2b") -> Model:
 def read(one: Model, text: list[int]) -> None:
     """As an answer to `text` and a question after it does."""
     options: Any = {"max_tokens": 90, "num_draft_tokens": 2, "sampling": Sampling(), "stop": (), "on_prefill": None}
-    for _ in one._decoder.rounds([*text, 8, 9], **options, return_to=len(text)):
+    for _ in one._decoder.rounds([*text, 8, 9], **options, return_to=[len(text)]):
         pass
 
 

@@ -150,7 +150,7 @@ def test_no_chunk_of_a_published_model_takes_more_than_the_budget() -> None:
 
 
 def test_snapshots_of_a_conversation_are_counted() -> None:
-    for family, megabytes in (("e2b", 4 * 7), ("31b", 900)):
+    for family, megabytes in (("e2b", 8 * 7), ("31b", 900)):
         entry = find_entry(family)
         assert entry is not None
         with_turns = need(entry.target_config(), None, 8192, cpu=False, turns=True)
