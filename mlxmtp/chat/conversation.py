@@ -228,6 +228,11 @@ class Conversation:
             self._do({"type": "drop", "count": len(taken)})
         return taken
 
+    def take_back_oldest(self, count: int) -> None:
+        """Undo `drop_oldest(count)`: nothing came of what it was done for."""
+        if count > 0:
+            self._do({"type": "take back", "count": count})
+
     def clear(self) -> None:
         """Start anew with the same model and system prompt, in a session of its own: the old one can be resumed."""
         self.close()

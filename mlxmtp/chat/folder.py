@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlxmtp.errors import ContextOverflow, UsageError
 from mlxmtp.settings import git_environ
@@ -34,7 +35,8 @@ def list_folder(root: Path, name: str) -> Tree:
     """Every file of `root` worth reading, at any depth. Symbolic links are left out: they may lead anywhere.
 
     Inside a repository the choice is git's: what is tracked, and what is new and not ignored. Without one,
-    or without git, hidden files and folders that builds fill are left out, with a remark.
+    or without git, hidden files, folders that builds fill, and with git what a .gitignore names, are left out, with a
+    remark.
     Folders that a person may miss are a remark: repositories within one, and what cannot be read.
     Raises ContextOverflow for more than MOST_FILES, UsageError for a folder that cannot be read.
     """
@@ -45,7 +47,10 @@ def list_folder(root: Path, name: str) -> Tree:
         files = _regular((root / one for one in names), name)
         return Tree(root, files, remarks, because=" that git does not ignore")
     unread: list[str] = []
-    files = _regular(_walk(root, name, unread), name)
+    found = _regular(_walk(root, name, unread), name)
+    says_so = any((folder / ".gitignore").exists() for folder in {root, *(one.parent for one in found)})
+    ignored = _ignored(root) if says_so else frozenset()
+    files = tuple(one for one in found if one.relative_to(root).as_posix() not in ignored)
     note = f"git lists no files of {name}, so hidden files and {', '.join(sorted(_BUILDS))} are left out."
     remarks = (note, *_left_out(unread, name, "cannot be read and is", "cannot be read and are"))
     return Tree(root, files, remarks, because=" besides hidden ones and builds")
@@ -53,11 +58,23 @@ def list_folder(root: Path, name: str) -> Tree:
 
 def _listed_by_git(root: Path) -> list[str] | None:
     """Paths below `root`; None where there is no repository or no git."""
-    # A repository may name a program of its own for fsmonitor; listing files must not run it.
-    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", "ls-files", "-z", "--cached", "--others"]
+    return _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+
+
+def _ignored(root: Path) -> frozenset[str]:
+    """Paths below a folder outside of every repository that a .gitignore in it names; none are known without git."""
+    with TemporaryDirectory() as empty:
+        repository = (f"--git-dir={empty}", f"--work-tree={root.absolute()}")
+        _git(root, *repository, "init", "--quiet")
+        return frozenset(_git(root, *repository, "ls-files", "-z", "--others", "--ignored", "--exclude-standard") or ())
+
+
+def _git(root: Path, *arguments: str) -> list[str] | None:
+    """The paths that git prints; None if it fails or is not there."""
     try:
         done = subprocess.run(
-            [*command, "--exclude-standard"],
+            # A repository may name a program of its own for fsmonitor; listing files must not run it.
+            ["git", "-C", str(root), "-c", "core.fsmonitor=false", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -151,6 +151,11 @@ def _drop(old: History, event: Event) -> History:
     return replace(old, dropped=old.dropped + old.exchanges[:count], exchanges=old.exchanges[count:])
 
 
+def _take_back(old: History, event: Event) -> History:
+    kept = max(0, len(old.dropped) - _count(event))
+    return replace(old, dropped=old.dropped[:kept], exchanges=old.dropped[kept:] + old.exchanges)
+
+
 def _last(old: History, **changes: Any) -> History:
     """With another last exchange, and no answer on its way."""
     if not old.exchanges:
@@ -171,4 +176,5 @@ _CHANGES: dict[str, Callable[[History, Event], History]] = {
     "edit": _edit,
     "undo": _undo,
     "drop": _drop,
+    "take back": _take_back,
 }

@@ -17,9 +17,14 @@ from mlxmtp.errors import SessionError, UsageError
 if TYPE_CHECKING:
     from mlxmtp.chat.history import Exchange, Reply
 
+_SHOWN = 12
+"""Lines of the last question that a conversation shows when it goes on."""
+
 
 def act(talk: Talk, call: Call) -> None:
     """Carry out a command. Raises Leave to end the conversation, MlxmtpError for what a person did wrong."""
+    if call.argument and not call.command.usage:
+        raise UsageError(f"/{call.command.name} takes nothing after it, so nothing was done.")
     _ACTIONS[call.command.name](talk, call.argument)
 
 
@@ -67,7 +72,8 @@ def _edit(talk: Talk, argument: str) -> None:
         turns.send(talk, argument)
     else:
         talk.given = last.question
-        talk.say("The last question; Enter asks it anew, an empty line leaves it as it was.")
+        keep = "Ctrl+C" if talk.out.look.dumb else "an empty line"  # a plain line cannot be emptied
+        talk.say(f"The last question; Enter asks it anew, {keep} leaves it as it was.")
 
 
 def _continue(talk: Talk, argument: str) -> None:
@@ -118,7 +124,9 @@ def _file(talk: Talk, argument: str) -> None:
         for note in one.notes:
             talk.out.note(note)
         talk.staged.append(one)
-    if talk.ready():
+    try:
+        talk.ready()
+    finally:  # without the model they wait all the same, only their tokens are not known
         for one in materials:
             talk.say(_staged_line(talk, one.name, one.text, one.files))
 
@@ -132,7 +140,7 @@ def _system(talk: Talk, argument: str) -> None:
     if not argument:
         talk.say(talk.conversation.system or "There is no system prompt. /system TEXT sets one.")
         return
-    text = read_text(argument[1:]) if argument.startswith("@") else "" if argument == "-" else argument
+    text = read_text(_unquoted(argument[1:])) if argument.startswith("@") else "" if argument == "-" else argument
     talk.conversation.set_system(text)
     talk.say("The system prompt is set." if text else "There is no system prompt any more.")
 
@@ -188,7 +196,9 @@ def show_resumed(talk: Talk) -> None:
     talk.say(f"Going on with: {talk.conversation.title} ({count} exchange{'' if count == 1 else 's'})")
     if not said:
         return
-    talk.say("\n" + "\n".join(f"> {row}" for row in said[-1].question.split("\n")) + "\n")
+    rows = said[-1].question.split("\n")
+    more = [f"… {len(rows) - _SHOWN} more lines"] if len(rows) > _SHOWN else []
+    talk.say("\n".join(["", *(f"> {row}" for row in rows[:_SHOWN]), *more, ""]))
     reply = said[-1].reply
     if reply is not None and reply.text.strip():
         view = AnswerView(talk.out, plain=bool(talk.loaded.settings.plain), clock=talk.clock)
@@ -219,6 +229,12 @@ def _export(talk: Talk, argument: str) -> None:
     names = _names("/export", argument) if argument[0] in "\"'" else [argument]
     path = export(talk.conversation.history, names[0], talk.conversation.session)
     talk.say(f"Written to {path}.")
+
+
+def _unquoted(name: str) -> str:
+    """A name that may stand in quotation marks, as after `@` in a message."""
+    quoted = len(name) > 2 and name[0] == name[-1] and name[0] in "\"'"
+    return name[1:-1] if quoted else name
 
 
 def _names(command: str, argument: str) -> list[str]:

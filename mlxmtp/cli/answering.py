@@ -93,13 +93,20 @@ class Answering:
             self._thread.answer(begin)
             if interrupted.count:  # it came just before there was something to stop
                 self._thread.stop()
-            while True:
-                self._listen()
-                for what in self._thread.happened():
-                    outcome = self._take(what)
-                    if outcome is not None:
-                        return outcome
-                self._view.tick()
+            try:
+                return self._until_the_end()
+            except Leave:
+                self._end("cancelled")  # the shell's prompt begins a line of its own
+                raise
+
+    def _until_the_end(self) -> Outcome:
+        while True:
+            self._listen()
+            for what in self._thread.happened():
+                outcome = self._take(what)
+                if outcome is not None:
+                    return outcome
+            self._view.tick()
 
     def _listen(self) -> None:
         if self._thread.wait(*self._keys.descriptors, seconds=self._view.patience):

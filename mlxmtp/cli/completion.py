@@ -54,7 +54,7 @@ def complete(text: str, sources: Sources) -> tuple[int, list[str]]:
 
 def _arguments(command: str, argument: str, last: str, sources: Sources) -> list[str]:
     if command in ("file", "export"):
-        return _paths(last)
+        return [_as_shell(path) for path in _paths(last)] if command == "file" else _paths(last)
     if argument != last:  # only the commands above take several words
         return []
     words: Iterable[str] = _SWITCHES.get(command, ())
@@ -82,6 +82,15 @@ def _paths(typed: str) -> list[str]:
     except OSError:
         return []
     return [_quoted(path, quoted=typed.startswith('"')) for path in found]
+
+
+def _as_shell(path: str) -> str:
+    """A path as `/file` takes it apart again: quotation marks and backslashes in a name stand for themselves."""
+    name = path.removeprefix('"').removesuffix('"') if path.startswith('"') else path
+    if not set(name) & set("'\"\\"):
+        return path
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return _quoted(escaped, quoted=True)
 
 
 def _quoted(path: str, *, quoted: bool) -> str:

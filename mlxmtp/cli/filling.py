@@ -19,10 +19,10 @@ def tokens_of(talk: Talk, text: str) -> int:
     return len(talk.model.tokenizer.encode(text)) if text else 0
 
 
-def make_fit(talk: Talk, asking: Exchange, *, instead: bool = False) -> bool:
-    """Whether the question can be asked, or asked `instead` of the last one; with a reply, that one gone on with.
+def make_fit(talk: Talk, asking: Exchange, *, instead: bool = False) -> int | None:
+    """How many of the oldest exchanges have to be left out for this question, None if it cannot be asked.
 
-    Offers to leave out the oldest exchanges where that helps.
+    It may be asked `instead` of the last one; with a reply, that one is gone on with. A person decides on leaving out.
     """
     used = _prompt_tokens(talk, talk.conversation.messages(asking, instead=instead))
     what = "question" if asking.reply is None else "answer"
@@ -32,7 +32,7 @@ def make_fit(talk: Talk, asking: Exchange, *, instead: bool = False) -> bool:
         if state.warns and not talk.warned_full:
             talk.say(f"The context is {state.percent} % full: /context shows what fills it, /clear starts anew.")
         talk.warned_full = state.warns
-        return True
+        return 0
     said = _exchange_tokens(talk)
     state = fit(used, said[:-1] if instead else said, talk.context, _reserve(talk))
     if state.droppable is None:
@@ -40,15 +40,14 @@ def make_fit(talk: Talk, asking: Exchange, *, instead: bool = False) -> bool:
             f"With this {what} the prompt has {state.used:,} tokens; the context holds {state.context:,}, of which "
             f"{state.reserve:,} are kept for the answer. {_less(talk, asking)}"
         )
-        return False
+        return None
     count = state.droppable
     oldest = "oldest exchange" if count == 1 else f"{count} oldest exchanges"
     talk.say(f"The context is full: {state.used:,} of {state.context:,} tokens with this {what}.")
-    if not talk.reader.agree(f"Leave the {oldest} out of what the model reads? The session keeps all."):
+    if not talk.agree(f"Leave the {oldest} out of what the model reads? The session keeps all."):
         talk.say("Nothing was sent: /clear starts anew, /undo takes back the last exchange.")
-        return False
-    talk.conversation.drop_oldest(count)
-    return True
+        return None
+    return count
 
 
 def _less(talk: Talk, asking: Exchange) -> str:
@@ -58,7 +57,7 @@ def _less(talk: Talk, asking: Exchange) -> str:
     system = tokens_of(talk, talk.conversation.system)
     if system > tokens_of(talk, asking.content):
         return f"The system prompt takes {system:,} of them: /system TEXT sets a shorter one."
-    return "Give less material."
+    return "Give less material" + (": /file clear drops the files that wait." if talk.staged else ".")
 
 
 def show_context(talk: Talk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import termios
 import time
@@ -39,6 +40,9 @@ class Keys(Protocol):
     def pressed(self) -> str:
         """The control keys that came, Ctrl+T only; the rest is kept."""
 
+    def take_in(self) -> None:
+        """What has been typed so far is for `typed_ahead`, and answers no question that comes now."""
+
     def typed_ahead(self) -> str:
         """What was typed since the last call, without control keys; several lines keep their breaks.
 
@@ -60,6 +64,9 @@ class NoKeys:
     def pressed(self) -> str:
         """None."""
         return ""
+
+    def take_in(self) -> None:
+        """Nothing."""
 
     def typed_ahead(self) -> str:
         """None."""
@@ -104,6 +111,12 @@ class Keyboard:
         text = self._decoder.decode(data)
         self._typed += text.replace(CTRL_T, "")
         return CTRL_T * text.count(CTRL_T)
+
+    def take_in(self) -> None:
+        """See `Keys`."""
+        with self:
+            while select.select(self.descriptors, (), (), 0)[0]:
+                self.pressed()
 
     def typed_ahead(self) -> str:
         """Printable characters and line breaks; the break at the end sends nothing by itself. Raises EOFError."""

@@ -86,14 +86,16 @@ class Output:
         """A remark the reader of the answer should know; `quiet` drops it. A terminal gets it broken between words."""
         if self.look.quiet:
             return
-        note = f"Note: {text}"
-        if self.error_terminal and not self.look.dumb:
-            note = "\n".join(wrapped(without_controls(note), _size(self._stderr)[0]))
-        self._line(note)
+        self._remark(f"Note: {text}")
 
     def error(self, text: str) -> None:
-        """Why the command failed."""
-        self._line(f"Error: {text}")
+        """Why the command failed. A terminal gets it broken between words, too."""
+        self._remark(f"Error: {text}")
+
+    def _remark(self, text: str) -> None:
+        if self.error_terminal and not self.look.dumb:
+            text = "\n".join(wrapped(without_controls(text), _size(self._stderr)[0]))
+        self._line(text)
 
     def line(self, text: str) -> None:
         """One line on stderr, whatever it is connected to."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Protocol
 
 from mlxmtp.cli import early
@@ -42,10 +43,10 @@ class Line:
 class Reader(Protocol):
     """Where lines come from."""
 
-    def read(self, given: str = "", *, literal: bool = False) -> Line:
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
         """The next line; the text `given` stands in it already, and is no command if it is `literal`.
 
-        Raises EOFError (Ctrl+D) or KeyboardInterrupt (Ctrl+C).
+        Raises EOFError (Ctrl+D) or KeyboardInterrupt: Ctrl+C in an empty line, and in any that `edits` what was said.
         """
 
     def agree(self, question: str) -> bool:
@@ -58,8 +59,10 @@ class _Asks:
     def agree(self, question: str) -> bool:
         """`question [Y/n]`."""
         early.release()
+        *rows, last = wrapped(f"{question} [Y/n]", get_terminal_size().columns - 1)
+        sys.stdout.write("".join(f"{row}\n" for row in rows))
         try:
-            return input(f"{question} [Y/n] ").strip().lower() in ("", "y", "yes")
+            return input(f"{last} ").strip().lower() in ("", "y", "yes")
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             return False
@@ -68,7 +71,7 @@ class _Asks:
 class PlainReader(_Asks):
     """`input()`: no history, no colours, no escape codes."""
 
-    def read(self, given: str = "", *, literal: bool = False) -> Line:
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
         """One line, or a block. What is given cannot be put into the line: it is shown, and Enter alone sends it."""
         early.release()
         if given:
@@ -95,6 +98,7 @@ class LineEditor(_Asks):
         from prompt_toolkit.shortcuts import CompleteStyle
 
         self.on_thought: Callable[[], str] = str  # gives what Ctrl+T shows
+        self._edits = False  # the line is about something that was said: Ctrl+C leaves that as it is
         self._literal = ""  # blanks and first word of text that is no command: a line is none while it begins with it
         output = _output_class().from_pty(sys.stdout)
         output.enable_cpr = False  # never asks where the cursor is: a terminal may not answer, or answer into the text
@@ -114,8 +118,9 @@ class LineEditor(_Asks):
         )
         self._session.default_buffer.on_text_changed += self._changed
 
-    def read(self, given: str = "", *, literal: bool = False) -> Line:
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
         """The line, edited."""
+        self._edits = edits
         self._literal = _beginning(given) if literal else ""
         self._session.app.erase_when_done = False
         early.hold()
@@ -176,7 +181,7 @@ class LineEditor(_Asks):
 
         @bindings.add("c-c", filter=typing)
         def _(event: KeyPressEvent) -> None:
-            if event.current_buffer.text:
+            if event.current_buffer.text and not self._edits:
                 event.current_buffer.reset()  # tells nobody that the text has changed
                 self._literal = ""
             else:

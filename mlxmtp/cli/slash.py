@@ -147,8 +147,8 @@ Tab completes, Ctrl+G opens the editor, Ctrl+T shows or hides the thought
 
 
 def _looks_like_command(word: str) -> bool:
-    name = word[1:]
-    return bool(name) and name.replace("-", "").isalpha()
+    name = word[1:].rstrip("0123456789?!.,:;")  # /undo2 and /help? are meant as commands, too
+    return name.replace("-", "").isalpha()
 
 
 def _exists(word: str) -> bool:

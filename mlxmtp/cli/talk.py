@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mlxmtp.hub.store import Found
     from mlxmtp.settings import Loaded
 
+_AS_IT_WAS = "The question stays as it was."
+
 
 class Talk:
     """Everything a conversation is made of while it lasts."""
@@ -73,12 +75,13 @@ class Talk:
             try:
                 # What comes back into the line was a message; what was typed meanwhile may be a command.
                 typed = self.keys.typed_ahead()
-                line = self.reader.read("\n".join(part for part in (given, typed) if part), literal=bool(given))
+                begun = "\n".join(part for part in (given, typed) if part)
+                line = self.reader.read(begun, literal=bool(given), edits=self.edits)
             except EOFError:
                 return
             except KeyboardInterrupt:
+                self.say(_AS_IT_WAS if self.edits else "Ctrl+D leaves, /help lists the commands.")
                 self.edits = False
-                self.say("Ctrl+D leaves, /help lists the commands.")
                 continue
             try:
                 self._take(parse(line.text, pasted=line.pasted), act, send)
@@ -99,13 +102,14 @@ class Talk:
             self.edits = False
             act(self, what)
         elif isinstance(what, Unknown):
+            self.edits = False
             near = f"Did you mean {what.nearest}?" if what.nearest else "/help lists them."
             self.say(f"There is no command {what.word}. {near} A space before it sends it as text.")
         elif what.text:
             send(self, what.text)
         elif self.edits:
             self.edits = False
-            self.say("The question stays as it was.")
+            self.say(_AS_IT_WAS)
 
     def ready(self) -> bool:
         """Wait until the model is there; false after Ctrl+C. Raises MlxmtpError if it cannot be read."""
@@ -122,6 +126,11 @@ class Talk:
             raise MlxmtpError(sentence(self.thread.trouble)) from self.thread.trouble
         self.say(f"{name} is still being loaded.")
         return False
+
+    def agree(self, question: str) -> bool:
+        """Whether the answer is yes. What was typed before the question was there is no answer, but the next line."""
+        self.keys.take_in()
+        return self.reader.agree(question)
 
     def _meet(self) -> None:
         """The model and the conversation belong together from here on."""

@@ -60,25 +60,31 @@ def _edit(talk: Talk, text: str) -> None:
         return
     _tell_tokens(talk, mentioned)
     material = join([one.text for one in mentioned])
-    if not make_fit(talk, replace(old, question=text, reply=None, mentioned=material), instead=True):
+    left_out = make_fit(talk, replace(old, question=text, reply=None, mentioned=material), instead=True)
+    if left_out is None:
         talk.given, talk.edits = text, True
         return
     with interrupts(_later):
+        talk.conversation.drop_oldest(left_out)
         talk.conversation.replace_question(text, material)
         if not _answered(talk, _answer(talk)):
             _restore(talk, old)
+            talk.conversation.take_back_oldest(left_out)
             talk.given, talk.edits = text, True
 
 
 def again(talk: Talk) -> None:
     """Another answer to the last question."""
     old = talk.conversation.exchanges[-1]
-    if not talk.ready() or not make_fit(talk, replace(old, reply=None), instead=True):
+    left_out = make_fit(talk, replace(old, reply=None), instead=True) if talk.ready() else None
+    if left_out is None:
         return
     with interrupts(_later):
+        talk.conversation.drop_oldest(left_out)
         talk.conversation.retract_reply()
         if not _answered(talk, _answer(talk)):
             _restore(talk, old)
+            talk.conversation.take_back_oldest(left_out)
 
 
 def go_on(talk: Talk) -> None:
@@ -88,14 +94,23 @@ def go_on(talk: Talk) -> None:
     last = talk.conversation.exchanges[-1]
     reply = last.reply
     assert reply is not None
-    if not make_fit(talk, last, instead=True):
+    left_out = make_fit(talk, last, instead=True)
+    if left_out is None:
         return
-    fence = open_fence(reply.text)
     with interrupts(_later):
-        outcome = _answer(talk, continues=True, lead=f"{fence}\n" if fence else "")
+        talk.conversation.drop_oldest(left_out)
+        outcome = _answer(talk, continues=True, lead=_lead(reply.text))
         if outcome.text:
             talk.conversation.extend(_reply(outcome))
+        else:
+            talk.conversation.take_back_oldest(left_out)
         _remarks(talk, outcome)
+
+
+def _lead(begun: str) -> str:
+    """What a continuation is shown behind: the line that opens the block of code in which the answer was cut."""
+    fence = open_fence(begun)
+    return f"{fence}\n" if fence and not begun.endswith(fence) else fence
 
 
 def _ask(talk: Talk, text: str) -> None:
@@ -105,15 +120,18 @@ def _ask(talk: Talk, text: str) -> None:
         talk.given = text
         return
     _tell_tokens(talk, mentioned)
-    if not make_fit(talk, Exchange(text, None, *material)):
+    left_out = make_fit(talk, Exchange(text, None, *material))
+    if left_out is None:
         talk.given = text
         return
     with interrupts(_later):
+        talk.conversation.drop_oldest(left_out)
         talk.conversation.ask(text, *material)
         if _answered(talk, _answer(talk)):
             talk.staged.clear()
         else:
             talk.conversation.undo()
+            talk.conversation.take_back_oldest(left_out)
             talk.given = text
 
 

@@ -262,7 +262,10 @@ def test_a_file_replays_to_the_conversation_that_wrote_it(operations: list[tuple
 
 
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.text(max_size=3), st.lists(st.integers()))
-TYPES = ["session", "question", "part", "reply", "extend", "retract", "edit", "undo", "drop", "system", "name", "odd"]
+TYPES = [
+    "session", "question", "part", "reply", "extend", "retract", "edit", "undo", "drop", "take back",
+    "system", "name", "odd",
+]  # fmt: skip
 KEYS = ["text", "thinking", "count", "finish_reason", "stats", "name", "model", "attached", "mentioned"]
 
 

@@ -66,6 +66,20 @@ def test_a_folder_without_git_leaves_out_hidden_files_and_builds_and_says_so(tre
 
 
 @needs_git
+def test_without_a_repository_what_a_gitignore_names_is_left_out_all_the_same(tree: Path) -> None:
+    (tree / ".gitignore").write_text("*.md\n/a.txt\n")
+    (tree / "src" / ".gitignore").write_text("b.py\n")
+    (tree / "src" / "a.txt").write_text("another")
+    git_inside = tree / "other"
+    git_inside.mkdir()
+    git(git_inside, "init", "-q")
+    (git_inside / ".gitignore").write_text("x.txt\n")
+    (git_inside / "y.txt").write_text("y")
+    assert titles(gather("project").text) == ["project/other/y.txt", "project/src/a.txt"]
+    assert not (tree / ".git").exists()
+
+
+@needs_git
 def test_in_a_repository_git_chooses(tree: Path) -> None:
     git(tree, "init", "-q")
     (tree / ".gitignore").write_text("build/\nnode_modules/\n.venv/\n*.md\n")

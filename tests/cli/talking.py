@@ -58,7 +58,7 @@ class Script:
         self.given: list[str] = []
         self._paper = paper
 
-    def read(self, given: str = "", *, literal: bool = False) -> Line:
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
         self.given.append(given)
         if not self.lines:
             raise EOFError

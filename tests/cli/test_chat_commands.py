@@ -10,6 +10,8 @@ import pytest
 
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.cli.slash import COMMANDS
+from mlxmtp.engine.engine import Model
+from mlxmtp.errors import LoadError
 from tests.cli.talking import Conversing
 
 
@@ -85,7 +87,7 @@ def test_editing_at_once(asked: Conversing) -> None:
 
 def test_editing_in_the_line(asked: Conversing) -> None:
     shown = asked.say("/edit", "Hi there", answers=["Hey.<turn|>"])
-    assert "The last question; Enter asks it anew, an empty line leaves it as it was.\n> Hi there\n\nHey.\n" in shown
+    assert "The last question; Enter asks it anew, Ctrl+C leaves it as it was.\n> Hi there\n\nHey.\n" in shown
     assert asked.script.given[-2] == "Hi"
     assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi there"]
 
@@ -93,6 +95,39 @@ def test_editing_in_the_line(asked: Conversing) -> None:
 def test_an_empty_line_ends_editing(asked: Conversing) -> None:
     assert "The question stays as it was.\n" in asked.say("/edit", "", "More", answers=["Ok.<turn|>"])
     assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi", "More"]
+
+
+@pytest.mark.parametrize("left", [KeyboardInterrupt, "/nonsense"])
+def test_editing_that_was_left_touches_nothing_that_was_said(asked: Conversing, left: str | type) -> None:
+    shown = asked.say("/edit", left, "More", answers=["Ok.<turn|>"])
+    assert ("The question stays as it was.\n" in shown) == (left is KeyboardInterrupt)
+    assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi", "More"]
+
+
+def test_a_long_question_is_shown_by_its_beginning_when_its_conversation_goes_on(asked: Conversing) -> None:
+    asked.say("\n".join("abcdefghijklmnopqrst"), answers=["Ok.<turn|>"])
+    asked.say("/save long", "/clear")
+    shown = asked.say("/load long")
+    assert "> l\n… 8 more lines\n" in shown
+    assert "> m" not in shown
+
+
+@pytest.mark.parametrize("line", ["/clear foo", "/regen please", "/exit\nWhat is a drafter?", "/context all"])
+def test_a_command_that_takes_nothing_does_nothing_with_more(asked: Conversing, line: str) -> None:
+    before = asked.talk.conversation.history
+    shown = asked.say(line)
+    assert shown.endswith(f"Error: {line.split(maxsplit=1)[0]} takes nothing after it, so nothing was done.\n")
+    assert asked.talk.conversation.history == before
+
+
+def test_going_on_right_behind_the_opening_of_a_block(talk: Conversing) -> None:
+    talk.change(max_tokens=7)
+    talk.say("Hi", answers=["```bash"])
+    reply = talk.talk.conversation.exchanges[-1].reply
+    assert reply is not None
+    assert reply.text == "```bash"
+    talk.change(max_tokens=None)
+    assert "```bash\nls\n```\n" in talk.say("/continue", answers=["\nls\n```\n<turn|>"])
 
 
 def test_going_on(talk: Conversing) -> None:
@@ -153,6 +188,17 @@ def test_files_wait_for_the_next_message(talk: Conversing) -> None:
     assert talk.say('/file "b.txt').endswith("a quotation mark is missing.\n")
 
 
+def test_files_that_wait_are_named_also_where_the_model_cannot_be_read(talk: Conversing) -> None:
+    def read() -> Model:
+        raise LoadError("The model is damaged.")
+
+    talk.talk.thread.load(read)
+    Path("b.txt").write_text("Beta", encoding="utf-8")
+    shown = talk.say("/file b.txt")
+    assert "b.txt, goes with the next message\n" in shown
+    assert "Error: The model is damaged.\n" in shown
+
+
 def test_the_system_prompt(talk: Conversing) -> None:
     assert talk.say("/system") == "> /system\nThere is no system prompt. /system TEXT sets one.\n"
     assert talk.say("/system Be brief.", "/system") == (
@@ -162,6 +208,8 @@ def test_the_system_prompt(talk: Conversing) -> None:
     assert talk.prompts[0].startswith("<bos><|turn>system\nBe brief.<turn|>\n")
     Path("s.txt").write_text("From a file.", encoding="utf-8")
     assert talk.say("/system @s.txt", "/system").endswith("From a file.\n")
+    Path("my s.txt").write_text("From another.", encoding="utf-8")
+    assert talk.say('/system @"my s.txt"', "/system").endswith("From another.\n")
     assert talk.say("/system -").endswith("There is no system prompt any more.\n")
 
 

@@ -342,6 +342,22 @@ def test_tab_completes(program: Program) -> None:
     leave(terminal)
 
 
+def test_ctrl_c_leaves_an_edit_and_the_next_message_is_a_new_one(program: Program) -> None:
+    program.answers = ["First.<turn|>", "Second.<turn|>"]
+    terminal = begin(program)
+    terminal.send("One?" + ENTER)
+    terminal.wait_for("tok/pass")
+    terminal.send("/edit" + ENTER)
+    terminal.wait_for("an empty line leaves it as it was.\n> One?")
+    terminal.send(" or two" + CTRL_C)
+    terminal.wait_for("The question stays as it was.")
+    terminal.send("Three?" + ENTER)
+    terminal.wait_for("Second.")
+    terminal.send("/context" + ENTER)
+    terminal.wait_for("2 exchanges")
+    leave(terminal)
+
+
 def test_ctrl_g_opens_the_editor(program: Program) -> None:
     editor = program.home / "editor"
     editor.write_text('#!/bin/sh\nprintf "edited %s" "$(cat "$1")" > "$1"\n', encoding="utf-8")

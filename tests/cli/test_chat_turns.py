@@ -128,6 +128,40 @@ def test_a_full_context_offers_to_drop_the_oldest(talk: Conversing) -> None:
     assert len(talk.talk.conversation.dropped) == 1
 
 
+@pytest.mark.parametrize("how", ["ask", "/edit ", "/regen", "/continue"])
+def test_what_was_left_out_for_an_answer_that_never_came_is_read_again(talk: Conversing, how: str) -> None:
+    talk.say("y" * 150, "And?", answers=["z" * 60 + "<turn|>", "Fine.{stop} and more<turn|>"])
+    if how in ("/regen", "/continue"):
+        talk.talk.conversation.set_system("s" * 140)
+    before = talk.talk.conversation.history
+    talk.script.answers = [True]
+    shown = talk.say(
+        {"ask": "x" * 150, "/edit ": "/edit " + "x" * 150}.get(how, how),
+        answers=["<|channel>thought\nNever{stop} more"],
+    )
+    assert "Stopped before the answer began." in shown
+    assert talk.talk.conversation.exchanges == before.exchanges
+    assert talk.talk.conversation.dropped == ()
+    saved = talk.sessions.read(talk.sessions.latest())
+    assert [one.question for one in saved.exchanges] == ["y" * 150, "And?"]
+    assert saved.dropped == ()
+
+
+def test_keys_that_came_before_a_question_do_not_answer_it(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(talk.talk.keys, "take_in", lambda: asked.append("taken in"), raising=False)
+
+    def agree(question: str) -> bool:
+        asked.append(question)
+        return False
+
+    monkeypatch.setattr(talk.script, "agree", agree)
+    talk.say("y" * 150, answers=["z" * 60 + "<turn|>"])
+    talk.say("x" * 150)
+    assert asked[0] == "taken in"
+    assert len(asked) == 2
+
+
 def test_other_words_that_do_not_fit_offer_the_same_and_replace_the_last_question(talk: Conversing) -> None:
     talk.say("y" * 150, "And?", answers=["z" * 60 + "<turn|>", "Ok.<turn|>"])
     talk.script.answers = [True]

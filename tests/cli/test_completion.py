@@ -18,6 +18,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / ".hidden").touch()
     (tmp_path / "my dir").mkdir()
     (tmp_path / "my dir" / "in side.md").touch()
+    (tmp_path / "q'uote.txt").touch()
+    (tmp_path / 'dq"x.txt').touch()
+    (tmp_path / "b\\ck.txt").touch()
     return tmp_path
 
 
@@ -37,6 +40,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("/file .h", 2, [".hidden"]),
         ("/file notes.txt m", 1, ['"my dir/']),
         ('/file "my dir/', 8, ['"my dir/in side.md"']),
+        ("/file q", 1, ['"q\'uote.txt"']),
+        ("/file d", 1, ['"dq\\"x.txt"']),
+        ("/file b", 1, ['"b\\\\ck.txt"']),
+        ("what is @q", 1, ["q'uote.txt"]),
         ("/export no", 2, ["notes.txt"]),
         ("/system @no", 2, ["notes.txt"]),
         ("what is @no", 2, ["notes.txt"]),

@@ -53,6 +53,17 @@ def test_after_ctrl_z_no_row_is_taken_away_and_the_next_ones_are_again(terminal:
         assert tail.erasure()
 
 
+def test_lines_typed_while_nobody_listened_are_taken_in(terminal: tuple[int, int]) -> None:
+    program, person = terminal
+    keyboard = Keyboard(program)
+    os.write(person, b"\nthe next question\n")
+    while not select.select([program], [], [], 10)[0]:
+        pass
+    keyboard.take_in()
+    assert not select.select([program], [], [], 0)[0]
+    assert keyboard.typed_ahead() == "the next question"
+
+
 def test_ctrl_t_acts_and_text_is_kept(terminal: tuple[int, int]) -> None:
     program, person = terminal
     keyboard = Keyboard(program)

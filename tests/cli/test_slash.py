@@ -50,6 +50,9 @@ def test_a_path_that_exists_is_text() -> None:
         ("/xyzzy", None),
         ("/Users", None),
         ("/opt", None),
+        ("/undo2", "/undo"),
+        ("/help?", "/help"),
+        ("/clear, please", "/clear"),
     ],
 )
 def test_an_unknown_command_names_the_nearest(text: str, nearest: str | None) -> None:
