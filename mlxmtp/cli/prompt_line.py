@@ -124,11 +124,21 @@ class LineEditor(_Asks):
         self._literal = _beginning(given) if literal else ""
         self._session.app.erase_when_done = False
         early.hold()
-        text = self._session.prompt(default=given, pre_run=early.release)  # the last thing before its own mode
+        try:
+            text = self._session.prompt(default=given, pre_run=early.release)  # the last thing before its own mode
+        finally:
+            early.hold()  # what is typed while a command does its work is for the next line, too
         if self._session.app.erase_when_done:
             sys.stdout.write("".join(f"{row}\n" for row in self._rows(text)))
             sys.stdout.flush()
         return Line(text, self._is_literal(text))
+
+    def agree(self, question: str) -> bool:
+        """See `Reader`."""
+        try:
+            return super().agree(question)
+        finally:
+            early.hold()
 
     def _changed(self, buffer: Buffer) -> None:
         if not buffer.text:

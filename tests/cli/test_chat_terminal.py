@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import stat
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,24 @@ def test_a_thought_folds_and_ctrl_t_brings_it_back(program: Program) -> None:
     terminal.send(CTRL_T)
     terminal.wait_for("Let me see. Done.\n\n>")
     leave(terminal)
+
+
+def test_a_question_typed_while_a_command_works_is_sent_and_shown_once(program: Program) -> None:
+    (program.home / "material").mkdir()
+    (program.home / "material" / "a.txt").write_text("Alpha", encoding="utf-8")
+    git = program.home / "git"  # which the command asks about the folder
+    git.write_text("#!/bin/sh\ntouch begun\nwhile [ ! -e typed ]; do sleep 0.1; done\nexit 1\n", encoding="utf-8")
+    git.chmod(0o755)
+    program.env = {"PATH": f"{program.home}:{os.environ['PATH']}"}
+    program.answers = ["Fine.<turn|>"]
+    terminal = begin(program)
+    terminal.send("/file material" + ENTER)
+    while not (program.home / "begun").exists():
+        time.sleep(0.05)
+    terminal.send("What is it?" + ENTER)
+    (program.home / "typed").touch()
+    terminal.wait_for("Fine.")
+    assert "\n".join(leave(terminal)).count("What is it?") == 1
 
 
 def test_what_is_typed_ahead_waits_in_the_next_line(program: Program) -> None:
