@@ -11,6 +11,9 @@ from mlxmtp.hub.fit import shown
 if TYPE_CHECKING:
     from mlxmtp.cli.talk import Talk
 
+_SECONDS = 3.0
+"""How long a model may take to hear that its answer is over."""
+
 
 def take_up(talk: Talk) -> None:
     """Read what was kept for this conversation, once its model is there. A file that will not do is only a remark."""
@@ -31,6 +34,10 @@ def keep(talk: Talk) -> None:
     if path is None or talk.thread.model is None or not talk.conversation.exchanges:
         return
     if talk.met is not talk.conversation:  # only looked at: what is kept already is better
+        return
+    talk.thread.stop()
+    if not talk.thread.idle(_SECONDS):  # Ctrl+C after Ctrl+C has ended the conversation, not the model
+        talk.say("The model does not react: keys and values were not kept.")
         return
     from mlxmtp.engine import kept
 

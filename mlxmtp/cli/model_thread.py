@@ -140,6 +140,12 @@ class ModelThread:
             raise errors[0]
         return results[0]
 
+    def idle(self, seconds: float) -> bool:
+        """Whether everything asked for has ended by then; false for a model that does not react."""
+        over = Flag()
+        self._do(over.set)
+        return over.wait(seconds)
+
     def stop(self) -> None:
         """End the answer as soon as possible: its `End` says so and comes as any other."""
         self._stop.set()

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Reply
+from mlxmtp.cli.output import Look
 from mlxmtp.cli.slash import COMMANDS
 from mlxmtp.engine.engine import Model
 from mlxmtp.errors import LoadError
 from tests.cli.talking import Conversing
+from tests.text_checkpoint import write_text_checkpoint
 
 
 @pytest.fixture
@@ -52,6 +55,33 @@ def test_a_new_conversation_is_another_session(asked: Conversing, word: str) -> 
     assert "Hi" not in asked.prompts[1]
     assert asked.talk.conversation.session not in (None, before)
     assert len(asked.sessions.listing().sessions) == 2
+
+
+def left(talk: Conversing, model: str, *said: tuple[str, Reply]) -> str:
+    """The id of a session that was left some time ago."""
+    conversation = Conversation(model=model, journal=talk.sessions.create(model))
+    for question, reply in said:
+        conversation.ask(question)
+        conversation.reply(reply)
+    session = conversation.session
+    conversation.close()
+    assert session is not None
+    return session
+
+
+@pytest.mark.parametrize("word", ["/clear", "/load"])
+def test_another_conversation_begins_without_files_figures_and_a_thought(talk: Conversing, word: str) -> None:
+    other = left(talk, "fake", ("Old?", Reply("Yes.")))
+    Path("a.txt").write_text("Alpha", encoding="utf-8")
+    talk.change(think=True)
+    talk.say("Hi", "/file a.txt", answers=["<|channel>thought\nHm.<channel|>Yes.<turn|>"])
+    assert talk.talk.thought.strip() == "Hm."
+    shown = talk.say(f"{word} {other}" if word == "/load" else word, "/file", "/stats")
+    assert "> /file\nNo file waits for the next message. /file PATH adds one.\n" in shown
+    assert shown.endswith("> /stats\nThere are no figures yet: ask something first.\n")
+    assert talk.talk.thought == ""  # which is what Ctrl+T shows
+    talk.say("More", answers=["Ok.<turn|>"])
+    assert "Alpha" not in talk.prompts[-1]
 
 
 @pytest.mark.parametrize("word", ["/regen", "/retry"])
@@ -199,6 +229,16 @@ def test_files_that_wait_are_named_also_where_the_model_cannot_be_read(talk: Con
     assert "Error: The model is damaged.\n" in shown
 
 
+def test_files_go_on_waiting_when_the_question_got_no_answer(talk: Conversing) -> None:
+    Path("a.txt").write_text("Alpha", encoding="utf-8")
+    talk.change(think=True)
+    shown = talk.say("/file a.txt", "What?", "/file", answers=["<|channel>hm{stop} hm hm hm hm"])
+    assert "Stopped before the answer began." in shown
+    assert shown.endswith("> /file\na.txt, 19 tokens, goes with the next message\n")
+    talk.say("What?", answers=["So.<turn|>"])
+    assert [one.attached for one in talk.talk.conversation.exchanges] == ["--- a.txt ---\nAlpha"]
+
+
 def test_the_system_prompt(talk: Conversing) -> None:
     assert talk.say("/system") == "> /system\nThere is no system prompt. /system TEXT sets one.\n"
     assert talk.say("/system Be brief.", "/system") == (
@@ -218,6 +258,24 @@ def test_the_model(talk: Conversing) -> None:
     shown = talk.say("/model e5b")
     assert "Error: Model 'e5b' is not known (did you mean 'e4b'?)" in shown
     assert talk.say("Hi", answers=["Still here.<turn|>"]).startswith("> Hi\n\nStill here.\n")
+
+
+def test_a_drafter_that_was_named_stays_with_the_model_before(
+    talk: Conversing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafters: list[Path | None] = []
+
+    def load(_: Path, drafter: Path | None, **__: object) -> Model:
+        drafters.append(drafter)
+        return talk.model
+
+    monkeypatch.setattr(Model, "load", load)
+    talk.change(draft_model=str(write_text_checkpoint(talk.folder / "named")))
+    other = write_text_checkpoint(talk.folder / "other")
+    shown = talk.say(f"/model {other}", "Hi", "/model", answers=["Hm.<turn|>"])
+    assert f"{other} answers from here on.\n" in shown
+    assert f"> /model\n{other}, without a drafter, in {other}\n" in shown
+    assert drafters == [None]
 
 
 def test_settings(talk: Conversing) -> None:
@@ -298,6 +356,16 @@ def test_what_fills_the_context(asked: Conversing) -> None:
     )
 
 
+def test_files_that_wait_have_a_row_of_their_own_in_what_fills_the_context(asked: Conversing) -> None:
+    Path("a.txt").write_text("Alpha", encoding="utf-8")
+    before = asked.say("/context")
+    assert "files that wait" not in before
+    assert "free                      309 tokens\n" in before
+    shown = asked.say("/file a.txt", "/context")
+    assert "files that wait            19 tokens\n" in shown
+    assert "free                      290 tokens\n" in shown
+
+
 def test_naming_and_loading_sessions(asked: Conversing) -> None:
     first = asked.talk.conversation.session
     assert asked.say("/save") == f"> /save\nSaved as session {first}. /save NAME gives it a name.\n"
@@ -313,6 +381,25 @@ def test_naming_and_loading_sessions(asked: Conversing) -> None:
     assert asked.say("/load xyz").endswith("Error: There is no session 'xyz'. /sessions lists them.\n")
     asked.say("More?", answers=["Yes.<turn|>"])
     assert "Hello.<turn|>\n<|turn>user\nMore?" in asked.prompts[-1]
+
+
+def test_a_session_that_is_loaded_goes_on_with_the_model_of_now(talk: Conversing) -> None:
+    session = left(talk, "before", ("Old?", Reply("Yes.")))
+    talk.say(f"/load {session}", "More", answers=["Ok.<turn|>"])
+    (summary,) = talk.sessions.listing().sessions
+    assert (summary.id, summary.model) == (session, "fake")
+
+
+def test_a_session_is_loaded_without_the_thoughts(talk: Conversing) -> None:
+    session = left(talk, "fake", ("Old?", Reply("Yes.", "Let me see.")))
+    assert talk.say(f"/load {session}").endswith("> Old?\n\nYes.\n\n")
+
+
+def test_plain_shows_a_session_that_is_loaded_as_it_was_written(talk: Conversing) -> None:
+    session = left(talk, "fake", ("Old?", Reply("Some **x**.")))
+    talk.talk.out.look = Look(color=False)
+    talk.change(plain=True)
+    assert "\nSome **x**.\n" in talk.say(f"/load {session}")
 
 
 def test_no_sessions_yet(talk: Conversing) -> None:

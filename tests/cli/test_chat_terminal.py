@@ -19,7 +19,7 @@ from tests.cli.conftest import Program, Terminal
 FIRST = "mlxmtp chat: /help, Ctrl+D to leave"
 ENTER, CTRL_C, CTRL_D, CTRL_G, CTRL_J, CTRL_R, CTRL_T, UP = "\r", "\x03", "\x04", "\x07", "\n", "\x12", "\x14", "\x1b[A"
 ESCAPE = re.compile(rb"\x1b")
-COLOUR = re.compile(rb"\x1b\[[0-9;]*3[0-7]")
+COLOUR = re.compile(rb"\x1b\[(?:[0-9]*;)*(?:[34][0-8]|9[0-7]|10[0-7])[;m]")
 
 
 def begin(program: Program, *args: str, columns: int = 100, rows: int = 30) -> Terminal:
@@ -405,6 +405,39 @@ def test_a_window_that_gets_narrower_and_wider_in_mid_answer(program: Program) -
     assert " ".join(lines[start + 2 : end]) == f"wide {words} end"
 
 
+def test_what_enter_n_ctrl_c_and_ctrl_d_mean_when_the_context_is_full(program: Program) -> None:
+    long = "y" * 150
+    program.answers = ["z" * 60 + "<turn|>", "Fits.<turn|>"]
+    terminal = begin(program, columns=200, rows=60)
+    terminal.send(long + ENTER)
+    terminal.wait_for("tok/pass")
+
+    def count(text: str, lines: list[str]) -> int:
+        return sum(text in line for line in lines)
+
+    def asked(times: int) -> None:
+        """The question is on the screen, and what is pressed now answers it."""
+        terminal.wait_until("a question", lambda lines: count("[Y/n]", lines) == times)
+
+    def refused(times: int) -> None:
+        """Nothing was sent, and what could not be sent is in the line."""
+        terminal.wait_until(
+            "a refusal", lambda lines: count("Nothing was sent", lines) == times and lines[-1] == f"> {long}"
+        )
+
+    terminal.wait_until("a prompt", lambda lines: lines[-1] == ">")
+    terminal.send(long + ENTER)
+    for times, keys in enumerate((CTRL_C, CTRL_D, "n" + ENTER), 1):
+        asked(times)
+        terminal.send(keys)
+        refused(times)
+        terminal.send(ENTER)
+    asked(4)
+    terminal.send(ENTER)
+    terminal.wait_for("Fits.")
+    leave(terminal)
+
+
 def test_forty_columns(program: Program) -> None:
     words = " ".join(f"word{number:02}" for number in range(12))
     program.answers = [f"{words}\n\n| a | b |\n|---|---|\n| 1 | 中 |\n\n```\n{'x' * 60}\n```\n<turn|>"]
@@ -426,8 +459,19 @@ def test_without_colours(program: Program) -> None:
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
     terminal.wait_for("tok/pass")
+    terminal.send("/s\t")
+    terminal.wait_until("a menu", lambda lines: any("/save " in line and "/stats" in line for line in lines))
+    terminal.send(CTRL_C)
     leave(terminal)
     assert not COLOUR.search(terminal.raw)
+
+
+def test_plain_shows_an_answer_as_it_was_written(program: Program) -> None:
+    program.answers = ["Some **x** words.<turn|>"]
+    terminal = begin(program, "--plain")
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("tok/pass")
+    assert "Some **x** words." in leave(terminal)
 
 
 def test_a_dumb_terminal_gets_no_escape_at_all(program: Program) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 
 import pytest
 
 from mlxmtp.chat.history import Reply
+from mlxmtp.cli import tuning
+from mlxmtp.cli.keyboard import CTRL_T, NoKeys
 from mlxmtp.cli.learning import Memory
+from mlxmtp.cli.model_thread import ModelThread
+from mlxmtp.cli.output import Look
 from mlxmtp.cli.prompt_line import Line
 from mlxmtp.decode.depth import Depth
+from mlxmtp.engine.engine import Model
 from mlxmtp.errors import TooLarge
 from mlxmtp.hub.store import Found
 from tests.cli.talking import Conversing
@@ -43,6 +49,40 @@ def test_a_thought_folds_and_never_comes_back(talk: Conversing) -> None:
     assert "<|think|>" in talk.prompts[1]
 
 
+class PressedKeys(NoKeys):
+    """Ctrl+T, from the thread of the model."""
+
+    def __init__(self) -> None:
+        self._pressed, self._button = os.pipe()
+        self.descriptors = (self._pressed,)
+        self.taken = Event()
+
+    def pressed(self) -> str:
+        os.read(self._pressed, 1)
+        self.taken.set()
+        return CTRL_T
+
+    def press(self) -> None:
+        os.write(self._button, b"\0")
+        assert self.taken.wait(60)
+
+    def close(self) -> None:
+        os.close(self._pressed)
+        os.close(self._button)
+
+
+def test_a_thought_that_ctrl_t_has_hidden_stays_hidden_in_the_next_answer(talk: Conversing) -> None:
+    keys = talk.talk.keys = PressedKeys()
+    talk.change(think=True)
+    talk.decoder.before_round = lambda number: keys.press() if number == 2 and not keys.taken.is_set() else None
+    answers = [f"<|channel>thought\nLet me see {word}.<channel|>Yes.<turn|>" for word in ("once", "again")]
+    shown = talk.say("Hi", "And?", "/think", answers=answers)
+    keys.close()
+    second = shown.partition("> And?")[2]
+    assert second.startswith("\n\nthought for 0.0 s\n\nYes.\n")
+    assert "Thinking is on and hidden." in second
+
+
 def test_ctrl_c_keeps_what_was_said(talk: Conversing) -> None:
     shown = talk.say("Hi", "Next", answers=["One two{stop} three four five<turn|>", "Ok.<turn|>"])
     said = talk.talk.conversation.exchanges[0].reply
@@ -71,6 +111,30 @@ def test_ctrl_c_while_the_prompt_is_read(talk: Conversing) -> None:
     shown = talk.say("Hi", answers=["{stop}Yes and more and more<turn|>"])
     assert "stopped" in shown.lower()
     assert "> Hi\n\nYes.\n" in talk.say("Hi", answers=["Yes.<turn|>"])
+
+
+def test_a_model_that_does_not_react_is_left_at_the_third_ctrl_c(
+    talk: Conversing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pressed, gate = 0, Event()
+
+    def struck(*_: int, **__: object) -> bool:
+        nonlocal pressed
+        pressed += 1
+        if pressed > 3:
+            gate.set()
+        signal.raise_signal(signal.SIGINT)
+        return False
+
+    def stuck(_: int) -> None:
+        gate.wait(60)
+
+    talk.decoder.before_round = stuck
+    monkeypatch.setattr(talk.thread, "wait", struck)
+    talk.say("Hi", "never read", answers=["Hello.<turn|>"])
+    gate.set()
+    assert pressed == 3
+    assert talk.script.lines == ["never read"]
 
 
 def test_ctrl_c_while_a_file_is_read(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +170,20 @@ def test_an_answer_at_the_limit_can_be_gone_on_with(talk: Conversing) -> None:
     assert "The answer was cut after 4 tokens. /continue goes on.\n" in shown
 
 
+@pytest.mark.parametrize("fence", ["```python", "~~~"])
+def test_a_code_block_that_was_cut_goes_on_as_code(talk: Conversing, fence: str) -> None:
+    talk.talk.out.look = Look(color=False)
+    begun = f"So:\n\n{fence}\nx = 1\n"
+    talk.change(max_tokens=len(talk.tokenizer.encode(begun)))
+    talk.say("Hi", answers=[begun])
+    talk.change(max_tokens=None)
+    shown = talk.say("/continue", answers=[f"# one\ny = 2 **3** 4\n{fence[:3]}\n\nand **this**.<turn|>"])
+    assert "\n\n# one\ny = 2 **3** 4\n\nand this.\n" in re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    (exchange,) = talk.talk.conversation.exchanges
+    assert exchange.reply is not None
+    assert exchange.reply.text.startswith(f"{begun}# one\n")
+
+
 def test_a_question_that_does_not_fit_is_refused_with_both_counts(talk: Conversing) -> None:
     shown = talk.say("x" * 400)
     assert "Error: With this question the prompt has 416 tokens; the context holds 400, of which 50 are kept" in shown
@@ -126,6 +204,10 @@ def test_a_full_context_offers_to_drop_the_oldest(talk: Conversing) -> None:
     assert "\nOk.\n" in agreed
     assert "z" not in talk.prompts[-1]
     assert len(talk.talk.conversation.dropped) == 1
+    (summary,) = talk.sessions.listing().sessions
+    saved = talk.sessions.read(summary)  # a conversation that is resumed leaves out the same
+    assert (len(saved.dropped), len(saved.exchanges)) == (1, 1)
+    assert talk.say("/context").endswith("The oldest exchange is left out of the prompt.\n")
 
 
 @pytest.mark.parametrize("how", ["ask", "/edit ", "/regen", "/continue"])
@@ -229,9 +311,18 @@ def test_asking_again_after_a_longer_system_prompt_offers_to_drop_the_oldest(tal
     assert talk.talk.conversation.exchanges[-1].reply is not None
 
 
-def test_the_context_warns_once_before_it_is_full(talk: Conversing) -> None:
-    shown = talk.say("w" * 310, answers=["A<turn|>"])
-    assert "The context is 81 % full: /context shows what fills it, /clear starts anew.\n" in shown
+def test_the_context_warns_once_before_it_is_full(tmp_path: Path) -> None:
+    talk = Conversing(tmp_path, context=2000)
+    shown = talk.say("w" * 1590, "And?", "And?", answers=["A<turn|>"] * 3)
+    assert shown.count("The context is 80 % full: /context shows what fills it, /clear starts anew.\n") == 1
+    assert shown.count(" % full") == 1
+    assert "context 1.6k/2.0k" in shown.split("> And?")[-1]  # as full as before
+
+
+def test_the_context_warns_again_once_it_was_emptier(talk: Conversing) -> None:
+    lines = ["w" * 310, "/undo", "And?", "w" * 310]
+    shown = talk.say(*lines, answers=["A<turn|>"] * 3)
+    assert shown.count(" % full") == 2
 
 
 def test_pasted_and_quoted_lines_are_text(talk: Conversing) -> None:
@@ -244,6 +335,7 @@ def test_a_path_is_text_and_an_unknown_command_is_not_sent(talk: Conversing) -> 
     there.mkdir()
     shown = talk.say(f"{there} is what?", "/hlep", "/frobnicate me", answers=["A folder<turn|>"])
     assert [one.question for one in talk.talk.conversation.exchanges] == [f"{there} is what?"]
+    assert len(talk.decoder.requests) == 1
     assert "There is no command /hlep. Did you mean /help? A space before it sends it as text.\n" in shown
     assert "There is no command /frobnicate." in shown
 
@@ -256,6 +348,15 @@ def test_files_named_in_a_message_come_before_it(talk: Conversing, monkeypatch: 
     first, second = talk.talk.conversation.exchanges
     assert (first.question, first.mentioned) == ("Read @a.txt now", "--- a.txt ---\nAlpha")
     assert second.mentioned == ""
+
+
+def test_a_model_is_read_before_anything_is_asked(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert talk.talk.target is not None
+    monkeypatch.setattr(Model, "load", lambda *_, **__: talk.model)
+    thread = talk.talk.thread = ModelThread()
+    tuning.load(talk.talk, talk.talk.target)
+    thread.wait(seconds=60)
+    assert thread.model is talk.model
 
 
 def test_a_model_that_cannot_be_read_is_an_error_and_the_question_stays(talk: Conversing) -> None:
@@ -282,6 +383,26 @@ def test_everything_is_saved_as_it_is_said(talk: Conversing) -> None:
     (summary,) = talk.sessions.listing().sessions
     history = talk.sessions.history(summary)
     assert [(one.question, one.reply and one.reply.text) for one in history.exchanges] == [("Hi", "Hello.")]
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["full", "removed"])
+def test_that_a_conversation_is_not_saved_any_more_is_said_once(
+    talk: Conversing, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert "not saved" not in talk.say("Hi", answers=["Hello.<turn|>"])
+    if removed:
+        (file,) = talk.sessions.folder.iterdir()
+        file.unlink()
+    else:
+        monkeypatch.setattr("mlxmtp.chat.journal._write_all", full)
+    shown = talk.say("Two", "Three", answers=["2.<turn|>", "3.<turn|>"])
+    reason = "its file was removed" if removed else "No space left on device"
+    assert shown.count("This conversation is not saved any more") == 1
+    assert f"Note: This conversation is not saved any more: {reason}" in shown.split("> Three")[0]
+    assert "\n3.\n" in shown
 
 
 def test_what_was_learned_is_kept_after_each_answer(talk: Conversing) -> None:

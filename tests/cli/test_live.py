@@ -70,6 +70,14 @@ def test_a_long_thought_is_shown_in_few_rows_and_leaves_one() -> None:
     assert lines[1:] == ["", "The answer."]
 
 
+def test_a_long_thought_takes_twelve_rows_of_a_high_window() -> None:
+    window = Window(rows=40)
+    answer = view(window)
+    for number in range(200):
+        answer.thinking(f"step {number} of the thought. ")
+    assert len(window.lines()) == 12
+
+
 def test_a_thought_without_an_answer_leaves_its_time() -> None:
     window = Window()
     answer = view(window)

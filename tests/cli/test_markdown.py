@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.cli.markdown import MarkdownStream, finished_length
-from mlxmtp.cli.tail import MAX_ROWS
 
 ANSWER = """\
 # Title
@@ -130,7 +129,7 @@ def test_a_finished_block_is_sent_once_and_the_tail_stays_small() -> None:
     paragraph = "word " * 20
     screen.play("\n\n".join(f"Paragraph {number}. {paragraph}" for number in range(10)), 7)
     sent = "".join(screen.sent)
-    assert max(frame.count("\n") for frame in screen.sent) <= 2 * MAX_ROWS
+    assert max(frame.count("\n") for frame in screen.sent) <= 2 * 12
     assert len(sent) < 40 * 10 * len(paragraph)
     for number in range(10):
         assert sum(line.startswith(f"Paragraph {number}.") for line in screen.lines()) == 1
@@ -142,7 +141,7 @@ def test_a_long_code_block_shows_its_end_and_is_whole_at_last() -> None:
     screen.markdown.feed("```python\n")
     for line in code.splitlines(keepends=True):
         screen.markdown.feed(line)
-    assert len(screen.lines()) == MAX_ROWS
+    assert len(screen.lines()) == 12
     assert screen.lines()[-1] == "line_399 = 399"
     screen.markdown.feed("```\n")
     screen.markdown.finish()

@@ -1,6 +1,8 @@
 """Keys and values on disk: going on from them says what reading everything again says; anything wrong is refused."""
 
+import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,6 +55,34 @@ def test_a_file_of_another_model_or_of_a_replaced_one_is_refused(copied, tmp_pat
     weights.touch()
     with pytest.raises(CacheRefused, match="another model"):
         model.load_cache(tmp_path / "kv.safetensors")
+
+
+@pytest.mark.parametrize(("name", "value"), [("version", lambda _: "0.1"), ("_FORMAT", "0")], ids=["mlx", "layout"])
+def test_a_file_of_another_version_of_mlx_or_of_another_layout_is_refused(name, value, tmp_path, monkeypatch):
+    golden = load_golden("e2b")
+    prompt = golden.records["short"].prompt
+    first = Model.load(golden.target)
+    said(first, prompt)
+    with monkeypatch.context() as before:
+        before.setattr(kept, name, value)
+        first.save_cache(tmp_path / "kv.safetensors")
+    model = Model.load(golden.target)
+    with pytest.raises(CacheRefused, match="read again"):
+        model.load_cache(tmp_path / "kv.safetensors")
+    assert said(model, prompt) == said(Model.load(golden.target), prompt)
+    assert model._decoder.reused == 0
+
+
+def test_what_is_kept_can_be_read_by_its_owner_only(tmp_path):
+    golden = load_golden("e2b")
+    model = Model.load(golden.target)
+    said(model, golden.records["short"].prompt)
+    mask = os.umask(0o022)
+    try:
+        model.save_cache(tmp_path / "kv.safetensors")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "kv.safetensors").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("left", [0, 7, 100, 3000])
