@@ -176,6 +176,21 @@ def test_a_question_typed_while_a_command_works_is_sent_and_shown_once(program: 
     assert "\n".join(leave(terminal)).count("What is it?") == 1
 
 
+@pytest.mark.parametrize("flags", [(), ("--keep-cache",)])
+def test_three_ctrl_c_leave_a_model_that_does_not_react(program: Program, flags: tuple[str, ...]) -> None:
+    program.answers = ["Hello there{sleep 0.3} and more{never} and more<turn|>"]
+    terminal = begin(program, *flags)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("\nHello there and")
+    for _ in range(3):
+        time.sleep(0.2)  # two at once are one signal
+        terminal.send(CTRL_C)
+    assert terminal.drain() == 0
+    assert terminal.cursor_column == 0
+    said = "The model does not react: keys and values were not kept." in terminal.lines()
+    assert said == bool(flags)
+
+
 def test_what_is_typed_ahead_waits_in_the_next_line(program: Program) -> None:
     program.answers = ["One{sleep 1.5} two<turn|>", "Three<turn|>"]
     terminal = begin(program)
