@@ -156,6 +156,19 @@ def test_a_thought_folds_and_ctrl_t_brings_it_back(program: Program) -> None:
     leave(terminal)
 
 
+def test_a_thought_without_words_is_seen_while_it_lasts(program: Program) -> None:
+    program.answers = ["<|channel>thought{sleep 5}\n<channel|>Yes.<turn|>"]
+    terminal = begin(program, "--think")
+    terminal.send("Hi" + ENTER)
+    terminal.wait_until(
+        "seconds", lambda lines: re.match(r"thinking [1-9] s · Ctrl\+T hides it", lines[-1]) is not None
+    )
+    terminal.wait_for("tok/pass")
+    lines = leave(terminal)
+    start = lines.index("> Hi")
+    assert lines[start : start + 3] == ["> Hi", "", "Yes."]
+
+
 def test_what_is_typed_ahead_waits_in_the_next_line(program: Program) -> None:
     program.answers = ["One{sleep 1.5} two<turn|>", "Three<turn|>"]
     terminal = begin(program)
@@ -408,7 +421,7 @@ def test_a_dumb_terminal_gets_no_escape_at_all(program: Program) -> None:
     terminal.send(CTRL_C)
     terminal.wait_for("stopped · ")
     lines = leave(terminal)
-    assert re.search(r"\nthought for \d\.\d s\n\nSome \*\*text\*\*\.\n", "\n".join(lines))
+    assert re.search(r"\nthought for \d(\.\d)? s\n\nSome \*\*text\*\*\.\n", "\n".join(lines))
     assert not ESCAPE.search(terminal.raw)
 
 
