@@ -119,7 +119,7 @@ class LineEditor(_Asks):
         self._literal = _beginning(given) if literal else ""
         self._session.app.erase_when_done = False
         early.hold()
-        text = self._session.prompt(default=given, pre_run=early.release)  # the last thing before its own mode
+        text = self._session.prompt(default=given, pre_run=early.hand_over)  # the last thing before its own mode
         if self._session.app.erase_when_done:
             sys.stdout.write("".join(f"{row}\n" for row in self._rows(text)))
             sys.stdout.flush()

@@ -71,9 +71,10 @@ class Talk:
         while True:
             given, self.given = self.given, ""
             try:
-                # What comes back into the line was a message; what was typed meanwhile may be a command.
+                # What comes back into the line was a message; what was typed meanwhile, not pasted, may be a command.
                 typed = self.keys.typed_ahead()
-                line = self.reader.read("\n".join(part for part in (given, typed) if part), literal=bool(given))
+                whole = "\n".join(part for part in (given, typed.text) if part)
+                line = self.reader.read(whole, literal=bool(given) or typed.pasted)
             except EOFError:
                 return
             except KeyboardInterrupt:

@@ -204,6 +204,48 @@ def test_pasted_text_keeps_its_lines_and_is_no_command(program: Program) -> None
 
 
 PASTED = "\x1b[200~{}\x1b[201~"
+MARKS, NO_MARKS = b"\x1b[?2004h", b"\x1b[?2004l"
+
+
+def test_what_is_pasted_during_an_answer_is_no_command(program: Program) -> None:
+    program.answers = ["One{sleep 1.5} two<turn|>", "Three<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("One")
+    assert terminal.raw.rfind(MARKS) > terminal.raw.rfind(NO_MARKS)
+    terminal.send("\x1a")  # there is no shell to go back to, so the answer goes on
+    terminal.send(PASTED.format("/exit\r\nsecond line\rthird"))
+    terminal.wait_for("> /exit\n  second line\n  third")
+    terminal.send(ENTER)
+    terminal.wait_for("Three")
+    leave(terminal)
+    assert terminal.raw.rfind(NO_MARKS) > terminal.raw.rfind(MARKS)
+
+
+def test_what_is_pasted_before_the_prompt_is_there_waits_in_it(program: Program) -> None:
+    program.answers = ["Hello.<turn|>"]
+    terminal = program.terminal("chat")
+    terminal.wait_until("marks", lambda _: MARKS in terminal.raw)
+    assert b"Note" not in terminal.raw.partition(MARKS)[0]  # they do not come with the prompt
+    terminal.send(PASTED.format("/exit\rsecond line\rthird"))
+    terminal.wait_for("> /exit\n  second line\n  third")
+    terminal.send(" one" + ENTER)
+    terminal.wait_for("Hello.")
+    assert "  third one" in leave(terminal)
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "Ctrl+C", "no model"])
+def test_an_end_before_the_prompt_leaves_the_terminal_as_it_was(program: Program, end: str) -> None:
+    program.env = {"FAKE_INTERRUPT_AT": "prompt_toolkit"} if end == "Ctrl+C" else {}
+    terminal = program.terminal("chat", *(["-m", "no/model"] if end == "no model" else []))
+    before = termios.tcgetattr(terminal.child.child_fd)
+    terminal.wait_until("marks", lambda _: MARKS in terminal.raw)
+    if end == "SIGTERM":
+        terminal.child.kill(signal.SIGTERM)
+    assert terminal.drain() in {"SIGTERM": (-15, 128 + 15), "Ctrl+C": (130,), "no model": (1, 3)}[end]
+    assert termios.tcgetattr(terminal.child.child_fd) == before
+    assert terminal.raw.rfind(NO_MARKS) > terminal.raw.rfind(MARKS)
+    terminal.child.close()
 
 
 def test_a_command_typed_after_a_paste_was_taken_away_is_one(program: Program) -> None:
