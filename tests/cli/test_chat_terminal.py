@@ -564,6 +564,12 @@ def test_files_from_the_command_line(program: Program) -> None:
     text = (program.home / "sessions" / f"{latest(program)}.jsonl").read_text(encoding="utf-8")
     assert "--- notes.txt ---" in text
     assert "Be brief." in text
+    for name in ("-", "/dev/stdin"):
+        refused = program.terminal("chat", "-f", name, columns=120)
+        assert refused.finish() == 2
+        assert refused.lines()[-1].startswith("Error: mlxmtp chat takes what you type from stdin")
+        assert refused.lines()[-1].endswith("use mlxmtp ask -f -.")
+    assert b"stdin" not in program.run("chat", "--help").stdout
     missing = program.terminal("chat", "-f", "none.txt", columns=100)
     assert missing.finish() == 2
     assert missing.lines()[-1] == "Error: There is no file none.txt."
