@@ -99,7 +99,7 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
         places=places,
         aliases=tables["aliases"],
         warnings=tuple(warnings),
-        dumb_terminal=environ.get("TERM") == "dumb",
+        dumb_terminal=dumb_terminal(environ),
         prompts=tables["prompts"],
         origins={
             **dict.fromkeys(table, "config file"),
@@ -119,6 +119,11 @@ def typed_value(key: str, text: str) -> Any:
         except ValueError:
             continue
     return _checked(key, value, key.replace("_", "-"), UsageError)
+
+
+def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal knows no escape codes."""
+    return environ.get("TERM") == "dumb"
 
 
 def editor(environ: Mapping[str, str] = os.environ) -> str:

@@ -121,7 +121,8 @@ class Answering:
             self._view.text(what.text)
         elif isinstance(what, Thinking):
             self._thinking.append(what.text)
-            self._on_piece("", what.text)
+            if what.text:
+                self._on_piece("", what.text)
             self._out.clear_progress()
             self._view.thinking(what.text)
         elif isinstance(what, Reading):

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def chat(
     ctx: typer.Context,
     model: options.Model = None,
-    file: options.Files = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated.", show_default=False),
+    ] = None,
     system: options.System = None,
     continue_: options.Continue = False,
     resume: options.Resume = None,
@@ -69,6 +72,10 @@ def chat(
         raise UsageError("mlxmtp chat needs a terminal for what you type and read; for pipes there is mlxmtp ask.")
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
+    from mlxmtp.chat.attach import STDIN
+
+    if not STDIN.isdisjoint(file or []):
+        raise UsageError("mlxmtp chat takes what you type from stdin, so it reads no file there: use mlxmtp ask -f -.")
     loaded, out = begin(ctx, **setting_flags(ctx))
     from mlxmtp.cli.keeping import keep, take_up
     from mlxmtp.cli.keyboard import kills

@@ -11,17 +11,35 @@ import time
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
+from mlxmtp.cli import pastes
+from mlxmtp.cli.markdown import without_controls
 from mlxmtp.cli.tail import terminal_was_shared
 
 CTRL_D, CTRL_T = "\x04", "\x14"
+BACKSPACE, CTRL_U, CTRL_W = ("\x7f", "\x08"), "\x15", ("\x17", "\x1b\x7f")  # the last with Alt, too
 ON_ITS_WAY = 0.2
 """Seconds in which a Ctrl+C arrives here that a child of this process has heard already: a terminal sends it to the
 compiler of MLX's kernels, too, whose failure may come first."""
+_PASTE_SECONDS = 1.0  # a paste whose end is missing: how long nothing comes before it is taken as it is
 
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?")  # arrows and the like
+_PIECE = re.compile(
+    rf"{re.escape(pastes.START)}(?P<paste>(?s:.*?))(?:{re.escape(pastes.END)}|\Z)"
+    r"|\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|[^\n\x1b])?"  # arrows and the like
+    r"|(?P<text>[^\x00-\x08\x0b-\x1f\x7f-\x9f]+)"
+    r"|."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TypedAhead:
+    """What was typed before there was a line for it; `pasted`: what it begins with came from the clipboard."""
+
+    text: str = ""
+    pasted: bool = False
 
 
 class Keys(Protocol):
@@ -43,8 +61,8 @@ class Keys(Protocol):
     def take_in(self) -> None:
         """What has been typed so far is for `typed_ahead`, and answers no question that comes now."""
 
-    def typed_ahead(self) -> str:
-        """What was typed since the last call, without control keys; several lines keep their breaks.
+    def typed_ahead(self) -> TypedAhead:
+        """What was typed since the last call, edited as it was typed; several lines keep their breaks.
 
         Raises EOFError for Ctrl+D with nothing before it, as an empty line would.
         """
@@ -68,13 +86,16 @@ class NoKeys:
     def take_in(self) -> None:
         """Nothing."""
 
-    def typed_ahead(self) -> str:
+    def typed_ahead(self) -> TypedAhead:
         """None."""
-        return ""
+        return TypedAhead()
 
 
 class Keyboard:
-    """The terminal on `descriptor`: no echo and no waiting for Enter while this is entered. Ctrl+C stays a signal."""
+    """The terminal on `descriptor`: no echo and no waiting for Enter while this is entered, and pastes are marked.
+
+    Ctrl+C stays a signal.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptors: tuple[int, ...] = (descriptor,)
@@ -82,7 +103,8 @@ class Keyboard:
         self._saved: list[int | list[bytes | int]] | None = None
         self._decoder = getincrementaldecoder("utf-8")("replace")
         self._typed = ""
-        self._before: object = None
+        self._before: dict[int, object] = {}
+        self._marked = False  # pastes, before this was entered
 
     def __enter__(self) -> Keyboard:
         try:
@@ -90,13 +112,24 @@ class Keyboard:
         except termios.error:  # no terminal after all
             self.descriptors = ()
             return self
+        self._marked = pastes.marked()
         self._listen()
-        self._before = signal.signal(signal.SIGCONT, self._continued)
+        self._before = {
+            signal.SIGCONT: signal.signal(signal.SIGCONT, self._continued),
+            signal.SIGTSTP: signal.signal(signal.SIGTSTP, self._suspended),
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._saved is not None:
-            signal.signal(signal.SIGCONT, self._before)  # type: ignore[arg-type]  # what `signal` itself returned
+        if self._saved is None:
+            return
+        try:
+            self._take_the_rest()
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)  # type: ignore[arg-type]  # what `signal` itself returned
+            if not self._marked:
+                pastes.unmark()
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
             self._saved = None
 
@@ -115,29 +148,70 @@ class Keyboard:
     def take_in(self) -> None:
         """See `Keys`."""
         with self:
-            while select.select(self.descriptors, (), (), 0)[0]:
-                self.pressed()
+            pass  # what is there is taken in the end
 
-    def typed_ahead(self) -> str:
-        """Printable characters and line breaks; the break at the end sends nothing by itself. Raises EOFError."""
-        text = _SEQUENCE.sub("", self._typed).replace("\r", "\n")
-        self._typed = ""
-        if text.startswith(CTRL_D):
-            raise EOFError
-        return "".join(one for one in text if one == "\n" or one.isprintable()).strip("\n")
+    def typed_ahead(self) -> TypedAhead:
+        """Everything but control characters; the line break at the end sends nothing by itself. Raises EOFError."""
+        keys, self._typed = self._typed.replace("\r\n", "\n").replace("\r", "\n"), ""
+        line: list[str] = []  # characters: one that is taken away must cost nothing, be the line a megabyte
+        pasted = False
+        for piece in _PIECE.finditer(keys):
+            new = piece["text"] or without_controls(piece["paste"] or "")
+            if not line:
+                new = new.lstrip("\n")
+                pasted = piece["paste"] is not None
+                if piece[0] == CTRL_D:
+                    raise EOFError
+            line += new
+            if not new:
+                _erase(line, piece[0])
+        return TypedAhead("".join(line).rstrip("\n"), pasted)
+
+    def _take_the_rest(self) -> None:
+        """What is there already, and a paste to its end: else its lines would be sent one by one."""
+        while self.descriptors:
+            in_paste = self._typed.rfind(pastes.START) > self._typed.rfind(pastes.END)
+            if not select.select(self.descriptors, [], [], _PASTE_SECONDS if in_paste else 0)[0]:
+                break
+            self.pressed()
 
     def _listen(self) -> None:
         mode = termios.tcgetattr(self._fd)
-        flags = mode[3]
+        given, flags = mode[0], mode[3]
+        assert isinstance(given, int)
         assert isinstance(flags, int)
+        mode[0] = given & ~termios.ICRNL  # a line that was pasted may end in both
         # IEXTEN off: else Ctrl+V and, on macOS, Ctrl+O and Ctrl+Y never arrive.
         mode[3] = flags & ~(termios.ECHO | termios.ICANON | termios.IEXTEN) | termios.ISIG
         termios.tcsetattr(self._fd, termios.TCSADRAIN, mode)
+        pastes.mark()
+
+    def _suspended(self, number: int, _frame: FrameType | None) -> None:
+        """Ctrl+Z: not every shell expects marks."""
+        pastes.unmark()
+        signal.signal(number, self._before[number])  # type: ignore[arg-type]
+        signal.raise_signal(number)  # here it stands still, unless there is no shell to go back to
+        signal.signal(number, self._suspended)
+        self._listen()
 
     def _continued(self, _number: int, _frame: FrameType | None) -> None:
         """Back from Ctrl+Z: the shell has set the terminal its own way, and its lines stand above the cursor."""
         self._listen()
         terminal_was_shared()
+
+
+def _erase(line: list[str], key: str) -> None:
+    """Take away what this key takes away in the line editor, at the line's end; most keys do nothing."""
+    if key in BACKSPACE:
+        del line[-1:]
+    elif key == CTRL_U:
+        while line and line[-1] != "\n":
+            line.pop()
+    elif key in CTRL_W:
+        while line and line[-1].isspace():
+            line.pop()
+        while line and not line[-1].isspace():
+            line.pop()
 
 
 @contextmanager
@@ -177,7 +251,9 @@ def kills() -> Iterator[list[int]]:
         killed.append(number)
         raise _Killed
 
-    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
+    # Those that are ignored stay so, as under nohup.
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield killed
     except _Killed:

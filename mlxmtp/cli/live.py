@@ -66,16 +66,19 @@ class AnswerView:
         return FRAME_SECONDS if self._markdown is not None and self._markdown.undrawn else None
 
     def thinking(self, text: str) -> None:
-        """A piece of the thought."""
+        """A piece of the thought; an empty one: it has begun. That is drawn by the next `tick`, if it lasts so long."""
+        if not text and self._started:
+            return
         if self._began is None:
             self._began = self._clock()
+        if not self._thought:
             text = text.lstrip("\n")
         self._thinks = True
         text = without_controls(text)
         self._thought += text
         if self._redraws:
             self._undrawn = True
-            if self._clock() - self._drawn_at >= FRAME_SECONDS:
+            if text and self._clock() - self._drawn_at >= FRAME_SECONDS:
                 self._draw_thought()
         elif self._shows:
             self._out.write(text)
@@ -120,10 +123,13 @@ class AnswerView:
             self._out.write("\n")
 
     def _fold(self) -> None:
-        """Replace the thought by the time it took."""
+        """Replace the thought by the time it took; nothing is left of an empty one."""
         if not self._thinks:
             return
         self._thinks = False
+        if not self._thought.strip():
+            self._out.write(self._tail.erasure() + self._tail.replaced(()))
+            return
         seconds = self._seconds()
         line = f"thought for {seconds:.0f} s" if seconds >= 1 else f"thought for {seconds:.1f} s"
         if self._redraws:

@@ -125,7 +125,7 @@ class LineEditor(_Asks):
         self._session.app.erase_when_done = False
         early.hold()
         try:
-            text = self._session.prompt(default=given, pre_run=early.release)  # the last thing before its own mode
+            text = self._session.prompt(default=given, pre_run=early.hand_over)  # the last thing before its own mode
         finally:
             early.hold()  # what is typed while a command does its work is for the next line, too
         if self._session.app.erase_when_done:

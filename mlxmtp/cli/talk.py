@@ -73,10 +73,10 @@ class Talk:
         while True:
             given, self.given = self.given, ""
             try:
-                # What comes back into the line was a message; what was typed meanwhile may be a command.
+                # What comes back into the line was a message; what was typed meanwhile, not pasted, may be a command.
                 typed = self.keys.typed_ahead()
-                begun = "\n".join(part for part in (given, typed) if part)
-                line = self.reader.read(begun, literal=bool(given), edits=self.edits)
+                whole = "\n".join(part for part in (given, typed.text) if part)
+                line = self.reader.read(whole, literal=bool(given) or typed.pasted, edits=self.edits)
             except EOFError:
                 return
             except KeyboardInterrupt:

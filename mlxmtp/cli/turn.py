@@ -148,7 +148,7 @@ class Turn:
                 presenter.text(event.text)
                 if presenter.satisfied:
                     break
-            else:
+            elif event.text:
                 self._conversation.part(thinking=event.text)
                 presenter.thinking(event.text)
                 if show:

@@ -130,7 +130,8 @@ def _events(
             last = round_.tokens[-1]
             text = "".join(detokenizer.add(token) for token in round_.tokens if token not in stop)
             for event in _merged(splitter.feed(text)):
-                meter.show()
+                if event.text:
+                    meter.show()
                 yield event
     reason = _finish_reason(last, stop, tokenizer)
     # A character that the limit has cut in two is neither shown nor read again by a continuation.

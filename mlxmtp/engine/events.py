@@ -20,7 +20,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """A piece of the model's reasoning, which is no part of the answer."""
+    """A piece of the model's reasoning, which is no part of the answer; the first may be empty: it has begun."""
 
     text: str
 

@@ -17,18 +17,21 @@ _NAME = "thought"
 class Splitter:
     """Feed text in pieces of any size, with the marks in it; get `Text` and `Thinking` as soon as they are certain.
 
+    An empty `Thinking` says that a thought has begun, of which nothing is there yet.
+
     `inside` starts in a thought whose name line has been read, as when the prompt itself opened it.
     """
 
     def __init__(self, *, inside: bool = False) -> None:
-        self._inside = inside
+        self._inside = self._began = inside
         self._naming = False
         self._held = ""
 
     def feed(self, piece: str) -> list[Text | Thinking]:
         """Events that are certain now. Text that may be the start of a mark is held back."""
         self._held += piece
-        events: list[Text | Thinking] = []
+        events: list[Text | Thinking] = [Thinking("")] if self._began else []
+        self._began = False
         while True:
             mark, at = _first_mark(self._held)
             if mark is None:
@@ -36,6 +39,8 @@ class Splitter:
             self._emit(self._held[:at], events, closing=True)
             self._held = self._held[at + len(mark) :]
             self._inside = self._naming = mark == OPEN
+            if mark == OPEN:
+                events.append(Thinking(""))
         keep = _start_of_mark(self._held)
         certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         rest = self._emit(certain, events, closing=False)

@@ -140,15 +140,14 @@ class Terminal:
         return code
 
     def drain(self) -> int:
-        """The same, with the terminal still open."""
+        """The same, with the terminal still open; a signal's number counts below zero."""
         while True:
             try:
                 self._take(self.child.read_nonblocking(4096, timeout=20))
             except pexpect.EOF:
                 break
         self.child.wait()
-        assert self.child.exitstatus is not None
-        return int(self.child.exitstatus)
+        return int(-self.child.signalstatus if self.child.exitstatus is None else self.child.exitstatus)
 
     def lines(self) -> list[str]:
         """Every row from the first one that scrolled away to the last with text."""

@@ -71,6 +71,7 @@ def test_jsonl_is_one_event_per_line(program: Program) -> None:
     assert events[-1]["finish_reason"] == "stop"
     assert "".join(event["text"] for event in events if event["type"] == "text") == "ab\ncd"
     assert "".join(event["text"] for event in events if event["type"] == "thinking") == "hm"
+    assert all(event["text"] for event in events[1:-1])
 
 
 def test_extract_gives_the_first_block_and_lets_the_rest_be(program: Program) -> None:

@@ -191,6 +191,19 @@ def test_three_ctrl_c_leave_a_model_that_does_not_react(program: Program, flags:
     assert said == bool(flags)
 
 
+def test_a_thought_without_words_is_seen_while_it_lasts(program: Program) -> None:
+    program.answers = ["<|channel>thought{sleep 5}\n<channel|>Yes.<turn|>"]
+    terminal = begin(program, "--think")
+    terminal.send("Hi" + ENTER)
+    terminal.wait_until(
+        "seconds", lambda lines: re.match(r"thinking [1-9] s · Ctrl\+T hides it", lines[-1]) is not None
+    )
+    terminal.wait_for("tok/pass")
+    lines = leave(terminal)
+    start = lines.index("> Hi")
+    assert lines[start : start + 3] == ["> Hi", "", "Yes."]
+
+
 def test_what_is_typed_ahead_waits_in_the_next_line(program: Program) -> None:
     program.answers = ["One{sleep 1.5} two<turn|>", "Three<turn|>"]
     terminal = begin(program)
@@ -226,6 +239,48 @@ def test_pasted_text_keeps_its_lines_and_is_no_command(program: Program) -> None
 
 
 PASTED = "\x1b[200~{}\x1b[201~"
+MARKS, NO_MARKS = b"\x1b[?2004h", b"\x1b[?2004l"
+
+
+def test_what_is_pasted_during_an_answer_is_no_command(program: Program) -> None:
+    program.answers = ["One{sleep 1.5} two<turn|>", "Three<turn|>"]
+    terminal = begin(program)
+    terminal.send("Hi" + ENTER)
+    terminal.wait_for("One")
+    assert terminal.raw.rfind(MARKS) > terminal.raw.rfind(NO_MARKS)
+    terminal.send("\x1a")  # there is no shell to go back to, so the answer goes on
+    terminal.send(PASTED.format("/exit\r\nsecond line\rthird"))
+    terminal.wait_for("> /exit\n  second line\n  third")
+    terminal.send(ENTER)
+    terminal.wait_for("Three")
+    leave(terminal)
+    assert terminal.raw.rfind(NO_MARKS) > terminal.raw.rfind(MARKS)
+
+
+def test_what_is_pasted_before_the_prompt_is_there_waits_in_it(program: Program) -> None:
+    program.answers = ["Hello.<turn|>"]
+    terminal = program.terminal("chat")
+    terminal.wait_until("marks", lambda _: MARKS in terminal.raw)
+    assert b"Note" not in terminal.raw.partition(MARKS)[0]  # they do not come with the prompt
+    terminal.send(PASTED.format("/exit\rsecond line\rthird"))
+    terminal.wait_for("> /exit\n  second line\n  third")
+    terminal.send(" one" + ENTER)
+    terminal.wait_for("Hello.")
+    assert "  third one" in leave(terminal)
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "Ctrl+C", "no model"])
+def test_an_end_before_the_prompt_leaves_the_terminal_as_it_was(program: Program, end: str) -> None:
+    program.env = {"FAKE_INTERRUPT_AT": "prompt_toolkit"} if end == "Ctrl+C" else {}
+    terminal = program.terminal("chat", *(["-m", "no/model"] if end == "no model" else []))
+    before = termios.tcgetattr(terminal.child.child_fd)
+    terminal.wait_until("marks", lambda _: MARKS in terminal.raw)
+    if end == "SIGTERM":
+        terminal.child.kill(signal.SIGTERM)
+    assert terminal.drain() in {"SIGTERM": (-15, 128 + 15), "Ctrl+C": (130,), "no model": (1, 3)}[end]
+    assert termios.tcgetattr(terminal.child.child_fd) == before
+    assert terminal.raw.rfind(NO_MARKS) > terminal.raw.rfind(MARKS)
+    terminal.child.close()
 
 
 def test_a_command_typed_after_a_paste_was_taken_away_is_one(program: Program) -> None:
@@ -503,7 +558,7 @@ def test_a_dumb_terminal_gets_no_escape_at_all(program: Program) -> None:
     terminal.send(CTRL_C)
     terminal.wait_for("stopped · ")
     lines = leave(terminal)
-    assert re.search(r"\nthought for \d\.\d s\n\nSome \*\*text\*\*\.\n", "\n".join(lines))
+    assert re.search(r"\nthought for \d(\.\d)? s\n\nSome \*\*text\*\*\.\n", "\n".join(lines))
     assert not ESCAPE.search(terminal.raw)
 
 
@@ -604,6 +659,12 @@ def test_files_from_the_command_line(program: Program) -> None:
     text = (program.home / "sessions" / f"{latest(program)}.jsonl").read_text(encoding="utf-8")
     assert "--- notes.txt ---" in text
     assert "Be brief." in text
+    for name in ("-", "/dev/stdin"):
+        refused = program.terminal("chat", "-f", name, columns=120)
+        assert refused.finish() == 2
+        assert refused.lines()[-1].startswith("Error: mlxmtp chat takes what you type from stdin")
+        assert refused.lines()[-1].endswith("use mlxmtp ask -f -.")
+    assert b"stdin" not in program.run("chat", "--help").stdout
     missing = program.terminal("chat", "-f", "none.txt", columns=100)
     assert missing.finish() == 2
     assert missing.lines()[-1] == "Error: There is no file none.txt."

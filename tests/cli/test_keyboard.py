@@ -8,11 +8,11 @@ import select
 import signal
 import termios
 from collections.abc import Iterator
-from threading import Timer
+from threading import Thread, Timer
 
 import pytest
 
-from mlxmtp.cli.keyboard import CTRL_T, Keyboard, ctrl_c_first, interrupts
+from mlxmtp.cli.keyboard import CTRL_T, Keyboard, TypedAhead, ctrl_c_first, interrupts
 from mlxmtp.cli.tail import Tail
 
 
@@ -61,7 +61,7 @@ def test_lines_typed_while_nobody_listened_are_taken_in(terminal: tuple[int, int
         pass
     keyboard.take_in()
     assert not select.select([program], [], [], 0)[0]
-    assert keyboard.typed_ahead() == "the next question"
+    assert keyboard.typed_ahead().text == "the next question"
 
 
 def test_ctrl_t_acts_and_text_is_kept(terminal: tuple[int, int]) -> None:
@@ -70,8 +70,88 @@ def test_ctrl_t_acts_and_text_is_kept(terminal: tuple[int, int]) -> None:
     with keyboard:
         assert typed(keyboard, person, b"ne\x14xt \xe4\xb8") == CTRL_T
         assert typed(keyboard, person, b"\xad\x1b[A\x1b[1;5C\x1bOP\x01\rline\r") == ""
-    assert keyboard.typed_ahead() == "next 中\nline"
-    assert keyboard.typed_ahead() == ""
+    assert keyboard.typed_ahead() == TypedAhead("next 中\nline")
+    assert keyboard.typed_ahead() == TypedAhead()
+
+
+def ahead(terminal: tuple[int, int], keys: str) -> TypedAhead:
+    """What stands in the next line after these keys."""
+    keyboard = Keyboard(terminal[0])
+    with keyboard:
+        typed(keyboard, terminal[1], keys.encode())
+    return keyboard.typed_ahead()
+
+
+def test_every_character_that_controls_nothing_is_kept(terminal: tuple[int, int]) -> None:
+    text = "\tx\u3000y\xa0z می\u200cخواهم 👨\u200d👩\u200d👧 e\u0301 \ue000 \U000e0041"
+    assert ahead(terminal, f"{text}\x07\x9b\x00") == TypedAhead(text)
+
+
+@pytest.mark.parametrize(
+    ("keys", "stands"),
+    [
+        ("helo\x7flo", "hello"),
+        ("helo\x7flo\x15now", "now"),
+        ("helo\x7flo\x15now\x17", ""),
+        ("one\rtwo\x15three", "one\nthree"),
+        ("one\rtwo\x7f\x7f\x7f\x08\x08", "on"),
+        ("one two  \x17three four\x1b\x7ffive", "one three five"),
+        ("\x7f\x15\x17one", "one"),
+        ("\x1b\x1b[Done\x1b\rtwo\x1bOA\x1bb", "one\ntwo"),
+        ("\r\r one \r\r", " one "),
+    ],
+)
+def test_what_is_typed_is_edited_as_it_was_typed(terminal: tuple[int, int], keys: str, stands: str) -> None:
+    assert ahead(terminal, keys) == TypedAhead(stands)
+
+
+@pytest.mark.parametrize(
+    ("keys", "stands", "pasted"),
+    [
+        ("{/exit\rsecond\r\nthird\nfourth}", "/exit\nsecond\nthird\nfourth", True),
+        ("{\r/exit}", "/exit", True),
+        ("{a\x7f\x15\x17\x04b\x1b[A}", "ab[A", True),
+        ("/exit {now}", "/exit now", False),
+        ("\r{/exit}", "/exit", True),
+        ("{/exit}\x17/help", "/help", False),
+        ("{/exit now}\x17please", "/exit please", True),
+        ("x\x7f{/exit} now", "/exit now", True),
+        ("{}/help", "/help", False),
+        ("{/exit\r", "/exit", True),
+    ],
+)
+def test_what_is_pasted_stays_as_it_is(terminal: tuple[int, int], keys: str, stands: str, pasted: bool) -> None:
+    keys = keys.replace("{", "\x1b[200~").replace("}", "\x1b[201~")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlxmtp.cli.keyboard._PASTE_SECONDS", 0.0)
+        assert ahead(terminal, keys) == TypedAhead(stands, pasted)
+
+
+def test_a_paste_is_taken_to_its_end(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left over would be read by the line editor, as if it were typed."""
+    monkeypatch.setattr("mlxmtp.cli.keyboard._PASTE_SECONDS", 60.0)
+    keyboard = Keyboard(terminal[0])
+    with keyboard:
+        typed(keyboard, terminal[1], b"\x1b[200~one\r")
+        late = Timer(0.2, os.write, (terminal[1], b"two\x1b[201~ three"))
+        late.start()
+    assert keyboard.typed_ahead() == TypedAhead("one\ntwo three", pasted=True)
+
+
+def test_a_pasted_megabyte(terminal: tuple[int, int]) -> None:
+    text = "\n".join("a line of it" for _ in range(80_000))
+    keyboard = Keyboard(terminal[0])
+    with keyboard:
+        paste = Thread(target=write_all, args=(terminal[1], f"\x1b[200~{text}\x1b[201~".encode()))
+        paste.start()
+        typed(keyboard, terminal[1], b"")
+    paste.join()
+    assert keyboard.typed_ahead() == TypedAhead(text, pasted=True)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data[:1000]) :]
 
 
 def test_ctrl_d_first_is_the_end(terminal: tuple[int, int]) -> None:
@@ -81,7 +161,7 @@ def test_ctrl_d_first_is_the_end(terminal: tuple[int, int]) -> None:
         typed(keyboard, person, b"\x04")
     with pytest.raises(EOFError):
         keyboard.typed_ahead()
-    assert keyboard.typed_ahead() == ""
+    assert keyboard.typed_ahead() == TypedAhead()
 
 
 def test_a_file_is_no_keyboard() -> None:

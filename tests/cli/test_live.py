@@ -86,6 +86,36 @@ def test_a_thought_without_an_answer_leaves_its_time() -> None:
     assert [line.partition(" for ")[0] for line in window.lines()] == ["thought"]
 
 
+def test_a_thought_without_words_shows_its_seconds_and_leaves_nothing() -> None:
+    window = Window()
+    now = [0.0]
+    answer = AnswerView(window, clock=lambda: now[0])
+    answer.thinking("")
+    assert window.sent == ""  # many models open and close an empty one at once
+    answer.tick()
+    assert window.lines() == ["thinking 0 s · Ctrl+T hides it"]
+    assert answer.patience == 1.0
+    now[0] = 1.0
+    answer.tick()
+    assert window.lines() == ["thinking 1 s · Ctrl+T hides it"]
+    answer.text("Yes")
+    answer.thinking("")
+    answer.tick()
+    answer.end()
+    assert window.lines() == ["Yes"]
+
+
+def test_a_thought_is_timed_from_its_beginning() -> None:
+    window = Window()
+    answer = view(window)
+    answer.thinking("")
+    window.now += 3
+    answer.thinking("\nhm")
+    assert window.lines() == ["thinking 3 s · Ctrl+T hides it", "hm"]
+    answer.end()
+    assert window.lines() == ["thought for 3 s"]
+
+
 def test_hiding_and_showing() -> None:
     window = Window()
     answer = view(window, show_thoughts=False)

@@ -9,6 +9,7 @@ from mlxmtp.engine.engine import Model
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.stats import Meter
 from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.models.config import read_config
 from tests.fake_decoder import FakeDecoder
@@ -44,6 +45,15 @@ def bench(tmp_path: Path) -> Bench:
 def test_an_answer_ends_at_its_stop_token(bench: Bench) -> None:
     answer, thinking, end = bench.ask("<|channel>thought\nhm<channel|>Hello 🦀 é<turn|>never read")
     assert (answer, thinking, end.finish_reason) == ("Hello 🦀 é", "hm", "stop")
+
+
+def test_the_beginning_of_a_thought_is_nothing_visible(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Meter] = []
+    monkeypatch.setattr(Meter, "show", shown.append)
+    bench.enqueue("<|channel>thought\n<channel|><turn|>")
+    *events, _ = bench.model.stream(HI)
+    assert events == [Thinking("")]
+    assert not shown
 
 
 @pytest.mark.parametrize(

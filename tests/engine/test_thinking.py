@@ -55,6 +55,14 @@ def test_text_is_not_held_back_without_a_reason() -> None:
     assert splitter.feed("b>") == [Text("<b>")]
 
 
+def test_an_empty_event_tells_that_a_thought_has_begun() -> None:
+    splitter = Splitter()
+    assert splitter.feed("a<|chan") == [Text("a")]
+    assert splitter.feed("nel>") == [Thinking("")]
+    assert splitter.feed("thought\n") == []
+    assert Splitter(inside=True).feed("") == [Thinking("")]
+
+
 PARTS = st.lists(st.sampled_from(["<|channel>", "<channel|>", "thought\n", "thought", "<|", "|>", "a", "\n", " b"]))
 
 
