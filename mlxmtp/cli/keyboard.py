@@ -10,7 +10,7 @@ import termios
 import time
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
@@ -214,24 +214,23 @@ def _erase(line: list[str], key: str) -> None:
             line.pop()
 
 
-@contextmanager
-def interrupts(react: Callable[[], None]) -> Iterator[None]:
+def interrupts(react: Callable[[], None]) -> AbstractContextManager[None]:
     """Within it Ctrl+C calls `react()` instead of raising KeyboardInterrupt anywhere at all."""
-    before = signal.signal(signal.SIGINT, lambda _number, _frame: react())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return _on(signal.SIGINT, react)
+
+
+def resumption(react: Callable[[], None]) -> AbstractContextManager[None]:
+    """Within it `react()` is called whenever this process goes on after Ctrl+Z."""
+    return _on(signal.SIGCONT, react)
 
 
 @contextmanager
-def resumption(react: Callable[[], None]) -> Iterator[None]:
-    """Within it `react()` is called whenever this process goes on after Ctrl+Z."""
-    before = signal.signal(signal.SIGCONT, lambda _number, _frame: react())
+def _on(number: int, react: Callable[[], None]) -> Iterator[None]:
+    before = signal.signal(number, lambda _number, _frame: react())
     try:
         yield
     finally:
-        signal.signal(signal.SIGCONT, before)
+        signal.signal(number, before)
 
 
 class _Killed(SystemExit):
