@@ -116,10 +116,11 @@ def test_ctrl_c_while_the_prompt_is_read(talk: Conversing) -> None:
 def test_a_model_that_does_not_react_is_left_at_the_third_ctrl_c(
     talk: Conversing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pressed, gate = 0, Event()
+    pressed, begun, gate = 0, Event(), Event()
 
     def struck(*_: int, **__: object) -> bool:
         nonlocal pressed
+        begun.wait(60)  # sooner, the prompt would not even be read
         pressed += 1
         if pressed > 3:
             gate.set()
@@ -127,6 +128,7 @@ def test_a_model_that_does_not_react_is_left_at_the_third_ctrl_c(
         return False
 
     def stuck(_: int) -> None:
+        begun.set()
         gate.wait(60)
 
     talk.decoder.before_round = stuck
