@@ -144,7 +144,8 @@ def test_a_pasted_megabyte(terminal: tuple[int, int]) -> None:
     with keyboard:
         paste = Thread(target=write_all, args=(terminal[1], f"\x1b[200~{text}\x1b[201~".encode()))
         paste.start()
-        typed(keyboard, terminal[1], b"")
+        assert select.select(keyboard.descriptors, [], [], 10)[0]
+        keyboard.pressed()
     paste.join()
     assert keyboard.typed_ahead() == TypedAhead(text, pasted=True)
 
