@@ -15,11 +15,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mlxmtp.app.load import load as load
     from mlxmtp.decode.decoder import Round as Round
-    from mlxmtp.engine.engine import Model as Model
     from mlxmtp.engine.events import End as End
     from mlxmtp.engine.events import Text as Text
     from mlxmtp.engine.events import Thinking as Thinking
+    from mlxmtp.engine.model import Model as Model
     from mlxmtp.engine.params import Params as Params
     from mlxmtp.engine.stats import Stats as Stats
     from mlxmtp.errors import ConfigError as ConfigError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mlxmtp.errors import MlxmtpError as MlxmtpError
     from mlxmtp.errors import ModelNotFound as ModelNotFound
     from mlxmtp.errors import UsageError as UsageError
-    from mlxmtp.loading import load as load
 
 __version__: str
 
@@ -38,7 +38,7 @@ _HOME = {
     "End": "mlxmtp.engine.events",
     "LoadError": "mlxmtp.errors",
     "MlxmtpError": "mlxmtp.errors",
-    "Model": "mlxmtp.engine.engine",
+    "Model": "mlxmtp.engine.model",
     "ModelNotFound": "mlxmtp.errors",
     "Params": "mlxmtp.engine.params",
     "Round": "mlxmtp.decode.decoder",
@@ -46,7 +46,7 @@ _HOME = {
     "Text": "mlxmtp.engine.events",
     "Thinking": "mlxmtp.engine.events",
     "UsageError": "mlxmtp.errors",
-    "load": "mlxmtp.loading",
+    "load": "mlxmtp.app.load",
 }
 
 __all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605  (names from the table above)

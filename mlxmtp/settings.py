@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
-
-MAX_DRAFT_TOKENS = 8
+from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.units import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +197,8 @@ def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
 
 
 def _suggestion(name: str, known: set[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, sorted(known | {"aliases", "prompts"}), n=1)
-    return f": did you mean '{near[0]}'?" if near else " has no effect."
+    near = nearest(name, sorted(known | {"aliases", "prompts"}))
+    return f": did you mean '{near}'?" if near else " has no effect."
 
 
 def _checked(key: str, value: object, where: str, error: type[MlxmtpError]) -> Any:
@@ -249,7 +247,7 @@ def _draft_length(value: object) -> int | str | None:
         return "auto"
     if isinstance(value, str) and value.isascii() and value.isdecimal():
         value = int(value)
-    number: int | None = _whole(0, MAX_DRAFT_TOKENS)(value)
+    number: int | None = _whole(0, MAX_DRAFT)(value)
     return number
 
 
@@ -265,7 +263,7 @@ _RULES: dict[str, tuple[str, Any]] = {
     "max_tokens": ("a whole number from 1 up", _whole(1)),
     "draft": _SWITCH,
     "draft_model": ("the name of a drafter", _name),
-    "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT_TOKENS}, or auto", _draft_length),
+    "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT}, or auto", _draft_length),
     "draft_bits": ("4, 8 or 16", lambda value: value if value in (4, 8, 16) and not isinstance(value, bool) else None),
     "kv_bits": ("4 or 8", lambda value: value if value in (4, 8) and isinstance(value, int) else None),
     "think": _SWITCH,

@@ -27,7 +27,7 @@ from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
 from mlxmtp.decode import decoder as decoding  # noqa: E402
-from mlxmtp.models import cache as caching  # noqa: E402
+from mlxmtp.models import kv_cache as caching  # noqa: E402
 from mlxmtp.models.load import load_drafter, load_target  # noqa: E402
 
 POCKET = ROOT / "assets" / "pocket"

@@ -34,8 +34,8 @@ sys.path.insert(0, str(ROOT))
 from bench.section import write_section  # noqa: E402
 
 from mlxmtp.models.config import read_config  # noqa: E402
-from mlxmtp.models.safetensors_file import Layout, lay_out  # noqa: E402
-from mlxmtp.models.shapes import tensors  # noqa: E402
+from mlxmtp.models.safetensors import Layout, lay_out  # noqa: E402
+from mlxmtp.models.tensors import tensors  # noqa: E402
 from tests.full_size import PAIRS, write  # noqa: E402
 
 PAGE = (1 << 20) + 7  # values; odd, so that rows differ

@@ -33,7 +33,7 @@ from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
 import mlxmtp.models  # noqa: E402, F401  (OpenBLAS before the first product)
-from mlxmtp.decode.depth import LENGTHS, Depth  # noqa: E402
+from mlxmtp.decode.draft_length import LENGTHS, Depth  # noqa: E402
 
 POCKET = ROOT / "assets" / "pocket"
 EACH = 50

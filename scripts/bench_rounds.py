@@ -39,10 +39,10 @@ from rounds.narrow import complete  # noqa: E402
 
 from mlxmtp.decode.round import RoundFunction, State, make_round  # noqa: E402
 from mlxmtp.hub.registry import find_entry  # noqa: E402
-from mlxmtp.hub.speed import expected_tokens  # noqa: E402
-from mlxmtp.models.cache import KVCache  # noqa: E402
+from mlxmtp.machine.speed import expected_tokens  # noqa: E402
 from mlxmtp.models.device import bound_memory, compute_dtype, tune_threads  # noqa: E402
 from mlxmtp.models.drafter import Drafter, DrafterWeights  # noqa: E402
+from mlxmtp.models.kv_cache import KVCache  # noqa: E402
 from mlxmtp.models.load import build_target  # noqa: E402
 from mlxmtp.models.target import Target  # noqa: E402
 

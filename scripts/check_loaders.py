@@ -25,10 +25,10 @@ import mlxmtp.models  # noqa: E402, F401  (OpenBLAS goes under mlx before mlx is
 
 import mlx.core as mx  # noqa: E402  # isort: skip
 
-from mlxmtp.hub.conversion_plan import plan_conversion  # noqa: E402
-from mlxmtp.hub.convert import convert  # noqa: E402
-from mlxmtp.models.compare import text_logits  # noqa: E402
-from mlxmtp.models.recipe import make_recipe  # noqa: E402
+from mlxmtp.convert.compare import text_logits  # noqa: E402
+from mlxmtp.convert.plan import plan_conversion  # noqa: E402
+from mlxmtp.convert.recipe import make_recipe  # noqa: E402
+from mlxmtp.convert.run import convert  # noqa: E402
 
 FAMILIES = ("e2b", "e4b", "12b", "26b", "31b")
 RECIPES: tuple[dict[str, Any], ...] = (

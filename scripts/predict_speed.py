@@ -3,7 +3,7 @@
 
     .venv/bin/python scripts/predict_speed.py --write docs/benchmarks.md
 
-The model is that of `mlxmtp ls` and `mlxmtp show` (`mlxmtp/hub/speed.py`): bytes over bandwidth, and launches. Nothing
+The model is that of `mlxmtp ls` and `mlxmtp show` (`machine/speed.py`): bytes over bandwidth, and launches. Nothing
 is measured here.
 """
 
@@ -19,9 +19,9 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 from bench.section import write_section  # noqa: E402
 
-from mlxmtp.hub.machine import Machine, parse_chip  # noqa: E402
 from mlxmtp.hub.registry import Entry, find_entry  # noqa: E402
-from mlxmtp.hub.speed import EFFICIENCY, KERNEL, ROW, expected_tokens, kernels, read_per_token, round_seconds  # noqa: E402
+from mlxmtp.machine.chip import Machine, parse_chip  # noqa: E402
+from mlxmtp.machine.speed import EFFICIENCY, KERNEL, ROW, expected_tokens, kernels, read_per_token, round_seconds  # noqa: E402
 
 FAMILIES = ("e2b", "e4b", "12b", "26b", "31b")
 CHIPS = tuple(f"M{generation}{tier}" for generation in range(1, 6) for tier in ("", " Pro", " Max", " Ultra"))
@@ -141,7 +141,7 @@ def report() -> str:
         "**A prediction, not a measurement.** Computed by `scripts/predict_speed.py` with the model that `mlxmtp show` "
         f"and `doctor` use: the weights a token reads at {EFFICIENCY:.0%} of the memory's speed, {1e6 * KERNEL:.0f} µs "
         f"for each kernel of a pass ({counts}; from the counts above), {ROW:.0%} of the reading for each further row, "
-        "and the further experts it chooses. Where these numbers come from stands in `mlxmtp/hub/speed.py`. Models as "
+        "and the further experts it chooses. Where these numbers come from stands in `machine/speed.py`. Models as "
         "the short names fetch them (4 bits; the large drafters are packed to 4 bits at load); short context; the "
         "smaller bandwidth where a chip has two. Whether a model fits in memory is another matter.",
         "",

@@ -25,7 +25,7 @@ from bench.material import Profile, Suite, profiles, suites  # noqa: E402
 from bench.replay import Controller, Fixed, Noise, best_fixed, play  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
-from mlxmtp.decode.depth import Depth  # noqa: E402
+from mlxmtp.decode.draft_length import Depth  # noqa: E402
 
 SEEDS = range(3)
 AUTO, AGAIN = "auto", "auto, second start"

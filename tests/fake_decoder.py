@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from mlxmtp.decode.decoder import Round
-from mlxmtp.decode.depth import Depth
-from mlxmtp.decode.snapshots import Held
+from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.snapshots import CacheState
 
 
 def fake_round(tokens: Sequence[int], draft: Sequence[int] = (), accepted: int = 0) -> Round:
@@ -40,7 +40,7 @@ class FakeDecoder:
         sampling: Any = None,
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
-        return_to: Collection[int] = (),
+        snapshot_at: Collection[int] = (),
     ) -> Iterator[Round]:
         self.requests.append(
             SimpleNamespace(
@@ -49,7 +49,7 @@ class FakeDecoder:
                 draft=num_draft_tokens,
                 sampling=sampling,
                 stop=stop,
-                return_to=return_to,
+                snapshot_at=snapshot_at,
             )
         )
         tokens = self.answers.popleft()[:max_tokens]
@@ -62,10 +62,10 @@ class FakeDecoder:
         finally:
             self.closed += 1
 
-    def held(self, length: int | None = None) -> Held:
+    def export_state(self, length: int | None = None) -> CacheState:
         raise NotImplementedError("no network, no keys and values")
 
-    def take_up(self, held: Held) -> None:
+    def import_state(self, held: CacheState) -> None:
         raise NotImplementedError("no network, no keys and values")
 
     def close(self) -> None:

@@ -14,8 +14,8 @@ import mlx.core as mx
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.drafter import Drafter, DrafterWeights
 from mlxmtp.models.load import build_target
-from mlxmtp.models.shapes import kv_packing, tensors
 from mlxmtp.models.target import Target
+from mlxmtp.models.tensors import kv_packing, tensors
 from tests.golden import FOLDER
 
 PAIRS = [("e2b", 64), ("31b", 32)]

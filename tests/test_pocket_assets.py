@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Encoder
 
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 POCKET = ROOT / "assets/pocket"

@@ -6,10 +6,9 @@ from typing import Any, get_args
 import pytest
 
 from mlxmtp.cli import options
-from mlxmtp.decode.depth import MAX_DRAFT
 from mlxmtp.errors import ConfigError, UsageError
-from mlxmtp.models.layout import SLACK
-from mlxmtp.settings import MAX_DRAFT_TOKENS, Loaded, find_places, load_settings
+from mlxmtp.limits import MAX_DRAFT, SLACK
+from mlxmtp.settings import Loaded, find_places, load_settings
 
 
 def load(tmp_path: Path, config: str = "", flags: dict[str, object] | None = None, **environ: str) -> Loaded:
@@ -125,7 +124,6 @@ def test_places_follow_the_environment() -> None:
 
 
 def test_the_longest_draft_is_the_same_wherever_it_stands() -> None:
-    assert MAX_DRAFT_TOKENS == MAX_DRAFT  # settings may not import the decoder
     assert SLACK >= 2 * (MAX_DRAFT + 1)  # a ring holds the rows of two rounds in flight beyond its window
     help_text = get_args(options.NumDraftTokens)[1].help
     assert f"0 (off) to {MAX_DRAFT}," in help_text

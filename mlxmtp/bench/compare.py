@@ -8,8 +8,7 @@ from typing import Any
 
 from mlxmtp.bench.report import Report
 from mlxmtp.bench.samples import Arm, Case
-from mlxmtp.bench.spread import Difference, Spread, compare
-from mlxmtp.bench.summary import ArmFigures, CaseFigures
+from mlxmtp.bench.summary import ArmFigures, CaseFigures, Difference, Spread, compare
 from mlxmtp.errors import UsageError
 
 COMPARISON = "mlxmtp-bench-comparison/1"

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mlxmtp.hub.machine import this_machine
+from mlxmtp.machine.chip import this_machine
 
 _PACKAGES = ("mlxmtp", "mlx", "mlx-lm", "tokenizers")
 _BUSY = 0.5  # load per core from which other programs disturb

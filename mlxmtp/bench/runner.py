@@ -21,9 +21,9 @@ from mlxmtp.bench.suite import Text, to_length
 from mlxmtp.errors import ContextOverflow
 
 if TYPE_CHECKING:
+    from mlxmtp.bench.harness import Rig, Take
     from mlxmtp.engine.params import Params
-    from mlxmtp.engine.prompt import Tokenizer
-    from mlxmtp.engine.rig import Rig, Take
+    from mlxmtp.engine.tokenizer import Tokenizer
 
 _SPLIT_ROUNDS = 24
 
@@ -125,7 +125,7 @@ class Run:
 
     def results(self) -> Iterator[Sample | Checking]:
         """Load, warm up, measure; samples as they come. Raises LoadError."""
-        from mlxmtp.engine.rig import Rig, release
+        from mlxmtp.bench.harness import Rig, release
 
         entrant = self._entrant
         self._say(f"loading {entrant.name}", self._done)

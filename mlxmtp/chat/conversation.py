@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlxmtp.chat.history import Event, Exchange, History, Reply
-from mlxmtp.chat.title import title_of
+from mlxmtp.chat.history import Event, Exchange, History, Reply, title_of
 
 if TYPE_CHECKING:
     from mlxmtp.engine.events import FinishReason
-    from mlxmtp.engine.prompt import Message
+    from mlxmtp.engine.tokenizer import Message
 
 PART_CHARACTERS = 200
 PART_SECONDS = 0.25

@@ -5,11 +5,13 @@ A session file holds the same events, one per line, so replaying a file gives th
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from mlxmtp.engine.events import FinishReason
+from mlxmtp.units import text_width
 
 Event = Mapping[str, Any]
 """One line of a session file: a `type` and what belongs to it."""
@@ -18,6 +20,9 @@ Event = Mapping[str, Any]
 def join(parts: Sequence[str]) -> str:
     """Material and questions as one message."""
     return "\n\n".join(part for part in parts if part)
+
+
+TITLE_COLUMNS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +183,16 @@ _CHANGES: dict[str, Callable[[History, Event], History]] = {
     "drop": _drop,
     "take back": _take_back,
 }
+
+
+def title_of(text: str, columns: int = TITLE_COLUMNS) -> str:
+    """The first words of `text` on one line of at most that many terminal columns, without control characters."""
+    words = "".join(
+        " " if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one for one in text[: 8 * TITLE_COLUMNS]
+    )
+    line = " ".join(words.split())
+    if text_width(line) <= columns:
+        return line
+    while text_width(line) > columns - 1:
+        line = line[:-1]
+    return line.rstrip() + "…"

@@ -8,7 +8,6 @@ open it holds a lock on its file, so that two windows never write into one conve
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from mlxmtp.chat.history import Event
 from mlxmtp.errors import SessionError, SessionInUse
+from mlxmtp.files import try_lock
 
 FORMAT = 1
 SUFFIX = ".jsonl"
@@ -197,12 +197,8 @@ def _create(path: Path) -> int:
 
 
 def _lock(file: int, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise SessionInUse(f"Session {path.stem} is open in another window.") from error
-        # A file system without locks: better to go on without one.
+    if not try_lock(file):
+        raise SessionInUse(f"Session {path.stem} is open in another window.")
 
 
 def _write_all(file: int, data: bytes) -> None:

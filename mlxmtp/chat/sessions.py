@@ -14,6 +14,7 @@ from mlxmtp.chat.conversation import Conversation, title
 from mlxmtp.chat.history import Event, History
 from mlxmtp.chat.journal import SUFFIX, Journal, delete, read_events
 from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
+from mlxmtp.units import nearest
 
 CACHE_SUFFIX = ".kv.safetensors"
 
@@ -269,8 +270,6 @@ def _modified(path: Path) -> float:
 
 
 def _suggestion(wanted: str, sessions: tuple[Summary, ...], list_with: str) -> str:
-    from difflib import get_close_matches
-
     known = [name for one in sessions for name in (one.id, one.name) if name]
-    near = get_close_matches(wanted, known, n=1)
-    return f": did you mean '{near[0]}'?" if near else f". {list_with}"
+    near = nearest(wanted, known)
+    return f": did you mean '{near}'?" if near else f". {list_with}"

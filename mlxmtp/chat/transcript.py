@@ -10,7 +10,7 @@ from typing import Any
 from mlxmtp.chat.conversation import title
 from mlxmtp.chat.history import Exchange, History
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.hub.cache import write_whole
+from mlxmtp.files import write_atomically
 
 _TITLE_LINE = re.compile(r"^--- (.+) ---$", re.MULTILINE)
 _ENDS = {"cancelled": "*(stopped)*", "length": "*(cut at the length limit)*"}
@@ -76,7 +76,7 @@ def export(
     if not overwrite and path.exists():
         raise UsageError(f"{file} exists already: {way_out}.")
     try:
-        write_whole(path, text)
+        write_atomically(path, text)
     except OSError as error:
         raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
     return path

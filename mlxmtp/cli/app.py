@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mlxmtp.cli import early
+from mlxmtp.cli.terminal import keyboard
 
 INTERRUPTED = 130
 READER_GONE = 141
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    early.release()
+    keyboard.release()
     if code == INTERRUPTED:
         _take_back_echo()
     if argv is None:
@@ -45,7 +45,7 @@ def _greet(arguments: Sequence[str]) -> None:
     if sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty():
         sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
-        early.hold()
+        keyboard.hold()
 
 
 def _command(arguments: Sequence[str]) -> str | None:
@@ -88,11 +88,11 @@ def _leave(code: int) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    from mlxmtp.cli.output import ReaderGone, abandon
+    from mlxmtp.cli.terminal.output import ReaderGone, abandon
     from mlxmtp.errors import MlxmtpError
 
     try:
-        from mlxmtp.cli.commands import app
+        from mlxmtp.cli.commands.all import app
 
         result = app(args=_with_blank_resume(arguments), prog_name="mlxmtp", standalone_mode=False)
         code = result if isinstance(result, int) else 0
@@ -125,7 +125,7 @@ def _refusal(error: Exception, arguments: list[str]) -> int:
 
 
 def _explain(error: Exception, arguments: list[str]) -> None:
-    from mlxmtp.cli.output import Output
+    from mlxmtp.cli.terminal.output import Output
     from mlxmtp.errors import sentence
 
     if _debugging(arguments):

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from mlxmtp.cli.complete import session_ids
+
+def session_ids(incomplete: str) -> list[tuple[str, str]]:
+    """Ids and names of sessions that begin like that, with their titles, newest first."""
+    from mlxmtp.chat.sessions import Sessions
+    from mlxmtp.settings import find_places
+
+    sessions = Sessions(find_places().sessions).listing().sessions
+    named = [(one.name or one.id, one.title) for one in sessions if (one.name or one.id).startswith(incomplete)]
+    return named or [(one.id, one.title) for one in sessions if one.id.startswith(incomplete)]
+
 
 Prompt = Annotated[
     list[str] | None,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Resumed, Sessions
-from mlxmtp.cli import early
+from mlxmtp.cli.terminal import keyboard
 from mlxmtp.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
-    from mlxmtp.cli.output import Output
+    from mlxmtp.cli.terminal.output import Output
     from mlxmtp.settings import Loaded
 
 
@@ -58,7 +58,7 @@ def chosen(loaded: Loaded, out: Output) -> str:
 
     Ctrl+D leaves without a conversation, by SystemExit.
     """
-    from mlxmtp.cli.sessions import show_list
+    from mlxmtp.cli.commands.sessions import show_list
 
     listing = Sessions(loaded.places.sessions).listing()
     for remark in listing.remarks:
@@ -68,13 +68,13 @@ def chosen(loaded: Loaded, out: Output) -> str:
         raise UsageError(NOTHING_TO_CONTINUE)
     show_list(out, sessions)
     out.settle()
-    early.release()
+    keyboard.release()
     try:
         name = input(f"ID or name, Enter for {sessions[0].id}: ").strip() or sessions[0].id
     except EOFError:
         sys.stdout.write("\n")
         raise SystemExit(0) from None
-    early.hold()
+    keyboard.hold()
     return name
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mlxmtp.cli.output import Look, Output
+from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.settings import Loaded, Settings, load_settings
 
 

@@ -9,26 +9,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxmtp.cli.choice import answer_params, read_model, read_tokenizer
-from mlxmtp.cli.figures import stats_line
-from mlxmtp.cli.keyboard import ctrl_c_first, resumption
-from mlxmtp.cli.pick import pick_drafter, pick_target
-from mlxmtp.cli.progress import ReadingProgress
-from mlxmtp.cli.repeated import Repeated, before_question
-from mlxmtp.cli.tail import terminal_was_shared
+from mlxmtp.app.open import answer_params, read_model, read_tokenizer
+from mlxmtp.app.prompt_cache import Repeated, before_question
+from mlxmtp.cli.commands.pull import pick_drafter, pick_target
+from mlxmtp.cli.terminal.figures import stats_line
+from mlxmtp.cli.terminal.keyboard import ctrl_c_first, resumption
+from mlxmtp.cli.terminal.progress import ReadingProgress
+from mlxmtp.cli.terminal.tail import terminal_was_shared
 from mlxmtp.errors import ContextOverflow, MlxmtpError
 from mlxmtp.hub.store import Store
 
 if TYPE_CHECKING:
     from mlxmtp.chat.conversation import Conversation
     from mlxmtp.chat.history import Exchange
-    from mlxmtp.cli.output import Output
-    from mlxmtp.cli.presenters import Presenter
+    from mlxmtp.cli.terminal.output import Output
+    from mlxmtp.cli.terminal.presenters import Presenter
     from mlxmtp.engine.answer import Answer
-    from mlxmtp.engine.engine import Model
     from mlxmtp.engine.events import FinishReason
+    from mlxmtp.engine.model import Model
     from mlxmtp.engine.params import Params
-    from mlxmtp.engine.prompt import Prompt, Tokenizer
+    from mlxmtp.engine.tokenizer import Prompt, Tokenizer
     from mlxmtp.settings import Loaded
 
 
@@ -69,9 +69,9 @@ class Turn:
 
     def show_prompt(self) -> None:
         """--dry-run: the prompt and its length, from the tokenizer alone."""
-        from mlxmtp.cli.markdown import without_controls
-        from mlxmtp.cli.presenters import as_json
-        from mlxmtp.engine.engine import context_of
+        from mlxmtp.cli.terminal.markdown import without_controls
+        from mlxmtp.cli.terminal.presenters import as_json
+        from mlxmtp.engine.model import context_of
 
         found = pick_target(self._loaded, self._out, self._store, self._settings.model)
         prompt = self._prompt(read_tokenizer(found))
@@ -87,9 +87,9 @@ class Turn:
 
     def answer(self) -> None:
         """The answer, streamed; everything that can be refused is refused before the weights are read."""
-        from mlxmtp.cli.learning import remembered
-        from mlxmtp.engine.engine import context_of
-        from mlxmtp.hub.room import require_memory
+        from mlxmtp.app.learned import remembered
+        from mlxmtp.app.open import require_memory
+        from mlxmtp.engine.model import context_of
 
         found = pick_target(self._loaded, self._out, self._store, self._settings.model)
         off = self._settings.num_draft_tokens == 0
@@ -114,10 +114,10 @@ class Turn:
         """`before`: tokens that do not depend on the question, to be taken from disk and kept there."""
         self._conversation.ask(self._asking.question, self._asking.attached)
         presenter = self._presenter(model)
-        repeated = Repeated(self._loaded, self._out, model, ids, before) if before else None
+        repeated = Repeated(self._loaded, self._out.note, model, ids, before) if before else None
         if repeated is not None:
             repeated.recall()
-        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, return_to=[before])
+        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, snapshot_at=[before])
         reason: FinishReason = "stop"
         try:
             with ctrl_c_first(), resumption(terminal_was_shared):
@@ -182,7 +182,7 @@ class Turn:
     def _check_room(self, count: int, context: int, name: str) -> None:
         """Raise ContextOverflow for a prompt that is too long; one of many turns must leave room for an answer."""
         from mlxmtp.chat.context import fit, reserve_for
-        from mlxmtp.engine.engine import check_length
+        from mlxmtp.engine.model import check_length
 
         if not self._conversation.exchanges:
             check_length(count, context, name)
@@ -206,7 +206,7 @@ class Turn:
             self._conversation.use_model(name)
 
     def _presenter(self, model: Model) -> Presenter:
-        from mlxmtp.cli import presenters
+        from mlxmtp.cli.terminal import presenters
 
         out, form = self._out, self._form
         shape: Presenter
@@ -222,7 +222,7 @@ class Turn:
 
     def _renders(self) -> bool:
         """Whether the answer is drawn as markdown: on a terminal, unless someone wants it as it is."""
-        from mlxmtp.cli.presenters import fits_markdown
+        from mlxmtp.cli.terminal.presenters import fits_markdown
 
         form = self._form
         as_is = self._settings.plain or form.json or form.jsonl or form.extract
@@ -239,6 +239,6 @@ def _warm_up() -> None:
     """Import rich beside the loading of the weights, which mostly waits for the disk."""
     from threading import Thread
 
-    from mlxmtp.cli.markdown import warm_up
+    from mlxmtp.cli.terminal.markdown import warm_up
 
     Thread(target=warm_up, daemon=True).start()

@@ -14,15 +14,16 @@ from typing import Any, Literal, NamedTuple, cast
 
 import mlx.core as mx
 
-from mlxmtp.decode.depth import MAX_DRAFT, Depth
+from mlxmtp.decode.compile import Compiled, Filters, Rounds
+from mlxmtp.decode.draft_length import Depth
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Sampling, choose
-from mlxmtp.decode.snapshots import Held, Snapshots
-from mlxmtp.decode.warm import Compiled, Filters, Rounds
+from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.errors import ContextOverflow
-from mlxmtp.models.cache import KVCache
+from mlxmtp.limits import MAX_DRAFT
 from mlxmtp.models.device import rounds_in_flight
+from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
 AHEAD = 512
@@ -89,12 +90,12 @@ class Decoder:
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
-        return_to: Collection[int] = (),
+        snapshot_at: Collection[int] = (),
     ) -> Generator[Round, None, None]:
         """Yields rounds until a token of ``stop`` (kept as the last one) or ``max_tokens`` new tokens.
 
         Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
-        ``on_prefill(done, total)`` counts the prompt's tokens. ``return_to``: later prompts may begin with so many
+        ``on_prefill(done, total)`` counts the prompt's tokens. ``snapshot_at``: later prompts may begin with so many
         tokens of this one and then differ, so a snapshot is taken at the last of these places, and at earlier ones
         where it is worth it. Raises ValueError for an empty prompt or a bad number, ContextOverflow if the prompt
         leaves no room for an answer, and later RuntimeError if rounds of another prompt have begun meanwhile.
@@ -111,24 +112,24 @@ class Decoder:
                 f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}: shorten it."
             )
         self._set_depth(num_draft_tokens)
-        marks = sorted({min(place, len(prompt)) for place in return_to})
+        marks = sorted({min(place, len(prompt)) for place in snapshot_at})
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, marks)
 
-    def held(self, length: int | None = None) -> Held:
+    def export_state(self, length: int | None = None) -> CacheState:
         """What another process can go on from.
 
-        ``length``: as it was after that many tokens. Raises ValueError where no ``return_to`` named it.
+        ``length``: as it was after that many tokens. Raises ValueError where no ``snapshot_at`` named it.
         """
         if length is None:
             self._snapshots.forget_beyond(self.rows)
             cut = self._cache.cut(self.rows)
-            return Held(self.tokens[: self.rows], self._cache.newest, cut, self._snapshots.last())
+            return CacheState(self.tokens[: self.rows], self._cache.newest, cut, self._snapshots.last())
         place = self._snapshots.at(length)
         if place is None:
             raise ValueError(f"there is no snapshot after {length} tokens")
-        return Held(self.tokens[:length], place.newest, self._cache.cut(length, place.rings))
+        return CacheState(self.tokens[:length], place.newest, self._cache.cut(length, place.rings))
 
-    def take_up(self, held: Held) -> None:
+    def import_state(self, held: CacheState) -> None:
         """Goes on from what ``held`` gave. Raises ValueError if the buffers are another model's; nothing is changed."""
         rings = None if held.place is None else held.place.rings
         self._cache.fill(held.buffers, len(held.tokens), held.newest, rings)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from mlxmtp.models.cache import KVCache, PromptView
 from mlxmtp.models.chunks import chunk_rows
+from mlxmtp.models.kv_cache import KVCache, PromptView
 from mlxmtp.models.target import Target
 
 OnRows = Callable[[int], None]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlxmtp.decode.sampling import choose
-from mlxmtp.models.cache import FixedView
+from mlxmtp.models.kv_cache import FixedView
 from mlxmtp.models.target import Target
 
 

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlxmtp.models.cache import KVCache
-
-KEPT, KEPT_BYTES = 8, 768 * 2**20
-"""The newest snapshot is always kept; older ones while all together are no more than this, in number and in bytes."""
+from mlxmtp.limits import SNAPSHOT_BYTES, SNAPSHOTS
+from mlxmtp.models.kv_cache import KVCache
 
 APART = 256
 """Tokens. A place that would save reading fewer than these is not worth another snapshot."""
@@ -40,7 +38,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class CacheState:
     """What another process can go on from: tokens, the highest position ever written, their keys and values as
     ``KVCache.cut`` gives them, and the ``place`` furthest into the text that can be gone back to."""
 
@@ -60,13 +58,15 @@ class Snapshots:
         """Remembers the rings of `cache`, which has just read position `length - 1`."""
         self.forget_beyond(length - 1)
         self._all.append(Snapshot(length, cache.newest, hidden, cache.rings()))
-        while len(self._all) > 1 and (len(self._all) > KEPT or sum(one.nbytes for one in self._all) > KEPT_BYTES):
+        while len(self._all) > 1 and (
+            len(self._all) > SNAPSHOTS or sum(one.nbytes for one in self._all) > SNAPSHOT_BYTES
+        ):
             del self._all[0]
 
     def worth(self, cache: KVCache, length: int) -> bool:
         """Whether one after `length` positions saves enough, and another one soon after it leaves it in memory."""
         before = self._all[-1].length if self._all else 0
-        return length - before >= APART and 2 * cache.ring_bytes <= KEPT_BYTES
+        return length - before >= APART and 2 * cache.ring_bytes <= SNAPSHOT_BYTES
 
     def forget_beyond(self, length: int) -> None:
         """Drops what was remembered of a continuation that is given up after `length` positions."""

@@ -3,24 +3,74 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from mlxmtp.engine.drafting import Drafting, explain
+from mlxmtp.engine.channels import CLOSE, Splitter
 from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.prompt import Tokenizer
 from mlxmtp.engine.stats import Meter, Stats
-from mlxmtp.engine.thinking import CLOSE, Splitter
+from mlxmtp.engine.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Round
     from mlxmtp.decode.sampling import Sampling
-    from mlxmtp.decode.snapshots import Held
+    from mlxmtp.decode.snapshots import CacheState
     from mlxmtp.models.config import ModelConfig
+
+
+class Drafting(Protocol):
+    """What is asked of the draft length's controller (`mlxmtp.decode.draft_length.Depth`)."""
+
+    limit: int
+    fixed: int | None
+
+    def best(self) -> int:
+        """The draft length that is expected to be fastest now."""
+
+    def gain(self) -> float | None:
+        """Its speed, or that of the best length tried, in units of the plain speed; None until measured."""
+
+    def accepted(self) -> float | None:
+        """Expected share of first draft tokens that are accepted; None before anything was drafted."""
+
+    def price(self) -> float | None:
+        """Time of one more draft token in units of a plain round; None until measured."""
+
+    def learned(self) -> dict[str, Any]:
+        """What another process can begin with, as JSON takes it; empty until there is something to know."""
+
+    def start_from(self, learned: Mapping[str, Any]) -> None:
+        """Begins with what `learned` gave; raises ValueError for anything else."""
+
+
+def explain(depth: Drafting) -> str:
+    """One phrase for the statistics: the length, what it gains, and the two numbers that decide."""
+    if depth.limit == 0:
+        return "no drafter"
+    if depth.fixed is not None:
+        return f"drafting {depth.fixed}, as asked" if depth.fixed else "not drafting, as asked"
+    best, gain = depth.best(), depth.gain()
+    if gain is None:
+        said = f"drafting {best} so far"
+    elif best == 0:
+        said = f"drafting is off, at best it would give {gain:.2f} times the plain speed"
+    else:
+        said = f"drafting {best} gives {gain:.2f} times the plain speed"
+    why = _why(depth)
+    return f"{said} ({why})" if why else said
+
+
+def _why(depth: Drafting) -> str:
+    accepted, price = depth.accepted(), depth.price()
+    parts = [] if accepted is None else [f"{100 * accepted:.0f} % of first drafts accepted"]
+    if price is not None:
+        parts.append(f"a draft token costs {price:.2f} of a plain pass")
+    return ", ".join(parts)
+
 
 OnPrefill = Callable[[int, int], None]
 """Called with (tokens read, tokens to read) while the prompt is read."""
@@ -44,14 +94,14 @@ class DecoderLike(Protocol):
         sampling: Sampling,
         stop: Collection[int],
         on_prefill: OnPrefill | None,
-        return_to: Collection[int],
+        snapshot_at: Collection[int],
     ) -> Iterator[Round]:
         """A generator that decodes until a stop token (the last one yielded) or `max_tokens`."""
 
-    def held(self, length: int | None = None) -> Held:
+    def export_state(self, length: int | None = None) -> CacheState:
         """What was read and written, with its K/V, now or after `length` tokens."""
 
-    def take_up(self, held: Held) -> None:
+    def import_state(self, held: CacheState) -> None:
         """Goes on from what `held` gave; raises ValueError if the shapes are another model's."""
 
     def close(self) -> None:
@@ -65,7 +115,7 @@ class Request:
     prompt: list[int]
     params: Params
     on_prefill: OnPrefill | None = None
-    return_to: Collection[int] = ()
+    snapshot_at: Collection[int] = ()
 
 
 class Answer:
@@ -160,7 +210,7 @@ def _rounds(
     close = tokenizer.special_id(CLOSE)
     budget = params.think_tokens if params.think and close is not None else None
 
-    def more(so_far: list[int], count: int, return_to: Collection[int]) -> Iterator[Round]:
+    def more(so_far: list[int], count: int, snapshot_at: Collection[int]) -> Iterator[Round]:
         rounds = decoder.rounds(
             so_far,
             max_tokens=count,
@@ -168,13 +218,13 @@ def _rounds(
             sampling=sampling,
             stop=stop,
             on_prefill=None if len(so_far) > len(prompt) else request.on_prefill,
-            return_to=return_to,
+            snapshot_at=snapshot_at,
         )
         with closing(cast("Generator[Round, None, None]", rounds)):
             yield from rounds
 
     said: list[int] = []
-    for round_ in more(prompt, limit if budget is None else min(limit, budget), request.return_to):
+    for round_ in more(prompt, limit if budget is None else min(limit, budget), request.snapshot_at):
         said += round_.tokens
         yield round_
     if budget is None or close is None or len(said) < budget or len(said) >= limit or said[-1] in stop:

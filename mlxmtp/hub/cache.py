@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from mlxmtp.files import write_atomically
 
 INCOMPLETE = ".incomplete"
 PARTIAL = ".partial"  # ending of the folder in which a conversion grows
@@ -53,7 +55,7 @@ class CachedRepo:
 
     def set_main(self, commit: str) -> None:
         """Remember that `main` is `commit`; readers see the old or the new one, never half of it."""
-        write_whole(self.folder / "refs" / "main", commit, parents=True)
+        write_atomically(self.folder / "refs" / "main", commit, parents=True)
 
     def blob(self, etag: str) -> Path:
         """Where the content with this tag is, or will be."""
@@ -85,27 +87,6 @@ class CachedRepo:
         return sum(item.lstat().st_size for item in self.folder.rglob("*") if item.is_file() and not item.is_symlink())
 
 
-def write_whole(path: Path, text: str, *, parents: bool = False, private: bool = False) -> None:
-    """Write a small file so that it is there whole or not at all: a full disk leaves what was there.
-
-    What is no file (a pipe, a terminal) is written to. `parents`: make the folders above it. `private`: for its owner
-    only. Raises OSError.
-    """
-    if parents:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8", errors="replace")
-        return
-    path = path.resolve()  # a link stays one
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.touch(0o600 if private else 0o666)
-        beside.write_text(text, encoding="utf-8", errors="replace")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def is_complete(folder: Path) -> bool:
     """Whether config and every weight file named by the index are there (the cache links to files it may lack)."""
     if not (folder / "config.json").is_file():
@@ -124,9 +105,47 @@ def indexed(index: Path) -> frozenset[str] | None:
         return None
 
 
-def free_bytes(folder: Path) -> int:
-    """Bytes that can still be written where `folder` is or will be."""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    return shutil.disk_usage(there).free
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One repository: `revision` as asked for (None: the newest), `commit` it was, `pulled` in seconds since 1970."""
+
+    repo: str
+    revision: str | None
+    commit: str
+    drafter: str | None
+    pulled: float
+    files: dict[str, str]
+    """Name of each file and the tag of its content."""
+
+
+class Records:
+    """The records in the data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self._folder = data / "pulled"
+
+    def find(self, repo: str) -> Record | None:
+        """The record of `org/repo`; None if there is none that can be read."""
+        try:
+            table: dict[str, Any] = json.loads(self._path(repo).read_text(encoding="utf-8"))
+            return Record(**table)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def all(self) -> list[Record]:
+        """Every record, by name of the repository."""
+        if not self._folder.is_dir():
+            return []
+        names = sorted(path.stem.replace("--", "/", 1) for path in self._folder.glob("*.json"))
+        return [record for record in map(self.find, names) if record is not None]
+
+    def write(self, record: Record) -> None:
+        """Pin a repository."""
+        write_atomically(self._path(record.repo), json.dumps(asdict(record), indent=1) + "\n", parents=True)
+
+    def forget(self, repo: str) -> None:
+        """Unpin a repository."""
+        self._path(repo).unlink(missing_ok=True)
+
+    def _path(self, repo: str) -> Path:
+        return self._folder / f"{repo.replace('/', '--')}.json"

@@ -18,12 +18,12 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound
-from mlxmtp.hub.cache import INDEX, CachedRepo, free_bytes
+from mlxmtp.files import free_bytes
+from mlxmtp.hub.cache import INDEX, CachedRepo
 from mlxmtp.hub.client import OnWait, Patience, RemoteFile, RemoteRepo, explain, look_up, open_file
-from mlxmtp.hub.fit import Need, need
 from mlxmtp.hub.registry import Entry, find_entry, same_shape
-from mlxmtp.models.config import ModelConfig, read_config
-from mlxmtp.models.pair import check_pair
+from mlxmtp.machine.memory import Need, need
+from mlxmtp.models.config import ModelConfig, check_pair, read_config
 
 _TEXT_SIDE = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
@@ -99,11 +99,12 @@ class Plan:
 
     def check_space(self) -> None:
         """Raises DownloadError if the disk is too small for what is missing."""
-        from mlxmtp.hub.fit import shown
+        from mlxmtp.units import format_bytes
 
         if self.missing > self.free:
             raise DownloadError(
-                f"{self.name} needs {shown(self.missing)} more on disk; {shown(self.free)} are free in {self.cache}. "
+                f"{self.name} needs {format_bytes(self.missing)} more on disk; "
+                f"{format_bytes(self.free)} are free in {self.cache}. "
                 "Make room (`mlxmtp rm`), or set HF_HOME to another disk."
             )
 

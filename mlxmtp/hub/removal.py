@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxmtp.errors import ModelNotFound, UsageError
-from mlxmtp.hub.cache import CachedRepo
+from mlxmtp.hub.cache import CachedRepo, Records
 from mlxmtp.hub.inventory import installed
-from mlxmtp.hub.records import Records
 from mlxmtp.hub.registry import BUILT_IN, find_entry
 
 if TYPE_CHECKING:

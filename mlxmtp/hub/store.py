@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
-from mlxmtp.hub.cache import CachedRepo, is_complete
-from mlxmtp.hub.fit import fits, machine_memory, shown
-from mlxmtp.hub.masters import made_folder
-from mlxmtp.hub.records import Records
+from mlxmtp.hub.cache import CachedRepo, Records, is_complete
+from mlxmtp.hub.converted import made_folder
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, known_names, same_shape
+from mlxmtp.machine.memory import fits, machine_memory
 from mlxmtp.models.config import read_config
+from mlxmtp.units import format_bytes, nearest
 
 if TYPE_CHECKING:
     from mlxmtp.settings import Places
@@ -171,8 +171,8 @@ def _needed(entry: Entry) -> int:
 def _size_note(entry: Entry, memory: int) -> str:
     if entry.target.size is None:
         return ""
-    verdict = "fits" if fits(_needed(entry), memory) else f"does not fit {shown(memory)} of memory"
-    return f" ({shown(entry.target.size)}, {verdict})"
+    verdict = "fits" if fits(_needed(entry), memory) else f"does not fit {format_bytes(memory)} of memory"
+    return f" ({format_bytes(entry.target.size)}, {verdict})"
 
 
 def _built_in(part: str) -> Path:
@@ -200,7 +200,5 @@ def _names() -> str:
 
 
 def _suggestion(name: str) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name.lower(), [*known_names(), *(entry.name for entry in entries())], n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    near = nearest(name.lower(), [*known_names(), *(entry.name for entry in entries())])
+    return f" (did you mean '{near}'?)" if near else ""

@@ -2,14 +2,14 @@
 
 A chunk of more rows keeps the products busy. Its price are the scores: heads times rows times all keys before, which no
 fused kernel takes over at Gemma's head sizes (for 512 rows at 128k tokens of the 31B more than 4 GB). So chunks get
-shorter as the context grows. `decode/prefill.py` reads by this, `hub/fit.py` computes with it.
+shorter as the context grows. `decode/prefill.py` reads by this, `machine/memory.py` computes with it.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from mlxmtp.models.config import FULL, ModelConfig
-from mlxmtp.models.shapes import own_layers
+from mlxmtp.models.tensors import own_layers
 
 ROWS = (512, 384, 256, 192, 128, 96, 64, 32)
 """Lengths of a chunk, longest first: a few, because every length is a shape of its own for the kernels."""

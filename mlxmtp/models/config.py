@@ -4,6 +4,8 @@ Knows nothing of arrays: importing this module costs nothing, so a command can r
 too long before a single weight is read. Field names are those of the published ``config.json``.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -157,3 +159,28 @@ def _ids(value: Any) -> frozenset[int]:
     if value is None:
         return frozenset()
     return frozenset([value] if isinstance(value, int) else value)
+
+
+def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
+    """Raises LoadError unless the drafter can read the target's hidden states and K/V."""
+    if not drafter.is_drafter:
+        raise LoadError(f"{drafter.folder} is a '{drafter.model_type}' model, not a Gemma 4 drafter.")
+    pairs = [
+        ("hidden size", target.hidden_size, drafter.raw.get("backbone_hidden_size")),
+        ("vocabulary", target.vocab_size, drafter.vocab_size),
+        ("sliding window", target.window, drafter.window),
+    ]
+    for kind in sorted(set(drafter.layer_types)):
+        if kind not in target.layer_types:
+            raise LoadError(
+                f"The drafter in {drafter.folder} has {kind} layers and the target has none: they are not a pair."
+            )
+        pairs += [
+            (f"head size of {kind}", target.head_dim(kind), drafter.head_dim(kind)),
+            (f"key/value heads of {kind}", target.kv_heads(kind), drafter.kv_heads(kind)),
+        ]
+    for what, ours, theirs in pairs:
+        if ours != theirs:
+            raise LoadError(
+                f"The drafter in {drafter.folder} does not fit this target: {what} {theirs}, the target has {ours}."
+            )

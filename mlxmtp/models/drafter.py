@@ -18,11 +18,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlxmtp.models._mlx_lm import gemma4_text
-from mlxmtp.models.attend import KV, halves
-from mlxmtp.models.block import Block, Rotary, Rotation
-from mlxmtp.models.cache import FixedView
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.products import Product
+from mlxmtp.models.kv_cache import FixedView
+from mlxmtp.models.layer import KV, Block, Rotary, Rotation, halves
+from mlxmtp.models.linear import Product
 from mlxmtp.models.target import Target
 
 QUERY_BEHIND = 1

@@ -1,21 +1,90 @@
 """From a checkpoint folder to a network that runs: names, shapes, dtype, pairing, all checked before anything runs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from mlxmtp.errors import LoadError
+from mlxmtp.limits import QUANTIZED_DRAFTER_FROM
 from mlxmtp.models._mlx_lm import gemma4
-from mlxmtp.models.config import ModelConfig, read_config
-from mlxmtp.models.device import bound_memory, compute_dtype, tune_threads
+from mlxmtp.models.config import ModelConfig, check_pair, read_config
+from mlxmtp.models.device import bound_memory, compute_dtype, on_cpu, tune_threads
 from mlxmtp.models.drafter import Drafter, DrafterWeights
-from mlxmtp.models.pair import check_pair
-from mlxmtp.models.quantize import default_bits, pack_drafter, parameters, prepare
-from mlxmtp.models.shapes import kv_packing
+from mlxmtp.models.safetensors import AGAIN, check_complete, weight_files
 from mlxmtp.models.target import Target
-from mlxmtp.models.weights import read_weights
+from mlxmtp.models.tensors import kv_packing
+
+
+def read_weights(folder: Path) -> dict[str, mx.array]:
+    """All tensors of a checkpoint folder by name, not yet read from disk. Raises LoadError."""
+    tensors: dict[str, mx.array] = {}
+    for file in weight_files(folder):
+        check_complete(file)
+        try:
+            tensors |= cast("dict[str, mx.array]", mx.load(str(file)))
+        except (RuntimeError, ValueError) as error:
+            raise LoadError(f"{file} cannot be read ({error}). {AGAIN}") from None
+    return tensors
+
+
+def prepare(model: Any, weights: Mapping[str, mx.array], quantization: Mapping[str, Any]) -> None:
+    """Replaces the modules of ``model`` that ``weights`` holds in packed form, as config.json's block says.
+
+    ``quantization`` has group_size, bits, mode for all and an entry for a module that differs. Raises LoadError.
+    """
+
+    def how(path: str, module: Any) -> bool | dict[str, Any]:
+        if f"{path}.scales" not in weights or not hasattr(module, "to_quantized"):
+            return False
+        own = quantization.get(path)
+        return dict(own) if isinstance(own, Mapping) else True
+
+    try:
+        nn.quantize(
+            model,
+            group_size=quantization.get("group_size", 64),
+            bits=quantization.get("bits", 4),
+            mode=quantization.get("mode", "affine"),
+            class_predicate=how,
+        )
+    except ValueError as error:
+        raise LoadError(
+            f"The quantization in config.json cannot be built ({error}). Convert the model again."
+        ) from None
+
+
+def default_bits(drafter: Any) -> int:
+    """4 for a large drafter on a GPU, 16 (as stored) for a small one and on the CPU, where packed products are slow."""
+    size = sum(value.size for _, value in parameters(drafter))
+    return 4 if size >= QUANTIZED_DRAFTER_FROM and not on_cpu() else 16
+
+
+def pack_drafter(model: Any, bits: int) -> None:
+    """Quantizes a drafter's products and table in place (affine, groups of 64, or 32 where 64 does not divide).
+
+    ``bits`` is 4 or 8, or 16 for no change; anything else raises LoadError.
+    """
+    if bits == 16:
+        return
+    if bits not in (4, 8):
+        raise LoadError(f"A drafter can be packed to 4 or 8 bits or kept at 16, not {bits}.")
+    nn.quantize(model, group_size=64, bits=bits, class_predicate=lambda _, module: _fits(module, 64))
+    nn.quantize(model, group_size=32, bits=bits, class_predicate=lambda _, module: _fits(module, 32))
+
+
+def parameters(module: Any) -> list[tuple[str, mx.array]]:
+    """All arrays of a module with their names."""
+    return cast("list[tuple[str, mx.array]]", tree_flatten(module.parameters()))
+
+
+def _fits(module: Any, group_size: int) -> bool:
+    return isinstance(module, nn.Linear | nn.Embedding) and module.weight.shape[-1] % group_size == 0
 
 
 def build_target(config: ModelConfig) -> Any:

@@ -13,13 +13,12 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from mlxmtp.models.attend import KV
-from mlxmtp.models.block import Block, Rotary, Rotation
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.layout import CacheSpec
-from mlxmtp.models.packed import Rows
-from mlxmtp.models.products import Product
-from mlxmtp.models.shapes import Packing
+from mlxmtp.models.kv_cache import CacheSpec
+from mlxmtp.models.kv_quant import Rows
+from mlxmtp.models.layer import KV, Block, Rotary, Rotation
+from mlxmtp.models.linear import Product
+from mlxmtp.models.tensors import Packing
 
 
 class View(Protocol):

@@ -18,9 +18,9 @@ from typing import Any
 from bench.host import Stopwatch
 from bench.job import TOP_DRAFT, Counts, Emit, Enough, Job
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.decode.depth import Depth
+from mlxmtp.decode.draft_length import Depth
 from mlxmtp.decode.sampling import Sampling
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.load import load_drafter, load_target
 
 _WITHOUT_TOKENIZER = 40  # tokens of the random prompt that stands for a text

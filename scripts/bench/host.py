@@ -14,7 +14,7 @@ from typing import Any
 
 import mlxmtp.decode.decoder as module
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.decode.depth import Depth
+from mlxmtp.decode.draft_length import Depth
 
 
 class Stopwatch:

@@ -13,7 +13,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 from bench.replay import Noise, play
-from mlxmtp.decode.depth import Depth
+from mlxmtp.decode.draft_length import Depth
 
 _COLOURS = ("#1f6feb", "#79b0ff", "#8c8c8c", "#d4a017", "#c06c84", "#6b8e6b")
 _MOST = 60  # percent; what is worse is cut and labelled

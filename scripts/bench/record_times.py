@@ -22,8 +22,8 @@ import mlxmtp.models  # noqa: E402, F401  (OpenBLAS before the first product)
 from bench.arms import TEXTS  # noqa: E402
 from bench.report import machine  # noqa: E402
 from mlxmtp.decode.decoder import Decoder  # noqa: E402
-from mlxmtp.decode.depth import MAX_DRAFT  # noqa: E402
-from mlxmtp.engine.prompt import Tokenizer  # noqa: E402
+from mlxmtp.engine.tokenizer import Tokenizer  # noqa: E402
+from mlxmtp.limits import MAX_DRAFT  # noqa: E402
 from mlxmtp.models.load import load_drafter, load_target  # noqa: E402
 
 POCKET = ROOT / "assets" / "pocket"

@@ -27,8 +27,8 @@ from bench.arms import TEXTS, random_words  # noqa: E402
 from mlxmtp.decode.prefill import read_prompt  # noqa: E402
 from mlxmtp.decode.round import RoundFunction, State, make_round  # noqa: E402
 from mlxmtp.decode.sampling import Sampling, choose  # noqa: E402
-from mlxmtp.engine.prompt import Tokenizer  # noqa: E402
-from mlxmtp.models.cache import KVCache  # noqa: E402
+from mlxmtp.engine.tokenizer import Tokenizer  # noqa: E402
+from mlxmtp.models.kv_cache import KVCache  # noqa: E402
 from mlxmtp.models.load import load_drafter, load_target  # noqa: E402
 
 POCKET = ROOT / "assets" / "pocket"

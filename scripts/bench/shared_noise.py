@@ -15,7 +15,7 @@ from typing import Any
 import mlxmtp.models  # noqa: F401  (OpenBLAS before mlx)
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.sampling import Sampling
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.drafter import Scores
 from mlxmtp.models.load import load_drafter, load_target
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxmtp.models import attend
+from mlxmtp.models import layer
 from rounds.narrow import FULL_HEAD
 
 VIEWS = frozenset(
@@ -106,7 +106,7 @@ class _Graph:
 def _as_on_a_gpu() -> Iterator[Counter[str]]:
     """Traces as on Metal while it lasts; yields the number of operations that were made opaque, by name."""
     opaque: Counter[str] = Counter()
-    norm, rope, attention, on_cpu = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, attend.on_cpu
+    norm, rope, attention, on_cpu = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, layer.on_cpu
     fast: Any = mx.fast
 
     def hide(name: str, x: mx.array, *others: Any) -> mx.array:
@@ -122,9 +122,9 @@ def _as_on_a_gpu() -> Iterator[Counter[str]]:
     fast.rms_norm = lambda x, weight, eps: hide("RMS norm", x, weight)
     fast.rope = lambda x, *_, offset, freqs=None, **__: hide("rotary embedding", x, offset, freqs)
     fast.scaled_dot_product_attention = attended
-    attend.on_cpu = lambda: False
+    layer.on_cpu = lambda: False
     try:
         yield opaque
     finally:
         fast.rms_norm, fast.rope, fast.scaled_dot_product_attention = norm, rope, attention
-        attend.on_cpu = on_cpu
+        layer.on_cpu = on_cpu

@@ -14,12 +14,12 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from mlxmtp.hub.registry import find_entry
+from mlxmtp.limits import QUANTIZED_DRAFTER_FROM
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.drafter import Drafter, DrafterWeights
 from mlxmtp.models.load import build_target
-from mlxmtp.models.recipe import PACKED_DRAFTER_FROM
-from mlxmtp.models.shapes import parameter_count
 from mlxmtp.models.target import Target
+from mlxmtp.models.tensors import parameter_count
 
 WIDTH, HEAD, FULL_HEAD = 64, 32, 64
 """Hidden size, and the sizes that stand for heads of 256 and 512."""
@@ -54,7 +54,7 @@ def build(name: str) -> Pair:
     drafter_config = _narrowed(wide)
     weights = DrafterWeights(drafter_config)
     _blank(weights)
-    if parameter_count(wide) >= PACKED_DRAFTER_FROM:
+    if parameter_count(wide) >= QUANTIZED_DRAFTER_FROM:
         nn.quantize(weights, group_size=_GROUP, bits=4)
     drafter = Drafter(weights, drafter_config, target)
     _evaluate(drafter.arrays(), weights)

@@ -6,10 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxmtp.decode.compile import Filters, Rounds
 from mlxmtp.decode.round import State
-from mlxmtp.decode.warm import Filters, Rounds
-from mlxmtp.models.attend import halves
-from mlxmtp.models.cache import FixedView, KVCache
+from mlxmtp.models.kv_cache import FixedView, KVCache
+from mlxmtp.models.layer import halves
 from rounds.launches import Count, count
 from rounds.narrow import WIDTH, Pair
 

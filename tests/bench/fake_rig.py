@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlxmtp.bench.harness import Draft, Split, Step, Take, Tie
 from mlxmtp.bench.samples import Arm, Parting, RoundTime, Sample
 from mlxmtp.decode.sampling import Sampling
-from mlxmtp.engine.rig import Draft, Split, Step, Take, Tie
 
 BASE, STEP = 0.010, 0.002  # seconds of a round: 10 ms and 2 ms for each draft token
 ACCEPTED = 2  # of every draft

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmtp.bench import drawing
-from mlxmtp.bench.drawing import Dot, Line, Words
-from mlxmtp.bench.plot import check_plot, marks, page, write_plot
+from mlxmtp.bench import plot
+from mlxmtp.bench.plot import Dot, Line, Words, check_plot, marks, page, write_plot
 from mlxmtp.bench.report import Report
 from mlxmtp.errors import UsageError
 from tests.bench.fake_rig import sample
@@ -76,7 +75,7 @@ def test_other_endings_are_refused_before_anything_is_measured():
 
 
 def test_without_pillow_a_png_is_refused_with_the_way_out(monkeypatch):
-    monkeypatch.setattr(drawing, "find_spec", lambda _: None)
+    monkeypatch.setattr(plot, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'mlxmtp\[plot\]', or draw --plot FILE\.svg"):
         check_plot(Path("plot.png"))
 

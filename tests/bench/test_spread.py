@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmtp.bench.spread import compare, quantile, spread
+from mlxmtp.bench.summary import compare, quantile, spread
 
 values = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40)
 shares = st.floats(0, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlxmtp.bench.suite import SUITES, Text, read_suites, to_length
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow, UsageError
 
 POCKET = Path(__file__).parents[2] / "assets" / "pocket" / "target"

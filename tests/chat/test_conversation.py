@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxmtp.chat.conversation import PART_CHARACTERS, PART_SECONDS, Conversation
-from mlxmtp.chat.history import Event, Exchange, History, Reply
-from mlxmtp.chat.title import title_of
+from mlxmtp.chat.history import Event, Exchange, History, Reply, title_of
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.chat import folder, material
+from mlxmtp.chat import material
 from mlxmtp.chat.attach import join_message
 from mlxmtp.chat.material import gather, mentions, read_text
 from mlxmtp.errors import ContextOverflow, UsageError
@@ -182,7 +182,7 @@ def test_too_much_is_refused_with_the_largest(tree: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(material, "FOLDER_LIMIT", 14)
     with pytest.raises(ContextOverflow, match=r"project are more than 14 bytes together \(the largest: .*src/b\.py"):
         gather("project")
-    monkeypatch.setattr(folder, "MOST_FILES", 2)
+    monkeypatch.setattr(material, "MOST_FILES", 2)
     with pytest.raises(ContextOverflow, match="project holds more than 2 files: name"):
         gather("project")
 

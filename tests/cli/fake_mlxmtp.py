@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.decode.decoder import Round
-from mlxmtp.engine.engine import Model
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.config import read_config
 from tests.fake_decoder import FakeDecoder
 

@@ -11,17 +11,17 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+from mlxmtp.app.worker import ModelThread
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import Sessions
-from mlxmtp.cli import turns
-from mlxmtp.cli.actions import act
-from mlxmtp.cli.keyboard import NoKeys
-from mlxmtp.cli.model_thread import ModelThread
-from mlxmtp.cli.output import Look, Output
-from mlxmtp.cli.prompt_line import Line
-from mlxmtp.cli.talk import Talk
-from mlxmtp.engine.engine import Model
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.cli.repl import turns
+from mlxmtp.cli.repl.actions import act
+from mlxmtp.cli.repl.line_editor import Line
+from mlxmtp.cli.repl.talk import Talk
+from mlxmtp.cli.terminal.keyboard import NoKeys
+from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.hub.store import Found
 from mlxmtp.models.config import read_config
 from mlxmtp.settings import load_settings

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.bench import harness as rig_module
 from mlxmtp.cli.app import main
-from mlxmtp.cli.output import ReaderGone
-from mlxmtp.engine import rig as rig_module
+from mlxmtp.cli.terminal.output import ReaderGone
 from mlxmtp.errors import LoadError
-from mlxmtp.hub.machine import Machine
+from mlxmtp.machine.chip import Machine
 from tests.bench.fake_rig import BASE, STEP, FakeRig
 from tests.bench.json_schema import problems
 
@@ -197,7 +197,7 @@ def test_the_report_is_written_although_nobody_reads_the_tables(bench, monkeypat
     def gone(*_: object) -> None:
         raise ReaderGone
 
-    monkeypatch.setattr("mlxmtp.cli.output.Output.write", gone)
+    monkeypatch.setattr("mlxmtp.cli.terminal.output.Output.write", gone)
     assert bench(*SHORT, "-o", "run.json", "--plot", "run.svg")[0] == 141
     assert len(json.loads(Path("run.json").read_text(encoding="utf-8"))["samples"]) == 40
     assert Path("run.svg").is_file()
@@ -219,7 +219,9 @@ def test_the_tables_are_shown_although_the_file_cannot_be_written(bench, rig, mo
 
 @pytest.mark.parametrize(("flag", "name"), [("-o", "run.json"), ("--plot", "run.svg")])
 def test_a_file_that_may_not_be_written_is_refused_first(bench, rig, monkeypatch, flag, name):
-    monkeypatch.setattr("mlxmtp.cli.bench.os.access", lambda *_: False)  # the tests may run as root, who may do all
+    monkeypatch.setattr(
+        "mlxmtp.cli.commands.bench.os.access", lambda *_: False
+    )  # the tests may run as root, who may do all
     code, _, err = bench(*SHORT, flag, name)
     assert (code, f"{flag} {name} cannot be written" in err) == (2, True)
     assert not rig.takes
@@ -304,7 +306,7 @@ def test_a_file_that_is_no_report_is_refused(bench, tmp_path, content, says):
 
 def test_a_model_too_large_is_refused_unless_forced(bench, rig, monkeypatch):
     small = Machine("x", "x", None, "", 10**6, 10**6, None)
-    monkeypatch.setattr("mlxmtp.hub.room.this_machine", lambda: small)
+    monkeypatch.setattr("mlxmtp.app.open.this_machine", lambda: small)
     code, _, err = bench(*SHORT)
     assert code == 1
     assert "--force" in err

@@ -10,9 +10,9 @@ import pytest
 
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Reply
-from mlxmtp.cli.output import Look
-from mlxmtp.cli.slash import COMMANDS
-from mlxmtp.engine.engine import Model
+from mlxmtp.cli.repl.slash import COMMANDS
+from mlxmtp.cli.terminal.output import Look
+from mlxmtp.engine.model import Model
 from mlxmtp.errors import LoadError
 from tests.cli.talking import Conversing
 from tests.text_checkpoint import write_text_checkpoint

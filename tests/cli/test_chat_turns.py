@@ -10,15 +10,15 @@ from threading import Event, Timer
 
 import pytest
 
+from mlxmtp.app.learned import Memory
+from mlxmtp.app.worker import ModelThread
 from mlxmtp.chat.history import Reply
-from mlxmtp.cli import tuning
-from mlxmtp.cli.keyboard import CTRL_T, NoKeys
-from mlxmtp.cli.learning import Memory
-from mlxmtp.cli.model_thread import ModelThread
-from mlxmtp.cli.output import Look
-from mlxmtp.cli.prompt_line import Line
-from mlxmtp.decode.depth import Depth
-from mlxmtp.engine.engine import Model
+from mlxmtp.cli.repl import settings
+from mlxmtp.cli.repl.line_editor import Line
+from mlxmtp.cli.terminal.keyboard import CTRL_T, NoKeys
+from mlxmtp.cli.terminal.output import Look
+from mlxmtp.decode.draft_length import Depth
+from mlxmtp.engine.model import Model
 from mlxmtp.errors import TooLarge
 from mlxmtp.hub.store import Found
 from tests.cli.talking import Conversing
@@ -143,7 +143,7 @@ def test_ctrl_c_while_a_file_is_read(talk: Conversing, monkeypatch: pytest.Monke
     def interrupted(_: str) -> list[str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlxmtp.cli.turns.mentions", interrupted)
+    monkeypatch.setattr("mlxmtp.cli.repl.turns.mentions", interrupted)
     assert talk.say("Read @it") == "> Read @it\n\nStopped.\n"
     assert talk.given == "Read @it"
 
@@ -356,7 +356,7 @@ def test_a_model_is_read_before_anything_is_asked(talk: Conversing, monkeypatch:
     assert talk.talk.target is not None
     monkeypatch.setattr(Model, "load", lambda *_, **__: talk.model)
     thread = talk.talk.thread = ModelThread()
-    tuning.load(talk.talk, talk.talk.target)
+    settings.load(talk.talk, talk.talk.target)
     thread.wait(seconds=60)
     assert thread.model is talk.model
 
@@ -423,7 +423,7 @@ def test_a_model_that_is_refused_leaves_everything_as_it_was(talk: Conversing, m
     def refuse(*_: object, **__: object) -> None:
         raise TooLarge("It is too large.")
 
-    monkeypatch.setattr("mlxmtp.hub.room.require_memory", refuse)
+    monkeypatch.setattr("mlxmtp.app.open.require_memory", refuse)
     memory = talk.talk.memory = Memory(talk.model, None, talk.talk.loaded.places)
     assert talk.say("/model pocket") == "> /model pocket\nError: It is too large.\n"
     assert talk.talk.memory is memory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.cli import clipboard
+from mlxmtp.cli.terminal import clipboard
 
 
 def test_the_macs_own_program_is_first(monkeypatch: pytest.MonkeyPatch) -> None:

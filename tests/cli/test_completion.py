@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.cli.completion import Sources, complete
+from mlxmtp.cli.repl.completion import Sources, complete
 
 SOURCES = Sources(lambda: ["pocket", "e2b"], lambda: ["plans", "3f9a0c11"], ("temp", "top-p", "top-k"))
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mlxmtp.chat.history import Reply
-from mlxmtp.cli.keeping import keep, take_up
-from mlxmtp.decode.snapshots import Held
-from mlxmtp.engine import kept
-from mlxmtp.engine.engine import Model
+from mlxmtp.cli.repl.keeping import keep, take_up
+from mlxmtp.decode.snapshots import CacheState
+from mlxmtp.engine import kv_file
+from mlxmtp.engine.model import Model
 from tests.cli.talking import Conversing
 
 
@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_is_a_sentence(talk: Conversing, monkeypatch: pytest
 
 def test_ctrl_c_leaves_nothing_half_written(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: Any) -> int:
-        kept.unfinished(beside(talk)).write_bytes(b"half")
+        kv_file.unfinished(beside(talk)).write_bytes(b"half")
         raise KeyboardInterrupt
 
     talk.say("And?", answers=["So.<turn|>"])
@@ -96,7 +96,7 @@ def test_what_a_killed_process_left_goes_after_an_hour(talk: Conversing, monkeyp
 
 
 def test_where_nothing_was_read_nothing_is_kept(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(talk.decoder, "held", lambda _length: Held([], -1, []))
+    monkeypatch.setattr(talk.decoder, "held", lambda _length: CacheState([], -1, []))
     talk.say("/context")  # the model has met the conversation, and read none of it
     before = talk.paper.getvalue()
     keep(talk.talk)

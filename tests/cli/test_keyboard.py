@@ -12,8 +12,8 @@ from threading import Thread, Timer
 
 import pytest
 
-from mlxmtp.cli.keyboard import CTRL_T, Keyboard, TypedAhead, ctrl_c_first, interrupts
-from mlxmtp.cli.tail import Tail
+from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard, TypedAhead, ctrl_c_first, interrupts
+from mlxmtp.cli.terminal.tail import Tail
 
 
 @pytest.fixture
@@ -123,13 +123,13 @@ def test_what_is_typed_is_edited_as_it_was_typed(terminal: tuple[int, int], keys
 def test_what_is_pasted_stays_as_it_is(terminal: tuple[int, int], keys: str, stands: str, pasted: bool) -> None:
     keys = keys.replace("{", "\x1b[200~").replace("}", "\x1b[201~")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlxmtp.cli.keyboard._PASTE_SECONDS", 0.0)
+        patch.setattr("mlxmtp.cli.terminal.keyboard._PASTE_SECONDS", 0.0)
         assert ahead(terminal, keys) == TypedAhead(stands, pasted)
 
 
 def test_a_paste_is_taken_to_its_end(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left over would be read by the line editor, as if it were typed."""
-    monkeypatch.setattr("mlxmtp.cli.keyboard._PASTE_SECONDS", 60.0)
+    monkeypatch.setattr("mlxmtp.cli.terminal.keyboard._PASTE_SECONDS", 60.0)
     keyboard = Keyboard(terminal[0])
     with keyboard:
         typed(keyboard, terminal[1], b"\x1b[200~one\r")

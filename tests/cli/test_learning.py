@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.cli.learning import Memory, remembered
-from mlxmtp.decode.depth import Depth
-from mlxmtp.engine.engine import Model
+from mlxmtp.app.learned import Memory, remembered
+from mlxmtp.decode.draft_length import Depth
+from mlxmtp.engine.model import Model
 from mlxmtp.hub.store import Store
 from mlxmtp.models.config import read_config
 from mlxmtp.settings import Places

@@ -8,13 +8,13 @@ import threading
 import pyte
 import pytest
 
-from mlxmtp.cli.answering import wait_for_model
-from mlxmtp.cli.keyboard import NoKeys
-from mlxmtp.cli.live import AnswerView
-from mlxmtp.cli.model_thread import ModelThread
-from mlxmtp.cli.output import Look, Output
-from mlxmtp.cli.tail import Tail
-from mlxmtp.cli.wrap import joined, listed, width, wrapped
+from mlxmtp.app.worker import ModelThread
+from mlxmtp.cli.repl.turns import wait_for_model
+from mlxmtp.cli.terminal.answer_view import AnswerView
+from mlxmtp.cli.terminal.keyboard import NoKeys
+from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.cli.terminal.tail import Tail
+from mlxmtp.cli.terminal.wrap import joined, listed, width, wrapped
 
 
 class Window(Output):

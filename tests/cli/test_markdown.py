@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.cli.markdown import MarkdownStream, finished_length
+from mlxmtp.cli.terminal.markdown import MarkdownStream, finished_length
 
 ANSWER = """\
 # Title

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from mlxmtp.cli.model_thread import Failed, Happening, ModelThread, Reading, Ready
+from mlxmtp.app.worker import Failed, Happening, ModelThread, Reading, Ready
 from mlxmtp.engine.events import End, Text
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import LoadError

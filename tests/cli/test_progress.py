@@ -5,9 +5,10 @@ from io import StringIO
 
 import pytest
 
-from mlxmtp.cli.output import Look, Output
-from mlxmtp.cli.progress import DownloadProgress, ReadingProgress, RunProgress
-from mlxmtp.cli.table import ago, count_of, show_table
+from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.cli.terminal.progress import DownloadProgress, ReadingProgress, RunProgress
+from mlxmtp.cli.terminal.table import show_table
+from mlxmtp.units import ago, format_count
 
 
 class Clock:
@@ -110,7 +111,7 @@ def test_words_for_numbers() -> None:
     assert [ago(0, now) for now in (5, 60, 7300, 86400 * 3, 86400 * 400)] == [
         "just now", "1 minute ago", "2 hours ago", "3 days ago", "1 year ago"
     ]  # fmt: skip
-    assert [count_of(n) for n in (4_628_569_379, 15_987_631, 2_000_000, 43_000)] == ["4.6B", "16M", "2.0M", "43k"]
+    assert [format_count(n) for n in (4_628_569_379, 15_987_631, 2_000_000, 43_000)] == ["4.6B", "16M", "2.0M", "43k"]
 
 
 def test_reading_a_prompt_shows_speed_without_what_was_reused_and_time_left() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlxmtp.cli.slash import BY_WORD, COMMANDS, Call, Message, Unknown, is_open, parse
+from mlxmtp.cli.repl.slash import BY_WORD, COMMANDS, Call, Message, Unknown, is_open, parse
 
 
 @pytest.mark.parametrize("word", sorted(BY_WORD))

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from mlxmtp.decode.depth import LENGTHS, MAX_DRAFT, Depth
+from mlxmtp.decode.draft_length import LENGTHS, Depth
+from mlxmtp.limits import MAX_DRAFT
 from scripts.bench.material import Profile, Suite, profiles, suites
 from scripts.bench.replay import Fixed, Noise, best_fixed, play
 

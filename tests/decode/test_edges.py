@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from mlxmtp.decode import decoder as decoder_module
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.sampling import Sampling
-from mlxmtp.models import cache as cache_module
-from mlxmtp.models.cache import STEP, visible
+from mlxmtp.limits import SLACK, STEP
+from mlxmtp.models import kv_cache as cache_module
 from mlxmtp.models.config import FULL, SLIDING
-from mlxmtp.models.layout import SLACK
+from mlxmtp.models.kv_cache import visible
 from tests.networks import WAYS, decode, drafter, target
 
 WINDOW = 16

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from mlxmtp.decode import decoder as decoder_module
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.sampling import Sampling
-from mlxmtp.engine.engine import Model
+from mlxmtp.engine.model import Model
 from mlxmtp.errors import CacheRefused
-from mlxmtp.models import cache as cache_module
-from mlxmtp.models.cache import visible
+from mlxmtp.limits import SLACK
+from mlxmtp.models import kv_cache as cache_module
 from mlxmtp.models.config import FULL, SLIDING
-from mlxmtp.models.layout import SLACK
-from mlxmtp.models.packed import pack
+from mlxmtp.models.kv_cache import visible
+from mlxmtp.models.kv_quant import pack
 from mlxmtp.models.target import Target
 from tests.networks import WAYS, Adversary, Oracle, decode, tokens
 from tests.packable import PAIRS, pair
@@ -149,7 +149,7 @@ def test_chunks_capacity_and_drafts_never_change_a_text(
 @pytest.mark.parametrize(CASE, CASES)
 def test_turns_go_back_to_rows_that_were_packed_once(family, dim, bits):
     engine, first = decoder(family, dim, bits), prompt(45)
-    said = decode(engine, first, 2 * SLACK, num_draft_tokens=3, return_to=[len(first)])
+    said = decode(engine, first, 2 * SLACK, num_draft_tokens=3, snapshot_at=[len(first)])
     before = engine._cache.cut(len(first))[-1].tolist()  # biases of the last full layer
     edited = [*first[:-5], 7, 8]
     for following, reused in (([*first, *said[-20:], 5], len(first)), (edited, len(first) - 5)):

@@ -5,7 +5,7 @@ import pytest
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.sampling import Sampling
 from mlxmtp.errors import ContextOverflow
-from mlxmtp.models.cache import STEP
+from mlxmtp.limits import STEP
 from tests.golden import FAMILIES, PROMPTS, load_golden
 from tests.networks import Adversary, Oracle, decode, drafter, target, tokens
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mlxmtp.decode import snapshots
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.models.cache import KVCache
-from mlxmtp.models.layout import SLACK
+from mlxmtp.limits import SLACK
+from mlxmtp.models.kv_cache import KVCache
 from tests.golden import FAMILIES, load_golden
 from tests.networks import decode, drafter, target
 
@@ -33,7 +33,7 @@ def test_a_turn_whose_answer_is_not_repeated_goes_back_to_its_prompt(family):
     """As after a thought: the next prompt holds the last one, then something else than what was generated."""
     engine = decoder(family)
     first = prompt(family)
-    said = decode(engine, first, LONG, num_draft_tokens=3, return_to=[len(first)])
+    said = decode(engine, first, LONG, num_draft_tokens=3, snapshot_at=[len(first)])
     following = [*first, *said[-20:], 5, 6, 7]
     assert decode(engine, following, 20) == decode(decoder(family), following, 20)
     assert engine.reused == len(first)
@@ -50,7 +50,7 @@ def test_without_a_snapshot_such_a_turn_reads_everything_again():
 @pytest.mark.parametrize("family", ["e2b", "31b"])
 def test_the_same_prompt_again_reads_nothing(family):
     engine, first = decoder(family), prompt(family)
-    said = decode(engine, first, LONG, return_to=[len(first)])
+    said = decode(engine, first, LONG, snapshot_at=[len(first)])
     read: list[int] = []
     again = decode(engine, first, LONG, on_prefill=lambda done, total: read.append(done))
     assert (again, engine.reused, read) == (said, len(first), [])
@@ -61,15 +61,15 @@ def test_another_question_about_the_same_material_goes_back_to_before_the_questi
     monkeypatch.setattr(snapshots, "APART", 8)
     engine, first = decoder(family), prompt(family)
     question = len(first) - 9
-    said = decode(engine, first, LONG, return_to=[question, len(first)])
+    said = decode(engine, first, LONG, snapshot_at=[question, len(first)])
     other = [*first[:question], 9, 8, 7]
-    assert decode(engine, other, LONG, return_to=[question, len(other)]) == decode(decoder(family), other, LONG)
+    assert decode(engine, other, LONG, snapshot_at=[question, len(other)]) == decode(decoder(family), other, LONG)
     assert engine.reused == question
     assert decode(engine, first, LONG) == said
     assert engine.reused == question
 
 
-@pytest.mark.parametrize(("setting", "value"), [("APART", 10**6), ("KEPT_BYTES", 1)])
+@pytest.mark.parametrize(("setting", "value"), [("APART", 10**6), ("SNAPSHOT_BYTES", 1)])
 def test_a_place_that_saves_little_or_could_not_be_kept_is_not_taken(setting, value, monkeypatch):
     monkeypatch.setattr(snapshots, "APART", 8)
     monkeypatch.setattr(snapshots, setting, value)
@@ -82,13 +82,13 @@ def test_a_place_that_saves_little_or_could_not_be_kept_is_not_taken(setting, va
         take(self, cache, length, hidden)
 
     monkeypatch.setattr(snapshots.Snapshots, "take", counted)
-    decode(engine, first, 2, return_to=[len(first) - 9, len(first)])
+    decode(engine, first, 2, snapshot_at=[len(first) - 9, len(first)])
     assert taken == [len(first)]
 
 
 def test_a_snapshot_before_the_end_of_the_prompt_serves_templates_that_close_a_thought_there():
     engine, first = decoder("12b"), prompt("12b")
-    decode(engine, first, LONG, return_to=[len(first) - 4])
+    decode(engine, first, LONG, snapshot_at=[len(first) - 4])
     following = [*first[:-4], 9, 8, 7]
     assert decode(engine, following, 20) == decode(decoder("12b"), following, 20)
     assert engine.reused == len(first) - 4
@@ -96,9 +96,9 @@ def test_a_snapshot_before_the_end_of_the_prompt_serves_templates_that_close_a_t
 
 def test_a_question_taken_back_returns_to_the_turn_before():
     engine, first = decoder("e2b"), prompt("e2b")
-    said = decode(engine, first, LONG, return_to=[len(first)])
+    said = decode(engine, first, LONG, snapshot_at=[len(first)])
     second = [*first, *said, 4, 5, 6]
-    decode(engine, second, LONG, return_to=[len(second)])
+    decode(engine, second, LONG, snapshot_at=[len(second)])
     assert engine.reused == len(first) + len(said) - 1
     other = [*first, *said, 9, 9]
     assert decode(engine, other, 20) == decode(decoder("e2b"), other, 20)
@@ -107,7 +107,7 @@ def test_a_question_taken_back_returns_to_the_turn_before():
 
 def test_a_snapshot_outlives_growth_of_the_buffers():
     engine, first = decoder("e2b"), prompt("e2b")[:10]  # taken while the ring is shorter than it can become
-    decode(engine, first, 2, return_to=[len(first)])
+    decode(engine, first, 2, snapshot_at=[len(first)])
     engine._cache.reserve(4096)
     decode(engine, [*first, *prompt("e2b")], LONG)
     assert decode(engine, first, 20) == decode(decoder("e2b"), first, 20)
@@ -133,7 +133,7 @@ def test_a_snapshot_knows_what_its_rings_had_forgotten_already(back):
     decode(engine, first, 2)
     cut = len(first) - 50
     shorter = [*first[:cut], 9, 8, 7]
-    decode(engine, shorter, 2, return_to=[len(shorter)])
+    decode(engine, shorter, 2, snapshot_at=[len(shorter)])
     assert engine.reused == cut
     decode(engine, [*shorter, 3], LONG)  # the rings move on
     decode(engine, shorter, 2)  # and come back
@@ -148,7 +148,7 @@ def interrupted_everywhere(engine: Decoder, ids: list[int], at: int) -> bool:
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.endswith(("models/cache.py", "decode/decoder.py")):
+        if not frame.f_code.co_filename.endswith(("models/kv_cache.py", "decode/decoder.py")):
             return None
         if event == "line":
             left -= 1
@@ -176,7 +176,7 @@ def test_ctrl_c_at_any_line_leaves_a_cache_that_tells_the_truth():
     at, held = 1, 0
     while True:
         engine = decoder("e2b")
-        decode(engine, long[:40], 1, return_to=[40])
+        decode(engine, long[:40], 1, snapshot_at=[40])
         engine._cache.reserve(2048)
         decode(engine, long, 1)
         if not interrupted_everywhere(engine, short, at):
@@ -189,10 +189,10 @@ def test_ctrl_c_at_any_line_leaves_a_cache_that_tells_the_truth():
 
 
 def test_old_snapshots_make_room_for_new_ones(monkeypatch):
-    monkeypatch.setattr(snapshots, "KEPT_BYTES", 1)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES", 1)
     engine, first = decoder("e2b"), prompt("e2b")
-    decode(engine, first[:40], LONG, return_to=[40])
-    decode(engine, first, LONG, return_to=[len(first)])
+    decode(engine, first[:40], LONG, snapshot_at=[40])
+    decode(engine, first, LONG, snapshot_at=[len(first)])
     assert [one.length for one in engine._snapshots._all] == [len(first)]
 
 
@@ -232,6 +232,6 @@ def test_any_conversation_says_what_fresh_decoders_would_say(history, in_flight)
         start = len(conversation) if cut > 200 else min(cut, len(conversation))
         conversation = conversation[:start] + [(7 * number + 3 * i) % 100 + 4 for i in range(new)]
         options = {"num_draft_tokens": number % 4}
-        said = decode(engine, conversation, length, return_to=[len(conversation) - back], **options)
+        said = decode(engine, conversation, length, snapshot_at=[len(conversation) - back], **options)
         assert said == decode(decoder("e2b"), conversation, length, **options)
         conversation = conversation + said

@@ -63,7 +63,7 @@ def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("[Compiled::eval_cpu] Failed to compile")
 
-    monkeypatch.setattr("mlxmtp.decode.warm.mx.compile", lambda _: broken)
+    monkeypatch.setattr("mlxmtp.decode.compile.mx.compile", lambda _: broken)
     decoder = Decoder(target("e2b"), drafter("e2b"))
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
     assert not decoder._has_compiled
@@ -96,7 +96,7 @@ def test_the_thread_keeps_no_trace(monkeypatch):
         made.append(weakref.ref(round_ := make_round(*arguments)))
         return round_
 
-    monkeypatch.setattr("mlxmtp.decode.warm.make_round", make)
+    monkeypatch.setattr("mlxmtp.decode.compile.make_round", make)
     decoder = Decoder(target("e2b"), drafter("e2b"))
     decode(decoder, load_golden("e2b").records["long"].prompt, 2, num_draft_tokens=3)
     wait_for_the_compiled(decoder)

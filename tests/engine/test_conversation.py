@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.engine.engine import Model
 from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.prompt import Tokenizer
 from mlxmtp.engine.stats import Stats
-from mlxmtp.models.layout import SLACK
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.limits import SLACK
 from mlxmtp.models.load import load_drafter, load_target
 
 POCKET = Path(__file__).parents[2] / "assets/pocket"

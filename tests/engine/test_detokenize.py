@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.engine.detokenize import Detokenizer
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.tokenizer import Detokenizer, Tokenizer
 from tests.text_checkpoint import write_text_checkpoint
 
 # U+2581 is how the scheme writes a space, so it alone cannot survive a round trip; marks like <pad> have no text.

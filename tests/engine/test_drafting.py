@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.decode.depth import Depth
-from mlxmtp.engine.drafting import explain
+from mlxmtp.decode.draft_length import Depth
+from mlxmtp.engine.answer import explain
 
 
 @pytest.mark.parametrize(

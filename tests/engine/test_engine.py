@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.engine.engine import Model
 from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.prompt import Tokenizer
 from mlxmtp.engine.stats import Meter
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.models.config import read_config
 from tests.fake_decoder import FakeDecoder

@@ -10,10 +10,10 @@ import mlx.core as mx
 import pytest
 
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.engine import kept
-from mlxmtp.engine.engine import Model
+from mlxmtp.engine import kv_file
+from mlxmtp.engine.model import Model
 from mlxmtp.errors import CacheRefused
-from mlxmtp.models.layout import SLACK
+from mlxmtp.limits import SLACK
 from tests.golden import FAMILIES, load_golden
 from tests.networks import decode, tokens
 
@@ -64,7 +64,7 @@ def test_a_file_of_another_version_of_mlx_or_of_another_layout_is_refused(name, 
     first = Model.load(golden.target)
     said(first, prompt)
     with monkeypatch.context() as before:
-        before.setattr(kept, name, value)
+        before.setattr(kv_file, name, value)
         first.save_cache(tmp_path / "kv.safetensors")
     model = Model.load(golden.target)
     with pytest.raises(CacheRefused, match="read again"):
@@ -101,7 +101,7 @@ def test_a_damaged_file_is_refused_and_the_conversation_goes_on(copied, tmp_path
 def test_arrays_of_the_wrong_shape_are_refused(copied, tmp_path):
     model = Model.load(copied)
     prompt = load_golden("e2b").records["long"].prompt
-    decode(cast("Decoder", model._decoder), prompt, 5, return_to=[len(prompt)])
+    decode(cast("Decoder", model._decoder), prompt, 5, snapshot_at=[len(prompt)])
     path = tmp_path / "kv.safetensors"
     model.save_cache(path)
     loaded: Any = mx.load(str(path), return_metadata=True)
@@ -112,7 +112,7 @@ def test_arrays_of_the_wrong_shape_are_refused(copied, tmp_path):
         ("ring.0", arrays["ring.0"][:, :1]),
     ]:
         wrong = arrays | {name: broken}
-        mx.save_safetensors(str(path), wrong, label | {"sum": kept._sum(wrong)})
+        mx.save_safetensors(str(path), wrong, label | {"sum": kv_file._sum(wrong)})
         with pytest.raises(CacheRefused, match="does not fit"):
             model.load_cache(path)
 
@@ -138,7 +138,7 @@ def test_what_is_kept_can_be_gone_back_to_its_last_mark(tmp_path):
     golden = load_golden("e2b")
     prompt = golden.records["long"].prompt
     first = Model.load(golden.target)
-    decode(cast("Decoder", first._decoder), prompt, 2 * SLACK + 40, return_to=[len(prompt)])
+    decode(cast("Decoder", first._decoder), prompt, 2 * SLACK + 40, snapshot_at=[len(prompt)])
     first.save_cache(tmp_path / "kv.safetensors")
     following = [*prompt, 5, 6, 7]
     second = Model.load(golden.target)

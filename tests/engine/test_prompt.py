@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import LoadError, MlxmtpError
 from tests.text_checkpoint import write_json, write_text_checkpoint
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.app import prompt_cache as module
+from mlxmtp.app.prompt_cache import Readings
 from mlxmtp.decode.sampling import Sampling
-from mlxmtp.engine import readings as module
-from mlxmtp.engine.engine import Model
-from mlxmtp.engine.readings import Readings
+from mlxmtp.engine.model import Model
 from tests.golden import load_golden
 from tests.networks import tokens
 
@@ -32,7 +32,7 @@ def model(family: str = "e2b") -> Model:
 def read(one: Model, text: list[int]) -> None:
     """As an answer to `text` and a question after it does."""
     options: Any = {"max_tokens": 90, "num_draft_tokens": 2, "sampling": Sampling(), "stop": (), "on_prefill": None}
-    for _ in one._decoder.rounds([*text, 8, 9], **options, return_to=[len(text)]):
+    for _ in one._decoder.rounds([*text, 8, 9], **options, snapshot_at=[len(text)]):
         pass
 
 
@@ -169,7 +169,7 @@ def test_two_processes_at_once(readings, tmp_path):
     """Both keep and remove in one folder, with room for two files; whatever is there at the end is whole."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from tests.engine.test_readings import TEXT, kept, model; from mlxmtp.engine.readings import Readings\n"
+        "from tests.engine.test_readings import TEXT, kept, model; from mlxmtp.app.prompt_cache import Readings\n"
         "one, readings = model(), Readings(Path(sys.argv[1]), int(sys.argv[2]))\n"
         "for i in range(8):\n"
         "    begin = i % 4\n"

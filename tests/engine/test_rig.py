@@ -8,10 +8,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlxmtp.bench.harness import Rig, release
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.sampling import Sampling
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.rig import Rig, release
 from tests.golden import load_golden
 from tests.networks import Adversary, decode, drafter, target
 from tests.packable import pair
@@ -93,7 +93,7 @@ def test_without_a_compiler_rounds_run_as_they_are(monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("[Compiled::eval_cpu] Failed to compile")
 
-    monkeypatch.setattr("mlxmtp.decode.warm.mx.compile", lambda _: broken)
+    monkeypatch.setattr("mlxmtp.decode.compile.mx.compile", lambda _: broken)
     made = Rig(target("e2b"), drafter("e2b"))
     made.prepare(SHORT.prompt, 8, [0, 2])
     assert not made.compiled

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxmtp.engine.channels import Splitter
 from mlxmtp.engine.events import Text, Thinking
-from mlxmtp.engine.thinking import Splitter
 
 
 def split(pieces: list[str], *, inside: bool = False) -> tuple[str, str]:

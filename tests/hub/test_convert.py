@@ -17,20 +17,20 @@ from typing import Any
 import pytest
 
 import mlxmtp
-from mlxmtp.decode.warm import Rounds
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.convert import run as carrying_out
+from mlxmtp.convert import slices as slices_module
+from mlxmtp.convert import tasks as tasks_module
+from mlxmtp.convert.compare import Agreement, compare
+from mlxmtp.convert.plan import Conversion, plan_conversion
+from mlxmtp.convert.recipe import Recipe, make_recipe
+from mlxmtp.convert.run import Journal, Watch, convert
+from mlxmtp.decode.compile import Rounds
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ConversionError, LoadError, MlxmtpError, UsageError
-from mlxmtp.hub import convert as carrying_out
-from mlxmtp.hub.conversion_plan import Conversion, plan_conversion
-from mlxmtp.hub.convert import Watch, convert
-from mlxmtp.hub.fit import weight_bytes
-from mlxmtp.hub.journal import Journal
-from mlxmtp.models import conversion, pack
-from mlxmtp.models.compare import Agreement, compare
+from mlxmtp.machine.memory import weight_bytes
 from mlxmtp.models.config import read_config
-from mlxmtp.models.recipe import Recipe, make_recipe
-from mlxmtp.models.safetensors_file import Layout, lay_out, read_folder
-from mlxmtp.models.shapes import tensors
+from mlxmtp.models.safetensors import Layout, lay_out, read_folder
+from mlxmtp.models.tensors import tensors
 from tests.golden import FAMILIES, FOLDER, PROMPTS, load_golden
 from tests.hub.hub_server import folder_files
 
@@ -130,14 +130,14 @@ def seen(fresh: list[bool]) -> Watch:
 
 def test_ctrl_c_before_every_step_and_the_result_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run gets one step further than the one before it, and none does a step again."""
-    monkeypatch.setattr(conversion, "SLICE", 2048)
+    monkeypatch.setattr(tasks_module, "SLICE", 2048)
     whole, dest = tmp_path / "whole", tmp_path / "made"
     convert(plan(FOLDER / "31b", whole))
     total = steps(plan(FOLDER / "31b", dest))
     assert total > len(plan(FOLDER / "31b", dest).parts[0].tasks)
     for done in range(total):
         with monkeypatch.context() as patch:
-            interrupt_at(patch, pack, "pack", 1 if done else 0)
+            interrupt_at(patch, slices_module, "pack", 1 if done else 0)
             fresh: list[bool] = []
             with pytest.raises(KeyboardInterrupt):
                 convert(plan(FOLDER / "31b", dest), watch=seen(fresh))
@@ -151,8 +151,8 @@ def test_ctrl_c_before_every_step_and_the_result_is_the_same(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("place", "name", "call"),
     [
-        (pack, "check_values", 0),
-        (pack, "check_values", 40),
+        (slices_module, "check_values", 0),
+        (slices_module, "check_values", 40),
         (carrying_out, "_write_json", 0),
         (carrying_out, "_write_json", 1),
         (carrying_out, "_record", 0),
@@ -193,12 +193,13 @@ def test_ctrl_c_while_comparing(tmp_path: Path) -> None:
 
 SLOWED = """
 import sys, time
-from mlxmtp.models import conversion, pack
-real, conversion.SLICE = pack.pack, 4096
+from mlxmtp.convert import tasks as tasks_module
+from mlxmtp.convert import slices as slices_module
+real, tasks_module.SLICE = slices_module.pack, 4096
 def slowly(step):
     time.sleep(0.004)
     return real(step)
-pack.pack = slowly
+slices_module.pack = slowly
 from mlxmtp.cli.app import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -239,7 +240,7 @@ def test_a_process_that_was_ended_is_continued(
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     assert ("The same command goes on from here" in err) == (how == signal.SIGINT)
     assert models(dest) == []
-    monkeypatch.setattr(conversion, "SLICE", 4096)
+    monkeypatch.setattr(tasks_module, "SLICE", 4096)
     fresh: list[bool] = []
     convert(
         plan_conversion(FOLDER / "26b" / "target", FOLDER / "26b" / "drafter", dest, make_recipe({}), origin="target"),
@@ -262,7 +263,7 @@ def test_two_processes_do_not_write_one_result(process: subprocess.Popen[str], t
 
 def half_done(dest: Path, monkeypatch: pytest.MonkeyPatch, count: int = 30) -> Path:
     with monkeypatch.context() as patch:
-        interrupt_at(patch, pack, "pack", count)
+        interrupt_at(patch, slices_module, "pack", count)
         with pytest.raises(KeyboardInterrupt):
             convert(plan(FOLDER / "e2b", dest))
     return dest.with_name(f"{dest.name}.partial")
@@ -296,7 +297,7 @@ def test_a_changed_source_starts_over(tmp_path: Path, monkeypatch: pytest.Monkey
     source, dest = tmp_path / "source", tmp_path / "made"
     shutil.copytree(FOLDER / "e2b", source)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, pack, "pack", 30)
+        interrupt_at(patch, slices_module, "pack", 30)
         with pytest.raises(KeyboardInterrupt):
             convert(plan(source, dest))
     os.utime(source / "target" / "model.safetensors", (1, 1))
@@ -338,7 +339,7 @@ def test_bytes_that_change_on_the_disk_are_found(tmp_path: Path, monkeypatch: py
 
 
 def test_many_files_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxmtp.hub.conversion_plan.SHARD", 40_000)
+    monkeypatch.setattr("mlxmtp.convert.plan.SHARD", 40_000)
     golden, dest = load_golden("31b"), tmp_path / "made"
     convert(plan(FOLDER / "31b", dest, make_recipe({"bits": 16})))
     files = sorted(item.name for item in dest.glob("*.safetensors"))
@@ -396,7 +397,7 @@ def test_stock_mlx_lm_loads_every_family_and_computes_the_same(tmp_path: Path) -
     """It reads per-module bits, modes and what is not packed from config.json, as we do."""
     import mlx.core as mx
 
-    from mlxmtp.models.compare import text_logits
+    from mlxmtp.convert.compare import text_logits
 
     recipes: list[dict[str, Any]] = [
         {"bits": 4, "draft_bits": 4},
@@ -533,7 +534,7 @@ def test_destinations_that_will_not_do(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("")
     with pytest.raises(ConversionError, match=r"cannot be written: Not a directory. Give a DEST that can"):
         convert(plan(FOLDER / "e2b", tmp_path / "file" / "made"))
-    monkeypatch.setattr("mlxmtp.hub.conversion_plan.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("mlxmtp.convert.plan.free_bytes", lambda _: 1000)
     with pytest.raises(ConversionError, match=r"needs \d+ kB on disk; 1 kB are free .* Make room"):
         plan(FOLDER / "e2b", tmp_path / "made").check()
 

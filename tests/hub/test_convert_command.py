@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 import mlxmtp
-from mlxmtp.decode.warm import Rounds
+from mlxmtp.convert import slices as slices_module
+from mlxmtp.convert.recipe import make_recipe
+from mlxmtp.convert.sources import find_master
+from mlxmtp.decode.compile import Rounds
 from mlxmtp.errors import LoadError
-from mlxmtp.hub.machine import this_machine
-from mlxmtp.hub.masters import find_master, master_of
+from mlxmtp.hub.converted import master_of
 from mlxmtp.hub.registry import entries
-from mlxmtp.models import pack
+from mlxmtp.machine.chip import this_machine
 from mlxmtp.models.config import read_config
-from mlxmtp.models.recipe import make_recipe
 from tests.golden import FAMILIES, FOLDER, load_golden
 from tests.hub.conftest import Here
 from tests.hub.hub_server import folder_files
@@ -201,7 +202,7 @@ def test_an_interrupted_conversion_is_listed_and_can_be_removed(here: Here, monk
     repo = publish_family(here.hub, "e2b")
     assert here.call("pull", repo)[0] == 0
     with monkeypatch.context() as patch:
-        interrupt_at(patch, pack, "pack", 30)
+        interrupt_at(patch, slices_module, "pack", 30)
         code, _, err = here.call("convert", repo)
     assert code == 130
     assert "The same command goes on from here" in err
@@ -216,7 +217,7 @@ def test_an_interrupted_conversion_is_listed_and_can_be_removed(here: Here, monk
 
 def test_what_does_not_fit_is_not_compared_and_said_so(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(this_machine(), room=100_000)
-    monkeypatch.setattr("mlxmtp.hub.machine.this_machine", lambda: small)
+    monkeypatch.setattr("mlxmtp.machine.chip.this_machine", lambda: small)
     target = FOLDER / "e2b" / "target"
     code, _, err = here.call("convert", str(target), str(here.folder / "out"))
     assert code == 0

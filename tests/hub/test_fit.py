@@ -10,21 +10,20 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from mlxmtp.decode import snapshots
+from mlxmtp.app.open import require_memory
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.errors import TooLarge
-from mlxmtp.hub import fit
-from mlxmtp.hub.fit import cache_bytes, need, usable, weight_bytes
-from mlxmtp.hub.machine import Machine
 from mlxmtp.hub.registry import entries, find_entry, same_shape
-from mlxmtp.hub.room import require_memory
 from mlxmtp.hub.store import Found
-from mlxmtp.models import cache, chunks, layout
+from mlxmtp.machine import memory
+from mlxmtp.machine.chip import Machine
+from mlxmtp.machine.memory import cache_bytes, need, usable, weight_bytes
+from mlxmtp.models import chunks
 from mlxmtp.models.chunks import ROWS, activation_bytes, chunk_rows
 from mlxmtp.models.config import read_config
 from mlxmtp.models.device import bound_memory, on_cpu
 from mlxmtp.models.load import load_drafter, load_target
-from mlxmtp.models.shapes import parameter_count
+from mlxmtp.models.tensors import parameter_count
 from tests import full_size
 from tests.golden import FAMILIES, FOLDER
 
@@ -180,13 +179,8 @@ def test_files_hold_what_is_loaded_and_perhaps_towers(entry) -> None:
         assert 0.7 < weight_bytes(entry.target_config(), cpu=False) / entry.target.size < 1.02
 
 
-def test_numbers_that_stand_in_two_places_are_the_same() -> None:
-    assert (fit.SLACK, fit.STEP) == (layout.SLACK, cache.STEP)
-    assert (fit.KEPT, fit.KEPT_BYTES) == (snapshots.KEPT, snapshots.KEPT_BYTES)
-
-
 def machine_with(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxmtp.hub.room.this_machine", lambda: Machine("", "", None, "", memory, memory // 2, None))
+    monkeypatch.setattr("mlxmtp.app.open.this_machine", lambda: Machine("", "", None, "", memory, memory // 2, None))
 
 
 def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -219,7 +213,7 @@ def test_packed_keys_and_values_are_named_where_they_fit(monkeypatch: pytest.Mon
     assert entry is not None
     config = entry.target_config()
     unpacked, packed = (need(config, None, 131072, cpu=False, kv_bits=bits) for bits in (None, 8))
-    assert unpacked.cache - packed.cache == fit._capacity(131072) * 20480 * (16 - 8.5) / 16
+    assert unpacked.cache - packed.cache == memory._capacity(131072) * 20480 * (16 - 8.5) / 16
     assert packed.activations - unpacked.activations == 131072 * 4096
     target = Found("pocket", POCKET / "target")
     here = read_config(target.folder)
@@ -231,6 +225,6 @@ def test_packed_keys_and_values_are_named_where_they_fit(monkeypatch: pytest.Mon
 
 
 def test_a_small_mac_keeps_a_third_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxmtp.hub.fit.sys.platform", "darwin")
+    monkeypatch.setattr("mlxmtp.machine.memory.sys.platform", "darwin")
     assert usable(16 * 2**30) == 16 * 2**30 * 2 // 3
     assert usable(64 * 2**30) == 48 * 2**30

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.hub.journal import Journal
+from mlxmtp.convert.run import Journal
 
 HEAD = "f" * 64
 

@@ -13,14 +13,14 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 
-from mlxmtp.cli.output import Output
-from mlxmtp.cli.pull import offer
+from mlxmtp.app import open as open_
+from mlxmtp.cli.commands.pull import offer
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import ModelNotFound
-from mlxmtp.hub import room
-from mlxmtp.hub.machine import this_machine
-from mlxmtp.hub.records import Records
+from mlxmtp.hub.cache import Records
 from mlxmtp.hub.registry import Entry, Repo
 from mlxmtp.hub.store import Store
+from mlxmtp.machine.chip import this_machine
 from mlxmtp.settings import Loaded, Settings
 from tests.golden import FOLDER
 from tests.hub.conftest import Here
@@ -284,7 +284,7 @@ def test_doctor(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ask_refuses_a_model_that_cannot_fit_unless_forced(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     real = this_machine()
-    monkeypatch.setattr(room, "this_machine", lambda: replace(real, room=2_000_000))
+    monkeypatch.setattr(open_, "this_machine", lambda: replace(real, room=2_000_000))
     monkeypatch.setattr("sys.stdin", None)
     code, out, err = here.call("ask", "-m", "pocket", "Hi")
     assert (code, out) == (1, "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mlxmtp
-from mlxmtp.decode.warm import Rounds
+from mlxmtp.decode.compile import Rounds
 from tests.golden import FAMILIES, load_golden
 from tests.hub.conftest import Home
 from tests.hub.models_to_publish import publish_family, publish_large

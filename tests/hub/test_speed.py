@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from mlxmtp.hub.machine import Machine, parse_chip, this_machine
 from mlxmtp.hub.registry import Entry, find_entry
-from mlxmtp.hub.speed import EFFICIENCY, KERNEL, kernels, predict, read_per_token, round_seconds
+from mlxmtp.machine.chip import Machine, parse_chip, this_machine
+from mlxmtp.machine.speed import EFFICIENCY, KERNEL, kernels, predict, read_per_token, round_seconds
 
 
 def entry(name: str) -> Entry:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.decode.depth import Depth
-from mlxmtp.hub.tuning import Tuning
+from mlxmtp.app.learned import Tuning
+from mlxmtp.decode.draft_length import Depth
 
 OF = {"model": "a", "drafter": "b", "chip": "c", "mlx": "1", "mlxmtp": "2"}
 LEARNED = {"acceptance": [0.9, 0.8], "costs": {"1": [0.2, 0.05]}, "rows": 512}

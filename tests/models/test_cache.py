@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.models.cache import STEP, FixedView, KVCache, PromptView, ring_positions
+from mlxmtp.limits import SLACK, STEP
 from mlxmtp.models.config import FULL, SLIDING
-from mlxmtp.models.layout import SLACK, CacheSpec
+from mlxmtp.models.kv_cache import CacheSpec, FixedView, KVCache, PromptView, ring_positions
 
 WINDOW = 8
 SPEC = CacheSpec((SLIDING, FULL), (1, 1), (1, 1), WINDOW)

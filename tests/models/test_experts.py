@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlxmtp.models._mlx_lm import gemma4_text
-from mlxmtp.models.experts import Experts
+from mlxmtp.models.layer import Experts
 
 HIDDEN, INNER, COUNT, CHOSEN = 64, 96, 5, 2
 

@@ -6,9 +6,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlxmtp.models.block import Rotary
-from mlxmtp.models.cache import visible
 from mlxmtp.models.config import FULL, SLIDING
+from mlxmtp.models.kv_cache import visible
+from mlxmtp.models.layer import Rotary
 from tests.golden import FOLDER, relative_error
 from tests.networks import target
 

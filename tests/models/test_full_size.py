@@ -4,10 +4,9 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from mlxmtp.models.config import read_config
+from mlxmtp.models.config import check_pair, read_config
 from mlxmtp.models.drafter import Drafter, DrafterWeights
 from mlxmtp.models.load import build_target
-from mlxmtp.models.pair import check_pair
 from mlxmtp.models.target import Target
 from tests import full_size
 

@@ -12,12 +12,10 @@ import pytest
 
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.errors import LoadError
-from mlxmtp.models.cache import KVCache, PromptView
 from mlxmtp.models.config import read_config
 from mlxmtp.models.drafter import DrafterWeights
-from mlxmtp.models.load import build_target, load_drafter, load_target
-from mlxmtp.models.quantize import parameters
-from mlxmtp.models.weights import read_weights
+from mlxmtp.models.kv_cache import KVCache, PromptView
+from mlxmtp.models.load import build_target, load_drafter, load_target, parameters, read_weights
 from tests.golden import load_golden, relative_error
 from tests.networks import decode
 

@@ -6,8 +6,8 @@ import mlx.core as mx
 import pytest
 
 from mlxmtp.models import drafter as drafter_module
-from mlxmtp.models.cache import FixedView, KVCache, PromptView
 from mlxmtp.models.config import FULL, SLIDING
+from mlxmtp.models.kv_cache import FixedView, KVCache, PromptView
 from tests.golden import FAMILIES, PROMPTS, Record, load_golden, relative_error
 from tests.networks import drafter, target
 

@@ -8,15 +8,15 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlxmtp.convert import slices as pack_module
+from mlxmtp.convert import tasks as tasks_module
+from mlxmtp.convert.recipe import Recipe, make_recipe
+from mlxmtp.convert.slices import as_array, as_bytes, check_values, pack
+from mlxmtp.convert.tasks import Task, converted_name, make_tasks, slices
 from mlxmtp.errors import LoadError
-from mlxmtp.models import conversion
-from mlxmtp.models import pack as pack_module
 from mlxmtp.models.config import read_config
-from mlxmtp.models.conversion import Task, converted_name, make_tasks, slices
-from mlxmtp.models.pack import as_array, as_bytes, check_values, pack
-from mlxmtp.models.recipe import Recipe, make_recipe
-from mlxmtp.models.safetensors_file import Layout, Stored, lay_out, read_bytes, read_folder, write_bytes
-from mlxmtp.models.shapes import Tensor
+from mlxmtp.models.safetensors import Layout, Stored, lay_out, read_bytes, read_folder, write_bytes
+from mlxmtp.models.tensors import Tensor
 from tests.golden import FOLDER
 
 AFFINE = [{"bits": bits, "group_size": group} for bits in (4, 5, 6, 8) for group in (32, 64, 128)]
@@ -73,10 +73,10 @@ def test_slices_put_together_are_bit_for_bit_the_whole(flags, dtype, tmp_path, m
     packing = recipe.packing(Tensor("w.weight", "mlp", (37, 256)), drafter=False)
     assert packing is not None
     config = read_config(FOLDER / "e2b" / "target")
-    parts, _ = conversion._parts(config, stored, Tensor("w.weight", "mlp", (37, 256)), recipe)
+    parts, _ = tasks_module._parts(config, stored, Tensor("w.weight", "mlp", (37, 256)), recipe)
     task = Task(stored, parts, packing, length=37)
     for rows in (1, 5, 37, 1000):
-        monkeypatch.setattr(conversion, "SLICE", rows * stored.layout.row_bytes)
+        monkeypatch.setattr(tasks_module, "SLICE", rows * stored.layout.row_bytes)
         assert len(list(slices(task))) == -(-37 // rows)
         got = run(task)
         assert [name.rpartition(".")[2] for name in got] == ["weight", "scales", "biases"][: len(whole)]
@@ -91,7 +91,7 @@ def test_the_joined_projections_of_experts_are_separated(flags, monkeypatch):
     halves = dict(zip(("gate", "up"), mx.split(tensors[f"{base}gate_up_proj"], 2, axis=-2), strict=True))
     tasks = golden_tasks("26b", make_recipe(flags))
     for rows in (7, 48, 1000):
-        monkeypatch.setattr(conversion, "SLICE", rows * 64)
+        monkeypatch.setattr(tasks_module, "SLICE", rows * 64)
         for half, wanted in halves.items():
             task = tasks[f"language_model.model.layers.0.experts.switch_glu.{half}_proj.weight"]
             got = list(run(task).values())

@@ -11,16 +11,16 @@ import pytest
 
 import mlxmtp
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.engine.prompt import Tokenizer
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import LoadError
-from mlxmtp.models.attend import attend, halves
-from mlxmtp.models.cache import STEP, FixedView, KVCache, PromptView, visible
+from mlxmtp.limits import STEP
 from mlxmtp.models.config import FULL, SLIDING, read_config
-from mlxmtp.models.layout import CacheSpec
+from mlxmtp.models.kv_cache import CacheSpec, FixedView, KVCache, PromptView, visible
+from mlxmtp.models.kv_quant import Packed, pack
+from mlxmtp.models.layer import attend, halves
 from mlxmtp.models.load import load_target
-from mlxmtp.models.packed import Packed, pack
-from mlxmtp.models.shapes import Packing, kv_packing
 from mlxmtp.models.target import Target
+from mlxmtp.models.tensors import Packing, kv_packing
 from tests.golden import FOLDER
 from tests.networks import decode, tokens
 from tests.packable import PAIRS, pair

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.convert.recipe import Recipe, make_recipe
+from mlxmtp.convert.tasks import output_config
 from mlxmtp.errors import UsageError
-from mlxmtp.hub.fit import weight_bytes
+from mlxmtp.machine.memory import weight_bytes
 from mlxmtp.models.config import ModelConfig, read_config
-from mlxmtp.models.conversion import output_config
-from mlxmtp.models.recipe import Recipe, make_recipe
-from mlxmtp.models.shapes import packing, tensors
+from mlxmtp.models.tensors import packing, tensors
 from tests.full_size import PAIRS, write
 
 

@@ -6,7 +6,7 @@ from mlx.utils import tree_flatten
 from mlxmtp.models.config import read_config
 from mlxmtp.models.drafter import DrafterWeights
 from mlxmtp.models.load import build_target
-from mlxmtp.models.shapes import Packing, Tensor, packing, parameter_count, tensors
+from mlxmtp.models.tensors import Packing, Tensor, packing, parameter_count, tensors
 from tests import full_size
 from tests.golden import FAMILIES, FOLDER
 

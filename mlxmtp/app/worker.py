@@ -1,0 +1,202 @@
+"""The model on a thread of its own: it is read there, and every answer comes from there, as events.
+
+MLX keeps streams and traces per thread, so one thread does all of it, from the first import on. The main thread is free
+for the terminal: it waits for events and for keys at once, and Ctrl-C never strikes inside MLX.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, TypeVar
+
+from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.errors import MlxmtpError
+
+if TYPE_CHECKING:
+    from mlxmtp.engine.answer import Answer, OnPrefill
+    from mlxmtp.engine.model import Model
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """So many of the prompt's tokens have been read."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Nothing more will come of what was asked for."""
+
+    error: Exception
+
+
+Happening = Ready | Reading | Text | Thinking | End | Failed
+"""What comes from the thread. `load` ends in Ready or Failed, `answer` in End or Failed."""
+
+
+class _Stopped(Exception):
+    """Raised into the reading of a prompt, to end it."""
+
+
+class ModelThread:
+    """One model at a time, one job at a time. Only the thread that made this object may call it."""
+
+    def __init__(self) -> None:
+        self.model: Model | None = None
+        self.trouble: Exception | None = None
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._happened: deque[Happening] = deque()
+        self._stop = Flag()
+        self._wanted: object = None  # stands for the model that was asked for last
+        self._lock = Lock()
+        self._bell, self._button = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(self._button, False)
+        self._thread: Thread | None = None
+
+    def load(self, read: Callable[[], Model]) -> None:
+        """Read a model; the one before it is dropped first, so that memory never holds two.
+
+        Of several that were asked for meanwhile only the last is there in the end, and only that one is told of.
+        """
+        with self._lock:
+            before, self.model, self.trouble = self.model, None, None
+            self._wanted = wanted = object()
+
+        def job() -> None:
+            nonlocal before
+            if before is not None:
+                before.close()
+                before = None  # here, where its traces are
+            if self._wanted is not wanted:
+                return
+            model, trouble = _attempt(read)
+            with self._lock:
+                given_up = self._wanted is not wanted
+                if not given_up:
+                    self.model, self.trouble = model, trouble
+            if not given_up:
+                self._tell(Ready() if trouble is None else Failed(trouble))
+            elif model is not None:
+                model.close()
+
+        self._do(job)
+
+    def answer(self, begin: Callable[[Model, OnPrefill], Answer]) -> None:
+        """Answer with the model, once it is there; `begin` runs on the thread."""
+        self._stop = stop = Flag()
+
+        def on_prefill(done: int, total: int) -> None:
+            if stop.is_set():
+                raise _Stopped
+            self._tell(Reading(done, total))
+
+        def job() -> None:
+            if self.model is None:
+                self._tell(Failed(self.trouble or MlxmtpError("No model is loaded: choose one with /model.")))
+                return
+            try:
+                self._pass_on(begin(self.model, on_prefill), stop)
+            except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)
+                self._tell(Failed(error))
+
+        self._do(job)
+
+    def run(self, job: Callable[[Model], T]) -> T:
+        """Do something with the model where it lives, and wait for it. What it raises is raised here."""
+        assert self.model is not None, "nothing is run before the model is there"
+        model, over = self.model, Flag()
+        results: list[T] = []
+        errors: list[Exception] = []
+
+        def task() -> None:
+            try:
+                results.append(job(model))
+            except Exception as error:  # noqa: BLE001  (raised where the job was given)
+                errors.append(error)
+            over.set()
+
+        self._do(task)
+        over.wait()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def idle(self, seconds: float) -> bool:
+        """Whether everything asked for has ended by then; false for a model that does not react."""
+        over = Flag()
+        self._do(over.set)
+        return over.wait(seconds)
+
+    def stop(self) -> None:
+        """End the answer as soon as possible: its `End` says so and comes as any other."""
+        self._stop.set()
+
+    def wait(self, *keys: int, seconds: float | None = None) -> bool:
+        """Sleep until something happened, a file descriptor of `keys` can be read, or time is up; true for a key."""
+        ready, _, _ = select.select([self._bell, *keys], [], [], seconds)
+        return any(key in ready for key in keys)
+
+    def wake(self) -> None:
+        """End a `wait`, from a signal handler, too."""
+        with suppress(BlockingIOError):  # so many rings are waiting already
+            os.write(self._button, b"\0")
+
+    def happened(self) -> Sequence[Happening]:
+        """What happened since the last call, in order."""
+        with suppress(BlockingIOError):
+            os.read(self._bell, 1 << 16)
+        return [self._happened.popleft() for _ in range(len(self._happened))]
+
+    def _pass_on(self, answer: Answer, stop: Flag) -> None:
+        try:
+            for event in answer:
+                self._tell(event)
+                if isinstance(event, End):
+                    return
+                if stop.is_set():
+                    break
+        except _Stopped:
+            pass
+        answer.close()
+        self._tell(End("cancelled", answer.stats))
+
+    def _tell(self, what: Happening) -> None:
+        self._happened.append(what)
+        self.wake()
+
+    def _do(self, job: Callable[[], None]) -> None:
+        self._jobs.put(job)
+        if self._thread is None:
+            self._thread = Thread(target=self._work, name="mlxmtp-model", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            self._jobs.get()()
+
+
+def _attempt(read: Callable[[], Model]) -> tuple[Model | None, Exception | None]:
+    """A model, or why there is none."""
+    try:
+        return read(), None
+    except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)
+        return None, error

@@ -1,0 +1,128 @@
+"""`mlxmtp config`: what is set, where the file is, and an editor for it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlxmtp.cli import options
+from mlxmtp.cli.start import begin
+from mlxmtp.cli.terminal.output import Output
+from mlxmtp.errors import MlxmtpError, UsageError
+from mlxmtp.settings import Settings, editor, find_places, load_settings
+
+_TEMPLATE = """\
+# Settings of mlxmtp. Keys are the names of the flags; a flag or an environment variable wins over this file.
+# model = "e4b"
+# temp = 0.7
+# max_tokens = 1024
+# num_draft_tokens = "auto"
+
+[aliases]
+# work = "12b:qat"
+
+[prompts]
+# review = "You review code. Name bugs first."     # ask -s @review
+"""
+
+app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+
+
+@app.callback()
+def config(ctx: typer.Context) -> None:
+    """Show, find or edit the settings.
+
+    \b
+    Examples:
+      mlxmtp config
+      mlxmtp config edit
+      cat "$(mlxmtp config path)"
+    """
+    if ctx.invoked_subcommand is None:
+        _show(ctx, json=False, no_color=None)
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """What is set, and by whom; everything else is the model's own choice or a default."""
+    _show(ctx, json=json, no_color=no_color)
+
+
+@app.command()
+def path(debug: options.Debug = False) -> None:
+    """Where the config file is, whether or not it exists."""
+    Output.standard().write(f"{find_places().config}\n")
+
+
+@app.command()
+def edit(debug: options.Debug = False) -> None:
+    """Open the config file in VISUAL, EDITOR or vi, and check it afterwards."""
+    out = Output.standard()
+    if sys.stdin is None or not (sys.stdin.isatty() and out.terminal):
+        raise UsageError("An editor needs a terminal: change the file that `mlxmtp config path` names.")
+    file = find_places().config
+    _ensure(file)
+    try:
+        command = [*shlex.split(editor()), str(file)]
+    except ValueError as error:
+        raise MlxmtpError(f"The editor '{editor()}' lacks a quotation mark: set VISUAL or EDITOR.") from error
+    try:
+        subprocess.run(command, check=True)
+    except FileNotFoundError as error:
+        raise MlxmtpError(f"The editor '{command[0]}' is not installed: set VISUAL or EDITOR.") from error
+    except subprocess.CalledProcessError as error:
+        raise MlxmtpError(f"The editor '{command[0]}' ended with code {error.returncode}.") from error
+    for warning in load_settings({}).warnings:  # a bad value is refused here, with its own sentence
+        out.line(warning)
+
+
+def _ensure(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(_TEMPLATE, encoding="utf-8")
+    except OSError as error:
+        raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
+
+
+def _show(ctx: typer.Context, *, json: bool, no_color: bool | None) -> None:
+    loaded, out = begin(ctx, no_color=no_color)
+    values = {item.name: getattr(loaded.settings, item.name) for item in fields(Settings)}
+    chosen = {key: value for key, value in values.items() if value is not None}
+    if json:
+        from mlxmtp.cli.terminal.presenters import as_json
+
+        tables = {"aliases": dict(loaded.aliases), "prompts": dict(loaded.prompts)}
+        out.write(
+            as_json({"file": str(loaded.places.config), "settings": chosen, "from": dict(loaded.origins), **tables})
+        )
+        return
+    exists = "" if loaded.places.config.is_file() else " (not there yet)"
+    out.write(f"# {loaded.places.config}{exists}\n")
+    for key, value in chosen.items():
+        out.write(f"{key} = {_toml(value)}  # {loaded.origins[key]}\n")
+    for name, table in (("aliases", loaded.aliases), ("prompts", loaded.prompts)):
+        if table:
+            out.write(f"\n[{name}]\n" + "".join(f"{_key(key)} = {_toml(value)}\n" for key, value in table.items()))
+
+
+def _key(name: str) -> str:
+    return name if name.isascii() and name.replace("-", "").replace("_", "").isalnum() else _toml(name)
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it; JSON's strings and numbers are TOML's."""
+    from json import dumps
+
+    return dumps(value, ensure_ascii=False)

@@ -1,0 +1,52 @@
+"""`mlxmtp doctor`: what this machine has and lacks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mlxmtp.cli import options
+from mlxmtp.cli.start import begin
+
+_MARKS = {"ok": ("✓", 32), "note": ("!", 33), "bad": ("✗", 31)}
+
+
+def doctor(
+    ctx: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """Check chip, memory, versions, disk, hub and models, and say what to do.
+
+    \b
+    Examples:
+      mlxmtp doctor
+      mlxmtp doctor --json | jq '.checks[] | select(.verdict != "ok")'
+
+    Exit code 1 if something has to be repaired.
+    """
+    from mlxmtp.app.doctor import examine
+    from mlxmtp.hub.store import Store
+
+    loaded, out = begin(ctx, no_color=no_color)
+    checks = []
+    for check in examine(Store(loaded.places, loaded.aliases), loaded.places):
+        checks.append(check)
+        if json:
+            continue
+        mark, color = _MARKS[check.verdict]
+        if out.terminal and out.look.color and not out.look.dumb:
+            mark = f"\x1b[{color}m{mark}\x1b[0m"
+        out.write(f"{mark} {check.what}: {check.found}\n" + (f"    {check.advice}\n" if check.advice else ""))
+        out.progress("looking")
+    out.clear_progress()
+    sound = all(check.verdict != "bad" for check in checks)
+    if json:
+        from mlxmtp.cli.terminal.presenters import as_json
+
+        out.write(as_json({"sound": sound, "checks": [asdict(check) for check in checks]}))
+    if not sound:
+        raise typer.Exit(1)

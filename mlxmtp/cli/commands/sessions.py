@@ -1,0 +1,240 @@
+"""`mlxmtp sessions`: the saved conversations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mlxmtp.cli import options
+from mlxmtp.cli.options import session_ids
+from mlxmtp.cli.start import begin, can_ask
+from mlxmtp.errors import MlxmtpError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlxmtp.chat.sessions import Sessions, Summary
+    from mlxmtp.cli.terminal.output import Output
+
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Id, the beginning of one, or a saved name.", autocompletion=session_ids, show_default=False
+    ),
+]
+Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="Ids, or saved names.", autocompletion=session_ids, show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+@app.callback()
+def sessions(
+    ctx: typer.Context, json: Json = False, no_color: options.NoColor = None, debug: options.Debug = False
+) -> None:
+    """Saved conversations: without a command, list them.
+
+    \b
+    Examples:
+      mlxmtp sessions
+      mlxmtp sessions show 3f9a
+      mlxmtp sessions export 3f9a talk.md
+    """
+    if ctx.invoked_subcommand is None:
+        _list(ctx, json=json, no_color=no_color)
+
+
+@app.command("ls", short_help="List them, the latest first.")
+def ls(ctx: typer.Context, json: Json = False, no_color: options.NoColor = None, debug: options.Debug = False) -> None:
+    """List the saved conversations, the latest first.
+
+    \b
+    Examples:
+      mlxmtp sessions ls
+      mlxmtp sessions ls --json | jq -r '.sessions[].id'
+    """
+    _list(ctx, json=json, no_color=no_color)
+
+
+@app.command("show", short_help="What was said.")
+def show(
+    ctx: typer.Context,
+    wanted: Id,
+    json: Json = False,
+    plain: options.Plain = None,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """What was said in a conversation, as markdown: drawn on a terminal, raw in a pipe.
+
+    \b
+    Examples:
+      mlxmtp sessions show 3f9a
+      mlxmtp sessions show 3f9a | less
+    """
+    from mlxmtp.chat.transcript import as_markdown, as_table, as_text
+    from mlxmtp.cli.terminal.markdown import MarkdownStream, without_controls
+    from mlxmtp.cli.terminal.presenters import fits_markdown
+
+    loaded, out = begin(ctx, no_color=no_color, plain=plain)
+    store = _store(loaded.places.sessions)
+    summary = store.find(wanted)
+    history = store.history(summary)
+    if json:
+        out.write(as_text(as_table(history, summary.id)))
+        return
+    text = as_markdown(history, summary.id)
+    if loaded.settings.plain or not fits_markdown(out):
+        out.write(without_controls(text) if out.terminal else text)
+        return
+    stream = MarkdownStream(out.write, out.size, color=out.look.color)
+    stream.feed(text)
+    stream.finish()
+
+
+@app.command("rm", short_help="Delete some.")
+def rm(
+    ctx: typer.Context,
+    wanted: Ids,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """Delete conversations from the disk.
+
+    \b
+    Examples:
+      mlxmtp sessions rm 3f9a
+      mlxmtp sessions rm -y 3f9a 77b0
+    """
+    from mlxmtp.units import format_bytes
+
+    loaded, out = begin(ctx, no_color=no_color)
+    store = _store(loaded.places.sessions)
+    found = list({one.id: one for one in map(store.find_any, wanted)}.values())
+    for one in found:
+        out.line(f"{one.id}  {format_bytes(one.size):>8}  {one.name or one.title}")
+    if not yes:
+        if not can_ask(out):
+            raise UsageError("There is nobody to ask: confirm with -y.")
+        if not typer.confirm(f"Delete {_counted(len(found))}?", default=False, err=True):
+            out.line("Nothing was deleted.")
+            return
+    freed, refusals = _remove(store, found)
+    if len(refusals) < len(found):
+        out.write(f"{format_bytes(freed)} freed.\n")
+    if refusals:
+        raise MlxmtpError(" ".join(map(str, refusals)))
+
+
+@app.command("export", short_help="Write one as markdown or JSON.")
+def export(
+    ctx: typer.Context,
+    wanted: Id,
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="Ends in .md or .json; without it, stdout.", show_default=False)
+    ] = None,
+    form: Annotated[
+        Literal["md", "json"] | None, typer.Option("--format", help="For stdout; md by default.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over FILE.")] = False,
+    no_color: options.NoColor = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write a conversation as a document: markdown has what was said, JSON also material, thoughts and numbers.
+
+    \b
+    Examples:
+      mlxmtp sessions export 3f9a talk.md
+      mlxmtp sessions export 3f9a --format json | jq .exchanges
+    """
+    from mlxmtp.chat import transcript
+
+    if file is not None:
+        _check_ending(file, form)
+    loaded, out = begin(ctx, no_color=no_color)
+    store = _store(loaded.places.sessions)
+    summary = store.find(wanted)
+    history = store.history(summary)
+    if file is not None:
+        way_out = "take another name, or write over it with --force"
+        transcript.export(history, file, summary.id, overwrite=force, way_out=way_out)
+    elif form == "json":
+        out.write(transcript.as_text(transcript.as_table(history, summary.id)))
+    else:
+        out.write(transcript.as_markdown(history, summary.id))
+
+
+def _remove(store: Sessions, found: Sequence[Summary]) -> tuple[int, list[MlxmtpError]]:
+    """Delete what can be deleted: the bytes freed, and what stands in the way of the others."""
+    freed = 0
+    refusals: list[MlxmtpError] = []
+    for one in found:
+        try:
+            freed += store.remove(one)
+        except MlxmtpError as error:
+            refusals.append(error)
+    return freed, refusals
+
+
+def _check_ending(file: str, form: str | None) -> None:
+    """Raise UsageError for a file whose ending says another format than the one that was asked for."""
+    ending = file.lower().rpartition(".")[2]
+    if form is not None and ending in ("md", "json") and ending != form:
+        raise UsageError(f"{file} ends in .{ending}, but --format says {form}: take one of the two.")
+
+
+def _list(ctx: typer.Context, *, json: bool, no_color: bool | None) -> None:
+    from mlxmtp.cli.terminal.presenters import as_json
+    from mlxmtp.units import format_bytes
+
+    loaded, out = begin(ctx, no_color=no_color)
+    listing = _store(loaded.places.sessions).listing()
+    for remark in listing.remarks:
+        out.note(remark)
+    total = sum(one.size for one in listing.sessions)
+    if json:
+        out.write(as_json({"sessions": [_as_table(one) for one in listing.sessions], "total_bytes": total}))
+        return
+    show_list(out, listing.sessions)
+    out.line(f"{_counted(len(listing.sessions))}, {format_bytes(total)} on disk")
+
+
+def show_list(out: Output, sessions: Sequence[Summary]) -> None:
+    """Write the table; titles are cropped to a terminal's width."""
+    from mlxmtp.chat.history import title_of
+    from mlxmtp.cli.terminal.table import show_table
+    from mlxmtp.units import ago
+
+    now = time.time()
+    header = ["ID", "UPDATED", "TURNS", "MODEL", "NAME", "TITLE"]
+    rows = [
+        [one.id, ago(one.updated, now), str(one.turns), one.model.rstrip("/").rpartition("/")[2], one.name or ""]
+        for one in sessions
+    ]
+    titles = [one.title for one in sessions]
+    if out.terminal:
+        before = sum(max(len(row[at]) for row in [header, *rows]) + 2 for at in range(5))
+        titles = [title_of(text, max(20, out.size()[0] - before)) for text in titles]
+    show_table(out, header, [[*row, text] for row, text in zip(rows, titles, strict=True)], right=(2,))
+
+
+def _as_table(one: Summary) -> dict[str, Any]:
+    return {**asdict(one), "path": str(one.path)}
+
+
+def _counted(count: int) -> str:
+    return f"{count} session{'s' if count != 1 else ''}"
+
+
+def _store(folder: Path) -> Sessions:
+    from mlxmtp.chat.sessions import Sessions
+
+    return Sessions(folder)

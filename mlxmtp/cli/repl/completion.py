@@ -1,0 +1,100 @@
+"""What Tab offers: commands, their arguments, paths after /file and @. Knows nothing of the line editor."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlxmtp.chat.material import BEFORE_MENTION
+from mlxmtp.cli.repl.slash import BY_WORD, COMMANDS
+
+_MENTION = re.compile(BEFORE_MENTION + r"""@("[^"\n]*|[^\s"]*)$""")
+_WORD = re.compile(r"""(?:^|(?<=\s))("[^"\n]*|[^\s"]*)$""")
+_SWITCHES = {
+    "think": ("on", "off", "show", "hide"),
+    "draft": ("on", "off", "auto", "1", "2", "3", "5", "7"),
+    "stats": ("on", "off"),
+    "copy": ("all", "code"),
+}
+
+
+def _nothing() -> Sequence[str]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where names come from; asked only when Tab is pressed."""
+
+    models: Callable[[], Sequence[str]] = _nothing
+    sessions: Callable[[], Sequence[str]] = _nothing
+    keys: Sequence[str] = field(default=())
+
+
+def complete(text: str, sources: Sources) -> tuple[int, list[str]]:
+    """For the text before the cursor: how many of its last characters to replace, and by what, best first."""
+    mention = _MENTION.search(text)
+    if text.startswith("/") and " " not in text and "\n" not in text:
+        found = [word for word in BY_WORD if word.startswith(text)]
+        main = {f"/{command.name}" for command in COMMANDS}
+        return len(text), sorted(found, key=lambda word: (word not in main, word)) or _paths(text)
+    if mention:
+        return len(mention[1]), _paths(mention[1])
+    word, space, argument = text.partition(" ")
+    command = BY_WORD.get(word)
+    if command is None or not space:
+        return 0, []
+    part = _WORD.search(argument)
+    last = part[0] if part else ""
+    return len(last), _arguments(command.name, argument, last, sources)
+
+
+def _arguments(command: str, argument: str, last: str, sources: Sources) -> list[str]:
+    if command in ("file", "export"):
+        return [_as_shell(path) for path in _paths(last)] if command == "file" else _paths(last)
+    if argument != last:  # only the commands above take several words
+        return []
+    words: Iterable[str] = _SWITCHES.get(command, ())
+    if command == "model":
+        words = sources.models()
+    elif command == "load":
+        words = sources.sessions()
+    elif command == "set":
+        words = sources.keys
+    elif command == "help":
+        words = [each.name for each in COMMANDS]
+    return [word for word in words if word.startswith(last)]
+
+
+def _paths(typed: str) -> list[str]:
+    """Files and folders that begin so, in quotes where there are blanks; hidden ones only when asked for."""
+    folder, name = os.path.split(typed.removeprefix('"'))
+    try:
+        entries = sorted(os.scandir(Path(folder or ".").expanduser()), key=lambda entry: entry.name)
+        found = [
+            os.path.join(folder, entry.name) + ("/" if entry.is_dir() else "")  # noqa: PTH118  (keeps `~/` and `./`)
+            for entry in entries
+            if entry.name.startswith(name) and (name.startswith(".") or not entry.name.startswith("."))
+        ]
+    except OSError:
+        return []
+    return [_quoted(path, quoted=typed.startswith('"')) for path in found]
+
+
+def _as_shell(path: str) -> str:
+    """A path as `/file` takes it apart again: quotation marks and backslashes in a name stand for themselves."""
+    name = path.removeprefix('"').removesuffix('"') if path.startswith('"') else path
+    if not set(name) & set("'\"\\"):
+        return path
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return _quoted(escaped, quoted=True)
+
+
+def _quoted(path: str, *, quoted: bool) -> str:
+    """A folder's closing quote waits for what comes below it."""
+    if not quoted and not any(character.isspace() for character in path):
+        return path
+    return f'"{path}' + ("" if path.endswith("/") else '"')

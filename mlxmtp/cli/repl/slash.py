@@ -1,0 +1,165 @@
+"""What a line of the conversation is: a message, a command, or a command that does not exist.
+
+Only the exact first word of a typed line counts. Pasted text is a message whatever it begins with, and so is a line
+that begins with a path that exists; a space before the slash makes a message of anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxmtp.units import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: `usage` is what stands after its name, `more` what /help COMMAND adds."""
+
+    name: str
+    usage: str
+    summary: str
+    aliases: tuple[str, ...] = ()
+    more: str = ""
+
+    @property
+    def synopsis(self) -> str:
+        """`/undo [N]`."""
+        return f"/{self.name} {self.usage}".rstrip()
+
+
+COMMANDS = (
+    Command("help", "[COMMAND]", "this list, or more about one command"),
+    Command("exit", "", "leave; the conversation is saved", ("quit", "bye"), "Ctrl+D does the same."),
+    Command(
+        "clear", "", "start a new conversation", ("new",),
+        "The old one is saved: /sessions lists it, /load brings it back. System prompt and settings stay.",
+    ),
+    Command(
+        "regen", "", "answer the last question again", ("retry",), "With another seed, unless /set seed has fixed it."
+    ),
+    Command("undo", "[N]", "take back the last question and answer, or the last N"),
+    Command("edit", "[TEXT]", "change the last question", (), "Without TEXT the question comes back into the line."),
+    Command("continue", "", "go on with an answer that was stopped or cut"),
+    Command(
+        "copy", "[all|code|N]", "the last answer to the clipboard", (),
+        "all: the whole conversation; code: the last code block; N: the Nth code block of the last answer.",
+    ),
+    Command(
+        "file", "PATH...", "put text files or a folder before the next message", (),
+        "@PATH within a message does the same. /file alone lists what waits, /file clear drops it.",
+    ),
+    Command(
+        "system", "[TEXT]", "the system prompt: show it, or set it", (), "@FILE reads a file, /system - removes it."
+    ),
+    Command("model", "[NAME]", "the model that answers: show it, or load another", (), "The conversation goes on."),
+    Command(
+        "set", "[KEY [VALUE]]", "settings of the next answers", (),
+        "Keys: temp, top-p, top-k, min-p, seed, max-tokens, think-tokens. 'default' as VALUE takes a setting back.",
+    ),
+    Command(
+        "think", "[on|off|show|hide]", "reasoning before the answer, and whether it is shown", (),
+        "Ctrl+T shows or hides a thought while it comes; at the prompt it shows the last one.",
+    ),
+    Command(
+        "draft", "[on|off|N|auto]", "the drafter, live: tokens drafted per round", (),
+        "The text is the same either way; compare the speeds.",
+    ),
+    Command("stats", "[on|off]", "all figures of the last answer; the line after each"),
+    Command("context", "", "what fills the context"),
+    Command("save", "[NAME]", "give this session a name"),
+    Command("load", "NAME", "go on with another session", (), "NAME is a name, an id or its beginning."),
+    Command("sessions", "", "saved conversations"),
+    Command("export", "FILE.md|.json", "write the conversation to a file"),
+)  # fmt: skip
+
+BY_WORD = {f"/{word}": command for command in COMMANDS for word in (command.name, *command.aliases)}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A command and what was typed after it, trimmed."""
+
+    command: Command
+    argument: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Something that looks like a command and is none."""
+
+    word: str
+    nearest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Text for the model, trimmed."""
+
+    text: str
+
+
+def parse(text: str, *, pasted: bool = False, exists: Callable[[str], bool] | None = None) -> Call | Unknown | Message:
+    """What a line means. `pasted`: its first character came from the clipboard; `exists` asks the disk about a path."""
+    if pasted or not text.startswith("/"):
+        quoted = None if pasted else unquoted(text)
+        return Message(text.strip() if quoted is None else quoted)
+    word = text.partition("\n")[0].partition(" ")[0]
+    command = BY_WORD.get(word)
+    if command is not None:
+        return Call(command, text[len(word) :].strip())
+    if not _looks_like_command(word) or (exists or _exists)(word):
+        return Message(text.strip())
+    return Unknown(word, _nearest(word))
+
+
+def unquoted(text: str) -> str | None:
+    '''The text between `"""` and `"""`, None if it does not begin with them; an unfinished block ends with the text.'''
+    start = text.strip()
+    if not start.startswith('"""'):
+        return None
+    return start[3:].removesuffix('"""').strip("\n")
+
+
+def is_open(text: str) -> bool:
+    '''Whether a `"""` block has begun and not ended: the line goes on.'''
+    start = text.strip()
+    return start.startswith('"""') and not (len(start) >= 6 and start.endswith('"""'))
+
+
+def help_of(name: str) -> str:
+    """What /help says of one command."""
+    word = f"/{name.removeprefix('/')}"
+    command = BY_WORD.get(word)
+    if command is None:
+        near = _nearest(word)
+        return f"There is no {word}." + (f" Did you mean {near}?" if near else "")
+    also = f" Also: {', '.join(f'/{alias}' for alias in command.aliases)}." if command.aliases else ""
+    more = f" {command.more}" if command.more else ""
+    return f"{command.synopsis}\n  {command.summary[0].upper()}{command.summary[1:]}.{more}{also}"
+
+
+HELP = [(command.synopsis, command.summary) for command in COMMANDS]
+KEYS_HELP = '''
+Enter sends, Alt+Enter or Ctrl+J starts a line, """ begins and ends a block
+Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history
+Tab completes, Ctrl+G opens the editor, Ctrl+T shows or hides the thought
+@path reads a file or folder; a space before / sends it as text'''
+
+
+def _looks_like_command(word: str) -> bool:
+    name = word[1:].rstrip("0123456789?!.,:;")  # /undo2 and /help? are meant as commands, too
+    return name.replace("-", "").isalpha()
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except OSError:  # a name no file system takes
+        return False
+
+
+def _nearest(word: str) -> str | None:
+    # Nearer than /Users is to /set: most of a misspelt word is right.
+    return nearest(word.lower(), BY_WORD, cutoff=0.7)

@@ -1,0 +1,156 @@
+"""One answer on the terminal while it comes: the thought, which folds when the answer starts, then the answer.
+
+    thinking 3 s · Ctrl+T hides it        in place, dim, at most 12 rows, gone when the answer starts
+    Let me see…
+
+    thought for 4 s                       what is left of it
+    The answer                            blocks of markdown, printed for good one by one
+
+Knows nothing of models and of where keys come from; the clock is the caller's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mlxmtp.cli.terminal.markdown import FRAME_SECONDS, MarkdownStream, without_controls
+from mlxmtp.cli.terminal.presenters import fits_markdown
+from mlxmtp.cli.terminal.tail import Tail
+from mlxmtp.cli.terminal.wrap import wrapped
+
+if TYPE_CHECKING:
+    from mlxmtp.cli.terminal.output import Output
+
+
+class AnswerView:
+    """Feed it what the model says; call `tick` when `patience` is over and nothing came, `end` once."""
+
+    def __init__(
+        self,
+        out: Output,
+        *,
+        show_thoughts: bool = True,
+        plain: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._out = out
+        self._shows = show_thoughts
+        self._clock = clock
+        self._redraws = fits_markdown(out)
+        self._markdown = (
+            MarkdownStream(out.write, out.size, color=out.look.color, clock=clock)
+            if self._redraws and not plain
+            else None
+        )
+        self._tail = Tail(out.size)
+        self._thought = ""
+        self._began: float | None = None
+        self._drawn_at = float("-inf")
+        self._undrawn = False
+        self._thinks = False
+        self._started = False
+        self._ends_line = True
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether the thought's own words are shown."""
+        return self._shows
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which `tick` should be called even if nothing comes; None if it need not."""
+        if self._thinks:
+            return FRAME_SECONDS if self._undrawn else 1.0
+        return FRAME_SECONDS if self._markdown is not None and self._markdown.undrawn else None
+
+    def thinking(self, text: str) -> None:
+        """A piece of the thought; an empty one: it has begun. That is drawn by the next `tick`, if it lasts so long."""
+        if not text and self._started:
+            return
+        if self._began is None:
+            self._began = self._clock()
+        if not self._thought:
+            text = text.lstrip("\n")
+        self._thinks = True
+        text = without_controls(text)
+        self._thought += text
+        if self._redraws:
+            self._undrawn = True
+            if text and self._clock() - self._drawn_at >= FRAME_SECONDS:
+                self._draw_thought()
+        elif self._shows:
+            self._out.write(text)
+
+    def text(self, text: str) -> None:
+        """A piece of the answer."""
+        if not self._started:
+            text = text.lstrip()
+            if not text:
+                return
+            self._fold()
+            self._started = True
+        if self._markdown is not None:
+            self._markdown.feed(text)
+            return
+        text = without_controls(text)
+        self._ends_line = text.endswith("\n")
+        self._out.write(text)
+
+    def tick(self) -> None:
+        """Time passes: what waited for a frame is drawn, and the seconds of a thought."""
+        if self._thinks and self._redraws:
+            if self._clock() - self._drawn_at >= (FRAME_SECONDS if self._undrawn else 1.0):
+                self._draw_thought()
+        elif self._markdown is not None:
+            self._markdown.refresh()
+
+    def toggle(self) -> None:
+        """Show or hide the thought's words from now on."""
+        self._shows = not self._shows
+        if self._thinks and self._redraws:
+            self._draw_thought()
+
+    def end(self) -> None:
+        """Nothing more will come; the cursor is at the start of a line afterwards."""
+        self._fold()
+        if not self._started:
+            return
+        if self._markdown is not None:
+            self._markdown.finish()
+        elif not self._ends_line:
+            self._out.write("\n")
+
+    def _fold(self) -> None:
+        """Replace the thought by the time it took; nothing is left of an empty one."""
+        if not self._thinks:
+            return
+        self._thinks = False
+        if not self._thought.strip():
+            self._out.write(self._tail.erasure() + self._tail.replaced(()))
+            return
+        seconds = self._seconds()
+        line = f"thought for {seconds:.0f} s" if seconds >= 1 else f"thought for {seconds:.1f} s"
+        if self._redraws:
+            self._out.write(self._tail.erasure() + self._tail.replaced(()) + f"\x1b[2m{line}\x1b[0m\n\n")
+        else:
+            gap = "" if not self._shows or not self._thought else "\n" if self._thought.endswith("\n") else "\n\n"
+            self._out.write(f"{gap}{line}\n\n")
+
+    def _draw_thought(self) -> None:
+        columns = self._out.size()[0]
+        room = self._tail.room
+        hint = "hides" if self._shows else "shows"
+        rows = wrapped(f"thinking {self._seconds():.0f} s · Ctrl+T {hint} it", columns)[:room]
+        if self._shows and room > len(rows):
+            # Only the end can be seen: laying out all of a long thought for every frame would cost too much.
+            shown = wrapped(self._thought[-room * columns :].rstrip("\n"), columns)
+            rows += shown[-(room - len(rows)) :]
+        dim = [f"\x1b[2m{row}\x1b[0m" if row else "" for row in rows]
+        self._out.write(self._tail.erasure() + self._tail.replaced(dim))
+        self._drawn_at = self._clock()
+        self._undrawn = False
+
+    def _seconds(self) -> float:
+        return 0.0 if self._began is None else self._clock() - self._began

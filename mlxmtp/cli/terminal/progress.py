@@ -1,0 +1,155 @@
+"""How far a download, a conversion or a benchmark is, how fast it goes and how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from mlxmtp.cli.terminal.output import Output
+from mlxmtp.units import format_bytes, format_duration
+
+_EVERY = 0.1  # seconds between two looks of the line on a terminal
+_EVERY_LOGGED = 30.0  # and elsewhere, where each look is a line that stays
+_WINDOW = 10.0  # seconds over which speed is measured
+
+
+class DownloadProgress:
+    """Counts bytes of `total`; a line that changes on a terminal, one line now and then elsewhere."""
+
+    def __init__(
+        self, out: Output, total: int, clock: Callable[[], float] = time.monotonic, *, doing: str | None = None
+    ) -> None:
+        self._out, self._total, self._clock, self._doing = out, total, clock, doing
+        self._have = 0
+        self._arrived: deque[tuple[float, int]] = deque()
+        self._shown_at = clock()
+
+    def count(self, size: int, over_network: bool) -> None:
+        """`size` more bytes are right here now; those that did not come over the network do not count as speed."""
+        now = self._clock()
+        self._have = max(0, self._have + size)
+        if over_network:
+            self._arrived.append((now, size))
+            while now - self._arrived[0][0] > _WINDOW:
+                self._arrived.popleft()
+        if now - self._shown_at >= (_EVERY if self._out.error_terminal else _EVERY_LOGGED):
+            self._shown_at = now
+            self._show(self.text())
+
+    def waiting(self, reason: str, seconds: float) -> None:
+        """Say why nothing arrives."""
+        self._show(f"{reason}; trying again in {seconds:.0f} s" if seconds >= 1 else f"{reason}; trying again")
+
+    def text(self) -> str:
+        """`1.2 GB of 3.6 GB, 34 %, 52 MB/s, 0:46 left`."""
+        parts = [self.share()] if self._doing is None else [f"{self._doing} {self.share()}"]
+        speed = self._speed()
+        if speed:
+            parts += [f"{format_bytes(int(speed))}/s", f"{format_duration((self._total - self._have) / speed)} left"]
+        elif not self._arrived:
+            parts.append("checking what is here")
+        return ", ".join(parts)
+
+    def share(self) -> str:
+        """`1.2 GB of 3.6 GB, 34 %`."""
+        share = 100 * self._have // self._total if self._total else 100
+        return f"{format_bytes(self._have)} of {format_bytes(self._total)}, {share} %"
+
+    def _show(self, text: str) -> None:
+        if self._out.error_terminal:
+            self._out.progress(text)
+        elif not self._out.look.quiet:
+            self._out.line(text)
+
+    def _speed(self) -> float:
+        if len(self._arrived) < 2:
+            return 0.0
+        spent = self._clock() - self._arrived[0][0]
+        return sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
+
+
+class ReadingProgress:
+    """How far the reading of a prompt is; a line on a terminal, gone when everything has been read."""
+
+    def __init__(self, out: Output, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._clock = out, clock
+        self._before = 0.0, 0  # when the last report came, and what it said
+        self._pace: _Pace | None = None  # what was reused is no speed: the first report only starts the clock
+
+    def count(self, done: int, total: int) -> None:
+        """`done` of `total` tokens have been read."""
+        if done >= total:
+            self._pace = None
+            self._out.clear_progress()
+            return
+        now = self._clock()
+        if self._pace is None or done < self._before[1]:
+            self._pace = _Pace(total)
+        else:
+            self._pace.observe(self._before[1], done, now - self._before[0])
+        self._before = now, done
+        text = f"reading the prompt, {done:,} of {total:,} tokens"
+        if self._pace.tokens and self._pace.seconds > 0:
+            speed = self._pace.tokens / self._pace.seconds
+            text += f", {speed:,.0f} tok/s, {format_duration(self._pace.left(done))} left"
+        self._out.progress(text)
+
+
+class _Pace:
+    """Seconds for a token of a prompt as a line a + b position: every token attends to all before it.
+
+    Weighted least squares; the further the line reaches beyond what has been read, the less its slope is believed
+    (half of it after a tenth of ``total`` tokens, nine tenths after a third).
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self.tokens, self.seconds = 0, 0.0
+        self._x = self._xx = self._xy = 0.0  # sums over tokens, of positions and seconds
+
+    def observe(self, begin: int, end: int, seconds: float) -> None:
+        """The tokens ``begin .. end - 1`` took ``seconds``."""
+        n, x = end - begin, (begin + end) / 2
+        self.tokens += n
+        self._x += n * x
+        self.seconds += seconds
+        self._xx += n * x * x
+        self._xy += seconds * x
+
+    def left(self, done: int) -> float:
+        """Seconds for the tokens from ``done`` on."""
+        x, y = self._x / self.tokens, self.seconds / self.tokens
+        spread, doubt = self._xx / self.tokens - x * x, (0.03 * self._total) ** 2
+        slope = max(0.0, (self._xy / self.tokens - x * y) / (spread + doubt))
+        return (self._total - done) * (y + slope * ((done + self._total) / 2 - x))
+
+
+class RunProgress:
+    """Counts the measured runs of a benchmark; a line that changes on a terminal, one line now and then elsewhere."""
+
+    def __init__(self, out: Output, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._total, self._clock = out, total, clock
+        self._begun: float | None = None  # when the first measured run of the model at hand began
+        self._shown_at = clock()
+
+    def starting(self, before: int) -> Callable[[str, int], None]:
+        """What the next model reports to, `before` runs having been done by others."""
+        self._begun = None
+
+        def say(what: str, done: int) -> None:
+            now = self._clock()
+            if done and self._begun is None:
+                self._begun = now  # the first run is over: from here on there is a pace
+            left = ""
+            if self._begun is not None and done > 1:
+                pace = (now - self._begun) / (done - 1)
+                left = f", {format_duration(pace * (self._total - before - done))} left"
+            text = f"run {before + done} of {self._total}{left}: {what}"
+            if self._out.error_terminal:
+                self._out.progress(text)
+            elif not self._out.look.quiet and now - self._shown_at >= _EVERY_LOGGED:
+                self._shown_at = now
+                self._out.line(text)
+
+        return say

@@ -1,0 +1,215 @@
+"""What a conversion would write, and what it costs, before its first byte. Headers are read, no values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from mlxmtp.convert.recipe import Recipe
+from mlxmtp.convert.tasks import Slice, Task, make_tasks, slices
+from mlxmtp.errors import ConversionError, LoadError, UsageError
+from mlxmtp.files import free_bytes
+from mlxmtp.hub.cache import PARTIAL
+from mlxmtp.models.config import ModelConfig, check_pair, read_config
+from mlxmtp.models.safetensors import Stored, lay_out, read_folder
+from mlxmtp.units import format_bytes
+
+SHARD = 5_000_000_000
+"""Bytes from which weights go on in another file, as other tools have it; a tensor is never divided."""
+
+_COPIED = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
+    "processor_config.json", "preprocessor_config.json", "tokenizer.model", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+
+Place = tuple[Path, int]
+"""A file, and how many bytes into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A weight file to be: its first bytes, and the place of every tensor in it."""
+
+    file: Path
+    header: bytes
+    tensors: tuple[Stored, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.header) + sum(tensor.layout.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Target or drafter: where it comes from, what is written, and the small files that are copied."""
+
+    role: Literal["target", "drafter"]
+    config: ModelConfig
+    recipe: Recipe
+    folder: Path
+    tasks: tuple[Task, ...]
+    left_out: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    copied: tuple[Path, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weight files."""
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def source_size(self) -> int:
+        """Bytes of the weights it is made of."""
+        return sum(file.stat().st_size for file in self.sources)
+
+    @property
+    def sources(self) -> list[Path]:
+        """The weight files it is made of."""
+        return sorted({task.source.file for task in self.tasks})
+
+    def steps(self) -> Iterator[tuple[Slice, list[Place]]]:
+        """Every step in order, with the place of each thing it writes."""
+        places = {tensor.layout.name: tensor for shard in self.shards for tensor in shard.tensors}
+        for task in self.tasks:
+            for step in slices(task):
+                found = [places[part.name] for part in task.parts]
+                yield step, [(one.file, one.start + step.bytes_of(one.layout)[0]) for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A conversion before it starts. `origin` is what the source is called; `notes` are for the user."""
+
+    dest: Path
+    origin: str
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def work(self) -> Path:
+        """The folder in which it grows; what is in it is no model to anybody."""
+        return partial_folder(self.dest)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weight files."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are not on the disk yet. A file that is being written has holes: its size says nothing."""
+        return max(0, self.size - sum(item.stat().st_blocks * 512 for item in self.work.rglob("*.safetensors")))
+
+    @property
+    def free(self) -> int:
+        """Bytes free where it would go."""
+        return free_bytes(self.dest)
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for everything that decides about the bytes: sources, recipe, layout, and MLX's own rounding."""
+        stats = [(file.name, file.stat()) for part in self.parts for file in part.sources]
+        files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        recipes = [asdict(part.recipe) for part in self.parts]
+        headers = [hashlib.sha256(shard.header).hexdigest() for part in self.parts for shard in part.shards]
+        text = json.dumps([files, recipes, headers, versions()])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(self, *, force: bool = False) -> None:
+        """Raises UsageError if there is something at the destination, ConversionError if the disk is too small."""
+        if self.dest.exists() and not force:
+            raise UsageError(f"{self.dest} exists. Give another DEST, or replace it with --force.")
+        if self.dest.exists() and not (self.dest / "config.json").is_file():
+            raise UsageError(f"{self.dest} is not a model, so --force does not replace it. Give another DEST.")
+        for part in self.parts:
+            if self.dest.resolve() == part.config.folder.resolve():
+                raise UsageError(f"{self.dest} is the source itself. Give another DEST.")
+        if self.missing > self.free:
+            raise ConversionError(
+                f"The conversion needs {format_bytes(self.missing)} on disk; {format_bytes(self.free)} are free at "
+                f"{self.dest.parent}. Make room (`mlxmtp rm`), or give a DEST on another disk."
+            )
+
+
+def partial_folder(dest: Path) -> Path:
+    """Where a conversion to `dest` grows."""
+    return dest.with_name(dest.name + PARTIAL)
+
+
+def plan_conversion(
+    source: Path, drafter: Path | None, dest: Path, recipe: Recipe, *, origin: str, drafter_named: bool = True
+) -> Conversion:
+    """The plan for a checkpoint folder and its drafter's.
+
+    `drafter_named`: whether somebody asked for this drafter; one that was merely found and does not serve is left out
+    with a note. Raises LoadError for a source that is no Gemma 4, quantized or damaged, and for a wrong pair.
+    """
+    target = read_config(source)
+    if target.is_drafter:
+        raise LoadError(f"{source} is a drafter. Give its target as SRC and this as --draft-model.")
+    out = partial_folder(dest) / "model"
+    parts = [_part("target", target, recipe, out)]
+    notes = []
+    if drafter is not None:
+        try:
+            config = read_config(drafter)
+            check_pair(target, config)
+            parts.append(_part("drafter", config, recipe.for_drafter(config), out / "drafter"))
+        except LoadError as error:
+            if drafter_named:
+                raise
+            notes.append(f"{error} It is left out.")
+    return Conversion(dest, origin, tuple(parts), tuple(notes))
+
+
+def _part(role: Literal["target", "drafter"], config: ModelConfig, recipe: Recipe, folder: Path) -> Part:
+    tasks, left_out = make_tasks(config, read_folder(config.folder), recipe)
+    copied = [item for pattern in _COPIED for item in sorted(config.folder.glob(pattern)) if item.is_file()]
+    unique = tuple(dict.fromkeys(copied))
+    return Part(role, config, recipe, folder, tuple(tasks), tuple(left_out), _shards(folder, tasks), unique)
+
+
+def _shards(folder: Path, tasks: list[Task]) -> tuple[Shard, ...]:
+    groups: list[list[Task]] = []
+    size = SHARD
+    for task in tasks:
+        own = sum(part.nbytes for part in task.parts)
+        if size + own > SHARD:
+            groups.append([])
+            size = 0
+        groups[-1].append(task)
+        size += own
+    names = ["model.safetensors"]
+    if len(groups) > 1:
+        names = [f"model-{at:05}-of-{len(groups):05}.safetensors" for at in range(1, len(groups) + 1)]
+    shards = []
+    for name, group in zip(names, groups, strict=True):
+        header, places = lay_out(folder / name, (part for task in group for part in task.parts), {"format": "mlx"})
+        shards.append(Shard(folder / name, header, tuple(places)))
+    return tuple(shards)
+
+
+def index(part: Part) -> dict[str, Any] | None:
+    """The index of a part with several weight files."""
+    if len(part.shards) == 1:
+        return None
+    table = {tensor.layout.name: shard.file.name for shard in part.shards for tensor in shard.tensors}
+    total = sum(tensor.layout.nbytes for shard in part.shards for tensor in shard.tensors)
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
+
+
+def versions() -> dict[str, str]:
+    """Of this program, and of MLX, whose rounding is in every packed value."""
+    found = {}
+    for package in ("mlxmtp", "mlx"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,163 @@
+"""Which tensor of a conversion gets how many bits.
+
+Not every module takes quantization equally well, and not every module's bytes are read for every token:
+
+    per-layer embedding    8 bits: below that answers turn to garbage; a lookup of one row a token, so no slower
+    per-layer projections  16 bits: about 1 % of the weights, and twice the divergence when they are packed
+    router                 8 bits: a small matrix that decides which experts answer
+    embedding = head       as asked, but at least 6 bits: its rounding goes straight into the logits
+    norms, scalars         never packed
+    everything else        as asked
+
+A drafter has no such parts; a small one with a centroid head keeps 16 bits, a large one is packed, head included.
+Knows nothing of arrays or files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlxmtp.errors import UsageError
+from mlxmtp.limits import QUANTIZED_DRAFTER_FROM
+from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.tensors import Packing, Tensor, parameter_count, tensors
+
+MODES = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
+"""Group size and bits of each mode; those of the floating-point modes are fixed."""
+
+BITS = (4, 5, 6, 8, 16)
+DRAFT_BITS = (4, 8, 16)
+GROUPS = (32, 64, 128)
+QAT_GROUP = 32
+"""Weights trained for q4_0 were trained for groups of 32."""
+
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+_LEAST = {"embedding": 6, "head": 6}
+_AFFINE_8 = ("per-layer embedding", "router")  # also in the floating-point modes, whose 8 bits hold 3 of mantissa
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a pair is converted; 16 bits mean that nothing is packed.
+
+    ``dtype`` is that of what is not packed (None: as stored). ``draft_bits`` None decides by the drafter's size.
+    """
+
+    bits: int = 4
+    group_size: int = 64
+    mode: str = "affine"
+    draft_bits: int | None = None
+    dtype: str | None = None
+    text_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UsageError(f"--q-mode must be one of {', '.join(MODES)}, not '{self.mode}'.")
+        if self.bits not in BITS:
+            raise UsageError(f"--q-bits must be {_either(BITS)}, not {self.bits}.")
+        if self.draft_bits not in (None, *DRAFT_BITS):
+            raise UsageError(f"--draft-bits must be {_either(DRAFT_BITS)}, not {self.draft_bits}.")
+        if self.dtype not in (None, *DTYPES):
+            raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not '{self.dtype}'.")
+        if self.mode == "affine" and self.group_size not in GROUPS:
+            raise UsageError(f"--q-group-size must be {_either(GROUPS)}, not {self.group_size}.")
+        if self.mode != "affine" and self.bits != 16 and (self.group_size, self.bits) != MODES[self.mode]:
+            group, bits = MODES[self.mode]
+            raise UsageError(f"{self.mode} has {bits} bits and groups of {group}: leave out the other numbers.")
+
+    def packing(self, tensor: Tensor, *, drafter: bool) -> Packing | None:
+        """How ``tensor`` is packed; None if it keeps its values."""
+        if not tensor.packs:
+            return None
+        if drafter:
+            return None if self.draft_bits in (None, 16) else _fitting(Packing(self.draft_bits, 64), tensor)
+        if self.bits == 16 or tensor.kind == "per-layer":
+            return None
+        group = self.group_size if self.mode == "affine" else 64
+        if tensor.kind in _AFFINE_8:
+            return _fitting(Packing(8, group), tensor)
+        least = _LEAST.get(tensor.kind, 0)
+        if self.bits < least:
+            return _fitting(Packing(least, group), tensor)
+        return _fitting(Packing(self.bits, self.group_size, self.mode), tensor)
+
+    def for_drafter(self, config: ModelConfig) -> "Recipe":
+        """The same with ``draft_bits`` decided."""
+        if self.draft_bits is not None:
+            return self
+        large = parameter_count(config) >= QUANTIZED_DRAFTER_FROM
+        bits = 16 if self.bits == 16 or not large else 8 if self.bits == 8 else 4
+        return Recipe(**{**asdict(self), "draft_bits": bits})
+
+    def block(self, config: ModelConfig) -> dict[str, Any] | None:
+        """The quantization block for config.json, in the form that mlx-lm and mlx-vlm read; None if nothing is packed.
+
+        The first three entries hold for every module; one that differs has its own entry, false if it is not packed.
+        """
+        packed = {tensor.name.removesuffix(".weight"): self._of(tensor, config) for tensor in tensors(config)}
+        named = {tensor.name.removesuffix(".weight") for tensor in tensors(config) if tensor.packs}
+        if not any(packed.values()):
+            return None
+        main = self._main(config)
+        block = _entry(main)
+        for module in sorted(named):
+            own = packed[module]
+            if own != main:
+                block[module] = False if own is None else _entry(own)
+        return block
+
+    def described(self, config: ModelConfig) -> dict[str, str]:
+        """What each kind of module becomes: ``{"attention": "4 bit, groups of 64", ...}``, in the network's order."""
+        found: dict[str, str] = {}
+        for tensor in tensors(config):
+            if tensor.packs:
+                kind = "per-layer projections" if tensor.kind == "per-layer" else tensor.kind
+                found.setdefault(kind, _words(self._of(tensor, config), self.dtype))
+        return found
+
+    def _of(self, tensor: Tensor, config: ModelConfig) -> Packing | None:
+        return self.packing(tensor, drafter=config.is_drafter)
+
+    def _main(self, config: ModelConfig) -> Packing:
+        """What the block says of modules without an entry: the commonest, so that there are few entries."""
+        count: dict[Packing, int] = {}
+        for tensor in tensors(config):
+            own = self._of(tensor, config)
+            if own is not None:
+                count[own] = count.get(own, 0) + 1
+        return max(count, key=lambda own: count[own])
+
+
+def make_recipe(flags: Mapping[str, Any], *, qat: bool = False) -> Recipe:
+    """A recipe from what was asked for, by name of the field; what is absent or None takes its default.
+
+    ``qat``: the source was trained to be packed to 4 bits in groups of 32. Raises UsageError.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    group, bits = MODES.get(given.get("mode", "affine"), MODES["affine"])
+    if qat and given.get("mode", "affine") == "affine":
+        group = QAT_GROUP
+    return Recipe(**{"group_size": group, "bits": bits, **given})
+
+
+def _fitting(wanted: Packing, tensor: Tensor) -> Packing | None:
+    """``wanted``, or what comes next to it where its groups do not divide the rows."""
+    if tensor.shape[-1] % wanted.group_size == 0:
+        return wanted
+    return Packing(wanted.bits, 32) if tensor.shape[-1] % 32 == 0 else None
+
+
+def _entry(packing: Packing) -> dict[str, Any]:
+    return {"group_size": packing.group_size, "bits": packing.bits, "mode": packing.mode}
+
+
+def _words(packing: Packing | None, dtype: str | None) -> str:
+    if packing is None:
+        return dtype or "as stored"
+    name = f"{packing.bits} bit" if packing.mode == "affine" else packing.mode
+    return f"{name}, groups of {packing.group_size}"
+
+
+def _either(numbers: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, numbers[:-1]))} or {numbers[-1]}"

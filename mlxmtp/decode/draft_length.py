@@ -1,0 +1,173 @@
+"""How many tokens to draft: the length that earns the most tokens per second, here and now.
+
+With a_i the probability that draft token i is accepted when those before it were (``acceptance.py``), and t(K) the time
+of a round (``times.py``),
+
+    tokens(K) = 1 + a_1 + a_1 a_2 + ... + a_1 ... a_K          speed(K) = tokens(K) / t(K)
+
+and the best K maximizes speed(K). K = 0 is always a candidate, so drafting stops where it loses. Three things are not
+known by themselves:
+
+* a length whose time is uncertain is judged by the time it may well have, exp(x(K) - width): tried while that could
+  win, left alone as soon as it cannot. Plain decoding is measured by the same rule, so not where drafting surely pays;
+* parked at 0 nothing is learned about the text. Each plain round puts PROBING of itself aside, and a probe with one
+  draft is made when that pays for what it is expected to lose, again at once if it was accepted;
+* steps up go one length beyond the longest tried: there may be a cliff.
+
+Only a few lengths are candidates, because each is traced once per buffer capacity and its kernels are built once per
+machine, and neighbours differ by a percent or two.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlxmtp.decode.acceptance import Acceptance
+from mlxmtp.decode.round_times import Times
+from mlxmtp.limits import MAX_DRAFT
+
+LENGTHS = (0, 1, 2, 3, 5, 7, 8)
+"""What `choose` chooses from. 7 drafts are 8 rows to check, the most that Metal's attention kernel for few rows takes;
+8 earn several percent more where rows are nearly free and everything is accepted."""
+PROBING = 0.01
+"""Share of the plain rounds' time that probes may lose while drafting is parked."""
+_WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
+_DARING = 0.5  # widths of an uncertain time that are hoped for
+_SURELY = 2.0  # the same for plain rounds that were never timed: drafting blindly has to pay beyond doubt
+_MOST = 5.0  # logarithm of a cost that can be true
+_KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
+_ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
+
+
+@dataclass(slots=True)
+class Depth:
+    """Chooses the draft length of each round and learns from its result.
+
+    ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter.
+    """
+
+    limit: int = MAX_DRAFT
+    fixed: int | None = None
+    _accepted: Acceptance = field(default_factory=lambda: Acceptance(MAX_DRAFT))
+    _times: Times = field(default_factory=lambda: Times(LENGTHS))
+    _tried: int = 1
+    _saved: float = 0.0  # plain rounds put aside for probes
+    _rounds: int = 0
+    _rows: int = 0  # that rounds attend to, as far as known
+
+    def choose(self) -> int:
+        """The draft length of the next round."""
+        if self.fixed is not None:
+            return min(self.fixed, self.limit)
+        if self.limit == 0:
+            return 0
+        speeds = self._speeds()
+        best = _pick(speeds, self._hopes(speeds))
+        if best == 0 and self._saved >= self._stake():
+            self._saved = 0.0
+            return 1
+        return best
+
+    def best(self) -> int:
+        """The length with the highest expected speed; 0 unless another is worth the change."""
+        return _pick(self._speeds(), {})
+
+    def observe(self, k: int, accepted: int, seconds: float | None) -> None:
+        """Takes in a round: ``k`` drafted, ``accepted`` of them kept; ``seconds`` None if its time means nothing."""
+        self._rounds += 1
+        self._tried = max(self._tried, k)
+        self._accepted.observe(k, accepted)
+        if seconds is not None and k in LENGTHS:
+            self._times.observe(k, seconds)
+        if k == 0:
+            self._saved += PROBING
+        elif accepted:  # it begins to pay: look again at once
+            self._saved = self._stake()
+
+    def gain(self) -> float | None:
+        """Expected speed of the best length above 0 in units of the plain speed; None until that is known."""
+        if self._rounds < _ROUNDS_TO_KNOW:
+            return None
+        return max((speed for k, speed in self._speeds().items() if self._knows(k)), default=None)
+
+    def accepted(self) -> float | None:
+        """Expected share of first draft tokens that are accepted; None before anything was drafted."""
+        return self._accepted.tokens()[1] - 1 if self._accepted.average() else None
+
+    def price(self) -> float | None:
+        """Time of one more draft token in units of a plain round; None until that is known."""
+        longest = max(filter(self._knows, LENGTHS), default=None)
+        return None if longest is None else (self._times.cost(longest) - 1) / longest
+
+    def learned(self) -> dict[str, Any]:
+        """What another process can begin with, as JSON takes it; empty until there is something to know.
+
+        ``costs``: by draft length, logarithm of the time in plain rounds and its width. ``acceptance``: by position.
+        ``rows``: that the rounds attended to.
+        """
+        if self._rounds < _ROUNDS_TO_KNOW or not any(self._times.measured):
+            return {}
+        costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}
+        return {"acceptance": self._accepted.average(), "costs": costs, "rows": self._rows}
+
+    def start_from(self, learned: Mapping[str, Any]) -> None:
+        """Begins with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
+        try:
+            shares = [float(share) for share in learned["acceptance"]]
+            costs = {int(k): (float(mean), float(width)) for k, (mean, width) in learned["costs"].items()}
+            rows = int(learned["rows"])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ValueError(f"this is not what a controller has learned: {error}") from error
+        fits = all(0 <= share <= 1 for share in shares) and len(shares) <= MAX_DRAFT and rows >= 0
+        if not fits or not all(0 <= mean < _MOST and 0 <= width < _MOST for mean, width in costs.values()):
+            raise ValueError("what was learned lies out of range")
+        self._accepted.start_from(shares)
+        self._times.start_from(costs)
+        self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
+        self._rows = rows
+
+    def begin(self) -> None:
+        """To be called before an answer: how easy the one before was says only so much about it."""
+        self._accepted.begin()
+
+    def attend_to(self, rows: int) -> None:
+        """To be called with the rows that the next round attends to: with their number costs and proportions change."""
+        if self._rows and rows != self._rows:
+            self._times.stretch(rows / self._rows)
+        self._rows = rows
+
+    def forget_times(self) -> None:
+        """To be called when the cost of a round changes at once, as when its compiled form takes over."""
+        self._times.become_others()
+
+    def _knows(self, k: int) -> bool:
+        """Whether it is known what ``k`` drafts cost beside a plain round, from here or an earlier start."""
+        return 0 < k <= self._tried and self._times.width(k, 0) < _KNOWN
+
+    def _speeds(self) -> dict[int, float]:
+        """Expected tokens in the time of a plain round, for 0 to the length after the longest tried."""
+        after = next((k for k in LENGTHS if k > self._tried), LENGTHS[-1])
+        tokens = self._accepted.tokens()
+        return {k: tokens[k] / self._times.cost(k) for k in LENGTHS if k <= min(after, self.limit)}
+
+    def _hopes(self, speeds: dict[int, float]) -> dict[int, float]:
+        """By how much the logarithm of each time may turn out smaller, beside that of the best length measured."""
+        base = max((k for k in speeds if k in self._times.measured), key=speeds.__getitem__, default=None)
+        if base is None:
+            return {}
+        hopes = {k: _DARING * self._times.width(k, base) for k in speeds}
+        if 0 not in self._times.measured:
+            hopes[0] = _SURELY * self._times.width(0, base)
+        return hopes
+
+    def _stake(self) -> float:
+        """What a probe is expected to lose, in plain rounds."""
+        return max(self._times.cost(1) - self._accepted.tokens()[1], _WORTHWHILE)
+
+
+def _pick(speeds: dict[int, float], hopes: dict[int, float]) -> int:
+    """The fastest length when the logarithm of a time is less by what is hoped; 0 unless it is beaten clearly."""
+    hoped = {k: speed * math.exp(hopes.get(k, 0.0)) for k, speed in speeds.items()}
+    best = max(hoped, key=hoped.__getitem__)
+    return best if hoped[best] > (1 + _WORTHWHILE) * hoped[0] else 0

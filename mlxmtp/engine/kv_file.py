@@ -1,0 +1,155 @@
+"""Keys and values on disk: a conversation, or a text of which much is asked, goes on without being read again.
+
+One safetensors file: the tokens, the buffers of the layers with keys and values of their own, the last place that can
+be gone back to (rings and hidden state, see `decode/snapshots.py`), and as metadata what wrote it and a sum over all of
+it. A file of another model, another version of it, of MLX or of this layout, or a damaged one is refused; nothing of it
+is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+# isort: split
+import mlxmtp.models  # noqa: F401  (before mlx, because it puts OpenBLAS under it)
+
+# isort: split
+import mlx.core as mx
+
+from mlxmtp.errors import CacheRefused
+
+if TYPE_CHECKING:
+    from mlxmtp.decode.snapshots import CacheState
+    from mlxmtp.engine.answer import DecoderLike
+
+_FORMAT = "3"
+"""Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
+
+_KV_BITS = "kv_bits"
+"""Stands in a file only if its keys and values are packed."""
+
+_SUM, _NEWEST, _PLACE = "sum", "newest", "place"
+"""Of the file, not of what wrote it: the sum over the arrays, and positions (see `CacheState` and `Snapshot`)."""
+
+_HOUR = 3600
+
+
+def fingerprint(folder: Path) -> str:
+    """What the files of a checkpoint are: changes when one is replaced. Reads the configuration, stats the weights."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        real = path.resolve()  # in the Hugging Face cache the name behind the link is the content's hash
+        status = real.stat()
+        digest.update(f"{real.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def label_hash(folder: Path, kv_bits: int | None = None) -> str:
+    """One hexadecimal word for all that must be the same for a file to be taken up again."""
+    return hashlib.sha256(repr(sorted(_label(folder, kv_bits).items())).encode()).hexdigest()
+
+
+def save(
+    decoder: DecoderLike, path: Path, folder: Path, length: int | None = None, *, kv_bits: int | None = None
+) -> int:
+    """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
+
+    `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
+    """
+    held = decoder.export_state(length)
+    if not held.tokens:
+        raise ValueError("nothing has been read yet")
+    arrays = {f"layer.{i}": buffer for i, buffer in enumerate(held.buffers)}
+    arrays["tokens"] = mx.array(held.tokens, mx.int32)
+    about = {_NEWEST: str(held.newest)}
+    if held.place is not None:
+        arrays |= {f"ring.{i}": ring for i, ring in enumerate(held.place.rings)} | {"hidden": held.place.hidden}
+        about[_PLACE] = f"{held.place.length} {held.place.newest}"
+    about[_SUM] = _sum(arrays)
+    part = unfinished(path)
+    try:
+        mx.save_safetensors(str(part), arrays, _label(folder, kv_bits) | about)
+        part.chmod(0o600)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # else a name without contents may be what a power cut leaves
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def _sum(arrays: Mapping[str, mx.array]) -> str:
+    """What every byte of `arrays` changes: MLX adds as fast as memory is read, which no hash does."""
+    names = sorted(arrays)
+    sums = [mx.sum(_words(arrays[name]) * mx.array(2 * at + 1, mx.uint32)) for at, name in enumerate(names)]
+    return str(mx.sum(mx.stack(sums)).item())
+
+
+def _words(array: mx.array) -> mx.array:
+    """The bytes of `array` as unsigned numbers of 32 bits (one for each element)."""
+    kind = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32}[array.itemsize]
+    return array.view(kind).astype(mx.uint32)
+
+
+def unfinished(path: Path) -> Path:
+    """Where this process writes `path` until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.safetensors")
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left of files they were writing there: nobody writes for an hour."""
+    for path in folder.glob(".*.safetensors"):
+        with suppress(OSError):  # another process has removed it
+            if time.time() - path.stat().st_mtime > _HOUR:
+                path.unlink()
+
+
+def load(decoder: DecoderLike, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
+    """Takes up what was saved; returns the number of tokens. Raises CacheRefused, and then changes nothing."""
+    try:
+        loaded = mx.load(str(path), format="safetensors", return_metadata=True)
+        arrays, label = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
+        about = {key: label.pop(key) for key in (_SUM, _NEWEST, _PLACE) if key in label}
+        whole = about.get(_SUM) == _sum(arrays)
+        held = _held(arrays, about) if whole else None
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise CacheRefused(f"{path} holds no keys and values ({error}): the text is read again.") from error
+    wanted = _label(folder, kv_bits)
+    if label.get(_KV_BITS) != wanted.get(_KV_BITS):
+        there, here = (f"in {one[_KV_BITS]} bits" if _KV_BITS in one else "unpacked" for one in (label, wanted))
+        raise CacheRefused(f"{path} has keys and values {there}, and here they are {here}: the text is read again.")
+    if label != wanted:
+        raise CacheRefused(f"{path} is of another model or of another version of it: the text is read again.")
+    if held is None:
+        raise CacheRefused(f"{path} is damaged: the text is read again.")
+    try:
+        decoder.import_state(held)
+    except ValueError as error:
+        raise CacheRefused(f"{path} does not fit this model ({error}): the text is read again.") from error
+    return len(held.tokens)
+
+
+def _held(arrays: Mapping[str, mx.array], about: Mapping[str, str]) -> CacheState:
+    """What `save` wrote. Raises KeyError and ValueError for anything else."""
+    from mlxmtp.decode.snapshots import CacheState, Snapshot
+
+    def numbered(name: str) -> list[mx.array]:
+        return [arrays[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in arrays))]
+
+    place = None
+    if _PLACE in about:
+        length, newest = map(int, about[_PLACE].split())
+        place = Snapshot(length, newest, arrays["hidden"], numbered("ring"))
+    return CacheState(cast("list[int]", arrays["tokens"].tolist()), int(about[_NEWEST]), numbered("layer"), place)
+
+
+def _label(folder: Path, kv_bits: int | None) -> dict[str, str]:
+    packed = {} if kv_bits is None else {_KV_BITS: str(kv_bits)}
+    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx"), **packed}

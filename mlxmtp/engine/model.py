@@ -1,0 +1,217 @@
+"""The model as people use it: messages or token ids in, events or rounds out.
+
+Knows nothing of terminals and of where models come from. The decoder below it knows nothing of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlxmtp.engine.answer import Answer, DecoderLike, OnPrefill, Request, answer
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.tokenizer import Message, Tokenizer
+from mlxmtp.errors import ContextOverflow, LoadError
+
+if TYPE_CHECKING:
+    from mlxmtp.decode.decoder import Round
+    from mlxmtp.models.config import ModelConfig
+
+_AROUND = 16
+"""More tokens than a template puts behind a question, and those that change with the text beside them."""
+
+
+class Model:
+    """A target with or without its drafter, and the tokenizer if the checkpoint has one."""
+
+    def __init__(
+        self,
+        decoder: DecoderLike,
+        config: ModelConfig,
+        tokenizer: Tokenizer | None = None,
+        *,
+        name: str = "",
+        drafter: str | None = None,
+        kv_bits: int | None = None,
+    ) -> None:
+        self.config = config
+        self.name = name or config.folder.name
+        self.drafter = drafter
+        self.kv_bits = kv_bits
+        """Bits of keys and values of full layers; None: as they are computed."""
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        drafter: Path | None = None,
+        *,
+        name: str = "",
+        drafter_name: str | None = None,
+        draft_bits: int | None = None,
+        kv_bits: int | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> Model:
+        """Read target, drafter and tokenizer from their folders (a tokenizer that was read before can be given).
+
+        `kv_bits` 4 or 8: full layers keep keys and values in so many bits. Raises LoadError for files that are missing,
+        damaged or do not belong together.
+        """
+        from mlxmtp.decode.decoder import Decoder
+        from mlxmtp.models.load import load_drafter, load_target
+
+        if tokenizer is None and (folder / "tokenizer.json").is_file():
+            tokenizer = Tokenizer.load(folder)
+        target = load_target(folder, kv_bits=kv_bits)
+        network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
+        return cls(
+            Decoder(target, network),
+            target.config,
+            tokenizer,
+            name=name or str(folder),
+            drafter=None if drafter is None else drafter_name or str(drafter),
+            kv_bits=kv_bits,
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The text side; raises LoadError when the checkpoint has none."""
+        if self._tokenizer is None:
+            raise LoadError(
+                f"{self.config.folder} has no tokenizer.json, so it works with token ids only: "
+                "use rounds(), or add the tokenizer's files."
+            )
+        return self._tokenizer
+
+    def rounds(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        num_draft_tokens: int | Literal["auto"] = "auto",
+        temp: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        stop: Collection[int] | None = None,
+    ) -> Iterator[Round]:
+        """Decode token ids, round by round, with exactly these settings (the checkpoint decides only on `stop`).
+
+        `stop=None` means the checkpoint's stop tokens (the last token yielded then is one of them), `()` none.
+        Raises ContextOverflow when the prompt leaves no room in the context, ValueError for values out of range.
+        """
+        from mlxmtp.decode.sampling import Sampling
+
+        return self._decoder.rounds(
+            prompt_ids,
+            max_tokens=max_tokens,
+            num_draft_tokens=num_draft_tokens,
+            sampling=Sampling(temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
+            stop=self.config.stop_ids if stop is None else stop,
+            on_prefill=None,
+            snapshot_at=(),
+        )
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        params: Params | None = None,
+        *,
+        on_prefill: OnPrefill | None = None,
+        continues: bool = False,
+        question: str = "",
+    ) -> Answer:
+        """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
+
+        What the conversation shares with the last one is not read again; a snapshot is taken where the template
+        will leave this turn's thought out. `continues`: the last message is the beginning of the answer, go on with
+        it. `question`: the end of the last message, in the place of which something else may be asked, so that a
+        snapshot before it is of use. Raises LoadError without a tokenizer, ContextOverflow when the conversation is
+        longer than the context.
+        """
+        params = params or Params()
+        if continues:
+            return self.stream_ids(
+                self.tokenizer.continued_ids(messages, think=params.think), params, on_prefill=on_prefill
+            )
+        ids = self.tokenizer.prompt_ids(messages, think=params.think)
+        snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
+        if question:
+            snapshot_at.append(max(0, len(ids) - len(self.tokenizer.encode(question)) - _AROUND))
+        return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at)
+
+    def stream_ids(
+        self,
+        prompt_ids: Sequence[int],
+        params: Params | None = None,
+        *,
+        on_prefill: OnPrefill | None = None,
+        snapshot_at: Collection[int] = (),
+    ) -> Answer:
+        """Answer a prompt that is token ids already; otherwise as `stream`.
+
+        `snapshot_at`: how many of its tokens later prompts may begin with, if they do not repeat the answer as it was.
+        """
+        check_length(len(prompt_ids), self.config.max_positions, self.name)
+        request = Request(list(prompt_ids), params or Params(), on_prefill, snapshot_at)
+        return answer(self._decoder, self.config, self.tokenizer, request)
+
+    def learned(self) -> dict[str, Any]:
+        """What was found out about drafting here, as JSON takes it; empty until there is something to know."""
+        return self._decoder.depth.learned()
+
+    def start_from(self, learned: Mapping[str, Any]) -> None:
+        """Begins with what `learned` gave in another process. Raises ValueError for anything else."""
+        self._decoder.depth.start_from(learned)
+
+    def close(self) -> None:
+        """Free the memory, as far as nobody else holds the model; nothing can be asked afterwards.
+
+        Only needed where another model takes its place: MLX keeps traces, and the weights in them, per thread, so it
+        has to be called on the thread that asked.
+        """
+        self._decoder.close()
+
+    def cache_label(self) -> str:
+        """A hexadecimal word, another one for every model, version of it, MLX and layout of keys and values."""
+        from mlxmtp.engine import kv_file
+
+        return kv_file.label_hash(self.config.folder, self.kv_bits)
+
+    def save_cache(self, path: Path, length: int | None = None) -> int:
+        """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes.
+
+        `length`: as they were after that many tokens, a `snapshot_at` of the last request. Raises ValueError for
+        another, and where nothing has been read.
+        """
+        from mlxmtp.engine import kv_file
+
+        return kv_file.save(self._decoder, path, self.config.folder, length, kv_bits=self.kv_bits)
+
+    def load_cache(self, path: Path) -> int:
+        """Takes up what `save_cache` wrote, so that a prompt that begins alike need not be read; returns its tokens.
+
+        Raises CacheRefused for a damaged file or one of another model, version or `kv_bits`; nothing is changed then.
+        """
+        from mlxmtp.engine import kv_file
+
+        return kv_file.load(self._decoder, path, self.config.folder, kv_bits=self.kv_bits)
+
+
+def context_of(folder: Path) -> int:
+    """The longest context in tokens of the model in `folder`, from its JSON alone. Raises LoadError."""
+    from mlxmtp.models.config import read_config
+
+    return read_config(folder).max_positions
+
+
+def check_length(prompt: int, context: int, name: str) -> None:
+    """Raise ContextOverflow unless a prompt of that many tokens leaves room for an answer."""
+    if prompt >= context:
+        raise ContextOverflow(
+            f"The prompt has {prompt:,} tokens and the context of '{name}' holds {context:,}: give less material."
+        )

@@ -1,0 +1,1 @@
+"""This machine: chip, memory and the speed it should reach."""

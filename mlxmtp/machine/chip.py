@@ -1,0 +1,91 @@
+"""This machine, as far as it decides about speed: chip, memory, and how fast the memory is."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from mlxmtp.machine.memory import machine_memory, usable
+
+# GB/s of unified memory by generation: base, Pro, Max, Ultra; the smaller where there are two, 0 where there is none.
+_BANDWIDTH = {
+    1: (68, 200, 400, 800),
+    2: (100, 200, 400, 800),
+    3: (100, 150, 300, 819),
+    4: (120, 273, 410, 0),
+    5: (153, 300, 460, 0),
+}
+_TIERS = ("", "Pro", "Max", "Ultra")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`chip` as the system names it, `generation` 1 to 5 for M1 to M5 (None elsewhere), `memory` and `room` in bytes.
+
+    `room` is what a model may take; `wired_limit` is the limit the user has set (None: the system's own).
+    """
+
+    system: str
+    chip: str
+    generation: int | None
+    tier: str
+    memory: int
+    room: int
+    wired_limit: int | None
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes per second of memory, from a table; None for a chip that is not in it."""
+        row = _BANDWIDTH.get(self.generation or 0)
+        speed = row[_TIERS.index(self.tier)] if row is not None else 0
+        return speed * 1e9 if speed else None
+
+
+@cache
+def this_machine() -> Machine:
+    """What the system says about itself."""
+    memory = machine_memory()
+    if platform.system() != "Darwin":
+        return Machine(_linux_name(), _linux_chip(), None, "", memory, usable(memory), None)
+    chip = _sysctl("machdep.cpu.brand_string") or platform.machine()
+    generation, tier = parse_chip(chip)
+    limit = int(_sysctl("iogpu.wired_limit_mb") or 0) * 2**20 or None
+    system = f"macOS {platform.mac_ver()[0]}"
+    return Machine(system, chip, generation, tier, memory, limit or usable(memory), limit)
+
+
+def parse_chip(name: str) -> tuple[int | None, str]:
+    """`Apple M4 Pro` is generation 4, tier `Pro`."""
+    words = name.split()
+    for at, word in enumerate(words):
+        if word[:1] == "M" and word[1:].isdecimal():
+            tier = words[at + 1] if at + 1 < len(words) else ""
+            return int(word[1:]), tier if tier in _TIERS else ""
+    return None, ""
+
+
+def _sysctl(name: str) -> str:
+    try:
+        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _linux_chip() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.machine()
+
+
+def _linux_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return platform.system()

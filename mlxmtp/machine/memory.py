@@ -1,0 +1,143 @@
+"""Will a model fit this machine's memory? Computed from configurations alone, before anything is read or downloaded.
+
+    weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
+    K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows; with
+                 `--kv-bits` the full ones are packed, and one at a time unpacked for a chunk
+    snapshots    in a conversation: copies of the rings, to which its next turns go back
+    activations  what one chunk of the prompt needs (`models/chunks.py`)
+
+`tests/hub/test_fit.py` compares the sum with MLX's own peak. Width: on a GPU as stored, on a CPU float32.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxmtp.limits import MAX_DRAFT, QUANTIZED_DRAFTER_FROM, SLACK, SNAPSHOT_BYTES, SNAPSHOTS, STEP
+from mlxmtp.models.chunks import activation_bytes, head_entries
+from mlxmtp.models.config import FULL, SLIDING, ModelConfig
+from mlxmtp.models.tensors import kv_packing, own_layers, packing, parameter_count, tensors
+
+OVERHEAD = 1_000_000_000
+"""Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
+
+_LARGE_MAC = 36 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of memory that a model takes at its peak."""
+
+    target: int
+    drafter: int
+    cache: int
+    activations: int
+    snapshots: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.target + self.drafter + self.cache + self.snapshots + self.activations
+
+
+def need(
+    target: ModelConfig,
+    drafter: ModelConfig | None,
+    context: int,
+    *,
+    cpu: bool | None = None,
+    turns: bool = False,
+    kv_bits: int | None = None,
+) -> Need:
+    """Bytes at the peak of a conversation of `context` tokens that was read as one prompt.
+
+    `cpu`: whether MLX computes on the CPU (None: as on this machine). `turns`: with its snapshots. `kv_bits`: as
+    `--kv-bits`; raises LoadError where it cannot be.
+    """
+    on_cpu = computes_on_cpu() if cpu is None else cpu
+    width = 4 if on_cpu else 2
+    context = min(context, target.max_positions)
+    return Need(
+        weight_bytes(target, on_cpu),
+        0 if drafter is None else weight_bytes(drafter, on_cpu),
+        cache_bytes(target, context, width, kv_bits),
+        activation_bytes(target, context, width) + unpacked_bytes(target, context, width, kv_bits),
+        snapshot_bytes(target, context, width) if turns else 0,
+    )
+
+
+def weight_bytes(config: ModelConfig, cpu: bool) -> int:
+    """Bytes of a loaded network."""
+    plain = 4 if cpu else 2
+    pack = config.quantization
+    if config.is_drafter and pack is None and not cpu and parameter_count(config) >= QUANTIZED_DRAFTER_FROM:
+        pack = {"bits": 4, "group_size": 64}
+    total = 0
+    for tensor in tensors(config):
+        packed = packing(tensor, pack)
+        wide = 4 if tensor.name.endswith("token_ordering") else plain
+        total += tensor.size * wide if packed is None else packed.nbytes(tensor, plain)
+    return total + sum(head_entries(config, i) * 4 for i in range(len(config.layer_types)))
+
+
+def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None = None) -> int:
+    """Bytes of keys and values at `context` positions, `width` bytes a value; `kv_bits` in full layers."""
+    capacity = _capacity(context)
+    rows = {FULL: capacity, SLIDING: min(capacity, config.window + SLACK)}
+    row = {kind: _entries(config, kind) * width for kind in rows}
+    packing = kv_packing(config, kv_bits)
+    if packing is not None:
+        entries = _entries(config, FULL)
+        row[FULL] = entries * packing.bits // 8 + 2 * width * entries // packing.group_size
+    return sum(row[kind] * rows[kind] for kind in config.layer_types[: own_layers(config)])
+
+
+def unpacked_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None) -> int:
+    """Bytes of the keys and values of one layer that a chunk of the prompt unpacks: at most both are there at once."""
+    return 0 if kv_bits is None else _entries(config, FULL) * context * width
+
+
+def snapshot_bytes(config: ModelConfig, context: int, width: int) -> int:
+    """Bytes of the snapshots that a conversation of `context` positions keeps (`decode/snapshots.py`)."""
+    rings = config.layer_types[: own_layers(config)].count(SLIDING)
+    one = rings * _entries(config, SLIDING) * min(_capacity(context), config.window + SLACK) * width
+    return one * max(1, min(SNAPSHOTS, SNAPSHOT_BYTES // one)) if one else 0
+
+
+def _capacity(context: int) -> int:
+    in_flight = 2 * (MAX_DRAFT + 1)  # two rounds, as `decode/decoder.py` has on a GPU
+    return -(-(context + in_flight) // STEP) * STEP
+
+
+def _entries(config: ModelConfig, kind: str) -> int:
+    """Key and value entries of a row of a layer of `kind`."""
+    return 2 * config.kv_heads(kind) * config.head_dim(kind)
+
+
+def computes_on_cpu() -> bool:
+    """Whether MLX has no GPU to compute on: everywhere but on a Mac, unless the CUDA build is installed."""
+    if sys.platform == "darwin":
+        return False
+    from importlib.util import find_spec
+
+    spec = find_spec("mlx")
+    places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    return not any(any(place.parent.glob("mlx_cuda*.dist-info")) for place in places)
+
+
+def machine_memory() -> int:
+    """Bytes of physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def usable(memory: int) -> int:
+    """Bytes of `memory` a model may take: Metal's recommended working set, 2/3 of a Mac below 36 GiB, else 3/4."""
+    return memory * 2 // 3 if sys.platform == "darwin" and memory < _LARGE_MAC else memory * 3 // 4
+
+
+def fits(weights: int, memory: int) -> bool:
+    """Whether `weights` bytes of target and drafter can be used on a machine with `memory` bytes."""
+    return weights + OVERHEAD <= usable(memory)

@@ -1,0 +1,101 @@
+"""Predicted tokens per second on Apple chips. Predictions: nothing here was measured on such a machine.
+
+A step of decoding reads every weight once, so it takes at least bytes / bandwidth; kernels reach about 70 % of that.
+Each of its kernels has to be launched on top, which is what bounds the small models. A round with K draft tokens costs
+a step, a sixth of its reading for each further verified row, the further experts these choose, and K draft steps.
+
+Kernels were counted by ``scripts/profile_round.py``, which says how; the sums below are within 5 % of its counts.
+Seconds per kernel lie between two reports from Macs, taken to hold for every chip: 2.75 us (a chain of tiny dependent
+kernels on an M3 Ultra, issue 4521 of MLX) and 5.2 us (norms added to a 2B model, issue 149 of ferrox, another engine).
+With 4 us the plain speeds that ``scripts/predict_speed.py`` compares with are missed in both directions alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlxmtp.machine.memory import weight_bytes
+from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.tensors import packing, tensors
+
+EFFICIENCY = 0.7
+KERNEL = 4e-6  # seconds
+ROW = 0.16  # of reading, for each further verified row: 4-bit products of four rows cost 1.47 of one on an M4 Pro
+ACCEPTANCE = 0.65  # for each draft token after accepted ones: between prose (0.31 to 0.75) and code (0.66 to 1)
+
+_PER_LAYER, _PER_LAYER_INPUT, _PER_ROUTER = 17, 5, 21  # kernels of a layer, and what these parts add to it
+_PER_PASS, _PER_DRAFT_LAYER = 15, 25
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Predicted tokens per second without and with the drafter; `drafted` None where there is none."""
+
+    plain: float
+    drafted: float | None
+
+
+def predict(target: ModelConfig, drafter: ModelConfig | None, bandwidth: float, draft: int = 3) -> Speed:
+    """The prediction for a chip that reads `bandwidth` bytes per second, drafting `draft` tokens a round."""
+    plain = 1 / round_seconds(target, None, bandwidth, 0)
+    if drafter is None:
+        return Speed(plain, None)
+    drafted = expected_tokens(draft, ACCEPTANCE) / round_seconds(target, drafter, bandwidth, draft)
+    return Speed(plain, max(drafted, plain))  # a drafter that loses is parked
+
+
+def round_seconds(target: ModelConfig, drafter: ModelConfig | None, bandwidth: float, draft: int) -> float:
+    """Seconds of a round with `draft` draft tokens; without a drafter, of a plain pass."""
+    reach = bandwidth * EFFICIENCY
+    rows = draft + 1 if drafter is not None else 1
+    read = read_per_token(target, rows) + ROW * (rows - 1) * read_per_token(target)
+    step = read / reach + KERNEL * kernels(target)
+    if drafter is None or not draft:
+        return step
+    more = KERNEL * (len(target.layer_types) + _PER_PASS)  # results that are turned, and the comparison
+    draft_step = _drafter_read(drafter) / reach + KERNEL * kernels(drafter)
+    return step + more + draft_step * draft
+
+
+def expected_tokens(draft: int, acceptance: float) -> float:
+    """Tokens of a round if each draft token after accepted ones is accepted with this probability."""
+    return sum(acceptance**i for i in range(draft + 1))
+
+
+def kernels(config: ModelConfig) -> int:
+    """Kernels of a target's plain pass or of one draft step."""
+    layers = len(config.layer_types)
+    if config.is_drafter:
+        return _PER_DRAFT_LAYER * layers
+    each = _PER_LAYER
+    if config.text.get("hidden_size_per_layer_input"):
+        each += _PER_LAYER_INPUT
+    if config.text.get("enable_moe_block"):
+        each += _PER_ROUTER
+    return _PER_PASS + each * layers
+
+
+def read_per_token(config: ModelConfig, rows: int = 1) -> int:
+    """Bytes of weights that `rows` tokens at once make the target read: no lookup tables, only chosen experts.
+
+    Several rows are taken to choose independently of each other, which is more than they need.
+    """
+    chosen = 1.0
+    if config.text.get("enable_moe_block"):
+        chosen = 1 - (1 - int(config.text["top_k_experts"]) / int(config.text["num_experts"])) ** rows
+    total = 0.0
+    for tensor in tensors(config):
+        if tensor.kind == "per-layer embedding":
+            continue
+        packed = packing(tensor, config.quantization)
+        size = tensor.size * 2 if packed is None else packed.nbytes(tensor)
+        total += size * chosen if tensor.kind == "experts" else size
+    return int(total)
+
+
+def _drafter_read(config: ModelConfig) -> int:
+    """A centroid head reads the rows of 32 of its 2048 centroids instead of the whole table."""
+    size = weight_bytes(config, cpu=False)
+    if config.raw.get("use_ordered_embeddings"):
+        size -= config.vocab_size * (config.hidden_size * 2 + 4) * 63 // 64
+    return size

@@ -1,0 +1,304 @@
+"""Key/value storage: fixed-shape buffers that never need a rollback.
+
+Every layer that owns K/V has one buffer ``[1, 2 * kv_heads, rows, head_dim]``, keys first, then values:
+
+* full attention: row p holds position p, ``rows = capacity``
+  (packed to 4 or 8 bits it has three such buffers, see ``packed.py``);
+* sliding attention: position p lies in row ``p mod rows`` with ``rows = min(capacity, window + SLACK)``. Row r
+  therefore holds position ``last - ((last - r) mod rows)``, *last* being the newest position written.
+
+A pass writes the rows of its tokens first and then attends under a mask by position. Rows of rejected draft
+tokens lie beyond the committed length: the mask hides them and the next pass writes over them. In a ring such a
+row decodes to a position before the window as long as at most SLACK rows lie beyond the oldest query, so the
+same mask hides it (``tests/models/test_cache.py`` checks every case).
+
+Two views show the buffers to a network: ``FixedView`` for a compiled pass (offset on the device, fixed shapes)
+and ``PromptView`` for a chunk of the prompt (offset known to the host, shapes as they come).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from mlxmtp.limits import SLACK, STEP
+from mlxmtp.models.config import FULL, SLIDING
+from mlxmtp.models.kv_quant import Packed, Rows, pack, widths
+from mlxmtp.models.tensors import Packing
+
+
+class Part(NamedTuple):
+    """A buffer [1, heads, rows, width] of a layer of ``kind``; ``heads`` are those of keys and of values."""
+
+    kind: str
+    heads: int
+    width: int
+    dtype: mx.Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """Shapes of the K/V buffers: one entry of ``kinds``, ``kv_heads`` and ``head_dims`` per layer with own K/V.
+
+    ``packing`` is that of full layers (None: as computed); sliding ones are never packed.
+    """
+
+    kinds: tuple[str, ...]
+    kv_heads: tuple[int, ...]
+    head_dims: tuple[int, ...]
+    window: int
+    packing: Packing | None = None
+
+    def rows(self, kind: str, capacity: int) -> int:
+        """Rows of a buffer of ``kind`` at ``capacity`` positions."""
+        return capacity if kind == FULL else min(capacity, self.window + SLACK)
+
+    def nbytes(self, capacity: int, dtype: mx.Dtype) -> int:
+        """Bytes of all buffers at ``capacity`` positions."""
+        parts = self.parts(dtype)
+        return sum(part.heads * self.rows(part.kind, capacity) * part.width * part.dtype.size for part in parts)
+
+    def parts(self, dtype: mx.Dtype) -> list[Part]:
+        """All buffers, layer by layer, of a network that computes in ``dtype``."""
+        found = []
+        for kind, heads, dim in zip(self.kinds, self.kv_heads, self.head_dims, strict=True):
+            packing = self._packing(kind)
+            sizes = [(dim, dtype)] if packing is None else widths(dim, packing, dtype)
+            found += [Part(kind, 2 * heads, *size) for size in sizes]
+        return found
+
+    def places(self, i: int) -> range:
+        """Indices of layer ``i``'s buffers among all."""
+        if self.packing is None:
+            return range(i, i + 1)
+        start = i + 2 * self.kinds[:i].count(FULL)
+        return range(start, start + (3 if self.kinds[i] == FULL else 1))
+
+    def layer(self, buffers: Sequence[mx.array] | Mapping[int, mx.array], i: int) -> Rows:
+        """The rows of layer ``i`` among all ``buffers``."""
+        packing = self._packing(self.kinds[i])
+        found = [buffers[place] for place in self.places(i)]
+        return found[0] if packing is None else Packed(packing, *found)
+
+    def stored(self, i: int, rows: mx.array) -> dict[int, mx.array]:
+        """What layer ``i`` keeps of ``rows`` [1, 2 heads, L, D], by the index of the buffer."""
+        packing = self._packing(self.kinds[i])
+        return dict(zip(self.places(i), [rows] if packing is None else pack(rows, packing).parts(), strict=True))
+
+    def _packing(self, kind: str) -> Packing | None:
+        return self.packing if kind == FULL else None
+
+
+GROWTH = 0.25
+"""Smallest part of itself by which it grows, so that a long text sees few capacities (scripts/bench_capacity.py)."""
+
+
+class KVCache:
+    """The K/V buffers of one conversation, as the host holds them.
+
+    ``buffers`` is replaced as a whole by every pass; nobody may keep a second reference to it, or MLX copies the
+    buffers instead of updating them in place.
+    """
+
+    def __init__(self, spec: CacheSpec, dtype: mx.Dtype) -> None:
+        self.spec = spec
+        self.dtype = dtype
+        self.capacity = 0
+        self.buffers: list[mx.array] = []
+        self.newest = -1  # highest position ever written, rejected rows included
+        self._parts = spec.parts(dtype)
+
+    def reserve(self, rows: int) -> None:
+        """Makes room for ``rows`` positions: grows by GROWTH, at least STEP, one layer at a time."""
+        if rows <= self.capacity:
+            return
+        self._resize(max(rows, int((1 + GROWTH) * self.capacity) or self.newest + 1))
+
+    def shrink(self, rows: int) -> None:
+        """Gives rows of full layers back when the text needs no more than ``rows`` of them, less than half.
+
+        A pass of fixed shape attends to all rows, empty or not. Rings keep their length and thereby what they hold.
+        """
+        if 2 * max(rows, STEP, self.spec.window + SLACK) < self.capacity:
+            self._resize(max(rows, self.spec.window + SLACK))
+
+    def _resize(self, rows: int) -> None:
+        """Interrupted half way, it leaves a capacity of 0, so that the next ``reserve`` does it for all buffers."""
+        self.capacity, capacity = 0, -(-rows // STEP) * STEP
+        if not self.buffers:
+            self.buffers = [self._zeros(i, capacity) for i in range(len(self._parts))]
+        else:
+            for i in range(len(self.buffers)):
+                self.buffers[i] = self._resized(i, capacity)
+                mx.eval(self.buffers[i])  # so that old and new exist for one buffer only
+        self.capacity = capacity
+
+    def can_rewind(self, length: int) -> bool:
+        """True if the rings still hold all that a pass at position ``length`` may attend to."""
+        if SLIDING not in self.spec.kinds:
+            return True
+        rows = self.spec.rows(SLIDING, self.capacity)
+        return self.newest < rows or self.newest - rows < length - self.spec.window
+
+    def rings(self) -> list[mx.array]:
+        """Copies of the sliding layers' buffers."""
+        return [mx.array(self.buffers[i]) for i in self._ring_layers()]
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of what ``rings`` copies."""
+        return sum(self.buffers[i].nbytes for i in self._ring_layers())
+
+    def restore(self, rings: Sequence[mx.array], newest: int) -> None:
+        """Puts copies of ``rings`` back, handed out when ``newest`` was the highest position ever written."""
+        for i, ring in zip(self._ring_layers(), rings, strict=True):
+            self.buffers[i] = mx.array(ring)
+            self.buffers[i] = self._resized(i, self.capacity)
+        self.newest = newest
+
+    def cut(self, length: int, rings: Sequence[mx.array] | None = None) -> list[mx.array]:
+        """The buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole.
+
+        ``rings``: what ``rings()`` gave when there were ``length`` positions (None: there are no more now).
+        """
+        past = iter(rings or ())
+        held = zip(self._parts, self.buffers, strict=False)
+        return [b[:, :, :length] if part.kind == FULL else next(past, b) for part, b in held]
+
+    def fill(self, cut: Sequence[mx.array], length: int, newest: int, rings: Sequence[mx.array] | None = None) -> None:
+        """Takes the place of what is held by what ``cut`` gave for ``length`` positions. Raises ValueError if it does
+        not fit, or ``restore`` could not take ``rings`` afterwards, and then changes nothing."""
+        fresh = KVCache(self.spec, self.dtype)
+        if len(cut) != len(self._parts) or newest + 1 < length:
+            raise ValueError(f"{len(cut)} buffers, not {len(self._parts)}")
+        fresh.reserve(max(newest + 1, *(rows.shape[2] for rows in cut)))
+        for i, (part, rows) in enumerate(zip(self._parts, cut, strict=True)):
+            fresh._check(i, rows, length)
+            if part.kind == FULL:
+                fresh.buffers[i][:, :, :length] = rows
+            else:
+                fresh.buffers[i] = rows
+                fresh.buffers[i] = fresh._resized(i, fresh.capacity)
+        if rings is not None:
+            fresh._check_rings(rings)
+        mx.eval(fresh.buffers)
+        self.capacity, self.buffers, self.newest = fresh.capacity, fresh.buffers, newest
+
+    def _check_rings(self, rings: Sequence[mx.array]) -> None:
+        layers = self._ring_layers()
+        if len(rings) != len(layers):
+            raise ValueError(f"{len(rings)} rings, not {len(layers)}")
+        for i, ring in zip(layers, rings, strict=True):
+            self._check(i, ring)
+
+    def _check(self, i: int, rows: mx.array, length: int = 0) -> None:
+        """Raises ValueError if ``rows`` are not what buffer ``i`` holds of ``length`` positions."""
+        part, buffer = self._parts[i], self.buffers[i]
+        fits = rows.shape[2] == length if part.kind == FULL else rows.shape[2] <= self.spec.window + SLACK
+        same = rows.dtype == part.dtype and [rows.shape[n] for n in (0, 1, 3)] == [buffer.shape[n] for n in (0, 1, 3)]
+        if not (fits and same):
+            raise ValueError(f"buffer {i} has keys and values of shape {rows.shape}, {rows.dtype}")
+
+    def _ring_layers(self) -> list[int]:
+        return [i for i, part in enumerate(self._parts) if part.kind == SLIDING]
+
+    def _zeros(self, i: int, capacity: int) -> mx.array:
+        part = self._parts[i]
+        return mx.zeros((1, part.heads, self.spec.rows(part.kind, capacity), part.width), part.dtype)
+
+    def _resized(self, i: int, capacity: int) -> mx.array:
+        old, new = self.buffers[i], self._zeros(i, capacity)
+        if old.shape == new.shape:
+            return old
+        rows = min(old.shape[2], new.shape[2])
+        new[:, :, :rows] = old[:, :, :rows]  # a ring grows only before it has wrapped: row p still holds position p
+        return new
+
+
+def ring_positions(last: mx.array, rows: int) -> mx.array:
+    """Position held by each row of a ring whose newest written position is ``last``: [rows], < 0 where empty."""
+    return last - (last - mx.arange(rows)) % rows
+
+
+def visible(query: mx.array, key: mx.array, window: int | None) -> mx.array:
+    """Mask [L, rows]: which key positions each query position attends to (``window`` None: all before it)."""
+    q, k = query[:, None], key[None]
+    seen = (k <= q) & (k >= 0)
+    return seen if window is None else seen & (k > q - window)
+
+
+class FixedView:
+    """The buffers during a pass of fixed shape over positions ``offset .. offset + length - 1``.
+
+    ``offset`` [1] int32 stays on the device. ``masks[kind]`` is [length, rows]. ``buffers`` holds the result.
+    """
+
+    def __init__(self, spec: CacheSpec, buffers: Sequence[mx.array], offset: mx.array, length: int) -> None:
+        self.buffers = list(buffers)
+        self.positions = offset + mx.arange(length)  # [L]
+        self._spec, self._offset = spec, offset
+        self._rows = {kind: buffers[spec.places(spec.kinds.index(kind))[0]].shape[2] for kind in spec.kinds}
+        self.masks = {kind: self._mask(kind) for kind in self._rows}
+        self._ring = (self.positions % self._rows.get(SLIDING, 1))[None, None, :, None]
+
+    def _mask(self, kind: str) -> mx.array:
+        rows = self._rows[kind]
+        if kind == FULL:
+            return visible(self.positions, mx.arange(rows), None)
+        return visible(self.positions, ring_positions(self.positions[-1:], rows), self._spec.window)
+
+    def update(self, i: int, rows: mx.array) -> Rows:
+        """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
+        for place, kept in self._spec.stored(i, rows).items():
+            buffer = self.buffers[place]
+            if self._spec.kinds[i] == FULL:
+                buffer = mx.slice_update(buffer, kept, self._offset, axes=(2,))
+            else:
+                buffer = mx.put_along_axis(buffer, mx.broadcast_to(self._ring, kept.shape), kept, axis=2)
+            self.buffers[place] = buffer
+        return self._spec.layer(self.buffers, i)
+
+
+class PromptView:
+    """The buffers while a chunk of the prompt is read: positions ``start .. start + length - 1``.
+
+    Sliding layers attend to the last ``window - 1`` rows before the chunk and to the chunk itself, so a chunk may
+    be longer than the ring; only its tail is kept.
+    """
+
+    def __init__(self, spec: CacheSpec, buffers: Sequence[mx.array], start: int, length: int) -> None:
+        self.buffers = list(buffers)
+        self.positions = mx.arange(start, start + length)
+        self._spec, self._start, self._end = spec, start, start + length
+        self._kept = min(start, spec.window - 1)  # rows before the chunk that a sliding layer may see
+        sliding = visible(self.positions, mx.arange(start - self._kept, self._end), spec.window)
+        self.masks: dict[str, mx.array | str] = {FULL: "causal", SLIDING: sliding}
+
+    def update(self, i: int, rows: mx.array) -> Rows:
+        """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
+        if self._spec.kinds[i] == FULL:
+            return self._append(i, rows)
+        place = self._spec.places(i)[0]
+        buffer = self.buffers[place]
+        size = buffer.shape[2]
+        seen = rows
+        if self._kept:
+            before = mx.arange(self._start - self._kept, self._start) % size
+            seen = mx.concatenate([buffer[:, :, before], rows], axis=2)
+        n = min(rows.shape[2], size)
+        buffer[:, :, mx.arange(self._end - n, self._end) % size] = rows[:, :, -n:]
+        self.buffers[place] = buffer
+        return seen
+
+    def _append(self, i: int, rows: mx.array) -> Rows:
+        """A full layer's part of ``update``."""
+        seen = {}
+        for place, kept in self._spec.stored(i, rows).items():
+            buffer = self.buffers[place]
+            buffer[:, :, self._start : self._end] = kept
+            self.buffers[place] = buffer
+            seen[place] = buffer[:, :, : self._end]
+        return self._spec.layer(seen, i)
