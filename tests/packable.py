@@ -12,10 +12,10 @@ from typing import Any
 import mlx.core as mx
 
 from mlxmtp.models.config import ModelConfig, read_config
-from mlxmtp.models.drafter import Drafter, DrafterWeights
-from mlxmtp.models.load import build_target
+from mlxmtp.models.drafter import Drafter
+from mlxmtp.models.load import assemble
 from mlxmtp.models.target import Target
-from mlxmtp.models.tensors import kv_packing, tensors
+from mlxmtp.models.tensors import NORM, kv_quantization, tensors
 from tests.golden import FOLDER
 
 PAIRS = [("e2b", 64), ("31b", 32)]
@@ -26,12 +26,8 @@ PAIRS = [("e2b", 64), ("31b", 32)]
 def pair(family: str, dim: int, bits: int | None) -> tuple[Target, Drafter]:
     """Target and drafter; the same weights whatever the bits."""
     config, drafting = (_wide(family, name, dim) for name in ("target", "drafter"))
-    network = build_target(config)
-    network.load_weights(_random(config))
-    target = Target(network.language_model, config, kv_packing(config, bits))
-    weights = DrafterWeights(drafting)
-    weights.load_weights(_random(drafting))
-    return target, Drafter(weights, drafting, target)
+    target = Target(assemble(config, _random(config)), config, kv_quantization(config, bits))
+    return target, Drafter(assemble(drafting, _random(drafting)), drafting, target)
 
 
 def _wide(family: str, name: str, dim: int) -> ModelConfig:
@@ -40,16 +36,16 @@ def _wide(family: str, name: str, dim: int) -> ModelConfig:
     return replace(config, text=text, raw={**config.raw, "text_config": text})
 
 
-def _random(config: ModelConfig) -> list[tuple[str, mx.array]]:
+def _random(config: ModelConfig) -> dict[str, mx.array]:
     mx.random.seed(7)
-    found: list[tuple[str, mx.array]] = []
+    found: dict[str, mx.array] = {}
     for tensor in tensors(config):
         value: Any
         if tensor.name.endswith("token_ordering"):
             value = mx.random.permutation(tensor.shape[0])
-        elif tensor.kind == "norm":
+        elif tensor.kind == NORM:
             value = mx.random.uniform(0.5, 1.0, tensor.shape)
         else:
             value = mx.random.normal(tensor.shape) * tensor.shape[-1] ** -0.5
-        found.append((tensor.name, value))
+        found[tensor.name] = value
     return found

@@ -199,7 +199,7 @@ class Rig:
         margin = cast("float", (pair[0] - pair[1]).item())
         scale = 1.0 if sampling.greedy else sampling.temp
         top = cast("float", mx.abs(logits).max().item())
-        packing = target.cache_spec.packing
+        packing = target.cache_spec.quantization
         beside = 0.0 if packing is None else 2.0 ** -(packing.bits + _BESIDE)
         return Tie(margin, top * max(mx.finfo(target.dtype).eps, beside) / scale)
 

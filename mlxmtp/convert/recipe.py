@@ -20,10 +20,7 @@ from typing import Any
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import QUANTIZED_DRAFTER_FROM
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.tensors import Packing, Tensor, parameter_count, tensors
-
-MODES = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
-"""Group size and bits of each mode; those of the floating-point modes are fixed."""
+from mlxmtp.models.tensors import MODES, Quantization, Tensor, parameter_count, tensors
 
 BITS = (4, 5, 6, 8, 16)
 DRAFT_BITS = (4, 8, 16)
@@ -66,21 +63,21 @@ class Recipe:
             group, bits = MODES[self.mode]
             raise UsageError(f"{self.mode} has {bits} bits and groups of {group}: leave out the other numbers.")
 
-    def packing(self, tensor: Tensor, *, drafter: bool) -> Packing | None:
-        """How ``tensor`` is packed; None if it keeps its values."""
-        if not tensor.packs:
+    def quantization(self, tensor: Tensor, *, drafter: bool) -> Quantization | None:
+        """Return how ``tensor`` is quantized; None if it keeps its values."""
+        if not tensor.quantizable:
             return None
         if drafter:
-            return None if self.draft_bits in (None, 16) else _fitting(Packing(self.draft_bits, 64), tensor)
-        if self.bits == 16 or tensor.kind == "per-layer":
+            return None if self.draft_bits in (None, 16) else Quantization(self.draft_bits, 64).fitting(tensor)
+        if self.bits == 16 or tensor.kind == "per-layer projections":
             return None
         group = self.group_size if self.mode == "affine" else 64
         if tensor.kind in _AFFINE_8:
-            return _fitting(Packing(8, group), tensor)
+            return Quantization(8, group).fitting(tensor)
         least = _LEAST.get(tensor.kind, 0)
         if self.bits < least:
-            return _fitting(Packing(least, group), tensor)
-        return _fitting(Packing(self.bits, self.group_size, self.mode), tensor)
+            return Quantization(least, group).fitting(tensor)
+        return Quantization(self.bits, self.group_size, self.mode).fitting(tensor)
 
     def for_drafter(self, config: ModelConfig) -> "Recipe":
         """The same with ``draft_bits`` decided."""
@@ -96,32 +93,32 @@ class Recipe:
         The first three entries hold for every module; one that differs has its own entry, false if it is not packed.
         """
         packed = {tensor.name.removesuffix(".weight"): self._of(tensor, config) for tensor in tensors(config)}
-        named = {tensor.name.removesuffix(".weight") for tensor in tensors(config) if tensor.packs}
+        named = {tensor.name.removesuffix(".weight") for tensor in tensors(config) if tensor.quantizable}
         if not any(packed.values()):
             return None
         main = self._main(config)
-        block = _entry(main)
+        block = main.arguments
         for module in sorted(named):
             own = packed[module]
             if own != main:
-                block[module] = False if own is None else _entry(own)
+                block[module] = False if own is None else own.arguments
         return block
 
     def described(self, config: ModelConfig) -> dict[str, str]:
         """What each kind of module becomes: ``{"attention": "4 bit, groups of 64", ...}``, in the network's order."""
         found: dict[str, str] = {}
         for tensor in tensors(config):
-            if tensor.packs:
-                kind = "per-layer projections" if tensor.kind == "per-layer" else tensor.kind
+            if tensor.quantizable:
+                kind = "mlp" if tensor.kind == "drafter's projections" else tensor.kind
                 found.setdefault(kind, _words(self._of(tensor, config), self.dtype))
         return found
 
-    def _of(self, tensor: Tensor, config: ModelConfig) -> Packing | None:
-        return self.packing(tensor, drafter=config.is_drafter)
+    def _of(self, tensor: Tensor, config: ModelConfig) -> Quantization | None:
+        return self.quantization(tensor, drafter=config.is_drafter)
 
-    def _main(self, config: ModelConfig) -> Packing:
+    def _main(self, config: ModelConfig) -> Quantization:
         """What the block says of modules without an entry: the commonest, so that there are few entries."""
-        count: dict[Packing, int] = {}
+        count: dict[Quantization, int] = {}
         for tensor in tensors(config):
             own = self._of(tensor, config)
             if own is not None:
@@ -141,22 +138,10 @@ def make_recipe(flags: Mapping[str, Any], *, qat: bool = False) -> Recipe:
     return Recipe(**{"group_size": group, "bits": bits, **given})
 
 
-def _fitting(wanted: Packing, tensor: Tensor) -> Packing | None:
-    """``wanted``, or what comes next to it where its groups do not divide the rows."""
-    if tensor.shape[-1] % wanted.group_size == 0:
-        return wanted
-    return Packing(wanted.bits, 32) if tensor.shape[-1] % 32 == 0 else None
-
-
-def _entry(packing: Packing) -> dict[str, Any]:
-    return {"group_size": packing.group_size, "bits": packing.bits, "mode": packing.mode}
-
-
-def _words(packing: Packing | None, dtype: str | None) -> str:
+def _words(packing: Quantization | None, dtype: str | None) -> str:
     if packing is None:
         return dtype or "as stored"
-    name = f"{packing.bits} bit" if packing.mode == "affine" else packing.mode
-    return f"{name}, groups of {packing.group_size}"
+    return f"{packing.title}, groups of {packing.group_size}"
 
 
 def _either(numbers: tuple[int, ...]) -> str:

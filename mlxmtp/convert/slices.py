@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlxmtp.convert.tasks import Slice
 from mlxmtp.errors import LoadError
 from mlxmtp.models.safetensors import read_bytes
-from mlxmtp.models.tensors import Packing
+from mlxmtp.models.tensors import Quantization
 
 _RAW = {
     "BF16": ("H", mx.bfloat16), "F16": ("H", mx.float16), "F32": ("f", mx.float32), "U32": ("I", mx.uint32),
@@ -62,9 +62,9 @@ def pack(step: Slice) -> list[bytes]:
         )
     if task.order is not None:
         values = mx.contiguous(values.reshape(stored.shape).transpose(task.order))
-    if task.packing is None:
+    if task.quantization is None:
         return [as_bytes(values)]
-    return [as_bytes(part) for part in _quantized(values, task.packing)]
+    return [as_bytes(part) for part in _quantized(values, task.quantization)]
 
 
 def check_values(step: Slice, data: Sequence[bytes]) -> bool:
@@ -72,7 +72,7 @@ def check_values(step: Slice, data: Sequence[bytes]) -> bool:
 
     Of packed values the scales decide; values as they are were looked at before they were written.
     """
-    packing = step.task.packing
+    packing = step.task.quantization
     if packing is None:
         return True
     layout = step.task.parts[1]
@@ -110,5 +110,5 @@ def _is_finite(values: mx.array) -> bool:
     return bool((mx.max(without_sign) < _INFINITE[values.dtype]).item())
 
 
-def _quantized(values: mx.array, packing: Packing) -> Sequence[mx.array]:
-    return mx.quantize(values, group_size=packing.group_size, bits=packing.bits, mode=packing.mode)
+def _quantized(values: mx.array, packing: Quantization) -> Sequence[mx.array]:
+    return mx.quantize(values, **packing.arguments)

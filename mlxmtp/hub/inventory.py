@@ -16,28 +16,11 @@ from mlxmtp.hub.store import Found, Store
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import Stored, read_folder
-from mlxmtp.models.tensors import parameter_count
+from mlxmtp.models.tensors import Names, Quantization, module_quantization, parameter_count
 
 if TYPE_CHECKING:
     from mlxmtp.settings import Places
 
-
-# The first that occurs in a tensor's name decides.
-_KINDS = (
-    ("vision", "vision tower (not loaded)"),
-    ("audio", "audio tower (not loaded)"),
-    ("embed_tokens_per_layer", "per-layer embedding"),
-    ("norm", "norms and scalars"),
-    ("per_layer", "per-layer projections"),
-    ("embed_tokens", "embedding"),
-    ("router", "router"),
-    ("experts", "experts"),
-    ("self_attn", "attention"),
-    ("mlp", "mlp"),
-    ("projection", "drafter's projections"),
-    ("masked_embedding", "head"),
-    ("lm_head", "head"),
-)
 _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "int32"}
 
 
@@ -52,7 +35,7 @@ class Group:
 
 
 def groups(config: ModelConfig) -> list[Group]:
-    """What a folder's weights are, largest first. Raises LoadError for a file that is cut off or damaged."""
+    """Return kinds and storage of a folder's weights, largest first. Raises LoadError for a damaged file."""
     sums: dict[tuple[str, str], tuple[int, int]] = {}
     for kind, storage, parameters, size in _described(read_folder(config.folder), config):
         count, total = sums.get((kind, storage), (0, 0))
@@ -62,26 +45,19 @@ def groups(config: ModelConfig) -> list[Group]:
 
 
 def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tuple[str, str, int, int]]:
+    """Yield kind, storage, parameters and bytes of every tensor of a folder."""
+    names, block = Names(config), config.quantization or {}
     for name, layout in ((name, one.layout) for name, one in stored.items()):
         module, _, part = name.rpartition(".")
-        kind = next((label for word, label in _KINDS if word in name), "norms and scalars")
-        packed = f"{module}.scales" in stored
-        if packed and part in ("scales", "biases"):
-            yield kind, _packing(module, config)[1], 0, layout.nbytes
-        elif packed and part == "weight":
-            bits, storage = _packing(module, config)
-            yield kind, storage, prod(layout.shape) * 32 // bits, layout.nbytes
+        quantized = f"{module}.scales" in stored and part in ("weight", "scales", "biases")
+        kind: str = names.kind(f"{module}.weight" if quantized else name)
+        kind += " (not loaded)" if kind.endswith("tower") else ""
+        if quantized:
+            how = module_quantization(module, block) or Quantization.read(block)
+            storage = f"{how.title}, groups of {how.group_size}" if how.mode == "affine" else how.title
+            yield kind, storage, prod(layout.shape) * 32 // how.bits if part == "weight" else 0, layout.nbytes
         else:
             yield kind, _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape), layout.nbytes
-
-
-def _packing(module: str, config: ModelConfig) -> tuple[int, str]:
-    table = config.quantization or {}
-    own = table.get(module)
-    if isinstance(own, Mapping):
-        table = {**table, **own}
-    bits, group, mode = int(table.get("bits", 4)), int(table.get("group_size", 64)), str(table.get("mode") or "affine")
-    return bits, f"{bits} bit, groups of {group}" if mode == "affine" else mode
 
 
 CONTEXT = 4096
@@ -181,11 +157,9 @@ def total_size(models: list[Model]) -> int:
 
 
 def quantization(config: ModelConfig) -> str:
-    """`4bit`, `mxfp4`, or the dtype of weights that are not packed."""
-    pack = config.quantization
-    if pack is not None:
-        mode = str(pack.get("mode") or "affine")
-        return f"{pack.get('bits', 4)}bit" if mode == "affine" else mode
+    """Return `4bit`, `mxfp4`, or the dtype of weights that are not quantized."""
+    if config.quantization is not None:
+        return Quantization.read(config.quantization).title.replace(" ", "")
     dtype = config.raw.get("dtype") or config.raw.get("torch_dtype") or config.text.get("dtype") or "bfloat16"
     return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), str(dtype))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from mlxmtp.limits import MAX_DRAFT, QUANTIZED_DRAFTER_FROM, SLACK, SNAPSHOT_BYTES, SNAPSHOTS, STEP
 from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
-from mlxmtp.models.tensors import kv_packing, own_layers, packing, parameter_count, tensors
+from mlxmtp.models.tensors import kv_quantization, own_layers, parameter_count, quantization_of, tensors
 
 OVERHEAD = 1_000_000_000
 """Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
@@ -77,7 +77,7 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
         pack = {"bits": 4, "group_size": 64}
     total = 0
     for tensor in tensors(config):
-        packed = packing(tensor, pack)
+        packed = quantization_of(tensor, pack)
         wide = 4 if tensor.name.endswith("token_ordering") else plain
         total += tensor.size * wide if packed is None else packed.nbytes(tensor, plain)
     return total + sum(head_entries(config, i) * 4 for i in range(len(config.layer_types)))
@@ -88,10 +88,10 @@ def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | No
     capacity = _capacity(context)
     rows = {FULL: capacity, SLIDING: min(capacity, config.window + SLACK)}
     row = {kind: _entries(config, kind) * width for kind in rows}
-    packing = kv_packing(config, kv_bits)
-    if packing is not None:
+    how = kv_quantization(config, kv_bits)
+    if how is not None:
         entries = _entries(config, FULL)
-        row[FULL] = entries * packing.bits // 8 + 2 * width * entries // packing.group_size
+        row[FULL] = entries * how.bits // 8 + 2 * width * entries // how.group_size
     return sum(row[kind] * rows[kind] for kind in config.layer_types[: own_layers(config)])
 
 

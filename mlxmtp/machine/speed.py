@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mlxmtp.machine.memory import weight_bytes
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.tensors import packing, tensors
+from mlxmtp.models.tensors import quantization_of, tensors
 
 EFFICIENCY = 0.7
 KERNEL = 4e-6  # seconds
@@ -87,7 +87,7 @@ def read_per_token(config: ModelConfig, rows: int = 1) -> int:
     for tensor in tensors(config):
         if tensor.kind == "per-layer embedding":
             continue
-        packed = packing(tensor, config.quantization)
+        packed = quantization_of(tensor, config.quantization)
         size = tensor.size * 2 if packed is None else packed.nbytes(tensor)
         total += size * chosen if tensor.kind == "experts" else size
     return int(total)

@@ -114,9 +114,22 @@ class ModelConfig:
 
     def kv_heads(self, kind: str) -> int:
         """Key/value heads in layers of ``kind``."""
-        shared = kind == FULL and self.text.get("attention_k_eq_v")
-        count = self.text.get("num_global_key_value_heads") if shared else None
+        count = self.text.get("num_global_key_value_heads") if self.k_is_v(kind) else None
         return int(count or self.text["num_key_value_heads"])
+
+    def k_is_v(self, kind: str) -> bool:
+        """Whether layers of ``kind`` have one projection for keys and values."""
+        return bool(kind == FULL and self.text.get("attention_k_eq_v"))
+
+    @property
+    def heads(self) -> int:
+        """Query heads of a layer."""
+        return int(self.text["num_attention_heads"])
+
+    @property
+    def eps(self) -> float:
+        """Epsilon of the RMS norms."""
+        return float(self.text.get("rms_norm_eps", 1e-6))
 
     def rope(self, kind: str) -> Mapping[str, Any]:
         """Rotary parameters of layers of ``kind``: rope_theta, rope_type, partial_rotary_factor."""

@@ -3,7 +3,7 @@
 Every layer that owns K/V has one buffer ``[1, 2 * kv_heads, rows, head_dim]``, keys first, then values:
 
 * full attention: row p holds position p, ``rows = capacity``
-  (packed to 4 or 8 bits it has three such buffers, see ``packed.py``);
+  (quantized to 4 or 8 bits it has three such buffers, see ``kv_quant.py``);
 * sliding attention: position p lies in row ``p mod rows`` with ``rows = min(capacity, window + SLACK)``. Row r
   therefore holds position ``last - ((last - r) mod rows)``, *last* being the newest position written.
 
@@ -26,11 +26,14 @@ import mlx.core as mx
 
 from mlxmtp.limits import SLACK, STEP
 from mlxmtp.models.config import FULL, SLIDING
-from mlxmtp.models.kv_quant import Packed, Rows, pack, widths
-from mlxmtp.models.tensors import Packing
+from mlxmtp.models.kv_quant import QuantizedRows, Rows, quantize, widths
+from mlxmtp.models.tensors import Quantization
+
+GROWTH = 0.25
+"""Smallest part of itself by which it grows, so that a long text sees few capacities (scripts/bench_capacity.py)."""
 
 
-class Part(NamedTuple):
+class Buffer(NamedTuple):
     """A buffer [1, heads, rows, width] of a layer of ``kind``; ``heads`` are those of keys and of values."""
 
     kind: str
@@ -43,14 +46,14 @@ class Part(NamedTuple):
 class CacheSpec:
     """Shapes of the K/V buffers: one entry of ``kinds``, ``kv_heads`` and ``head_dims`` per layer with own K/V.
 
-    ``packing`` is that of full layers (None: as computed); sliding ones are never packed.
+    ``quantization`` is that of full layers (None: as computed); sliding ones are never quantized.
     """
 
     kinds: tuple[str, ...]
     kv_heads: tuple[int, ...]
     head_dims: tuple[int, ...]
     window: int
-    packing: Packing | None = None
+    quantization: Quantization | None = None
 
     def rows(self, kind: str, capacity: int) -> int:
         """Rows of a buffer of ``kind`` at ``capacity`` positions."""
@@ -58,42 +61,39 @@ class CacheSpec:
 
     def nbytes(self, capacity: int, dtype: mx.Dtype) -> int:
         """Bytes of all buffers at ``capacity`` positions."""
-        parts = self.parts(dtype)
-        return sum(part.heads * self.rows(part.kind, capacity) * part.width * part.dtype.size for part in parts)
+        return sum(
+            one.heads * self.rows(one.kind, capacity) * one.width * one.dtype.size for one in self.buffers(dtype)
+        )
 
-    def parts(self, dtype: mx.Dtype) -> list[Part]:
+    def buffers(self, dtype: mx.Dtype) -> list[Buffer]:
         """All buffers, layer by layer, of a network that computes in ``dtype``."""
         found = []
         for kind, heads, dim in zip(self.kinds, self.kv_heads, self.head_dims, strict=True):
-            packing = self._packing(kind)
-            sizes = [(dim, dtype)] if packing is None else widths(dim, packing, dtype)
-            found += [Part(kind, 2 * heads, *size) for size in sizes]
+            how = self._quantization(kind)
+            sizes = [(dim, dtype)] if how is None else widths(dim, how, dtype)
+            found += [Buffer(kind, 2 * heads, *size) for size in sizes]
         return found
 
     def places(self, i: int) -> range:
         """Indices of layer ``i``'s buffers among all."""
-        if self.packing is None:
+        if self.quantization is None:
             return range(i, i + 1)
         start = i + 2 * self.kinds[:i].count(FULL)
         return range(start, start + (3 if self.kinds[i] == FULL else 1))
 
     def layer(self, buffers: Sequence[mx.array] | Mapping[int, mx.array], i: int) -> Rows:
         """The rows of layer ``i`` among all ``buffers``."""
-        packing = self._packing(self.kinds[i])
+        how = self._quantization(self.kinds[i])
         found = [buffers[place] for place in self.places(i)]
-        return found[0] if packing is None else Packed(packing, *found)
+        return found[0] if how is None else QuantizedRows(how, *found)
 
     def stored(self, i: int, rows: mx.array) -> dict[int, mx.array]:
-        """What layer ``i`` keeps of ``rows`` [1, 2 heads, L, D], by the index of the buffer."""
-        packing = self._packing(self.kinds[i])
-        return dict(zip(self.places(i), [rows] if packing is None else pack(rows, packing).parts(), strict=True))
+        """``rows`` [1, 2 heads, L, D] as layer ``i`` stores them, by the index of the buffer."""
+        how = self._quantization(self.kinds[i])
+        return dict(zip(self.places(i), [rows] if how is None else quantize(rows, how).parts(), strict=True))
 
-    def _packing(self, kind: str) -> Packing | None:
-        return self.packing if kind == FULL else None
-
-
-GROWTH = 0.25
-"""Smallest part of itself by which it grows, so that a long text sees few capacities (scripts/bench_capacity.py)."""
+    def _quantization(self, kind: str) -> Quantization | None:
+        return self.quantization if kind == FULL else None
 
 
 class KVCache:
@@ -109,7 +109,7 @@ class KVCache:
         self.capacity = 0
         self.buffers: list[mx.array] = []
         self.newest = -1  # highest position ever written, rejected rows included
-        self._parts = spec.parts(dtype)
+        self._kinds = spec.buffers(dtype)
 
     def reserve(self, rows: int) -> None:
         """Makes room for ``rows`` positions: grows by GROWTH, at least STEP, one layer at a time."""
@@ -129,7 +129,7 @@ class KVCache:
         """Interrupted half way, it leaves a capacity of 0, so that the next ``reserve`` does it for all buffers."""
         self.capacity, capacity = 0, -(-rows // STEP) * STEP
         if not self.buffers:
-            self.buffers = [self._zeros(i, capacity) for i in range(len(self._parts))]
+            self.buffers = [self._zeros(i, capacity) for i in range(len(self._kinds))]
         else:
             for i in range(len(self.buffers)):
                 self.buffers[i] = self._resized(i, capacity)
@@ -165,17 +165,17 @@ class KVCache:
         ``rings``: what ``rings()`` gave when there were ``length`` positions (None: there are no more now).
         """
         past = iter(rings or ())
-        held = zip(self._parts, self.buffers, strict=False)
-        return [b[:, :, :length] if part.kind == FULL else next(past, b) for part, b in held]
+        pairs = zip(self._kinds, self.buffers, strict=False)
+        return [b[:, :, :length] if part.kind == FULL else next(past, b) for part, b in pairs]
 
     def fill(self, cut: Sequence[mx.array], length: int, newest: int, rings: Sequence[mx.array] | None = None) -> None:
         """Takes the place of what is held by what ``cut`` gave for ``length`` positions. Raises ValueError if it does
         not fit, or ``restore`` could not take ``rings`` afterwards, and then changes nothing."""
         fresh = KVCache(self.spec, self.dtype)
-        if len(cut) != len(self._parts) or newest + 1 < length:
-            raise ValueError(f"{len(cut)} buffers, not {len(self._parts)}")
+        if len(cut) != len(self._kinds) or newest + 1 < length:
+            raise ValueError(f"{len(cut)} buffers, not {len(self._kinds)}")
         fresh.reserve(max(newest + 1, *(rows.shape[2] for rows in cut)))
-        for i, (part, rows) in enumerate(zip(self._parts, cut, strict=True)):
+        for i, (part, rows) in enumerate(zip(self._kinds, cut, strict=True)):
             fresh._check(i, rows, length)
             if part.kind == FULL:
                 fresh.buffers[i][:, :, :length] = rows
@@ -196,17 +196,17 @@ class KVCache:
 
     def _check(self, i: int, rows: mx.array, length: int = 0) -> None:
         """Raises ValueError if ``rows`` are not what buffer ``i`` holds of ``length`` positions."""
-        part, buffer = self._parts[i], self.buffers[i]
+        part, buffer = self._kinds[i], self.buffers[i]
         fits = rows.shape[2] == length if part.kind == FULL else rows.shape[2] <= self.spec.window + SLACK
         same = rows.dtype == part.dtype and [rows.shape[n] for n in (0, 1, 3)] == [buffer.shape[n] for n in (0, 1, 3)]
         if not (fits and same):
             raise ValueError(f"buffer {i} has keys and values of shape {rows.shape}, {rows.dtype}")
 
     def _ring_layers(self) -> list[int]:
-        return [i for i, part in enumerate(self._parts) if part.kind == SLIDING]
+        return [i for i, part in enumerate(self._kinds) if part.kind == SLIDING]
 
     def _zeros(self, i: int, capacity: int) -> mx.array:
-        part = self._parts[i]
+        part = self._kinds[i]
         return mx.zeros((1, part.heads, self.spec.rows(part.kind, capacity), part.width), part.dtype)
 
     def _resized(self, i: int, capacity: int) -> mx.array:
@@ -252,12 +252,12 @@ class FixedView:
 
     def update(self, i: int, rows: mx.array) -> Rows:
         """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
-        for place, kept in self._spec.stored(i, rows).items():
+        for place, new in self._spec.stored(i, rows).items():
             buffer = self.buffers[place]
             if self._spec.kinds[i] == FULL:
-                buffer = mx.slice_update(buffer, kept, self._offset, axes=(2,))
+                buffer = mx.slice_update(buffer, new, self._offset, axes=(2,))
             else:
-                buffer = mx.put_along_axis(buffer, mx.broadcast_to(self._ring, kept.shape), kept, axis=2)
+                buffer = mx.put_along_axis(buffer, mx.broadcast_to(self._ring, new.shape), new, axis=2)
             self.buffers[place] = buffer
         return self._spec.layer(self.buffers, i)
 
@@ -266,15 +266,15 @@ class PromptView:
     """The buffers while a chunk of the prompt is read: positions ``start .. start + length - 1``.
 
     Sliding layers attend to the last ``window - 1`` rows before the chunk and to the chunk itself, so a chunk may
-    be longer than the ring; only its tail is kept.
+    be longer than the ring; only its last rows are stored.
     """
 
     def __init__(self, spec: CacheSpec, buffers: Sequence[mx.array], start: int, length: int) -> None:
         self.buffers = list(buffers)
         self.positions = mx.arange(start, start + length)
         self._spec, self._start, self._end = spec, start, start + length
-        self._kept = min(start, spec.window - 1)  # rows before the chunk that a sliding layer may see
-        sliding = visible(self.positions, mx.arange(start - self._kept, self._end), spec.window)
+        self._before = min(start, spec.window - 1)  # rows before the chunk that a sliding layer may see
+        sliding = visible(self.positions, mx.arange(start - self._before, self._end), spec.window)
         self.masks: dict[str, mx.array | str] = {FULL: "causal", SLIDING: sliding}
 
     def update(self, i: int, rows: mx.array) -> Rows:
@@ -285,8 +285,8 @@ class PromptView:
         buffer = self.buffers[place]
         size = buffer.shape[2]
         seen = rows
-        if self._kept:
-            before = mx.arange(self._start - self._kept, self._start) % size
+        if self._before:
+            before = mx.arange(self._start - self._before, self._start) % size
             seen = mx.concatenate([buffer[:, :, before], rows], axis=2)
         n = min(rows.shape[2], size)
         buffer[:, :, mx.arange(self._end - n, self._end) % size] = rows[:, :, -n:]
@@ -296,9 +296,9 @@ class PromptView:
     def _append(self, i: int, rows: mx.array) -> Rows:
         """A full layer's part of ``update``."""
         seen = {}
-        for place, kept in self._spec.stored(i, rows).items():
+        for place, new in self._spec.stored(i, rows).items():
             buffer = self.buffers[place]
-            buffer[:, :, self._start : self._end] = kept
+            buffer[:, :, self._start : self._end] = new
             self.buffers[place] = buffer
             seen[place] = buffer[:, :, : self._end]
         return self._spec.layer(seen, i)

@@ -1,72 +1,66 @@
 """Keys and values in 4 or 8 bits: three buffers with the same rows instead of one, and products with them.
 
-MLX's affine packing along a head: in every group of a row's entries, entry = scale * packed + bias. A row is packed
-once, when it is written, and nothing else of it is kept. So whatever reads it, the chunk of the prompt that wrote it
-included, sees the same numbers, and neither chunks nor draft lengths nor growing change a text.
+MLX's affine quantization along a head: in every group of a row's entries, entry = scale * value + bias. A row is
+quantized once, when it is written, and nothing else of it is stored. So whatever reads it, the chunk of the prompt that
+wrote it included, sees the same numbers, and neither chunks nor draft lengths nor growing change a text.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlxmtp.models.tensors import Packing
+from mlxmtp.models.tensors import Quantization
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """Rows of keys, values or both: ``entries`` [1, heads, rows, D * bits / 32] uint32, ``scales`` and ``biases``
+class QuantizedRows:
+    """Rows of keys, values or both: ``values`` [1, heads, rows, D * bits / 32] uint32, ``scales`` and ``biases``
     [1, heads, rows, D / group]."""
 
-    packing: Packing
-    entries: mx.array
+    quantization: Quantization
+    values: mx.array
     scales: mx.array
     biases: mx.array
 
-    def halves(self) -> tuple["Packed", "Packed"]:
-        """Keys and values, where both are here, keys first."""
+    def halves(self) -> tuple[QuantizedRows, QuantizedRows]:
+        """Return keys and values of rows that hold both, keys first."""
         first, second = zip(*(mx.split(part, 2, axis=1) for part in self.parts()), strict=True)
-        return Packed(self.packing, *first), Packed(self.packing, *second)
+        return QuantizedRows(self.quantization, *first), QuantizedRows(self.quantization, *second)
 
     def parts(self) -> tuple[mx.array, mx.array, mx.array]:
-        """The arrays, as buffers hold them."""
-        return self.entries, self.scales, self.biases
-
-    def unpack(self) -> mx.array:
-        """The rows [1, heads, rows, D] in full width."""
-        group, bits = self.packing.group_size, self.packing.bits
-        return mx.dequantize(self.entries, self.scales, self.biases, group_size=group, bits=bits)
+        """Return the arrays in the order of the buffers."""
+        return self.values, self.scales, self.biases
 
 
-Rows = mx.array | Packed
-"""Rows of keys, values or both: [1, heads, rows, D], or packed."""
+Rows = mx.array | QuantizedRows
+"""Rows of keys, values or both: [1, heads, rows, D], or quantized."""
 
 
-def unpacked(rows: Rows) -> mx.array:
-    """``rows`` [1, heads, rows, D] as everybody sees them."""
-    return rows if isinstance(rows, mx.array) else rows.unpack()
+def quantize(rows: mx.array, quantization: Quantization) -> QuantizedRows:
+    """Quantize ``rows`` [1, heads, rows, D] along their last axis."""
+    return QuantizedRows(quantization, *mx.quantize(rows, **quantization.arguments))
 
 
-def widths(dim: int, packing: Packing, dtype: mx.Dtype) -> list[tuple[int, mx.Dtype]]:
-    """Width and dtype of the three buffers for heads of ``dim`` entries of ``dtype``."""
-    groups = dim // packing.group_size
-    return [(dim * packing.bits // 32, mx.uint32), (groups, dtype), (groups, dtype)]
+def dequantized(rows: Rows) -> mx.array:
+    """Return ``rows`` [1, heads, rows, D] in full width."""
+    if isinstance(rows, mx.array):
+        return rows
+    return mx.dequantize(*rows.parts(), **rows.quantization.arguments)
 
 
-def pack(rows: mx.array, packing: Packing) -> Packed:
-    """``rows`` [1, heads, rows, D] in groups along their last axis."""
-    return Packed(packing, *mx.quantize(rows, group_size=packing.group_size, bits=packing.bits))
+def widths(dim: int, quantization: Quantization, dtype: mx.Dtype) -> list[tuple[int, mx.Dtype]]:
+    """Return width and dtype of the three buffers for heads of ``dim`` entries of ``dtype``."""
+    groups = dim // quantization.group_size
+    return [(dim * quantization.bits // 32, mx.uint32), (groups, dtype), (groups, dtype)]
 
 
-def scores(queries: mx.array, keys: Packed) -> mx.array:
+def scores(queries: mx.array, keys: QuantizedRows) -> mx.array:
     """queries [1, heads, L, D] times keys [1, heads, rows, D] -> [1, heads, L, rows]."""
-    return _product(queries, keys, transpose=True)
+    return mx.quantized_matmul(queries, *keys.parts(), transpose=True, **keys.quantization.arguments)
 
 
-def mixed(weights: mx.array, values: Packed) -> mx.array:
+def weighted_sum(weights: mx.array, values: QuantizedRows) -> mx.array:
     """weights [1, heads, L, rows] times values [1, heads, rows, D] -> [1, heads, L, D]."""
-    return _product(weights, values, transpose=False)
-
-
-def _product(x: mx.array, rows: Packed, *, transpose: bool) -> mx.array:
-    group, bits = rows.packing.group_size, rows.packing.bits
-    return mx.quantized_matmul(x, *rows.parts(), transpose=transpose, group_size=group, bits=bits)
+    return mx.quantized_matmul(weights, *values.parts(), transpose=False, **values.quantization.arguments)

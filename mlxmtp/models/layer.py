@@ -1,6 +1,6 @@
 """One decoder layer of Gemma 4, target's or drafter's, with as few operations as the formula allows.
 
-* q, k and v are one product, gate and up another (``Product``);
+* q, k and v are one product, gate and up another (``Linear``);
 * q-norm, k-norm and v-norm are one RMS norm; their weights, the rotation of q and k and the cast are one
   elementwise expression with one result, which ``mx.compile`` turns into one kernel:
 
@@ -9,32 +9,146 @@
   with v = w = 1, cos = 1, sin = 0 for the value heads. Each half of a head on its own would be a kernel, a cast (those
   of two results are not fused) and a copy, twice;
 * K and V are one buffer, so a layer writes once.
+
+Weights are taken out of the network's as they are joined: see ``Weights``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.cpu import softmax
 from mlxmtp.models.device import on_cpu
-from mlxmtp.models.kv_quant import Packed, Rows, mixed, scores, unpacked
-from mlxmtp.models.linear import Product, gelu, join, layout
+from mlxmtp.models.kv_quant import QuantizedRows, Rows, dequantized, scores, weighted_sum
+from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join
+
+KV = tuple[Rows, Rows]
+"""Keys and values, each [1, kv_heads, rows, D] or quantized."""
 
 _FEW = 16
 """Rows up to which the products are written out on a CPU; a chunk of the prompt is better off in MLX's own function."""
 
+_SORTED = 64
+"""From so many pairs of row and expert on they are sorted by expert: the weights of each are read once."""
 
-KV = tuple[Rows, Rows]
-"""Keys and values, each [1, kv_heads, rows, D] or packed."""
+_FINER = 12
+"""Bits of a speed below 2^-32 turns; their product with a position must stay below 2^32."""
+
+
+class View(Protocol):
+    """What a pass sees of the K/V buffers, see ``kv_cache.py``."""
+
+    positions: mx.array  # [L]
+    masks: dict[str, Any]
+
+    def update(self, i: int, rows: mx.array) -> Rows: ...
+
+
+class Layer:
+    """One decoder layer, number ``i`` of the network of ``config``; ``own``: it has keys and values of its own."""
+
+    def __init__(self, weights: Weights, config: ModelConfig, i: int, *, own: bool) -> None:
+        self.kind = config.layer_types[i]
+        self.attention = Attention(weights.below("self_attn"), config, self.kind, own=own)
+        self._i, self._eps = i, config.eps
+        self._norms = [weights.vector(f"{name}_layernorm.weight") for name in _NORMS]
+        self._gate_up = Linear(weights.matrix("mlp.gate_proj"), weights.matrix("mlp.up_proj"))
+        self._down = Linear(weights.matrix("mlp.down_proj"))
+        has = {} if config.is_drafter else config.text
+        self._experts = _Sparse(weights, config) if has.get("enable_moe_block") else None
+        self._extra = None
+        if has.get("hidden_size_per_layer_input"):
+            self._extra = (
+                Linear(weights.matrix("per_layer_input_gate")),
+                Linear(weights.matrix("per_layer_projection")),
+                weights.vector("post_per_layer_input_norm.weight"),
+            )
+        self._scalar = weights.vector("layer_scalar")
+
+    def __call__(
+        self,
+        h: mx.array,
+        mask: Any,
+        turn: Rotation,
+        *,
+        kv: KV | None = None,
+        view: View | None = None,
+        extra: mx.array | None = None,
+    ) -> tuple[mx.array, KV]:
+        """h [L, H] -> [L, H] and the K/V it attended to: ``kv`` where given, else its own, written through ``view``.
+
+        ``extra`` [L, P] is the per-layer input.
+        """
+        before_attention, after_attention, before_mlp, after_mlp = self._norms
+        attended, kv = self.attention(self._norm(h, before_attention), mask, turn, kv, view, self._i)
+        h = h + self._norm(attended, after_attention)
+        dense = self._mlp(self._norm(h, before_mlp))
+        h = h + self._norm(dense if self._experts is None else self._experts(h, dense), after_mlp)
+        if extra is not None and self._extra is not None:
+            gate, out, norm = self._extra
+            h = h + self._norm(out(gelu(gate(h)) * extra), norm)
+        return h * self._scalar, kv
+
+    def _mlp(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self._gate_up(x), 2, axis=-1)
+        return self._down(gelu(gate) * up)
+
+    def _norm(self, x: mx.array, weight: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, weight, self._eps)
+
+
+_NORMS = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+
+
+class Attention:
+    """Attention of one layer of ``kind``; ``own``: it has keys and values of its own."""
+
+    def __init__(self, weights: Weights, config: ModelConfig, kind: str, *, own: bool) -> None:
+        self.heads, self.head_dim = config.heads, config.head_dim(kind)
+        self.kv_heads = config.kv_heads(kind) if own else 0
+        self._eps, self._k_is_v = config.eps, own and config.k_is_v(kind)
+        names = ["q_proj"] + ["k_proj"] * own + ["v_proj"] * (own and not self._k_is_v)
+        self._project = Linear(*(weights.matrix(name) for name in names))
+        self._out = Linear(weights.matrix("o_proj"))
+        q_norm = weights.vector("q_norm.weight")
+        norms = [mx.broadcast_to(q_norm, (self.heads, self.head_dim))]
+        if own:
+            norms.append(mx.broadcast_to(weights.vector("k_norm.weight"), (self.kv_heads, self.head_dim)))
+            norms.append(mx.ones((self.kv_heads, self.head_dim), q_norm.dtype))
+        halved = mx.concatenate(norms).astype(mx.float32).reshape(-1, 2, self.head_dim // 2)
+        self._norms = mx.split(halved, 2, axis=1)  # [heads, 1, D/2] each
+
+    def __call__(
+        self, x: mx.array, mask: Any, turn: Rotation, kv: KV | None, view: View | None, i: int
+    ) -> tuple[mx.array, KV]:
+        """x [L, H] -> [L, H], and the K/V it attended to: ``kv`` where given, else its own, those of layer ``i``.
+
+        ``turn`` must cover ``heads + 2 kv_heads`` heads.
+        """
+        rows = x.shape[0]
+        states = self._project(x).reshape(1, rows, -1, self.head_dim)
+        if self._k_is_v:  # V is K before its norm: the same product, used twice
+            states = mx.concatenate([states, states[:, :, self.heads :]], axis=2)
+        heads = states.shape[2]
+        normed = mx.fast.rms_norm(states, None, self._eps).reshape(1, rows, heads, 2, -1)
+        a, b = mx.split(normed, 2, axis=3)  # [1, L, heads, 1, D/2], each spread over both halves of the result
+        y = a * (self._norms[0] * turn.first) + b * (self._norms[1] * turn.second)  # float32 until the cast
+        y = y.astype(x.dtype).reshape(states.shape)
+        queries = y
+        if kv is None:
+            queries, own = mx.split(y, [self.heads], axis=2)
+            assert view is not None, "a layer with K/V of its own writes them"
+            kv = halves(view.update(i, own.transpose(0, 2, 1, 3)))
+        return self._out(attend(queries, kv, mask)), kv
 
 
 def halves(rows: Rows) -> KV:
-    """Keys and values of ``rows`` [1, 2 kv_heads, rows, D]."""
+    """Split ``rows`` [1, 2 kv_heads, rows, D] into keys and values."""
     if isinstance(rows, mx.array):
         keys, values = mx.split(rows, 2, axis=1)
         return keys, values
@@ -47,33 +161,98 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     Gemma 4 does not scale its scores. On a GPU this is MLX's fused kernel. On a CPU that function is put together of a
     dozen operations, one of them a multiplication by a scale of 1. Here the heads of a group are further columns of one
     product K q^T, which OpenBLAS takes half as long for as for q K^T, and the exponentials of long contexts are
-    `softmax`'s. Packed keys and values have no fused kernel anywhere. A chunk of the prompt unpacks them for itself,
-    keys before values.
+    `softmax`'s. Quantized keys and values have no fused kernel anywhere. A chunk of the prompt dequantizes them for
+    itself, keys before values.
     """
     _, rows, heads, dim = queries.shape
     keys, values = kv
     many = isinstance(mask, str) or rows > _FEW
     if many:
-        keys, values = unpacked(keys), unpacked(values)
+        keys, values = dequantized(keys), dequantized(values)
     if isinstance(keys, mx.array) and isinstance(values, mx.array) and (many or not on_cpu()):
         y = mx.fast.scaled_dot_product_attention(queries.transpose(0, 2, 1, 3), keys, values, scale=1.0, mask=mask)
         return y.transpose(0, 2, 1, 3).reshape(rows, heads * dim)
-    assert not isinstance(mask, str), "many rows are unpacked"
-    groups = (keys if isinstance(keys, mx.array) else keys.entries).shape[1]
+    assert not isinstance(mask, str), "many rows are dequantized"
+    groups = (keys if isinstance(keys, mx.array) else keys.values).shape[1]
     if groups > 1:
         queries = queries.reshape(rows, groups, heads // groups, dim).transpose(1, 0, 2, 3)
     queries = queries.reshape(1, groups, -1, dim)
-    if isinstance(keys, Packed) and isinstance(values, Packed):
-        found = scores(queries, keys)  # [1, groups, L * heads per group, keys]
-        seen = mx.where(mask[:, None], found.reshape(groups, rows, heads // groups, -1), -mx.inf)
-        y = mixed(mx.softmax(seen, axis=-1, precise=True).reshape(found.shape), values)
+    if isinstance(keys, QuantizedRows) and isinstance(values, QuantizedRows):
+        products = scores(queries, keys)  # [1, groups, L * heads per group, keys]
+        seen = mx.where(mask[:, None], products.reshape(groups, rows, heads // groups, -1), -mx.inf)
+        y = weighted_sum(mx.softmax(seen, axis=-1, precise=True).reshape(products.shape), values)
     else:
-        found = unpacked(keys) @ queries.swapaxes(2, 3)  # [1, groups, keys, L * heads per group]
-        seen = mx.where(mask.T[..., None], found.reshape(groups, -1, rows, heads // groups), -mx.inf)
-        y = softmax(seen, axis=1).reshape(found.shape).swapaxes(2, 3) @ unpacked(values)
+        products = dequantized(keys) @ queries.swapaxes(2, 3)  # [1, groups, keys, L * heads per group]
+        seen = mx.where(mask.T[..., None], products.reshape(groups, -1, rows, heads // groups), -mx.inf)
+        y = softmax(seen, axis=1).reshape(products.shape).swapaxes(2, 3) @ dequantized(values)
     if groups > 1:
         y = y.reshape(groups, rows, -1, dim).transpose(1, 0, 2, 3)
     return y.reshape(rows, heads * dim)
+
+
+class _Sparse:
+    """The experts beside the dense MLP of a layer, each path with its norm."""
+
+    def __init__(self, weights: Weights, config: ModelConfig) -> None:
+        self._eps, self._k = config.eps, int(config.text["top_k_experts"])
+        self._after_dense, self._before, self._after = (
+            weights.vector(f"{name}.weight")
+            for name in ("post_feedforward_layernorm_1", "pre_feedforward_layernorm_2", "post_feedforward_layernorm_2")
+        )
+        self._router = weights.matrix("router.proj")
+        self._router_norm = weights.vector("router.scale") * config.hidden_size**-0.5
+        self._expert_scale = weights.vector("router.per_expert_scale")
+        glu = weights.below("experts.switch_glu")
+        self._experts = Experts(*(glu.matrix(name) for name in ("gate_proj", "up_proj", "down_proj")))
+
+    def __call__(self, h: mx.array, dense: mx.array) -> mx.array:
+        """h [L, H] and the dense MLP's result [L, H] -> [L, H]."""
+        indices, weights = self._route(h)
+        sparse = self._experts(mx.fast.rms_norm(h, self._before, self._eps), indices, weights)
+        dense = mx.fast.rms_norm(dense, self._after_dense, self._eps)
+        return dense + mx.fast.rms_norm(sparse, self._after, self._eps)
+
+    def _route(self, h: mx.array) -> tuple[mx.array, mx.array]:
+        """Return the experts of each row and their weights, both [L, k]: softmax over the k highest scores, scaled."""
+        scores = self._router.project(mx.fast.rms_norm(h, self._router_norm, self._eps))
+        indices = mx.argpartition(scores, kth=-self._k, axis=-1)[..., -self._k :]
+        weights = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1)
+        return indices, weights * self._expert_scale[indices]
+
+
+class Experts:
+    """Gated MLPs with weights [experts, out, in], of which each row goes through some."""
+
+    def __init__(self, gate: Matrix, up: Matrix, down: Matrix) -> None:
+        self._gate_up, self._down = join(gate, up), down
+
+    def __call__(self, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        """x [L, H], its experts and their weights [L, k] -> [L, H]."""
+        rows, k = indices.shape
+        pairs = rows * k
+        experts = indices.reshape(pairs)
+        if pairs < _SORTED:
+            y = self._mlp(x[:, None], experts, [row for row in range(rows) for _ in range(k)])
+        else:
+            order = mx.argsort(experts)
+            y = self._mlp(x[order // k][:, None], experts[order], None)[mx.argsort(order)]
+        return (weights[..., None] * y.reshape(rows, k, -1)).sum(1)
+
+    def _mlp(self, x: mx.array, experts: mx.array, rows: Sequence[int] | None) -> mx.array:
+        """x [R, 1, H] -> [pairs, 1, H]: row ``rows[i]`` through ``experts[i]``; without rows the pairs are sorted, a
+        row of ``x`` for each."""
+        parts = [_expert_product(x, module, rows, experts) for module in self._gate_up]
+        gate, up = mx.split(parts[0], 2, axis=-1) if len(parts) == 1 else parts
+        return _expert_product(gelu(gate) * up, self._down, None if rows is None else range(len(rows)), experts)
+
+
+def _expert_product(x: mx.array, matrix: Matrix, rows: Sequence[int] | None, experts: mx.array) -> mx.array:
+    """x [R, 1, in] -> [pairs, 1, out] by the weights [experts, out, in] of each pair's expert."""
+    pairs: dict[str, Any] = {"lhs_indices": None if rows is None else mx.array(list(rows), mx.uint32)}
+    pairs |= {"rhs_indices": experts, "sorted_indices": rows is None}
+    if matrix.quantization is None:
+        return mx.gather_mm(x, matrix.arrays[0].swapaxes(1, 2), **pairs)
+    return mx.gather_qmm(x, matrix.arrays[0], **pairs, **matrix.arguments)
 
 
 class Rotation(NamedTuple):
@@ -117,159 +296,3 @@ class Rotary:
         angles = turns.astype(mx.int32).astype(mx.float32) * (math.tau / 2**32)  # -pi .. pi
         cos, sin = mx.cos(angles), mx.sin(angles)
         return Rotation(mx.concatenate([cos, sin], axis=3), mx.concatenate([-sin, cos], axis=3))
-
-
-_FINER = 12
-"""Bits of a speed below 2^-32 turns; their product with a position must stay below 2^32."""
-
-
-class Attention:
-    """Attention of one layer. ``source`` is mlx-lm's module; its projections are taken out of it and joined."""
-
-    def __init__(self, source: Any, eps: float) -> None:
-        self.heads, self.head_dim = source.n_heads, source.head_dim
-        self.kv_heads = source.n_kv_heads if source.has_kv else 0
-        self._eps, self._k_is_v = eps, source.has_kv and source.use_k_eq_v
-        names = ["q_proj"] + ["k_proj"] * source.has_kv + ["v_proj"] * (source.has_kv and not self._k_is_v)
-        self._project = Product(*(source.pop(name) for name in names))
-        self._out = Product(source.pop("o_proj"))
-        norms = [mx.broadcast_to(source.q_norm.weight, (self.heads, self.head_dim))]
-        if source.has_kv:
-            norms.append(mx.broadcast_to(source.k_norm.weight, (self.kv_heads, self.head_dim)))
-            norms.append(mx.ones((self.kv_heads, self.head_dim), source.q_norm.weight.dtype))
-        halved = mx.concatenate(norms).astype(mx.float32).reshape(-1, 2, self.head_dim // 2)
-        self._norms = mx.split(halved, 2, axis=1)  # [heads, 1, D/2] each
-
-    def arrays(self) -> list[Any]:
-        return [self._project.arrays(), self._out.arrays(), self._norms]
-
-    def __call__(self, x: mx.array, mask: Any, turn: Rotation, kv: KV | None, view: Any, i: int) -> tuple[mx.array, KV]:
-        """x [L, H] -> [L, H], and the K/V it attended to: ``kv`` where given, else its own.
-
-        ``turn`` must cover ``heads + 2 kv_heads`` heads.
-        """
-        rows = x.shape[0]
-        states = self._project(x).reshape(1, rows, -1, self.head_dim)
-        if self._k_is_v:  # V is K before its norm: the same product, used twice
-            states = mx.concatenate([states, states[:, :, self.heads :]], axis=2)
-        heads = states.shape[2]
-        normed = mx.fast.rms_norm(states, None, self._eps).reshape(1, rows, heads, 2, -1)
-        a, b = mx.split(normed, 2, axis=3)  # [1, L, heads, 1, D/2], each spread over both halves of the result
-        y = a * (self._norms[0] * turn.first) + b * (self._norms[1] * turn.second)  # float32 until the cast
-        y = y.astype(x.dtype).reshape(states.shape)
-        queries = y
-        if kv is None:
-            queries, own = mx.split(y, [self.heads], axis=2)
-            kv = halves(view.update(i, own.transpose(0, 2, 1, 3)))
-        return self._out(attend(queries, kv, mask)), kv
-
-
-class Block:
-    """One decoder layer. ``source`` is mlx-lm's ``DecoderLayer``; what is joined here is taken out of it."""
-
-    def __init__(self, source: Any, eps: float) -> None:
-        self.kind: str = source.layer_type
-        self.has_kv: bool = source.self_attn.has_kv
-        self.attention = Attention(source.self_attn, eps)
-        self._source = source
-        self._gate_up = Product(source.mlp.pop("gate_proj"), source.mlp.pop("up_proj"))
-        self._down = Product(source.mlp.pop("down_proj"))
-        self._extra_gate = self._extra_out = None
-        if source.hidden_size_per_layer_input:
-            self._extra_gate = Product(source.pop("per_layer_input_gate"))
-            self._extra_out = Product(source.pop("per_layer_projection"))
-        self._router_scale = source.router.pop("scale") * source.router._root_size if source.enable_moe else None
-        self._experts = Experts(source.experts) if source.enable_moe else None
-
-    def arrays(self) -> list[Any]:
-        products = [self._gate_up, self._down, self._extra_gate, self._extra_out]
-        own = [self.attention.arrays(), *(p.arrays() for p in products if p is not None)]
-        return own if self._experts is None else [*own, self._router_scale, self._experts.arrays()]
-
-    def _mlp(self, x: mx.array) -> mx.array:
-        gate, up = mx.split(self._gate_up(x), 2, axis=-1)
-        return self._down(gelu(gate) * up)
-
-    def _feed_forward(self, h: mx.array) -> mx.array:
-        s = self._source
-        if self._experts is None:
-            return s.post_feedforward_layernorm(self._mlp(s.pre_feedforward_layernorm(h)))
-        dense = s.post_feedforward_layernorm_1(self._mlp(s.pre_feedforward_layernorm(h)))
-        indices, weights = self._route(h)
-        sparse = s.post_feedforward_layernorm_2(self._experts(s.pre_feedforward_layernorm_2(h), indices, weights))
-        return s.post_feedforward_layernorm(dense + sparse)
-
-    def _route(self, h: mx.array) -> tuple[mx.array, mx.array]:
-        """The experts of each row and their weights, both [L, k]: softmax over the k highest scores, times a scale."""
-        router = self._source.router
-        scores = router.proj(mx.fast.rms_norm(h, self._router_scale, router.eps))
-        k = router.config.top_k_experts
-        indices = mx.argpartition(scores, kth=-k, axis=-1)[..., -k:]
-        weights = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1)
-        return indices, weights * router.per_expert_scale[indices]
-
-    def __call__(
-        self,
-        h: mx.array,
-        mask: Any,
-        turn: Rotation,
-        *,
-        kv: KV | None = None,
-        view: Any = None,
-        i: int = 0,
-        extra: mx.array | None = None,
-    ) -> tuple[mx.array, KV]:
-        """h [L, H] -> [L, H] and the K/V of the layer; ``extra`` [L, P] is the per-layer input."""
-        s = self._source
-        attended, kv = self.attention(s.input_layernorm(h), mask, turn, kv, view, i)
-        h = h + s.post_attention_layernorm(attended)
-        h = h + self._feed_forward(h)
-        if extra is not None and self._extra_gate is not None and self._extra_out is not None:
-            h = h + s.post_per_layer_input_norm(self._extra_out(gelu(self._extra_gate(h)) * extra))
-        return h * s.layer_scalar, kv
-
-
-_SORTED = 64
-"""From so many pairs of row and expert on they are sorted by expert: the weights of each are read once."""
-
-
-class Experts:
-    """``source`` is mlx-lm's ``Experts``; its projections are taken out of it."""
-
-    def __init__(self, source: Any) -> None:
-        glu = source.switch_glu
-        gate, up = glu.pop("gate_proj"), glu.pop("up_proj")
-        self._gate_up = (join((gate, up), axis=1),) if layout(gate) == layout(up) else (gate, up)
-        self._down = glu.pop("down_proj")
-
-    def arrays(self) -> list[Any]:
-        return [module.parameters() for module in (*self._gate_up, self._down)]
-
-    def __call__(self, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
-        """x [L, H], its experts and their weights [L, k] -> [L, H]."""
-        rows, k = indices.shape
-        pairs = rows * k
-        experts = indices.reshape(pairs)
-        if pairs < _SORTED:
-            y = self._mlp(x[:, None], experts, [row for row in range(rows) for _ in range(k)])
-        else:
-            order = mx.argsort(experts)
-            y = self._mlp(x[order // k][:, None], experts[order], None)[mx.argsort(order)]
-        return (weights[..., None] * y.reshape(rows, k, -1)).sum(1)
-
-    def _mlp(self, x: mx.array, experts: mx.array, rows: Sequence[int] | None) -> mx.array:
-        """x [R, 1, H] -> [pairs, 1, H]: row ``rows[i]`` through ``experts[i]``; without rows the pairs are sorted, a
-        row of ``x`` for each."""
-        parts = [_product(x, module, rows, experts) for module in self._gate_up]
-        gate, up = mx.split(parts[0], 2, axis=-1) if len(parts) == 1 else parts
-        return _product(gelu(gate) * up, self._down, None if rows is None else range(len(rows)), experts)
-
-
-def _product(x: mx.array, module: Any, rows: Sequence[int] | None, experts: mx.array) -> mx.array:
-    """x [R, 1, in] -> [pairs, 1, out] by the weights [experts, out, in] of each pair's expert."""
-    which: dict[str, Any] = {"lhs_indices": None if rows is None else mx.array(list(rows), mx.uint32)}
-    which |= {"rhs_indices": experts, "sorted_indices": rows is None}
-    if "scales" not in module:
-        return mx.gather_mm(x, module.weight.swapaxes(1, 2), **which)
-    packing = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
-    return mx.gather_qmm(x, module.weight, module.scales, module.get("biases"), **which, **packing)

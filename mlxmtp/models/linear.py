@@ -1,36 +1,84 @@
-"""Matrix products of a layer: linear layers on the same input as one, and the activation between them."""
+"""Matrices of a network, plain or quantized, and products with them."""
+
+from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlxmtp.models.device import on_cpu
+from mlxmtp.models.tensors import Quantization
 
 
-def gelu(x: mx.array) -> mx.array:
-    """``gelu_pytorch_tanh``: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+class Matrix(NamedTuple):
+    """Weights [.., out, in]: one array, or quantized values, scales and (affine) biases."""
+
+    arrays: tuple[mx.array, ...]
+    quantization: Quantization | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of MLX's functions for quantized values; empty for plain ones."""
+        if self.quantization is None:
+            return {}
+        return {**dict(zip(("scales", "biases"), self.arrays[1:], strict=False)), **self.quantization.arguments}
+
+    def rows(self, index: mx.array) -> mx.array:
+        """Return the rows at ``index`` of the first axis in full width."""
+        found = Matrix(tuple(array[index] for array in self.arrays), self.quantization)
+        return mx.dequantize(found.arrays[0], **found.arguments) if self.quantization else found.arrays[0]
+
+    def project(self, x: mx.array) -> mx.array:
+        """x [.., in] -> [.., out]."""
+        if self.quantization is None:
+            return x @ self.arrays[0].T
+        return mx.quantized_matmul(x, self.arrays[0], transpose=True, **self.arguments)
 
 
-class Product:
-    """Linear layers on the same input as one product: outputs side by side, [L, in] -> [L, sum of outs].
+class Weights:
+    """Parameters of a network by name, below ``prefix``.
 
-    Modules that differ in quantization cannot be joined and stay one product each.
+    Each is handed out once, so that what is joined or derived from it replaces it in memory.
     """
 
-    def __init__(self, *modules: Any) -> None:
-        joined = [join(modules)] if len({layout(m) for m in modules}) == 1 else list(modules)
+    def __init__(self, parameters: dict[str, Matrix], prefix: str = "") -> None:
+        self._parameters, self._prefix = parameters, prefix
+
+    def below(self, name: str) -> Weights:
+        """Return the parameters of the module ``name``."""
+        return Weights(self._parameters, f"{self._prefix}{name}.")
+
+    def matrix(self, module: str) -> Matrix:
+        """Hand out the weight of ``module``."""
+        return self._parameters.pop(f"{self._prefix}{module}.weight")
+
+    def vector(self, name: str) -> mx.array:
+        """Hand out a parameter that is never quantized."""
+        return self._parameters.pop(f"{self._prefix}{name}").arrays[0]
+
+
+class Linear:
+    """Matrices with the same input as one product: outputs side by side, [L, in] -> [L, sum of outs].
+
+    Those that are quantized differently stay one product each.
+    """
+
+    def __init__(self, *matrices: Matrix) -> None:
         # A plain weight is kept transposed: one node less per product and pass.
-        self._parts = [m if hasattr(m, "scales") or "bias" in m else _transposed(m.weight) for m in joined]
+        self._parts = [m if m.quantization else _transposed(m.arrays[0]) for m in join(*matrices)]
 
     def __call__(self, x: mx.array) -> mx.array:
-        outs = [x @ part if isinstance(part, mx.array) else part(x) for part in self._parts]
+        outs = [x @ part if isinstance(part, mx.array) else part.project(x) for part in self._parts]
         return outs[0] if len(outs) == 1 else mx.concatenate(outs, axis=-1)
 
-    def arrays(self) -> list[Any]:
-        return [part if isinstance(part, mx.array) else part.parameters() for part in self._parts]
+
+def join(*matrices: Matrix) -> list[Matrix]:
+    """Return one matrix with all outputs, or the matrices as they are where they are quantized differently."""
+    if len(matrices) == 1 or len({matrix.quantization for matrix in matrices}) > 1:
+        return list(matrices)
+    parts = zip(*(matrix.arrays for matrix in matrices), strict=True)
+    return [Matrix(tuple(mx.concatenate(list(part), axis=-2) for part in parts), matrices[0].quantization)]
 
 
 def _transposed(weight: mx.array) -> mx.array:
@@ -41,25 +89,6 @@ def _transposed(weight: mx.array) -> mx.array:
     return mx.contiguous(weight.T) if on_cpu() else weight.T
 
 
-_PACKING = ("group_size", "bits", "mode")
-
-
-def layout(module: Any) -> tuple[Any, ...]:
-    """Class, packing and names of arrays: modules that agree in it can be joined."""
-    return (type(module), *(vars(module).get(name) for name in _PACKING), *sorted(module))
-
-
-def join(modules: tuple[Any, ...], axis: int = 0) -> Any:
-    """A module of the same class whose arrays are the modules' arrays joined along their outputs, ``axis``."""
-    first: Any = modules[0]
-    if len(modules) == 1:
-        return first
-    kind: Any = type(first)
-    joined = kind.__new__(kind)
-    nn.Module.__init__(joined)
-    for name in _PACKING:
-        if name in vars(first):
-            setattr(joined, name, getattr(first, name))
-    for name in first:
-        setattr(joined, name, mx.concatenate([module[name] for module in modules], axis=axis))
-    return joined
+def gelu(x: mx.array) -> mx.array:
+    """``gelu_pytorch_tanh``: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))

@@ -1,34 +1,56 @@
-"""The tensors that a target or a drafter consists of, from its configuration alone.
+"""Gemma 4's tensors, from a configuration alone: names, shapes, kinds, quantization, and names in checkpoints.
 
-Names and shapes are those of the loaded network (mlx-lm's classes for the target, the published file for a drafter);
-``tests/models/test_shapes.py`` compares them. With them memory can be computed before a byte of weights is read, or
-downloaded. Towers for images and sound are not loaded and therefore not here.
+The one description of the network. Loading, conversion, what `show` prints and predictions of memory and speed read
+from it; ``tests/models/test_shapes.py`` compares it with mlx-lm's classes. Imports no MLX.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config import FULL, ModelConfig
 
-Kind = Literal["embedding", "per-layer embedding", "per-layer", "attention", "mlp", "router", "experts", "head", "norm"]
+Kind = Literal[
+    "embedding", "per-layer embedding", "per-layer projections", "attention", "mlp", "router", "experts", "head",
+    "norms and scalars", "drafter's projections", "vision tower", "audio tower",
+]  # fmt: skip
+NORM: Kind = "norms and scalars"
+
+MODES = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
+"""Default group size and bits of MLX's quantization modes; those of the floating-point modes are fixed."""
 
 _SCALE_BYTES = {"affine": 4, "mxfp4": 1, "mxfp8": 1, "nvfp4": 1}
-"""Bytes beside the packed values of a group: a 16-bit scale and bias, or one 8-bit scale."""
+"""Bytes beside the quantized values of a group: a 16-bit scale and bias, or one 8-bit scale."""
 
-_GROUPS = {"affine": 64, "mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
+_TOWERS: dict[str, Kind] = {
+    "vision_tower.": "vision tower", "embed_vision.": "vision tower", "vision_embedder.": "vision tower",
+    "multi_modal_projector.": "vision tower", "audio_tower.": "audio tower", "embed_audio.": "audio tower",
+}  # fmt: skip
+_NOT_WEIGHTS = ("rotary_emb", "input_max", "input_min", "output_max", "output_min")
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One parameter of the network; ``packs`` if it belongs to a module that MLX can quantize."""
+    """A tensor of the network, by its name in MLX conversions (a drafter's: in the published file).
+
+    ``quantizable``: whether it is a matrix that MLX can quantize. ``loaded``: whether the network reads it; published
+    checkpoints hold keys and values of layers that share those of others, and a head tied to the embedding.
+    """
 
     name: str
     kind: Kind
     shape: tuple[int, ...]
-    packs: bool = True
+    quantizable: bool = True
+    loaded: bool = True
+
+    @property
+    def module(self) -> str:
+        """The name without ``.weight``, as quantization blocks have it."""
+        return self.name.removesuffix(".weight")
 
     @property
     def size(self) -> int:
@@ -36,51 +58,206 @@ class Tensor:
         return prod(self.shape)
 
 
+class Piece(NamedTuple):
+    """A tensor of the network in one of a checkpoint: all of it, or ``half`` 0 or 1 of every expert's rows."""
+
+    tensor: Tensor
+    half: int | None = None
+
+
+class Names:
+    """Names in checkpoints of ``config``, in every layout in circulation.
+
+    ``X`` in text-only checkpoints is ``model.language_model.X`` as published, ``language_model.model.X`` in MLX
+    conversions; published files join gate and up projections of the experts.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._pieces: dict[str, list[Piece]] = {}
+        for tensor in _drafter(config) if config.is_drafter else _target(config):
+            self._add(tensor.name, Piece(tensor))
+            base, joined, projection = tensor.module.partition("switch_glu.")
+            if joined:
+                half = {"gate_proj": 0, "up_proj": 1}.get(projection)
+                self._add(base + ("down_proj" if half is None else "gate_up_proj"), Piece(tensor, half))
+
+    def find(self, name: str) -> list[Piece] | None:
+        """Return what the tensor ``name`` holds of the network, [] for what no network reads, None if it is unknown."""
+        pieces = self._pieces.get(name)
+        if pieces is not None:
+            return [piece for piece in pieces if piece.tensor.loaded]
+        return [] if tower(name) or any(word in name for word in _NOT_WEIGHTS) else None
+
+    def kind(self, name: str) -> Kind:
+        """Return the kind of the tensor ``name``."""
+        pieces = self._pieces.get(name)
+        if pieces is not None:
+            return pieces[0].tensor.kind
+        found = tower(name)
+        return NORM if found is None else found[0]
+
+    def _add(self, name: str, piece: Piece) -> None:
+        inner = name.removeprefix("language_model.")
+        bare = inner.removeprefix("model.")
+        for known in (
+            inner, f"language_model.{inner}", f"model.language_model.{inner}", f"model.language_model.{bare}",
+        ):  # fmt: skip
+            self._pieces.setdefault(known, []).append(piece)
+
+
+def tower(name: str) -> tuple[Kind, str] | None:
+    """Return kind and name in MLX conversions of a tower's tensor; None for any other."""
+    rest = name.removeprefix("model.")
+    return next(((kind, rest) for prefix, kind in _TOWERS.items() if rest.startswith(prefix)), None)
+
+
+def tensors(config: ModelConfig) -> Iterator[Tensor]:
+    """Yield every tensor of the network that ``config`` describes; towers are no part of it."""
+    found = _drafter(config) if config.is_drafter else _target(config)
+    return (tensor for tensor in found if tensor.loaded)
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Return the number of weights; the token ordering of a centroid head is no weight."""
+    return sum(tensor.size for tensor in tensors(config) if not tensor.name.endswith("token_ordering"))
+
+
+def own_layers(config: ModelConfig) -> int:
+    """Return the number of layers with K/V of their own; the others read those of the last own one of their kind."""
+    return len(config.layer_types) - int(config.text.get("num_kv_shared_layers") or 0)
+
+
+def _target(config: ModelConfig) -> Iterator[Tensor]:
+    text = config.text
+    width, layers = config.hidden_size, len(config.layer_types)
+    extra = int(text.get("hidden_size_per_layer_input") or 0)
+    at = "language_model.model"
+    yield Tensor(f"{at}.embed_tokens.weight", "embedding", (config.vocab_size, width))
+    for i in range(layers):
+        yield from _layer(config, f"{at}.layers.{i}", i, own=i < own_layers(config))
+        if text.get("enable_moe_block"):
+            yield from _experts(config, f"{at}.layers.{i}")
+        if extra:
+            yield Tensor(f"{at}.layers.{i}.per_layer_input_gate.weight", "per-layer projections", (extra, width))
+            yield Tensor(f"{at}.layers.{i}.per_layer_projection.weight", "per-layer projections", (width, extra))
+            yield _vector(f"{at}.layers.{i}.post_per_layer_input_norm.weight", width)
+    yield _vector(f"{at}.norm.weight", width)
+    if extra:
+        rows = int(text.get("vocab_size_per_layer_input") or config.vocab_size)
+        yield Tensor(f"{at}.embed_tokens_per_layer.weight", "per-layer embedding", (rows, layers * extra))
+        yield Tensor(f"{at}.per_layer_model_projection.weight", "per-layer projections", (layers * extra, width))
+        yield _vector(f"{at}.per_layer_projection_norm.weight", extra)
+    tied = bool(text.get("tie_word_embeddings", True))
+    yield Tensor("language_model.lm_head.weight", "head", (config.vocab_size, width), loaded=not tied)
+
+
+def _drafter(config: ModelConfig) -> Iterator[Tensor]:
+    width, backbone = config.hidden_size, int(config.raw["backbone_hidden_size"])
+    yield Tensor("pre_projection.weight", "drafter's projections", (width, 2 * backbone))
+    yield Tensor("post_projection.weight", "drafter's projections", (backbone, width))
+    yield Tensor("model.embed_tokens.weight", "embedding", (config.vocab_size, width))
+    for i in range(len(config.layer_types)):
+        yield from _layer(config, f"model.layers.{i}", i, own=False)
+    yield _vector("model.norm.weight", width)
+    if config.raw.get("use_ordered_embeddings"):
+        yield Tensor("masked_embedding.centroids.weight", "head", (int(config.raw["num_centroids"]), width))
+        yield _vector("masked_embedding.token_ordering", config.vocab_size, "head")
+    yield Tensor("lm_head.weight", "head", (config.vocab_size, width), loaded=False)
+
+
+def _layer(config: ModelConfig, at: str, i: int, *, own: bool) -> Iterator[Tensor]:
+    text, kind, width = config.text, config.layer_types[i], config.hidden_size
+    head, kv = config.head_dim(kind), config.kv_heads(kind)
+    queries = int(text["num_attention_heads"]) * head
+    yield Tensor(f"{at}.self_attn.q_proj.weight", "attention", (queries, width))
+    yield Tensor(f"{at}.self_attn.o_proj.weight", "attention", (width, queries))
+    yield _vector(f"{at}.self_attn.q_norm.weight", head)
+    yield Tensor(f"{at}.self_attn.k_proj.weight", "attention", (kv * head, width), loaded=own)
+    if not own or not config.k_is_v(kind):
+        yield Tensor(f"{at}.self_attn.v_proj.weight", "attention", (kv * head, width), loaded=own)
+    yield Tensor(f"{at}.self_attn.k_norm.weight", NORM, (head,), quantizable=False, loaded=own)
+    wide = not own and not config.is_drafter and text.get("use_double_wide_mlp")
+    inner = int(text["intermediate_size"]) * (2 if wide else 1)
+    for name, shape in _gated(width, inner):
+        yield Tensor(f"{at}.mlp.{name}.weight", "mlp", shape)
+    for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+        yield _vector(f"{at}.{name}_layernorm.weight", width)
+    yield _vector(f"{at}.layer_scalar", 1)
+
+
+def _experts(config: ModelConfig, at: str) -> Iterator[Tensor]:
+    text, width = config.text, config.hidden_size
+    count, inner = int(text["num_experts"]), int(text["moe_intermediate_size"])
+    yield Tensor(f"{at}.router.proj.weight", "router", (count, width))
+    yield _vector(f"{at}.router.scale", width, "router")
+    yield _vector(f"{at}.router.per_expert_scale", count, "router")
+    for name, shape in _gated(width, inner):
+        yield Tensor(f"{at}.experts.switch_glu.{name}.weight", "experts", (count, *shape))
+    for name in ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "pre_feedforward_layernorm_2"):
+        yield _vector(f"{at}.{name}.weight", width)
+
+
+def _gated(width: int, inner: int) -> tuple[tuple[str, tuple[int, int]], ...]:
+    return ("gate_proj", (inner, width)), ("up_proj", (inner, width)), ("down_proj", (width, inner))
+
+
+def _vector(name: str, width: int, kind: Kind = NORM) -> Tensor:
+    return Tensor(name, kind, (width,), quantizable=False)
+
+
 @dataclass(frozen=True, slots=True)
-class Packing:
-    """How a tensor is quantized."""
+class Quantization:
+    """Quantization of a matrix along its rows, or of keys and values along a head."""
 
     bits: int
     group_size: int
     mode: str = "affine"
 
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Quantization:
+        """Return what an entry of config.json's quantization block says, with MLX's defaults."""
+        mode = str(entry.get("mode") or "affine")
+        group, bits = MODES.get(mode, MODES["affine"])
+        return cls(int(entry.get("bits") or bits), int(entry.get("group_size") or group), mode)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """MLX's keyword arguments, and an entry of config.json's block."""
+        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+
+    @property
+    def title(self) -> str:
+        """`4 bit`, or the name of a floating-point mode."""
+        return f"{self.bits} bit" if self.mode == "affine" else self.mode
+
     def nbytes(self, tensor: Tensor, plain: int = 2) -> int:
-        """Bytes of a packed tensor; ``plain`` is the width of 16-bit values where they are used (4 on a CPU)."""
+        """Return the bytes of a quantized tensor; ``plain`` is the width of 16-bit values in use (4 on a CPU)."""
         scale = _SCALE_BYTES.get(self.mode, 4)
         return tensor.size * self.bits // 8 + tensor.size // self.group_size * (scale * plain // 2 if scale > 1 else 1)
 
-
-def tensors(config: ModelConfig) -> Iterator[Tensor]:
-    """Every parameter of the network that ``config`` describes."""
-    return _drafter(config) if config.is_drafter else _target(config)
-
-
-def parameter_count(config: ModelConfig) -> int:
-    """Number of weights; the token ordering of a centroid head is no weight."""
-    return sum(tensor.size for tensor in tensors(config) if not tensor.name.endswith("token_ordering"))
+    def fitting(self, tensor: Tensor) -> Quantization | None:
+        """Return this, or affine groups of 32 where its own do not divide the rows; None where nothing does."""
+        if tensor.shape[-1] % self.group_size == 0:
+            return self
+        return Quantization(self.bits, 32) if tensor.shape[-1] % 32 == 0 else None
 
 
-def own_layers(config: ModelConfig) -> int:
-    """Number of layers with keys and values of their own; the others read those of the last own one of their kind."""
-    layers = len(config.layer_types)
-    return layers - int(config.text.get("num_kv_shared_layers") or 0)
-
-
-def packing(tensor: Tensor, quantization: Mapping[str, Any] | None) -> Packing | None:
-    """How config.json's quantization block packs ``tensor``; None if it is left as it is."""
-    if quantization is None or not tensor.packs:
-        return None
-    own = quantization.get(tensor.name.removesuffix(".weight"), True)
+def module_quantization(module: str, block: Mapping[str, Any]) -> Quantization | None:
+    """Return what config.json's quantization block says of a module: its own entry, or the block's; None for false."""
+    own = block.get(module, True)
     if own is False:
         return None
-    table = {**quantization, **own} if isinstance(own, Mapping) else quantization
-    mode = str(table.get("mode") or "affine")
-    group = int(table.get("group_size") or _GROUPS.get(mode, 64))
-    return Packing(int(table.get("bits") or 4), group, mode) if tensor.shape[-1] % group == 0 else None
+    return Quantization.read(own if isinstance(own, Mapping) else block)
 
 
-def kv_packing(config: ModelConfig, bits: int | None) -> Packing | None:
-    """How full layers keep keys and values with ``--kv-bits``; None (nothing said): as they are computed.
+def quantization_of(tensor: Tensor, block: Mapping[str, Any] | None) -> Quantization | None:
+    """Return how config.json's quantization block stores ``tensor``; None if it is left as it is."""
+    found = None if block is None or not tensor.quantizable else module_quantization(tensor.module, block)
+    return None if found is None or tensor.shape[-1] % found.group_size else found
+
+
+def kv_quantization(config: ModelConfig, bits: int | None) -> Quantization | None:
+    """Return how full layers store keys and values with ``--kv-bits``; None (nothing said): as they are computed.
 
     Raises LoadError for anything but 4 and 8, and where heads cannot be divided into groups.
     """
@@ -95,79 +272,4 @@ def kv_packing(config: ModelConfig, bits: int | None) -> Packing | None:
             f"Keys and values of {config.folder} cannot be packed: its heads have {dim} entries, and 32 of them "
             "make a group. Leave out --kv-bits."
         )
-    return Packing(bits, group)
-
-
-def _target(config: ModelConfig) -> Iterator[Tensor]:
-    text = config.text
-    width, layers = config.hidden_size, len(config.layer_types)
-    extra = int(text.get("hidden_size_per_layer_input") or 0)
-    yield Tensor("language_model.model.embed_tokens.weight", "embedding", (config.vocab_size, width))
-    for i in range(layers):
-        at = f"language_model.model.layers.{i}"
-        yield from _layer(config, at, i, own=i < own_layers(config))
-        if text.get("enable_moe_block"):
-            yield from _experts(config, at)
-        if extra:
-            yield Tensor(f"{at}.per_layer_input_gate.weight", "per-layer", (extra, width))
-            yield Tensor(f"{at}.per_layer_projection.weight", "per-layer", (width, extra))
-            yield _norm(f"{at}.post_per_layer_input_norm.weight", width)
-    yield _norm("language_model.model.norm.weight", width)
-    if extra:
-        rows = int(text.get("vocab_size_per_layer_input") or config.vocab_size)
-        at = "language_model.model"
-        yield Tensor(f"{at}.embed_tokens_per_layer.weight", "per-layer embedding", (rows, layers * extra))
-        yield Tensor(f"{at}.per_layer_model_projection.weight", "per-layer", (layers * extra, width))
-        yield _norm(f"{at}.per_layer_projection_norm.weight", extra)
-    if not text.get("tie_word_embeddings", True):
-        yield Tensor("language_model.lm_head.weight", "head", (config.vocab_size, width))
-
-
-def _drafter(config: ModelConfig) -> Iterator[Tensor]:
-    width, backbone = config.hidden_size, int(config.raw["backbone_hidden_size"])
-    yield Tensor("pre_projection.weight", "mlp", (width, 2 * backbone))
-    yield Tensor("post_projection.weight", "mlp", (backbone, width))
-    yield Tensor("model.embed_tokens.weight", "embedding", (config.vocab_size, width))
-    for i in range(len(config.layer_types)):
-        yield from _layer(config, f"model.layers.{i}", i, own=False)
-    yield _norm("model.norm.weight", width)
-    if config.raw.get("use_ordered_embeddings"):
-        yield Tensor("masked_embedding.centroids.weight", "head", (int(config.raw["num_centroids"]), width))
-        yield Tensor("masked_embedding.token_ordering", "head", (config.vocab_size,), packs=False)
-
-
-def _layer(config: ModelConfig, at: str, i: int, *, own: bool) -> Iterator[Tensor]:
-    text, kind, width = config.text, config.layer_types[i], config.hidden_size
-    head, kv = config.head_dim(kind), config.kv_heads(kind)
-    queries = int(text["num_attention_heads"]) * head
-    yield Tensor(f"{at}.self_attn.q_proj.weight", "attention", (queries, width))
-    yield Tensor(f"{at}.self_attn.o_proj.weight", "attention", (width, queries))
-    yield _norm(f"{at}.self_attn.q_norm.weight", head)
-    if own:
-        yield Tensor(f"{at}.self_attn.k_proj.weight", "attention", (kv * head, width))
-        if not (kind == FULL and text.get("attention_k_eq_v")):
-            yield Tensor(f"{at}.self_attn.v_proj.weight", "attention", (kv * head, width))
-        yield _norm(f"{at}.self_attn.k_norm.weight", head)
-    wide = not own and not config.is_drafter and text.get("use_double_wide_mlp")
-    inner = int(text["intermediate_size"]) * (2 if wide else 1)
-    for name, shape in (("gate_proj", (inner, width)), ("up_proj", (inner, width)), ("down_proj", (width, inner))):
-        yield Tensor(f"{at}.mlp.{name}.weight", "mlp", shape)
-    for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
-        yield _norm(f"{at}.{name}_layernorm.weight", width)
-    yield _norm(f"{at}.layer_scalar", 1)
-
-
-def _experts(config: ModelConfig, at: str) -> Iterator[Tensor]:
-    text, width = config.text, config.hidden_size
-    count, inner = int(text["num_experts"]), int(text["moe_intermediate_size"])
-    yield Tensor(f"{at}.router.proj.weight", "router", (count, width))
-    yield _norm(f"{at}.router.scale", width)
-    yield _norm(f"{at}.router.per_expert_scale", count)
-    for name, shape in (("gate_proj", (inner, width)), ("up_proj", (inner, width)), ("down_proj", (width, inner))):
-        yield Tensor(f"{at}.experts.switch_glu.{name}.weight", "experts", (count, *shape))
-    for name in ("post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "pre_feedforward_layernorm_2"):
-        yield _norm(f"{at}.{name}.weight", width)
-
-
-def _norm(name: str, width: int) -> Tensor:
-    return Tensor(name, "norm", (width,), packs=False)
+    return Quantization(bits, group)

@@ -24,7 +24,7 @@ from mlxmtp.limits import SLACK
 from mlxmtp.models import kv_cache as cache_module
 from mlxmtp.models.config import FULL, SLIDING
 from mlxmtp.models.kv_cache import visible
-from mlxmtp.models.kv_quant import pack
+from mlxmtp.models.kv_quant import dequantized, quantize
 from mlxmtp.models.target import Target
 from tests.networks import WAYS, Adversary, Oracle, decode, tokens
 from tests.packable import PAIRS, pair
@@ -47,8 +47,9 @@ class Whole:
         }
 
     def update(self, i: int, rows: mx.array) -> mx.array:
-        assert self._spec.packing is not None
-        return pack(rows, self._spec.packing).unpack() if self._spec.kinds[i] == FULL else rows
+        how = self._spec.quantization
+        assert how is not None
+        return dequantized(quantize(rows, how)) if self._spec.kinds[i] == FULL else rows
 
 
 def prompt(length: int) -> list[int]:
@@ -104,7 +105,7 @@ def test_the_drafter_sees_the_rounded_rows(family, dim, bits):
     plain, plain_drafter = pair(family, dim, None)
     rows: Any = target.cache_spec.layer(held.buffers, place)
     buffers = [held.buffers[held.spec.places(i)[0]] for i in range(len(plain.cache_spec.kinds))]
-    buffers[place] = rows.unpack()
+    buffers[place] = dequantized(rows)
     wanted = plain_drafter.step(embedding, hidden, plain_drafter.context(buffers, offset))[0].values
     assert float(mx.abs(packed - wanted).max()) < 1e-4 * float(mx.abs(wanted).max())
 

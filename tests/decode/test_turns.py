@@ -202,15 +202,15 @@ def test_ctrl_c_between_two_layers_of_a_chunk_does_not_leave_a_broken_ring(monke
     following = [*first, *said, *first, *first]
 
     class Interrupting:
-        def __init__(self, block: object) -> None:
-            self.kind = block.kind  # type: ignore[attr-defined]
+        def __init__(self, layer: object) -> None:
+            self.kind = layer.kind  # type: ignore[attr-defined]
 
         def __call__(self, *arguments: object, **named: object) -> None:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        blocks = engine.target._blocks
-        patch.setattr(engine.target, "_blocks", [*blocks[:2], Interrupting(blocks[2]), *blocks[3:]])
+        layers = engine.target.layers
+        patch.setattr(engine.target, "layers", [*layers[:2], Interrupting(layers[2]), *layers[3:]])
         with pytest.raises(KeyboardInterrupt):
             decode(engine, following, 4)
     assert decode(engine, following, 20) == decode(decoder("e2b"), following, 20)

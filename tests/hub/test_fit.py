@@ -8,7 +8,6 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
 
 from mlxmtp.app.open import require_memory
 from mlxmtp.decode.decoder import Decoder
@@ -22,7 +21,7 @@ from mlxmtp.models import chunks
 from mlxmtp.models.chunks import ROWS, activation_bytes, chunk_rows
 from mlxmtp.models.config import read_config
 from mlxmtp.models.device import bound_memory, on_cpu
-from mlxmtp.models.load import load_drafter, load_target
+from mlxmtp.models.load import arrays, load_drafter, load_target
 from mlxmtp.models.tensors import parameter_count
 from tests import full_size
 from tests.golden import FAMILIES, FOLDER
@@ -76,7 +75,7 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
     loaded = load_target(folder / "target", kv_bits=kv_bits)
     pair = load_drafter(folder / "drafter", loaded)
     predicted = need(target, drafter, tokens, cpu=True, kv_bits=kv_bits)
-    held = sum(value.nbytes for _, value in [*tree_flatten(loaded._text.parameters()), *tree_flatten(loaded.arrays())])
+    held = sum(value.nbytes for value in arrays(loaded))
     assert predicted.target == pytest.approx(held, rel=0.001)
     mx.reset_peak_memory()
     for run in range(MOST_RUNS):

@@ -5,23 +5,37 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx.utils import tree_flatten
 
-from mlxmtp.models._mlx_lm import gemma4_text
 from mlxmtp.models.layer import Experts
+from mlxmtp.models.linear import Matrix, Weights
+from mlxmtp.models.tensors import Quantization
+from tests.oracle import gemma4_text
 
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 HIDDEN, INNER, COUNT, CHOSEN = 64, 96, 5, 2
 
 
 def layer(bits: dict[str, int]) -> Any:
     """mlx-lm's layer; ``bits`` by projection, where it is packed."""
     mx.random.seed(0)
-    sizes = {"hidden_size": HIDDEN, "moe_intermediate_size": INNER, "num_experts": COUNT, "top_k_experts": CHOSEN}
+    sizes: dict[str, Any] = {
+        "hidden_size": HIDDEN,
+        "moe_intermediate_size": INNER,
+        "num_experts": COUNT,
+        "top_k_experts": CHOSEN,
+    }
     found = gemma4_text.Experts(gemma4_text.ModelArgs(**sizes))
     packed = {f"switch_glu.{name}": {"group_size": 32, "bits": count} for name, count in bits.items()}
     nn.quantize(found, class_predicate=lambda path, _: packed.get(path, False))
     mx.eval(found.parameters())
     return found
+
+
+def matrix(module: Any) -> Matrix:
+    """The weights of mlx-lm's projection as ours."""
+    if "scales" not in module:
+        return Matrix((module.weight,))
+    return Matrix((module.weight, module.scales, module.biases), Quantization(module.bits, module.group_size))
 
 
 @pytest.mark.parametrize(
@@ -37,10 +51,13 @@ def test_they_answer_as_mlx_lms_do(bits, rows):
     source = layer(bits)
     wanted = source(x, indices, weights)
     mx.eval(wanted)
-    assert mx.allclose(Experts(source)(x, indices, weights), wanted, rtol=1e-4, atol=1e-6).item()
+    ours = Experts(*(matrix(source.switch_glu[name]) for name in PROJECTIONS))
+    assert mx.allclose(ours(x, indices, weights), wanted, rtol=1e-4, atol=1e-6).item()
 
 
 def test_no_projection_is_held_twice():
-    source = layer({})
-    Experts(source)
-    assert not tree_flatten(source.parameters())
+    glu = layer({}).switch_glu
+    taken = {f"{name}.weight": matrix(glu[name]) for name in PROJECTIONS}
+    weights = Weights(taken)
+    Experts(*(weights.matrix(name) for name in PROJECTIONS))
+    assert not taken

@@ -5,10 +5,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlxmtp.models.config import check_pair, read_config
-from mlxmtp.models.drafter import Drafter, DrafterWeights
-from mlxmtp.models.load import build_target
+from mlxmtp.models.drafter import Drafter
+from mlxmtp.models.load import assemble
 from mlxmtp.models.target import Target
 from tests import full_size
+from tests.oracle import DrafterWeights, build_target
 
 
 @pytest.mark.parametrize("family", full_size.PAIRS)
@@ -32,8 +33,9 @@ def test_parameters_are_those_of_the_published_files(family, tmp_path):
     assert drafter_tensors["post_projection.weight"].shape == (hidden, width)
     assert drafter_tensors["model.embed_tokens.weight"].shape == (full_size.VOCAB, width)
     check_pair(config, drafter_config)
-    target = Target(network.language_model, config)
-    Drafter(weights, drafter_config, target)
+    drafter_tensors |= {} if ordering is None else {"masked_embedding.token_ordering": ordering}
+    target = Target(assemble(config, tensors), config)
+    Drafter(assemble(drafter_config, drafter_tensors), drafter_config, target)
     assert target.stores == {"sliding_attention": pair.stores[0], "full_attention": pair.stores[1]}
     assert mx.get_peak_memory() - before < 50_000_000
 

@@ -13,11 +13,11 @@ import pytest
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config import read_config
-from mlxmtp.models.drafter import DrafterWeights
 from mlxmtp.models.kv_cache import KVCache, PromptView
-from mlxmtp.models.load import build_target, load_drafter, load_target, parameters, read_weights
+from mlxmtp.models.load import load_drafter, load_target, read_weights
 from tests.golden import load_golden, relative_error
 from tests.networks import decode
+from tests.oracle import DrafterWeights, build_target, parameters
 
 PROMPT = load_golden("e2b").records["long"].prompt
 

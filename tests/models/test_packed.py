@@ -16,21 +16,21 @@ from mlxmtp.errors import LoadError
 from mlxmtp.limits import STEP
 from mlxmtp.models.config import FULL, SLIDING, read_config
 from mlxmtp.models.kv_cache import CacheSpec, FixedView, KVCache, PromptView, visible
-from mlxmtp.models.kv_quant import Packed, pack
+from mlxmtp.models.kv_quant import dequantized, quantize
 from mlxmtp.models.layer import attend, halves
 from mlxmtp.models.load import load_target
 from mlxmtp.models.target import Target
-from mlxmtp.models.tensors import Packing, kv_packing
+from mlxmtp.models.tensors import Quantization, kv_quantization
 from tests.golden import FOLDER
 from tests.networks import decode, tokens
 from tests.packable import PAIRS, pair
 
 POCKET = Path(__file__).parents[2] / "assets" / "pocket" / "target"
 HEADS, DIM = 2, 64
-PACKINGS = [Packing(8, 64), Packing(4, 64), Packing(4, 32)]
+PACKINGS = [Quantization(8, 64), Quantization(4, 64), Quantization(4, 32)]
 
 
-def spec(packing: Packing | None) -> CacheSpec:
+def spec(packing: Quantization | None) -> CacheSpec:
     return CacheSpec((SLIDING, FULL, FULL), (HEADS,) * 3, (32, DIM, DIM), 8, packing)
 
 
@@ -52,23 +52,22 @@ def write(held: KVCache, start: int, new: mx.array, *, chunk: bool) -> list[Any]
 
 
 def unpacked(held: KVCache, i: int) -> mx.array:
-    found = held.spec.layer(held.buffers, i)
-    return found.unpack() if isinstance(found, Packed) else found
+    return dequantized(held.spec.layer(held.buffers, i))
 
 
 @pytest.mark.parametrize("packing", PACKINGS, ids=str)
 def test_no_entry_moves_by_more_than_a_step_of_its_group(packing):
     new = rows(50)
-    packed = pack(new, packing)
+    packed = quantize(new, packing)
     steps = mx.repeat(mx.abs(packed.scales), packing.group_size, axis=-1)
-    assert float((mx.abs(packed.unpack() - new) / steps).max()) < 1.01
+    assert float((mx.abs(dequantized(packed) - new) / steps).max()) < 1.01
 
 
 @pytest.mark.parametrize("packing", PACKINGS, ids=str)
 def test_what_a_row_becomes_depends_on_nothing_but_the_row(packing):
     """However it is written and whatever happens to the buffers: packed once, and seen the same by everybody."""
     new = rows(300)
-    wanted = pack(new, packing).unpack()
+    wanted = dequantized(quantize(new, packing))
     for sizes in ([300], [7, 100, 193], [299, 1]):
         for chunk in (True, False):
             held, start = KVCache(spec(packing), mx.float32), 0
@@ -76,7 +75,7 @@ def test_what_a_row_becomes_depends_on_nothing_but_the_row(packing):
                 seen = write(held, start, new[:, :, start : start + size], chunk=chunk)
                 start += size
                 for one in seen:
-                    shown = one.unpack() if isinstance(one, Packed) else one
+                    shown = dequantized(one)
                     assert mx.array_equal(shown[:, :, :start], wanted[:, :, :start])
             held.reserve(10 * STEP)
             held.shrink(301)
@@ -92,21 +91,23 @@ def test_rejected_rows_are_written_over():
     write(held, 20, rows(5, seed=1), chunk=False)
     write(held, 22, rows(5, seed=2), chunk=False)
     wanted = mx.concatenate([rows(20), rows(5, seed=1)[:, :, :2], rows(5, seed=2)], axis=2)
-    assert mx.array_equal(unpacked(held, 1)[:, :, :27], pack(wanted, packing).unpack())
+    assert mx.array_equal(unpacked(held, 1)[:, :, :27], dequantized(quantize(wanted, packing)))
 
 
 @pytest.mark.parametrize("packing", PACKINGS, ids=str)
 @pytest.mark.parametrize(("heads", "length"), [(2, 1), (8, 1), (8, 4), (4, 9)])
 def test_products_with_packed_rows_are_those_with_the_rows_seen(packing, heads, length):
-    packed = pack(rows(40), packing)
+    packed = quantize(rows(40), packing)
     queries = mx.random.normal((1, length, heads, DIM), key=mx.random.key(3))
     mask = visible(mx.arange(30, 30 + length), mx.arange(40), None)
     got = attend(queries, halves(packed), mask)
-    wanted = attend(queries, halves(packed.unpack()), mask)
+    wanted = attend(queries, halves(dequantized(packed)), mask)
     assert float(mx.abs(got - wanted).max()) < 1e-4
 
 
-@pytest.mark.parametrize(("packing", "share"), [(Packing(8, 64), 9.0), (Packing(4, 64), 5.0), (Packing(4, 32), 6.0)])
+@pytest.mark.parametrize(
+    ("packing", "share"), [(Quantization(8, 64), 9.0), (Quantization(4, 64), 5.0), (Quantization(4, 32), 6.0)]
+)
 def test_full_layers_take_so_many_bits_an_entry_and_rings_what_they_took(packing, share):
     """Scale and bias are float32 here; with 16 bits it is 8.5 and 4.5."""
     held, plain = KVCache(spec(packing), mx.float32), KVCache(spec(None), mx.float32)
@@ -120,7 +121,7 @@ def test_full_layers_take_so_many_bits_an_entry_and_rings_what_they_took(packing
 
 
 def test_a_pass_writes_packed_rows_in_place_and_growth_holds_one_buffer_twice():
-    held = KVCache(spec(Packing(8, 64)), mx.float32)
+    held = KVCache(spec(Quantization(8, 64)), mx.float32)
     held.reserve(20_000)
     mx.eval(held.buffers)
     largest = max(buffer.nbytes for buffer in held.buffers)
@@ -138,14 +139,14 @@ def test_a_pass_writes_packed_rows_in_place_and_growth_holds_one_buffer_twice():
 
 
 def test_what_was_cut_is_filled_in_again_and_another_packing_is_refused():
-    held = KVCache(spec(Packing(8, 64)), mx.float32)
+    held = KVCache(spec(Quantization(8, 64)), mx.float32)
     write(held, 0, rows(30), chunk=True)
     cut = held.cut(25)
     again = KVCache(held.spec, mx.float32)
     again.fill(cut, 25, 29)
     for i in (1, 2):
         assert mx.array_equal(unpacked(again, i)[:, :, :25], unpacked(held, i)[:, :, :25])
-    for other in (None, Packing(4, 64), Packing(8, 32)):
+    for other in (None, Quantization(4, 64), Quantization(8, 32)):
         with pytest.raises(ValueError, match="buffer"):
             KVCache(spec(other), mx.float32).fill(cut, 25, 29)
 
@@ -158,8 +159,8 @@ def test_what_cannot_be_packed_is_refused_before_weights_are_read(bits, family, 
 
 
 def test_groups_are_as_large_as_heads_allow():
-    assert kv_packing(read_config(POCKET), 4) == Packing(4, 64)
-    assert pair("31b", 32, 8)[0].cache_spec.packing == Packing(8, 32)
+    assert kv_quantization(read_config(POCKET), 4) == Quantization(4, 64)
+    assert pair("31b", 32, 8)[0].cache_spec.quantization == Quantization(8, 32)
 
 
 def logits(network: Target, ids: list[int]) -> mx.array:

@@ -12,7 +12,7 @@ from mlxmtp.convert.tasks import output_config
 from mlxmtp.errors import UsageError
 from mlxmtp.machine.memory import weight_bytes
 from mlxmtp.models.config import ModelConfig, read_config
-from mlxmtp.models.tensors import packing, tensors
+from mlxmtp.models.tensors import NORM, quantization_of, tensors
 from tests.full_size import PAIRS, write
 
 
@@ -26,7 +26,9 @@ def bits(recipe: Recipe, config: ModelConfig) -> dict[str, set[tuple[int, int, s
     block = recipe.block(config)
     found: dict[str, set[Any]] = {}
     for tensor in tensors(config):
-        own = packing(tensor, block)
+        if not tensor.quantizable and tensor.kind == "router":
+            continue
+        own = quantization_of(tensor, block)
         found.setdefault(tensor.kind, set()).add(own and (own.bits, own.group_size, own.mode))
     return found
 
@@ -35,12 +37,12 @@ def bits(recipe: Recipe, config: ModelConfig) -> dict[str, set[tuple[int, int, s
 def test_the_default_recipe(tmp_path, family):
     target, _ = pair(tmp_path, family)
     got = bits(make_recipe({}), target)
-    assert got.pop("norm") == {None}
+    assert got.pop(NORM) == {None}
     wanted: dict[str, set[Any]] = {
         "embedding": {(6, 64, "affine")}, "attention": {(4, 64, "affine")}, "mlp": {(4, 64, "affine")},
     }  # fmt: skip
     if family in ("e2b", "e4b"):
-        wanted |= {"per-layer embedding": {(8, 64, "affine")}, "per-layer": {None}}
+        wanted |= {"per-layer embedding": {(8, 64, "affine")}, "per-layer projections": {None}}
     if family == "26b":
         wanted |= {"router": {(8, 64, "affine")}, "experts": {(4, 64, "affine")}}
     assert got == wanted
@@ -95,12 +97,12 @@ def test_the_block_is_short_and_says_all(tmp_path, family):
     block = output_config(target, recipe)["quantization"]
     assert (block["bits"], block["group_size"], block["mode"]) == (4, 64, "affine")
     for tensor in tensors(target):
-        assert packing(tensor, block) == recipe.packing(tensor, drafter=False)
+        assert quantization_of(tensor, block) == recipe.quantization(tensor, drafter=False)
     raw = {**target.raw, "quantization": block}
     packed = ModelConfig(target.folder, target.model_type, raw, target.text)
     stored = 0
     for tensor in tensors(target):
-        own = recipe.packing(tensor, drafter=False)
+        own = recipe.quantization(tensor, drafter=False)
         stored += 2 * tensor.size if own is None else own.nbytes(tensor)
     assert weight_bytes(packed, cpu=False) == pytest.approx(stored, rel=1e-3)
 

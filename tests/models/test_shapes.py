@@ -4,11 +4,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlxmtp.models.config import read_config
-from mlxmtp.models.drafter import DrafterWeights
-from mlxmtp.models.load import build_target
-from mlxmtp.models.tensors import Packing, Tensor, packing, parameter_count, tensors
+from mlxmtp.models.tensors import NORM, Quantization, Tensor, parameter_count, quantization_of, tensors
 from tests import full_size
 from tests.golden import FAMILIES, FOLDER
+from tests.oracle import DrafterWeights, build_target
 
 
 def same(config, network):
@@ -36,12 +35,14 @@ def test_full_size(family, tmp_path):
 
 def test_packing_follows_the_block_of_config_json():
     quantization = {"group_size": 64, "bits": 4, "a.b": {"group_size": 32, "bits": 8}, "c": False}
-    assert packing(Tensor("x.weight", "mlp", (8, 128)), quantization) == Packing(4, 64)
-    assert packing(Tensor("a.b.weight", "mlp", (8, 128)), quantization) == Packing(8, 32)
-    assert packing(Tensor("c.weight", "mlp", (8, 128)), quantization) is None
-    assert packing(Tensor("x.weight", "mlp", (8, 100)), quantization) is None
-    assert packing(Tensor("x.weight", "norm", (128,), packs=False), quantization) is None
-    assert packing(Tensor("x.weight", "mlp", (8, 128)), {"mode": "mxfp4", "bits": 4}) == Packing(4, 32, "mxfp4")
+    assert quantization_of(Tensor("x.weight", "mlp", (8, 128)), quantization) == Quantization(4, 64)
+    assert quantization_of(Tensor("a.b.weight", "mlp", (8, 128)), quantization) == Quantization(8, 32)
+    assert quantization_of(Tensor("c.weight", "mlp", (8, 128)), quantization) is None
+    assert quantization_of(Tensor("x.weight", "mlp", (8, 100)), quantization) is None
+    assert quantization_of(Tensor("x.weight", NORM, (128,), quantizable=False), quantization) is None
+    assert quantization_of(Tensor("x.weight", "mlp", (8, 128)), {"mode": "mxfp4", "bits": 4}) == Quantization(
+        4, 32, "mxfp4"
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,4 +52,4 @@ def test_packed_bytes_are_those_that_mlx_makes(mode, bits, group):
     import mlx.core as mx
 
     arrays = mx.quantize(mx.ones((64, 128), mx.bfloat16), group_size=group, bits=bits, mode=mode)
-    assert Packing(bits, group, mode).nbytes(Tensor("x", "mlp", (64, 128))) == sum(a.nbytes for a in arrays)
+    assert Quantization(bits, group, mode).nbytes(Tensor("x", "mlp", (64, 128))) == sum(a.nbytes for a in arrays)
