@@ -274,23 +274,19 @@ def resolve(
     table: type[T], flags: Mapping[str, object], environ: Mapping[str, str], config: Mapping[str, object], file: Path
 ) -> tuple[T, dict[str, str]]:
     """Return the values of a table of settings, checked, and who set them. Raises as `load_settings` does."""
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-
-    def put(name: str, value: object, where: str, error: type[MlxmtpError], origin: str) -> None:
-        values[name] = checked(entries[name], value, where, error)
-        origins[name] = origin
-
     entries = table_of(table)
-    for key, value in config.items():
-        put(key.replace("-", "_"), value, f"{key} in {file}", ConfigError, "config file")
-    for name, one in entries.items():
-        text = environ.get(one.environment)
-        if text:
-            put(name, _from_environment(one.rule.reads, text), one.environment, ConfigError, "environment")
-    for name, value in flags.items():
-        put(name, value, "--" + name.replace("_", "-"), UsageError, "flag")
-    return table(**values), origins
+    said = [(key.replace("-", "_"), value, f"{key} in {file}", "config file") for key, value in config.items()]
+    said += [
+        (name, _from_environment(one.rule.reads, environ[one.environment]), one.environment, "environment")
+        for name, one in entries.items()
+        if environ.get(one.environment)
+    ]
+    said += [(name, value, "--" + name.replace("_", "-"), "flag") for name, value in flags.items()]
+    values = {
+        name: checked(entries[name], value, where, UsageError if origin == "flag" else ConfigError)
+        for name, value, where, origin in said
+    }
+    return table(**values), {name: origin for name, _, _, origin in said}
 
 
 def typed_value(key: str, text: str) -> Any:

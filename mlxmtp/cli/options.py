@@ -92,8 +92,7 @@ class LoneResume(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the empty ID where none follows."""
-        following = [*args[1:], "-"]
-        pairs = zip(args, following, strict=True)
+        pairs = zip(args, [*args[1:], "-"], strict=False)
         return super().parse_args(ctx, [word for one, after in pairs for word in _with_id(one, after)])
 
 

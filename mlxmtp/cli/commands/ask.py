@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from mlxmtp.cli.terminal.output import Output
 
 
-@takes(
-    "ask",
-    "model file system thinking ... cache dry_run display sampling drafting yes force no_color debug",
-)
+@takes("ask", "model file system thinking ... cache dry_run display sampling drafting yes force no_color debug")
 def ask(
     ctx: typer.Context,
     prompt: Annotated[

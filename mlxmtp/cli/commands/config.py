@@ -1,11 +1,10 @@
-"""`mlxmtp config`: what is set, where the file is, and an editor for it."""
+"""`mlxmtp config`: show the settings, name their file, open it in an editor."""
 
 from __future__ import annotations
 
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -69,7 +68,12 @@ def edit(ctx: typer.Context) -> None:
     if sys.stdin is None or not (sys.stdin.isatty() and out.terminal):
         raise UsageError("An editor needs a terminal: change the file that `mlxmtp config path` names.")
     file = find_places().config
-    _ensure(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(_TEMPLATE, encoding="utf-8")
+    except OSError as error:
+        raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
     try:
         command = [*shlex.split(editor()), str(file)]
     except ValueError as error:
@@ -82,15 +86,6 @@ def edit(ctx: typer.Context) -> None:
         raise MlxmtpError(f"The editor '{command[0]}' ended with code {error.returncode}.") from error
     for warning in load_settings({}).warnings:  # a bad value is refused here, with its own sentence
         out.line(warning)
-
-
-def _ensure(file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            file.write_text(_TEMPLATE, encoding="utf-8")
-    except OSError as error:
-        raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
 
 
 def _show(ctx: typer.Context, *, json: bool) -> None:
@@ -118,7 +113,7 @@ def _key(name: str) -> str:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it; JSON's strings and numbers are TOML's."""
+    """Return a value as TOML writes it; JSON's strings, numbers and lists are TOML's."""
     from json import dumps
 
     return dumps(value, ensure_ascii=False)
