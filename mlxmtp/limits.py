@@ -1,6 +1,42 @@
-"""Numbers that more than one ring must agree on. Imports nothing, so that settings and predictions cost no MLX."""
+"""Numbers that more than one ring must agree on. Imports no other module: settings and predictions cost no MLX."""
 
 from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from `low` to `high`, or above `low`; `str()` completes the sentence "it must be"."""
+
+    low: float
+    high: float = sys.float_info.max
+    above: bool = False
+    whole: bool = False
+    zero_is_off: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        start = f"above {self.low} and" if self.above else f"from {self.low}{' (off)' if self.zero_is_off else ''}"
+        if self.high == sys.float_info.max:
+            return f"{kind} {start} up"
+        return f"{kind} {start} {'up to' if self.above else 'to'} {self.high}"
+
+
+SAMPLING = {
+    "temp": Range(0),
+    "top_p": Range(0, 1, above=True),
+    "top_k": Range(0, whole=True, zero_is_off=True),
+    "min_p": Range(0, 1),
+    "seed": Range(0, 2**64 - 1, whole=True),
+}
+"""Allowed values of the fields of `decode.sampling.Sampling`."""
+
+TOKEN_COUNT = Range(1, whole=True)
 
 MAX_DRAFT = 8
 """Draft tokens of a round at most: longer ones are slower on every machine that was measured."""

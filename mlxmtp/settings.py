@@ -1,51 +1,221 @@
-"""Flags, environment, config file: the only module that reads `os.environ` and `config.toml`.
+"""The table of settings, and the only module that reads `os.environ` and `config.toml`.
 
-Precedence: flags > environment > config file; what is still unset (None) is filled in by the model's
-generation_config and then by defaults (`engine/params.py`). A key of the config file is a field of
-`Settings` is a flag: `num_draft_tokens` is `--num-draft-tokens`.
+A setting is one field of `Settings`. From it come its flag in every command that takes it, its key in the config file,
+its environment variable, `/set`, `config show` and docs/settings.md. Flags win over the environment, that over the
+config file; None is filled in from the model's generation_config, then from defaults (`engine/params.py`).
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.limits import MAX_DRAFT, SAMPLING, TOKEN_COUNT, Range
 from mlxmtp.units import nearest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What the user asked for; None means that nobody said anything."""
+class Rule:
+    """The values a setting may have.
 
-    model: str | None = None
-    system: str | None = None
-    temp: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    draft: bool | None = None
-    draft_model: str | None = None
-    num_draft_tokens: int | Literal["auto"] | None = None
-    draft_bits: int | None = None
-    kv_bits: int | None = None
-    think: bool | None = None
-    think_tokens: int | None = None
-    show_thinking: bool | None = None
-    plain: bool | None = None
-    stats: bool | None = None
-    quiet: bool | None = None
-    no_color: bool | None = None
-    yes: bool | None = None
-    cache: bool | None = None
-    cache_gb: float | None = None
+    `wanted` completes "it must be"; `reads` is the type of a flag's value; `check` returns the value in the field's
+    type, None for one that is not allowed.
+    """
+
+    wanted: str
+    reads: Any
+    check: Callable[[object], Any]
+
+
+def number(allowed: Range) -> Rule:
+    """Allow the numbers of a range."""
+
+    def check(value: object) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value not in allowed:
+            return None
+        if allowed.whole:
+            return value if isinstance(value, int) else None
+        return float(value)
+
+    return Rule(str(allowed), int if allowed.whole else float, check)
+
+
+def number_or(allowed: Range, word: str) -> Rule:
+    """Allow the whole numbers of a range, also as text, and one word."""
+    numbers = number(allowed)
+
+    def check(value: object) -> Any:
+        if isinstance(value, str) and value.isascii() and value.isdecimal():
+            return numbers.check(int(value))
+        return word if value == word else numbers.check(value)
+
+    return Rule(f"{allowed}, or {word}", str, check)
+
+
+def choice(*values: str | int) -> Rule:
+    """Allow some words, or some numbers."""
+
+    def check(value: object) -> object:
+        return None if isinstance(value, bool) else next((one for one in values if one == value), None)
+
+    words = [str(one) for one in values]
+    return Rule(f"{', '.join(words[:-1])} or {words[-1]}", type(values[0]), check)
+
+
+def name_of(what: str) -> Rule:
+    """Allow a text that is not blank."""
+    return Rule(f"the name of {what}", str, lambda value: value.strip() or None if isinstance(value, str) else None)
+
+
+TEXT = Rule("a text", str, lambda value: value if isinstance(value, str) else None)
+SWITCH = Rule("true or false", bool, lambda value: value if isinstance(value, bool) else None)
+
+EVERY = ("every",)
+_ANSWERING = ("ask", "chat")
+_RUNNING = ("ask", "chat", "bench")
+_FETCHING = ("ask", "chat", "bench", "pull", "convert")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the table says about a setting, besides its name and its type."""
+
+    usage: str
+    """Flags as typer takes them, then the metavar: `-m --model NAME`; empty for a setting without a flag."""
+    rule: Rule
+    help: str
+    default: str
+    """In words; the value itself belongs to the place that uses it."""
+    commands: tuple[str, ...] = ()
+    section: str = ""
+    """Place in a command's help, with all others of this section."""
+    environment: str = ""
+    in_config: bool = True
+    in_chat: bool = False
+    """Taken by `/set`."""
+    of_answer: bool = False
+    """A field of `engine.params.Params`."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return tuple(word for word in self.usage.split() if word.startswith("-"))
+
+    @property
+    def metavar(self) -> str | None:
+        return next((word for word in self.usage.split() if not word.startswith("-")), None)
+
+
+def setting(usage: str, rule: Rule, help: str, default: str, **more: Any) -> Any:
+    """Return a field of a table of settings."""
+    return field(default=None, metadata={"setting": Setting(usage, rule, help, default, **more)})
+
+
+def table_of(settings: type) -> dict[str, Setting]:
+    """Return the entries of a dataclass whose fields are settings, by name."""
+    return {item.name: item.metadata["setting"] for item in fields(settings)}
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The table, and one row of values: what the user asked for, None where nobody said anything."""
+
+    model: str | None = setting(
+        "-m --model NAME", name_of("a model"), "Alias, org/repo or path. Also MLXMTP_MODEL.",
+        "an installed model, else pocket", commands=_ANSWERING, environment="MLXMTP_MODEL")
+    system: str | None = setting(
+        "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
+        "none", commands=_RUNNING)
+    temp: float | None = setting(
+        "--temp T", number(SAMPLING["temp"]), "Temperature; 0 is greedy.",
+        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+    top_p: float | None = setting(
+        "--top-p P", number(SAMPLING["top_p"]), "Nucleus sampling; 1 is off.",
+        "the model's, else 1", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+    top_k: int | None = setting(
+        "--top-k K", number(SAMPLING["top_k"]), "Only the K likeliest tokens; 0 is off.",
+        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+    min_p: float | None = setting(
+        "--min-p P", number(SAMPLING["min_p"]), "Only tokens this likely against the best.",
+        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+    seed: int | None = setting(
+        "--seed N", number(SAMPLING["seed"]), "The same seed gives the same answer.",
+        "another one every time; `bench`: 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+    max_tokens: int | None = setting(
+        "--max-tokens N", number(TOKEN_COUNT), "Stop after N tokens.",
+        "the model's, else the context", commands=_ANSWERING, section="sampling", in_chat=True, of_answer=True)
+    draft: bool | None = setting(
+        "--draft/--no-draft", SWITCH, "Draft ahead with the model's drafter.",
+        "where there is one", commands=_RUNNING, section="drafting")
+    draft_model: str | None = setting(
+        "--draft-model NAME", name_of("a drafter"), "Another drafter than the paired one.",
+        "the paired one", commands=_RUNNING, section="drafting")
+    num_draft_tokens: int | Literal["auto"] | None = setting(
+        "--num-draft-tokens N|auto", number_or(Range(0, MAX_DRAFT, whole=True), "auto"),
+        f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.",
+        "auto", commands=_ANSWERING, section="drafting", of_answer=True)
+    draft_bits: int | None = setting(
+        "--draft-bits N", choice(4, 8, 16), "Pack the drafter to 4 or 8 bits; 16 keeps it.",
+        "by the drafter's size", commands=_RUNNING, section="drafting")
+    kv_bits: int | None = setting(
+        "--kv-bits N", choice(4, 8), "Keep full layers' keys and values in 4 or 8 bits: less memory.",
+        "not quantized", commands=_RUNNING, section="drafting")
+    think: bool | None = setting(
+        "--think/--no-think", SWITCH, "Let the model reason first.",
+        "off", commands=_RUNNING, section="thinking", of_answer=True)
+    think_tokens: int | None = setting(
+        "--think-tokens N", number(TOKEN_COUNT), "End the reasoning after N tokens and answer.",
+        "no limit", commands=_ANSWERING, section="thinking", in_chat=True, of_answer=True)
+    show_thinking: bool | None = setting(
+        "--show-thinking/--hide-thinking", SWITCH, "Reasoning on stderr; shown on terminals by default.",
+        "on terminals", commands=_ANSWERING, section="thinking")
+    plain: bool | None = setting(
+        "--plain", SWITCH, "Raw text on a terminal, too.",
+        "off", commands=("ask", "chat", "sessions show"), section="display")
+    stats: bool | None = setting(
+        "--stats", SWITCH, "Speed, acceptance and seed on stderr.",
+        "off; `chat`: on", commands=("ask",), section="display")
+    quiet: bool | None = setting(
+        "-q --quiet", SWITCH, "No notes, progress or reasoning on stderr.",
+        "off", commands=("ask", "bench", "pull", "convert"), section="display")
+    no_color: bool | None = setting(
+        "--no-color", SWITCH, "No colours. Also NO_COLOR.",
+        "off", commands=EVERY, environment="NO_COLOR")
+    yes: bool | None = setting(
+        "-y --yes", SWITCH, "Accept a download.",
+        "off", commands=_FETCHING)
+    cache: bool | None = setting(
+        "--cache/--no-cache", SWITCH, "Keep what was read on disk: the next question on it reads only itself.",
+        "off", commands=("ask",))
+    cache_gb: float | None = setting(
+        "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.",
+        "20")
+    force: bool | None = setting(
+        "--force", SWITCH, "Try it even if the memory will not do.",
+        "off", commands=_RUNNING, in_config=False)
+    debug: bool | None = setting(
+        "--debug", SWITCH, "Show a traceback when something fails.",
+        "off", commands=EVERY, in_config=False)
+
+    def of_answer(self) -> dict[str, Any]:
+        """Return what was said about answers, by the names of `engine.params.Params`."""
+        return {name: value for name, value in self.said().items() if TABLE[name].of_answer}
+
+    def said(self) -> dict[str, Any]:
+        """Return every value that somebody has set, by name."""
+        return {name: value for name in TABLE if (value := getattr(self, name)) is not None}
+# fmt: on
+
+
+TABLE = table_of(Settings)
+CHAT_KEYS = tuple(name.replace("_", "-") for name, one in TABLE.items() if one.in_chat)
+"""Settings that `/set` takes, as they are typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,56 +253,70 @@ class Loaded:
 def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Loaded:
     """Put flags over environment over config file.
 
-    `flags` holds only what was given on the command line, keyed like `Settings`.
+    `flags` holds only what was given on the command line, by the names of the settings.
     Raises UsageError for a bad flag, ConfigError for a bad value elsewhere.
     """
     places = find_places(environ)
-    table, tables, warnings = _read_config(places.config)
-    from_env: dict[str, object] = {}
-    if environ.get("MLXMTP_MODEL"):
-        from_env["model"] = environ["MLXMTP_MODEL"]
-    if environ.get("NO_COLOR"):
-        from_env["no_color"] = True
-    given = {key: _checked(key, value, "--" + key.replace("_", "-"), UsageError) for key, value in flags.items()}
-    return Loaded(
-        settings=Settings(**{**table, **from_env, **given}),
-        places=places,
-        aliases=tables["aliases"],
-        warnings=tuple(warnings),
-        dumb_terminal=dumb_terminal(environ),
-        prompts=tables["prompts"],
-        origins={
-            **dict.fromkeys(table, "config file"),
-            **dict.fromkeys(from_env, "environment"),
-            **dict.fromkeys(given, "flag"),
-        },
-    )
+    config = _read_toml(places.config)
+    aliases, prompts = (_string_table(config.pop(name, {}), name, places.config) for name in ("aliases", "prompts"))
+    known = {name for name, one in TABLE.items() if one.in_config}
+    warnings = []
+    for key in [key for key in config if key.replace("-", "_") not in known]:
+        del config[key]
+        near = nearest(key.replace("-", "_"), sorted(known | {"aliases", "prompts"}))
+        advice = f": did you mean '{near}'?" if near else " has no effect."
+        warnings.append(f"Unknown key '{key}' in {places.config}{advice}")
+    settings, origins = resolve(Settings, flags, environ, config, places.config)
+    return Loaded(settings, places, aliases, tuple(warnings), dumb_terminal(environ), prompts, origins)
+
+
+def resolve(
+    table: type[T], flags: Mapping[str, object], environ: Mapping[str, str], config: Mapping[str, object], file: Path
+) -> tuple[T, dict[str, str]]:
+    """Return the values of a table of settings, checked, and who set them. Raises as `load_settings` does."""
+    entries = table_of(table)
+    said = [(key.replace("-", "_"), value, f"{key} in {file}", "config file") for key, value in config.items()]
+    said += [
+        (name, _from_environment(one.rule.reads, environ[one.environment]), one.environment, "environment")
+        for name, one in entries.items()
+        if environ.get(one.environment)
+    ]
+    said += [(name, value, "--" + name.replace("_", "-"), "flag") for name, value in flags.items()]
+    values = {
+        name: checked(entries[name], value, where, UsageError if origin == "flag" else ConfigError)
+        for name, value, where, origin in said
+    }
+    return table(**values), {name: origin for name, _, _, origin in said}
 
 
 def typed_value(key: str, text: str) -> Any:
-    """What a person typed for a field of `Settings`, in its type. Raises UsageError."""
-    value: object = text
-    for kind in (int, float):
-        try:
-            value = kind(text)
-            break
-        except ValueError:
-            continue
-    return _checked(key, value, key.replace("_", "-"), UsageError)
+    """Return what a person typed for a setting, in its type. Raises UsageError."""
+    return checked(TABLE[key], _number_or_text(text), key.replace("_", "-"), UsageError)
+
+
+def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError]) -> Any:
+    """Return the value in its field's type, or raise `error`: one sentence that names `where` and what is wanted."""
+    result = entry.rule.check(value)
+    if result is None:
+        shown = (
+            f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else repr(value)
+        )
+        raise error(f"{where} must be {entry.rule.wanted}, not {shown}.")
+    return result
 
 
 def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the terminal knows no escape codes."""
+    """Say whether the terminal knows no escape codes."""
     return environ.get("TERM") == "dumb"
 
 
 def editor(environ: Mapping[str, str] = os.environ) -> str:
-    """The command that edits a text, as people have set it."""
+    """Return the command that edits a text, as people have set it."""
     return environ.get("VISUAL") or environ.get("EDITOR") or "vi"
 
 
 def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment for asking git about a folder.
+    """Return the environment for asking git about a folder.
 
     git sets some variables for a hook; with them it would answer for the hook's repository, whatever
     folder is asked about.
@@ -142,7 +326,7 @@ def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:
-    """`$MLXMTP_HOME` holds everything when set; else the XDG folders. The cache is Hugging Face's own."""
+    """Find the folders: below `$MLXMTP_HOME` when set, else XDG's; `hf_cache` is Hugging Face's own."""
     home = Path(environ.get("HOME") or Path.home())
 
     def folder(variable: str, *default: str) -> Path:
@@ -161,33 +345,20 @@ def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     )
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, str]], list[str]]:
-    """Values, tables and warnings of the config file; a missing file is an empty one."""
-    tables: dict[str, dict[str, str]] = {"aliases": {}, "prompts": {}}
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return what the config file says; a missing file is an empty one."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return {}, tables, []
+        return {}
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
     import tomllib
 
     try:
-        raw = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-
-    tables = {name: _string_table(raw.pop(name, {}), name, path) for name in tables}
-    known = {item.name for item in fields(Settings)}
-    values: dict[str, Any] = {}
-    warnings: list[str] = []
-    for key, value in raw.items():
-        name = key.replace("-", "_")
-        if name in known:
-            values[name] = _checked(name, value, f"{key} in {path}", ConfigError)
-        else:
-            warnings.append(f"Unknown key '{key}' in {path}{_suggestion(name, known)}")
-    return values, tables, warnings
 
 
 def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
@@ -196,84 +367,15 @@ def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
     return dict(value)
 
 
-def _suggestion(name: str, known: set[str]) -> str:
-    near = nearest(name, sorted(known | {"aliases", "prompts"}))
-    return f": did you mean '{near}'?" if near else " has no effect."
+def _from_environment(reads: Any, text: str) -> object:
+    """Return a variable's text as the value of a flag: a switch is on when the variable is there and not empty."""
+    return True if reads is bool else text if reads is str else _number_or_text(text)
 
 
-def _checked(key: str, value: object, where: str, error: type[MlxmtpError]) -> Any:
-    """The value in its field's type, or `error` with one sentence that names `where` and what is wanted."""
-    wanted, check = _RULES[key]
-    result = check(value)
-    if result is None:
-        shown = (
-            f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else repr(value)
-        )
-        raise error(f"{where} must be {wanted}, not {shown}.")
-    return result
-
-
-def _flag(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _words(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _name(value: object) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
-
-
-def _whole(low: int, high: int | float = math.inf) -> Any:
-    def check(value: object) -> int | None:
-        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        return value if fits else None  # type: ignore[return-value]
-
-    return check
-
-
-def _real(low: float, high: float = math.inf, *, above: bool = False) -> Any:
-    def check(value: object) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return None
-        return float(value) if low <= value <= high and not (above and value == low) else None
-
-    return check
-
-
-def _draft_length(value: object) -> int | str | None:
-    if value == "auto":
-        return "auto"
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
-        value = int(value)
-    number: int | None = _whole(0, MAX_DRAFT)(value)
-    return number
-
-
-_SWITCH = ("true or false", _flag)
-_RULES: dict[str, tuple[str, Any]] = {
-    "model": ("the name of a model", _name),
-    "system": ("a text", _words),
-    "temp": ("a number from 0 up", _real(0)),
-    "top_p": ("a number above 0 and up to 1", _real(0, 1, above=True)),
-    "top_k": ("a whole number from 0 (off) up", _whole(0)),
-    "min_p": ("a number from 0 to 1", _real(0, 1)),
-    "seed": ("a whole number from 0 to 18446744073709551615", _whole(0, 2**64 - 1)),
-    "max_tokens": ("a whole number from 1 up", _whole(1)),
-    "draft": _SWITCH,
-    "draft_model": ("the name of a drafter", _name),
-    "num_draft_tokens": (f"a whole number from 0 to {MAX_DRAFT}, or auto", _draft_length),
-    "draft_bits": ("4, 8 or 16", lambda value: value if value in (4, 8, 16) and not isinstance(value, bool) else None),
-    "kv_bits": ("4 or 8", lambda value: value if value in (4, 8) and isinstance(value, int) else None),
-    "think": _SWITCH,
-    "think_tokens": ("a whole number from 1 up", _whole(1)),
-    "show_thinking": _SWITCH,
-    "plain": _SWITCH,
-    "stats": _SWITCH,
-    "quiet": _SWITCH,
-    "no_color": _SWITCH,
-    "yes": _SWITCH,
-    "cache": _SWITCH,
-    "cache_gb": ("a number from 0 up", _real(0)),
-}
+def _number_or_text(text: str) -> object:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

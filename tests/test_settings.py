@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import re
+import runpy
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from mlxmtp.cli import options
+from mlxmtp.app.open import answer_params
+from mlxmtp.decode.sampling import Sampling
+from mlxmtp.engine.params import Params
 from mlxmtp.errors import ConfigError, UsageError
-from mlxmtp.limits import MAX_DRAFT, SLACK
-from mlxmtp.settings import Loaded, find_places, load_settings
+from mlxmtp.limits import MAX_DRAFT, SAMPLING, SLACK
+from mlxmtp.settings import TABLE, Loaded, Settings, find_places, load_settings
+
+ROOT = Path(__file__).parents[1]
 
 
 def load(tmp_path: Path, config: str = "", flags: dict[str, object] | None = None, **environ: str) -> Loaded:
@@ -125,5 +133,58 @@ def test_places_follow_the_environment() -> None:
 
 def test_the_longest_draft_is_the_same_wherever_it_stands() -> None:
     assert SLACK >= 2 * (MAX_DRAFT + 1)  # a ring holds the rows of two rounds in flight beyond its window
-    help_text = get_args(options.NumDraftTokens)[1].help
-    assert f"0 (off) to {MAX_DRAFT}," in help_text
+    assert f"0 (off) to {MAX_DRAFT}," in TABLE["num_draft_tokens"].help
+
+
+def test_a_variable_of_the_environment_is_checked_as_a_flag_is(tmp_path: Path) -> None:
+    assert load(tmp_path, MLXMTP_MODEL=" 12 ").settings.model == "12"
+    with pytest.raises(ConfigError, match="MLXMTP_MODEL must be the name of a model, not ' '"):
+        load(tmp_path, MLXMTP_MODEL=" ")
+
+
+def test_flags_that_are_no_keys_are_unknown_to_the_config_file(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "force = true\ndebug = true\n", {"debug": True})
+    assert (loaded.settings.force, loaded.settings.debug) == (None, True)
+    assert len(loaded.warnings) == 2
+
+
+def test_types_of_fields_are_those_that_their_rules_return() -> None:
+    hints = get_type_hints(Settings)
+    samples = {bool: True, str: "4", int: 4, float: 0.5}
+    for name, one in TABLE.items():
+        allowed = [kind for kind in get_args(hints[name]) if kind is not NoneType]
+        assert type(one.rule.check(samples[one.rule.reads])) in allowed, name
+        assert one.rule.check(object()) is None
+
+
+def test_what_is_said_about_answers_reaches_them() -> None:
+    said = Settings(temp=0.5, min_p=0.1, seed=3, max_tokens=5, think=True, kv_bits=4, num_draft_tokens=2)
+    wanted = Params(temp=0.5, min_p=0.1, seed=3, max_tokens=5, think=True, num_draft_tokens=2)
+    assert answer_params(said) == wanted
+    assert answer_params(Settings()) == Params()
+    assert {name for name, one in TABLE.items() if one.of_answer} == {one.name for one in fields(Params)} - {"stop"}
+
+
+def test_sampling_allows_what_its_settings_allow() -> None:
+    assert set(SAMPLING) == {one.name for one in fields(Sampling)}
+    for name, allowed in SAMPLING.items():
+        assert TABLE[name].rule.wanted == str(allowed)
+
+
+def test_a_setting_stands_in_the_table_and_where_it_is_used() -> None:
+    """What a new sampling setting must touch. Nothing between the table and the sampling names one."""
+    package = ROOT / "mlxmtp"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"\bmin_p\b", path.read_text(encoding="utf-8"))
+    }
+    table, used = {"settings.py", "limits.py"}, {"decode/sampling.py", "engine/params.py", "engine/model.py"}
+    report = {"cli/commands/bench.py", "bench/compare.py"}  # its keys are a file format
+    assert table | used <= found <= table | used | report
+
+
+def test_the_page_of_settings_is_fresh() -> None:
+    """If not: .venv/bin/python scripts/write_settings.py."""
+    script = runpy.run_path(str(ROOT / "scripts" / "write_settings.py"))
+    assert script["PAGE"].read_text(encoding="utf-8") == script["page"]()

@@ -21,20 +21,10 @@ if TYPE_CHECKING:
 
 
 def answer_params(settings: Settings) -> Params:
-    """What the settings say about answering."""
+    """Return what the settings say about answering."""
     from mlxmtp.engine.params import Params
 
-    return Params(
-        max_tokens=settings.max_tokens,
-        temp=settings.temp,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        min_p=settings.min_p,
-        seed=settings.seed,
-        num_draft_tokens="auto" if settings.num_draft_tokens is None else settings.num_draft_tokens,
-        think=bool(settings.think),
-        think_tokens=settings.think_tokens,
-    )
+    return Params(**settings.of_answer())
 
 
 def read_tokenizer(found: Found) -> Tokenizer:

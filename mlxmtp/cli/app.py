@@ -1,4 +1,4 @@
-"""Where the command line starts, and the one place where errors become exit codes.
+"""The start of the command line, and the one place where errors become exit codes.
 
     0    an answer (also one cut at --max-tokens)
     1    failure: LoadError, MlxmtpError, and what nobody expected
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mlxmtp.cli.terminal import keyboard
 
@@ -39,30 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _greet(arguments: Sequence[str]) -> None:
-    """The conversation's first line. It comes from here because what reads the flags takes two tenths of a second."""
-    if _command(arguments) != "chat" or {"-h", "--help", "--version"} & set(arguments):
+    """Write the conversation's first line: here, because what reads the flags takes two tenths of a second."""
+    command = next((one for one in arguments if not one.startswith("-")), None)
+    if command != "chat" or {"-h", "--help", "--version"} & set(arguments):
         return
     if sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty():
         sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
         keyboard.hold()
-
-
-def _command(arguments: Sequence[str]) -> str | None:
-    return next((one for one in arguments if not one.startswith("-")), None)
-
-
-def _with_blank_resume(arguments: list[str]) -> list[str]:
-    """`chat -r` may stand alone, which typer has no way to say: an empty ID means "let me choose"."""
-    if _command(arguments) != "chat":
-        return arguments
-    following = [*arguments[1:], "-"]
-    pairs = zip(arguments, following, strict=True)
-    return [part for one, after in pairs for part in ([one, ""] if _alone(one, after) else [one])]
-
-
-def _alone(one: str, after: str) -> bool:
-    return one in ("-r", "--resume") and after.startswith("-")
 
 
 def _take_back_echo() -> None:
@@ -91,15 +75,16 @@ def _run(arguments: list[str]) -> int:
     from mlxmtp.cli.terminal.output import ReaderGone, abandon
     from mlxmtp.errors import MlxmtpError
 
+    given: dict[str, object] = {}  # commands put their flags here
     try:
-        from mlxmtp.cli.commands.all import app
+        from mlxmtp.cli.commands import app
 
-        result = app(args=_with_blank_resume(arguments), prog_name="mlxmtp", standalone_mode=False)
+        result = app(args=arguments, prog_name="mlxmtp", standalone_mode=False, obj=given)
         code = result if isinstance(result, int) else 0
     except ReaderGone:
         code = READER_GONE
     except MlxmtpError as error:
-        _explain(error, arguments)
+        _explain(error, given)
         code = error.exit_code
     except SystemExit as error:  # typer leaves this way after shell completion, and when the reader of --help is gone
         code = error.code if isinstance(error.code, int) else 0
@@ -107,12 +92,12 @@ def _run(arguments: list[str]) -> int:
             abandon(sys.stdout)
             code = READER_GONE
     except Exception as error:  # noqa: BLE001  (the last frame: a person gets a sentence, never a traceback)
-        code = _refusal(error, arguments)
+        code = _refusal(error, given)
     return code
 
 
-def _refusal(error: Exception, arguments: list[str]) -> int:
-    """typer's own errors, and those that nobody expected."""
+def _refusal(error: Exception, given: Mapping[str, object]) -> int:
+    """Explain typer's own errors, and those that nobody expected."""
     import typer
 
     if isinstance(error, typer.Abort):
@@ -120,20 +105,16 @@ def _refusal(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, typer.TyperException):
         error.show()  # type: ignore[attr-defined]  # prints the usage of the command it belongs to
         return error.exit_code
-    _explain(error, arguments)
+    _explain(error, given)
     return 1
 
 
-def _explain(error: Exception, arguments: list[str]) -> None:
+def _explain(error: Exception, given: Mapping[str, object]) -> None:
     from mlxmtp.cli.terminal.output import Output
     from mlxmtp.errors import sentence
 
-    if _debugging(arguments):
+    if given.get("debug"):
         import traceback
 
         traceback.print_exception(error)
     Output.standard().error(sentence(error))
-
-
-def _debugging(arguments: list[str]) -> bool:
-    return "--debug" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)

@@ -1,14 +1,71 @@
-"""Every option that commands share, declared once. Names are fields of `Settings`, keys of the config file."""
+"""Typer options from the table of settings, and options of their own that commands share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from mlxmtp.settings import EVERY, Settings, table_of
+
+Command = Callable[..., None]
+
+
+def takes(command: str, layout: str, table: type = Settings) -> Callable[[Command], Command]:
+    """Add the settings that a command takes to the options of its function.
+
+    `layout` is the order of its help: settings, sections of them, the function's own parameters, and `...` for those of
+    its own that are not named. The settings' values do not reach the function: those that were given go into `ctx.obj`,
+    over those that stood before the command (`mlxmtp --no-color ls`), for `start.begin`.
+    """
+    entries = table_of(table)
+
+    def decorate(function: Command) -> Command:
+        signature = inspect.signature(function, eval_str=True)
+        context, *own = (one.replace(kind=one.KEYWORD_ONLY) for one in signature.parameters.values())
+        parameters = list(arranged({one.name: one for one in own}))
+        taken = {one.name for one in parameters if one not in own}
+        assert {name for name in taken if entries[name].commands != EVERY} == {
+            name for name, one in entries.items() if command in one.commands
+        }, f"the table of settings and the layout of {command} differ"
+
+        @wraps(function)
+        def run(ctx: typer.Context, **values: Any) -> None:
+            given = {name: value for name, value in values.items() if name in taken and value not in (None, [])}
+            ctx.ensure_object(dict).update(given)
+            function(ctx, **{name: value for name, value in values.items() if name not in taken})
+
+        run.__annotations__ = {}
+        run.__signature__ = signature.replace(parameters=[context, *parameters])  # type: ignore[attr-defined]
+        return run
+
+    def arranged(own: dict[str, inspect.Parameter]) -> Iterator[inspect.Parameter]:
+        words = layout.split()
+        for word in words:
+            if word == "...":
+                yield from (one for name, one in own.items() if name not in words)
+            elif word in own:
+                yield own[word]
+            else:
+                section = [name for name, one in entries.items() if one.section == word and command in one.commands]
+                yield from map(option, section or [word])
+
+    def option(name: str) -> inspect.Parameter:
+        one = entries[name]
+        default = typer.Option(None, *one.flags, metavar=one.metavar, help=one.help, show_default=False)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=one.rule.reads | None
+        )
+
+    return decorate
 
 
 def session_ids(incomplete: str) -> list[tuple[str, str]]:
-    """Ids and names of sessions that begin like that, with their titles, newest first."""
+    """Return ids and names of sessions that begin like that, with their titles, newest first."""
     from mlxmtp.chat.sessions import Sessions
     from mlxmtp.settings import find_places
 
@@ -17,58 +74,6 @@ def session_ids(incomplete: str) -> list[tuple[str, str]]:
     return named or [(one.id, one.title) for one in sessions if one.id.startswith(incomplete)]
 
 
-Prompt = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="PROMPT", help="What to ask. Files and piped text come before it.", show_default=False),
-]
-Model = Annotated[
-    str | None,
-    typer.Option("-m", "--model", metavar="NAME", help="Alias, org/repo or path. Also MLXMTP_MODEL."),
-]
-System = Annotated[
-    str | None,
-    typer.Option(
-        "-s",
-        "--system",
-        metavar="TEXT",
-        help="System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
-    ),
-]
-Files = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin.", show_default=False
-    ),
-]
-Temp = Annotated[float | None, typer.Option("--temp", metavar="T", help="Temperature; 0 is greedy.")]
-TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help="Nucleus sampling; 1 is off.")]
-TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Only the K likeliest tokens; 0 is off.")]
-MinP = Annotated[float | None, typer.Option("--min-p", metavar="P", help="Only tokens this likely against the best.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed gives the same answer.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Stop after N tokens.")]
-Draft = Annotated[bool | None, typer.Option("--draft/--no-draft", help="Draft ahead with the model's drafter.")]
-DraftModel = Annotated[
-    str | None, typer.Option("--draft-model", metavar="NAME", help="Another drafter than the paired one.")
-]
-NumDraftTokens = Annotated[
-    str | None,
-    typer.Option("--num-draft-tokens", metavar="N|auto", help="Draft tokens per round, 0 (off) to 8, or auto."),
-]
-DraftBits = Annotated[
-    int | None, typer.Option("--draft-bits", metavar="N", help="Pack the drafter to 4 or 8 bits; 16 keeps it.")
-]
-KvBits = Annotated[
-    int | None,
-    typer.Option("--kv-bits", metavar="N", help="Keep full layers' keys and values in 4 or 8 bits: less memory."),
-]
-Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model reason first.")]
-ThinkTokens = Annotated[
-    int | None, typer.Option("--think-tokens", metavar="N", help="End the reasoning after N tokens and answer.")
-]
-ShowThinking = Annotated[
-    bool | None,
-    typer.Option("--show-thinking/--hide-thinking", help="Reasoning on stderr; shown on terminals by default."),
-]
 Continue = Annotated[bool, typer.Option("-c", "--continue", help="Go on with the latest session.")]
 Resume = Annotated[
     str | None,
@@ -80,14 +85,16 @@ Resume = Annotated[
         autocompletion=session_ids,
     ),
 ]
-Yes = Annotated[bool | None, typer.Option("-y", "--yes", help="Accept a download.")]
-Force = Annotated[bool, typer.Option("--force", help="Try it even if the memory will not do.")]
-Plain = Annotated[bool | None, typer.Option("--plain", help="Raw text on a terminal, too.")]
-ShowStats = Annotated[bool | None, typer.Option("--stats", help="Speed, acceptance and seed on stderr.")]
-Quiet = Annotated[bool | None, typer.Option("-q", "--quiet", help="No notes, progress or reasoning on stderr.")]
-NoColor = Annotated[bool | None, typer.Option("--no-color", help="No colours. Also NO_COLOR.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
-Cache = Annotated[
-    bool | None,
-    typer.Option("--cache/--no-cache", help="Keep what was read on disk: the next question on it reads only itself."),
-]
+
+
+class LoneResume(TyperCommand):
+    """A command whose -r may stand alone, which typer has no way to say: an empty ID means "let me choose"."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the empty ID where none follows."""
+        pairs = zip(args, [*args[1:], "-"], strict=False)
+        return super().parse_args(ctx, [word for one, after in pairs for word in _with_id(one, after)])
+
+
+def _with_id(word: str, after: str) -> list[str]:
+    return [word, ""] if word in ("-r", "--resume") and after.startswith("-") else [word]

@@ -17,6 +17,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxmtp.limits import SAMPLING
+
 _SORT_BLOCK = 128  # tokens per block in `largest`
 
 
@@ -35,16 +37,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks = (
-            ("temp", math.isfinite(self.temp) and self.temp >= 0, "at least 0"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "at least 0"),
-            ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
-            ("seed", 0 <= self.seed < 2**64, "between 0 and 2^64 - 1"),
-        )
-        for name, fine, rule in checks:
-            if not fine:
-                raise ValueError(f"{name} must be {rule}, not {getattr(self, name)}")
+        for name, allowed in SAMPLING.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} must be {allowed}, not {value}")
 
     @property
     def greedy(self) -> bool:

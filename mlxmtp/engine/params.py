@@ -1,4 +1,4 @@
-"""How to answer: what the caller chose, what the checkpoint recommends, what is left to defaults."""
+"""Parameters of one answer: the caller's, else the checkpoint's generation_config, else defaults."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlxmtp.limits import TOKEN_COUNT
+
 if TYPE_CHECKING:
     from mlxmtp.decode.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """Choices for one answer. None leaves the choice to the checkpoint's generation_config, then to greedy decoding.
+    """Say how to answer; None leaves a value to the checkpoint's generation_config, then to greedy decoding.
 
     `max_tokens` None means until the context is full. `seed` None means a fresh one, told in the stats.
     `stop` None means the checkpoint's own stop tokens. `think_tokens`: after that many tokens a thought is closed, its
@@ -34,20 +36,20 @@ class Params:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "think_tokens"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+            if value is not None and value not in TOKEN_COUNT:
+                raise ValueError(f"{name} must be {TOKEN_COUNT}, not {value}")
 
     def with_seed(self) -> int:
-        """The seed to use: the given one, else 32 fresh random bits."""
+        """Return the given seed, else 32 fresh random bits."""
         return int.from_bytes(os.urandom(4), "big") if self.seed is None else self.seed
 
     def token_limit(self, generation: Mapping[str, Any], room: int) -> int:
-        """How many tokens may come: the given limit, else the checkpoint's, and never more than there is room."""
+        """Return how many tokens may come: the given limit, else the checkpoint's, never more than there is room."""
         wanted = self.max_tokens or generation.get("max_new_tokens")
         return min(int(wanted), room) if wanted else room
 
     def sampling(self, generation: Mapping[str, Any], seed: int) -> Sampling:
-        """The sampling these choices mean for a checkpoint with this generation_config.
+        """Return the sampling these parameters mean for a checkpoint with this generation_config.
 
         As in transformers, a checkpoint samples only where it says `do_sample`; a temperature given here always counts.
         Raises ValueError for values no distribution has.

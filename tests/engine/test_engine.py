@@ -165,7 +165,7 @@ def test_progress_of_the_prompt_is_passed_on(bench: Bench) -> None:
 
 
 def test_no_tokens_at_all_is_refused_where_it_is_said() -> None:
-    with pytest.raises(ValueError, match="max_tokens must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="max_tokens must be a whole number from 1 up, not 0"):
         Params(max_tokens=0)
-    with pytest.raises(ValueError, match="think_tokens must be at least 1, not -1"):
+    with pytest.raises(ValueError, match="think_tokens must be a whole number from 1 up, not -1"):
         Params(think_tokens=-1)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlxmtp.cli import options
-from mlxmtp.cli.start import begin, setting_flags
+from mlxmtp.cli.options import Continue, Resume, takes
+from mlxmtp.cli.start import begin
 from mlxmtp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,42 +17,27 @@ if TYPE_CHECKING:
     from mlxmtp.cli.terminal.output import Output
 
 
+@takes("ask", "model file system thinking ... cache dry_run display sampling drafting yes force no_color debug")
 def ask(
     ctx: typer.Context,
-    prompt: options.Prompt = None,
-    model: options.Model = None,
-    file: options.Files = None,
-    system: options.System = None,
-    think: options.Think = None,
-    think_tokens: options.ThinkTokens = None,
-    show_thinking: options.ShowThinking = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="What to ask. Files and piped text come before it.", show_default=False),
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event per line, as they come.")] = False,
     extract: Annotated[bool, typer.Option("-x", "--extract", help="Only the first fenced code block.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the answer when it is complete.")] = False,
-    continue_: options.Continue = False,
-    resume: options.Resume = None,
+    continue_: Continue = False,
+    resume: Resume = None,
     save: Annotated[bool, typer.Option("--save", help="Keep question and answer as a session.")] = False,
-    cache: options.Cache = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the prompt and its token count; no answer.")] = False,
-    plain: options.Plain = None,
-    stats: options.ShowStats = None,
-    quiet: options.Quiet = None,
-    temp: options.Temp = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    min_p: options.MinP = None,
-    seed: options.Seed = None,
-    max_tokens: options.MaxTokens = None,
-    draft: options.Draft = None,
-    draft_model: options.DraftModel = None,
-    num_draft_tokens: options.NumDraftTokens = None,
-    draft_bits: options.DraftBits = None,
-    kv_bits: options.KvBits = None,
-    yes: options.Yes = None,
-    force: options.Force = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """One answer, made for pipes: the answer on stdout, everything else on stderr.
 
@@ -77,11 +62,13 @@ def ask(
         raise UsageError("--json and --jsonl exclude each other: take one.")
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
-    loaded, out = begin(ctx, **setting_flags(ctx))
+    loaded, out = begin(ctx)
     asking = _question(out, file or [], prompt or [], ctx)  # first: what is piped in may be writing the session
-    choice = Choice(continue_, resume, save, model_given=model is not None, system_given=system is not None)
+    choice = Choice(continue_, resume, save, model_given="model" in ctx.obj, system_given="system" in ctx.obj)
     loaded, conversation = conversation_for(loaded, out, choice)
-    turn = Turn(loaded, out, conversation, asking, Form(json, jsonl, extract, no_stream), force=force)
+    turn = Turn(
+        loaded, out, conversation, asking, Form(json, jsonl, extract, no_stream), force=bool(loaded.settings.force)
+    )
     try:
         if dry_run:
             turn.show_prompt()

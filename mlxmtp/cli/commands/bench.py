@@ -23,8 +23,8 @@ from mlxmtp.bench.environment import cautions, conditions, environment
 from mlxmtp.bench.report import Report, read_report
 from mlxmtp.bench.runner import Entrant, Plan, Run, prompts_of
 from mlxmtp.bench.suite import SUITES, Text, read_suites
-from mlxmtp.cli import options
 from mlxmtp.cli.commands.pull import pick_drafter, pick_target
+from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin
 from mlxmtp.cli.terminal.progress import RunProgress
 from mlxmtp.errors import MlxmtpError, UsageError
@@ -292,6 +292,7 @@ Arms = Annotated[
 ]
 
 
+@takes("bench", "... system thinking sampling drafting yes force quiet no_color debug")
 def bench(
     ctx: typer.Context,
     model: Models = None,
@@ -312,22 +313,6 @@ def bench(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Compare two reports; measure nothing.")
     ] = None,
-    system: options.System = None,
-    think: options.Think = None,
-    temp: options.Temp = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    min_p: options.MinP = None,
-    seed: options.Seed = None,
-    draft: options.Draft = None,
-    draft_model: options.DraftModel = None,
-    draft_bits: options.DraftBits = None,
-    kv_bits: options.KvBits = None,
-    yes: options.Yes = None,
-    force: options.Force = False,
-    quiet: options.Quiet = None,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """Measure speed with and without the drafter, on real text, and say whether the text is the same.
 
@@ -342,11 +327,7 @@ def bench(
     Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens. With -o the
     report goes to FILE and the tables to stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
     """
-
-    loaded, out = begin(
-        ctx, system=system, think=think, temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed, draft=draft,
-        draft_model=draft_model, draft_bits=draft_bits, kv_bits=kv_bits, yes=yes, quiet=quiet, no_color=no_color,
-    )  # fmt: skip
+    loaded, out = begin(ctx)
     chosen = _format(form, output)
     _check_file("-o", output)
     _check_file("--plot", plot)
@@ -368,7 +349,7 @@ def bench(
             form=chosen,
             output=output,
             plot=plot,
-            force=force,
+            force=bool(loaded.settings.force),
         )
         Measuring(loaded, out, wanted).carry_out()
     finally:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlxmtp.cli import options
-from mlxmtp.cli.start import begin, setting_flags
+from mlxmtp.cli.options import Continue, Resume, takes
+from mlxmtp.cli.start import begin
 from mlxmtp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,39 +21,19 @@ if TYPE_CHECKING:
     from mlxmtp.settings import Loaded
 
 
+@takes("chat", "model file system ... thinking display sampling drafting yes force no_color debug")
 def chat(
     ctx: typer.Context,
-    model: options.Model = None,
     file: Annotated[
         list[str] | None,
         typer.Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated.", show_default=False),
     ] = None,
-    system: options.System = None,
-    continue_: options.Continue = False,
-    resume: options.Resume = None,
+    continue_: Continue = False,
+    resume: Resume = None,
     no_save: Annotated[bool, typer.Option("--no-save", help="Keep neither session nor history.")] = False,
     keep_cache: Annotated[
         bool, typer.Option("--keep-cache", help="Keep keys and values, too: reopening reads nothing again.")
     ] = False,
-    think: options.Think = None,
-    think_tokens: options.ThinkTokens = None,
-    show_thinking: options.ShowThinking = None,
-    plain: options.Plain = None,
-    temp: options.Temp = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    min_p: options.MinP = None,
-    seed: options.Seed = None,
-    max_tokens: options.MaxTokens = None,
-    draft: options.Draft = None,
-    draft_model: options.DraftModel = None,
-    num_draft_tokens: options.NumDraftTokens = None,
-    draft_bits: options.DraftBits = None,
-    kv_bits: options.KvBits = None,
-    yes: options.Yes = None,
-    force: options.Force = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """A conversation in the terminal; /help lists its commands and keys.
 
@@ -76,7 +56,7 @@ def chat(
 
     if not STDIN.isdisjoint(file or []):
         raise UsageError("mlxmtp chat takes what you type from stdin, so it reads no file there: use mlxmtp ask -f -.")
-    loaded, out = begin(ctx, **setting_flags(ctx))
+    loaded, out = begin(ctx)
     from mlxmtp.cli.commands.pull import pick_target
     from mlxmtp.cli.repl.keeping import keep, take_up
     from mlxmtp.cli.resume import Choice, chosen, conversation_for
@@ -85,14 +65,14 @@ def chat(
 
     if resume == "":
         resume = chosen(loaded, out)
-    given = {"model_given": model is not None, "system_given": system is not None}
+    given = {"model_given": "model" in ctx.obj, "system_given": "system" in ctx.obj}
     choice = Choice(continue_, resume, not no_save, **given, reads=no_save)
     loaded, conversation = conversation_for(loaded, out, choice)
     talk: Talk | None = None
     try:
         target = pick_target(loaded, out, Store(loaded.places, loaded.aliases), loaded.settings.model)
         talk = _prepare(loaded, out, conversation, keeps=not no_save)
-        talk.force, talk.debug = force, debug
+        talk.force, talk.debug = bool(loaded.settings.force), bool(loaded.settings.debug)
         if keep_cache:
             talk.on_ready, talk.on_leave = take_up, keep
         with kills() as killed:
@@ -113,16 +93,16 @@ def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: 
     from mlxmtp.app.worker import ModelThread
     from mlxmtp.cli.repl.completion import Sources
     from mlxmtp.cli.repl.line_editor import LineEditor, PlainReader, Reader
-    from mlxmtp.cli.repl.settings import KEYS
     from mlxmtp.cli.repl.talk import Talk
     from mlxmtp.cli.terminal.keyboard import Keyboard, Keys, NoKeys
+    from mlxmtp.settings import CHAT_KEYS
 
     keys: Keys = NoKeys() if out.look.dumb else Keyboard(sys.stdin.fileno())
     reader: Reader
     if out.look.dumb:
         reader = PlainReader()
     else:
-        sources = Sources(lambda: _model_names(loaded), lambda: _session_names(loaded), KEYS)
+        sources = Sources(lambda: _model_names(loaded), lambda: _session_names(loaded), CHAT_KEYS)
         history = loaded.places.data / "history" if keeps else None
         reader = LineEditor(history, sources, color=out.look.color)
     return Talk(loaded, out, conversation, ModelThread(), keys, reader)

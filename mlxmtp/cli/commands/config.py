@@ -1,21 +1,19 @@
-"""`mlxmtp config`: what is set, where the file is, and an editor for it."""
+"""`mlxmtp config`: show the settings, name their file, open it in an editor."""
 
 from __future__ import annotations
 
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mlxmtp.cli import options
+from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.settings import Settings, editor, find_places, load_settings
+from mlxmtp.settings import TABLE, editor, find_places, load_settings
 
 _TEMPLATE = """\
 # Settings of mlxmtp. Keys are the names of the flags; a flag or an environment variable wins over this file.
@@ -45,34 +43,37 @@ def config(ctx: typer.Context) -> None:
       cat "$(mlxmtp config path)"
     """
     if ctx.invoked_subcommand is None:
-        _show(ctx, json=False, no_color=None)
+        _show(ctx, json=False)
 
 
 @app.command()
-def show(
-    ctx: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
-) -> None:
+@takes("config show", "... no_color debug")
+def show(ctx: typer.Context, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """What is set, and by whom; everything else is the model's own choice or a default."""
-    _show(ctx, json=json, no_color=no_color)
+    _show(ctx, json=json)
 
 
 @app.command()
-def path(debug: options.Debug = False) -> None:
+@takes("config path", "debug")
+def path(ctx: typer.Context) -> None:
     """Where the config file is, whether or not it exists."""
     Output.standard().write(f"{find_places().config}\n")
 
 
 @app.command()
-def edit(debug: options.Debug = False) -> None:
+@takes("config edit", "debug")
+def edit(ctx: typer.Context) -> None:
     """Open the config file in VISUAL, EDITOR or vi, and check it afterwards."""
     out = Output.standard()
     if sys.stdin is None or not (sys.stdin.isatty() and out.terminal):
         raise UsageError("An editor needs a terminal: change the file that `mlxmtp config path` names.")
     file = find_places().config
-    _ensure(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(_TEMPLATE, encoding="utf-8")
+    except OSError as error:
+        raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
     try:
         command = [*shlex.split(editor()), str(file)]
     except ValueError as error:
@@ -87,19 +88,9 @@ def edit(debug: options.Debug = False) -> None:
         out.line(warning)
 
 
-def _ensure(file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            file.write_text(_TEMPLATE, encoding="utf-8")
-    except OSError as error:
-        raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
-
-
-def _show(ctx: typer.Context, *, json: bool, no_color: bool | None) -> None:
-    loaded, out = begin(ctx, no_color=no_color)
-    values = {item.name: getattr(loaded.settings, item.name) for item in fields(Settings)}
-    chosen = {key: value for key, value in values.items() if value is not None}
+def _show(ctx: typer.Context, *, json: bool) -> None:
+    loaded, out = begin(ctx)
+    chosen = {name: value for name, value in loaded.settings.said().items() if TABLE[name].in_config}
     if json:
         from mlxmtp.cli.terminal.presenters import as_json
 
@@ -122,7 +113,7 @@ def _key(name: str) -> str:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it; JSON's strings and numbers are TOML's."""
+    """Return a value as TOML writes it; JSON's strings, numbers and lists are TOML's."""
     from json import dumps
 
     return dumps(value, ensure_ascii=False)

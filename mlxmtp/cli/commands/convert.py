@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmtp.cli import options
+from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin
 from mlxmtp.convert.sources import Master, find_master
 from mlxmtp.errors import LoadError, MlxmtpError, UsageError
@@ -259,6 +259,7 @@ def _report(out: Output, outcome: Outcome, plan: Conversion, repo: str | None) -
         out.line(f"source   {size} stay in the cache; mlxmtp rm {repo} frees them")
 
 
+@takes("convert", "... yes quiet no_color debug")
 def convert(
     ctx: typer.Context,
     src: Annotated[str, typer.Argument(metavar="SRC", help="Folder, alias (e2b, e2b:qat) or org/repo.")],
@@ -284,10 +285,6 @@ def convert(
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave image and audio towers out.")] = False,
     compare: Annotated[bool, typer.Option("--compare/--no-compare", help="Compare the result with its source.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace the model at DEST.")] = False,
-    yes: options.Yes = None,
-    quiet: options.Quiet = None,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """Convert published 16-bit weights to MLX: target and drafter as one model.
 
@@ -306,7 +303,7 @@ def convert(
         "text_only": text_only or None,
     }  # fmt: skip
 
-    loaded, out = begin(ctx, yes=yes, quiet=quiet, no_color=no_color)
+    loaded, out = begin(ctx)
     try:
         request = Request(src, dest, draft_model, recipe=flags, compare=compare, force=force)
         if not run(loaded, out, request):

@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mlxmtp.cli import options
+from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin
 
 _MARKS = {"ok": ("✓", 32), "note": ("!", 33), "bad": ("✗", 31)}
 
 
+@takes("doctor", "... no_color debug")
 def doctor(
     ctx: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """Check chip, memory, versions, disk, hub and models, and say what to do.
 
@@ -31,7 +30,7 @@ def doctor(
     from mlxmtp.app.doctor import examine
     from mlxmtp.hub.store import Store
 
-    loaded, out = begin(ctx, no_color=no_color)
+    loaded, out = begin(ctx)
     checks = []
     for check in examine(Store(loaded.places, loaded.aliases), loaded.places):
         checks.append(check)

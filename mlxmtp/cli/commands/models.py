@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmtp.cli import options
+from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin, can_ask
 from mlxmtp.errors import UsageError
 from mlxmtp.hub.store import Store
@@ -23,13 +23,12 @@ _CONTEXTS = (4096, 32768, 131072)
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
+@takes("ls", "... no_color debug")
 def ls(
     ctx: typer.Context,
     every: Annotated[bool, typer.Option("--all", help="Also what could be pulled, and whether it fits.")] = False,
     json: Json = False,
     names: Annotated[bool, typer.Option("-q", "--names", help="Only the names.")] = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """List the models on this machine; * is the one that answers when none is named.
 
@@ -42,7 +41,7 @@ def ls(
     from mlxmtp.hub import inventory
     from mlxmtp.machine.chip import this_machine
 
-    loaded, out = begin(ctx, no_color=no_color)
+    loaded, out = begin(ctx)
     store = Store(loaded.places, loaded.aliases)
     models = inventory.installed(store, loaded.places)
     others = inventory.available(models) if every else []
@@ -66,12 +65,11 @@ def ls(
         out.line(f"Unfinished: {name} ({format_bytes(size)}). Go on with mlxmtp convert, or mlxmtp rm {name}.")
 
 
+@takes("show", "... no_color debug")
 def show(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Alias, org/repo or path.")],
     json: Json = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """What a model consists of and what memory it needs.
 
@@ -82,7 +80,7 @@ def show(
     """
     from mlxmtp.cli.terminal.figures import model_sheet, show_sheet
 
-    loaded, out = begin(ctx, no_color=no_color)
+    loaded, out = begin(ctx)
     store = Store(loaded.places, loaded.aliases)
     sheet = model_sheet(store, loaded.places, name, _CONTEXTS)
     if json:
@@ -91,12 +89,11 @@ def show(
         show_sheet(out, sheet)
 
 
+@takes("rm", "... no_color debug")
 def rm(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Alias or org/repo.")],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """Remove a model and its drafter from the disk.
 
@@ -110,7 +107,7 @@ def rm(
     """
     from mlxmtp.hub.removal import plan_removal, remove
 
-    loaded, out = begin(ctx, no_color=no_color)
+    loaded, out = begin(ctx)
     removal = plan_removal(name, Store(loaded.places, loaded.aliases), loaded.places)
     for item in removal.items:
         more = f", {len(item.commits)} revisions" if len(item.commits) > 1 else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mlxmtp.cli import options
+from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin, can_ask
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.errors import DownloadError, ModelNotFound, UsageError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _CONTEXT = 4096
 
 
+@takes("pull", "... yes quiet no_color debug")
 def pull(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Alias (e2b, 12b:8bit) or org/repo.")],
@@ -33,10 +34,6 @@ def pull(
     ] = None,
     draft: Annotated[bool, typer.Option("--draft/--no-draft", help="Get the drafter, too.")] = True,
     convert: Annotated[bool, typer.Option("--convert", help="Get the 16-bit weights and convert them here.")] = False,
-    yes: options.Yes = None,
-    quiet: options.Quiet = None,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """Download a model with its drafter, or bring it up to date.
 
@@ -54,7 +51,7 @@ def pull(
     With --convert an alias means Google's own weights, packed here as its variant says. For other settings see
     mlxmtp convert.
     """
-    loaded, out = begin(ctx, yes=yes, quiet=quiet, no_color=no_color)
+    loaded, out = begin(ctx)
     try:
         if convert:
             from mlxmtp.cli.commands.convert import Request, run

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mlxmtp.cli import options
-from mlxmtp.cli.options import session_ids
+from mlxmtp.cli.options import session_ids, takes
 from mlxmtp.cli.start import begin, can_ask
 from mlxmtp.errors import MlxmtpError, UsageError
 
@@ -36,9 +35,8 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @app.callback()
-def sessions(
-    ctx: typer.Context, json: Json = False, no_color: options.NoColor = None, debug: options.Debug = False
-) -> None:
+@takes("sessions", "... no_color debug")
+def sessions(ctx: typer.Context, json: Json = False) -> None:
     """Saved conversations: without a command, list them.
 
     \b
@@ -48,11 +46,12 @@ def sessions(
       mlxmtp sessions export 3f9a talk.md
     """
     if ctx.invoked_subcommand is None:
-        _list(ctx, json=json, no_color=no_color)
+        _list(ctx, json=json)
 
 
 @app.command("ls", short_help="List them, the latest first.")
-def ls(ctx: typer.Context, json: Json = False, no_color: options.NoColor = None, debug: options.Debug = False) -> None:
+@takes("sessions ls", "... no_color debug")
+def ls(ctx: typer.Context, json: Json = False) -> None:
     """List the saved conversations, the latest first.
 
     \b
@@ -60,17 +59,15 @@ def ls(ctx: typer.Context, json: Json = False, no_color: options.NoColor = None,
       mlxmtp sessions ls
       mlxmtp sessions ls --json | jq -r '.sessions[].id'
     """
-    _list(ctx, json=json, no_color=no_color)
+    _list(ctx, json=json)
 
 
 @app.command("show", short_help="What was said.")
+@takes("sessions show", "... plain no_color debug")
 def show(
     ctx: typer.Context,
     wanted: Id,
     json: Json = False,
-    plain: options.Plain = None,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """What was said in a conversation, as markdown: drawn on a terminal, raw in a pipe.
 
@@ -83,7 +80,7 @@ def show(
     from mlxmtp.cli.terminal.markdown import MarkdownStream, without_controls
     from mlxmtp.cli.terminal.presenters import fits_markdown
 
-    loaded, out = begin(ctx, no_color=no_color, plain=plain)
+    loaded, out = begin(ctx)
     store = _store(loaded.places.sessions)
     summary = store.find(wanted)
     history = store.history(summary)
@@ -100,12 +97,11 @@ def show(
 
 
 @app.command("rm", short_help="Delete some.")
+@takes("sessions rm", "... no_color debug")
 def rm(
     ctx: typer.Context,
     wanted: Ids,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """Delete conversations from the disk.
 
@@ -116,7 +112,7 @@ def rm(
     """
     from mlxmtp.units import format_bytes
 
-    loaded, out = begin(ctx, no_color=no_color)
+    loaded, out = begin(ctx)
     store = _store(loaded.places.sessions)
     found = list({one.id: one for one in map(store.find_any, wanted)}.values())
     for one in found:
@@ -135,6 +131,7 @@ def rm(
 
 
 @app.command("export", short_help="Write one as markdown or JSON.")
+@takes("sessions export", "... no_color debug")
 def export(
     ctx: typer.Context,
     wanted: Id,
@@ -145,8 +142,6 @@ def export(
         Literal["md", "json"] | None, typer.Option("--format", help="For stdout; md by default.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over FILE.")] = False,
-    no_color: options.NoColor = None,
-    debug: options.Debug = False,
 ) -> None:
     """Write a conversation as a document: markdown has what was said, JSON also material, thoughts and numbers.
 
@@ -159,7 +154,7 @@ def export(
 
     if file is not None:
         _check_ending(file, form)
-    loaded, out = begin(ctx, no_color=no_color)
+    loaded, out = begin(ctx)
     store = _store(loaded.places.sessions)
     summary = store.find(wanted)
     history = store.history(summary)
@@ -191,11 +186,11 @@ def _check_ending(file: str, form: str | None) -> None:
         raise UsageError(f"{file} ends in .{ending}, but --format says {form}: take one of the two.")
 
 
-def _list(ctx: typer.Context, *, json: bool, no_color: bool | None) -> None:
+def _list(ctx: typer.Context, *, json: bool) -> None:
     from mlxmtp.cli.terminal.presenters import as_json
     from mlxmtp.units import format_bytes
 
-    loaded, out = begin(ctx, no_color=no_color)
+    loaded, out = begin(ctx)
     listing = _store(loaded.places.sessions).listing()
     for remark in listing.remarks:
         out.note(remark)

@@ -12,15 +12,13 @@ from mlxmtp.cli.commands.pull import pick_drafter, pick_target
 from mlxmtp.cli.terminal.figures import sheet_of
 from mlxmtp.errors import ModelNotFound, UsageError
 from mlxmtp.hub.store import Store
-from mlxmtp.settings import typed_value
+from mlxmtp.settings import CHAT_KEYS, typed_value
 from mlxmtp.units import nearest
 
 if TYPE_CHECKING:
     from mlxmtp.cli.repl.talk import Talk
     from mlxmtp.engine.model import Model
     from mlxmtp.hub.store import Found
-
-KEYS = ("temp", "top-p", "top-k", "min-p", "seed", "max-tokens", "think-tokens")
 
 _ANSWER = 4096  # tokens of a conversation that must fit the memory for it to begin
 
@@ -79,12 +77,12 @@ def set_value(talk: Talk, argument: str) -> None:
     settings = talk.loaded.settings
     word, _, text = argument.partition(" ")
     if not word:
-        talk.say_rows([(key, _shown(getattr(settings, _field(key)))) for key in KEYS])
+        talk.say_rows([(key, _shown(getattr(settings, _field(key)))) for key in CHAT_KEYS])
         return
     key = word.lstrip("-").replace("_", "-")
-    if key not in KEYS:
-        near = nearest(key, KEYS)
-        hint = f"Did you mean {near}?" if near else f"There are: {', '.join(KEYS)}."
+    if key not in CHAT_KEYS:
+        near = nearest(key, CHAT_KEYS)
+        hint = f"Did you mean {near}?" if near else f"There are: {', '.join(CHAT_KEYS)}."
         raise UsageError(f"There is no setting {word}. {hint}")
     if text:
         value = None if text.strip() == "default" else typed_value(_field(key), text.strip())

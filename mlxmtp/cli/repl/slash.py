@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxmtp.settings import CHAT_KEYS
 from mlxmtp.units import nearest
 
 
@@ -56,7 +57,7 @@ COMMANDS = (
     Command("model", "[NAME]", "the model that answers: show it, or load another", (), "The conversation goes on."),
     Command(
         "set", "[KEY [VALUE]]", "settings of the next answers", (),
-        "Keys: temp, top-p, top-k, min-p, seed, max-tokens, think-tokens. 'default' as VALUE takes a setting back.",
+        f"Keys: {', '.join(CHAT_KEYS)}. 'default' as VALUE takes a setting back.",
     ),
     Command(
         "think", "[on|off|show|hide]", "reasoning before the answer, and whether it is shown", (),

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Write docs/settings.md from the table of settings in mlxmtp/settings.py.
+
+.venv/bin/python scripts/write_settings.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from mlxmtp.settings import EVERY, TABLE, Setting  # noqa: E402
+
+PAGE = ROOT / "docs" / "settings.md"
+HEAD = """\
+# Settings
+
+<!-- scripts/write_settings.py writes this page from the table in mlxmtp/settings.py -->
+
+A flag wins over its environment variable, that over its key in the config file (`mlxmtp config path` names it); what
+nobody sets is the model's own choice (its `generation_config.json`) or the default. `mlxmtp config` shows what is set
+and by whom. Keys may be written with `-` or `_`; a switch is `true` or `false` there. `/set` changes a setting within
+`mlxmtp chat`.
+"""
+COLUMNS = ("Setting", "Flag", "Environment", "Must be", "Default", "Flag of", "/set", "Meaning")
+
+
+def page() -> str:
+    """Return the whole page."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_row(name, one) for name, one in TABLE.items())]
+    return HEAD + "\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _row(name: str, one: Setting) -> tuple[str, ...]:
+    return (
+        f"`{name}`" if one.in_config else f"{name} (no key)",
+        f"`{one.usage}`".replace("|", r"\|") if one.usage else "",
+        f"`{one.environment}`" if one.environment else "",
+        one.rule.wanted,
+        one.default,
+        "all" if one.commands == EVERY else ", ".join(one.commands),
+        "yes" if one.in_chat else "",
+        one.help,
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
