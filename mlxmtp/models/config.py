@@ -1,7 +1,6 @@
-"""What a checkpoint folder says about itself, read from its JSON files alone.
+"""Configurations of targets and drafters, from their JSON files alone: importing this costs no MLX.
 
-Knows nothing of arrays: importing this module costs nothing, so a command can refuse a prompt that is
-too long before a single weight is read. Field names are those of the published ``config.json``.
+Field names are those of the published ``config.json``.
 """
 
 from __future__ import annotations
@@ -20,13 +19,18 @@ DRAFTER_TYPES = frozenset({"gemma4_assistant", "gemma4_unified_assistant"})
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
+_REQUIRED = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "layer_types", "sliding_window",
+)  # fmt: skip
+_AGAIN = " Download the model again."
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A target's or a drafter's configuration.
 
-    ``text`` is the raw ``text_config`` (mlx-lm's classes take it as it is); the other fields are what the
-    rest of the program asks for. ``generation`` is ``generation_config.json`` or empty.
+    ``text`` is the raw ``text_config``, ``generation`` is ``generation_config.json`` or empty.
     """
 
     folder: Path
@@ -34,6 +38,33 @@ class ModelConfig:
     raw: Mapping[str, Any]
     text: Mapping[str, Any]
     generation: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(
+        cls, raw: Mapping[str, Any] | bytes, origin: Path | str, *, generation: Mapping[str, Any] | None = None
+    ) -> ModelConfig:
+        """Return the configuration in ``raw``, the object in config.json or the file's bytes.
+
+        ``origin`` names it in errors: the checkpoint folder, or the repository of a model that is not on the disk.
+        Raises LoadError for what cannot be read, or a model type this program does not know.
+        """
+        folder, name, advice = Path(), f"config.json of {origin}", ""
+        if isinstance(origin, Path):
+            folder, name, advice = origin, str(origin / "config.json"), _AGAIN
+        raw = _object(raw, name, advice) if isinstance(raw, bytes) else raw
+        model_type = str(raw.get("model_type"))
+        if model_type not in TARGET_TYPES | DRAFTER_TYPES:
+            raise LoadError(
+                f"{origin} holds a '{model_type}' model; mlxmtp runs Gemma 4 (gemma4, gemma4_unified) and its drafters."
+            )
+        text = raw.get("text_config", raw if model_type.endswith("_text") else None)
+        if not isinstance(text, dict):
+            raise LoadError(f"{name} has no text_config.{advice}")
+        config = cls(folder, model_type, raw, text, generation or {})
+        problem = _problem(config)
+        if problem:
+            raise LoadError(f"{name} {problem}.{advice}")
+        return config
 
     @property
     def is_drafter(self) -> bool:
@@ -93,32 +124,71 @@ class ModelConfig:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Reads ``config.json`` and, where present, ``generation_config.json`` of a checkpoint folder.
+    """Read ``config.json`` and, where present, ``generation_config.json`` of a checkpoint folder.
 
     Raises LoadError for a missing or unreadable file, or a model type this program does not know.
     """
     if not folder.is_dir():
         raise LoadError(f"{folder} is not a folder. Give the folder that holds config.json and model.safetensors.")
-    raw = _read_json(folder / "config.json")
-    model_type = str(raw.get("model_type"))
-    if model_type not in TARGET_TYPES | DRAFTER_TYPES:
+    generation = folder / "generation_config.json"
+    return ModelConfig.parse(
+        _read(folder / "config.json"),
+        folder,
+        generation=_object(_read(generation), str(generation), _AGAIN) if generation.exists() else {},
+    )
+
+
+def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
+    """Raise LoadError unless the drafter can read the target's hidden states and K/V."""
+    if not drafter.is_drafter:
+        raise LoadError(f"{drafter.folder} is a '{drafter.model_type}' model, not a Gemma 4 drafter.")
+    kinds = sorted(set(drafter.layer_types))
+    strange = next((kind for kind in kinds if kind not in target.layer_types), None)
+    if strange is not None:
         raise LoadError(
-            f"{folder} holds a '{model_type}' model; mlxmtp runs Gemma 4 (gemma4, gemma4_unified) and its drafters."
+            f"The drafter in {drafter.folder} has {strange} layers and the target has none: they are not a pair."
         )
-    text = raw.get("text_config", raw if model_type.endswith("_text") else None)
-    if not isinstance(text, dict):
-        raise LoadError(f"{folder / 'config.json'} has no text_config. Download the model again.")
-    generation_file = folder / "generation_config.json"
-    generation = _read_json(generation_file) if generation_file.exists() else {}
-    config = ModelConfig(folder, model_type, raw, text, generation)
-    problem = _problem(config)
-    if problem:
-        raise LoadError(f"{folder / 'config.json'} {problem}. Download the model again.")
-    return config
+    sizes = [
+        ("hidden size", target.hidden_size, drafter.raw.get("backbone_hidden_size")),
+        ("vocabulary", target.vocab_size, drafter.vocab_size),
+        ("sliding window", target.window, drafter.window),
+    ]
+    for kind in kinds:
+        sizes += [
+            (f"head size of {kind}", target.head_dim(kind), drafter.head_dim(kind)),
+            (f"key/value heads of {kind}", target.kv_heads(kind), drafter.kv_heads(kind)),
+        ]
+    for name, ours, theirs in sizes:
+        if ours != theirs:
+            raise LoadError(
+                f"The drafter in {drafter.folder} does not fit this target: {name} {theirs}, the target has {ours}."
+            )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise LoadError(
+            f"{path} is missing. Give a folder in the published layout, or download the model again."
+        ) from None
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read ({error}).{_AGAIN}") from None
+
+
+def _object(content: bytes, name: str, advice: str) -> dict[str, Any]:
+    """Parse the JSON object in ``content``, the file ``name``. Raises LoadError, which ends in ``advice``."""
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise LoadError(f"{name} cannot be read ({error}).{advice}") from None
+    if not isinstance(value, dict):
+        raise LoadError(f"{name} does not hold a JSON object.{advice}")
+    return value
 
 
 def _problem(config: ModelConfig) -> str | None:
-    """What is wrong with a text_config, as the end of a sentence."""
+    """Return what is wrong with a text_config, as the end of a sentence."""
     text = config.text
     missing = [key for key in _REQUIRED if text.get(key) is None]
     if missing:
@@ -135,52 +205,7 @@ def _problem(config: ModelConfig) -> str | None:
     return None
 
 
-_REQUIRED = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "layer_types", "sliding_window",
-)  # fmt: skip
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LoadError(
-            f"{path} is missing. Give a folder in the published layout, or download the model again."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path} cannot be read ({error}). Download the model again.") from None
-    if not isinstance(value, dict):
-        raise LoadError(f"{path} does not hold a JSON object. Download the model again.")
-    return value
-
-
 def _ids(value: Any) -> frozenset[int]:
     if value is None:
         return frozenset()
     return frozenset([value] if isinstance(value, int) else value)
-
-
-def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
-    """Raises LoadError unless the drafter can read the target's hidden states and K/V."""
-    if not drafter.is_drafter:
-        raise LoadError(f"{drafter.folder} is a '{drafter.model_type}' model, not a Gemma 4 drafter.")
-    pairs = [
-        ("hidden size", target.hidden_size, drafter.raw.get("backbone_hidden_size")),
-        ("vocabulary", target.vocab_size, drafter.vocab_size),
-        ("sliding window", target.window, drafter.window),
-    ]
-    for kind in sorted(set(drafter.layer_types)):
-        if kind not in target.layer_types:
-            raise LoadError(
-                f"The drafter in {drafter.folder} has {kind} layers and the target has none: they are not a pair."
-            )
-        pairs += [
-            (f"head size of {kind}", target.head_dim(kind), drafter.head_dim(kind)),
-            (f"key/value heads of {kind}", target.kv_heads(kind), drafter.kv_heads(kind)),
-        ]
-    for what, ours, theirs in pairs:
-        if ours != theirs:
-            raise LoadError(
-                f"The drafter in {drafter.folder} does not fit this target: {what} {theirs}, the target has {ours}."
-            )
