@@ -1,4 +1,4 @@
-"""What is installed, and what could be: the data behind `mlxmtp ls`."""
+"""The models on this machine, with their sizes and what their files hold."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import LoadError, MlxmtpError
-from mlxmtp.hub.cache import PARTIAL, CachedRepo, is_complete
+from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry
-from mlxmtp.hub.store import Found, Store
+from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import Stored, read_folder
-from mlxmtp.models.tensors import parameter_count
-
-if TYPE_CHECKING:
-    from mlxmtp.settings import Places
-
 
 # The first that occurs in a tensor's name decides.
 _KINDS = (
@@ -85,18 +79,18 @@ def _packing(module: str, config: ModelConfig) -> tuple[int, str]:
 
 
 CONTEXT = 4096
-"""Tokens of the conversation for which `fits` is decided."""
+"""Tokens of the conversation for which it is decided if a model fits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """A model on this machine. `size` is bytes on disk of target and drafter, `modified` seconds since 1970."""
+class InstalledModel:
+    """A model on this machine: sizes are bytes on disk, `modified` seconds since 1970."""
 
     name: str
     repo: str | None
     folder: Path
     config: ModelConfig
-    drafter: Found | None
+    drafter: Checkpoint | None
     drafter_config: ModelConfig | None
     target_size: int
     drafter_size: int
@@ -108,157 +102,107 @@ class Model:
         return self.target_size + self.drafter_size
 
     def needs(self, context: int = CONTEXT) -> Need:
-        """Memory for a conversation of `context` tokens."""
+        """Return the memory for a conversation of `context` tokens."""
         return need(self.config, self.drafter_config, context)
 
 
-@dataclass(frozen=True, slots=True)
-class Available:
-    """A model that `pull` could get; `size` in bytes where it is known."""
-
-    entry: Entry
-
-    def needs(self, context: int = CONTEXT) -> Need:
-        """Memory for a conversation of `context` tokens."""
-        return need(self.entry.target_config(), self.entry.drafter_config(), context)
+def installed(store: Store) -> list[InstalledModel]:
+    """Return every model here that can answer, the built-in one first; what cannot be read is left out."""
+    models: list[InstalledModel] = []
+    for checkpoint, repo in _targets(store):
+        with suppress(MlxmtpError):  # not a Gemma 4, or damaged: asking for it by name says so
+            models.append(describe(store, checkpoint, repo))
+    return models
 
 
-def installed(store: Store, places: Places) -> list[Model]:
-    """Every model here that can answer, the built-in one first; what cannot be read is left out."""
-    found: list[Model] = []
-    for one, repo in _targets(store, places):
-        try:
-            found.append(describe(store, one, repo))
-        except MlxmtpError:  # not a Gemma 4, or damaged: asking for it by name says so
-            continue
-    return found
-
-
-def describe(store: Store, found: Found, repo: str | None) -> Model:
-    """A model from its folder. Raises LoadError if that holds none that can answer."""
-    config = read_config(found.folder)
+def describe(store: Store, checkpoint: Checkpoint, repo: str | None) -> InstalledModel:
+    """Return a model from its folder. Raises LoadError if that holds none that can answer."""
+    config = read_config(checkpoint.folder)
     if config.is_drafter:
-        raise LoadError(f"{found.name} is a drafter: it answers nothing on its own.")
-    drafter = store.drafter_for(found, None)
-    files = [item for item in found.folder.iterdir() if item.is_file()]
-    return Model(
-        found.name,
+        raise LoadError(f"{checkpoint.name} is a drafter: it answers nothing on its own.")
+    drafter = store.drafter_for(checkpoint, None)
+    files = [item.stat() for item in checkpoint.folder.iterdir() if item.is_file()]
+    return InstalledModel(
+        checkpoint.name,
         repo,
-        found.folder,
+        checkpoint.folder,
         config,
         drafter,
         None if drafter is None else read_config(drafter.folder),
-        sum(item.stat().st_size for item in files),
+        sum(file.st_size for file in files),
         0 if drafter is None else sum(item.stat().st_size for item in drafter.folder.iterdir() if item.is_file()),
-        max(item.stat().st_mtime for item in files),
+        max(file.st_mtime for file in files),
     )
 
 
-def available(models: list[Model]) -> list[Available]:
-    """The models with short names that are not here, in the variants that are not just another name."""
+def available(models: list[InstalledModel]) -> list[Entry]:
+    """Return the models with short names that are not here, in the variants that are not just another name."""
     here = {model.repo for model in models}
-    made = {(one.family, one.variant) for one in map(find_entry, (model.name for model in models)) if one is not None}
-    found: dict[str, Available] = {}
+    converted = {(one.family, one.variant) for model in models if (one := find_entry(model.name)) is not None}
+    others: dict[str, Entry] = {}
     for entry in entries():
-        if entry.target.repo not in here and (entry.family, entry.variant) not in made:
-            found.setdefault(entry.target.repo, Available(entry))
-    return list(found.values())
+        if entry.target.repo not in here and (entry.family, entry.variant) not in converted:
+            others.setdefault(entry.target.repo, entry)
+    return list(others.values())
 
 
-def unfinished(store: Store, places: Places) -> list[tuple[str, int]]:
-    """Repositories of which only a part has arrived, with its bytes."""
+def unfinished_downloads(store: Store) -> list[tuple[str, int]]:
+    """Return the repositories of which only a part has arrived, with its bytes."""
     return [
         (cached.repo, cached.size_on_disk())
-        for cached in _cached_repos(places)
-        if any(cached.folder.glob("blobs/*.incomplete")) and store.cached(cached.repo) is None
+        for cached in _cached_repos(store)
+        if any(cached.folder.glob(f"blobs/*{INCOMPLETE}")) and store.cached(cached.repo) is None
     ]
 
 
-def total_size(models: list[Model]) -> int:
-    """Bytes of all of them; a drafter that several use counts once."""
+def unfinished_conversions(store: Store) -> list[tuple[str, int]]:
+    """Return the names of conversions that were interrupted, with the bytes they have so far."""
+    return [
+        (folder.name, sum(item.stat().st_blocks * 512 for item in folder.rglob("*.safetensors")))
+        for folder in _conversions(store)
+        if folder.name.endswith(PARTIAL) and (folder / "model").is_dir()
+    ]
+
+
+def total_size(models: list[InstalledModel]) -> int:
+    """Return the bytes of all of them; a drafter that several use counts once."""
     drafters = {model.drafter.folder: model.drafter_size for model in models if model.drafter is not None}
     return sum(model.target_size for model in models) + sum(drafters.values())
 
 
 def quantization(config: ModelConfig) -> str:
-    """`4bit`, `mxfp4`, or the dtype of weights that are not packed."""
-    pack = config.quantization
-    if pack is not None:
-        mode = str(pack.get("mode") or "affine")
-        return f"{pack.get('bits', 4)}bit" if mode == "affine" else mode
+    """Return `4bit`, `mxfp4`, or the dtype of weights that are not quantized."""
+    block = config.quantization
+    if block is not None:
+        mode = str(block.get("mode") or "affine")
+        return f"{block.get('bits', 4)}bit" if mode == "affine" else mode
     dtype = config.raw.get("dtype") or config.raw.get("torch_dtype") or config.text.get("dtype") or "bfloat16"
     return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), str(dtype))
 
 
-def as_table(model: Model, default: bool, room: int) -> dict[str, Any]:
-    """A model as `ls --json` shows it."""
-    needed = model.needs().total
-    return {
-        "name": model.name,
-        "repo": model.repo,
-        "folder": str(model.folder),
-        "parameters": parameter_count(model.config),
-        "quantization": quantization(model.config),
-        "bytes": model.size,
-        "drafter": None if model.drafter is None else model.drafter.name,
-        "modified": model.modified,
-        "default": default,
-        "installed": True,
-        "memory": needed,
-        "fits": needed <= room,
-    }
-
-
-def available_as_table(one: Available, room: int) -> dict[str, Any]:
-    """A model that is not here as `ls --all --json` shows it: the same keys."""
-    config, needed = one.entry.target_config(), one.needs().total
-    return {
-        "name": one.entry.name,
-        "repo": one.entry.target.repo,
-        "folder": None,
-        "parameters": parameter_count(config),
-        "quantization": quantization(config),
-        "bytes": one.entry.size or one.entry.target.size,
-        "drafter": one.entry.drafter.repo,
-        "modified": None,
-        "default": False,
-        "installed": False,
-        "memory": needed,
-        "fits": needed <= room,
-    }
-
-
-def _targets(store: Store, places: Places) -> Iterator[tuple[Found, str | None]]:
+def _targets(store: Store) -> Iterator[tuple[Checkpoint, str | None]]:
+    """Yield every target with its repository: the built-in one, complete snapshots of the cache, conversions."""
     with suppress(LoadError):  # an installation without it: `doctor` says so
         yield store.resolve(BUILT_IN), None
-    for cached in _cached_repos(places):
+    for cached in _cached_repos(store):
         folder = store.cached(cached.repo)
         if folder is not None:
             entry = find_entry(cached.repo)
-            shadowed = entry is None or store.made(entry) is not None
-            yield Found(cached.repo if entry is None or shadowed else entry.name, folder, entry), cached.repo
+            named = entry is not None and store.converted(entry) is None
+            yield Checkpoint(entry.name if entry and named else cached.repo, folder, entry), cached.repo
     names: dict[Path | None, str] = {}
     for entry in entries():
-        names.setdefault(store.made(entry), entry.name)
-    for folder in _made_here(places):
+        names.setdefault(store.converted(entry), entry.name)
+    for folder in _conversions(store):
         if is_complete(folder):
-            yield Found(names.get(folder, folder.name), folder), None
+            yield Checkpoint(names.get(folder, folder.name), folder), None
 
 
-def unfinished_conversions(places: Places) -> list[tuple[str, int]]:
-    """Names of conversions that were interrupted, with the bytes they have so far."""
-    return [
-        (folder.name, sum(item.stat().st_blocks * 512 for item in folder.rglob("*.safetensors")))
-        for folder in _made_here(places)
-        if folder.name.endswith(PARTIAL) and (folder / "model").is_dir()
-    ]
+def _conversions(store: Store) -> list[Path]:
+    folder = store.models
+    return [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")] if folder.is_dir() else []
 
 
-def _made_here(places: Places) -> list[Path]:
-    made = places.data / "models"
-    return [item for item in sorted(made.iterdir()) if not item.name.startswith(".")] if made.is_dir() else []
-
-
-def _cached_repos(places: Places) -> list[CachedRepo]:
-    cache = places.hf_cache
+def _cached_repos(store: Store) -> list[CachedRepo]:
+    cache = store.places.hf_cache
     return [CachedRepo(item) for item in sorted(cache.glob("models--*--*")) if item.is_dir()] if cache.is_dir() else []

@@ -115,7 +115,7 @@ def test_a_file_that_rotted_on_this_disk_is_fetched_again(here: Here) -> None:
 
 def test_a_file_that_another_pull_finishes_at_this_moment_is_taken(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the partial file and locking it: what is locked then is the finished one."""
-    weights, claim = publish_large(here.hub), download._claim
+    weights, claim = publish_large(here.hub), download._lock
 
     def finished(stream: BinaryIO, path: Path) -> None:
         if path.name.startswith(sha256(weights)):
@@ -123,7 +123,7 @@ def test_a_file_that_another_pull_finishes_at_this_moment_is_taken(here: Here, m
             path.replace(path.with_suffix(""))
         claim(stream, path)
 
-    monkeypatch.setattr(download, "_claim", finished)
+    monkeypatch.setattr(download, "_lock", finished)
     code, _, err = here.call("pull", "org/large")
     assert code == 0, err
     assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
