@@ -19,7 +19,7 @@ from mlxmtp.version import installed_version
 
 if TYPE_CHECKING:
     from mlxmtp.app.models import Models
-    from mlxmtp.hub.inventory import InstalledModel
+    from mlxmtp.hub.inventory import KnownModel
     from mlxmtp.hub.store import Store
 
 Verdict = Literal["ok", "note", "bad"]
@@ -127,9 +127,9 @@ def _models(store: Store, machine: Machine) -> Iterator[Check]:
         yield Check("models", "ok", f"{len(models)}, {format_bytes(total_size(models))} on disk")
 
 
-def _model(model: InstalledModel, machine: Machine) -> Check:
+def _model(model: KnownModel, machine: Machine) -> Check:
     needed = model.needs()
-    parts = [format_bytes(model.size), f"needs {format_bytes(needed.total)}"]
+    parts = [format_bytes(model.size or 0), f"needs {format_bytes(needed.total)}"]
     if machine.bandwidth is not None:
         parts.append(f"predicted {predict(model.config, model.drafter_config, machine.bandwidth)}")
     advice = None

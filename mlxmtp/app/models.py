@@ -8,16 +8,15 @@ if isinstance(plan, DownloadPlan): models.download(plan, on_bytes=...)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
 from mlxmtp.hub import inventory
-from mlxmtp.hub.inventory import CONTEXT, InstalledModel, groups, quantization
-from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry
+from mlxmtp.hub.inventory import KnownModel, groups, quantization
+from mlxmtp.hub.registry import BUILT_IN, entries, find_entry
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
-from mlxmtp.machine.memory import need
 from mlxmtp.machine.speed import Speed, predict
 from mlxmtp.models.tensors import parameter_count
 
@@ -36,40 +35,38 @@ CONTEXTS = (4096, 32768, 131072)
 
 
 @dataclass(frozen=True, slots=True)
-class ListedModel:
-    """A model in a list: `bytes` on disk, or of the download where it is not installed (None: unknown).
+class Listing:
+    """The models here, and where asked for those that could be; unfinished ones with the bytes they have so far.
 
-    `memory` is in bytes, `weights` those of the target in it, `modified` in seconds since 1970.
+    `default` is the name of the model that answers when none is named, `room` the bytes that a model may take.
     """
 
-    name: str
-    repo: str | None
-    folder: str | None
-    parameters: int
-    quantization: str
-    bytes: int | None
-    drafter: str | None
-    modified: float | None
-    default: bool
-    installed: bool
-    memory: int
-    fits: bool
-    weights: int
-    drafter_quantization: str | None
+    models: tuple[KnownModel, ...]
+    total_bytes: int
+    default: str
+    room: int
+    unfinished_downloads: tuple[tuple[str, int], ...]
+    unfinished_conversions: tuple[tuple[str, int], ...]
 
     def to_json(self) -> dict[str, Any]:
-        hidden = ("weights", "drafter_quantization")
-        return {key: value for key, value in asdict(self).items() if key not in hidden}
+        return {"models": [self._row(model) for model in self.models], "total_bytes": self.total_bytes}
 
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The models of a list, and the names of unfinished downloads and conversions with the bytes they have so far."""
-
-    models: tuple[ListedModel, ...]
-    total_bytes: int
-    downloads: tuple[tuple[str, int], ...]
-    conversions: tuple[tuple[str, int], ...]
+    def _row(self, model: KnownModel) -> dict[str, Any]:
+        installed, needed = model.modified is not None, model.needs().total
+        return {
+            "name": model.name,
+            "repo": model.repo,
+            "folder": str(model.config.folder) if installed else None,
+            "parameters": model.parameters,
+            "quantization": model.quantization,
+            "bytes": model.size,
+            "drafter": model.drafter,
+            "modified": model.modified,
+            "default": installed and model.name == self.default,
+            "installed": installed,
+            "memory": needed,
+            "fits": needed <= self.room,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +160,12 @@ class Models:
 
     def listing(self, *, every: bool = False) -> Listing:
         """List what is here, and with `every` also what could be downloaded."""
-        here, default = inventory.installed(self.store), self.default_name()
-        others = inventory.available(here) if every else []
+        here = inventory.installed(self.store)
         return Listing(
-            (*(_installed(model, model.name == default) for model in here), *map(_available, others)),
+            (*here, *(inventory.available(here) if every else [])),
             inventory.total_size(here),
+            self.default_name(),
+            this_machine().room,
             tuple(inventory.unfinished_downloads(self.store)),
             tuple(inventory.unfinished_conversions(self.store)),
         )
@@ -188,7 +186,7 @@ class Models:
             record is not None and record.commit == folder.name,
             model.config.max_positions,
             *_described(model.config),
-            None if model.drafter is None or paired is None else DrafterReport(model.drafter.name, *_described(paired)),
+            None if model.drafter is None or paired is None else DrafterReport(model.drafter, *_described(paired)),
             tuple(_memory(model, context) for context in contexts if context <= model.config.max_positions),
             None if bandwidth is None else predict(model.config, paired, bandwidth),
             conversion_record(folder),
@@ -254,47 +252,6 @@ class Models:
         remove(plan, self.store)
 
 
-def _installed(model: InstalledModel, default: bool) -> ListedModel:
-    needed = model.needs()
-    return ListedModel(
-        model.name,
-        model.repo,
-        str(model.folder),
-        parameter_count(model.config),
-        quantization(model.config),
-        model.size,
-        None if model.drafter is None else model.drafter.name,
-        model.modified,
-        default,
-        True,
-        needed.total,
-        needed.total <= this_machine().room,
-        needed.target,
-        None if model.drafter_config is None else quantization(model.drafter_config),
-    )
-
-
-def _available(entry: Entry) -> ListedModel:
-    config, drafter = entry.target_config(), entry.drafter_config()
-    needed = need(config, drafter, CONTEXT)
-    return ListedModel(
-        entry.name,
-        entry.target.repo,
-        None,
-        parameter_count(config),
-        quantization(config),
-        entry.size,
-        entry.drafter.repo,
-        None,
-        False,
-        False,
-        needed.total,
-        needed.total <= this_machine().room,
-        needed.target,
-        quantization(drafter),
-    )
-
-
 def _described(
     config: ModelConfig,
 ) -> tuple[str, int, str, tuple[FileReport, ...], tuple[ModuleReport, ...]]:
@@ -309,7 +266,7 @@ def _described(
     )
 
 
-def _memory(model: InstalledModel, context: int) -> MemoryReport:
+def _memory(model: KnownModel, context: int) -> MemoryReport:
     needed = model.needs(context)
     fits = needed.total <= this_machine().room
     return MemoryReport(context, needed.target, needed.drafter, needed.cache, needed.activations, needed.total, fits)

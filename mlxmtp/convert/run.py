@@ -19,8 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from zlib import crc32
 
 from mlxmtp.convert.plan import ConversionPlan, Place, versions
@@ -75,7 +74,7 @@ def convert(plan: ConversionPlan, *, compare: Compare | None = None, watch: Watc
     watch = watch or Watch()
     try:
         plan.work.mkdir(parents=True, exist_ok=True)
-        with StepJournal(plan.work / "journal", plan.fingerprint) as journal:
+        with StepJournal.open(plan.work / "journal", plan.fingerprint) as journal:
             if not journal.checksums:  # nothing, or the rest of a conversion with other settings
                 shutil.rmtree(plan.work / "model", ignore_errors=True)
             _fill(plan, journal, watch.on_bytes)
@@ -90,15 +89,23 @@ def convert(plan: ConversionPlan, *, compare: Compare | None = None, watch: Watc
 
 
 class StepJournal:
-    """The checksums of the steps on disk; no other process may open it at the same time.
+    """The checksums of the steps on disk.
 
     ``fingerprint`` stands for everything that decides about the bytes written. A journal with another one is of another
     conversion: then ``checksums`` is empty and ``stale`` is set.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self._file = path.open("ab+", buffering=0)
-        self._lock(path)
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, fingerprint: str) -> Iterator[StepJournal]:
+        """Open a journal, locked while it is. Raises ConversionError if another process has it."""
+        with path.open("ab+", buffering=0) as file:
+            if not try_lock(file.fileno()):
+                raise ConversionError(f"Another process is converting into {path.parent}. Wait for it, or stop it.")
+            yield cls(file, fingerprint)
+
+    def __init__(self, file: BinaryIO, fingerprint: str) -> None:
+        self._file = file
         self._file.seek(0)
         text = self._file.read()
         self._head = fingerprint.encode() + b"\n"
@@ -121,23 +128,6 @@ class StepJournal:
         """Forget all but the first `count` steps."""
         del self.checksums[count:]
         self._file.truncate(len(self._head) + _LINE * count)
-
-    def __enter__(self) -> StepJournal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def _lock(self, path: Path) -> None:
-        """Lock the file until it is closed, or the process ends."""
-        try:
-            if not try_lock(self._file.fileno()):
-                raise ConversionError(f"Another process is converting into {path.parent}. Wait for it, or stop it.")
-        except BaseException:
-            self._file.close()
-            raise
 
 
 def _fill(plan: ConversionPlan, journal: StepJournal, on_bytes: OnBytes) -> None:

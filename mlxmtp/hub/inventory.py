@@ -15,6 +15,7 @@ from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import Stored, read_folder
+from mlxmtp.models.tensors import parameter_count
 
 # The first that occurs in a tensor's name decides.
 _KINDS = (
@@ -83,67 +84,83 @@ CONTEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class InstalledModel:
-    """A model on this machine: sizes are bytes on disk, `modified` seconds since 1970."""
+class KnownModel:
+    """A model that is installed, or could be: then `modified` (seconds since 1970) is None and config has no folder.
+
+    `drafter` is the paired drafter's name. Sizes are bytes on disk, or of the download (None: unknown).
+    """
 
     name: str
     repo: str | None
-    folder: Path
     config: ModelConfig
-    drafter: Checkpoint | None
+    drafter: str | None
     drafter_config: ModelConfig | None
-    target_size: int
-    drafter_size: int
-    modified: float
+    target_size: int | None
+    drafter_size: int | None
+    modified: float | None
 
     @property
-    def size(self) -> int:
-        """Bytes on disk of target and drafter."""
-        return self.target_size + self.drafter_size
+    def size(self) -> int | None:
+        """Bytes of target and drafter, as far as they are known."""
+        return self.target_size and self.target_size + (self.drafter_size or 0)
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(self.config)
+
+    @property
+    def quantization(self) -> str:
+        return quantization(self.config)
+
+    @property
+    def drafter_quantization(self) -> str | None:
+        return None if self.drafter_config is None else quantization(self.drafter_config)
 
     def needs(self, context: int = CONTEXT) -> Need:
         """Return the memory for a conversation of `context` tokens."""
         return need(self.config, self.drafter_config, context)
 
 
-def installed(store: Store) -> list[InstalledModel]:
+def installed(store: Store) -> list[KnownModel]:
     """Return every model here that can answer, the built-in one first; what cannot be read is left out."""
-    models: list[InstalledModel] = []
+    models: list[KnownModel] = []
     for checkpoint, repo in _targets(store):
         with suppress(MlxmtpError):  # not a Gemma 4, or damaged: asking for it by name says so
             models.append(describe(store, checkpoint, repo))
     return models
 
 
-def describe(store: Store, checkpoint: Checkpoint, repo: str | None) -> InstalledModel:
+def describe(store: Store, checkpoint: Checkpoint, repo: str | None) -> KnownModel:
     """Return a model from its folder. Raises LoadError if that holds none that can answer."""
     config = read_config(checkpoint.folder)
     if config.is_drafter:
         raise LoadError(f"{checkpoint.name} is a drafter: it answers nothing on its own.")
     drafter = store.drafter_for(checkpoint, None)
-    files = [item.stat() for item in checkpoint.folder.iterdir() if item.is_file()]
-    return InstalledModel(
-        checkpoint.name,
-        repo,
-        checkpoint.folder,
-        config,
-        drafter,
-        None if drafter is None else read_config(drafter.folder),
-        sum(file.st_size for file in files),
-        0 if drafter is None else sum(item.stat().st_size for item in drafter.folder.iterdir() if item.is_file()),
-        max(file.st_mtime for file in files),
-    )
+    modified = max(item.stat().st_mtime for item in checkpoint.folder.iterdir() if item.is_file())
+    size = _files_size(checkpoint.folder)
+    if drafter is None:
+        return KnownModel(checkpoint.name, repo, config, None, None, size, 0, modified)
+    paired = read_config(drafter.folder)
+    return KnownModel(checkpoint.name, repo, config, drafter.name, paired, size, _files_size(drafter.folder), modified)
 
 
-def available(models: list[InstalledModel]) -> list[Entry]:
+def available(models: list[KnownModel]) -> list[KnownModel]:
     """Return the models with short names that are not here, in the variants that are not just another name."""
     here = {model.repo for model in models}
     converted = {(one.family, one.variant) for model in models if (one := find_entry(model.name)) is not None}
-    others: dict[str, Entry] = {}
+    others: dict[str, KnownModel] = {}
     for entry in entries():
         if entry.target.repo not in here and (entry.family, entry.variant) not in converted:
-            others.setdefault(entry.target.repo, entry)
+            others.setdefault(entry.target.repo, _uninstalled(entry))
     return list(others.values())
+
+
+def _uninstalled(entry: Entry) -> KnownModel:
+    target, drafter = entry.target, entry.drafter
+    target_config, drafter_config = entry.target_config(), entry.drafter_config()
+    return KnownModel(
+        entry.name, target.repo, target_config, drafter.repo, drafter_config, target.size, drafter.size, None
+    )
 
 
 def unfinished_downloads(store: Store) -> list[tuple[str, int]]:
@@ -164,10 +181,10 @@ def unfinished_conversions(store: Store) -> list[tuple[str, int]]:
     ]
 
 
-def total_size(models: list[InstalledModel]) -> int:
+def total_size(models: list[KnownModel]) -> int:
     """Return the bytes of all of them; a drafter that several use counts once."""
-    drafters = {model.drafter.folder: model.drafter_size for model in models if model.drafter is not None}
-    return sum(model.target_size for model in models) + sum(drafters.values())
+    drafters = {model.drafter_config.folder: model.drafter_size or 0 for model in models if model.drafter_config}
+    return sum(model.target_size or 0 for model in models) + sum(drafters.values())
 
 
 def quantization(config: ModelConfig) -> str:
@@ -196,6 +213,10 @@ def _targets(store: Store) -> Iterator[tuple[Checkpoint, str | None]]:
     for folder in _conversions(store):
         if is_complete(folder):
             yield Checkpoint(names.get(folder, folder.name), folder), None
+
+
+def _files_size(folder: Path) -> int:
+    return sum(item.stat().st_size for item in folder.iterdir() if item.is_file())
 
 
 def _conversions(store: Store) -> list[Path]:

@@ -63,7 +63,7 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     repo = plain if entry is None else entry.target.repo
     record = store.records.find(repo)
     paired = record.drafter if record is not None else entry.drafter.repo if entry is not None else None
-    used = {other.drafter.name for other in installed(store) if other.drafter is not None and other.repo != repo}
+    used = {other.drafter for other in installed(store) if other.repo != repo}
     repos = {one: CachedRepo.of(store.places.hf_cache, one) for one in (repo, paired) if one and "/" in one}
     here = {one: cached for one, cached in repos.items() if cached.folder.is_dir()}
     shared = tuple(one for one in here if one == paired and one != repo and one in used)

@@ -305,17 +305,17 @@ def test_a_changed_source_starts_over(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_journal_cut_off_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    with StepJournal(tmp_path / "journal", "f" * 64) as journal:
+    with StepJournal.open(tmp_path / "journal", "f" * 64) as journal:
         for checksum in (1, 2, 0xFFFFFFFF):
             journal.add(checksum)
     whole = (tmp_path / "journal").read_bytes()
     for length in range(len(whole) + 1):
         (tmp_path / "journal").write_bytes(whole[:length])
-        with StepJournal(tmp_path / "journal", "f" * 64) as journal:
+        with StepJournal.open(tmp_path / "journal", "f" * 64) as journal:
             assert journal.checksums == [1, 2, 0xFFFFFFFF][: max(0, (length - 65) // 9)]
             journal.add(7)
             kept = [*journal.checksums]
-        with StepJournal(tmp_path / "journal", "f" * 64) as journal:
+        with StepJournal.open(tmp_path / "journal", "f" * 64) as journal:
             assert journal.checksums == kept
             assert journal.stale is False
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import mlxmtp
+from mlxmtp.app.conversion import find_source
 from mlxmtp.convert import slices as slices_module
 from mlxmtp.convert.recipe import make_recipe
-from mlxmtp.convert.sources import find_source
 from mlxmtp.decode.compile import Rounds
 from mlxmtp.errors import LoadError
 from mlxmtp.hub.registry import entries

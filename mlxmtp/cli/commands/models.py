@@ -14,7 +14,7 @@ from mlxmtp.errors import UsageError
 from mlxmtp.units import ago, format_bytes, format_count
 
 if TYPE_CHECKING:
-    from mlxmtp.app.models import DrafterReport, ListedModel, ModelReport
+    from mlxmtp.app.models import DrafterReport, Listing, ModelReport
     from mlxmtp.cli.terminal.output import Output
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -45,15 +45,14 @@ def ls(
         out.write("".join(f"{model.name}\n" for model in listing.models))
         return
     if json:
-        table = [model.to_json() for model in listing.models]
-        out.write(as_json({"models": table, "total_bytes": listing.total_bytes}))
+        out.write(as_json(listing.to_json()))
         return
-    _show_list(out, listing.models, memory=every)
-    count = sum(model.installed for model in listing.models)
+    _show_list(out, listing, memory=every)
+    count = sum(model.modified is not None for model in listing.models)
     out.line(f"{count} model{'s' if count != 1 else ''}, {format_bytes(listing.total_bytes)} on disk")
-    for name, size in listing.downloads:
+    for name, size in listing.unfinished_downloads:
         out.line(f"Unfinished: {name} ({format_bytes(size)}). Go on with mlxmtp pull, or mlxmtp rm {name}.")
-    for name, size in listing.conversions:
+    for name, size in listing.unfinished_conversions:
         out.line(f"Unfinished: {name} ({format_bytes(size)}). Go on with mlxmtp convert, or mlxmtp rm {name}.")
 
 
@@ -119,20 +118,25 @@ def rm(
     out.write(f"{format_bytes(plan.size)} freed.\n")
 
 
-def _show_list(out: Output, models: tuple[ListedModel, ...], *, memory: bool) -> None:
+def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
     from mlxmtp.cli.terminal.table import show_table
 
     now, rows = time.time(), []
-    for model in models:
-        size = f"~{format_bytes(model.weights)}" if model.bytes is None else format_bytes(model.bytes)
-        name = f"{model.name}*" if model.default else model.name
-        row = [name, format_count(model.parameters), model.quantization, size]
-        if model.modified is None:
-            row += ["yes", "not here"]
-        else:
-            row += [model.drafter_quantization or "no", ago(model.modified, now)]
+    for model in listing.models:
+        needed, size = model.needs(), model.size
+        row = [
+            f"{model.name}*" if model.modified and model.name == listing.default else model.name,
+            format_count(model.parameters),
+            model.quantization,
+            f"~{format_bytes(needed.target)}" if size is None else format_bytes(size),
+        ]
+        row += (
+            ["yes", "not here"]
+            if model.modified is None
+            else [model.drafter_quantization or "no", ago(model.modified, now)]
+        )
         if memory:
-            row.append(f"{format_bytes(model.memory)}, {_verdict(model.fits)}")
+            row.append(f"{format_bytes(needed.total)}, {_verdict(needed.total <= listing.room)}")
         rows.append(row)
     header = ["NAME", "PARAMS", "QUANT", "SIZE", "DRAFTER", "MODIFIED", *(["MEMORY"] if memory else [])]
     show_table(out, header, rows, right=(1, 3))
