@@ -19,7 +19,6 @@ from mlxmtp.version import installed_version
 
 if TYPE_CHECKING:
     from mlxmtp.app.models import Models
-    from mlxmtp.hub.inventory import KnownModel
     from mlxmtp.hub.store import Store
 
 Verdict = Literal["ok", "note", "bad"]
@@ -47,24 +46,20 @@ def examine(models: Models) -> Iterator[Check]:
     yield _system(machine)
     limit = "" if machine.wired_limit is None else " (set by iogpu.wired_limit_mb)"
     memory = f"{format_bytes(machine.memory)}, of which a model may take {format_bytes(machine.room)}{limit}"
-    yield _unless(
-        machine.room < 4_000_000_000, "memory", memory, "Too little for Gemma 4 E2B; the built-in pocket runs."
-    )
+    advice = "Too little for Gemma 4 E2B; the built-in pocket runs." if machine.room < 4_000_000_000 else None
+    yield _note("memory", memory, advice)
     yield from _libraries()
-    packages = [f"mlxmtp {installed_version(missing='(source)')}"]
-    packages += [f"{name} {installed_version(name, 'missing')}" for name in _PACKAGES]
-    yield Check("versions", "ok", ", ".join(packages))
-    cache = store.places.hf_cache
-    free = free_bytes(cache)
-    disk = f"{format_bytes(free)} free in {cache}"
-    advice = "Room for small models only: mlxmtp rm, or set HF_HOME to another disk."
-    yield _unless(free < _LITTLE_DISK, "disk", disk, advice)
+    versions = [f"{name} {installed_version(name, 'missing')}" for name in _PACKAGES]
+    yield Check("versions", "ok", ", ".join([f"mlxmtp {installed_version(missing='(source)')}", *versions]))
+    free = free_bytes(store.places.hf_cache)
+    advice = "Room for small models only: mlxmtp rm, or set HF_HOME to another disk." if free < _LITTLE_DISK else None
+    yield _note("disk", f"{format_bytes(free)} free in {store.places.hf_cache}", advice)
     yield _hub()
     yield from _models(store, machine)
 
 
-def _unless(lacks: bool, what: str, found: str, advice: str) -> Check:
-    return Check(what, "note", found, advice) if lacks else Check(what, "ok", found)
+def _note(what: str, found: str, advice: str | None) -> Check:
+    return Check(what, "ok" if advice is None else "note", found, advice)
 
 
 def _system(machine: Machine) -> Check:
@@ -102,12 +97,11 @@ def _hub() -> Check:
     if client.offline():
         return Check("hub", "note", "HF_HUB_OFFLINE is set", "Unset it before mlxmtp pull.")
     problem = client.reach(_PATIENCE)
+    if problem is not None:
+        advice = "Only mlxmtp pull needs it: check network and proxy."
+        return Check("hub", "note", f"{client.endpoint()}: {problem}", advice)
     login = "with a token" if client.has_token() else "without a token (only gated models need one)"
-    if problem is None:
-        return Check("hub", "ok", f"{client.endpoint()} answers, {login}")
-    return Check(
-        "hub", "note", f"{client.endpoint()}: {problem}", "Only mlxmtp pull needs it: check network and proxy."
-    )
+    return Check("hub", "ok", f"{client.endpoint()} answers, {login}")
 
 
 def _models(store: Store, machine: Machine) -> Iterator[Check]:
@@ -115,27 +109,20 @@ def _models(store: Store, machine: Machine) -> Iterator[Check]:
     if all(model.name != BUILT_IN for model in models):
         yield Check(f"model {BUILT_IN}", "bad", "its files are missing", "Install mlxmtp again.")
     for model in models:
-        yield _model(model, machine)
+        needed = model.needs().total
+        found = f"{format_bytes(model.size or 0)}, needs {format_bytes(needed)}"
+        if machine.bandwidth is not None:
+            found += f", predicted {predict(model.config, model.drafter_config, machine.bandwidth)}"
+        advice = None
+        if needed > machine.room:
+            advice = "Does not fit" + ("." if best is None else f": mlxmtp pull {best.name} does.")
+        elif model.drafter is None:
+            advice = f"No drafter: mlxmtp pull {model.repo}" if model.repo else "No drafter beside it."
+        yield _note(f"model {model.name}", found, advice)
     for repo, size in unfinished_downloads(store):
-        yield Check(
-            f"part of {repo}", "note", format_bytes(size), f"Go on with mlxmtp pull {repo}, or mlxmtp rm {repo}."
-        )
+        yield _note(f"part of {repo}", format_bytes(size), f"Go on with mlxmtp pull {repo}, or mlxmtp rm {repo}.")
     if len(models) <= 1 and best is not None:
         advice = f"mlxmtp pull {best.name} gets {best.title}, the largest that fits."
         yield Check("models", "note", "only the built-in demonstration", advice)
     else:
         yield Check("models", "ok", f"{len(models)}, {format_bytes(total_size(models))} on disk")
-
-
-def _model(model: KnownModel, machine: Machine) -> Check:
-    needed = model.needs()
-    parts = [format_bytes(model.size or 0), f"needs {format_bytes(needed.total)}"]
-    if machine.bandwidth is not None:
-        parts.append(f"predicted {predict(model.config, model.drafter_config, machine.bandwidth)}")
-    advice = None
-    if needed.total > machine.room:
-        best = best_fit(machine.memory)
-        advice = "Does not fit" + ("." if best is None else f": mlxmtp pull {best.name} does.")
-    elif model.drafter is None:
-        advice = f"No drafter: mlxmtp pull {model.repo}" if model.repo else "No drafter beside it."
-    return Check(f"model {model.name}", "ok" if advice is None else "note", ", ".join(parts), advice)

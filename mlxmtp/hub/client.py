@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -46,6 +46,8 @@ _GO_ON = "What has arrived is kept: run the same command again to go on."
 
 TransferError = (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled)
 """Raised by requests; `Patience` says which are worth another attempt, `explain` makes sentences of them."""
+
+T = TypeVar("T")
 
 OnWait = Callable[[str, float], None]
 """Called with a reason and the seconds until the next attempt."""
@@ -90,20 +92,15 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
     except HFValidationError as error:
         raise ModelNotFound(f"'{repo}' is not the name of a repository: write it as org/repo.") from error
     at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
-    patience = Patience(on_wait, WAITS[:2])  # a hub that cannot be reached at the start should be heard of soon
-    while True:
-        try:
-            response = get_session().get(
-                f"{endpoint()}/api/models/{repo}{at}",
-                params={"blobs": True},
-                headers=_headers(),
-                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-            )
-            hf_raise_for_status(response)
-            break
-        except TransferError as error:
-            if not patience.wait_after(error):
-                raise explain(error, repo, revision) from error
+
+    def ask() -> httpx2.Response:
+        url, timeout = f"{endpoint()}/api/models/{repo}{at}", constants.HF_HUB_DOWNLOAD_TIMEOUT
+        answer = get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=timeout)
+        hf_raise_for_status(answer)
+        return answer
+
+    # A hub that cannot be reached at the start should be heard of soon.
+    response = _patiently(ask, Patience(on_wait, WAITS[:2]), repo, revision)
     try:
         found = response.json()
         if not found["sha"]:
@@ -129,6 +126,25 @@ def _headers() -> dict[str, str]:
         "User-Agent": f"mlxmtp/{installed_version()}; hf_hub/{client_version}",
         **({} if token is None else {"Authorization": f"Bearer {token}"}),
     }
+
+
+def read_file(repo: str, commit: str, name: str, *, on_wait: OnWait | None = None) -> bytes:
+    """Return the bytes of a small file. Raises ModelNotFound, DownloadError."""
+
+    def read() -> bytes:
+        with open_file(repo, commit, name, 0) as (_, pieces):
+            return b"".join(pieces)
+
+    return _patiently(read, Patience(on_wait), repo, commit)
+
+
+def _patiently(request: Callable[[], T], patience: Patience, repo: str, revision: str | None) -> T:
+    while True:
+        try:
+            return request()
+        except TransferError as error:
+            if not patience.wait_after(error):
+                raise explain(error, repo, revision) from error
 
 
 @contextmanager
@@ -194,42 +210,39 @@ class Patience:
 
 def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpError:
     """Return an error with one sentence and the next step for a `TransferError`."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return DownloadError(f"HF_HUB_OFFLINE is set, so {repo} cannot be looked up. Unset it and run again.")
     if isinstance(error, HfHubHTTPError):
         return _explain_answer(error, repo, revision)
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return DownloadError(
-            f"The hub at {endpoint()} cannot be reached ({_reason(error)}). "
-            f"Check the network, a proxy, or HF_ENDPOINT. {_GO_ON}"
-        )
-    return DownloadError(f"The connection to the hub broke down several times ({_reason(error)}). {_GO_ON}")
+    if isinstance(error, OfflineModeIsEnabled):
+        said = f"HF_HUB_OFFLINE is set, so {repo} cannot be looked up. Unset it and run again."
+    elif isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        said = f"The hub at {endpoint()} cannot be reached ({_reason(error)}). "
+        said += f"Check the network, a proxy, or HF_ENDPOINT. {_GO_ON}"
+    else:
+        said = f"The connection to the hub broke down several times ({_reason(error)}). {_GO_ON}"
+    return DownloadError(said)
 
 
 def _explain_answer(error: HfHubHTTPError, repo: str, revision: str | None) -> MlxmtpError:
-    if isinstance(error, GatedRepoError):
-        return DownloadError(
-            f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
-        )
     if isinstance(error, RevisionNotFoundError):
         return ModelNotFound(f"{repo} has no revision '{revision}'. Leave out --revision for the newest one.")
-    if isinstance(error, RepositoryNotFoundError):
+    gated, status = isinstance(error, GatedRepoError), error.response.status_code
+    if isinstance(error, RepositoryNotFoundError) and not gated:
         return ModelNotFound(
             f"There is no {repo} on the hub, or it is private. Check the name, or run `hf auth login` or set HF_TOKEN."
         )
-    if isinstance(error, EntryNotFoundError):
-        return DownloadError(f"A file of {repo} is listed but not there. Try another --revision.")
-    return DownloadError(_status_sentence(error.response.status_code, repo))
-
-
-def _status_sentence(status: int, repo: str) -> str:
-    if status == HTTPStatus.UNAUTHORIZED:
-        return "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."
-    if status == HTTPStatus.FORBIDDEN:
-        return f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one."
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return f"The hub limits requests from here. Wait some minutes. {_GO_ON}"
-    return f"The hub answers {status} for {repo}. Try later. {_GO_ON}"
+    if gated:
+        said = f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
+    elif isinstance(error, EntryNotFoundError):
+        said = f"A file of {repo} is listed but not there. Try another --revision."
+    elif status == HTTPStatus.UNAUTHORIZED:
+        said = "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."
+    elif status == HTTPStatus.FORBIDDEN:
+        said = f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one."
+    elif status == HTTPStatus.TOO_MANY_REQUESTS:
+        said = f"The hub limits requests from here. Wait some minutes. {_GO_ON}"
+    else:
+        said = f"The hub answers {status} for {repo}. Try later. {_GO_ON}"
+    return DownloadError(said)
 
 
 def _reason(error: Exception) -> str:

@@ -14,16 +14,7 @@ from typing import Literal
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound
 from mlxmtp.files import free_bytes
 from mlxmtp.hub.cache import INDEX, CachedRepo, indexed_files
-from mlxmtp.hub.client import (
-    OnWait,
-    Patience,
-    RemoteFile,
-    RemoteRepo,
-    TransferError,
-    explain,
-    look_up,
-    open_file,
-)
+from mlxmtp.hub.client import OnWait, RemoteFile, RemoteRepo, look_up, read_file
 from mlxmtp.hub.registry import Entry, find_entry, same_shape
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, check_pair
@@ -189,11 +180,4 @@ class _Planner:
             return content.read_bytes()
         if file.size > _LARGEST_SMALL:
             raise LoadError(f"{file.name} of {remote.repo} has {file.size} bytes, which is no such file.")
-        patience = Patience(self._on_wait)
-        while True:
-            try:
-                with open_file(remote.repo, remote.commit, file.name, 0) as (_, pieces):
-                    return b"".join(pieces)
-            except TransferError as error:
-                if not patience.wait_after(error):
-                    raise explain(error, remote.repo, remote.commit) from error
+        return read_file(remote.repo, remote.commit, file.name, on_wait=self._on_wait)
