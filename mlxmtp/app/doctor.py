@@ -45,8 +45,8 @@ def examine(models: Models) -> Iterator[Check]:
     yield Check("chip", "ok", machine.chip + ("" if machine.generation is None else f", {speed}"))
     yield _system(machine)
     limit = "" if machine.wired_limit is None else " (set by iogpu.wired_limit_mb)"
-    memory = f"{format_bytes(machine.memory)}, of which a model may take {format_bytes(machine.room)}{limit}"
-    advice = "Too little for Gemma 4 E2B; the built-in pocket runs." if machine.room < 4_000_000_000 else None
+    memory = f"{format_bytes(machine.memory)}, of which a model may take {format_bytes(machine.usable)}{limit}"
+    advice = "Too little for Gemma 4 E2B; the built-in pocket runs." if machine.usable < 4_000_000_000 else None
     yield _note("memory", memory, advice)
     yield from _libraries()
     versions = [f"{name} {installed_version(name, 'missing')}" for name in _PACKAGES]
@@ -114,7 +114,7 @@ def _models(store: Store, machine: Machine) -> Iterator[Check]:
         if machine.bandwidth is not None:
             found += f", predicted {predict(model.config, model.drafter_config, machine.bandwidth)}"
         advice = None
-        if needed > machine.room:
+        if needed > machine.usable:
             advice = "Does not fit" + ("." if best is None else f": mlxmtp pull {best.name} does.")
         elif model.drafter is None:
             advice = f"No drafter: mlxmtp pull {model.repo}" if model.repo else "No drafter beside it."

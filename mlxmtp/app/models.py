@@ -38,13 +38,13 @@ CONTEXTS = (4096, 32768, 131072)
 class Listing:
     """The models here, and where asked for those that could be; unfinished ones with the bytes they have so far.
 
-    `default` is the name of the model that answers when none is named, `room` the bytes that a model may take.
+    `default` is the name of the model that answers when none is named, `usable` the bytes that a model may take.
     """
 
     models: tuple[KnownModel, ...]
     total_bytes: int
     default: str
-    room: int
+    usable: int
     unfinished_downloads: tuple[tuple[str, int], ...]
     unfinished_conversions: tuple[tuple[str, int], ...]
 
@@ -65,7 +65,7 @@ class Listing:
             "default": installed and model.name == self.default,
             "installed": installed,
             "memory": needed,
-            "fits": needed <= self.room,
+            "fits": needed <= self.usable,
         }
 
 
@@ -165,7 +165,7 @@ class Models:
             (*here, *(inventory.available(here) if every else [])),
             inventory.total_size(here),
             self.default_name(),
-            this_machine().room,
+            this_machine().usable,
             tuple(inventory.unfinished_downloads(self.store)),
             tuple(inventory.unfinished_conversions(self.store)),
         )
@@ -268,7 +268,7 @@ def _described(
 
 def _memory(model: KnownModel, context: int) -> MemoryReport:
     needed = model.needs(context)
-    fits = needed.total <= this_machine().room
+    fits = needed.total <= this_machine().usable
     return MemoryReport(context, needed.target, needed.drafter, needed.cache, needed.activations, needed.total, fits)
 
 

@@ -105,10 +105,10 @@ def _show_download(out: Output, plan: DownloadPlan) -> None:
     out.line(f"disk     {format_bytes(plan.free)} free in {plan.cache}")
     needed, machine = plan.needs(CONTEXTS[0]), this_machine()
     if needed is not None:
-        verdict = "fits" if needed.total <= machine.room else f"does not fit: {format_bytes(machine.room)} can be used"
-        out.line(
-            f"memory   {format_bytes(needed.total)} of {format_bytes(machine.memory)} with a context of 4k: {verdict}"
-        )
+        usable = format_bytes(machine.usable)
+        verdict = "fits" if needed.total <= machine.usable else f"does not fit: {usable} can be used"
+        total = f"{format_bytes(needed.total)} of {format_bytes(machine.memory)}"
+        out.line(f"memory   {total} with a context of 4k: {verdict}")
 
 
 def _show_conversion(out: Output, plan: ConversionPlan) -> None:

@@ -59,11 +59,11 @@ def compare_on_text(source: Path, result: Path) -> Agreement:
     else:
         ids = [2, *(3 + at * 7919 % (vocabulary - 3) for at in range(_TOKENS // 2))]
     logits = 4 * len(ids) * vocabulary * 4  # of both, and what the comparison makes of them
-    needed, room = max(need(config, None, len(ids)).total for config in configs) + logits, this_machine().room
-    if needed > room:
+    needed, usable = max(need(config, None, len(ids)).total for config in configs) + logits, this_machine().usable
+    if needed > usable:
         raise TooLarge(
             f"Not compared with its source: that takes {format_bytes(needed)} of memory, "
-            f"and {format_bytes(room)} can be used here."
+            f"and {format_bytes(usable)} can be used here."
         )
     return compare(source, result, ids)
 

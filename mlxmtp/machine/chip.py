@@ -23,9 +23,9 @@ _TIERS = ("", "Pro", "Max", "Ultra")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`chip` as the system names it, `generation` 1 to 5 for M1 to M5 (None elsewhere), `memory` and `room` in bytes.
+    """`chip` as the system names it, `generation` 1 to 5 for M1 to M5 (None elsewhere), `memory` and `usable` in bytes.
 
-    `room` is what a model may take; `wired_limit` is the limit the user has set (None: the system's own).
+    `usable` is what a model may take; `wired_limit` is the limit the user has set (None: the system's own).
     """
 
     system: str
@@ -33,7 +33,7 @@ class Machine:
     generation: int | None
     tier: str
     memory: int
-    room: int
+    usable: int
     wired_limit: int | None
 
     @property

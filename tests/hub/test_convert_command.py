@@ -215,7 +215,7 @@ def test_an_interrupted_conversion_is_listed_and_can_be_removed(here: Here, monk
 
 
 def test_what_does_not_fit_is_not_compared_and_said_so(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(this_machine(), room=100_000)
+    small = replace(this_machine(), usable=100_000)
     monkeypatch.setattr("mlxmtp.convert.compare.this_machine", lambda: small)
     target = FOLDER / "e2b" / "target"
     code, _, err = here.call("convert", str(target), str(here.folder / "out"))

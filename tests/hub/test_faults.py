@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -163,6 +164,18 @@ def test_access(
     if sentence:
         assert sentence in error_of(err)
         assert not here.cached("org/e2b").folder.exists()
+
+
+def test_requests_tell_what_asks_and_not_what_runs_it(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own headers name the program around it, after looking it up."""
+    publish_family(here.hub, "e2b")
+    for name in ("CLAUDECODE", "AI_AGENT", "CURSOR_TRACE_ID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    assert here.call("pull", "org/e2b")[0] == 0
+    agents = {item.agent for item in here.hub.served}
+    assert len(agents) == 1
+    assert re.fullmatch(r"mlxmtp/\S+; hf_hub/[\d.]+\S*", agents.pop() or "")
 
 
 def test_a_forbidden_repository(here: Here) -> None:

@@ -284,7 +284,7 @@ def test_doctor(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ask_refuses_a_model_that_cannot_fit_unless_forced(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     real = this_machine()
-    monkeypatch.setattr(open_, "this_machine", lambda: replace(real, room=2_000_000))
+    monkeypatch.setattr(open_, "this_machine", lambda: replace(real, usable=2_000_000))
     monkeypatch.setattr("sys.stdin", None)
     code, out, err = here.call("ask", "-m", "pocket", "Hi")
     assert (code, out) == (1, "")

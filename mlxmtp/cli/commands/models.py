@@ -136,7 +136,7 @@ def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
             else [model.drafter_quantization or "no", ago(model.modified, now)]
         )
         if memory:
-            row.append(f"{format_bytes(needed.total)}, {_verdict(needed.total <= listing.room)}")
+            row.append(f"{format_bytes(needed.total)}, {_verdict(needed.total <= listing.usable)}")
         rows.append(row)
     header = ["NAME", "PARAMS", "QUANT", "SIZE", "DRAFTER", "MODIFIED", *(["MEMORY"] if memory else [])]
     show_table(out, header, rows, right=(1, 3))
