@@ -1,14 +1,14 @@
-"""Which mlxmtp this is."""
+"""Versions of this package and of those it stands on."""
 
 from __future__ import annotations
 
 
-def installed_version() -> str:
-    """The version of the installed package; `0+source` for a source tree that is not installed."""
+def installed_version(package: str = "mlxmtp", missing: str = "0+source") -> str:
+    """Return the version of an installed package; `missing` for one that is not, such as our own source tree."""
     # Read on demand: importlib.metadata takes longer to import than all of this package's start.
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("mlxmtp")
+        return version(package)
     except PackageNotFoundError:
-        return "0+source"
+        return missing

@@ -26,7 +26,7 @@ INWARDS = {
     "engine": {"decode", "machine", "models"},
     "settings": set(),
     "hub": {"machine", "models", "settings"},
-    "convert": {"hub", "machine", "models", "settings"},
+    "convert": {"engine", "hub", "machine", "models", "settings"},
     "chat": {"engine", "hub", "settings"},
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
     "app": {"bench", "chat", "convert", "engine", "hub", "machine", "models", "settings", "__init__"},

@@ -1,4 +1,4 @@
-"""What this machine has and lacks: one line per question, with what to do where something is missing."""
+"""Checks of this machine, one line each, with advice where something is missing."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
 from mlxmtp.files import free_bytes
-from mlxmtp.hub.inventory import installed, total_size, unfinished
+from mlxmtp.hub.inventory import installed, total_size, unfinished_downloads
 from mlxmtp.hub.registry import BUILT_IN
-from mlxmtp.hub.store import Store, best_fit
+from mlxmtp.hub.store import best_fit
 from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.speed import predict
 from mlxmtp.units import format_bytes
+from mlxmtp.version import installed_version
 
 if TYPE_CHECKING:
-    from mlxmtp.settings import Places
+    from mlxmtp.app.models import Models
+    from mlxmtp.hub.store import Store
 
 Verdict = Literal["ok", "note", "bad"]
 
-_PACKAGES = ("mlxmtp", "mlx", "mlx-lm", "huggingface-hub", "tokenizers", "typer", "rich", "prompt-toolkit")
+_PACKAGES = ("mlx", "mlx-lm", "huggingface-hub", "tokenizers", "typer", "rich", "prompt-toolkit")
 _LITTLE_DISK = 20_000_000_000
 _PATIENCE = 3.0  # seconds for the hub
 
@@ -37,44 +38,37 @@ class Check:
     advice: str | None = None
 
 
-def examine(store: Store, places: Places) -> Iterator[Check]:
-    """Every check, one after the other; the slow one (the hub) has a short limit."""
-    machine = this_machine()
-    yield Check("chip", "ok", machine.chip + ("" if machine.generation is None else f", {_speed_of(machine)}"))
+def examine(models: Models) -> Iterator[Check]:
+    """Yield every check, one after the other; the slow one (the hub) has a short limit."""
+    machine, store = this_machine(), models.store
+    speed = "memory speed unknown" if machine.bandwidth is None else f"{machine.bandwidth / 1e9:.0f} GB/s"
+    yield Check("chip", "ok", machine.chip + ("" if machine.generation is None else f", {speed}"))
     yield _system(machine)
-    yield _memory(machine)
+    limit = "" if machine.wired_limit is None else " (set by iogpu.wired_limit_mb)"
+    memory = f"{format_bytes(machine.memory)}, of which a model may take {format_bytes(machine.usable)}{limit}"
+    advice = "Too little for Gemma 4 E2B; the built-in pocket runs." if machine.usable < 4_000_000_000 else None
+    yield _note("memory", memory, advice)
     yield from _libraries()
-    yield Check("versions", "ok", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
-    yield _disk(places)
+    versions = [f"{name} {installed_version(name, 'missing')}" for name in _PACKAGES]
+    yield Check("versions", "ok", ", ".join([f"mlxmtp {installed_version(missing='(source)')}", *versions]))
+    free = free_bytes(store.places.hf_cache)
+    advice = "Room for small models only: mlxmtp rm, or set HF_HOME to another disk." if free < _LITTLE_DISK else None
+    yield _note("disk", f"{format_bytes(free)} free in {store.places.hf_cache}", advice)
     yield _hub()
-    yield from _models(store, places, machine)
+    yield from _models(store, machine)
 
 
-def _speed_of(machine: Machine) -> str:
-    if machine.bandwidth is None:
-        return "memory speed unknown"
-    return f"{machine.bandwidth / 1e9:.0f} GB/s"
+def _note(what: str, found: str, advice: str | None) -> Check:
+    return Check(what, "ok" if advice is None else "note", found, advice)
 
 
 def _system(machine: Machine) -> Check:
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
     found = f"{machine.system}, {python}"
-    if sys.platform == "darwin" and _major(machine.system) < 14:
+    major = machine.system.removeprefix("macOS ").partition(".")[0]
+    if sys.platform == "darwin" and not (major.isdecimal() and int(major) >= 14):
         return Check("system", "bad", found, "MLX needs macOS 14 or newer: update the system.")
     return Check("system", "ok", found)
-
-
-def _major(system: str) -> int:
-    words = system.removeprefix("macOS ").split(".")
-    return int(words[0]) if words[0].isdecimal() else 0
-
-
-def _memory(machine: Machine) -> Check:
-    limit = "" if machine.wired_limit is None else " (set by iogpu.wired_limit_mb)"
-    found = f"{format_bytes(machine.memory)}, of which a model may take {format_bytes(machine.room)}{limit}"
-    if machine.room < 4_000_000_000:
-        return Check("memory", "note", found, "Too little for Gemma 4 E2B; the built-in pocket runs.")
-    return Check("memory", "ok", found)
 
 
 def _libraries() -> Iterator[Check]:
@@ -97,59 +91,36 @@ def _libraries() -> Iterator[Check]:
             yield Check("compiler", "bad", "no g++, so kernels are not fused", "On Debian and Ubuntu: apt install g++")
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "(source)" if name == "mlxmtp" else "missing"
-
-
-def _disk(places: Places) -> Check:
-    free = free_bytes(places.hf_cache)
-    found = f"{format_bytes(free)} free in {places.hf_cache}"
-    if free < _LITTLE_DISK:
-        return Check("disk", "note", found, "Room for small models only: mlxmtp rm, or set HF_HOME to another disk.")
-    return Check("disk", "ok", found)
-
-
 def _hub() -> Check:
     from mlxmtp.hub import client
 
     if client.offline():
         return Check("hub", "note", "HF_HUB_OFFLINE is set", "Unset it before mlxmtp pull.")
     problem = client.reach(_PATIENCE)
+    if problem is not None:
+        advice = "Only mlxmtp pull needs it: check network and proxy."
+        return Check("hub", "note", f"{client.endpoint()}: {problem}", advice)
     login = "with a token" if client.has_token() else "without a token (only gated models need one)"
-    if problem is None:
-        return Check("hub", "ok", f"{client.endpoint()} answers, {login}")
-    return Check(
-        "hub", "note", f"{client.endpoint()}: {problem}", "Only mlxmtp pull needs it: check network and proxy."
-    )
+    return Check("hub", "ok", f"{client.endpoint()} answers, {login}")
 
 
-def _models(store: Store, places: Places, machine: Machine) -> Iterator[Check]:
-    models = installed(store, places)
+def _models(store: Store, machine: Machine) -> Iterator[Check]:
+    models, best = installed(store), best_fit(machine.memory)
     if all(model.name != BUILT_IN for model in models):
         yield Check(f"model {BUILT_IN}", "bad", "its files are missing", "Install mlxmtp again.")
     for model in models:
-        needed = model.needs()
-        parts = [format_bytes(model.size), f"needs {format_bytes(needed.total)}"]
+        needed = model.needs().total
+        found = f"{format_bytes(model.size or 0)}, needs {format_bytes(needed)}"
         if machine.bandwidth is not None:
-            speed = predict(model.config, model.drafter_config, machine.bandwidth)
-            drafted = "" if speed.drafted is None else f", {speed.drafted:.0f} with the drafter"
-            parts.append(f"predicted {speed.plain:.0f} tok/s{drafted}")
+            found += f", predicted {predict(model.config, model.drafter_config, machine.bandwidth)}"
         advice = None
-        if needed.total > machine.room:
-            best = best_fit(machine.memory)
+        if needed > machine.usable:
             advice = "Does not fit" + ("." if best is None else f": mlxmtp pull {best.name} does.")
         elif model.drafter is None:
             advice = f"No drafter: mlxmtp pull {model.repo}" if model.repo else "No drafter beside it."
-        verdict: Verdict = "ok" if advice is None else "note"
-        yield Check(f"model {model.name}", verdict, ", ".join(parts), advice)
-    for repo, size in unfinished(store, places):
-        yield Check(
-            f"part of {repo}", "note", format_bytes(size), f"Go on with mlxmtp pull {repo}, or mlxmtp rm {repo}."
-        )
-    best = best_fit(machine.memory)
+        yield _note(f"model {model.name}", found, advice)
+    for repo, size in unfinished_downloads(store):
+        yield _note(f"part of {repo}", format_bytes(size), f"Go on with mlxmtp pull {repo}, or mlxmtp rm {repo}.")
     if len(models) <= 1 and best is not None:
         advice = f"mlxmtp pull {best.name} gets {best.title}, the largest that fits."
         yield Check("models", "note", "only the built-in demonstration", advice)

@@ -70,20 +70,20 @@ def require_memory(
     drafting = None if drafter is None else read_config(drafter.folder)
     needed = need(config, drafting, tokens, turns=turns, kv_bits=kv_bits)
     machine = this_machine()
-    if needed.total <= machine.room:
+    if needed.total <= machine.usable:
         return
     weights = needed.target + needed.drafter
-    if weights < 0.9 * machine.room:
+    if weights < 0.9 * machine.usable:
         advice = f"It is the {tokens} tokens that are too many: shorten the prompt or --max-tokens"
         if kv_bits is None and config.head_dim(FULL) % 32 == 0:
             packed = {bits: need(config, drafting, tokens, turns=turns, kv_bits=bits).total for bits in (8, 4)}
-            fitting = next((bits for bits, total in packed.items() if total <= machine.room), None)
+            fitting = next((bits for bits, total in packed.items() if total <= machine.usable), None)
             advice += "" if fitting is None else f", take --kv-bits {fitting}"
     else:
         best = best_fit(machine.memory)
         advice = f"{BUILT_IN if best is None else best.name} fits: take it with -m"
     raise TooLarge(
         f"Model '{found.name}' needs {format_bytes(needed.total)} of memory; of the "
-        f"{format_bytes(machine.memory)} here {format_bytes(machine.room)} can be used. "
+        f"{format_bytes(machine.memory)} here {format_bytes(machine.usable)} can be used. "
         f"{advice}, or try anyway with --force."
     )

@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
         "chip": machine.chip,
         "cores": os.cpu_count(),
         "memory_bytes": machine.memory,
-        "usable_bytes": machine.room,
+        "usable_bytes": machine.usable,
         "system": machine.system,
         "architecture": platform.machine(),
         "python": platform.python_version(),

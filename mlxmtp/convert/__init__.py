@@ -1,1 +1,1 @@
-"""Published weights to MLX: sources, recipe, plan and the run that writes them."""
+"""Published weights to MLX: recipe, tasks, plan and the run that writes them."""

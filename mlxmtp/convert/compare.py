@@ -1,4 +1,4 @@
-"""How far a conversion's target has moved from its source: both read one text, and their logits are compared.
+"""The distance of a conversion's target from its source: both read one text, and their logits are compared.
 
 The two are in memory one after the other, never together.
 """
@@ -9,10 +9,32 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlxmtp.errors import LoadError
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import LoadError, TooLarge
+from mlxmtp.machine.chip import this_machine
+from mlxmtp.machine.memory import need
+from mlxmtp.models.config import read_config
 from mlxmtp.models.kv_cache import KVCache, PromptView
 from mlxmtp.models.load import load_drafter, load_target
+from mlxmtp.units import format_bytes
 
+# Prose, a list, code, a question.
+_TEXT = """\
+The harbour master keeps a book in which every ship is written down with the hour it came and what it carried. In the \
+autumn of that year there were fewer entries than before: grain from the north, two loads of timber, one of salt.
+
+1. Put the kettle on.
+2. Warm the pot, then add one spoon of tea for each cup.
+3. Wait four minutes.
+
+def mean(values: list[float]) -> float:
+    if not values:
+        raise ValueError("no values")
+    return sum(values) / len(values)
+
+What is the capital of Portugal, and on which river does it lie? Lisbon lies on the Tagus, a few miles from the sea.
+"""
+_TOKENS = 192  # of it at most
 _ROWS = 16  # positions compared at a time: a row of the full vocabulary is a megabyte
 
 
@@ -25,8 +47,29 @@ class Agreement:
     tokens: int
 
 
+def compare_on_text(source: Path, result: Path) -> Agreement:
+    """Compare two targets on a text of our own; without a tokenizer on a fixed row of tokens.
+
+    Raises TooLarge if one of them does not fit this machine, LoadError if the result cannot be used.
+    """
+    configs = [read_config(folder) for folder in (source, result)]
+    vocabulary = configs[0].vocab_size
+    if (source / "tokenizer.json").is_file():
+        ids = [2, *Tokenizer.load(source).encode(_TEXT)][:_TOKENS]
+    else:
+        ids = [2, *(3 + at * 7919 % (vocabulary - 3) for at in range(_TOKENS // 2))]
+    logits = 4 * len(ids) * vocabulary * 4  # of both, and what the comparison makes of them
+    needed, usable = max(need(config, None, len(ids)).total for config in configs) + logits, this_machine().usable
+    if needed > usable:
+        raise TooLarge(
+            f"Not compared with its source: that takes {format_bytes(needed)} of memory, "
+            f"and {format_bytes(usable)} can be used here."
+        )
+    return compare(source, result, ids)
+
+
 def compare(source: Path, result: Path, ids: Sequence[int]) -> Agreement:
-    """Reads ``ids`` with the targets in both folders, and loads the result's drafter where it has one.
+    """Compare two targets on ``ids``, and load the result's drafter where it has one.
 
     Raises LoadError if the result cannot be used.
     """
@@ -45,7 +88,7 @@ def compare(source: Path, result: Path, ids: Sequence[int]) -> Agreement:
 
 
 def text_logits(folder: Path, ids: Sequence[int], *, drafter: Path | None = None) -> mx.array:
-    """Logits [L, V] in float32 of ``ids`` [L]. ``drafter``, where there is one, is loaded to see that it can be."""
+    """Return the logits [L, V] in float32 of ``ids`` [L]; a ``drafter`` that is there is loaded as a check."""
     network = load_target(folder)
     if drafter is not None and (drafter / "config.json").is_file():
         load_drafter(drafter, network)

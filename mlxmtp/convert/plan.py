@@ -1,4 +1,4 @@
-"""What a conversion would write, and what it costs, before its first byte. Headers are read, no values."""
+"""The plan of a conversion: every file and tensor that it writes, from headers and configurations alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from mlxmtp.hub.cache import PARTIAL
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
 from mlxmtp.models.safetensors import Stored, lay_out, read_folder
 from mlxmtp.units import format_bytes
+from mlxmtp.version import installed_version
 
 SHARD = 5_000_000_000
 """Bytes from which weights go on in another file, as other tools have it; a tensor is never divided."""
@@ -28,12 +28,12 @@ _COPIED = (
 )  # fmt: skip
 
 Place = tuple[Path, int]
-"""A file, and how many bytes into it."""
+"""A file, and an offset in it in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A weight file to be: its first bytes, and the place of every tensor in it."""
+    """A weight file to be written: its header, and the place of every tensor in it."""
 
     file: Path
     header: bytes
@@ -46,8 +46,8 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Target or drafter: where it comes from, what is written, and the small files that are copied."""
+class ConversionPart:
+    """Target or drafter: its source in `config`, the folder and tensors to write, and the small files to copy."""
 
     role: Literal["target", "drafter"]
     config: ModelConfig
@@ -74,27 +74,44 @@ class Part:
         return sorted({task.source.file for task in self.tasks})
 
     def steps(self) -> Iterator[tuple[Slice, list[Place]]]:
-        """Every step in order, with the place of each thing it writes."""
+        """Yield every step in order, with the place of each tensor's bytes that it writes."""
         places = {tensor.layout.name: tensor for shard in self.shards for tensor in shard.tensors}
         for task in self.tasks:
+            stored = [places[part.name] for part in task.parts]
             for step in slices(task):
-                found = [places[part.name] for part in task.parts]
-                yield step, [(one.file, one.start + step.bytes_of(one.layout)[0]) for one in found]
+                yield step, [(one.file, one.start + step.bytes_of(one.layout)[0]) for one in stored]
+
+    def kinds_by_storage(self) -> dict[str, list[str]]:
+        """Return the kinds of modules by how they will be stored: `{"4 bit, groups of 64": ["attention", ...]}`."""
+        kinds: dict[str, list[str]] = {}
+        for kind, storage in self.recipe.described(self.config).items():
+            kinds.setdefault(storage, []).append(kind)
+        if self.role == "target" and any(not task.parts[0].name.startswith("language_model.") for task in self.tasks):
+            kinds.setdefault(self.recipe.dtype or "as stored", []).append("towers")
+        return kinds
+
+    def index(self) -> dict[str, Any] | None:
+        """Return the index of several weight files; None for a single one."""
+        if len(self.shards) == 1:
+            return None
+        table = {tensor.layout.name: shard.file.name for shard in self.shards for tensor in shard.tensors}
+        total = sum(tensor.layout.nbytes for shard in self.shards for tensor in shard.tensors)
+        return {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
-    """A conversion before it starts. `origin` is what the source is called; `notes` are for the user."""
+class ConversionPlan:
+    """A conversion before it starts. `origin` is the source's name; `notes` are for the user."""
 
     dest: Path
     origin: str
-    parts: tuple[Part, ...]
+    parts: tuple[ConversionPart, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def work(self) -> Path:
-        """The folder in which it grows; what is in it is no model to anybody."""
-        return partial_folder(self.dest)
+        """The folder in which it grows; nothing takes what is in it for a model."""
+        return _partial_folder(self.dest)
 
     @property
     def size(self) -> int:
@@ -113,7 +130,7 @@ class Conversion:
 
     @property
     def fingerprint(self) -> str:
-        """Stands for everything that decides about the bytes: sources, recipe, layout, and MLX's own rounding."""
+        """A hash of everything that decides about the bytes: sources, recipe, layout, and MLX's own rounding."""
         stats = [(file.name, file.stat()) for part in self.parts for file in part.sources]
         files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         recipes = [asdict(part.recipe) for part in self.parts]
@@ -122,9 +139,8 @@ class Conversion:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check(self, *, force: bool = False) -> None:
-        """Raises UsageError if there is something at the destination, ConversionError if the disk is too small."""
-        if self.dest.exists() and not force:
-            raise UsageError(f"{self.dest} exists. Give another DEST, or replace it with --force.")
+        """Raise UsageError if there is something at the destination, ConversionError if the disk is too small."""
+        check_free(self.dest, force=force)
         if self.dest.exists() and not (self.dest / "config.json").is_file():
             raise UsageError(f"{self.dest} is not a model, so --force does not replace it. Give another DEST.")
         for part in self.parts:
@@ -137,23 +153,28 @@ class Conversion:
             )
 
 
-def partial_folder(dest: Path) -> Path:
-    """Where a conversion to `dest` grows."""
+def check_free(dest: Path, *, force: bool) -> None:
+    """Raise UsageError if there is something at the destination, unless it may be replaced by `force`."""
+    if dest.exists() and not force:
+        raise UsageError(f"{dest} exists. Give another DEST, or replace it with --force.")
+
+
+def _partial_folder(dest: Path) -> Path:
     return dest.with_name(dest.name + PARTIAL)
 
 
 def plan_conversion(
     source: Path, drafter: Path | None, dest: Path, recipe: Recipe, *, origin: str, drafter_named: bool = True
-) -> Conversion:
-    """The plan for a checkpoint folder and its drafter's.
+) -> ConversionPlan:
+    """Plan the conversion of a checkpoint folder and its drafter's.
 
-    `drafter_named`: whether somebody asked for this drafter; one that was merely found and does not serve is left out
-    with a note. Raises LoadError for a source that is no Gemma 4, quantized or damaged, and for a wrong pair.
+    `drafter_named`: somebody asked for this drafter; one that was merely found and does not fit is left out with a
+    note. Raises LoadError for a source that is no Gemma 4, quantized or damaged, and for a wrong pair.
     """
     target = read_config(source)
     if target.is_drafter:
         raise LoadError(f"{source} is a drafter. Give its target as SRC and this as --draft-model.")
-    out = partial_folder(dest) / "model"
+    out = _partial_folder(dest) / "model"
     parts = [_part("target", target, recipe, out)]
     notes = []
     if drafter is not None:
@@ -165,14 +186,16 @@ def plan_conversion(
             if drafter_named:
                 raise
             notes.append(f"{error} It is left out.")
-    return Conversion(dest, origin, tuple(parts), tuple(notes))
+    return ConversionPlan(dest, origin, tuple(parts), tuple(notes))
 
 
-def _part(role: Literal["target", "drafter"], config: ModelConfig, recipe: Recipe, folder: Path) -> Part:
+def _part(role: Literal["target", "drafter"], config: ModelConfig, recipe: Recipe, folder: Path) -> ConversionPart:
     tasks, left_out = make_tasks(config, read_folder(config.folder), recipe)
     copied = [item for pattern in _COPIED for item in sorted(config.folder.glob(pattern)) if item.is_file()]
-    unique = tuple(dict.fromkeys(copied))
-    return Part(role, config, recipe, folder, tuple(tasks), tuple(left_out), _shards(folder, tasks), unique)
+    shards = _shards(folder, tasks)
+    return ConversionPart(
+        role, config, recipe, folder, tuple(tasks), tuple(left_out), shards, tuple(dict.fromkeys(copied))
+    )
 
 
 def _shards(folder: Path, tasks: list[Task]) -> tuple[Shard, ...]:
@@ -195,21 +218,6 @@ def _shards(folder: Path, tasks: list[Task]) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def index(part: Part) -> dict[str, Any] | None:
-    """The index of a part with several weight files."""
-    if len(part.shards) == 1:
-        return None
-    table = {tensor.layout.name: shard.file.name for shard in part.shards for tensor in shard.tensors}
-    total = sum(tensor.layout.nbytes for shard in part.shards for tensor in shard.tensors)
-    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
-
-
 def versions() -> dict[str, str]:
-    """Of this program, and of MLX, whose rounding is in every packed value."""
-    found = {}
-    for package in ("mlxmtp", "mlx"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            found[package] = "unknown"
-    return found
+    """Return the versions of this program and of MLX, whose rounding is in every quantized value."""
+    return {package: installed_version(package, "unknown") for package in ("mlxmtp", "mlx")}

@@ -1,18 +1,19 @@
-"""Which tensor of a conversion gets how many bits.
+"""The recipe of a conversion: how many bits each tensor gets.
 
 Not every module takes quantization equally well, and not every module's bytes are read for every token:
 
     per-layer embedding    8 bits: below that answers turn to garbage; a lookup of one row a token, so no slower
-    per-layer projections  16 bits: about 1 % of the weights, and twice the divergence when they are packed
+    per-layer projections  16 bits: about 1 % of the weights, and twice the divergence when they are quantized
     router                 8 bits: a small matrix that decides which experts answer
     embedding = head       as asked, but at least 6 bits: its rounding goes straight into the logits
-    norms, scalars         never packed
+    norms, scalars         never quantized
     everything else        as asked
 
-A drafter has no such parts; a small one with a centroid head keeps 16 bits, a large one is packed, head included.
+A drafter has no such parts; a small one with a centroid head keeps 16 bits, a large one is quantized, head included.
 Knows nothing of arrays or files.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,9 +37,9 @@ _AFFINE_8 = ("per-layer embedding", "router")  # also in the floating-point mode
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a pair is converted; 16 bits mean that nothing is packed.
+    """Bits and modes for a pair; 16 bits mean that nothing is quantized.
 
-    ``dtype`` is that of what is not packed (None: as stored). ``draft_bits`` None decides by the drafter's size.
+    ``dtype`` is that of what is not quantized (None: as stored). ``draft_bits`` None decides by the drafter's size.
     """
 
     bits: int = 4
@@ -80,7 +81,7 @@ class Recipe:
         return Quantization(self.bits, self.group_size, self.mode).fitting(tensor)
 
     def for_drafter(self, config: ModelConfig) -> "Recipe":
-        """The same with ``draft_bits`` decided."""
+        """Return the same recipe with ``draft_bits`` decided."""
         if self.draft_bits is not None:
             return self
         large = parameter_count(config) >= QUANTIZED_DRAFTER_FROM
@@ -88,24 +89,27 @@ class Recipe:
         return Recipe(**{**asdict(self), "draft_bits": bits})
 
     def block(self, config: ModelConfig) -> dict[str, Any] | None:
-        """The quantization block for config.json, in the form that mlx-lm and mlx-vlm read; None if nothing is packed.
+        """Return the quantization block for config.json as mlx-lm and mlx-vlm read it; None if there is none.
 
-        The first three entries hold for every module; one that differs has its own entry, false if it is not packed.
+        The first three entries hold for every module; one that differs has its own, false if it is not quantized.
         """
-        packed = {tensor.name.removesuffix(".weight"): self._of(tensor, config) for tensor in tensors(config)}
-        named = {tensor.name.removesuffix(".weight") for tensor in tensors(config) if tensor.quantizable}
-        if not any(packed.values()):
+        modules = {
+            tensor.name.removesuffix(".weight"): self._of(tensor, config)
+            for tensor in tensors(config)
+            if tensor.quantizable
+        }
+        counts = Counter(own for own in modules.values() if own is not None)
+        if not counts:
             return None
-        main = self._main(config)
+        main = counts.most_common(1)[0][0]  # so that there are few other entries
         block = main.arguments
-        for module in sorted(named):
-            own = packed[module]
+        for module, own in sorted(modules.items()):
             if own != main:
                 block[module] = False if own is None else own.arguments
         return block
 
     def described(self, config: ModelConfig) -> dict[str, str]:
-        """What each kind of module becomes: ``{"attention": "4 bit, groups of 64", ...}``, in the network's order."""
+        """Return how each kind of module is stored: ``{"attention": "4 bit, groups of 64", ...}``, in network order."""
         found: dict[str, str] = {}
         for tensor in tensors(config):
             if tensor.quantizable:
@@ -116,20 +120,11 @@ class Recipe:
     def _of(self, tensor: Tensor, config: ModelConfig) -> Quantization | None:
         return self.quantization(tensor, drafter=config.is_drafter)
 
-    def _main(self, config: ModelConfig) -> Quantization:
-        """What the block says of modules without an entry: the commonest, so that there are few entries."""
-        count: dict[Quantization, int] = {}
-        for tensor in tensors(config):
-            own = self._of(tensor, config)
-            if own is not None:
-                count[own] = count.get(own, 0) + 1
-        return max(count, key=lambda own: count[own])
-
 
 def make_recipe(flags: Mapping[str, Any], *, qat: bool = False) -> Recipe:
-    """A recipe from what was asked for, by name of the field; what is absent or None takes its default.
+    """Make a recipe from fields by name; one that is absent or None takes its default.
 
-    ``qat``: the source was trained to be packed to 4 bits in groups of 32. Raises UsageError.
+    ``qat``: the source was trained to be quantized to 4 bits in groups of 32. Raises UsageError.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     group, bits = MODES.get(given.get("mode", "affine"), MODES["affine"])

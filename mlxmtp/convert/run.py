@@ -14,41 +14,98 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from zlib import crc32
 
-from mlxmtp.convert.plan import Conversion, Part, Place, index, versions
+from mlxmtp.convert.plan import ConversionPlan, Place, versions
 from mlxmtp.convert.tasks import Slice, expected_layouts, output_config
-from mlxmtp.errors import ConversionError
-from mlxmtp.files import sync, try_lock
+from mlxmtp.errors import ConversionError, TooLarge
+from mlxmtp.files import sync, try_lock, write_atomically
 from mlxmtp.hub.cache import INDEX
-from mlxmtp.hub.converted import RECORD
-from mlxmtp.models.safetensors import Stored, read_folder, write_bytes
+from mlxmtp.hub.store import RECORD
+from mlxmtp.models.safetensors import read_folder, write_bytes
 
 if TYPE_CHECKING:
     from mlxmtp.convert.compare import Agreement
 
+_GO_ON = "What is done is kept: run the same command again to go on."
+_LINE = 9  # bytes of a journal's line: eight hexadecimal digits and a newline
+_WHOLE_LINE = re.compile(rb"[0-9a-f]{8}\n")
 
-_LINE = 9  # bytes: eight hexadecimal digits and a newline
-_WHOLE = re.compile(rb"[0-9a-f]{8}\n")
+OnBytes = Callable[[int, bool], None]
+"""Called with a number of bytes of the result that are right on disk, and whether they were converted just now."""
+
+Compare = Callable[[Path, Path], "Agreement"]
+"""Takes the folders of source and result. Raises TooLarge where they cannot be compared."""
 
 
-class Journal:
-    """The journal of one conversion, which no other process may open at the same time.
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Callbacks of a conversion: bytes converted, bytes read back, and the moment before the comparison."""
+
+    on_bytes: OnBytes = lambda size, fresh: None
+    on_checked: OnBytes = lambda size, fresh: None
+    on_compare: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionResult:
+    """A finished conversion. `started_over`: the rest of a conversion with other settings was thrown away.
+
+    `not_compared` says why there is no `agreement` although one was wanted.
+    """
+
+    folder: Path
+    agreement: Agreement | None
+    not_compared: str | None
+    started_over: bool
+
+
+def convert(plan: ConversionPlan, *, compare: Compare | None = None, watch: Watch | None = None) -> ConversionResult:
+    """Write the result, read it back, compare it with its source, and give it its name.
+
+    Raises ConversionError (disk), LoadError (source). Whatever ends it, the next call goes on where this one stopped.
+    """
+    watch = watch or Watch()
+    try:
+        plan.work.mkdir(parents=True, exist_ok=True)
+        with StepJournal.open(plan.work / "journal", plan.fingerprint) as journal:
+            if not journal.checksums:  # nothing, or the rest of a conversion with other settings
+                shutil.rmtree(plan.work / "model", ignore_errors=True)
+            _fill(plan, journal, watch.on_bytes)
+            _read_back(plan, journal, watch.on_checked)
+            watch.on_compare()
+            agreement, not_compared = _finish(plan, compare)
+            started_over = journal.stale
+        shutil.rmtree(plan.work, ignore_errors=True)
+    except OSError as error:
+        raise _explain(error, plan.dest) from error
+    return ConversionResult(plan.dest, agreement, not_compared, started_over)
+
+
+class StepJournal:
+    """The checksums of the steps on disk.
 
     ``fingerprint`` stands for everything that decides about the bytes written. A journal with another one is of another
     conversion: then ``checksums`` is empty and ``stale`` is set.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self._file = path.open("ab+", buffering=0)
-        self._claim(path)
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, fingerprint: str) -> Iterator[StepJournal]:
+        """Open a journal, locked while it is. Raises ConversionError if another process has it."""
+        with path.open("ab+", buffering=0) as file:
+            if not try_lock(file.fileno()):
+                raise ConversionError(f"Another process is converting into {path.parent}. Wait for it, or stop it.")
+            yield cls(file, fingerprint)
+
+    def __init__(self, file: BinaryIO, fingerprint: str) -> None:
+        self._file = file
         self._file.seek(0)
         text = self._file.read()
         self._head = fingerprint.encode() + b"\n"
@@ -59,108 +116,41 @@ class Journal:
             text = self._head
         lines = (text[at : at + _LINE] for at in range(len(self._head), len(text), _LINE))
         # The last may be cut off, and after a power cut zeros may stand where nothing has been written.
-        self.checksums = [int(line, 16) for line in takewhile(_WHOLE.fullmatch, lines)]
-        self.keep(len(self.checksums))
+        self.checksums = [int(line, 16) for line in takewhile(_WHOLE_LINE.fullmatch, lines)]
+        self.truncate(len(self.checksums))
 
     def add(self, checksum: int) -> None:
-        """The next step is on disk."""
+        """Note that the next step is on disk."""
         self._file.write(b"%08x\n" % checksum)
         self.checksums.append(checksum)
 
-    def keep(self, count: int) -> None:
-        """Only the first `count` steps are."""
+    def truncate(self, count: int) -> None:
+        """Forget all but the first `count` steps."""
         del self.checksums[count:]
         self._file.truncate(len(self._head) + _LINE * count)
 
-    def __enter__(self) -> Journal:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def _claim(self, path: Path) -> None:
-        """The lock goes when the process does, however it ends."""
-        try:
-            if not try_lock(self._file.fileno()):
-                raise ConversionError(f"Another process is converting into {path.parent}. Wait for it, or stop it.")
-        except BaseException:
-            self._file.close()
-            raise
-
-
-OnBytes = Callable[[int, bool], None]
-"""Called with a number of bytes of the result that are right on disk, and whether they were converted just now."""
-
-Compare = Callable[[Path, Path], "Agreement | None"]
-"""Takes the folders of source and result; None if they were not compared."""
-
-_KEPT = "What is done is kept: run the same command again to go on."
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A finished conversion. `started_over`: what a conversion with other settings had left was thrown away."""
-
-    folder: Path
-    agreement: Agreement | None
-    started_over: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Who wants to know: bytes converted, bytes read back, and the moment before the comparison."""
-
-    on_bytes: OnBytes = lambda size, fresh: None
-    on_checked: OnBytes = lambda size, fresh: None
-    on_compare: Callable[[], None] = lambda: None
-
-
-def convert(plan: Conversion, *, compare: Compare | None = None, watch: Watch | None = None) -> Outcome:
-    """Write the result, read it back, compare it with its source, and give it its name.
-
-    Raises ConversionError (disk), LoadError (source). Whatever ends it, the next call goes on where this one stopped.
-    """
-    watch = watch or Watch()
-    try:
-        plan.work.mkdir(parents=True, exist_ok=True)
-        with Journal(plan.work / "journal", plan.fingerprint) as journal:
-            if not journal.checksums:  # nothing, or what a conversion with other settings has left
-                shutil.rmtree(plan.work / "model", ignore_errors=True)
-            _fill(plan, journal, watch.on_bytes)
-            _read_back(plan, journal, watch.on_checked)
-            watch.on_compare()
-            agreement = _finish(plan, compare)
-            started_over = journal.stale
-        shutil.rmtree(plan.work, ignore_errors=True)
-    except OSError as error:
-        raise _explain(error, plan.dest) from error
-    return Outcome(plan.dest, agreement, started_over)
-
-
-def _fill(plan: Conversion, journal: Journal, on_bytes: OnBytes) -> None:
-    """Every step that is not on disk yet."""
-    from mlxmtp.convert.slices import little_memory, pack
+def _fill(plan: ConversionPlan, journal: StepJournal, on_bytes: OnBytes) -> None:
+    """Write every step that is not on disk yet."""
+    from mlxmtp.convert.slices import convert_slice, little_memory
 
     with _open_files(plan) as files, little_memory():
-        done = _still_right(plan, journal, files, on_bytes)
-        journal.keep(done)
+        done = _intact_steps(plan, journal, files, on_bytes)
+        journal.truncate(done)
         for at, (step, places) in enumerate(_steps(plan)):
             if at < done:
                 continue
-            checksum = 0
-            for data, (file, start) in zip(pack(step), places, strict=True):
-                write_bytes(files[file], data, start)
-                checksum = crc32(data, checksum)
-            journal.add(checksum)
+            data = convert_slice(step)
+            for piece, (file, start) in zip(data, places, strict=True):
+                write_bytes(files[file], piece, start)
+            journal.add(_checksum(data))
             on_bytes(step.nbytes, True)
         for descriptor in files.values():
             os.fsync(descriptor)
 
 
-def _still_right(plan: Conversion, journal: Journal, files: dict[Path, int], on_bytes: OnBytes) -> int:
-    """How many steps of the journal are on disk as it says."""
+def _intact_steps(plan: ConversionPlan, journal: StepJournal, files: dict[Path, int], on_bytes: OnBytes) -> int:
+    """Count the steps of the journal that are on disk as it says."""
     for at, (checksum, (step, places)) in enumerate(zip(journal.checksums, _steps(plan), strict=False)):
         if _checksum(_written(step, places, files)) != checksum:
             return at
@@ -168,34 +158,30 @@ def _still_right(plan: Conversion, journal: Journal, files: dict[Path, int], on_
     return len(journal.checksums)
 
 
-def _read_back(plan: Conversion, journal: Journal, on_checked: OnBytes) -> None:
-    """Every tensor is there, is what was written, and stands for finite numbers. Raises ConversionError."""
+def _read_back(plan: ConversionPlan, journal: StepJournal, on_checked: OnBytes) -> None:
+    """Raise ConversionError unless every tensor is there, is what was written, and stands for finite numbers."""
     from mlxmtp.convert.slices import check_values, little_memory
 
     for part in plan.parts:
-        there = {name: stored.layout for name, stored in _stored(part).items()}
-        if there != expected_layouts(list(part.tasks)):
+        index = part.index()
+        if index is not None:
+            _write_json(part.folder / INDEX, index)
+        stored = {name: tensor.layout for name, tensor in read_folder(part.folder).items()}
+        if stored != expected_layouts(list(part.tasks)):
             raise ConversionError(f"{part.folder} lacks tensors. Remove {plan.work} and run the same command again.")
     with _open_files(plan) as files, little_memory():
         for checksum, (step, places) in zip(journal.checksums, _steps(plan), strict=True):
             data = _written(step, places, files)
             name = step.task.parts[0].name
             if _checksum(data) != checksum:
-                raise ConversionError(f"The disk gives back other bytes of {name} than were written. {_KEPT}")
+                raise ConversionError(f"The disk gives back other bytes of {name} than were written. {_GO_ON}")
             if not check_values(step, data):
                 raise ConversionError(f"{name} came out with values that are not finite: choose other --q-* flags.")
             on_checked(step.nbytes, True)
 
 
-def _stored(part: Part) -> dict[str, Stored]:
-    """The tensors in a part's files, from their headers."""
-    _write_json(part.folder / INDEX, index(part))
-    return read_folder(part.folder)
-
-
-def _finish(plan: Conversion, compare: Compare | None) -> Agreement | None:
-    """The small files, the comparison, the name."""
-    agreement = None
+def _finish(plan: ConversionPlan, compare: Compare | None) -> tuple[Agreement | None, str | None]:
+    """Write the small files, compare, and give the result its name; the agreement, or why there is none."""
     record = _record(plan)
     for part in plan.parts:
         for file in part.copied:
@@ -203,9 +189,12 @@ def _finish(plan: Conversion, compare: Compare | None) -> Agreement | None:
             sync(part.folder / file.name)
     for part in plan.parts:
         _write_json(part.folder / "config.json", output_config(part.config, part.recipe))
-    model = plan.parts[0].folder
+    model, agreement, not_compared = plan.parts[0].folder, None, None
     if compare is not None:
-        agreement = compare(plan.parts[0].config.folder, model)
+        try:
+            agreement = compare(plan.parts[0].config.folder, model)
+        except TooLarge as error:
+            not_compared = str(error)
         record["compared"] = None if agreement is None else asdict(agreement)
     _write_json(model / RECORD, record)
     for part in plan.parts:
@@ -216,10 +205,10 @@ def _finish(plan: Conversion, compare: Compare | None) -> Agreement | None:
         plan.dest.rename(old)
     model.rename(plan.dest)
     sync(plan.dest.parent)
-    return agreement
+    return agreement, not_compared
 
 
-def _record(plan: Conversion) -> dict[str, Any]:
+def _record(plan: ConversionPlan) -> dict[str, Any]:
     parts: dict[str, Any] = {
         part.role: {
             "source": part.config.folder.name if part.role == "drafter" else plan.origin,
@@ -232,7 +221,7 @@ def _record(plan: Conversion) -> dict[str, Any]:
     return {"versions": versions(), "recipe": asdict(plan.parts[-1].recipe), **parts}
 
 
-def _steps(plan: Conversion) -> Iterator[tuple[Slice, list[Place]]]:
+def _steps(plan: ConversionPlan) -> Iterator[tuple[Slice, list[Place]]]:
     for part in plan.parts:
         yield from part.steps()
 
@@ -244,7 +233,7 @@ def _written(step: Slice, places: list[Place], files: dict[Path, int]) -> list[b
     ]
 
 
-def _checksum(pieces: list[bytes]) -> int:
+def _checksum(pieces: Sequence[bytes]) -> int:
     checksum = 0
     for piece in pieces:
         checksum = crc32(piece, checksum)
@@ -252,8 +241,8 @@ def _checksum(pieces: list[bytes]) -> int:
 
 
 @contextmanager
-def _open_files(plan: Conversion) -> Iterator[dict[Path, int]]:
-    """Descriptors of all weight files, each as long as it will be and with its header in place."""
+def _open_files(plan: ConversionPlan) -> Iterator[dict[Path, int]]:
+    """Yield descriptors of all weight files, each as long as it will be and with its header in place."""
     with ExitStack() as stack:
         files: dict[Path, int] = {}
         for part in plan.parts:
@@ -268,17 +257,13 @@ def _open_files(plan: Conversion) -> Iterator[dict[Path, int]]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    """Write a small file and put it on the disk; nothing for None."""
-    if value is not None:
-        with path.open("w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=2, ensure_ascii=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+    """Write a small file and put it on the disk."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sync(path)
 
 
 def _explain(error: OSError, dest: Path) -> ConversionError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ConversionError(f"The disk is full ({dest.parent}). Make room. {_KEPT}")
+        return ConversionError(f"The disk is full ({dest.parent}). Make room. {_GO_ON}")
     name = error.filename or dest
     return ConversionError(f"{name} cannot be written: {error.strerror or error}. Give a DEST that can.")

@@ -1,4 +1,4 @@
-"""Slices of a conversion as arrays: bytes in, bytes out, and no array outlives a call.
+"""Slices of a conversion as arrays: bytes in, bytes out; no array outlives a call.
 
 MLX quantizes every group of a row for itself, so slices of rows put together are bit for bit what the whole tensor
 gives (``tests/models/test_pack.py``).
@@ -13,7 +13,6 @@ import mlx.core as mx
 from mlxmtp.convert.tasks import Slice
 from mlxmtp.errors import LoadError
 from mlxmtp.models.safetensors import read_bytes
-from mlxmtp.models.tensors import Quantization
 
 _RAW = {
     "BF16": ("H", mx.bfloat16), "F16": ("H", mx.float16), "F32": ("f", mx.float32), "U32": ("I", mx.uint32),
@@ -22,13 +21,13 @@ _RAW = {
 }  # fmt: skip
 _FLOATS = ("BF16", "F16", "F32")
 _INFINITE = {mx.bfloat16: 0x7F80 << 1, mx.float16: 0x7C00 << 1, mx.float32: 0x7F800000 << 1}
-_KEPT = 64 << 20  # bytes of freed buffers that MLX may hold for the next slice
+_FREED = 64 << 20  # bytes of freed buffers that MLX may hold for the next slice
 
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """MLX keeps next to nothing of what was freed while this lasts."""
-    before = mx.set_cache_limit(_KEPT)
+    """Let MLX hold next to no freed buffers while this lasts."""
+    before = mx.set_cache_limit(_FREED)
     try:
         yield
     finally:
@@ -36,10 +35,10 @@ def little_memory() -> Iterator[None]:
         mx.set_cache_limit(before)
 
 
-def pack(step: Slice) -> list[bytes]:
-    """The bytes that a step writes, one item for each part of its task.
+def convert_slice(step: Slice) -> list[bytes]:
+    """Return the bytes that a step writes, one item for each part of its task.
 
-    Raises LoadError for a source that cannot be read or holds what is no number.
+    Raises LoadError for a source that cannot be read or holds values that are not finite.
     """
     task = step.task
     stored = task.source.layout
@@ -53,24 +52,25 @@ def pack(step: Slice) -> list[bytes]:
         return [bytes(data)]
     values = as_array(data, stored.dtype, (step.count, stored.columns))
     del data
-    kept = task.parts[-1].dtype if task.parts[-1].dtype in _FLOATS else stored.dtype
-    values = values.astype(_RAW[kept][1])
+    plain = task.parts[-1].dtype if task.parts[-1].dtype in _FLOATS else stored.dtype
+    values = values.astype(_RAW[plain][1])
     if not _is_finite(values):
         raise LoadError(
-            f"Tensor {stored.name} in {task.source.file} holds values that are no finite {kept} numbers. "
+            f"Tensor {stored.name} in {task.source.file} holds values that are no finite {plain} numbers. "
             "Download the model again, or choose another --dtype."
         )
     if task.order is not None:
         values = mx.contiguous(values.reshape(stored.shape).transpose(task.order))
     if task.quantization is None:
         return [as_bytes(values)]
-    return [as_bytes(part) for part in _quantized(values, task.quantization)]
+    parts = mx.quantize(values, **task.quantization.arguments)
+    return [as_bytes(part) for part in parts]
 
 
 def check_values(step: Slice, data: Sequence[bytes]) -> bool:
-    """Whether what a step has written stands for finite numbers.
+    """Return True if the bytes that a step has written stand for finite numbers.
 
-    Of packed values the scales decide; values as they are were looked at before they were written.
+    Of quantized values the scales decide; others were looked at before they were written.
     """
     packing = step.task.quantization
     if packing is None:
@@ -86,7 +86,7 @@ def check_values(step: Slice, data: Sequence[bytes]) -> bool:
 
 
 def as_array(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...]) -> mx.array:
-    """Bytes of a safetensors dtype as an array of their own."""
+    """Return an array made of bytes of a safetensors dtype."""
     code, kind = _RAW[dtype]
     raw: Any = memoryview(data).cast("B").cast(code)  # type: ignore[call-overload]
     array = mx.array(raw)
@@ -94,21 +94,17 @@ def as_array(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int,
 
 
 def as_bytes(array: mx.array) -> bytes:
-    """The values of an array as they stand in a file."""
+    """Return the values of an array as they stand in a file."""
     flat = mx.contiguous(array).reshape(-1)
     plain = flat.view(mx.uint16) if flat.dtype == mx.bfloat16 else flat
     return bytes(memoryview(plain))  # type: ignore[arg-type]
 
 
 def _is_finite(values: mx.array) -> bool:
-    """Whether no exponent is the one of infinity and of what is no number.
+    """Return True if no exponent is the one of infinity and NaN.
 
-    Ten times as fast on a CPU as ``mx.isfinite``, which would take as long as the packing.
+    Ten times as fast on a CPU as ``mx.isfinite``, which would take as long as the quantization.
     """
     kind = mx.uint32 if values.itemsize == 4 else mx.uint16
     without_sign = mx.left_shift(values.view(kind), mx.array(1, kind))
     return bool((mx.max(without_sign) < _INFINITE[values.dtype]).item())
-
-
-def _quantized(values: mx.array, packing: Quantization) -> Sequence[mx.array]:
-    return mx.quantize(values, **packing.arguments)

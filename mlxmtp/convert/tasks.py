@@ -83,7 +83,7 @@ def make_tasks(config: ModelConfig, source: Mapping[str, Stored], recipe: Recipe
 
     Raises LoadError if the source is quantized already, lacks a tensor or has one that no Gemma 4 has.
     """
-    refuse_quantized(config, source)
+    refuse_quantized(config, source, config.folder)
     names = Names(config)
     tasks: dict[str, Task] = {}
     left_out: list[str] = []
@@ -101,14 +101,13 @@ def make_tasks(config: ModelConfig, source: Mapping[str, Stored], recipe: Recipe
     return [tasks[name] for name in sorted(tasks, key=lambda name: places.get(name, len(places)))], left_out
 
 
-def refuse_quantized(config: ModelConfig, source: Mapping[str, Stored]) -> None:
-    """Raise LoadError for quantized weights: what rounding has taken away cannot be had back."""
+def refuse_quantized(config: ModelConfig, source: Mapping[str, Stored], origin: object) -> None:
+    """Raise LoadError, which names `origin`, for quantized weights: what rounding has taken away is gone."""
     named = config.raw.get("quantization") or config.raw.get("quantization_config")
     odd = next((name for name, stored in source.items() if stored.layout.dtype.startswith(("F8", "U"))), None)
     if named or odd or any(name.endswith(".scales") for name in source):
         raise LoadError(
-            f"{config.folder} is already quantized and cannot be converted again. "
-            "Convert the 16-bit weights it was made of."
+            f"{origin} is already quantized and cannot be converted again. Convert the 16-bit weights it was made of."
         )
 
 

@@ -1,4 +1,4 @@
-"""The layout of the Hugging Face cache, which other tools share. Standard library only.
+"""The layout of the Hugging Face cache, which other tools share, and the commits that were pulled.
 
 models--org--repo/refs/main             the commit that `main` was when somebody looked
                   snapshots/COMMIT/NAME  links to the files of one commit
@@ -12,7 +12,6 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mlxmtp.files import write_atomically
 
@@ -29,48 +28,45 @@ class CachedRepo:
 
     @classmethod
     def of(cls, cache: Path, repo: str) -> CachedRepo:
-        """The folder that holds `org/repo`."""
         return cls(cache / f"models--{repo.replace('/', '--')}")
 
     @property
     def repo(self) -> str:
-        """`org/repo` again."""
+        """`org/repo`."""
         return self.folder.name.removeprefix("models--").replace("--", "/", 1)
 
     def snapshot(self, commit: str) -> Path:
-        """Folder of the files of one commit."""
         return self.folder / "snapshots" / commit
 
     def commits(self) -> list[str]:
-        """Every commit with a snapshot."""
+        """Return every commit with a snapshot."""
         snapshots = self.folder / "snapshots"
         return sorted(item.name for item in snapshots.iterdir() if item.is_dir()) if snapshots.is_dir() else []
 
     def main(self) -> str | None:
-        """The commit that was `main` last."""
+        """Return the commit that `main` was last."""
         try:
             return (self.folder / "refs" / "main").read_text(encoding="utf-8").strip() or None
         except OSError:
             return None
 
     def set_main(self, commit: str) -> None:
-        """Remember that `main` is `commit`; readers see the old or the new one, never half of it."""
         write_atomically(self.folder / "refs" / "main", commit, parents=True)
 
     def blob(self, etag: str) -> Path:
-        """Where the content with this tag is, or will be."""
+        """Return the path of the content with this tag, which need not be here."""
         return self.folder / "blobs" / etag
 
     def partial(self, etag: str) -> Path:
-        """Where the content with this tag grows while it arrives."""
+        """Return the path where the content with this tag grows while it arrives."""
         return self.folder / "blobs" / f"{etag}{INCOMPLETE}"
 
     def content(self, commit: str, name: str, etag: str) -> Path | None:
-        """The file with the content of `name`, if it is here: behind the snapshot or already among the blobs."""
+        """Return the file with the content of `name`, among the blobs or in the snapshot; None if it is not here."""
         return next((path for path in (self.blob(etag), self.snapshot(commit) / name) if path.is_file()), None)
 
     def place(self, commit: str, name: str, etag: str) -> Path:
-        """Give the blob its name in the snapshot; a file system without links gets the blob itself moved there."""
+        """Link the blob into the snapshot; a file system without links gets the blob itself moved there."""
         link, blob = self.snapshot(commit) / name, self.blob(etag)
         if link.exists() and not (link.is_symlink() and link.resolve() != blob.resolve()):
             return link
@@ -83,31 +79,39 @@ class CachedRepo:
         return link
 
     def size_on_disk(self) -> int:
-        """Bytes of everything in the folder, each content once."""
-        return sum(item.lstat().st_size for item in self.folder.rglob("*") if item.is_file() and not item.is_symlink())
+        return folder_size(self.folder)
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files in a folder and below it, without what links lead to."""
+    return sum(item.lstat().st_size for item in folder.rglob("*") if item.is_file() and not item.is_symlink())
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether config and every weight file named by the index are there (the cache links to files it may lack)."""
+    """Return True if config.json and all weight files are there; the cache may hold links to files that it lacks."""
     if not (folder / "config.json").is_file():
         return False
-    names = indexed(folder / INDEX)
-    if names is None:
-        return not (folder / INDEX).exists() and any(item.is_file() for item in folder.glob("*.safetensors"))
+    index = folder / INDEX
+    try:
+        names = indexed_files(index.read_bytes())
+    except OSError:
+        return not index.exists() and any(item.is_file() for item in folder.glob("*.safetensors"))
+    except ValueError:
+        return False
     return all((folder / name).is_file() for name in names)
 
 
-def indexed(index: Path) -> frozenset[str] | None:
-    """The weight files that an index names; None if there is none that can be read."""
+def indexed_files(index: bytes) -> list[str]:
+    """Return the weight files that an index names. Raises ValueError for bytes that are no index."""
     try:
-        return frozenset(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None
+        return sorted(set(map(str, json.loads(index)["weight_map"].values())))
+    except (KeyError, AttributeError, TypeError):
+        raise ValueError("no weight_map") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One repository: `revision` as asked for (None: the newest), `commit` it was, `pulled` in seconds since 1970."""
+    """A pulled repository: `revision` as asked for (None: the newest), `commit` it was, `pulled` in Unix seconds."""
 
     repo: str
     revision: str | None
@@ -119,32 +123,22 @@ class Record:
 
 
 class Records:
-    """The records in the data folder."""
+    """The records of pulls in the data folder; they pin repositories to commits."""
 
     def __init__(self, data: Path) -> None:
         self._folder = data / "pulled"
 
     def find(self, repo: str) -> Record | None:
-        """The record of `org/repo`; None if there is none that can be read."""
+        """Return the record of `org/repo`; None if there is none that can be read."""
         try:
-            table: dict[str, Any] = json.loads(self._path(repo).read_text(encoding="utf-8"))
-            return Record(**table)
+            return Record(**json.loads(self._path(repo).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
-    def all(self) -> list[Record]:
-        """Every record, by name of the repository."""
-        if not self._folder.is_dir():
-            return []
-        names = sorted(path.stem.replace("--", "/", 1) for path in self._folder.glob("*.json"))
-        return [record for record in map(self.find, names) if record is not None]
-
     def write(self, record: Record) -> None:
-        """Pin a repository."""
         write_atomically(self._path(record.repo), json.dumps(asdict(record), indent=1) + "\n", parents=True)
 
     def forget(self, repo: str) -> None:
-        """Unpin a repository."""
         self._path(repo).unlink(missing_ok=True)
 
     def _path(self, repo: str) -> Path:

@@ -1,8 +1,7 @@
-"""Talking to the hub: what a repository holds, and the bytes of its files.
+"""Requests to the hub: what a repository holds, and the bytes of its files.
 
-Everything goes through `huggingface_hub`: its session, headers, token, endpoint and offline switch. What it raises
-leaves here as one sentence with the next step (`explain`). Importing this module imports the client (0.2 s), so
-commands import it when they need it.
+`huggingface_hub` gives session, token, endpoint and offline switch; what it raises leaves here as one sentence with the
+next step (`explain`). Importing this module imports that client (0.2 s), so commands import it when they need it.
 
 Files are read by plain HTTP with ranges, not by the client's own download function: that one keeps a partial file only
 as long as the process lives, so an interrupted pull would start over. For the same reason Xet, the hub's other
@@ -16,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from json import JSONDecodeError
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_session, get_token
+from huggingface_hub import __version__ as client_version
+from huggingface_hub import constants, get_session, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -31,9 +30,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub.utils import hf_raise_for_status, validate_repo_id
 
 from mlxmtp.errors import DownloadError, MlxmtpError, ModelNotFound
+from mlxmtp.version import installed_version
 
 WAITS = (0.2, 1.0, 2.0, 4.0, 8.0)
 """Seconds before another attempt, when nothing has arrived since the last one; then the error counts."""
@@ -42,13 +42,15 @@ LONGEST_WAIT = 60.0
 """Seconds we wait at most because the hub asked for it (Retry-After)."""
 
 _BUSY = (408, 429, 500, 502, 503, 504)
-_KEPT = "What has arrived is kept: run the same command again to go on."
+_GO_ON = "What has arrived is kept: run the same command again to go on."
+
+TransferError = (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled)
+"""Raised by requests; `Patience` says which are worth another attempt, `explain` makes sentences of them."""
+
+T = TypeVar("T")
 
 OnWait = Callable[[str, float], None]
 """Called with a reason and the seconds until the next attempt."""
-
-# No telemetry: without this the client looks up and reports which program runs it.
-constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteRepo:
-    """What a repository holds at one commit."""
+    """The files of a repository at one commit."""
 
     repo: str
     commit: str
@@ -71,77 +73,101 @@ class RemoteRepo:
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network."""
+    """Return True if HF_HUB_OFFLINE forbids the network."""
     return bool(constants.is_offline_mode())
 
 
 def endpoint() -> str:
-    """Address of the hub in use."""
+    """Return the address of the hub in use."""
     return str(constants.ENDPOINT)
 
 
 def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = None) -> RemoteRepo:
-    """What `repo` holds at `revision` (a branch, tag or commit; None: the newest).
+    """Return the files of `repo` at `revision` (a branch, tag or commit; None: the newest).
 
     Raises ModelNotFound if there is no such repository or revision, DownloadError for everything else.
     """
-    patience = Patience(on_wait, WAITS[:2])  # a hub that cannot be reached at the start should be heard of soon
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ModelNotFound(f"'{repo}' is not the name of a repository: write it as org/repo.") from error
+    at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
+
+    def ask() -> httpx2.Response:
+        url, timeout = f"{endpoint()}/api/models/{repo}{at}", constants.HF_HUB_DOWNLOAD_TIMEOUT
+        answer = get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=timeout)
+        hf_raise_for_status(answer)
+        return answer
+
+    # A hub that cannot be reached at the start should be heard of soon.
+    response = _patiently(ask, Patience(on_wait, WAITS[:2]), repo, revision)
+    try:
+        found = response.json()
+        if not found["sha"]:
+            raise ValueError("the answer names no commit")
+        return RemoteRepo(repo, str(found["sha"]), tuple(_files(found["siblings"])))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = f"{endpoint()} does not answer like the Hugging Face hub ({error}). Check HF_ENDPOINT."
+        raise DownloadError(said) from error
+
+
+def _files(siblings: list[dict[str, Any]]) -> Iterator[RemoteFile]:
+    for item in siblings:
+        if item.get("lfs") is not None:
+            yield RemoteFile(item["rfilename"], int(item["lfs"]["size"]), str(item["lfs"]["sha256"]), lfs=True)
+        elif item.get("blobId") and item.get("size") is not None:
+            yield RemoteFile(item["rfilename"], int(item["size"]), str(item["blobId"]), lfs=False)
+
+
+def _headers() -> dict[str, str]:
+    """Return who asks, and the token; the client's own headers also tell which program runs it, which it looks up."""
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return {
+        "User-Agent": f"mlxmtp/{installed_version()}; hf_hub/{client_version}",
+        **({} if token is None else {"Authorization": f"Bearer {token}"}),
+    }
+
+
+def read_file(repo: str, commit: str, name: str, *, on_wait: OnWait | None = None) -> bytes:
+    """Return the bytes of a small file. Raises ModelNotFound, DownloadError."""
+
+    def read() -> bytes:
+        with open_file(repo, commit, name, 0) as (_, pieces):
+            return b"".join(pieces)
+
+    return _patiently(read, Patience(on_wait), repo, commit)
+
+
+def _patiently(request: Callable[[], T], patience: Patience, repo: str, revision: str | None) -> T:
     while True:
         try:
-            info = HfApi(library_name="mlxmtp").model_info(
-                repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-            )
-            break
-        except (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled) as error:
+            return request()
+        except TransferError as error:
             if not patience.wait_after(error):
                 raise explain(error, repo, revision) from error
-        except HFValidationError as error:
-            raise ModelNotFound(f"'{repo}' is not the name of a repository: write it as org/repo.") from error
-        except (JSONDecodeError, KeyError, TypeError) as error:
-            raise _no_hub(error) from error
-    if not info.sha or info.siblings is None:
-        raise _no_hub("the answer names no commit")
-    return RemoteRepo(repo, info.sha, tuple(_files(info.siblings)))
-
-
-def _files(siblings: list[Any]) -> Iterator[RemoteFile]:
-    for item in siblings:
-        if item.lfs is not None:
-            yield RemoteFile(item.rfilename, int(item.lfs.size), str(item.lfs.sha256), lfs=True)
-        elif item.blob_id and item.size is not None:
-            yield RemoteFile(item.rfilename, int(item.size), str(item.blob_id), lfs=False)
 
 
 @contextmanager
 def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """The bytes of a file from `start` on: where they really start (0 if the server ignores ranges), and pieces.
+    """Yield the bytes of a file from `start` on: where they really start (0 if the server ignores ranges), and pieces.
 
-    Raises what the client raises; `explain` makes sentences of it. Redirects are followed anew every time, because
-    the address of the bytes behind them expires.
+    Raises `TransferError`. Redirects are followed anew every time: the address of the bytes behind them expires.
     """
-    url = f"{endpoint()}/{repo}/resolve/{commit}/{quote(name)}"
-    headers = {
-        **build_hf_headers(library_name="mlxmtp"),
-        "Accept-Encoding": "identity",
-    }  # ranges of compressed text mean nothing
+    headers = {**_headers(), "Accept-Encoding": "identity"}  # ranges of compressed text mean nothing
     if start:
         headers["Range"] = f"bytes={start}-"
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    url, timeout = f"{endpoint()}/{repo}/resolve/{commit}/{quote(name)}", constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
         if start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             yield start, iter(())
             return
         hf_raise_for_status(response)
-        begins = (
-            _first_byte(response.headers.get("Content-Range"))
-            if response.status_code == HTTPStatus.PARTIAL_CONTENT
-            else 0
-        )
-        yield begins, response.iter_raw()
+        partial = response.status_code == HTTPStatus.PARTIAL_CONTENT
+        yield _first_byte(response.headers.get("Content-Range")) if partial else 0, response.iter_raw()
 
 
 def _first_byte(content_range: str | None) -> int:
-    """`bytes 100-199/200` starts at 100."""
+    """Return 100 for `bytes 100-199/200`."""
     try:
         return int(str(content_range).removeprefix("bytes ").split("-")[0])
     except ValueError:
@@ -149,14 +175,14 @@ def _first_byte(content_range: str | None) -> int:
 
 
 class Patience:
-    """Decides whether to try again. `reset` after progress."""
+    """A limit to attempts in a row without progress."""
 
     def __init__(self, on_wait: OnWait | None = None, waits: Sequence[float] | None = None) -> None:
         self._tries = 0
         self._on_wait, self._waits = on_wait, WAITS if waits is None else waits
 
     def reset(self) -> None:
-        """Something arrived: the next failure is a new one."""
+        """Start to count again, after something has arrived."""
         self._tries = 0
 
     def wait_after(self, error: Exception) -> bool:
@@ -165,7 +191,8 @@ class Patience:
         if isinstance(error, HfHubHTTPError):
             if error.response.status_code not in _BUSY:
                 return False
-            asked = _retry_after(error.response.headers.get("Retry-After"))
+            said = error.response.headers.get("Retry-After", "").strip()
+            asked = float(said) if said.isdecimal() else None
             reason = f"the hub answers {error.response.status_code}"
         elif isinstance(error, httpx2.TransportError):
             reason = _reason(error)
@@ -181,52 +208,41 @@ class Patience:
         return True
 
 
-def _retry_after(value: str | None) -> float | None:
-    return float(value) if value is not None and value.strip().isdecimal() else None
-
-
 def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpError:
-    """One sentence with the next step for what the client raised."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return DownloadError(f"HF_HUB_OFFLINE is set, so {repo} cannot be looked up. Unset it and run again.")
+    """Return an error with one sentence and the next step for a `TransferError`."""
     if isinstance(error, HfHubHTTPError):
         return _explain_answer(error, repo, revision)
-    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return DownloadError(
-            f"The hub at {endpoint()} cannot be reached ({_reason(error)}). "
-            f"Check the network, a proxy, or HF_ENDPOINT. {_KEPT}"
-        )
-    return DownloadError(f"The connection to the hub broke down several times ({_reason(error)}). {_KEPT}")
+    if isinstance(error, OfflineModeIsEnabled):
+        said = f"HF_HUB_OFFLINE is set, so {repo} cannot be looked up. Unset it and run again."
+    elif isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        said = f"The hub at {endpoint()} cannot be reached ({_reason(error)}). "
+        said += f"Check the network, a proxy, or HF_ENDPOINT. {_GO_ON}"
+    else:
+        said = f"The connection to the hub broke down several times ({_reason(error)}). {_GO_ON}"
+    return DownloadError(said)
 
 
 def _explain_answer(error: HfHubHTTPError, repo: str, revision: str | None) -> MlxmtpError:
-    if isinstance(error, GatedRepoError):
-        return DownloadError(
-            f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
-        )
     if isinstance(error, RevisionNotFoundError):
         return ModelNotFound(f"{repo} has no revision '{revision}'. Leave out --revision for the newest one.")
-    if isinstance(error, RepositoryNotFoundError):
+    gated, status = isinstance(error, GatedRepoError), error.response.status_code
+    if isinstance(error, RepositoryNotFoundError) and not gated:
         return ModelNotFound(
             f"There is no {repo} on the hub, or it is private. Check the name, or run `hf auth login` or set HF_TOKEN."
         )
-    if isinstance(error, EntryNotFoundError):
-        return DownloadError(f"A file of {repo} is listed but not there. Try another --revision.")
-    return DownloadError(_status_sentence(error.response.status_code, repo))
-
-
-def _status_sentence(status: int, repo: str) -> str:
-    if status == HTTPStatus.UNAUTHORIZED:
-        return "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."
-    if status == HTTPStatus.FORBIDDEN:
-        return f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one."
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return f"The hub limits requests from here. Wait some minutes. {_KEPT}"
-    return f"The hub answers {status} for {repo}. Try later. {_KEPT}"
-
-
-def _no_hub(why: object) -> DownloadError:
-    return DownloadError(f"{endpoint()} does not answer like the Hugging Face hub ({why}). Check HF_ENDPOINT.")
+    if gated:
+        said = f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
+    elif isinstance(error, EntryNotFoundError):
+        said = f"A file of {repo} is listed but not there. Try another --revision."
+    elif status == HTTPStatus.UNAUTHORIZED:
+        said = "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."
+    elif status == HTTPStatus.FORBIDDEN:
+        said = f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one."
+    elif status == HTTPStatus.TOO_MANY_REQUESTS:
+        said = f"The hub limits requests from here. Wait some minutes. {_GO_ON}"
+    else:
+        said = f"The hub answers {status} for {repo}. Try later. {_GO_ON}"
+    return DownloadError(said)
 
 
 def _reason(error: Exception) -> str:
@@ -237,7 +253,7 @@ def _reason(error: Exception) -> str:
 
 
 def reach(seconds: float) -> str | None:
-    """Why the hub cannot be reached within `seconds`; None if it answers."""
+    """Return why the hub cannot be reached within `seconds`; None if it answers."""
     try:
         get_session().head(f"{endpoint()}/api/models", timeout=seconds, follow_redirects=False)
     except httpx2.HTTPError as error:
@@ -246,5 +262,5 @@ def reach(seconds: float) -> str | None:
 
 
 def has_token() -> bool:
-    """Whether requests carry a token."""
+    """Return True if requests carry a token."""
     return get_token() is not None

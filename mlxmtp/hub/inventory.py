@@ -1,4 +1,4 @@
-"""What is installed, and what could be: the data behind `mlxmtp ls`."""
+"""The models on this machine, with their sizes and what their files hold."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import LoadError, MlxmtpError
-from mlxmtp.hub.cache import PARTIAL, CachedRepo, is_complete
+from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry
-from mlxmtp.hub.store import Found, Store
+from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import Stored, read_folder
 from mlxmtp.models.tensors import Names, Quantization, module_quantization, parameter_count
-
-if TYPE_CHECKING:
-    from mlxmtp.settings import Places
 
 _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "int32"}
 
@@ -61,178 +57,150 @@ def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tu
 
 
 CONTEXT = 4096
-"""Tokens of the conversation for which `fits` is decided."""
+"""Tokens of the conversation for which it is decided if a model fits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """A model on this machine. `size` is bytes on disk of target and drafter, `modified` seconds since 1970."""
+class KnownModel:
+    """A model that is installed, or could be: then `modified` (seconds since 1970) is None and config has no folder.
+
+    `drafter` is the paired drafter's name. Sizes are bytes on disk, or of the download (None: unknown).
+    """
 
     name: str
     repo: str | None
-    folder: Path
     config: ModelConfig
-    drafter: Found | None
+    drafter: str | None
     drafter_config: ModelConfig | None
-    target_size: int
-    drafter_size: int
-    modified: float
+    target_size: int | None
+    drafter_size: int | None
+    modified: float | None
 
     @property
-    def size(self) -> int:
-        """Bytes on disk of target and drafter."""
-        return self.target_size + self.drafter_size
+    def size(self) -> int | None:
+        """Bytes of target and drafter, as far as they are known."""
+        return self.target_size and self.target_size + (self.drafter_size or 0)
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(self.config)
+
+    @property
+    def quantization(self) -> str:
+        return quantization(self.config)
+
+    @property
+    def drafter_quantization(self) -> str | None:
+        return None if self.drafter_config is None else quantization(self.drafter_config)
 
     def needs(self, context: int = CONTEXT) -> Need:
-        """Memory for a conversation of `context` tokens."""
+        """Return the memory for a conversation of `context` tokens."""
         return need(self.config, self.drafter_config, context)
 
 
-@dataclass(frozen=True, slots=True)
-class Available:
-    """A model that `pull` could get; `size` in bytes where it is known."""
-
-    entry: Entry
-
-    def needs(self, context: int = CONTEXT) -> Need:
-        """Memory for a conversation of `context` tokens."""
-        return need(self.entry.target_config(), self.entry.drafter_config(), context)
+def installed(store: Store) -> list[KnownModel]:
+    """Return every model here that can answer, the built-in one first; what cannot be read is left out."""
+    models: list[KnownModel] = []
+    for checkpoint, repo in _targets(store):
+        with suppress(MlxmtpError):  # not a Gemma 4, or damaged: asking for it by name says so
+            models.append(describe(store, checkpoint, repo))
+    return models
 
 
-def installed(store: Store, places: Places) -> list[Model]:
-    """Every model here that can answer, the built-in one first; what cannot be read is left out."""
-    found: list[Model] = []
-    for one, repo in _targets(store, places):
-        try:
-            found.append(describe(store, one, repo))
-        except MlxmtpError:  # not a Gemma 4, or damaged: asking for it by name says so
-            continue
-    return found
-
-
-def describe(store: Store, found: Found, repo: str | None) -> Model:
-    """A model from its folder. Raises LoadError if that holds none that can answer."""
-    config = read_config(found.folder)
+def describe(store: Store, checkpoint: Checkpoint, repo: str | None) -> KnownModel:
+    """Return a model from its folder. Raises LoadError if that holds none that can answer."""
+    config = read_config(checkpoint.folder)
     if config.is_drafter:
-        raise LoadError(f"{found.name} is a drafter: it answers nothing on its own.")
-    drafter = store.drafter_for(found, None)
-    files = [item for item in found.folder.iterdir() if item.is_file()]
-    return Model(
-        found.name,
-        repo,
-        found.folder,
-        config,
-        drafter,
-        None if drafter is None else read_config(drafter.folder),
-        sum(item.stat().st_size for item in files),
-        0 if drafter is None else sum(item.stat().st_size for item in drafter.folder.iterdir() if item.is_file()),
-        max(item.stat().st_mtime for item in files),
+        raise LoadError(f"{checkpoint.name} is a drafter: it answers nothing on its own.")
+    drafter = store.drafter_for(checkpoint, None)
+    modified = max(item.stat().st_mtime for item in checkpoint.folder.iterdir() if item.is_file())
+    size = _files_size(checkpoint.folder)
+    if drafter is None:
+        return KnownModel(checkpoint.name, repo, config, None, None, size, 0, modified)
+    paired = read_config(drafter.folder)
+    return KnownModel(checkpoint.name, repo, config, drafter.name, paired, size, _files_size(drafter.folder), modified)
+
+
+def available(models: list[KnownModel]) -> list[KnownModel]:
+    """Return the models with short names that are not here, in the variants that are not just another name."""
+    here = {model.repo for model in models}
+    converted = {(one.family, one.variant) for model in models if (one := find_entry(model.name)) is not None}
+    others: dict[str, KnownModel] = {}
+    for entry in entries():
+        if entry.target.repo not in here and (entry.family, entry.variant) not in converted:
+            others.setdefault(entry.target.repo, _uninstalled(entry))
+    return list(others.values())
+
+
+def _uninstalled(entry: Entry) -> KnownModel:
+    target, drafter = entry.target, entry.drafter
+    target_config, drafter_config = entry.target_config(), entry.drafter_config()
+    return KnownModel(
+        entry.name, target.repo, target_config, drafter.repo, drafter_config, target.size, drafter.size, None
     )
 
 
-def available(models: list[Model]) -> list[Available]:
-    """The models with short names that are not here, in the variants that are not just another name."""
-    here = {model.repo for model in models}
-    made = {(one.family, one.variant) for one in map(find_entry, (model.name for model in models)) if one is not None}
-    found: dict[str, Available] = {}
-    for entry in entries():
-        if entry.target.repo not in here and (entry.family, entry.variant) not in made:
-            found.setdefault(entry.target.repo, Available(entry))
-    return list(found.values())
-
-
-def unfinished(store: Store, places: Places) -> list[tuple[str, int]]:
-    """Repositories of which only a part has arrived, with its bytes."""
+def unfinished_downloads(store: Store) -> list[tuple[str, int]]:
+    """Return the repositories of which only a part has arrived, with its bytes."""
     return [
         (cached.repo, cached.size_on_disk())
-        for cached in _cached_repos(places)
-        if any(cached.folder.glob("blobs/*.incomplete")) and store.cached(cached.repo) is None
+        for cached in _cached_repos(store)
+        if any(cached.folder.glob(f"blobs/*{INCOMPLETE}")) and store.cached(cached.repo) is None
     ]
 
 
-def total_size(models: list[Model]) -> int:
-    """Bytes of all of them; a drafter that several use counts once."""
-    drafters = {model.drafter.folder: model.drafter_size for model in models if model.drafter is not None}
-    return sum(model.target_size for model in models) + sum(drafters.values())
-
-
-def quantization(config: ModelConfig) -> str:
-    """Return `4bit`, `mxfp4`, or the dtype of weights that are not quantized."""
-    if config.quantization is not None:
-        return Quantization.read(config.quantization).title.replace(" ", "")
-    dtype = config.raw.get("dtype") or config.raw.get("torch_dtype") or config.text.get("dtype") or "bfloat16"
-    return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), str(dtype))
-
-
-def as_table(model: Model, default: bool, room: int) -> dict[str, Any]:
-    """A model as `ls --json` shows it."""
-    needed = model.needs().total
-    return {
-        "name": model.name,
-        "repo": model.repo,
-        "folder": str(model.folder),
-        "parameters": parameter_count(model.config),
-        "quantization": quantization(model.config),
-        "bytes": model.size,
-        "drafter": None if model.drafter is None else model.drafter.name,
-        "modified": model.modified,
-        "default": default,
-        "installed": True,
-        "memory": needed,
-        "fits": needed <= room,
-    }
-
-
-def available_as_table(one: Available, room: int) -> dict[str, Any]:
-    """A model that is not here as `ls --all --json` shows it: the same keys."""
-    config, needed = one.entry.target_config(), one.needs().total
-    return {
-        "name": one.entry.name,
-        "repo": one.entry.target.repo,
-        "folder": None,
-        "parameters": parameter_count(config),
-        "quantization": quantization(config),
-        "bytes": one.entry.size or one.entry.target.size,
-        "drafter": one.entry.drafter.repo,
-        "modified": None,
-        "default": False,
-        "installed": False,
-        "memory": needed,
-        "fits": needed <= room,
-    }
-
-
-def _targets(store: Store, places: Places) -> Iterator[tuple[Found, str | None]]:
-    with suppress(LoadError):  # an installation without it: `doctor` says so
-        yield store.resolve(BUILT_IN), None
-    for cached in _cached_repos(places):
-        folder = store.cached(cached.repo)
-        if folder is not None:
-            entry = find_entry(cached.repo)
-            shadowed = entry is None or store.made(entry) is not None
-            yield Found(cached.repo if entry is None or shadowed else entry.name, folder, entry), cached.repo
-    names: dict[Path | None, str] = {}
-    for entry in entries():
-        names.setdefault(store.made(entry), entry.name)
-    for folder in _made_here(places):
-        if is_complete(folder):
-            yield Found(names.get(folder, folder.name), folder), None
-
-
-def unfinished_conversions(places: Places) -> list[tuple[str, int]]:
-    """Names of conversions that were interrupted, with the bytes they have so far."""
+def unfinished_conversions(store: Store) -> list[tuple[str, int]]:
+    """Return the names of conversions that were interrupted, with the bytes they have so far."""
     return [
         (folder.name, sum(item.stat().st_blocks * 512 for item in folder.rglob("*.safetensors")))
-        for folder in _made_here(places)
+        for folder in _conversions(store)
         if folder.name.endswith(PARTIAL) and (folder / "model").is_dir()
     ]
 
 
-def _made_here(places: Places) -> list[Path]:
-    made = places.data / "models"
-    return [item for item in sorted(made.iterdir()) if not item.name.startswith(".")] if made.is_dir() else []
+def total_size(models: list[KnownModel]) -> int:
+    """Return the bytes of all of them; a drafter that several use counts once."""
+    drafters = {model.drafter_config.folder: model.drafter_size or 0 for model in models if model.drafter_config}
+    return sum(model.target_size or 0 for model in models) + sum(drafters.values())
 
 
-def _cached_repos(places: Places) -> list[CachedRepo]:
-    cache = places.hf_cache
+def quantization(config: ModelConfig) -> str:
+    """Return `4bit`, `mxfp4`, or the dtype of weights that are not quantized."""
+    block = config.quantization
+    if block is not None:
+        mode = str(block.get("mode") or "affine")
+        return f"{block.get('bits', 4)}bit" if mode == "affine" else mode
+    dtype = config.raw.get("dtype") or config.raw.get("torch_dtype") or config.text.get("dtype") or "bfloat16"
+    return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), str(dtype))
+
+
+def _targets(store: Store) -> Iterator[tuple[Checkpoint, str | None]]:
+    """Yield every target with its repository: the built-in one, complete snapshots of the cache, conversions."""
+    with suppress(LoadError):  # an installation without it: `doctor` says so
+        yield store.resolve(BUILT_IN), None
+    for cached in _cached_repos(store):
+        folder = store.cached(cached.repo)
+        if folder is not None:
+            entry = find_entry(cached.repo)
+            named = entry is not None and store.converted(entry) is None
+            yield Checkpoint(entry.name if entry and named else cached.repo, folder, entry), cached.repo
+    names: dict[Path | None, str] = {}
+    for entry in entries():
+        names.setdefault(store.converted(entry), entry.name)
+    for folder in _conversions(store):
+        if is_complete(folder):
+            yield Checkpoint(names.get(folder, folder.name), folder), None
+
+
+def _files_size(folder: Path) -> int:
+    return sum(item.stat().st_size for item in folder.iterdir() if item.is_file())
+
+
+def _conversions(store: Store) -> list[Path]:
+    folder = store.models
+    return [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")] if folder.is_dir() else []
+
+
+def _cached_repos(store: Store) -> list[CachedRepo]:
+    cache = store.places.hf_cache
     return [CachedRepo(item) for item in sorted(cache.glob("models--*--*")) if item.is_dir()] if cache.is_dir() else []

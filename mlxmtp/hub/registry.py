@@ -30,7 +30,7 @@ class Repo:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One alias in one variant: what `pull NAME` would fetch."""
+    """One alias in one variant: the target and drafter that `pull NAME` fetches."""
 
     name: str
     title: str
@@ -42,7 +42,7 @@ class Entry:
     """Draft tokens per round that other engines recommend."""
 
     def target_config(self) -> ModelConfig:
-        """What decides about the target's size, quantized as the variant says; it has no folder."""
+        """The part of the target's configuration that decides about its size; it has no folder."""
         return _config(_table()[self.family]["text"], _PACKED.get(self.variant), drafter=False)
 
     def drafter_config(self) -> ModelConfig:
@@ -53,29 +53,31 @@ class Entry:
 
     @property
     def size(self) -> int | None:
-        """Bytes of target and drafter together, None if one is unknown."""
-        if self.target.size is None or self.drafter.size is None:
-            return None
-        return self.target.size + self.drafter.size
+        """Bytes of target and drafter, of the target alone where the drafter's are unknown; None if both are."""
+        return self.target.size and self.target.size + (self.drafter.size or 0)
+
+    @property
+    def source_repo(self) -> str:
+        """Google's own 16-bit weights, which the variant is converted from."""
+        if self.variant == "qat":
+            return self.drafter.repo.removesuffix("-assistant")
+        return next(one.target.repo for one in entries() if (one.family, one.variant) == (self.family, "bf16"))
 
 
 def find_entry(name: str) -> Entry | None:
-    """The entry of `alias`, `alias:variant`, or of a repository that an alias stands for. Case does not matter."""
+    """Return the entry of `alias`, `alias:variant` or a target's repository, in any case; None if there is none."""
     wanted = name.lower()
-    for entry in entries():
-        if wanted in (entry.name, entry.target.repo.lower()):
-            return entry
-    return None
+    return next((entry for entry in entries() if wanted in (entry.name, entry.target.repo.lower())), None)
 
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """Every alias in every variant, from the smallest model to the largest; the default variant has the bare name."""
+    """Return every alias in every variant, smallest model first; the default variant has the bare name, too."""
     return tuple(entry for alias, model in _table().items() for entry in _variants(alias, model))
 
 
 def same_shape(config: ModelConfig) -> Entry | None:
-    """The model with a short name that a configuration is a variant of: its drafter belongs to that one, too."""
+    """Return the entry whose target has the shape of `config`, which its drafter fits as well; None if none has."""
     for entry in entries():
         known = entry.target_config()
         if (known.hidden_size, known.layer_types) == (config.hidden_size, config.layer_types):
@@ -84,7 +86,7 @@ def same_shape(config: ModelConfig) -> Entry | None:
 
 
 def known_names() -> tuple[str, ...]:
-    """The bare aliases, the built-in model first."""
+    """Return the bare aliases, the built-in model first."""
     return (BUILT_IN, *(entry.name for entry in entries() if ":" not in entry.name))
 
 

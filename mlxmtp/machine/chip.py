@@ -1,4 +1,4 @@
-"""This machine, as far as it decides about speed: chip, memory, and how fast the memory is."""
+"""This machine: its chip, its memory and the memory's bandwidth."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TIERS = ("", "Pro", "Max", "Ultra")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`chip` as the system names it, `generation` 1 to 5 for M1 to M5 (None elsewhere), `memory` and `room` in bytes.
+    """`chip` as the system names it, `generation` 1 to 5 for M1 to M5 (None elsewhere), `memory` and `usable` in bytes.
 
-    `room` is what a model may take; `wired_limit` is the limit the user has set (None: the system's own).
+    `usable` is what a model may take; `wired_limit` is the limit the user has set (None: the system's own).
     """
 
     system: str
@@ -33,7 +33,7 @@ class Machine:
     generation: int | None
     tier: str
     memory: int
-    room: int
+    usable: int
     wired_limit: int | None
 
     @property
@@ -46,7 +46,7 @@ class Machine:
 
 @cache
 def this_machine() -> Machine:
-    """What the system says about itself."""
+    """Ask the system for its chip and memory."""
     memory = machine_memory()
     if platform.system() != "Darwin":
         return Machine(_linux_name(), _linux_chip(), None, "", memory, usable(memory), None)
@@ -58,7 +58,7 @@ def this_machine() -> Machine:
 
 
 def parse_chip(name: str) -> tuple[int | None, str]:
-    """`Apple M4 Pro` is generation 4, tier `Pro`."""
+    """Return generation and tier: 4 and `Pro` for `Apple M4 Pro`."""
     words = name.split()
     for at, word in enumerate(words):
         if word[:1] == "M" and word[1:].isdecimal():

@@ -1,10 +1,10 @@
-"""Will a model fit this machine's memory? Computed from configurations alone, before anything is read or downloaded.
+"""The memory that a model needs, from configurations alone: known before anything is read or downloaded.
 
     weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
-    K/V          full layers hold every position of the context, sliding ones a ring of window + 64 rows; with
-                 `--kv-bits` the full ones are packed, and one at a time unpacked for a chunk
-    snapshots    in a conversation: copies of the rings, to which its next turns go back
-    activations  what one chunk of the prompt needs (`models/chunks.py`)
+    KV cache     full layers hold every position of the context, sliding ones a ring of window + 64 rows; with
+                 `--kv-bits` the full ones are quantized, and one at a time dequantized for a chunk
+    snapshots    in a conversation: copies of the rings, to which its next turns rewind
+    activations  of one chunk of the prompt (`models/chunks.py`)
 
 `tests/hub/test_fit.py` compares the sum with MLX's own peak. Width: on a GPU as stored, on a CPU float32.
 """
@@ -52,9 +52,9 @@ def need(
     turns: bool = False,
     kv_bits: int | None = None,
 ) -> Need:
-    """Bytes at the peak of a conversation of `context` tokens that was read as one prompt.
+    """Return the bytes at the peak of a conversation of `context` tokens that was read as one prompt.
 
-    `cpu`: whether MLX computes on the CPU (None: as on this machine). `turns`: with its snapshots. `kv_bits`: as
+    `cpu`: MLX computes on the CPU (None: as on this machine). `turns`: with its snapshots. `kv_bits`: as
     `--kv-bits`; raises LoadError where it cannot be.
     """
     on_cpu = computes_on_cpu() if cpu is None else cpu
@@ -70,7 +70,7 @@ def need(
 
 
 def weight_bytes(config: ModelConfig, cpu: bool) -> int:
-    """Bytes of a loaded network."""
+    """Return the bytes of a loaded network."""
     plain = 4 if cpu else 2
     pack = config.quantization
     if config.is_drafter and pack is None and not cpu and parameter_count(config) >= QUANTIZED_DRAFTER_FROM:
@@ -84,7 +84,7 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
 
 
 def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None = None) -> int:
-    """Bytes of keys and values at `context` positions, `width` bytes a value; `kv_bits` in full layers."""
+    """Return the bytes of keys and values at `context` positions, `width` bytes a value; `kv_bits` in full layers."""
     capacity = _capacity(context)
     rows = {FULL: capacity, SLIDING: min(capacity, config.window + SLACK)}
     row = {kind: _entries(config, kind) * width for kind in rows}
@@ -96,12 +96,12 @@ def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | No
 
 
 def unpacked_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None) -> int:
-    """Bytes of the keys and values of one layer that a chunk of the prompt unpacks: at most both are there at once."""
+    """Return the bytes of the layer's keys and values that a chunk dequantizes: at most both are there at once."""
     return 0 if kv_bits is None else _entries(config, FULL) * context * width
 
 
 def snapshot_bytes(config: ModelConfig, context: int, width: int) -> int:
-    """Bytes of the snapshots that a conversation of `context` positions keeps (`decode/snapshots.py`)."""
+    """Return the bytes of the snapshots of a conversation of `context` positions (`decode/snapshots.py`)."""
     rings = config.layer_types[: own_layers(config)].count(SLIDING)
     one = rings * _entries(config, SLIDING) * min(_capacity(context), config.window + SLACK) * width
     return one * max(1, min(SNAPSHOTS, SNAPSHOT_BYTES // one)) if one else 0
@@ -113,12 +113,12 @@ def _capacity(context: int) -> int:
 
 
 def _entries(config: ModelConfig, kind: str) -> int:
-    """Key and value entries of a row of a layer of `kind`."""
+    """Return the key and value entries of a row of a layer of `kind`."""
     return 2 * config.kv_heads(kind) * config.head_dim(kind)
 
 
 def computes_on_cpu() -> bool:
-    """Whether MLX has no GPU to compute on: everywhere but on a Mac, unless the CUDA build is installed."""
+    """Return True if MLX has no GPU to compute on: everywhere but on a Mac, unless the CUDA build is installed."""
     if sys.platform == "darwin":
         return False
     from importlib.util import find_spec
@@ -129,15 +129,15 @@ def computes_on_cpu() -> bool:
 
 
 def machine_memory() -> int:
-    """Bytes of physical memory."""
+    """Return the bytes of physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def usable(memory: int) -> int:
-    """Bytes of `memory` a model may take: Metal's recommended working set, 2/3 of a Mac below 36 GiB, else 3/4."""
+    """Return the bytes that a model may take: Metal's recommended working set, 2/3 of a Mac below 36 GiB, else 3/4."""
     return memory * 2 // 3 if sys.platform == "darwin" and memory < _LARGE_MAC else memory * 3 // 4
 
 
 def fits(weights: int, memory: int) -> bool:
-    """Whether `weights` bytes of target and drafter can be used on a machine with `memory` bytes."""
+    """Return True if `weights` bytes of target and drafter can be used on a machine with `memory` bytes."""
     return weights + OVERHEAD <= usable(memory)

@@ -22,6 +22,10 @@ EFFICIENCY = 0.7
 KERNEL = 4e-6  # seconds
 ROW = 0.16  # of reading, for each further verified row: 4-bit products of four rows cost 1.47 of one on an M4 Pro
 ACCEPTANCE = 0.65  # for each draft token after accepted ones: between prose (0.31 to 0.75) and code (0.66 to 1)
+HIGH_ACCEPTANCE = 0.8
+
+LOW, HIGH = 0.6, 1.4
+"""Bounds around a prediction: six public figures are 0.64 to 1.32 times what is predicted for them."""
 
 _PER_LAYER, _PER_LAYER_INPUT, _PER_ROUTER = 17, 5, 21  # kernels of a layer, and what these parts add to it
 _PER_PASS, _PER_DRAFT_LAYER = 15, 25
@@ -29,23 +33,35 @@ _PER_PASS, _PER_DRAFT_LAYER = 15, 25
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Predicted tokens per second without and with the drafter; `drafted` None where there is none."""
+    """Predicted tokens per second without and with the drafter, each with its bounds; None where there is none."""
 
     plain: float
-    drafted: float | None
+    plain_low: float
+    plain_high: float
+    drafted: float | None = None
+    drafted_low: float | None = None
+    drafted_high: float | None = None
+
+    def __str__(self) -> str:
+        text = f"about {self.plain_low:.0f} to {self.plain_high:.0f} tok/s"
+        if self.drafted is None:
+            return text
+        return f"{text}, {self.drafted_low:.0f} to {self.drafted_high:.0f} with the drafter"
 
 
 def predict(target: ModelConfig, drafter: ModelConfig | None, bandwidth: float, draft: int = 3) -> Speed:
-    """The prediction for a chip that reads `bandwidth` bytes per second, drafting `draft` tokens a round."""
+    """Predict for a chip that reads `bandwidth` bytes per second, drafting `draft` tokens a round."""
     plain = 1 / round_seconds(target, None, bandwidth, 0)
+    bounds = LOW * plain, HIGH * plain
     if drafter is None:
-        return Speed(plain, None)
-    drafted = expected_tokens(draft, ACCEPTANCE) / round_seconds(target, drafter, bandwidth, draft)
-    return Speed(plain, max(drafted, plain))  # a drafter that loses is parked
+        return Speed(plain, *bounds)
+    seconds = round_seconds(target, drafter, bandwidth, draft)
+    usual, best = (max(plain, expected_tokens(draft, share) / seconds) for share in (ACCEPTANCE, HIGH_ACCEPTANCE))
+    return Speed(plain, *bounds, usual, bounds[0], HIGH * best)  # a drafter that loses is parked
 
 
 def round_seconds(target: ModelConfig, drafter: ModelConfig | None, bandwidth: float, draft: int) -> float:
-    """Seconds of a round with `draft` draft tokens; without a drafter, of a plain pass."""
+    """Return the seconds of a round with `draft` draft tokens; without a drafter, of a plain pass."""
     reach = bandwidth * EFFICIENCY
     rows = draft + 1 if drafter is not None else 1
     read = read_per_token(target, rows) + ROW * (rows - 1) * read_per_token(target)
@@ -58,12 +74,12 @@ def round_seconds(target: ModelConfig, drafter: ModelConfig | None, bandwidth: f
 
 
 def expected_tokens(draft: int, acceptance: float) -> float:
-    """Tokens of a round if each draft token after accepted ones is accepted with this probability."""
+    """Return the tokens of a round in which each draft token after accepted ones has this chance to be accepted."""
     return sum(acceptance**i for i in range(draft + 1))
 
 
 def kernels(config: ModelConfig) -> int:
-    """Kernels of a target's plain pass or of one draft step."""
+    """Count the kernels of a target's plain pass or of one draft step."""
     layers = len(config.layer_types)
     if config.is_drafter:
         return _PER_DRAFT_LAYER * layers
@@ -76,9 +92,9 @@ def kernels(config: ModelConfig) -> int:
 
 
 def read_per_token(config: ModelConfig, rows: int = 1) -> int:
-    """Bytes of weights that `rows` tokens at once make the target read: no lookup tables, only chosen experts.
+    """Return the bytes of weights that the target reads for `rows` tokens: no lookup tables, only chosen experts.
 
-    Several rows are taken to choose independently of each other, which is more than they need.
+    Rows are taken to choose independently of each other, which is more than they need.
     """
     chosen = 1.0
     if config.text.get("enable_moe_block"):
@@ -94,7 +110,7 @@ def read_per_token(config: ModelConfig, rows: int = 1) -> int:
 
 
 def _drafter_read(config: ModelConfig) -> int:
-    """A centroid head reads the rows of 32 of its 2048 centroids instead of the whole table."""
+    """Return the bytes of a draft step; a centroid head reads the rows of 32 of its 2048 centroids, not its table."""
     size = weight_bytes(config, cpu=False)
     if config.raw.get("use_ordered_embeddings"):
         size -= config.vocab_size * (config.hidden_size * 2 + 4) * 63 // 64

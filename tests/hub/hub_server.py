@@ -67,6 +67,7 @@ class Served:
     path: str
     range: str | None
     token: str | None
+    agent: str | None
     sent: int = 0
 
 
@@ -170,7 +171,8 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
-        self.record = Served(self.command, path, self.headers.get("Range"), token)
+        agent = self.headers.get("User-Agent")
+        self.record = Served(self.command, path, self.headers.get("Range"), token, agent)
         self.hub.served.append(self.record)
         fault = self.hub.take_fault(path, body=False)
         try:

@@ -21,9 +21,9 @@ from mlxmtp.convert import run as carrying_out
 from mlxmtp.convert import slices as slices_module
 from mlxmtp.convert import tasks as tasks_module
 from mlxmtp.convert.compare import Agreement, compare
-from mlxmtp.convert.plan import Conversion, plan_conversion
+from mlxmtp.convert.plan import ConversionPlan, plan_conversion
 from mlxmtp.convert.recipe import Recipe, make_recipe
-from mlxmtp.convert.run import Journal, Watch, convert
+from mlxmtp.convert.run import StepJournal, Watch, convert
 from mlxmtp.decode.compile import Rounds
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ConversionError, LoadError, MlxmtpError, UsageError
@@ -44,7 +44,7 @@ def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rounds, "_ask", lambda *_: None)  # none are built behind these tests
 
 
-def plan(source: Path, dest: Path, recipe: Recipe | None = None, *, drafter: bool = True) -> Conversion:
+def plan(source: Path, dest: Path, recipe: Recipe | None = None, *, drafter: bool = True) -> ConversionPlan:
     chosen = make_recipe({}) if recipe is None else recipe
     return plan_conversion(source / "target", source / "drafter" if drafter else None, dest, chosen, origin="test")
 
@@ -107,7 +107,7 @@ def test_a_trained_model_stays_close_to_itself(bits: int, most: float, tmp_path:
     assert weight_bytes(read_config(dest), cpu=False) == pytest.approx(stored, rel=0.01)
 
 
-def steps(plan: Conversion) -> int:
+def steps(plan: ConversionPlan) -> int:
     return sum(1 for part in plan.parts for _ in part.steps())
 
 
@@ -137,7 +137,7 @@ def test_ctrl_c_before_every_step_and_the_result_is_the_same(tmp_path: Path, mon
     assert total > len(plan(FOLDER / "31b", dest).parts[0].tasks)
     for done in range(total):
         with monkeypatch.context() as patch:
-            interrupt_at(patch, slices_module, "pack", 1 if done else 0)
+            interrupt_at(patch, slices_module, "convert_slice", 1 if done else 0)
             fresh: list[bool] = []
             with pytest.raises(KeyboardInterrupt):
                 convert(plan(FOLDER / "31b", dest), watch=seen(fresh))
@@ -195,11 +195,11 @@ SLOWED = """
 import sys, time
 from mlxmtp.convert import tasks as tasks_module
 from mlxmtp.convert import slices as slices_module
-real, tasks_module.SLICE = slices_module.pack, 4096
+real, tasks_module.SLICE = slices_module.convert_slice, 4096
 def slowly(step):
     time.sleep(0.004)
     return real(step)
-slices_module.pack = slowly
+slices_module.convert_slice = slowly
 from mlxmtp.cli.app import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -263,7 +263,7 @@ def test_two_processes_do_not_write_one_result(process: subprocess.Popen[str], t
 
 def half_done(dest: Path, monkeypatch: pytest.MonkeyPatch, count: int = 30) -> Path:
     with monkeypatch.context() as patch:
-        interrupt_at(patch, slices_module, "pack", count)
+        interrupt_at(patch, slices_module, "convert_slice", count)
         with pytest.raises(KeyboardInterrupt):
             convert(plan(FOLDER / "e2b", dest))
     return dest.with_name(f"{dest.name}.partial")
@@ -297,7 +297,7 @@ def test_a_changed_source_starts_over(tmp_path: Path, monkeypatch: pytest.Monkey
     source, dest = tmp_path / "source", tmp_path / "made"
     shutil.copytree(FOLDER / "e2b", source)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, slices_module, "pack", 30)
+        interrupt_at(patch, slices_module, "convert_slice", 30)
         with pytest.raises(KeyboardInterrupt):
             convert(plan(source, dest))
     os.utime(source / "target" / "model.safetensors", (1, 1))
@@ -305,17 +305,17 @@ def test_a_changed_source_starts_over(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_journal_cut_off_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal", "f" * 64) as journal:
+    with StepJournal.open(tmp_path / "journal", "f" * 64) as journal:
         for checksum in (1, 2, 0xFFFFFFFF):
             journal.add(checksum)
     whole = (tmp_path / "journal").read_bytes()
     for length in range(len(whole) + 1):
         (tmp_path / "journal").write_bytes(whole[:length])
-        with Journal(tmp_path / "journal", "f" * 64) as journal:
+        with StepJournal.open(tmp_path / "journal", "f" * 64) as journal:
             assert journal.checksums == [1, 2, 0xFFFFFFFF][: max(0, (length - 65) // 9)]
             journal.add(7)
             kept = [*journal.checksums]
-        with Journal(tmp_path / "journal", "f" * 64) as journal:
+        with StepJournal.open(tmp_path / "journal", "f" * 64) as journal:
             assert journal.checksums == kept
             assert journal.stale is False
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 import mlxmtp
+from mlxmtp.app.conversion import find_source
 from mlxmtp.convert import slices as slices_module
 from mlxmtp.convert.recipe import make_recipe
-from mlxmtp.convert.sources import find_master
 from mlxmtp.decode.compile import Rounds
 from mlxmtp.errors import LoadError
-from mlxmtp.hub.converted import master_of
 from mlxmtp.hub.registry import entries
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.models.config import read_config
@@ -202,7 +201,7 @@ def test_an_interrupted_conversion_is_listed_and_can_be_removed(here: Here, monk
     repo = publish_family(here.hub, "e2b")
     assert here.call("pull", repo)[0] == 0
     with monkeypatch.context() as patch:
-        interrupt_at(patch, slices_module, "pack", 30)
+        interrupt_at(patch, slices_module, "convert_slice", 30)
         code, _, err = here.call("convert", repo)
     assert code == 130
     assert "The same command goes on from here" in err
@@ -216,8 +215,8 @@ def test_an_interrupted_conversion_is_listed_and_can_be_removed(here: Here, monk
 
 
 def test_what_does_not_fit_is_not_compared_and_said_so(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(this_machine(), room=100_000)
-    monkeypatch.setattr("mlxmtp.machine.chip.this_machine", lambda: small)
+    small = replace(this_machine(), usable=100_000)
+    monkeypatch.setattr("mlxmtp.convert.compare.this_machine", lambda: small)
     target = FOLDER / "e2b" / "target"
     code, _, err = here.call("convert", str(target), str(here.folder / "out"))
     assert code == 0
@@ -231,12 +230,12 @@ def test_what_does_not_fit_is_not_compared_and_said_so(here: Here, monkeypatch: 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 def test_every_alias_has_16_bit_weights_of_googles(entry) -> None:
-    assert master_of(entry).startswith("google/gemma-4-")
-    assert master_of(entry).endswith("-it-qat-q4_0-unquantized" if entry.variant == "qat" else "-it")
-    master = find_master(entry.name)
-    assert master.repo == master_of(entry)
-    recipe = make_recipe(master.recipe, qat=master.qat)
-    assert master.result_name(recipe) == f"{entry.family}-{entry.variant}"
+    assert entry.source_repo.startswith("google/gemma-4-")
+    assert entry.source_repo.endswith("-it-qat-q4_0-unquantized" if entry.variant == "qat" else "-it")
+    source = find_source(entry.name)
+    assert source.repo == entry.source_repo
+    recipe = make_recipe(source.recipe, qat=source.qat)
+    assert source.result_name(recipe) == f"{entry.family}-{entry.variant}"
 
 
 @pytest.mark.parametrize(
@@ -250,8 +249,8 @@ def test_every_alias_has_16_bit_weights_of_googles(entry) -> None:
     ],
 )
 def test_names_of_results(name, flags, wanted) -> None:
-    master = find_master(name)
-    assert master.result_name(make_recipe(flags, qat=master.qat)) == wanted
+    source = find_source(name)
+    assert source.result_name(make_recipe(flags, qat=source.qat)) == wanted
 
 
 def test_a_folder_that_only_has_the_name_of_an_alias_does_not_become_it(here: Here) -> None:
@@ -267,4 +266,4 @@ def test_a_folder_that_only_has_the_name_of_an_alias_does_not_become_it(here: He
 
 def test_packed_aliases_are_named_with_their_source() -> None:
     with pytest.raises(LoadError, match=r"already quantized.*mlxmtp convert 12b:8bit"):
-        find_master("mlx-community/gemma-4-12B-it-8bit")
+        find_source("mlx-community/gemma-4-12B-it-8bit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -115,7 +116,7 @@ def test_a_file_that_rotted_on_this_disk_is_fetched_again(here: Here) -> None:
 
 def test_a_file_that_another_pull_finishes_at_this_moment_is_taken(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the partial file and locking it: what is locked then is the finished one."""
-    weights, claim = publish_large(here.hub), download._claim
+    weights, claim = publish_large(here.hub), download._lock
 
     def finished(stream: BinaryIO, path: Path) -> None:
         if path.name.startswith(sha256(weights)):
@@ -123,7 +124,7 @@ def test_a_file_that_another_pull_finishes_at_this_moment_is_taken(here: Here, m
             path.replace(path.with_suffix(""))
         claim(stream, path)
 
-    monkeypatch.setattr(download, "_claim", finished)
+    monkeypatch.setattr(download, "_lock", finished)
     code, _, err = here.call("pull", "org/large")
     assert code == 0, err
     assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
@@ -163,6 +164,18 @@ def test_access(
     if sentence:
         assert sentence in error_of(err)
         assert not here.cached("org/e2b").folder.exists()
+
+
+def test_requests_tell_what_asks_and_not_what_runs_it(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own headers name the program around it, after looking it up."""
+    publish_family(here.hub, "e2b")
+    for name in ("CLAUDECODE", "AI_AGENT", "CURSOR_TRACE_ID"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    assert here.call("pull", "org/e2b")[0] == 0
+    agents = {item.agent for item in here.hub.served}
+    assert len(agents) == 1
+    assert re.fullmatch(r"mlxmtp/\S+; hf_hub/[\d.]+\S*", agents.pop() or "")
 
 
 def test_a_forbidden_repository(here: Here) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.convert.run import Journal
+from mlxmtp.convert.run import StepJournal
 
 HEAD = "f" * 64
 
 
 def journal(path: Path, *checksums: int) -> None:
-    with Journal(path, HEAD) as made:
+    with StepJournal.open(path, HEAD) as made:
         for checksum in checksums:
             made.add(checksum)
 
@@ -26,7 +26,7 @@ def test_what_a_power_cut_left_behind_the_last_whole_line_is_passed_over(tmp_pat
     journal(path, 1, 2, 3)
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
-    with Journal(path, HEAD) as again:
+    with StepJournal.open(path, HEAD) as again:
         assert (again.checksums, again.stale) == ([1, 2, 3], False)
         again.add(4)
     assert path.read_bytes() == whole + b"00000004\n"

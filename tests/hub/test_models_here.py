@@ -14,7 +14,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 
 from mlxmtp.app import open as open_
-from mlxmtp.cli.commands.pull import offer
+from mlxmtp.cli.obtain import offer
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import ModelNotFound
 from mlxmtp.hub.cache import Records
@@ -168,7 +168,7 @@ def test_a_removal_keeps_a_drafter_that_another_model_uses(here: Here, monkeypat
     drafter = Repo("org/drafter", None)
     known = [Entry(name, "One", Repo(f"org/{name}", None), drafter, "e2b", "4bit", 2) for name in ("one", "two")]
     found = lambda name: next((e for e in known if name in (e.name, e.target.repo)), None)  # noqa: E731
-    for place in ("cli.pull", "hub.plan", "hub.store", "hub.inventory", "hub.removal"):
+    for place in ("app.models", "hub.plan", "hub.store", "hub.inventory", "hub.removal"):
         monkeypatch.setattr(f"mlxmtp.{place}.find_entry", found)
     for name in ("one", "two"):
         assert here.call("pull", name)[0] == 0
@@ -284,7 +284,7 @@ def test_doctor(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ask_refuses_a_model_that_cannot_fit_unless_forced(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     real = this_machine()
-    monkeypatch.setattr(open_, "this_machine", lambda: replace(real, room=2_000_000))
+    monkeypatch.setattr(open_, "this_machine", lambda: replace(real, usable=2_000_000))
     monkeypatch.setattr("sys.stdin", None)
     code, out, err = here.call("ask", "-m", "pocket", "Hi")
     assert (code, out) == (1, "")

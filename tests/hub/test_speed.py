@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from mlxmtp.cli.app import main
 from mlxmtp.hub.registry import Entry, find_entry
 from mlxmtp.machine.chip import Machine, parse_chip, this_machine
-from mlxmtp.machine.speed import EFFICIENCY, KERNEL, kernels, predict, read_per_token, round_seconds
+from mlxmtp.machine.speed import EFFICIENCY, HIGH, KERNEL, LOW, kernels, predict, read_per_token, round_seconds
 
 
 def entry(name: str) -> Entry:
@@ -33,7 +36,7 @@ def test_chips(name: str, generation: int | None, tier: str, speed: float | None
 def test_this_machine_knows_itself() -> None:
     machine = this_machine()
     assert machine.chip
-    assert 0 < machine.room <= machine.memory
+    assert 0 < machine.usable <= machine.memory
 
 
 # Public single-stream figures of other engines, all whose chip is known: GB/s, model, kernels of a plain pass over
@@ -52,7 +55,31 @@ def test_predictions_are_of_the_size_that_others_measured(
     bandwidth: int, name: str, launched: int, measured: float, most: float
 ) -> None:
     reading = read_per_token(entry(name).target_config()) / (bandwidth * 1e9 * EFFICIENCY)
-    assert 1 / (reading + KERNEL * launched) == pytest.approx(measured, rel=most)
+    predicted = 1 / (reading + KERNEL * launched)
+    assert predicted == pytest.approx(measured, rel=most)
+    assert LOW * predicted < measured < HIGH * predicted
+
+
+def test_a_prediction_is_a_range(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At worst the drafter is parked, at best four of five draft tokens are accepted."""
+    speed = predict(entry("31b").target_config(), entry("31b").drafter_config(), 819e9)
+    assert speed.drafted is not None
+    assert (speed.plain_low, speed.plain_high) == (LOW * speed.plain, HIGH * speed.plain)
+    assert speed.drafted_low == speed.plain_low
+    assert speed.drafted_high is not None
+    assert HIGH * speed.drafted < speed.drafted_high < 2 * HIGH * speed.drafted
+    mac = Machine("macOS 15.1", "Apple M3 Ultra", 3, "Ultra", 64 << 30, 48 << 30, None)
+    for place in ("models", "doctor"):
+        monkeypatch.setattr(f"mlxmtp.app.{place}.this_machine", lambda: mac)
+    assert main(["show", "pocket", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["prediction"]
+    assert list(shown) == ["plain", "plain_low", "plain_high", "drafted", "drafted_low", "drafted_high"]
+    assert main(["show", "pocket"]) == 0
+    said = f"about {shown['plain_low']:.0f} to {shown['plain_high']:.0f} tok/s, "
+    said += f"{shown['drafted_low']:.0f} to {shown['drafted_high']:.0f} with the drafter"
+    assert capsys.readouterr().out.endswith(f"\nPredicted from the memory's speed, not measured: {said}\n")
+    main(["doctor"])
+    assert f"predicted {said}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("bandwidth", "name"), [(819, "31b"), (614, "12b"), (614, "26b")])

@@ -11,7 +11,7 @@ import pytest
 from mlxmtp.convert import slices as pack_module
 from mlxmtp.convert import tasks as tasks_module
 from mlxmtp.convert.recipe import Recipe, make_recipe
-from mlxmtp.convert.slices import as_array, as_bytes, check_values, pack
+from mlxmtp.convert.slices import as_array, as_bytes, check_values, convert_slice
 from mlxmtp.convert.tasks import Task, make_tasks, slices
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config import read_config
@@ -41,7 +41,7 @@ def random(*shape: int, dtype: mx.Dtype = mx.bfloat16) -> mx.array:
 
 def run(task: Task) -> dict[str, mx.array]:
     """Everything that a task writes, put together from its slices."""
-    pieces = [pack(step) for step in slices(task)]
+    pieces = [convert_slice(step) for step in slices(task)]
     assert all(check_values(step, data) for step, data in zip(slices(task), pieces, strict=True))
     joined = [b"".join(part) for part in zip(*pieces, strict=True)]
     return {
@@ -161,7 +161,7 @@ def test_the_largest_numbers_are_still_numbers(dtype):
 def test_scales_that_are_no_numbers_are_seen(flags):
     task = golden_tasks("31b", make_recipe(flags))["language_model.model.layers.0.mlp.up_proj.weight"]
     (step,) = slices(task)
-    weight, scales, *biases = pack(step)
+    weight, scales, *biases = convert_slice(step)
     assert check_values(step, [weight, scales, *biases])
     code = b"\xc0\x7f" if task.parts[1].dtype == "BF16" else b"\x7f" if flags == {"mode": "nvfp4"} else b"\xff"
     assert not check_values(step, [weight, code + scales[len(code) :], *biases])

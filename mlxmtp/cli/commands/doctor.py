@@ -1,4 +1,4 @@
-"""`mlxmtp doctor`: what this machine has and lacks."""
+"""`mlxmtp doctor`: checks of this machine."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def doctor(
     Exit code 1 if something has to be repaired.
     """
     from mlxmtp.app.doctor import examine
-    from mlxmtp.hub.store import Store
+    from mlxmtp.app.models import Models
 
     loaded, out = begin(ctx)
     checks = []
-    for check in examine(Store(loaded.places, loaded.aliases), loaded.places):
+    for check in examine(Models(loaded)):
         checks.append(check)
         if json:
             continue

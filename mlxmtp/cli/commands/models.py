@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin, can_ask
 from mlxmtp.errors import UsageError
-from mlxmtp.hub.store import Store
-from mlxmtp.units import format_bytes
+from mlxmtp.units import ago, format_bytes, format_count
 
 if TYPE_CHECKING:
+    from mlxmtp.app.models import DrafterReport, Listing, ModelReport
     from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.hub.inventory import Available, Model
-    from mlxmtp.settings import Loaded
-
-_CONTEXTS = (4096, 32768, 131072)
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
@@ -38,30 +35,23 @@ def ls(
       mlxmtp ls --all
       mlxmtp ls -q | xargs -n 1 mlxmtp show
     """
-    from mlxmtp.hub import inventory
-    from mlxmtp.machine.chip import this_machine
+    from mlxmtp.app.models import Models
+    from mlxmtp.cli.terminal.presenters import as_json
 
     loaded, out = begin(ctx)
-    store = Store(loaded.places, loaded.aliases)
-    models = inventory.installed(store, loaded.places)
-    others = inventory.available(models) if every else []
-    default = _default_name(loaded, store)
+    listing = Models(loaded).listing(every=every)
     if names:
-        out.write("".join(f"{name}\n" for name in [*(m.name for m in models), *(o.entry.name for o in others)]))
+        out.write("".join(f"{model.name}\n" for model in listing.models))
         return
-    room = this_machine().room
     if json:
-        table = [inventory.as_table(model, model.name == default, room) for model in models]
-        table += [inventory.available_as_table(one, room) for one in others]
-        _write_json(out, {"models": table, "total_bytes": inventory.total_size(models)})
+        out.write(as_json(listing.to_json()))
         return
-    _show_list(out, models, others, default, room if every else None)
-    out.line(
-        f"{len(models)} model{'s' if len(models) != 1 else ''}, {format_bytes(inventory.total_size(models))} on disk"
-    )
-    for repo, size in inventory.unfinished(store, loaded.places):
-        out.line(f"Unfinished: {repo} ({format_bytes(size)}). Go on with mlxmtp pull, or mlxmtp rm {repo}.")
-    for name, size in inventory.unfinished_conversions(loaded.places):
+    _show_list(out, listing, memory=every)
+    count = sum(model.modified is not None for model in listing.models)
+    out.line(f"{count} model{'s' if count != 1 else ''}, {format_bytes(listing.total_bytes)} on disk")
+    for name, size in listing.unfinished_downloads:
+        out.line(f"Unfinished: {name} ({format_bytes(size)}). Go on with mlxmtp pull, or mlxmtp rm {name}.")
+    for name, size in listing.unfinished_conversions:
         out.line(f"Unfinished: {name} ({format_bytes(size)}). Go on with mlxmtp convert, or mlxmtp rm {name}.")
 
 
@@ -78,15 +68,15 @@ def show(
       mlxmtp show e2b
       mlxmtp show pocket --json
     """
-    from mlxmtp.cli.terminal.figures import model_sheet, show_sheet
+    from mlxmtp.app.models import Models
+    from mlxmtp.cli.terminal.presenters import as_json
 
     loaded, out = begin(ctx)
-    store = Store(loaded.places, loaded.aliases)
-    sheet = model_sheet(store, loaded.places, name, _CONTEXTS)
+    report = Models(loaded).report(name)
     if json:
-        _write_json(out, sheet)
+        out.write(as_json(asdict(report)))
     else:
-        show_sheet(out, sheet)
+        _show_report(out, report)
 
 
 @takes("rm", "... no_color debug")
@@ -105,66 +95,90 @@ def rm(
     Removes every revision of the repository in the Hugging Face cache, which other tools share. A drafter that another
     model uses stays.
     """
-    from mlxmtp.hub.removal import plan_removal, remove
+    from mlxmtp.app.models import Models
 
     loaded, out = begin(ctx)
-    removal = plan_removal(name, Store(loaded.places, loaded.aliases), loaded.places)
-    for item in removal.items:
+    models = Models(loaded)
+    plan = models.plan_removal(name)
+    for item in plan.folders:
         more = f", {len(item.commits)} revisions" if len(item.commits) > 1 else ""
         out.line(f"{format_bytes(item.size):>8}  {item.name}{more}")
-    for kept in removal.kept:
-        out.line(f"{'stays':>8}  {kept}, another model uses it")
+    for drafter in plan.shared:
+        out.line(f"{'stays':>8}  {drafter}, another model uses it")
     if not yes:
         if not can_ask(out):
             raise UsageError("There is nobody to ask: confirm with -y.")
-        if not typer.confirm(f"Remove {format_bytes(removal.size)}?", default=False, err=True):
+        if not typer.confirm(f"Remove {format_bytes(plan.size)}?", default=False, err=True):
             out.line("Nothing was removed.")
             return
-    remove(removal, loaded.places)
-    out.write(f"{format_bytes(removal.size)} freed.\n")
+    models.remove(plan)
+    out.write(f"{format_bytes(plan.size)} freed.\n")
 
 
-def _default_name(loaded: Loaded, store: Store) -> str:
-    if loaded.settings.model is not None:
-        return loaded.settings.model
-    found = store.default()
-    return "pocket" if found is None else found.name
-
-
-def _show_list(out: Output, models: list[Model], others: list[Available], default: str, room: int | None) -> None:
+def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
     from mlxmtp.cli.terminal.table import show_table
-    from mlxmtp.hub import inventory
-    from mlxmtp.models.tensors import parameter_count
-    from mlxmtp.units import ago, format_count
 
-    now = time.time()
-    rows = []
-    for model in models:
-        row = [model.name + ("*" if model.name == default else "")]
-        row += [
-            format_count(parameter_count(model.config)),
-            inventory.quantization(model.config),
-            format_bytes(model.size),
+    now, rows = time.time(), []
+    for model in listing.models:
+        needed, size = model.needs(), model.size
+        row = [
+            f"{model.name}*" if model.modified and model.name == listing.default else model.name,
+            format_count(model.parameters),
+            model.quantization,
+            f"~{format_bytes(needed.target)}" if size is None else format_bytes(size),
         ]
-        row += ["no" if model.drafter_config is None else inventory.quantization(model.drafter_config)]
-        rows.append([*row, ago(model.modified, now), *_verdict(model, room)])
-    for one in others:
-        config, size = one.entry.target_config(), one.entry.size or one.entry.target.size
-        row = [one.entry.name, format_count(parameter_count(config)), inventory.quantization(config)]
-        row += [f"~{format_bytes(one.needs().target)}" if size is None else format_bytes(size), "yes", "not here"]
-        rows.append([*row, *_verdict(one, room)])
-    header = ["NAME", "PARAMS", "QUANT", "SIZE", "DRAFTER", "MODIFIED"] + (["MEMORY"] if room is not None else [])
+        row += (
+            ["yes", "not here"]
+            if model.modified is None
+            else [model.drafter_quantization or "no", ago(model.modified, now)]
+        )
+        if memory:
+            row.append(f"{format_bytes(needed.total)}, {_verdict(needed.total <= listing.usable)}")
+        rows.append(row)
+    header = ["NAME", "PARAMS", "QUANT", "SIZE", "DRAFTER", "MODIFIED", *(["MEMORY"] if memory else [])]
     show_table(out, header, rows, right=(1, 3))
 
 
-def _verdict(one: Model | Available, room: int | None) -> list[str]:
-    if room is None:
-        return []
-    needed = one.needs().total
-    return [f"{format_bytes(needed)}, {'fits' if needed <= room else 'does not fit'}"]
+def _show_report(out: Output, report: ModelReport) -> None:
+    from mlxmtp.cli.terminal.table import show_table
+
+    revision = f" @ {report.revision[:12]}{' (pinned)' if report.pinned else ''}" if report.revision else ""
+    out.write(f"{report.name}: {report.repo or report.folder}{revision}\n")
+    parameters = f"{format_count(report.parameters)} parameters"
+    out.write(f"{parameters}, {report.quantization}, context {report.context} tokens\n")
+    if report.conversion is not None:
+        line, same = f"Converted here from {report.conversion['target']['source']}", report.conversion.get("compared")
+        if same:
+            line += f"; on {same['tokens']} tokens mean KL {same['kl']:.4f}"
+            line += f", {100 * same['top1']:.1f} % same likeliest token"
+        out.write(f"{line}\n")
+    out.write("\n")
+    _show_files(out, "Target", report)
+    if report.drafter is None:
+        out.write("No drafter is here: it decodes without one.\n\n")
+    else:
+        _show_files(out, f"Drafter: {report.drafter.name}", report.drafter)
+    out.write("Memory\n")
+    rows = []
+    for row in report.memory:
+        sizes = map(format_bytes, (row.target, row.drafter, row.cache, row.activations, row.total))
+        rows.append([f"{row.context // 1024}k", *sizes, _verdict(row.fits)])
+    header = ["CONTEXT", "TARGET", "DRAFTER", "K/V", "PROMPT", "TOTAL", "HERE"]
+    show_table(out, header, rows, right=(1, 2, 3, 4, 5))
+    if report.prediction is not None:
+        out.write(f"\nPredicted from the memory's speed, not measured: {report.prediction}\n")
 
 
-def _write_json(out: Output, value: dict[str, Any]) -> None:
-    from mlxmtp.cli.terminal.presenters import as_json
+def _show_files(out: Output, title: str, part: ModelReport | DrafterReport) -> None:
+    from mlxmtp.cli.terminal.table import show_table
 
-    out.write(as_json(value))
+    out.write(f"{title}, {format_bytes(sum(file.bytes for file in part.files))} in {len(part.files)} files\n")
+    show_table(out, ["FILE", "SIZE"], [[file.name, format_bytes(file.bytes)] for file in part.files], right=(1,))
+    out.write("\n")
+    rows = [[row.kind, format_count(row.parameters), row.storage, format_bytes(row.bytes)] for row in part.modules]
+    show_table(out, ["MODULES", "PARAMS", "STORED AS", "SIZE"], rows, right=(1, 3))
+    out.write("\n")
+
+
+def _verdict(fits: bool) -> str:
+    return "fits" if fits else "does not fit"

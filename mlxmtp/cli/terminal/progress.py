@@ -1,4 +1,4 @@
-"""How far a download, a conversion or a benchmark is, how fast it goes and how long it will take."""
+"""Progress of downloads, conversions, prefill and benchmarks: the share done, the speed, the time left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WINDOW = 10.0  # seconds over which speed is measured
 
 
 class DownloadProgress:
-    """Counts bytes of `total`; a line that changes on a terminal, one line now and then elsewhere."""
+    """Counts bytes; on a terminal a line that changes, elsewhere a line now and then. `doing` stands before it."""
 
     def __init__(
         self, out: Output, total: int, clock: Callable[[], float] = time.monotonic, *, doing: str | None = None
@@ -26,7 +26,7 @@ class DownloadProgress:
         self._shown_at = clock()
 
     def count(self, size: int, over_network: bool) -> None:
-        """`size` more bytes are right here now; those that did not come over the network do not count as speed."""
+        """Add `size` bytes that are here and right; only those over the network count as speed."""
         now = self._clock()
         self._have = max(0, self._have + size)
         if over_network:

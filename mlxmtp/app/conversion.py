@@ -1,0 +1,167 @@
+"""One conversion from a request to a model: the weights it needs, its plan, and carrying it out.
+
+conversion = Conversion(models, ConversionRequest("e2b:qat"))
+if conversion.to_download: ...                      # that repository, with its drafter if conversion.wants_drafter
+plan = conversion.plan()
+conversion.carry_out(plan)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxmtp.app.models import Models
+from mlxmtp.convert.plan import ConversionPlan, check_free, plan_conversion
+from mlxmtp.convert.recipe import Recipe, make_recipe
+from mlxmtp.convert.run import ConversionResult, Watch, convert
+from mlxmtp.errors import LoadError, MlxmtpError
+from mlxmtp.hub.registry import entries, find_entry
+from mlxmtp.hub.store import Checkpoint
+
+if TYPE_CHECKING:
+    from mlxmtp.convert.run import Compare
+
+
+_BITS = {"4bit": 4, "8bit": 8, "bf16": 16, "qat": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Published weights: `repo` on the hub, None for a folder; `family` is the alias of the model they are.
+
+    `recipe` is what the name says about the recipe. `qat`: they were trained to be quantized.
+    """
+
+    origin: str
+    repo: str | None
+    family: str | None
+    qat: bool
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def result_name(self, recipe: Recipe) -> str:
+        """Return the usual name of the result: `e2b-4bit`, `e2b-qat`, `my-model-mxfp4`."""
+        if recipe.bits == 16:
+            kind = {None: "bf16", "bfloat16": "bf16", "float16": "f16", "float32": "f32"}[recipe.dtype]
+        elif recipe.mode != "affine":
+            kind = recipe.mode
+        else:
+            kind = "qat" if self.qat and recipe.bits == 4 else f"{recipe.bits}bit"
+        return f"{self.family or Path(self.origin).name.lower()}-{kind}"
+
+
+def find_source(name: str) -> Source:
+    """Return the weights that a name stands for. Raises LoadError for those known to be quantized already."""
+    entry = find_entry(name)
+    if entry is not None and entry.name == name.lower():
+        bits = {"bits": _BITS[entry.variant]}
+        return Source(name, entry.source_repo, entry.family, entry.variant == "qat", bits)
+    if entry is not None and entry.variant != "bf16":
+        raise LoadError(
+            f"{name} is already quantized and cannot be converted again. For Google's own weights: "
+            f"mlxmtp convert {entry.name}"
+        )
+    for known in entries():
+        if known.source_repo.lower() == name.lower():
+            return Source(name, known.source_repo, known.family, known.variant == "qat")
+    if Path(name).expanduser().is_dir():
+        return Source(Path(name).expanduser().resolve().name, None, None, "-qat-" in Path(name).resolve().name.lower())
+    return Source(name, name if name.count("/") == 1 else None, None, "-qat-" in name.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionRequest:
+    """A conversion to be made: `source` is an alias, `org/repo` or a folder, `recipe` fields of `Recipe` by name.
+
+    `update`: weights that are here are brought up to date and checked as well. `revision` is that of the source.
+    """
+
+    source: str
+    dest: str | None = None
+    draft_model: str | None = None
+    draft: bool = True
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    force: bool = False
+    revision: str | None = None
+    update: bool = False
+
+
+class Conversion:
+    """Raises UsageError for a recipe or destination that will not do, LoadError for weights known to be quantized."""
+
+    def __init__(self, models: Models, request: ConversionRequest) -> None:
+        self._store, self._request = models.store, request
+        self._source = find_source(self._store.unaliased(request.source))
+        asked = {name: value for name, value in request.recipe.items() if value is not None}
+        # A mode that was asked for decides about the bits itself.
+        named = self._source.recipe if asked.get("mode", "affine") == "affine" else {}
+        self._recipe = make_recipe({**named, **asked}, qat=self._source.qat)
+        usual = self._store.models / self._source.result_name(self._recipe)
+        self._dest = usual if request.dest is None else Path(request.dest).expanduser()
+        check_free(self._dest, force=request.force)
+
+    @property
+    def repo(self) -> str | None:
+        """The source's repository; None for a folder."""
+        return self._source.repo
+
+    @property
+    def wants_drafter(self) -> bool:
+        """True if the drafter paired with the source is converted, too."""
+        return self._request.draft and self._request.draft_model is None
+
+    @property
+    def to_download(self) -> str | None:
+        """The repository to fetch first, because it or its drafter is not here, or to bring it up to date."""
+        source = self._cached()
+        lacks = source is None or (self.wants_drafter and self._store.drafter_for(source, None) is None)
+        return self.repo if self._request.update or lacks else None
+
+    def plan(self) -> ConversionPlan:
+        """Plan it. Raises ModelNotFound, and LoadError for weights that are no Gemma 4, quantized or damaged."""
+        request, store = self._request, self._store
+        source = self._cached() or store.resolve(self.repo or request.source)
+        drafter = store.drafter_for(source, request.draft_model if request.draft else False)
+        plan = plan_conversion(
+            source.folder,
+            None if drafter is None else drafter.folder,
+            self._dest,
+            self._recipe,
+            origin=self.repo or self._source.origin,
+            drafter_named=request.draft_model is not None,
+        )
+        notes = [*plan.notes]
+        if len(plan.parts) == 1 and request.draft and not notes:
+            notes.append("No drafter was found, so the result will decode without one. --draft-model names it.")
+        family = self._source.family
+        if family is not None and not self._source.qat and self._recipe.bits == 4:
+            notes.append(f"{family}:qat are weights that were trained to be packed to 4 bits; they lose less.")
+        return replace(plan, notes=tuple(notes))
+
+    def carry_out(self, plan: ConversionPlan, *, compare: bool = True, watch: Watch | None = None) -> ConversionResult:
+        """Write the result and compare it with its source, if that fits this machine's memory.
+
+        Raises UsageError, ConversionError (disk), LoadError (source).
+        """
+        plan.check(force=self._request.force)
+        comparison: Compare | None = None
+        if compare:
+            from mlxmtp.convert.compare import compare_on_text
+
+            comparison = compare_on_text
+        return convert(plan, compare=comparison, watch=watch)
+
+    def result_name(self) -> str:
+        """Return the shortest name that finds the result."""
+        for name in (self._request.source, self._dest.name):
+            with suppress(MlxmtpError):
+                if self._store.resolve(name).folder == self._dest:
+                    return name
+        return str(self._dest)
+
+    def _cached(self) -> Checkpoint | None:
+        folder = None if self.repo is None else self._store.cached(self.repo)
+        return None if folder is None or self.repo is None else Checkpoint(self.repo, folder, find_entry(self.repo))

@@ -1,0 +1,282 @@
+"""The models on this machine and on the hub, for any front end: names, lists, reports, downloads and removals.
+
+models = Models(load_settings({}))
+plan = models.plan_download("e2b")
+if isinstance(plan, DownloadPlan): models.download(plan, on_bytes=...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
+from mlxmtp.hub import inventory
+from mlxmtp.hub.inventory import KnownModel, groups, quantization
+from mlxmtp.hub.registry import BUILT_IN, entries, find_entry
+from mlxmtp.hub.store import Checkpoint, Store, conversion_record
+from mlxmtp.machine.chip import this_machine
+from mlxmtp.machine.speed import Speed, predict
+from mlxmtp.models.tensors import parameter_count
+
+if TYPE_CHECKING:
+    from mlxmtp.hub.client import OnWait
+    from mlxmtp.hub.download import OnBytes
+    from mlxmtp.hub.plan import DownloadPlan
+    from mlxmtp.hub.removal import RemovalPlan
+    from mlxmtp.models.config import ModelConfig
+    from mlxmtp.settings import Loaded
+
+__all__ = ["BUILT_IN", "Checkpoint", "DownloadPlan", "Listing", "ModelReport", "Models", "NoDownload", "RemovalPlan"]
+
+CONTEXTS = (4096, 32768, 131072)
+"""Tokens of the conversations whose memory a report gives, as far as the model's context reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The models here, and where asked for those that could be; unfinished ones with the bytes they have so far.
+
+    `default` is the name of the model that answers when none is named, `usable` the bytes that a model may take.
+    """
+
+    models: tuple[KnownModel, ...]
+    total_bytes: int
+    default: str
+    usable: int
+    unfinished_downloads: tuple[tuple[str, int], ...]
+    unfinished_conversions: tuple[tuple[str, int], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"models": [self._row(model) for model in self.models], "total_bytes": self.total_bytes}
+
+    def _row(self, model: KnownModel) -> dict[str, Any]:
+        installed, needed = model.modified is not None, model.needs().total
+        return {
+            "name": model.name,
+            "repo": model.repo,
+            "folder": str(model.config.folder) if installed else None,
+            "parameters": model.parameters,
+            "quantization": model.quantization,
+            "bytes": model.size,
+            "drafter": model.drafter,
+            "modified": model.modified,
+            "default": installed and model.name == self.default,
+            "installed": installed,
+            "memory": needed,
+            "fits": needed <= self.usable,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """A file of a model."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleReport:
+    """All modules of one kind that are stored alike."""
+
+    kind: str
+    storage: str
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterReport:
+    """A drafter and its files."""
+
+    name: str
+    folder: str
+    parameters: int
+    quantization: str
+    files: tuple[FileReport, ...]
+    modules: tuple[ModuleReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """Bytes of memory for a conversation of `context` tokens."""
+
+    context: int
+    target: int
+    drafter: int
+    cache: int
+    activations: int
+    total: int
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """A model as `show` prints it: `revision` is its commit, `pinned` if that one was pulled here."""
+
+    name: str
+    repo: str | None
+    revision: str | None
+    pinned: bool
+    context: int
+    folder: str
+    parameters: int
+    quantization: str
+    files: tuple[FileReport, ...]
+    modules: tuple[ModuleReport, ...]
+    drafter: DrafterReport | None
+    memory: tuple[MemoryReport, ...]
+    prediction: Speed | None
+    conversion: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoDownload:
+    """The answer where a model needs no download, or can have none now: a sentence for the user."""
+
+    reason: str
+
+
+class Models:
+    """The models that the settings' folders hold and that the hub has. `store` finds those that are here by name."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.store = Store(loaded.places, loaded.aliases)
+        self._loaded = loaded
+
+    def names(self) -> list[str]:
+        """Return the names to choose from: the built-in model, those with short names that are here, and aliases."""
+        here = [entry.name for entry in entries() if self.store.cached(entry.target.repo) is not None]
+        return [BUILT_IN, *here, *self._loaded.aliases]
+
+    def default_name(self) -> str:
+        """Return the name of the model that answers when none is named."""
+        if self._loaded.settings.model is not None:
+            return self._loaded.settings.model
+        default = self.store.default()
+        return BUILT_IN if default is None else default.name
+
+    def listing(self, *, every: bool = False) -> Listing:
+        """List what is here, and with `every` also what could be downloaded."""
+        here = inventory.installed(self.store)
+        return Listing(
+            (*here, *(inventory.available(here) if every else [])),
+            inventory.total_size(here),
+            self.default_name(),
+            this_machine().usable,
+            tuple(inventory.unfinished_downloads(self.store)),
+            tuple(inventory.unfinished_conversions(self.store)),
+        )
+
+    def report(self, name: str, contexts: Sequence[int] = CONTEXTS) -> ModelReport:
+        """Describe a model that is here. Raises ModelNotFound, LoadError."""
+        checkpoint = self.store.resolve(name)
+        folder = checkpoint.folder
+        place = folder.parent.parent.name  # of a snapshot in the cache
+        repo = place.removeprefix("models--").replace("--", "/", 1) if place.startswith("models--") else None
+        model = inventory.describe(self.store, checkpoint, repo)
+        record = None if repo is None else self.store.records.find(repo)
+        paired, bandwidth = model.drafter_config, this_machine().bandwidth
+        return ModelReport(
+            name,
+            repo,
+            None if repo is None else folder.name,
+            record is not None and record.commit == folder.name,
+            model.config.max_positions,
+            *_described(model.config),
+            None if model.drafter is None or paired is None else DrafterReport(model.drafter, *_described(paired)),
+            tuple(_memory(model, context) for context in contexts if context <= model.config.max_positions),
+            None if bandwidth is None else predict(model.config, paired, bandwidth),
+            conversion_record(folder),
+        )
+
+    def downloadable(self, name: str) -> bool:
+        """Return True if a name can stand for something on the hub: an alias, or `org/repo`."""
+        plain = self.store.unaliased(name)
+        return find_entry(plain) is not None or (plain.count("/") == 1 and not plain.startswith((".", "/", "~")))
+
+    def plan_download(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        draft: bool = True,
+        to_convert: bool = False,
+        on_wait: OnWait | None = None,
+    ) -> DownloadPlan | NoDownload:
+        """Plan the download of a model with its drafter if `draft`; `to_convert` refuses what cannot be converted.
+
+        Raises UsageError for a folder, and ModelNotFound, DownloadError, LoadError (not a Gemma 4).
+        """
+        plain = self.store.unaliased(name)
+        if plain == BUILT_IN:
+            return NoDownload(f"{BUILT_IN} is built in: there is nothing to download.")
+        if not self.downloadable(name):
+            self.store.resolve(plain)  # says what is wrong with the name, unless it is a folder
+            raise UsageError(f"{plain} is a folder on this machine: use it with -m {plain}.")
+        from mlxmtp.hub import client
+        from mlxmtp.hub.plan import plan_download
+
+        if client.offline():
+            try:
+                self.store.resolve(name)
+            except ModelNotFound:
+                raise DownloadError(
+                    f"HF_HUB_OFFLINE is set, so {name} cannot be downloaded. Unset it and run the same command again."
+                ) from None
+            return NoDownload(f"{name} is on this machine; HF_HUB_OFFLINE is set, so nothing was looked up or checked.")
+        cache = self.store.places.hf_cache
+        plan = plan_download(plain, cache, revision=revision, draft=draft, on_wait=on_wait)
+        if to_convert:
+            _check_convertible(plan)
+        return plan
+
+    def download(self, plan: DownloadPlan, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
+        """Fetch what a plan lacks, and pin its commits. Raises DownloadError; what has arrived stays."""
+        from mlxmtp.hub.download import download
+
+        download(plan, self.store.records, on_bytes=on_bytes, on_wait=on_wait)
+
+    def plan_removal(self, name: str) -> RemovalPlan:
+        """Plan the removal of a model with its drafter. Raises ModelNotFound, UsageError for what is not ours."""
+        from mlxmtp.hub.removal import plan_removal
+
+        return plan_removal(name, self.store)
+
+    def remove(self, plan: RemovalPlan) -> None:
+        """Carry out a removal."""
+        from mlxmtp.hub.removal import remove
+
+        remove(plan, self.store)
+
+
+def _described(
+    config: ModelConfig,
+) -> tuple[str, int, str, tuple[FileReport, ...], tuple[ModuleReport, ...]]:
+    """Return the fields that the reports of a model and of a drafter share."""
+    files = sorted(item for item in config.folder.iterdir() if item.is_file())
+    return (
+        str(config.folder),
+        parameter_count(config),
+        quantization(config),
+        tuple(FileReport(item.name, item.stat().st_size) for item in files),
+        tuple(ModuleReport(one.kind, one.storage, one.parameters, one.size) for one in groups(config)),
+    )
+
+
+def _memory(model: KnownModel, context: int) -> MemoryReport:
+    needed = model.needs(context)
+    fits = needed.total <= this_machine().usable
+    return MemoryReport(context, needed.target, needed.drafter, needed.cache, needed.activations, needed.total, fits)
+
+
+def _check_convertible(plan: DownloadPlan) -> None:
+    """Raise LoadError for weights that cannot be converted, before they are downloaded."""
+    from mlxmtp.convert.tasks import refuse_quantized
+
+    target = plan.parts[0]
+    if target.config.is_drafter:
+        raise LoadError(f"{target.repo} is a drafter. Give its target as SRC and this as --draft-model.")
+    refuse_quantized(target.config, {}, target.repo)

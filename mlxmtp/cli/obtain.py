@@ -1,0 +1,157 @@
+"""Models that are not here: show what a download or conversion costs, ask, and carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from mlxmtp.app.models import CONTEXTS, Models, NoDownload
+from mlxmtp.cli.start import can_ask
+from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.terminal.progress import DownloadProgress
+from mlxmtp.errors import ModelNotFound
+from mlxmtp.units import format_bytes
+
+if TYPE_CHECKING:
+    from mlxmtp.app.conversion import ConversionRequest
+    from mlxmtp.app.models import DownloadPlan
+    from mlxmtp.cli.terminal.output import Output
+    from mlxmtp.convert.plan import ConversionPlan
+    from mlxmtp.convert.run import ConversionResult
+    from mlxmtp.settings import Loaded
+
+
+def offer(loaded: Loaded, out: Output, name: str, missing: ModelNotFound) -> None:
+    """Download what a command misses, after asking. Raises `missing` again if nobody can be asked, or the answer is no.
+
+    `name` is what the user said; with `yes` in the settings nobody is asked.
+    """
+    if not Models(loaded).downloadable(name) or not (loaded.settings.yes or can_ask(out)):
+        raise missing
+    if not fetch(loaded, out, name, last_line=False):
+        raise missing
+
+
+def fetch(
+    loaded: Loaded,
+    out: Output,
+    name: str,
+    *,
+    revision: str | None = None,
+    draft: bool = True,
+    to_convert: bool = False,
+    last_line: bool = True,
+) -> bool:
+    """Plan, show, ask, download; False if the user declined. Everything but the last line goes to stderr."""
+    models = Models(loaded)
+    if models.downloadable(name):
+        out.progress(f"looking up {name}")
+    waiting = DownloadProgress(out, 0).waiting
+    plan = models.plan_download(name, revision=revision, draft=draft, to_convert=to_convert, on_wait=waiting)
+    if isinstance(plan, NoDownload):
+        out.line(plan.reason)
+        return True
+    _show_download(out, plan)
+    plan.check_space()
+    if plan.missing and not loaded.settings.yes and can_ask(out):
+        out.settle()
+        keyboard.release()
+        if not typer.confirm(f"Download {format_bytes(plan.missing)}?", default=True, err=True):
+            return False
+    progress = DownloadProgress(out, plan.size)
+    with _interruptible(out, progress):
+        models.download(plan, on_bytes=progress.count, on_wait=progress.waiting)
+    if last_line:
+        _ready(out, name)
+    return True
+
+
+def convert(loaded: Loaded, out: Output, request: ConversionRequest, *, compare: bool = True) -> bool:
+    """Fetch the weights that are missing, plan, show, convert, report; False if the user declined the download."""
+    from mlxmtp.app.conversion import Conversion
+    from mlxmtp.convert.run import Watch
+
+    conversion = Conversion(Models(loaded), request)
+    repo, draft = conversion.to_download, conversion.wants_drafter
+    if repo is not None and not fetch(
+        loaded, out, repo, revision=request.revision, draft=draft, to_convert=True, last_line=False
+    ):
+        return False
+    plan = conversion.plan()
+    _show_conversion(out, plan)
+    progress, checking = DownloadProgress(out, plan.size), DownloadProgress(out, plan.size, doing="reading back")
+    watch = Watch(progress.count, checking.count, lambda: out.progress("comparing with the source"))
+    with _interruptible(out, progress):
+        result = conversion.carry_out(plan, compare=compare, watch=watch)
+    _report(out, plan, result, conversion.repo)
+    _ready(out, conversion.result_name())
+    return True
+
+
+def _show_download(out: Output, plan: DownloadPlan) -> None:
+    for note in plan.notes:
+        out.note(note)
+    if out.look.quiet:
+        return
+    from mlxmtp.machine.chip import this_machine
+
+    for part in plan.parts:
+        out.line(f"{part.role:<9}{part.repo} @ {part.commit[:8]}, {format_bytes(part.size)} in {len(part.files)} files")
+    here = "" if plan.missing == plan.size else f" ({format_bytes(plan.size - plan.missing)} are here)"
+    out.line(f"download {format_bytes(plan.missing)}{here}")
+    out.line(f"disk     {format_bytes(plan.free)} free in {plan.cache}")
+    needed, machine = plan.needs(CONTEXTS[0]), this_machine()
+    if needed is not None:
+        usable = format_bytes(machine.usable)
+        verdict = "fits" if needed.total <= machine.usable else f"does not fit: {usable} can be used"
+        total = f"{format_bytes(needed.total)} of {format_bytes(machine.memory)}"
+        out.line(f"memory   {total} with a context of 4k: {verdict}")
+
+
+def _show_conversion(out: Output, plan: ConversionPlan) -> None:
+    for note in plan.notes:
+        out.note(note)
+    if out.look.quiet:
+        return
+    for part in plan.parts:
+        out.line(f"{part.role:<9}{part.config.folder}, {format_bytes(part.source_size)} -> {format_bytes(part.size)}")
+        for storage, kinds in part.kinds_by_storage().items():
+            out.line(f"         {storage}: {', '.join(kinds)}")
+    out.line(f"disk     {format_bytes(plan.missing)} to write, {format_bytes(plan.free)} free at {plan.dest.parent}")
+
+
+def _report(out: Output, plan: ConversionPlan, result: ConversionResult, repo: str | None) -> None:
+    if result.not_compared is not None:
+        out.line(result.not_compared)
+    if out.look.quiet:
+        return
+    if result.started_over:
+        out.note("What another conversion had left there did not fit these settings and was written anew.")
+    left = sum(len(part.left_out) for part in plan.parts)
+    out.line(f"checked  every tensor is there, as written, and finite{f'; {left} unused left out' if left else ''}")
+    same = result.agreement
+    if same is not None:
+        first = f"{100 * same.top1:.1f} % with the same likeliest token"
+        out.line(f"compared on {same.tokens} tokens: mean KL {same.kl:.4f} nats, {first}")
+    if repo is not None:
+        size = format_bytes(sum(part.source_size for part in plan.parts))
+        out.line(f"source   {size} stay in the cache; mlxmtp rm {repo} frees them")
+
+
+def _ready(out: Output, name: str) -> None:
+    out.write(f'{name} is ready. Ask it something: mlxmtp ask -m {name} "Hello"\n')
+
+
+@contextmanager
+def _interruptible(out: Output, progress: DownloadProgress) -> Iterator[None]:
+    """Say after Ctrl-C how far it came; take the progress line away."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        out.clear_progress()
+        out.line(f"Stopped at {progress.share()}. The same command goes on from here.")
+        raise
+    out.clear_progress()
