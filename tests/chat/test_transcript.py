@@ -10,6 +10,7 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange, Reply
 from mlxmtp.chat.transcript import as_markdown, as_table, export
 from mlxmtp.errors import MlxmtpError, UsageError
+from tests.chat.test_conversation import answer
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def conversation() -> Conversation:
     ]:
         material = ("--- a.txt ---\nalpha", "--- b.txt ---\nbeta") if "in it" in question else ()
         conversation.ask(question, *material)
-        conversation.reply(reply)
+        answer(conversation, reply)
     conversation.drop_oldest(1)
     conversation.ask("And?", "from a pipe")
     return conversation
