@@ -33,7 +33,6 @@ class Attached:
 
     @property
     def message(self) -> str:
-        """Both as the model reads them."""
         return join([self.material, self.question])
 
 

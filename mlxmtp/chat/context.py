@@ -1,4 +1,4 @@
-"""How much of the model's context a conversation fills, and how much of it must go when it is full."""
+"""The share of the model's context that a conversation fills, and what must go when it is full."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ class Fit:
 
     @property
     def full(self) -> bool:
-        """True if the question cannot be asked as it is."""
         return self.used + self.reserve > self.context
 
     @property
@@ -35,7 +34,6 @@ class Fit:
 
     @property
     def percent(self) -> int:
-        """The share of the context that is used."""
         return 100 * self.used // self.context
 
 

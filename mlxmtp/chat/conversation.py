@@ -59,37 +59,30 @@ class Conversation:
 
     @property
     def history(self) -> History:
-        """The state, as a value."""
         return self._history
 
     @property
     def system(self) -> str:
-        """The system prompt; empty for none."""
         return self._history.system
 
     @property
     def model(self) -> str:
-        """The name of the model that answers."""
         return self._history.model
 
     @property
     def name(self) -> str | None:
-        """The name that the session was saved under."""
         return self._history.name
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
-        """The exchanges in the prompt, oldest first."""
         return self._history.exchanges
 
     @property
     def dropped(self) -> tuple[Exchange, ...]:
-        """The exchanges left out of the prompt because the context was full, oldest first."""
         return self._history.dropped
 
     @property
     def title(self) -> str:
-        """The first question in one line of at most 60 columns."""
         return self._history.title
 
     @property

@@ -61,7 +61,6 @@ class Exchange:
 
     @classmethod
     def of(cls, turn: Turn) -> Exchange:
-        """Return the view of a turn."""
         asked, answers = turn[0], [one for one in turn if one.role == "assistant"]
         reply = None
         if answers:
@@ -71,7 +70,6 @@ class Exchange:
 
     @property
     def material(self) -> str:
-        """All that stands before the question."""
         return join([self.attached, self.mentioned])
 
     @property
@@ -101,7 +99,7 @@ class History:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """All that was said, the system prompt first."""
+        """The whole conversation, the system prompt first."""
         system = (Message("system", (TextPart(self.system),)),) if self.system else ()
         return (*system, *(message for turn in self.turns for message in turn))
 

@@ -80,7 +80,6 @@ class Journal:
 
     @property
     def id(self) -> str:
-        """The name of the session's file without its ending."""
         return self.path.name.removesuffix(SUFFIX)
 
     @property

@@ -104,11 +104,6 @@ class ToolResult(Part):
     content: tuple[Part, ...] = ()
     is_error: bool = False
 
-    @property
-    def text(self) -> str:
-        """The texts of the result."""
-        return join([one.text for one in self.content if isinstance(one, TextPart)])
-
 
 _KNOWN: dict[str, type[Part]] = {
     kind.type: kind for kind in (TextPart, MaterialPart, ImagePart, AudioPart, ToolCall, ToolResult)
@@ -133,8 +128,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The texts of the message, without material."""
-        return join([one.text for one in self.parts if isinstance(one, TextPart)])
+        return text_of(self.parts)
 
     def material(self, *, mentioned: bool) -> str:
         """Return the material that is mentioned, or that is attached."""
@@ -156,6 +150,11 @@ class Message:
         answer = {name: getattr(self, name) for name in ("thinking", "finish_reason", "stats", "model", "sampling")}
         set_ones = {name: value for name, value in answer.items() if value not in (None, "")}
         return {"role": self.role, "parts": [one.to_dict() for one in self.parts], **set_ones}
+
+
+def text_of(parts: Sequence[Part]) -> str:
+    """Return the texts among the parts, without material."""
+    return join([one.text for one in parts if isinstance(one, TextPart)])
 
 
 def user_parts(question: str, attached: str = "", mentioned: str = "") -> tuple[Part, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mlxmtp.chat.history import Exchange, History, Turn, title_of
-from mlxmtp.chat.message import MediaPart, Part, TextPart, ToolCall, ToolResult
+from mlxmtp.chat.message import MediaPart, Part, TextPart, ToolCall, ToolResult, text_of
 from mlxmtp.errors import MlxmtpError, UsageError
 from mlxmtp.files import write_atomically
 
@@ -37,15 +38,17 @@ def as_table(history: History, session: str | None = None) -> dict[str, Any]:
 
     `messages` is the whole conversation, `exchanges` the same as questions and replies, without media and tools.
     """
-    turns = [(turn, at >= history.left_out) for at, turn in enumerate(history.turns)]
     return {
         "session": session,
         "name": history.name,
         "title": history.title,
         "model": history.model,
         "system": history.system,
-        "exchanges": [_exchange(Exchange.of(turn), in_context) for turn, in_context in turns],
-        "messages": [{**message.to_dict(), "in_context": in_context} for turn, in_context in turns for message in turn],
+        "exchanges": [
+            *(_exchange(one, in_context=False) for one in history.dropped),
+            *(_exchange(one, in_context=True) for one in history.exchanges),
+        ],
+        "messages": [one.to_dict() for one in history.messages],
     }
 
 
@@ -83,20 +86,16 @@ def as_text(table: dict[str, Any]) -> str:
     return json.dumps(table, ensure_ascii=False, indent=2) + "\n"
 
 
-def _exchange(exchange: Exchange, in_context: bool) -> dict[str, Any]:
-    reply = exchange.reply
-    answer = None if reply is None else {
-        "text": reply.text,
-        "thinking": reply.thinking,
-        "finish_reason": reply.finish_reason,
-        **({} if reply.stats is None else {"stats": reply.stats}),
-    }  # fmt: skip
+def _exchange(exchange: Exchange, *, in_context: bool) -> dict[str, Any]:
+    reply = None if exchange.reply is None else asdict(exchange.reply)
+    if reply is not None and reply["stats"] is None:
+        del reply["stats"]
     return {
         "question": exchange.question,
         "attached": exchange.attached,
         "mentioned": exchange.mentioned,
         "in_context": in_context,
-        "reply": answer,
+        "reply": reply,
     }
 
 
@@ -128,10 +127,11 @@ def _part_lines(part: Part) -> Iterator[str]:
         case TextPart():
             yield part.text
         case MediaPart():
-            yield f"*({part.type.capitalize()}: {part.name or part.digest or 'without a name'})*"
+            yield f"*({part.type.capitalize()}: {title_of(part.name or part.digest, _LINE)})*"
         case ToolCall():
             yield f"*(Called {part.name}: {title_of(json.dumps(part.arguments, ensure_ascii=False), _LINE)})*"
         case ToolResult():
-            yield f"*({part.name} {'failed' if part.is_error else 'returned'}: {title_of(part.text, _LINE)})*"
+            outcome = "failed" if part.is_error else "returned"
+            yield f"*({part.name} {outcome}: {title_of(text_of(part.content), _LINE)})*"
         case Part(more={"type": kind}):
-            yield f"*(A part of type {kind})*"
+            yield f"*(A part of type {title_of(str(kind))})*"

@@ -19,9 +19,10 @@ from mlxmtp.chat import journal as journal_module
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import History, Reply
 from mlxmtp.chat.journal import read_events
+from mlxmtp.chat.message import ImagePart, Message, TextPart, ToolCall, ToolResult
 from mlxmtp.chat.sessions import Sessions, Summary
 from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
-from tests.chat.test_conversation import OPERATIONS, answer, apply
+from tests.chat.test_conversation import OPERATIONS, Events, answer, apply
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +99,11 @@ def a_whole_file(folder: Path) -> tuple[bytes, list[History]]:
     conversation.retract_reply()
     conversation.replace_question("Oder?")
     conversation.part("Jä")
+    conversation.add(Message("assistant", (ToolCall("c1", "zähle", {"bis": 3}),), finish_reason="tool"))
+    conversation.add(Message("tool", (ToolResult("c1", "zähle", (TextPart("drei"),), is_error=True),)))
+    conversation.part("Dr")
+    conversation.finish("stop", {"seed": 7}, {"temp": 0.5})
+    conversation.add(Message("user", (ImagePart("sha256:1", name="Füchse.png"), TextPart("Wer?"))))
     conversation.close()
     data = (folder / f"{conversation.session}.jsonl").read_bytes()
     lines = data.splitlines(keepends=True)
@@ -127,6 +133,21 @@ def test_killed_at_any_byte_it_opens_with_what_was_said_and_goes_on(tmp_path: Pa
         assert history_of(path) == conversation.history, cut
         listed = Sessions(folder).listing()
         assert ([one.id for one in listed.sessions], listed.remarks) == (["abcd1234"], ())
+
+
+@given(operations=OPERATIONS, where=st.floats(0, 1))
+def test_a_file_that_was_cut_lost_at_most_its_last_line(operations: list[tuple[Any, ...]], where: float) -> None:
+    journal = Events({"type": "session", "format": 2, "model": "m"})
+    conversation = Conversation(model="m", journal=journal, clock=lambda: 0.0)
+    for operation in operations:
+        apply(conversation, operation)
+    data = b"".join(json.dumps(event, ensure_ascii=False).encode() + b"\n" for event in journal.written)
+    cut = data.index(b"\n") + 1 + int(where * (len(data) - data.index(b"\n") - 1))
+    events = read_events(data[:cut], Path("x.jsonl"))
+    assert len(events) in (data[:cut].count(b"\n"), data[:cut].count(b"\n") + 1)
+    assert events == journal.written[: len(events)]
+    conversation.close()
+    assert Conversation.restore(journal.written).history == conversation.history
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
