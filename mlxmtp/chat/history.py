@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from mlxmtp.chat.message import MaterialPart, Message, Part, Role, TextPart, join, read_message, read_parts, user_parts
+from mlxmtp.chat.message import (
+    MaterialPart,
+    Message,
+    Part,
+    Role,
+    TextPart,
+    join,
+    read_message,
+    read_parts,
+    string,
+    user_parts,
+)
 from mlxmtp.engine.events import FinishReason
 from mlxmtp.units import text_width
 
@@ -146,11 +157,6 @@ class History:
         return None if self.coming is None else self.ending(replace(self.coming, finish_reason="cancelled"))
 
 
-def _text(event: Event, key: str = "text") -> str:
-    value = event.get(key)
-    return value if isinstance(value, str) else ""
-
-
 def _count(event: Event) -> int:
     value = event.get("count")
     return max(0, value) if isinstance(value, int) else 0
@@ -206,7 +212,7 @@ def _edit(old: History, event: Event) -> History:
         one for one in asked.parts
         if not isinstance(one, TextPart) and not (isinstance(one, MaterialPart) and one.mentioned in replaced)
     ]  # fmt: skip
-    parts = [*stay, *user_parts(_text(event), _text(event, "attached"), _text(event, "mentioned"))]
+    parts = [*stay, *user_parts(string(event), string(event, "attached"), string(event, "mentioned"))]
     return _last(old, replace(asked, parts=tuple(sorted(parts, key=_place))))
 
 
@@ -230,10 +236,10 @@ def _last(old: History, *turn: Message) -> History:
 
 
 _CHANGES: dict[str, Callable[[History, Event], History]] = {
-    "session": lambda old, event: replace(old, model=_text(event, "model")),
-    "system": lambda old, event: replace(old, system=_text(event)),
-    "model": lambda old, event: replace(old, model=_text(event, "name")),
-    "name": lambda old, event: replace(old, name=_text(event, "name") or None),
+    "session": lambda old, event: replace(old, model=string(event, "model")),
+    "system": lambda old, event: replace(old, system=string(event)),
+    "model": lambda old, event: replace(old, model=string(event, "name")),
+    "name": lambda old, event: replace(old, name=string(event, "name") or None),
     "message": _message,
     "part": _part,
     "extend": _extend,

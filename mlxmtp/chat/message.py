@@ -13,7 +13,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 def join(parts: Sequence[str]) -> str:
     """Return material and questions as one text, blank lines between them."""
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,19 +168,23 @@ def read_message(data: Mapping[str, Any], role: Role, model: str = "") -> Messag
 
     Format 1 has `text`, `attached` and `mentioned` in place of parts. `model` answers where the data name none.
     """
-    text, attached, mentioned, thinking, named = (
-        value if isinstance(value := data.get(key), str) else ""
-        for key in ("text", "attached", "mentioned", "thinking", "model")
-    )
     if "parts" in data:
         parts = read_parts(data["parts"])
+    elif role == "user":
+        parts = user_parts(string(data), string(data, "attached"), string(data, "mentioned"))
     else:
-        parts = user_parts(text, attached, mentioned) if role == "user" else user_parts(text)
+        parts = user_parts(string(data))
     if role != "assistant":
         return Message(role, parts)
     reason: FinishReason = next((one for one in get_args(FinishReason) if one == data.get("finish_reason")), "stop")
     stats, sampling = (value if isinstance(value := data.get(key), dict) else None for key in ("stats", "sampling"))
-    return Message(role, parts, thinking, reason, stats, named or model, sampling)
+    return Message(role, parts, string(data, "thinking"), reason, stats, string(data, "model") or model, sampling)
+
+
+def string(data: Mapping[str, Any], key: str = "text") -> str:
+    """Return a text of an event or an export; empty if it is none."""
+    value = data.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def read_parts(value: object, *, nested: bool = False) -> tuple[Part, ...]:
