@@ -1,1 +1,1 @@
-"""What goes into a turn."""
+"""Conversations: messages, sessions on disk, and material that goes into a turn."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlxmtp.chat.history import join
 from mlxmtp.chat.material import check_size, decoded, gather, read_text, titled
+from mlxmtp.chat.message import join
 from mlxmtp.errors import UsageError
 
 PATIENCE = 5.0
@@ -33,7 +33,6 @@ class Attached:
 
     @property
     def message(self) -> str:
-        """Both as the model reads them."""
         return join([self.material, self.question])
 
 
@@ -49,7 +48,7 @@ class _Gathered:
 
 
 def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None) -> Attached:
-    """Files, then stdin, then the prompt, with blank lines between; each file under a line `--- path ---`.
+    """Return files, then stdin, then the prompt, with blank lines between; each file under a line `--- path ---`.
 
     A folder stands for its text files (`material.gather`). `stdin` is a file descriptor, None where there is no input
     (a closed one, or a terminal that nobody named).
@@ -68,17 +67,23 @@ def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None)
             material = gather(name)
             gathered.parts.append(material.text)
             gathered.notes += material.notes
-        elif text := gathered.decode(_read_all(stdin, "stdin"), "stdin"):
+        elif text := gathered.decode(_read_all(stdin), "stdin"):
             gathered.parts.append(titled("stdin", text))
     words = " ".join(prompt).encode("utf-8", "surrogateescape")  # bytes of the command line that were no text
     question = gathered.decode(words, "the prompt")
     if not named and stdin is not None:
-        _add_stdin(stdin, gathered, may_wait=not (question or files))
+        if (question or files) and not _something_arrives(stdin):
+            gathered.notes.append(
+                f"Nothing arrived on standard input within {PATIENCE:.0f} s, so the answer does without it "
+                "(-f - waits for it, </dev/null skips the wait)."
+            )
+        elif text := gathered.decode(_read_all(stdin), "stdin"):
+            gathered.parts.append(text)
     return Attached(question, join(gathered.parts), tuple(gathered.notes))
 
 
 def read_reference(text: str, prompts: Mapping[str, str]) -> str:
-    """`@name` stands for the text of that file, else for that one of `prompts`; anything else for itself.
+    """Return the text of the file that `@name` names, else that one of `prompts`; any other text as it is.
 
     Raises UsageError.
     """
@@ -88,20 +93,8 @@ def read_reference(text: str, prompts: Mapping[str, str]) -> str:
     return prompts[name] if name in prompts and not Path(name).exists() else read_text(name)
 
 
-def _add_stdin(stdin: int, gathered: _Gathered, *, may_wait: bool) -> None:
-    if not may_wait and not _something_arrives(stdin):
-        gathered.notes.append(
-            f"Nothing arrived on standard input within {PATIENCE:.0f} s, so the answer does without it "
-            "(-f - waits for it, </dev/null skips the wait)."
-        )
-        return
-    text = gathered.decode(_read_all(stdin, "stdin"), "stdin")
-    if text:
-        gathered.parts.append(text)
-
-
 def _something_arrives(stdin: int) -> bool:
-    """Whether input or its end comes within PATIENCE; only pipes and sockets can keep one waiting."""
+    """Wait for input or its end, at most PATIENCE; only pipes and sockets can keep one waiting."""
     try:
         mode = os.fstat(stdin).st_mode
     except OSError:  # closed: reading it will say so
@@ -112,7 +105,7 @@ def _something_arrives(stdin: int) -> bool:
     return bool(ready)
 
 
-def _read_all(stdin: int | None, name: str) -> bytes:
+def _read_all(stdin: int | None) -> bytes:
     if stdin is None:
         return b""
     data = bytearray()
@@ -133,4 +126,4 @@ def _read_all(stdin: int | None, name: str) -> bytes:
         if not chunk:
             return bytes(data)
         data += chunk
-        check_size(len(data), name)
+        check_size(len(data), "stdin")

@@ -1,4 +1,4 @@
-"""Whether a conversation still fits the model's context, and what can be done when it does not."""
+"""The share of the model's context that a conversation fills, and what must go when it is full."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESERVE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How full the context is with the next question in it. Counts are tokens; `used` is without the answer's reserve.
+    """A prompt beside the context. Counts are tokens; `used` includes the next question, not the answer's reserve.
 
     `full`: the answer would not have its reserve. Then `droppable` says how many of the oldest exchanges must go;
     None means that the question alone is too long.
@@ -25,22 +25,20 @@ class Fit:
 
     @property
     def full(self) -> bool:
-        """Whether the question cannot be asked as it is."""
         return self.used + self.reserve > self.context
 
     @property
     def warns(self) -> bool:
-        """Whether the user should be told that the end is near."""
+        """True if the user should be told that the end is near."""
         return not self.full and self.used >= WARN_AT * self.context
 
     @property
     def percent(self) -> int:
-        """How full the context is."""
         return 100 * self.used // self.context
 
 
 def reserve_for(context: int, max_tokens: int | None) -> int:
-    """Tokens to keep free for the answer: its limit, or RESERVE without one; at most an eighth of the context."""
+    """Return the tokens to leave for the answer: its limit, or RESERVE; at most an eighth of the context."""
     return min(RESERVE if max_tokens is None else max_tokens, context // 8)
 
 

@@ -1,7 +1,7 @@
 """A conversation that can be asked, taken back, gone on with, and saved while it happens.
 
 State changes only through events (`history.py`), each of which goes to the journal if there is one. Knows nothing of
-terminals, of files and of what a model is.
+terminals, files and models.
 """
 
 from __future__ import annotations
@@ -10,69 +10,43 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from mlxmtp.chat.history import Event, Exchange, History, Reply, title_of
+from mlxmtp.chat.history import Event, Exchange, History
+from mlxmtp.chat.message import Message, user_parts
 
 if TYPE_CHECKING:
+    from mlxmtp.chat.journal import Journal
+    from mlxmtp.engine import tokenizer
     from mlxmtp.engine.events import FinishReason
-    from mlxmtp.engine.tokenizer import Message
 
 PART_CHARACTERS = 200
 PART_SECONDS = 0.25
 """An answer on its way reaches the journal in parts: after so many characters, or so long after the last part."""
 
 
-class Log(Protocol):
-    """Where events go: `mlxmtp.chat.journal.Journal`, or a list in a test."""
-
-    @property
-    def id(self) -> str:
-        """What the session is called by."""
-
-    @property
-    def saved(self) -> bool:
-        """Whether it is on the disk up to now."""
-
-    @property
-    def trouble(self) -> str | None:
-        """Why nothing is saved any more, one sentence."""
-
-    def write(self, event: Event) -> None:
-        """Keep one event. Never raises for a disk that is full or gone: see `trouble`."""
-
-    def successor(self, model: str) -> Log:
-        """The journal of a new conversation beside this one."""
-
-    def close(self) -> None:
-        """Let others continue the session."""
-
-
 class Conversation:
-    """A system prompt and exchanges, oldest first.
-
-    While an answer comes, call `part` with every piece, then `finish` once; `reply` and `extend` are for a whole one.
-    """
+    """A system prompt and exchanges, oldest first. An answer is any number of `part`, then one `finish`."""
 
     def __init__(
         self,
         *,
         model: str = "",
         system: str = "",
-        journal: Log | None = None,
+        journal: Journal | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.journal = journal
         self._history = History(model=model)
         self._clock = clock
-        self._unwritten = Reply("")  # the end of the coming answer that is not in the journal yet
+        self._unwritten = "", ""  # text and thought of the coming answer that are not in the journal yet
         self._written_at = -math.inf
         if system:
             self.set_system(system)
 
     @classmethod
-    def restore(cls, events: Iterable[Event], journal: Log | None = None) -> Conversation:
-        """The conversation that wrote `events`; it goes on in `journal`. An answer that broke off is kept as cancelled.
+    def restore(cls, events: Iterable[Event], journal: Journal | None = None) -> Conversation:
+        """Return the conversation that wrote `events`; it goes on in `journal`. An answer that broke off is cancelled.
 
         Never raises: unknown and impossible events are passed over.
         """
@@ -85,38 +59,31 @@ class Conversation:
 
     @property
     def history(self) -> History:
-        """Everything, as a value: a copy that stays as it is."""
         return self._history
 
     @property
     def system(self) -> str:
-        """The system prompt; empty for none."""
         return self._history.system
 
     @property
     def model(self) -> str:
-        """The name of the model that answers."""
         return self._history.model
 
     @property
     def name(self) -> str | None:
-        """What the session was saved as."""
         return self._history.name
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
-        """What is in the prompt, oldest first."""
         return self._history.exchanges
 
     @property
     def dropped(self) -> tuple[Exchange, ...]:
-        """What was left out of the prompt because the context was full, oldest first."""
         return self._history.dropped
 
     @property
     def title(self) -> str:
-        """The first question in one line of at most 60 columns."""
-        return title(self._history)
+        return self._history.title
 
     @property
     def session(self) -> str | None:
@@ -125,17 +92,17 @@ class Conversation:
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing is saved any more, one sentence; None while all is well."""
+        """The reason why nothing is saved any more, one sentence; None while all is well."""
         return None if self.journal is None else self.journal.trouble
 
-    def messages(self, asking: Exchange | None = None, *, instead: bool = False) -> list[Message]:
-        """What the chat template renders; `asking` is a question that is not part of the conversation yet: one more,
-        or one `instead` of the last.
+    def messages(self, asking: Exchange | None = None, *, instead: bool = False) -> list[tokenizer.Message]:
+        """Return the messages for the chat template; `asking` is a question that is not part of the conversation yet:
+        one more, or one `instead` of the last.
 
-        Thoughts are never in it, and neither are questions that got no answer, unless it is the last one.
+        Left out are thoughts, tool calls and media, and questions that got no answer, unless it is the last one.
         """
         said = [*(self.exchanges[:-1] if instead else self.exchanges), *([] if asking is None else [asking])]
-        messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+        messages: list[tokenizer.Message] = [{"role": "system", "content": self.system}] if self.system else []
         for exchange in said:
             if exchange.answered or exchange is said[-1]:
                 messages.append({"role": "user", "content": exchange.content})
@@ -148,7 +115,7 @@ class Conversation:
         self._do({"type": "system", "text": text})
 
     def use_model(self, name: str) -> None:
-        """Another model answers from here on."""
+        """Let another model answer from here on."""
         self._do({"type": "model", "name": name})
 
     def rename(self, name: str) -> None:
@@ -157,59 +124,59 @@ class Conversation:
 
     def ask(self, question: str, attached: str = "", mentioned: str = "") -> None:
         """Put a question. The session's file is created here, with the first one."""
-        self._break_off()
-        material = {key: text for key, text in (("attached", attached), ("mentioned", mentioned)) if text}
-        self._do({"type": "question", "text": question, **material})
+        self.add(Message("user", user_parts(question, attached, mentioned)))
+
+    def add(self, message: Message) -> None:
+        """Append a whole message: a question with media, tool results, an answer in place of what came of it."""
+        if message.role != "assistant":
+            self._break_off()
+        self._do({"type": "message", **message.to_dict()})
 
     def part(self, text: str = "", thinking: str = "") -> None:
-        """A piece of the answer to the last question, or of the last reply's continuation."""
-        assert self.exchanges
-        piece = Reply(text, thinking)
+        """Add a piece to the answer to the last message, or to the continuation of the last answer."""
+        assert self._history.asked
         self._history = self._history.after({"type": "part", "text": text, "thinking": thinking})
-        self._unwritten = self._unwritten.extended(piece)
-        waiting, now = self._unwritten, self._clock()
-        long_enough = len(waiting.text) + len(waiting.thinking) >= PART_CHARACTERS
+        text, thinking = self._unwritten[0] + text, self._unwritten[1] + thinking
+        self._unwritten, now = (text, thinking), self._clock()
+        long_enough = len(text) + len(thinking) >= PART_CHARACTERS
         if self.journal is not None and (long_enough or now - self._written_at >= PART_SECONDS):
-            self.journal.write({"type": "part", "text": waiting.text, "thinking": waiting.thinking})
-            self._unwritten, self._written_at = Reply(""), now
+            self.journal.write({"type": "part", "text": text, "thinking": thinking})
+            self._unwritten, self._written_at = ("", ""), now
 
-    def finish(self, reason: FinishReason, stats: Mapping[str, Any] | None = None) -> None:
-        """The answer whose parts came is complete: a reply, or the continuation of the last one."""
-        coming = self._history.coming or Reply("")
-        end = replace(coming, finish_reason=reason, stats=stats)
-        assert self.exchanges
-        if self.exchanges[-1].reply is None:
-            self.reply(end)
-        else:
-            self.extend(end)
-
-    def reply(self, reply: Reply) -> None:
-        """The whole reply to the last question, also one that was cancelled or cut at a limit."""
-        assert self.exchanges
-        assert self.exchanges[-1].reply is None
-        self._do({"type": "reply", **reply.to_dict()})
-
-    def extend(self, more: Reply) -> None:
-        """The last reply made longer by `more`."""
-        assert self.exchanges
-        assert self.exchanges[-1].reply is not None
-        self._do({"type": "extend", **more.to_dict()})
+    def finish(
+        self, reason: FinishReason, stats: Mapping[str, Any] | None = None, sampling: Mapping[str, Any] | None = None
+    ) -> None:
+        """End the answer whose parts came. `sampling`: the settings it was made with, None where the checkpoint's."""
+        assert self._history.asked
+        coming = self._history.coming or Message("assistant")
+        chosen = {name: value for name, value in (sampling or {}).items() if value is not None}
+        end = replace(coming, finish_reason=reason, stats=stats, model=self.model, sampling=chosen or None)
+        self._do(self._history.ending(end))
 
     def retract_reply(self) -> str | None:
         """Take the last reply back and return its question, for another answer. None if nothing was asked."""
         self._break_off()
-        if not self.exchanges:
+        if not self._history.asked:
             return None
-        if self.exchanges[-1].reply is not None:
+        if len(self._history.turns[-1]) > 1:
             self._do({"type": "retract"})
         return self.exchanges[-1].question
 
     def replace_question(self, question: str, mentioned: str = "") -> None:
-        """Other words for the last question, whose reply goes; what they mention replaces what the old ones did."""
+        """Put other words for the last question, whose reply goes; what they mention replaces what the old ones did."""
         self._break_off()
-        assert self.exchanges
+        assert self._history.asked
         other = {} if mentioned == self.exchanges[-1].mentioned else {"mentioned": mentioned}
         self._do({"type": "edit", "text": question, **other})
+
+    def put_back(self, exchange: Exchange) -> None:
+        """Make the last exchange again what it was, after other words or another answer of which nothing came."""
+        question, *answers = exchange.messages
+        self.retract_reply()
+        if self._history.turns[-1] != (question,):
+            self._do({"type": "edit", **question.to_dict()})
+        for one in answers:
+            self.add(one)
 
     def undo(self, count: int = 1) -> tuple[Exchange, ...]:
         """Take back the last `count` exchanges, or as many as there are, and return them, oldest first."""
@@ -249,19 +216,13 @@ class Conversation:
             self.journal.close()
 
     def _do(self, event: Event) -> None:
-        self._unwritten, self._written_at = Reply(""), -math.inf
+        self._unwritten, self._written_at = ("", ""), -math.inf
         self._history = self._history.after(event)
         if self.journal is not None:
             self.journal.write(event)
 
     def _break_off(self) -> None:
-        """An answer on its way has ended without its `reply`."""
+        """End an answer on its way that got no `finish`."""
         event = self._history.broken_off()
         if event is not None:
             self._do(event)
-
-
-def title(history: History) -> str:
-    """The first question in one line of at most 60 columns; the material's first line where there is no question."""
-    first = next(iter(history.dropped + history.exchanges), None)
-    return "" if first is None else title_of(first.question or first.material)

@@ -1,192 +1,41 @@
-"""What has been said, as a value: the state of a conversation, and how each event of a session changes it.
+"""The state of a conversation, as a value, and the change that each event of a session makes to it.
 
-A session file holds the same events, one per line, so replaying a file gives the conversation that wrote it.
+A session file holds the same events, one a line: replaying a file gives the conversation that wrote it.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from mlxmtp.chat.message import (
+    MaterialPart,
+    Message,
+    Part,
+    Role,
+    TextPart,
+    join,
+    read_message,
+    read_parts,
+    string,
+    user_parts,
+)
 from mlxmtp.engine.events import FinishReason
 from mlxmtp.units import text_width
 
 Event = Mapping[str, Any]
 """One line of a session file: a `type` and what belongs to it."""
 
-
-def join(parts: Sequence[str]) -> str:
-    """Material and questions as one message."""
-    return "\n\n".join(part for part in parts if part)
-
+Turn = tuple[Message, ...]
+"""A user message and all that follows it up to the next one: answers, tool calls and results."""
 
 TITLE_COLUMNS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the model said. `thinking` is for people: it never goes back to the model. `stats` is `Stats.to_dict()`."""
-
-    text: str
-    thinking: str = ""
-    finish_reason: FinishReason = "stop"
-    stats: Mapping[str, Any] | None = None
-
-    def extended(self, more: Reply) -> Reply:
-        """This reply, gone on with: the end and the numbers are those of the continuation."""
-        return replace(more, text=self.text + more.text, thinking=self.thinking + more.thinking)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields under their own names, ready for JSON."""
-        table: dict[str, Any] = {"text": self.text, "thinking": self.thinking, "finish_reason": self.finish_reason}
-        return table if self.stats is None else {**table, "stats": dict(self.stats)}
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A question and its reply; None while there is none.
-
-    Material stands before the question: what was `attached` to it, and what it `mentioned` as `@path`.
-    """
-
-    question: str
-    reply: Reply | None = None
-    attached: str = ""
-    mentioned: str = ""
-
-    @property
-    def material(self) -> str:
-        """All that stands before the question."""
-        return join([self.attached, self.mentioned])
-
-    @property
-    def content(self) -> str:
-        """The user's message as the model reads it: material first, the instruction last."""
-        return join([self.material, self.question])
-
-    @property
-    def answered(self) -> bool:
-        """Whether the model said anything; a reply that was cancelled within its thought did not."""
-        return self.reply is not None and bool(self.reply.text)
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """Exchanges oldest first. `dropped` ones belong to the transcript but no longer to the prompt.
-
-    `coming` is what has come of an answer on its way: to the last question, or of the last reply's continuation.
-    """
-
-    model: str = ""
-    system: str = ""
-    name: str | None = None
-    exchanges: tuple[Exchange, ...] = ()
-    dropped: tuple[Exchange, ...] = ()
-    coming: Reply | None = None
-
-    def after(self, event: Event) -> History:
-        """The state after `event`. Never raises: what is unknown or impossible changes nothing."""
-        change = _CHANGES.get(str(event.get("type")))
-        return self if change is None else change(self, event)
-
-    def broken_off(self) -> Event | None:
-        """The event that keeps an unfinished answer as cancelled; None if none is on its way."""
-        if self.coming is None:
-            return None
-        kind = "reply" if self.exchanges[-1].reply is None else "extend"
-        return {"type": kind, **replace(self.coming, finish_reason="cancelled").to_dict()}
-
-
-def _text(event: Event, key: str = "text") -> str:
-    value = event.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _count(event: Event) -> int:
-    value = event.get("count")
-    return max(0, value) if isinstance(value, int) else 0
-
-
-def _reply(event: Event) -> Reply:
-    reason, stats = event.get("finish_reason"), event.get("stats")
-    known: FinishReason = next((one for one in get_args(FinishReason) if one == reason), "stop")
-    return Reply(_text(event), _text(event, "thinking"), known, stats if isinstance(stats, dict) else None)
-
-
-def _settled(old: History) -> History:
-    """An answer that broke off without its event becomes a reply where anything else follows."""
-    event = old.broken_off()
-    return old if event is None else old.after(event)
-
-
-def _question(old: History, event: Event) -> History:
-    old = _settled(old)
-    asked = Exchange(_text(event), attached=_text(event, "attached"), mentioned=_text(event, "mentioned"))
-    return replace(old, exchanges=(*old.exchanges, asked))
-
-
-def _part(old: History, event: Event) -> History:
-    return replace(old, coming=(old.coming or Reply("")).extended(_reply(event))) if old.exchanges else old
-
-
-def _reply_comes(old: History, event: Event) -> History:
-    # A question that was lost on its way to the file must not cost the answer before it.
-    lost = bool(old.exchanges) and old.exchanges[-1].reply is not None
-    return replace(old, coming=None) if lost else _last(old, reply=_reply(event))
-
-
-def _extend(old: History, event: Event) -> History:
-    last = old.exchanges[-1].reply if old.exchanges else None
-    return _last(old, reply=_reply(event) if last is None else last.extended(_reply(event)))
-
-
-def _edit(old: History, event: Event) -> History:
-    other = {key: _text(event, key) for key in ("attached", "mentioned") if key in event}
-    return _last(old, question=_text(event), reply=None, **other)
-
-
-def _undo(old: History, event: Event) -> History:
-    return replace(old, exchanges=old.exchanges[: max(0, len(old.exchanges) - _count(event))], coming=None)
-
-
-def _drop(old: History, event: Event) -> History:
-    old, count = _settled(old), _count(event)
-    return replace(old, dropped=old.dropped + old.exchanges[:count], exchanges=old.exchanges[count:])
-
-
-def _take_back(old: History, event: Event) -> History:
-    kept = max(0, len(old.dropped) - _count(event))
-    return replace(old, dropped=old.dropped[:kept], exchanges=old.dropped[kept:] + old.exchanges)
-
-
-def _last(old: History, **changes: Any) -> History:
-    """With another last exchange, and no answer on its way."""
-    if not old.exchanges:
-        return old
-    return replace(old, exchanges=(*old.exchanges[:-1], replace(old.exchanges[-1], **changes)), coming=None)
-
-
-_CHANGES: dict[str, Callable[[History, Event], History]] = {
-    "session": lambda old, event: replace(old, model=_text(event, "model")),
-    "system": lambda old, event: replace(old, system=_text(event)),
-    "model": lambda old, event: replace(old, model=_text(event, "name")),
-    "name": lambda old, event: replace(old, name=_text(event, "name") or None),
-    "question": _question,
-    "part": _part,
-    "reply": _reply_comes,
-    "extend": _extend,
-    "retract": lambda old, _: _last(old, reply=None),
-    "edit": _edit,
-    "undo": _undo,
-    "drop": _drop,
-    "take back": _take_back,
-}
-
-
 def title_of(text: str, columns: int = TITLE_COLUMNS) -> str:
-    """The first words of `text` on one line of at most that many terminal columns, without control characters."""
+    """Return the first words of `text` on one line of at most that many columns, without control characters."""
     words = "".join(
         " " if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one for one in text[: 8 * TITLE_COLUMNS]
     )
@@ -196,3 +45,209 @@ def title_of(text: str, columns: int = TITLE_COLUMNS) -> str:
     while text_width(line) > columns - 1:
         line = line[:-1]
     return line.rstrip() + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer in an exchange; of several messages the texts together and the end of the last."""
+
+    text: str
+    thinking: str = ""
+    finish_reason: FinishReason = "stop"
+    stats: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A turn as a question and its reply, None while there is none; `messages` is the turn itself.
+
+    Material stands before the question: what was `attached` to it, and what it `mentioned` as `@path`.
+    """
+
+    question: str
+    reply: Reply | None = None
+    attached: str = ""
+    mentioned: str = ""
+    messages: Turn = field(default=(), compare=False, repr=False)
+
+    @classmethod
+    def of(cls, turn: Turn) -> Exchange:
+        asked, answers = turn[0], [one for one in turn if one.role == "assistant"]
+        reply = None
+        if answers:
+            text, thinking = join([one.text for one in answers]), join([one.thinking for one in answers])
+            reply = Reply(text, thinking, answers[-1].finish_reason or "stop", answers[-1].stats)
+        return cls(asked.text, reply, asked.material(mentioned=False), asked.material(mentioned=True), turn)
+
+    @property
+    def material(self) -> str:
+        return join([self.attached, self.mentioned])
+
+    @property
+    def content(self) -> str:
+        """The user's message as the model reads it: material first, the instruction last."""
+        return join([self.material, self.question])
+
+    @property
+    def answered(self) -> bool:
+        """True if the model said anything; a reply that was cancelled within its thought did not."""
+        return self.reply is not None and bool(self.reply.text)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The messages of a conversation in turns, oldest first; the first `left_out` turns are no longer in the prompt.
+
+    `coming` is the answer on its way: to the last message, or the continuation of the last answer.
+    """
+
+    model: str = ""
+    system: str = ""
+    name: str | None = None
+    turns: tuple[Turn, ...] = ()
+    left_out: int = 0
+    coming: Message | None = None
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation, the system prompt first."""
+        system = (Message("system", (TextPart(self.system),)),) if self.system else ()
+        return (*system, *(message for turn in self.turns for message in turn))
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """The turns in the prompt."""
+        return tuple(map(Exchange.of, self.turns[self.left_out :]))
+
+    @property
+    def dropped(self) -> tuple[Exchange, ...]:
+        """The turns that were left out of the prompt because the context was full."""
+        return tuple(map(Exchange.of, self.turns[: self.left_out]))
+
+    @property
+    def title(self) -> str:
+        """The first question in one line of at most 60 columns; its material's first line if it has no words."""
+        if not self.turns:
+            return ""
+        first = Exchange.of(self.turns[0])
+        return title_of(first.question or first.material)
+
+    @property
+    def asked(self) -> bool:
+        """True if there is a question to answer or to take back."""
+        return len(self.turns) > self.left_out
+
+    @property
+    def continues(self) -> bool:
+        """True if the next piece of an answer continues the last message; after a tool call a new one begins."""
+        last = self.turns[-1][-1]
+        return last.role == "assistant" and not any(one.type == "tool_call" for one in last.parts)
+
+    def after(self, event: Event) -> History:
+        """Return the state after `event`. Never raises: unknown and impossible events change nothing."""
+        change = _CHANGES.get(str(event.get("type")))
+        return self if change is None else change(self, event)
+
+    def ending(self, answer: Message) -> Event:
+        """Return the event of an answer that is complete, or of a continuation."""
+        return {"type": "extend" if self.continues else "message", **answer.to_dict()}
+
+    def broken_off(self) -> Event | None:
+        """Return the event that keeps an unfinished answer as cancelled; None if none is on its way."""
+        return None if self.coming is None else self.ending(replace(self.coming, finish_reason="cancelled"))
+
+
+def _count(event: Event) -> int:
+    value = event.get("count")
+    return max(0, value) if isinstance(value, int) else 0
+
+
+def _settled(old: History) -> History:
+    """An answer that broke off without its event becomes a message where anything else follows."""
+    event = old.broken_off()
+    return old if event is None else old.after(event)
+
+
+def _message(old: History, event: Event) -> History:
+    role: Role | None = next((one for one in get_args(Role) if one == event.get("role")), None)
+    if role is None:
+        return old
+    message = read_message(event, role, old.model)
+    if role == "user":
+        return replace(settled := _settled(old), turns=(*settled.turns, (message,)))
+    if role == "system" and not old.turns:
+        return replace(old, system=message.text)
+    if not old.asked:
+        return old
+    if role != "assistant":
+        old = _settled(old)
+    elif old.continues:
+        return replace(old, coming=None)  # a question that was lost must not cost the answer before it
+    return _last(old, *old.turns[-1], message)
+
+
+def _part(old: History, event: Event) -> History:
+    if not old.asked:
+        return old
+    piece = read_message(event, "assistant", old.model)
+    return replace(old, coming=piece if old.coming is None else old.coming.extended(piece))
+
+
+def _extend(old: History, event: Event) -> History:
+    if not old.asked:
+        return old
+    more, turn = read_message(event, "assistant", old.model), old.turns[-1]
+    return _last(old, *turn[:-1], turn[-1].extended(more)) if old.continues else _last(old, *turn, more)
+
+
+def _edit(old: History, event: Event) -> History:
+    """The state with other words for the last question, and other material where the event has any; media stay."""
+    if not old.asked:
+        return old
+    asked = old.turns[-1][0]
+    if "parts" in event:
+        return _last(old, replace(asked, parts=read_parts(event["parts"])))
+    replaced = [mentioned for key, mentioned in (("attached", False), ("mentioned", True)) if key in event]
+    stay = [
+        one for one in asked.parts
+        if not isinstance(one, TextPart) and not (isinstance(one, MaterialPart) and one.mentioned in replaced)
+    ]  # fmt: skip
+    parts = [*stay, *user_parts(string(event), string(event, "attached"), string(event, "mentioned"))]
+    return _last(old, replace(asked, parts=tuple(sorted(parts, key=_place))))
+
+
+def _place(part: Part) -> int:
+    """Order the parts of a question: attached, mentioned, media, words."""
+    return int(part.mentioned) if isinstance(part, MaterialPart) else 3 if isinstance(part, TextPart) else 2
+
+
+def _undo(old: History, event: Event) -> History:
+    return replace(old, turns=old.turns[: max(old.left_out, len(old.turns) - _count(event))], coming=None)
+
+
+def _drop(old: History, event: Event) -> History:
+    old = _settled(old)
+    return replace(old, left_out=min(len(old.turns), old.left_out + _count(event)))
+
+
+def _last(old: History, *turn: Message) -> History:
+    """The state with another last turn, and no answer on its way."""
+    return replace(old, turns=(*old.turns[:-1], turn), coming=None)
+
+
+_CHANGES: dict[str, Callable[[History, Event], History]] = {
+    "session": lambda old, event: replace(old, model=string(event, "model")),
+    "system": lambda old, event: replace(old, system=string(event)),
+    "model": lambda old, event: replace(old, model=string(event, "name")),
+    "name": lambda old, event: replace(old, name=string(event, "name") or None),
+    "message": _message,
+    "part": _part,
+    "extend": _extend,
+    "retract": lambda old, _: _last(old, old.turns[-1][0]) if old.asked else old,
+    "edit": _edit,
+    "undo": _undo,
+    "drop": _drop,
+    "take back": lambda old, event: replace(old, left_out=max(0, old.left_out - _count(event))),
+    "question": lambda old, event: _message(old, {**event, "role": "user"}),  # format 1
+    "reply": lambda old, event: _message(old, {**event, "role": "assistant"}),  # format 1
+}

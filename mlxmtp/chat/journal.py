@@ -1,28 +1,32 @@
-"""One session file: events appended as they happen, one JSON object per line, the header first.
+"""One session file: events appended as they happen, one JSON object a line, the header first.
 
-Written so that a process may be killed at any byte: every event is one write to the end of the file, nothing is ever
-changed or moved, a line that broke off is passed over, and whoever goes on starts on a fresh line. While a journal is
-open it holds a lock on its file, so that two windows never write into one conversation.
+Written so that a process may be killed at any byte: every event is one write to the end of the file, nothing is
+changed but one digit of an older header, a line that broke off is passed over, and whoever goes on starts on a fresh
+line. An open journal holds a lock on its file, so that two windows never write into one conversation.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlxmtp.chat.history import Event
 from mlxmtp.errors import SessionError, SessionInUse
 from mlxmtp.files import try_lock
+from mlxmtp.version import installed_version
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".jsonl"
 
 _STARTS = b'{"type": "session", "format": '
+_OLDER = re.compile(rb'[^\n]*?"format": *(1)[,}]')  # the digit that says it, in the first line
 _WAIT_FOR_QUESTION = frozenset({"system", "model", "name"})  # nothing worth a file of its own
-_WAIT_FOR_MORE = frozenset({"reply", "extend", "model", "system"})  # after opening: nothing has been said yet
+_WAIT_FOR_MORE = frozenset({"extend", "answer", "model", "system"})  # after opening: nothing has been said yet
 
 
 class Journal:
@@ -36,12 +40,13 @@ class Journal:
         self._file = file
         self._waiting: list[bytes] | None = waiting  # None once the first event has been written
         self._quiet = quiet
+        self._older: int | None = None
         self._trouble: str | None = None
         self._closed = False
 
     @classmethod
     def new(cls, folder: Path, model: str = "") -> Journal:
-        """A conversation that has not begun."""
+        """Return the journal of a conversation that has not begun."""
         path = folder / f"{_fresh_id()}{SUFFIX}"
         return cls(path, None, [_header(path, model)], _WAIT_FOR_QUESTION)
 
@@ -58,8 +63,11 @@ class Journal:
         except BaseException:
             os.close(file)
             raise
-        start = [b"\n"] if events and not data.endswith(b"\n") else []
-        return cls(path, file, start or ([] if events else [_header(path, "")]), _WAIT_FOR_MORE), events
+        waiting = [_header(path, "")] if not events else [] if data.endswith(b"\n") else [b"\n"]
+        journal = cls(path, file, waiting, _WAIT_FOR_MORE)
+        if events and (older := _OLDER.match(data)):
+            journal._older = older.start(1)
+        return journal, events
 
     @classmethod
     def fork(cls, path: Path) -> tuple[Journal, list[Event]]:
@@ -72,18 +80,18 @@ class Journal:
 
     @property
     def id(self) -> str:
-        """What the session is called by."""
         return self.path.name.removesuffix(SUFFIX)
 
     @property
     def saved(self) -> bool:
-        """Whether it is on the disk up to now."""
+        """True if all is on the disk up to now."""
         return self._file is not None and self.trouble is None
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing is saved any more, one sentence."""
-        if self._trouble is None and self._removed():
+        """The reason why nothing is saved any more, one sentence."""
+        removed = self._file is not None and not self._closed and os.fstat(self._file).st_nlink == 0
+        if self._trouble is None and removed:
             self._trouble = _not_saved(f"its file was removed ({self.path})", "Begin")
         return self._trouble
 
@@ -94,12 +102,15 @@ class Journal:
         lines = [_line(event)]
         if self._waiting is not None:
             self._waiting += lines
-            if event["type"] in self._quiet:
+            if ("answer" if event.get("role") == "assistant" else event["type"]) in self._quiet:
                 return
             lines = self._waiting
         try:
             if self._file is None:
                 self._file = _create(self.path)
+            if self._older is not None:
+                _mark_format(self._file, self._older)
+                self._older = None
             _write_all(self._file, b"".join(lines))
             self._waiting = None  # last: after Ctrl-C anywhere before, the header still waits
         except (OSError, SessionInUse) as error:
@@ -109,7 +120,7 @@ class Journal:
             self._trouble = _not_saved(f"{reason or error} ({self.path.parent})", first)
 
     def successor(self, model: str) -> Journal:
-        """The journal of a new conversation in the same folder."""
+        """Return the journal of a new conversation in the same folder."""
         return Journal.new(self.path.parent, model)
 
     def close(self) -> None:
@@ -118,13 +129,9 @@ class Journal:
             os.close(self._file)
         self._closed = True
 
-    def _removed(self) -> bool:
-        """Whether the file has no name any more: what is written to it ends with this process."""
-        return self._file is not None and not self._closed and os.fstat(self._file).st_nlink == 0
-
 
 def read_events(data: bytes, path: Path) -> list[Event]:
-    """Every whole event of a session file, the header first; empty for a file whose header broke off.
+    """Return every whole event of a session file, the header first; none for a file whose header broke off.
 
     Lines that are no JSON object are passed over, invalid UTF-8 is replaced. Raises SessionError.
     """
@@ -134,26 +141,24 @@ def read_events(data: bytes, path: Path) -> list[Event]:
     header = _event(lines[0])
     if header is None or header.get("type") != "session":
         raise SessionError(f"{path.name} is not a session of mlxmtp.")
-    if header.get("format") != FORMAT:
+    if header.get("format") not in (1, FORMAT):
         raise SessionError(f"{path.name} was written by another version of mlxmtp: update it to read this session.")
     return [header, *(event for line in lines[1:] if (event := _event(line)) is not None)]
 
 
 def delete(path: Path) -> None:
-    """Delete a session file. Raises SessionInUse if a window has it open; none can open it meanwhile."""
-    if not path.is_file():  # a named pipe, or a link that leads nowhere: nobody has a conversation in it
-        path.unlink()
-        return
-    try:
-        file = os.open(path, os.O_RDONLY)
+    """Delete a session file; no window can open it meanwhile. Raises SessionInUse if one has it open."""
+    try:  # a named pipe, or a link that leads nowhere: nobody has a conversation in it
+        file = os.open(path, os.O_RDONLY) if path.is_file() else None
     except PermissionError:  # no window can open it either
-        path.unlink()
-        return
+        file = None
     try:
-        _lock(file, path)
+        if file is not None:
+            _lock(file, path)
         path.unlink()
     finally:
-        os.close(file)
+        if file is not None:
+            os.close(file)
 
 
 def _not_saved(why: str, begin: str) -> str:
@@ -177,15 +182,26 @@ def _line(event: Event) -> bytes:
 
 
 def _header(path: Path, model: str, **more: str) -> bytes:
-    from mlxmtp.version import installed_version
-
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     about = {"id": path.name.removesuffix(SUFFIX), "created": created, "mlxmtp": installed_version()}
     return _line({"type": "session", "format": FORMAT, **about, **({"model": model} if model else {}), **more})
 
 
+def _mark_format(file: int, at: int) -> None:
+    """Write this format's digit into the header of an older file, whose version then refuses it instead of misreading.
+
+    One byte: a process that is killed leaves the old digit or the new one, and both are read.
+    """
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    fcntl.fcntl(file, fcntl.F_SETFL, flags & ~os.O_APPEND)  # Linux appends whatever the offset otherwise
+    try:
+        os.pwrite(file, str(FORMAT).encode(), at)
+    finally:
+        fcntl.fcntl(file, fcntl.F_SETFL, flags)
+
+
 def _fresh_id() -> str:
-    """Eight characters, of which the first few are enough to type."""
+    """Return eight characters, of which the first few are enough to type."""
     return os.urandom(4).hex()
 
 

@@ -14,12 +14,39 @@ from tempfile import TemporaryDirectory
 from mlxmtp.errors import ContextOverflow, UsageError
 from mlxmtp.settings import git_environ
 
+LIMIT = 64 * 1024 * 1024
+"""Bytes of one file: several times what the longest context of any supported model can hold."""
+
 FOLDER_LIMIT = 4 * 1024 * 1024
 """Bytes of text in one folder: about a million tokens, more than any supported model's context."""
 
 MOST_FILES = 5000
 
 _BUILDS = frozenset({"__pycache__", "build", "dist", "node_modules", "target", "venv"})
+_WRITTEN = bytes({*range(0x20, 0x7F), *range(0x80, 0x100), *b"\t\n\r\f\b\x1b"})  # all but control characters
+
+_QUOTES = "\"'`“”„‟‘’‚‛«»‹›"  # which of them opens and which closes differs from language to language
+_OPENING = "([{<「『（【《〈"
+_CLOSING = _QUOTES + ")]}>」』）】》〉.,;:!?…。、，：；！？"  # what a sentence puts after a path
+
+# A mention begins a word, or stands in brackets, or in quotes that begin a word: "john doe"@example.org is an address.
+BEFORE_MENTION = r"(?:^|(?<=[\s{open}])|(?<=[{quotes}])(?<![^\s{open}][{quotes}]))".format(
+    open=re.escape(_OPENING), quotes=_QUOTES
+)
+_MENTION = re.compile(BEFORE_MENTION + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The text behind one name: every file under a line `--- path ---`, and remarks, one sentence each.
+
+    `text` is empty where the file is. `files` counts those with text.
+    """
+
+    name: str
+    text: str
+    files: int = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +59,95 @@ class Tree:
     because: str = ""
 
 
-def list_folder(root: Path, name: str) -> Tree:
-    """Every file of `root` worth reading, at any depth. Symbolic links are left out: they may lead anywhere.
+def gather(name: str) -> Material:
+    """Read a text file, or every text file of a folder that git does not ignore (`list_folder`).
 
-    Inside a repository the choice is git's: what is tracked, and what is new and not ignored. Without one,
-    or without git, hidden files, folders that builds fill, and with git what a .gitignore names, are left out, with a
-    remark.
+    Raises UsageError for what is not there, cannot be read or is no text, ContextOverflow for more than a model reads.
+    """
+    path = _path(name)
+    try:
+        folder = path.is_dir()
+    except OSError as error:  # a name that is too long, a folder above it that nobody may enter
+        raise _unreadable(name, error) from error
+    if folder:
+        return _gather_folder(name, list_folder(path, name))
+    text, notes = _read_one(path, name)
+    return Material(name, titled(name, text), 1, notes)
+
+
+def read_text(name: str) -> str:
+    """Return the text of a file alone. Raises as `gather`."""
+    return _read_one(_path(name), name)[0]
+
+
+def mentions(message: str) -> list[str]:
+    """Return the paths that `message` names as `@path`, `@"path with blanks"` or `@folder/`, as typed, each once.
+
+    A word counts only if something is there by that name, so `@` in other text stays text. It may stand in quotes or
+    brackets. They and a full stop after the path are no part of it, unless there is such a file.
+    """
+    found: dict[str, None] = {}
+    for quoted, single, bare in _MENTION.findall(message):
+        names = [quoted or single] if quoted or single else [bare, bare.rstrip(_CLOSING)]
+        name = next((one for one in names if _exists(one)), None)
+        if name is not None:
+            found[name] = None
+    return list(found)
+
+
+def titled(name: str, text: str) -> str:
+    """Return `text` under a line that says where it is from."""
+    shown = os.fsencode(name).decode("utf-8", "replace")  # a name may hold bytes that are no text
+    return f"--- {shown} ---\n{text}"
+
+
+def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
+    """Return text without blank lines at its ends, and a remark if it was not valid UTF-8.
+
+    Raises UsageError for bytes that are no text.
+    """
+    reason = not_text(data)
+    if reason is not None:
+        raise UsageError(f"{name} {reason}")
+    data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the text
+    notes: tuple[str, ...] = ()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = data.decode("utf-8", "replace")
+        notes = (f"{name} is not valid UTF-8 (first at byte {error.start}): the invalid bytes are replaced.",)
+    text = text.replace("\r\n", "\n").strip("\n")
+    return (text if text.strip() else ""), notes
+
+
+def not_text(data: bytes) -> str | None:
+    """Return why these bytes are no text, as a sentence's end after the file's name; None if they are text."""
+    if data.startswith(b"%PDF-"):
+        return "is a PDF: turn it into text first, for example with pdftotext."
+    if b"\0" in data:
+        return "holds NUL bytes, so it is not text: convert it first."
+    start = data[:8192]
+    odd = len(start.translate(None, delete=_WRITTEN))
+    return "is not text, but something binary: convert it first." if odd * 20 > len(start) else None
+
+
+def check_size(size: int, name: str) -> None:
+    """Raise ContextOverflow beyond LIMIT bytes."""
+    if size > LIMIT:
+        raise ContextOverflow(
+            f"{name} is longer than {LIMIT:,} bytes, which no model's context holds: give a part of it."
+        )
+
+
+def list_folder(root: Path, name: str) -> Tree:
+    """Return the files of `root` worth reading, at any depth. Symbolic links are left out: they may lead anywhere.
+
+    Inside a repository the choice is git's: what is tracked, and what is new and not ignored. Without one, or without
+    git, hidden files, folders that builds fill, and with git what a .gitignore names, are left out, with a remark.
     Folders that a person may miss are a remark: repositories within one, and what cannot be read.
     Raises ContextOverflow for more than MOST_FILES, UsageError for a folder that cannot be read.
     """
-    names = _listed_by_git(root)
+    names = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if names is not None:
         inner = [one.rstrip("/") for one in names if _is_repository(root / one)]
         remarks = _left_out(inner, name, "is a repository of its own and", "are repositories of their own and")
@@ -57,13 +163,37 @@ def list_folder(root: Path, name: str) -> Tree:
     return Tree(root, files, remarks, because=" besides hidden ones and builds")
 
 
-def _listed_by_git(root: Path) -> list[str] | None:
-    """Paths below `root`; None where there is no repository or no git."""
-    return _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+def _gather_folder(name: str, tree: Tree) -> Material:
+    parts: list[str] = []
+    notes: list[str] = list(tree.notes)
+    skipped, total = 0, 0
+    for path in tree.files:
+        shown = f"{name.rstrip('/')}/{path.relative_to(tree.root).as_posix()}"
+        data = _read(path, shown, FOLDER_LIMIT)
+        if not_text(data) is not None:
+            skipped += 1
+            continue
+        total += len(data)
+        if total > FOLDER_LIMIT:
+            largest = sorted(tree.files, key=lambda path: path.stat().st_size, reverse=True)[:3]
+            named = ", ".join(path.relative_to(tree.root).as_posix() for path in largest)
+            raise ContextOverflow(
+                f"The text files of {name} are more than {FOLDER_LIMIT:,} bytes together (the largest: {named}): "
+                "name the folders or files you mean."
+            )
+        text, remarks = decoded(data, shown)
+        notes += remarks
+        if text:
+            parts.append(titled(shown, text))
+    if skipped:
+        notes.append(f"{skipped} file{'s' if skipped > 1 else ''} of {name} without text left out.")
+    if not parts:
+        raise UsageError(f"{name} holds no text files{tree.because}: name the files themselves.")
+    return Material(name, "\n\n".join(parts), len(parts), tuple(notes))
 
 
 def _ignored(root: Path) -> frozenset[str]:
-    """Paths below a folder outside of every repository that a .gitignore in it names; none are known without git."""
+    """Return the paths that a .gitignore names in a folder outside of every repository; none are known without git."""
     with TemporaryDirectory() as empty:
         repository = (f"--git-dir={empty}", f"--work-tree={root.absolute()}")
         _git(root, *repository, "init", "--quiet")
@@ -71,7 +201,7 @@ def _ignored(root: Path) -> frozenset[str]:
 
 
 def _git(root: Path, *arguments: str) -> list[str] | None:
-    """The paths that git prints; None if it fails or is not there."""
+    """Return the paths that git prints; None if it fails (there is no repository) or is not there."""
     try:
         done = subprocess.run(
             # A repository may name a program of its own for fsmonitor; listing files must not run it.
@@ -90,7 +220,7 @@ def _git(root: Path, *arguments: str) -> list[str] | None:
 
 
 def _is_repository(folder: Path) -> bool:
-    """Whether git lists this one as a whole: a repository within the repository, or a submodule that is here."""
+    """Tell a folder that git lists as a whole: a repository within the repository, or a submodule that is here."""
     try:
         return (folder / ".git").exists() and not folder.is_symlink()
     except OSError:  # no way in
@@ -101,12 +231,12 @@ def _left_out(folders: Sequence[str], name: str, one: str, several: str) -> tupl
     if not folders:
         return ()
     first = ", ".join(sorted(folders)[:3]) + (f" and {len(folders) - 3} more" if len(folders) > 3 else "")
-    what = f"1 folder of {name} {one}" if len(folders) == 1 else f"{len(folders)} folders of {name} {several}"
-    return (f"{what} left out: {first}.",)
+    subject = f"1 folder of {name} {one}" if len(folders) == 1 else f"{len(folders)} folders of {name} {several}"
+    return (f"{subject} left out: {first}.",)
 
 
 def _walk(root: Path, name: str, unread: list[str]) -> Iterator[Path]:
-    """Every file worth reading; folders that cannot be read are put into `unread`."""
+    """Yield every file worth reading; folders that cannot be read are put into `unread`."""
 
     def refuse(error: OSError) -> None:
         if error.filename == str(root):
@@ -119,157 +249,16 @@ def _walk(root: Path, name: str, unread: list[str]) -> Iterator[Path]:
 
 
 def _regular(paths: Iterable[Path], name: str) -> tuple[Path, ...]:
-    kept: list[Path] = []
+    regular: list[Path] = []
     for path in paths:
         try:
-            regular = stat.S_ISREG(path.lstat().st_mode)
+            if stat.S_ISREG(path.lstat().st_mode):
+                regular.append(path)
         except OSError:  # tracked, but deleted
             continue
-        if regular:
-            kept.append(path)
-        if len(kept) > MOST_FILES:
+        if len(regular) > MOST_FILES:
             raise ContextOverflow(f"{name} holds more than {MOST_FILES} files: name the folders or files you mean.")
-    return tuple(sorted(kept))
-
-
-LIMIT = 64 * 1024 * 1024
-"""Bytes of one file: several times what the longest context of any supported model can hold."""
-
-_QUOTES = "\"'`“”„‟‘’‚‛«»‹›"  # which of them opens and which closes differs from language to language
-_OPENING = "([{<「『（【《〈"
-_CLOSING = _QUOTES + ")]}>」』）】》〉.,;:!?…。、，：；！？"  # what a sentence puts after a path
-
-# A mention begins a word, or stands in brackets, or in quotes that begin a word: "john doe"@example.org is an address.
-BEFORE_MENTION = r"(?:^|(?<=[\s{open}])|(?<=[{quotes}])(?<![^\s{open}][{quotes}]))".format(
-    open=re.escape(_OPENING), quotes=_QUOTES
-)
-_MENTION = re.compile(BEFORE_MENTION + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What stands behind one name: every file under a line `--- path ---`, and remarks, one sentence each.
-
-    `text` is empty where the file is. `files` counts those with text.
-    """
-
-    name: str
-    text: str
-    files: int = 1
-    notes: tuple[str, ...] = ()
-
-
-def gather(name: str) -> Material:
-    """Read a text file, or every text file of a folder that git does not ignore (see `folder.py`).
-
-    Raises UsageError for what is not there, cannot be read or is no text, ContextOverflow for more than a model reads.
-    """
-    path = _path(name)
-    try:
-        folder = path.is_dir()
-    except OSError as error:  # a name that is too long, a folder above it that nobody may enter
-        raise _unreadable(name, error) from error
-    if folder:
-        return _gather_folder(name, list_folder(path, name))
-    text, notes = _read_one(path, name)
-    return Material(name, titled(name, text), 1, notes)
-
-
-def read_text(name: str) -> str:
-    """The text of a file alone. Raises as `gather`."""
-    return _read_one(_path(name), name)[0]
-
-
-def mentions(message: str) -> list[str]:
-    """The paths that `message` names as `@path`, `@"path with blanks"` or `@folder/`, as typed, each once.
-
-    A word counts only if something is there by that name, so `@` in other text stays text. It may stand in quotes or
-    brackets. They and a full stop after the path are no part of it, unless there is such a file.
-    """
-    found: dict[str, None] = {}
-    for quoted, single, bare in _MENTION.findall(message):
-        names = [quoted or single] if quoted or single else [bare, bare.rstrip(_CLOSING)]
-        name = next((one for one in names if _exists(one)), None)
-        if name is not None:
-            found[name] = None
-    return list(found)
-
-
-def titled(name: str, text: str) -> str:
-    """`text` under a line that says where it is from."""
-    shown = os.fsencode(name).decode("utf-8", "replace")  # a name may hold bytes that are no text
-    return f"--- {shown} ---\n{text}"
-
-
-def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
-    """Text without blank lines at its ends, and a remark if it was not valid UTF-8. Raises UsageError for no text."""
-    reason = not_text(data)
-    if reason is not None:
-        raise UsageError(f"{name} {reason}")
-    data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the text
-    notes: tuple[str, ...] = ()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        text = data.decode("utf-8", "replace")
-        notes = (f"{name} is not valid UTF-8 (first at byte {error.start}): the invalid bytes are replaced.",)
-    text = text.replace("\r\n", "\n").strip("\n")
-    return (text if text.strip() else ""), notes
-
-
-def not_text(data: bytes) -> str | None:
-    """Why these bytes are no text, as the end of a sentence that begins with the file's name; None if they are."""
-    if data.startswith(b"%PDF-"):
-        return "is a PDF: turn it into text first, for example with pdftotext."
-    if b"\0" in data:
-        return "holds NUL bytes, so it is not text: convert it first."
-    start = data[:8192]
-    odd = len(start.translate(None, delete=_WRITTEN))
-    return "is not text, but something binary: convert it first." if odd * 20 > len(start) else None
-
-
-_WRITTEN = bytes({*range(0x20, 0x7F), *range(0x80, 0x100), *b"\t\n\r\f\b\x1b"})  # all but control characters
-
-
-def check_size(size: int, name: str) -> None:
-    """Raise ContextOverflow beyond LIMIT bytes."""
-    if size > LIMIT:
-        raise ContextOverflow(
-            f"{name} is longer than {LIMIT:,} bytes, which no model's context holds: give a part of it."
-        )
-
-
-def _gather_folder(name: str, tree: Tree) -> Material:
-    parts: list[str] = []
-    notes: list[str] = list(tree.notes)
-    skipped, total = 0, 0
-    for path in tree.files:
-        shown = f"{name.rstrip('/')}/{path.relative_to(tree.root).as_posix()}"
-        data = _read(path, shown, FOLDER_LIMIT)
-        if not_text(data) is not None:
-            skipped += 1
-            continue
-        total += len(data)
-        if total > FOLDER_LIMIT:
-            raise ContextOverflow(_too_much(name, tree))
-        text, remarks = decoded(data, shown)
-        notes += remarks
-        if text:
-            parts.append(titled(shown, text))
-    if skipped:
-        notes.append(f"{skipped} file{'s' if skipped > 1 else ''} of {name} without text left out.")
-    if not parts:
-        raise UsageError(f"{name} holds no text files{tree.because}: name the files themselves.")
-    return Material(name, "\n\n".join(parts), len(parts), tuple(notes))
-
-
-def _too_much(name: str, tree: Tree) -> str:
-    largest = sorted(tree.files, key=lambda path: path.stat().st_size, reverse=True)[:3]
-    named = ", ".join(path.relative_to(tree.root).as_posix() for path in largest)
-    return (
-        f"The text files of {name} are more than {FOLDER_LIMIT:,} bytes together (the largest: {named}): "
-        "name the folders or files you mean."
-    )
+    return tuple(sorted(regular))
 
 
 def _path(name: str) -> Path:
@@ -281,8 +270,15 @@ def _path(name: str) -> Path:
         raise UsageError(f"There is no home folder for {name}.") from error
 
 
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and _expanded(name).exists()
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
+        return False
+
+
 def _expanded(name: str) -> Path:
-    """With `~` as a home folder, unless nobody has that home and something here is called so. Raises RuntimeError."""
+    """Put a home folder for `~`, unless nobody has that home and something here is called so. Raises RuntimeError."""
     path = Path(name)
     try:
         return path.expanduser()
@@ -298,25 +294,17 @@ def _read_one(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
     return decoded(data, name)
 
 
-def _exists(name: str) -> bool:
-    try:
-        return bool(name) and _expanded(name).exists()
-    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
-        return False
-
-
 def _read(path: Path, name: str, limit: int) -> bytes:
-    """At most one byte more than `limit`."""
+    """Return at most one byte more than `limit`."""
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            return file.read(limit + 1)
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {name}.") from error
     except IsADirectoryError as error:
         raise UsageError(f"{name} is a folder: give a text file.") from error
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
-    return data
 
 
 def _unreadable(name: str, error: OSError | ValueError) -> UsageError:

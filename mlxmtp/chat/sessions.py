@@ -1,4 +1,4 @@
-"""The folder of saved conversations: `ID.jsonl`, and `ID.kv.safetensors` where keys and values were kept beside it."""
+"""The folder of saved conversations: `ID.jsonl`, and `ID.kv.safetensors` for a KV cache saved beside it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mlxmtp.chat.conversation import Conversation, title
+from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Event, History
 from mlxmtp.chat.journal import SUFFIX, Journal, delete, read_events
 from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
@@ -20,7 +21,9 @@ CACHE_SUFFIX = ".kv.safetensors"
 
 NOTHING_TO_CONTINUE = "There is no session to continue: mlxmtp chat saves one, and so does mlxmtp ask --save."
 
-_ANSWERS = re.compile(rb'^\{"type": "(?:part|reply|extend|retract)".*\n', re.MULTILINE)
+_ANSWERS = re.compile(
+    rb'^\{"type": "(?:part|reply|extend|retract|message", "role": "(?:assistant|tool))".*\n', re.MULTILINE
+)
 
 _LIST = "Run: mlxmtp sessions"
 
@@ -41,8 +44,8 @@ class Summary:
 
     @property
     def cache(self) -> Path:
-        """Where keys and values of the session are, if they were kept."""
-        return self.path.with_name(f"{self.id}{CACHE_SUFFIX}")
+        """The file of the session's KV cache, if it was saved."""
+        return _cache_of(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,55 +71,63 @@ class Sessions:
         self.folder = folder
 
     def create(self, model: str = "") -> Journal:
-        """The journal of a new conversation; its file appears with the first question.
+        """Return the journal of a new conversation; its file appears with the first question.
 
         The model can be said later, with `Conversation.use_model`.
         """
         return Journal.new(self.folder, model)
 
     def listing(self) -> Listing:
-        """Every session, newest first."""
-        found: list[Summary] = []
+        """Return every session, newest first."""
         remarks: list[str] = []
-        for path in self._files():
-            try:
-                summary = summarize(path)
-            except (SessionError, OSError) as error:
-                remarks.append(_remark(path, error))
-                continue
-            if summary is not None:
-                found.append(summary)
+        found = [one for path in self._files() if (one := _summary(path, remarks.append)) is not None]
         found.sort(key=lambda one: (one.updated, one.id), reverse=True)
         return Listing(tuple(found), tuple(remarks))
 
     def latest(self, tell: Callable[[str], object] = lambda _: None) -> Summary:
-        """The session that was last written to. Raises UsageError if there is none.
+        """Return the session that was last written to. Raises UsageError if there is none.
 
         `tell` hears of each file that was written to later but cannot be read, one sentence.
         """
         for path in sorted(self._files(), key=_modified, reverse=True):
-            try:
-                summary = summarize(path)
-            except (SessionError, OSError) as error:
-                tell(_remark(path, error))
-                continue
-            if summary is not None:
+            if (summary := _summary(path, tell)) is not None:
                 return summary
         raise UsageError(NOTHING_TO_CONTINUE)
 
     def find(self, wanted: str, *, list_with: str = _LIST) -> Summary:
-        """The session with that name, id, or beginning of an id. Raises UsageError with the nearest ones.
+        """Return the session with that name, id, or beginning of an id. Raises UsageError with the nearest ones.
 
-        `list_with`: the next step where none is near.
-        Where the id is that of a file that cannot be gone on with, raises what is wrong with it.
+        `list_with`: the next step where none is near. Where the id is that of a file that cannot be gone on with,
+        raises what is wrong with it (SessionError, MlxmtpError).
         """
         match = self._match(wanted, list_with)
-        return match if isinstance(match, Summary) else _readable(match)
+        if isinstance(match, Summary):
+            return match
+        try:
+            summary = summarize(match)
+        except OSError as error:
+            raise MlxmtpError(f"{match} cannot be read: {error.strerror or error}.") from error
+        if summary is None:
+            name = _id_of(match)
+            raise UsageError(f"Nothing is asked in session {name} any more. To delete it: mlxmtp sessions rm {name}")
+        return summary
 
     def find_any(self, wanted: str) -> Summary:
         """As `find`, but by its whole id also a file that cannot be read or in which nothing is asked: to remove it."""
         match = self._match(wanted)
-        return match if isinstance(match, Summary) else _unlisted(match)
+        if isinstance(match, Summary):
+            return match
+        try:
+            summarize(match)
+            title = "(nothing asked)"
+        except (SessionError, OSError):
+            title = "(cannot be read)"
+        try:
+            status = match.lstat()
+        except OSError as error:
+            raise UsageError(f"Session {_id_of(match)} has been removed already.") from error
+        times = status.st_mtime, status.st_mtime
+        return Summary(_id_of(match), match, None, title, "", *times, 0, _size(match, status))
 
     def open(self, summary: Summary) -> Resumed:
         """Continue a session in its own file, or in a copy if another window has it open.
@@ -124,33 +135,21 @@ class Sessions:
         Raises UsageError if it has been removed meanwhile, SessionError, MlxmtpError if it cannot be read.
         """
         remarks: tuple[str, ...] = ()
-        try:
+        with _as_sentences(summary, "has been removed", f"{summary.path} cannot be opened"):
             try:
                 journal, events = Journal.reopen(summary.path)
             except SessionInUse:
                 journal, events = Journal.fork(summary.path)
                 remarks = (f"Session {summary.id} is open in another window, so this goes on in a copy, {journal.id}.",)
-        except FileNotFoundError as error:
-            raise UsageError(f"Session {summary.id} has been removed.") from error
-        except OSError as error:
-            raise MlxmtpError(f"{summary.path} cannot be opened: {error.strerror or error}.") from error
         return Resumed(Conversation.restore(events, journal), remarks)
 
-    def history(self, summary: Summary) -> History:
-        """What was said in a session. Raises as `open`."""
-        return self.read(summary).history
-
     def read(self, summary: Summary) -> Conversation:
-        """A session without claiming it: what follows is not kept. Raises as `open`."""
-        try:
+        """Return a session without claiming it: what follows is not saved. Raises as `open`."""
+        with _as_sentences(summary, "has been removed", f"{summary.path} cannot be read"):
             return Conversation.restore(read_events(summary.path.read_bytes(), summary.path))
-        except FileNotFoundError as error:
-            raise UsageError(f"Session {summary.id} has been removed.") from error
-        except OSError as error:
-            raise MlxmtpError(f"{summary.path} cannot be read: {error.strerror or error}.") from error
 
     def check_name(self, name: str, own_id: str) -> str:
-        """`name`, trimmed, if the session `own_id` can have it. Raises UsageError."""
+        """Return `name`, trimmed, if the session `own_id` can have it. Raises UsageError."""
         name = name.strip()
         if not name or len(name) > 60 or not name.isprintable():
             raise UsageError("A session's name is one line of at most 60 characters.")
@@ -160,23 +159,20 @@ class Sessions:
         return name
 
     def remove(self, summary: Summary) -> int:
-        """Delete a session and what is kept beside it; returns the bytes freed. Raises MlxmtpError (SessionInUse)."""
-        try:
-            delete(summary.path)
+        """Delete a session and its KV cache; return the bytes freed. Raises MlxmtpError (SessionInUse)."""
+        with _as_sentences(summary, "has been removed already", f"Session {summary.id} cannot be removed"):
+            try:
+                delete(summary.path)
+            except SessionInUse as error:
+                raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.") from error
             summary.cache.unlink(missing_ok=True)
-        except SessionInUse as error:
-            raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.") from error
-        except FileNotFoundError as error:
-            raise UsageError(f"Session {summary.id} has been removed already.") from error
-        except OSError as error:
-            raise MlxmtpError(f"Session {summary.id} cannot be removed: {error.strerror or error}.") from error
         return summary.size
 
     def _match(self, wanted: str, list_with: str = _LIST) -> Summary | Path:
-        """The session that is meant, or the file that has exactly that id but is in no list."""
+        """Return the session that is meant, or the file that has exactly that id but is in no list."""
         sessions = self.listing().sessions
         named = [one for one in sessions if one.name == wanted]
-        whole = [path for path in self._files() if path.name == f"{wanted}{SUFFIX}"]
+        whole = [path for path in self._files() if _id_of(path) == wanted]
         if whole and not named:
             return next((one for one in sessions if one.id == wanted), whole[0])
         for matches in (named, [one for one in sessions if wanted and one.id.startswith(wanted)]):
@@ -185,7 +181,9 @@ class Sessions:
             if matches:
                 ids = ", ".join(one.id for one in matches[:5])
                 raise UsageError(f"'{wanted}' fits {len(matches)} sessions ({ids}): give more of the id.")
-        raise UsageError(f"There is no session '{wanted}'{_suggestion(wanted, sessions, list_with)}")
+        near = nearest(wanted, [name for one in sessions for name in (one.id, one.name) if name])
+        hint = f": did you mean '{near}'?" if near else f". {list_with}"
+        raise UsageError(f"There is no session '{wanted}'{hint}")
 
     def _files(self) -> Iterator[Path]:
         try:
@@ -195,7 +193,7 @@ class Sessions:
 
 
 def summarize(path: Path) -> Summary | None:
-    """What a list says of a session file; None for one in which nothing was asked. Raises SessionError, OSError."""
+    """Return the list's entry for a session file; None if nothing is asked in it. Raises SessionError, OSError."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for whoever writes into it
         raise SessionError(f"{path.name} is not a session of mlxmtp.")
@@ -203,56 +201,55 @@ def summarize(path: Path) -> Summary | None:
     history = History()
     for event in events:
         history = history.after(event)
-    if not (history.exchanges or history.dropped):
+    if not history.turns:
         return None
     return Summary(
-        id=path.name.removesuffix(SUFFIX),
+        id=_id_of(path),
         path=path,
         name=history.name,
-        title=title(history),
+        title=history.title,
         model=history.model,
         created=_created(events[0], status.st_mtime),
         updated=status.st_mtime,
-        turns=len(history.dropped + history.exchanges),
+        turns=len(history.turns),
         size=_size(path, status),
     )
 
 
-def _readable(path: Path) -> Summary:
-    """What a list says of a file, or why it says nothing. Raises MlxmtpError (SessionError, UsageError)."""
+def _summary(path: Path, tell: Callable[[str], object]) -> Summary | None:
+    """As `summarize`, but a file that cannot be read is a sentence for `tell`."""
     try:
-        summary = summarize(path)
+        return summarize(path)
+    except SessionError as error:
+        tell(str(error))
     except OSError as error:
-        raise MlxmtpError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if summary is None:
-        name = path.name.removesuffix(SUFFIX)
-        raise UsageError(f"Nothing is asked in session {name} any more. To delete it: mlxmtp sessions rm {name}")
-    return summary
+        tell(f"{path.name}: {error.strerror}.")
+    return None
 
 
-def _unlisted(path: Path) -> Summary:
-    """What is known of a file without reading it. Raises UsageError for one that is gone."""
+@contextmanager
+def _as_sentences(summary: Summary, gone: str, refused: str) -> Iterator[None]:
+    """Raise UsageError for a session that is not there, MlxmtpError for other refusals of the system."""
     try:
-        summarize(path)
-        said = "(nothing asked)"
-    except (SessionError, OSError):
-        said = "(cannot be read)"
-    name = path.name.removesuffix(SUFFIX)
-    try:
-        status = path.lstat()
+        yield
+    except FileNotFoundError as error:
+        raise UsageError(f"Session {summary.id} {gone}.") from error
     except OSError as error:
-        raise UsageError(f"Session {name} has been removed already.") from error
-    return Summary(name, path, None, said, "", status.st_mtime, status.st_mtime, 0, _size(path, status))
+        raise MlxmtpError(f"{refused}: {error.strerror or error}.") from error
+
+
+def _id_of(path: Path) -> str:
+    return path.name.removesuffix(SUFFIX)
+
+
+def _cache_of(path: Path) -> Path:
+    return path.with_name(f"{_id_of(path)}{CACHE_SUFFIX}")
 
 
 def _size(path: Path, status: os.stat_result) -> int:
-    """Bytes of a session and of what is kept beside it."""
-    beside = path.with_name(f"{path.name.removesuffix(SUFFIX)}{CACHE_SUFFIX}")
-    return status.st_size + (beside.stat().st_size if beside.exists() else 0)
-
-
-def _remark(path: Path, error: SessionError | OSError) -> str:
-    return str(error) if isinstance(error, SessionError) else f"{path.name}: {error.strerror}."
+    """Return the bytes of a session and of its KV cache."""
+    cache = _cache_of(path)
+    return status.st_size + (cache.stat().st_size if cache.exists() else 0)
 
 
 def _created(header: Event, otherwise: float) -> float:
@@ -267,9 +264,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:  # removed since the folder was read
         return 0.0
-
-
-def _suggestion(wanted: str, sessions: tuple[Summary, ...], list_with: str) -> str:
-    known = [name for one in sessions for name in (one.id, one.name) if name]
-    near = nearest(wanted, known)
-    return f": did you mean '{near}'?" if near else f". {list_with}"

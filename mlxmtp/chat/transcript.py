@@ -4,52 +4,51 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlxmtp.chat.conversation import title
-from mlxmtp.chat.history import Exchange, History
+from mlxmtp.chat.history import Exchange, History, Turn, title_of
+from mlxmtp.chat.message import MediaPart, Part, TextPart, ToolCall, ToolResult, text_of
 from mlxmtp.errors import MlxmtpError, UsageError
 from mlxmtp.files import write_atomically
 
 _TITLE_LINE = re.compile(r"^--- (.+) ---$", re.MULTILINE)
 _ENDS = {"cancelled": "*(stopped)*", "length": "*(cut at the length limit)*"}
+_LINE = 100
+"""Columns that the arguments or the result of a tool may take."""
 
 
 def as_markdown(history: History, session: str | None = None) -> str:
-    """What was said, in order; of attached material only the names, and no thoughts."""
+    """Return what was said, in order: of material and media only the names, of tools a line each, and no thoughts."""
     about = " · ".join(part for part in (history.model, f"session {session}" if session else "", history.name) if part)
-    parts = [f"# {title(history) or 'Conversation'}", about]
+    parts = [f"# {history.title or 'Conversation'}", about]
     if history.system:
         parts += ["## System", history.system]
-    for exchange in history.dropped:
-        parts += _turn(exchange)
-    if history.dropped:
-        parts.append("*(The context was full: the model no longer reads what is above.)*")
-    for exchange in history.exchanges:
-        parts += _turn(exchange)
+    for number, turn in enumerate(history.turns, 1):
+        parts += _turn(turn)
+        if number == history.left_out:
+            parts.append("*(The context was full: the model no longer reads what is above.)*")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def as_table(history: History, session: str | None = None) -> dict[str, Any]:
-    """Everything, ready for JSON: also material, thoughts and numbers."""
-    turns = [(exchange, False) for exchange in history.dropped] + [(exchange, True) for exchange in history.exchanges]
+    """Return everything, ready for JSON: also material, thoughts and numbers.
+
+    `messages` is the whole conversation, `exchanges` the same as questions and replies, without media and tools.
+    """
     return {
         "session": session,
         "name": history.name,
-        "title": title(history),
+        "title": history.title,
         "model": history.model,
         "system": history.system,
         "exchanges": [
-            {
-                "question": exchange.question,
-                "attached": exchange.attached,
-                "mentioned": exchange.mentioned,
-                "in_context": in_context,
-                "reply": None if exchange.reply is None else exchange.reply.to_dict(),
-            }
-            for exchange, in_context in turns
+            *(_exchange(one, in_context=False) for one in history.dropped),
+            *(_exchange(one, in_context=True) for one in history.exchanges),
         ],
+        "messages": [one.to_dict() for one in history.messages],
     }
 
 
@@ -83,13 +82,56 @@ def export(
 
 
 def as_text(table: dict[str, Any]) -> str:
-    """JSON for a file that people may open."""
+    """Return JSON for a file that people may open."""
     return json.dumps(table, ensure_ascii=False, indent=2) + "\n"
 
 
-def _turn(exchange: Exchange) -> list[str]:
-    names = _TITLE_LINE.findall(exchange.material) or (["piped text"] if exchange.material else [])
-    parts = ["## Question", f"*(Attached: {', '.join(names)})*" if names else "", exchange.question]
-    if exchange.reply is None:
-        return [*parts, "*(not answered)*"]
-    return [*parts, "## Answer", exchange.reply.text, _ENDS.get(exchange.reply.finish_reason, "")]
+def _exchange(exchange: Exchange, *, in_context: bool) -> dict[str, Any]:
+    reply = None if exchange.reply is None else asdict(exchange.reply)
+    if reply is not None and reply["stats"] is None:
+        del reply["stats"]
+    return {
+        "question": exchange.question,
+        "attached": exchange.attached,
+        "mentioned": exchange.mentioned,
+        "in_context": in_context,
+        "reply": reply,
+    }
+
+
+def _turn(turn: Turn) -> Iterator[str]:
+    material = Exchange.of(turn).material
+    names = _TITLE_LINE.findall(material) or (["piped text"] if material else [])
+    yield "## Question"
+    if names:
+        yield f"*(Attached: {', '.join(names)})*"
+    for part in turn[0].parts:
+        yield from _part_lines(part)
+    answered = False
+    for message in turn[1:]:
+        if message.role == "assistant" and not answered:
+            yield "## Answer"
+            answered = True
+        if message.role == "system":
+            yield "## System"
+        for part in message.parts:
+            yield from _part_lines(part)
+        yield _ENDS.get(message.finish_reason or "", "")
+    if not answered:
+        yield "*(not answered)*"
+
+
+def _part_lines(part: Part) -> Iterator[str]:
+    """Yield the text of a part, or a line that says what it is."""
+    match part:
+        case TextPart():
+            yield part.text
+        case MediaPart():
+            yield f"*({part.type.capitalize()}: {title_of(part.name or part.digest, _LINE)})*"
+        case ToolCall():
+            yield f"*(Called {part.name}: {title_of(json.dumps(part.arguments, ensure_ascii=False), _LINE)})*"
+        case ToolResult():
+            outcome = "failed" if part.is_error else "returned"
+            yield f"*({part.name} {outcome}: {title_of(text_of(part.content), _LINE)})*"
+        case Part(more={"type": kind}):
+            yield f"*(A part of type {title_of(str(kind))})*"

@@ -6,7 +6,7 @@ The order is the point: everything that can be refused is refused before the wei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mlxmtp.app.open import answer_params, read_model, read_tokenizer
@@ -114,6 +114,7 @@ class Turn:
         """`before`: tokens that do not depend on the question, to be taken from disk and kept there."""
         self._conversation.ask(self._asking.question, self._asking.attached)
         presenter = self._presenter(model)
+        sampling = asdict(params)
         repeated = Repeated(self._loaded, self._out.note, model, ids, before) if before else None
         if repeated is not None:
             repeated.recall()
@@ -124,11 +125,11 @@ class Turn:
                 reason = self._pass_on(answer, presenter)
         except KeyboardInterrupt:
             answer.close()
-            self._conversation.finish("cancelled", answer.stats.to_dict())
+            self._conversation.finish("cancelled", answer.stats.to_dict(), sampling)
             self._cancelled(answer, presenter, model.config.max_positions)
             raise
         answer.close()
-        self._conversation.finish(reason, answer.stats.to_dict())
+        self._conversation.finish(reason, answer.stats.to_dict(), sampling)
         presenter.end(reason, answer.stats)
         self._remarks(reason, answer, model)
         if repeated is not None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -10,35 +11,54 @@ from hypothesis import strategies as st
 
 from mlxmtp.chat.conversation import PART_CHARACTERS, PART_SECONDS, Conversation
 from mlxmtp.chat.history import Event, Exchange, History, Reply, title_of
+from mlxmtp.chat.journal import Journal
+from mlxmtp.chat.message import (
+    AudioPart,
+    ImagePart,
+    MaterialPart,
+    Message,
+    Part,
+    Role,
+    TextPart,
+    ToolCall,
+    ToolResult,
+    read_message,
+)
+from mlxmtp.chat.transcript import as_markdown, as_table
+from mlxmtp.engine.events import FinishReason
 
 
-@dataclass
-class Events:
-    """A journal in memory."""
+class Events(Journal):
+    """A journal in memory; what is written passes through JSON, as through a file."""
 
-    id: str = "e1"
-    saved: bool = True
-    trouble: str | None = None
-    written: list[Event] = field(default_factory=list)
-    closed: bool = False
-    next: Events | None = None
+    def __init__(self, *written: Event) -> None:
+        super().__init__(Path("e1.jsonl"), None, [], frozenset())
+        self.written: list[Event] = [*written]
+        self.closed = False
+        self.next: Events | None = None
 
     def write(self, event: Event) -> None:
-        self.written.append(event)
+        self.written.append(json.loads(json.dumps(event)))
 
     def successor(self, model: str) -> Events:
-        self.next = Events(written=[{"type": "session", "model": model}])
+        self.next = Events({"type": "session", "model": model})
         return self.next
 
     def close(self) -> None:
         self.closed = True
 
 
+def answer(conversation: Conversation, reply: Reply) -> None:
+    """The whole of a reply, as it comes."""
+    conversation.part(reply.text, reply.thinking)
+    conversation.finish(reply.finish_reason, reply.stats)
+
+
 def talk(*turns: tuple[str, str], **options: Any) -> Conversation:
     conversation = Conversation(**options)
-    for question, answer in turns:
+    for question, said in turns:
         conversation.ask(question)
-        conversation.reply(Reply(answer))
+        answer(conversation, Reply(said))
     return conversation
 
 
@@ -61,14 +81,14 @@ def test_a_conversation_is_what_was_asked_and_answered() -> None:
 def test_thoughts_never_reach_the_model() -> None:
     conversation = Conversation()
     conversation.ask("Why?")
-    conversation.reply(Reply("So.", thinking="Hm, secret."))
+    answer(conversation, Reply("So.", thinking="Hm, secret."))
     assert "secret" not in str(conversation.messages(Exchange("And?")))
 
 
 def test_questions_without_an_answer_are_left_out_unless_they_are_the_last() -> None:
     conversation = talk(("One?", "1"))
     conversation.ask("Two?")
-    conversation.reply(Reply("", thinking="Well", finish_reason="cancelled"))
+    answer(conversation, Reply("", thinking="Well", finish_reason="cancelled"))
     assert [message["content"] for message in conversation.messages()] == ["One?", "1", "Two?"]
     conversation.ask("Three?")
     assert [message["content"] for message in conversation.messages()] == ["One?", "1", "Three?"]
@@ -85,7 +105,7 @@ def test_another_answer_and_other_words() -> None:
     conversation = talk(("1?", "1"), ("2?", "2"))
     assert conversation.retract_reply() == "2?"
     assert conversation.exchanges[-1] == Exchange("2?")
-    conversation.reply(Reply("two"))
+    answer(conversation, Reply("two"))
     conversation.replace_question("II?")
     assert conversation.exchanges == (Exchange("1?", Reply("1")), Exchange("II?"))
     assert Conversation().retract_reply() is None
@@ -114,7 +134,7 @@ def test_sessions_written_before_mentions_were_told_apart_can_be_read() -> None:
 def test_a_continuation_makes_the_reply_longer() -> None:
     conversation = Conversation()
     conversation.ask("Count.")
-    conversation.reply(Reply("1, 2", finish_reason="length", stats={"a": 1}))
+    answer(conversation, Reply("1, 2", finish_reason="length", stats={"a": 1}))
     conversation.part(", 3")
     conversation.finish("stop", {"a": 2})
     assert conversation.exchanges[-1].reply == Reply("1, 2, 3", stats={"a": 2})
@@ -133,22 +153,27 @@ def test_every_operation_is_one_event() -> None:
     conversation = Conversation(model="m", journal=journal)
     conversation.set_system("Be brief.")
     conversation.ask("1?", "x")
-    conversation.reply(Reply("1"))
+    answer(conversation, Reply("1"))
     conversation.ask("2?")
-    conversation.reply(Reply("2", stats={"a": 1}))
-    conversation.extend(Reply(", 3"))
+    answer(conversation, Reply("2", stats={"a": 1}))
+    answer(conversation, Reply(", 3"))
     conversation.retract_reply()
     conversation.replace_question("II?")
     conversation.undo()
     conversation.rename("talk")
     conversation.use_model("n")
     conversation.drop_oldest(1)
-    assert [event["type"] for event in journal.written] == [
-        "system", "question", "reply", "question", "reply", "extend", "retract", "edit", "undo", "name",
+    assert [event.get("role", event["type"]) for event in journal.written if event["type"] != "part"] == [
+        "system", "user", "assistant", "user", "assistant", "assistant", "retract", "edit", "undo", "name",
         "model", "drop",
     ]  # fmt: skip
-    assert replayed(journal.written) == conversation.history
-    assert conversation.history == History("n", "Be brief.", "talk", (), (Exchange("1?", Reply("1"), "x"),), None)
+    assert replayed([{"type": "session", "model": "m"}, *journal.written]) == conversation.history
+    turn = (
+        Message("user", (MaterialPart("x"), TextPart("1?"))),
+        Message("assistant", (TextPart("1"),), "", "stop", None, "m"),
+    )
+    assert conversation.history == History("n", "Be brief.", "talk", (turn,), left_out=1)
+    assert conversation.dropped == (Exchange("1?", Reply("1"), "x"),)
 
 
 def test_an_answer_reaches_the_journal_while_it_comes() -> None:
@@ -158,10 +183,10 @@ def test_an_answer_reaches_the_journal_while_it_comes() -> None:
     conversation.ask("Why?")
     conversation.part("a")
     conversation.part("b")
-    assert [event.get("text") for event in journal.written] == ["Why?", "a"]
+    assert [event.get("text") for event in journal.written] == [None, "a"]
     now[0] = PART_SECONDS
     conversation.part("c")
-    assert [event.get("text") for event in journal.written] == ["Why?", "a", "bc"]
+    assert [event.get("text") for event in journal.written] == [None, "a", "bc"]
     conversation.part(thinking="d" * PART_CHARACTERS)
     assert journal.written[-1]["thinking"] == "d" * PART_CHARACTERS
     conversation.finish("stop")
@@ -179,7 +204,7 @@ def test_an_answer_that_broke_off_is_kept_as_cancelled(replied: bool) -> None:
     journal = Events()
     conversation = Conversation.restore(events, journal)
     assert conversation.exchanges[-1].reply == expected
-    assert [event["type"] for event in journal.written] == ["extend" if replied else "reply"]
+    assert [event["type"] for event in journal.written] == ["extend" if replied else "message"]
     assert replayed([*events, *journal.written]) == conversation.history
 
 
@@ -219,22 +244,56 @@ def test_closing_keeps_the_answer_that_did_not_finish() -> None:
     conversation.part("So")
     conversation.close()
     assert journal.closed
-    assert journal.written[-1] == {"type": "reply", **Reply("So", finish_reason="cancelled").to_dict()}
+    assert journal.written[-1] == {
+        "type": "message", "role": "assistant", "parts": [{"type": "text", "text": "So"}], "finish_reason": "cancelled",
+    }  # fmt: skip
 
 
+WORDS = st.text(max_size=5)
+PARTS: st.SearchStrategy[Part] = st.one_of(
+    st.builds(TextPart, WORDS),
+    st.builds(MaterialPart, WORDS, name=WORDS, mentioned=st.booleans()),
+    st.builds(
+        ImagePart, WORDS, WORDS, st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 9), WORDS, WORDS
+    ),
+    st.builds(AudioPart, WORDS, shape=st.just((1,)), more=st.just({"later": [1]})),
+    st.just(Part(more={"type": "video", "frames": [{"at": 0.5}]})),
+)
+CALLS = st.builds(ToolCall, WORDS, WORDS, st.dictionaries(WORDS, st.integers() | st.none() | WORDS), WORDS)
+RESULTS = st.builds(ToolResult, WORDS, WORDS, st.lists(PARTS, max_size=2).map(tuple), st.booleans())
+ANSWERS = st.builds(
+    Message,
+    st.just("assistant"),
+    st.lists(PARTS | CALLS, min_size=1, max_size=3).map(tuple),
+    WORDS,
+    st.sampled_from(get_args(FinishReason)),
+    st.none() | st.just({"seed": 1}),
+    st.just("m"),
+    st.none() | st.just({"temp": 0.5, "top_k": 64}),
+)
+MESSAGES = st.one_of(
+    st.builds(Message, st.just("user"), st.lists(PARTS, max_size=3).map(tuple)),
+    st.builds(Message, st.just("tool"), st.lists(RESULTS, min_size=1, max_size=2).map(tuple)),
+    ANSWERS,
+)
 OPERATIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), st.text(max_size=5), st.text(max_size=3), st.text(max_size=3)),
-        st.tuples(st.just("reply"), st.builds(Reply, st.text(max_size=5), st.text(max_size=5))),
+        st.tuples(st.just("ask"), WORDS, st.text(max_size=3), st.text(max_size=3)),
+        st.tuples(st.just("add"), MESSAGES),
         st.tuples(st.just("part"), st.text(max_size=300), st.text(max_size=300)),
-        st.tuples(st.just("finish"), st.sampled_from(["stop", "length", "cancelled"])),
-        st.tuples(st.just("extend"), st.builds(Reply, st.text(max_size=5))),
+        st.tuples(
+            st.just("finish"),
+            st.sampled_from(get_args(FinishReason)),
+            st.none() | st.just({"seed": 1}),
+            st.none() | st.just({"temp": 0.5, "seed": None}),
+        ),
         st.tuples(st.just("retract_reply")),
-        st.tuples(st.just("replace_question"), st.text(max_size=5), st.text(max_size=3)),
+        st.tuples(st.just("replace_question"), WORDS, st.text(max_size=3)),
         st.tuples(st.just("undo"), st.integers(0, 3)),
         st.tuples(st.just("drop_oldest"), st.integers(0, 3)),
-        st.tuples(st.just("set_system"), st.text(max_size=5)),
-        st.tuples(st.just("use_model"), st.text(max_size=5)),
+        st.tuples(st.just("take_back_oldest"), st.integers(0, 3)),
+        st.tuples(st.just("set_system"), WORDS),
+        st.tuples(st.just("use_model"), WORDS),
     ),
     max_size=30,
 )
@@ -243,11 +302,9 @@ OPERATIONS = st.lists(
 def apply(conversation: Conversation, operation: tuple[Any, ...]) -> None:
     """Do it where it can be done, as the commands do."""
     name, *arguments = operation
-    if name in ("reply", "part", "finish", "replace_question", "extend") and not conversation.exchanges:
-        return
-    if name in ("reply", "extend") and (conversation.exchanges[-1].reply is None) != (name == "reply"):
-        return
-    getattr(conversation, name)(*arguments)
+    needs_question = name in ("part", "finish", "replace_question") or (name == "add" and arguments[0].role != "user")
+    if not needs_question or conversation.exchanges:
+        getattr(conversation, name)(*arguments)
 
 
 @given(OPERATIONS)
@@ -262,18 +319,29 @@ def test_a_file_replays_to_the_conversation_that_wrote_it(operations: list[tuple
 
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.text(max_size=3), st.lists(st.integers()))
 TYPES = [
-    "session", "question", "part", "reply", "extend", "retract", "edit", "undo", "drop", "take back",
+    "session", "message", "question", "part", "reply", "extend", "retract", "edit", "undo", "drop", "take back",
     "system", "name", "odd",
 ]  # fmt: skip
-KEYS = ["text", "thinking", "count", "finish_reason", "stats", "name", "model", "attached", "mentioned"]
+KEYS = ["text", "thinking", "count", "finish_reason", "stats", "name", "model", "attached", "mentioned", "sampling"]
+DAMAGED = st.lists(
+    st.dictionaries(
+        st.sampled_from(["type", "text", "name", "content", "arguments", "shape", "is_error"]),
+        VALUES
+        | st.sampled_from(["text", "material", "image", "tool_call", "tool_result"])
+        | st.just([{"type": "text"}]),
+    )
+)
 
 
 @given(
     st.lists(
         st.builds(
-            lambda kind, rest: {**rest, "type": kind},
+            lambda kind, rest, more: {**rest, **more, "type": kind},
             st.sampled_from(TYPES),
             st.dictionaries(st.sampled_from(KEYS), VALUES),
+            st.fixed_dictionaries(
+                {}, optional={"role": st.sampled_from([*get_args(Role), "odd", 3]), "parts": VALUES | DAMAGED}
+            ),
         )
     )
 )
@@ -282,6 +350,90 @@ def test_no_event_can_break_it(events: list[Event]) -> None:
     assert conversation.history.coming is None
     conversation.messages()
     assert isinstance(conversation.title, str)
+    json.dumps(as_table(conversation.history))
+    as_markdown(conversation.history)
+
+
+@given(MESSAGES)
+def test_a_message_is_read_as_it_was_written(message: Message) -> None:
+    assert read_message(json.loads(json.dumps(message.to_dict())), message.role) == message
+
+
+def test_parts_of_another_type_or_with_damaged_values_are_kept_as_they_are() -> None:
+    odd = [
+        {"type": "video", "frames": 3},
+        {"type": "image", "digest": 7, "name": "a.png"},
+        {"type": "tool_result", "content": [{"type": "tool_result", "content": []}, {"type": "pdf", "pages": 2}]},
+        {"type": "text", "text": "So.", "later": {"x": [1]}},
+    ]
+    message = read_message({"parts": odd}, "user")
+    assert message.to_dict()["parts"] == odd
+    assert message.text == "So."
+
+
+def test_each_answer_says_what_made_it() -> None:
+    journal = Events()
+    conversation = Conversation(model="e2b", journal=journal)
+    conversation.ask("Why?")
+    conversation.part("So", "Hm.")
+    conversation.finish("length", {"seed": 7}, {"temp": 1.0, "top_k": None, "num_draft_tokens": "auto"})
+    conversation.use_model("12b")
+    conversation.part(".")
+    conversation.finish("stop", {"seed": 8}, {"temp": 0.5})
+    assert [event["sampling"] for event in journal.written if "sampling" in event] == [
+        {"temp": 1.0, "num_draft_tokens": "auto"}, {"temp": 0.5},
+    ]  # fmt: skip
+    assert conversation.history.turns[-1][-1] == Message(
+        "assistant", (TextPart("So."),), "Hm.", "stop", {"seed": 8}, "12b", {"temp": 0.5}
+    )
+    assert replayed(journal.written).turns == conversation.history.turns
+
+
+def test_calls_and_results_of_tools_belong_to_the_answer() -> None:
+    journal = Events()
+    conversation = Conversation(journal=journal)
+    conversation.ask("How warm is it?")
+    conversation.part("Let me see.")
+    call = ToolCall("c1", "weather", {"city": "Köln"}, "call:weather{city:Köln}")
+    conversation.add(Message("assistant", (TextPart("Let me see."), call), finish_reason="tool"))
+    conversation.add(Message("tool", (ToolResult("c1", "weather", (TextPart("21 °C"),)),)))
+    conversation.part("21 de")
+    conversation.part("grees.")
+    conversation.finish("stop")
+    conversation.ask("Thanks.")
+    first, second = conversation.exchanges
+    assert first == Exchange("How warm is it?", Reply("Let me see.\n\n21 degrees."))
+    assert [one.role for one in first.messages] == ["user", "assistant", "tool", "assistant"]
+    assert second == Exchange("Thanks.")
+    assert replayed(journal.written) == conversation.history
+    conversation.undo()
+    conversation.retract_reply()
+    assert conversation.exchanges == (Exchange("How warm is it?"),)
+
+
+def test_other_words_keep_pictures() -> None:
+    conversation = Conversation()
+    picture = ImagePart("sha256:1", "image/png", (640, 480), 1000, "photo.png", "a.media/1.png")
+    conversation.add(Message("user", (picture, MaterialPart("--- b ---\ny", mentioned=True), TextPart("What is it?"))))
+    conversation.replace_question("Who?", "--- c ---\nz")
+    ((asked,),) = conversation.history.turns
+    assert asked.parts == (MaterialPart("--- c ---\nz", mentioned=True), picture, TextPart("Who?"))
+
+
+def test_what_came_to_nothing_is_put_back_as_it_was() -> None:
+    journal = Events()
+    conversation = Conversation(model="m", journal=journal)
+    conversation.add(Message("user", (MaterialPart("x", "x.txt", mentioned=True), TextPart("Why?"))))
+    conversation.part("So.", "Hm.")
+    conversation.finish("stop", {"seed": 7}, {"temp": 1.0})
+    before = conversation.history
+    (exchange,) = conversation.exchanges
+    for change in (lambda: conversation.replace_question("How?", "y"), conversation.retract_reply):
+        change()
+        conversation.part(thinking="Well")
+        conversation.put_back(exchange)
+        assert conversation.history == before
+    assert replayed([{"type": "session", "model": "m"}, *journal.written]) == before
 
 
 @pytest.mark.parametrize(

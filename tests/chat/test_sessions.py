@@ -19,9 +19,10 @@ from mlxmtp.chat import journal as journal_module
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import History, Reply
 from mlxmtp.chat.journal import read_events
+from mlxmtp.chat.message import ImagePart, Message, TextPart, ToolCall, ToolResult
 from mlxmtp.chat.sessions import Sessions, Summary
 from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
-from tests.chat.test_conversation import OPERATIONS, apply
+from tests.chat.test_conversation import OPERATIONS, Events, answer, apply
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,9 +35,9 @@ def sessions(tmp_path: Path) -> Sessions:
 def saved(sessions: Sessions, *turns: tuple[str, str], updated: float | None = None) -> Summary:
     """A session on disk that nobody has open."""
     conversation = Conversation(model="m", journal=sessions.create("m"))
-    for question, answer in turns or (("Why?", "So."),):
+    for question, said in turns or (("Why?", "So."),):
         conversation.ask(question)
-        conversation.reply(Reply(answer))
+        answer(conversation, Reply(said))
     conversation.close()
     path = sessions.folder / f"{conversation.session or ''}.jsonl"
     if updated is not None:
@@ -79,7 +80,7 @@ def test_the_header_says_what_wrote_it(sessions: Sessions) -> None:
     summary = saved(sessions)
     header = json.loads(summary.path.read_text().splitlines()[0])
     assert header | {"created": "", "mlxmtp": ""} == {
-        "type": "session", "format": 1, "id": summary.id, "created": "", "mlxmtp": "", "model": "m",
+        "type": "session", "format": 2, "id": summary.id, "created": "", "mlxmtp": "", "model": "m",
     }  # fmt: skip
     assert abs(summary.created - time.time()) < 60
 
@@ -98,6 +99,11 @@ def a_whole_file(folder: Path) -> tuple[bytes, list[History]]:
     conversation.retract_reply()
     conversation.replace_question("Oder?")
     conversation.part("Jä")
+    conversation.add(Message("assistant", (ToolCall("c1", "zähle", {"bis": 3}),), finish_reason="tool"))
+    conversation.add(Message("tool", (ToolResult("c1", "zähle", (TextPart("drei"),), is_error=True),)))
+    conversation.part("Dr")
+    conversation.finish("stop", {"seed": 7}, {"temp": 0.5})
+    conversation.add(Message("user", (ImagePart("sha256:1", name="Füchse.png"), TextPart("Wer?"))))
     conversation.close()
     data = (folder / f"{conversation.session}.jsonl").read_bytes()
     lines = data.splitlines(keepends=True)
@@ -122,11 +128,26 @@ def test_killed_at_any_byte_it_opens_with_what_was_said_and_goes_on(tmp_path: Pa
         assert conversation.history in possible, cut
         assert path.read_bytes() in (data[:cut], b""), "opening changes nothing"
         conversation.ask("More?")
-        conversation.reply(Reply("More."))
+        answer(conversation, Reply("More."))
         conversation.close()
         assert history_of(path) == conversation.history, cut
         listed = Sessions(folder).listing()
         assert ([one.id for one in listed.sessions], listed.remarks) == (["abcd1234"], ())
+
+
+@given(operations=OPERATIONS, where=st.floats(0, 1))
+def test_a_file_that_was_cut_lost_at_most_its_last_line(operations: list[tuple[Any, ...]], where: float) -> None:
+    journal = Events({"type": "session", "format": 2, "model": "m"})
+    conversation = Conversation(model="m", journal=journal, clock=lambda: 0.0)
+    for operation in operations:
+        apply(conversation, operation)
+    data = b"".join(json.dumps(event, ensure_ascii=False).encode() + b"\n" for event in journal.written)
+    cut = data.index(b"\n") + 1 + int(where * (len(data) - data.index(b"\n") - 1))
+    events = read_events(data[:cut], Path("x.jsonl"))
+    assert len(events) in (data[:cut].count(b"\n"), data[:cut].count(b"\n") + 1)
+    assert events == journal.written[: len(events)]
+    conversation.close()
+    assert Conversation.restore(journal.written).history == conversation.history
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -167,7 +188,7 @@ def test_a_full_disk_ends_the_saving_but_not_the_conversation(
     conversation = Conversation(journal=sessions.create())
     conversation.ask("Why?")
     monkeypatch.setattr(journal_module, "_write_all", refuse)
-    conversation.reply(Reply("So."))
+    answer(conversation, Reply("So."))
     conversation.ask("And?")
     assert conversation.trouble == (
         f"This conversation is not saved any more: No space left on device ({sessions.folder}). "
@@ -197,7 +218,7 @@ def test_a_file_that_is_removed_meanwhile_is_trouble(sessions: Sessions) -> None
     (path,) = sessions.folder.iterdir()
     assert history_of(path) == conversation.history
     path.unlink()
-    conversation.reply(Reply("So."))
+    answer(conversation, Reply("So."))
     assert conversation.trouble == (
         f"This conversation is not saved any more: its file was removed ({path}). "
         "Begin a new one; in a chat /export FILE.md writes this one elsewhere."
@@ -232,7 +253,7 @@ def test_foreign_and_damaged_files_are_passed_over_with_a_remark(sessions: Sessi
     for name, data in {
         "foreign.jsonl": b'{"role": "user"}\n',
         "text.jsonl": b"hello\nthere\n",
-        "newer.jsonl": b'{"type": "session", "format": 2}\n',
+        "newer.jsonl": b'{"type": "session", "format": 3}\n',
         "binary.jsonl": bytes(range(256)),
         "deep.jsonl": b"[" * 100_000 + b"\n",
     }.items():
@@ -272,7 +293,7 @@ def test_finding_by_name_id_and_beginning(sessions: Sessions, monkeypatch: pytes
 
 
 UNREADABLE = {
-    "newer001": (b'{"type": "session", "format": 2}\n', "newer001.jsonl was written by another version of mlxmtp"),
+    "newer001": (b'{"type": "session", "format": 3}\n', "newer001.jsonl was written by another version of mlxmtp"),
     "foreign1": (b"hello\nthere\n", "foreign1.jsonl is not a session of mlxmtp"),
 }
 
@@ -397,7 +418,7 @@ def test_opening_goes_on_in_the_same_file(sessions: Sessions) -> None:
     assert resumed.remarks == ()
     assert summary.path.read_bytes() == before
     resumed.conversation.ask("And?")
-    resumed.conversation.reply(Reply("Thus."))
+    answer(resumed.conversation, Reply("Thus."))
     resumed.conversation.close()
     assert summary.path.read_bytes().startswith(before)
     assert history_of(summary.path) == resumed.conversation.history
@@ -426,7 +447,7 @@ def test_removing_takes_the_kept_keys_and_values_with_it(sessions: Sessions) -> 
     assert listed.size == summary.size + 1000
     assert sessions.remove(listed) == listed.size
     assert list(sessions.folder.iterdir()) == []
-    for again in (sessions.remove, sessions.open, sessions.history):
+    for again in (sessions.remove, sessions.open, sessions.read):
         with pytest.raises(UsageError, match="has been removed"):
             again(summary)
 
@@ -443,12 +464,12 @@ def test_an_open_session_is_not_removed(sessions: Sessions) -> None:
 def test_what_cannot_be_read_is_a_sentence(sessions: Sessions) -> None:
     summary = saved(sessions)
     summary.path.write_bytes(b"hello\n")
-    for act in (sessions.open, sessions.history):
+    for act in (sessions.open, sessions.read):
         with pytest.raises(SessionError, match="is not a session"):
             act(summary)
     summary.path.unlink()
     summary.path.mkdir()
-    for act in (sessions.open, sessions.history):
+    for act in (sessions.open, sessions.read):
         with pytest.raises(MlxmtpError, match="cannot be"):
             act(summary)
     with pytest.raises(MlxmtpError, match="cannot be removed"):
@@ -493,7 +514,7 @@ def test_two_windows_at_once_do_not_mix(sessions: Sessions) -> None:
         talker.communicate()
         assert talker.returncode == 0
     listed = sessions.listing().sessions
-    said = {each.id: [one.question for one in sessions.history(each).exchanges] for each in listed}
+    said = {each.id: [one.question for one in sessions.read(each).exchanges] for each in listed}
     runs = [[f"{name} {number}?" for number in range(50)] for name in ("one", "two")]
     original = said.pop(summary.id)
     first = original[1].startswith("two")
@@ -505,7 +526,7 @@ def test_two_windows_at_once_do_not_mix(sessions: Sessions) -> None:
     else:  # one was done before the other came
         assert original == ["Why?", *runs[first], *runs[not first]]
     # A copy may have been made in the middle of an answer; what follows it is whole.
-    replies = {one.reply for each in listed for one in sessions.history(each).exchanges[-50:]}
+    replies = {one.reply for each in listed for one in sessions.read(each).exchanges[-50:]}
     assert replies == {Reply("".join(letter * 100 for letter in "abcd"))}
 
 

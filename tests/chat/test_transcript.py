@@ -8,8 +8,19 @@ import pytest
 
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange, Reply
+from mlxmtp.chat.message import (
+    AudioPart,
+    ImagePart,
+    Message,
+    Part,
+    TextPart,
+    ToolCall,
+    ToolResult,
+    read_message,
+)
 from mlxmtp.chat.transcript import as_markdown, as_table, export
 from mlxmtp.errors import MlxmtpError, UsageError
+from tests.chat.test_conversation import answer
 
 
 @pytest.fixture
@@ -23,7 +34,7 @@ def conversation() -> Conversation:
     ]:
         material = ("--- a.txt ---\nalpha", "--- b.txt ---\nbeta") if "in it" in question else ()
         conversation.ask(question, *material)
-        conversation.reply(reply)
+        answer(conversation, reply)
     conversation.drop_oldest(1)
     conversation.ask("And?", "from a pipe")
     return conversation
@@ -39,6 +50,33 @@ def test_markdown_is_what_was_said(conversation: Conversation) -> None:
         "## Question\n\n*(Attached: piped text)*\n\nAnd?\n\n*(not answered)*\n"
     )
     assert as_markdown(Conversation().history) == "# Conversation\n"
+
+
+def test_tools_and_media_are_a_line_each() -> None:
+    conversation = Conversation(model="12b")
+    photo = ImagePart("sha256:1", "image/png", (480, 640), 1000, "photo.png")
+    sound = AudioPart("sha256:2")
+    conversation.add(Message("user", (photo, sound, Part(more={"type": "video"}), TextPart("What is it?"))))
+    call = ToolCall("c1", "look_up", {"name": "Füchse", "lines": ["x" * 200]})
+    conversation.add(Message("assistant", (TextPart("Let me see."), call), "Hm.", "tool"))
+    failed = ToolResult("c1", "look_up", (TextPart("No\nnetwork."), photo), is_error=True)
+    conversation.add(Message("tool", (failed, ToolResult("c2", "time", (TextPart("12:00"),)))))
+    conversation.part("A fox.")
+    conversation.finish("length", {"seed": 7}, {"temp": 0.5})
+    assert as_markdown(conversation.history).partition("## Question\n\n")[2] == (
+        "*(Image: photo.png)*\n\n*(Audio: sha256:2)*\n\n*(A part of type video)*\n\nWhat is it?\n\n"
+        "## Answer\n\nLet me see.\n\n"
+        f'*(Called look_up: {{"name": "Füchse", "lines": ["{"x" * 69}…)*\n\n'
+        "*(look_up failed: No network.)*\n\n*(time returned: 12:00)*\n\nA fox.\n\n*(cut at the length limit)*\n"
+    )
+    table = json.loads(json.dumps(as_table(conversation.history)))
+    back = [read_message(one, one["role"]) for one in table["messages"]]
+    assert tuple(back) == conversation.history.turns[0]
+    assert table["messages"][-1] == {
+        "role": "assistant", "parts": [{"type": "text", "text": "A fox."}], "finish_reason": "length",
+        "stats": {"seed": 7}, "model": "12b", "sampling": {"temp": 0.5},
+    }  # fmt: skip
+    assert table["exchanges"][0]["reply"]["text"] == "Let me see.\n\nA fox."
 
 
 def test_json_holds_everything_and_gives_it_back(conversation: Conversation, tmp_path: Path) -> None:

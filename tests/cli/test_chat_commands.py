@@ -62,7 +62,8 @@ def left(talk: Conversing, model: str, *said: tuple[str, Reply]) -> str:
     conversation = Conversation(model=model, journal=talk.sessions.create(model))
     for question, reply in said:
         conversation.ask(question)
-        conversation.reply(reply)
+        conversation.part(reply.text, reply.thinking)
+        conversation.finish(reply.finish_reason)
     session = conversation.session
     conversation.close()
     assert session is not None
@@ -442,7 +443,7 @@ def test_a_file_named_in_other_words_for_the_question_is_read(asked: Conversing)
     (exchange,) = asked.talk.conversation.exchanges
     assert exchange.content == "--- a.txt ---\nAlpha\n\nRead @a.txt"
     (summary,) = asked.sessions.listing().sessions
-    assert asked.sessions.history(summary).exchanges[0].content == exchange.content
+    assert asked.sessions.read(summary).exchanges[0].content == exchange.content
     asked.say("/edit Again @a.txt", answers=["Ok.<turn|>"])
     assert asked.talk.conversation.exchanges[0].content == "--- a.txt ---\nAlpha\n\nAgain @a.txt"
 
@@ -456,7 +457,7 @@ def test_a_file_that_other_words_name_no_more_goes_and_one_that_was_attached_sta
     )
     asked.say("/edit Read nothing but @c.txt", answers=["Ok.<turn|>"])  # which is there once
     (summary,) = asked.sessions.listing().sessions
-    assert asked.sessions.history(summary).exchanges[-1].content == (
+    assert asked.sessions.read(summary).exchanges[-1].content == (
         "--- c.txt ---\nText of c.txt\n\nRead nothing but @c.txt"
     )
 
@@ -498,7 +499,7 @@ def test_a_session_whose_file_was_removed_is_not_said_to_be_saved(asked: Convers
 
 
 def test_a_session_of_another_version_is_named_with_the_list(asked: Conversing) -> None:
-    (asked.sessions.folder / "newer.jsonl").write_text('{"type": "session", "format": 2}\n', encoding="utf-8")
+    (asked.sessions.folder / "newer.jsonl").write_text('{"type": "session", "format": 3}\n', encoding="utf-8")
     shown = asked.say("/sessions")
     assert "Note: newer.jsonl was written by another version of mlxmtp" in shown
     assert "/load ID goes on with one." in shown

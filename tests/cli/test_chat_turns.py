@@ -7,12 +7,12 @@ import re
 import signal
 from pathlib import Path
 from threading import Event, Timer
+from typing import Any
 
 import pytest
 
 from mlxmtp.app.learned import Memory
 from mlxmtp.app.worker import ModelThread
-from mlxmtp.chat.history import Reply
 from mlxmtp.cli.repl import settings
 from mlxmtp.cli.repl.line_editor import Line
 from mlxmtp.cli.terminal.keyboard import CTRL_T, NoKeys
@@ -150,13 +150,13 @@ def test_ctrl_c_while_a_file_is_read(talk: Conversing, monkeypatch: pytest.Monke
 
 def test_ctrl_c_as_an_answer_ends_changes_nothing(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
     conversation = talk.talk.conversation
-    keep = conversation.reply
+    finish = conversation.finish
 
-    def struck(reply: Reply) -> None:
+    def struck(*end: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        keep(reply)
+        finish(*end)
 
-    monkeypatch.setattr(conversation, "reply", struck)
+    monkeypatch.setattr(conversation, "finish", struck)
     assert talk.say("Hi", answers=["Hello.<turn|>"]).startswith("> Hi\n\nHello.\n7 tok · ")
     assert talk.given == ""
     assert [one.reply and one.reply.text for one in conversation.exchanges] == ["Hello."]
@@ -383,7 +383,7 @@ def test_debug_shows_where(talk: Conversing) -> None:
 def test_everything_is_saved_as_it_is_said(talk: Conversing) -> None:
     talk.say("Hi", answers=["Hello.<turn|>"])
     (summary,) = talk.sessions.listing().sessions
-    history = talk.sessions.history(summary)
+    history = talk.sessions.read(summary)
     assert [(one.question, one.reply and one.reply.text) for one in history.exchanges] == [("Hi", "Hello.")]
 
 

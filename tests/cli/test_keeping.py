@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.chat.history import Reply
 from mlxmtp.cli.repl.keeping import keep, take_up
 from mlxmtp.decode.snapshots import CacheState
 from mlxmtp.engine import kv_file
@@ -21,7 +20,8 @@ def talk(tmp_path: Path) -> Conversing:
     """A conversation that has been opened again; nothing has been asked yet."""
     made = Conversing(tmp_path)
     made.talk.conversation.ask("Hi")
-    made.talk.conversation.reply(Reply("Hello."))
+    made.talk.conversation.part("Hello.")
+    made.talk.conversation.finish("stop")
     made.talk.on_ready = take_up
     return made
 

@@ -292,7 +292,7 @@ def test_rm_goes_on_past_what_it_cannot_delete(talk: Program) -> None:
 
 def test_a_session_of_a_later_version_is_named_and_can_be_deleted(talk: Program) -> None:
     save(talk, "One?", "1")
-    (talk.home / "sessions" / "00newer1.jsonl").write_text('{"type": "session", "format": 2}\n')
+    (talk.home / "sessions" / "00newer1.jsonl").write_text('{"type": "session", "format": 3}\n')
     sentence = "00newer1.jsonl was written by another version of mlxmtp: update it to read this session.\n"
     refused = run(talk, "ask", "-r", "00newer1", "Hi")
     assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", f"Error: {sentence}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,10 +14,10 @@ from mlxmtp.cli.start import begin, can_ask
 from mlxmtp.errors import MlxmtpError, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from mlxmtp.chat.history import History
     from mlxmtp.chat.sessions import Sessions, Summary
     from mlxmtp.cli.terminal.output import Output
+    from mlxmtp.settings import Loaded
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
@@ -81,13 +81,11 @@ def show(
     from mlxmtp.cli.terminal.presenters import fits_markdown
 
     loaded, out = begin(ctx)
-    store = _store(loaded.places.sessions)
-    summary = store.find(wanted)
-    history = store.history(summary)
+    history, session = _read(loaded, wanted)
     if json:
-        out.write(as_text(as_table(history, summary.id)))
+        out.write(as_text(as_table(history, session)))
         return
-    text = as_markdown(history, summary.id)
+    text = as_markdown(history, session)
     if loaded.settings.plain or not fits_markdown(out):
         out.write(without_controls(text) if out.terminal else text)
         return
@@ -113,7 +111,7 @@ def rm(
     from mlxmtp.units import format_bytes
 
     loaded, out = begin(ctx)
-    store = _store(loaded.places.sessions)
+    store = _store(loaded)
     found = list({one.id: one for one in map(store.find_any, wanted)}.values())
     for one in found:
         out.line(f"{one.id}  {format_bytes(one.size):>8}  {one.name or one.title}")
@@ -123,7 +121,13 @@ def rm(
         if not typer.confirm(f"Delete {_counted(len(found))}?", default=False, err=True):
             out.line("Nothing was deleted.")
             return
-    freed, refusals = _remove(store, found)
+    freed = 0
+    refusals: list[MlxmtpError] = []
+    for one in found:
+        try:
+            freed += store.remove(one)
+        except MlxmtpError as error:
+            refusals.append(error)
     if len(refusals) < len(found):
         out.write(f"{format_bytes(freed)} freed.\n")
     if refusals:
@@ -152,38 +156,18 @@ def export(
     """
     from mlxmtp.chat import transcript
 
-    if file is not None:
-        _check_ending(file, form)
-    loaded, out = begin(ctx)
-    store = _store(loaded.places.sessions)
-    summary = store.find(wanted)
-    history = store.history(summary)
-    if file is not None:
-        way_out = "take another name, or write over it with --force"
-        transcript.export(history, file, summary.id, overwrite=force, way_out=way_out)
-    elif form == "json":
-        out.write(transcript.as_text(transcript.as_table(history, summary.id)))
-    else:
-        out.write(transcript.as_markdown(history, summary.id))
-
-
-def _remove(store: Sessions, found: Sequence[Summary]) -> tuple[int, list[MlxmtpError]]:
-    """Delete what can be deleted: the bytes freed, and what stands in the way of the others."""
-    freed = 0
-    refusals: list[MlxmtpError] = []
-    for one in found:
-        try:
-            freed += store.remove(one)
-        except MlxmtpError as error:
-            refusals.append(error)
-    return freed, refusals
-
-
-def _check_ending(file: str, form: str | None) -> None:
-    """Raise UsageError for a file whose ending says another format than the one that was asked for."""
-    ending = file.lower().rpartition(".")[2]
+    ending = (file or "").lower().rpartition(".")[2]
     if form is not None and ending in ("md", "json") and ending != form:
         raise UsageError(f"{file} ends in .{ending}, but --format says {form}: take one of the two.")
+    loaded, out = begin(ctx)
+    history, session = _read(loaded, wanted)
+    if file is not None:
+        way_out = "take another name, or write over it with --force"
+        transcript.export(history, file, session, overwrite=force, way_out=way_out)
+    elif form == "json":
+        out.write(transcript.as_text(transcript.as_table(history, session)))
+    else:
+        out.write(transcript.as_markdown(history, session))
 
 
 def _list(ctx: typer.Context, *, json: bool) -> None:
@@ -191,12 +175,13 @@ def _list(ctx: typer.Context, *, json: bool) -> None:
     from mlxmtp.units import format_bytes
 
     loaded, out = begin(ctx)
-    listing = _store(loaded.places.sessions).listing()
+    listing = _store(loaded).listing()
     for remark in listing.remarks:
         out.note(remark)
     total = sum(one.size for one in listing.sessions)
     if json:
-        out.write(as_json({"sessions": [_as_table(one) for one in listing.sessions], "total_bytes": total}))
+        rows = [{**asdict(one), "path": str(one.path)} for one in listing.sessions]
+        out.write(as_json({"sessions": rows, "total_bytes": total}))
         return
     show_list(out, listing.sessions)
     out.line(f"{_counted(len(listing.sessions))}, {format_bytes(total)} on disk")
@@ -221,15 +206,18 @@ def show_list(out: Output, sessions: Sequence[Summary]) -> None:
     show_table(out, header, [[*row, text] for row, text in zip(rows, titles, strict=True)], right=(2,))
 
 
-def _as_table(one: Summary) -> dict[str, Any]:
-    return {**asdict(one), "path": str(one.path)}
-
-
 def _counted(count: int) -> str:
     return f"{count} session{'s' if count != 1 else ''}"
 
 
-def _store(folder: Path) -> Sessions:
+def _store(loaded: Loaded) -> Sessions:
     from mlxmtp.chat.sessions import Sessions
 
-    return Sessions(folder)
+    return Sessions(loaded.places.sessions)
+
+
+def _read(loaded: Loaded, wanted: str) -> tuple[History, str]:
+    """Return a session's history and its id."""
+    store = _store(loaded)
+    summary = store.find(wanted)
+    return store.read(summary).history, summary.id

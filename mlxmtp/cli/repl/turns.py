@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxmtp.app.open import answer_params
 from mlxmtp.app.worker import Failed, Reading
-from mlxmtp.chat.history import Exchange, Reply, join
+from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import gather, mentions
+from mlxmtp.chat.message import join
 from mlxmtp.cli.repl.context import make_fit, tokens_of
 from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.fences import open_fence
@@ -203,7 +204,7 @@ def _edit(talk: Talk, text: str) -> None:
         talk.conversation.drop_oldest(left_out)
         talk.conversation.replace_question(text, material)
         if not _answered(talk, _answer(talk)):
-            _restore(talk, old)
+            talk.conversation.put_back(old)
             talk.conversation.take_back_oldest(left_out)
             talk.given, talk.edits = text, True
 
@@ -218,7 +219,7 @@ def again(talk: Talk) -> None:
         talk.conversation.drop_oldest(left_out)
         talk.conversation.retract_reply()
         if not _answered(talk, _answer(talk)):
-            _restore(talk, old)
+            talk.conversation.put_back(old)
             talk.conversation.take_back_oldest(left_out)
 
 
@@ -236,7 +237,7 @@ def go_on(talk: Talk) -> None:
         talk.conversation.drop_oldest(left_out)
         outcome = _answer(talk, continues=True, lead=_lead(reply.text))
         if outcome.text:
-            talk.conversation.extend(_reply(outcome))
+            _finish(talk, outcome)
         else:
             talk.conversation.take_back_oldest(left_out)
         _remarks(talk, outcome)
@@ -314,16 +315,9 @@ def _answer(talk: Talk, *, continues: bool = False, lead: str = "") -> Outcome:
 def _answered(talk: Talk, outcome: Outcome) -> bool:
     """Keep an answer and say what there is to say about it; false if nothing was said."""
     if outcome.text.strip():
-        talk.conversation.reply(_reply(outcome))
+        _finish(talk, outcome)
     _remarks(talk, outcome)
     return bool(outcome.text.strip())
-
-
-def _restore(talk: Talk, old: Exchange) -> None:
-    """The last exchange as it was."""
-    talk.conversation.replace_question(old.question, old.mentioned)
-    if old.reply is not None:
-        talk.conversation.reply(old.reply)
 
 
 def _remarks(talk: Talk, outcome: Outcome) -> None:
@@ -353,6 +347,6 @@ def _next_step(talk: Talk, stats: Stats) -> str:
     return ": the context is full. /clear starts anew."
 
 
-def _reply(outcome: Outcome) -> Reply:
+def _finish(talk: Talk, outcome: Outcome) -> None:
     stats = None if outcome.stats is None else outcome.stats.to_dict()
-    return Reply(outcome.text, outcome.thinking, outcome.reason, stats)
+    talk.conversation.finish(outcome.reason, stats, asdict(answer_params(talk.loaded.settings)))

@@ -1,0 +1,215 @@
+"""Messages and their parts, as session files and exports hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, get_args
+
+from mlxmtp.engine.events import FinishReason
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+def join(parts: Sequence[str]) -> str:
+    """Return material and questions as one text, blank lines between them."""
+    return "\n\n".join(filter(None, parts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A piece of a message. `more` holds fields that this version does not know; a bare Part is of an unknown type."""
+
+    type: ClassVar[str] = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the part as JSON, without fields that have their default value."""
+        blank = type(self)()
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "more"}
+        table = {name: _as_json(value) for name, value in values.items() if value != getattr(blank, name)}
+        return {**({"type": self.type} if self.type else {}), **table, **self.more}
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart(Part):
+    """Text of a person, the model or a tool."""
+
+    type = "text"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MaterialPart(Part):
+    """Text of files or a pipe that stands before a question, attached to it or mentioned in it as `@path`.
+
+    `text` is what the model reads, with its `--- path ---` lines.
+    """
+
+    type = "material"
+    text: str = ""
+    name: str = ""
+    mentioned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPart(Part):
+    """An image or a sound.
+
+    `digest` is of what the network reads (`sha256:…` of resized pixels or samples), so that a prefix can be compared;
+    `shape` is that of the file: rows and columns, or samples and channels. `size` is in bytes; `path` leads from the
+    session's folder to a copy, because dropped files and screenshots disappear.
+    """
+
+    digest: str = ""
+    media_type: str = ""
+    shape: tuple[int, ...] = ()
+    size: int = 0
+    name: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart(MediaPart):
+    """A picture."""
+
+    type = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPart(MediaPart):
+    """A recording."""
+
+    type = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall(Part):
+    """A call that the model made. `written` is its text as generated, which a template may render differently."""
+
+    type = "tool_call"
+    id: str = ""
+    name: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    written: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult(Part):
+    """The result of the call with the id `call_id`, or the reason why there is none."""
+
+    type = "tool_result"
+    call_id: str = ""
+    name: str = ""
+    content: tuple[Part, ...] = ()
+    is_error: bool = False
+
+
+_KNOWN: dict[str, type[Part]] = {
+    kind.type: kind for kind in (TextPart, MaterialPart, ImagePart, AudioPart, ToolCall, ToolResult)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation.
+
+    The fields after `parts` are those of an answer. `thinking` is for people: it never goes back to the model. `stats`
+    is `Stats.to_dict()`; `model` and `sampling` say what made this answer.
+    """
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+    thinking: str = ""
+    finish_reason: FinishReason | None = None
+    stats: Mapping[str, Any] | None = None
+    model: str = ""
+    sampling: Mapping[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        return text_of(self.parts)
+
+    def material(self, *, mentioned: bool) -> str:
+        """Return the material that is mentioned, or that is attached."""
+        return join([one.text for one in self.parts if isinstance(one, MaterialPart) and one.mentioned == mentioned])
+
+    def extended(self, more: Message) -> Message:
+        """Return this answer with its continuation, from which the end, numbers, model and sampling are."""
+        *before, last = self.parts or (TextPart(),)
+        first, *after = more.parts or (TextPart(),)
+        if isinstance(last, TextPart) and isinstance(first, TextPart):
+            joined = replace(last, text=last.text + first.text)
+            parts = (*before, *([joined] if joined.text else []), *after)
+        else:
+            parts = (*self.parts, *more.parts)
+        return replace(more, parts=parts, thinking=self.thinking + more.thinking)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the message as JSON, the role first."""
+        answer = {name: getattr(self, name) for name in ("thinking", "finish_reason", "stats", "model", "sampling")}
+        set_ones = {name: value for name, value in answer.items() if value not in (None, "")}
+        return {"role": self.role, "parts": [one.to_dict() for one in self.parts], **set_ones}
+
+
+def text_of(parts: Sequence[Part]) -> str:
+    """Return the texts among the parts, without material."""
+    return join([one.text for one in parts if isinstance(one, TextPart)])
+
+
+def user_parts(question: str, attached: str = "", mentioned: str = "") -> tuple[Part, ...]:
+    """Return the parts of a question, material first."""
+    parts = (MaterialPart(attached), MaterialPart(mentioned, mentioned=True), TextPart(question))
+    return tuple(one for one in parts if one.text)
+
+
+def read_message(data: Mapping[str, Any], role: Role, model: str = "") -> Message:
+    """Return the message of an event or an export; damaged values are left out.
+
+    Format 1 has `text`, `attached` and `mentioned` in place of parts. `model` answers where the data name none.
+    """
+    if "parts" in data:
+        parts = read_parts(data["parts"])
+    elif role == "user":
+        parts = user_parts(string(data), string(data, "attached"), string(data, "mentioned"))
+    else:
+        parts = user_parts(string(data))
+    if role != "assistant":
+        return Message(role, parts)
+    reason: FinishReason = next((one for one in get_args(FinishReason) if one == data.get("finish_reason")), "stop")
+    stats, sampling = (value if isinstance(value := data.get(key), dict) else None for key in ("stats", "sampling"))
+    return Message(role, parts, string(data, "thinking"), reason, stats, string(data, "model") or model, sampling)
+
+
+def string(data: Mapping[str, Any], key: str = "text") -> str:
+    """Return a text of an event or an export; empty if it is none."""
+    value = data.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def read_parts(value: object, *, nested: bool = False) -> tuple[Part, ...]:
+    """Return the parts that `to_dict` wrote. One of another type or with other values is kept as it is."""
+    items = value if isinstance(value, list) else []
+    return tuple(_read_part(one, nested) for one in items if isinstance(one, dict))
+
+
+def _read_part(data: dict[str, Any], nested: bool) -> Part:
+    kind = _KNOWN.get(str(data.get("type")), Part)
+    if kind is Part or (nested and kind is ToolResult):  # a result holds no results: no depth without end
+        return Part(more=data)
+    blank, values = kind(), {}
+    more = {name: value for name, value in data.items() if name != "type"}
+    for name in [one.name for one in fields(kind) if one.name != "more" and one.name in more]:
+        value = more.pop(name)
+        if isinstance(value, list):
+            value = read_parts(value, nested=True) if name == "content" else tuple(value)
+        if type(value) is not type(getattr(blank, name)):
+            return Part(more=data)
+        values[name] = value
+    return kind(**values, more=more)
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, tuple):
+        return [one.to_dict() if isinstance(one, Part) else one for one in value]
+    return value
