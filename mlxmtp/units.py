@@ -1,13 +1,12 @@
-"""Bytes, counts, durations and misspelt names as people read them."""
+"""Bytes, counts, durations, misspelt names and columns of text, as people read them."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 
 
 def format_bytes(size: int) -> str:
-    """Bytes as people read them: `6.7 GB`."""
+    """Return bytes as `6.7 GB`."""
     if size >= 1e8:
         return f"{size / 1e9:.1f} GB"
     if size >= 1e6:
@@ -16,7 +15,7 @@ def format_bytes(size: int) -> str:
 
 
 def format_count(parameters: int) -> str:
-    """`4.6B`, `20M`, `43k`, `66`."""
+    """Return a number of parameters as `4.6B`, `20M`, `43k`, `66`."""
     if parameters >= 1e9:
         return f"{parameters / 1e9:.1f}B"
     if parameters >= 1e6:
@@ -32,7 +31,7 @@ def format_duration(seconds: float) -> str:
 
 
 def ago(then: float, now: float) -> str:
-    """`3 days ago`."""
+    """Return the time between two moments as `3 days ago`."""
     seconds = max(0, int(now - then))
     for size, unit in ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute")):
         count = seconds // size
@@ -49,6 +48,13 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def text_width(text: str) -> int:
-    """Columns on a terminal: wide characters take two, marks that combine none."""
-    wide = sum(unicodedata.east_asian_width(one) in "WF" for one in text)
-    return len(text) + wide - sum(unicodedata.combining(one) != 0 for one in text)
+    """Return the columns that text takes on a terminal; control characters take none.
+
+    As wcwidth counts, and so prompt_toolkit; rich differs in flag letters and skin tones that stand alone only.
+    """
+    if text.isascii() and text.isprintable():
+        return len(text)
+    from wcwidth import wcswidth, wcwidth
+
+    columns = wcswidth(text)
+    return columns if columns >= 0 else sum(max(0, wcwidth(one)) for one in text)

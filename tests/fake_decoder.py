@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from mlxmtp.decode.decoder import Round
+from mlxmtp.decode.decoder import Decoder, Round
 from mlxmtp.decode.draft_length import Depth
 from mlxmtp.decode.snapshots import CacheState
 
@@ -16,7 +16,7 @@ def fake_round(tokens: Sequence[int], draft: Sequence[int] = (), accepted: int =
     return Round(tuple(tokens), tuple(draft), accepted)
 
 
-class FakeDecoder:
+class FakeDecoder(Decoder):
     """Keeps the contract of the real one: the stop token is yielded last, `max_tokens` obeyed, closing noticed."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class FakeDecoder:
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
-    ) -> Iterator[Round]:
+    ) -> Generator[Round, None, None]:
         self.requests.append(
             SimpleNamespace(
                 prompt=list(prompt_ids),

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from mlxmtp.app.open import answer_params, read_model, read_tokenizer
 from mlxmtp.app.prompt_cache import Repeated, before_question
 from mlxmtp.cli.commands.pull import pick_drafter, pick_target
-from mlxmtp.cli.terminal.figures import stats_line
 from mlxmtp.cli.terminal.keyboard import ctrl_c_first, resumption
-from mlxmtp.cli.terminal.progress import ReadingProgress
-from mlxmtp.cli.terminal.tail import terminal_was_shared
+from mlxmtp.cli.terminal.presenters import stats_line
+from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.errors import ContextOverflow, MlxmtpError
 from mlxmtp.hub.store import Store
 
@@ -69,7 +68,6 @@ class Turn:
 
     def show_prompt(self) -> None:
         """--dry-run: the prompt and its length, from the tokenizer alone."""
-        from mlxmtp.cli.terminal.markdown import without_controls
         from mlxmtp.cli.terminal.presenters import as_json
         from mlxmtp.engine.model import context_of
 
@@ -80,8 +78,7 @@ class Turn:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
             self._out.write(as_json(shown))
         else:
-            text = without_controls(prompt.text) if self._out.terminal else prompt.text
-            self._out.write(text if text.endswith("\n") else f"{text}\n")
+            self._out.write(prompt.text if prompt.text.endswith("\n") else f"{prompt.text}\n")
             self._out.write(f"{count} tokens, context {context}\n")
         self._check_room(count, context, found.name)
 
@@ -118,10 +115,10 @@ class Turn:
         repeated = Repeated(self._loaded, self._out.note, model, ids, before) if before else None
         if repeated is not None:
             repeated.recall()
-        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, snapshot_at=[before])
+        answer = model.stream_ids(ids, params, on_prefill=PrefillProgress(self._out).count, snapshot_at=[before])
         reason: FinishReason = "stop"
         try:
-            with ctrl_c_first(), resumption(terminal_was_shared):
+            with ctrl_c_first(), resumption():
                 reason = self._pass_on(answer, presenter)
         except KeyboardInterrupt:
             answer.close()

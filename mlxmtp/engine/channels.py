@@ -1,4 +1,4 @@
-"""Which part of an answer is thought: `<|channel>thought\\n … <channel|>` out of the stream, everything else is text.
+"""The channels of an answer told apart: `<|channel>thought\\n … <channel|>` is thought, everything else is text.
 
 The marks are tokens of their own; a conversion with another tokenizer, or a quotation, may spell them
 as plain text, and then they mean the same. Contracts: a thought never comes out as Text, the channel's name
@@ -7,10 +7,14 @@ never comes out at all, and a thought that is not closed stays a thought to the 
 
 from __future__ import annotations
 
+import re
+
 from mlxmtp.engine.events import Text, Thinking
 
 OPEN = "<|channel>"
 CLOSE = "<channel|>"
+_MARKS = (OPEN, CLOSE)
+_MARK = re.compile("|".join(map(re.escape, _MARKS)))
 _NAME = "thought"
 
 
@@ -25,37 +29,33 @@ class Splitter:
     def __init__(self, *, inside: bool = False) -> None:
         self._inside = self._began = inside
         self._naming = False
-        self._held = ""
+        self._pending = ""
 
     def feed(self, piece: str) -> list[Text | Thinking]:
-        """Events that are certain now. Text that may be the start of a mark is held back."""
-        self._held += piece
+        """Return the events that are certain now; text that may be the start of a mark has to wait."""
+        self._pending += piece
         events: list[Text | Thinking] = [Thinking("")] if self._began else []
         self._began = False
-        while True:
-            mark, at = _first_mark(self._held)
-            if mark is None:
-                break
-            self._emit(self._held[:at], events, closing=True)
-            self._held = self._held[at + len(mark) :]
-            self._inside = self._naming = mark == OPEN
-            if mark == OPEN:
+        while mark := _MARK.search(self._pending):
+            self._emit(self._pending[: mark.start()], events, closing=True)
+            self._pending = self._pending[mark.end() :]
+            self._inside = self._naming = mark[0] == OPEN
+            if self._inside:
                 events.append(Thinking(""))
-        keep = _start_of_mark(self._held)
-        certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        rest = self._emit(certain, events, closing=False)
-        self._held = rest + self._held
+        certain = len(self._pending) - _start_of_mark(self._pending)
+        rest = self._emit(self._pending[:certain], events, closing=False)
+        self._pending = rest + self._pending[certain:]
         return events
 
     def finish(self) -> list[Text | Thinking]:
-        """What was held back, when nothing more will come."""
+        """Return what had to wait, when nothing more will come."""
         events: list[Text | Thinking] = []
-        self._emit(self._held, events, closing=True)
-        self._held = ""
+        self._emit(self._pending, events, closing=True)
+        self._pending = ""
         return events
 
     def _emit(self, text: str, events: list[Text | Thinking], *, closing: bool) -> str:
-        """Append `text` as the right event; returns what must wait for more because it may be the channel's name."""
+        """Append `text` as the right event; return what must wait for more because it may be the channel's name."""
         if self._naming:
             line, newline, rest = text.partition("\n")
             if not newline and not closing and _NAME.startswith(line.strip()):
@@ -67,15 +67,7 @@ class Splitter:
         return ""
 
 
-def _first_mark(text: str) -> tuple[str | None, int]:
-    found = [(at, mark) for mark in (OPEN, CLOSE) if (at := text.find(mark)) >= 0]
-    if not found:
-        return None, -1
-    at, mark = min(found)
-    return mark, at
-
-
 def _start_of_mark(text: str) -> int:
-    """Length of the longest end of `text` that a mark begins with."""
-    longest = min(len(text), len(OPEN) - 1)
-    return next((n for n in range(longest, 0, -1) if OPEN.startswith(text[-n:]) or CLOSE.startswith(text[-n:])), 0)
+    """Return the length of the longest end of `text` that a mark begins with."""
+    longest = min(len(text), max(map(len, _MARKS)) - 1)
+    return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in _MARKS)), 0)

@@ -1,4 +1,4 @@
-"""What an answer is made of. A stream is any number of `Text` and `Thinking`, then one `End`."""
+"""The events of an answer: any number of `Text` and `Thinking`, then one `End`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mlxmtp.engine.stats import Stats
 
 FinishReason = Literal["stop", "length", "tool", "cancelled"]
+"""The model stopped, the length ran out, it waits for a tool, or it was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why it ended: the model stopped, the length ran out, it waits for a tool, or it was cancelled."""
+    """The end of an answer, with its numbers."""
 
     finish_reason: FinishReason
     stats: Stats

@@ -26,8 +26,8 @@ import mlx.core as mx
 from mlxmtp.errors import CacheRefused
 
 if TYPE_CHECKING:
+    from mlxmtp.decode.decoder import Decoder
     from mlxmtp.decode.snapshots import CacheState
-    from mlxmtp.engine.answer import DecoderLike
 
 _FORMAT = "3"
 """Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
@@ -56,9 +56,7 @@ def label_hash(folder: Path, kv_bits: int | None = None) -> str:
     return hashlib.sha256(repr(sorted(_label(folder, kv_bits).items())).encode()).hexdigest()
 
 
-def save(
-    decoder: DecoderLike, path: Path, folder: Path, length: int | None = None, *, kv_bits: int | None = None
-) -> int:
+def save(decoder: Decoder, path: Path, folder: Path, length: int | None = None, *, kv_bits: int | None = None) -> int:
     """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
 
     `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
@@ -111,7 +109,7 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def load(decoder: DecoderLike, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
+def load(decoder: Decoder, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
     """Takes up what was saved; returns the number of tokens. Raises CacheRefused, and then changes nothing."""
     try:
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)

@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlxmtp.engine.answer import Answer, DecoderLike, OnPrefill, Request, answer
+from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.errors import ContextOverflow, LoadError
 
 if TYPE_CHECKING:
-    from mlxmtp.decode.decoder import Round
+    from mlxmtp.decode.decoder import Decoder, Round
     from mlxmtp.models.config import ModelConfig
 
 _AROUND = 16
@@ -27,7 +27,7 @@ class Model:
 
     def __init__(
         self,
-        decoder: DecoderLike,
+        decoder: Decoder,
         config: ModelConfig,
         tokenizer: Tokenizer | None = None,
         *,
@@ -57,8 +57,8 @@ class Model:
     ) -> Model:
         """Read target, drafter and tokenizer from their folders (a tokenizer that was read before can be given).
 
-        `kv_bits` 4 or 8: full layers keep keys and values in so many bits. Raises LoadError for files that are missing,
-        damaged or do not belong together.
+        `kv_bits` 4 or 8: keys and values of full layers are quantized to so many bits. Raises LoadError for files that
+        are missing, damaged or do not belong together.
         """
         from mlxmtp.decode.decoder import Decoder
         from mlxmtp.models.load import load_drafter, load_target
@@ -112,8 +112,6 @@ class Model:
             num_draft_tokens=num_draft_tokens,
             sampling=Sampling(temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
             stop=self.config.stop_ids if stop is None else stop,
-            on_prefill=None,
-            snapshot_at=(),
         )
 
     def stream(
@@ -157,15 +155,22 @@ class Model:
         `snapshot_at`: how many of its tokens later prompts may begin with, if they do not repeat the answer as it was.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
-        request = Request(list(prompt_ids), params or Params(), on_prefill, snapshot_at)
-        return answer(self._decoder, self.config, self.tokenizer, request)
+        return Answer(
+            self._decoder,
+            self.config,
+            self.tokenizer,
+            list(prompt_ids),
+            params or Params(),
+            on_prefill=on_prefill,
+            snapshot_at=snapshot_at,
+        )
 
     def learned(self) -> dict[str, Any]:
-        """What was found out about drafting here, as JSON takes it; empty until there is something to know."""
+        """Return what was found out about drafting here, as JSON; empty until there is something to know."""
         return self._decoder.depth.learned()
 
     def start_from(self, learned: Mapping[str, Any]) -> None:
-        """Begins with what `learned` gave in another process. Raises ValueError for anything else."""
+        """Begin with what `learned` returned in another process. Raises ValueError for anything else."""
         self._decoder.depth.start_from(learned)
 
     def close(self) -> None:
@@ -177,13 +182,13 @@ class Model:
         self._decoder.close()
 
     def cache_label(self) -> str:
-        """A hexadecimal word, another one for every model, version of it, MLX and layout of keys and values."""
+        """Return a hexadecimal word, another one for every model, version of it, MLX and layout of keys and values."""
         from mlxmtp.engine import kv_file
 
         return kv_file.label_hash(self.config.folder, self.kv_bits)
 
     def save_cache(self, path: Path, length: int | None = None) -> int:
-        """Writes the keys and values of the conversation so far to `path`, a `.safetensors` file; returns its bytes.
+        """Write the keys and values of the conversation so far to `path`, a `.safetensors` file; return its bytes.
 
         `length`: as they were after that many tokens, a `snapshot_at` of the last request. Raises ValueError for
         another, and where nothing has been read.
@@ -193,7 +198,7 @@ class Model:
         return kv_file.save(self._decoder, path, self.config.folder, length, kv_bits=self.kv_bits)
 
     def load_cache(self, path: Path) -> int:
-        """Takes up what `save_cache` wrote, so that a prompt that begins alike need not be read; returns its tokens.
+        """Import what `save_cache` wrote, so that a prompt that begins alike need not be read; return its tokens.
 
         Raises CacheRefused for a damaged file or one of another model, version or `kv_bits`; nothing is changed then.
         """
@@ -203,7 +208,7 @@ class Model:
 
 
 def context_of(folder: Path) -> int:
-    """The longest context in tokens of the model in `folder`, from its JSON alone. Raises LoadError."""
+    """Return the longest context in tokens of the model in `folder`, from its JSON alone. Raises LoadError."""
     from mlxmtp.models.config import read_config
 
     return read_config(folder).max_positions

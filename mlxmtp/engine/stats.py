@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Round
+    from mlxmtp.decode.draft_length import Depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Stats:
 
     The first token comes from the prefill, so speeds and tokens per pass of the generation leave it out.
     `time_to_first_token` runs from the request to the first visible piece of the answer or the thought.
-    `acceptance_by_position[i]` is the share of the draft tokens proposed at position i that were kept.
+    `acceptance_by_position[i]` is the share of the draft tokens proposed at position i that were accepted.
     """
 
     prompt_tokens: int = 0
@@ -38,39 +39,32 @@ class Stats:
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields under their own names, ready for JSON."""
+        """Return the fields under their own names, ready for JSON."""
         return asdict(self)
 
 
-@dataclass(slots=True)
 class Meter:
     """Collects rounds while they come; `stats()` can be asked at any moment."""
 
-    prompt_tokens: int
-    seed: int
-    clock: Callable[[], float] = time.perf_counter
-    reused_tokens: int = 0
-    _started: float = field(init=False)
-    _first: float | None = field(default=None, init=False)
-    _shown: float | None = field(default=None, init=False)
-    _last: float = field(default=0.0, init=False)
-    _tokens: int = field(default=0, init=False)
-    _prefilled: int = field(default=0, init=False)
-    _rounds: int = field(default=0, init=False)
-    _proposed: list[int] = field(default_factory=list, init=False)
-    _kept: list[int] = field(default_factory=list, init=False)
-
-    def __post_init__(self) -> None:
-        self._started = self.clock()
+    def __init__(self, prompt_tokens: int, seed: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.prompt_tokens, self.seed = prompt_tokens, seed
+        self.reused_tokens = 0
+        self._clock = clock
+        self._started = self._last = clock()
+        self._first: float | None = None  # when the prompt had been read
+        self._shown: float | None = None
+        self._tokens = self._prefilled = self._rounds = 0
+        self._proposed: list[int] = []  # draft tokens by position, and those of them that were accepted
+        self._accepted: list[int] = []
 
     @property
     def began(self) -> bool:
-        """Whether a round has been counted: the prompt is read."""
+        """True once a round has been counted: the prompt is read."""
         return self._first is not None
 
     def add(self, round_: Round) -> None:
         """Count one round; the first one is the prefill's."""
-        self._last = self.clock()
+        self._last = self._clock()
         self._tokens += len(round_.tokens)
         if self._first is None:
             self._first = self._last
@@ -79,20 +73,19 @@ class Meter:
         self._rounds += 1
         missing = len(round_.draft) - len(self._proposed)
         self._proposed += [0] * missing
-        self._kept += [0] * missing
+        self._accepted += [0] * missing
         for position in range(len(round_.draft)):
             self._proposed[position] += 1
-            self._kept[position] += position < round_.accepted
+            self._accepted[position] += position < round_.accepted
 
     def show(self) -> None:
-        """Something becomes visible now."""
+        """Note that something becomes visible now."""
         if self._shown is None:
-            self._shown = self.clock()
+            self._shown = self._clock()
 
     def stats(self, *, peak_memory: int = 0, draft_reason: str = "") -> Stats:
-        """Everything so far."""
-        read = self.prompt_tokens - self.reused_tokens
-        now = self.clock()
+        """Return the numbers so far."""
+        now = self._clock()
         prompt_seconds = (now if self._first is None else self._first) - self._started
         decoded = self._tokens - self._prefilled
         seconds = self._last - self._first if self._first is not None else 0.0
@@ -100,15 +93,15 @@ class Meter:
             prompt_tokens=self.prompt_tokens,
             reused_tokens=self.reused_tokens,
             prompt_seconds=prompt_seconds,
-            prompt_tps=_ratio(read, prompt_seconds),
+            prompt_tps=_ratio(self.prompt_tokens - self.reused_tokens, prompt_seconds),
             time_to_first_token=(now if self._shown is None else self._shown) - self._started,
             generation_tokens=self._tokens,
             generation_seconds=seconds,
             generation_tps=_ratio(decoded, seconds),
             rounds=self._rounds,
             drafted=sum(self._proposed),
-            accepted=sum(self._kept),
-            acceptance_by_position=tuple(_ratio(kept, of) for kept, of in zip(self._kept, self._proposed, strict=True)),
+            accepted=sum(self._accepted),
+            acceptance_by_position=tuple(map(_ratio, self._accepted, self._proposed)),
             tokens_per_pass=_ratio(decoded, self._rounds),
             peak_memory=peak_memory,
             draft_reason=draft_reason,
@@ -118,3 +111,22 @@ class Meter:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
+
+
+def explain(depth: Depth) -> str:
+    """Return one phrase for the statistics: the draft length, what it gains, and the two numbers that decide."""
+    if depth.limit == 0:
+        return "no drafter"
+    if depth.fixed is not None:
+        return f"drafting {depth.fixed}, as asked" if depth.fixed else "not drafting, as asked"
+    best, gain, accepted, price = depth.best(), depth.gain(), depth.accepted(), depth.price()
+    if gain is None:
+        said = f"drafting {best} so far"
+    elif best == 0:
+        said = f"drafting is off, at best it would give {gain:.2f} times the plain speed"
+    else:
+        said = f"drafting {best} gives {gain:.2f} times the plain speed"
+    why = [] if accepted is None else [f"{100 * accepted:.0f} % of first drafts accepted"]
+    if price is not None:
+        why.append(f"a draft token costs {price:.2f} of a plain pass")
+    return f"{said} ({', '.join(why)})" if why else said

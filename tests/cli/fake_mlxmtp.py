@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _PAUSE = re.compile(r"\{(sleep [\d.]+|never)\}")
 class SlowReader(FakeDecoder):
     """Reads prompts in steps that last."""
 
-    def rounds(self, prompt_ids: Sequence[int], **options: Any) -> Iterator[Round]:
+    def rounds(self, prompt_ids: Sequence[int], **options: Any) -> Generator[Round, None, None]:
         seconds = float(os.environ.get("FAKE_PREFILL_SECONDS", "0"))
         for step in range(10 if seconds else 0):
             options["on_prefill"](step * len(prompt_ids) // 10, len(prompt_ids))

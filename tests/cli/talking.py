@@ -18,7 +18,7 @@ from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.actions import act
 from mlxmtp.cli.repl.line_editor import Line
 from mlxmtp.cli.repl.talk import Talk
-from mlxmtp.cli.terminal.keyboard import NoKeys
+from mlxmtp.cli.terminal.keyboard import Keys
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
@@ -91,7 +91,7 @@ class Conversing:
         conversation = Conversation(journal=self.sessions.create())
         self.now = 0.0
         self.thread = ModelThread()
-        self.talk = Talk(loaded, out, conversation, self.thread, NoKeys(), self.script, clock=lambda: self.now)
+        self.talk = Talk(loaded, out, conversation, self.thread, Keys(), self.script, clock=lambda: self.now)
         self.talk.target = Found("fake", model_folder)
         self.thread.load(lambda: self.model)
         while self.thread.model is None:

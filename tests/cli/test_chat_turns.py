@@ -15,7 +15,7 @@ from mlxmtp.app.learned import Memory
 from mlxmtp.app.worker import ModelThread
 from mlxmtp.cli.repl import settings
 from mlxmtp.cli.repl.line_editor import Line
-from mlxmtp.cli.terminal.keyboard import CTRL_T, NoKeys
+from mlxmtp.cli.terminal.keyboard import CTRL_T, Keys
 from mlxmtp.cli.terminal.output import Look
 from mlxmtp.decode.draft_length import Depth
 from mlxmtp.engine.model import Model
@@ -49,7 +49,7 @@ def test_a_thought_folds_and_never_comes_back(talk: Conversing) -> None:
     assert "<|think|>" in talk.prompts[1]
 
 
-class PressedKeys(NoKeys):
+class PressedKeys(Keys):
     """Ctrl+T, from the thread of the model."""
 
     def __init__(self) -> None:

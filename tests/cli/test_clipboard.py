@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import base64
 import subprocess
+from io import StringIO
 from typing import Any
 
 import pytest
 
 from mlxmtp.cli.terminal import clipboard
+from mlxmtp.cli.terminal.output import Look, Output
 
 
 def test_the_macs_own_program_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[list[str], Any]] = []
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(subprocess, "run", lambda command, **options: calls.append((command, options["input"])))
-    sent: list[str] = []
-    assert clipboard.copy("中\n", sent.append) == "Copied 2 characters."
+    sent = StringIO()
+    assert clipboard.copy("中\n", Output(sent, None)) == "Copied 2 characters."
     assert calls == [(["/usr/bin/pbcopy"], "中\n")]
-    assert sent == []
+    assert sent.getvalue() == ""
 
 
 def test_the_terminal_is_asked_where_that_program_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,13 +29,20 @@ def test_the_terminal_is_asked_where_that_program_fails(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(subprocess, "run", fails)
-    sent: list[str] = []
-    assert clipboard.copy("a", sent.append) == "Copied 1 character, if this terminal allows it."
-    assert sent == [f"\x1b]52;c;{base64.b64encode(b'a').decode()}\x07"]
+    sent = StringIO()
+    assert clipboard.copy("a", Output(sent, None)) == "Copied 1 character, if this terminal allows it."
+    assert sent.getvalue() == f"\x1b]52;c;{base64.b64encode(b'a').decode()}\x07"
 
 
 def test_too_much_for_a_terminal_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
-    sent: list[str] = []
-    assert "too many for the terminal's clipboard" in clipboard.copy("x" * 80_000, sent.append)
-    assert sent == []
+    sent = StringIO()
+    assert "too many for the terminal's clipboard" in clipboard.copy("x" * 80_000, Output(sent, None))
+    assert sent.getvalue() == ""
+
+
+def test_a_terminal_without_escape_codes_has_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    sent = StringIO()
+    assert "no way to the clipboard" in clipboard.copy("a", Output(sent, None, Look(dumb=True)))
+    assert sent.getvalue() == ""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from mlxmtp.cli.terminal.figures import stats_line
+from mlxmtp.cli.terminal.presenters import stats_line
 from mlxmtp.engine.stats import Stats
 
 STATS = Stats(

@@ -13,7 +13,7 @@ from threading import Thread, Timer
 import pytest
 
 from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard, TypedAhead, ctrl_c_first, interrupts
-from mlxmtp.cli.terminal.tail import Tail
+from mlxmtp.cli.terminal.rows import RedrawnRows
 
 
 @pytest.fixture
@@ -43,14 +43,14 @@ def test_no_echo_while_it_listens_and_everything_as_before_afterwards(terminal: 
 
 
 def test_after_ctrl_z_no_row_is_taken_away_and_the_next_ones_are_again(terminal: tuple[int, int]) -> None:
-    tail = Tail(lambda: (80, 24))
-    tail.replaced(["one", "two"])
+    rows = RedrawnRows(lambda: (80, 24))
+    rows.replace(["one", "two"])
     with Keyboard(terminal[0]):
-        assert tail.erasure()
+        assert rows.erasure()
         signal.raise_signal(signal.SIGCONT)
-        assert tail.erasure() == ""
-        assert tail.replaced(["one", "two", "three"]) == "one\ntwo\nthree"
-        assert tail.erasure()
+        assert rows.erasure() == ""
+        assert rows.replace(["one", "two", "three"]) == "one\ntwo\nthree"
+        assert rows.erasure()
 
 
 def test_lines_typed_while_nobody_listened_are_taken_in(terminal: tuple[int, int]) -> None:

@@ -11,10 +11,9 @@ import pytest
 from mlxmtp.app.worker import ModelThread
 from mlxmtp.cli.repl.turns import wait_for_model
 from mlxmtp.cli.terminal.answer_view import AnswerView
-from mlxmtp.cli.terminal.keyboard import NoKeys
+from mlxmtp.cli.terminal.keyboard import Keys
 from mlxmtp.cli.terminal.output import Look, Output
-from mlxmtp.cli.terminal.tail import Tail
-from mlxmtp.cli.terminal.wrap import joined, listed, width, wrapped
+from mlxmtp.cli.terminal.rows import RedrawnRows, folded, joined, listed, wrapped
 
 
 class Window(Output):
@@ -35,9 +34,9 @@ class Window(Output):
     def size(self) -> tuple[int, int]:
         return self.columns, self.rows
 
-    def write(self, text: str) -> None:
-        self.sent += text
-        self.stream.feed(text.replace("\n", "\r\n"))
+    def draw(self, frame: str) -> None:
+        self.sent += frame
+        self.stream.feed(frame.replace("\n", "\r\n"))
 
     def clock(self) -> float:
         self.now += 0.1
@@ -180,10 +179,10 @@ def test_a_piece_within_a_frame_waits_no_longer_than_the_frame() -> None:
 def test_a_tail_is_taken_away_as_the_window_wraps_it_now(columns: int, above: int) -> None:
     """Two rows of 40 columns; terminals wrap them when the window gets narrower."""
     size = [40, 24]
-    tail = Tail(lambda: (size[0], size[1]))
-    tail.replaced(["x" * 40, "\x1b[2m中中" + "y" * 36 + "\x1b[0m"])
+    rows = RedrawnRows(lambda: (size[0], size[1]))
+    rows.replace(["x" * 40, "\x1b[2m中中" + "y" * 36 + "\x1b[0m"])
     size[0] = columns
-    assert tail.erasure() == f"\r\x1b[{above}A\x1b[K\x1b[B\x1b[J\x1b[A"
+    assert rows.erasure() == f"\r\x1b[{above}A\x1b[K\x1b[B\x1b[J\x1b[A"
 
 
 class KeepingScreen(pyte.HistoryScreen):
@@ -200,11 +199,10 @@ def test_a_tail_at_the_top_of_the_window_is_not_kept_in_the_history(count: int) 
     """Where it stands once a window has become too low for what was above it."""
     screen = KeepingScreen(20, 6, history=100)
     stream = pyte.Stream(screen)
-    tail = Tail(lambda: (20, 6))
+    rows = RedrawnRows(lambda: (20, 6))
     for frame in range(4):
-        rows = [f"{frame} of row {row}" for row in range(count)]
-        stream.feed((tail.erasure() + tail.replaced(rows)).replace("\n", "\r\n"))
-    stream.feed(tail.erasure())
+        stream.feed(rows.replace([f"{frame} of row {row}" for row in range(count)]).replace("\n", "\r\n"))
+    stream.feed(rows.erasure())
     assert not screen.history.top
     assert not "".join(screen.display).strip()
     assert (screen.cursor.x, screen.cursor.y) == (0, 0)
@@ -215,6 +213,7 @@ def test_rows_are_wrapped_by_columns() -> None:
     assert wrapped("中文中文 ab", 6) == ["中文中", "文 ab"]
     assert wrapped("a\n\nb", 5) == ["a", "", "b"]
     assert wrapped("x" * 7, 3) == ["xxx", "xxx", "x"]
+    assert folded("one two\n中文中", 4) == ["one ", "two", "中文", "中"]
 
 
 def test_two_columns_become_one_in_a_narrow_window() -> None:
@@ -223,7 +222,6 @@ def test_two_columns_become_one_in_a_narrow_window() -> None:
     assert listed(rows, 27) == ["/a     one two three four", "       five", "/long  "]
     assert listed(rows, 26) == ["/a", "  one two three four five", "/long", "  "]
     assert listed([], 80) == []
-    assert [width(row) for row in ("\x1b[2mab\x1b[0m", "中", "🦀")] == [2, 2, 2]
 
 
 def test_parts_are_joined_as_far_as_they_fit() -> None:
@@ -231,12 +229,12 @@ def test_parts_are_joined_as_far_as_they_fit() -> None:
     assert joined(["a", "b"], " · ", 80) == ["a · b"]
 
 
-class StruckKeys(NoKeys):
+class StruckKeys(Keys):
     """Ctrl+C comes while the terminal is being set up."""
 
     listens = False
 
-    def __enter__(self) -> NoKeys:
+    def __enter__(self) -> Keys:
         self.listens = True
         signal.raise_signal(signal.SIGINT)
         return self

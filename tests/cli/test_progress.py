@@ -6,8 +6,8 @@ from io import StringIO
 import pytest
 
 from mlxmtp.cli.terminal.output import Look, Output
-from mlxmtp.cli.terminal.progress import DownloadProgress, ReadingProgress, RunProgress
-from mlxmtp.cli.terminal.table import show_table
+from mlxmtp.cli.terminal.progress import DownloadProgress, PrefillProgress, RunProgress
+from mlxmtp.cli.terminal.rows import show_table
 from mlxmtp.units import ago, format_count
 
 
@@ -116,7 +116,7 @@ def test_words_for_numbers() -> None:
 
 def test_reading_a_prompt_shows_speed_without_what_was_reused_and_time_left() -> None:
     clock, screen = Clock(), Screen()
-    progress = ReadingProgress(Output(None, screen), clock)
+    progress = PrefillProgress(Output(None, screen), clock)
 
     def shown(done: int) -> str:
         screen.truncate(screen.seek(0))
@@ -135,7 +135,7 @@ def test_reading_a_prompt_shows_speed_without_what_was_reused_and_time_left() ->
 def test_the_time_left_knows_that_a_long_prompt_is_read_more_and_more_slowly(slower: float) -> None:
     """A token at the end takes `1 + slower` times as long as one at the beginning."""
     clock, screen, total = Clock(), Screen(), 32_000
-    progress = ReadingProgress(Output(None, screen), clock)
+    progress = PrefillProgress(Output(None, screen), clock)
 
     def seconds(done: int) -> float:
         return done / 1000 * (1 + slower * done / total / 2)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mlxmtp.decode.draft_length import Depth
-from mlxmtp.engine.answer import explain
+from mlxmtp.engine.stats import explain
 
 
 @pytest.mark.parametrize(

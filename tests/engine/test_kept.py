@@ -4,12 +4,11 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from mlxmtp.decode.decoder import Decoder
 from mlxmtp.engine import kv_file
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import CacheRefused
@@ -101,7 +100,7 @@ def test_a_damaged_file_is_refused_and_the_conversation_goes_on(copied, tmp_path
 def test_arrays_of_the_wrong_shape_are_refused(copied, tmp_path):
     model = Model.load(copied)
     prompt = load_golden("e2b").records["long"].prompt
-    decode(cast("Decoder", model._decoder), prompt, 5, snapshot_at=[len(prompt)])
+    decode(model._decoder, prompt, 5, snapshot_at=[len(prompt)])
     path = tmp_path / "kv.safetensors"
     model.save_cache(path)
     loaded: Any = mx.load(str(path), return_metadata=True)
@@ -138,7 +137,7 @@ def test_what_is_kept_can_be_gone_back_to_its_last_mark(tmp_path):
     golden = load_golden("e2b")
     prompt = golden.records["long"].prompt
     first = Model.load(golden.target)
-    decode(cast("Decoder", first._decoder), prompt, 2 * SLACK + 40, snapshot_at=[len(prompt)])
+    decode(first._decoder, prompt, 2 * SLACK + 40, snapshot_at=[len(prompt)])
     first.save_cache(tmp_path / "kv.safetensors")
     following = [*prompt, 5, 6, 7]
     second = Model.load(golden.target)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from tests.text_checkpoint import write_json, write_text_checkpoint
 
 GOOGLES = Path(os.environ.get("GEMMA_CHAT_TEMPLATES", "-"))
 """A folder with the chat templates of Google's checkpoints, gemma-4-e2b-e4b.jinja and gemma-4-12b-26b-31b.jinja."""
+POCKET = Path(__file__).parents[2] / "assets" / "pocket" / "target"
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -97,6 +99,19 @@ def test_no_answer_that_speaks_of_marks_ends_its_turn(spelled: Tokenizer, mark: 
 def test_any_character_may_be_in_an_answer(spelled: Tokenizer) -> None:
     said = {"role": "assistant", "content": "icon \ue000 and \ue0011\ue000 <turn|>"}
     assert "icon \ue000 and \ue0011\ue000 <turn|>" in spelled.prompt([*HI, said, *HI]).text
+
+
+@pytest.mark.parametrize("folder", ["the test's", "the built-in model's"])
+def test_marks_in_material_are_encoded_as_the_library_does_when_it_is_told_to(folder: str, tmp_path: Path) -> None:
+    target = POCKET if folder == "the built-in model's" else write_text_checkpoint(tmp_path)
+    inner = tokenizers.Tokenizer.from_file(str(target / "tokenizer.json"))
+    marks = [token.content for token in inner.get_added_tokens_decoder().values() if token.special]
+    inner.encode_special_tokens = True
+    tokenizer = Tokenizer.load(target)
+    for mark in marks:
+        ids = tokenizer.prompt_ids([{"role": "user", "content": mark}])
+        spelled = inner.encode(mark, add_special_tokens=False).ids
+        assert any(ids[at : at + len(spelled)] == spelled for at in range(len(ids))), mark
 
 
 def test_bytes_that_are_no_text_are_replaced(spelled: Tokenizer) -> None:

@@ -95,10 +95,10 @@ def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: 
     from mlxmtp.cli.repl.completion import Sources
     from mlxmtp.cli.repl.line_editor import LineEditor, PlainReader, Reader
     from mlxmtp.cli.repl.talk import Talk
-    from mlxmtp.cli.terminal.keyboard import Keyboard, Keys, NoKeys
+    from mlxmtp.cli.terminal.keyboard import Keyboard, Keys
     from mlxmtp.settings import CHAT_KEYS
 
-    keys: Keys = NoKeys() if out.look.dumb else Keyboard(sys.stdin.fileno())
+    keys: Keys = Keys() if out.look.dumb else Keyboard(sys.stdin.fileno())
     reader: Reader
     if out.look.dumb:
         reader = PlainReader()

@@ -116,7 +116,7 @@ def rm(
 
 
 def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
-    from mlxmtp.cli.terminal.table import show_table
+    from mlxmtp.cli.terminal.rows import show_table
 
     now, rows = time.time(), []
     for model in listing.models:
@@ -140,7 +140,7 @@ def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
 
 
 def _show_report(out: Output, report: ModelReport) -> None:
-    from mlxmtp.cli.terminal.table import show_table
+    from mlxmtp.cli.terminal.rows import show_table
 
     revision = f" @ {report.revision[:12]}{' (pinned)' if report.pinned else ''}" if report.revision else ""
     out.write(f"{report.name}: {report.repo or report.folder}{revision}\n")
@@ -170,7 +170,7 @@ def _show_report(out: Output, report: ModelReport) -> None:
 
 
 def _show_files(out: Output, title: str, part: ModelReport | DrafterReport) -> None:
-    from mlxmtp.cli.terminal.table import show_table
+    from mlxmtp.cli.terminal.rows import show_table
 
     out.write(f"{title}, {format_bytes(sum(file.bytes for file in part.files))} in {len(part.files)} files\n")
     show_table(out, ["FILE", "SIZE"], [[file.name, format_bytes(file.bytes)] for file in part.files], right=(1,))

@@ -77,7 +77,7 @@ def show(
       mlxmtp sessions show 3f9a | less
     """
     from mlxmtp.chat.transcript import as_markdown, as_table, as_text
-    from mlxmtp.cli.terminal.markdown import MarkdownStream, without_controls
+    from mlxmtp.cli.terminal.markdown import MarkdownStream
     from mlxmtp.cli.terminal.presenters import fits_markdown
 
     loaded, out = begin(ctx)
@@ -87,9 +87,9 @@ def show(
         return
     text = as_markdown(history, session)
     if loaded.settings.plain or not fits_markdown(out):
-        out.write(without_controls(text) if out.terminal else text)
+        out.write(text)
         return
-    stream = MarkdownStream(out.write, out.size, color=out.look.color)
+    stream = MarkdownStream(out.draw, out.size, color=out.look.color)
     stream.feed(text)
     stream.finish()
 
@@ -190,7 +190,7 @@ def _list(ctx: typer.Context, *, json: bool) -> None:
 def show_list(out: Output, sessions: Sequence[Summary]) -> None:
     """Write the table; titles are cropped to a terminal's width."""
     from mlxmtp.chat.history import title_of
-    from mlxmtp.cli.terminal.table import show_table
+    from mlxmtp.cli.terminal.rows import show_table
     from mlxmtp.units import ago
 
     now = time.time()

@@ -87,12 +87,12 @@ def _copy(talk: Talk, argument: str) -> None:
     from mlxmtp.cli.terminal.clipboard import copy
 
     text = _to_copy(talk, argument)
-    talk.say(copy(text, talk.out.write, escapes=not talk.out.look.dumb))
+    talk.say(copy(text, talk.out))
 
 
 def _to_copy(talk: Talk, argument: str) -> str:
     from mlxmtp.chat.transcript import as_markdown
-    from mlxmtp.cli.terminal.fences import all_fences
+    from mlxmtp.cli.terminal.presenters import all_fences
 
     if argument == "all":
         _last(talk, "copy")

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mlxmtp.cli.repl.slash import is_open
 from mlxmtp.cli.terminal import keyboard
-from mlxmtp.cli.terminal.markdown import without_controls
-from mlxmtp.cli.terminal.wrap import chopped, wrapped
+from mlxmtp.cli.terminal.rows import bold, dim, folded, wrapped
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -150,9 +149,8 @@ class LineEditor(_Asks):
 
     def _rows(self, text: str) -> list[str]:
         columns = self._session.output.get_size().columns - len(PROMPT)
-        lines = without_controls(text).expandtabs(4).split("\n")
-        first, *others = [piece for line in lines for piece in chopped(line, max(columns, 2))]
-        return [f"\x1b[1m{PROMPT}\x1b[0m{first}", *(f"{CONTINUED}{row}".rstrip() for row in others)]
+        first, *others = folded(text, columns)
+        return [bold(PROMPT) + first, *(f"{CONTINUED}{row}".rstrip() for row in others)]
 
     def _is_literal(self, text: str) -> bool:
         return bool(self._literal) and text.startswith(self._literal)
@@ -211,8 +209,8 @@ class LineEditor(_Asks):
         from prompt_toolkit.application import run_in_terminal
 
         columns = self._session.output.get_size().columns
-        text = "\n".join(wrapped(without_controls(self.on_thought()).strip("\n"), columns))
-        shown = f"\x1b[2m{text}\x1b[0m\n\n" if text else "\x1b[2mThe last answer came without a thought.\x1b[0m\n"
+        text = "\n".join(wrapped(self.on_thought().strip("\n"), columns))
+        shown = f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought.')}\n"
 
         def show() -> None:
             sys.stdout.write(shown)

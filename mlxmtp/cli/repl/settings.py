@@ -9,7 +9,7 @@ import typer
 
 from mlxmtp.app.open import read_model, read_tokenizer
 from mlxmtp.cli.commands.pull import pick_drafter, pick_target
-from mlxmtp.cli.terminal.figures import sheet_of
+from mlxmtp.cli.terminal.presenters import stats_rows
 from mlxmtp.errors import ModelNotFound, UsageError
 from mlxmtp.hub.store import Store
 from mlxmtp.settings import CHAT_KEYS, typed_value
@@ -154,7 +154,7 @@ def stats(talk: Talk, argument: str) -> None:
     elif talk.stats is None:
         talk.say("There are no figures yet: ask something first.")
     else:
-        talk.say_rows(sheet_of(*talk.stats))
+        talk.say_rows(stats_rows(*talk.stats))
 
 
 def _store(talk: Talk) -> Store:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from mlxmtp.cli.repl.slash import Call, Message, Unknown, parse
 from mlxmtp.cli.repl.turns import Leave, wait_for_model
-from mlxmtp.cli.terminal.markdown import without_controls
-from mlxmtp.cli.terminal.wrap import joined, listed, wrapped
+from mlxmtp.cli.terminal.rows import joined, listed, wrapped
 from mlxmtp.errors import MlxmtpError, sentence
 
 if TYPE_CHECKING:
@@ -169,17 +168,12 @@ class Talk:
 
     def say(self, text: str) -> None:
         """A remark, dim, broken between words."""
-        self._dim(text.split("\n") if self.out.look.dumb else wrapped(text, self.out.size()[0]))
+        self.out.dim(text.split("\n") if self.out.look.dumb else wrapped(text, self.out.size()[0]))
 
     def say_rows(self, rows: Sequence[tuple[str, str]]) -> None:
         """Names and what belongs to each, dim, in two columns."""
-        self._dim(listed(rows, sys.maxsize if self.out.look.dumb else self.out.size()[0]))
+        self.out.dim(listed(rows, sys.maxsize if self.out.look.dumb else self.out.size()[0]))
 
     def say_parts(self, parts: list[str]) -> None:
         """`a · b · c`, dim, broken between parts where the window is narrow."""
-        self._dim(joined(parts, " · ", self.out.size()[0]))
-
-    def _dim(self, rows: list[str]) -> None:
-        plain = [without_controls(row) for row in rows]
-        dim = plain if self.out.look.dumb else [f"\x1b[2m{row}\x1b[0m" if row else "" for row in plain]
-        self.out.write("".join(f"{row}\n" for row in dim))
+        self.out.dim(joined(parts, " · ", self.out.size()[0]))

@@ -18,10 +18,9 @@ from mlxmtp.chat.material import gather, mentions
 from mlxmtp.chat.message import join
 from mlxmtp.cli.repl.context import make_fit, tokens_of
 from mlxmtp.cli.terminal.answer_view import AnswerView
-from mlxmtp.cli.terminal.fences import open_fence
-from mlxmtp.cli.terminal.figures import turn_parts
 from mlxmtp.cli.terminal.keyboard import ON_ITS_WAY, interrupts
-from mlxmtp.cli.terminal.progress import ReadingProgress
+from mlxmtp.cli.terminal.presenters import open_fence, turn_parts
+from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.engine.events import End, FinishReason, Text, Thinking
 from mlxmtp.errors import MlxmtpError
 
@@ -97,7 +96,7 @@ class Answering:
     ) -> None:
         """`on_piece(text, thinking)` receives every piece as it comes."""
         self._thread, self._keys, self._out, self._view = thread, keys, out, view
-        self._reading = ReadingProgress(out)
+        self._reading = PrefillProgress(out)
         self._on_piece = on_piece
         self._interrupted = Interrupts(thread)
         self._text: list[str] = []

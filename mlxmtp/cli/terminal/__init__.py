@@ -1,1 +1,1 @@
-"""What is drawn and typed: output, keys, markdown, tables."""
+"""The terminal: output, keys, markdown, rows and tables."""

@@ -15,16 +15,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mlxmtp.cli.terminal.markdown import FRAME_SECONDS, MarkdownStream, without_controls
-from mlxmtp.cli.terminal.presenters import fits_markdown
-from mlxmtp.cli.terminal.tail import Tail
-from mlxmtp.cli.terminal.wrap import wrapped
+from mlxmtp.cli.terminal.markdown import FRAME_SECONDS, MarkdownStream
+from mlxmtp.cli.terminal.presenters import Presenter, fits_markdown
+from mlxmtp.cli.terminal.rows import RedrawnRows, dim, wrapped
 
 if TYPE_CHECKING:
     from mlxmtp.cli.terminal.output import Output
+    from mlxmtp.engine.events import FinishReason
+    from mlxmtp.engine.stats import Stats
 
 
-class AnswerView:
+class AnswerView(Presenter):
     """Feed it what the model says; call `tick` when `patience` is over and nothing came, `end` once."""
 
     def __init__(
@@ -35,16 +36,14 @@ class AnswerView:
         plain: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.shows_thoughts = show_thoughts
+        """The thought's own words are shown, not only its seconds."""
         self._out = out
-        self._shows = show_thoughts
         self._clock = clock
         self._redraws = fits_markdown(out)
-        self._markdown = (
-            MarkdownStream(out.write, out.size, color=out.look.color, clock=clock)
-            if self._redraws and not plain
-            else None
-        )
-        self._tail = Tail(out.size)
+        draws = self._redraws and not plain
+        self._markdown = MarkdownStream(out.draw, out.size, color=out.look.color, clock=clock) if draws else None
+        self._rows = RedrawnRows(out.size)  # of the thought
         self._thought = ""
         self._began: float | None = None
         self._drawn_at = float("-inf")
@@ -54,11 +53,6 @@ class AnswerView:
         self._ends_line = True
 
     @property
-    def shows_thoughts(self) -> bool:
-        """Whether the thought's own words are shown."""
-        return self._shows
-
-    @property
     def patience(self) -> float | None:
         """Seconds after which `tick` should be called even if nothing comes; None if it need not."""
         if self._thinks:
@@ -66,7 +60,7 @@ class AnswerView:
         return FRAME_SECONDS if self._markdown is not None and self._markdown.undrawn else None
 
     def thinking(self, text: str) -> None:
-        """A piece of the thought; an empty one: it has begun. That is drawn by the next `tick`, if it lasts so long."""
+        """Take in a piece of the thought; an empty one begins it, and is drawn by the next `tick`."""
         if not text and self._started:
             return
         if self._began is None:
@@ -74,17 +68,16 @@ class AnswerView:
         if not self._thought:
             text = text.lstrip("\n")
         self._thinks = True
-        text = without_controls(text)
         self._thought += text
         if self._redraws:
             self._undrawn = True
             if text and self._clock() - self._drawn_at >= FRAME_SECONDS:
                 self._draw_thought()
-        elif self._shows:
+        elif self.shows_thoughts:
             self._out.write(text)
 
     def text(self, text: str) -> None:
-        """A piece of the answer."""
+        """Take in a piece of the answer."""
         if not self._started:
             text = text.lstrip()
             if not text:
@@ -93,13 +86,12 @@ class AnswerView:
             self._started = True
         if self._markdown is not None:
             self._markdown.feed(text)
-            return
-        text = without_controls(text)
-        self._ends_line = text.endswith("\n")
-        self._out.write(text)
+        else:
+            self._ends_line = text.endswith("\n")
+            self._out.write(text)
 
     def tick(self) -> None:
-        """Time passes: what waited for a frame is drawn, and the seconds of a thought."""
+        """Draw what waited for a frame, and the seconds of a thought."""
         if self._thinks and self._redraws:
             if self._clock() - self._drawn_at >= (FRAME_SECONDS if self._undrawn else 1.0):
                 self._draw_thought()
@@ -108,12 +100,12 @@ class AnswerView:
 
     def toggle(self) -> None:
         """Show or hide the thought's words from now on."""
-        self._shows = not self._shows
+        self.shows_thoughts = not self.shows_thoughts
         if self._thinks and self._redraws:
             self._draw_thought()
 
-    def end(self) -> None:
-        """Nothing more will come; the cursor is at the start of a line afterwards."""
+    def end(self, reason: FinishReason = "stop", stats: Stats | None = None) -> None:
+        """Finish what is shown; the cursor is at the start of a line afterwards."""
         self._fold()
         if not self._started:
             return
@@ -127,28 +119,25 @@ class AnswerView:
         if not self._thinks:
             return
         self._thinks = False
-        if not self._thought.strip():
-            self._out.write(self._tail.erasure() + self._tail.replaced(()))
-            return
         seconds = self._seconds()
         line = f"thought for {seconds:.0f} s" if seconds >= 1 else f"thought for {seconds:.1f} s"
-        if self._redraws:
-            self._out.write(self._tail.erasure() + self._tail.replaced(()) + f"\x1b[2m{line}\x1b[0m\n\n")
+        if not self._thought.strip():
+            self._out.draw(self._rows.replace(()))
+        elif self._redraws:
+            self._out.draw(self._rows.replace((), printed=f"{dim(line)}\n\n"))
         else:
-            gap = "" if not self._shows or not self._thought else "\n" if self._thought.endswith("\n") else "\n\n"
+            gap = "" if not self.shows_thoughts else "\n" if self._thought.endswith("\n") else "\n\n"
             self._out.write(f"{gap}{line}\n\n")
 
     def _draw_thought(self) -> None:
-        columns = self._out.size()[0]
-        room = self._tail.room
-        hint = "hides" if self._shows else "shows"
-        rows = wrapped(f"thinking {self._seconds():.0f} s · Ctrl+T {hint} it", columns)[:room]
-        if self._shows and room > len(rows):
+        columns, limit = self._out.size()[0], self._rows.limit
+        hint = "hides" if self.shows_thoughts else "shows"
+        rows = wrapped(f"thinking {self._seconds():.0f} s · Ctrl+T {hint} it", columns)[:limit]
+        if self.shows_thoughts and limit > len(rows):
             # Only the end can be seen: laying out all of a long thought for every frame would cost too much.
-            shown = wrapped(self._thought[-room * columns :].rstrip("\n"), columns)
-            rows += shown[-(room - len(rows)) :]
-        dim = [f"\x1b[2m{row}\x1b[0m" if row else "" for row in rows]
-        self._out.write(self._tail.erasure() + self._tail.replaced(dim))
+            shown = wrapped(self._thought[-limit * columns :].rstrip("\n"), columns)
+            rows += shown[-(limit - len(rows)) :]
+        self._out.draw(self._rows.replace([dim(row) for row in rows]))
         self._drawn_at = self._clock()
         self._undrawn = False
 

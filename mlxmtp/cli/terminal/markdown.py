@@ -15,17 +15,16 @@ from io import StringIO
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
-from mlxmtp.cli.terminal.tail import MAX_ROWS, Tail
-from mlxmtp.cli.terminal.wrap import width
+from mlxmtp.cli.terminal.rows import MAX_REDRAWN, RedrawnRows, without_controls
+from mlxmtp.units import text_width
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
     from rich.markdown import Markdown, TableElement
 
 FRAME_SECONDS = 0.05
-_LONG_BLOCK = 4000  # characters; of a longer list only the end is laid out for the tail
+_LONG_BLOCK = 4000  # characters; of a longer list only the end is laid out while it is open
 _LONG_BLOCK_LINES = 40
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _CLOSED_BY_BLANK = frozenset({"paragraph_open", "table_open", "blockquote_open"})
 _CLOSED_BY_NEWLINE = frozenset({"heading_open", "hr"})
@@ -34,46 +33,37 @@ _NARROWEST_CELL = 3
 _TRAILING_BLANKS = re.compile(r"(?: |\x1b\[[0-9;]*m)+$")
 
 
-def without_controls(text: str) -> str:
-    """Text that cannot move the cursor or change the terminal: newlines and tabs stay."""
-    return _CONTROLS.sub("", text)
-
-
 def warm_up() -> None:
-    """Import what drawing needs."""
+    """Import what drawing needs, which takes a while."""
     _renderer()
     _parser()
 
 
 class MarkdownStream:
-    """Feed text as it comes; `write` receives what the terminal has to be sent, one string a frame.
+    """Feed text as it comes; `draw` receives what the terminal has to be sent, one string a frame.
 
     `size()` gives (columns, rows) of the terminal and is asked for every frame, as windows change.
     """
 
     def __init__(
         self,
-        write: Callable[[str], None],
+        draw: Callable[[str], None],
         size: Callable[[], tuple[int, int]],
         *,
         color: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write = write
+        self.undrawn = False
+        """Text waits for the next frame: `refresh` draws it."""
+        self._send = draw
         self._size = size
         self._color = color
         self._clock = clock
         self._open = ""
         self._checked = 0  # characters of the open text that were searched for finished blocks
-        self._tail = Tail(size)
+        self._end = RedrawnRows(size)
         self._printed = False
         self._drawn_at = float("-inf")
-        self._undrawn = False
-
-    @property
-    def undrawn(self) -> bool:
-        """Whether text waits for the next frame: `refresh` draws it."""
-        return self._undrawn
 
     def feed(self, text: str) -> None:
         """Take in a piece of any size."""
@@ -82,14 +72,14 @@ class MarkdownStream:
             self._open = self._open.lstrip("\n")
         length = self._finished()
         now = self._clock()
-        self._undrawn = True
+        self.undrawn = True
         if length or now - self._drawn_at >= FRAME_SECONDS:
             self._draw(length)
             self._drawn_at = now
 
     def refresh(self) -> None:
         """Draw what has come, if the last frame is long enough ago."""
-        if self._undrawn and self._clock() - self._drawn_at >= FRAME_SECONDS:
+        if self.undrawn and self._clock() - self._drawn_at >= FRAME_SECONDS:
             self._draw(0)
             self._drawn_at = self._clock()
 
@@ -97,7 +87,7 @@ class MarkdownStream:
         """Print what is still open; the cursor is at the start of a line afterwards."""
         self._draw(len(self._open))
         if not self._printed:
-            self._write("\n")
+            self._send("\n")
 
     def _draw(self, length: int) -> None:
         """Print the first `length` characters of the open text for good and show the end of the rest.
@@ -107,21 +97,19 @@ class MarkdownStream:
         done, rest = self._open[:length], self._open[length:]
         rows = self._lay_out(done, for_good=True)
         printed = self._printed or bool(rows)
-        tail = self._end_rows(rest, printed)
-        frame = self._tail.erasure() + "".join(f"{row}\n" for row in ([""] if self._printed and rows else []) + rows)
+        end = self._lay_out(_end_of(rest))
+        if end:
+            end = ([""] * printed + end)[-self._end.limit :]
+        gap = [""] if self._printed and rows else []
+        frame = self._end.replace(end, printed="".join(f"{row}\n" for row in gap + rows))
         self._open, self._printed = rest, printed
         self._checked = max(0, self._checked - length)
-        frame += self._tail.replaced(tail)
-        self._undrawn = False
+        self.undrawn = False
         if frame:
-            self._write(frame)
-
-    def _end_rows(self, text: str, printed: bool) -> list[str]:
-        rows = self._lay_out(_end_of(text))
-        return ([""] * printed + rows)[-self._tail.room :] if rows else []
+            self._send(frame)
 
     def _lay_out(self, text: str, *, for_good: bool = False) -> list[str]:
-        """Rows of every block, with one blank row between two.
+        """Return the rows of every block, with one blank row between two.
 
         A line of code that is printed `for_good` stays one line, however long: the terminal folds it, and what people
         copy has no break in it.
@@ -130,25 +118,28 @@ class MarkdownStream:
         for block in _blocks(text):
             columns = self._size()[0]
             if for_good and _FENCE.match(block):
-                columns = max(columns, *(width(line.expandtabs(8)) for line in block.split("\n")))
+                columns = max(columns, *(text_width(line.expandtabs(8)) for line in block.split("\n")))
             laid_out = _renderer()(block, columns, self._color)
             rows += [""] * bool(rows and laid_out) + laid_out
         return rows
 
     def _finished(self) -> int:
-        """How many characters of the open text are finished blocks."""
+        """Return how many characters of the open text are finished blocks."""
         end = self._open.rfind("\n") + 1
-        fresh = self._open[max(0, self._open.rfind("\n", 0, self._checked)) : end]
-        if end <= self._checked or not _may_end_a_block(fresh):
+        fresh = self._open[max(0, self._open.rfind("\n", 0, self._checked)) : end].split("\n")[:-1]
+        # Only a blank line, a fence or a heading ends a block: parsing at every other line would be in vain.
+        if end <= self._checked or not any(
+            not line.strip() or line.lstrip().startswith(("#", "```", "~~~")) for line in fresh
+        ):
             return 0
         self._checked = end
         return finished_length(self._open[:end])
 
 
 def finished_length(text: str) -> int:
-    """How many characters at the start of `text` (whole lines) are blocks that nothing can change any more."""
+    """Return how many characters at the start of `text` (whole lines) are blocks that nothing can change any more."""
     lines = text.split("\n")
-    blocks = [token for token in _parser().parse(text) if token.level == 0 and token.map and token.nesting >= 0]
+    blocks = _top_level(text)
     if not blocks:
         return 0
     start, end = blocks[-1].map
@@ -157,10 +148,14 @@ def finished_length(text: str) -> int:
     return len("\n".join(lines[:start])) + (1 if start else 0)
 
 
+def _top_level(text: str) -> list[Any]:
+    return [token for token in _parser().parse(text) if token.level == 0 and token.map and token.nesting >= 0]
+
+
 def _blocks(text: str) -> list[str]:
-    """The source of every top-level block."""
+    """Return the source of every top-level block."""
     lines = text.split("\n")
-    starts = [token.map[0] for token in _parser().parse(text) if token.level == 0 and token.map and token.nesting >= 0]
+    starts = [token.map[0] for token in _top_level(text)]
     return ["\n".join(lines[a:b]) for a, b in pairwise([*starts, len(lines)])]
 
 
@@ -173,24 +168,20 @@ def _is_closed(block: Any, lines: list[str]) -> bool:
     return block.type in _CLOSED_BY_NEWLINE or (block.type in _CLOSED_BY_BLANK and followed_by_blank)
 
 
-def _may_end_a_block(fresh: str) -> bool:
-    """Whether new lines hold what can end a block: a blank line, a fence, a heading. Saves parsing at every line."""
-    lines = fresh.split("\n")[:-1]
-    return any(not line.strip() or line.lstrip().startswith(("#", "```", "~~~")) for line in lines)
-
-
 def _end_of(text: str) -> str:
-    """The part of an open block that the tail can show: laying out all of it for every frame would cost too much."""
+    """Return the part of an open block that can be shown: laying out all of it for every frame would cost too much."""
     lines = text.split("\n")
     if _FENCE.match(lines[0]):
-        return "\n".join([lines[0], *lines[1:][-MAX_ROWS - 1 :]])
+        return "\n".join([lines[0], *lines[1:][-MAX_REDRAWN - 1 :]])
     return text if len(text) <= _LONG_BLOCK else "\n".join(lines[-_LONG_BLOCK_LINES:])
 
 
 @cache
 def _parser() -> Any:
-    """HTML is text here: an answer about `<div>` must show it. So are definitions of links, and footnotes with them:
-    they would be taken away, and their addresses are often what was asked for."""
+    """Return a parser to which HTML is text: an answer about `<div>` must show it.
+
+    So are definitions of links, and footnotes with them: they would be taken away, and often were what was asked for.
+    """
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table").disable("reference")
@@ -198,7 +189,7 @@ def _parser() -> Any:
 
 @cache
 def _renderer() -> Callable[[str, int, bool], list[str]]:
-    """The function that lays out text as terminal rows: (markdown, columns, colour) -> rows without line ends."""
+    """Return the function that lays out text: (markdown, columns, colour) -> terminal rows without line ends."""
     from rich.console import Console
     from rich.theme import Theme
 
@@ -227,14 +218,14 @@ def _renderer() -> Callable[[str, int, bool], list[str]]:
 
 
 def _without_padding(row: str) -> str:
-    """A row without rich's filling up with spaces, which ends up in what people copy."""
+    """Return a row without rich's filling up with spaces, which ends up in what people copy."""
     stripped = _TRAILING_BLANKS.sub("", row)
     return stripped + "\x1b[0m" if "\x1b[" in stripped else stripped
 
 
 @cache
 def _table_class() -> type[TableElement]:
-    """rich's table without its cutting of long words; a window too narrow for it gets its rows as lines."""
+    """Return rich's table without its cutting of long words; a window too narrow for it gets its rows as lines."""
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import TableElement
     from rich.table import Table
@@ -263,7 +254,7 @@ def _table_class() -> type[TableElement]:
 
 @cache
 def _document_class() -> type[Markdown]:
-    """rich's Markdown, with headings on the left, code in the terminal's own colours, and line breaks kept."""
+    """Return rich's Markdown with headings on the left, code in the terminal's own colours, line breaks as they are."""
     from rich.cells import chop_cells
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import CodeBlock, Heading, Markdown
@@ -302,7 +293,7 @@ def _document_class() -> type[Markdown]:
 
 
 def _readable(tokens: Iterable[Token]) -> Iterator[Token]:
-    """What stands in a line, with line breaks kept and images as links to them: rich puts images before their block."""
+    """Return a line's tokens with line breaks and with images as links: rich puts images before their block."""
     from markdown_it.token import Token
 
     for token in tokens:

@@ -1,20 +1,20 @@
 """The two streams of a command: the answer on stdout, everything else on stderr. The only module that writes.
 
-Contracts: nothing but the answer reaches stdout; escape codes go only to terminals; a reader that
-went away is `ReaderGone`, once, and never a traceback.
+Contracts: nothing but the answer reaches stdout; a pipe gets text as it is, a terminal without control characters
+(escape codes of our own go through `draw`); a reader that went away is `ReaderGone`, once, and never a traceback.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper, UnsupportedOperation
 from typing import TextIO
 
-from mlxmtp.cli.terminal.markdown import without_controls
-from mlxmtp.cli.terminal.wrap import wrapped
+from mlxmtp.cli.terminal.rows import dim, row_of, without_controls, wrapped
 from mlxmtp.errors import MlxmtpError
 
 
@@ -24,7 +24,7 @@ class ReaderGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How the streams may be used."""
+    """Ways in which the streams may be used."""
 
     quiet: bool = False
     color: bool = True
@@ -32,7 +32,7 @@ class Look:
 
 
 class Output:
-    """stdout and stderr of one command."""
+    """Stdout and stderr of one command."""
 
     def __init__(self, stdout: TextIO | None, stderr: TextIO | None, look: Look | None = None) -> None:
         self._stdout = stdout
@@ -44,7 +44,7 @@ class Output:
 
     @classmethod
     def standard(cls, look: Look | None = None) -> Output:
-        """The process's own streams. What does not go to a terminal is UTF-8, whatever the locale says."""
+        """Return the process's own streams. What does not go to a terminal is UTF-8, whatever the locale says."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
@@ -52,28 +52,31 @@ class Output:
 
     @property
     def terminal(self) -> bool:
-        """Whether a person sees stdout."""
+        """True if a person sees stdout."""
         return self._stdout is not None and self._stdout.isatty()
 
     @property
     def error_terminal(self) -> bool:
-        """Whether a person sees stderr."""
+        """True if a person sees stderr."""
         return self._stderr is not None and self._stderr.isatty()
 
     def size(self) -> tuple[int, int]:
-        """Columns and rows of the terminal on stdout."""
+        """Return columns and rows of the terminal on stdout."""
         return _size(self._stdout)
 
     def write(self, text: str) -> None:
         """Put text of the answer on stdout now. Raises ReaderGone."""
-        if not text:
+        self.draw(without_controls(text) if self.terminal else text)
+
+    def draw(self, frame: str) -> None:
+        """Put our own escape codes on stdout now, with text cleaned by `rows` or `markdown`. Raises as `write`."""
+        if not frame:
             return
-        self.clear_progress()
-        self.end_thought()
+        self.settle()
         if self._stdout is None:
             raise MlxmtpError("Standard output is closed, so there is nowhere to put the answer.")
         try:
-            self._stdout.write(text)
+            self._stdout.write(frame)
             self._stdout.flush()
         except BrokenPipeError as error:
             abandon(self._stdout)
@@ -82,41 +85,43 @@ class Output:
             abandon(self._stdout)
             raise MlxmtpError(f"The answer cannot be written: {error.strerror or error}.") from error
 
+    def dim(self, rows: Iterable[str]) -> None:
+        """Put rows of a remark on stdout, dim where the terminal can."""
+        if self.look.dumb:
+            self.write("".join(f"{row}\n" for row in rows))
+        else:
+            self.draw("".join(f"{dim(row)}\n" for row in rows))
+
     def note(self, text: str) -> None:
-        """A remark the reader of the answer should know; `quiet` drops it. A terminal gets it broken between words."""
-        if self.look.quiet:
-            return
-        self._remark(f"Note: {text}")
+        """Tell what the reader of the answer should know; `quiet` drops it."""
+        if not self.look.quiet:
+            self._remark(f"Note: {text}")
 
     def error(self, text: str) -> None:
-        """Why the command failed. A terminal gets it broken between words, too."""
+        """Tell why the command failed."""
         self._remark(f"Error: {text}")
 
-    def _remark(self, text: str) -> None:
-        if self.error_terminal and not self.look.dumb:
-            text = "\n".join(wrapped(without_controls(text), _size(self._stderr)[0]))
-        self._line(text)
-
     def line(self, text: str) -> None:
-        """One line on stderr, whatever it is connected to."""
-        self._line(text)
+        """Write one line to stderr, whatever it is connected to."""
+        self.settle()
+        self._put_error(f"{without_controls(text) if self.error_terminal else text}\n")
 
     def progress(self, text: str) -> None:
         """Replace the progress line; only a terminal shows it."""
-        if self.error_terminal and not self.look.quiet and not self.look.dumb:
+        if self._draws_errors and not self.look.quiet:
             self.end_thought()
             self._transient = True  # first: Ctrl-C may come as soon as the line is there
             # One row, with room for the terminal's own ^C: a line that wraps could not be taken away again.
-            self._err(f"\r\x1b[K\x1b[2m{_cropped(without_controls(text), _size(self._stderr)[0] - 3)}\x1b[0m")
+            self._put_error(f"\r\x1b[K{dim(row_of(text, _size(self._stderr)[0] - 3))}")
 
     def clear_progress(self) -> None:
-        """Take the progress line away."""
+        """Erase the progress line."""
         if self._transient:
-            self._err("\r\x1b[K")
+            self._put_error("\r\x1b[K")
             self._transient = False
 
     def thinking(self, text: str) -> None:
-        """A piece of reasoning: on stderr, dim where that is a terminal."""
+        """Write a piece of a thought to stderr, dim where that is a terminal."""
         self.clear_progress()
         if not self._in_thought:
             text = text.lstrip("\n")
@@ -124,36 +129,36 @@ class Output:
             return
         self._in_thought = True
         self._thought_at_start = text.endswith("\n")
-        if not self.error_terminal:
-            self._err(text)
-        elif self.look.dumb:
-            self._err(without_controls(text))
-        else:
-            self._err(f"\x1b[2m{without_controls(text)}\x1b[0m")
+        if self.error_terminal:
+            text = dim(text) if self._draws_errors else without_controls(text)
+        self._put_error(text)
 
     def end_thought(self) -> None:
         """Leave the thought: what follows starts on a line of its own."""
         if self._in_thought:
             self._in_thought = False
-            self._err("\n" if self._thought_at_start else "\n\n")
+            self._put_error("\n" if self._thought_at_start else "\n\n")
 
     def undo_modes(self) -> None:
-        """After a signal in the middle of a line: a cursor, no bracketed paste, and a line for what follows."""
+        """Restore cursor and unmarked pastes after a signal in the middle of a line, and begin a new one."""
         if self.terminal and not self.look.dumb:
             with suppress(MlxmtpError, ReaderGone):  # the window may be gone
-                self.write("\x1b[?2004l\x1b[?25h\r\n")
+                self.draw("\x1b[?2004l\x1b[?25h\r\n")
 
     def settle(self) -> None:
         """Leave stderr clean, however the command ends."""
         self.clear_progress()
         self.end_thought()
 
-    def _line(self, text: str) -> None:
-        self.clear_progress()
-        self.end_thought()
-        self._err(f"{without_controls(text) if self.error_terminal else text}\n")
+    @property
+    def _draws_errors(self) -> bool:
+        return self.error_terminal and not self.look.dumb
 
-    def _err(self, text: str) -> None:
+    def _remark(self, text: str) -> None:
+        """Write a line to stderr; a terminal gets it broken between words."""
+        self.line("\n".join(wrapped(text, _size(self._stderr)[0])) if self._draws_errors else text)
+
+    def _put_error(self, text: str) -> None:
         if self._stderr is None:
             return
         try:
@@ -169,16 +174,6 @@ def _size(stream: TextIO | None) -> tuple[int, int]:
     except (OSError, UnsupportedOperation, ValueError):
         return 80, 24
     return columns or 80, rows or 24
-
-
-def _cropped(text: str, columns: int) -> str:
-    """The start of `text` that fits; characters beyond ASCII count as wide."""
-    used = 0
-    for at, character in enumerate(text):
-        used += 1 if character.isascii() else 2
-        if used > columns:
-            return text[:at]
-    return text
 
 
 def abandon(stream: TextIO) -> None:

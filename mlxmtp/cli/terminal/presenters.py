@@ -1,13 +1,15 @@
-"""The shapes an answer can take on stdout: raw, markdown, one JSON object, JSON lines, the first code block."""
+"""The shapes an answer can take on stdout (raw, markdown, one JSON object, JSON lines, the first code block), and its
+statistics in words."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+import re
+from typing import TYPE_CHECKING, Any
 
-from mlxmtp.cli.terminal.fences import FirstFence
-from mlxmtp.cli.terminal.markdown import MarkdownStream, without_controls
+from mlxmtp.cli.terminal.markdown import MarkdownStream
 from mlxmtp.errors import MlxmtpError
+from mlxmtp.units import format_bytes
 
 if TYPE_CHECKING:
     from mlxmtp.cli.terminal.output import Output
@@ -15,91 +17,84 @@ if TYPE_CHECKING:
     from mlxmtp.engine.stats import Stats
 
 _NARROWEST = 20  # columns; below that, laying out tables and lists is hopeless
+_OPENING = re.compile(r"(?P<indent> {0,3}|\s*(?:[-*+]|\d+[.)])?\s+)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 
 
-class Presenter(Protocol):
-    """Receives an answer piece by piece."""
+def as_json(value: dict[str, Any]) -> str:
+    """Return one line of JSON, readable as UTF-8."""
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
-    def text(self, text: str) -> None:
-        """A piece of the answer."""
 
-    def thinking(self, text: str) -> None:
-        """A piece of reasoning."""
+def fits_markdown(out: Output) -> bool:
+    """Return true if stdout is a terminal on which blocks can be redrawn."""
+    return out.terminal and not out.look.dumb and out.size()[0] >= _NARROWEST
 
-    def end(self, reason: FinishReason, stats: Stats) -> None:
-        """Nothing more will come."""
+
+class Presenter:
+    """Receives an answer piece by piece; a shape overrides what concerns it."""
 
     @property
     def satisfied(self) -> bool:
-        """Whether the rest of the answer does not matter."""
-
-
-class _Base:
-    @property
-    def satisfied(self) -> bool:
-        """All of the answer matters."""
+        """True once the rest of the answer does not matter."""
         return False
 
+    def text(self, text: str) -> None:
+        """Take in a piece of the answer."""
+
     def thinking(self, text: str) -> None:
-        """Reasoning is no part of this form."""
+        """Take in a piece of the thought."""
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        """Nothing to add."""
+        """Finish what is shown: nothing more will come."""
 
 
-class Raw(_Base):
+class Raw(Presenter):
     """The text as it is, with exactly one newline at its end."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
-        self._newlines = ""
+        self._newlines = ""  # may be the last ones
 
     def text(self, text: str) -> None:
-        """Written at once, except for newlines that may be the last ones."""
-        text = self._newlines + (without_controls(text) if self._out.terminal else text)
-        kept = text.rstrip("\n")
-        self._newlines = text[len(kept) :]
-        self._out.write(kept)
+        text = self._newlines + text
+        shown = text.rstrip("\n")
+        self._newlines = text[len(shown) :]
+        self._out.write(shown)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        """Close the last line."""
         self._out.write("\n")
 
 
-class Rendered(_Base):
-    """Markdown, drawn while it comes."""
+class Rendered(Presenter):
+    """Markdown, drawn block by block while it comes."""
 
     def __init__(self, out: Output) -> None:
-        self._stream = MarkdownStream(out.write, out.size, color=out.look.color)
+        self._stream = MarkdownStream(out.draw, out.size, color=out.look.color)
 
     def text(self, text: str) -> None:
-        """Drawn block by block."""
         self._stream.feed(text)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        """Print the block that is still open."""
         self._stream.finish()
 
 
-class AtOnce(_Base):
-    """Another form, given the whole text at the end."""
+class AtOnce(Presenter):
+    """Another shape, given the whole text at the end."""
 
     def __init__(self, inner: Presenter) -> None:
         self._inner = inner
         self._text: list[str] = []
 
     def text(self, text: str) -> None:
-        """Kept."""
         self._text.append(text)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        """Handed on."""
         self._inner.text("".join(self._text))
         self._inner.end(reason, stats)
 
 
-class Extracted(_Base):
-    """Only the first fenced code block, handed to another form; the answer may stop when it is complete.
+class Extracted(Presenter):
+    """Only the first fenced code block, in another shape; the answer may stop when it is complete.
 
     Without a block nothing is written and `end` raises MlxmtpError: what was meant for a program must not be prose.
     """
@@ -110,19 +105,15 @@ class Extracted(_Base):
 
     @property
     def satisfied(self) -> bool:
-        """True once the block is closed."""
         return self._fence.block is not None
 
     def text(self, text: str) -> None:
-        """Searched."""
         self._fence.feed(text)
 
     def thinking(self, text: str) -> None:
-        """Left to the inner form."""
         self._inner.thinking(text)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        """Write the block."""
         self._fence.finish()
         if self._fence.block is None:
             raise MlxmtpError("The answer has no fenced code block to extract: ask for one, or leave out --extract.")
@@ -130,7 +121,7 @@ class Extracted(_Base):
         self._inner.end(reason, stats)
 
 
-class Json(_Base):
+class Json(Presenter):
     """One object `{model, drafter, response, thinking, finish_reason, stats}`, with `session` if it is saved."""
 
     def __init__(self, out: Output, model: str, drafter: str | None, session: str | None = None) -> None:
@@ -140,46 +131,34 @@ class Json(_Base):
         self._thinking: list[str] = []
 
     def text(self, text: str) -> None:
-        """Kept."""
         self._text.append(text)
 
     def thinking(self, text: str) -> None:
-        """Kept."""
         self._thinking.append(text)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        """Write the object."""
-        self._out.write(
-            as_json(
-                {
-                    **self._head,
-                    "response": "".join(self._text),
-                    "thinking": "".join(self._thinking),
-                    "finish_reason": reason,
-                    "stats": stats.to_dict(),
-                }
-            )
-        )
+        said = {"response": "".join(self._text), "thinking": "".join(self._thinking)}
+        self._out.write(as_json({**self._head, **said, "finish_reason": reason, "stats": stats.to_dict()}))
 
 
-class JsonLines(_Base):
+class JsonLines(Presenter):
     """One event per line, as it comes: `start`, then `text` and `thinking`, then `end`."""
 
     def __init__(self, out: Output, model: str, drafter: str | None, session: str | None = None) -> None:
         self._out = out
-        self._out.write(as_json({"type": "start", **_head(model, drafter, session)}))
+        self._line("start", **_head(model, drafter, session))
 
     def text(self, text: str) -> None:
-        """One line."""
-        self._out.write(as_json({"type": "text", "text": text}))
+        self._line("text", text=text)
 
     def thinking(self, text: str) -> None:
-        """One line."""
-        self._out.write(as_json({"type": "thinking", "text": text}))
+        self._line("thinking", text=text)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        """The last line."""
-        self._out.write(as_json({"type": "end", "finish_reason": reason, "stats": stats.to_dict()}))
+        self._line("end", finish_reason=reason, stats=stats.to_dict())
+
+    def _line(self, kind: str, **fields: Any) -> None:
+        self._out.write(as_json({"type": kind, **fields}))
 
 
 def _head(model: str, drafter: str | None, session: str | None) -> dict[str, Any]:
@@ -187,11 +166,116 @@ def _head(model: str, drafter: str | None, session: str | None) -> dict[str, Any
     return {"model": model, "drafter": drafter, **saved}
 
 
-def as_json(value: dict[str, Any]) -> str:
-    """One line of JSON, readable as UTF-8."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
+class FirstFence:
+    """Feed text; `block` is the content of the first fenced code block once it is closed."""
+
+    def __init__(self) -> None:
+        self.block: str | None = None
+        self.opening = ""
+        """The line that opened the block."""
+        self._partial = ""
+        self._fence = ""
+        self._indent = 0
+        self._lines: list[str] = []
+
+    def feed(self, text: str) -> None:
+        """Take in a piece of any size."""
+        *lines, self._partial = (self._partial + text).split("\n")
+        for line in lines:
+            self._take(line)
+
+    def finish(self) -> None:
+        """End the text: a block that was not closed counts as it is."""
+        self._take(self._partial)
+        if self._fence and self.block is None:
+            self._close()
+
+    def _take(self, line: str) -> None:
+        if self.block is not None:
+            return
+        if not self._fence:
+            opening = _OPENING.match(line)
+            if opening:
+                self.opening, self._fence, self._indent = line, opening["fence"], len(opening["indent"])
+            return
+        mark = line.strip()
+        if mark.startswith(self._fence) and not mark.strip(self._fence[0]):
+            self._close()
+        else:
+            blanks = len(line) - len(line.lstrip(" "))
+            self._lines.append(line[min(blanks, self._indent) :])
+
+    def _close(self) -> None:
+        while self._lines and not self._lines[-1].strip():
+            self._lines.pop()
+        self.block = "".join(f"{line}\n" for line in self._lines)
 
 
-def fits_markdown(out: Output) -> bool:
-    """Whether stdout is a terminal on which blocks can be redrawn."""
-    return out.terminal and not out.look.dumb and out.size()[0] >= _NARROWEST
+def all_fences(text: str) -> list[str]:
+    """Return the content of every fenced block of a whole answer."""
+    fences = _fences(text)
+    fences[-1].finish()
+    return [fence.block for fence in fences if fence.block is not None]
+
+
+def open_fence(text: str) -> str:
+    """Return the line that opens the block in which `text` ends; empty if it ends outside of one."""
+    return _fences(text)[-1].opening
+
+
+def _fences(text: str) -> list[FirstFence]:
+    """Return the closed blocks of `text`, then the one that is open, or a last one that never began."""
+    fences = [FirstFence()]
+    for line in text.split("\n"):
+        fences[-1].feed(f"{line}\n")
+        if fences[-1].block is not None:
+            fences.append(FirstFence())
+    return fences
+
+
+def stats_line(stats: Stats, context: int) -> str:
+    """Return `318 tok · 62.4 tok/s · 3.1 tok/pass, 74 % accepted · prompt 1204 tok (980 reused) 0.2 s · context …`."""
+    reason = [stats.draft_reason] if stats.draft_reason else []
+    return " · ".join([*turn_parts(stats, context), f"seed {stats.seed}", *reason])
+
+
+def turn_parts(stats: Stats, context: int) -> list[str]:
+    """Return the parts of `stats_line` that everybody wants to know; `context`: tokens the model's context holds."""
+    parts = [f"{stats.generation_tokens} tok", f"{stats.generation_tps:.1f} tok/s"]
+    if stats.drafted:
+        parts.append(f"{stats.tokens_per_pass:.1f} tok/pass, {100 * stats.accepted / stats.drafted:.0f} % accepted")
+    reused = f" ({stats.reused_tokens} reused)" if stats.reused_tokens else ""
+    parts.append(f"prompt {stats.prompt_tokens} tok{reused} {stats.prompt_seconds:.1f} s")
+    parts.append(f"context {_short(stats.prompt_tokens + stats.generation_tokens)}/{_short(context)}")
+    parts.append(format_bytes(stats.peak_memory))
+    return parts
+
+
+def stats_rows(stats: Stats, context: int) -> list[tuple[str, str]]:
+    """Return everything about an answer, as names and values."""
+    drafts = ""
+    if stats.drafted:
+        by_position = " ".join(f"{100 * part:.0f}" for part in stats.acceptance_by_position)
+        share = 100 * stats.accepted / stats.drafted
+        drafts = f"{stats.accepted} of {stats.drafted} accepted, {share:.0f} % ({by_position} by position)"
+    rows = [
+        ("prompt", f"{stats.prompt_tokens:,} tokens, {stats.reused_tokens:,} of them reused"),
+        ("reading", f"{stats.prompt_seconds:.2f} s, {stats.prompt_tps:.1f} tok/s"),
+        ("first word", f"after {stats.time_to_first_token:.2f} s"),
+        ("answer", f"{stats.generation_tokens:,} tokens in {stats.generation_seconds:.2f} s"),
+        ("speed", f"{stats.generation_tps:.1f} tok/s"),
+        ("passes", f"{stats.rounds}, {stats.tokens_per_pass:.2f} tok/pass"),
+        ("drafts", drafts),
+        ("drafting", stats.draft_reason),
+        ("context", f"{stats.prompt_tokens + stats.generation_tokens:,} of {context:,} tokens"),
+        ("memory", f"{format_bytes(stats.peak_memory)} at the peak"),
+        ("seed", str(stats.seed)),
+    ]
+    return [row for row in rows if row[1]]
+
+
+def _short(count: int) -> str:
+    """Return a token count as in `2.4k/128k`: thousands of 1024, as contexts are named."""
+    if count < 1000:
+        return str(count)
+    return f"{count / 1024:.0f}k" if count >= 10 * 1024 or count % 1024 == 0 else f"{count / 1024:.1f}k"

@@ -1,4 +1,4 @@
-"""Progress of downloads, conversions, prefill and benchmarks: the share done, the speed, the time left."""
+"""Progress of a download, a conversion, a prompt or a benchmark: share, speed and time left."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class DownloadProgress:
         return sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
 
 
-class ReadingProgress:
-    """How far the reading of a prompt is; a line on a terminal, gone when everything has been read."""
+class PrefillProgress:
+    """Shows how much of a prompt has been read; a line on a terminal, gone when everything has been read."""
 
     def __init__(self, out: Output, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._clock = out, clock
@@ -78,7 +78,7 @@ class ReadingProgress:
         self._pace: _Pace | None = None  # what was reused is no speed: the first report only starts the clock
 
     def count(self, done: int, total: int) -> None:
-        """`done` of `total` tokens have been read."""
+        """Show that `done` of `total` tokens have been read."""
         if done >= total:
             self._pace = None
             self._out.clear_progress()
@@ -109,7 +109,7 @@ class _Pace:
         self._x = self._xx = self._xy = 0.0  # sums over tokens, of positions and seconds
 
     def observe(self, begin: int, end: int, seconds: float) -> None:
-        """The tokens ``begin .. end - 1`` took ``seconds``."""
+        """Learn that the tokens ``begin .. end - 1`` took ``seconds``."""
         n, x = end - begin, (begin + end) / 2
         self.tokens += n
         self._x += n * x
@@ -118,7 +118,7 @@ class _Pace:
         self._xy += seconds * x
 
     def left(self, done: int) -> float:
-        """Seconds for the tokens from ``done`` on."""
+        """Return seconds for the tokens from ``done`` on."""
         x, y = self._x / self.tokens, self.seconds / self.tokens
         spread, doubt = self._xx / self.tokens - x * x, (0.03 * self._total) ** 2
         slope = max(0.0, (self._xy / self.tokens - x * y) / (spread + doubt))
@@ -134,7 +134,7 @@ class RunProgress:
         self._shown_at = clock()
 
     def starting(self, before: int) -> Callable[[str, int], None]:
-        """What the next model reports to, `before` runs having been done by others."""
+        """Return what the next model reports to, `before` runs having been done by others."""
         self._begun = None
 
         def say(what: str, done: int) -> None:

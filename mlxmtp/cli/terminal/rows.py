@@ -1,0 +1,167 @@
+"""Rows of a terminal: free of control characters, measured in columns, wrapped, aligned, redrawn in place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mlxmtp.cli.terminal.keyboard import modes
+from mlxmtp.units import text_width
+
+if TYPE_CHECKING:
+    from mlxmtp.cli.terminal.output import Output
+
+MAX_REDRAWN = 12
+
+# The last two ranges turn the order of characters around: text would not be what it looks like (CVE-2021-42574).
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # with line ends and tabs: they would end a cell
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_WORD = re.compile(r"\S+\s*|\s+")
+_NARROWEST = 20  # columns in which words can still be read beside a name
+
+
+def without_controls(text: str) -> str:
+    """Return text that cannot move the cursor or change the terminal; newlines and tabs stay."""
+    return _CONTROLS.sub("", text)
+
+
+def dim(text: str) -> str:
+    """Return text without control characters between the codes that dim it."""
+    return f"\x1b[2m{without_controls(text)}\x1b[0m" if text else ""
+
+
+def bold(text: str) -> str:
+    """Return text without control characters between the codes that embolden it."""
+    return f"\x1b[1m{without_controls(text)}\x1b[0m"
+
+
+def row_of(text: str, columns: int) -> str:
+    """Return the start of `text` that fits into one row."""
+    row = _BREAKS.sub(" ", text)
+    while text_width(row) > columns:
+        row = row[: columns if len(row) > columns else -1]
+    return row
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """Return rows of at most `columns` columns, broken between words where that is possible."""
+    columns = max(columns, 2)  # a wide character needs two
+    rows: list[str] = []
+    for line in _lines(text):
+        row = ""
+        for word in _WORD.findall(line):
+            if text_width((row + word).rstrip()) <= columns:
+                row += word
+                continue
+            if row.strip():
+                rows.append(row.rstrip())
+            *full, row = _chopped(word, columns)
+            rows += full
+        rows.append(row.rstrip())
+    return rows
+
+
+def folded(text: str, columns: int) -> list[str]:
+    """Return rows of at most `columns` columns, broken wherever they are full; blanks may stand over."""
+    return [row for line in _lines(text) for row in _chopped(line, max(columns, 2))]
+
+
+def joined(parts: list[str], separator: str, columns: int) -> list[str]:
+    """Return `parts` with `separator` between two of a row, as few rows as possible; no part is broken."""
+    rows: list[str] = []
+    for part in parts:
+        if rows and text_width(rows[-1] + separator + part) <= columns:
+            rows[-1] += separator + part
+        else:
+            rows.append(part)
+    return rows
+
+
+def listed(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
+    """Return names with what belongs to each in a second column, or below where the window is too narrow for two."""
+    indent = max((text_width(name) for name, _ in rows), default=0) + 2
+    narrow = columns - indent < _NARROWEST
+    if narrow:
+        indent = 2
+    found: list[str] = []
+    for name, text in rows:
+        first, *rest = wrapped(text, columns - indent)
+        found += [name, " " * indent + first] if narrow else [_aligned(name, indent) + first]
+        found += [" " * indent + row for row in rest]
+    return found
+
+
+def show_table(out: Output, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Write rows under a header: tabs between cells for programs, columns for people, those in `right` to the right."""
+    clean = [[_BREAKS.sub(" ", cell) for cell in row] for row in [header, *rows]]
+    if not out.terminal:
+        out.write("".join("\t".join(row) + "\n" for row in clean))
+        return
+    widths = [max(map(text_width, column)) for column in zip(*clean, strict=True)]
+    lines = [
+        "  ".join(_aligned(cell, widths[at], right=at in right) for at, cell in enumerate(row)).rstrip()
+        for row in clean
+    ]
+    if out.look.color and not out.look.dumb:
+        out.draw(f"{bold(lines.pop(0))}\n")
+    out.write("".join(f"{line}\n" for line in lines))
+
+
+class RedrawnRows:
+    """Rows below everything that is printed for good, replaced in place; the cursor is at the end of the last one.
+
+    When a window gets narrower, terminals wrap the rows that no longer fit, and the cursor with them: what has to be
+    erased is counted for the width of now. `size()` gives columns and rows.
+    """
+
+    def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
+        self._size = size
+        self._rows: Sequence[str] = ()
+        self._drawn_after = modes.interruptions
+
+    @property
+    def limit(self) -> int:
+        """Rows that may be shown."""
+        return max(1, min(MAX_REDRAWN, self._size()[1] - 1))
+
+    def erasure(self) -> str:
+        """Return the codes that erase the rows and leave the cursor where they began.
+
+        Empty after another program has had the terminal: what stands above the cursor may be its own.
+        """
+        if not self._rows or self._drawn_after != modes.interruptions:
+            return ""
+        columns, rows = self._size()
+        above = sum(-(-max(1, text_width(_COLOUR.sub("", row))) // columns) for row in self._rows) - 1
+        above = min(above, rows - 1)
+        # Never "clear to the end" in the first cell of a window: tmux moves what is on it into its history then.
+        return f"\r\x1b[{above}A\x1b[K\x1b[B\x1b[J\x1b[A" if above else "\r\x1b[K"
+
+    def replace(self, rows: Sequence[str], printed: str = "") -> str:
+        """Return the frame that erases the old rows, prints text for good and shows the new rows below it."""
+        frame = self.erasure() + printed + "\n".join(rows)
+        self._rows = tuple(rows)
+        self._drawn_after = modes.interruptions
+        return frame
+
+
+def _lines(text: str) -> list[str]:
+    return without_controls(text).expandtabs(4).split("\n")
+
+
+def _chopped(line: str, columns: int) -> list[str]:
+    if line.isascii():  # the same, and a pasted megabyte without a wait
+        return re.findall(rf"[\s\S]{{1,{columns}}}\s*", line) or [""]
+    pieces = [""]
+    for character in line:
+        if text_width(pieces[-1] + character) > columns and not character.isspace():
+            pieces.append("")
+        pieces[-1] += character
+    return pieces
+
+
+def _aligned(cell: str, columns: int, *, right: bool = False) -> str:
+    blanks = " " * (columns - text_width(cell))
+    return blanks + cell if right else cell + blanks
