@@ -6,8 +6,8 @@ in the middle ends in the report of what there is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,22 +58,34 @@ class Benchmark:
         """Choose the models and prepare their prompts. Raises MlxmtpError for whatever cannot be measured."""
         if request.plot is not None:
             check_plot(request.plot)
-        self._request, self._settings, self._write = request, loaded.settings, write
-        system = _system_prompt(loaded)
+        self._request, self._write = request, write
+        settings, system = loaded.settings, ""
+        if settings.system:
+            from mlxmtp.chat.attach import read_reference
+
+            system = read_reference(settings.system, loaded.prompts)
         suites = request.suites or SUITES
         texts = read_suites(suites, system)
         store = Store(loaded.places, loaded.aliases)
         self._candidates: list[Candidate] = []
-        for name in request.models or (loaded.settings.model,):
+        for name in request.models or (settings.model,):
             target = choose_target(store, name)
             drafter = choose_drafter(store, target)
             on_progress(f"{target.name}: preparing the prompts")
-            self._candidates.append(_candidate(request, loaded.settings, texts, target, drafter))
-        self.report = Report(
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            _run_settings(loaded.settings, request.plan, suites, len(texts), system),
-            environment(),
+            self._candidates.append(_candidate(request, settings, texts, target, drafter))
+        asked = RunSettings(
+            suites,
+            len(texts),
+            request.plan,
+            settings.temp,
+            settings.top_p,
+            settings.top_k,
+            settings.min_p,
+            settings.seed or 0,
+            bool(settings.think),
+            system or None,
         )
+        self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment())
 
     @property
     def runs(self) -> int:
@@ -106,89 +118,57 @@ class Benchmark:
             else:
                 forms.callback(lambda: self._deliver(report_text(report, request.form)))
             if request.plot is not None:
-                forms.callback(_to_file, request.plot, lambda path: write_plot(report, path))
+                forms.callback(self._draw, request.plot)
+
+    def _draw(self, path: Path) -> None:
+        with _failure_named(path):
+            write_plot(self.report, path)
 
     def _deliver(self, text: str, *, append: bool = False) -> None:
-        _deliver(text, self._request.output, self._write, append=append)
+        if self._request.output is None:
+            self._write(text)
+        else:
+            _write_file(text, self._request.output, append=append)
 
 
 def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None, write: Callable[[str], None]) -> None:
     """Compare two report files; with `output` its tables go to `write`. Raises UsageError for files that are none."""
     before, after = (read_report(path) for path in paths)
     comparison = compare_reports(before, after, (str(paths[0]), str(paths[1])))
-    _deliver(comparison_text(comparison, form), output, write)
-    if output is not None:
+    if output is None:
+        write(comparison_text(comparison, form))
+    else:
+        _write_file(comparison_text(comparison, form), output)
         write(comparison_text(comparison))
 
 
 def _candidate(
     request: Request, settings: Settings, texts: list[Text], target: Found, drafter: Found | None
 ) -> Candidate:
-    from mlxmtp.app.open import require_memory
+    from mlxmtp.app.open import answer_params, read_tokenizer, require_memory
     from mlxmtp.engine.model import context_of
-    from mlxmtp.engine.params import Params
-    from mlxmtp.engine.tokenizer import Tokenizer
 
-    tokenizer, context = Tokenizer.load(target.folder), context_of(target.folder)
-    candidate = Candidate(
-        target,
-        drafter,
-        settings.draft_bits,
-        settings.kv_bits,
-        tokenizer,
-        Params(
-            temp=settings.temp,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            min_p=settings.min_p,
-            seed=settings.seed or 0,
-        ),
-        prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think)),
-    )
+    tokenizer, context = read_tokenizer(target), context_of(target.folder)
+    prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
+    bits = settings.draft_bits, settings.kv_bits
+    candidate = Candidate(target, drafter, *bits, tokenizer, answer_params(settings), prompts)
     tokens = candidate.longest + request.plan.max_tokens
     require_memory(target, drafter, tokens, force=request.force, kv_bits=settings.kv_bits)
     return candidate
 
 
-def _run_settings(settings: Settings, plan: Plan, suites: tuple[str, ...], texts: int, system: str) -> RunSettings:
-    return RunSettings(
-        suite=suites,
-        texts=texts,
-        plan=plan,
-        temp=settings.temp,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        min_p=settings.min_p,
-        seed=settings.seed or 0,
-        think=bool(settings.think),
-        system=system or None,
-    )
+def _write_file(text: str, path: Path, *, append: bool = False) -> None:
+    with _failure_named(path):
+        if append:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        else:
+            write_atomically(path, text)
 
 
-def _system_prompt(loaded: Loaded) -> str:
-    if not loaded.settings.system:
-        return ""
-    from mlxmtp.chat.attach import read_reference
-
-    return read_reference(loaded.settings.system, loaded.prompts)
-
-
-def _deliver(text: str, output: Path | None, write: Callable[[str], None], *, append: bool = False) -> None:
-    if output is None:
-        write(text)
-    elif append:
-        _to_file(output, lambda path: _append(path, text))
-    else:
-        _to_file(output, lambda path: write_atomically(path, text))
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _to_file(path: Path, write: Callable[[Path], object]) -> None:
+@contextmanager
+def _failure_named(path: Path) -> Iterator[None]:
     try:
-        write(path)
+        yield
     except OSError as error:
         raise MlxmtpError(f"{path} cannot be written: {error.strerror or error}.") from None

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,6 +61,10 @@ class Environment:
 def environment() -> Environment:
     """Describe this machine as it is now."""
     machine = this_machine()
+    versions: dict[str, str | None] = dict.fromkeys(_PACKAGES)
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
     return Environment(
         machine.chip,
         os.cpu_count(),
@@ -68,7 +73,7 @@ def environment() -> Environment:
         machine.system,
         platform.machine(),
         platform.python_version(),
-        {name: _version(name) for name in _PACKAGES},
+        versions,
         conditions(),
     )
 
@@ -76,12 +81,8 @@ def environment() -> Environment:
 def conditions() -> Conditions:
     """Ask the system for power source, saving mode, heat and load."""
     if sys.platform == "darwin":
-        return Conditions(
-            power_source(_output("pmset", "-g", "batt")),
-            low_power(_output("pmset", "-g")),
-            thermal_pressure(_output("pmset", "-g", "therm")),
-            _load(),
-        )
+        power, therm = _output("pmset", "-g", "batt"), _output("pmset", "-g", "therm")
+        return Conditions(power_source(power), low_power(_output("pmset", "-g")), thermal_pressure(therm), _load())
     return Conditions(_linux_power(), load=_load())
 
 
@@ -140,11 +141,4 @@ def _load() -> float | None:
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
         return None

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from mlxmtp.bench.compare import Comparison
-from mlxmtp.bench.environment import Conditions
-from mlxmtp.bench.report import ModelInfo, Report, to_json
+from mlxmtp.bench.report import Report, to_json
 from mlxmtp.bench.samples import Case, DrafterTiming, DraftLength, Sample, draft_label
 from mlxmtp.bench.summary import CaseSummary, Row
 from mlxmtp.bench.verdict import verdict
@@ -18,26 +17,24 @@ from mlxmtp.bench.verdict import verdict
 Format = Literal["md", "json", "jsonl", "csv"]
 FORMATS: tuple[Format, ...] = ("md", "json", "jsonl", "csv")
 
-_NOT_IN_CSV = ("tokens", "rounds", "parting")
-
 
 def report_text(report: Report, form: Format = "md") -> str:
     """Return the whole report. JSON lines are written one by one instead: `start_line`, `result_line`, `end_line`."""
     if form == "json":
         return json.dumps(report.to_json(), ensure_ascii=False) + "\n"
-    return _samples_csv(report) if form == "csv" else _report_markdown(report)
+    return samples_csv(report) if form == "csv" else report_markdown(report)
 
 
 def comparison_text(comparison: Comparison, form: Format = "md") -> str:
     """Return the comparison; JSON lines have the verdict last."""
     if form == "md":
-        return _comparison_markdown(comparison)
+        return comparison_markdown(comparison)
     whole = to_json(comparison)
     if form == "json":
         return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
     lines = whole.pop("lines")
     if form == "jsonl":
-        return "".join([*(_line("line", line) for line in lines), _line("end", whole)])
+        return "".join([*(_json_line("line", line) for line in lines), _json_line("end", whole)])
     for line in lines:
         for side in ("a", "b"):
             line |= {f"{side}_{key}": value for key, value in line.pop(side).items()}
@@ -46,27 +43,28 @@ def comparison_text(comparison: Comparison, form: Format = "md") -> str:
 
 def start_line(report: Report) -> str:
     """Return the first JSON line: everything but results."""
-    return _line("start", report.start())
+    return _json_line("start", report.start())
 
 
 def result_line(result: Sample | DrafterTiming) -> str:
     """Return the JSON line of a measured result."""
-    return _line("sample" if isinstance(result, Sample) else "checking", to_json(result))
+    return _json_line("sample" if isinstance(result, Sample) else "checking", to_json(result))
 
 
 def end_line(report: Report) -> str:
-    """Return the last JSON line: what follows from the others."""
-    return _line("end", report.end())
+    """Return the last JSON line: conclusions from the others."""
+    return _json_line("end", report.end())
 
 
-def _line(kind: str, value: dict[str, Any]) -> str:
+def _json_line(kind: str, value: dict[str, Any]) -> str:
     return json.dumps({"type": kind, **value}, ensure_ascii=False) + "\n"
 
 
-def _samples_csv(report: Report) -> str:
+def samples_csv(report: Report) -> str:
+    """Return a row for each sample, without tokens and rounds."""
     rows = []
     for sample in report.samples:
-        row = {key: value for key, value in to_json(sample).items() if key not in _NOT_IN_CSV}
+        row = {key: value for key, value in to_json(sample).items() if key not in ("tokens", "rounds", "parting")}
         row["drafted"] = sum(step.drafted for step in sample.rounds)
         row["accepted"] = sum(step.accepted for step in sample.rounds)
         row["passes"] = len(sample.rounds)
@@ -83,7 +81,8 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _report_markdown(report: Report) -> str:
+def report_markdown(report: Report) -> str:
+    """Return the verdicts, then the tables, then the environment."""
     cases = report.summaries()
     parts = ["# mlxmtp bench"]
     if not report.complete:
@@ -103,7 +102,8 @@ def _report_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _comparison_markdown(comparison: Comparison) -> str:
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the verdict, then what makes the runs hard to compare, then a table."""
     parts = [f"# A: {comparison.a}, B: {comparison.b}", _bullets(comparison.verdict)]
     if comparison.warnings:
         parts.append(_bullets(f"Careful: {warning}" for warning in comparison.warnings))
@@ -130,8 +130,8 @@ def _place(row: Row) -> list[str]:
     return [row.case.model, f"{row.prompt_tokens.median:.0f} tok", draft_label(row.num_draft_tokens)]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def _speeds(rows: Sequence[Row]) -> str:
@@ -141,7 +141,7 @@ def _speeds(rows: Sequence[Row]) -> str:
             *_place(row),
             row.speed.generation_tps.text(1),
             "" if row.speed.times_plain is None else row.speed.times_plain.text(2),
-            "" if row.speed.acceptance is None else _percent(row.speed.acceptance),
+            _percent(row.speed.acceptance),
             f"{row.speed.tokens_per_pass:.2f}",
             f"{row.peak_memory / 1e6:,.0f} MB",
             _same_text(row),
@@ -180,23 +180,21 @@ def _times(rows: Sequence[Row]) -> str:
 
 
 def _kinds(cases: Sequence[CaseSummary]) -> str:
-    lengths: list[DraftLength] = list(dict.fromkeys(row.num_draft_tokens for case in cases for row in case.rows))
-    header = ["model", "prompt", "text", *(draft_label(length) for length in lengths)]
+    def cell(case: CaseSummary, length: DraftLength, kind: str) -> str:
+        row = case.row(length)
+        speed = None if row is None else row.kinds.get(kind)
+        if speed is None or speed.times_plain is None:
+            return "" if speed is None else f"{speed.generation_tps.text(1)} tok/s"
+        return ", ".join(filter(None, (speed.times_plain.text(2), _percent(speed.acceptance))))
+
+    lengths = list(dict.fromkeys(row.num_draft_tokens for case in cases for row in case.rows))
     table = [
-        [case.case.model, _length(case.case), kind, *(_kind_cell(case.row(length), kind) for length in lengths)]
+        [case.case.model, _length(case.case), kind, *(cell(case, length, kind) for length in lengths)]
         for case in cases
         for kind in case.kinds
     ]
-    return f"{_table(header, table)}\n\nPlain in tok/s; the others in times plain, with the share of drafts accepted."
-
-
-def _kind_cell(row: Row | None, kind: str) -> str:
-    speed = None if row is None else row.kinds.get(kind)
-    if speed is None:
-        return ""
-    if speed.times_plain is None:
-        return f"{speed.generation_tps.text(1)} tok/s"
-    return speed.times_plain.text(2) + ("" if speed.acceptance is None else f", {_percent(speed.acceptance)}")
+    told = _table(["model", "prompt", "text", *map(draft_label, lengths)], table)
+    return f"{told}\n\nPlain in tok/s; the others in times plain, with the share of drafts accepted."
 
 
 def _positions(rows: Sequence[Row]) -> str:
@@ -229,34 +227,22 @@ def _environment(report: Report) -> Iterator[str]:
     yield f"{place.chip}, {place.cores} cores, {place.memory_bytes / 1e9:.1f} GB of memory, {place.system}"
     versions = ", ".join(f"{name} {value or '(source)'}" for name, value in place.versions.items())
     yield f"{versions}, Python {place.python}"
-    yield from map(_model, report.models)
+    for model in report.models:
+        drafter = f"drafter {model.drafter} ({model.drafter_quantization})" if model.drafter else "no drafter"
+        quantized = f", keys and values in {model.kv_bits} bits" if model.kv_bits else ""
+        compiled = "" if model.compiled else ", rounds not compiled"
+        sampling = f"temperature {model.sampling.temp:g}" if model.sampling.temp else "greedy"
+        computed = f"computed on {model.device} in {model.dtype}{quantized}"
+        yield f"{model.name}: stored as {model.quantization}, {computed}, {drafter}{compiled}, {sampling}"
+    titles = {"power_source": "power", "low_power_mode": "low power mode", "thermal_pressure": "thermal pressure"}
     for when, conditions in (("before", place.conditions), ("after", report.after)):
-        known = _known(conditions)
+        known = {titles.get(name, name): value for name, value in to_json(conditions).items() if value is not None}
         if known:
-            yield f"{when} the run: {known}"
+            yield f"{when} the run: {', '.join(f'{name} {value}' for name, value in known.items())}"
     asked, plan = report.settings, report.settings.plan
     repeated = f"{plan.repetitions} repetition{'s' if plan.repetitions > 1 else ''}"
     suites = ", ".join(asked.suite)
     yield f"{asked.texts} texts ({suites}), {plan.max_tokens} new tokens each, {repeated}, seed {asked.seed}"
-
-
-def _known(conditions: Conditions) -> str:
-    named = {
-        "power": conditions.power_source,
-        "low power mode": conditions.low_power_mode,
-        "thermal pressure": conditions.thermal_pressure,
-        "load": conditions.load,
-    }
-    return ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
-
-
-def _model(model: ModelInfo) -> str:
-    drafter = f"drafter {model.drafter} ({model.drafter_quantization})" if model.drafter else "no drafter"
-    quantized = f", keys and values in {model.kv_bits} bits" if model.kv_bits else ""
-    compiled = "" if model.compiled else ", rounds not compiled"
-    sampling = f"temperature {model.sampling.temp:g}" if model.sampling.temp else "greedy"
-    computed = f"computed on {model.device} in {model.dtype}{quantized}"
-    return f"{model.name}: stored as {model.quantization}, {computed}, {drafter}{compiled}, {sampling}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

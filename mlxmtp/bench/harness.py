@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -33,6 +33,7 @@ from mlxmtp.models.target import Target
 
 _TRACED = 2  # rounds of each length that are thrown away: the first use of a shape is traced
 _QUANTIZED = 8  # an entry of a KV cache of 8 bits that is rounded to the other side moved logits by 7e-5 of the top one
+_DIGITS = 7  # of seconds; the rest lies below the resolution of the clock
 _BLOCK = 6  # rounds between two changes of drafter in `Harness.time_drafter`
 
 
@@ -60,13 +61,6 @@ class Tie(NamedTuple):
 
     margin: float
     resolution: float
-
-
-class DrafterSeconds(NamedTuple):
-    """Seconds of rounds with the drafter, and with one that proposes at no cost."""
-
-    with_drafter: tuple[float, ...]
-    without_its_cost: tuple[float, ...]
 
 
 class Harness:
@@ -156,7 +150,7 @@ class Harness:
         ):
             now = time.perf_counter()
             if found:
-                rounds.append(Round(len(step.draft), step.accepted, len(step.tokens), _rounded(now - last)))
+                rounds.append(Round(len(step.draft), step.accepted, len(step.tokens), round(now - last, _DIGITS)))
             else:
                 first = now
             found += step.tokens
@@ -182,18 +176,18 @@ class Harness:
         beside = 0.0 if packing is None else 2.0 ** -(packing.bits + _QUANTIZED)
         return Tie(margin, top * max(mx.finfo(target.dtype).eps, beside) / scale)
 
-    def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> DrafterSeconds:
+    def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> tuple[list[float], list[float]]:
         """Time about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost, in turns.
 
-        Both continue the same text in the same buffers, so that there is only one KV cache. Empty where the model's
-        context is too short for it.
+        Both continue the same text in the same buffers, so that there is only one KV cache. Returns seconds of each;
+        none where the model's context is too short.
         """
         decoder, blocks = self._decoder, -(-rounds // _BLOCK)
         block_tokens = 1 + (_TRACED + _BLOCK) * (k + 1)
         needed = 2 * blocks * block_tokens
         text = list(prompt[: max(0, self._target.config.max_positions - needed)])
         if not text:
-            return DrafterSeconds((), ())
+            return [], []
         decoder.forget()
         decoder.reserve(len(text) + needed)
         decoder.depth = deepcopy(self._fresh)
@@ -201,12 +195,25 @@ class Harness:
         for _ in range(blocks):
             for found, drafter in zip(seconds, (self._drafter, self._free), strict=True):
                 decoder.draft_with(drafter)
-                steps = decoder.rounds(text, max_tokens=block_tokens, num_draft_tokens=k, sampling=self.sampling)
-                found.extend(_block_seconds(steps))
-                steps.close()
+                found.extend(self._block(text, block_tokens, k))
                 text = list(decoder.tokens)
         decoder.draft_with(self._drafter)
-        return DrafterSeconds(tuple(seconds[0]), tuple(seconds[1]))
+        return seconds
+
+    def _block(self, text: Sequence[int], tokens: int, k: int) -> list[float]:
+        """Return the seconds of a block of rounds. The first ones are traced, or out of step, and do not count."""
+        found: list[float] = []
+        last = time.perf_counter()
+        steps = self._decoder.rounds(text, max_tokens=tokens, num_draft_tokens=k, sampling=self.sampling)
+        for number, _ in enumerate(steps):
+            now = time.perf_counter()
+            if number > _TRACED:
+                found.append(round(now - last, _DIGITS))
+            last = now
+            if len(found) == _BLOCK:
+                break
+        steps.close()
+        return found
 
 
 class _FreeDrafter:
@@ -220,25 +227,6 @@ class _FreeDrafter:
         """A score for token 0 alone."""
         del embedding, context
         return Scores(mx.zeros((1, 1), mx.float32), mx.zeros((1,), mx.int32)), hidden
-
-
-def _block_seconds(steps: Iterator[object]) -> list[float]:
-    """Return the seconds of a block of rounds. The first ones are traced, or out of step, and do not count."""
-    found: list[float] = []
-    last = time.perf_counter()
-    for number, _ in enumerate(steps):
-        now = time.perf_counter()
-        if number > _TRACED:
-            found.append(_rounded(now - last))
-        last = now
-        if len(found) == _BLOCK:
-            break
-    return found
-
-
-def _rounded(seconds: float) -> float:
-    """Drop what lies below the resolution of the clock."""
-    return round(seconds, 7)
 
 
 def release() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import cycle, pairwise
@@ -22,7 +22,7 @@ from mlxmtp.errors import UsageError
 Anchor = Literal["start", "middle", "end"]
 _PILLOW = {"start": "ls", "middle": "ms", "end": "rs"}
 _SCALE = 2  # pixels of a PNG for one unit of the page
-_DASH, _GAP_OF_DASHES = 10, 8  # pixels
+_DASH, _DASH_GAP = 10, 8  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,23 @@ class Line:
     dashed: bool = False
 
     def svg(self) -> str:
-        """Return an SVG element."""
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
         dashes = ' stroke-dasharray="5 4"' if self.dashed else ""
         look = f'fill="none" stroke={quoteattr(self.color)} stroke-width="{self.width:g}"{dashes}'
         return f'<polyline points="{points}" {look}/>'
 
     def draw(self, pen: Any) -> None:
-        """Draw with Pillow, which has no dashes: each corner begins a new one."""
         points = [(x * _SCALE, y * _SCALE) for x, y in self.points]
-        for piece in _dashes(points) if self.dashed else [points]:
-            pen.line(piece, fill=self.color, width=round(self.width * _SCALE), joint="curve")
+        width = round(self.width * _SCALE)
+        if not self.dashed:
+            pen.line(points, fill=self.color, width=width, joint="curve")
+            return
+        for (x0, y0), (x1, y1) in pairwise(points):  # Pillow has no dashes; each corner begins a new one
+            length = math.hypot(x1 - x0, y1 - y0)
+            for start in range(0, math.ceil(length), _DASH + _DASH_GAP):
+                ends = (start, min(start + _DASH, length))
+                dash = [(x0 + (x1 - x0) * at / length, y0 + (y1 - y0) * at / length) for at in ends]
+                pen.line(dash, fill=self.color, width=width, joint="curve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +64,9 @@ class Dot:
     color: str
 
     def svg(self) -> str:
-        """Return an SVG element."""
         return f'<circle cx="{self.x:.1f}" cy="{self.y:.1f}" r="{self.radius:g}" fill={quoteattr(self.color)}/>'
 
     def draw(self, pen: Any) -> None:
-        """Draw with Pillow."""
         x, y, r = (value * _SCALE for value in (self.x, self.y, self.radius))
         pen.ellipse((x - r, y - r, x + r, y + r), fill=self.color)
 
@@ -79,13 +83,12 @@ class Words:
     color: str = "#333333"
 
     def svg(self) -> str:
-        """Return an SVG element, without the control characters that XML forbids."""
+        # XML forbids control characters.
         text = escape("".join(character for character in self.text if character >= " "))
         where = f'x="{self.x:.1f}" y="{self.y:.1f}" font-size="{self.size:g}" text-anchor="{self.anchor}"'
         return f"<text {where} fill={quoteattr(self.color)}>{text}</text>"
 
     def draw(self, pen: Any) -> None:
-        """Draw with Pillow."""
         from PIL import ImageFont
 
         font = ImageFont.load_default(self.size * _SCALE)
@@ -104,7 +107,6 @@ class Page:
     shapes: tuple[Shape, ...]
 
     def svg(self) -> str:
-        """Return an SVG document."""
         size = f'width="{self.width}" height="{self.height}" viewBox="0 0 {self.width} {self.height}"'
         head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="Helvetica, Arial, sans-serif">'
         paper = f'<rect width="{self.width}" height="{self.height}" fill="#ffffff"/>'
@@ -130,14 +132,6 @@ def require_png() -> None:
         raise UsageError(
             "A PNG needs Pillow: pip install 'mlxmtp[plot]', or draw --plot FILE.svg, which needs nothing."
         )
-
-
-def _dashes(points: Sequence[tuple[float, float]]) -> Iterator[list[tuple[float, float]]]:
-    for (x0, y0), (x1, y1) in pairwise(points):
-        length = math.hypot(x1 - x0, y1 - y0)
-        for start in range(0, math.ceil(length), _DASH + _GAP_OF_DASHES):
-            ends = (start, min(start + _DASH, length))
-            yield [(x0 + (x1 - x0) * at / length, y0 + (y1 - y0) * at / length) for at in ends]
 
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # told apart by everybody
@@ -167,6 +161,37 @@ class Panel:
     whole_x: bool = False
     top: float | None = None
 
+    def shapes(self, left: int, top: int) -> Iterator[Shape]:
+        """Draw the panel with its top left corner there, and its legend below."""
+        width, height = _PANEL
+        xs = [x for series in self.series for x, _ in series.points]
+        ys = [y for series in self.series for _, y in series.points]
+        x_marks = marks(min(xs, default=0), max(xs, default=1), whole=self.whole_x)
+        y_marks = marks(0, self.top or max(ys, default=1))
+        low, high, most = x_marks[0], x_marks[-1], y_marks[-1]
+
+        def at(x: float, y: float) -> tuple[float, float]:
+            return left + width * (x - low) / (high - low), top + height * (1 - y / most)
+
+        yield Words(left, top - 14, self.title, 13)
+        for mark in y_marks:
+            yield Line((at(low, mark), at(high, mark)), "#dddddd")
+            yield Words(left - 8, at(low, mark)[1] + 4, f"{mark:g}", 11, "end")
+        for mark in x_marks:
+            yield Words(at(mark, 0)[0], top + height + 18, f"{mark:g}", 11, "middle")
+        yield Line((at(low, most), at(low, 0), at(high, 0)), "#333333")
+        yield Words(left + width / 2, top + height + 36, self.x, 11, "middle")
+        yield Words(left - 8, top - 14, self.y, 11, "end")
+        for number, (series, color) in enumerate(zip(self.series, cycle(_COLORS), strict=False)):
+            points = tuple(at(*point) for point in series.points)
+            if len(points) > 1 and series.joined:
+                yield Line(points, color, 1.5 if series.level else 2, series.level)
+            if not series.level:
+                yield from (Dot(*point, 3, color) for point in points)
+            y = top + height + _BELOW + number * _LEGEND_LINE
+            yield Line(((left, y - 4), (left + 24, y - 4)), color, 2, series.level)
+            yield Words(left + 32, y, series.name, 11)
+
 
 def check_plot(path: Path) -> None:
     """Raise UsageError if a plot cannot be written there."""
@@ -179,12 +204,12 @@ def check_plot(path: Path) -> None:
 def page(report: Report) -> Page:
     """Lay out all three panels side by side."""
     samples, cases = complete(report.samples), report.summaries()
-    panels = [_acceptance(samples, cases), _by_draft_length(cases), _by_context(samples)]
+    panels = [acceptance_panel(samples, cases), draft_length_panel(cases), context_panel(samples)]
     width, height = _PANEL
     legend = max(len(panel.series) for panel in panels) * _LEGEND_LINE
     shapes: list[Shape] = []
     for number, panel in enumerate(panels):
-        shapes += _draw_panel(panel, _LEFT + number * (width + _GAP), _TOP)
+        shapes += panel.shapes(_LEFT + number * (width + _GAP), _TOP)
     shapes.append(Words(_LEFT, 24, f"mlxmtp bench, {report.environment.chip}, {report.created}", 14))
     return Page(_LEFT + 3 * (width + _GAP) - _GAP // 2, _TOP + height + _BELOW + legend, tuple(shapes))
 
@@ -198,7 +223,7 @@ def write_plot(report: Report, path: Path) -> None:
         path.write_text(made.svg(), encoding="utf-8")
 
 
-def _acceptance(samples: Sequence[Sample], cases: Sequence[CaseSummary]) -> Panel:
+def acceptance_panel(samples: Sequence[Sample], cases: Sequence[CaseSummary]) -> Panel:
     """Draw a line per kind of text, or per case where there are several; from the longest fixed length."""
     fixed = [sample.num_draft_tokens for sample in samples if sample.num_draft_tokens != "auto"]
     length: DraftLength = max(fixed, default=0) or "auto"
@@ -213,7 +238,7 @@ def _acceptance(samples: Sequence[Sample], cases: Sequence[CaseSummary]) -> Pane
     return Panel(title, "position in the draft", "%", series, whole_x=True, top=100)
 
 
-def _by_draft_length(cases: Sequence[CaseSummary]) -> Panel:
+def draft_length_panel(cases: Sequence[CaseSummary]) -> Panel:
     """Draw a line per case through the fixed lengths, the cost model's prediction, and a level for `auto`."""
     series = []
     for case in cases:
@@ -229,7 +254,7 @@ def _by_draft_length(cases: Sequence[CaseSummary]) -> Panel:
     return Panel("Speed by draft length", "draft tokens per round", "tok/s", tuple(series), whole_x=True)
 
 
-def _by_context(samples: Sequence[Sample]) -> Panel:
+def context_panel(samples: Sequence[Sample]) -> Panel:
     """Draw a line per model and draft length over the prompt's tokens; points, where each length is another text."""
     found: dict[tuple[str, DraftLength], dict[int, list[Sample]]] = {}
     for sample in samples:
@@ -250,37 +275,6 @@ def _by_context(samples: Sequence[Sample]) -> Panel:
 
 def _name(case: Case) -> str:
     return case.model if case.length is None else f"{case.model}, {case.length} tokens"
-
-
-def _draw_panel(panel: Panel, left: int, top: int) -> Iterable[Shape]:
-    width, height = _PANEL
-    xs = [x for series in panel.series for x, _ in series.points]
-    ys = [y for series in panel.series for _, y in series.points]
-    x_marks = marks(min(xs, default=0), max(xs, default=1), whole=panel.whole_x)
-    y_marks = marks(0, panel.top or max(ys, default=1))
-    low, high, most = x_marks[0], x_marks[-1], y_marks[-1]
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return left + width * (x - low) / (high - low), top + height * (1 - y / most)
-
-    yield Words(left, top - 14, panel.title, 13)
-    for mark in y_marks:
-        yield Line((at(low, mark), at(high, mark)), "#dddddd")
-        yield Words(left - 8, at(low, mark)[1] + 4, f"{mark:g}", 11, "end")
-    for mark in x_marks:
-        yield Words(at(mark, 0)[0], top + height + 18, f"{mark:g}", 11, "middle")
-    yield Line((at(low, most), at(low, 0), at(high, 0)), "#333333")
-    yield Words(left + width / 2, top + height + 36, panel.x, 11, "middle")
-    yield Words(left - 8, top - 14, panel.y, 11, "end")
-    for number, (series, color) in enumerate(zip(panel.series, cycle(_COLORS), strict=False)):
-        points = tuple(at(*point) for point in series.points)
-        if len(points) > 1 and series.joined:
-            yield Line(points, color, 1.5 if series.level else 2, series.level)
-        if not series.level:
-            yield from (Dot(*point, 3, color) for point in points)
-        y = top + height + _BELOW + number * _LEGEND_LINE
-        yield Line(((left, y - 4), (left + 24, y - 4)), color, 2, series.level)
-        yield Words(left + 32, y, series.name, 11)
 
 
 def marks(low: float, high: float, *, whole: bool = False) -> list[float]:

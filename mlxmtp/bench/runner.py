@@ -135,7 +135,8 @@ class Runner:
             k = max(one for one in self._lengths if one != "auto") or (3 if "auto" in self._lengths else 0)
             if k:
                 self._report(f"{case.model}: drafter against checking")
-                yield DrafterTiming(case, k, *harness.time_drafter(longest.ids, k, _TIMED_ROUNDS))
+                with_drafter, without = harness.time_drafter(longest.ids, k, _TIMED_ROUNDS)
+                yield DrafterTiming(case, k, tuple(with_drafter), tuple(without))
 
     def _report(self, what: str) -> None:
         self._on_progress(what, self._done)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, cycle
 from pathlib import Path
-from typing import Any
 
 from mlxmtp.errors import ContextOverflow, UsageError
 
@@ -90,23 +89,20 @@ def _lines(path: Path) -> Iterator[Text]:
     if not lines:
         raise UsageError(f'{path} is empty: a suite has a line {{"prompt": "…"}} for each prompt.')
     for number, line in lines:
+        where = f"{path} line {number}"
         try:
             row = json.loads(line)
         except ValueError:
-            raise UsageError(f"{path} line {number} is not JSON: each line is an object with the key prompt.") from None
-        yield _text(row, path.stem, str(number), f"{path} line {number}")
-
-
-def _text(row: Any, kind: str, name: str, where: str) -> Text:
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        raise UsageError(f"{where} has no text under the key prompt.")
-    unknown = sorted(row.keys() - _KEYS)
-    if unknown:
-        raise UsageError(f"{where} has the unknown key '{unknown[0]}': there are {', '.join(sorted(_KEYS))}.")
-    if not all(isinstance(value, str) for value in row.values()):
-        raise UsageError(f"{where} must have texts as values.")
-    material, system = row.get("text", ""), row.get("system", "")
-    return Text(row.get("kind") or kind, row.get("name") or name, row["prompt"], material, system)
+            raise UsageError(f"{where} is not JSON: each line is an object with the key prompt.") from None
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise UsageError(f"{where} has no text under the key prompt.")
+        unknown = sorted(row.keys() - _KEYS)
+        if unknown:
+            raise UsageError(f"{where} has the unknown key '{unknown[0]}': there are {', '.join(sorted(_KEYS))}.")
+        if not all(isinstance(value, str) for value in row.values()):
+            raise UsageError(f"{where} must have texts as values.")
+        kind, name = row.get("kind") or path.stem, row.get("name") or str(number)
+        yield Text(kind, name, row["prompt"], row.get("text", ""), row.get("system", ""))
 
 
 def _read(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.bench.environment import Conditions, Environment
-from mlxmtp.bench.harness import DrafterSeconds, Run, Tie
+from mlxmtp.bench.harness import Run, Tie
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, SamplingUsed
 from mlxmtp.bench.samples import Divergence, DraftLength, Round, Sample
 from mlxmtp.decode.sampling import Sampling
@@ -59,8 +59,8 @@ class FakeHarness:
     def tie(self, read: Sequence[int], token: int, other: int) -> Tie:
         return Tie(1e-6, 1e-6)
 
-    def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> DrafterSeconds:
-        return DrafterSeconds((BASE + STEP * k,) * rounds, (BASE + STEP * k / 4,) * rounds)
+    def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> tuple[list[float], list[float]]:
+        return [BASE + STEP * k] * rounds, [BASE + STEP * k / 4] * rounds
 
 
 def sample(
