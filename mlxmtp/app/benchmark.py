@@ -67,12 +67,13 @@ class Benchmark:
         suites = request.suites or SUITES
         texts = read_suites(suites, system)
         store = Store(loaded.places, loaded.aliases)
-        self._candidates: list[Candidate] = []
+        self._runners: list[Runner] = []
         for name in request.models or (settings.model,):
             target = choose_target(store, name)
             drafter = choose_drafter(store, target)
             on_progress(f"{target.name}: preparing the prompts")
-            self._candidates.append(_candidate(request, settings, texts, target, drafter))
+            candidate = _candidate(request, settings, texts, target, drafter)
+            self._runners.append(Runner(candidate, request.plan))
         asked = RunSettings(
             suites,
             len(texts),
@@ -90,7 +91,7 @@ class Benchmark:
     @property
     def runs(self) -> int:
         """The number of measured runs."""
-        return sum(candidate.runs(self._request.plan) for candidate in self._candidates)
+        return sum(runner.runs for runner in self._runners)
 
     def run(self, starting: Callable[[int], OnProgress]) -> None:
         """Measure; `starting` returns what a model reports to, given the runs that were done before it."""
@@ -98,12 +99,12 @@ class Benchmark:
         if lines:
             self._deliver(start_line(self.report))
         done = 0
-        for candidate in self._candidates:
-            for result in Runner(candidate, self._request.plan, starting(done)).results():
+        for runner in self._runners:
+            for result in runner.results(starting(done)):
                 self.report.add(result)
                 if lines and not isinstance(result, ModelInfo):
                     self._deliver(result_line(result), append=True)
-            done += candidate.runs(self._request.plan)
+            done += runner.runs
         self.report.complete = True
 
     def finish(self) -> None:
@@ -150,11 +151,12 @@ def _candidate(
 
     tokenizer, context = read_tokenizer(target), context_of(target.folder)
     prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
-    bits = settings.draft_bits, settings.kv_bits
-    candidate = Candidate(target, drafter, *bits, tokenizer, answer_params(settings), prompts)
-    tokens = candidate.longest + request.plan.max_tokens
+    longest = max(len(prompt.ids) for found in prompts.values() for prompt in found)
+    tokens = longest + request.plan.max_tokens
     require_memory(target, drafter, tokens, force=request.force, kv_bits=settings.kv_bits)
-    return candidate
+    return Candidate(
+        target, drafter, settings.draft_bits, settings.kv_bits, tokenizer, answer_params(settings), prompts
+    )
 
 
 def _write_file(text: str, path: Path, *, append: bool = False) -> None:

@@ -43,7 +43,6 @@ class Cost:
     drafter: float | None = None
 
     def seconds(self, k: int) -> float:
-        """Return the time of a round with `k` draft tokens."""
         return self.base + self.step * k
 
     def speed(self, k: int, accept: Sequence[float]) -> float:
@@ -58,11 +57,6 @@ class Cost:
     def verify(self) -> float | None:
         """Seconds for one more row to verify."""
         return None if self.drafter is None else max(self.step - self.drafter, 0.0)
-
-    @property
-    def error(self) -> float:
-        """The largest deviation of a point from the line, relative to what was measured."""
-        return max(abs(point.predicted / point.measured - 1) for point in self.points)
 
 
 def fit(times: Mapping[int, Sequence[float]]) -> Cost | None:

@@ -51,18 +51,6 @@ class Run(NamedTuple):
     peak_memory: int
 
 
-class Tie(NamedTuple):
-    """The distance of two tokens at a position.
-
-    `margin` is the lead of the first token in the scores that decide (logits over temperature, noise included);
-    `resolution` is the distance of two neighbouring numbers of the network's dtype at the size of the top logit, or
-    what one step of a quantized KV cache makes of it.
-    """
-
-    margin: float
-    resolution: float
-
-
 class Harness:
     """A target with its drafter, to be measured."""
 
@@ -101,7 +89,6 @@ class Harness:
 
     @property
     def dtype(self) -> str:
-        """The dtype that the target computes in."""
         return str(self._target.dtype).removeprefix("mlx.core.")
 
     def prepare(self, prompt: Sequence[int], tokens: int, lengths: Iterable[DraftLength]) -> None:
@@ -158,23 +145,23 @@ class Harness:
         seconds = prefilled_at[-1] - start, first - start, last - start
         return Run(tuple(found), tuple(rounds), *seconds, int(mx.get_peak_memory()))
 
-    def tie(self, read: Sequence[int], token: int, other: int) -> Tie:
-        """Measure how far `token` leads `other` after the tokens `read`, in a pass of its own over all of them."""
+    def margin(self, prefix: Sequence[int], token: int, other: int) -> tuple[float, float]:
+        """Return margin and resolution of two tokens after `prefix`, in a pass of its own over it: see `Divergence`."""
         target = self._target
         cache = KVCache(target.cache_spec, target.dtype)
-        cache.reserve(len(read))
-        hidden = read_prompt(target, cache, read, 0)
+        cache.reserve(len(prefix))
+        hidden = read_prompt(target, cache, prefix, 0)
         sampling, logits = self.sampling, target.logits(hidden)[0]
         pair = logits[mx.array([token, other])]
         if not sampling.greedy:
-            position = mx.array([len(read)], mx.int32)
+            position = mx.array([len(prefix)], mx.int32)
             pair = pair / sampling.temp + gumbel(sampling.key(), position, mx.array([[token, other]]))[0]
         margin = cast("float", (pair[0] - pair[1]).item())
         scale = 1.0 if sampling.greedy else sampling.temp
         top = cast("float", mx.abs(logits).max().item())
         packing = target.cache_spec.packing
         beside = 0.0 if packing is None else 2.0 ** -(packing.bits + _QUANTIZED)
-        return Tie(margin, top * max(mx.finfo(target.dtype).eps, beside) / scale)
+        return margin, top * max(mx.finfo(target.dtype).eps, beside) / scale
 
     def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> tuple[list[float], list[float]]:
         """Time about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost, in turns.
@@ -220,11 +207,9 @@ class _FreeDrafter:
     """Proposes token 0 without computing anything: the rest of a round's time is the target's."""
 
     def context(self, buffers: list[mx.array], offset: mx.array) -> None:
-        """Nothing to share."""
         del buffers, offset
 
     def step(self, embedding: mx.array, hidden: mx.array, context: None) -> tuple[Scores, mx.array]:
-        """A score for token 0 alone."""
         del embedding, context
         return Scores(mx.zeros((1, 1), mx.float32), mx.zeros((1,), mx.int32)), hidden
 

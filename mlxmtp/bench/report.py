@@ -7,7 +7,7 @@ into the object around it (`inline`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -102,7 +102,6 @@ class Report:
     samples: list[Sample] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
-        """Take in a result of the runner."""
         if isinstance(result, ModelInfo):
             self.models.append(result)
         elif isinstance(result, Sample):
@@ -111,7 +110,6 @@ class Report:
             self.timings.append(result)
 
     def summaries(self) -> list[CaseSummary]:
-        """Summarize the samples."""
         return summarize(self.samples, self.timings)
 
     def start(self) -> dict[str, Any]:
@@ -199,7 +197,10 @@ def from_json(kind: Any, value: Any) -> Any:
         hints = _hints(kind)
         found = kind(**{one.name: _field_from_json(one, hints[one.name], value) for one in fields(kind) if one.init})
     elif origin in (Union, UnionType):
-        found = _alternative([one for one in arguments if one is not NoneType or value is None], value)
+        for one in arguments:
+            with suppress(KeyError, TypeError, ValueError):
+                return from_json(one, value)
+        raise TypeError(f"{value!r:.40} is no {kind}")
     elif origin is Literal or kind is NoneType:
         if value not in (arguments or (None,)):
             raise ValueError(f"{value!r:.40} is none of {arguments}")
@@ -212,13 +213,6 @@ def from_json(kind: Any, value: Any) -> Any:
     elif isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise TypeError(f"{value!r:.40} is no {kind.__name__}")
     return found
-
-
-def _alternative(kinds: Sequence[Any], value: Any) -> Any:
-    for kind in kinds[:-1]:
-        with suppress(TypeError, ValueError):
-            return from_json(kind, value)
-    return from_json(kinds[-1], value)
 
 
 def _field_from_json(one: Field[Any], hint: Any, row: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mlxmtp.bench.report import ModelInfo, Plan, Result, SamplingUsed
-from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, DraftLength, Sample, draft_label
+from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, Sample, draft_label
 from mlxmtp.bench.suite import Text, to_length
 from mlxmtp.errors import ContextOverflow
 
@@ -53,20 +53,6 @@ class Candidate:
     params: Params
     prompts: Mapping[int | None, tuple[Prompt, ...]]
 
-    def draft_lengths(self, plan: Plan) -> tuple[DraftLength, ...]:
-        """Return those of the plan; without a drafter there is only plain decoding."""
-        return plan.num_draft_tokens if self.drafter is not None else (0,)
-
-    def runs(self, plan: Plan) -> int:
-        """Count the measured runs."""
-        texts = sum(len(prompts) for prompts in self.prompts.values())
-        return texts * plan.repetitions * len(self.draft_lengths(plan))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt."""
-        return max(len(prompt.ids) for prompts in self.prompts.values() for prompt in prompts)
-
 
 def prompts_of(
     texts: Sequence[Text], plan: Plan, tokenizer: Tokenizer, context: int, name: str, *, think: bool = False
@@ -98,18 +84,21 @@ def prompts_of(
 
 
 class Runner:
-    """One model's part of the plan."""
+    """One model's part of the plan. Without a drafter there is only plain decoding."""
 
-    def __init__(self, candidate: Candidate, plan: Plan, on_progress: OnProgress) -> None:
-        self._candidate, self._plan, self._on_progress = candidate, plan, on_progress
-        self._lengths = candidate.draft_lengths(plan)
+    def __init__(self, candidate: Candidate, plan: Plan) -> None:
+        self._candidate, self._plan = candidate, plan
+        self._lengths = plan.num_draft_tokens if candidate.drafter is not None else (0,)
+        texts = sum(len(prompts) for prompts in candidate.prompts.values())
+        self.runs = texts * plan.repetitions * len(self._lengths)
+        """The number of measured runs."""
         self._done = 0
 
-    def results(self) -> Iterator[Result]:
+    def results(self, on_progress: OnProgress) -> Iterator[Result]:
         """Load, warm up and measure; yield results as they come. Raises LoadError."""
         from mlxmtp.bench.harness import Harness, release
 
-        candidate, plan = self._candidate, self._plan
+        candidate, plan, self._on_progress = self._candidate, self._plan, on_progress
         self._report(f"loading {candidate.target.name}")
         release()  # what an earlier model has left
         harness = Harness.load(
@@ -186,9 +175,8 @@ class Runner:
         at = next((i for i, (a, b) in enumerate(zip(plain, other, strict=True)) if a != b), None)
         if at is None:
             return None
-        tie = harness.tie([*prompt.ids, *plain[:at]], plain[at], other[at])
-        texts = text(plain[at]), text(other[at])
-        return Divergence(at + 1, plain[at], other[at], *texts, tie.margin, tie.resolution)
+        margin = harness.margin([*prompt.ids, *plain[:at]], plain[at], other[at])
+        return Divergence(at + 1, plain[at], other[at], text(plain[at]), text(other[at]), *margin)
 
     def _model_info(self, harness: Harness) -> ModelInfo:
         from mlxmtp.hub.inventory import quantization

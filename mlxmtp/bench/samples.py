@@ -25,7 +25,6 @@ class Case:
 
     @property
     def title(self) -> str:
-        """The model, with the length of the prompts if there is one."""
         return self.model if self.length is None else f"{self.model}, {self.length} prompt tokens"
 
 
@@ -50,8 +49,9 @@ class Round(NamedTuple):
 class Divergence:
     """The first token (counted from 1) in which a text differs from the plain one, and how near the two tokens were.
 
-    `margin` is the lead of the plain token in the scores that decide, in a pass of its own; `resolution` is the
-    distance of neighbouring numbers at the size of the top score, or what one step of a quantized KV cache makes of it.
+    `margin` is the lead of the plain token in the scores that decide (logits over temperature, noise included), in a
+    pass of its own; `resolution` is the distance of two neighbouring numbers of the network's dtype at the size of the
+    top logit, or what one step of a quantized KV cache makes of it.
     """
 
     at: int
@@ -104,17 +104,14 @@ class Sample:
 
     @property
     def case(self) -> Case:
-        """The comparison it belongs to."""
         return Case(self.model, self.length)
 
     @property
     def decoded(self) -> int:
-        """Tokens after the first one."""
         return len(self.tokens) - 1
 
     @property
     def decode_seconds(self) -> float:
-        """Seconds from the first token to the last."""
         return self.total_seconds - self.first_token_seconds
 
 

@@ -111,7 +111,6 @@ class CaseSummary:
     accept: tuple[float, ...]
 
     def row(self, length: DraftLength) -> Row | None:
-        """Return the row of a draft length."""
         return next((row for row in self.rows if row.num_draft_tokens == length), None)
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.bench.environment import Conditions, Environment
-from mlxmtp.bench.harness import Run, Tie
+from mlxmtp.bench.harness import Run
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, SamplingUsed
 from mlxmtp.bench.samples import Divergence, DraftLength, Round, Sample
 from mlxmtp.decode.sampling import Sampling
@@ -56,8 +56,8 @@ class FakeHarness:
         total = 0.1 + sum(step.seconds for step in steps)
         return Run(tuple(said), tuple(steps), 0.09, 0.1, total, 10_000_000)
 
-    def tie(self, read: Sequence[int], token: int, other: int) -> Tie:
-        return Tie(1e-6, 1e-6)
+    def margin(self, prefix: Sequence[int], token: int, other: int) -> tuple[float, float]:
+        return 1e-6, 1e-6
 
     def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> tuple[list[float], list[float]]:
         return [BASE + STEP * k] * rounds, [BASE + STEP * k / 4] * rounds

@@ -22,7 +22,7 @@ def test_the_fit_recovers_an_exact_line(base, step, ks, count):
     assert cost is not None
     assert cost.base == pytest.approx(base, rel=1e-6)
     assert cost.step == pytest.approx(step, rel=1e-6, abs=1e-9)
-    assert cost.error == pytest.approx(0, abs=1e-6)
+    assert [point.predicted for point in cost.points] == pytest.approx([point.measured for point in cost.points])
 
 
 def test_the_fit_survives_noise_and_pauses_of_the_machine():

@@ -108,16 +108,16 @@ def test_a_tie_is_measured_in_the_scores_that_decide():
     made = Harness(target("e2b"))
     logits = LONG.logits[-1]
     best, other = LONG.greedy[0], (LONG.greedy[0] + 7) % logits.shape[0]
-    tie = made.tie(LONG.prompt, best, other)
+    margin, resolution = made.margin(LONG.prompt, best, other)
     scores: Any = logits.tolist()
-    assert tie.margin == pytest.approx(scores[best] - scores[other], abs=1e-3)
-    assert tie.margin > 0
-    assert 0 < tie.resolution < 1e-4
-    packed = Harness(pair("e2b", 64, 4)[0]).tie(LONG.prompt, best, other).resolution
-    assert packed > 100 * Harness(pair("e2b", 64, None)[0]).tie(LONG.prompt, best, other).resolution
+    assert margin == pytest.approx(scores[best] - scores[other], abs=1e-3)
+    assert margin > 0
+    assert 0 < resolution < 1e-4
+    quantized = Harness(pair("e2b", 64, 4)[0]).margin(LONG.prompt, best, other)[1]
+    assert quantized > 100 * Harness(pair("e2b", 64, None)[0]).margin(LONG.prompt, best, other)[1]
     sampled = Harness(target("e2b"), sampling=Sampling(temp=1.0, seed=3))
     chosen = sampled.run(LONG.prompt, 1, 0).tokens[0]
-    assert all(sampled.tie(LONG.prompt, chosen, token).margin >= 0 for token in range(0, len(scores), 9))
+    assert all(sampled.margin(LONG.prompt, chosen, token)[0] >= 0 for token in range(0, len(scores), 9))
 
 
 @pytest.mark.slow
