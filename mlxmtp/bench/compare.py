@@ -1,162 +1,136 @@
-"""Two reports side by side: what became faster or slower by more than either run's own spread."""
+"""Comparison of two reports: faster or slower only beyond the spread of either run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from mlxmtp.bench.report import Report
-from mlxmtp.bench.samples import Arm, Case
-from mlxmtp.bench.summary import ArmFigures, CaseFigures, Difference, Spread, compare
+from mlxmtp.bench.samples import Case, DraftLength
+from mlxmtp.bench.summary import Difference, Spread, compare
 from mlxmtp.errors import UsageError
 
 COMPARISON = "mlxmtp-bench-comparison/1"
 
-# What must be alike for two speeds to be comparable, as `block.key` and what a person calls it.
-_SAME = (
-    ("settings", "max_tokens", "new tokens"),
-    ("settings", "temp", "temperature"),
-    ("settings", "top_k", "top-k"),
-    ("settings", "top_p", "top-p"),
-    ("settings", "min_p", "min-p"),
-    ("settings", "suite", "suites"),
-    ("settings", "texts", "number of texts"),
-    ("settings", "system", "system prompt"),
-    ("settings", "think", "thinking"),
-    ("environment", "chip", "chip"),
-    ("environment", "system", "system"),
-    ("environment", "power_source", "power source"),
-    ("environment", "low_power_mode", "low power mode"),
-    ("environment", "thermal_pressure", "thermal pressure"),
-)
+# Attributes of a report that must be alike for two speeds to be comparable, and of a model in it.
+_SAME = {
+    "settings.plan.max_tokens": "new tokens",
+    "settings.temp": "temperature",
+    "settings.top_k": "top-k",
+    "settings.top_p": "top-p",
+    "settings.min_p": "min-p",
+    "settings.suite": "suites",
+    "settings.texts": "number of texts",
+    "settings.system": "system prompt",
+    "settings.think": "thinking",
+    "environment.chip": "chip",
+    "environment.system": "system",
+    "environment.conditions.power_source": "power source",
+    "environment.conditions.low_power_mode": "low power mode",
+    "environment.conditions.thermal_pressure": "thermal pressure",
+}
+_SAME_MODEL = {name: name for name in ("dtype", "quantization", "drafter", "compiled")}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One figure of both reports. `change` is B over A as a ratio; `kind` None means all texts."""
+    """One value of both reports; `kind` None means all texts, `b_over_a` is the ratio of the medians."""
 
-    case: Case
-    arm: Arm
+    case: Case = field(metadata={"inline": True})
+    num_draft_tokens: DraftLength
     kind: str | None
     what: str
-    before: Spread
-    after: Spread
+    a: Spread
+    b: Spread
+    b_over_a: float = field(init=False)
     verdict: Difference
 
-    @property
-    def change(self) -> float:
-        """B in units of A."""
-        return self.after.median / self.before.median if self.before.median else 1.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "model": self.case.model,
-            "length": self.case.length,
-            "num_draft_tokens": self.arm,
-            "kind": self.kind,
-            "what": self.what,
-            "a": asdict(self.before),
-            "b": asdict(self.after),
-            "b_over_a": self.change,
-            "verdict": self.verdict,
-        }
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "b_over_a", self.b.median / self.a.median if self.a.median else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All lines, what makes the runs hard to compare, and the outcome in words."""
+    """The names of both reports, all lines, what makes the runs hard to compare, and the outcome in words."""
 
-    names: tuple[str, str]
-    lines: tuple[Line, ...]
+    schema: str = field(init=False, default=COMPARISON)
+    a: str
+    b: str
     warnings: tuple[str, ...]
-
-    @property
-    def sentences(self) -> list[str]:
-        """What to take home."""
-        told = []
-        main = [line for line in self.lines if line.what == "decode" and line.kind is None]
-        for verdict in ("faster", "slower"):
-            found = [line for line in main if line.verdict == verdict]
-            if found:
-                told.append(f"B is {verdict} in {len(found)} of {len(main)} rows: {_named(found)}.")
-        same = sum(line.verdict == "same within spread" for line in main)
-        if same:
-            told.append(f"{same} of {len(main)} are the same within their spread.")
-        if any(line.verdict == "unclear" for line in main):
-            told.append("With one repetition there is no spread, so nothing is certain: measure with -r 3 or more.")
-        return told
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "schema": COMPARISON,
-            "a": self.names[0],
-            "b": self.names[1],
-            "warnings": list(self.warnings),
-            "verdict": self.sentences,
-            "lines": [line.to_dict() for line in self.lines],
-        }
+    verdict: tuple[str, ...]
+    lines: tuple[Line, ...]
 
 
-def compare_reports(before: Report, after: Report, names: tuple[str, str]) -> Comparison:
-    """Raises UsageError if the reports have nothing in common."""
-    lines = tuple(_lines(before, after))
+def compare_reports(a: Report, b: Report, names: tuple[str, str]) -> Comparison:
+    """Compare what the reports have in common. Raises UsageError if that is nothing."""
+    lines = tuple(_lines(a, b))
     if not lines:
         raise UsageError(f"{names[0]} and {names[1]} share no model, prompt length and draft length: nothing to say.")
-    return Comparison(names, lines, tuple(_warnings(before, after)))
+    return Comparison(*names, tuple(_warnings(a, b)), tuple(_verdict(lines)), lines)
 
 
-def _lines(before: Report, after: Report) -> Iterator[Line]:
-    old = {case.case: case for case in before.figures()}
-    for case in after.figures():
-        if case.case in old:
-            for row in case.arms:
-                match = old[case.case].arm(row.arm)
-                if match is not None:
-                    yield from _of_arm(case, match, row)
+def _lines(a: Report, b: Report) -> Iterator[Line]:
+    old = {(case.case, row.num_draft_tokens): row for case in a.summaries() for row in case.rows}
+    for after in (row for case in b.summaries() for row in case.rows):
+        before = old.get((after.case, after.num_draft_tokens))
+        if before is None:
+            continue
+        rows: list[tuple[str | None, str, Spread, Spread]] = [
+            (None, "decode", before.speed.generation_tps, after.speed.generation_tps),
+            *(
+                (kind, "decode", before.kinds[kind].generation_tps, speed.generation_tps)
+                for kind, speed in after.kinds.items()
+                if kind in before.kinds and len(after.kinds) > 1
+            ),
+            (None, "prefill", before.prompt_tps, after.prompt_tps),
+            (None, "first token", before.first_token_seconds, after.first_token_seconds),
+            (None, "whole answer", before.total_seconds, after.total_seconds),
+        ]
+        for kind, what, old_value, new_value in rows:
+            difference = compare(old_value, new_value, more_is_better=what in ("decode", "prefill"))
+            yield Line(after.case, after.num_draft_tokens, kind, what, old_value, new_value, difference)
 
 
-def _of_arm(case: CaseFigures, before: ArmFigures, after: ArmFigures) -> Iterator[Line]:
-    def line(kind: str | None, what: str, a: Spread, b: Spread, more_is_better: bool = True) -> Line:
-        return Line(case.case, after.arm, kind, what, a, b, compare(a, b, more_is_better=more_is_better))
+def _verdict(lines: tuple[Line, ...]) -> Iterator[str]:
+    main = [line for line in lines if line.what == "decode" and line.kind is None]
+    for verdict in ("faster", "slower"):
+        named = "; ".join(_named(line) for line in main if line.verdict == verdict)
+        if named:
+            count = sum(line.verdict == verdict for line in main)
+            yield f"B is {verdict} in {count} of {len(main)} rows: {named}."
+    same = sum(line.verdict == "same within spread" for line in main)
+    if same:
+        yield f"{same} of {len(main)} are the same within their spread."
+    if any(line.verdict == "unclear" for line in main):
+        yield "With one repetition there is no spread, so nothing is certain: measure with -r 3 or more."
 
-    yield line(None, "decode", before.speed.tps, after.speed.tps)
-    for kind, speed in after.kinds.items():
-        if kind in before.kinds and len(after.kinds) > 1:
-            yield line(kind, "decode", before.kinds[kind].tps, speed.tps)
-    yield line(None, "prefill", before.prompt_tps, after.prompt_tps)
-    yield line(None, "first token", before.first_token, after.first_token, more_is_better=False)
-    yield line(None, "whole answer", before.latency, after.latency, more_is_better=False)
+
+def _named(line: Line) -> str:
+    length = "" if line.case.length is None else f", {line.case.length} prompt tokens"
+    draft = {0: "plain", "auto": "auto"}.get(line.num_draft_tokens, f"{line.num_draft_tokens} drafts")
+    return f"{line.case.model} {draft}{length} ({line.b_over_a - 1:+.1%})"
 
 
-def _warnings(before: Report, after: Report) -> Iterator[str]:
-    for block, key, name in _SAME:
-        a, b = getattr(before, block).get(key), getattr(after, block).get(key)
-        if a != b:
-            yield f"Different {name}: {_shown(a)} in A, {_shown(b)} in B."
-    theirs = {model["name"]: model for model in before.models}
-    for model in after.models:
-        other = theirs.get(model["name"])
-        for key in ("dtype", "quantization", "drafter", "compiled") if other else ():
-            if other is not None and other.get(key) != model.get(key):
-                yield f"{model['name']}: different {key}: {_shown(other.get(key))} in A, {_shown(model.get(key))} in B."
-    for name, report in (("A", before), ("B", after)):
+def _warnings(a: Report, b: Report) -> Iterator[str]:
+    yield from (f"Different {difference}." for difference in _differences(a, b, _SAME))
+    models = {model.name: model for model in a.models}
+    for model in b.models:
+        found = _differences(models.get(model.name, model), model, _SAME_MODEL)
+        yield from (f"{model.name}: different {difference}." for difference in found)
+    for name, report in (("A", a), ("B", b)):
         if not report.complete:
             yield f"{name} was interrupted, so it holds fewer samples than planned."
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, list):
+def _differences(a: object, b: object, attributes: dict[str, str]) -> Iterator[str]:
+    for attribute, name in attributes.items():
+        old, new = (attrgetter(attribute)(side) for side in (a, b))
+        if old != new:
+            yield f"{name}: {_value_text(old)} in A, {_value_text(new)} in B"
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return "unknown" if value is None else str(value)
-
-
-def _named(lines: list[Line]) -> str:
-    told = []
-    for line in lines:
-        length = "" if line.case.length is None else f", {line.case.length} prompt tokens"
-        arm = "plain" if line.arm == 0 else "auto" if line.arm == "auto" else f"{line.arm} drafts"
-        told.append(f"{line.case.model} {arm}{length} ({line.change - 1:+.1%})")
-    return "; ".join(told)

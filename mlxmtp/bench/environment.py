@@ -1,4 +1,4 @@
-"""Where a run took place: chip, memory, versions, power and heat, as far as the system tells without being root."""
+"""Environment of a run: chip, memory, versions, power and heat, as far as the system tells without being root."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from mlxmtp.machine.chip import this_machine
 
@@ -18,68 +18,94 @@ _BUSY = 0.5  # load per core from which other programs disturb
 _SUPPLIES = Path("/sys/class/power_supply")
 
 
-def environment() -> dict[str, Any]:
-    """The block of the report. What is not known is None; `load` is the average number of busy programs before."""
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The part that changes while a run goes on; None is not known. `load` is the average number of busy programs."""
+
+    power_source: str | None = None
+    low_power_mode: bool | None = None
+    thermal_pressure: str | None = None
+    load: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The machine and the versions of Python and of packages (None: run from source), before the run."""
+
+    chip: str
+    cores: int | None
+    memory_bytes: int
+    usable_bytes: int
+    system: str
+    architecture: str
+    python: str
+    versions: dict[str, str | None]
+    conditions: Conditions = field(metadata={"inline": True})
+
+    @property
+    def cautions(self) -> list[str]:
+        """Sentences that speak against measuring now."""
+        now, cores = self.conditions, self.cores or 1
+        found = []
+        if now.load is not None and now.load >= _BUSY * cores:
+            found.append(f"Other programs are busy (load {now.load:g} on {cores} cores), so the figures will spread.")
+        if now.power_source == "battery":
+            found.append("This machine runs on battery, which can slow it down: plug it in to measure.")
+        if now.low_power_mode:
+            found.append("Low power mode is on and slows this machine down: switch it off to measure.")
+        if now.thermal_pressure not in (None, "none"):
+            found.append(f"The machine is hot ({now.thermal_pressure}): let it cool, or measure with --cooldown 5.")
+        return found
+
+
+def environment() -> Environment:
+    """Describe this machine as it is now."""
     machine = this_machine()
-    return {
-        "chip": machine.chip,
-        "cores": os.cpu_count(),
-        "memory_bytes": machine.memory,
-        "usable_bytes": machine.usable,
-        "system": machine.system,
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
-        **conditions(),
-    }
+    versions: dict[str, str | None] = dict.fromkeys(_PACKAGES)
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return Environment(
+        machine.chip,
+        os.cpu_count(),
+        machine.memory,
+        machine.usable,
+        machine.system,
+        platform.machine(),
+        platform.python_version(),
+        versions,
+        conditions(),
+    )
 
 
-def conditions() -> dict[str, Any]:
-    """What changes while a run goes on: power source, saving mode, heat, other programs."""
+def conditions() -> Conditions:
+    """Ask the system for power source, saving mode, heat and load."""
     if sys.platform == "darwin":
-        power = power_source(_said("pmset", "-g", "batt"))
-        saving = low_power(_said("pmset", "-g"))
-        heat = thermal_pressure(_said("pmset", "-g", "therm"))
-    else:
-        power, saving, heat = _linux_power(), None, None
-    return {"power_source": power, "low_power_mode": saving, "thermal_pressure": heat, "load": _load()}
+        power, therm = _output("pmset", "-g", "batt"), _output("pmset", "-g", "therm")
+        return Conditions(power_source(power), low_power(_output("pmset", "-g")), thermal_pressure(therm), _load())
+    return Conditions(_linux_power(), load=_load())
 
 
-def cautions(block: Mapping[str, Any]) -> list[str]:
-    """What speaks against measuring now, as sentences; `block` is that of `environment`."""
-    found = []
-    load, cores = block["load"], block["cores"] or 1
-    if load is not None and load >= _BUSY * cores:
-        found.append(f"Other programs are busy (load {load:g} on {cores} cores), so the figures will spread.")
-    if block["power_source"] == "battery":
-        found.append("This machine runs on battery, which can slow it down: plug it in to measure.")
-    if block["low_power_mode"]:
-        found.append("Low power mode is on and slows this machine down: switch it off to measure.")
-    if block["thermal_pressure"] not in (None, "none"):
-        found.append(f"The machine is hot ({block['thermal_pressure']}): let it cool, or measure with --cooldown 5.")
-    return found
-
-
-def power_source(said: str) -> str | None:
-    """`AC` or `battery`, from `pmset -g batt`: Now drawing from 'AC Power'."""
-    line = next((line for line in said.splitlines() if "drawing from" in line), "")
+def power_source(output: str) -> str | None:
+    """Return `AC` or `battery`, from `pmset -g batt`: Now drawing from 'AC Power'."""
+    line = next((line for line in output.splitlines() if "drawing from" in line), "")
     if "AC Power" in line:
         return "AC"
     return "battery" if "Battery" in line else None
 
 
-def low_power(said: str) -> bool | None:
-    """Whether low power mode is on, from `pmset -g`."""
-    words = next((line.split() for line in said.splitlines() if line.split()[:1] == ["lowpowermode"]), [])
+def low_power(output: str) -> bool | None:
+    """Tell from `pmset -g` if low power mode is on."""
+    words = next((line.split() for line in output.splitlines() if line.split()[:1] == ["lowpowermode"]), [])
     return words[1] == "1" if len(words) > 1 else None
 
 
-def thermal_pressure(said: str) -> str | None:
-    """`none`, or what `pmset -g therm` warns of.
+def thermal_pressure(output: str) -> str | None:
+    """Return `none`, or the warnings of `pmset -g therm`.
 
     It prints levels only once there was one, and on Intel a CPU_Speed_Limit in per cent.
     """
-    lines = [line.strip() for line in said.splitlines()]
+    lines = [line.strip() for line in output.splitlines()]
     limits = [line for line in lines if line.startswith("CPU_Speed_Limit") and not line.endswith("= 100")]
     levels = [line for line in lines if "warning level" in line.lower() and not line.startswith("Note: No")]
     if limits or levels:
@@ -87,8 +113,8 @@ def thermal_pressure(said: str) -> str | None:
     return "none" if lines else None
 
 
-def _said(*command: str) -> str:
-    """What a small program of the system prints; empty if it is not there or does not answer."""
+def _output(*command: str) -> str:
+    """Return the output of a small program of the system; empty if it is not there or does not answer."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -97,7 +123,7 @@ def _said(*command: str) -> str:
 
 
 def _linux_power() -> str | None:
-    """From the power supplies that the kernel knows; most desktops and servers show none."""
+    """Read the power supplies that the kernel knows; most desktops and servers show none."""
     found: dict[str, str] = {}
     try:
         for supply in sorted(_SUPPLIES.iterdir()):
@@ -115,11 +141,4 @@ def _load() -> float | None:
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
         return None

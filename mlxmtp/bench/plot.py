@@ -1,11 +1,11 @@
-"""Three pictures of a report: acceptance by position, speed by draft length, speed by context length."""
+"""Charts of a report as SVG or PNG: acceptance by position, speed by draft length, speed by context length."""
 
 from __future__ import annotations
 
 import io
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import cycle, pairwise
@@ -13,24 +13,45 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
 
+from mlxmtp.bench.cost import acceptance
 from mlxmtp.bench.report import Report
-from mlxmtp.bench.samples import Arm, Case, Sample, shown_arm
-from mlxmtp.bench.summary import CaseFigures, by_position, complete
+from mlxmtp.bench.samples import Case, DraftLength, Sample, draft_label
+from mlxmtp.bench.summary import CaseSummary, complete
 from mlxmtp.errors import UsageError
 
 Anchor = Literal["start", "middle", "end"]
-_PILLOW = {"start": "l", "middle": "m", "end": "r"}
+_PILLOW = {"start": "ls", "middle": "ms", "end": "rs"}
 _SCALE = 2  # pixels of a PNG for one unit of the page
+_DASH, _DASH_GAP = 10, 8  # pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Through points (x, y), y downwards."""
+    """A line through points (x, y), y downwards."""
 
     points: tuple[tuple[float, float], ...]
     color: str
     width: float = 1.0
     dashed: bool = False
+
+    def svg(self) -> str:
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+        dashes = ' stroke-dasharray="5 4"' if self.dashed else ""
+        look = f'fill="none" stroke={quoteattr(self.color)} stroke-width="{self.width:g}"{dashes}'
+        return f'<polyline points="{points}" {look}/>'
+
+    def draw(self, pen: Any) -> None:
+        points = [(x * _SCALE, y * _SCALE) for x, y in self.points]
+        width = round(self.width * _SCALE)
+        if not self.dashed:
+            pen.line(points, fill=self.color, width=width, joint="curve")
+            return
+        for (x0, y0), (x1, y1) in pairwise(points):  # Pillow has no dashes; each corner begins a new one
+            length = math.hypot(x1 - x0, y1 - y0)
+            for start in range(0, math.ceil(length), _DASH + _DASH_GAP):
+                ends = (start, min(start + _DASH, length))
+                dash = [(x0 + (x1 - x0) * at / length, y0 + (y1 - y0) * at / length) for at in ends]
+                pen.line(dash, fill=self.color, width=width, joint="curve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +62,13 @@ class Dot:
     y: float
     radius: float
     color: str
+
+    def svg(self) -> str:
+        return f'<circle cx="{self.x:.1f}" cy="{self.y:.1f}" r="{self.radius:g}" fill={quoteattr(self.color)}/>'
+
+    def draw(self, pen: Any) -> None:
+        x, y, r = (value * _SCALE for value in (self.x, self.y, self.radius))
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=self.color)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +81,18 @@ class Words:
     size: float = 12
     anchor: Anchor = "start"
     color: str = "#333333"
+
+    def svg(self) -> str:
+        # XML forbids control characters.
+        text = escape("".join(character for character in self.text if character >= " "))
+        where = f'x="{self.x:.1f}" y="{self.y:.1f}" font-size="{self.size:g}" text-anchor="{self.anchor}"'
+        return f"<text {where} fill={quoteattr(self.color)}>{text}</text>"
+
+    def draw(self, pen: Any) -> None:
+        from PIL import ImageFont
+
+        font = ImageFont.load_default(self.size * _SCALE)
+        pen.text((self.x * _SCALE, self.y * _SCALE), self.text, self.color, font, anchor=_PILLOW[self.anchor])
 
 
 Shape = Line | Dot | Words
@@ -67,78 +107,31 @@ class Page:
     shapes: tuple[Shape, ...]
 
     def svg(self) -> str:
-        """As an SVG document."""
         size = f'width="{self.width}" height="{self.height}" viewBox="0 0 {self.width} {self.height}"'
         head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="Helvetica, Arial, sans-serif">'
         paper = f'<rect width="{self.width}" height="{self.height}" fill="#ffffff"/>'
-        return "\n".join([head, paper, *(_element(shape) for shape in self.shapes), "</svg>", ""])
+        return "\n".join([head, paper, *(shape.svg() for shape in self.shapes), "</svg>", ""])
 
     def png(self) -> bytes:
-        """As a PNG file. Raises UsageError without Pillow."""
+        """Return a PNG file. Raises UsageError without Pillow."""
         require_png()
-        from PIL import Image, ImageDraw, ImageFont
+        from PIL import Image, ImageDraw
 
         image = Image.new("RGB", (self.width * _SCALE, self.height * _SCALE), "#ffffff")
         pen = ImageDraw.Draw(image)
         for shape in self.shapes:
-            if isinstance(shape, Words):
-                font = ImageFont.load_default(shape.size * _SCALE)
-                place = (shape.x * _SCALE, shape.y * _SCALE)
-                pen.text(place, shape.text, shape.color, font, anchor=f"{_PILLOW[shape.anchor]}s")
-            else:
-                _draw(pen, shape)
+            shape.draw(pen)
         file = io.BytesIO()
         image.save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
 def require_png() -> None:
-    """Raises UsageError where no PNG can be drawn."""
+    """Raise UsageError where no PNG can be drawn."""
     if find_spec("PIL") is None:
         raise UsageError(
             "A PNG needs Pillow: pip install 'mlxmtp[plot]', or draw --plot FILE.svg, which needs nothing."
         )
-
-
-def _element(shape: Shape) -> str:
-    if isinstance(shape, Words):
-        where = f'x="{shape.x:.1f}" y="{shape.y:.1f}" font-size="{shape.size:g}" text-anchor="{shape.anchor}"'
-        return f"<text {where} fill={quoteattr(shape.color)}>{escape(_printable(shape.text))}</text>"
-    if isinstance(shape, Dot):
-        return f'<circle cx="{shape.x:.1f}" cy="{shape.y:.1f}" r="{shape.radius:g}" fill={quoteattr(shape.color)}/>'
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in shape.points)
-    dashes = ' stroke-dasharray="5 4"' if shape.dashed else ""
-    look = f'fill="none" stroke={quoteattr(shape.color)} stroke-width="{shape.width:g}"{dashes}'
-    return f'<polyline points="{points}" {look}/>'
-
-
-def _printable(text: str) -> str:
-    """Without the control characters that XML forbids."""
-    return "".join(character for character in text if character >= " ")
-
-
-def _draw(pen: Any, shape: Line | Dot) -> None:
-    if isinstance(shape, Dot):
-        x, y, r = (value * _SCALE for value in (shape.x, shape.y, shape.radius))
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=shape.color)
-        return
-    points = [(x * _SCALE, y * _SCALE) for x, y in shape.points]
-    pieces = _dashes(points) if shape.dashed else [points]
-    for piece in pieces:
-        pen.line(piece, fill=shape.color, width=round(shape.width * _SCALE), joint="curve")
-
-
-def _dashes(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Pieces of 5 units with gaps of 4 along straight lines; each corner begins a new one."""
-    found = []
-    for (x0, y0), (x1, y1) in pairwise(points):
-        length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
-        at = 0.0
-        while at < length:
-            ends = [(x0 + (x1 - x0) * t / length, y0 + (y1 - y0) * t / length) for t in (at, min(at + 10, length))]
-            found.append(ends)
-            at += 18
-    return found
 
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # told apart by everybody
@@ -168,9 +161,40 @@ class Panel:
     whole_x: bool = False
     top: float | None = None
 
+    def shapes(self, left: int, top: int) -> Iterator[Shape]:
+        """Draw the panel with its top left corner there, and its legend below."""
+        width, height = _PANEL
+        xs = [x for series in self.series for x, _ in series.points]
+        ys = [y for series in self.series for _, y in series.points]
+        x_marks = marks(min(xs, default=0), max(xs, default=1), whole=self.whole_x)
+        y_marks = marks(0, self.top or max(ys, default=1))
+        low, high, most = x_marks[0], x_marks[-1], y_marks[-1]
+
+        def at(x: float, y: float) -> tuple[float, float]:
+            return left + width * (x - low) / (high - low), top + height * (1 - y / most)
+
+        yield Words(left, top - 14, self.title, 13)
+        for mark in y_marks:
+            yield Line((at(low, mark), at(high, mark)), "#dddddd")
+            yield Words(left - 8, at(low, mark)[1] + 4, f"{mark:g}", 11, "end")
+        for mark in x_marks:
+            yield Words(at(mark, 0)[0], top + height + 18, f"{mark:g}", 11, "middle")
+        yield Line((at(low, most), at(low, 0), at(high, 0)), "#333333")
+        yield Words(left + width / 2, top + height + 36, self.x, 11, "middle")
+        yield Words(left - 8, top - 14, self.y, 11, "end")
+        for number, (series, color) in enumerate(zip(self.series, cycle(_COLORS), strict=False)):
+            points = tuple(at(*point) for point in series.points)
+            if len(points) > 1 and series.joined:
+                yield Line(points, color, 1.5 if series.level else 2, series.level)
+            if not series.level:
+                yield from (Dot(*point, 3, color) for point in points)
+            y = top + height + _BELOW + number * _LEGEND_LINE
+            yield Line(((left, y - 4), (left + 24, y - 4)), color, 2, series.level)
+            yield Words(left + 32, y, series.name, 11)
+
 
 def check_plot(path: Path) -> None:
-    """Raises UsageError if a plot cannot be written there: looked at before anything is measured."""
+    """Raise UsageError if a plot cannot be written there."""
     if path.suffix not in (".svg", ".png"):
         raise UsageError(f"--plot {path} must end in .svg or .png.")
     if path.suffix == ".png":
@@ -178,15 +202,15 @@ def check_plot(path: Path) -> None:
 
 
 def page(report: Report) -> Page:
-    """All three panels side by side."""
-    samples, cases = complete(report.samples), report.figures()
-    panels = [_acceptance(samples, cases), _by_length(cases), _by_context(samples)]
+    """Lay out all three panels side by side."""
+    samples, cases = complete(report.samples), report.summaries()
+    panels = [acceptance_panel(samples, cases), draft_length_panel(cases), context_panel(samples)]
     width, height = _PANEL
     legend = max(len(panel.series) for panel in panels) * _LEGEND_LINE
     shapes: list[Shape] = []
     for number, panel in enumerate(panels):
-        shapes += _drawn(panel, _LEFT + number * (width + _GAP), _TOP)
-    shapes.append(Words(_LEFT, 24, f"mlxmtp bench, {report.environment.get('chip')}, {report.created}", 14))
+        shapes += panel.shapes(_LEFT + number * (width + _GAP), _TOP)
+    shapes.append(Words(_LEFT, 24, f"mlxmtp bench, {report.environment.chip}, {report.created}", 14))
     return Page(_LEFT + 3 * (width + _GAP) - _GAP // 2, _TOP + height + _BELOW + legend, tuple(shapes))
 
 
@@ -199,55 +223,52 @@ def write_plot(report: Report, path: Path) -> None:
         path.write_text(made.svg(), encoding="utf-8")
 
 
-def _acceptance(samples: Sequence[Sample], cases: Sequence[CaseFigures]) -> Panel:
-    """A line per kind of text, or per case where there are several; from the longest fixed length."""
-    fixed = [sample.arm for sample in samples if isinstance(sample.arm, int)]
-    arm: Arm = max(fixed, default=0) or "auto"
-    drafted = [sample for sample in samples if sample.arm == arm]
+def acceptance_panel(samples: Sequence[Sample], cases: Sequence[CaseSummary]) -> Panel:
+    """Draw a line per kind of text, or per case where there are several; from the longest fixed length."""
+    fixed = [sample.num_draft_tokens for sample in samples if sample.num_draft_tokens != "auto"]
+    length: DraftLength = max(fixed, default=0) or "auto"
     groups: dict[str, list[Sample]] = {}
-    for sample in drafted:
+    for sample in (sample for sample in samples if sample.num_draft_tokens == length):
         groups.setdefault(_name(sample.case) if len(cases) > 1 else sample.kind, []).append(sample)
     series = tuple(
-        Series(name, tuple((place, 100 * share) for place, share in enumerate(by_position(found), 1)))
+        Series(name, tuple((place, 100 * share) for place, share in enumerate(acceptance(found, conditional=False), 1)))
         for name, found in groups.items()
     )
-    title = f"Draft tokens kept, by position ({shown_arm(arm)})"
+    title = f"Draft tokens kept, by position ({draft_label(length)})"
     return Panel(title, "position in the draft", "%", series, whole_x=True, top=100)
 
 
-def _by_length(cases: Sequence[CaseFigures]) -> Panel:
-    """A line per case through the fixed lengths, with what the cost model says, and a level for `auto`."""
+def draft_length_panel(cases: Sequence[CaseSummary]) -> Panel:
+    """Draw a line per case through the fixed lengths, the cost model's prediction, and a level for `auto`."""
     series = []
     for case in cases:
         name = _name(case.case)
-        points = tuple((int(row.arm), row.speed.tps.median) for row in case.fixed)
-        series.append(Series(name, points))
+        series.append(Series(name, tuple((k, row.speed.generation_tps.median) for k, row in case.fixed.items())))
         if case.cost is not None and case.accept:
-            lengths = range(len(case.accept) + 1)
-            predicted = tuple((k, case.cost.speed(k, case.accept)) for k in lengths)
+            predicted = tuple((k, case.cost.speed(k, case.accept)) for k in range(len(case.accept) + 1))
             series.append(Series(f"{name}, by the cost model", predicted, level=True))
-        auto = case.arm("auto")
+        auto = case.row("auto")
         if auto is not None:
-            most = max(len(case.accept), *(int(row.arm) for row in case.fixed), 1)
-            level = auto.speed.tps.median
+            most, level = max(len(case.accept), *case.fixed, 1), auto.speed.generation_tps.median
             series.append(Series(f"{name}, auto", ((0, level), (most, level)), level=True))
     return Panel("Speed by draft length", "draft tokens per round", "tok/s", tuple(series), whole_x=True)
 
 
-def _by_context(samples: Sequence[Sample]) -> Panel:
-    """A line per model and arm over the prompt's tokens; points, where each length is another text."""
-    found: dict[tuple[str, Arm], dict[int, list[Sample]]] = {}
+def context_panel(samples: Sequence[Sample]) -> Panel:
+    """Draw a line per model and draft length over the prompt's tokens; points, where each length is another text."""
+    found: dict[tuple[str, DraftLength], dict[int, list[Sample]]] = {}
     for sample in samples:
-        where = sample.length if sample.length is not None else sample.prompt_tokens
-        found.setdefault((sample.model, sample.arm), {}).setdefault(where, []).append(sample)
-    models = len({model for model, _ in found})
+        tokens = sample.length if sample.length is not None else sample.prompt_tokens
+        lines = found.setdefault((sample.model, sample.num_draft_tokens), {})
+        lines.setdefault(tokens, []).append(sample)
+    several = len({model for model, _ in found}) > 1
     series = tuple(
         Series(
-            f"{model}, {shown_arm(arm)}" if models > 1 else shown_arm(arm),
+            f"{model}, {draft_label(length)}" if several else draft_label(length),
             tuple((x, statistics.median(s.generation_tps for s in group)) for x, group in sorted(points.items())),
             joined=all(sample.length is not None for group in points.values() for sample in group),
         )
-        for (model, arm), points in found.items()
+        for (model, length), points in found.items()
     )
     return Panel("Speed by context length", "tokens of the prompt", "tok/s", series)
 
@@ -256,42 +277,8 @@ def _name(case: Case) -> str:
     return case.model if case.length is None else f"{case.model}, {case.length} tokens"
 
 
-def _drawn(panel: Panel, left: int, top: int) -> Iterable[Shape]:
-    width, height = _PANEL
-    xs = [x for series in panel.series for x, _ in series.points]
-    ys = [y for series in panel.series for _, y in series.points]
-    x_marks = marks(min(xs, default=0), max(xs, default=1), whole=panel.whole_x)
-    y_marks = marks(0, panel.top or max(ys, default=1))
-    low, high, most = x_marks[0], x_marks[-1], y_marks[-1]
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return left + width * (x - low) / (high - low), top + height * (1 - y / most)
-
-    yield Words(left, top - 14, panel.title, 13)
-    for mark in y_marks:
-        yield Line((at(low, mark), at(high, mark)), "#dddddd")
-        yield Words(left - 8, at(low, mark)[1] + 4, f"{mark:g}", 11, "end")
-    for mark in x_marks:
-        yield Words(at(mark, 0)[0], top + height + 18, f"{mark:g}", 11, "middle")
-    yield Line((at(low, most), at(low, 0), at(high, 0)), "#333333")
-    yield Words(left + width / 2, top + height + 36, panel.x, 11, "middle")
-    yield Words(left - 8, top - 14, panel.y, 11, "end")
-    for number, (series, color) in enumerate(zip(panel.series, cycle(_COLORS), strict=False)):
-        yield from _line(series, color, [at(*point) for point in series.points])
-        y = top + height + _BELOW + number * _LEGEND_LINE
-        yield Line(((left, y - 4), (left + 24, y - 4)), color, 2, series.level)
-        yield Words(left + 32, y, series.name, 11)
-
-
-def _line(series: Series, color: str, points: Sequence[tuple[float, float]]) -> Iterable[Shape]:
-    if len(points) > 1 and series.joined:
-        yield Line(tuple(points), color, 1.5 if series.level else 2, series.level)
-    if not series.level:
-        yield from (Dot(x, y, 3, color) for x, y in points)
-
-
 def marks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """About five round numbers that reach from `low` or below to `high` or above; never fewer than two."""
+    """Return about five round numbers that reach from `low` or below to `high` or above; never fewer than two."""
     if high - low < 1e-6:
         high = low + 1
     rough = (high - low) / 5

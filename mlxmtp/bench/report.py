@@ -1,15 +1,24 @@
-"""A report as data: what was asked, where, by whom, every sample, and what follows from them. JSON in and out."""
+"""A report as values: settings, environment, models and every sample, with what follows from them. JSON in and out.
+
+Values are written field by field; the metadata of a field may rename it (`key`, None: not written) or take its fields
+into the object around it (`inline`).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mlxmtp.bench.samples import Checking, Sample
-from mlxmtp.bench.summary import CaseFigures, figures
+from mlxmtp.bench.cost import Cost
+from mlxmtp.bench.environment import Conditions, Environment
+from mlxmtp.bench.samples import Case, DrafterTiming, DraftLength, Sample
+from mlxmtp.bench.summary import CaseSummary, summarize
 from mlxmtp.bench.verdict import verdict
 from mlxmtp.errors import UsageError
 
@@ -17,79 +26,134 @@ SCHEMA = "mlxmtp-bench/1"
 """Name and version of the form that `schema.json` describes; the number changes when old readers would fail."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The runs to measure: `lengths` are prompt tokens (None: as the texts are), `cooldown` seconds before each run.
+
+    `num_draft_tokens` begins with 0: everything is compared with plain decoding.
+    """
+
+    lengths: tuple[int | None, ...]
+    max_tokens: int
+    repetitions: int
+    warmups: int
+    cooldown: float
+    num_draft_tokens: tuple[DraftLength, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """The settings asked for; None is left to the model."""
+
+    suite: tuple[str, ...]
+    texts: int
+    plan: Plan = field(metadata={"inline": True})
+    temp: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    seed: int
+    think: bool
+    system: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingUsed:
+    """The sampling of the runs; temp 0 is greedy."""
+
+    temp: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A measured model: how it is stored, and how it was run."""
+
+    name: str
+    quantization: str
+    drafter: str | None
+    drafter_quantization: str | None
+    draft_bits: int | None
+    kv_bits: int | None
+    device: str
+    dtype: str
+    compiled: bool
+    sampling: SamplingUsed
+
+
+Result = ModelInfo | Sample | DrafterTiming
+"""A result of the runner; each model comes before its samples."""
+
+
 @dataclass(slots=True)
 class Report:
-    """One run. `complete` is False after Ctrl-C; the tables are as the schema has them."""
+    """One run of a benchmark. `complete` is False after Ctrl-C; `after` are the conditions at its end."""
 
     created: str
-    settings: dict[str, Any]
-    environment: dict[str, Any]
-    models: list[dict[str, Any]] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    checking: list[Checking] = field(default_factory=list)
+    settings: RunSettings
+    environment: Environment
     complete: bool = False
-    after: dict[str, Any] = field(default_factory=dict)
+    after: Conditions = field(default_factory=Conditions)
+    models: list[ModelInfo] = field(default_factory=list)
+    timings: list[DrafterTiming] = field(default_factory=list, metadata={"key": "checking"})
+    samples: list[Sample] = field(default_factory=list)
 
-    def add(self, result: Sample | Checking) -> None:
-        """Take in what a run yields."""
-        if isinstance(result, Sample):
+    def add(self, result: Result) -> None:
+        if isinstance(result, ModelInfo):
+            self.models.append(result)
+        elif isinstance(result, Sample):
             self.samples.append(result)
         else:
-            self.checking.append(result)
+            self.timings.append(result)
 
-    def figures(self) -> list[CaseFigures]:
-        """What follows from the samples."""
-        return figures(self.samples, self.checking)
+    def summaries(self) -> list[CaseSummary]:
+        return summarize(self.samples, self.timings)
 
-    def head(self) -> dict[str, Any]:
-        """What is known before the first sample."""
-        return {
-            "schema": SCHEMA,
-            "created": self.created,
-            "settings": self.settings,
-            "environment": self.environment,
-        }
+    def start(self) -> dict[str, Any]:
+        """Return the JSON of what is known before the first sample."""
+        settings, environment = to_json(self.settings), to_json(self.environment)
+        return {"schema": SCHEMA, "created": self.created, "settings": settings, "environment": environment}
 
-    def tail(self) -> dict[str, Any]:
-        """What is known after the last."""
-        cases = self.figures()
-        return {
-            "complete": self.complete,
-            "after": self.after,
-            "models": self.models,
-            "checking": [one.to_dict() for one in self.checking],
-            "summary": [row.to_dict() for case in cases for row in case.arms],
-            "cost": [cost_to_dict(case) for case in cases if case.cost is not None],
-            "verdict": [
-                {"model": case.case.model, "length": case.case.length, "sentences": verdict(case)} for case in cases
-            ],
-        }
+    def end(self) -> dict[str, Any]:
+        """Return the JSON of what is known after the last sample."""
+        cases = self.summaries()
+        found: dict[str, Any] = to_json(
+            {
+                "complete": self.complete,
+                "after": self.after,
+                "models": self.models,
+                "checking": self.timings,
+                "summary": [row for case in cases for row in case.rows],
+                "cost": [_cost(case.case, case.cost, case.accept) for case in cases if case.cost is not None],
+                "verdict": [{**to_json(case.case), "sentences": verdict(case)} for case in cases],
+            }
+        )
+        return found
 
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, as the schema has it."""
-        return {**self.head(), **self.tail(), "samples": [sample.to_dict() for sample in self.samples]}
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as the schema has it."""
+        return {**self.start(), **self.end(), "samples": to_json(self.samples)}
 
 
-def cost_to_dict(case: CaseFigures) -> dict[str, Any]:
-    """The cost model of a case, seconds."""
-    cost = case.cost
-    assert cost is not None, "only asked where there is a cost model"
+def _cost(case: Case, cost: Cost, accept: tuple[float, ...]) -> dict[str, Any]:
     return {
-        "model": case.case.model,
-        "length": case.case.length,
+        **to_json(case),
         "base_seconds": cost.base,
         "step_seconds": cost.step,
         "drafter_seconds": cost.drafter,
-        "checking_seconds": cost.checking,
-        "acceptance": list(case.accept),
-        "best": cost.best(case.accept),
-        "points": [asdict(point) for point in cost.points],
-        "predicted_tps": [cost.speed(k, case.accept) for k in range(len(case.accept) + 1)],
+        "checking_seconds": cost.verify,
+        "acceptance": accept,
+        "best": cost.best(accept),
+        "points": cost.points,
+        "predicted_tps": [cost.speed(k, accept) for k in range(len(accept) + 1)],
     }
 
 
 def read_report(path: Path) -> Report:
-    """A report written with `--format json`. Raises UsageError for anything else."""
+    """Read a report written with `--format json`. Raises UsageError for anything else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -99,18 +163,68 @@ def read_report(path: Path) -> Report:
     if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no report of this program: make one with mlxmtp bench --format json -o FILE.")
     try:
-        report = Report(
-            str(data["created"]),
-            dict(data["settings"]),
-            dict(data["environment"]),
-            list(data["models"]),
-            [Sample.from_dict(row) for row in data["samples"]],
-            [Checking.from_dict(row) for row in data["checking"]],
-            bool(data["complete"]),
-            dict(data["after"]),
-        )
+        report: Report = from_json(Report, data)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is a damaged report ({type(error).__name__}: {error}): measure again.") from None
     if not report.samples:
         raise UsageError(f"{path} holds no samples: measure again.")
     return report
+
+
+def to_json(value: Any) -> Any:
+    """Return dataclasses as objects and tuples as arrays."""
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    found: dict[str, Any] = {}
+    for one in fields(value):
+        item, key = to_json(getattr(value, one.name)), one.metadata.get("key", one.name)
+        if one.metadata.get("inline"):
+            found |= item
+        elif key is not None:
+            found[key] = item
+    return found
+
+
+def from_json(kind: Any, value: Any) -> Any:
+    """Return JSON as a value of the type `kind`. Raises KeyError, TypeError or ValueError where it is none."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    found: Any = value
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = _hints(kind)
+        found = kind(**{one.name: _field_from_json(one, hints[one.name], value) for one in fields(kind) if one.init})
+    elif origin in (Union, UnionType):
+        for one in arguments:
+            with suppress(KeyError, TypeError, ValueError):
+                return from_json(one, value)
+        raise TypeError(f"{value!r:.40} is no {kind}")
+    elif origin is Literal or kind is NoneType:
+        if value not in (arguments or (None,)):
+            raise ValueError(f"{value!r:.40} is none of {arguments}")
+    elif origin is dict:
+        found = {key: from_json(arguments[1], item) for key, item in value.items()}
+    elif origin in (list, tuple):
+        found = origin(from_json(arguments[0], item) for item in value)
+    elif issubclass(kind, tuple):  # a NamedTuple is an array
+        found = kind(*(from_json(hint, item) for hint, item in zip(_hints(kind).values(), value, strict=True)))
+    elif isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    return found
+
+
+def _field_from_json(one: Field[Any], hint: Any, row: Mapping[str, Any]) -> Any:
+    """Read a field of the object `row`; what an older report lacks is None where the type has it."""
+    key = one.metadata.get("key", one.name)
+    if one.metadata.get("inline"):
+        return from_json(hint, row)
+    if key not in row and NoneType in get_args(hint):
+        return None
+    return from_json(hint, row[key])
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)

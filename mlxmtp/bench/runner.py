@@ -1,11 +1,11 @@
-"""Carrying out a plan: every model after the other, every text in all ways in turn, before the next repetition.
+"""Running a plan: every model after the other, every text with all draft lengths in turn, before the next repetition.
 
-for each length          shortest first, because buffers only grow
-    warm up              every way, on the longest prompt
+for each prompt length           shortest first, because buffers only grow
+    warm up                      every draft length, on the longest prompt
     for each repetition
         for each text
-            for each way     plain, 1, 3, auto: A B A B, so that a drift of the machine meets all alike
-    split                a round's time into drafter and checking
+            for each draft length    plain, 1, 3, auto: A B A B, so that a drift of the machine meets all alike
+    time the drafter             a round's time into drafter and verifying
 """
 
 from __future__ import annotations
@@ -13,42 +13,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mlxmtp.bench.samples import Arm, Case, Checking, Parting, RoundTime, Sample, shown_arm
+from mlxmtp.bench.report import ModelInfo, Plan, Result, SamplingUsed
+from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, Sample, draft_label
 from mlxmtp.bench.suite import Text, to_length
 from mlxmtp.errors import ContextOverflow
 
 if TYPE_CHECKING:
-    from mlxmtp.bench.harness import Rig, Take
+    from mlxmtp.bench.harness import Harness
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.tokenizer import Tokenizer
+    from mlxmtp.hub.store import Found
 
-_SPLIT_ROUNDS = 24
+_TIMED_ROUNDS = 24
 
 OnProgress = Callable[[str, int], None]
-"""Called with what comes next and how many of the plan's measured runs are done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure. `lengths` are prompt tokens (None: as the texts are), `cooldown` seconds before each run.
-
-    `arms` begins with 0: everything is compared with plain decoding.
-    """
-
-    arms: tuple[Arm, ...]
-    lengths: tuple[int | None, ...] = (None,)
-    tokens: int = 256
-    repetitions: int = 3
-    warmups: int = 1
-    cooldown: float = 0.0
+"""Called with what comes next and how many of the model's measured runs are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text as this model reads it."""
+    """A text as token ids of one model."""
 
     kind: str
     name: str
@@ -56,146 +42,156 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
-    """A model to measure: folders, text side, choices, and the prompts by length."""
+class Candidate:
+    """A model to measure, with its prompts by length in tokens."""
 
-    name: str
-    folder: Path
-    drafter: Path | None
-    drafter_name: str | None
+    target: Found
+    drafter: Found | None
     draft_bits: int | None
     kv_bits: int | None
     tokenizer: Tokenizer
     params: Params
     prompts: Mapping[int | None, tuple[Prompt, ...]]
 
-    def arms(self, plan: Plan) -> tuple[Arm, ...]:
-        """Without a drafter there is only plain decoding."""
-        return plan.arms if self.drafter is not None else (0,)
-
-    def runs(self, plan: Plan) -> int:
-        """Measured runs."""
-        texts = sum(len(prompts) for prompts in self.prompts.values())
-        return texts * plan.repetitions * len(self.arms(plan))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt."""
-        return max(len(prompt.ids) for prompts in self.prompts.values() for prompt in prompts)
-
 
 def prompts_of(
     texts: Sequence[Text], plan: Plan, tokenizer: Tokenizer, context: int, name: str, *, think: bool = False
 ) -> dict[int | None, tuple[Prompt, ...]]:
-    """The texts in every length of the plan, shortest first. Raises ContextOverflow where one leaves no room."""
+    """Bring the texts to every length of the plan, shortest first. Raises ContextOverflow if one does not fit."""
 
     def encode(messages: Sequence[Mapping[str, str]]) -> list[int]:
         return tokenizer.prompt_ids(messages, think=think)
 
+    def require_fit(tokens: int, what: str) -> None:
+        if tokens + plan.max_tokens > context:
+            raise ContextOverflow(
+                f"{what} and {plan.max_tokens:,} new ones do not fit the {context:,} of '{name}': "
+                "take a smaller -p or -n."
+            )
+
     found: dict[int | None, tuple[Prompt, ...]] = {}
     for length in sorted(plan.lengths, key=lambda n: -1 if n is None else n):
-        if length is not None and length + plan.tokens > context:
-            raise ContextOverflow(_no_room(f"A prompt of {length:,} tokens", plan.tokens, context, name))
+        if length is not None:
+            require_fit(length, f"A prompt of {length:,} tokens")
         prompts = []
         for text in texts:
             alike = [other for other in texts if other.kind == text.kind]
             ids = text.ids(encode) if length is None else to_length(text, alike, length, encode)
-            if len(ids) + plan.tokens > context:
-                what = f"The prompt {text.kind}/{text.name} has {len(ids):,} tokens: it"
-                raise ContextOverflow(_no_room(what, plan.tokens, context, name))
+            require_fit(len(ids), f"The prompt {text.kind}/{text.name} has {len(ids):,} tokens: it")
             prompts.append(Prompt(text.kind, text.name, tuple(ids)))
         found[length] = tuple(prompts)
     return found
 
 
-def _no_room(what: str, tokens: int, context: int, name: str) -> str:
-    return f"{what} and {tokens:,} new ones do not fit the {context:,} of '{name}': take a smaller -p or -n."
+class Runner:
+    """One model's part of the plan. Without a drafter there is only plain decoding."""
 
-
-class Run:
-    """One model's part of the plan. `dtype`, `device`, `sampling` and `compiled` are known once `results` has begun."""
-
-    def __init__(self, entrant: Entrant, plan: Plan, on_progress: OnProgress) -> None:
-        self._entrant, self._plan, self._say = entrant, plan, on_progress
-        self._arms = entrant.arms(plan)
+    def __init__(self, candidate: Candidate, plan: Plan) -> None:
+        self._candidate, self._plan = candidate, plan
+        self._lengths = plan.num_draft_tokens if candidate.drafter is not None else (0,)
+        texts = sum(len(prompts) for prompts in candidate.prompts.values())
+        self.runs = texts * plan.repetitions * len(self._lengths)
+        """The number of measured runs."""
         self._done = 0
-        self.dtype = self.device = ""
-        self.compiled = True
-        self.sampling: dict[str, Any] = {}
 
-    def results(self) -> Iterator[Sample | Checking]:
-        """Load, warm up, measure; samples as they come. Raises LoadError."""
-        from mlxmtp.bench.harness import Rig, release
+    def results(self, on_progress: OnProgress) -> Iterator[Result]:
+        """Load, warm up and measure; yield results as they come. Raises LoadError."""
+        from mlxmtp.bench.harness import Harness, release
 
-        entrant = self._entrant
-        self._say(f"loading {entrant.name}", self._done)
+        candidate, plan, self._on_progress = self._candidate, self._plan, on_progress
+        self._report(f"loading {candidate.target.name}")
         release()  # what an earlier model has left
-        bits = {"draft_bits": entrant.draft_bits, "kv_bits": entrant.kv_bits}
-        rig = Rig.load(entrant.folder, entrant.drafter, entrant.params, **bits)
-        self.dtype, self.device, self.sampling = rig.dtype, rig.device, asdict(rig.sampling)
-        for length, prompts in entrant.prompts.items():
-            case = Case(entrant.name, length)
+        harness = Harness.load(
+            candidate.target.folder,
+            None if candidate.drafter is None else candidate.drafter.folder,
+            candidate.params,
+            draft_bits=candidate.draft_bits,
+            kv_bits=candidate.kv_bits,
+        )
+        described = False
+        for length, prompts in candidate.prompts.items():
+            case = Case(candidate.target.name, length)
             longest = max(prompts, key=lambda prompt: len(prompt.ids))
-            self._warm(rig, longest)
-            for repetition in range(self._plan.repetitions):
+            self._warm_up(harness, longest)
+            for repetition in range(plan.repetitions):
                 for prompt in prompts:
-                    yield from self._group(rig, case, prompt, repetition)
-            yield from self._split(rig, case, longest)
+                    for sample in self._samples(harness, case, prompt, repetition):
+                        if not described:
+                            yield self._model_info(harness)
+                            described = True
+                        yield sample
+            # Where only `auto` drafts, 3 is about the length that it takes.
+            k = max(one for one in self._lengths if one != "auto") or (3 if "auto" in self._lengths else 0)
+            if k:
+                self._report(f"{case.model}: drafter against checking")
+                with_drafter, without = harness.time_drafter(longest.ids, k, _TIMED_ROUNDS)
+                yield DrafterTiming(case, k, tuple(with_drafter), tuple(without))
 
-    def _warm(self, rig: Rig, longest: Prompt) -> None:
-        entrant, plan = self._entrant, self._plan
-        self._say(f"{entrant.name}: compiling", self._done)
-        rig.prepare(longest.ids, plan.tokens, self._arms)
-        self.compiled = rig.compiled
+    def _report(self, what: str) -> None:
+        self._on_progress(what, self._done)
+
+    def _warm_up(self, harness: Harness, longest: Prompt) -> None:
+        name, plan = self._candidate.target.name, self._plan
+        self._report(f"{name}: compiling")
+        harness.prepare(longest.ids, plan.max_tokens, self._lengths)
         for number in range(plan.warmups):
-            for arm in self._arms:
-                self._say(f"{entrant.name}: warm-up {number + 1}, {shown_arm(arm)}", self._done)
-                rig.take(longest.ids, plan.tokens, arm)
+            for length in self._lengths:
+                self._report(f"{name}: warm-up {number + 1}, {draft_label(length)}")
+                harness.run(longest.ids, plan.max_tokens, length)
 
-    def _group(self, rig: Rig, case: Case, prompt: Prompt, repetition: int) -> Iterator[Sample]:
-        plan = self._plan
-        plain: Take | None = None
-        for arm in self._arms:
-            self._say(f"{case.model}: {prompt.kind}/{prompt.name}, {shown_arm(arm)}", self._done)
-            if plan.cooldown:
-                time.sleep(plan.cooldown)
-            take = rig.take(prompt.ids, plan.tokens, arm)
-            plain = plain or take
+    def _samples(self, harness: Harness, case: Case, prompt: Prompt, repetition: int) -> Iterator[Sample]:
+        plain: tuple[int, ...] = ()
+        for length in self._lengths:
+            self._report(f"{case.model}: {prompt.kind}/{prompt.name}, {draft_label(length)}")
+            if self._plan.cooldown:
+                time.sleep(self._plan.cooldown)
+            run = harness.run(prompt.ids, self._plan.max_tokens, length)
+            plain = plain or run.tokens
             self._done += 1
             yield Sample(
-                case.model,
-                prompt.kind,
-                prompt.name,
-                case.length,
-                len(prompt.ids),
-                arm,
-                repetition,
-                take.prefill,
-                take.first,
-                take.total,
-                take.peak_memory,
-                take.tokens,
-                tuple(RoundTime(step.drafted, step.accepted, step.kept, step.seconds) for step in take.steps),
-                self._parting(rig, prompt, plain.tokens, take.tokens),
+                model=case.model,
+                kind=prompt.kind,
+                prompt=prompt.name,
+                length=case.length,
+                prompt_tokens=len(prompt.ids),
+                num_draft_tokens=length,
+                repetition=repetition,
+                prefill_seconds=run.prefill_seconds,
+                first_token_seconds=run.first_token_seconds,
+                total_seconds=run.total_seconds,
+                peak_memory=run.peak_memory,
+                divergence=self._divergence(harness, prompt, plain, run.tokens),
+                tokens=run.tokens,
+                rounds=run.rounds,
             )
 
-    def _parting(self, rig: Rig, prompt: Prompt, plain: tuple[int, ...], other: tuple[int, ...]) -> Parting | None:
+    def _divergence(
+        self, harness: Harness, prompt: Prompt, plain: tuple[int, ...], other: tuple[int, ...]
+    ) -> Divergence | None:
+        def text(token: int) -> str:
+            detokenizer = self._candidate.tokenizer.detokenizer()
+            return detokenizer.add(token) + detokenizer.flush()
+
         at = next((i for i, (a, b) in enumerate(zip(plain, other, strict=True)) if a != b), None)
         if at is None:
             return None
-        tie = rig.tie([*prompt.ids, *plain[:at]], plain[at], other[at])
-        texts = (self._spelled(plain[at]), self._spelled(other[at]))
-        return Parting(at + 1, plain[at], other[at], *texts, tie.margin, tie.resolution)
+        margin = harness.margin([*prompt.ids, *plain[:at]], plain[at], other[at])
+        return Divergence(at + 1, plain[at], other[at], text(plain[at]), text(other[at]), *margin)
 
-    def _spelled(self, token: int) -> str:
-        text = self._entrant.tokenizer.detokenizer()
-        return text.add(token) + text.flush()
+    def _model_info(self, harness: Harness) -> ModelInfo:
+        from mlxmtp.hub.inventory import quantization
+        from mlxmtp.models.config import read_config
 
-    def _split(self, rig: Rig, case: Case, prompt: Prompt) -> Iterator[Checking]:
-        """What a draft token costs the drafter and what it costs the target, at the longest fixed length."""
-        fixed = [arm for arm in self._arms if isinstance(arm, int)]
-        k = max(fixed) or (3 if "auto" in self._arms else 0)
-        if k:
-            self._say(f"{case.model}: drafter against checking", self._done)
-            split = rig.split(prompt.ids, k, _SPLIT_ROUNDS)
-            yield Checking(case, k, split.drafted, split.free)
+        candidate, drafter = self._candidate, self._candidate.drafter
+        return ModelInfo(
+            name=candidate.target.name,
+            quantization=quantization(read_config(candidate.target.folder)),
+            drafter=None if drafter is None else drafter.name,
+            drafter_quantization=None if drafter is None else quantization(read_config(drafter.folder)),
+            draft_bits=candidate.draft_bits,
+            kv_bits=candidate.kv_bits,
+            device=harness.device,
+            dtype=harness.dtype,
+            compiled=harness.compiled,
+            sampling=SamplingUsed(**asdict(harness.sampling)),
+        )

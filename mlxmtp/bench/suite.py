@@ -1,4 +1,4 @@
-"""The texts a benchmark runs on: the suites of this package, and people's own files.
+"""Texts that a benchmark runs on: the suites of this package, and people's own files.
 
 The suites in `suites/*.jsonl` were written for this project and are under its licence. A line is an object
 `{"prompt": …}`; `text` is material that comes before the prompt, `name`, `kind` and `system` are optional.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, cycle, islice
+from itertools import chain, cycle
 from pathlib import Path
-from typing import Any
 
 from mlxmtp.errors import ContextOverflow, UsageError
 
@@ -27,7 +26,7 @@ Encode = Callable[[Sequence[Mapping[str, str]]], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a user says: `material` and then `prompt`. `kind` groups texts in the report."""
+    """A user's message: `material` and then `prompt`. `kind` groups texts in the report."""
 
     kind: str
     name: str
@@ -41,13 +40,13 @@ class Text:
         return f"{self.material}\n\n{self.prompt}" if self.material else self.prompt
 
     def ids(self, encode: Encode, content: str | None = None) -> list[int]:
-        """The prompt as token ids, with another `content` if one is given."""
-        said = {"role": "user", "content": self.content if content is None else content}
-        return encode([{"role": "system", "content": self.system}, said] if self.system else [said])
+        """Encode the prompt, with another `content` if one is given."""
+        user = {"role": "user", "content": self.content if content is None else content}
+        return encode([{"role": "system", "content": self.system}, user] if self.system else [user])
 
 
 def read_suites(names: Sequence[str], system: str = "") -> list[Text]:
-    """The texts of suites: names of this package's, `.jsonl` files, text files, folders of text files.
+    """Read suites: names of this package's, `.jsonl` files, text files, folders of text files.
 
     `system` is the system prompt of every text that brings none. Raises UsageError.
     """
@@ -90,23 +89,20 @@ def _lines(path: Path) -> Iterator[Text]:
     if not lines:
         raise UsageError(f'{path} is empty: a suite has a line {{"prompt": "…"}} for each prompt.')
     for number, line in lines:
+        where = f"{path} line {number}"
         try:
             row = json.loads(line)
         except ValueError:
-            raise UsageError(f"{path} line {number} is not JSON: each line is an object with the key prompt.") from None
-        yield _text(row, path.stem, str(number), f"{path} line {number}")
-
-
-def _text(row: Any, kind: str, name: str, where: str) -> Text:
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        raise UsageError(f"{where} has no text under the key prompt.")
-    unknown = sorted(row.keys() - _KEYS)
-    if unknown:
-        raise UsageError(f"{where} has the unknown key '{unknown[0]}': there are {', '.join(sorted(_KEYS))}.")
-    if not all(isinstance(value, str) for value in row.values()):
-        raise UsageError(f"{where} must have texts as values.")
-    material, system = row.get("text", ""), row.get("system", "")
-    return Text(row.get("kind") or kind, row.get("name") or name, row["prompt"], material, system)
+            raise UsageError(f"{where} is not JSON: each line is an object with the key prompt.") from None
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise UsageError(f"{where} has no text under the key prompt.")
+        unknown = sorted(row.keys() - _KEYS)
+        if unknown:
+            raise UsageError(f"{where} has the unknown key '{unknown[0]}': there are {', '.join(sorted(_KEYS))}.")
+        if not all(isinstance(value, str) for value in row.values()):
+            raise UsageError(f"{where} must have texts as values.")
+        kind, name = row.get("kind") or path.stem, row.get("name") or str(number)
+        yield Text(kind, name, row["prompt"], row.get("text", ""), row.get("system", ""))
 
 
 def _read(path: Path) -> str:
@@ -118,7 +114,7 @@ def _read(path: Path) -> str:
 
 
 def to_length(text: Text, others: Sequence[Text], tokens: int, encode: Encode) -> list[int]:
-    """The prompt of `text` with `tokens` tokens: lengthened by the `others` in front of it, or cut at its beginning.
+    """Encode `text` as a prompt of `tokens` tokens: with the `others` in front of it, or cut at its beginning.
 
     A few tokens less where no cut gives exactly that many. Raises ContextOverflow where the template alone is longer.
     """
@@ -127,8 +123,11 @@ def to_length(text: Text, others: Sequence[Text], tokens: int, encode: Encode) -
         raise ContextOverflow(f"A prompt of {tokens} tokens is too short: the chat template alone takes {frame}.")
     whole = text.content
     if len(text.ids(encode)) < tokens:
-        # No word has more than a few characters per token, so this is enough; the loop takes more where it is not.
-        whole = "\n\n".join([*reversed(_repeated(text, others, 8 * tokens)), whole])
+        # The others in turns, the first nearest to the text. No token has more than 8 characters on average.
+        front = cycle([other.content for other in others if other.name != text.name] or [text.content])
+        needed = len(whole) + 8 * tokens
+        while len(whole) < needed:
+            whole = f"{next(front)}\n\n{whole}"
 
     def ids(characters: int) -> list[int]:
         return text.ids(encode, whole[-characters:])
@@ -144,22 +143,9 @@ def to_length(text: Text, others: Sequence[Text], tokens: int, encode: Encode) -
         pace = guess / max(len(found) - frame + 1, 1)  # characters per token here
         step = (tokens - len(found)) * pace
         guess = max(1, min(len(whole), guess + (round(step) or (1 if step > 0 else -1))))
-    for nudge in islice((sign * by for by in range(1, _NUDGES) for sign in (1, -1)), 2 * _NUDGES):
+    for nudge in (sign * by for by in range(1, _NUDGES) for sign in (1, -1)):
         if len(best) == tokens:
             break
         found = ids(max(1, min(len(whole), at + nudge)))
         best = found if len(best) < len(found) <= tokens else best
     return best
-
-
-def _repeated(text: Text, others: Sequence[Text], characters: int) -> list[str]:
-    """Contents of the other texts, in turns, until they have so many characters; nearest to the prompt first."""
-    turns = [other.content for other in others if other.name != text.name] or [text.content]
-    found: list[str] = []
-    size = 0
-    for content in cycle(turns):
-        if size >= characters:
-            break
-        found.append(content)
-        size += len(content)
-    return found

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlxmtp.bench.cost import acceptance, expected_tokens, fit, limit, remedies, round_times, with_split
-from mlxmtp.bench.samples import Case, Checking, RoundTime
-from tests.bench.fake_rig import sample
+from mlxmtp.bench.samples import Case, DrafterTiming, Round
+from tests.bench.fake_harness import sample
 
 lengths = st.lists(st.integers(0, 8), min_size=2, max_size=6, unique=True)
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=8)
@@ -22,7 +22,7 @@ def test_the_fit_recovers_an_exact_line(base, step, ks, count):
     assert cost is not None
     assert cost.base == pytest.approx(base, rel=1e-6)
     assert cost.step == pytest.approx(step, rel=1e-6, abs=1e-9)
-    assert cost.error == pytest.approx(0, abs=1e-6)
+    assert [point.predicted for point in cost.points] == pytest.approx([point.measured for point in cost.points])
 
 
 def test_the_fit_survives_noise_and_pauses_of_the_machine():
@@ -61,15 +61,15 @@ def test_expected_tokens_follow_the_formula():
 
 
 def test_acceptance_counts_only_what_was_reached_and_no_cut_round():
-    rounds = (RoundTime(3, 3, 4, 1), RoundTime(3, 0, 1, 1), RoundTime(3, 1, 2, 1), RoundTime(3, 2, 2, 1))
+    rounds = (Round(3, 3, 4, 1), Round(3, 0, 1, 1), Round(3, 1, 2, 1), Round(3, 2, 2, 1))
     made = sample(3)
     object.__setattr__(made, "rounds", rounds)
     assert acceptance([made]) == [2 / 3, 1 / 2, 1.0]
     assert round_times([made]) == {3: [1, 1, 1]}
 
 
-def split(k: int, drafted: float, free: float) -> Checking:
-    return Checking(Case("m", None), k, (drafted,) * 9, (free,) * 9)
+def split(k: int, drafted: float, free: float) -> DrafterTiming:
+    return DrafterTiming(Case("m", None), k, (drafted,) * 9, (free,) * 9)
 
 
 @given(st.floats(1e-3, 0.1), st.floats(1e-5, 0.01), st.floats(1e-5, 0.01), st.integers(1, 8))
@@ -78,14 +78,14 @@ def test_drafter_and_checking_are_told_apart(base, drafter, checking, k):
     assert cost is not None
     told = with_split(cost, split(k, base + (drafter + checking) * k, base + checking * k))
     assert told.drafter == pytest.approx(drafter, rel=1e-4)
-    assert told.checking == pytest.approx(checking, rel=1e-4)
+    assert told.verify == pytest.approx(checking, rel=1e-4)
 
 
 def test_a_split_that_noise_made_impossible_stays_within_the_cost_of_a_token():
     cost = fit({0: [0.010] * 9, 2: [0.014] * 9})
     assert cost is not None
     assert with_split(cost, split(2, 0.014, 0.015)).drafter == 0
-    assert with_split(cost, split(2, 0.030, 0.010)).checking == 0
+    assert with_split(cost, split(2, 0.030, 0.010)).verify == 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlxmtp.bench import environment
-from mlxmtp.bench.environment import cautions, low_power, power_source, thermal_pressure
+from mlxmtp.bench.environment import Conditions, Environment, low_power, power_source, thermal_pressure
 
 BATTERY = (
     "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=1)\t71%; discharging; 4:11 remaining present: true\n"
@@ -51,15 +51,15 @@ def test_heat(said, expected):
 def test_a_mac_is_asked_and_a_silent_one_is_not_known(monkeypatch):
     answers = {("pmset", "-g", "batt"): BATTERY, ("pmset", "-g", "therm"): QUIET}
     monkeypatch.setattr("sys.platform", "darwin")
-    monkeypatch.setattr(environment, "_said", lambda *command: answers.get(command, ""))
+    monkeypatch.setattr(environment, "_output", lambda *command: answers.get(command, ""))
     found = environment.conditions()
-    assert (found["power_source"], found["low_power_mode"], found["thermal_pressure"]) == ("battery", None, "none")
+    assert (found.power_source, found.low_power_mode, found.thermal_pressure) == ("battery", None, "none")
 
 
 def test_a_program_that_is_missing_or_fails_says_nothing():
-    assert environment._said("a-program-that-does-not-exist") == ""
-    assert environment._said("sh", "-c", "echo something; exit 3") == ""
-    assert environment._said("sh", "-c", "echo something") == "something\n"
+    assert environment._output("a-program-that-does-not-exist") == ""
+    assert environment._output("sh", "-c", "echo something; exit 3") == ""
+    assert environment._output("sh", "-c", "echo something") == "something\n"
 
 
 def test_linux_reads_the_kernels_own_files(monkeypatch, tmp_path):
@@ -76,14 +76,17 @@ def test_linux_reads_the_kernels_own_files(monkeypatch, tmp_path):
 
 def test_this_machine_is_described():
     found = environment.environment()
-    assert found["chip"]
-    assert found["memory_bytes"] > found["usable_bytes"] > 0
-    assert found["versions"]["mlx"]
+    assert found.chip
+    assert found.memory_bytes > found.usable_bytes > 0
+    assert found.versions["mlx"]
 
 
 def test_what_speaks_against_measuring_now_is_said():
-    calm = {"load": 0.3, "cores": 8, "power_source": "AC", "low_power_mode": False, "thermal_pressure": "none"}
-    assert cautions(calm) == []
-    assert cautions(dict.fromkeys(calm)) == []
+    def sentences(**conditions) -> list[str]:
+        return Environment("x", 8, 8, 4, "Linux", "x86_64", "3.12", {}, Conditions(**conditions)).cautions
+
+    calm = {"load": 0.3, "power_source": "AC", "low_power_mode": False, "thermal_pressure": "none"}
+    assert sentences(**calm) == []
+    assert sentences() == []
     hot = {"load": 6.0, "power_source": "battery", "low_power_mode": True, "thermal_pressure": "CPU_Speed_Limit = 62"}
-    assert [sentence.split()[0] for sentence in cautions({**calm, **hot})] == ["Other", "This", "Low", "The"]
+    assert [sentence.split()[0] for sentence in sentences(**hot)] == ["Other", "This", "Low", "The"]

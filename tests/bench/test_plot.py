@@ -14,7 +14,8 @@ from mlxmtp.bench import plot
 from mlxmtp.bench.plot import Dot, Line, Words, check_plot, marks, page, write_plot
 from mlxmtp.bench.report import Report
 from mlxmtp.errors import UsageError
-from tests.bench.fake_rig import sample
+from tests.bench import fake_harness
+from tests.bench.fake_harness import sample
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -26,10 +27,10 @@ def report(model: str = 'pocket <&> "it"', length: int | None = None) -> Report:
         for kind in ("code", "chat")
         for arm in (0, 1, 3, "auto")
     ]
-    return Report("2026-01-01T00:00:00+00:00", {}, {"chip": "M4 & more"}, [], samples)
+    return fake_harness.report(samples, chip="M4 & more")
 
 
-@pytest.mark.parametrize("made", [report(), report(length=512), Report("", {}, {}, [], [sample(0)])])
+@pytest.mark.parametrize("made", [report(), report(length=512), fake_harness.report([sample(0)])])
 def test_the_svg_is_well_formed_and_nothing_lies_outside(made, tmp_path):
     write_plot(made, tmp_path / "plot.svg")
     root = ET.fromstring((tmp_path / "plot.svg").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""`mlxmtp bench` in this process, with the built-in model's text side and a rig that makes its times up."""
+"""`mlxmtp bench` in this process, with the built-in model's text side and a harness that makes its times up."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.bench import harness as rig_module
+from mlxmtp.bench import harness as harness_module
 from mlxmtp.cli.app import main
 from mlxmtp.cli.terminal.output import ReaderGone
 from mlxmtp.errors import LoadError
 from mlxmtp.machine.chip import Machine
-from tests.bench.fake_rig import BASE, STEP, FakeRig
+from tests.bench.fake_harness import BASE, STEP, FakeHarness
 from tests.bench.json_schema import problems
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "mlxmtp" / "bench" / "schema.json").read_text(encoding="utf-8"))
@@ -27,14 +27,16 @@ Bench = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> FakeRig:
-    made = FakeRig()
-    monkeypatch.setattr(rig_module, "Rig", made)
+def harness(monkeypatch: pytest.MonkeyPatch) -> FakeHarness:
+    made = FakeHarness()
+    monkeypatch.setattr(harness_module, "Harness", made)
     return made
 
 
 @pytest.fixture
-def bench(rig: FakeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+def bench(
+    harness: FakeHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Bench:
     monkeypatch.setenv("MLXMTP_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("MLXMTP_MODEL", raising=False)
@@ -70,9 +72,9 @@ def test_the_json_is_what_the_schema_says_and_holds_every_sample(bench):
     assert found["models"][0]["quantization"] == "bf16"
 
 
-def test_packed_keys_and_values_are_measured_and_named(bench, rig):
+def test_packed_keys_and_values_are_measured_and_named(bench, harness):
     found = report(bench, *SHORT, "--kv-bits", "4")
-    assert rig.bits == {"draft_bits": None, "kv_bits": 4}
+    assert harness.bits == {"draft_bits": None, "kv_bits": 4}
     assert found["models"][0]["kv_bits"] == 4
     code, out, _ = bench(*SHORT, "--kv-bits", "8")
     assert code == 0
@@ -87,22 +89,22 @@ def test_a_changed_report_breaks_the_schema(bench):
         assert list(problems({**found, **change}, SCHEMA, SCHEMA))
 
 
-def test_arms_take_turns_on_each_text_and_plain_always_comes_first(bench, rig):
+def test_arms_take_turns_on_each_text_and_plain_always_comes_first(bench, harness):
     report(bench, *SHORT, "-w", "2")
-    arms = [arm for _, arm in rig.takes]
+    arms = [arm for _, arm in harness.runs]
     assert arms == [0, 1, 3, "auto"] * (2 + 5 * 2)  # the first two rounds of them are the warm-up
-    prompts = [prompt for prompt, _ in rig.takes[8:]]
+    prompts = [prompt for prompt, _ in harness.runs[8:]]
     assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, len(prompts), 4))
     longest = max(len(prompt) for prompt in prompts)
-    assert {len(prompt) for prompt, _ in rig.takes[:8]} == {longest}
-    assert rig.prepared == [(longest, 10, (0, 1, 3, "auto"))]
+    assert {len(prompt) for prompt, _ in harness.runs[:8]} == {longest}
+    assert harness.prepared == [(longest, 10, (0, 1, 3, "auto"))]
 
 
-def test_lengths_go_from_short_to_long_whatever_their_order(bench, rig):
+def test_lengths_go_from_short_to_long_whatever_their_order(bench, harness):
     found = report(bench, *SHORT, "-p", "200,50", "-r", "1")
     assert [row["length"] for row in found["summary"]] == [50] * 4 + [200] * 4
     assert {(s["length"], s["prompt_tokens"]) for s in found["samples"]} == {(50, 50), (200, 200)}
-    assert [tokens for tokens, _, _ in rig.prepared] == [50, 200]
+    assert [tokens for tokens, _, _ in harness.prepared] == [50, 200]
 
 
 def test_markdown_has_the_verdict_first_and_all_tables(bench):
@@ -116,8 +118,8 @@ def test_markdown_has_the_verdict_first_and_all_tables(bench):
     assert all(line.endswith("|") for line in tables)
 
 
-def test_a_text_that_differs_is_told_with_its_first_token_and_margin(bench, rig):
-    rig.wrong = 4
+def test_a_text_that_differs_is_told_with_its_first_token_and_margin(bench, harness):
+    harness.wrong = 4
     code, out, _ = bench(*SHORT)
     assert code == 0
     assert "differ from plain, the first at token 5" in out
@@ -159,7 +161,7 @@ def test_a_file_gets_the_report_and_stdout_the_tables(bench, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["md", "json", "jsonl", "csv"])
-def test_two_reports_are_compared_in_every_form(bench, rig, form):
+def test_two_reports_are_compared_in_every_form(bench, harness, form):
     bench(*SHORT, "-o", "a.json")
     bench(*SHORT, "-o", "b.json")
     code, out, err = bench("--compare", "a.json", "b.json", "--format", form, model=None)
@@ -173,7 +175,7 @@ def test_two_reports_are_compared_in_every_form(bench, rig, form):
         assert json.loads(out.splitlines()[-1])["verdict"] == ["4 of 4 are the same within their spread."]
 
 
-def test_without_a_drafter_and_with_no_draft_there_is_plain_only(bench, rig):
+def test_without_a_drafter_and_with_no_draft_there_is_plain_only(bench, harness):
     found = report(bench, *SHORT, "--no-draft")
     assert [row["num_draft_tokens"] for row in found["summary"]] == [0]
     assert found["models"][0]["drafter"] is None
@@ -182,8 +184,8 @@ def test_without_a_drafter_and_with_no_draft_there_is_plain_only(bench, rig):
 
 
 @pytest.mark.parametrize("at", [5, 23])
-def test_ctrl_c_keeps_what_was_measured(bench, rig, at):
-    rig.interrupt_at = at
+def test_ctrl_c_keeps_what_was_measured(bench, harness, at):
+    harness.interrupt_at = at
     code, out, err = bench(*SHORT, "-o", "run.json", "-w", "0")
     assert (code, err) == (130, "")
     assert "Interrupted: this is what had been measured by then." in out
@@ -203,46 +205,46 @@ def test_the_report_is_written_although_nobody_reads_the_tables(bench, monkeypat
     assert Path("run.svg").is_file()
 
 
-def test_the_tables_are_shown_although_the_file_cannot_be_written(bench, rig, monkeypatch):
-    split = rig.split
+def test_the_tables_are_shown_although_the_file_cannot_be_written(bench, harness, monkeypatch):
+    time_drafter = harness.time_drafter
 
     def and_then_the_folder_goes(*args: Any) -> Any:
         Path("reports").rmdir()
-        return split(*args)
+        return time_drafter(*args)
 
     Path("reports").mkdir()
-    monkeypatch.setattr(rig, "split", and_then_the_folder_goes)
+    monkeypatch.setattr(harness, "time_drafter", and_then_the_folder_goes)
     code, out, err = bench(*SHORT, "-o", "reports/run.json")
     assert (code, "reports/run.json cannot be written" in err) == (1, True)
     assert "yes (10 of 10)" in out
 
 
 @pytest.mark.parametrize(("flag", "name"), [("-o", "run.json"), ("--plot", "run.svg")])
-def test_a_file_that_may_not_be_written_is_refused_first(bench, rig, monkeypatch, flag, name):
+def test_a_file_that_may_not_be_written_is_refused_first(bench, harness, monkeypatch, flag, name):
     monkeypatch.setattr(
         "mlxmtp.cli.commands.bench.os.access", lambda *_: False
     )  # the tests may run as root, who may do all
     code, _, err = bench(*SHORT, flag, name)
     assert (code, f"{flag} {name} cannot be written" in err) == (2, True)
-    assert not rig.takes
+    assert not harness.runs
 
 
-def test_ctrl_c_before_anything_was_measured(bench, rig):
-    rig.interrupt_at = 0
+def test_ctrl_c_before_anything_was_measured(bench, harness):
+    harness.interrupt_at = 0
     assert bench(*SHORT, "-o", "run.json") == (130, "", "Nothing had been measured yet.\n")
     assert not Path("run.json").exists()
 
 
-def test_a_failure_in_the_middle_keeps_what_was_measured(bench, rig, monkeypatch):
+def test_a_failure_in_the_middle_keeps_what_was_measured(bench, harness, monkeypatch):
     calls: list[Path] = []
 
     def load(folder, *args, **kwargs):
         calls.append(folder)
         if len(calls) > 1:
             raise LoadError("The second model is damaged.")
-        return rig
+        return harness
 
-    monkeypatch.setattr(rig, "load", load)
+    monkeypatch.setattr(harness, "load", load)
     pocket = Path(__file__).parents[2] / "assets" / "pocket" / "target"
     code, out, err = bench(*SHORT, "-m", str(pocket))
     assert (code, err) == (1, "Error: The second model is damaged.\n")
@@ -278,12 +280,12 @@ def test_a_busy_machine_is_told(bench, monkeypatch):
         (("-r", "0"), 2, "greater than or equal to 1"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_loaded(bench, rig, args, code, says):
+def test_what_cannot_be_done_is_refused_before_anything_is_loaded(bench, harness, args, code, says):
     done, out, err = bench(*args)
     assert (done, out) == (code, "")
     assert says in err
     assert "Traceback" not in err
-    assert not rig.takes
+    assert not harness.runs
 
 
 @pytest.mark.parametrize(
@@ -304,7 +306,7 @@ def test_a_file_that_is_no_report_is_refused(bench, tmp_path, content, says):
     assert says in err
 
 
-def test_a_model_too_large_is_refused_unless_forced(bench, rig, monkeypatch):
+def test_a_model_too_large_is_refused_unless_forced(bench, harness, monkeypatch):
     small = Machine("x", "x", None, "", 10**6, 10**6, None)
     monkeypatch.setattr("mlxmtp.app.open.this_machine", lambda: small)
     code, _, err = bench(*SHORT)

@@ -1,4 +1,4 @@
-"""From samples to figures, words and comparisons."""
+"""From samples to summaries, words and comparisons."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import replace
 import pytest
 
 from mlxmtp.bench.compare import compare_reports
-from mlxmtp.bench.report import Report
-from mlxmtp.bench.samples import Case, Checking, Parting, Sample
-from mlxmtp.bench.summary import complete, figures
+from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, Sample
+from mlxmtp.bench.summary import complete, summarize
 from mlxmtp.bench.verdict import verdict
 from mlxmtp.errors import UsageError
-from tests.bench.fake_rig import sample
+from tests.bench.fake_harness import report, sample
 
-TIE = Parting(5, 1, 2, "a", "b", 1e-6, 1e-6)
-CLEAR = Parting(3, 1, 2, "a", "b", 2.0, 1e-6)
+TIE = Divergence(5, 1, 2, "a", "b", 1e-6, 1e-6)
+CLEAR = Divergence(3, 1, 2, "a", "b", 2.0, 1e-6)
 
 
 def run(gain: float, kinds: dict[str, float] | None = None, arms=(0, 3), repetitions=3, **more) -> list[Sample]:
@@ -32,33 +31,33 @@ def run(gain: float, kinds: dict[str, float] | None = None, arms=(0, 3), repetit
     return found
 
 
-def words(samples: list[Sample], checking: tuple[Checking, ...] = ()) -> str:
-    (case,) = figures(samples, checking)
+def words(samples: list[Sample], timings: tuple[DrafterTiming, ...] = ()) -> str:
+    (case,) = summarize(samples, timings)
     return " ".join(verdict(case))
 
 
 def test_speeds_pool_tokens_over_time_and_gains_pair_repetitions():
     slow, fast = sample(0, seconds=0.02, prompt="slow"), sample(0, seconds=0.005, prompt="fast", rounds=40)
-    (case,) = figures([slow, fast])
-    assert case.arms[0].speed.tps.median == pytest.approx(50 / (0.2 + 0.2))
-    (case,) = figures(run(2.5))
-    row = case.arm(3)
+    (case,) = summarize([slow, fast])
+    assert case.rows[0].speed.generation_tps.median == pytest.approx(50 / (0.2 + 0.2))
+    (case,) = summarize(run(2.5))
+    row = case.row(3)
     assert row is not None
-    assert row.speed.gain is not None
-    assert (row.speed.gain.low, row.speed.gain.high) == pytest.approx((2.5, 2.5))
-    assert row.speed.tps.median == pytest.approx(252.5)
-    assert row.speed.per_pass == 3
-    assert row.speed.accepted == pytest.approx(2 / 3)
-    assert row.by_position == (1, 1, 0)
+    assert row.speed.times_plain is not None
+    assert (row.speed.times_plain.low, row.speed.times_plain.high) == pytest.approx((2.5, 2.5))
+    assert row.speed.generation_tps.median == pytest.approx(252.5)
+    assert row.speed.tokens_per_pass == 3
+    assert row.speed.acceptance == pytest.approx(2 / 3)
+    assert row.acceptance_by_position == (1, 1, 0)
 
 
 def test_waits_are_between_rounds_and_prefill_is_apart():
-    (case,) = figures([sample(3, accepted=2, seconds=0.03), sample(0)])
-    row = case.arm(3)
+    (case,) = summarize([sample(3, accepted=2, seconds=0.03), sample(0)])
+    row = case.row(3)
     assert row is not None
-    assert row.waits == pytest.approx((0.03, 0.03, 0.03))
+    assert row.wait_seconds == pytest.approx({"p50": 0.03, "p95": 0.03, "p99": 0.03})
     assert row.prompt_tps.median == pytest.approx(100)
-    assert (row.first_token.median, row.latency.median) == pytest.approx((0.5, 0.8))
+    assert (row.first_token_seconds.median, row.total_seconds.median) == pytest.approx((0.5, 0.8))
 
 
 def test_what_an_interruption_left_half_done_does_not_count():
@@ -83,49 +82,44 @@ def test_what_an_interruption_left_half_done_does_not_count():
         (run(2, arms=(0,)), "Only plain decoding was measured"),
         (run(2), "Every text is the same as plain (3 of 3)."),
         (
-            run(2, parting=TIE),
+            run(2, divergence=TIE),
             "3 of 3 texts differ from plain, the first at token 5 ('b' for 'a', margin 1e-06); all at",
         ),
-        ([replace(s, parting=CLEAR) if s.arm else s for s in run(2)], "3 of them with a clear margin"),
+        ([replace(s, divergence=CLEAR) if s.num_draft_tokens else s for s in run(2)], "3 of them with a clear margin"),
     ],
 )
 def test_the_verdict_says_it_in_words(samples, says):
-    found = words([replace(one, parting=None) if one.arm == 0 else one for one in samples])
+    found = words([replace(one, divergence=None) if one.num_draft_tokens == 0 else one for one in samples])
     assert says in found
 
 
 def test_the_verdict_names_cost_best_length_and_limit():
     samples = run(2)
-    found = words(samples, (Checking(Case("m", None), 3, (0.0149,) * 9, (0.0104,) * 9),))
+    found = words(samples, (DrafterTiming(Case("m", None), 3, (0.0149,) * 9, (0.0104,) * 9),))
     assert "A round costs 9.90 ms and 1.65 ms more for each draft token (1.50 drafter, 0.15 checking)" in found
     assert "with the acceptance seen here 2 drafts should be best" in found
     assert "What limits it most is" in found
-
-
-def report(samples: list[Sample], **environment) -> Report:
-    settings = {"max_tokens": 31, "suite": ["code"]}
-    return Report("2026-01-01T00:00:00+00:00", settings, environment, [{"name": "m"}], samples, [], complete=True)
 
 
 def test_a_comparison_speaks_only_beyond_the_spread():
     before = report(run(2))
     same = compare_reports(before, report(run(2)), ("a", "b"))
     assert {line.verdict for line in same.lines} == {"same within spread"}
-    assert same.sentences == ["2 of 2 are the same within their spread."]
+    assert same.verdict == ("2 of 2 are the same within their spread.",)
     faster = compare_reports(before, report(run(2.2)), ("a", "b"))
-    decode = {line.arm: line.verdict for line in faster.lines if line.what == "decode"}
+    decode = {line.num_draft_tokens: line.verdict for line in faster.lines if line.what == "decode"}
     assert decode == {0: "same within spread", 3: "faster"}
-    assert faster.sentences[0] == "B is faster in 1 of 2 rows: m 3 drafts (+10.0%)."
-    latency = next(line for line in faster.lines if line.what == "whole answer" and line.arm == 3)
+    assert faster.verdict[0] == "B is faster in 1 of 2 rows: m 3 drafts (+10.0%)."
+    latency = next(line for line in faster.lines if line.what == "whole answer" and line.num_draft_tokens == 3)
     assert latency.verdict == "faster"
-    assert latency.change < 1
-    assert "B is slower" in compare_reports(report(run(2.2)), before, ("a", "b")).sentences[0]
-    assert "nothing is certain" in compare_reports(report(run(2, repetitions=1)), before, ("a", "b")).sentences[0]
+    assert latency.b_over_a < 1
+    assert "B is slower" in compare_reports(report(run(2.2)), before, ("a", "b")).verdict[0]
+    assert "nothing is certain" in compare_reports(report(run(2, repetitions=1)), before, ("a", "b")).verdict[0]
 
 
 def test_a_comparison_warns_of_other_conditions_and_refuses_strangers():
     other = report(run(2), chip="M4", power_source="battery")
-    other.settings["max_tokens"] = 64
+    other.settings = replace(other.settings, plan=replace(other.settings.plan, max_tokens=64))
     other.complete = False
     found = compare_reports(report(run(2), chip="M1", power_source="AC"), other, ("a", "b"))
     assert "Different new tokens: 31 in A, 64 in B." in found.warnings

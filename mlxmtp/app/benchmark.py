@@ -1,0 +1,176 @@
+"""One benchmark, from what is asked to the last byte of its report.
+
+Everything that can be refused is refused before weights are read; what was measured is never lost: a failure or Ctrl-C
+in the middle ends in the report of what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxmtp.bench.compare import compare_reports
+from mlxmtp.bench.environment import conditions, environment
+from mlxmtp.bench.formats import Format, comparison_text, end_line, report_text, result_line, start_line
+from mlxmtp.bench.plot import check_plot, write_plot
+from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report
+from mlxmtp.bench.runner import Candidate, OnProgress, Runner, prompts_of
+from mlxmtp.bench.suite import SUITES, Text, read_suites
+from mlxmtp.errors import MlxmtpError
+from mlxmtp.files import write_atomically
+from mlxmtp.hub.store import Store
+
+if TYPE_CHECKING:
+    from mlxmtp.hub.store import Found
+    from mlxmtp.settings import Loaded, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A benchmark to run: no models are the default one, no suites all of the package's own."""
+
+    models: tuple[str, ...]
+    suites: tuple[str, ...]
+    plan: Plan
+    form: Format = "md"
+    output: Path | None = None
+    plot: Path | None = None
+    force: bool = False
+
+
+class Benchmark:
+    """A benchmark that is ready to run; `write` takes what goes to stdout."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        request: Request,
+        *,
+        choose_target: Callable[[Store, str | None], Found],
+        choose_drafter: Callable[[Store, Found], Found | None],
+        on_progress: Callable[[str], None],
+        write: Callable[[str], None],
+    ) -> None:
+        """Choose the models and prepare their prompts. Raises MlxmtpError for whatever cannot be measured."""
+        if request.plot is not None:
+            check_plot(request.plot)
+        self._request, self._write = request, write
+        settings, system = loaded.settings, ""
+        if settings.system:
+            from mlxmtp.chat.attach import read_reference
+
+            system = read_reference(settings.system, loaded.prompts)
+        suites = request.suites or SUITES
+        texts = read_suites(suites, system)
+        store = Store(loaded.places, loaded.aliases)
+        self._runners: list[Runner] = []
+        for name in request.models or (settings.model,):
+            target = choose_target(store, name)
+            drafter = choose_drafter(store, target)
+            on_progress(f"{target.name}: preparing the prompts")
+            candidate = _candidate(request, settings, texts, target, drafter)
+            self._runners.append(Runner(candidate, request.plan))
+        asked = RunSettings(
+            suites,
+            len(texts),
+            request.plan,
+            settings.temp,
+            settings.top_p,
+            settings.top_k,
+            settings.min_p,
+            settings.seed or 0,
+            bool(settings.think),
+            system or None,
+        )
+        self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment())
+
+    @property
+    def runs(self) -> int:
+        """The number of measured runs."""
+        return sum(runner.runs for runner in self._runners)
+
+    def run(self, starting: Callable[[int], OnProgress]) -> None:
+        """Measure; `starting` returns what a model reports to, given the runs that were done before it."""
+        lines = self._request.form == "jsonl"
+        if lines:
+            self._deliver(start_line(self.report))
+        done = 0
+        for runner in self._runners:
+            for result in runner.results(starting(done)):
+                self.report.add(result)
+                if lines and not isinstance(result, ModelInfo):
+                    self._deliver(result_line(result), append=True)
+            done += runner.runs
+        self.report.complete = True
+
+    def finish(self) -> None:
+        """Write the report of what was measured: every form that was asked for, also if another one fails."""
+        report, request = self.report, self._request
+        report.after = conditions()
+        with ExitStack() as forms:  # the last one is carried out first: what reads stdout may be gone
+            if request.output is not None:
+                forms.callback(lambda: self._write(report_text(report)))
+            if request.form == "jsonl":
+                forms.callback(lambda: self._deliver(end_line(report), append=True))
+            else:
+                forms.callback(lambda: self._deliver(report_text(report, request.form)))
+            if request.plot is not None:
+                forms.callback(self._draw, request.plot)
+
+    def _draw(self, path: Path) -> None:
+        with _failure_named(path):
+            write_plot(self.report, path)
+
+    def _deliver(self, text: str, *, append: bool = False) -> None:
+        if self._request.output is None:
+            self._write(text)
+        else:
+            _write_file(text, self._request.output, append=append)
+
+
+def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None, write: Callable[[str], None]) -> None:
+    """Compare two report files; with `output` its tables go to `write`. Raises UsageError for files that are none."""
+    before, after = (read_report(path) for path in paths)
+    comparison = compare_reports(before, after, (str(paths[0]), str(paths[1])))
+    if output is None:
+        write(comparison_text(comparison, form))
+    else:
+        _write_file(comparison_text(comparison, form), output)
+        write(comparison_text(comparison))
+
+
+def _candidate(
+    request: Request, settings: Settings, texts: list[Text], target: Found, drafter: Found | None
+) -> Candidate:
+    from mlxmtp.app.open import answer_params, read_tokenizer, require_memory
+    from mlxmtp.engine.model import context_of
+
+    tokenizer, context = read_tokenizer(target), context_of(target.folder)
+    prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
+    longest = max(len(prompt.ids) for found in prompts.values() for prompt in found)
+    tokens = longest + request.plan.max_tokens
+    require_memory(target, drafter, tokens, force=request.force, kv_bits=settings.kv_bits)
+    return Candidate(
+        target, drafter, settings.draft_bits, settings.kv_bits, tokenizer, answer_params(settings), prompts
+    )
+
+
+def _write_file(text: str, path: Path, *, append: bool = False) -> None:
+    with _failure_named(path):
+        if append:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        else:
+            write_atomically(path, text)
+
+
+@contextmanager
+def _failure_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MlxmtpError(f"{path} cannot be written: {error.strerror or error}.") from None
