@@ -14,10 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-# isort: split
-import mlxmtp.models  # noqa: F401  (before mlx, because it puts OpenBLAS under it)
-
-# isort: split
 import mlx.core as mx
 
 from mlxmtp.decode.decoder import Decoder

@@ -17,10 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-# isort: split
-import mlxmtp.models  # noqa: F401  (before mlx, because it puts OpenBLAS under it)
-
-# isort: split
 import mlx.core as mx
 
 from mlxmtp.errors import CacheRefused
