@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import mlx.core as mx
 
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.decode.draft_length import LENGTHS, Depth
+from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.sampling import Sampling, gumbel
 from mlxmtp.engine.params import Params
@@ -96,7 +96,7 @@ class Rig:
         self.compiled = True
         """Whether rounds are compiled; known after `prepare`."""
         self._fresh = deepcopy(self._decoder.depth)
-        self._auto: Depth = deepcopy(self._fresh)
+        self._auto: DraftLength = deepcopy(self._fresh)
 
     @classmethod
     def load(

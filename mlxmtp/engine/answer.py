@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Drafting(Protocol):
-    """What is asked of the draft length's controller (`mlxmtp.decode.draft_length.Depth`)."""
+    """What is asked of the draft length's controller (`mlxmtp.decode.draft_length.DraftLength`)."""
 
     limit: int
     fixed: int | None
