@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ _HOME = {
 }
 
 
-class _OpenBlasFirst(MetaPathFinder):
+class _OpenBlasFirst:
     """Puts OpenBLAS under MLX when that is first imported, by whatever module: afterwards it would do nothing."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
