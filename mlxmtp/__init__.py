@@ -11,6 +11,7 @@ Importing the package costs nothing: every name below is imported when it is fir
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,20 @@ _HOME = {
     "UsageError": "mlxmtp.errors",
     "load": "mlxmtp.app.load",
 }
+
+
+class _OpenBlasFirst:
+    """Puts OpenBLAS under MLX when that is first imported, by whatever module: afterwards it would do nothing."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        del path, target
+        if name == "mlx.core":
+            from mlxmtp.models import blas
+
+            blas.load()
+
+
+sys.meta_path.insert(0, _OpenBlasFirst())
 
 __all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605  (names from the table above)
 

@@ -48,9 +48,9 @@ STEP = 256
 """Smallest step by which a KV cache grows, in rows. A new capacity costs a new trace of the round."""
 
 SNAPSHOTS, SNAPSHOT_BYTES = 8, 768 * 2**20
-"""The newest snapshot is always kept; older ones while all together are no more than this, in number and in bytes."""
+"""Most snapshots, in number and in bytes all together; the newest always stays."""
 
 QUANTIZED_DRAFTER_FROM = 200_000_000
-"""Parameters from which a drafter is packed when nobody says otherwise. Dense ones this large (12B, 26B, 31B: 0.42 to
-0.47 billion) keep their acceptance at 4 bits, and their head is what a draft step reads most of; the small ones with a
+"""Parameters from which a drafter is quantized when nobody says otherwise. Large ones (12B, 26B, 31B: 0.42 to 0.47
+billion) keep their acceptance at 4 bits, and their head is what a draft step reads most of; the small ones with a
 centroid head keep 16 bits."""

@@ -33,7 +33,7 @@ from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
 import mlxmtp.models  # noqa: E402, F401  (OpenBLAS before the first product)
-from mlxmtp.decode.draft_length import LENGTHS, Depth  # noqa: E402
+from mlxmtp.decode.draft_length import LENGTHS, DraftLength  # noqa: E402
 
 POCKET = ROOT / "assets" / "pocket"
 EACH = 50
@@ -77,12 +77,12 @@ def measure(ours: Ours, suite: Suite, repetitions: int) -> dict[str, list[float]
     """Milliseconds for each token, by way and repetition."""
     lengths = (0, 1, 3) if suite.blind else LENGTHS
     ours.warm([replace(suite.jobs[0], draft=way) for way in (*lengths, AUTO)])
-    first = Depth()
+    first = DraftLength()
     for job in suite.jobs:
         _seconds(ours, replace(job, draft=AUTO), first)
     found: dict[str, list[float]] = {str(way): [] for way in (*lengths, AUTO, AGAIN)}
     for _ in range(repetitions):
-        depths = {AUTO: Depth(), AGAIN: Depth()}
+        depths = {AUTO: DraftLength(), AGAIN: DraftLength()}
         depths[AGAIN].start_from(first.learned())
         seconds: dict[int | str, float] = dict.fromkeys((*lengths, *depths), 0.0)
         for index, job in enumerate(suite.jobs):
@@ -94,7 +94,7 @@ def measure(ours: Ours, suite: Suite, repetitions: int) -> dict[str, list[float]
     return found
 
 
-def _seconds(ours: Ours, job: Job, depth: Depth | None) -> float:
+def _seconds(ours: Ours, job: Job, depth: DraftLength | None) -> float:
     """From the first token, which ends the reading of the prompt, to the last; `depth` chooses the draft length."""
     begun: list[float] = []
     if depth is not None:

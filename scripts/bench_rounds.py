@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
@@ -34,17 +33,19 @@ import mlx.core as mx  # noqa: E402
 from bench.options import repeated  # noqa: E402
 from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
-from mlx.utils import tree_map_with_path  # noqa: E402
 from rounds.narrow import complete  # noqa: E402
 
 from mlxmtp.decode.round import RoundFunction, State, make_round  # noqa: E402
 from mlxmtp.hub.registry import find_entry  # noqa: E402
 from mlxmtp.machine.speed import expected_tokens  # noqa: E402
+from mlxmtp.models.config import ModelConfig  # noqa: E402
 from mlxmtp.models.device import bound_memory, compute_dtype, tune_threads  # noqa: E402
-from mlxmtp.models.drafter import Drafter, DrafterWeights  # noqa: E402
+from mlxmtp.models.drafter import Drafter  # noqa: E402
 from mlxmtp.models.kv_cache import KVCache  # noqa: E402
-from mlxmtp.models.load import build_target  # noqa: E402
+from mlxmtp.models.linear import Weights  # noqa: E402
+from mlxmtp.models.load import assemble, evaluate  # noqa: E402
 from mlxmtp.models.target import Target  # noqa: E402
+from mlxmtp.models.tensors import Tensor, tensors  # noqa: E402
 
 DRAFTS = (0, 1, 3, 7)
 ACCEPTANCE = 0.8
@@ -94,34 +95,24 @@ def _build(name: str) -> tuple[Target, Drafter]:
     config, drafter_config = complete(entry.target_config()), complete(entry.drafter_config())
     tune_threads(config.hidden_size)
     bound_memory()
-    network = build_target(config).language_model
-    _randomize(network)
-    target = Target(network, config)
-    _evaluate(target.arrays(), network)
-    weights = DrafterWeights(drafter_config)
-    _randomize(weights)
-    drafter = Drafter(weights, drafter_config, target)
-    _evaluate(drafter.arrays(), weights)
+    target = Target(_random(config), config)
+    evaluate(target)
+    drafter = Drafter(_random(drafter_config), drafter_config, target)
+    evaluate(drafter)
     return target, drafter
 
 
-def _randomize(module: Any) -> None:
+def _random(config: ModelConfig) -> Weights:
     dtype = compute_dtype(mx.bfloat16)
 
-    def fill(path: str, old: mx.array) -> mx.array:
-        if "embed_tokens_per_layer" in path:
-            return mx.broadcast_to(mx.random.normal((1, old.shape[1]), dtype), old.shape)
-        if "token_ordering" in path:
-            return mx.arange(old.size, dtype=old.dtype)
-        return _SIZE * mx.random.normal(old.shape, dtype) if old.ndim > 1 else mx.ones(old.shape, dtype)
+    def values(tensor: Tensor) -> mx.array:
+        if tensor.kind == "per-layer embedding":
+            return mx.broadcast_to(mx.random.normal((1, tensor.shape[1]), dtype), tensor.shape)
+        if tensor.name.endswith("token_ordering"):
+            return mx.arange(tensor.size, dtype=mx.int64)
+        return _SIZE * mx.random.normal(tensor.shape, dtype) if tensor.quantizable else mx.ones(tensor.shape, dtype)
 
-    module.update(tree_map_with_path(fill, module.parameters()))
-
-
-def _evaluate(arrays: list[Any], module: Any) -> None:
-    for part in arrays:  # layer by layer: what was joined lets go of its parts
-        mx.eval(part)
-    mx.eval(module.parameters())
+    return assemble(config, {tensor.name: values(tensor) for tensor in tensors(config)})
 
 
 def _text(target: Target, length: int) -> Text:

@@ -25,7 +25,7 @@ from bench.material import Profile, Suite, profiles, suites  # noqa: E402
 from bench.replay import Controller, Fixed, Noise, best_fixed, play  # noqa: E402
 from bench.section import write_section  # noqa: E402
 
-from mlxmtp.decode.draft_length import Depth  # noqa: E402
+from mlxmtp.decode.draft_length import DraftLength  # noqa: E402
 
 SEEDS = range(3)
 AUTO, AGAIN = "auto", "auto, second start"
@@ -46,14 +46,14 @@ class Cell:
         return 100 * (self.spent[way] / self.least - 1)
 
 
-def second_start(profile: Profile) -> Callable[[], Depth]:
+def second_start(profile: Profile) -> Callable[[], DraftLength]:
     """Makes controllers that begin with what one learned in another conversation on the same machine."""
-    first, text = Depth(), next(suite for suite in suites() if suite.name == "random words")
+    first, text = DraftLength(), next(suite for suite in suites() if suite.name == "random words")
     play(first, text.accepted, profile.costs, Noise(), 100, profile.ahead)
     learned = first.learned()
 
-    def make() -> Depth:
-        depth = Depth()
+    def make() -> DraftLength:
+        depth = DraftLength()
         depth.start_from(learned)
         return depth
 
@@ -63,7 +63,7 @@ def second_start(profile: Profile) -> Callable[[], Depth]:
 def ways(profile: Profile) -> dict[str, Callable[[], Controller]]:
     """Everybody who plays."""
     return {
-        AUTO: Depth,
+        AUTO: DraftLength,
         AGAIN: second_start(profile),
         "moving averages (before)": MovingAverages,
         "65 % rule, never parks": SixtyFive,

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 from mlxmtp.models import blas
 
+blas.load()
 blas.set_threads(1)

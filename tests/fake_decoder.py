@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mlxmtp.decode.decoder import Decoder, Round
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.snapshots import CacheState
 
 
@@ -25,7 +25,7 @@ class FakeDecoder(Decoder):
         self.closed = 0
         self.let_go = False
         self.reused = 0
-        self.depth = Depth(limit=0)
+        self.depth = DraftLength(limit=0)
         self.before_round: Callable[[int], None] = lambda _: None
 
     def enqueue(self, tokens: Sequence[int]) -> None:

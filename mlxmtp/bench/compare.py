@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from mlxmtp.bench.report import Report
-from mlxmtp.bench.samples import Case, DraftLength
+from mlxmtp.bench.samples import Case, DraftSetting
 from mlxmtp.bench.summary import Difference, Spread, compare
 from mlxmtp.errors import UsageError
 
@@ -38,7 +38,7 @@ class Line:
     """One value of both reports; `kind` None means all texts, `b_over_a` is the ratio of the medians."""
 
     case: Case = field(metadata={"inline": True})
-    num_draft_tokens: DraftLength
+    num_draft_tokens: DraftSetting
     kind: str | None
     what: str
     a: Spread

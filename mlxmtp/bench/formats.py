@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mlxmtp.bench.compare import Comparison
 from mlxmtp.bench.report import Report, to_json
-from mlxmtp.bench.samples import Case, DrafterTiming, DraftLength, Sample, draft_label
+from mlxmtp.bench.samples import Case, DrafterTiming, DraftSetting, Sample, draft_label
 from mlxmtp.bench.summary import CaseSummary, Row
 from mlxmtp.bench.verdict import verdict
 
@@ -180,7 +180,7 @@ def _times(rows: Sequence[Row]) -> str:
 
 
 def _kinds(cases: Sequence[CaseSummary]) -> str:
-    def cell(case: CaseSummary, length: DraftLength, kind: str) -> str:
+    def cell(case: CaseSummary, length: DraftSetting, kind: str) -> str:
         row = case.row(length)
         speed = None if row is None else row.kinds.get(kind)
         if speed is None or speed.times_plain is None:

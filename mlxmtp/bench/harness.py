@@ -13,15 +13,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-# isort: split
-import mlxmtp.models  # noqa: F401  (before mlx, because it puts OpenBLAS under it)
-
-# isort: split
 import mlx.core as mx
 
-from mlxmtp.bench.samples import DraftLength, Round
+from mlxmtp.bench.samples import DraftSetting, Round
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.decode.draft_length import LENGTHS, Depth
+from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.sampling import Sampling, gumbel
 from mlxmtp.engine.params import Params
@@ -63,7 +59,7 @@ class Harness:
         self.compiled = True
         """Whether rounds are compiled; known after `prepare`."""
         self._fresh = deepcopy(self._decoder.depth)
-        self._auto: Depth = deepcopy(self._fresh)
+        self._auto: DraftLength = deepcopy(self._fresh)
 
     @classmethod
     def load(
@@ -91,7 +87,7 @@ class Harness:
     def dtype(self) -> str:
         return str(self._target.dtype).removeprefix("mlx.core.")
 
-    def prepare(self, prompt: Sequence[int], tokens: int, lengths: Iterable[DraftLength]) -> None:
+    def prepare(self, prompt: Sequence[int], tokens: int, lengths: Iterable[DraftSetting]) -> None:
         """Build and trace every round that runs of `prompt` (the longest one) and `tokens` can need.
 
         Where rounds cannot be compiled (no compiler on Linux) they are measured as they are.
@@ -115,7 +111,7 @@ class Harness:
             for _ in self._decoder.rounds(prompt, max_tokens=limit, num_draft_tokens=k, sampling=self.sampling):
                 pass
 
-    def run(self, prompt: Sequence[int], tokens: int, length: DraftLength) -> Run:
+    def run(self, prompt: Sequence[int], tokens: int, length: DraftSetting) -> Run:
         """Decode exactly `tokens` tokens (stop tokens are ignored) after a prefill of the whole prompt."""
         decoder = self._decoder
         decoder.forget()

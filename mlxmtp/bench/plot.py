@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from mlxmtp.bench.cost import acceptance
 from mlxmtp.bench.report import Report
-from mlxmtp.bench.samples import Case, DraftLength, Sample, draft_label
+from mlxmtp.bench.samples import Case, DraftSetting, Sample, draft_label
 from mlxmtp.bench.summary import CaseSummary, complete
 from mlxmtp.errors import UsageError
 
@@ -226,7 +226,7 @@ def write_plot(report: Report, path: Path) -> None:
 def acceptance_panel(samples: Sequence[Sample], cases: Sequence[CaseSummary]) -> Panel:
     """Draw a line per kind of text, or per case where there are several; from the longest fixed length."""
     fixed = [sample.num_draft_tokens for sample in samples if sample.num_draft_tokens != "auto"]
-    length: DraftLength = max(fixed, default=0) or "auto"
+    length: DraftSetting = max(fixed, default=0) or "auto"
     groups: dict[str, list[Sample]] = {}
     for sample in (sample for sample in samples if sample.num_draft_tokens == length):
         groups.setdefault(_name(sample.case) if len(cases) > 1 else sample.kind, []).append(sample)
@@ -256,7 +256,7 @@ def draft_length_panel(cases: Sequence[CaseSummary]) -> Panel:
 
 def context_panel(samples: Sequence[Sample]) -> Panel:
     """Draw a line per model and draft length over the prompt's tokens; points, where each length is another text."""
-    found: dict[tuple[str, DraftLength], dict[int, list[Sample]]] = {}
+    found: dict[tuple[str, DraftSetting], dict[int, list[Sample]]] = {}
     for sample in samples:
         tokens = sample.length if sample.length is not None else sample.prompt_tokens
         lines = found.setdefault((sample.model, sample.num_draft_tokens), {})

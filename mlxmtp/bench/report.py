@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlxmtp.bench.cost import Cost
 from mlxmtp.bench.environment import Conditions, Environment
-from mlxmtp.bench.samples import Case, DrafterTiming, DraftLength, Sample
+from mlxmtp.bench.samples import Case, DrafterTiming, DraftSetting, Sample
 from mlxmtp.bench.summary import CaseSummary, summarize
 from mlxmtp.bench.verdict import verdict
 from mlxmtp.errors import UsageError
@@ -38,7 +38,7 @@ class Plan:
     repetitions: int
     warmups: int
     cooldown: float
-    num_draft_tokens: tuple[DraftLength, ...]
+    num_draft_tokens: tuple[DraftSetting, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-DraftLength = int | Literal["auto"]
+DraftSetting = int | Literal["auto"]
 """Draft tokens per round: 0 is plain decoding, `auto` as many as seem best."""
 
 
-def draft_label(length: DraftLength) -> str:
+def draft_label(length: DraftSetting) -> str:
     """Return `plain`, `1 draft`, `3 drafts` or `auto`."""
     if length == "auto":
         return "auto"
@@ -80,7 +80,7 @@ class Sample:
     prompt: str
     length: int | None
     prompt_tokens: int
-    num_draft_tokens: DraftLength
+    num_draft_tokens: DraftSetting
     repetition: int
     prefill_seconds: float
     first_token_seconds: float

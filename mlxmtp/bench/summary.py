@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlxmtp.bench.cost import Cost, acceptance, fit, round_times, with_split
-from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, DraftLength, Sample
+from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, DraftSetting, Sample
 
 Difference = Literal["faster", "slower", "same within spread", "unclear"]
 
@@ -85,7 +85,7 @@ class Row:
     """
 
     case: Case = field(metadata={"inline": True})
-    num_draft_tokens: DraftLength
+    num_draft_tokens: DraftSetting
     speed: Speed = field(metadata={"inline": True})
     kinds: dict[str, Speed]
     prompt_tokens: Spread
@@ -110,7 +110,7 @@ class CaseSummary:
     cost: Cost | None
     accept: tuple[float, ...]
 
-    def row(self, length: DraftLength) -> Row | None:
+    def row(self, length: DraftSetting) -> Row | None:
         return next((row for row in self.rows if row.num_draft_tokens == length), None)
 
     @property
@@ -155,7 +155,7 @@ def _case_summary(case: Case, samples: list[Sample], timing: DrafterTiming | Non
     return CaseSummary(case, rows, None if cost is None else with_split(cost, timing), accept)
 
 
-def _row(case: Case, length: DraftLength, samples: list[Sample], plain: list[Sample]) -> Row:
+def _row(case: Case, length: DraftSetting, samples: list[Sample], plain: list[Sample]) -> Row:
     def median(value: Callable[[Sample], float]) -> Spread:
         return _over_repetitions(samples, lambda found: statistics.median(map(value, found)))
 
@@ -181,7 +181,7 @@ def _row(case: Case, length: DraftLength, samples: list[Sample], plain: list[Sam
     )
 
 
-def _speed(length: DraftLength, samples: list[Sample], plain: list[Sample]) -> Speed:
+def _speed(length: DraftSetting, samples: list[Sample], plain: list[Sample]) -> Speed:
     ours, theirs = (_grouped(side, lambda sample: sample.repetition) for side in (samples, plain))
     gains = [_pooled_tps(ours[number]) / _pooled_tps(theirs[number]) for number in ours.keys() & theirs.keys()]
     rounds = [step for sample in samples for step in sample.rounds if step.complete]

@@ -1,3 +1,1 @@
-"""Decoding: rounds of draft and check over token ids. Knows nothing of text, files or the device's name."""
-
-import mlxmtp.models  # noqa: F401  (before this package's own import of mlx, because it puts OpenBLAS under it)
+"""Speculative decoding over token ids: knows nothing of text, files or the device's name."""

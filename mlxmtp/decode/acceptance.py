@@ -1,4 +1,4 @@
-"""How likely the next draft token is accepted, by position in the draft: forecasters of different memory, weighed.
+"""Acceptance of draft tokens, forecast by position in the draft: forecasters of different memory, weighed.
 
 Text is even for pages or turns in mid-answer. A long memory is right about the one, a short one about the other, so
 there are several, and each is believed as far as it has been right lately (fixed share: Herbster and Warmuth 1998):
@@ -11,7 +11,7 @@ there are several, and each is believed as far as it has been right lately (fixe
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_KEPT = (0.99, 0.93, 0.75)  # of all counts, per round with drafts: about 100, 14 and 4 rounds are remembered
+_DECAY = (0.99, 0.93, 0.75)  # of all counts, per round with drafts: about 100, 14 and 4 rounds are remembered
 _STRENGTH = (6.0, 2.0, 1.0)  # s: observations that the forecast from outside is worth
 _SHARE = 0.02
 _PRIOR = 0.6  # of the first draft, before anything is known: between prose (0.3 to 0.75) and code (0.66 to 1)
@@ -29,16 +29,16 @@ class Acceptance:
     _weights: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._hits = [[0.0] * self.positions for _ in _KEPT]
-        self._seen = [[0.0] * self.positions for _ in _KEPT]
-        self._weights = [1 / len(_KEPT)] * len(_KEPT)
+        self._hits = [[0.0] * self.positions for _ in _DECAY]
+        self._seen = [[0.0] * self.positions for _ in _DECAY]
+        self._weights = [1 / len(_DECAY)] * len(_DECAY)
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """Takes in a round that drafted so many tokens, of which the first ``accepted`` were kept."""
-        for hits, seen, kept in zip(self._hits, self._seen, _KEPT, strict=True):
+        """Take in a round with ``drafted`` tokens, of which the first ``accepted`` were accepted."""
+        for hits, seen, decay in zip(self._hits, self._seen, _DECAY, strict=True):
             for i in range(self.positions if drafted else 0):
-                hits[i] *= kept
-                seen[i] *= kept
+                hits[i] *= decay
+                seen[i] *= decay
         slow = _PRIOR
         for i in range(min(accepted + 1, drafted, self.positions)):
             hit = i < accepted
@@ -46,14 +46,14 @@ class Acceptance:
             slow = forecasts[0]
             likely = [p if hit else 1 - p for p in forecasts]
             together = sum(w * p for w, p in zip(self._weights, likely, strict=True))
-            even = _SHARE / len(_KEPT)
+            even = _SHARE / len(_DECAY)
             self._weights = [(1 - _SHARE) * w * p / together + even for w, p in zip(self._weights, likely, strict=True)]
             for hits, seen in zip(self._hits, self._seen, strict=True):
                 hits[i] += hit
                 seen[i] += 1
 
     def tokens(self) -> list[float]:
-        """Expected tokens kept of a round with k = 0, 1, ... drafts: 1 + a_1 + a_1 a_2 + ... + a_1 ... a_k."""
+        """Return the expected tokens of a round with k = 0, 1, ... drafts: 1 + a_1 + a_1 a_2 + ... + a_1 ... a_k."""
         found, total, product, slow = [1.0], 1.0, 1.0, _PRIOR
         for i in range(self.positions):
             slow, *others = self._forecasts(i, slow)
@@ -66,7 +66,7 @@ class Acceptance:
         return found
 
     def average(self) -> list[float]:
-        """The longest memory's share accepted, by position, as far as observed."""
+        """Return the longest memory's share accepted, by position, as far as observed."""
         found, slow = [], _PRIOR
         for i, seen in enumerate(self._seen[0]):
             slow = self._forecasts(i, slow)[0]
@@ -76,15 +76,15 @@ class Acceptance:
         return found
 
     def begin(self) -> None:
-        """Another text begins: what was seen counts for at most so many observations of it."""
+        """Begin another text: what was seen counts for at most so many observations of it."""
         for hits, seen in zip(self._hits, self._seen, strict=True):
             for i, count in enumerate(seen):
-                kept = min(1.0, _CARRIED / count) if count else 1.0
-                hits[i] *= kept
-                seen[i] *= kept
+                decay = min(1.0, _CARRIED / count) if count else 1.0
+                hits[i] *= decay
+                seen[i] *= decay
 
     def start_from(self, average: Sequence[float]) -> None:
-        """Begins with what `average` gave, as if it had been observed a few times."""
+        """Begin with what `average` gave, as if it had been observed a few times."""
         for i, share in enumerate(average[: self.positions]):
             self._hits[0][i], self._seen[0][i] = share * _WORTH, _WORTH
 

@@ -10,24 +10,25 @@ import atexit
 import os
 import queue
 import threading
-from typing import Any, Literal
+from typing import Literal
 
 import mlx.core as mx
 
 from mlxmtp.decode.round import RoundFunction, State, make_round
+from mlxmtp.decode.sampling import Filters
 from mlxmtp.limits import STEP
+from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
 Compiled = Literal["background", "always", "never"]
-Filters = tuple[float, float, int, float]
 Key = tuple[int, Filters]
 
 
 class Rounds:
-    """Hands out round functions for a draft length and sampling filters."""
+    """Round functions by draft length and sampling filters."""
 
-    def __init__(self, target: Target, drafter: Any, compiled: Compiled) -> None:
+    def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:
         self._target, self._drafter, self._mode = target, drafter, compiled
         self._plain: dict[Key, RoundFunction] = {}
         self._compiled: dict[Key, RoundFunction] = {}
@@ -38,14 +39,14 @@ class Rounds:
         self._over = False
 
     def close(self) -> None:
-        """Ends the thread, which holds the networks as long as it lives: another model takes this one's place."""
+        """End the thread, which refers to the networks as long as it lives: another model takes this one's place."""
         self._end()
         atexit.unregister(self._finish)
         self._plain.clear()
         self._compiled.clear()
 
     def get(self, k: int, filters: Filters) -> tuple[RoundFunction, bool]:
-        """The round with ``k`` draft tokens, and whether it is the compiled one."""
+        """Return the round with ``k`` draft tokens, and whether it is the compiled one."""
         key = (k, filters)
         if key not in self._plain:
             self._plain[key] = make_round(self._target, self._drafter, k, filters)
@@ -59,7 +60,7 @@ class Rounds:
         self._asked.add(key)
         self._wanted.put(key)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="mlxmtp-warm", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="mlxmtp-compile", daemon=True)
             self._thread.start()
             atexit.register(self._finish)
 
@@ -70,7 +71,7 @@ class Rounds:
             self._thread.join()
 
     def _finish(self) -> None:
-        """Ends the thread before the process: one caught inside MLX at that moment would abort it.
+        """End the thread before the process: one caught inside MLX at that moment would abort it.
 
         A round can need a dozen runs of the compiler, which MLX finds through PATH: without it the one under way is
         the last, and leaving takes half a second at most.
@@ -89,9 +90,9 @@ class Rounds:
             self._ready.add(key)
 
     def _build(self, k: int, filters: Filters) -> None:
-        """Evaluates a round of this thread's own, which is gone when this returns.
+        """Evaluate a round of this thread's own, which is gone when this returns.
 
-        MLX keeps traces per thread, for as long as their function lives. What is left of them when the thread ends is
+        MLX has traces per thread, for as long as their function lives. What is left of them when the thread ends is
         dropped after `join` has returned, with Python's lock: by then Python may be gone, and the process aborts.
         """
         target = self._target

@@ -2,7 +2,7 @@
 
 Contract: whenever control is outside ``rounds`` (between two rounds, after closing the iterator, after an exception or
 Ctrl-C at any point), ``tokens[:rows]`` is exactly what the cache holds, ``rows`` is ``len(tokens) - 1`` or, if the
-reading of a prompt was cut short, as far as it came. Nothing has to be rolled back for that: rows beyond ``rows`` are
+prefill was cut short, as far as it came. Nothing has to be rolled back for that: rows beyond ``rows`` are
 masked and written over.
 """
 
@@ -10,19 +10,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import mlx.core as mx
 
-from mlxmtp.decode.compile import Compiled, Filters, Rounds
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.compile import Compiled, Rounds
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
-from mlxmtp.decode.sampling import Sampling, choose
+from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.limits import MAX_DRAFT
 from mlxmtp.models.device import rounds_in_flight
+from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
@@ -32,7 +33,7 @@ AHEAD = 512
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round gave: the new ``tokens`` that are kept, in order, the ``draft`` and how much of it was accepted.
+    """Result of one round: its new ``tokens``, in order, the ``draft`` and how much of it was accepted.
 
     ``tokens`` is the accepted part of the draft and one token of the target's own, unless a stop token or the
     token limit cut it. The prompt's own first token comes as a round with an empty draft.
@@ -50,18 +51,18 @@ class _Dispatched(NamedTuple):
 
 
 class Decoder:
-    """Decodes on one target, with or without a drafter, and keeps the K/V of what it read and wrote."""
+    """Decoding on one target, with or without a drafter, and the KV cache of the text so far."""
 
     def __init__(
         self,
         target: Target,
-        drafter: Any = None,
+        drafter: DraftModel | None = None,
         *,
         in_flight: int | None = None,
         compiled: Compiled = "background",
         chunk: int | None = None,
     ) -> None:
-        """``in_flight``: rounds dispatched ahead (None: what suits the device). ``compiled``: see ``warm.py``.
+        """``in_flight``: rounds dispatched ahead (None: what suits the device). ``compiled``: see ``compile.py``.
 
         ``chunk``: prompt rows read at a time (None: see ``models/chunks.py``).
         """
@@ -69,11 +70,11 @@ class Decoder:
         self.tokens: list[int] = []
         self.rows = 0
         self.reused = 0
-        self.depth = Depth()
+        self.depth = DraftLength()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._compiled = compiled
         self._rounds = Rounds(target, drafter, compiled)
-        self._set_aside: list[tuple[Any, Rounds]] = []
+        self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
         self._chunk = chunk
@@ -92,7 +93,7 @@ class Decoder:
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
     ) -> Generator[Round, None, None]:
-        """Yields rounds until a token of ``stop`` (kept as the last one) or ``max_tokens`` new tokens.
+        """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
         ``on_prefill(done, total)`` counts the prompt's tokens. ``snapshot_at``: later prompts may begin with so many
@@ -116,9 +117,9 @@ class Decoder:
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, marks)
 
     def export_state(self, length: int | None = None) -> CacheState:
-        """What another process can go on from.
+        """Return what another process can go on from, for ``length`` as it was after that many tokens.
 
-        ``length``: as it was after that many tokens. Raises ValueError where no ``snapshot_at`` named it.
+        Raises ValueError where no ``snapshot_at`` named it.
         """
         if length is None:
             self._snapshots.forget_beyond(self.rows)
@@ -129,32 +130,32 @@ class Decoder:
             raise ValueError(f"there is no snapshot after {length} tokens")
         return CacheState(self.tokens[:length], place.newest, self._cache.cut(length, place.rings))
 
-    def import_state(self, held: CacheState) -> None:
-        """Goes on from what ``held`` gave. Raises ValueError if the buffers are another model's; nothing is changed."""
-        rings = None if held.place is None else held.place.rings
-        self._cache.fill(held.buffers, len(held.tokens), held.newest, rings)
+    def import_state(self, state: CacheState) -> None:
+        """Go on from ``state``. Raises ValueError if the buffers are another model's; nothing is changed then."""
+        rings = None if state.place is None else state.place.rings
+        self._cache.fill(state.buffers, len(state.tokens), state.newest, rings)
         self._request += 1
-        self._snapshots = Snapshots(held.place)
-        self.tokens, self.rows = list(held.tokens), len(held.tokens)
+        self._snapshots = Snapshots(state.place)
+        self.tokens, self.rows = list(state.tokens), len(state.tokens)
 
     def reserve(self, rows: int) -> None:
-        """Makes room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
+        """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
         self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
 
     def forget(self) -> None:
-        """The next ``rounds`` reads its whole prompt, whatever the cache holds."""
+        """Empty the cache: the next ``rounds`` reads its whole prompt."""
         self._request += 1
         self.tokens, self.rows = [], 0
 
-    def draft_with(self, drafter: Any) -> None:
-        """Another drafter proposes from now on, in the same text; what was compiled for the one before is kept."""
+    def draft_with(self, drafter: DraftModel | None) -> None:
+        """Draft with another drafter from now on, in the same text; rounds of the one before stay compiled."""
         self._set_aside.append((self.drafter, self._rounds))
         known = next((rounds for one, rounds in self._set_aside if one is drafter), None)
         self._set_aside = [item for item in self._set_aside if item[0] is not drafter]
         self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self._compiled)
 
     def close(self) -> None:
-        """Lets go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
+        """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
         for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
@@ -197,31 +198,31 @@ class Decoder:
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
             self.depth.observe(done.k, accepted, now - clock if done.timed else None)
-            kept = _cut(chosen[: accepted + 1], room, stop)
-            room -= len(kept)
-            self.tokens += kept
+            new = _cut(chosen[: accepted + 1], room, stop)
+            room -= len(new)
+            self.tokens += new
             self.rows = len(self.tokens) - 1
-            yield Round(tuple(kept), tuple(draft), min(accepted, len(kept)))
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
             clock = time.perf_counter() if not queue else now
 
     def _goes_on(self, request: int, stop: frozenset[int]) -> bool:
-        """Whether more may follow the last token. Raises RuntimeError if the cache holds another request by now."""
+        """Return True unless the text has ended. Raises RuntimeError if the cache holds another request by now."""
         if request != self._request:
             raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
         return self.tokens[-1] not in stop
 
     def _reserve(self, prompt: list[int], room: int) -> None:
-        """Makes room for the prompt, the answer as far as it can be foreseen, and the rounds in flight."""
+        """Make room for the prompt, the answer as far as it can be foreseen, and the rounds in flight."""
         rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
         self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
         self._cache.reserve(rows)
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
-        """Reads what is new of ``prompt`` and returns the hidden state [1, H] of its last token."""
-        start, hidden = self._go_back(prompt)
+        """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
+        start, hidden = self._rewind(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
-        def on_held(n: int) -> None:
+        def on_written(n: int) -> None:
             self.tokens, self.rows = prompt[:n], n
 
         def on_read(n: int) -> None:
@@ -231,16 +232,16 @@ class Decoder:
         for end in sorted({*marks, len(prompt)}):
             if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
-            hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_held, on_read, self._chunk)
+            hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_written, on_read, self._chunk)
             start = end
             if end in marks:
                 self._snapshots.take(self._cache, end, hidden)
         assert hidden is not None, "either a snapshot knows the last hidden state or a token was read"
         return hidden
 
-    def _go_back(self, prompt: list[int]) -> tuple[int, mx.array | None]:
-        """Goes back to the longest beginning of ``prompt`` that the cache can hold: its length, and the hidden state
-        [1, H] after it where it is known."""
+    def _rewind(self, prompt: list[int]) -> tuple[int, mx.array | None]:
+        """Rewind to the longest prefix of ``prompt`` that the cache can hold: its length, and the hidden state [1, H]
+        after it where it is known."""
         same = self.rows
         self._snapshots.forget_beyond(same)
         place = self._snapshots.last()
@@ -255,13 +256,13 @@ class Decoder:
         return place.length, place.hidden if known else None
 
     def _begin(self, hidden: mx.array, length: int, sampling: Sampling, key: mx.array) -> State:
-        """Chooses the first token after a prompt of ``length`` tokens, whose last hidden state [1, H] is given."""
+        """Choose the first token after a prompt of ``length`` tokens, whose last hidden state [1, H] is given."""
         position = mx.array([length], mx.int32)
         bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
         return State(bonus, hidden, position)
 
     def _dispatch(self, state: State, key: mx.array, filters: Filters, ahead: int) -> tuple[State, _Dispatched]:
-        """Sends one more round on its way; up to ``ahead`` rows are written by rounds not read yet."""
+        """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet."""
         self.depth.attend_to(self._cache.capacity)
         k = self.depth.choose()
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write

@@ -1,7 +1,7 @@
-"""How many tokens to draft: the length that earns the most tokens per second, here and now.
+"""The draft length that earns the most tokens per second, here and now.
 
 With a_i the probability that draft token i is accepted when those before it were (``acceptance.py``), and t(K) the time
-of a round (``times.py``),
+of a round (``round_times.py``),
 
     tokens(K) = 1 + a_1 + a_1 a_2 + ... + a_1 ... a_K          speed(K) = tokens(K) / t(K)
 
@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxmtp.decode.acceptance import Acceptance
-from mlxmtp.decode.round_times import Times
+from mlxmtp.decode.round_times import RoundTimes
 from mlxmtp.limits import MAX_DRAFT
 
 LENGTHS = (0, 1, 2, 3, 5, 7, 8)
-"""What `choose` chooses from. 7 drafts are 8 rows to check, the most that Metal's attention kernel for few rows takes;
+"""Candidates. 7 drafts are 8 rows to check, the most that Metal's attention kernel for few rows takes;
 8 earn several percent more where rows are nearly free and everything is accepted."""
 PROBING = 0.01
 """Share of the plain rounds' time that probes may lose while drafting is parked."""
@@ -41,7 +41,7 @@ _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the fir
 
 
 @dataclass(slots=True)
-class Depth:
+class DraftLength:
     """Chooses the draft length of each round and learns from its result.
 
     ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter.
@@ -50,7 +50,7 @@ class Depth:
     limit: int = MAX_DRAFT
     fixed: int | None = None
     _accepted: Acceptance = field(default_factory=lambda: Acceptance(MAX_DRAFT))
-    _times: Times = field(default_factory=lambda: Times(LENGTHS))
+    _times: RoundTimes = field(default_factory=lambda: RoundTimes(LENGTHS))
     _tried: int = 1
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
@@ -74,7 +74,7 @@ class Depth:
         return _pick(self._speeds(), {})
 
     def observe(self, k: int, accepted: int, seconds: float | None) -> None:
-        """Takes in a round: ``k`` drafted, ``accepted`` of them kept; ``seconds`` None if its time means nothing."""
+        """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` None if its time means nothing."""
         self._rounds += 1
         self._tried = max(self._tried, k)
         self._accepted.observe(k, accepted)
@@ -101,7 +101,7 @@ class Depth:
         return None if longest is None else (self._times.cost(longest) - 1) / longest
 
     def learned(self) -> dict[str, Any]:
-        """What another process can begin with, as JSON takes it; empty until there is something to know.
+        """Return what another process can begin with, as JSON takes it; empty until there is something to know.
 
         ``costs``: by draft length, logarithm of the time in plain rounds and its width. ``acceptance``: by position.
         ``rows``: that the rounds attended to.
@@ -112,7 +112,7 @@ class Depth:
         return {"acceptance": self._accepted.average(), "costs": costs, "rows": self._rows}
 
     def start_from(self, learned: Mapping[str, Any]) -> None:
-        """Begins with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
+        """Begin with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
         try:
             shares = [float(share) for share in learned["acceptance"]]
             costs = {int(k): (float(mean), float(width)) for k, (mean, width) in learned["costs"].items()}
@@ -128,21 +128,21 @@ class Depth:
         self._rows = rows
 
     def begin(self) -> None:
-        """To be called before an answer: how easy the one before was says only so much about it."""
+        """Begin an answer: how easy the one before was says only so much about it."""
         self._accepted.begin()
 
     def attend_to(self, rows: int) -> None:
-        """To be called with the rows that the next round attends to: with their number costs and proportions change."""
+        """Take in the number of rows that the next round attends to: costs and proportions change with it."""
         if self._rows and rows != self._rows:
             self._times.stretch(rows / self._rows)
         self._rows = rows
 
     def forget_times(self) -> None:
-        """To be called when the cost of a round changes at once, as when its compiled form takes over."""
+        """Begin with other round times, as when the compiled form takes over."""
         self._times.become_others()
 
     def _knows(self, k: int) -> bool:
-        """Whether it is known what ``k`` drafts cost beside a plain round, from here or an earlier start."""
+        """Return True if the cost of ``k`` drafts in plain rounds is known, from here or an earlier start."""
         return 0 < k <= self._tried and self._times.width(k, 0) < _KNOWN
 
     def _speeds(self) -> dict[int, float]:
@@ -162,7 +162,7 @@ class Depth:
         return hopes
 
     def _stake(self) -> float:
-        """What a probe is expected to lose, in plain rounds."""
+        """Return the expected loss of a probe, in plain rounds."""
         return max(self._times.cost(1) - self._accepted.tokens()[1], _WORTHWHILE)
 
 

@@ -1,4 +1,4 @@
-"""Reading the prompt: chunks of many rows, outside the compiled round."""
+"""Chunked prefill: chunks of many rows, outside the compiled round."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,15 +17,15 @@ def read_prompt(
     cache: KVCache,
     tokens: Sequence[int],
     start: int,
-    on_held: OnRows = lambda _: None,
+    on_written: OnRows = lambda _: None,
     on_read: OnRows = lambda _: None,
     chunk: int | None = None,
 ) -> mx.array:
-    """Reads ``tokens[start:]`` into ``cache`` and returns the post-norm hidden state [1, H] of the last one.
+    """Read ``tokens[start:]`` into ``cache`` and return the post-norm hidden state [1, H] of the last one.
 
     A chunk (``chunk`` rows; None: as many as the memory for activations allows) is sent to the device while the one
-    before it runs. ``on_held(n)``: the cache holds n positions from now on, whatever happens. ``on_read(n)``: they have
-    been computed. What either raises ends the reading there. Only the last chunk's last row leaves the network: MLX is
+    before it runs. ``on_written(n)``: n positions are in the cache from now on. ``on_read(n)``: they have been
+    computed. What either raises ends the reading there. Only the last chunk's last row leaves the network: MLX is
     lazy, so what only feeds the other rows of the upper layers is never computed.
     """
     hidden, running, begin = None, mx.array(0), start
@@ -38,7 +38,7 @@ def read_prompt(
         done = view.buffers[-1][0, 0, 0, :1] + 0  # the sum is a copy: the buffers stay without a second reference
         cache.buffers = view.buffers
         del view
-        on_held(end)
+        on_written(end)
         for layer in [*cache.buffers, done]:
             mx.async_eval(layer)
             mx.eval(running)

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlxmtp.decode.sampling import choose
+from mlxmtp.decode.sampling import Filters, choose
+from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import FixedView
 from mlxmtp.models.target import Target
 
 
 class State(NamedTuple):
-    """Where decoding stands, on the device.
+    """State of decoding, on the device.
 
     ``bonus`` [1] int32 is the newest kept token, not yet in the cache; ``hidden`` [1, H] the post-norm state
     that predicted it; ``offset`` [1] int32 the bonus token's position = number of valid cache rows.
@@ -36,11 +37,12 @@ RoundFunction = Callable[..., Any]
 """(State, buffers, key uint32 [2]) -> (State, buffers, report int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n)"""
 
 
-def make_round(target: Target, drafter: Any, k: int, filters: tuple[float, float, int, float]) -> RoundFunction:
-    """The round with ``k`` draft tokens. ``drafter`` needs ``context`` and ``step`` of ``models.drafter.Drafter``."""
+def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filters) -> RoundFunction:
+    """Return the round with ``k`` draft tokens; without a drafter k is 0."""
 
     def draft(state: State, buffers: list[mx.array], key: mx.array) -> mx.array:
         """The bonus token and the draft tokens [k + 1]."""
+        assert drafter is not None, "a draft needs a drafter"
         context = drafter.context(buffers, state.offset)
         token, hidden, tokens = state.bonus, state.hidden, [state.bonus]
         for i in range(k):

@@ -1,4 +1,4 @@
-"""What a round costs, by draft length: one belief about all lengths, corrected by every measurement.
+"""Round times by draft length: one belief about all lengths, corrected by every measurement.
 
 The logarithms x(K) of the seconds of a round are jointly Gaussian. They share the machine's pace (a constant), the
 price of a draft token (t = a + b K in first order, so d_K = K / (1 + b K) in the logarithm) and what any draft costs;
@@ -30,7 +30,7 @@ _TAKES_OVER = 0.1  # added when compiled rounds take over: they are faster, in n
 
 
 @dataclass(slots=True)
-class Times:
+class RoundTimes:
     """The belief about the seconds of a round for each of ``lengths``, the first of which is 0."""
 
     lengths: Sequence[int]
@@ -49,7 +49,7 @@ class Times:
         ]
 
     def observe(self, k: int, seconds: float) -> None:
-        """Takes in one timed round of one of ``lengths``; what cannot be a time is not taken."""
+        """Take in one timed round of one of ``lengths``; what cannot be a time is ignored."""
         if not 0 < seconds < math.inf:
             return
         at = self._at(k)
@@ -76,13 +76,13 @@ class Times:
         return math.sqrt(max(self._sigma[i][i] + self._sigma[j][j] - 2 * self._sigma[i][j], 0.0))
 
     def become_others(self) -> None:
-        """Rounds change at once, as when their compiled form takes over: another pace, nearly the same proportions."""
+        """Begin with other rounds, as when the compiled form takes over: another pace, nearly the same proportions."""
         self.measured.clear()
         self._widen(_PACE, _TAKES_OVER)
 
     def stretch(self, factor: float) -> None:
-        """Rounds attend to ``factor`` times as many rows (below 1: to fewer): another pace, and since attention is read
-        by the drafter as well, another price of a draft token."""
+        """Adapt to rounds that attend to ``factor`` times as many rows (below 1: to fewer): another pace, and as the
+        drafter attends as well, another price of a draft token."""
         reach = math.log(factor)
         slope = [_REACH * reach * d for d in self._slopes()]
         self._sigma = [
@@ -95,7 +95,7 @@ class Times:
         return {k: (math.log(self.cost(k)), self.width(k, 0)) for k in self.lengths[1:]}
 
     def start_from(self, learned: Mapping[int, tuple[float, float]]) -> None:
-        """Begins with what `learned` gave."""
+        """Begin with what `learned` gave."""
         for i, k in enumerate(self.lengths):
             if k in learned:
                 self._x[i], width = learned[k]

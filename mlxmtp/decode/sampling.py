@@ -19,12 +19,15 @@ import mlx.core as mx
 
 from mlxmtp.limits import SAMPLING
 
+Filters = tuple[float, float, int, float]
+"""Temperature, top-p, top-k and min-p."""
+
 _SORT_BLOCK = 128  # tokens per block in `largest`
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen. ``temp`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
+    """Settings of sampling. ``temp`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
 
     Filters apply in the order of transformers: temperature, top-k, top-p, min-p. ``seed`` is any integer in
     [0, 2^64). Raises ValueError for a value out of range.
@@ -47,7 +50,7 @@ class Sampling:
         return self.temp == 0
 
     @property
-    def filters(self) -> tuple[float, float, int, float]:
+    def filters(self) -> Filters:
         """All that shapes the traced computation; the seed is data."""
         return (0.0, 1.0, 0, 0.0) if self.greedy else (self.temp, self.top_p, self.top_k, self.min_p)
 
@@ -100,7 +103,7 @@ def choose(
     logits: mx.array,
     key: mx.array,
     positions: mx.array,
-    filters: tuple[float, float, int, float],
+    filters: Filters,
     ids: mx.array | None = None,
 ) -> mx.array:
     """Tokens [L] for ``logits`` [L, C] at ``positions`` [L]; ``ids`` [C] are the tokens' ids (None: 0 .. C - 1)."""
@@ -111,9 +114,9 @@ def choose(
     scores = logits * (1 / temp)
     columns: Any = mx.arange(logits.shape[-1])[None] if ids is None else ids[None]  # [1, C], later [L, k]
     if top_k or top_p < 1:
-        kept = largest(scores, min(top_k, scores.shape[-1]) if top_k else scores.shape[-1])
-        scores = mx.take_along_axis(scores, kept, axis=-1)
-        columns = kept if ids is None else ids[kept]
+        found = largest(scores, min(top_k, scores.shape[-1]) if top_k else scores.shape[-1])
+        scores = mx.take_along_axis(scores, found, axis=-1)
+        columns = found if ids is None else ids[found]
     if top_p < 1:  # scores descend: keep a token while less than top_p lies before it
         p = mx.softmax(scores, axis=-1)
         before = mx.cumsum(p, axis=-1, inclusive=False)

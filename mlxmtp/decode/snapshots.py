@@ -33,14 +33,14 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of its arrays."""
         return sum(ring.nbytes for ring in self.rings)
 
 
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    """What another process can go on from: tokens, the highest position ever written, their keys and values as
-    ``KVCache.cut`` gives them, and the ``place`` furthest into the text that can be gone back to."""
+    """A conversation for another process: tokens, the highest position ever written, their keys and values as
+    ``KVCache.cut`` gives them, and the snapshot furthest into the text, ``place``."""
 
     tokens: list[int]
     newest: int
@@ -55,7 +55,7 @@ class Snapshots:
         self._all = [] if first is None else [first]
 
     def take(self, cache: KVCache, length: int, hidden: mx.array) -> None:
-        """Remembers the rings of `cache`, which has just read position `length - 1`."""
+        """Copy the rings of `cache`, which has just read position `length - 1`."""
         self.forget_beyond(length - 1)
         self._all.append(Snapshot(length, cache.newest, hidden, cache.rings()))
         while len(self._all) > 1 and (
@@ -64,18 +64,18 @@ class Snapshots:
             del self._all[0]
 
     def worth(self, cache: KVCache, length: int) -> bool:
-        """Whether one after `length` positions saves enough, and another one soon after it leaves it in memory."""
+        """Return True if one after `length` positions saves enough, and another one soon after leaves it in memory."""
         before = self._all[-1].length if self._all else 0
         return length - before >= APART and 2 * cache.ring_bytes <= SNAPSHOT_BYTES
 
     def forget_beyond(self, length: int) -> None:
-        """Drops what was remembered of a continuation that is given up after `length` positions."""
+        """Drop the snapshots of a continuation that is given up after `length` positions."""
         self._all = [one for one in self._all if one.length <= length]
 
     def last(self) -> Snapshot | None:
-        """The one furthest into the conversation."""
+        """Return the one furthest into the conversation."""
         return self._all[-1] if self._all else None
 
     def at(self, length: int) -> Snapshot | None:
-        """The one taken after `length` positions."""
+        """Return the one after `length` positions."""
         return next((one for one in self._all if one.length == length), None)

@@ -17,12 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-# isort: split
-import mlxmtp.models  # noqa: F401  (before mlx, because it puts OpenBLAS under it)
-
-# isort: split
 import mlx.core as mx
 
+from mlxmtp.decode.snapshots import CacheState, Snapshot
 from mlxmtp.errors import CacheRefused
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ _FORMAT = "3"
 """Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
 
 _KV_BITS = "kv_bits"
-"""Stands in a file only if its keys and values are packed."""
+"""Stands in a file only if its keys and values are quantized."""
 
 _SUM, _NEWEST, _PLACE = "sum", "newest", "place"
 """Of the file, not of what wrote it: the sum over the arrays, and positions (see `CacheState` and `Snapshot`)."""
@@ -42,7 +39,7 @@ _HOUR = 3600
 
 
 def fingerprint(folder: Path) -> str:
-    """What the files of a checkpoint are: changes when one is replaced. Reads the configuration, stats the weights."""
+    """Return a hash of a checkpoint's files that changes when one is replaced; weights are stat'ed, not read."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         real = path.resolve()  # in the Hugging Face cache the name behind the link is the content's hash
@@ -52,7 +49,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def label_hash(folder: Path, kv_bits: int | None = None) -> str:
-    """One hexadecimal word for all that must be the same for a file to be taken up again."""
+    """Return a hash of all that must be the same for a file to be loaded again."""
     return hashlib.sha256(repr(sorted(_label(folder, kv_bits).items())).encode()).hexdigest()
 
 
@@ -61,15 +58,15 @@ def save(decoder: Decoder, path: Path, folder: Path, length: int | None = None, 
 
     `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
     """
-    held = decoder.export_state(length)
-    if not held.tokens:
+    state = decoder.export_state(length)
+    if not state.tokens:
         raise ValueError("nothing has been read yet")
-    arrays = {f"layer.{i}": buffer for i, buffer in enumerate(held.buffers)}
-    arrays["tokens"] = mx.array(held.tokens, mx.int32)
-    about = {_NEWEST: str(held.newest)}
-    if held.place is not None:
-        arrays |= {f"ring.{i}": ring for i, ring in enumerate(held.place.rings)} | {"hidden": held.place.hidden}
-        about[_PLACE] = f"{held.place.length} {held.place.newest}"
+    arrays = {f"layer.{i}": buffer for i, buffer in enumerate(state.buffers)}
+    arrays["tokens"] = mx.array(state.tokens, mx.int32)
+    about = {_NEWEST: str(state.newest)}
+    if state.place is not None:
+        arrays |= {f"ring.{i}": ring for i, ring in enumerate(state.place.rings)} | {"hidden": state.place.hidden}
+        about[_PLACE] = f"{state.place.length} {state.place.newest}"
     about[_SUM] = _sum(arrays)
     part = unfinished(path)
     try:
@@ -84,7 +81,7 @@ def save(decoder: Decoder, path: Path, folder: Path, length: int | None = None, 
 
 
 def _sum(arrays: Mapping[str, mx.array]) -> str:
-    """What every byte of `arrays` changes: MLX adds as fast as memory is read, which no hash does."""
+    """Return a sum that every byte of `arrays` changes: MLX adds as fast as memory is read, which no hash does."""
     names = sorted(arrays)
     sums = [mx.sum(_words(arrays[name]) * mx.array(2 * at + 1, mx.uint32)) for at, name in enumerate(names)]
     return str(mx.sum(mx.stack(sums)).item())
@@ -97,12 +94,12 @@ def _words(array: mx.array) -> mx.array:
 
 
 def unfinished(path: Path) -> Path:
-    """Where this process writes `path` until it is whole."""
+    """Return the file in which this process writes `path` until it is whole."""
     return path.with_name(f".{path.name}.{os.getpid()}.safetensors")
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed processes left of files they were writing there: nobody writes for an hour."""
+    """Remove what killed processes left of files they were writing there: nobody writes for an hour."""
     for path in folder.glob(".*.safetensors"):
         with suppress(OSError):  # another process has removed it
             if time.time() - path.stat().st_mtime > _HOUR:
@@ -116,7 +113,7 @@ def load(decoder: Decoder, path: Path, folder: Path, *, kv_bits: int | None = No
         arrays, label = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
         about = {key: label.pop(key) for key in (_SUM, _NEWEST, _PLACE) if key in label}
         whole = about.get(_SUM) == _sum(arrays)
-        held = _held(arrays, about) if whole else None
+        state = _state(arrays, about) if whole else None
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise CacheRefused(f"{path} holds no keys and values ({error}): the text is read again.") from error
     wanted = _label(folder, kv_bits)
@@ -125,18 +122,17 @@ def load(decoder: Decoder, path: Path, folder: Path, *, kv_bits: int | None = No
         raise CacheRefused(f"{path} has keys and values {there}, and here they are {here}: the text is read again.")
     if label != wanted:
         raise CacheRefused(f"{path} is of another model or of another version of it: the text is read again.")
-    if held is None:
+    if state is None:
         raise CacheRefused(f"{path} is damaged: the text is read again.")
     try:
-        decoder.import_state(held)
+        decoder.import_state(state)
     except ValueError as error:
         raise CacheRefused(f"{path} does not fit this model ({error}): the text is read again.") from error
-    return len(held.tokens)
+    return len(state.tokens)
 
 
-def _held(arrays: Mapping[str, mx.array], about: Mapping[str, str]) -> CacheState:
-    """What `save` wrote. Raises KeyError and ValueError for anything else."""
-    from mlxmtp.decode.snapshots import CacheState, Snapshot
+def _state(arrays: Mapping[str, mx.array], about: Mapping[str, str]) -> CacheState:
+    """Return the state that `save` wrote. Raises KeyError and ValueError for anything else."""
 
     def numbered(name: str) -> list[mx.array]:
         return [arrays[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in arrays))]
@@ -149,5 +145,5 @@ def _held(arrays: Mapping[str, mx.array], about: Mapping[str, str]) -> CacheStat
 
 
 def _label(folder: Path, kv_bits: int | None) -> dict[str, str]:
-    packed = {} if kv_bits is None else {_KV_BITS: str(kv_bits)}
-    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx"), **packed}
+    quantized = {} if kv_bits is None else {_KV_BITS: str(kv_bits)}
+    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx"), **quantized}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Round
-    from mlxmtp.decode.draft_length import Depth
+    from mlxmtp.decode.draft_length import DraftLength
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
-def explain(depth: Depth) -> str:
+def explain(depth: DraftLength) -> str:
     """Return one phrase for the statistics: the draft length, what it gains, and the two numbers that decide."""
     if depth.limit == 0:
         return "no drafter"

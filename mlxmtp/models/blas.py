@@ -1,4 +1,4 @@
-"""OpenBLAS under mlx on Linux: found and loaded before mlx is.
+"""OpenBLAS under mlx on Linux: found and loaded before mlx is (by the finder in ``mlxmtp/__init__.py``).
 
 The CPU wheel of mlx brings the reference BLAS: a float32 product [M, 1536] x [1536, 6144] costs 5 ms for every row,
 where OpenBLAS needs 2 ms for one row and 4 ms for eight. The dynamic linker binds mlx's ``cblas_sgemm`` to the first
@@ -28,7 +28,7 @@ _TOO_LATE = "mlx was imported before mlxmtp, so it does not use OpenBLAS: import
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Whether mlx's CPU matrix products run on OpenBLAS, and if they could but do not, one sentence on what to do."""
+    """``active``: mlx's CPU matrix products run on OpenBLAS. ``hint``: what to do where they could but do not."""
 
     active: bool
     hint: str | None = None
@@ -66,7 +66,7 @@ def set_threads(count: int) -> bool:
 
 
 def _loaded() -> bool:
-    """Whether the process's global scope, which is where mlx looks first, has an OpenBLAS."""
+    """Return True if the process's global scope, which is where mlx looks first, has an OpenBLAS."""
     return _complete(ctypes.CDLL(None))
 
 

@@ -1,4 +1,4 @@
-"""How many rows of a prompt are read at once, and the memory that takes; knows configurations only, not mlx.
+"""Chunked prefill: rows of a prompt that are read at once, and the memory that takes; imports no MLX.
 
 A chunk of more rows keeps the products busy. Its price are the scores: heads times rows times all keys before, which no
 fused kernel takes over at Gemma's head sizes (for 512 rows at 128k tokens of the 31B more than 4 GB). So chunks get
@@ -105,7 +105,7 @@ def _layer(config: ModelConfig, own: Sequence[str], i: int) -> int:
 
 
 def _rotations(config: ModelConfig, own: Sequence[str], i: int) -> int:
-    """Bytes of a row's rotations at layer i's peak: made at the first layer of a kind, kept until the last one's."""
+    """Bytes of a row's rotations at layer i's peak: made at the first layer of a kind, there until the last one's."""
     if i == len(own) - 1:
         return 0
     used = {own[i], *own[:i]} & {own[i], *own[i + 1 :]}

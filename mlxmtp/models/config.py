@@ -118,7 +118,7 @@ class ModelConfig:
         return int(count or self.text["num_key_value_heads"])
 
     def k_is_v(self, kind: str) -> bool:
-        """Whether layers of ``kind`` have one projection for keys and values."""
+        """Return True if layers of ``kind`` have one projection for keys and values."""
         return bool(kind == FULL and self.text.get("attention_k_eq_v"))
 
     @property

@@ -1,4 +1,4 @@
-"""What the networks need to know about the machine; the rest of the program never asks for the device."""
+"""The machine as the networks see it; the rest of the program never asks for the device."""
 
 import atexit
 from functools import cache
@@ -9,7 +9,7 @@ from mlxmtp.models import blas
 from mlxmtp.models.chunks import BUDGET
 
 _ONE_THREAD_BELOW = 1024
-_KEPT_ON_CPU = 2**27
+_FREED_ON_CPU = 2**27
 
 
 def on_cpu() -> bool:
@@ -38,13 +38,13 @@ def tune_threads(hidden_size: int) -> None:
 
 @cache
 def bound_memory() -> None:
-    """Once per process: MLX keeps no more freed memory than is needed again, and on Metal nothing is paged out.
+    """Bound freed memory once per process to what is needed again, and on Metal let nothing be paged out.
 
     A GPU would keep up to its whole working set. A CPU keeps 32 MB, less than the scores of a round with 7 drafts after
     16,000 tokens: they went back to the system and were fetched page by page, a quarter of the round's time.
     Wired memory is the system's again at exit, after the work that is still under way.
     """
-    mx.set_cache_limit(_KEPT_ON_CPU if on_cpu() else BUDGET)
+    mx.set_cache_limit(_FREED_ON_CPU if on_cpu() else BUDGET)
     if not mx.metal.is_available():
         return
     before = mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
@@ -57,7 +57,7 @@ def bound_memory() -> None:
 
 
 def backend() -> str:
-    """What MLX computes on: Metal, CUDA or CPU."""
+    """Return the device that MLX computes on: Metal, CUDA or CPU."""
     if on_cpu():
         return "CPU"
     return "Metal" if mx.metal.is_available() else "CUDA"

@@ -14,7 +14,7 @@ The query position is constant within a round: QUERY_BEHIND rows behind the bonu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -44,6 +44,14 @@ class Context:
     kv: dict[str, KV]
     masks: dict[str, Any]
     turns: dict[str, Rotation]
+
+
+class DraftModel(Protocol):
+    """Proposes tokens for a target: `Drafter`, and stand-ins of tests and measurements."""
+
+    def context(self, buffers: list[mx.array], offset: mx.array) -> Any: ...
+
+    def step(self, embedding: mx.array, hidden: mx.array, context: Any) -> tuple[Scores, mx.array]: ...
 
 
 class DenseHead:

@@ -109,16 +109,16 @@ class KVCache:
         self.capacity = 0
         self.buffers: list[mx.array] = []
         self.newest = -1  # highest position ever written, rejected rows included
-        self._kinds = spec.buffers(dtype)
+        self._layout = spec.buffers(dtype)
 
     def reserve(self, rows: int) -> None:
-        """Makes room for ``rows`` positions: grows by GROWTH, at least STEP, one layer at a time."""
+        """Make room for ``rows`` positions: grow by GROWTH, at least STEP, one layer at a time."""
         if rows <= self.capacity:
             return
         self._resize(max(rows, int((1 + GROWTH) * self.capacity) or self.newest + 1))
 
     def shrink(self, rows: int) -> None:
-        """Gives rows of full layers back when the text needs no more than ``rows`` of them, less than half.
+        """Give rows of full layers back when the text needs no more than ``rows`` of them, less than half.
 
         A pass of fixed shape attends to all rows, empty or not. Rings keep their length and thereby what they hold.
         """
@@ -129,7 +129,7 @@ class KVCache:
         """Interrupted half way, it leaves a capacity of 0, so that the next ``reserve`` does it for all buffers."""
         self.capacity, capacity = 0, -(-rows // STEP) * STEP
         if not self.buffers:
-            self.buffers = [self._zeros(i, capacity) for i in range(len(self._kinds))]
+            self.buffers = [self._zeros(i, capacity) for i in range(len(self._layout))]
         else:
             for i in range(len(self.buffers)):
                 self.buffers[i] = self._resized(i, capacity)
@@ -153,7 +153,7 @@ class KVCache:
         return sum(self.buffers[i].nbytes for i in self._ring_layers())
 
     def restore(self, rings: Sequence[mx.array], newest: int) -> None:
-        """Puts copies of ``rings`` back, handed out when ``newest`` was the highest position ever written."""
+        """Put copies of ``rings`` back, handed out when ``newest`` was the highest position ever written."""
         for i, ring in zip(self._ring_layers(), rings, strict=True):
             self.buffers[i] = mx.array(ring)
             self.buffers[i] = self._resized(i, self.capacity)
@@ -165,17 +165,19 @@ class KVCache:
         ``rings``: what ``rings()`` gave when there were ``length`` positions (None: there are no more now).
         """
         past = iter(rings or ())
-        pairs = zip(self._kinds, self.buffers, strict=False)
+        pairs = zip(self._layout, self.buffers, strict=False)
         return [b[:, :, :length] if part.kind == FULL else next(past, b) for part, b in pairs]
 
     def fill(self, cut: Sequence[mx.array], length: int, newest: int, rings: Sequence[mx.array] | None = None) -> None:
-        """Takes the place of what is held by what ``cut`` gave for ``length`` positions. Raises ValueError if it does
-        not fit, or ``restore`` could not take ``rings`` afterwards, and then changes nothing."""
+        """Replace everything by what ``cut`` gave for ``length`` positions.
+
+        Raises ValueError if it does not fit, or ``restore`` could not take ``rings`` afterwards, and changes nothing.
+        """
         fresh = KVCache(self.spec, self.dtype)
-        if len(cut) != len(self._kinds) or newest + 1 < length:
-            raise ValueError(f"{len(cut)} buffers, not {len(self._kinds)}")
+        if len(cut) != len(self._layout) or newest + 1 < length:
+            raise ValueError(f"{len(cut)} buffers, not {len(self._layout)}")
         fresh.reserve(max(newest + 1, *(rows.shape[2] for rows in cut)))
-        for i, (part, rows) in enumerate(zip(self._kinds, cut, strict=True)):
+        for i, (part, rows) in enumerate(zip(self._layout, cut, strict=True)):
             fresh._check(i, rows, length)
             if part.kind == FULL:
                 fresh.buffers[i][:, :, :length] = rows
@@ -195,18 +197,18 @@ class KVCache:
             self._check(i, ring)
 
     def _check(self, i: int, rows: mx.array, length: int = 0) -> None:
-        """Raises ValueError if ``rows`` are not what buffer ``i`` holds of ``length`` positions."""
-        part, buffer = self._kinds[i], self.buffers[i]
+        """Raise ValueError unless ``rows`` are those of ``length`` positions in buffer ``i``."""
+        part, buffer = self._layout[i], self.buffers[i]
         fits = rows.shape[2] == length if part.kind == FULL else rows.shape[2] <= self.spec.window + SLACK
         same = rows.dtype == part.dtype and [rows.shape[n] for n in (0, 1, 3)] == [buffer.shape[n] for n in (0, 1, 3)]
         if not (fits and same):
             raise ValueError(f"buffer {i} has keys and values of shape {rows.shape}, {rows.dtype}")
 
     def _ring_layers(self) -> list[int]:
-        return [i for i, part in enumerate(self._kinds) if part.kind == SLIDING]
+        return [i for i, part in enumerate(self._layout) if part.kind == SLIDING]
 
     def _zeros(self, i: int, capacity: int) -> mx.array:
-        part = self._kinds[i]
+        part = self._layout[i]
         return mx.zeros((1, part.heads, self.spec.rows(part.kind, capacity), part.width), part.dtype)
 
     def _resized(self, i: int, capacity: int) -> mx.array:
@@ -219,7 +221,7 @@ class KVCache:
 
 
 def ring_positions(last: mx.array, rows: int) -> mx.array:
-    """Position held by each row of a ring whose newest written position is ``last``: [rows], < 0 where empty."""
+    """Position in each row of a ring whose newest written position is ``last``: [rows], < 0 where empty."""
     return last - (last - mx.arange(rows)) % rows
 
 
@@ -251,7 +253,7 @@ class FixedView:
         return visible(self.positions, ring_positions(self.positions[-1:], rows), self._spec.window)
 
     def update(self, i: int, rows: mx.array) -> Rows:
-        """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
+        """Write the K/V rows [1, 2 heads, L, D] of layer ``i`` and return what its queries attend to."""
         for place, new in self._spec.stored(i, rows).items():
             buffer = self.buffers[place]
             if self._spec.kinds[i] == FULL:
@@ -278,7 +280,7 @@ class PromptView:
         self.masks: dict[str, mx.array | str] = {FULL: "causal", SLIDING: sliding}
 
     def update(self, i: int, rows: mx.array) -> Rows:
-        """Writes the K/V rows [1, 2 heads, L, D] of layer ``i`` and returns what its queries attend to."""
+        """Write the K/V rows [1, 2 heads, L, D] of layer ``i`` and return what its queries attend to."""
         if self._spec.kinds[i] == FULL:
             return self._append(i, rows)
         place = self._spec.places(i)[0]

@@ -41,7 +41,7 @@ _FINER = 12
 
 
 class View(Protocol):
-    """What a pass sees of the K/V buffers, see ``kv_cache.py``."""
+    """The K/V buffers as a pass sees them, see ``kv_cache.py``."""
 
     positions: mx.array  # [L]
     masks: dict[str, Any]

@@ -65,7 +65,7 @@ class Linear:
     """
 
     def __init__(self, *matrices: Matrix) -> None:
-        # A plain weight is kept transposed: one node less per product and pass.
+        # A plain weight is stored transposed: one node less per product and pass.
         self._parts = [m if m.quantization else _transposed(m.arrays[0]) for m in join(*matrices)]
 
     def __call__(self, x: mx.array) -> mx.array:

@@ -150,8 +150,8 @@ def _check(
 
 
 def evaluate(network: Target | Drafter) -> None:
-    """Read and derive the weights of ``network`` a layer at a time, so that no second copy of them exists."""
-    for part in (*network.layers, network):
+    """Read and derive the weights of ``network`` layer by layer and table by table: no second copy of them exists."""
+    for part in (*network.layers, *vars(network).values()):
         mx.eval(arrays(part))
 
 

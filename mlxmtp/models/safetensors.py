@@ -67,17 +67,17 @@ class Stored:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those of the index where there is one, else the single file.
+    """Return the safetensors files of a checkpoint: those of the index where there is one, else the single file.
 
     Raises LoadError if there is none or one named by the index is missing.
     """
     index = folder / INDEX
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            names = indexed_files(index.read_bytes())
+        except (OSError, ValueError) as error:
             raise LoadError(f"{index} cannot be read ({error}). {AGAIN}") from None
-        files = [folder / str(name) for name in names]
+        files = [folder / name for name in names]
     else:
         files = sorted(folder.glob("model*.safetensors"))
     if not files:
@@ -88,13 +88,21 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def indexed_files(index: bytes) -> list[str]:
+    """Return the weight files that an index names. Raises ValueError for bytes that are no index."""
+    try:
+        return sorted({str(name) for name in json.loads(index)["weight_map"].values()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no weight_map: {error}") from None
+
+
 def check_complete(file: Path) -> None:
-    """Compares a file's size with what its header promises. MLX reads lazily and would fail in mid-answer."""
+    """Compare a file's size with what its header promises. MLX reads lazily and would fail in mid-answer."""
     _header(file)
 
 
 def read_folder(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a checkpoint folder by name. Raises LoadError for a file that is cut off or damaged."""
+    """Return every tensor of a checkpoint folder by name. Raises LoadError for a file that is cut off or damaged."""
     found: dict[str, Stored] = {}
     for file in weight_files(folder):
         header, start = _header(file)
@@ -108,7 +116,7 @@ def read_folder(folder: Path) -> dict[str, Stored]:
 
 
 def read_bytes(stored: Stored, start: int, count: int) -> bytearray:
-    """``count`` bytes of a tensor from byte ``start`` on. Raises LoadError if the disk does not give them."""
+    """Return ``count`` bytes of a tensor from byte ``start`` on. Raises LoadError if the disk does not give them."""
     buffer = bytearray(count)
     view = memoryview(buffer)
     try:
@@ -125,7 +133,7 @@ def read_bytes(stored: Stored, start: int, count: int) -> bytearray:
 
 
 def lay_out(file: Path, tensors: Iterable[Layout], metadata: Mapping[str, str]) -> tuple[bytes, list[Stored]]:
-    """The first bytes of a file that will hold ``tensors``, and the place of each.
+    """Return the first bytes of a file that will hold ``tensors``, and the place of each.
 
     Wide values come first, so every tensor is aligned to its own width without gaps.
     """
@@ -155,7 +163,7 @@ def write_bytes(descriptor: int, data: Any, place: int) -> None:
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """The entries by name, and where the values begin. The file has exactly the size that they promise."""
+    """Return the entries by name and the start of the values of a file that has exactly the size they promise."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         prefix = stream.read(8)

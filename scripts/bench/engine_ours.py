@@ -18,7 +18,7 @@ from typing import Any
 from bench.host import Stopwatch
 from bench.job import TOP_DRAFT, Counts, Emit, Enough, Job
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.sampling import Sampling
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.load import load_drafter, load_target
@@ -53,7 +53,7 @@ class Ours:
             for draft in range(TOP_DRAFT + 1) if job.draft == "auto" else ():
                 self._rounds(job, draft, 3 * (draft + 1))
         for decoder in self._decoders.values():
-            decoder.depth = Depth()  # what it learned while kernels were built says nothing
+            decoder.depth = DraftLength()  # what it learned while kernels were built says nothing
 
     def run(self, job: Job, emit: Emit) -> Counts:
         """`Decoder.rounds`, with nothing left in the cache from before."""
@@ -74,7 +74,7 @@ class Ours:
         """The prompt of a question, and of an answer that has begun already."""
         return tuple(self._prompt(text, answer))
 
-    def control(self, job: Job, depth: Depth) -> None:
+    def control(self, job: Job, depth: DraftLength) -> None:
         """Let `depth` choose the automatic length of `job` from now on."""
         self._decoder(job).depth = depth
 

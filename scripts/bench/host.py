@@ -14,7 +14,7 @@ from typing import Any
 
 import mlxmtp.decode.decoder as module
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.draft_length import DraftLength
 
 
 class Stopwatch:
@@ -69,10 +69,10 @@ class _Timed:
         return getattr(self._mx, name)
 
 
-def _seen(depth: Depth, watch: Stopwatch) -> Depth:
+def _seen(depth: DraftLength, watch: Stopwatch) -> DraftLength:
     """`depth` with its `observe`, the first call after a result is read, announced to `watch`."""
 
-    class Seen(Depth):
+    class Seen(DraftLength):
         def observe(self, k: int, accepted: int, seconds: float | None) -> None:
             watch.has_read()
             depth.observe(k, accepted, seconds)

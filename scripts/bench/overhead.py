@@ -29,8 +29,9 @@ from bench.report import machine  # noqa: E402
 from bench.section import write_section  # noqa: E402
 from mlxmtp.decode.decoder import Decoder  # noqa: E402
 from mlxmtp.models.config import ModelConfig, read_config  # noqa: E402
-from mlxmtp.models.load import build_target  # noqa: E402
+from mlxmtp.models.load import assemble, evaluate  # noqa: E402
 from mlxmtp.models.target import Target  # noqa: E402
+from mlxmtp.models.tensors import tensors  # noqa: E402
 
 POCKET = ROOT / "assets" / "pocket" / "target"
 NARROW = {
@@ -48,7 +49,10 @@ PROMPT = list(range(5, 25))
 
 def network(config: ModelConfig) -> Any:
     """mlx-lm's network of that shape, all zeros."""
-    built = build_target(config).language_model
+    from mlx_lm.models import gemma4
+
+    args = gemma4.ModelArgs(text_config=dict(config.text), vocab_size=config.vocab_size)
+    built = gemma4.Model(args).language_model
     built.update(tree_map(lambda a: mx.zeros(a.shape, mx.float32), built.parameters()))
     mx.eval(built.parameters())
     return built
@@ -56,7 +60,10 @@ def network(config: ModelConfig) -> Any:
 
 def ours(config: ModelConfig) -> Callable[[], Iterator[Any]]:
     """Plain decoding by mlxmtp, compiled."""
-    decoder = Decoder(Target(network(config), config), compiled="always")
+    zeros = {tensor.name: mx.zeros(tensor.shape, mx.float32) for tensor in tensors(config)}
+    target = Target(assemble(config, zeros), config)
+    evaluate(target)
+    decoder = Decoder(target, compiled="always")
 
     def begin() -> Iterator[Any]:
         decoder.tokens, decoder.rows = [], 0

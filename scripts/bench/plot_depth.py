@@ -13,7 +13,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 from bench.replay import Noise, play
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.draft_length import DraftLength
 
 _COLOURS = ("#1f6feb", "#79b0ff", "#8c8c8c", "#d4a017", "#c06c84", "#6b8e6b")
 _MOST = 60  # percent; what is worse is cut and labelled
@@ -52,7 +52,7 @@ def _bars(panel: Any, cells: Sequence[Any]) -> None:
 
 
 def _run(panel: Any, cell: Any) -> None:
-    played = play(Depth(), cell.suite.accepted, cell.profile.costs, Noise(), 1, cell.profile.ahead)
+    played = play(DraftLength(), cell.suite.accepted, cell.profile.costs, Noise(), 1, cell.profile.ahead)
     for begin in range(60, len(cell.suite.accepted), 120):
         panel.axvspan(begin, begin + 60, color="#f2e4d8", lw=0)
     positions, lengths = zip(*played.rounds, strict=True)

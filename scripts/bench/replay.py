@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Controller(Protocol):
-    """What `mlxmtp.decode.draft_length.Depth` offers to the decoder."""
+    """What `mlxmtp.decode.draft_length.DraftLength` offers to the decoder."""
 
     def choose(self) -> int:
         """The draft length of the next round."""

@@ -16,10 +16,11 @@ from mlx.utils import tree_map
 from mlxmtp.hub.registry import find_entry
 from mlxmtp.limits import QUANTIZED_DRAFTER_FROM
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.drafter import Drafter, DrafterWeights
-from mlxmtp.models.load import build_target
+from mlxmtp.models.drafter import Drafter
+from mlxmtp.models.linear import Matrix, Weights
+from mlxmtp.models.load import evaluate
 from mlxmtp.models.target import Target
-from mlxmtp.models.tensors import parameter_count
+from mlxmtp.models.tensors import Quantization, Tensor, parameter_count, tensors
 
 WIDTH, HEAD, FULL_HEAD = 64, 32, 64
 """Hidden size, and the sizes that stand for heads of 256 and 512."""
@@ -33,7 +34,7 @@ _ROPE = {
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A narrow pair, and mlx-lm's own network of the target, which still has all of its weights."""
+    """A narrow pair, and mlx-lm's own network of the target."""
 
     target: Target
     drafter: Drafter
@@ -46,19 +47,14 @@ def build(name: str) -> Pair:
     if entry is None:
         raise SystemExit(f"there is no model {name}")
     config = _narrowed(entry.target_config())
-    network, stock = _target(config), _target(config)
-    target = Target(network, config)
-    _evaluate(target.arrays(), network)
-    mx.eval(stock.parameters())
+    target = Target(_blank(config, packed=True), config)
+    evaluate(target)
     wide = entry.drafter_config()
     drafter_config = _narrowed(wide)
-    weights = DrafterWeights(drafter_config)
-    _blank(weights)
-    if parameter_count(wide) >= QUANTIZED_DRAFTER_FROM:
-        nn.quantize(weights, group_size=_GROUP, bits=4)
-    drafter = Drafter(weights, drafter_config, target)
-    _evaluate(drafter.arrays(), weights)
-    return Pair(target, drafter, stock)
+    packed = parameter_count(wide) >= QUANTIZED_DRAFTER_FROM
+    drafter = Drafter(_blank(drafter_config, packed=packed), drafter_config, target)
+    evaluate(drafter)
+    return Pair(target, drafter, _stock(config))
 
 
 def complete(config: ModelConfig) -> ModelConfig:
@@ -89,33 +85,39 @@ def _narrowed(wide: ModelConfig) -> ModelConfig:
     return replace(config, text=text, raw={**config.raw, "backbone_hidden_size": WIDTH})
 
 
-def _target(config: ModelConfig) -> Any:
-    """mlx-lm's ``gemma4_text.Model``, packed like a published conversion."""
-    network = build_target(config).language_model
-    _blank(network)
-
-    def how(path: str, module: Any) -> bool | dict[str, int]:
-        if not hasattr(module, "to_quantized"):
-            return False
-        if "router" in path or "embed_tokens_per_layer" in path:
-            return {"group_size": _GROUP, "bits": 8}
-        return "per_layer" not in path
-
-    nn.quantize(network, group_size=_GROUP, bits=4, class_predicate=how)
-    return network
+def _blank(config: ModelConfig, *, packed: bool) -> Weights:
+    """Zeros in bfloat16, whole numbers in their own type; `packed` like a published conversion."""
+    found = {}
+    for tensor in tensors(config):
+        whole = tensor.name.endswith("token_ordering")
+        values, how = mx.zeros(tensor.shape, mx.int64 if whole else mx.bfloat16), _quantization(tensor)
+        if packed and how is not None:
+            found[tensor.name] = Matrix(tuple(mx.quantize(values, **how.arguments)), how)
+        else:
+            found[tensor.name] = Matrix((values,))
+    return Weights(found)
 
 
-def _blank(module: Any) -> None:
-    """Zeros in bfloat16, whole numbers in their own type."""
-    module.update(
+def _quantization(tensor: Tensor) -> Quantization | None:
+    if not tensor.quantizable or tensor.kind == "per-layer projections":
+        return None
+    return Quantization(8 if tensor.kind in ("router", "per-layer embedding") else 4, _GROUP)
+
+
+def _stock(config: ModelConfig) -> Any:
+    """mlx-lm's ``gemma4_text.Model``, packed alike."""
+    from mlx_lm.models import gemma4
+
+    args = gemma4.ModelArgs(text_config=dict(config.text), vocab_size=config.vocab_size)
+    network = gemma4.Model(args).language_model
+    network.update(
         tree_map(
             lambda a: mx.zeros(a.shape, mx.bfloat16 if mx.issubdtype(a.dtype, mx.floating) else a.dtype),
-            module.parameters(),
+            network.parameters(),
         )
     )
-
-
-def _evaluate(arrays: list[Any], module: Any) -> None:
-    for part in arrays:
-        mx.eval(part)
-    mx.eval(module.parameters())
+    how = {tensor.module.removeprefix("language_model."): _quantization(tensor) for tensor in tensors(config)}
+    named = {path: own.arguments for path, own in how.items() if own is not None}
+    nn.quantize(network, class_predicate=lambda path, _: named.get(path, False))
+    mx.eval(network.parameters())
+    return network

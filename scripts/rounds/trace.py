@@ -6,8 +6,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxmtp.decode.compile import Filters, Rounds
+from mlxmtp.decode.compile import Rounds
 from mlxmtp.decode.round import State
+from mlxmtp.decode.sampling import Filters
 from mlxmtp.models.kv_cache import FixedView, KVCache
 from mlxmtp.models.layer import halves
 from rounds.launches import Count, count

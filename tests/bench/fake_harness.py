@@ -10,7 +10,7 @@ from typing import Any
 from mlxmtp.bench.environment import Conditions, Environment
 from mlxmtp.bench.harness import Run
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, SamplingUsed
-from mlxmtp.bench.samples import Divergence, DraftLength, Round, Sample
+from mlxmtp.bench.samples import Divergence, DraftSetting, Round, Sample
 from mlxmtp.decode.sampling import Sampling
 
 BASE, STEP = 0.010, 0.002  # seconds of a round: 10 ms and 2 ms for each draft token
@@ -29,17 +29,17 @@ class FakeHarness:
     compiled = True
     sampling = Sampling()
     bits: dict[str, int | None] = field(default_factory=dict)
-    runs: list[tuple[tuple[int, ...], DraftLength]] = field(default_factory=list)
-    prepared: list[tuple[int, int, tuple[DraftLength, ...]]] = field(default_factory=list)
+    runs: list[tuple[tuple[int, ...], DraftSetting]] = field(default_factory=list)
+    prepared: list[tuple[int, int, tuple[DraftSetting, ...]]] = field(default_factory=list)
 
     def load(self, folder: Path, drafter: Path | None = None, params: Any = None, **bits: int | None) -> FakeHarness:
         self.bits = bits
         return self
 
-    def prepare(self, prompt: Sequence[int], tokens: int, drafts: Iterable[DraftLength]) -> None:
+    def prepare(self, prompt: Sequence[int], tokens: int, drafts: Iterable[DraftSetting]) -> None:
         self.prepared.append((len(prompt), tokens, tuple(drafts)))
 
-    def run(self, prompt: Sequence[int], tokens: int, draft: DraftLength) -> Run:
+    def run(self, prompt: Sequence[int], tokens: int, draft: DraftSetting) -> Run:
         if len(self.runs) == self.interrupt_at:
             raise KeyboardInterrupt
         self.runs.append((tuple(prompt), draft))
@@ -64,7 +64,7 @@ class FakeHarness:
 
 
 def sample(
-    draft: DraftLength,
+    draft: DraftSetting,
     repetition: int = 0,
     *,
     kind: str = "code",

@@ -17,7 +17,7 @@ from mlxmtp.cli.repl import settings
 from mlxmtp.cli.repl.line_editor import Line
 from mlxmtp.cli.terminal.keyboard import CTRL_T, Keys
 from mlxmtp.cli.terminal.output import Look
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import TooLarge
 from mlxmtp.hub.store import Found
@@ -409,7 +409,7 @@ def test_that_a_conversation_is_not_saved_any_more_is_said_once(
 
 def test_what_was_learned_is_kept_after_each_answer(talk: Conversing) -> None:
     """A conversation mostly ends with its window: nothing can wait for an orderly end."""
-    talk.decoder.depth = Depth()
+    talk.decoder.depth = DraftLength()
     places = talk.talk.loaded.places
     talk.talk.memory = Memory(talk.model, Found("drafter", talk.folder / "model"), places)
     for _ in range(40):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxmtp.app.learned import Memory, remembered
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.engine.model import Model
 from mlxmtp.hub.store import Store
 from mlxmtp.models.config import read_config
@@ -31,7 +31,7 @@ def pair(places):
 
 def model_of(pair):
     decoder = FakeDecoder()
-    decoder.depth = Depth()
+    decoder.depth = DraftLength()
     return Model(decoder, read_config(pair[0].folder)), decoder
 
 
@@ -44,19 +44,19 @@ def teach(decoder, rounds=40):
 def test_the_next_start_begins_with_what_was_learned(places, pair):
     model, decoder = model_of(pair)
     with remembered(model, pair[1], places):
-        assert decoder.depth == Depth()
+        assert decoder.depth == DraftLength()
         teach(decoder)
     again, started = model_of(pair)
     Memory(again, pair[1], places)
-    assert started.depth != Depth()
+    assert started.depth != DraftLength()
     assert started.depth.price() == pytest.approx(0.4, abs=0.1)
     packed, fresh = model_of(pair)
     packed.kv_bits = 4
     Memory(packed, pair[1], places)
-    assert fresh.depth == Depth()
+    assert fresh.depth == DraftLength()
     other, untouched = model_of(pair)
     Memory(other, pair[1], places, draft_bits=4)
-    assert untouched.depth == Depth()
+    assert untouched.depth == DraftLength()
 
 
 def test_ctrl_c_keeps_it_too(places, pair):
@@ -94,7 +94,7 @@ def test_numbers_that_cannot_be_are_passed_over(places, pair):
     path.write_text(path.read_text().replace('"acceptance": [', '"acceptance": [7,'))
     again, started = model_of(pair)
     Memory(again, pair[1], places)
-    assert started.depth == Depth()
+    assert started.depth == DraftLength()
 
 
 def test_another_drafter_in_the_same_place_is_another_pair(places, pair, tmp_path):
@@ -107,4 +107,4 @@ def test_another_drafter_in_the_same_place_is_another_pair(places, pair, tmp_pat
         teach(decoder)
     again, started = model_of(pair)
     Memory(again, moved, places)
-    assert started.depth == Depth()
+    assert started.depth == DraftLength()

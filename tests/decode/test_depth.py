@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from mlxmtp.decode.draft_length import LENGTHS, Depth
+from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.limits import MAX_DRAFT
 from scripts.bench.material import Profile, Suite, profiles, suites
 from scripts.bench.replay import Fixed, Noise, best_fixed, play
@@ -34,7 +34,7 @@ def regret(
     spent = least = 0.0
     for text in texts:
         for seed in seeds:
-            depth = Depth()
+            depth = DraftLength()
             depth.start_from(learned) if learned else None
             spent += play(depth, text.accepted, profile.costs, Noise(), seed, profile.ahead).per_token
             least += best_fixed(text.accepted, profile.costs)[1]
@@ -60,7 +60,7 @@ def test_luck_in_hard_text_is_not_followed(profile):
         for seed in (1, 2):
             text = drawn(chance, 800, seed)
             plain = play(Fixed(0), text, profile.costs, Noise(), 0).per_token
-            auto = play(Depth(), text, profile.costs, Noise(), seed, profile.ahead).per_token
+            auto = play(DraftLength(), text, profile.costs, Noise(), seed, profile.ahead).per_token
             assert auto < 1.03 * plain, (chance, seed)
 
 
@@ -76,7 +76,7 @@ def test_what_was_learned_makes_the_next_start_better():
     short = [Suite("short", EASY[:120], False)]
     first_start = second_start = 0.0
     for profile in PROFILES:
-        first = Depth()
+        first = DraftLength()
         play(first, drawn(0.85, 600), profile.costs, Noise(), 3, profile.ahead)
         first_start += regret(short, profile)
         second_start += regret(short, profile, learned=json.loads(json.dumps(first.learned())))
@@ -85,7 +85,7 @@ def test_what_was_learned_makes_the_next_start_better():
 
 @pytest.mark.parametrize("profile", PROFILES[:5], ids=lambda profile: profile.name)
 def test_it_stops_drafting_within_30_tokens(profile):
-    history = play(Depth(), EASY + HARD, profile.costs, Noise(), 1, profile.ahead).rounds
+    history = play(DraftLength(), EASY + HARD, profile.costs, Noise(), 1, profile.ahead).rounds
     parked = next(token for token, k in history if token >= 400 and k == 0)
     assert parked < 430
 
@@ -95,14 +95,14 @@ def test_it_drafts_again_within_about_30_tokens(profile):
     waits = []
     for begin in range(200, 240, 5):  # the probe comes sooner or later by where it stood
         text = [*EASY[:100], *HARD[:begin], *EASY]
-        history = play(Depth(), text, profile.costs, Noise(), begin, profile.ahead).rounds
+        history = play(DraftLength(), text, profile.costs, Noise(), begin, profile.ahead).rounds
         waits.append(next(token for token, k in history if token >= 100 + begin and k >= 2) - 100 - begin)
     assert sum(waits) / len(waits) <= 30
     assert max(waits) <= 60
 
 
 def test_a_fixed_length_is_kept_whatever_happens():
-    depth = Depth(fixed=5)
+    depth = DraftLength(fixed=5)
     assert {k for _, k in play(depth, HARD, HERE.costs, Noise(), 1).rounds} == {5}
     depth.fixed = 4  # not a length that is chosen from
     assert {k for _, k in play(depth, EASY, HERE.costs, Noise(), 1).rounds} == {4}
@@ -110,16 +110,16 @@ def test_a_fixed_length_is_kept_whatever_happens():
 
 def test_the_limit_is_kept():
     for limit in (0, 1, 4):
-        depth = Depth(limit=limit)
+        depth = DraftLength(limit=limit)
         history = play(depth, EASY, HERE.costs, Noise(), 1).rounds
         assert max(k for _, k in history) == max(k for k in LENGTHS if k <= limit)
         assert depth.best() <= limit
-    assert Depth(limit=0, fixed=4).choose() == 0
-    assert Depth(limit=0).gain() is None
+    assert DraftLength(limit=0, fixed=4).choose() == 0
+    assert DraftLength(limit=0).gain() is None
 
 
 def test_it_knows_its_gain_and_its_loss():
-    winning, losing = Depth(), Depth()
+    winning, losing = DraftLength(), DraftLength()
     play(winning, drawn(0.6, 600), HERE.costs, Noise(), 1)
     play(losing, HARD, HERE.costs, Noise(), 1)
     assert winning.best() > 0
@@ -128,24 +128,24 @@ def test_it_knows_its_gain_and_its_loss():
     assert winning.price() == pytest.approx(HERE.costs[1] - 1, abs=0.1)
     assert losing.best() == 0
     assert (losing.gain() or 2) < 1
-    assert Depth().gain() is Depth().accepted() is Depth().price() is None
+    assert DraftLength().gain() is DraftLength().accepted() is DraftLength().price() is None
 
 
 def test_plain_is_not_measured_where_drafting_surely_pays():
     """With nearly every draft accepted no clock is needed to know; its two rounds would cost a short answer most."""
-    history = play(Depth(), EASY[:120], HERE.costs, Noise(pauses=0, busy=0), 1).rounds
+    history = play(DraftLength(), EASY[:120], HERE.costs, Noise(pauses=0, busy=0), 1).rounds
     assert 0 not in {k for _, k in history}
 
 
 def test_only_a_few_lengths_are_tried():
     for chance in (0.2, 0.7, 0.99):
-        history = play(Depth(), drawn(chance, 500), HERE.costs, Noise(), 1).rounds
+        history = play(DraftLength(), drawn(chance, 500), HERE.costs, Noise(), 1).rounds
         assert {k for _, k in history} <= set(LENGTHS)
 
 
 def test_a_slower_machine_does_not_make_stale_times_look_good():
     """Parked on text that cannot be drafted, the machine slows down by half: nothing but plain rounds says so."""
-    depth = Depth()
+    depth = DraftLength()
     play(depth, HARD, [1 + 0.3 * k for k in range(9)], Noise(), 1)
     slow = play(depth, HARD, [1.5 * (1 + 0.3 * k) for k in range(9)], Noise(), 2).rounds
     assert sum(k > 0 for _, k in slow) / len(slow) < 0.06
@@ -153,7 +153,7 @@ def test_a_slower_machine_does_not_make_stale_times_look_good():
 
 @pytest.mark.parametrize("seconds", [None, 0.0, -1.0, math.inf, math.nan, 1e-12, 1e9])
 def test_no_clock_makes_it_stumble(seconds):
-    depth = Depth()
+    depth = DraftLength()
     numbers = random.Random(5)
     for _ in range(300):
         k = depth.choose()
@@ -166,7 +166,7 @@ def test_no_clock_makes_it_stumble(seconds):
 
 def test_extreme_luck_leaves_every_number_finite():
     for text in (EASY * 5, HARD * 5):
-        depth = Depth()
+        depth = DraftLength()
         play(depth, text, HERE.costs, Noise(), 1)
         numbers = [*depth.learned()["acceptance"], *(x for pair in depth.learned()["costs"].values() for x in pair)]
         assert all(map(math.isfinite, numbers))
@@ -174,10 +174,10 @@ def test_extreme_luck_leaves_every_number_finite():
 
 
 def test_nothing_is_learned_from_nothing():
-    depth = Depth()
+    depth = DraftLength()
     assert depth.learned() == {}
-    play(Depth(fixed=0), EASY, HERE.costs, Noise(), 1)
-    plain = Depth(fixed=0)
+    play(DraftLength(fixed=0), EASY, HERE.costs, Noise(), 1)
+    plain = DraftLength(fixed=0)
     play(plain, EASY, HERE.costs, Noise(), 1)
     assert plain.learned() == {}
 
@@ -193,10 +193,10 @@ def test_nothing_is_learned_from_nothing():
     ],
 )  # fmt: skip
 def test_what_nobody_learned_is_refused_and_changes_nothing(learned):
-    depth = Depth()
+    depth = DraftLength()
     with pytest.raises(ValueError, match="learned"):
         depth.start_from({"rows": 512, **learned})
-    assert depth == Depth()
+    assert depth == DraftLength()
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
@@ -207,7 +207,7 @@ def test_answers_that_are_easy_and_hard_by_turns_cost_3_percent_at_most(profile)
     least = best_fixed(text, profile.costs)[1] * len(text)
     spent = []
     for seed in range(6):
-        depth, total = Depth(), 0.0
+        depth, total = DraftLength(), 0.0
         for at, answer in enumerate(answers):
             depth.begin()
             total += play(depth, answer, profile.costs, Noise(), 10 * seed + at, profile.ahead).spent
@@ -222,7 +222,7 @@ def test_what_was_learned_at_a_short_context_is_doubted_at_a_long_one():
     for told in (False, True):
         spent[told] = 0.0
         for seed in range(8):
-            depth = Depth()
+            depth = DraftLength()
             depth.attend_to(512)
             play(depth, drawn(0.8, 300, seed), HERE.costs, Noise(), seed)
             depth.begin()
@@ -233,7 +233,7 @@ def test_what_was_learned_at_a_short_context_is_doubted_at_a_long_one():
 
 
 def test_compiled_rounds_taking_over_keep_the_proportions():
-    depth = Depth()
+    depth = DraftLength()
     play(depth, drawn(0.6, 300), HERE.costs, Noise(), 1)
     before = depth.price() or 0
     depth.forget_times()

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -55,6 +56,27 @@ def test_a_process_that_ends_while_kernels_are_built_ends_cleanly(compiler, tmp_
     )
     greedy = load_golden("e2b").records["long"].greedy
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [str(greedy[0]), str(greedy[1])], "")
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_waits_for_one_kernel_at_most(tmp_path):
+    """A round needs some forty runs of the compiler, which is found through PATH until the process ends."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("there is no g++ here")
+    log, wrapper = tmp_path / "log", tmp_path / "g++"
+    wrapper.write_text(f'#!/bin/sh\necho run >> {log}\nexec {compiler} "$@"\n')
+    wrapper.chmod(0o755)
+    subprocess.run(
+        [sys.executable, "-c", ONE_ROUND + f"open({str(log)!r}, 'a').write('end\\n')"],
+        env=os.environ | {"TMPDIR": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    lines = log.read_text().split()
+    assert len(lines) - lines.index("end") - 1 <= 1
 
 
 def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):

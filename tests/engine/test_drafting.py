@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.engine.stats import explain
 
 
@@ -31,7 +31,7 @@ def test_every_state_has_its_phrase(limit, fixed, best, gain, words):
 
 
 def test_a_controller_says_what_it_has_seen():
-    depth = Depth()
+    depth = DraftLength()
     assert explain(depth) == "drafting 2 so far"
     for _ in range(40):
         for k in (0, 2):

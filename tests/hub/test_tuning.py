@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxmtp.app.learned import Tuning
-from mlxmtp.decode.draft_length import Depth
+from mlxmtp.decode.draft_length import DraftLength
 
 OF = {"model": "a", "drafter": "b", "chip": "c", "mlx": "1", "mlxmtp": "2"}
 LEARNED = {"acceptance": [0.9, 0.8], "costs": {"1": [0.2, 0.05]}, "rows": 512}
@@ -22,9 +22,9 @@ def test_what_was_written_comes_back_and_starts_a_controller(tmp_path):
     assert Tuning(tmp_path, OF).read() == {}
     Tuning(tmp_path, OF).write(LEARNED)
     assert Tuning(tmp_path, OF).read() == LEARNED
-    depth = Depth()
+    depth = DraftLength()
     depth.start_from(Tuning(tmp_path, OF).read())
-    assert depth != Depth()
+    assert depth != DraftLength()
     assert only_file(tmp_path).suffix == ".json"  # nothing half written beside it
 
 
@@ -48,7 +48,7 @@ def test_a_damaged_file_is_no_file(tmp_path, damage):
 def test_numbers_that_cannot_be_are_refused_by_the_controller(tmp_path):
     Tuning(tmp_path, OF).write({"acceptance": [math.nan], "costs": {}, "rows": 512})
     with pytest.raises(ValueError, match="learned"):
-        Depth().start_from(Tuning(tmp_path, OF).read())
+        DraftLength().start_from(Tuning(tmp_path, OF).read())
 
 
 def test_a_folder_that_cannot_be_written_is_left(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_product_has_the_bits_of_openblas_and_not_of_the_bundled_library() -> 
     # The order of summation differs, so over a long inner dimension the last bits tell the two libraries apart.
     ours, openblas = run(f"""
 from mlxmtp.models import blas
-assert blas.set_threads(1)
+assert blas.load().active and blas.set_threads(1)
 {PRODUCT}
 import ctypes
 left, right = (ctypes.c_float * a.size).from_buffer_copy(a), (ctypes.c_float * b.size).from_buffer_copy(b)
@@ -104,6 +105,7 @@ def test_threads_are_set_in_the_library() -> None:
     out = run("""
         import ctypes
         from mlxmtp.models import blas
+        blas.load()
         print(blas.set_threads(1), ctypes.CDLL(None).openblas_get_num_threads())
         print(blas.set_threads(2), ctypes.CDLL(None).openblas_get_num_threads())
     """)
@@ -117,11 +119,11 @@ def test_threads_are_set_in_the_library() -> None:
     sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "mlxmtp").rglob("*.py")
-        if "import mlx." in path.read_text(encoding="utf-8")
+        if re.search(r"^\s*(import|from) mlx\b", path.read_text(encoding="utf-8"), re.MULTILINE)
     ),
 )
 def test_whichever_module_is_imported_first_openblas_comes_before_mlx(module: str) -> None:
-    out = run(f"import {module}; from mlxmtp.models import blas; print(blas.load())")
+    out = run(f"import {module}, mlx.core; from mlxmtp.models import blas; print(blas.load())")
     assert out == "Status(active=True, hint=None)"
 
 
@@ -138,3 +140,11 @@ def test_elsewhere_nothing_is_loaded_and_nothing_advised(monkeypatch: pytest.Mon
 
 def test_importing_the_package_does_not_import_mlx() -> None:
     assert run("import sys, mlxmtp.models; print('mlx.core' in sys.modules)") == "False"
+
+
+@linux
+def test_openblas_is_not_loaded_for_what_computes_nothing() -> None:
+    assert (
+        run("import mlxmtp.models.config, mlxmtp.engine.params; from mlxmtp.models import blas; print(blas._loaded())")
+        == "False"
+    )

@@ -20,7 +20,7 @@ from mlxmtp.errors import UsageError
 from mlxmtp.limits import MAX_DRAFT
 
 if TYPE_CHECKING:
-    from mlxmtp.bench.samples import DraftLength
+    from mlxmtp.bench.samples import DraftSetting
     from mlxmtp.cli.terminal.output import Output
     from mlxmtp.settings import Loaded
 
@@ -169,7 +169,7 @@ def _prompt_lengths(value: str | None) -> tuple[int | None, ...]:
     return tuple(dict.fromkeys(int(word) for word in words))
 
 
-def _draft_lengths(value: str, *, off: bool) -> tuple[DraftLength, ...]:
+def _draft_lengths(value: str, *, off: bool) -> tuple[DraftSetting, ...]:
     """Put plain first: everything is compared with it."""
     words = _words([value])
     for word in words:
