@@ -1,9 +1,7 @@
 """One conversion from a request to a model: the weights it needs, its plan, and carrying it out.
 
-conversion = Conversion(models, ConversionRequest("e2b:qat"))
-if conversion.to_download: ...                      # that repository, with its drafter if conversion.wants_drafter
-plan = conversion.plan()
-conversion.carry_out(plan)
+`e2b` means Google's own weights and 4 bits, `e2b:8bit` the same and 8 bits, `e2b:qat` the weights that Google trained
+for 4 bits, `e2b:bf16` no quantization. A repository or a folder is taken as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxmtp.app.models import Models
+from mlxmtp.app.models import Catalog
 from mlxmtp.convert.plan import ConversionPlan, check_free, plan_conversion
 from mlxmtp.convert.recipe import Recipe, make_recipe
 from mlxmtp.convert.run import ConversionResult, Watch, convert
@@ -64,12 +62,14 @@ def find_source(name: str) -> Source:
             f"{name} is already quantized and cannot be converted again. For Google's own weights: "
             f"mlxmtp convert {entry.name}"
         )
-    for known in entries():
-        if known.source_repo.lower() == name.lower():
-            return Source(name, known.source_repo, known.family, known.variant == "qat")
-    if Path(name).expanduser().is_dir():
-        return Source(Path(name).expanduser().resolve().name, None, None, "-qat-" in Path(name).resolve().name.lower())
-    return Source(name, name if name.count("/") == 1 else None, None, "-qat-" in name.lower())
+    official = next((known for known in entries() if known.source_repo.lower() == name.lower()), None)
+    if official is not None:
+        return Source(name, official.source_repo, official.family, official.variant == "qat")
+    folder = Path(name).expanduser().resolve()
+    is_folder = folder.is_dir()
+    repo = name if name.count("/") == 1 and not is_folder else None
+    origin = folder.name if is_folder else name
+    return Source(origin, repo, None, "-qat-" in origin.lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class ConversionRequest:
 class Conversion:
     """Raises UsageError for a recipe or destination that will not do, LoadError for weights known to be quantized."""
 
-    def __init__(self, models: Models, request: ConversionRequest) -> None:
-        self._store, self._request = models.store, request
+    def __init__(self, catalog: Catalog, request: ConversionRequest) -> None:
+        self._store, self._request = catalog.store, request
         self._source = find_source(self._store.unaliased(request.source))
         asked = {name: value for name, value in request.recipe.items() if value is not None}
         # A mode that was asked for decides about the bits itself.

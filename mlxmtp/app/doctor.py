@@ -18,7 +18,7 @@ from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
 if TYPE_CHECKING:
-    from mlxmtp.app.models import Models
+    from mlxmtp.app.models import Catalog
     from mlxmtp.hub.store import Store
 
 Verdict = Literal["ok", "note", "bad"]
@@ -38,9 +38,9 @@ class Check:
     advice: str | None = None
 
 
-def examine(models: Models) -> Iterator[Check]:
+def examine(catalog: Catalog) -> Iterator[Check]:
     """Yield every check, one after the other; the slow one (the hub) has a short limit."""
-    machine, store = this_machine(), models.store
+    machine, store = this_machine(), catalog.store
     speed = "memory speed unknown" if machine.bandwidth is None else f"{machine.bandwidth / 1e9:.0f} GB/s"
     yield Check("chip", "ok", machine.chip + ("" if machine.generation is None else f", {speed}"))
     yield _system(machine)

@@ -1,20 +1,14 @@
-"""The models on this machine and on the hub, for any front end: names, lists, reports, downloads and removals.
-
-models = Models(load_settings({}))
-plan = models.plan_download("e2b")
-if isinstance(plan, DownloadPlan): models.download(plan, on_bytes=...)
-"""
+"""The models on this machine and on the hub, for any front end: lists, reports, downloads and removals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
 from mlxmtp.hub import inventory
 from mlxmtp.hub.inventory import KnownModel, groups, quantization
-from mlxmtp.hub.registry import BUILT_IN, entries, find_entry
+from mlxmtp.hub.registry import BUILT_IN, find_entry
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.speed import Speed, predict
@@ -28,7 +22,7 @@ if TYPE_CHECKING:
     from mlxmtp.models.config import ModelConfig
     from mlxmtp.settings import Loaded
 
-__all__ = ["BUILT_IN", "Checkpoint", "DownloadPlan", "Listing", "ModelReport", "Models", "NoDownload", "RemovalPlan"]
+__all__ = ["BUILT_IN", "Catalog", "Checkpoint", "DownloadPlan", "Listing", "ModelReport", "NoDownload", "RemovalPlan"]
 
 CONTEXTS = (4096, 32768, 131072)
 """Tokens of the conversations whose memory a report gives, as far as the model's context reaches."""
@@ -139,17 +133,12 @@ class NoDownload:
     reason: str
 
 
-class Models:
+class Catalog:
     """The models that the settings' folders hold and that the hub has. `store` finds those that are here by name."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.store = Store(loaded.places, loaded.aliases)
         self._loaded = loaded
-
-    def names(self) -> list[str]:
-        """Return the names to choose from: the built-in model, those with short names that are here, and aliases."""
-        here = [entry.name for entry in entries() if self.store.cached(entry.target.repo) is not None]
-        return [BUILT_IN, *here, *self._loaded.aliases]
 
     def default_name(self) -> str:
         """Return the name of the model that answers when none is named."""
@@ -170,26 +159,24 @@ class Models:
             tuple(inventory.unfinished_conversions(self.store)),
         )
 
-    def report(self, name: str, contexts: Sequence[int] = CONTEXTS) -> ModelReport:
+    def report(self, name: str) -> ModelReport:
         """Describe a model that is here. Raises ModelNotFound, LoadError."""
         checkpoint = self.store.resolve(name)
-        folder = checkpoint.folder
-        place = folder.parent.parent.name  # of a snapshot in the cache
-        repo = place.removeprefix("models--").replace("--", "/", 1) if place.startswith("models--") else None
-        model = inventory.describe(self.store, checkpoint, repo)
-        record = None if repo is None else self.store.records.find(repo)
+        model = inventory.describe(self.store, checkpoint)
+        commit = None if model.repo is None else checkpoint.folder.name
+        record = None if model.repo is None else self.store.records.find(model.repo)
         paired, bandwidth = model.drafter_config, this_machine().bandwidth
         return ModelReport(
             name,
-            repo,
-            None if repo is None else folder.name,
-            record is not None and record.commit == folder.name,
+            model.repo,
+            commit,
+            record is not None and record.commit == commit,
             model.config.max_positions,
             *_described(model.config),
             None if model.drafter is None or paired is None else DrafterReport(model.drafter, *_described(paired)),
-            tuple(_memory(model, context) for context in contexts if context <= model.config.max_positions),
+            tuple(_memory(model, context) for context in CONTEXTS if context <= model.config.max_positions),
             None if bandwidth is None else predict(model.config, paired, bandwidth),
-            conversion_record(folder),
+            conversion_record(checkpoint.folder),
         )
 
     def downloadable(self, name: str) -> bool:
@@ -252,9 +239,7 @@ class Models:
         remove(plan, self.store)
 
 
-def _described(
-    config: ModelConfig,
-) -> tuple[str, int, str, tuple[FileReport, ...], tuple[ModuleReport, ...]]:
+def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ...], tuple[ModuleReport, ...]]:
     """Return the fields that the reports of a model and of a drafter share."""
     files = sorted(item for item in config.folder.iterdir() if item.is_file())
     return (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlxmtp.app.models import CONTEXTS, Models, NoDownload
+from mlxmtp.app.models import CONTEXTS, Catalog, NoDownload
 from mlxmtp.cli.start import can_ask
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.progress import DownloadProgress
@@ -29,7 +29,7 @@ def offer(loaded: Loaded, out: Output, name: str, missing: ModelNotFound) -> Non
 
     `name` is what the user said; with `yes` in the settings nobody is asked.
     """
-    if not Models(loaded).downloadable(name) or not (loaded.settings.yes or can_ask(out)):
+    if not Catalog(loaded).downloadable(name) or not (loaded.settings.yes or can_ask(out)):
         raise missing
     if not fetch(loaded, out, name, last_line=False):
         raise missing
@@ -46,11 +46,11 @@ def fetch(
     last_line: bool = True,
 ) -> bool:
     """Plan, show, ask, download; False if the user declined. Everything but the last line goes to stderr."""
-    models = Models(loaded)
-    if models.downloadable(name):
+    catalog = Catalog(loaded)
+    if catalog.downloadable(name):
         out.progress(f"looking up {name}")
     waiting = DownloadProgress(out, 0).waiting
-    plan = models.plan_download(name, revision=revision, draft=draft, to_convert=to_convert, on_wait=waiting)
+    plan = catalog.plan_download(name, revision=revision, draft=draft, to_convert=to_convert, on_wait=waiting)
     if isinstance(plan, NoDownload):
         out.line(plan.reason)
         return True
@@ -63,7 +63,7 @@ def fetch(
             return False
     progress = DownloadProgress(out, plan.size)
     with _interruptible(out, progress):
-        models.download(plan, on_bytes=progress.count, on_wait=progress.waiting)
+        catalog.download(plan, on_bytes=progress.count, on_wait=progress.waiting)
     if last_line:
         _ready(out, name)
     return True
@@ -74,7 +74,7 @@ def convert(loaded: Loaded, out: Output, request: ConversionRequest, *, compare:
     from mlxmtp.app.conversion import Conversion
     from mlxmtp.convert.run import Watch
 
-    conversion = Conversion(Models(loaded), request)
+    conversion = Conversion(Catalog(loaded), request)
     repo, draft = conversion.to_download, conversion.wants_drafter
     if repo is not None and not fetch(
         loaded, out, repo, revision=request.revision, draft=draft, to_convert=True, last_line=False

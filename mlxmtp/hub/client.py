@@ -11,7 +11,7 @@ transport, is left out: it needs a second server that mirrors (HF_ENDPOINT) do n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -65,11 +65,11 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteRepo:
-    """The files of a repository at one commit."""
+    """The files of a repository at one commit, by name."""
 
     repo: str
     commit: str
-    files: tuple[RemoteFile, ...]
+    files: Mapping[str, RemoteFile]
 
 
 def offline() -> bool:
@@ -105,7 +105,7 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
         found = response.json()
         if not found["sha"]:
             raise ValueError("the answer names no commit")
-        return RemoteRepo(repo, str(found["sha"]), tuple(_files(found["siblings"])))
+        return RemoteRepo(repo, str(found["sha"]), {file.name: file for file in _files(found["siblings"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{endpoint()} does not answer like the Hugging Face hub ({error}). Check HF_ENDPOINT."
         raise DownloadError(said) from error

@@ -101,17 +101,19 @@ class KnownModel:
 def installed(store: Store) -> list[KnownModel]:
     """Return every model here that can answer, the built-in one first; what cannot be read is left out."""
     models: list[KnownModel] = []
-    for checkpoint, repo in _targets(store):
+    for checkpoint in _targets(store):
         with suppress(MlxmtpError):  # not a Gemma 4, or damaged: asking for it by name says so
-            models.append(describe(store, checkpoint, repo))
+            models.append(describe(store, checkpoint))
     return models
 
 
-def describe(store: Store, checkpoint: Checkpoint, repo: str | None) -> KnownModel:
+def describe(store: Store, checkpoint: Checkpoint) -> KnownModel:
     """Return a model from its folder. Raises LoadError if that holds none that can answer."""
     config = read_config(checkpoint.folder)
     if config.is_drafter:
         raise LoadError(f"{checkpoint.name} is a drafter: it answers nothing on its own.")
+    cached = CachedRepo(checkpoint.folder.parent.parent)  # if it is a snapshot of the cache
+    repo = cached.repo if cached.folder.name.startswith("models--") else None
     drafter = store.drafter_for(checkpoint, None)
     modified = max(item.stat().st_mtime for item in checkpoint.folder.iterdir() if item.is_file())
     size = _files_size(checkpoint.folder)
@@ -174,22 +176,22 @@ def quantization(config: ModelConfig) -> str:
     return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), str(dtype))
 
 
-def _targets(store: Store) -> Iterator[tuple[Checkpoint, str | None]]:
-    """Yield every target with its repository: the built-in one, complete snapshots of the cache, conversions."""
+def _targets(store: Store) -> Iterator[Checkpoint]:
+    """Yield every target: the built-in one, complete snapshots of the cache, conversions."""
     with suppress(LoadError):  # an installation without it: `doctor` says so
-        yield store.resolve(BUILT_IN), None
+        yield store.resolve(BUILT_IN)
     for cached in _cached_repos(store):
         folder = store.cached(cached.repo)
         if folder is not None:
             entry = find_entry(cached.repo)
             named = entry is not None and store.converted(entry) is None
-            yield Checkpoint(entry.name if entry and named else cached.repo, folder, entry), cached.repo
+            yield Checkpoint(entry.name if entry and named else cached.repo, folder, entry)
     names: dict[Path | None, str] = {}
     for entry in entries():
         names.setdefault(store.converted(entry), entry.name)
     for folder in _conversions(store):
         if is_complete(folder):
-            yield Checkpoint(names.get(folder, folder.name), folder), None
+            yield Checkpoint(names.get(folder, folder.name), folder)
 
 
 def _files_size(folder: Path) -> int:

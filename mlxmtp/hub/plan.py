@@ -142,39 +142,39 @@ class _Planner:
     def part(self, repo: str, revision: str | None) -> RepoPart:
         remote = look_up(repo, revision, on_wait=self._on_wait)
         cached = CachedRepo.of(self._cache, remote.repo)
-        listed = {file.name: file for file in remote.files}
-        if "config.json" not in listed:
+        if "config.json" not in remote.files:
             raise LoadError(f"{repo} has no config.json, so it is no model that mlxmtp runs. Try another repository.")
-        config = ModelConfig.parse(self._read(remote, cached, listed["config.json"]), repo)
-        weights = self._weights(remote, cached, listed)
+        config = ModelConfig.parse(self._read(remote, cached, "config.json"), repo)
+        weights = self._weights(remote, cached)
         patterns = _NETWORK if config.is_drafter else _NETWORK + _TEXT_SIDE
-        small = [file for file in remote.files if any(fnmatch(file.name, pattern) for pattern in patterns)]
+        small = [file for name, file in remote.files.items() if any(fnmatch(name, pattern) for pattern in patterns)]
         return RepoPart(
             "drafter" if config.is_drafter else "target",
             remote.commit,
             revision,
-            (*sorted(small, key=lambda file: file.size), *(listed[name] for name in weights)),
+            (*sorted(small, key=lambda file: file.size), *(remote.files[name] for name in weights)),
             cached,
             config,
         )
 
-    def _weights(self, remote: RemoteRepo, cached: CachedRepo, listed: dict[str, RemoteFile]) -> list[str]:
-        if INDEX in listed:
+    def _weights(self, remote: RemoteRepo, cached: CachedRepo) -> list[str]:
+        if INDEX in remote.files:
             try:
-                names = indexed_files(self._read(remote, cached, listed[INDEX]))
+                names = indexed_files(self._read(remote, cached, INDEX))
             except ValueError:
                 raise LoadError(f"The index of {remote.repo} cannot be read. Try another --revision.") from None
         else:
-            names = sorted(name for name in listed if fnmatch(name, "model*.safetensors") and "/" not in name)
+            names = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors") and "/" not in name)
         if not names:
             raise LoadError(f"{remote.repo} holds no safetensors weights. Try another repository.")
-        absent = [name for name in names if name not in listed]
+        absent = [name for name in names if name not in remote.files]
         if absent:
             raise LoadError(f"{remote.repo} lacks {absent[0]}, which its index names. Try another --revision.")
         return names
 
-    def _read(self, remote: RemoteRepo, cached: CachedRepo, file: RemoteFile) -> bytes:
+    def _read(self, remote: RemoteRepo, cached: CachedRepo, name: str) -> bytes:
         """Return the bytes of a small file, without leaving a trace in the cache."""
+        file = remote.files[name]
         content = cached.content(remote.commit, file.name, file.etag)
         if content is not None and content.stat().st_size == file.size:
             return content.read_bytes()

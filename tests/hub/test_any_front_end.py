@@ -1,11 +1,11 @@
-"""Models without the command line: lists, plans, downloads, conversions and removals as a server would do them."""
+"""Catalog without the command line: lists, plans, downloads, conversions and removals as a server would do them."""
 
 from __future__ import annotations
 
 import pytest
 
 from mlxmtp.app.conversion import Conversion, ConversionRequest
-from mlxmtp.app.models import Models, NoDownload
+from mlxmtp.app.models import Catalog, NoDownload
 from mlxmtp.errors import LoadError, ModelNotFound, UsageError
 from tests.golden import FOLDER
 from tests.hub.conftest import Here
@@ -13,25 +13,25 @@ from tests.hub.hub_server import folder_files
 from tests.hub.models_to_publish import publish_family
 
 
-def models(here: Here) -> Models:
-    return Models(here.settings())
+def catalog(here: Here) -> Catalog:
+    return Catalog(here.settings())
 
 
 def names(here: Here) -> list[str]:
-    return [model.name for model in models(here).listing().models]
+    return [model.name for model in catalog(here).listing().models]
 
 
 def download(here: Here, name: str) -> int:
     """Bytes that came over the network."""
-    plan, arrived = models(here).plan_download(name), [0]
+    plan, arrived = catalog(here).plan_download(name), [0]
     assert not isinstance(plan, NoDownload)
-    models(here).download(plan, on_bytes=lambda size, fresh: arrived.append(size * fresh))
+    catalog(here).download(plan, on_bytes=lambda size, fresh: arrived.append(size * fresh))
     return sum(arrived)
 
 
 def test_a_model_comes_and_goes(here: Here) -> None:
     repo = publish_family(here.hub, "e2b")
-    plan = models(here).plan_download(repo)
+    plan = catalog(here).plan_download(repo)
     assert not isinstance(plan, NoDownload)
     assert [part.role for part in plan.parts] == ["target", "drafter"]
     needed = plan.needs(4096)
@@ -41,25 +41,25 @@ def test_a_model_comes_and_goes(here: Here) -> None:
     assert download(here, repo) == plan.size
     assert names(here) == ["pocket", repo]
     assert download(here, repo) == 0
-    report = models(here).report(repo)
+    report = catalog(here).report(repo)
     assert (report.repo, report.pinned, report.revision) == (repo, True, plan.parts[0].commit)
     assert report.drafter is not None
-    removal = models(here).plan_removal(repo)
+    removal = catalog(here).plan_removal(repo)
     assert [folder.name for folder in removal.folders] == [repo, f"{repo}-assistant"]
-    models(here).remove(removal)
+    catalog(here).remove(removal)
     assert names(here) == ["pocket"]
 
 
 def test_what_needs_no_download_says_why(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_family(here.hub, "e2b")
-    assert models(here).plan_download("pocket") == NoDownload("pocket is built in: there is nothing to download.")
+    assert catalog(here).plan_download("pocket") == NoDownload("pocket is built in: there is nothing to download.")
     with pytest.raises(UsageError, match="is a folder on this machine"):
-        models(here).plan_download(str(FOLDER / "e2b" / "target"))
+        catalog(here).plan_download(str(FOLDER / "e2b" / "target"))
     with pytest.raises(ModelNotFound, match="did you mean"):
-        models(here).plan_download("e2c")
+        catalog(here).plan_download("e2c")
     download(here, "org/e2b")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    plan = models(here).plan_download("org/e2b")
+    plan = catalog(here).plan_download("org/e2b")
     assert isinstance(plan, NoDownload)
     assert "nothing was looked up" in plan.reason
 
@@ -67,17 +67,16 @@ def test_what_needs_no_download_says_why(here: Here, monkeypatch: pytest.MonkeyP
 def test_a_conversion_says_what_it_lacks(here: Here) -> None:
     repo = publish_family(here.hub, "e2b")
     request = ConversionRequest(repo, recipe={"bits": 8})
-    assert Conversion(models(here), request).to_download == repo
+    assert Conversion(catalog(here), request).to_download == repo
     download(here, repo)
-    conversion = Conversion(models(here), request)
+    conversion = Conversion(catalog(here), request)
     assert conversion.to_download is None
-    assert Conversion(models(here), ConversionRequest(repo, update=True)).to_download == repo
+    assert Conversion(catalog(here), ConversionRequest(repo, update=True)).to_download == repo
     result = conversion.carry_out(conversion.plan())
     assert result.agreement is not None
-    assert (conversion.result_name(), result.folder) == ("e2b-8bit", models(here).store.resolve("e2b-8bit").folder)
+    assert (conversion.result_name(), result.folder) == ("e2b-8bit", catalog(here).store.resolve("e2b-8bit").folder)
     with pytest.raises(UsageError, match="exists"):
-        Conversion(models(here), request)
-    assert models(here).names() == ["pocket"]
+        Conversion(catalog(here), request)
 
 
 def test_quantized_weights_are_refused_where_they_are_to_be_converted(here: Here) -> None:
@@ -85,6 +84,6 @@ def test_quantized_weights_are_refused_where_they_are_to_be_converted(here: Here
     files = folder_files(FOLDER / "e2b" / "target")
     files["config.json"] = files["config.json"].replace(b"{", b"{" + config, 1)
     here.hub.publish("org/small", files)
-    assert not isinstance(models(here).plan_download("org/small", draft=False), NoDownload)
+    assert not isinstance(catalog(here).plan_download("org/small", draft=False), NoDownload)
     with pytest.raises(LoadError, match="org/small is already quantized"):
-        models(here).plan_download("org/small", draft=False, to_convert=True)
+        catalog(here).plan_download("org/small", draft=False, to_convert=True)

@@ -90,7 +90,6 @@ def chat(
 
 def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: bool) -> Talk:
     """Everything but the model. The line editor takes a tenth of a second to import, so it comes late."""
-    from mlxmtp.app.models import Models
     from mlxmtp.app.worker import ModelThread
     from mlxmtp.cli.repl.completion import Sources
     from mlxmtp.cli.repl.line_editor import LineEditor, PlainReader, Reader
@@ -103,7 +102,7 @@ def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: 
     if out.look.dumb:
         reader = PlainReader()
     else:
-        sources = Sources(Models(loaded).names, lambda: _session_names(loaded), CHAT_KEYS)
+        sources = Sources(lambda: _model_names(loaded), lambda: _session_names(loaded), CHAT_KEYS)
         history = loaded.places.data / "history" if keeps else None
         reader = LineEditor(history, sources, color=out.look.color)
     return Talk(loaded, out, conversation, ModelThread(), keys, reader)
@@ -125,6 +124,16 @@ def _begin(talk: Talk, target: Found, files: Sequence[str], *, resumed: bool) ->
     if isinstance(talk.reader, LineEditor):
         talk.reader.on_thought = lambda: talk.thought
     talk.run(act, turns.send)
+
+
+def _model_names(loaded: Loaded) -> list[str]:
+    """What -m takes and is here."""
+    from mlxmtp.hub.registry import BUILT_IN, entries
+    from mlxmtp.hub.store import Store
+
+    store = Store(loaded.places, loaded.aliases)
+    here = [entry.name for entry in entries() if store.cached(entry.target.repo) is not None]
+    return [BUILT_IN, *here, *loaded.aliases]
 
 
 def _session_names(loaded: Loaded) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from mlxmtp.cli import obtain
 from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin
 
@@ -51,6 +50,7 @@ def convert(
     stopped. The result also loads in mlx-lm and mlx-vlm; its drafter is the folder `drafter` inside.
     """
     from mlxmtp.app.conversion import ConversionRequest
+    from mlxmtp.cli import obtain
 
     flags = {
         "bits": q_bits, "group_size": q_group_size, "mode": q_mode, "draft_bits": draft_bits, "dtype": dtype,

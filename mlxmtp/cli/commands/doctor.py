@@ -28,11 +28,11 @@ def doctor(
     Exit code 1 if something has to be repaired.
     """
     from mlxmtp.app.doctor import examine
-    from mlxmtp.app.models import Models
+    from mlxmtp.app.models import Catalog
 
     loaded, out = begin(ctx)
     checks = []
-    for check in examine(Models(loaded)):
+    for check in examine(Catalog(loaded)):
         checks.append(check)
         if json:
             continue

@@ -10,6 +10,7 @@ import typer
 
 from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin, can_ask
+from mlxmtp.cli.terminal.rows import show_table
 from mlxmtp.errors import UsageError
 from mlxmtp.units import ago, format_bytes, format_count
 
@@ -35,11 +36,11 @@ def ls(
       mlxmtp ls --all
       mlxmtp ls -q | xargs -n 1 mlxmtp show
     """
-    from mlxmtp.app.models import Models
+    from mlxmtp.app.models import Catalog
     from mlxmtp.cli.terminal.presenters import as_json
 
     loaded, out = begin(ctx)
-    listing = Models(loaded).listing(every=every)
+    listing = Catalog(loaded).listing(every=every)
     if names:
         out.write("".join(f"{model.name}\n" for model in listing.models))
         return
@@ -68,11 +69,11 @@ def show(
       mlxmtp show e2b
       mlxmtp show pocket --json
     """
-    from mlxmtp.app.models import Models
+    from mlxmtp.app.models import Catalog
     from mlxmtp.cli.terminal.presenters import as_json
 
     loaded, out = begin(ctx)
-    report = Models(loaded).report(name)
+    report = Catalog(loaded).report(name)
     if json:
         out.write(as_json(asdict(report)))
     else:
@@ -95,11 +96,11 @@ def rm(
     Removes every revision of the repository in the Hugging Face cache, which other tools share. A drafter that another
     model uses stays.
     """
-    from mlxmtp.app.models import Models
+    from mlxmtp.app.models import Catalog
 
     loaded, out = begin(ctx)
-    models = Models(loaded)
-    plan = models.plan_removal(name)
+    catalog = Catalog(loaded)
+    plan = catalog.plan_removal(name)
     for item in plan.folders:
         more = f", {len(item.commits)} revisions" if len(item.commits) > 1 else ""
         out.line(f"{format_bytes(item.size):>8}  {item.name}{more}")
@@ -111,13 +112,11 @@ def rm(
         if not typer.confirm(f"Remove {format_bytes(plan.size)}?", default=False, err=True):
             out.line("Nothing was removed.")
             return
-    models.remove(plan)
+    catalog.remove(plan)
     out.write(f"{format_bytes(plan.size)} freed.\n")
 
 
 def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
-    from mlxmtp.cli.terminal.rows import show_table
-
     now, rows = time.time(), []
     for model in listing.models:
         needed, size = model.needs(), model.size
@@ -140,8 +139,6 @@ def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
 
 
 def _show_report(out: Output, report: ModelReport) -> None:
-    from mlxmtp.cli.terminal.rows import show_table
-
     revision = f" @ {report.revision[:12]}{' (pinned)' if report.pinned else ''}" if report.revision else ""
     out.write(f"{report.name}: {report.repo or report.folder}{revision}\n")
     parameters = f"{format_count(report.parameters)} parameters"
@@ -170,8 +167,6 @@ def _show_report(out: Output, report: ModelReport) -> None:
 
 
 def _show_files(out: Output, title: str, part: ModelReport | DrafterReport) -> None:
-    from mlxmtp.cli.terminal.rows import show_table
-
     out.write(f"{title}, {format_bytes(sum(file.bytes for file in part.files))} in {len(part.files)} files\n")
     show_table(out, ["FILE", "SIZE"], [[file.name, format_bytes(file.bytes)] for file in part.files], right=(1,))
     out.write("\n")

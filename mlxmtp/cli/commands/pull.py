@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mlxmtp.cli import obtain
 from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin
 from mlxmtp.errors import ModelNotFound
@@ -47,6 +46,8 @@ def pull(
     With --convert an alias means Google's own weights, packed here as its variant says. For other settings see
     mlxmtp convert.
     """
+    from mlxmtp.cli import obtain
+
     loaded, out = begin(ctx)
     try:
         if convert:
@@ -95,7 +96,9 @@ def _named(loaded: Loaded, out: Output, store: Store, name: str) -> Found:
     try:
         return store.resolve(name)
     except ModelNotFound as missing:
-        obtain.offer(loaded, out, name, missing)
+        from mlxmtp.cli.obtain import offer
+
+        offer(loaded, out, name, missing)
         return store.resolve(name)
 
 
