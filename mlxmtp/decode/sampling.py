@@ -24,7 +24,7 @@ _SORT_BLOCK = 128  # tokens per block in `largest`
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen. ``temp`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
+    """The way to choose tokens. ``temp`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
 
     Filters apply in the order of transformers: temperature, top-k, top-p, min-p. ``seed`` is any integer in
     [0, 2^64). Raises ValueError for a value out of range.
