@@ -84,7 +84,7 @@ _FETCHING = ("ask", "chat", "bench", "pull", "convert")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the table says about a setting, besides its name and its type."""
+    """One entry of the table, without the name and the type, which are the field's."""
 
     usage: str
     """Flags as typer takes them, then the metavar: `-m --model NAME`; empty for a setting without a flag."""
@@ -220,7 +220,7 @@ CHAT_KEYS = tuple(name.replace("_", "-") for name, one in TABLE.items() if one.i
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where files are: `config` is a file, the others are folders that need not exist.
+    """The places of files: `config` is a file, the others are folders that need not exist.
 
     What is in `cache` can be made again.
     """
@@ -276,11 +276,11 @@ def resolve(
     """Return the values of a table of settings, checked, and who set them. Raises as `load_settings` does."""
     entries = table_of(table)
     said = [(key.replace("-", "_"), value, f"{key} in {file}", "config file") for key, value in config.items()]
-    said += [
-        (name, _from_environment(one.rule.reads, environ[one.environment]), one.environment, "environment")
-        for name, one in entries.items()
-        if environ.get(one.environment)
-    ]
+    for name, one in entries.items():
+        if text := environ.get(one.environment):
+            reads = one.rule.reads  # a switch is on when its variable is there and not empty
+            value = True if reads is bool else text if reads is str else _number_or_text(text)
+            said.append((name, value, one.environment, "environment"))
     said += [(name, value, "--" + name.replace("_", "-"), "flag") for name, value in flags.items()]
     values = {
         name: checked(entries[name], value, where, UsageError if origin == "flag" else ConfigError)
@@ -365,11 +365,6 @@ def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise ConfigError(f"[{name}] in {path} must be a table of strings.")
     return dict(value)
-
-
-def _from_environment(reads: Any, text: str) -> object:
-    """Return a variable's text as the value of a flag: a switch is on when the variable is there and not empty."""
-    return True if reads is bool else text if reads is str else _number_or_text(text)
 
 
 def _number_or_text(text: str) -> object:

@@ -77,7 +77,7 @@ def _run(arguments: list[str]) -> int:
 
     given: dict[str, object] = {}  # commands put their flags here
     try:
-        from mlxmtp.cli.commands import app
+        from mlxmtp.cli.program import app
 
         result = app(args=arguments, prog_name="mlxmtp", standalone_mode=False, obj=given)
         code = result if isinstance(result, int) else 0

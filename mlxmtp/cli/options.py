@@ -92,9 +92,8 @@ class LoneResume(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the empty ID where none follows."""
-        pairs = zip(args, [*args[1:], "-"], strict=False)
-        return super().parse_args(ctx, [word for one, after in pairs for word in _with_id(one, after)])
-
-
-def _with_id(word: str, after: str) -> list[str]:
-    return [word, ""] if word in ("-r", "--resume") and after.startswith("-") else [word]
+        words = [*args, "-"]
+        for at in reversed(range(len(args))):
+            if words[at] in ("-r", "--resume") and words[at + 1].startswith("-"):
+                words.insert(at + 1, "")
+        return super().parse_args(ctx, words[:-1])

@@ -11,8 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mlxmtp.cli.commands import app as mlxmtp_app
 from mlxmtp.cli.options import LoneResume, Resume, takes
+from mlxmtp.cli.program import app as mlxmtp_app
 from mlxmtp.errors import ConfigError, UsageError
 from mlxmtp.limits import Range
 from mlxmtp.settings import EVERY, SWITCH, TEXT, Rule, choice, number, resolve, setting

@@ -1,4 +1,4 @@
-"""What the commands of the conversation do with the model and its settings."""
+"""Commands of the conversation about the model and its settings."""
 
 from __future__ import annotations
 
