@@ -135,7 +135,7 @@ def _default_name(loaded: Loaded, store: Store) -> str:
 
 
 def _show_list(out: Output, models: list[Model], others: list[Available], default: str, room: int | None) -> None:
-    from mlxmtp.cli.terminal.rows import show_table
+    from mlxmtp.cli.terminal.output import show_table
     from mlxmtp.hub import inventory
     from mlxmtp.models.tensors import parameter_count
     from mlxmtp.units import ago, format_count

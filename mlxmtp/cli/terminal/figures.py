@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxmtp.cli.terminal.rows import show_table
+from mlxmtp.cli.terminal.output import show_table
 from mlxmtp.hub import inventory
 from mlxmtp.hub.cache import Records
 from mlxmtp.hub.converted import conversion_record
