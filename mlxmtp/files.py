@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
-"""What file systems without locks answer (SMB, NFS, exFAT); macOS has two numbers where Linux has one."""
+"""Errors of file systems without locks (SMB, NFS, exFAT); macOS has two numbers where Linux has one."""
 
 
 def write_atomically(path: Path, text: str, *, parents: bool = False, private: bool = False) -> None:
-    """Write a small file so that it is there whole or not at all: a full disk leaves what was there.
+    """Write a small file whole or not at all: a full disk leaves what was there.
 
     What is no file (a pipe, a terminal) is written to. `parents`: make the folders above it. `private`: for its owner
     only. Raises OSError.
@@ -34,7 +34,7 @@ def write_atomically(path: Path, text: str, *, parents: bool = False, private: b
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that can still be written where `folder` is or will be."""
+    """Return the bytes that can still be written where `folder` is or will be."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -60,14 +60,9 @@ def sync(path: Path) -> None:
     """Put a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        _fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fsync(descriptor: int) -> None:
-    try:
         os.fsync(descriptor)
     except OSError as error:  # folders on network volumes cannot be flushed
         if error.errno not in (errno.EINVAL, *_NO_LOCKS):
             raise
+    finally:
+        os.close(descriptor)

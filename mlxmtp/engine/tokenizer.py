@@ -198,9 +198,35 @@ class Tokenizer:
 
     @cached_property
     def _template(self) -> Template:
+        """The chat template in the environment it is written for (transformers' chat_template_utils)."""
+        from datetime import datetime
+
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        def to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+            return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = to_json
+        environment.globals["raise_exception"] = refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        try:
+            return environment.from_string(self._template_source())
+        except TemplateError as error:
+            raise LoadError(
+                f"The chat template of {self._folder} is damaged ({error}): download the model again."
+            ) from error
+
+    def _template_source(self) -> str:
         path = self._folder / "chat_template.jinja"
         if path.is_file():
-            return _compile(path.read_text(encoding="utf-8"), self._folder)
+            return path.read_text(encoding="utf-8")
         source = self._settings.get("chat_template")
         if isinstance(source, list):  # several named ones: an older way of shipping them
             source = next((item["template"] for item in source if item.get("name") == "default"), None)
@@ -208,7 +234,7 @@ class Tokenizer:
             raise LoadError(
                 f"{self._folder} has no chat template: download the model again, the instruction-tuned one."
             )
-        return _compile(source, self._folder)
+        return source
 
     def _named(self, name: str) -> str:
         """Return the spelling of `bos_token` and the like, which templates print."""
@@ -251,28 +277,3 @@ def _content(message: Message) -> str:
 def _unused_character(text: str) -> str:
     """Return a private-use character that does not occur in `text`."""
     return next(character for character in map(chr, range(0xE000, 0xF900)) if character not in text)
-
-
-def _compile(source: str, folder: Path) -> Template:
-    """Return a template in the environment that chat templates are written for (transformers' chat_template_utils)."""
-    from datetime import datetime
-
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    def to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise LoadError(f"The chat template of {folder} is damaged ({error}): download the model again.") from error

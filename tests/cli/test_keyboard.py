@@ -12,7 +12,7 @@ from threading import Thread, Timer
 
 import pytest
 
-from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard, TypedAhead, ctrl_c_first, interrupts
+from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard, Modes, TypedAhead, ctrl_c_first, interrupts
 from mlxmtp.cli.terminal.rows import RedrawnRows
 
 
@@ -163,6 +163,30 @@ def test_ctrl_d_first_is_the_end(terminal: tuple[int, int]) -> None:
     with pytest.raises(EOFError):
         keyboard.typed_ahead()
     assert keyboard.typed_ahead() == TypedAhead()
+
+
+def test_the_terminal_is_given_back_as_it_was(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    program, person = terminal
+    monkeypatch.setenv("TERM", "xterm")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before, modes = termios.tcgetattr(program), Modes()
+    with open(program, closefd=False) as stdin, open(program, "w", closefd=False) as stdout:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("sys.stdout", stdout)
+        for _ in range(2):  # the second time changes nothing
+            modes.hold()
+            assert not termios.tcgetattr(program)[3] & (termios.ECHO | termios.ICANON)
+        modes.hand_over()
+        assert termios.tcgetattr(program) == before
+        modes.hold()
+        modes.release()
+        assert termios.tcgetattr(program) == before
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    written = b""
+    while len(written) < 24 and select.select([person], [], [], 10)[0]:
+        written += os.read(person, 100)
+    assert written == b"\x1b[?2004h\x1b[?2004h\x1b[?2004l"  # marked by either `hold`, undone once
 
 
 def test_a_file_is_no_keyboard() -> None:

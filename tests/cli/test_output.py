@@ -13,9 +13,8 @@ import pytest
 from rich.cells import get_character_cell_size
 
 from mlxmtp.cli.terminal.answer_view import AnswerView
-from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.cli.terminal.output import Look, Output, show_table
 from mlxmtp.cli.terminal.presenters import Raw, Rendered
-from mlxmtp.cli.terminal.rows import show_table
 from mlxmtp.engine.stats import Stats
 from mlxmtp.units import text_width
 

@@ -5,9 +5,8 @@ from io import StringIO
 
 import pytest
 
-from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.cli.terminal.output import Look, Output, show_table
 from mlxmtp.cli.terminal.progress import DownloadProgress, PrefillProgress, RunProgress
-from mlxmtp.cli.terminal.rows import show_table
 from mlxmtp.units import ago, format_count
 
 

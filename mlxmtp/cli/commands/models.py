@@ -10,7 +10,7 @@ import typer
 
 from mlxmtp.cli.options import takes
 from mlxmtp.cli.start import begin, can_ask
-from mlxmtp.cli.terminal.rows import show_table
+from mlxmtp.cli.terminal.output import show_table
 from mlxmtp.errors import UsageError
 from mlxmtp.units import ago, format_bytes, format_count
 

@@ -190,7 +190,7 @@ def _list(ctx: typer.Context, *, json: bool) -> None:
 def show_list(out: Output, sessions: Sequence[Summary]) -> None:
     """Write the table; titles are cropped to a terminal's width."""
     from mlxmtp.chat.history import title_of
-    from mlxmtp.cli.terminal.rows import show_table
+    from mlxmtp.cli.terminal.output import show_table
     from mlxmtp.units import ago
 
     now = time.time()

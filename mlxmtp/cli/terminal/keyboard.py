@@ -14,8 +14,8 @@ import sys
 import termios
 import time
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -41,9 +41,7 @@ class Modes:
 
     def __init__(self) -> None:
         self.interruptions = 0
-        """Times another program has had the terminal."""
-        self.marked = False
-        """The terminal marks pastes."""
+        self.marked = False  # pastes
         self._before: list[Any] | None = None  # stdin's mode, while it is on hold
 
     def hold(self) -> None:
@@ -71,23 +69,23 @@ class Modes:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
             self._before = None
 
+    def was_interrupted(self) -> None:
+        """Note that another program has had the terminal: what stands above the cursor may be its own."""
+        self.interruptions += 1
+
     def mark_pastes(self) -> None:
         """Let the terminal mark pastes, where a person reads and escape codes are understood."""
         from mlxmtp.settings import dumb_terminal
 
         if sys.stdout is not None and sys.stdout.isatty() and not dumb_terminal():
             self.marked = True  # first: Ctrl+C may come as soon as it is written
-            self._send("\x1b[?2004h")
+            _send("\x1b[?2004h")
 
     def unmark_pastes(self) -> None:
         """Undo `mark_pastes`, if that has written anything."""
         if self.marked:
-            self._send("\x1b[?2004l")
+            _send("\x1b[?2004l")
             self.marked = False
-
-    def _send(self, code: str) -> None:
-        with suppress(OSError):  # the window may be gone
-            os.write(sys.stdout.fileno(), code.encode())  # past the stream, which a signal may have found writing
 
     def _end(self, number: int, _frame: FrameType | None) -> None:
         """Let a signal end the program as it always does, but with the terminal as it was."""
@@ -101,6 +99,11 @@ def _switch_off(descriptor: int, flags: int, when: int) -> None:
     mode[0] &= ~termios.ICRNL  # a line that was pasted may end in both
     mode[3] = mode[3] & ~flags | termios.ISIG
     termios.tcsetattr(descriptor, when, mode)
+
+
+def _send(code: str) -> None:
+    with suppress(OSError):  # the window may be gone
+        os.write(sys.stdout.fileno(), code.encode())  # past the stream, which a signal may have found writing
 
 
 modes = Modes()
@@ -137,7 +140,8 @@ class Keys:
     def typed_ahead(self) -> TypedAhead:
         """Return what was typed since the last call, edited as it was typed; several lines keep their breaks.
 
-        Raises EOFError for Ctrl+D with nothing before it, as an empty line would.
+        Control characters are left out, and the line break at the end, which sends nothing by itself. Raises EOFError
+        for Ctrl+D with nothing before it, as an empty line would.
         """
         return TypedAhead()
 
@@ -151,41 +155,30 @@ class Keyboard(Keys):
     def __init__(self, descriptor: int) -> None:
         self.descriptors = (descriptor,)
         self._fd = descriptor
-        self._mode: list[Any] | None = None  # before this was entered, as the next two
-        self._handlers: dict[int, Any] = {}
-        self._marked = False
+        self._undo = ExitStack()
+        self._handlers: dict[int, Any] = {}  # of signals, before this was entered
         self._decoder = getincrementaldecoder("utf-8")("replace")
         self._typed = ""
 
     def __enter__(self) -> Keyboard:
         try:
-            self._mode = termios.tcgetattr(self._fd)
+            mode = termios.tcgetattr(self._fd)
         except termios.error:  # no terminal after all
             self.descriptors = ()
             return self
-        self._marked = modes.marked
+        self._undo.callback(termios.tcsetattr, self._fd, termios.TCSADRAIN, mode)
+        if not modes.marked:
+            self._undo.callback(modes.unmark_pastes)
         self._listen()
-        self._handlers = {
-            signal.SIGCONT: signal.signal(signal.SIGCONT, self._continued),
-            signal.SIGTSTP: signal.signal(signal.SIGTSTP, self._suspended),
-        }
+        handlers: dict[int, Any] = {signal.SIGCONT: self._continued, signal.SIGTSTP: self._suspended}
+        self._handlers = self._undo.enter_context(_handled(handlers))
+        self._undo.callback(self._read_the_rest)  # first of all
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._mode is None:
-            return
-        try:
-            self._read_the_rest()
-        finally:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-            if not self._marked:
-                modes.unmark_pastes()
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._mode)
-            self._mode = None
+        self._undo.close()
 
     def pressed(self) -> str:
-        """Return Ctrl+T as often as it came."""
         try:
             data = os.read(self._fd, 4096)
         except OSError:  # the terminal is gone: nothing more will come from it
@@ -197,12 +190,10 @@ class Keyboard(Keys):
         return CTRL_T * text.count(CTRL_T)
 
     def take_in(self) -> None:
-        """Read what is there."""
         with self:
             pass  # it is read at the end
 
     def typed_ahead(self) -> TypedAhead:
-        """Return everything but control characters; the line break at the end sends nothing by itself."""
         keys, self._typed = self._typed.replace("\r\n", "\n").replace("\r", "\n"), ""
         line: list[str] = []  # characters: one that is taken away must cost nothing, be the line a megabyte
         pasted = False
@@ -242,7 +233,7 @@ class Keyboard(Keys):
     def _continued(self, _number: int, _frame: FrameType | None) -> None:
         """Go on after Ctrl+Z: the shell has set the terminal its own way, and its lines stand above the cursor."""
         self._listen()
-        modes.interruptions += 1
+        modes.was_interrupted()
 
 
 def _erase(line: list[str], key: str) -> None:
@@ -259,27 +250,25 @@ def _erase(line: list[str], key: str) -> None:
             line.pop()
 
 
-def interrupts(react: Callable[[], None]) -> AbstractContextManager[None]:
-    """Let Ctrl+C call `react()` within it instead of raising KeyboardInterrupt anywhere at all."""
-    return _on(signal.SIGINT, react)
-
-
-def resumption() -> AbstractContextManager[None]:
-    """Note within it that the shell has had the terminal whenever this process goes on after Ctrl+Z."""
-
-    def count() -> None:
-        modes.interruptions += 1
-
-    return _on(signal.SIGCONT, count)
-
-
 @contextmanager
-def _on(number: int, react: Callable[[], None]) -> Iterator[None]:
-    before = signal.signal(number, lambda _number, _frame: react())
+def _handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> Iterator[dict[int, Any]]:
+    """Handle these signals within it; yields the handlers before."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield before
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interrupts(react: Callable[[], None]) -> AbstractContextManager[object]:
+    """Let Ctrl+C call `react()` within it instead of raising KeyboardInterrupt anywhere at all."""
+    return _handled({signal.SIGINT: lambda _number, _frame: react()})
+
+
+def resumption() -> AbstractContextManager[object]:
+    """Note within it that the shell has had the terminal whenever this process goes on after Ctrl+Z."""
+    return _handled({signal.SIGCONT: lambda _number, _frame: modes.was_interrupted()})
 
 
 class _Killed(SystemExit):
@@ -300,14 +289,8 @@ def kills() -> Iterator[list[int]]:
 
     # Those that are ignored stay so, as under nohup.
     heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in heeded}
-    try:
+    with suppress(_Killed), _handled(dict.fromkeys(heeded, end)):
         yield killed
-    except _Killed:
-        pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper, UnsupportedOperation
 from typing import TextIO
 
-from mlxmtp.cli.terminal.rows import dim, row_of, without_controls, wrapped
+from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.errors import MlxmtpError
 
 
@@ -112,7 +112,7 @@ class Output:
             self.end_thought()
             self._transient = True  # first: Ctrl-C may come as soon as the line is there
             # One row, with room for the terminal's own ^C: a line that wraps could not be taken away again.
-            self._put_error(f"\r\x1b[K{dim(row_of(text, _size(self._stderr)[0] - 3))}")
+            self._put_error(f"\r\x1b[K{dim(cropped(text, _size(self._stderr)[0] - 3))}")
 
     def clear_progress(self) -> None:
         """Erase the progress line."""
@@ -166,6 +166,18 @@ class Output:
             self._stderr.flush()
         except OSError:  # nobody reads the remarks; the answer may still have a reader
             abandon(self._stderr)
+
+
+def show_table(out: Output, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Write rows under a header: tabs between cells for programs, columns for people, those in `right` to the right."""
+    cells = [[one_line(cell) for cell in row] for row in [header, *rows]]
+    if not out.terminal:
+        out.write("".join("\t".join(row) + "\n" for row in cells))
+        return
+    lines = columns_of(cells, right)
+    if out.look.color and not out.look.dumb:
+        out.draw(f"{bold(lines.pop(0))}\n")
+    out.write("".join(f"{line}\n" for line in lines))
 
 
 def _size(stream: TextIO | None) -> tuple[int, int]:

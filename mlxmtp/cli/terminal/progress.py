@@ -130,21 +130,21 @@ class RunProgress:
 
     def __init__(self, out: Output, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._total, self._clock = out, total, clock
-        self._begun: float | None = None  # when the first measured run of the model at hand began
         self._shown_at = clock()
 
     def starting(self, before: int) -> Callable[[str, int], None]:
         """Return what the next model reports to, `before` runs having been done by others."""
-        self._begun = None
+        begun: float | None = None
 
         def say(what: str, done: int) -> None:
+            nonlocal begun
             now = self._clock()
-            if done and self._begun is None:
-                self._begun = now  # the first run is over: from here on there is a pace
+            if done and begun is None:
+                begun = now  # the first run is over: from here on there is a pace
             left = ""
-            if self._begun is not None and done > 1:
-                pace = (now - self._begun) / (done - 1)
-                left = f", {format_duration(pace * (self._total - before - done))} left"
+            if begun is not None and done > 1:
+                seconds = (now - begun) / (done - 1) * (self._total - before - done)
+                left = f", {format_duration(seconds)} left"
             text = f"run {before + done} of {self._total}{left}: {what}"
             if self._out.error_terminal:
                 self._out.progress(text)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from mlxmtp.cli.terminal.keyboard import modes
 from mlxmtp.units import text_width
-
-if TYPE_CHECKING:
-    from mlxmtp.cli.terminal.output import Output
 
 MAX_REDRAWN = 12
 
 # The last two ranges turn the order of characters around: text would not be what it looks like (CVE-2021-42574).
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # with line ends and tabs: they would end a cell
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WORD = re.compile(r"\S+\s*|\s+")
 _NARROWEST = 20  # columns in which words can still be read beside a name
@@ -37,9 +33,14 @@ def bold(text: str) -> str:
     return f"\x1b[1m{without_controls(text)}\x1b[0m"
 
 
-def row_of(text: str, columns: int) -> str:
+def one_line(text: str) -> str:
+    """Return text without control characters and line ends: blanks stand for them."""
+    return _BREAKS.sub(" ", text)
+
+
+def cropped(text: str, columns: int) -> str:
     """Return the start of `text` that fits into one row."""
-    row = _BREAKS.sub(" ", text)
+    row = one_line(text)
     while text_width(row) > columns:
         row = row[: columns if len(row) > columns else -1]
     return row
@@ -93,20 +94,12 @@ def listed(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
     return found
 
 
-def show_table(out: Output, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Write rows under a header: tabs between cells for programs, columns for people, those in `right` to the right."""
-    clean = [[_BREAKS.sub(" ", cell) for cell in row] for row in [header, *rows]]
-    if not out.terminal:
-        out.write("".join("\t".join(row) + "\n" for row in clean))
-        return
-    widths = [max(map(text_width, column)) for column in zip(*clean, strict=True)]
-    lines = [
-        "  ".join(_aligned(cell, widths[at], right=at in right) for at, cell in enumerate(row)).rstrip()
-        for row in clean
+def columns_of(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Return rows of cells as aligned lines; columns numbered in `right` are aligned to the right."""
+    widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(_aligned(cell, widths[at], right=at in right) for at, cell in enumerate(row)).rstrip() for row in rows
     ]
-    if out.look.color and not out.look.dumb:
-        out.draw(f"{bold(lines.pop(0))}\n")
-    out.write("".join(f"{line}\n" for line in lines))
 
 
 class RedrawnRows:
