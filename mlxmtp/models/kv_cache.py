@@ -93,7 +93,7 @@ class CacheSpec:
 
 
 GROWTH = 0.25
-"""Smallest part of itself by which it grows, so that a long text sees few capacities (scripts/bench_capacity.py)."""
+"""Smallest share by which it grows, so that a long text sees few capacities (scripts/benchmarks/capacity.py)."""
 
 
 class KVCache:
