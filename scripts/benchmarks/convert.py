@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import shutil
 import struct
@@ -30,6 +29,8 @@ from pathlib import Path
 from mlxmtp.models.config import read_config
 from mlxmtp.models.safetensors import Layout, lay_out
 from mlxmtp.models.tensors import tensors
+from scripts.benchmarks.harness.options import say
+from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
 from tests.full_size import PAIRS, write
 
@@ -68,7 +69,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="conversion-", dir=options.folder))
     try:
         size, largest = make_checkpoint(folder, options.family)
-        _say(f"checkpoint: {size / GB:.1f} GB, largest tensor {largest / GB:.1f} GB")
+        say(f"checkpoint: {size / GB:.1f} GB, largest tensor {largest / GB:.1f} GB")
         results = [run(folder, key, options) for key in options.arms]
     finally:
         shutil.rmtree(folder)
@@ -125,7 +126,7 @@ def run(folder: Path, key: str, options: argparse.Namespace) -> Result:
         return Result(name, 0, 0, 0, f"{python} is not there")
     dest = folder / "made"
     filled = [word.replace("SRC", str(folder)).replace("DEST", str(dest)) for word in arguments]
-    _say(f"{name} ...")
+    say(f"{name} ...")
     log = folder / "log"
     begin = time.monotonic()
     process = os.posix_spawn(
@@ -147,14 +148,14 @@ def run(folder: Path, key: str, options: argparse.Namespace) -> Result:
         lines = log.read_text(errors="replace").strip().splitlines()
         problem = lines[-1] if lines else f"status {status}"
     result = Result(name, seconds, peak, size, problem)
-    _say(f"{name}: {seconds:.0f} s, {peak / GB:.2f} GB at the peak, {size / GB:.2f} GB written {problem}")
+    say(f"{name}: {seconds:.0f} s, {peak / GB:.2f} GB at the peak, {size / GB:.2f} GB written {problem}")
     return result
 
 
 def report(results: list[Result], size: int, largest: int, family: str) -> str:
     """The section for docs/benchmarks.md."""
     lines = [
-        f"One run of `scripts/benchmarks/convert.py`, {datetime.now(UTC).date()}, on {_machine()}. Source: a synthetic "
+        f"One run of `scripts/benchmarks/convert.py`, {datetime.now(UTC).date()}, on {machine()}. Source: a synthetic "
         f"bf16 checkpoint of {family.upper()}'s shapes, {size / GB:.1f} GB with its drafter, largest tensor "
         f"{largest / GB:.1f} GB. Each converter ran once in a process of its own; peak is the resident memory that the "
         "system counted for it.",
@@ -168,15 +169,6 @@ def report(results: list[Result], size: int, largest: int, family: str) -> str:
     return "\n".join(lines)
 
 
-def _machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -188,10 +180,6 @@ def _arguments() -> argparse.Namespace:
     add("--folder", type=Path, help="where to write the checkpoint (default: the system's folder for such)")
     add("--write", type=Path, metavar="FILE.md", help="put the table between its markers in this file")
     return parser.parse_args()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

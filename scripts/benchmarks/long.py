@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 import tempfile
 import time
 import tomllib
@@ -26,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 from scripts.benchmarks.harness.drive import Worker, WorkerError
-from scripts.benchmarks.harness.options import comparison
+from scripts.benchmarks.harness.options import comparison, say
 from scripts.benchmarks.harness.pair import allowing
 from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
@@ -243,11 +242,6 @@ def _table(
             if any(gains):
                 rows.append(f"| {label} | {' | '.join(f'×{median(g):.2f}' if g else '' for g in gains)} |")
     return "\n".join(rows)
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"bench_long: {text}", file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

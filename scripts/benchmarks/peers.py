@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks.harness.arms import ARMS, DEFAULT_ARMS, KINDS, WHOLE, Arm
-from scripts.benchmarks.harness.drive import Options, Session, Worker, WorkerError, mixed, say
+from scripts.benchmarks.harness.drive import Options, Session, Worker, WorkerError, mixed
 from scripts.benchmarks.harness.figures import Figures
-from scripts.benchmarks.harness.options import comparison
+from scripts.benchmarks.harness.options import comparison, say
 from scripts.benchmarks.harness.report import MOST_HOST, Run, host_share, machine, markdown
 from scripts.benchmarks.harness.section import write_section
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from scripts.benchmarks.harness.drive import Worker
-from scripts.benchmarks.harness.options import comparison
+from scripts.benchmarks.harness.options import comparison, say
 from scripts.benchmarks.harness.pair import allowing
 from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
@@ -111,11 +110,6 @@ def _report(samples: Sequence[Sample], options: argparse.Namespace) -> str:
         label = "pocket" if name == "pocket" else f"shape of {name.upper()}"
         parts[-1] += f"\n| {label} | {' | '.join(cells)} |"
     return "\n\n".join(parts)
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"bench_reading: {text}", file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

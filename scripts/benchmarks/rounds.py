@@ -14,7 +14,6 @@ most of it reading memory; on a machine that does nothing else.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.load import build_target
 from mlxmtp.models.target import Target
 from scripts.benchmarks.graphs.narrow import complete
-from scripts.benchmarks.harness.options import repeated
+from scripts.benchmarks.harness.options import repeated, say
 from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
 
@@ -160,11 +159,6 @@ def _report(model: str, seconds: dict[tuple[int, int], list[float]], repetitions
 
 def _ratios(these: Sequence[float], plain: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(these, plain, strict=True)]
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"bench_rounds: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

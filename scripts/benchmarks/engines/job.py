@@ -51,10 +51,13 @@ class Engine(Protocol):
         """Versions and settings for the report."""
 
     def warm(self, jobs: Sequence[Job]) -> None:
-        """Build every kernel that jobs like these can need."""
+        """Build every kernel that jobs like these can need, by running them."""
+        for job in jobs:
+            self.run(job, lambda _: None)
 
     def run(self, job: Job, emit: Emit) -> Counts:
         """Generate; nothing may still be running when it returns."""
 
     def ask(self, what: str, request: dict[str, Any]) -> Any:
-        """Anything else (tokenize, profile); most engines have nothing else."""
+        """Answer anything else (tokenize, profile); most engines have nothing else."""
+        raise NotImplementedError(what)

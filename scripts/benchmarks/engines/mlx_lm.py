@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from mlx_lm.generate import generate_step, generation_stream
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_model
 
-from scripts.benchmarks.engines.job import Counts, Emit, Enough, Job
+from scripts.benchmarks.engines.job import Counts, Emit, Engine, Enough, Job
 
 
-class MlxLm:
+class MlxLm(Engine):
     """Plain decoding only."""
 
     def __init__(self, model: Any) -> None:
@@ -24,11 +23,6 @@ class MlxLm:
     def describe(self) -> dict[str, Any]:
         """Versions."""
         return {"mlx-lm": version("mlx-lm"), "mlx": version("mlx"), "device": str(mx.default_device())}
-
-    def warm(self, jobs: Sequence[Job]) -> None:
-        """Run them."""
-        for job in jobs:
-            self.run(job, lambda _: None)
 
     def run(self, job: Job, emit: Emit) -> Counts:
         """`generate_step`, which dispatches one step ahead."""
@@ -43,10 +37,6 @@ class MlxLm:
         steps.close()
         mx.synchronize(generation_stream)  # it leaves one step behind, which must not run in the next arm's time
         return Counts()
-
-    def ask(self, what: str, request: dict[str, Any]) -> Any:
-        """Nothing."""
-        raise NotImplementedError(what)
 
 
 def load(target: Path, drafter: Path) -> MlxLm:

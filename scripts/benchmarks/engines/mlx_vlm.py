@@ -5,7 +5,6 @@ Its block size counts the bonus token: a draft of 3 is a block of 4, which is it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from mlx_vlm.generate import generate_step, generation_stream
 from mlx_vlm.speculative.drafters import load_drafter
 from mlx_vlm.utils import load_model
 
-from scripts.benchmarks.engines.job import Counts, Emit, Enough, Job
+from scripts.benchmarks.engines.job import Counts, Emit, Engine, Enough, Job
 
 
-class MlxVlm:
+class MlxVlm(Engine):
     """Plain and MTP decoding."""
 
     def __init__(self, model: Any, drafter: Any, kind: str) -> None:
@@ -32,11 +31,6 @@ class MlxVlm:
             "device": str(mx.default_device()),
             "default draft": int(self._drafter.config.block_size) - 1,
         }
-
-    def warm(self, jobs: Sequence[Job]) -> None:
-        """Run them."""
-        for job in jobs:
-            self.run(job, lambda _: None)
 
     def run(self, job: Job, emit: Emit) -> Counts:
         """`generate_step`, sampling as its command line does (one generator) or, keyed, as its server does."""
@@ -70,10 +64,6 @@ class MlxVlm:
             return Counts()
         accepted, drafted = list(self._drafter.accept_lens), list(self._drafter.draft_lens)
         return Counts(len(accepted), int(sum(drafted)), int(sum(accepted)))
-
-    def ask(self, what: str, request: dict[str, Any]) -> Any:
-        """Nothing."""
-        raise NotImplementedError(what)
 
 
 def load(target: Path, drafter: Path) -> MlxVlm:

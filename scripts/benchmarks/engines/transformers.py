@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from scripts.benchmarks.engines.job import Counts, Emit, Enough, Job
+from scripts.benchmarks.engines.job import Counts, Emit, Engine, Enough, Job
 
 _PROBE = Job(prompt=tuple(range(300, 316)), tokens=24)
 
@@ -35,7 +34,7 @@ class _Streamer:
         """Nothing is held back."""
 
 
-class Transformers:
+class Transformers(Engine):
     """The reference implementation, whose speed is nobody's aim; here for scale and to check texts."""
 
     def __init__(self, target: Any, drafter: Any) -> None:
@@ -45,11 +44,6 @@ class Transformers:
     def describe(self) -> dict[str, Any]:
         """Versions, and the number of threads that was faster."""
         return {"transformers": version("transformers"), "torch": version("torch"), "torch threads": self._threads}
-
-    def warm(self, jobs: Sequence[Job]) -> None:
-        """Run them."""
-        for job in jobs:
-            self.run(job, lambda _: None)
 
     def run(self, job: Job, emit: Emit) -> Counts:
         """`generate` with a streamer."""
@@ -69,10 +63,6 @@ class Transformers:
                 **sampling,
             )
         return Counts(rounds=streamer.calls - 1 if job.draft != 0 else None)
-
-    def ask(self, what: str, request: dict[str, Any]) -> Any:
-        """Nothing."""
-        raise NotImplementedError(what)
 
     def _best_threads(self) -> int:
         cores = os.cpu_count() or 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks.harness.arms import KINDS, MIXED, PER_REPETITION, TEXTS, WHOLE, Arm, random_words, rotated
+from scripts.benchmarks.harness.options import say
 
 ROOT = Path(__file__).resolve().parents[3]
 _RANDOM_CANDIDATES = 10
@@ -295,8 +295,3 @@ class Session:
 def mixed(kinds: Sequence[str]) -> tuple[str, ...]:
     """The kinds that make up the mixed suite."""
     return tuple(kind for kind in MIXED if kind in kinds)
-
-
-def say(text: str) -> None:
-    """Progress."""
-    print(f"bench_peers: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The flags that benchmarks share."""
+"""Flags and progress of the programs."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def repeated(description: str | None, repetitions: int) -> argparse.ArgumentPars
     parser.add_argument("--write", type=Path, help="page to write the table into")
     parser.add_argument("--json", type=Path, help="file for every figure")
     return parser
+
+
+def say(text: str) -> None:
+    """Print a line of progress of the running program."""
+    print(f"{Path(sys.argv[0]).stem}: {text}", file=sys.stderr, flush=True)
