@@ -1,7 +1,6 @@
 """The built-in model's files: sizes, layout, tokenizer and chat template, and the training data behind them."""
 
 import json
-import sys
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -28,10 +27,8 @@ def encoder():
 
 
 def training(name):
-    """A module of the training code, which is no package of the project's."""
-    if str(ROOT / "scripts") not in sys.path:
-        sys.path.append(str(ROOT / "scripts"))
-    return import_module(f"pocket.{name}")
+    """A module of the training code, which is no part of the package."""
+    return import_module(f"scripts.pocket.{name}")
 
 
 def tensors(folder):

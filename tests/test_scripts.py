@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [ROOT / "scripts" / name for name in ("_env.sh", "try", "test", "check")] + [ROOT / ".ci" / "run"]
+EVERY = [*SCRIPTS, ROOT / "scripts" / "benchmarks" / "all"]
 PYTEST = "python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile"
 
 NEWER_THAN_BASH_3_2 = re.compile(
@@ -139,7 +140,7 @@ def test_continuous_integration_runs_the_tests(checkout: Checkout) -> None:
     assert done.stderr.splitlines()[-1] == "scripts/test: FAILED: types"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("script", EVERY, ids=lambda path: path.name)
 def test_scripts_parse_and_use_nothing_newer_than_bash_3_2(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
     found = [line for line in script.read_text().splitlines() if NEWER_THAN_BASH_3_2.search(line)]
@@ -160,4 +161,4 @@ def test_shellcheck_finds_nothing() -> None:
     found = str(program) if program.exists() else shutil.which("shellcheck")
     if found is None:
         pytest.skip("shellcheck is not installed; it comes with the dev extra")
-    subprocess.run([found, "--external-sources", "--shell=bash", *SCRIPTS], cwd=ROOT, check=True)
+    subprocess.run([found, "--external-sources", "--shell=bash", *EVERY], cwd=ROOT, check=True)

@@ -4,10 +4,10 @@ A step of decoding reads every weight once, so it takes at least bytes / bandwid
 Each of its kernels has to be launched on top, which is what bounds the small models. A round with K draft tokens costs
 a step, a sixth of its reading for each further verified row, the further experts these choose, and K draft steps.
 
-Kernels were counted by ``scripts/profile_round.py``, which says how; the sums below are within 5 % of its counts.
+Kernels were counted by ``scripts/benchmarks/profile_round.py``, which says how; the sums are within 5 % of its counts.
 Seconds per kernel lie between two reports from Macs, taken to hold for every chip: 2.75 us (a chain of tiny dependent
 kernels on an M3 Ultra, issue 4521 of MLX) and 5.2 us (norms added to a 2B model, issue 149 of ferrox, another engine).
-With 4 us the plain speeds that ``scripts/predict_speed.py`` compares with are missed in both directions alike.
+With 4 us the plain speeds that ``scripts/benchmarks/predict_speed.py`` compares with are missed in both directions.
 """
 
 from __future__ import annotations

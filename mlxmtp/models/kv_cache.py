@@ -30,7 +30,7 @@ from mlxmtp.models.kv_quant import QuantizedRows, Rows, quantize, widths
 from mlxmtp.models.tensors import Quantization
 
 GROWTH = 0.25
-"""Smallest part of itself by which it grows, so that a long text sees few capacities (scripts/bench_capacity.py)."""
+"""Smallest share by which it grows, so that a long text sees few capacities (scripts/benchmarks/capacity.py)."""
 
 
 class Buffer(NamedTuple):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from goldens.reference import load_target
+from scripts.goldens.reference import load_target
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from goldens.families import Family
+    from scripts.goldens.families import Family
 
 FAMILIES = ("e2b", "31b")
 POSITIONS = [0, 1, 2, *range(131062, 131073), *range(262140, 262144)]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from goldens.reference import Pair, State, read
-from goldens.weights import Tensors, coarse
+from scripts.goldens.reference import Pair, State, read
+from scripts.goldens.weights import Tensors, coarse
 
 DRAFT_STEPS = 4
 # Enough agreement for long accepted runs, little enough for rejections at every depth.

@@ -18,9 +18,9 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from goldens.families import GENERATION_STOP_IDS, Family, drafter_config, generation_config, target_config
-from goldens.fit import fit_drafter
-from goldens.reference import (
+from scripts.goldens.families import GENERATION_STOP_IDS, Family, drafter_config, generation_config, target_config
+from scripts.goldens.fit import fit_drafter
+from scripts.goldens.reference import (
     Chain,
     Pair,
     cut,
@@ -34,7 +34,7 @@ from goldens.reference import (
     rounds,
     sensitivity,
 )
-from goldens.weights import Tensors, drafter_tensors, target_tensors, write_checkpoint
+from scripts.goldens.weights import Tensors, drafter_tensors, target_tensors, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from goldens.families import Family
+    from scripts.goldens.families import Family
 
 Tensors = dict[str, torch.Tensor]
 SIGNIFICANT_BITS = 4

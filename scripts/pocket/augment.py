@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from pocket.loosen import loosen
+from scripts.pocket.loosen import loosen
 
 _BEFORE = (
     "hey, ", "hey ", "hi, ", "hi! ", "hello, ", "hello! ", "please ", "please tell me, ",

@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pocket.conversation import Conversation, Generator
-from pocket.layout import PAD, THOUGHT, segments
+from scripts.pocket.conversation import Conversation, Generator
+from scripts.pocket.layout import PAD, THOUGHT, segments
 
 POOL = 1024
 CUT_SHARE = 0.5

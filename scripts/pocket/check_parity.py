@@ -1,6 +1,6 @@
 """Compare the training network with transformers 5.17's classes on the published files.
 
-Run in the training environment (with transformers==5.17.0 installed): `python scripts/pocket/check_parity.py`.
+Run in the training environment (with transformers==5.17.0 installed): `python -m scripts.pocket.check_parity`.
 The target's hidden states and a chain of drafts at one position must agree to float32 rounding.
 """
 
@@ -14,12 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from scripts.pocket.network import Drafter, Target
+from scripts.pocket.sizes import TARGET
+
 _ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(_ROOT / "scripts"))
-
-from pocket.network import Drafter, Target  # noqa: E402
-from pocket.sizes import TARGET  # noqa: E402
-
 POCKET = _ROOT / "assets/pocket"
 LENGTH, AT, STEPS = 300, 280, 4
 TOLERANCE = 2e-3

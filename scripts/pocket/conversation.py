@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from zlib import crc32
 
-from pocket import augment, keywords, outfield
-from pocket.corpus import Intent, Link
-from pocket.material import material, path
-from pocket.patterns import expand, squash
+from scripts.pocket import augment, keywords, outfield
+from scripts.pocket.corpus import Intent, Link
+from scripts.pocket.material import material, path
+from scripts.pocket.patterns import expand, squash
 
 _SYSTEMS = (
     "You are a helpful assistant.", "Answer in one sentence.", "Be brief.", "You are a helpful, friendly assistant.",

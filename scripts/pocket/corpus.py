@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pocket.patterns import PatternError, Sequence_, parse
+from scripts.pocket.patterns import PatternError, Sequence_, parse
 
 FOLDER = Path(__file__).parent / "corpus"
 _MARKER = re.compile(r"<\|\S|\S\|>|<(pad|eos|bos|unk)>")

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pocket import corpus, kernels, tokenizer
-from pocket.batches import Batch, Stream, held_out
-from pocket.conversation import Generator
-from pocket.network import Drafter, Target
-from pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER
+from scripts.pocket import corpus, kernels, tokenizer
+from scripts.pocket.batches import Batch, Stream, held_out
+from scripts.pocket.conversation import Generator
+from scripts.pocket.network import Drafter, Target
+from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER
 
 BUDGET = 2048
 HELD_OUT = 96

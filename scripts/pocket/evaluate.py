@@ -1,6 +1,6 @@
 """Ask the published pocket model its held-out questions, and measure how its drafts fare.
 
-Run from the repository's root: `python scripts/pocket/evaluate.py [--accept] [--overlap] [--kind mtp]`.
+Run from the repository's root: `python -m scripts.pocket.evaluate [--accept] [--overlap] [--kind mtp]`.
 Needs the project's own environment (mlxmtp), not the training one.
 """
 
@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-_ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(_ROOT), str(_ROOT / "scripts")]
+from scripts.pocket import corpus
+from scripts.pocket.corpus import Intent
+from scripts.pocket.patterns import matcher, squash
 
-from pocket import corpus  # noqa: E402
-from pocket.corpus import Intent  # noqa: E402
-from pocket.patterns import matcher, squash  # noqa: E402
+_ROOT = Path(__file__).parents[2]
 
 if TYPE_CHECKING:
     from mlxmtp import Model

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from pocket.corpus import Intent
+from scripts.pocket.corpus import Intent
 
 _TOPIC = (
     "{}", "tell me about {}", "what about {}", "explain {}", "I have a question about {}", "I wonder about {}",

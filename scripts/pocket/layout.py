@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pocket.conversation import Conversation
+from scripts.pocket.conversation import Conversation
 
 SPECIAL = {
     0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from pocket.outfield import nonsense
-from pocket.words import ADJECTIVES, NOUNS, PEOPLE, PLACES, THINGS, VERBS
+from scripts.pocket.outfield import nonsense
+from scripts.pocket.words import ADJECTIVES, NOUNS, PEOPLE, PLACES, THINGS, VERBS
 
 _SUMMARIZE = (
     "Summarize this", "Summarize this file in three sentences", "What is this about?", "Give me the gist", "tl;dr",

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pocket import kernels
-from pocket.sizes import CENTROIDS, DRAFTER, TARGET, Sizes
+from scripts.pocket import kernels
+from scripts.pocket.sizes import CENTROIDS, DRAFTER, TARGET, Sizes
 
 KV = Mapping[str, tuple[Tensor, Tensor]]
 

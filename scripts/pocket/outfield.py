@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from pocket.patterns import Sequence_, expand, parse
-from pocket.words import ADJECTIVES, NOUNS, PEOPLE, PLACES, SYLLABLES, THINGS, VERBS
+from scripts.pocket.patterns import Sequence_, expand, parse
+from scripts.pocket.words import ADJECTIVES, NOUNS, PEOPLE, PLACES, SYLLABLES, THINGS, VERBS
 
 # category of the refusal -> patterns; {x} is replaced by a word of that list
 _PATTERNS: dict[str, tuple[str, ...]] = {

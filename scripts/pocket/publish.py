@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pocket.drafter import load_target
-from pocket.layout import BOS, EOS, PAD, TOOL_RESPONSE, TURN_END
-from pocket.network import Drafter
-from pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER, TARGET, Sizes
+from scripts.pocket.drafter import load_target
+from scripts.pocket.layout import BOS, EOS, PAD, TOOL_RESPONSE, TURN_END
+from scripts.pocket.network import Drafter
+from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER, TARGET, Sizes
 
 LIMIT_BYTES = 40_000_000
 _TEMPLATE = Path(__file__).parent / "chat_template.jinja"

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pocket import corpus, kernels, tokenizer
-from pocket.batches import Batch, Stream, held_out
-from pocket.conversation import Generator
-from pocket.network import Target
-from pocket.sizes import TARGET
+from scripts.pocket import corpus, kernels, tokenizer
+from scripts.pocket.batches import Batch, Stream, held_out
+from scripts.pocket.conversation import Generator
+from scripts.pocket.network import Target
+from scripts.pocket.sizes import TARGET
 
 BUDGET = 2560
 HELD_OUT = 128

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pocket.layout import SPECIAL
+from scripts.pocket.layout import SPECIAL
 
 VOCAB = 4096
 _FIRST_BYTE = 107

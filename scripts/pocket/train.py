@@ -22,9 +22,9 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from pocket import kernels
-from pocket.batches import Batch, Stream
-from pocket.optimizer import Slot, share, update
+from scripts.pocket import kernels
+from scripts.pocket.batches import Batch, Stream
+from scripts.pocket.optimizer import Slot, share, update
 
 _TOKENS, _LOSS, _ROWS = range(3)
 

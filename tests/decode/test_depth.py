@@ -1,6 +1,6 @@
 """The draft length's controller on recorded and drawn texts and simulated machines (no clock is read).
 
-Texts, machines and the noise of clocks are those of `scripts/simulate_depth.py`, so its table shows more of the same.
+Texts, machines and the noise of clocks are those of `scripts/benchmarks/simulate_depth.py`: its table shows more.
 """
 
 import json
@@ -12,8 +12,8 @@ import pytest
 
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.limits import MAX_DRAFT
-from scripts.bench.material import Profile, Suite, profiles, suites
-from scripts.bench.replay import Fixed, Noise, best_fixed, play
+from scripts.benchmarks.simulation.material import Profile, Suite, profiles, suites
+from scripts.benchmarks.simulation.replay import Fixed, Noise, best_fixed, play
 
 PROFILES = profiles()
 SUITES = suites()

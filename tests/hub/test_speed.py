@@ -109,7 +109,7 @@ def test_a_round_costs_more_with_every_draft_token_and_less_on_a_faster_chip() -
     assert round_seconds(target, drafter, 8e11, 3) < times[3] < 2 * round_seconds(target, drafter, 8e11, 3)
 
 
-# Counted by scripts/profile_round.py: a plain pass, greedy.
+# Counted by scripts/benchmarks/profile_round.py: a plain pass, greedy.
 @pytest.mark.parametrize(("name", "counted"), [("e2b", 799), ("e4b", 942), ("12b", 831), ("26b", 1170), ("31b", 1025)])
 def test_kernels_are_those_counted_in_the_traced_round(name: str, counted: int) -> None:
     assert kernels(entry(name).target_config()) == pytest.approx(counted, rel=0.05)

@@ -1,0 +1,1 @@
+"""Measurements and predictions behind docs/benchmarks.md: a module is a program, `all` runs those that write tables."""

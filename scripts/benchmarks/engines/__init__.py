@@ -1,0 +1,1 @@
+"""An engine in a process and an environment of its own, behind one protocol."""

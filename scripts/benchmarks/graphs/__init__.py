@@ -1,0 +1,1 @@
+"""Traced graphs of rounds, and the kernels that they launch."""

@@ -1,0 +1,130 @@
+"""Counting what a traced computation would launch on a GPU, without one.
+
+The graph is traced on the CPU and written by ``mx.export_to_dot``. Two things differ from Metal and are put right:
+
+* RMS norm, rotary embedding and attention are one kernel each on a GPU, where the CPU takes several. They are traced as
+  one opaque node (``Depends``), which, like them, nothing is fused with. Attention only where MLX's Metal backend has a
+  kernel for it: heads of 256, at most 8 rows, at most 32 rows times query heads per K/V head; elsewhere (heads of 512
+  under a mask) MLX puts it together of several operations there, too, and these are what is counted.
+* Nodes are not launches: views of memory launch nothing, a concatenation copies each of its inputs, a write at a place
+  known to the device first computes that place.
+
+What becomes of a node on Metal was read in MLX's source, not observed.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlxmtp.models import layer
+from scripts.benchmarks.graphs.narrow import FULL_HEAD
+
+VIEWS = frozenset(
+    "AsStrided Broadcast BroadcastAxes Depends ExpandDims Flatten NumberOfElements Reshape Slice Split "
+    "Squeeze StopGradient Transpose Unflatten View".split()
+)
+_NODE = re.compile(r'^\{ (\d+) \[label ="(\w+)"')
+_INTO = re.compile(r'^"(\w+)" -> (\d+)$')
+_OUT_OF = re.compile(r'^(\d+) -> "(\w+)"$')
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """`nodes` by name as MLX calls them; `launches` by kind, views left out."""
+
+    nodes: Counter[str]
+    launches: Counter[str]
+
+    @property
+    def operations(self) -> int:
+        """Nodes of the graph."""
+        return self.nodes.total()
+
+    @property
+    def total(self) -> int:
+        """Kernels."""
+        return self.launches.total()
+
+
+def count(run: Callable[[], Sequence[mx.array]], rows: int) -> Count:
+    """What the arrays that `run` returns would launch; `rows` of a pass decide whether a turned result is copied."""
+    with _as_on_a_gpu() as opaque, tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "graph.dot"
+        mx.export_to_dot(str(file), *run())
+        graph = _Graph(file.read_text())
+    nodes = Counter(graph.names.values())
+    if nodes["Depends"] != opaque.total():
+        raise SystemExit(f"{opaque.total()} opaque operations were traced and {nodes['Depends']} are in the graph")
+    launches = Counter(opaque)
+    for node, name in graph.names.items():
+        launches[_kind(name)] += _weight(graph, node, name, rows)
+    del nodes["Depends"]
+    return Count(nodes + opaque, +launches)
+
+
+def _kind(name: str) -> str:
+    return "fused elementwise" if name.startswith("Compiled") else name
+
+
+def _weight(graph: _Graph, node: str, name: str, rows: int) -> int:
+    if name == "Concatenate":
+        return len(graph.inputs[node])
+    if name == "DynamicSliceUpdate":
+        return 2
+    if name == "Reshape" and rows > 1:  # of a transposed array: a copy
+        return sum(graph.names.get(graph.makers.get(array, ""), "") == "Transpose" for array in graph.inputs[node])
+    return 0 if name in VIEWS else 1
+
+
+class _Graph:
+    """Nodes by id with their names, the arrays that go into each, and the node that makes each array."""
+
+    def __init__(self, dot: str) -> None:
+        self.names: dict[str, str] = {}
+        self.inputs: dict[str, list[str]] = {}
+        self.makers: dict[str, str] = {}
+        for line in dot.splitlines():
+            if found := _NODE.match(line):
+                self.names[found[1]] = found[2]
+                self.inputs.setdefault(found[1], [])
+            elif found := _INTO.match(line):
+                self.inputs.setdefault(found[2], []).append(found[1])
+            elif found := _OUT_OF.match(line):
+                self.makers[found[2]] = found[1]
+
+
+@contextmanager
+def _as_on_a_gpu() -> Iterator[Counter[str]]:
+    """Traces as on Metal while it lasts; yields the number of operations that were made opaque, by name."""
+    opaque: Counter[str] = Counter()
+    norm, rope, attention, on_cpu = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, layer.on_cpu
+    fast: Any = mx.fast
+
+    def hide(name: str, x: mx.array, *others: Any) -> mx.array:
+        opaque[name] += 1
+        return mx.depends([x], [other for other in others if isinstance(other, mx.array)])[0]
+
+    def attended(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, **_: Any) -> mx.array:
+        _, heads, rows, dim = queries.shape
+        if dim != FULL_HEAD and rows <= 8 and rows * heads // keys.shape[1] <= 32:
+            return hide("attention", queries, keys, values, mask)
+        return attention(queries, keys, values, scale=scale, mask=mask)
+
+    fast.rms_norm = lambda x, weight, eps: hide("RMS norm", x, weight)
+    fast.rope = lambda x, *_, offset, freqs=None, **__: hide("rotary embedding", x, offset, freqs)
+    fast.scaled_dot_product_attention = attended
+    layer.on_cpu = lambda: False
+    try:
+        yield opaque
+    finally:
+        fast.rms_norm, fast.rope, fast.scaled_dot_product_attention = norm, rope, attention
+        layer.on_cpu = on_cpu

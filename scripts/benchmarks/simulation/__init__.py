@@ -1,0 +1,1 @@
+"""Replays of recorded texts on machines with known round times."""
