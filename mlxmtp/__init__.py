@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlxmtp.app.load import load as load
+    from mlxmtp.app.open import load as load
     from mlxmtp.decode.decoder import Round as Round
     from mlxmtp.engine.events import End as End
     from mlxmtp.engine.events import Text as Text
@@ -46,7 +46,7 @@ _HOME = {
     "Text": "mlxmtp.engine.events",
     "Thinking": "mlxmtp.engine.events",
     "UsageError": "mlxmtp.errors",
-    "load": "mlxmtp.app.load",
+    "load": "mlxmtp.app.open",
 }
 
 __all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605  (names from the table above)

@@ -1,28 +1,35 @@
-"""Which conversation a command goes on with, and who answers in it."""
+"""The conversation that a command goes on with, and the models that can answer in it."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from mlxmtp.app.open import Models
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Resumed, Sessions
+from mlxmtp.cli.commands.pull import offer
 from mlxmtp.cli.terminal import keyboard
-from mlxmtp.errors import ModelNotFound, UsageError
+from mlxmtp.errors import UsageError
 
 if TYPE_CHECKING:
     from mlxmtp.cli.terminal.output import Output
     from mlxmtp.settings import Loaded
 
 
+def models_of(loaded: Loaded, out: Output) -> Models:
+    """Return the models on this machine; one that is missing is offered for download, if somebody can be asked."""
+    return Models(loaded, tell=out.note, obtain=partial(offer, loaded, out), attended=out.error_terminal)
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the flags say: go on with the latest session, or with the one named `resume`; keep a new one.
+    """Flags: go on with the latest session, or with the one named `resume`; save a new one.
 
-    `reads`: what follows in a session that goes on is not kept either.
-
-    `model_given` and `system_given`: named on the command line, so that they count against what the session says.
+    `reads`: a session that goes on is only read, and nothing is written to it. `model_given` and `system_given`: named
+    on the command line, so that they count against what the session says.
     """
 
     latest: bool
@@ -33,8 +40,8 @@ class Choice:
     reads: bool = False
 
 
-def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loaded, Conversation]:
-    """The conversation that the flags mean, and settings with its model. Raises UsageError if there is none."""
+def conversation_for(loaded: Loaded, out: Output, choice: Choice, models: Models) -> tuple[Loaded, Conversation]:
+    """Return the conversation that the flags mean, and settings with its model. Raises UsageError if there is none."""
     from mlxmtp.chat.attach import read_reference
 
     system = read_reference(loaded.settings.system or "", loaded.prompts)
@@ -49,12 +56,14 @@ def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loade
     if choice.system_given and system != conversation.system:
         conversation.set_system(system)
     if conversation.model and not choice.model_given:
-        loaded = _with_its_model(loaded, out, conversation.model)
+        if models.has(conversation.model):
+            return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
+        out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")
     return loaded, conversation
 
 
 def chosen(loaded: Loaded, out: Output) -> str:
-    """The session that a person names from the list of those there are. Raises UsageError if there is none.
+    """Return the session that a person names from the list of those there are. Raises UsageError if there is none.
 
     Ctrl+D leaves without a conversation, by SystemExit.
     """
@@ -76,15 +85,3 @@ def chosen(loaded: Loaded, out: Output) -> str:
         raise SystemExit(0) from None
     keyboard.hold()
     return name
-
-
-def _with_its_model(loaded: Loaded, out: Output, name: str) -> Loaded:
-    """Settings in which the session's model answers, if it is still here."""
-    from mlxmtp.hub.store import Store
-
-    try:
-        Store(loaded.places, loaded.aliases).resolve(name)
-    except ModelNotFound:
-        out.note(f"Model '{name}', which this conversation was with, is not on this machine.")
-        return loaded
-    return replace(loaded, settings=replace(loaded.settings, model=name))

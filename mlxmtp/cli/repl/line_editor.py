@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
@@ -43,21 +43,21 @@ class Line:
 class Reader(Protocol):
     """Where lines come from."""
 
-    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
-        """The next line; the text `given` stands in it already, and is no command if it is `literal`.
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
+        """Return the next line; the text `given` stands in it already, and is no command if it is `literal`.
 
-        Raises EOFError (Ctrl+D) or KeyboardInterrupt: Ctrl+C in an empty line, and in any that `edits` what was said.
+        `thought` is what Ctrl+T shows. Raises EOFError (Ctrl+D) or KeyboardInterrupt: Ctrl+C in an empty line, and in
+        any that `edits` what was said.
         """
 
     def agree(self, question: str) -> bool:
-        """Whether the answer to `question` is yes, which Enter alone means, too; Ctrl+C and Ctrl+D mean no."""
+        """Return whether the answer is yes, which Enter alone means, too; Ctrl+C and Ctrl+D mean no."""
 
 
 class _Asks:
-    """Questions in the middle of things: a plain line on any terminal."""
+    """Asks questions in the middle of things: a plain line on any terminal."""
 
     def agree(self, question: str) -> bool:
-        """`question [Y/n]`."""
         keyboard.release()
         *rows, last = wrapped(f"{question} [Y/n]", get_terminal_size().columns - 1)
         sys.stdout.write("".join(f"{row}\n" for row in rows))
@@ -71,8 +71,8 @@ class _Asks:
 class PlainReader(_Asks):
     """`input()`: no history, no colours, no escape codes."""
 
-    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
-        """One line, or a block. What is given cannot be put into the line: it is shown, and Enter alone sends it."""
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
+        """Return a line, or a block. What is given cannot be put into it: it is shown, and Enter alone sends it."""
         keyboard.release()
         if given:
             sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
@@ -97,7 +97,7 @@ class LineEditor(_Asks):
         from prompt_toolkit.output.color_depth import ColorDepth
         from prompt_toolkit.shortcuts import CompleteStyle
 
-        self.on_thought: Callable[[], str] = str  # gives what Ctrl+T shows
+        self._thought = ""  # what Ctrl+T shows
         self._edits = False  # the line is about something that was said: Ctrl+C leaves that as it is
         self._literal = ""  # blanks and first word of text that is no command: a line is none while it begins with it
         output = _output_class().from_pty(sys.stdout)
@@ -118,9 +118,8 @@ class LineEditor(_Asks):
         )
         self._session.default_buffer.on_text_changed += self._changed
 
-    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
-        """The line, edited."""
-        self._edits = edits
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
+        self._edits, self._thought = edits, thought
         self._literal = _beginning(given) if literal else ""
         self._session.app.erase_when_done = False
         keyboard.hold()
@@ -134,7 +133,6 @@ class LineEditor(_Asks):
         return Line(text, self._is_literal(text))
 
     def agree(self, question: str) -> bool:
-        """See `Reader`."""
         try:
             return super().agree(question)
         finally:
@@ -145,7 +143,7 @@ class LineEditor(_Asks):
             self._literal = ""
 
     def _fits(self, text: str) -> bool:
-        """Whether the window shows all of a line: only its last rows would stay there else once it is sent."""
+        """Return whether the window shows all of a line: only its last rows would stay there else once it is sent."""
         return len(self._rows(text)) < self._session.output.get_size().rows
 
     def _rows(self, text: str) -> list[str]:
@@ -211,7 +209,7 @@ class LineEditor(_Asks):
         from prompt_toolkit.application import run_in_terminal
 
         columns = self._session.output.get_size().columns
-        text = "\n".join(wrapped(without_controls(self.on_thought()).strip("\n"), columns))
+        text = "\n".join(wrapped(without_controls(self._thought).strip("\n"), columns))
         shown = f"\x1b[2m{text}\x1b[0m\n\n" if text else "\x1b[2mThe last answer came without a thought.\x1b[0m\n"
 
         def show() -> None:

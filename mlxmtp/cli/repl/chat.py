@@ -1,0 +1,217 @@
+"""A conversation in the terminal while it lasts: the next line, the model, the last answer, and remarks to the person.
+
+Knows no terminal library: lines come from a `Reader`, keys from `Keys`, everything is written to `Output`, and the
+model lives on its thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mlxmtp.app.open import require_memory
+from mlxmtp.cli.repl.answering import wait_for_model
+from mlxmtp.cli.terminal.markdown import warm_up, without_controls
+from mlxmtp.cli.terminal.wrap import joined, listed, wrapped
+from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
+
+if TYPE_CHECKING:
+    from mlxmtp.app.open import Found, Models, OpenModel
+    from mlxmtp.app.prompt_cache import SessionCache
+    from mlxmtp.app.turn import Outcome
+    from mlxmtp.app.worker import Worker
+    from mlxmtp.chat.conversation import Conversation
+    from mlxmtp.chat.material import Material
+    from mlxmtp.cli.repl.line_editor import Reader
+    from mlxmtp.cli.terminal.keyboard import Keys
+    from mlxmtp.cli.terminal.output import Output
+    from mlxmtp.engine.stats import Stats
+    from mlxmtp.settings import Loaded, Settings
+
+_ANSWER = 4096  # tokens of a conversation that must fit the memory for it to begin
+
+
+@dataclass(slots=True)
+class NextLine:
+    """The next message before it is sent; with `edits` it replaces the last question."""
+
+    text: str = ""
+    edits: bool = False
+    files: list[Material] = field(default_factory=list)
+
+    def offer(self, text: str, *, edits: bool) -> None:
+        """Put a message into the line, to be sent as it is or changed."""
+        self.text, self.edits = text, edits
+
+    def take_text(self) -> str:
+        """Return what stands in the line, once."""
+        text, self.text = self.text, ""
+        return text
+
+    def end_edit(self) -> bool:
+        """Leave the last question as it is; returns whether it was about to be replaced."""
+        edits, self.edits = self.edits, False
+        return edits
+
+
+@dataclass(slots=True)
+class LastAnswer:
+    """What is remembered of the last answer, and which warnings need not be repeated."""
+
+    stats: tuple[Stats, int] | None = None
+    """With the context it was given in."""
+    thought: str = ""
+    warned_full: bool = False
+    warned_unsaved: bool = False
+
+    def remember(self, outcome: Outcome) -> None:
+        """Take over what came of a turn."""
+        self.thought = outcome.thinking
+        if outcome.stats is not None:
+            self.stats = outcome.stats, outcome.context
+
+
+class ChosenModel:
+    """The model that answers: chosen here, read by the worker; with a `cache` its KV cache outlives the process."""
+
+    def __init__(
+        self, models: Models, worker: Worker, cache: SessionCache | None = None, *, force: bool = False
+    ) -> None:
+        self.models, self.worker, self.cache = models, worker, cache
+        self.target: Found | None = None
+        self.drafter: Found | None = None
+        self._force = force
+
+    @property
+    def opened(self) -> OpenModel:
+        """The model in memory, once `Chat.ready` has said so."""
+        assert self.worker.model is not None
+        return self.worker.model
+
+    def load(self, target: Found, settings: Settings, *, draws: bool) -> None:
+        """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
+        drafter = self.models.drafter(target, settings)
+        require_memory(target, drafter, _ANSWER, force=self._force, turns=True, kv_bits=settings.kv_bits)
+        self.target, self.drafter = target, drafter
+        if self.cache is not None:
+            self.cache.forget()
+
+        def read() -> OpenModel:
+            opened = self.models.open(target, drafter, settings)
+            if draws:  # what drawing needs is imported here, while nobody waits for it
+                warm_up()
+            return opened
+
+        self.worker.load(read)
+
+    def tokens_of(self, text: str) -> int:
+        """Return the tokens of a text; the model must be there."""
+        return len(self.opened.model.tokenizer.encode(text)) if text else 0
+
+
+class Chat:
+    """Everything a conversation in the terminal is made of."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        out: Output,
+        conversation: Conversation,
+        model: ChosenModel,
+        keys: Keys,
+        reader: Reader,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.loaded, self.out, self.conversation = loaded, out, conversation
+        self.model, self.keys, self.reader = model, keys, reader
+        self.clock = clock
+        self.line = NextLine()
+        self.last = LastAnswer()
+        self.debug = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of now."""
+        return self.loaded.settings
+
+    def change(self, **settings: object) -> None:
+        """Other settings from now on, keyed like `Settings`."""
+        self.loaded = replace(self.loaded, settings=replace(self.settings, **settings))  # type: ignore[arg-type]
+
+    def load(self, target: Found) -> None:
+        """Begin to read the model that goes on with the conversation. Raises as `ChosenModel.load`."""
+        self.model.load(target, self.settings, draws=not self.out.look.dumb)
+        if self.conversation.model != target.name:
+            self.conversation.use_model(target.name)
+
+    def ready(self) -> bool:
+        """Wait until the model is there; false after Ctrl+C. Raises MlxmtpError if it cannot be read."""
+        worker, target = self.model.worker, self.model.target
+        if worker.model is None:
+            name = "the model" if target is None else target.name
+            if self.out.look.dumb:
+                self.say(f"Loading {name}.")
+            if not wait_for_model(worker, self.keys, self.out, name, self.clock):
+                if worker.error is not None:
+                    raise MlxmtpError(sentence(worker.error)) from worker.error
+                self.say(f"{name} is still being loaded.")
+                return False
+        if self.model.cache is not None:
+            self._say_if(self.model.cache.load(self.conversation))
+        return True
+
+    def begin_anew(self, conversation: Conversation) -> None:
+        """Go over to another conversation, or to the same one that was cleared; nothing waits for the next message."""
+        self.conversation = conversation
+        self.line.files.clear()
+        self.last = LastAnswer()
+
+    def leave(self) -> None:
+        """Store the KV cache of a conversation that is left, if that is wanted."""
+        if self.model.cache is None:
+            return
+        try:
+            remark = self.model.cache.save(self.conversation, lambda: self.out.progress("keeping keys and values"))
+        except CacheRefused as error:
+            self.complain(error)
+            return
+        self.out.clear_progress()
+        self._say_if(remark)
+
+    def agree(self, question: str) -> bool:
+        """Return whether the answer is yes. What was typed before the question was there is no answer to it."""
+        self.keys.take_in()
+        return self.reader.agree(question)
+
+    def complain(self, error: Exception) -> None:
+        """Say why something did not work; with --debug also where."""
+        if self.debug:
+            import traceback
+
+            self.out.line("".join(traceback.format_exception(error)).rstrip())
+        self.out.error(sentence(error))
+
+    def say(self, text: str) -> None:
+        """Write a remark, dim, broken between words."""
+        self._dim(text.split("\n") if self.out.look.dumb else wrapped(text, self.out.size()[0]))
+
+    def say_rows(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Write names and what belongs to each, dim, in two columns."""
+        self._dim(listed(rows, sys.maxsize if self.out.look.dumb else self.out.size()[0]))
+
+    def say_parts(self, parts: list[str]) -> None:
+        """Write `a · b · c`, dim, broken between parts where the window is narrow."""
+        self._dim(joined(parts, " · ", self.out.size()[0]))
+
+    def _say_if(self, remark: str | None) -> None:
+        if remark is not None:
+            self.say(remark)
+
+    def _dim(self, rows: list[str]) -> None:
+        plain = [without_controls(row) for row in rows]
+        dim = plain if self.out.look.dumb else [f"\x1b[2m{row}\x1b[0m" if row else "" for row in plain]
+        self.out.write("".join(f"{row}\n" for row in dim))
