@@ -1,4 +1,4 @@
-"""The thread that owns the model: it is read there, and every answer comes from there, as events.
+"""The thread that owns the model, from which every answer comes as events.
 
 MLX keeps streams and traces per thread, so one thread does all of it, from the first import on. The main thread is free
 for the terminal: it waits for events and for keys at once, and Ctrl-C never strikes inside MLX.
@@ -10,6 +10,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -88,7 +89,11 @@ class Worker:
                 before = None  # here, where its traces are
             if self._wanted is not wanted:
                 return
-            model, error = _attempt(read)
+            model, error = None, None
+            try:
+                model = read()
+            except Exception as failure:  # noqa: BLE001  (told, like every other, where the person is)
+                error = failure
             with self._lock:
                 given_up = self._wanted is not wanted
                 if not given_up:
@@ -121,24 +126,18 @@ class Worker:
         self._do(job)
 
     def run(self, job: Callable[[OpenModel], T]) -> T:
-        """Return what `job` does with the model where it lives; what it raises is raised here."""
+        """Return what `job` makes of the model where it lives; what it raises is raised here."""
         assert self.model is not None, "nothing is run before the model is there"
-        model, over = self.model, Flag()
-        results: list[T] = []
-        errors: list[Exception] = []
+        model, future = self.model, Future[T]()
 
         def task() -> None:
             try:
-                results.append(job(model))
+                future.set_result(job(model))
             except Exception as error:  # noqa: BLE001  (raised where the job was given)
-                errors.append(error)
-            over.set()
+                future.set_exception(error)
 
         self._do(task)
-        over.wait()
-        if errors:
-            raise errors[0]
-        return results[0]
+        return future.result()
 
     def idle(self, seconds: float) -> bool:
         """Return whether everything asked for has ended by then; false for a model that does not react."""
@@ -192,10 +191,3 @@ class Worker:
     def _work(self) -> None:
         while True:
             self._jobs.get()()
-
-
-def _attempt(read: Callable[[], OpenModel]) -> tuple[OpenModel | None, Exception | None]:
-    try:
-        return read(), None
-    except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)
-        return None, error
