@@ -1,4 +1,4 @@
-"""What drafting has learned: read when a model is opened, written after every answer."""
+"""Learned drafting state, read when a model is opened and written after every answer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mlxmtp.engine.model import Model
 from mlxmtp.files import write_atomically
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.version import installed_version
-
-if TYPE_CHECKING:
-    from mlxmtp.engine.model import Model
 
 _FORMAT = 1
 """Changes with what the numbers mean."""

@@ -8,25 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from mlxmtp.app.learned import LearnedDrafting
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ModelNotFound, TooLarge
 from mlxmtp.hub.registry import BUILT_IN, entries
 from mlxmtp.hub.store import Found, Store, best_fit
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
 from mlxmtp.models.config import FULL, read_config
-from mlxmtp.settings import load_settings
+from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
 
-if TYPE_CHECKING:
-    from mlxmtp.engine.model import Model
-    from mlxmtp.engine.params import Params
-    from mlxmtp.engine.tokenizer import Tokenizer
-    from mlxmtp.settings import Loaded, Settings
-
-__all__ = ["Found", "Models", "OpenModel", "answer_params", "load", "read_tokenizer", "require_memory"]
+__all__ = ["Found", "OpenModel", "Opener", "answer_params", "load", "read_tokenizer", "require_memory"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,21 +45,20 @@ class OpenModel:
         self.model.close()
 
 
-class Models:
-    """The models on this machine, as one front end chooses among them."""
+@dataclass
+class Opener:
+    """Chooses among the models on this machine for one front end, and opens them.
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        *,
-        tell: Callable[[str], None],
-        obtain: Callable[[str, ModelNotFound], None] | None = None,
-        attended: bool = False,
-    ) -> None:
-        """`obtain` gets a model that is missing or raises the error it is given; `attended`: a person reads `tell`."""
-        self._store = Store(loaded.places, loaded.aliases)
-        self._data, self._aliases = loaded.places.data, loaded.aliases
-        self._tell, self._obtain, self._attended = tell, obtain, attended
+    `obtain` gets a model that is missing or raises the error it is given; `attended`: a person reads `tell`.
+    """
+
+    loaded: Loaded
+    tell: Callable[[str], None]
+    obtain: Callable[[str, ModelNotFound], None] | None = None
+    attended: bool = False
+
+    def __post_init__(self) -> None:
+        self._store = Store(self.loaded.places, self.loaded.aliases)
 
     def target(self, name: str | None) -> Found:
         """Return the model of that name; without one an installed model, else the built-in one, with a remark.
@@ -72,14 +68,14 @@ class Models:
         if name is None:
             installed = self._store.default()
             if installed is None:
-                self._tell(_built_in_note())
+                self.tell(_built_in_note())
             return installed or self._store.resolve(BUILT_IN)
         try:
             return self._store.resolve(name)
         except ModelNotFound as missing:
-            if self._obtain is None:
+            if self.obtain is None:
                 raise
-            self._obtain(name, missing)
+            self.obtain(name, missing)
             return self._store.resolve(name)
 
     def drafter(self, target: Found, settings: Settings, *, off: bool = False) -> Found | None:
@@ -91,8 +87,8 @@ class Models:
         if drafter is None and wanted is None:
             if settings.draft:
                 raise ModelNotFound(f"There is no drafter for '{target.name}' here: name one with --draft-model.")
-            if self._attended:
-                self._tell(f"There is no drafter for '{target.name}' here, so it decodes without one.")
+            if self.attended:
+                self.tell(f"There is no drafter for '{target.name}' here, so it decodes without one.")
         return drafter
 
     def has_drafter(self, target: Found) -> bool:
@@ -110,7 +106,7 @@ class Models:
     def names(self) -> list[str]:
         """Return the short names and aliases of models on this machine."""
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
-        return [BUILT_IN, *here, *self._aliases]
+        return [BUILT_IN, *here, *self.loaded.aliases]
 
     def open(
         self, target: Found, drafter: Found | None, settings: Settings, tokenizer: Tokenizer | None = None
@@ -119,7 +115,9 @@ class Models:
         bits = settings.draft_bits
         tokenizer = tokenizer or read_tokenizer(target)
         model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer)
-        learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, self._data, bits)
+        learned = LearnedDrafting.of_pair(
+            model, None if drafter is None else drafter.folder, self.loaded.places.data, bits
+        )
         learned.start(model)
         return OpenModel(model, target, drafter, learned)
 

@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.sessions import CACHE_SUFFIX
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import CacheRefused
+from mlxmtp.settings import Loaded
 from mlxmtp.units import format_bytes
 
 if TYPE_CHECKING:
-    from mlxmtp.app.worker import Worker
-    from mlxmtp.chat.conversation import Conversation
-    from mlxmtp.chat.history import Exchange
-    from mlxmtp.engine.model import Model
-    from mlxmtp.engine.tokenizer import Tokenizer
-    from mlxmtp.settings import Loaded
+    from mlxmtp.app.worker import Worker  # which imports logging, for a command without threads
 
 SHORTEST = 256
 """Tokens from which a text is worth a file: the prefill of fewer takes less time than reading one."""

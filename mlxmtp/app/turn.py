@@ -13,19 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from mlxmtp.app.open import OpenModel
 from mlxmtp.chat.context import Fit, fit, reserve_for
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange
+from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import End, FinishReason, Text, Thinking
-
-if TYPE_CHECKING:
-    from mlxmtp.app.open import OpenModel
-    from mlxmtp.chat.conversation import Conversation
-    from mlxmtp.chat.history import Exchange
-    from mlxmtp.engine.answer import Answer, OnPrefill
-    from mlxmtp.engine.params import Params
-    from mlxmtp.engine.stats import Stats
-    from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.stats import Stats
+from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer
 
 Kind = Literal["ask", "edit", "regenerate", "continue"]
 """A new question, other words for the last one, another answer to it, or more of that answer."""
@@ -33,7 +31,7 @@ Kind = Literal["ask", "edit", "regenerate", "continue"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a turn. `error` if it failed; without `stats` if it did before there were any."""
+    """The result of a turn. `error` if it failed; then there may be no `stats`."""
 
     text: str
     thinking: str
@@ -44,12 +42,12 @@ class Outcome:
 
     @property
     def said(self) -> bool:
-        """Whether there is an answer: a thought is none."""
+        """True if there is an answer: a thought is none."""
         return bool(self.text.strip())
 
     @property
     def fills_context(self) -> bool:
-        """Whether the context has no room for another token."""
+        """True if the context has no room for another token."""
         return self.stats is not None and self.stats.prompt_tokens + self.stats.generation_tokens >= self.context
 
 
@@ -68,7 +66,7 @@ class Turn:
 
     @property
     def messages(self) -> list[Message]:
-        """What the chat template renders."""
+        """The messages for the chat template."""
         if self._opened is not None:
             return self._conversation.messages()
         return self._conversation.messages(self.asking, instead=self._before is not None)

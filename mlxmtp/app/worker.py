@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event as Flag
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from mlxmtp.app.open import OpenModel
+from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.errors import MlxmtpError
-
-if TYPE_CHECKING:
-    from mlxmtp.app.open import OpenModel
-    from mlxmtp.engine.answer import Answer, OnPrefill
 
 T = TypeVar("T")
 

@@ -7,31 +7,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Thread
-from typing import TYPE_CHECKING
 
-from mlxmtp.app.open import answer_params, read_tokenizer, require_memory
+from mlxmtp.app.open import Opener, OpenModel, answer_params, read_tokenizer, require_memory
 from mlxmtp.app.prompt_cache import PromptCache, prefix_before_question
-from mlxmtp.app.turn import Turn
+from mlxmtp.app.turn import Outcome, Turn
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange
 from mlxmtp.cli.terminal import presenters
 from mlxmtp.cli.terminal.figures import stats_line
 from mlxmtp.cli.terminal.keyboard import ctrl_c_first, resumption
 from mlxmtp.cli.terminal.markdown import warm_up, without_controls
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.presenters import Presenter, as_json, fits_markdown
 from mlxmtp.cli.terminal.progress import ReadingProgress
 from mlxmtp.cli.terminal.tail import terminal_was_shared
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.model import check_length, context_of
+from mlxmtp.engine.stats import Stats
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow, MlxmtpError
-
-if TYPE_CHECKING:
-    from mlxmtp.app.open import Models, OpenModel
-    from mlxmtp.app.turn import Outcome
-    from mlxmtp.chat.conversation import Conversation
-    from mlxmtp.chat.history import Exchange
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.engine.stats import Stats
-    from mlxmtp.engine.tokenizer import Prompt, Tokenizer
-    from mlxmtp.settings import Loaded
+from mlxmtp.settings import Loaded
 
 _ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
 
@@ -46,82 +41,77 @@ class Form:
     no_stream: bool = False
 
 
+@dataclass
 class OneAnswer:
     """One question and its answer, between pipes."""
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        out: Output,
-        models: Models,
-        conversation: Conversation,
-        asking: Exchange,
-        form: Form,
-        *,
-        force: bool = False,
-    ) -> None:
-        self._loaded, self._settings = loaded, loaded.settings
-        self._out, self._models = out, models
-        self._conversation, self._asking = conversation, asking
-        self._turn = Turn(conversation, "ask", asking)
-        self._form = form
-        self._force = force
+    loaded: Loaded
+    out: Output
+    opener: Opener
+    conversation: Conversation
+    asking: Exchange
+    form: Form
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        self.settings = self.loaded.settings
+        self.turn = Turn(self.conversation, "ask", self.asking)
         # Markdown is drawn on a terminal, unless someone wants the answer as it is.
-        as_is = self._settings.plain or form.json or form.jsonl or form.extract
-        self._renders = not as_is and fits_markdown(out)
+        as_is = self.settings.plain or self.form.json or self.form.jsonl or self.form.extract
+        self.renders = not as_is and fits_markdown(self.out)
 
     def show_prompt(self) -> None:
         """Write the prompt and its length for --dry-run, from the tokenizer alone."""
-        found = self._models.target(self._settings.model)
+        found = self.opener.target(self.settings.model)
         tokenizer = read_tokenizer(found)
-        prompt = self._prompt(tokenizer)
+        prompt = self.turn.prompt(tokenizer, think=bool(self.settings.think))
         context, count = context_of(found.folder), len(prompt.ids)
-        if self._form.json or self._form.jsonl:
+        if self.form.json or self.form.jsonl:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
-            self._out.write(as_json(shown))
+            self.out.write(as_json(shown))
         else:
-            text = without_controls(prompt.text) if self._out.terminal else prompt.text
-            self._out.write(text if text.endswith("\n") else f"{text}\n")
-            self._out.write(f"{count} tokens, context {context}\n")
+            text = without_controls(prompt.text) if self.out.terminal else prompt.text
+            self.out.write(text if text.endswith("\n") else f"{text}\n")
+            self.out.write(f"{count} tokens, context {context}\n")
         self._check_fit(count, tokenizer, context, found.name)
 
     def answer(self) -> None:
         """Write the answer as it comes. Raises MlxmtpError, and KeyboardInterrupt after what was said."""
-        settings = self._settings
-        target = self._models.target(settings.model)
-        drafter = self._models.drafter(target, settings, off=settings.num_draft_tokens == 0)
+        settings = self.settings
+        target = self.opener.target(settings.model)
+        drafter = self.opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
         tokenizer = read_tokenizer(target)
-        ids = self._prompt(tokenizer).ids
+        ids = self.turn.prompt(tokenizer, think=bool(self.settings.think)).ids
         self._check_fit(len(ids), tokenizer, context_of(target.folder), target.name)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or _ANSWER), bool(settings.cache)
-        require_memory(target, drafter, tokens, force=self._force, turns=cached, kv_bits=settings.kv_bits)
-        if self._renders:  # rich is imported beside the loading of the weights, which mostly waits for the disk
+        require_memory(target, drafter, tokens, force=self.force, turns=cached, kv_bits=settings.kv_bits)
+        if self.renders:  # rich is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
-        self._out.progress(f"loading {target.name}")
-        opened = self._models.open(target, drafter, settings, tokenizer)
-        before = self._conversation.model
+        self.out.progress(f"loading {target.name}")
+        opened = self.opener.open(target, drafter, settings, tokenizer)
+        before = self.conversation.model
         if before and before != target.name:
-            self._out.note(f"This conversation was with {before}; {target.name} goes on with it.")
+            self.out.note(f"This conversation was with {before}; {target.name} goes on with it.")
         if before != target.name:
-            self._conversation.use_model(target.name)
+            self.conversation.use_model(target.name)
         self._stream(opened, ids)
 
     def _stream(self, opened: OpenModel, ids: list[int]) -> None:
-        model, params = opened.model, answer_params(self._settings)
+        model, params = opened.model, answer_params(self.settings)
         cache, prefix, loaded = None, 0, 0
-        if self._settings.cache:
-            prefix = prefix_before_question(model.tokenizer, self._conversation, self._asking, params.think)
-            cache = PromptCache.of(self._loaded) if prefix else None
-        self._turn.begin(opened)
+        if self.settings.cache:
+            prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think)
+            cache = PromptCache.of(self.loaded) if prefix else None
+        self.turn.begin(opened)
         presenter = self._presenter(opened)
         if cache is not None:
             loaded, remark = cache.load(model, ids)
             self._note(remark)
-        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self._out).count, snapshot_at=[prefix])
+        answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self.out).count, snapshot_at=[prefix])
         try:
             with ctrl_c_first(), resumption(terminal_was_shared):
-                outcome = self._turn.run(answer, lambda event: self._show(event, presenter))
+                outcome = self.turn.run(answer, lambda event: self._show(event, presenter))
         except KeyboardInterrupt:
             self._cancelled(presenter, answer.stats, opened.context)
             raise
@@ -129,8 +119,8 @@ class OneAnswer:
         self._remarks(outcome)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
-        if self._conversation.trouble is not None:
-            raise MlxmtpError(self._conversation.trouble)
+        if self.conversation.trouble is not None:
+            raise MlxmtpError(self.conversation.trouble)
 
     def _show(self, event: Text | Thinking, presenter: Presenter) -> bool:
         if isinstance(event, Text):
@@ -138,62 +128,59 @@ class OneAnswer:
             return not presenter.satisfied
         if event.text:
             presenter.thinking(event.text)
-            show = self._settings.show_thinking
-            if (self._out.error_terminal and not self._settings.quiet) if show is None else show:
-                self._out.thinking(event.text)
+            show = self.settings.show_thinking
+            if (self.out.error_terminal and not self.settings.quiet) if show is None else show:
+                self.out.thinking(event.text)
         return True
 
     def _cancelled(self, presenter: Presenter, stats: Stats, context: int) -> None:
-        self._out.clear_progress()
-        self._out.end_thought()
+        self.out.clear_progress()
+        self.out.end_thought()
         try:
             presenter.end("cancelled", stats)
         except MlxmtpError:  # no code block yet: there is nothing to write
             return
-        if self._settings.stats:
-            self._out.line(stats_line(stats, context))
+        if self.settings.stats:
+            self.out.line(stats_line(stats, context))
 
     def _remarks(self, outcome: Outcome) -> None:
         assert outcome.stats is not None
         if outcome.reason == "length":
-            limit = "the model's own limit" if self._settings.max_tokens is None else "--max-tokens"
+            limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
             why = "the context is full" if outcome.fills_context else limit
-            self._out.note(f"The answer was cut after {outcome.stats.generation_tokens} tokens ({why}).")
-        if self._settings.stats:
-            self._out.line(stats_line(outcome.stats, outcome.context))
+            self.out.note(f"The answer was cut after {outcome.stats.generation_tokens} tokens ({why}).")
+        if self.settings.stats:
+            self.out.line(stats_line(outcome.stats, outcome.context))
 
     def _note(self, remark: str | None) -> None:
         if remark is not None:
-            self._out.note(remark)
-
-    def _prompt(self, tokenizer: Tokenizer) -> Prompt:
-        return self._turn.prompt(tokenizer, think=bool(self._settings.think))
+            self.out.note(remark)
 
     def _check_fit(self, count: int, tokenizer: Tokenizer, context: int, name: str) -> None:
         """Raise ContextOverflow for a prompt that is too long; one of many turns must leave room for an answer."""
-        if not self._conversation.exchanges:
+        if not self.conversation.exchanges:
             check_length(count, context, name)
             return
-        fit = self._turn.fit(count, tokenizer, context, self._settings.max_tokens)
+        fit = self.turn.fit(count, tokenizer, context, self.settings.max_tokens)
         if fit.full:
-            session = self._conversation.session
+            session = self.conversation.session
             raise ContextOverflow(
                 f"The conversation with this question has {count:,} tokens, which leaves no room for an answer in the "
                 f"{context:,} of '{name}': ask anew, without -c, or leave out its oldest turns in "
                 f"mlxmtp chat {'-c' if session is None else f'-r {session}'}."
             )
         if fit.warns:
-            self._out.note(f"The conversation fills {fit.percent} % of the context.")
+            self.out.note(f"The conversation fills {fit.percent} % of the context.")
 
     def _presenter(self, opened: OpenModel) -> Presenter:
-        out, form, model = self._out, self._form, opened.model
+        out, form, model = self.out, self.form, opened.model
         shape: Presenter
         if form.json:
-            shape = presenters.Json(out, model.name, model.drafter, self._conversation.session)
+            shape = presenters.Json(out, model.name, model.drafter, self.conversation.session)
         elif form.jsonl:
-            shape = presenters.JsonLines(out, model.name, model.drafter, self._conversation.session)
+            shape = presenters.JsonLines(out, model.name, model.drafter, self.conversation.session)
         else:
-            shape = presenters.Rendered(out) if self._renders else presenters.Raw(out)
+            shape = presenters.Rendered(out) if self.renders else presenters.Raw(out)
         if form.extract:
             return presenters.Extracted(shape)
         return presenters.AtOnce(shape) if form.no_stream and not form.json else shape

@@ -5,23 +5,20 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
-from mlxmtp.app.open import Models
+from mlxmtp.app.open import Opener
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Resumed, Sessions
 from mlxmtp.cli.commands.pull import offer
 from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import UsageError
-
-if TYPE_CHECKING:
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.settings import Loaded
+from mlxmtp.settings import Loaded
 
 
-def models_of(loaded: Loaded, out: Output) -> Models:
+def opener_of(loaded: Loaded, out: Output) -> Opener:
     """Return the models on this machine; one that is missing is offered for download, if somebody can be asked."""
-    return Models(loaded, tell=out.note, obtain=partial(offer, loaded, out), attended=out.error_terminal)
+    return Opener(loaded, tell=out.note, obtain=partial(offer, loaded, out), attended=out.error_terminal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Choice:
     reads: bool = False
 
 
-def conversation_for(loaded: Loaded, out: Output, choice: Choice, models: Models) -> tuple[Loaded, Conversation]:
+def conversation_for(loaded: Loaded, out: Output, choice: Choice, opener: Opener) -> tuple[Loaded, Conversation]:
     """Return the conversation that the flags mean, and settings with its model. Raises UsageError if there is none."""
     from mlxmtp.chat.attach import read_reference
 
@@ -56,7 +53,7 @@ def conversation_for(loaded: Loaded, out: Output, choice: Choice, models: Models
     if choice.system_given and system != conversation.system:
         conversation.set_system(system)
     if conversation.model and not choice.model_given:
-        if models.has(conversation.model):
+        if opener.has(conversation.model):
             return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
         out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")
     return loaded, conversation

@@ -26,6 +26,7 @@ from tests.fake_decoder import FakeDecoder
 from tests.text_checkpoint import write_text_checkpoint
 
 KINDS: list[Kind] = ["ask", "edit", "regenerate", "continue"]
+PLAIN = Params()
 THOUGHT = "<|channel>thought\nhm<channel|>"
 
 
@@ -57,7 +58,7 @@ class House:
         }
         return Turn(self.conversation, kind, asking[kind])
 
-    def run(self, kind: Kind, answer: str, *, at: int = -1, drop: int = 0, **params: int) -> Outcome:
+    def run(self, kind: Kind, answer: str, *, at: int = -1, drop: int = 0, params: Params = PLAIN) -> Outcome:
         """What came of a turn; Ctrl-C strikes at event `at`."""
         self.decoder.enqueue(self.tokenizer.encode(answer))
         turn, seen = self.turn(kind), 0
@@ -70,7 +71,7 @@ class House:
             return True
 
         turn.begin(self.opened, drop)
-        return turn.run(turn.stream(Params(**params)), show)
+        return turn.run(turn.stream(params), show)
 
     @property
     def reply(self) -> Reply:
@@ -100,7 +101,8 @@ def house(tmp_path: Path) -> House:
 )
 def test_every_kind_of_turn_ends_in_one_event(house: House, kind: Kind, answer: str, limit: int, reason: str) -> None:
     before = house.written()
-    outcome = house.run(kind, THOUGHT + answer, max_tokens=limit + len(house.tokenizer.encode(THOUGHT)), seed=3)
+    params = Params(max_tokens=limit + len(house.tokenizer.encode(THOUGHT)), seed=3)
+    outcome = house.run(kind, THOUGHT + answer, params=params)
     text, thinking = ("OldHello.", "hmhm") if kind == "continue" else ("Hello.", "hm")
     assert (outcome.text, outcome.thinking.strip(), outcome.reason, outcome.error) == ("Hello.", "hm", reason, None)
     reply = house.reply
@@ -243,9 +245,9 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.settings import load_settings
 loaded = load_settings({"max_tokens": 3})
-models = open.Models(loaded, tell=print)
-pocket = models.target("pocket")
-opened = models.open(pocket, models.drafter(pocket, loaded.settings), loaded.settings)
+opener = open.Opener(loaded, tell=print)
+pocket = opener.target("pocket")
+opened = opener.open(pocket, opener.drafter(pocket, loaded.settings), loaded.settings)
 one = turn.Turn(Conversation(), "ask", Exchange("Hi"))
 one.begin(opened)
 assert one.run(one.stream(open.answer_params(loaded.settings)), lambda _: True).reason == "length"

@@ -12,13 +12,13 @@ from io import StringIO
 from pathlib import Path
 
 from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import Models, OpenModel
+from mlxmtp.app.open import Opener, OpenModel
 from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import Sessions
 from mlxmtp.cli.repl.chat import Chat, ChosenModel
-from mlxmtp.cli.repl.line_editor import Line
 from mlxmtp.cli.repl.repl import run
+from mlxmtp.cli.repl.slash import Line, Reader
 from mlxmtp.cli.terminal.keyboard import NoKeys
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.engine.model import Model
@@ -50,7 +50,7 @@ class WideOutput(Output):
         return 200, 24
 
 
-class Script:
+class Script(Reader):
     """Lines for the conversation; what is typed appears on paper behind the prompt, as on a terminal."""
 
     def __init__(self, paper: Paper) -> None:
@@ -92,7 +92,7 @@ class Conversing:
         conversation = Conversation(journal=self.sessions.create())
         self.now = 0.0
         self.worker = Worker()
-        chosen = ChosenModel(Models(loaded, tell=out.note), self.worker)
+        chosen = ChosenModel(Opener(loaded, tell=out.note), self.worker)
         chosen.target = Found("fake", model_folder)
         self.talk = Chat(loaded, out, conversation, chosen, NoKeys(), self.script, clock=lambda: self.now)
         learned = LearnedDrafting(loaded.places.data, None)

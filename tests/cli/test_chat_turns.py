@@ -14,7 +14,7 @@ import pytest
 from mlxmtp.app.learned import LearnedDrafting
 from mlxmtp.app.open import OpenModel
 from mlxmtp.app.worker import Worker
-from mlxmtp.cli.repl.line_editor import Line
+from mlxmtp.cli.repl.slash import Line
 from mlxmtp.cli.terminal.keyboard import CTRL_T, NoKeys
 from mlxmtp.cli.terminal.output import Look
 from mlxmtp.decode.draft_length import Depth

@@ -24,7 +24,7 @@ from mlxmtp.bench.report import Report, read_report
 from mlxmtp.bench.runner import Entrant, Plan, Run, prompts_of
 from mlxmtp.bench.suite import SUITES, Text, read_suites
 from mlxmtp.cli import options
-from mlxmtp.cli.resume import models_of
+from mlxmtp.cli.resume import opener_of
 from mlxmtp.cli.start import begin
 from mlxmtp.cli.terminal.progress import RunProgress
 from mlxmtp.errors import MlxmtpError, UsageError
@@ -67,7 +67,7 @@ class Measuring:
     def __init__(self, loaded: Loaded, out: Output, wanted: Wanted) -> None:
         self._loaded, self._settings = loaded, loaded.settings
         self._out, self._wanted = out, wanted
-        self._models = models_of(loaded, out)
+        self._opener = opener_of(loaded, out)
 
     def carry_out(self) -> None:
         """Measure and report. Raises MlxmtpError, and KeyboardInterrupt after the report of what there is."""
@@ -107,8 +107,8 @@ class Measuring:
         from mlxmtp.engine.tokenizer import Tokenizer
 
         wanted = self._wanted
-        found = self._models.target(name)
-        drafter = self._models.drafter(found, self._settings, off=wanted.arms == (0,))
+        found = self._opener.target(name)
+        drafter = self._opener.drafter(found, self._settings, off=wanted.arms == (0,))
         tokenizer = Tokenizer.load(found.folder)
         context, think = context_of(found.folder), bool(self._settings.think)
         self._out.progress(f"{found.name}: preparing the prompts")

@@ -14,7 +14,7 @@ from mlxmtp.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlxmtp.app.open import Found, Models
+    from mlxmtp.app.open import Found, Opener
     from mlxmtp.chat.conversation import Conversation
     from mlxmtp.cli.repl.chat import Chat
     from mlxmtp.cli.terminal.output import Output
@@ -77,19 +77,19 @@ def chat(
     if not STDIN.isdisjoint(file or []):
         raise UsageError("mlxmtp chat takes what you type from stdin, so it reads no file there: use mlxmtp ask -f -.")
     loaded, out = begin(ctx, **setting_flags(ctx))
-    from mlxmtp.cli.resume import Choice, chosen, conversation_for, models_of
+    from mlxmtp.cli.resume import Choice, chosen, conversation_for, opener_of
     from mlxmtp.cli.terminal.keyboard import kills
 
     if resume == "":
         resume = chosen(loaded, out)
-    models = models_of(loaded, out)
+    opener = opener_of(loaded, out)
     given = {"model_given": model is not None, "system_given": system is not None}
     choice = Choice(continue_, resume, not no_save, **given, reads=no_save)
-    loaded, conversation = conversation_for(loaded, out, choice, models)
+    loaded, conversation = conversation_for(loaded, out, choice, opener)
     talk: Chat | None = None
     try:
-        target = models.target(loaded.settings.model)
-        talk = _prepare(loaded, out, conversation, models, history=not no_save, keep_cache=keep_cache, force=force)
+        target = opener.target(loaded.settings.model)
+        talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache, force=force)
         talk.debug = debug
         with kills() as killed:
             _converse(talk, target, file or [], resumed=continue_ or resume is not None)
@@ -108,7 +108,7 @@ def _prepare(
     loaded: Loaded,
     out: Output,
     conversation: Conversation,
-    models: Models,
+    opener: Opener,
     *,
     history: bool,
     keep_cache: bool,
@@ -121,7 +121,7 @@ def _prepare(
     from mlxmtp.cli.repl.actions import KEYS
     from mlxmtp.cli.repl.chat import Chat, ChosenModel
     from mlxmtp.cli.repl.completion import Sources
-    from mlxmtp.cli.repl.line_editor import LineEditor, PlainReader, Reader
+    from mlxmtp.cli.repl.slash import PlainReader, Reader
     from mlxmtp.cli.terminal.keyboard import Keyboard, Keys, NoKeys
 
     def session_names() -> list[str]:
@@ -130,11 +130,13 @@ def _prepare(
     keys: Keys = NoKeys() if out.look.dumb else Keyboard(sys.stdin.fileno())
     reader: Reader = PlainReader()
     if not out.look.dumb:
+        from mlxmtp.cli.repl.line_editor import LineEditor
+
         path = loaded.places.data / "history" if history else None
-        reader = LineEditor(path, Sources(models.names, session_names, KEYS), color=out.look.color)
+        reader = LineEditor(path, Sources(opener.names, session_names, KEYS), color=out.look.color)
     worker = Worker()
     cache = SessionCache(worker, loaded.places.sessions) if keep_cache else None
-    return Chat(loaded, out, conversation, ChosenModel(models, worker, cache, force=force), keys, reader)
+    return Chat(loaded, out, conversation, ChosenModel(opener, worker, cache, force=force), keys, reader)
 
 
 def _converse(chat: Chat, target: Found, files: Sequence[str], *, resumed: bool) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from mlxmtp.app.turn import exchange_tokens
 from mlxmtp.chat.context import reserve_for
 from mlxmtp.chat.history import Exchange, title_of
-from mlxmtp.chat.material import gather, read_text
+from mlxmtp.chat.material import Material, gather, read_text
 from mlxmtp.chat.sessions import Resumed, Sessions
 from mlxmtp.chat.transcript import as_markdown, export
 from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.answering import Leave
+from mlxmtp.cli.repl.chat import Chat
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, help_of
 from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.clipboard import copy
@@ -24,10 +25,6 @@ from mlxmtp.cli.terminal.figures import sheet_of
 from mlxmtp.errors import ModelNotFound, SessionError, UsageError
 from mlxmtp.settings import typed_value
 from mlxmtp.units import nearest
-
-if TYPE_CHECKING:
-    from mlxmtp.chat.material import Material
-    from mlxmtp.cli.repl.chat import Chat
 
 KEYS = ("temp", "top-p", "top-k", "min-p", "seed", "max-tokens", "think-tokens")
 
@@ -253,7 +250,7 @@ class Actions:
         # A drafter that was named belongs to the model before; the new one's own is taken.
         chat.change(model=argument, draft_model=None)
         try:
-            target = model.models.target(argument)
+            target = model.opener.target(argument)
             chat.load(target)
         except (typer.Abort, KeyboardInterrupt):  # Ctrl+C at the question whether to download, or while it does
             chat.loaded = before
@@ -314,7 +311,7 @@ class Actions:
         """Load the drafter after all: --no-draft left it out. Raises ModelNotFound if there is none here."""
         chat, target = self.chat, self.chat.model.target
         assert target is not None
-        if chat.settings.draft_model is None and not chat.model.models.has_drafter(target):
+        if chat.settings.draft_model is None and not chat.model.opener.has_drafter(target):
             raise ModelNotFound(
                 f"There is no drafter for '{target.name}' here. Leave, and name one: mlxmtp chat -c --draft-model NAME"
             )

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from mlxmtp.app.worker import Failed, Prefill
-from mlxmtp.cli.terminal.keyboard import ON_ITS_WAY, interrupts
+from mlxmtp.app.turn import Outcome, Turn
+from mlxmtp.app.worker import Failed, Prefill, Worker
+from mlxmtp.cli.terminal.answer_view import AnswerView
+from mlxmtp.cli.terminal.keyboard import ON_ITS_WAY, Keys, interrupts
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import ReadingProgress
 from mlxmtp.engine.events import End, Text, Thinking
-
-if TYPE_CHECKING:
-    from mlxmtp.app.turn import Outcome, Turn
-    from mlxmtp.app.worker import Worker
-    from mlxmtp.cli.terminal.answer_view import AnswerView
-    from mlxmtp.cli.terminal.keyboard import Keys
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.engine.params import Params
+from mlxmtp.engine.params import Params
 
 _PATIENCE = 3  # times Ctrl+C until the program itself is left, should the model not react
 

@@ -10,26 +10,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from mlxmtp.app.open import require_memory
+from mlxmtp.app.open import Found, Opener, OpenModel, require_memory
+from mlxmtp.app.prompt_cache import SessionCache
+from mlxmtp.app.turn import Outcome
+from mlxmtp.app.worker import Worker
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.material import Material
 from mlxmtp.cli.repl.answering import wait_for_model
+from mlxmtp.cli.repl.slash import Reader
+from mlxmtp.cli.terminal.keyboard import Keys
 from mlxmtp.cli.terminal.markdown import warm_up, without_controls
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.wrap import joined, listed, wrapped
+from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
-
-if TYPE_CHECKING:
-    from mlxmtp.app.open import Found, Models, OpenModel
-    from mlxmtp.app.prompt_cache import SessionCache
-    from mlxmtp.app.turn import Outcome
-    from mlxmtp.app.worker import Worker
-    from mlxmtp.chat.conversation import Conversation
-    from mlxmtp.chat.material import Material
-    from mlxmtp.cli.repl.line_editor import Reader
-    from mlxmtp.cli.terminal.keyboard import Keys
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.engine.stats import Stats
-    from mlxmtp.settings import Loaded, Settings
+from mlxmtp.settings import Loaded, Settings
 
 _ANSWER = 4096  # tokens of a conversation that must fit the memory for it to begin
 
@@ -59,7 +55,7 @@ class NextLine:
 
 @dataclass(slots=True)
 class LastAnswer:
-    """What is remembered of the last answer, and which warnings need not be repeated."""
+    """The figures and the thought of the last answer, and warnings that need not be repeated."""
 
     stats: tuple[Stats, int] | None = None
     """With the context it was given in."""
@@ -74,16 +70,16 @@ class LastAnswer:
             self.stats = outcome.stats, outcome.context
 
 
+@dataclass(slots=True)
 class ChosenModel:
     """The model that answers: chosen here, read by the worker; with a `cache` its KV cache outlives the process."""
 
-    def __init__(
-        self, models: Models, worker: Worker, cache: SessionCache | None = None, *, force: bool = False
-    ) -> None:
-        self.models, self.worker, self.cache = models, worker, cache
-        self.target: Found | None = None
-        self.drafter: Found | None = None
-        self._force = force
+    opener: Opener
+    worker: Worker
+    cache: SessionCache | None = None
+    force: bool = False
+    target: Found | None = None
+    drafter: Found | None = None
 
     @property
     def opened(self) -> OpenModel:
@@ -93,14 +89,14 @@ class ChosenModel:
 
     def load(self, target: Found, settings: Settings, *, draws: bool) -> None:
         """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
-        drafter = self.models.drafter(target, settings)
-        require_memory(target, drafter, _ANSWER, force=self._force, turns=True, kv_bits=settings.kv_bits)
+        drafter = self.opener.drafter(target, settings)
+        require_memory(target, drafter, _ANSWER, force=self.force, turns=True, kv_bits=settings.kv_bits)
         self.target, self.drafter = target, drafter
         if self.cache is not None:
             self.cache.forget()
 
         def read() -> OpenModel:
-            opened = self.models.open(target, drafter, settings)
+            opened = self.opener.open(target, drafter, settings)
             if draws:  # what drawing needs is imported here, while nobody waits for it
                 warm_up()
             return opened
@@ -112,34 +108,27 @@ class ChosenModel:
         return len(self.opened.model.tokenizer.encode(text)) if text else 0
 
 
+@dataclass(slots=True)
 class Chat:
-    """Everything a conversation in the terminal is made of."""
+    """A conversation in the terminal: its parts, and remarks to the person."""
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        out: Output,
-        conversation: Conversation,
-        model: ChosenModel,
-        keys: Keys,
-        reader: Reader,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.loaded, self.out, self.conversation = loaded, out, conversation
-        self.model, self.keys, self.reader = model, keys, reader
-        self.clock = clock
-        self.line = NextLine()
-        self.last = LastAnswer()
-        self.debug = False
+    loaded: Loaded
+    out: Output
+    conversation: Conversation
+    model: ChosenModel
+    keys: Keys
+    reader: Reader
+    clock: Callable[[], float] = time.monotonic
+    debug: bool = False
+    line: NextLine = field(default_factory=NextLine)
+    last: LastAnswer = field(default_factory=LastAnswer)
 
     @property
     def settings(self) -> Settings:
-        """The settings of now."""
         return self.loaded.settings
 
     def change(self, **settings: object) -> None:
-        """Other settings from now on, keyed like `Settings`."""
+        """Set settings from now on, keyed like `Settings`."""
         self.loaded = replace(self.loaded, settings=replace(self.settings, **settings))  # type: ignore[arg-type]
 
     def load(self, target: Found) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.actions import Actions
 from mlxmtp.cli.repl.answering import Leave
+from mlxmtp.cli.repl.chat import Chat
 from mlxmtp.cli.repl.slash import Call, Message, Unknown, parse
-
-if TYPE_CHECKING:
-    from mlxmtp.cli.repl.chat import Chat
 
 _AS_IT_WAS = "The question stays as it was."
 

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mlxmtp.app.open import answer_params
-from mlxmtp.app.turn import Turn
+from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.chat.history import Exchange, join
-from mlxmtp.chat.material import gather, mentions
+from mlxmtp.chat.material import Material, gather, mentions
 from mlxmtp.cli.repl.answering import Answering, Interrupts
+from mlxmtp.cli.repl.chat import Chat
 from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.fences import open_fence
 from mlxmtp.cli.terminal.figures import turn_parts
 from mlxmtp.cli.terminal.keyboard import interrupts
-
-if TYPE_CHECKING:
-    from mlxmtp.app.turn import Outcome
-    from mlxmtp.chat.material import Material
-    from mlxmtp.cli.repl.chat import Chat
 
 _WITHOUT_ANSWER = {
     "cancelled": "Stopped before the answer began.",
