@@ -112,12 +112,9 @@ class Opener:
         self, target: Found, drafter: Found | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:
         """Read the weights, and the tokenizer unless it is given. Raises LoadError."""
-        bits = settings.draft_bits
-        tokenizer = tokenizer or read_tokenizer(target)
-        model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer)
-        learned = LearnedDrafting.of_pair(
-            model, None if drafter is None else drafter.folder, self.loaded.places.data, bits
-        )
+        bits, data = settings.draft_bits, self.loaded.places.data
+        model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer or read_tokenizer(target))
+        learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
         learned.start(model)
         return OpenModel(model, target, drafter, learned)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from mlxmtp.app.open import Opener
@@ -21,38 +21,37 @@ def opener_of(loaded: Loaded, out: Output) -> Opener:
     return Opener(loaded, tell=out.note, obtain=partial(offer, loaded, out), attended=out.error_terminal)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Flags: go on with the latest session, or with the one named `resume`; save a new one.
+def conversation_for(
+    loaded: Loaded,
+    out: Output,
+    opener: Opener,
+    *,
+    latest: bool,
+    resume: str | None,
+    save: bool,
+    model_given: bool,
+    system_given: bool,
+    read_only: bool = False,
+) -> tuple[Loaded, Conversation]:
+    """Return the conversation that the flags mean, and settings with its model. Raises UsageError if there is none.
 
-    `reads`: a session that goes on is only read, and nothing is written to it. `model_given` and `system_given`: named
-    on the command line, so that they count against what the session says.
+    It goes on with the `latest` session or with the one named `resume`, which is only read if it is `read_only`.
+    `model_given`, `system_given`: named on the command line, so that they count against what the session says.
     """
-
-    latest: bool
-    resume: str | None
-    save: bool
-    model_given: bool = False
-    system_given: bool = False
-    reads: bool = False
-
-
-def conversation_for(loaded: Loaded, out: Output, choice: Choice, opener: Opener) -> tuple[Loaded, Conversation]:
-    """Return the conversation that the flags mean, and settings with its model. Raises UsageError if there is none."""
     from mlxmtp.chat.attach import read_reference
 
     system = read_reference(loaded.settings.system or "", loaded.prompts)
     sessions = Sessions(loaded.places.sessions)
-    if not choice.latest and choice.resume is None:
-        return loaded, Conversation(system=system, journal=sessions.create() if choice.save else None)
-    summary = sessions.latest(out.note) if choice.resume is None else sessions.find(choice.resume)
-    resumed = Resumed(sessions.read(summary)) if choice.reads else sessions.open(summary)
+    if not latest and resume is None:
+        return loaded, Conversation(system=system, journal=sessions.create() if save else None)
+    summary = sessions.latest(out.note) if resume is None else sessions.find(resume)
+    resumed = Resumed(sessions.read(summary)) if read_only else sessions.open(summary)
     for remark in resumed.remarks:
         out.note(remark)
     conversation = resumed.conversation
-    if choice.system_given and system != conversation.system:
+    if system_given and system != conversation.system:
         conversation.set_system(system)
-    if conversation.model and not choice.model_given:
+    if conversation.model and not model_given:
         if opener.has(conversation.model):
             return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
         out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")

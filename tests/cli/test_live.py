@@ -9,7 +9,7 @@ import pyte
 import pytest
 
 from mlxmtp.app.worker import Worker
-from mlxmtp.cli.repl.answering import wait_for_model
+from mlxmtp.cli.repl.chat import wait_for_model
 from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.keyboard import NoKeys
 from mlxmtp.cli.terminal.output import Look, Output

@@ -71,7 +71,7 @@ def ask(
     for it. Exit codes: 0 answered, 1 failure, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
     from mlxmtp.cli.answer import Form, OneAnswer
-    from mlxmtp.cli.resume import Choice, conversation_for, opener_of
+    from mlxmtp.cli.resume import conversation_for, opener_of
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other: take one.")
@@ -79,9 +79,9 @@ def ask(
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx, **setting_flags(ctx))
     asking = _question(out, file or [], prompt or [], ctx)  # first: what is piped in may be writing the session
-    choice = Choice(continue_, resume, save, model_given=model is not None, system_given=system is not None)
     opener = opener_of(loaded, out)
-    loaded, conversation = conversation_for(loaded, out, choice, opener)
+    given = {"model_given": model is not None, "system_given": system is not None}
+    loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save, **given)
     form = Form(json, jsonl, extract, no_stream)
     turn = OneAnswer(loaded, out, opener, conversation, asking, form, force=force)
     try:

@@ -77,20 +77,21 @@ def chat(
     if not STDIN.isdisjoint(file or []):
         raise UsageError("mlxmtp chat takes what you type from stdin, so it reads no file there: use mlxmtp ask -f -.")
     loaded, out = begin(ctx, **setting_flags(ctx))
-    from mlxmtp.cli.resume import Choice, chosen, conversation_for, opener_of
+    from mlxmtp.cli.resume import chosen, conversation_for, opener_of
     from mlxmtp.cli.terminal.keyboard import kills
 
     if resume == "":
         resume = chosen(loaded, out)
     opener = opener_of(loaded, out)
     given = {"model_given": model is not None, "system_given": system is not None}
-    choice = Choice(continue_, resume, not no_save, **given, reads=no_save)
-    loaded, conversation = conversation_for(loaded, out, choice, opener)
+    loaded, conversation = conversation_for(
+        loaded, out, opener, latest=continue_, resume=resume, save=not no_save, read_only=no_save, **given
+    )
     talk: Chat | None = None
     try:
         target = opener.target(loaded.settings.model)
-        talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache, force=force)
-        talk.debug = debug
+        talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
+        talk.model.force, talk.debug = force, debug
         with kills() as killed:
             _converse(talk, target, file or [], resumed=continue_ or resume is not None)
         if killed:
@@ -105,14 +106,7 @@ def chat(
 
 
 def _prepare(
-    loaded: Loaded,
-    out: Output,
-    conversation: Conversation,
-    opener: Opener,
-    *,
-    history: bool,
-    keep_cache: bool,
-    force: bool,
+    loaded: Loaded, out: Output, conversation: Conversation, opener: Opener, *, history: bool, keep_cache: bool
 ) -> Chat:
     """Return everything but the model. The line editor takes a tenth of a second to import, so it comes late."""
     from mlxmtp.app.prompt_cache import SessionCache
@@ -136,7 +130,7 @@ def _prepare(
         reader = LineEditor(path, Sources(opener.names, session_names, KEYS), color=out.look.color)
     worker = Worker()
     cache = SessionCache(worker, loaded.places.sessions) if keep_cache else None
-    return Chat(loaded, out, conversation, ChosenModel(opener, worker, cache, force=force), keys, reader)
+    return Chat(loaded, out, conversation, ChosenModel(opener, worker, cache), keys, reader)
 
 
 def _converse(chat: Chat, target: Found, files: Sequence[str], *, resumed: bool) -> None:

@@ -15,8 +15,7 @@ from mlxmtp.chat.sessions import Resumed, Sessions
 from mlxmtp.chat.transcript import as_markdown, export
 from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
-from mlxmtp.cli.repl.answering import Leave
-from mlxmtp.cli.repl.chat import Chat
+from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, help_of
 from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.clipboard import copy

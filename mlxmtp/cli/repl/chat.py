@@ -17,9 +17,8 @@ from mlxmtp.app.turn import Outcome
 from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.material import Material
-from mlxmtp.cli.repl.answering import wait_for_model
 from mlxmtp.cli.repl.slash import Reader
-from mlxmtp.cli.terminal.keyboard import Keys
+from mlxmtp.cli.terminal.keyboard import Keys, interrupts
 from mlxmtp.cli.terminal.markdown import warm_up, without_controls
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.wrap import joined, listed, wrapped
@@ -28,6 +27,40 @@ from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
 from mlxmtp.settings import Loaded, Settings
 
 _ANSWER = 4096  # tokens of a conversation that must fit the memory for it to begin
+
+
+class Leave(Exception):
+    """The conversation is over."""
+
+
+class Interrupts:
+    """Counts Ctrl+C and stops the answer; raises nothing, so that writing down what was said is never cut short."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.count = 0
+        self._worker = worker
+
+    def __call__(self) -> None:
+        self.count += 1
+        self._worker.stop()
+        self._worker.wake()
+
+
+def wait_for_model(
+    worker: Worker, keys: Keys, out: Output, name: str, clock: Callable[[], float] = time.monotonic
+) -> bool:
+    """Return whether the model is there: not after Ctrl+C, when it goes on loading, nor if it cannot be read."""
+    began = clock()
+    interrupted = Interrupts(worker)
+    with interrupts(interrupted), keys:  # in this order: Ctrl+C must not leave a terminal without echo
+        while worker.model is None and worker.error is None and not interrupted.count:
+            seconds = clock() - began
+            out.progress(f"loading {name}" + (f", {seconds:.0f} s" if seconds >= 1 else ""))
+            if worker.wait(*keys.descriptors, seconds=1.0):
+                keys.pressed()
+            worker.events()
+        out.clear_progress()
+    return worker.model is not None
 
 
 @dataclass(slots=True)

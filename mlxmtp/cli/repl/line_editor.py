@@ -83,10 +83,6 @@ class LineEditor(Reader):
         if not buffer.text:
             self._literal = ""
 
-    def _fits(self, text: str) -> bool:
-        """Return whether the window shows all of a line: only its last rows would stay there else once it is sent."""
-        return len(self._rows(text)) < self._session.output.get_size().rows
-
     def _rows(self, text: str) -> list[str]:
         columns = self._session.output.get_size().columns - len(PROMPT)
         lines = without_controls(text).expandtabs(4).split("\n")
@@ -105,7 +101,9 @@ class LineEditor(Reader):
             if is_open(event.current_buffer.text) and not self._is_literal(event.current_buffer.text):
                 event.current_buffer.insert_text("\n")
             else:
-                event.app.erase_when_done = not self._fits(event.current_buffer.text)
+                # Of a line that the window does not show as a whole only the last rows would stay there.
+                rows = self._session.output.get_size().rows
+                event.app.erase_when_done = len(self._rows(event.current_buffer.text)) >= rows
                 event.current_buffer.validate_and_handle()
 
         @bindings.add("enter", filter=completion_is_selected)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.actions import Actions
-from mlxmtp.cli.repl.answering import Leave
-from mlxmtp.cli.repl.chat import Chat
+from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import Call, Message, Unknown, parse
 
 _AS_IT_WAS = "The question stays as it was."

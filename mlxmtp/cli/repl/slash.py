@@ -158,7 +158,14 @@ class Message:
     text: str
 
 
-def parse(text: str, *, pasted: bool = False, exists: Callable[[str], bool] | None = None) -> Call | Unknown | Message:
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except OSError:  # a name no file system takes
+        return False
+
+
+def parse(text: str, *, pasted: bool = False, exists: Callable[[str], bool] = _exists) -> Call | Unknown | Message:
     """Return what a line means. `pasted`: its beginning is from the clipboard; `exists` asks the disk about a path."""
     if pasted or not text.startswith("/"):
         quoted = None if pasted else unquoted(text)
@@ -167,7 +174,8 @@ def parse(text: str, *, pasted: bool = False, exists: Callable[[str], bool] | No
     command = BY_WORD.get(word)
     if command is not None:
         return Call(command, text[len(word) :].strip())
-    if not _looks_like_command(word) or (exists or _exists)(word):
+    name = word[1:].rstrip("0123456789?!.,:;")  # /undo2 and /help? are meant as commands, too
+    if not name.replace("-", "").isalpha() or exists(word):
         return Message(text.strip())
     return Unknown(word, _nearest(word))
 
@@ -204,18 +212,6 @@ Enter sends, Alt+Enter or Ctrl+J starts a line, """ begins and ends a block
 Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history
 Tab completes, Ctrl+G opens the editor, Ctrl+T shows or hides the thought
 @path reads a file or folder; a space before / sends it as text'''
-
-
-def _looks_like_command(word: str) -> bool:
-    name = word[1:].rstrip("0123456789?!.,:;")  # /undo2 and /help? are meant as commands, too
-    return name.replace("-", "").isalpha()
-
-
-def _exists(word: str) -> bool:
-    try:
-        return Path(word).exists()
-    except OSError:  # a name no file system takes
-        return False
 
 
 def _nearest(word: str) -> str | None:

@@ -1,30 +1,94 @@
-"""A question, its answer, and what is said about both: asked, asked again in other words, answered again, gone on with.
+"""Turns in the terminal: asked, asked again in other words, answered again, gone on with, and what is said of them.
 
 An answer of which nothing was said leaves no trace: the question stands in the next line.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from mlxmtp.app.open import answer_params
 from mlxmtp.app.turn import Outcome, Turn
+from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange, join
 from mlxmtp.chat.material import Material, gather, mentions
-from mlxmtp.cli.repl.answering import Answering, Interrupts
-from mlxmtp.cli.repl.chat import Chat
+from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.fences import open_fence
 from mlxmtp.cli.terminal.figures import turn_parts
-from mlxmtp.cli.terminal.keyboard import interrupts
+from mlxmtp.cli.terminal.keyboard import ON_ITS_WAY, interrupts
+from mlxmtp.cli.terminal.progress import ReadingProgress
+from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.params import Params
 
+_PATIENCE = 3  # times Ctrl+C until the program itself is left, should the model not react
 _WITHOUT_ANSWER = {
     "cancelled": "Stopped before the answer began.",
     "length": "All tokens went into the thought: /set think-tokens limits it, /set max-tokens gives more.",
     "stop": "The model ended without an answer.",
     "tool": "The model waits for a tool, which there is none of here.",
 }
+
+
+class Answering:
+    """Shows one turn while it comes, until it ends or soon after Ctrl+C, of which `interrupted` hears."""
+
+    def __init__(self, chat: Chat, view: AnswerView, interrupted: Interrupts) -> None:
+        self._worker, self._keys, self._out = chat.model.worker, chat.keys, chat.out
+        self._view, self._interrupted = view, interrupted
+        self._progress = ReadingProgress(chat.out)
+
+    def run(self, turn: Turn, params: Params) -> Outcome:
+        """Return what came of a turn that has begun. Raises Leave if Ctrl+C after Ctrl+C finds no ear."""
+        with self._keys:
+            self._worker.events()  # what an earlier wait left over
+            self._worker.answer(lambda _, on_prefill: turn.stream(params, on_prefill))
+            if self._interrupted.count:  # it came just before there was something to stop
+                self._worker.stop()
+            try:
+                last = self._until_the_end(turn)
+                self._close()
+            except BaseException as error:
+                turn.end("cancelled")
+                if isinstance(error, Leave):
+                    self._close()  # the shell's prompt begins a line of its own
+                raise
+        if isinstance(last, End):
+            return turn.end(last.finish_reason, last.stats, returns=True)
+        return turn.end("cancelled", error=None if self._was_ctrl_c(last.error) else last.error, returns=True)
+
+    def _until_the_end(self, turn: Turn) -> End | Failed:
+        while True:
+            if self._worker.wait(*self._keys.descriptors, seconds=self._view.patience):
+                for _ in self._keys.pressed():
+                    self._view.toggle()
+            if self._interrupted.count >= _PATIENCE:
+                raise Leave
+            for event in self._worker.events():
+                if isinstance(event, End | Failed):
+                    return event
+                if isinstance(event, Prefill):
+                    self._progress.count(event.done, event.total)
+                elif isinstance(event, Text | Thinking):
+                    turn.take(event)
+                    self._out.clear_progress()
+                    show = self._view.text if isinstance(event, Text) else self._view.thinking
+                    show(event.text)
+            self._view.tick()
+
+    def _was_ctrl_c(self, error: Exception) -> bool:
+        """Return whether MLX failed because its compiler heard Ctrl+C, maybe sooner than this process did."""
+        if not isinstance(error, RuntimeError):
+            return False
+        if not self._interrupted.count:
+            time.sleep(ON_ITS_WAY)  # not the worker's own wait, which the bell of an event just taken may end
+        return self._interrupted.count > 0
+
+    def _close(self) -> None:
+        self._out.clear_progress()
+        self._view.end()
 
 
 def send(chat: Chat, text: str) -> None:
@@ -87,15 +151,15 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     drop = _make_fit(chat, turn)
     if drop is None:
         return False
-    settings, worker = chat.settings, chat.model.worker
-    interrupted = Interrupts(worker)
+    settings = chat.settings
+    interrupted = Interrupts(chat.model.worker)
     with interrupts(interrupted):
         turn.begin(chat.model.opened, drop)
         chat.out.write("\n")
         shows = settings.show_thinking is not False
         view = AnswerView(chat.out, show_thoughts=shows, plain=bool(settings.plain), clock=chat.clock)
         view.text(lead)
-        outcome = Answering(worker, chat.keys, chat.out, view, interrupted).run(turn, answer_params(settings))
+        outcome = Answering(chat, view, interrupted).run(turn, answer_params(settings))
         if view.shows_thoughts != shows:
             chat.change(show_thinking=view.shows_thoughts)
         chat.last.remember(outcome)
