@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from mlxmtp.app.open import Found
 from mlxmtp.app.turn import exchange_tokens
 from mlxmtp.chat.context import reserve_for
 from mlxmtp.chat.history import Exchange, title_of
@@ -245,20 +246,23 @@ class Actions:
             drafter = "without a drafter" if model.drafter is None else f"with the drafter {model.drafter.name}"
             chat.say(f"{model.target.name}, {drafter}, in {model.target.folder}")
             return
-        before = chat.loaded
-        # A drafter that was named belongs to the model before; the new one's own is taken.
-        chat.change(model=argument, draft_model=None)
         try:
-            target = model.opener.target(argument)
-            chat.load(target)
+            # A drafter that was named belongs to the model before; the new one's own is taken.
+            self._load_with(argument, model=argument, draft_model=None)
         except (typer.Abort, KeyboardInterrupt):  # Ctrl+C at the question whether to download, or while it does
-            chat.loaded = before
             chat.say("The model stays as it was.")
-            return
+        else:
+            chat.say(f"{argument} answers from here on.")
+
+    def _load_with(self, target: str | Found, **settings: object) -> None:
+        """Begin to read a model with other settings, which are taken back if it is refused."""
+        before = self.chat.loaded
+        self.chat.change(**settings)
+        try:
+            self.chat.load(self.chat.model.opener.target(target) if isinstance(target, str) else target)
         except BaseException:
-            chat.loaded = before
+            self.chat.loaded = before
             raise
-        chat.say(f"{target.name} answers from here on.")
 
     def do_set(self, argument: str) -> None:
         word, _, text = argument.partition(" ")
@@ -293,8 +297,14 @@ class Actions:
     def do_draft(self, argument: str) -> None:
         if argument:
             number = typed_value("num_draft_tokens", {"on": "auto", "off": "0"}.get(argument, argument))
-            if number != 0 and self.chat.model.drafter is None:
-                self._load_drafter()
+            target = self.chat.model.target
+            if number != 0 and target is not None and self.chat.model.drafter is None:
+                if self.chat.settings.draft_model is None and not self.chat.model.opener.has_drafter(target):
+                    raise ModelNotFound(
+                        f"There is no drafter for '{target.name}' here. Leave, and name one: "
+                        "mlxmtp chat -c --draft-model NAME"
+                    )
+                self._load_with(target, draft=True)  # after all: --no-draft left it out
             self.chat.change(num_draft_tokens=number)
         number = self.chat.settings.num_draft_tokens
         if self.chat.model.drafter is None:
@@ -305,22 +315,6 @@ class Actions:
             self.chat.say("Drafting adapts to what is accepted and what it earns.")
         else:
             self.chat.say(f"Drafting {number} token{'' if number == 1 else 's'} per round.")
-
-    def _load_drafter(self) -> None:
-        """Load the drafter after all: --no-draft left it out. Raises ModelNotFound if there is none here."""
-        chat, target = self.chat, self.chat.model.target
-        assert target is not None
-        if chat.settings.draft_model is None and not chat.model.opener.has_drafter(target):
-            raise ModelNotFound(
-                f"There is no drafter for '{target.name}' here. Leave, and name one: mlxmtp chat -c --draft-model NAME"
-            )
-        before = chat.loaded
-        chat.change(draft=True)
-        try:
-            chat.load(target)
-        except BaseException:
-            chat.loaded = before
-            raise
 
     def do_stats(self, argument: str) -> None:
         if argument not in ("", "on", "off"):
