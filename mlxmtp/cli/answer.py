@@ -103,11 +103,11 @@ class OneAnswer:
         if self.settings.cache:
             prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think)
             cache = PromptCache.of(self.loaded) if prefix else None
-        self.turn.begin(opened)
-        presenter = self._presenter(opened)
         if cache is not None:
             loaded, remark = cache.load(model, ids)
             self._note(remark)
+        self.turn.begin(opened)
+        presenter = self._presenter(opened)
         answer = model.stream_ids(ids, params, on_prefill=ReadingProgress(self.out).count, snapshot_at=[prefix])
         try:
             with ctrl_c_first(), resumption(terminal_was_shared):

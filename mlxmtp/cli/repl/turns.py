@@ -154,11 +154,11 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     settings = chat.settings
     interrupted = Interrupts(chat.model.worker)
     with interrupts(interrupted):
-        turn.begin(chat.model.opened, drop)
         chat.out.write("\n")
         shows = settings.show_thinking is not False
         view = AnswerView(chat.out, show_thoughts=shows, plain=bool(settings.plain), clock=chat.clock)
         view.text(lead)
+        turn.begin(chat.model.opened, drop)
         outcome = Answering(chat, view, interrupted).run(turn, answer_params(settings))
         if view.shows_thoughts != shows:
             chat.change(show_thinking=view.shows_thoughts)
