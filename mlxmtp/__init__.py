@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlxmtp.app.load import load as load
+    from mlxmtp.app.open import load as load
     from mlxmtp.decode.decoder import Round as Round
     from mlxmtp.engine.events import End as End
     from mlxmtp.engine.events import Text as Text
@@ -47,7 +47,7 @@ _HOME = {
     "Text": "mlxmtp.engine.events",
     "Thinking": "mlxmtp.engine.events",
     "UsageError": "mlxmtp.errors",
-    "load": "mlxmtp.app.load",
+    "load": "mlxmtp.app.open",
 }
 
 

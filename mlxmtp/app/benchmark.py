@@ -22,9 +22,9 @@ from mlxmtp.bench.runner import Candidate, OnProgress, Runner, prompts_of
 from mlxmtp.bench.suite import SUITES, Text, read_suites
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.files import write_atomically
-from mlxmtp.hub.store import Store
 
 if TYPE_CHECKING:
+    from mlxmtp.app.open import Opener
     from mlxmtp.hub.store import Found
     from mlxmtp.settings import Loaded, Settings
 
@@ -49,9 +49,8 @@ class Benchmark:
         self,
         loaded: Loaded,
         request: Request,
+        opener: Opener,
         *,
-        choose_target: Callable[[Store, str | None], Found],
-        choose_drafter: Callable[[Store, Found], Found | None],
         on_progress: Callable[[str], None],
         write: Callable[[str], None],
     ) -> None:
@@ -66,11 +65,10 @@ class Benchmark:
             system = read_reference(settings.system, loaded.prompts)
         suites = request.suites or SUITES
         texts = read_suites(suites, system)
-        store = Store(loaded.places, loaded.aliases)
         self._runners: list[Runner] = []
         for name in request.models or (settings.model,):
-            target = choose_target(store, name)
-            drafter = choose_drafter(store, target)
+            target = opener.target(name)
+            drafter = opener.drafter(target, settings, off=request.plan.num_draft_tokens == (0,))
             on_progress(f"{target.name}: preparing the prompts")
             candidate = _candidate(request, settings, texts, target, drafter)
             self._runners.append(Runner(candidate, request.plan))

@@ -1,52 +1,161 @@
-"""Refusing to start what cannot fit, before its weights are read."""
+"""Choose a model by name and open it: target and drafter, memory, weights, what drafting has learned.
+
+Knows no terminal: remarks go to `tell`, and `obtain` may fetch a model that is missing.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from mlxmtp.errors import TooLarge
-from mlxmtp.hub.registry import BUILT_IN
-from mlxmtp.hub.store import Found, best_fit
+from mlxmtp.app.learned import LearnedDrafting
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import ModelNotFound, TooLarge
+from mlxmtp.hub.registry import BUILT_IN, entries
+from mlxmtp.hub.store import Found, Store, best_fit
 from mlxmtp.machine.chip import this_machine
-from mlxmtp.machine.memory import need
+from mlxmtp.machine.memory import machine_memory, need
 from mlxmtp.models.config import FULL, read_config
+from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
 
-if TYPE_CHECKING:
-    from mlxmtp.engine.model import Model
-    from mlxmtp.engine.params import Params
-    from mlxmtp.engine.tokenizer import Tokenizer
-    from mlxmtp.hub.store import Found
-    from mlxmtp.settings import Settings
+__all__ = ["Found", "OpenModel", "Opener", "answer_params", "load", "read_tokenizer", "require_memory"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenModel:
+    """A target and its drafter in memory."""
+
+    model: Model
+    target: Found
+    drafter: Found | None
+    learned: LearnedDrafting
+
+    @property
+    def context(self) -> int:
+        """Tokens the model's context holds."""
+        return self.model.config.max_positions
+
+    def close(self) -> None:
+        """Free the memory, see `Model.close`."""
+        self.model.close()
+
+
+@dataclass
+class Opener:
+    """Chooses among the models on this machine for one front end, and opens them.
+
+    `obtain` gets a model that is missing or raises the error it is given; `attended`: a person reads `tell`.
+    """
+
+    loaded: Loaded
+    tell: Callable[[str], None]
+    obtain: Callable[[str, ModelNotFound], None] | None = None
+    attended: bool = False
+
+    def __post_init__(self) -> None:
+        self._store = Store(self.loaded.places, self.loaded.aliases)
+
+    def target(self, name: str | None) -> Found:
+        """Return the model of that name; without one an installed model, else the built-in one, with a remark.
+
+        Raises ModelNotFound, LoadError.
+        """
+        if name is None:
+            installed = self._store.default()
+            if installed is None:
+                self.tell(_built_in_note())
+            return installed or self._store.resolve(BUILT_IN)
+        try:
+            return self._store.resolve(name)
+        except ModelNotFound as missing:
+            if self.obtain is None:
+                raise
+            self.obtain(name, missing)
+            return self._store.resolve(name)
+
+    def drafter(self, target: Found, settings: Settings, *, off: bool = False) -> Found | None:
+        """Return the drafter that the settings mean for a target; `off` is none. Raises ModelNotFound."""
+        wanted: str | Literal[False] | None = settings.draft_model
+        if settings.draft is False or off:
+            wanted = False
+        drafter = self._store.drafter_for(target, wanted)
+        if drafter is None and wanted is None:
+            if settings.draft:
+                raise ModelNotFound(f"There is no drafter for '{target.name}' here: name one with --draft-model.")
+            if self.attended:
+                self.tell(f"There is no drafter for '{target.name}' here, so it decodes without one.")
+        return drafter
+
+    def has_drafter(self, target: Found) -> bool:
+        """Return whether a drafter that belongs to the target is on this machine."""
+        return self._store.drafter_for(target, None) is not None
+
+    def has(self, name: str) -> bool:
+        """Return whether a name means a model on this machine."""
+        try:
+            self._store.resolve(name)
+        except ModelNotFound:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """Return the short names and aliases of models on this machine."""
+        here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
+        return [BUILT_IN, *here, *self.loaded.aliases]
+
+    def open(
+        self, target: Found, drafter: Found | None, settings: Settings, tokenizer: Tokenizer | None = None
+    ) -> OpenModel:
+        """Read the weights, and the tokenizer unless it is given. Raises LoadError."""
+        bits, data = settings.draft_bits, self.loaded.places.data
+        model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer or read_tokenizer(target))
+        learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
+        learned.start(model)
+        return OpenModel(model, target, drafter, learned)
+
+
+def load(
+    target: str | Path,
+    drafter: str | Path | Literal[False] | None = None,
+    *,
+    draft_bits: int | None = None,
+    kv_bits: int | None = None,
+) -> Model:
+    """Load a target and its drafter.
+
+    `target` and `drafter` are an alias (`pocket`, `e2b`, `12b:8bit`), `org/repo`, or the path of a folder.
+    `drafter=None` takes the paired one: for a name the drafter published for it, for a folder the one in or next
+    to it (`drafter`, or the folder's own name with `-assistant`); where there is none, the model decodes without.
+    `drafter=False` never loads one. `draft_bits` quantizes the drafter while it is read (None: by its size).
+    `kv_bits` 4 or 8 keeps keys and values of full-attention layers in so many bits (None: as they are computed).
+
+    A folder without tokenizer.json is fine for `Model.rounds`; `Model.stream` then says what is missing.
+    Raises ModelNotFound when a name is not on this machine, LoadError when files cannot be used together.
+    """
+    loaded = load_settings({})
+    store = Store(loaded.places, loaded.aliases)
+    found = store.resolve(str(target))
+    paired = store.drafter_for(found, None if drafter is None else drafter if drafter is False else str(drafter))
+    return _read_weights(found, paired, draft_bits, kv_bits, None)
 
 
 def answer_params(settings: Settings) -> Params:
-    """Return what the settings say about answering."""
+    """Return the choices for one answer that the settings make."""
     from mlxmtp.engine.params import Params
 
     return Params(**settings.of_answer())
 
 
 def read_tokenizer(found: Found) -> Tokenizer:
-    """The text side of a model. Raises LoadError."""
+    """Return the text side of a model. Raises LoadError."""
     from mlxmtp.engine.tokenizer import Tokenizer
 
     return Tokenizer.load(found.folder)
-
-
-def read_model(found: Found, drafter: Found | None, tokenizer: Tokenizer, settings: Settings) -> Model:
-    """Target and drafter in memory. Raises LoadError."""
-    from mlxmtp.engine.model import Model
-
-    return Model.load(
-        found.folder,
-        None if drafter is None else drafter.folder,
-        name=found.name,
-        drafter_name=None if drafter is None else drafter.name,
-        draft_bits=settings.draft_bits,
-        kv_bits=settings.kv_bits,
-        tokenizer=tokenizer,
-    )
 
 
 def require_memory(
@@ -58,11 +167,10 @@ def require_memory(
     turns: bool = False,
     kv_bits: int | None = None,
 ) -> None:
-    """Raises TooLarge if a conversation of `tokens` tokens cannot run here; `force` lets it try.
+    """Raise TooLarge if a conversation of `tokens` tokens cannot run here; `force` lets it try.
 
-    `turns`: it has more than one turn, so places to go back to are kept. `kv_bits`: `--kv-bits`. Computed from
-    configurations alone, in a millisecond. Raises LoadError for a folder that holds no model and for `kv_bits` that it
-    cannot have.
+    `turns`: it has more than one, so snapshots take memory, too. Computed from configurations alone, in a millisecond.
+    Raises LoadError for a folder that holds no model and for `kv_bits` that it cannot have.
     """
     if force:
         return
@@ -76,8 +184,8 @@ def require_memory(
     if weights < 0.9 * machine.usable:
         advice = f"It is the {tokens} tokens that are too many: shorten the prompt or --max-tokens"
         if kv_bits is None and config.head_dim(FULL) % 32 == 0:
-            packed = {bits: need(config, drafting, tokens, turns=turns, kv_bits=bits).total for bits in (8, 4)}
-            fitting = next((bits for bits, total in packed.items() if total <= machine.usable), None)
+            quantized = {bits: need(config, drafting, tokens, turns=turns, kv_bits=bits).total for bits in (8, 4)}
+            fitting = next((bits for bits, total in quantized.items() if total <= machine.usable), None)
             advice += "" if fitting is None else f", take --kv-bits {fitting}"
     else:
         best = best_fit(machine.memory)
@@ -87,3 +195,28 @@ def require_memory(
         f"{format_bytes(machine.memory)} here {format_bytes(machine.usable)} can be used. "
         f"{advice}, or try anyway with --force."
     )
+
+
+def _read_weights(
+    target: Found, drafter: Found | None, draft_bits: int | None, kv_bits: int | None, tokenizer: Tokenizer | None
+) -> Model:
+    from mlxmtp.engine.model import Model
+
+    return Model.load(
+        target.folder,
+        None if drafter is None else drafter.folder,
+        name=target.name,
+        drafter_name=None if drafter is None else drafter.name,
+        draft_bits=draft_bits,
+        kv_bits=kv_bits,
+        tokenizer=tokenizer,
+    )
+
+
+def _built_in_note() -> str:
+    """Return one line: who answers, and the command that gets a model for this machine."""
+    note = "No model is installed, so the built-in pocket answers: a demonstration, small and often wrong."
+    best = best_fit(machine_memory())
+    if best is None or best.target.size is None:
+        return note
+    return f"{note} {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"

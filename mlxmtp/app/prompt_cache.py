@@ -1,9 +1,6 @@
-"""Readings: keys and values of texts that were read before, kept on disk, so that a question on one reads only itself.
+"""KV caches on disk: of texts of which much is asked (`--cache`), and of a conversation (`--keep-cache`).
 
-One file per text (`kv_file.py` writes and checks it), named after what must be the same for it to serve: checkpoint,
-MLX, the layout, the number of tokens and a hash of them. The longest stored beginning of a prompt is found by hashing
-the prompt once. Files that have not served for longest go when all together are larger than the limit. Anything wrong
-with a file costs the time to read the text, and nothing else.
+Anything wrong with a file costs the time to prefill its text again, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,37 +9,59 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange
+from mlxmtp.chat.sessions import CACHE_SUFFIX
 from mlxmtp.engine.model import Model
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import CacheRefused
+from mlxmtp.settings import Loaded
+from mlxmtp.units import format_bytes
 
 if TYPE_CHECKING:
-    from mlxmtp.chat.conversation import Conversation
-    from mlxmtp.chat.history import Exchange
-    from mlxmtp.engine.model import Model
-    from mlxmtp.engine.tokenizer import Tokenizer
-    from mlxmtp.settings import Loaded
-
+    from mlxmtp.app.worker import Worker  # which imports logging, for a command without threads
 
 SHORTEST = 256
-"""Tokens from which keeping a text is worth a file: fewer are read in less time than a file is."""
+"""Tokens from which a text is worth a file: the prefill of fewer takes less time than reading one."""
+
+_GB = 20.0
+"""The limit if nobody sets one: 100 pages take 0.3 GB with E2B and some 5 GB with 31B."""
+
+_OTHER_QUESTIONS = ("?", "A", "9.")  # which begin differently, also as tokens
 
 _NAME = re.compile(r"(?P<model>[0-9a-f]{16})-(?P<tokens>\d+)-(?P<hash>[0-9a-f]{32})\.safetensors")
 
+_STOP_SECONDS = 3.0
+"""How long a model may take to hear that its answer is over."""
+
 
 @dataclass(frozen=True, slots=True)
-class Readings:
-    """The readings in `folder` (it need not exist), at most `limit` bytes of them."""
+class PromptCache:
+    """KV caches of prefixes of prompts in `folder` (it need not exist), at most `limit` bytes of them.
+
+    One file a prefix (`kv_file.py` writes and checks it), named after what must be the same for it to serve:
+    checkpoint, MLX, the layout, the number of tokens and a hash of them. Least recently used files go first.
+    """
 
     folder: Path
     limit: int
 
-    def recall(self, model: Model, ids: Sequence[int]) -> tuple[int, str | None]:
-        """Takes up the longest beginning of `ids` that is kept and leaves a token to be read: its length, and what was
-        wrong with a longer one that did not serve."""
+    @classmethod
+    def of(cls, loaded: Loaded) -> PromptCache:
+        """Return the user's own, with the limit of the settings."""
+        limit = loaded.settings.cache_gb
+        return cls(loaded.places.cache / "prompts", int((_GB if limit is None else limit) * 1e9))
+
+    def load(self, model: Model, ids: Sequence[int]) -> tuple[int, str | None]:
+        """Load the longest stored prefix of `ids` that leaves a token to prefill.
+
+        Returns its length, and a sentence on what was wrong with a longer one that did not serve.
+        """
         note = None
         for length, path in self._candidates(model, ids):
             try:
@@ -50,21 +69,22 @@ class Readings:
             except CacheRefused as refused:
                 note = note or str(refused)
                 continue
-            _touch(path)
+            with suppress(OSError):  # one that another process has just removed has served all the same
+                os.utime(path)
             return length, note
         return 0, note
 
-    def keep(self, model: Model, ids: Sequence[int]) -> str | None:
-        """Keeps `ids`, read by `model` with `snapshot_at=[len(ids)]`, if they are worth it; returns why that failed."""
+    def save(self, model: Model, ids: Sequence[int]) -> str | None:
+        """Store `ids`, for which `model` has a snapshot, if they are worth it; returns why that failed."""
         if len(ids) < SHORTEST:
             return None
-        path = self._path(model, len(ids), _digest(ids).hexdigest())
+        path = self._path(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest())
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             model.save_cache(path, len(ids))
         except (OSError, RuntimeError) as error:
             return f"The text could not be kept in {self.folder} ({error}): it will be read again next time."
-        self._make_room(path)
+        self._evict(path)
         if not path.is_file():
             return f"The text is larger than the {self.limit / 1e9:g} GB of cache_gb: it will be read again next time."
         return None
@@ -73,10 +93,14 @@ class Readings:
         return self.folder / f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"
 
     def _candidates(self, model: Model, ids: Sequence[int]) -> Iterator[tuple[int, Path]]:
-        """Kept beginnings of `ids`, longest first."""
+        """Return stored prefixes of `ids`, longest first; the prompt is hashed once."""
+        try:
+            names = list(filter(None, (_NAME.fullmatch(path.name) for path in self.folder.iterdir())))
+        except OSError:
+            names = []
         label = model.cache_label()[:16]
-        lengths = {int(name["tokens"]) for name in self._names() if name["model"] == label}
-        digest, begin, found = _digest([]), 0, []
+        lengths = {int(name["tokens"]) for name in names if name["model"] == label}
+        digest, begin, found = hashlib.sha256(), 0, []
         for length in sorted(length for length in lengths if length < len(ids)):
             digest.update(_bytes(ids[begin:length]))
             begin = length
@@ -85,15 +109,8 @@ class Readings:
                 found.append((length, path))
         return reversed(found)
 
-    def _names(self) -> Iterator[re.Match[str]]:
-        try:
-            names = [path.name for path in self.folder.iterdir()]
-        except OSError:
-            return iter(())
-        return filter(None, map(_NAME.fullmatch, names))
-
-    def _make_room(self, newest: Path) -> None:
-        """Removes what has not served for longest; another process may do the same at the same time."""
+    def _evict(self, newest: Path) -> None:
+        """Remove what has not served for longest; another process may do the same at the same time."""
         from mlxmtp.engine import kv_file
 
         kv_file.sweep(self.folder)
@@ -114,61 +131,74 @@ class Readings:
             total -= size
 
 
-def _digest(ids: Sequence[int]) -> hashlib._Hash:
-    return hashlib.sha256(_bytes(ids))
-
-
 def _bytes(ids: Sequence[int]) -> bytes:
     return b"".join(token.to_bytes(4, "little") for token in ids)
 
 
-def _touch(path: Path) -> None:
-    """Marks the file as used now; one that another process has just removed has served all the same."""
-    try:
-        os.utime(path)
-    except OSError:
-        return
-
-
-_GB = 20.0
-"""What may be kept if nobody says otherwise: 100 pages take 0.3 GB with E2B and some 5 GB with 31B."""
-
-_OTHER = ("?", "A", "9.")  # questions that begin differently, also as tokens
-
-
-class Repeated:
-    """The part of one prompt that comes before the question, taken from disk where it is and kept there afterwards."""
-
-    def __init__(
-        self, loaded: Loaded, tell: Callable[[str], None], model: Model, ids: Sequence[int], before: int
-    ) -> None:
-        """`before`: how many of the prompt's `ids` do not depend on the question."""
-
-        limit = loaded.settings.cache_gb
-        self._readings = Readings(loaded.places.cache / "prompts", int((_GB if limit is None else limit) * 1e9))
-        self._tell, self._model, self._text, self._ids = tell, model, ids[:before], ids
-        self._held = 0
-
-    def recall(self) -> None:
-        """Take from disk what is there, before the prompt is read."""
-        self._held, note = self._readings.recall(self._model, self._ids)
-        if note is not None:
-            self._tell(note)
-
-    def keep(self) -> None:
-        """Write what was read, when the answer is there."""
-        if self._held >= len(self._text):
-            return
-        note = self._readings.keep(self._model, self._text)
-        if note is not None:
-            self._tell(note)
-
-
-def before_question(tokenizer: Tokenizer, conversation: Conversation, asking: Exchange, think: bool) -> int:
-    """How many tokens of the prompt stay the same whatever is asked."""
+def prefix_before_question(tokenizer: Tokenizer, conversation: Conversation, asking: Exchange, think: bool) -> int:
+    """Return how many tokens of the prompt stay the same whatever is asked."""
     prompts = [
         tokenizer.prompt_ids(conversation.messages(replace(asking, question=question)), think=think)
-        for question in (asking.question, *_OTHER)
+        for question in (asking.question, *_OTHER_QUESTIONS)
     ]
     alike = (len(set(column)) == 1 for column in zip(*prompts, strict=False))
     return next((i for i, same in enumerate(alike) if not same), 0)
+
+
+class SessionCache:
+    """The KV cache of a conversation in a file beside its session, so that reopening a long one prefills nothing."""
+
+    def __init__(self, worker: Worker, sessions: Path) -> None:
+        self._worker, self._sessions = worker, sessions
+        self._met: Conversation | None = None  # the one that the model has been with since it is there
+
+    def forget(self) -> None:
+        """Begin anew: another model takes the place of the one that was there."""
+        self._met = None
+
+    def load(self, conversation: Conversation) -> str | None:
+        """Load the file, once for each model and each conversation; returns a remark."""
+        if self._met is conversation:
+            return None
+        self._met = conversation
+        path = self._path(conversation)
+        if path is None or not path.is_file():
+            return None
+        try:
+            tokens = self._worker.run(lambda opened: opened.model.load_cache(path))
+        except CacheRefused as error:
+            return str(error)
+        return f"{tokens:,} tokens of this conversation are in memory again."
+
+    def save(self, conversation: Conversation, on_write: Callable[[], None] = lambda: None) -> str | None:
+        """Write what the model holds of a conversation that ends; returns a remark.
+
+        `on_write` is called before that takes time. Ctrl-C leaves the file before it as it was. Raises CacheRefused.
+        """
+        path = self._path(conversation)
+        if path is None or self._worker.model is None or not conversation.exchanges:
+            return None
+        if self._met is not conversation:  # only looked at: what is stored already is better
+            return None
+        self._worker.stop()
+        if not self._worker.idle(_STOP_SECONDS):  # Ctrl+C after Ctrl+C has ended the conversation, not the model
+            return "The model does not react: keys and values were not kept."
+        from mlxmtp.engine import kv_file
+
+        on_write()
+        try:
+            size = self._worker.run(lambda opened: opened.model.save_cache(path))
+            kv_file.sweep(path.parent)
+        except ValueError:  # nothing was prefilled: the file before it, if there is one, is better
+            return None
+        except (OSError, RuntimeError) as error:  # MLX tells of a full disk by the latter
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise CacheRefused(f"Keys and values were not kept: {reason or error}.") from error
+        except KeyboardInterrupt:  # the thread that writes ends with the process, wherever it is
+            kv_file.unfinished(path).unlink(missing_ok=True)
+            raise
+        return f"Kept keys and values ({format_bytes(size)}): {path}"
+
+    def _path(self, conversation: Conversation) -> Path | None:
+        session = conversation.session
+        return None if session is None else self._sessions / f"{session}{CACHE_SUFFIX}"

@@ -1,60 +1,65 @@
-"""Which conversation a command goes on with, and who answers in it."""
+"""The conversation that a command goes on with, and the models that can answer in it."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import partial
 
+from mlxmtp.app.open import Opener
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Resumed, Sessions
+from mlxmtp.cli.obtain import offer
 from mlxmtp.cli.terminal import keyboard
-from mlxmtp.errors import ModelNotFound, UsageError
-
-if TYPE_CHECKING:
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.settings import Loaded
+from mlxmtp.cli.terminal.output import Output
+from mlxmtp.errors import UsageError
+from mlxmtp.settings import Loaded
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What the flags say: go on with the latest session, or with the one named `resume`; keep a new one.
+def opener_of(loaded: Loaded, out: Output) -> Opener:
+    """Return the models on this machine; one that is missing is offered for download, if somebody can be asked."""
+    return Opener(loaded, tell=out.note, obtain=partial(offer, loaded, out), attended=out.error_terminal)
 
-    `reads`: what follows in a session that goes on is not kept either.
 
-    `model_given` and `system_given`: named on the command line, so that they count against what the session says.
+def conversation_for(
+    loaded: Loaded,
+    out: Output,
+    opener: Opener,
+    *,
+    latest: bool,
+    resume: str | None,
+    save: bool,
+    model_given: bool,
+    system_given: bool,
+    read_only: bool = False,
+) -> tuple[Loaded, Conversation]:
+    """Return the conversation that the flags mean, and settings with its model. Raises UsageError if there is none.
+
+    It goes on with the `latest` session or with the one named `resume`, which is only read if it is `read_only`.
+    `model_given`, `system_given`: named on the command line, so that they count against what the session says.
     """
-
-    latest: bool
-    resume: str | None
-    save: bool
-    model_given: bool = False
-    system_given: bool = False
-    reads: bool = False
-
-
-def conversation_for(loaded: Loaded, out: Output, choice: Choice) -> tuple[Loaded, Conversation]:
-    """The conversation that the flags mean, and settings with its model. Raises UsageError if there is none."""
     from mlxmtp.chat.attach import read_reference
 
     system = read_reference(loaded.settings.system or "", loaded.prompts)
     sessions = Sessions(loaded.places.sessions)
-    if not choice.latest and choice.resume is None:
-        return loaded, Conversation(system=system, journal=sessions.create() if choice.save else None)
-    summary = sessions.latest(out.note) if choice.resume is None else sessions.find(choice.resume)
-    resumed = Resumed(sessions.read(summary)) if choice.reads else sessions.open(summary)
+    if not latest and resume is None:
+        return loaded, Conversation(system=system, journal=sessions.create() if save else None)
+    summary = sessions.latest(out.note) if resume is None else sessions.find(resume)
+    resumed = Resumed(sessions.read(summary)) if read_only else sessions.open(summary)
     for remark in resumed.remarks:
         out.note(remark)
     conversation = resumed.conversation
-    if choice.system_given and system != conversation.system:
+    if system_given and system != conversation.system:
         conversation.set_system(system)
-    if conversation.model and not choice.model_given:
-        loaded = _with_its_model(loaded, out, conversation.model)
+    if conversation.model and not model_given:
+        if opener.has(conversation.model):
+            return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
+        out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")
     return loaded, conversation
 
 
 def chosen(loaded: Loaded, out: Output) -> str:
-    """The session that a person names from the list of those there are. Raises UsageError if there is none.
+    """Return the session that a person names from the list of those there are. Raises UsageError if there is none.
 
     Ctrl+D leaves without a conversation, by SystemExit.
     """
@@ -76,15 +81,3 @@ def chosen(loaded: Loaded, out: Output) -> str:
         raise SystemExit(0) from None
     keyboard.hold()
     return name
-
-
-def _with_its_model(loaded: Loaded, out: Output, name: str) -> Loaded:
-    """Settings in which the session's model answers, if it is still here."""
-    from mlxmtp.hub.store import Store
-
-    try:
-        Store(loaded.places, loaded.aliases).resolve(name)
-    except ModelNotFound:
-        out.note(f"Model '{name}', which this conversation was with, is not on this machine.")
-        return loaded
-    return replace(loaded, settings=replace(loaded.settings, model=name))

@@ -11,13 +11,14 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-from mlxmtp.app.worker import ModelThread
+from mlxmtp.app.learned import LearnedDrafting
+from mlxmtp.app.open import Opener, OpenModel
+from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import Sessions
-from mlxmtp.cli.repl import turns
-from mlxmtp.cli.repl.actions import act
-from mlxmtp.cli.repl.line_editor import Line
-from mlxmtp.cli.repl.talk import Talk
+from mlxmtp.cli.repl.chat import Chat, ChosenModel
+from mlxmtp.cli.repl.repl import run
+from mlxmtp.cli.repl.slash import Line, Reader
 from mlxmtp.cli.terminal.keyboard import Keys
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.engine.model import Model
@@ -49,7 +50,7 @@ class WideOutput(Output):
         return 200, 24
 
 
-class Script:
+class Script(Reader):
     """Lines for the conversation; what is typed appears on paper behind the prompt, as on a terminal."""
 
     def __init__(self, paper: Paper) -> None:
@@ -58,7 +59,7 @@ class Script:
         self.given: list[str] = []
         self._paper = paper
 
-    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
         self.given.append(given)
         if not self.lines:
             raise EOFError
@@ -90,12 +91,14 @@ class Conversing:
         self.sessions = Sessions(loaded.places.sessions)
         conversation = Conversation(journal=self.sessions.create())
         self.now = 0.0
-        self.thread = ModelThread()
-        self.talk = Talk(loaded, out, conversation, self.thread, Keys(), self.script, clock=lambda: self.now)
-        self.talk.target = Found("fake", model_folder)
-        self.thread.load(lambda: self.model)
-        while self.thread.model is None:
-            self.thread.wait(seconds=10)
+        self.worker = Worker()
+        chosen = ChosenModel(Opener(loaded, tell=out.note), self.worker)
+        chosen.target = Found("fake", model_folder)
+        self.talk = Chat(loaded, out, conversation, chosen, Keys(), self.script, clock=lambda: self.now)
+        learned = LearnedDrafting(loaded.places.data, None)
+        self.worker.load(lambda: OpenModel(self.model, Found("fake", model_folder), None, learned))
+        while self.worker.model is None:
+            self.worker.wait(seconds=10)
         self.decoder.before_round = self._before_round
         self._stops: dict[int, set[int]] = {}
 
@@ -105,7 +108,7 @@ class Conversing:
             self._enqueue(answer)
         start = len(self.paper.getvalue())
         self.script.lines = list(lines)
-        self.talk.run(act, turns.send)
+        run(self.talk)
         return masked(self.paper.getvalue()[start:])
 
     @property
@@ -142,7 +145,7 @@ class Conversing:
         if number in self._stops.get(len(self.decoder.requests) - 1, ()):
             os.kill(os.getpid(), signal.SIGINT)
             deadline = time.monotonic() + 10
-            while not self.thread._stop.is_set() and time.monotonic() < deadline:
+            while not self.worker._stop.is_set() and time.monotonic() < deadline:
                 time.sleep(0.001)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxmtp.app.open import OpenModel
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Reply
 from mlxmtp.cli.repl.slash import COMMANDS
@@ -76,11 +77,11 @@ def test_another_conversation_begins_without_files_figures_and_a_thought(talk: C
     Path("a.txt").write_text("Alpha", encoding="utf-8")
     talk.change(think=True)
     talk.say("Hi", "/file a.txt", answers=["<|channel>thought\nHm.<channel|>Yes.<turn|>"])
-    assert talk.talk.thought.strip() == "Hm."
+    assert talk.talk.last.thought.strip() == "Hm."
     shown = talk.say(f"{word} {other}" if word == "/load" else word, "/file", "/stats")
     assert "> /file\nNo file waits for the next message. /file PATH adds one.\n" in shown
     assert shown.endswith("> /stats\nThere are no figures yet: ask something first.\n")
-    assert talk.talk.thought == ""  # which is what Ctrl+T shows
+    assert talk.talk.last.thought == ""  # which is what Ctrl+T shows
     talk.say("More", answers=["Ok.<turn|>"])
     assert "Alpha" not in talk.prompts[-1]
 
@@ -220,10 +221,10 @@ def test_files_wait_for_the_next_message(talk: Conversing) -> None:
 
 
 def test_files_that_wait_are_named_also_where_the_model_cannot_be_read(talk: Conversing) -> None:
-    def read() -> Model:
+    def read() -> OpenModel:
         raise LoadError("The model is damaged.")
 
-    talk.talk.thread.load(read)
+    talk.worker.load(read)
     Path("b.txt").write_text("Beta", encoding="utf-8")
     shown = talk.say("/file b.txt")
     assert "b.txt, goes with the next message\n" in shown
@@ -319,7 +320,7 @@ def test_drafting(talk: Conversing) -> None:
     assert talk.say("/draft on").endswith(
         "There is no drafter for 'fake' here. Leave, and name one: mlxmtp chat -c --draft-model NAME\n"
     )
-    talk.talk.drafter = talk.talk.target
+    talk.talk.model.drafter = talk.talk.model.target
     assert talk.say("/draft 3", "/draft 1", "/draft auto", "/draft off", "/draft") == (
         "> /draft 3\nDrafting 3 tokens per round.\n> /draft 1\nDrafting 1 token per round.\n"
         "> /draft auto\nDrafting adapts to what is accepted and what it earns.\n"

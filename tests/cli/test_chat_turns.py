@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.app.learned import Memory
-from mlxmtp.app.worker import ModelThread
-from mlxmtp.cli.repl import settings
-from mlxmtp.cli.repl.line_editor import Line
+from mlxmtp.app.learned import LearnedDrafting
+from mlxmtp.app.open import OpenModel
+from mlxmtp.app.worker import Worker
+from mlxmtp.cli.repl.slash import Line
 from mlxmtp.cli.terminal.keyboard import CTRL_T, Keys
 from mlxmtp.cli.terminal.output import Look
 from mlxmtp.decode.draft_length import DraftLength
@@ -132,7 +132,7 @@ def test_a_model_that_does_not_react_is_left_at_the_third_ctrl_c(
         gate.wait(60)
 
     talk.decoder.before_round = stuck
-    monkeypatch.setattr(talk.thread, "wait", struck)
+    monkeypatch.setattr(talk.worker, "wait", struck)
     talk.say("Hi", "never read", answers=["Hello.<turn|>"])
     gate.set()
     assert pressed == 3
@@ -152,9 +152,9 @@ def test_ctrl_c_as_an_answer_ends_changes_nothing(talk: Conversing, monkeypatch:
     conversation = talk.talk.conversation
     finish = conversation.finish
 
-    def struck(*end: Any) -> None:
+    def struck(*args: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        finish(*end)
+        finish(*args)
 
     monkeypatch.setattr(conversation, "finish", struck)
     assert talk.say("Hi", answers=["Hello.<turn|>"]).startswith("> Hi\n\nHello.\n7 tok · ")
@@ -353,19 +353,21 @@ def test_files_named_in_a_message_come_before_it(talk: Conversing, monkeypatch: 
 
 
 def test_a_model_is_read_before_anything_is_asked(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert talk.talk.target is not None
+    target = talk.talk.model.target
+    assert target is not None
     monkeypatch.setattr(Model, "load", lambda *_, **__: talk.model)
-    thread = talk.talk.thread = ModelThread()
-    settings.load(talk.talk, talk.talk.target)
-    thread.wait(seconds=60)
-    assert thread.model is talk.model
+    worker = talk.talk.model.worker = Worker()
+    talk.talk.load(target)
+    worker.wait(seconds=60)
+    assert worker.model is not None
+    assert worker.model.model is talk.model
 
 
 def test_a_model_that_cannot_be_read_is_an_error_and_the_question_stays(talk: Conversing) -> None:
     def read() -> object:
         raise OSError("no such disk")
 
-    talk.thread.load(read)  # type: ignore[arg-type]
+    talk.worker.load(read)  # type: ignore[arg-type]
     shown = talk.say("Hi")
     assert "Error: Unexpected OSError: no such disk. This is a bug in mlxmtp; --debug shows where.\n" in shown
     assert talk.given == "Hi"
@@ -410,8 +412,10 @@ def test_that_a_conversation_is_not_saved_any_more_is_said_once(
 def test_what_was_learned_is_kept_after_each_answer(talk: Conversing) -> None:
     """A conversation mostly ends with its window: nothing can wait for an orderly end."""
     talk.decoder.depth = DraftLength()
-    places = talk.talk.loaded.places
-    talk.talk.memory = Memory(talk.model, Found("drafter", talk.folder / "model"), places)
+    places, drafter = talk.talk.loaded.places, Found("drafter", talk.folder / "model")
+    learned = LearnedDrafting.of_pair(talk.model, drafter.folder, places.data)
+    assert talk.talk.model.target is not None
+    talk.worker.model = OpenModel(talk.model, talk.talk.model.target, drafter, learned)
     for _ in range(40):
         for k in (0, 2):
             talk.decoder.depth.observe(k, min(k, 1), 0.01 * (1 + 0.4 * k))
@@ -423,8 +427,8 @@ def test_a_model_that_is_refused_leaves_everything_as_it_was(talk: Conversing, m
     def refuse(*_: object, **__: object) -> None:
         raise TooLarge("It is too large.")
 
-    monkeypatch.setattr("mlxmtp.app.open.require_memory", refuse)
-    memory = talk.talk.memory = Memory(talk.model, None, talk.talk.loaded.places)
+    monkeypatch.setattr("mlxmtp.cli.repl.chat.require_memory", refuse)
+    before = talk.talk.model.target, talk.worker.model
     assert talk.say("/model pocket") == "> /model pocket\nError: It is too large.\n"
-    assert talk.talk.memory is memory
-    assert talk.talk.model is talk.model
+    assert (talk.talk.model.target, talk.worker.model) == before
+    assert talk.talk.model.opened.model is talk.model

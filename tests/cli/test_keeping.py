@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.cli.repl.keeping import keep, take_up
+from mlxmtp.app.prompt_cache import SessionCache
 from mlxmtp.decode.snapshots import CacheState
 from mlxmtp.engine import kv_file
 from mlxmtp.engine.model import Model
@@ -22,7 +22,7 @@ def talk(tmp_path: Path) -> Conversing:
     made.talk.conversation.ask("Hi")
     made.talk.conversation.part("Hello.")
     made.talk.conversation.finish("stop")
-    made.talk.on_ready = take_up
+    made.talk.model.cache = SessionCache(made.worker, made.sessions.folder)
     return made
 
 
@@ -35,7 +35,7 @@ def test_a_conversation_that_was_only_looked_at_leaves_its_file_alone(
 ) -> None:
     beside(talk).write_bytes(b"a long text")
     monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(b""))
-    keep(talk.talk)
+    talk.talk.leave()
     assert beside(talk).read_bytes() == b"a long text"
 
 
@@ -43,16 +43,16 @@ def test_another_session_does_not_get_what_this_one_left(talk: Conversing, monke
     first = talk.talk.conversation.session
     monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(b"new"))
     talk.say("And?", "/clear", "Who?", f"/load {first}", answers=["So.<turn|>", "You.<turn|>"])
-    keep(talk.talk)
-    assert not beside(talk).exists()
+    beside(talk).write_bytes(b"before")  # what the first one left
+    talk.talk.leave()
+    assert beside(talk).read_bytes() == b"before"
     talk.say("And?", answers=["So.<turn|>"])
-    keep(talk.talk)
+    talk.talk.leave()
     assert beside(talk).read_bytes() == b"new"
 
 
 def test_a_conversation_that_is_left_for_another_is_kept(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(path.stem.encode()))
-    talk.talk.on_leave = keep
     first = beside(talk)
     talk.say("And?", "/clear", "Who?", answers=["So.<turn|>", "You.<turn|>"])
     assert first.read_bytes() == first.stem.encode()
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_is_a_sentence(talk: Conversing, monkeypatch: pytest
 
     talk.say("And?", answers=["So.<turn|>"])
     monkeypatch.setattr(Model, "save_cache", full)
-    keep(talk.talk)
+    talk.talk.leave()
     assert "Error: Keys and values were not kept: [write] Unable to write 4096 bytes" in talk.paper.getvalue()
 
 
@@ -78,9 +78,9 @@ def test_ctrl_c_leaves_nothing_half_written(talk: Conversing, monkeypatch: pytes
         raise KeyboardInterrupt
 
     talk.say("And?", answers=["So.<turn|>"])
-    monkeypatch.setattr(talk.thread, "run", interrupted)
+    monkeypatch.setattr(talk.worker, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        keep(talk.talk)
+        talk.talk.leave()
     assert [path.suffix for path in talk.sessions.folder.iterdir()] == [".jsonl"]
 
 
@@ -91,14 +91,14 @@ def test_what_a_killed_process_left_goes_after_an_hour(talk: Conversing, monkeyp
     os.utime(old, (0, 0))
     talk.say("And?", answers=["So.<turn|>"])
     monkeypatch.setattr(Model, "save_cache", lambda _, path: path.write_bytes(b"new"))
-    keep(talk.talk)
+    talk.talk.leave()
     assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_where_nothing_was_read_nothing_is_kept(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(talk.decoder, "held", lambda _length: CacheState([], -1, []))
+    monkeypatch.setattr(talk.decoder, "export_state", lambda _length: CacheState([], -1, []))
     talk.say("/context")  # the model has met the conversation, and read none of it
     before = talk.paper.getvalue()
-    keep(talk.talk)
+    talk.talk.leave()
     assert talk.paper.getvalue().removeprefix(before).strip() == ""
     assert not beside(talk).exists()

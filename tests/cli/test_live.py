@@ -8,8 +8,8 @@ import threading
 import pyte
 import pytest
 
-from mlxmtp.app.worker import ModelThread
-from mlxmtp.cli.repl.turns import wait_for_model
+from mlxmtp.app.worker import Worker
+from mlxmtp.cli.repl.chat import wait_for_model
 from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.keyboard import Keys
 from mlxmtp.cli.terminal.output import Look, Output
@@ -244,7 +244,7 @@ class StruckKeys(Keys):
 
 
 def test_ctrl_c_while_the_keyboard_is_set_up_leaves_the_terminal_as_it_was() -> None:
-    thread, gate, keys = ModelThread(), threading.Event(), StruckKeys()
+    thread, gate, keys = Worker(), threading.Event(), StruckKeys()
     thread.load(lambda: gate.wait(10))  # type: ignore[arg-type, return-value]
     assert not wait_for_model(thread, keys, Output(None, None), "it")
     assert not keys.listens

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from mlxmtp.app.worker import Failed, Happening, ModelThread, Reading, Ready
+from mlxmtp.app.worker import Failed, Prefill, Ready, Worker, WorkerEvent
 from mlxmtp.engine.events import End, Text
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import LoadError
@@ -33,12 +33,12 @@ class FakeAnswer:
         self.closed = True
 
 
-def collect(thread: ModelThread) -> list[Happening]:
+def collect(thread: Worker) -> list[WorkerEvent]:
     """Everything until something ends."""
-    found: list[Happening] = []
+    found: list[WorkerEvent] = []
     while not (found and isinstance(found[-1], Ready | End | Failed)):
         assert not thread.wait(seconds=10)
-        found += thread.happened()
+        found += thread.events()
     return found
 
 
@@ -52,15 +52,15 @@ class FakeModel:
         self.closed_on = threading.current_thread()
 
 
-def loaded(model: FakeModel | None = None) -> ModelThread:
-    thread = ModelThread()
+def loaded(model: FakeModel | None = None) -> Worker:
+    thread = Worker()
     thread.load(lambda: model or FakeModel())  # type: ignore[arg-type, return-value]
     assert collect(thread) == [Ready()]
     return thread
 
 
 def test_everything_runs_on_one_thread_that_is_not_this_one() -> None:
-    thread, seen = ModelThread(), []
+    thread, seen = Worker(), []
 
     def read() -> Any:
         seen.append(threading.current_thread())
@@ -87,7 +87,7 @@ def test_events_come_in_order() -> None:
         return FakeAnswer([Text("a"), Text("b"), End("stop", Stats())])
 
     thread.answer(begin)
-    assert collect(thread) == [Reading(1, 2), Text("a"), Text("b"), End("stop", Stats())]
+    assert collect(thread) == [Prefill(1, 2), Text("a"), Text("b"), End("stop", Stats())]
 
 
 def test_stopping_closes_the_answer_and_says_so() -> None:
@@ -131,14 +131,14 @@ def test_stopping_ends_the_reading_of_a_prompt() -> None:
 
 
 def test_what_cannot_be_read_is_told_and_told_again() -> None:
-    thread, error = ModelThread(), LoadError("damaged")
+    thread, error = Worker(), LoadError("damaged")
 
     def read() -> Any:
         raise error
 
     thread.load(read)
     assert collect(thread) == [Failed(error)]
-    assert thread.trouble is error
+    assert thread.error is error
     thread.answer(lambda *_: FakeAnswer([]))  # type: ignore[arg-type]
     assert collect(thread) == [Failed(error)]
 
@@ -169,7 +169,7 @@ def test_a_model_is_let_go_on_the_thread_before_the_next_is_read() -> None:
 
 
 def test_a_model_that_another_has_replaced_meanwhile_is_never_there() -> None:
-    thread, reading, gate = ModelThread(), threading.Event(), threading.Event()
+    thread, reading, gate = Worker(), threading.Event(), threading.Event()
     first: Any = FakeModel()
     second: Any = FakeModel()
 
@@ -212,7 +212,7 @@ def test_a_model_that_nobody_waits_for_any_more_is_not_read() -> None:
     thread.load(reader("one"))
     thread.load(reader("two"))
     gate.set()
-    found: list[Happening] = []
+    found: list[WorkerEvent] = []
     while Ready() not in found:
         found += collect(thread)
     assert found == [End("stop", Stats()), Ready()]
@@ -220,7 +220,7 @@ def test_a_model_that_nobody_waits_for_any_more_is_not_read() -> None:
 
 
 def test_a_failure_of_a_model_that_was_given_up_is_no_trouble() -> None:
-    thread, reading, gate = ModelThread(), threading.Event(), threading.Event()
+    thread, reading, gate = Worker(), threading.Event(), threading.Event()
 
     def read() -> Any:
         reading.set()
@@ -232,4 +232,4 @@ def test_a_failure_of_a_model_that_was_given_up_is_no_trouble() -> None:
     thread.load(FakeModel)  # type: ignore[arg-type]
     gate.set()
     assert collect(thread) == [Ready()]
-    assert thread.trouble is None
+    assert thread.error is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.app.learned import Tuning
+from mlxmtp.app.learned import LearnedDrafting
 from mlxmtp.decode.draft_length import DraftLength
 
 OF = {"model": "a", "drafter": "b", "chip": "c", "mlx": "1", "mlxmtp": "2"}
@@ -19,47 +19,47 @@ def only_file(tmp_path):
 
 
 def test_what_was_written_comes_back_and_starts_a_controller(tmp_path):
-    assert Tuning(tmp_path, OF).read() == {}
-    Tuning(tmp_path, OF).write(LEARNED)
-    assert Tuning(tmp_path, OF).read() == LEARNED
+    assert LearnedDrafting(tmp_path, OF).read() == {}
+    LearnedDrafting(tmp_path, OF).write(LEARNED)
+    assert LearnedDrafting(tmp_path, OF).read() == LEARNED
     depth = DraftLength()
-    depth.start_from(Tuning(tmp_path, OF).read())
+    depth.start_from(LearnedDrafting(tmp_path, OF).read())
     assert depth != DraftLength()
     assert only_file(tmp_path).suffix == ".json"  # nothing half written beside it
 
 
 @pytest.mark.parametrize("part", OF)
 def test_another_model_machine_or_version_knows_nothing_of_it(tmp_path, part):
-    Tuning(tmp_path, OF).write(LEARNED)
-    assert Tuning(tmp_path, {**OF, part: "other"}).read() == {}
+    LearnedDrafting(tmp_path, OF).write(LEARNED)
+    assert LearnedDrafting(tmp_path, {**OF, part: "other"}).read() == {}
 
 
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"\xff\xfe", b"[]", b'{"of": {}}', b"null", b'{"learned": {"costs": 1}}']
 )
 def test_a_damaged_file_is_no_file(tmp_path, damage):
-    Tuning(tmp_path, OF).write(LEARNED)
+    LearnedDrafting(tmp_path, OF).write(LEARNED)
     only_file(tmp_path).write_bytes(damage)
-    assert Tuning(tmp_path, OF).read() == {}
-    Tuning(tmp_path, OF).write(LEARNED)
-    assert Tuning(tmp_path, OF).read() == LEARNED
+    assert LearnedDrafting(tmp_path, OF).read() == {}
+    LearnedDrafting(tmp_path, OF).write(LEARNED)
+    assert LearnedDrafting(tmp_path, OF).read() == LEARNED
 
 
 def test_numbers_that_cannot_be_are_refused_by_the_controller(tmp_path):
-    Tuning(tmp_path, OF).write({"acceptance": [math.nan], "costs": {}, "rows": 512})
+    LearnedDrafting(tmp_path, OF).write({"acceptance": [math.nan], "costs": {}, "rows": 512})
     with pytest.raises(ValueError, match="learned"):
-        DraftLength().start_from(Tuning(tmp_path, OF).read())
+        DraftLength().start_from(LearnedDrafting(tmp_path, OF).read())
 
 
 def test_a_folder_that_cannot_be_written_is_left(tmp_path):
     (tmp_path / "tuning").write_text("in the way")
-    Tuning(tmp_path, OF).write(LEARNED)
-    assert Tuning(tmp_path, OF).read() == {}
+    LearnedDrafting(tmp_path, OF).write(LEARNED)
+    assert LearnedDrafting(tmp_path, OF).read() == {}
     assert (tmp_path / "tuning").read_text() == "in the way"
 
 
 def test_the_file_says_what_it_is_of(tmp_path):
-    Tuning(tmp_path, OF).write(LEARNED)
+    LearnedDrafting(tmp_path, OF).write(LEARNED)
     assert json.loads(only_file(tmp_path).read_text())["of"].items() >= OF.items()
 
 
@@ -67,8 +67,8 @@ def test_a_disk_that_is_full_is_left_as_it_was(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    Tuning(tmp_path, OF).write(LEARNED)
+    LearnedDrafting(tmp_path, OF).write(LEARNED)
     monkeypatch.setattr(Path, "replace", full)
-    Tuning(tmp_path, OF).write({"acceptance": [0.1], "costs": {}, "rows": 512})
-    assert Tuning(tmp_path, OF).read() == LEARNED
+    LearnedDrafting(tmp_path, OF).write({"acceptance": [0.1], "costs": {}, "rows": 512})
+    assert LearnedDrafting(tmp_path, OF).read() == LEARNED
     assert only_file(tmp_path).suffix == ".json"

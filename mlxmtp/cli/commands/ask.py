@@ -55,8 +55,8 @@ def ask(
     git ignores. With a PROMPT, a pipe that stays silent is left alone after 5 seconds, with a note; -f - waits
     for it. Exit codes: 0 answered, 1 failure, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
-    from mlxmtp.cli.resume import Choice, conversation_for
-    from mlxmtp.cli.turn import Form, Turn
+    from mlxmtp.cli.answer import Form, OneAnswer
+    from mlxmtp.cli.resume import conversation_for, opener_of
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other: take one.")
@@ -64,11 +64,11 @@ def ask(
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx)
     asking = _question(out, file or [], prompt or [], ctx)  # first: what is piped in may be writing the session
-    choice = Choice(continue_, resume, save, model_given="model" in ctx.obj, system_given="system" in ctx.obj)
-    loaded, conversation = conversation_for(loaded, out, choice)
-    turn = Turn(
-        loaded, out, conversation, asking, Form(json, jsonl, extract, no_stream), force=bool(loaded.settings.force)
-    )
+    opener = opener_of(loaded, out)
+    given = {"model_given": "model" in ctx.obj, "system_given": "system" in ctx.obj}
+    loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save, **given)
+    form = Form(json, jsonl, extract, no_stream)
+    turn = OneAnswer(loaded, out, opener, conversation, asking, form, force=bool(loaded.settings.force))
     try:
         if dry_run:
             turn.show_prompt()
@@ -82,7 +82,7 @@ def ask(
 
 
 def _question(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: typer.Context) -> Exchange:
-    """What the user says. Refuses to wait at a terminal for what nobody announced."""
+    """Return what the user says. Raises UsageError rather than wait at a terminal for what nobody announced."""
     from mlxmtp.chat.attach import STDIN, join_message
     from mlxmtp.chat.history import Exchange
 

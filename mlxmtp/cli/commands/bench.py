@@ -12,8 +12,8 @@ import typer
 from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
 from mlxmtp.bench.formats import FORMATS, Format
 from mlxmtp.bench.report import Plan
-from mlxmtp.cli.commands.pull import pick_drafter, pick_target
 from mlxmtp.cli.options import takes
+from mlxmtp.cli.resume import opener_of
 from mlxmtp.cli.start import begin
 from mlxmtp.cli.terminal.progress import RunProgress
 from mlxmtp.errors import UsageError
@@ -112,12 +112,10 @@ def bench(
 
 def _measure(loaded: Loaded, out: Output, request: Request) -> None:
     """Measure and report. Raises MlxmtpError, and KeyboardInterrupt after the report of what there is."""
-    plain = request.plan.num_draft_tokens == (0,)
     benchmark = Benchmark(
         loaded,
         request,
-        choose_target=lambda store, name: pick_target(loaded, out, store, name),
-        choose_drafter=lambda store, target: pick_drafter(loaded.settings, out, store, target, off=plain),
+        opener_of(loaded, out),
         on_progress=out.progress,
         write=out.write,
     )

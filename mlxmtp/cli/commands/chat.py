@@ -14,10 +14,10 @@ from mlxmtp.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlxmtp.app.open import Found, Opener
     from mlxmtp.chat.conversation import Conversation
-    from mlxmtp.cli.repl.talk import Talk
+    from mlxmtp.cli.repl.chat import Chat
     from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.hub.store import Found
     from mlxmtp.settings import Loaded
 
 
@@ -57,28 +57,25 @@ def chat(
     if not STDIN.isdisjoint(file or []):
         raise UsageError("mlxmtp chat takes what you type from stdin, so it reads no file there: use mlxmtp ask -f -.")
     loaded, out = begin(ctx)
-    from mlxmtp.cli.commands.pull import pick_target
-    from mlxmtp.cli.repl.keeping import keep, take_up
-    from mlxmtp.cli.resume import Choice, chosen, conversation_for
+    from mlxmtp.cli.resume import chosen, conversation_for, opener_of
     from mlxmtp.cli.terminal.keyboard import kills
-    from mlxmtp.hub.store import Store
 
     if resume == "":
         resume = chosen(loaded, out)
+    opener = opener_of(loaded, out)
     given = {"model_given": "model" in ctx.obj, "system_given": "system" in ctx.obj}
-    choice = Choice(continue_, resume, not no_save, **given, reads=no_save)
-    loaded, conversation = conversation_for(loaded, out, choice)
-    talk: Talk | None = None
+    loaded, conversation = conversation_for(
+        loaded, out, opener, latest=continue_, resume=resume, save=not no_save, read_only=no_save, **given
+    )
+    talk: Chat | None = None
     try:
-        target = pick_target(loaded, out, Store(loaded.places, loaded.aliases), loaded.settings.model)
-        talk = _prepare(loaded, out, conversation, keeps=not no_save)
-        talk.force, talk.debug = bool(loaded.settings.force), bool(loaded.settings.debug)
-        if keep_cache:
-            talk.on_ready, talk.on_leave = take_up, keep
+        target = opener.target(loaded.settings.model)
+        talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
+        talk.model.force, talk.debug = bool(loaded.settings.force), bool(loaded.settings.debug)
         with kills() as killed:
-            _begin(talk, target, file or [], resumed=continue_ or resume is not None)
+            _converse(talk, target, file or [], resumed=continue_ or resume is not None)
         if killed:
-            talk.thread.stop()
+            talk.model.worker.stop()
             out.undo_modes()
         talk.leave()
         if killed:
@@ -88,55 +85,44 @@ def chat(
         out.settle()
 
 
-def _prepare(loaded: Loaded, out: Output, conversation: Conversation, *, keeps: bool) -> Talk:
-    """Everything but the model. The line editor takes a tenth of a second to import, so it comes late."""
-    from mlxmtp.app.worker import ModelThread
+def _prepare(
+    loaded: Loaded, out: Output, conversation: Conversation, opener: Opener, *, history: bool, keep_cache: bool
+) -> Chat:
+    """Return everything but the model. The line editor takes a tenth of a second to import, so it comes late."""
+    from mlxmtp.app.prompt_cache import SessionCache
+    from mlxmtp.app.worker import Worker
+    from mlxmtp.chat.sessions import Sessions
+    from mlxmtp.cli.repl.chat import Chat, ChosenModel
     from mlxmtp.cli.repl.completion import Sources
-    from mlxmtp.cli.repl.line_editor import LineEditor, PlainReader, Reader
-    from mlxmtp.cli.repl.talk import Talk
+    from mlxmtp.cli.repl.slash import PlainReader, Reader
     from mlxmtp.cli.terminal.keyboard import Keyboard, Keys
     from mlxmtp.settings import CHAT_KEYS
 
+    def session_names() -> list[str]:
+        return [one.name or one.id for one in Sessions(loaded.places.sessions).listing().sessions]
+
     keys: Keys = Keys() if out.look.dumb else Keyboard(sys.stdin.fileno())
-    reader: Reader
-    if out.look.dumb:
-        reader = PlainReader()
-    else:
-        sources = Sources(lambda: _model_names(loaded), lambda: _session_names(loaded), CHAT_KEYS)
-        history = loaded.places.data / "history" if keeps else None
-        reader = LineEditor(history, sources, color=out.look.color)
-    return Talk(loaded, out, conversation, ModelThread(), keys, reader)
+    reader: Reader = PlainReader()
+    if not out.look.dumb:
+        from mlxmtp.cli.repl.line_editor import LineEditor
+
+        path = loaded.places.data / "history" if history else None
+        reader = LineEditor(path, Sources(opener.names, session_names, CHAT_KEYS), color=out.look.color)
+    worker = Worker()
+    cache = SessionCache(worker, loaded.places.sessions) if keep_cache else None
+    return Chat(loaded, out, conversation, ChosenModel(opener, worker, cache), keys, reader)
 
 
-def _begin(talk: Talk, target: Found, files: Sequence[str], *, resumed: bool) -> None:
+def _converse(chat: Chat, target: Found, files: Sequence[str], *, resumed: bool) -> None:
     from mlxmtp.chat.material import gather
-    from mlxmtp.cli.repl import settings, turns
-    from mlxmtp.cli.repl.actions import act, show_resumed
-    from mlxmtp.cli.repl.line_editor import LineEditor
+    from mlxmtp.cli.repl.actions import show_resumed
+    from mlxmtp.cli.repl.repl import run
 
-    talk.staged = [gather(name) for name in files]
-    for note in (note for one in talk.staged for note in one.notes):
-        talk.out.note(note)
-    settings.load(talk, target)
-    talk.say(target.name if talk.drafter is None else f"{target.name} with its drafter")
+    chat.line.files = [gather(name) for name in files]
+    for note in (note for one in chat.line.files for note in one.notes):
+        chat.out.note(note)
+    chat.load(target)
+    chat.say(target.name if chat.model.drafter is None else f"{target.name} with its drafter")
     if resumed:
-        show_resumed(talk)
-    if isinstance(talk.reader, LineEditor):
-        talk.reader.on_thought = lambda: talk.thought
-    talk.run(act, turns.send)
-
-
-def _model_names(loaded: Loaded) -> list[str]:
-    """What -m takes and is here."""
-    from mlxmtp.hub.registry import BUILT_IN, entries
-    from mlxmtp.hub.store import Store
-
-    store = Store(loaded.places, loaded.aliases)
-    here = [entry.name for entry in entries() if store.cached(entry.target.repo) is not None]
-    return [BUILT_IN, *here, *loaded.aliases]
-
-
-def _session_names(loaded: Loaded) -> list[str]:
-    from mlxmtp.chat.sessions import Sessions
-
-    return [one.name or one.id for one in Sessions(loaded.places.sessions).listing().sessions]
+        show_resumed(chat)
+    run(chat)

@@ -1,283 +1,358 @@
-"""What the commands of the conversation do with what was said, with files and with sessions."""
+"""The commands of the conversation: what was said, files, sessions, the model and its settings."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
-from mlxmtp.chat.material import gather, read_text
-from mlxmtp.cli.repl import settings, turns
-from mlxmtp.cli.repl.context import show_context, tokens_of
+import typer
+
+from mlxmtp.app.open import Found
+from mlxmtp.app.turn import exchange_tokens
+from mlxmtp.chat.context import reserve_for
+from mlxmtp.chat.history import Exchange, title_of
+from mlxmtp.chat.material import Material, gather, read_text
+from mlxmtp.chat.sessions import Resumed, Sessions
+from mlxmtp.chat.transcript import as_markdown, export
+from mlxmtp.cli.commands.sessions import show_list
+from mlxmtp.cli.repl import turns
+from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, help_of
-from mlxmtp.cli.repl.talk import Talk
-from mlxmtp.cli.repl.turns import Leave
-from mlxmtp.errors import SessionError, UsageError
-
-if TYPE_CHECKING:
-    from mlxmtp.chat.history import Exchange, Reply
+from mlxmtp.cli.terminal.answer_view import AnswerView
+from mlxmtp.cli.terminal.clipboard import copy
+from mlxmtp.cli.terminal.presenters import all_fences, stats_rows
+from mlxmtp.errors import ModelNotFound, SessionError, UsageError
+from mlxmtp.settings import CHAT_KEYS, typed_value
+from mlxmtp.units import nearest
 
 _SHOWN = 12
 """Lines of the last question that a conversation shows when it goes on."""
 
-
-def act(talk: Talk, call: Call) -> None:
-    """Carry out a command. Raises Leave to end the conversation, MlxmtpError for what a person did wrong."""
-    if call.argument and not call.command.usage:
-        raise UsageError(f"/{call.command.name} takes nothing after it, so nothing was done.")
-    _ACTIONS[call.command.name](talk, call.argument)
-
-
-def _help(talk: Talk, argument: str) -> None:
-    if argument:
-        talk.say(help_of(argument))
-    else:
-        talk.say_rows(HELP)
-        talk.say(KEYS_HELP)
+_THINK: dict[str, dict[str, Any]] = {
+    "": {},
+    "on": {"think": True},
+    "off": {"think": False},
+    "show": {"show_thinking": True},
+    "hide": {"show_thinking": False},
+}
 
 
-def _exit(talk: Talk, argument: str) -> None:
-    raise Leave
+class Actions:
+    """Carries out commands: `/undo 2` is `do_undo("2")`. They raise MlxmtpError for what a person did wrong."""
 
+    def __init__(self, chat: Chat) -> None:
+        self.chat = chat
 
-def _clear(talk: Talk, argument: str) -> None:
-    talk.leave()
-    talk.conversation.clear()
-    talk.staged.clear()
-    talk.stats, talk.thought, talk.warned_full = None, "", False
-    talk.say("A new conversation.")
+    def act(self, call: Call) -> None:
+        """Carry out a command. Raises Leave to end the conversation."""
+        if call.argument and not call.command.usage:
+            raise UsageError(f"/{call.command.name} takes nothing after it, so nothing was done.")
+        getattr(self, f"do_{call.command.name}")(call.argument)
 
+    def do_help(self, argument: str) -> None:
+        if argument:
+            self.chat.say(help_of(argument))
+        else:
+            self.chat.say_rows(HELP)
+            self.chat.say(KEYS_HELP)
 
-def _regen(talk: Talk, argument: str) -> None:
-    _last(talk, "answer again")
-    turns.again(talk)
+    def do_exit(self, _: str) -> None:
+        raise Leave
 
+    def do_clear(self, _: str) -> None:
+        self.chat.leave()
+        self.chat.conversation.clear()
+        self.chat.begin_anew(self.chat.conversation)
+        self.chat.say("A new conversation.")
 
-def _undo(talk: Talk, argument: str) -> None:
-    count = int(argument or "1") if not argument or argument.isdecimal() else 0
-    if count < 1:
-        raise UsageError("/undo takes how many exchanges to take back, 1 or more.")
-    _last(talk, "take back")
-    taken = talk.conversation.undo(count)
-    from mlxmtp.chat.history import title_of
+    def do_regen(self, _: str) -> None:
+        self._last("answer again")
+        turns.again(self.chat)
 
-    for one in taken:
-        talk.say(f"Taken back: {title_of(one.question or one.material)}")
+    def do_undo(self, argument: str) -> None:
+        count = int(argument or "1") if not argument or argument.isdecimal() else 0
+        if count < 1:
+            raise UsageError("/undo takes how many exchanges to take back, 1 or more.")
+        self._last("take back")
+        for one in self.chat.conversation.undo(count):
+            self.chat.say(f"Taken back: {title_of(one.question or one.material)}")
 
+    def do_edit(self, argument: str) -> None:
+        last = self._last("edit")
+        self.chat.line.offer("" if argument else last.question, edits=True)
+        if argument:
+            turns.send(self.chat, argument)
+        else:
+            leave = "Ctrl+C" if self.chat.out.look.dumb else "an empty line"  # a plain line cannot be emptied
+            self.chat.say(f"The last question; Enter asks it anew, {leave} leaves it as it was.")
 
-def _edit(talk: Talk, argument: str) -> None:
-    last = _last(talk, "edit")
-    talk.edits = True
-    if argument:
-        turns.send(talk, argument)
-    else:
-        talk.given = last.question
-        keep = "Ctrl+C" if talk.out.look.dumb else "an empty line"  # a plain line cannot be emptied
-        talk.say(f"The last question; Enter asks it anew, {keep} leaves it as it was.")
+    def do_continue(self, _: str) -> None:
+        last = self._last("go on with")
+        if last.reply is None or not last.answered or last.reply.finish_reason not in ("cancelled", "length"):
+            raise UsageError("The last answer is complete: there is nothing to go on with.")
+        turns.go_on(self.chat)
 
+    def do_copy(self, argument: str) -> None:
+        out = self.chat.out
+        self.chat.say(copy(self._to_copy(argument), out))
 
-def _continue(talk: Talk, argument: str) -> None:
-    reply = _last(talk, "go on with").reply
-    if reply is None or reply.finish_reason not in ("cancelled", "length"):
-        raise UsageError("The last answer is complete: there is nothing to go on with.")
-    turns.go_on(talk)
+    def _to_copy(self, argument: str) -> str:
+        if argument == "all":
+            self._last("copy")
+            return as_markdown(self.chat.conversation.history, self.chat.conversation.session)
+        answered = [one.reply for one in self.chat.conversation.exchanges if one.reply is not None and one.answered]
+        if not answered:
+            raise UsageError("There is no answer yet to copy.")
+        text = answered[-1].text
+        if not argument:
+            return text.strip("\n") + "\n"
+        blocks = all_fences(text)
+        number = len(blocks) if argument == "code" else int(argument) if argument.isdecimal() else -1
+        if number < 0:
+            raise UsageError("/copy takes nothing, all, code, or the number of a code block.")
+        if not 1 <= number <= len(blocks):
+            there = "no code block" if not blocks else f"{len(blocks)} code block{'s' if len(blocks) > 1 else ''}"
+            raise UsageError(f"The last answer has {there}.")
+        return blocks[number - 1]
 
-
-def _copy(talk: Talk, argument: str) -> None:
-    from mlxmtp.cli.terminal.clipboard import copy
-
-    text = _to_copy(talk, argument)
-    talk.say(copy(text, talk.out))
-
-
-def _to_copy(talk: Talk, argument: str) -> str:
-    from mlxmtp.chat.transcript import as_markdown
-    from mlxmtp.cli.terminal.presenters import all_fences
-
-    if argument == "all":
-        _last(talk, "copy")
-        return as_markdown(talk.conversation.history, talk.conversation.session)
-    reply = _last_reply(talk)
-    if not argument:
-        return reply.text.strip("\n") + "\n"
-    blocks = all_fences(reply.text)
-    number = len(blocks) if argument == "code" else int(argument) if argument.isdecimal() else -1
-    if number < 0:
-        raise UsageError("/copy takes nothing, all, code, or the number of a code block.")
-    if not 1 <= number <= len(blocks):
-        there = "no code block" if not blocks else f"{len(blocks)} code block{'s' if len(blocks) > 1 else ''}"
-        raise UsageError(f"The last answer has {there}.")
-    return blocks[number - 1]
-
-
-def _file(talk: Talk, argument: str) -> None:
-    if not argument:
-        rows = [_staged_line(talk, one.name, one.text, one.files) for one in talk.staged]
-        talk.say("\n".join(rows) if rows else "No file waits for the next message. /file PATH adds one.")
-        return
-    if argument == "clear":
-        talk.staged.clear()
-        talk.say("No file waits any more.")
-        return
-    materials = [gather(name) for name in _names("/file", argument)]
-    for one in materials:
-        for note in one.notes:
-            talk.out.note(note)
-        talk.staged.append(one)
-    try:
-        talk.ready()
-    finally:  # without the model they wait all the same, only their tokens are not known
+    def do_file(self, argument: str) -> None:
+        files = self.chat.line.files
+        if not argument:
+            rows = [self._staged_line(one) for one in files]
+            self.chat.say("\n".join(rows) if rows else "No file waits for the next message. /file PATH adds one.")
+            return
+        if argument == "clear":
+            files.clear()
+            self.chat.say("No file waits any more.")
+            return
+        materials = [gather(name) for name in _names("/file", argument)]
         for one in materials:
-            talk.say(_staged_line(talk, one.name, one.text, one.files))
+            for note in one.notes:
+                self.chat.out.note(note)
+            files.append(one)
+        try:
+            self.chat.ready()
+        finally:  # without the model they wait all the same, only their tokens are not known
+            for one in materials:
+                self.chat.say(self._staged_line(one))
+
+    def _staged_line(self, one: Material) -> str:
+        model = self.chat.model
+        count = f", {model.tokens_of(one.text):,} tokens" if model.worker.model is not None else ""
+        return f"{one.name}{f', {one.files} files' if one.files > 1 else ''}{count}, goes with the next message"
+
+    def do_system(self, argument: str) -> None:
+        conversation = self.chat.conversation
+        if not argument:
+            self.chat.say(conversation.system or "There is no system prompt. /system TEXT sets one.")
+            return
+        text = "" if argument == "-" else argument
+        if argument.startswith("@"):
+            name = argument[1:]
+            quoted = len(name) > 2 and name[0] == name[-1] and name[0] in "\"'"
+            text = read_text(name[1:-1] if quoted else name)
+        conversation.set_system(text)
+        self.chat.say("The system prompt is set." if text else "There is no system prompt any more.")
+
+    def do_save(self, argument: str) -> None:
+        conversation = self.chat.conversation
+        if conversation.journal is None:
+            raise UsageError(
+                "This conversation is not saved, because of --no-save. /export FILE.md writes it to a file."
+            )
+        if argument:
+            sessions = Sessions(self.chat.loaded.places.sessions)
+            conversation.rename(sessions.check_name(argument, conversation.journal.id))
+        if conversation.trouble is not None:
+            raise SessionError(conversation.trouble)
+        if argument:
+            self.chat.say(f"Saved as {conversation.name}.")
+        elif conversation.session is None:
+            self.chat.say("Nothing has been asked yet; from the first question on everything is saved.")
+        else:
+            name = conversation.name or conversation.journal.id
+            self.chat.say(f"Saved as session {name}. /save NAME gives it a name.")
+
+    def do_load(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/load takes a name or an id; /sessions lists them.")
+        chat = self.chat
+        sessions = Sessions(chat.loaded.places.sessions)
+        summary = sessions.find(argument, list_with="/sessions lists them.")
+        if chat.conversation.session == summary.id:
+            chat.say("That is this session.")
+            return
+        unsaved = chat.conversation.journal is None
+        resumed = Resumed(sessions.read(summary)) if unsaved else sessions.open(summary)
+        chat.leave()
+        chat.conversation.close()
+        chat.begin_anew(resumed.conversation)
+        for remark in resumed.remarks:
+            chat.out.note(remark)
+        target = chat.model.target
+        if target is not None and chat.conversation.model != target.name:
+            chat.conversation.use_model(target.name)
+        show_resumed(chat)
+
+    def do_sessions(self, _: str) -> None:
+        listing = Sessions(self.chat.loaded.places.sessions).listing()
+        for remark in listing.remarks:
+            self.chat.out.note(remark)
+        if not listing.sessions:
+            self.chat.say("There are no saved conversations yet.")
+            return
+        show_list(self.chat.out, listing.sessions)
+        self.chat.say("/load ID goes on with one.")
+
+    def do_export(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/export takes the name of a file that ends in .md or .json.")
+        names = _names("/export", argument) if argument[0] in "\"'" else [argument]
+        path = export(self.chat.conversation.history, names[0], self.chat.conversation.session)
+        self.chat.say(f"Written to {path}.")
+
+    def do_context(self, _: str) -> None:
+        chat, model = self.chat, self.chat.model
+        if not chat.ready():
+            return
+        conversation, context = chat.conversation, model.opened.context
+        tokenizer = model.opened.model.tokenizer
+        prompt = tokenizer.prompt_ids(conversation.messages(Exchange("")), think=bool(chat.settings.think))
+        system, said = model.tokens_of(conversation.system), exchange_tokens(conversation, tokenizer)
+        staged = sum(model.tokens_of(one.text) for one in chat.line.files)
+        reserve = reserve_for(context, chat.settings.max_tokens)
+        rows = [
+            ("system prompt", system),
+            (f"{len(said)} exchange{'' if len(said) == 1 else 's'}", sum(said)),
+            ("format", len(prompt) - system - sum(said)),
+            ("files that wait", staged),
+            ("kept for the answer", reserve),
+            ("free", max(0, context - len(prompt) - staged - reserve)),
+            ("context", context),
+        ]
+        chat.say_rows([(name, f"{count:>8,} tokens") for name, count in rows if count or name == "free"])
+        dropped = len(conversation.dropped)
+        if dropped:
+            left = "exchange is" if dropped == 1 else f"{dropped} exchanges are"
+            chat.say(f"The oldest {left} left out of the prompt.")
+
+    def do_model(self, argument: str) -> None:
+        chat, model = self.chat, self.chat.model
+        if not argument:
+            assert model.target is not None
+            drafter = "without a drafter" if model.drafter is None else f"with the drafter {model.drafter.name}"
+            chat.say(f"{model.target.name}, {drafter}, in {model.target.folder}")
+            return
+        try:
+            # A drafter that was named belongs to the model before; the new one's own is taken.
+            self._load_with(argument, model=argument, draft_model=None)
+        except (typer.Abort, KeyboardInterrupt):  # Ctrl+C at the question whether to download, or while it does
+            chat.say("The model stays as it was.")
+        else:
+            chat.say(f"{argument} answers from here on.")
+
+    def _load_with(self, target: str | Found, **settings: object) -> None:
+        """Begin to read a model with other settings, which are taken back if it is refused."""
+        before = self.chat.loaded
+        self.chat.change(**settings)
+        try:
+            self.chat.load(self.chat.model.opener.target(target) if isinstance(target, str) else target)
+        except BaseException:
+            self.chat.loaded = before
+            raise
+
+    def do_set(self, argument: str) -> None:
+        word, _, text = argument.partition(" ")
+        if not word:
+            self.chat.say_rows([(key, self._shown(key)) for key in CHAT_KEYS])
+            return
+        key = word.lstrip("-").replace("_", "-")
+        if key not in CHAT_KEYS:
+            near = nearest(key, CHAT_KEYS)
+            hint = f"Did you mean {near}?" if near else f"There are: {', '.join(CHAT_KEYS)}."
+            raise UsageError(f"There is no setting {word}. {hint}")
+        if text:
+            name = key.replace("-", "_")
+            self.chat.change(**{name: None if text.strip() == "default" else typed_value(name, text.strip())})
+        self.chat.say(f"{key} is {self._shown(key)}.")
+
+    def _shown(self, key: str) -> str:
+        value = getattr(self.chat.settings, key.replace("-", "_"))
+        return "the model's own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+    def do_think(self, argument: str) -> None:
+        if argument not in _THINK:
+            raise UsageError("/think takes on, off, show or hide.")
+        self.chat.change(**_THINK[argument])
+        settings = self.chat.settings
+        if not settings.think:
+            self.chat.say("Thinking is off.")
+        else:
+            hidden = settings.show_thinking is False
+            self.chat.say(f"Thinking is on and {'hidden' if hidden else 'shown while it lasts'}.")
+
+    def do_draft(self, argument: str) -> None:
+        if argument:
+            number = typed_value("num_draft_tokens", {"on": "auto", "off": "0"}.get(argument, argument))
+            target = self.chat.model.target
+            if number != 0 and target is not None and self.chat.model.drafter is None:
+                if self.chat.settings.draft_model is None and not self.chat.model.opener.has_drafter(target):
+                    raise ModelNotFound(
+                        f"There is no drafter for '{target.name}' here. Leave, and name one: "
+                        "mlxmtp chat -c --draft-model NAME"
+                    )
+                self._load_with(target, draft=True)  # after all: --no-draft left it out
+            self.chat.change(num_draft_tokens=number)
+        number = self.chat.settings.num_draft_tokens
+        if self.chat.model.drafter is None:
+            self.chat.say("Drafting is off: no drafter is loaded.")
+        elif number == 0:
+            self.chat.say("Drafting is off.")
+        elif number is None or number == "auto":
+            self.chat.say("Drafting adapts to what is accepted and what it earns.")
+        else:
+            self.chat.say(f"Drafting {number} token{'' if number == 1 else 's'} per round.")
+
+    def do_stats(self, argument: str) -> None:
+        if argument not in ("", "on", "off"):
+            raise UsageError("/stats takes on or off, or nothing.")
+        if argument:
+            self.chat.change(stats=argument == "on")
+            follows = "follows each answer" if argument == "on" else "no longer follows answers"
+            self.chat.say(f"A line of figures {follows}.")
+        elif self.chat.last.stats is None:
+            self.chat.say("There are no figures yet: ask something first.")
+        else:
+            self.chat.say_rows(stats_rows(*self.chat.last.stats))
+
+    def _last(self, what: str) -> Exchange:
+        """Return the last exchange. Raises UsageError if nothing was asked."""
+        if not self.chat.conversation.exchanges:
+            raise UsageError(f"Nothing has been asked yet, so there is nothing to {what}.")
+        return self.chat.conversation.exchanges[-1]
 
 
-def _staged_line(talk: Talk, name: str, text: str, files: int) -> str:
-    count = f", {tokens_of(talk, text):,} tokens" if talk.thread.model is not None else ""
-    return f"{name}{f', {files} files' if files > 1 else ''}{count}, goes with the next message"
-
-
-def _system(talk: Talk, argument: str) -> None:
-    if not argument:
-        talk.say(talk.conversation.system or "There is no system prompt. /system TEXT sets one.")
-        return
-    text = read_text(_unquoted(argument[1:])) if argument.startswith("@") else "" if argument == "-" else argument
-    talk.conversation.set_system(text)
-    talk.say("The system prompt is set." if text else "There is no system prompt any more.")
-
-
-def _save(talk: Talk, argument: str) -> None:
-    from mlxmtp.chat.sessions import Sessions
-
-    journal = talk.conversation.journal
-    if journal is None:
-        raise UsageError("This conversation is not saved, because of --no-save. /export FILE.md writes it to a file.")
-    if argument:
-        talk.conversation.rename(Sessions(talk.loaded.places.sessions).check_name(argument, journal.id))
-    if talk.conversation.trouble is not None:
-        raise SessionError(talk.conversation.trouble)
-    if argument:
-        talk.say(f"Saved as {talk.conversation.name}.")
-    elif talk.conversation.session is None:
-        talk.say("Nothing has been asked yet; from the first question on everything is saved.")
-    else:
-        talk.say(f"Saved as session {talk.conversation.name or journal.id}. /save NAME gives it a name.")
-
-
-def _load(talk: Talk, argument: str) -> None:
-    from mlxmtp.chat.sessions import Resumed, Sessions
-
-    if not argument:
-        raise UsageError("/load takes a name or an id; /sessions lists them.")
-    sessions = Sessions(talk.loaded.places.sessions)
-    summary = sessions.find(argument, list_with="/sessions lists them.")
-    if talk.conversation.session == summary.id:
-        talk.say("That is this session.")
-        return
-    unsaved = talk.conversation.journal is None
-    resumed = Resumed(sessions.read(summary)) if unsaved else sessions.open(summary)
-    talk.leave()
-    talk.conversation.close()
-    talk.conversation = resumed.conversation
-    talk.staged.clear()
-    talk.stats, talk.thought, talk.warned_full = None, "", False
-    for remark in resumed.remarks:
-        talk.out.note(remark)
-    if talk.target is not None and talk.conversation.model != talk.target.name:
-        talk.conversation.use_model(talk.target.name)
-    show_resumed(talk)
-
-
-def show_resumed(talk: Talk) -> None:
-    """Where a conversation that goes on was left: its title and the last exchange."""
-    from mlxmtp.cli.terminal.answer_view import AnswerView
-
-    said = talk.conversation.exchanges
-    count = len(said) + len(talk.conversation.dropped)
-    talk.say(f"Going on with: {talk.conversation.title} ({count} exchange{'' if count == 1 else 's'})")
+def show_resumed(chat: Chat) -> None:
+    """Show where a conversation that goes on was left: its title and the last exchange."""
+    said = chat.conversation.exchanges
+    count = len(said) + len(chat.conversation.dropped)
+    chat.say(f"Going on with: {chat.conversation.title} ({count} exchange{'' if count == 1 else 's'})")
     if not said:
         return
     rows = said[-1].question.split("\n")
     more = [f"… {len(rows) - _SHOWN} more lines"] if len(rows) > _SHOWN else []
-    talk.say("\n".join(["", *(f"> {row}" for row in rows[:_SHOWN]), *more, ""]))
+    chat.say("\n".join(["", *(f"> {row}" for row in rows[:_SHOWN]), *more, ""]))
     reply = said[-1].reply
     if reply is not None and reply.text.strip():
-        view = AnswerView(talk.out, plain=bool(talk.loaded.settings.plain), clock=talk.clock)
+        view = AnswerView(chat.out, plain=bool(chat.settings.plain), clock=chat.clock)
         view.text(reply.text)
         view.end()
-    talk.out.write("\n")
-
-
-def _sessions(talk: Talk, argument: str) -> None:
-    from mlxmtp.chat.sessions import Sessions
-    from mlxmtp.cli.commands.sessions import show_list
-
-    listing = Sessions(talk.loaded.places.sessions).listing()
-    for remark in listing.remarks:
-        talk.out.note(remark)
-    if not listing.sessions:
-        talk.say("There are no saved conversations yet.")
-        return
-    show_list(talk.out, listing.sessions)
-    talk.say("/load ID goes on with one.")
-
-
-def _export(talk: Talk, argument: str) -> None:
-    from mlxmtp.chat.transcript import export
-
-    if not argument:
-        raise UsageError("/export takes the name of a file that ends in .md or .json.")
-    names = _names("/export", argument) if argument[0] in "\"'" else [argument]
-    path = export(talk.conversation.history, names[0], talk.conversation.session)
-    talk.say(f"Written to {path}.")
-
-
-def _unquoted(name: str) -> str:
-    """A name that may stand in quotation marks, as after `@` in a message."""
-    quoted = len(name) > 2 and name[0] == name[-1] and name[0] in "\"'"
-    return name[1:-1] if quoted else name
+    chat.out.write("\n")
 
 
 def _names(command: str, argument: str) -> list[str]:
-    """Names as a shell takes them apart. Raises UsageError."""
+    """Return names as a shell takes them apart. Raises UsageError."""
     try:
         return shlex.split(argument)
     except ValueError as error:
         raise UsageError(f"{command} {argument}: a quotation mark is missing.") from error
-
-
-def _last(talk: Talk, what: str) -> Exchange:
-    """The last exchange. Raises UsageError if nothing was asked."""
-    if not talk.conversation.exchanges:
-        raise UsageError(f"Nothing has been asked yet, so there is nothing to {what}.")
-    return talk.conversation.exchanges[-1]
-
-
-def _last_reply(talk: Talk) -> Reply:
-    for exchange in reversed(talk.conversation.exchanges):
-        if exchange.reply is not None and exchange.answered:
-            return exchange.reply
-    raise UsageError("There is no answer yet to copy.")
-
-
-_ACTIONS: dict[str, Callable[[Talk, str], None]] = {
-    "help": _help,
-    "exit": _exit,
-    "clear": _clear,
-    "regen": _regen,
-    "undo": _undo,
-    "edit": _edit,
-    "continue": _continue,
-    "copy": _copy,
-    "file": _file,
-    "system": _system,
-    "model": settings.model,
-    "set": settings.set_value,
-    "think": settings.think,
-    "draft": settings.draft,
-    "stats": settings.stats,
-    "context": lambda talk, _: show_context(talk),
-    "save": _save,
-    "load": _load,
-    "sessions": _sessions,
-    "export": _export,
-}

@@ -1,11 +1,11 @@
-"""What Tab offers: commands, their arguments, paths after /file and @. Knows nothing of the line editor."""
+"""Completion: commands, their arguments, paths after /file and @. Knows nothing of the line editor."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlxmtp.chat.material import BEFORE_MENTION
@@ -21,21 +21,17 @@ _SWITCHES = {
 }
 
 
-def _nothing() -> Sequence[str]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where names come from; asked only when Tab is pressed."""
+    """Names that change; asked for only when Tab is pressed."""
 
-    models: Callable[[], Sequence[str]] = _nothing
-    sessions: Callable[[], Sequence[str]] = _nothing
-    keys: Sequence[str] = field(default=())
+    models: Callable[[], Sequence[str]] = tuple
+    sessions: Callable[[], Sequence[str]] = tuple
+    keys: Sequence[str] = ()
 
 
 def complete(text: str, sources: Sources) -> tuple[int, list[str]]:
-    """For the text before the cursor: how many of its last characters to replace, and by what, best first."""
+    """Return how many characters before the cursor to replace, and by what, best first."""
     mention = _MENTION.search(text)
     if text.startswith("/") and " " not in text and "\n" not in text:
         found = [word for word in BY_WORD if word.startswith(text)]
@@ -70,7 +66,7 @@ def _arguments(command: str, argument: str, last: str, sources: Sources) -> list
 
 
 def _paths(typed: str) -> list[str]:
-    """Files and folders that begin so, in quotes where there are blanks; hidden ones only when asked for."""
+    """Return files and folders that begin so, in quotes where there are blanks; hidden ones only when asked for."""
     folder, name = os.path.split(typed.removeprefix('"'))
     try:
         entries = sorted(os.scandir(Path(folder or ".").expanduser()), key=lambda entry: entry.name)
@@ -85,7 +81,7 @@ def _paths(typed: str) -> list[str]:
 
 
 def _as_shell(path: str) -> str:
-    """A path as `/file` takes it apart again: quotation marks and backslashes in a name stand for themselves."""
+    """Return a path as `/file` takes it apart again: quotation marks and backslashes stand for themselves."""
     name = path.removeprefix('"').removesuffix('"') if path.startswith('"') else path
     if not set(name) & set("'\"\\"):
         return path

@@ -1,112 +1,53 @@
-"""The line a person types into: prompt_toolkit on a terminal, `input()` on one that has no escape codes."""
+"""The line a person types into, by prompt_toolkit, which takes a tenth of a second to import."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Protocol
 
-from mlxmtp.cli.repl.slash import is_open
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import completion_is_selected, is_searching
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.output.color_depth import ColorDepth
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.shortcuts import CompleteStyle
+
+from mlxmtp.cli.repl.completion import Sources, complete
+from mlxmtp.cli.repl.slash import CONTINUED, PROMPT, Line, Reader, is_open
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import bold, dim, folded, wrapped
+from mlxmtp.files import write_atomically
 
-if TYPE_CHECKING:
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.buffer import Buffer
-    from prompt_toolkit.completion import Completer
-    from prompt_toolkit.history import History
-    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-    from prompt_toolkit.output.vt100 import Vt100_Output
-
-    from mlxmtp.cli.repl.completion import Sources
-
-PROMPT = "> "
-CONTINUED = "  "
 _LONGEST_HISTORY = 2**21
 """Bytes: all of it is read at every start, and a page that was pasted is an entry, too."""
 _BEGINNING = re.compile(r"\s*\S*")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What was sent; `pasted`: what it begins with came from the clipboard."""
-
-    text: str
-    pasted: bool = False
-
-
-class Reader(Protocol):
-    """Where lines come from."""
-
-    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
-        """The next line; the text `given` stands in it already, and is no command if it is `literal`.
-
-        Raises EOFError (Ctrl+D) or KeyboardInterrupt: Ctrl+C in an empty line, and in any that `edits` what was said.
-        """
-
-    def agree(self, question: str) -> bool:
-        """Whether the answer to `question` is yes, which Enter alone means, too; Ctrl+C and Ctrl+D mean no."""
-
-
-class _Asks:
-    """Questions in the middle of things: a plain line on any terminal."""
-
-    def agree(self, question: str) -> bool:
-        """`question [Y/n]`."""
-        keyboard.release()
-        *rows, last = wrapped(f"{question} [Y/n]", get_terminal_size().columns - 1)
-        sys.stdout.write("".join(f"{row}\n" for row in rows))
-        try:
-            return input(f"{last} ").strip().lower() in ("", "y", "yes")
-        except (EOFError, KeyboardInterrupt):
-            sys.stdout.write("\n")
-            return False
-
-
-class PlainReader(_Asks):
-    """`input()`: no history, no colours, no escape codes."""
-
-    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
-        """One line, or a block. What is given cannot be put into the line: it is shown, and Enter alone sends it."""
-        keyboard.release()
-        if given:
-            sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
-        try:
-            text = input(PROMPT)
-            if given and not text:
-                return Line(given, literal)
-            while is_open(text):
-                text += "\n" + input(CONTINUED)
-        except (EOFError, KeyboardInterrupt):
-            sys.stdout.write("\n")
-            raise
-        return Line(text.replace("\r", ""))
-
-
-class LineEditor(_Asks):
+class LineEditor(Reader):
     """prompt_toolkit: history in a file, completion, editor, paste as it is."""
 
     def __init__(self, history: Path | None, sources: Sources, *, color: bool) -> None:
         """`history` None keeps nothing."""
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.output.color_depth import ColorDepth
-        from prompt_toolkit.shortcuts import CompleteStyle
-
-        self.on_thought: Callable[[], str] = str  # gives what Ctrl+T shows
+        self._thought = ""  # what Ctrl+T shows
         self._edits = False  # the line is about something that was said: Ctrl+C leaves that as it is
         self._literal = ""  # blanks and first word of text that is no command: a line is none while it begins with it
-        output = _output_class().from_pty(sys.stdout)
+        output = _ClearingOutput.from_pty(sys.stdout)
         output.enable_cpr = False  # never asks where the cursor is: a terminal may not answer, or answer into the text
         self._session: PromptSession[str] = PromptSession(
             [("bold", PROMPT)],
             multiline=True,
             prompt_continuation=CONTINUED,
             history=_history(history),
-            completer=_completer(sources),
+            completer=_Completer(sources),
             complete_while_typing=False,
             complete_style=CompleteStyle.MULTI_COLUMN,
             enable_suspend=True,
@@ -117,9 +58,8 @@ class LineEditor(_Asks):
         )
         self._session.default_buffer.on_text_changed += self._changed
 
-    def read(self, given: str = "", *, literal: bool = False, edits: bool = False) -> Line:
-        """The line, edited."""
-        self._edits = edits
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
+        self._edits, self._thought = edits, thought
         self._literal = _beginning(given) if literal else ""
         self._session.app.erase_when_done = False
         keyboard.hold()
@@ -133,7 +73,6 @@ class LineEditor(_Asks):
         return Line(text, self._is_literal(text))
 
     def agree(self, question: str) -> bool:
-        """See `Reader`."""
         try:
             return super().agree(question)
         finally:
@@ -142,10 +81,6 @@ class LineEditor(_Asks):
     def _changed(self, buffer: Buffer) -> None:
         if not buffer.text:
             self._literal = ""
-
-    def _fits(self, text: str) -> bool:
-        """Whether the window shows all of a line: only its last rows would stay there else once it is sent."""
-        return len(self._rows(text)) < self._session.output.get_size().rows
 
     def _rows(self, text: str) -> list[str]:
         columns = self._session.output.get_size().columns - len(PROMPT)
@@ -156,10 +91,6 @@ class LineEditor(_Asks):
         return bool(self._literal) and text.startswith(self._literal)
 
     def _bindings(self) -> KeyBindings:
-        from prompt_toolkit.filters import completion_is_selected, is_searching
-        from prompt_toolkit.key_binding import KeyBindings
-        from prompt_toolkit.keys import Keys
-
         bindings = KeyBindings()
         typing = ~is_searching
 
@@ -168,7 +99,9 @@ class LineEditor(_Asks):
             if is_open(event.current_buffer.text) and not self._is_literal(event.current_buffer.text):
                 event.current_buffer.insert_text("\n")
             else:
-                event.app.erase_when_done = not self._fits(event.current_buffer.text)
+                # Of a line that the window does not show as a whole only the last rows would stay there.
+                rows = self._session.output.get_size().rows
+                event.app.erase_when_done = len(self._rows(event.current_buffer.text)) >= rows
                 event.current_buffer.validate_and_handle()
 
         @bindings.add("enter", filter=completion_is_selected)
@@ -206,10 +139,8 @@ class LineEditor(_Asks):
         return bindings
 
     def _show_thought(self) -> None:
-        from prompt_toolkit.application import run_in_terminal
-
         columns = self._session.output.get_size().columns
-        text = "\n".join(wrapped(self.on_thought().strip("\n"), columns))
+        text = "\n".join(wrapped(self._thought.strip("\n"), columns))
         shown = f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought.')}\n"
 
         def show() -> None:
@@ -219,17 +150,35 @@ class LineEditor(_Asks):
         run_in_terminal(show)
 
 
-def _output_class() -> type[Vt100_Output]:
-    from prompt_toolkit.output.vt100 import Vt100_Output
+class _ClearingOutput(Vt100_Output):
+    """In the first cell of a window, "clear to the end" makes tmux keep what is on it: the row is cleared first."""
 
-    class ClearingOutput(Vt100_Output):
-        """In the first cell of a window, "clear to the end" makes tmux keep what is on it: the row is cleared first."""
+    def erase_down(self) -> None:
+        # Between saving the place and going back: there may be no row below. It is always asked for in column 0.
+        self.write_raw("\x1b7\x1b[K\x1b[B\x1b[J\x1b8")
 
-        def erase_down(self) -> None:
-            # Between saving the place and going back: there may be no row below. It is always asked for in column 0.
-            self.write_raw("\x1b7\x1b[K\x1b[B\x1b[J\x1b8")
 
-    return ClearingOutput
+class _SafeHistory(FileHistory):
+    """A history whose disk may be full or gone: then it is shorter."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        try:
+            return super().load_history_strings()
+        except OSError:
+            return ()
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(string)
+
+
+class _Completer(Completer):
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        length, words = complete(document.text_before_cursor, self._sources)
+        return (Completion(word, start_position=-length) for word in words)
 
 
 def _beginning(text: str) -> str:
@@ -238,24 +187,7 @@ def _beginning(text: str) -> str:
 
 
 def _history(path: Path | None) -> History:
-    """The file, readable by its owner only; in memory where there is none and none can be made."""
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
-
-    class SafeHistory(FileHistory):
-        """A history whose disk may be full or gone: then it is shorter."""
-
-        def load_history_strings(self) -> Iterable[str]:
-            try:
-                return super().load_history_strings()
-            except OSError:
-                return ()
-
-        def store_string(self, string: str) -> None:
-            try:
-                super().store_string(string)
-            except OSError:
-                return
-
+    """Return the file, readable by its owner only; in memory where there is none and none can be made."""
     if path is None:
         return InMemoryHistory()
     try:
@@ -264,29 +196,13 @@ def _history(path: Path | None) -> History:
         _bound(path)
     except OSError:
         return InMemoryHistory()
-    return SafeHistory(str(path))
+    return _SafeHistory(str(path))
 
 
 def _bound(path: Path) -> None:
-    """Lets go of the older half and more of a history that has become too long. Raises OSError."""
+    """Drop the older half and more of a history that has become too long. Raises OSError."""
     if path.stat().st_size <= _LONGEST_HISTORY:
         return
-    from mlxmtp.files import write_atomically
-
     newest = path.read_bytes()[-_LONGEST_HISTORY // 2 :]
     begin = newest.find(b"\n# ")  # before every entry's time; lines of its text begin with a plus
     write_atomically(path, newest[begin:].decode(errors="replace") if begin >= 0 else "", private=True)
-
-
-def _completer(sources: Sources) -> Completer:
-    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-    from prompt_toolkit.document import Document
-
-    from mlxmtp.cli.repl.completion import complete
-
-    class Offers(Completer):
-        def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-            length, words = complete(document.text_before_cursor, sources)
-            return (Completion(word, start_position=-length) for word in words)
-
-    return Offers()

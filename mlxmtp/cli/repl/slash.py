@@ -1,4 +1,4 @@
-"""What a line of the conversation is: a message, a command, or a command that does not exist.
+"""Lines of the conversation: each is a message, a command, or a command that does not exist.
 
 Only the exact first word of a typed line counts. Pasted text is a message whatever it begins with, and so is a line
 that begins with a path that exists; a space before the slash makes a message of anything.
@@ -6,12 +6,71 @@ that begins with a path that exists; a space before the slash makes a message of
 
 from __future__ import annotations
 
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 
+from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.terminal.rows import wrapped
 from mlxmtp.settings import CHAT_KEYS
 from mlxmtp.units import nearest
+
+PROMPT = "> "
+CONTINUED = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that was sent; `pasted`: its beginning came from the clipboard."""
+
+    text: str
+    pasted: bool = False
+
+
+class Reader(ABC):
+    """Gives lines."""
+
+    @abstractmethod
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
+        """Return the next line; the text `given` stands in it already, and is no command if it is `literal`.
+
+        `thought` is what Ctrl+T shows. Raises EOFError (Ctrl+D) or KeyboardInterrupt: Ctrl+C in an empty line, and in
+        any that `edits` what was said.
+        """
+
+    def agree(self, question: str) -> bool:
+        """Ask `question [Y/n]` in a plain line; Enter alone means yes, Ctrl+C and Ctrl+D mean no."""
+        keyboard.release()
+        *rows, last = wrapped(f"{question} [Y/n]", get_terminal_size().columns - 1)
+        sys.stdout.write("".join(f"{row}\n" for row in rows))
+        try:
+            return input(f"{last} ").strip().lower() in ("", "y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return False
+
+
+class PlainReader(Reader):
+    """`input()`: no history, no colours, no escape codes."""
+
+    def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
+        """Return a line, or a block. What is given cannot be put into it: it is shown, and Enter alone sends it."""
+        keyboard.release()
+        if given:
+            sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
+        try:
+            text = input(PROMPT)
+            if given and not text:
+                return Line(given, literal)
+            while is_open(text):
+                text += "\n" + input(CONTINUED)
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            raise
+        return Line(text.replace("\r", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +85,6 @@ class Command:
 
     @property
     def synopsis(self) -> str:
-        """`/undo [N]`."""
         return f"/{self.name} {self.usage}".rstrip()
 
 
@@ -101,8 +159,15 @@ class Message:
     text: str
 
 
-def parse(text: str, *, pasted: bool = False, exists: Callable[[str], bool] | None = None) -> Call | Unknown | Message:
-    """What a line means. `pasted`: its first character came from the clipboard; `exists` asks the disk about a path."""
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except OSError:  # a name no file system takes
+        return False
+
+
+def parse(text: str, *, pasted: bool = False, exists: Callable[[str], bool] = _exists) -> Call | Unknown | Message:
+    """Return what a line means. `pasted`: its beginning is from the clipboard; `exists` asks the disk about a path."""
     if pasted or not text.startswith("/"):
         quoted = None if pasted else unquoted(text)
         return Message(text.strip() if quoted is None else quoted)
@@ -110,13 +175,14 @@ def parse(text: str, *, pasted: bool = False, exists: Callable[[str], bool] | No
     command = BY_WORD.get(word)
     if command is not None:
         return Call(command, text[len(word) :].strip())
-    if not _looks_like_command(word) or (exists or _exists)(word):
+    name = word[1:].rstrip("0123456789?!.,:;")  # /undo2 and /help? are meant as commands, too
+    if not name.replace("-", "").isalpha() or exists(word):
         return Message(text.strip())
     return Unknown(word, _nearest(word))
 
 
 def unquoted(text: str) -> str | None:
-    '''The text between `"""` and `"""`, None if it does not begin with them; an unfinished block ends with the text.'''
+    '''Return the text between `"""` and `"""`, which may be missing at the end; None if it does not begin so.'''
     start = text.strip()
     if not start.startswith('"""'):
         return None
@@ -124,13 +190,13 @@ def unquoted(text: str) -> str | None:
 
 
 def is_open(text: str) -> bool:
-    '''Whether a `"""` block has begun and not ended: the line goes on.'''
+    '''Return whether a `"""` block has begun and not ended: the line goes on.'''
     start = text.strip()
     return start.startswith('"""') and not (len(start) >= 6 and start.endswith('"""'))
 
 
 def help_of(name: str) -> str:
-    """What /help says of one command."""
+    """Return what /help says of one command."""
     word = f"/{name.removeprefix('/')}"
     command = BY_WORD.get(word)
     if command is None:
@@ -147,18 +213,6 @@ Enter sends, Alt+Enter or Ctrl+J starts a line, """ begins and ends a block
 Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history
 Tab completes, Ctrl+G opens the editor, Ctrl+T shows or hides the thought
 @path reads a file or folder; a space before / sends it as text'''
-
-
-def _looks_like_command(word: str) -> bool:
-    name = word[1:].rstrip("0123456789?!.,:;")  # /undo2 and /help? are meant as commands, too
-    return name.replace("-", "").isalpha()
-
-
-def _exists(word: str) -> bool:
-    try:
-        return Path(word).exists()
-    except OSError:  # a name no file system takes
-        return False
 
 
 def _nearest(word: str) -> str | None:

@@ -1,0 +1,178 @@
+"""One answer: what is asked, whether it fits the context, what its events do to the conversation, how it ends.
+
+    turn = Turn(conversation, "ask", Exchange("Hi"))
+    if not turn.fit(len(turn.prompt(tokenizer, think=False).ids), tokenizer, context, max_tokens).full:
+        turn.begin()
+        turn.take(event)                 # every event but the last
+        outcome = turn.end(reason, stats)  # once, however it ended
+
+Every front end answers this way, from whichever thread events come. Knows no terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mlxmtp.app.open import OpenModel
+from mlxmtp.chat.context import Fit, fit, reserve_for
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange
+from mlxmtp.engine.answer import Answer, OnPrefill
+from mlxmtp.engine.events import End, FinishReason, Text, Thinking
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.stats import Stats
+from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer
+
+Kind = Literal["ask", "edit", "regenerate", "continue"]
+"""A new question, other words for the last one, another answer to it, or more of that answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of a turn. `error` if it failed; then there may be no `stats`."""
+
+    text: str
+    thinking: str
+    reason: FinishReason
+    stats: Stats | None
+    error: Exception | None
+    context: int
+
+    @property
+    def said(self) -> bool:
+        """True if there is an answer: a thought is none."""
+        return bool(self.text.strip())
+
+    @property
+    def fills_context(self) -> bool:
+        """True if the context has no room for another token."""
+        return self.stats is not None and self.stats.prompt_tokens + self.stats.generation_tokens >= self.context
+
+
+class Turn:
+    """One answer on its way into a conversation and its session."""
+
+    def __init__(self, conversation: Conversation, kind: Kind, asking: Exchange) -> None:
+        """`asking` is the exchange as the model will read it, with a reply only if that is to be continued."""
+        self.kind, self.asking = kind, asking
+        self._conversation = conversation
+        self._before = None if kind == "ask" else conversation.exchanges[-1]
+        self._opened: OpenModel | None = None
+        self._dropped = 0
+        self._sampling: dict[str, Any] | None = None
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages for the chat template."""
+        if self._opened is not None:
+            return self._conversation.messages()
+        return self._conversation.messages(self.asking, instead=self._before is not None)
+
+    def prompt(self, tokenizer: Tokenizer, *, think: bool) -> Prompt:
+        """Return the prompt as text and as tokens."""
+        return tokenizer.prompt(self.messages, think=think)
+
+    def fit(self, used: int, tokenizer: Tokenizer, context: int, max_tokens: int | None) -> Fit:
+        """Judge whether a prompt of `used` tokens leaves room for the answer, and what can be left out if not."""
+        reserve = reserve_for(context, max_tokens)
+        # An answer goes on while there is any room.
+        state = fit(used, (), context, 1 if self.kind == "continue" else reserve)
+        if not state.full:
+            return state
+        shares = exchange_tokens(self._conversation, tokenizer)
+        return fit(used, shares if self._before is None else shares[:-1], context, reserve)
+
+    def begin(self, opened: OpenModel, params: Params, drop: int = 0) -> None:
+        """Change the conversation so that the answer can come; `drop` of its oldest exchanges leave the prompt."""
+        self._opened, self._dropped, self._sampling = opened, drop, asdict(params)
+        self._conversation.drop_oldest(drop)
+        if self.kind == "ask":
+            self._conversation.ask(self.asking.question, self.asking.attached, self.asking.mentioned)
+        elif self.kind == "edit":
+            self._conversation.replace_question(self.asking.question, self.asking.mentioned)
+        elif self.kind == "regenerate":
+            self._conversation.retract_reply()
+
+    def stream(self, params: Params, on_prefill: OnPrefill | None = None) -> Answer:
+        """Return the model's answer, on its way."""
+        assert self._opened is not None
+        return self._opened.model.stream(
+            self.messages,
+            params,
+            on_prefill=on_prefill,
+            continues=self.kind == "continue",
+            question=self.asking.question,
+        )
+
+    def run(self, answer: Answer, show: Callable[[Text | Thinking], bool]) -> Outcome:
+        """Take all of an answer on this thread; `show` gets each event and returns false if that is enough.
+
+        Whatever is raised, by the model, by `show` or by Ctrl-C, ends the turn as cancelled and is raised again.
+        """
+        reason: FinishReason = "stop"
+        try:
+            for event in answer:
+                if isinstance(event, End):
+                    reason = event.finish_reason
+                    break
+                self.take(event)
+                if not show(event):
+                    break
+        except BaseException:
+            answer.close()
+            self.end("cancelled", answer.stats)
+            raise
+        answer.close()
+        return self.end(reason, answer.stats)
+
+    def take(self, event: Text | Thinking) -> None:
+        """Add a piece of the answer to the conversation."""
+        if isinstance(event, Text):
+            self._text.append(event.text)
+            self._conversation.part(text=event.text)
+        elif event.text:
+            self._thinking.append(event.text)
+            self._conversation.part(thinking=event.text)
+
+    def end(
+        self,
+        reason: FinishReason,
+        stats: Stats | None = None,
+        error: Exception | None = None,
+        *,
+        returns: bool = False,
+    ) -> Outcome:
+        """Finish the answer in the conversation, and keep what drafting has learned.
+
+        An answer of which nothing was said leaves no trace: what was there before is there again. A new question stays
+        unless it `returns` to the person who asked.
+        """
+        assert self._opened is not None
+        outcome = Outcome("".join(self._text), "".join(self._thinking), reason, stats, error, self._opened.context)
+        self._conversation.finish(reason, None if stats is None else stats.to_dict(), self._sampling)
+        if not (outcome.text if self.kind == "continue" else outcome.said):
+            self._restore(returns)
+        self._opened.learned.save(self._opened.model)  # now: most conversations end with their window
+        return outcome
+
+    def _restore(self, returns: bool) -> None:
+        conversation, before = self._conversation, self._before
+        if before is None:
+            if not returns:
+                return
+            conversation.undo()
+        else:
+            conversation.put_back(before)
+        conversation.take_back_oldest(self._dropped)
+
+
+def exchange_tokens(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens of every exchange in the prompt without the template's marks, oldest first."""
+    return [
+        len(tokenizer.encode(one.content)) + len(tokenizer.encode(one.reply.text)) if one.answered and one.reply else 0
+        for one in conversation.exchanges
+    ]

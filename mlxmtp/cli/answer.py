@@ -1,0 +1,183 @@
+"""`mlxmtp ask`: one turn, presented on stdout and stderr.
+
+The order is the point: everything that can be refused is refused before the weights are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Thread
+
+from mlxmtp.app.open import Opener, OpenModel, answer_params, read_tokenizer, require_memory
+from mlxmtp.app.prompt_cache import PromptCache, prefix_before_question
+from mlxmtp.app.turn import Outcome, Turn
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange
+from mlxmtp.cli.terminal import presenters
+from mlxmtp.cli.terminal.keyboard import ctrl_c_first, resumption
+from mlxmtp.cli.terminal.markdown import warm_up
+from mlxmtp.cli.terminal.output import Output
+from mlxmtp.cli.terminal.presenters import Presenter, as_json, fits_markdown, stats_line
+from mlxmtp.cli.terminal.progress import PrefillProgress
+from mlxmtp.engine.events import Text, Thinking
+from mlxmtp.engine.model import check_length, context_of
+from mlxmtp.engine.stats import Stats
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import ContextOverflow, MlxmtpError
+from mlxmtp.settings import Loaded
+
+_ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The shape of the answer on stdout."""
+
+    json: bool = False
+    jsonl: bool = False
+    extract: bool = False
+    no_stream: bool = False
+
+
+@dataclass
+class OneAnswer:
+    """One question and its answer, between pipes."""
+
+    loaded: Loaded
+    out: Output
+    opener: Opener
+    conversation: Conversation
+    asking: Exchange
+    form: Form
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        self.settings = self.loaded.settings
+        self.turn = Turn(self.conversation, "ask", self.asking)
+        # Markdown is drawn on a terminal, unless someone wants the answer as it is.
+        as_is = self.settings.plain or self.form.json or self.form.jsonl or self.form.extract
+        self.renders = not as_is and fits_markdown(self.out)
+
+    def show_prompt(self) -> None:
+        """Write the prompt and its length for --dry-run, from the tokenizer alone."""
+        found = self.opener.target(self.settings.model)
+        tokenizer = read_tokenizer(found)
+        prompt = self.turn.prompt(tokenizer, think=bool(self.settings.think))
+        context, count = context_of(found.folder), len(prompt.ids)
+        if self.form.json or self.form.jsonl:
+            shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
+            self.out.write(as_json(shown))
+        else:
+            self.out.write(prompt.text if prompt.text.endswith("\n") else f"{prompt.text}\n")
+            self.out.write(f"{count} tokens, context {context}\n")
+        self._check_fit(count, tokenizer, context, found.name)
+
+    def answer(self) -> None:
+        """Write the answer as it comes. Raises MlxmtpError, and KeyboardInterrupt after what was said."""
+        settings = self.settings
+        target = self.opener.target(settings.model)
+        drafter = self.opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
+        tokenizer = read_tokenizer(target)
+        ids = self.turn.prompt(tokenizer, think=bool(self.settings.think)).ids
+        self._check_fit(len(ids), tokenizer, context_of(target.folder), target.name)
+        # --cache stores the prompt as it was before the answer: a snapshot takes memory.
+        tokens, cached = len(ids) + (settings.max_tokens or _ANSWER), bool(settings.cache)
+        require_memory(target, drafter, tokens, force=self.force, turns=cached, kv_bits=settings.kv_bits)
+        if self.renders:  # rich is imported beside the loading of the weights, which mostly waits for the disk
+            Thread(target=warm_up, daemon=True).start()
+        self.out.progress(f"loading {target.name}")
+        opened = self.opener.open(target, drafter, settings, tokenizer)
+        before = self.conversation.model
+        if before and before != target.name:
+            self.out.note(f"This conversation was with {before}; {target.name} goes on with it.")
+        if before != target.name:
+            self.conversation.use_model(target.name)
+        self._stream(opened, ids)
+
+    def _stream(self, opened: OpenModel, ids: list[int]) -> None:
+        model, params = opened.model, answer_params(self.settings)
+        cache, prefix, loaded = None, 0, 0
+        if self.settings.cache:
+            prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think)
+            cache = PromptCache.of(self.loaded) if prefix else None
+        if cache is not None:
+            loaded, remark = cache.load(model, ids)
+            self._note(remark)
+        self.turn.begin(opened, params)
+        presenter = self._presenter(opened)
+        answer = model.stream_ids(ids, params, on_prefill=PrefillProgress(self.out).count, snapshot_at=[prefix])
+        try:
+            with ctrl_c_first(), resumption():
+                outcome = self.turn.run(answer, lambda event: self._show(event, presenter))
+        except KeyboardInterrupt:
+            self._cancelled(presenter, answer.stats, opened.context)
+            raise
+        presenter.end(outcome.reason, answer.stats)
+        self._remarks(outcome)
+        if cache is not None and loaded < prefix:
+            self._note(cache.save(model, ids[:prefix]))
+        if self.conversation.trouble is not None:
+            raise MlxmtpError(self.conversation.trouble)
+
+    def _show(self, event: Text | Thinking, presenter: Presenter) -> bool:
+        if isinstance(event, Text):
+            presenter.text(event.text)
+            return not presenter.satisfied
+        if event.text:
+            presenter.thinking(event.text)
+            show = self.settings.show_thinking
+            if (self.out.error_terminal and not self.settings.quiet) if show is None else show:
+                self.out.thinking(event.text)
+        return True
+
+    def _cancelled(self, presenter: Presenter, stats: Stats, context: int) -> None:
+        self.out.clear_progress()
+        self.out.end_thought()
+        try:
+            presenter.end("cancelled", stats)
+        except MlxmtpError:  # no code block yet: there is nothing to write
+            return
+        if self.settings.stats:
+            self.out.line(stats_line(stats, context))
+
+    def _remarks(self, outcome: Outcome) -> None:
+        assert outcome.stats is not None
+        if outcome.reason == "length":
+            limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
+            why = "the context is full" if outcome.fills_context else limit
+            self.out.note(f"The answer was cut after {outcome.stats.generation_tokens} tokens ({why}).")
+        if self.settings.stats:
+            self.out.line(stats_line(outcome.stats, outcome.context))
+
+    def _note(self, remark: str | None) -> None:
+        if remark is not None:
+            self.out.note(remark)
+
+    def _check_fit(self, count: int, tokenizer: Tokenizer, context: int, name: str) -> None:
+        """Raise ContextOverflow for a prompt that is too long; one of many turns must leave room for an answer."""
+        if not self.conversation.exchanges:
+            check_length(count, context, name)
+            return
+        fit = self.turn.fit(count, tokenizer, context, self.settings.max_tokens)
+        if fit.full:
+            session = self.conversation.session
+            raise ContextOverflow(
+                f"The conversation with this question has {count:,} tokens, which leaves no room for an answer in the "
+                f"{context:,} of '{name}': ask anew, without -c, or leave out its oldest turns in "
+                f"mlxmtp chat {'-c' if session is None else f'-r {session}'}."
+            )
+        if fit.warns:
+            self.out.note(f"The conversation fills {fit.percent} % of the context.")
+
+    def _presenter(self, opened: OpenModel) -> Presenter:
+        out, form, model = self.out, self.form, opened.model
+        shape: Presenter
+        if form.json:
+            shape = presenters.Json(out, model.name, model.drafter, self.conversation.session)
+        elif form.jsonl:
+            shape = presenters.JsonLines(out, model.name, model.drafter, self.conversation.session)
+        else:
+            shape = presenters.Rendered(out) if self.renders else presenters.Raw(out)
+        if form.extract:
+            return presenters.Extracted(shape)
+        return presenters.AtOnce(shape) if form.no_stream and not form.json else shape

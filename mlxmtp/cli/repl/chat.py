@@ -1,0 +1,234 @@
+"""A conversation in the terminal while it lasts: the next line, the model, the last answer, and remarks to the person.
+
+Knows no terminal library: lines come from a `Reader`, keys from `Keys`, everything is written to `Output`, and the
+model lives on its thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from mlxmtp.app.open import Found, Opener, OpenModel, require_memory
+from mlxmtp.app.prompt_cache import SessionCache
+from mlxmtp.app.turn import Outcome
+from mlxmtp.app.worker import Worker
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.material import Material
+from mlxmtp.cli.repl.slash import Reader
+from mlxmtp.cli.terminal.keyboard import Keys, interrupts
+from mlxmtp.cli.terminal.markdown import warm_up
+from mlxmtp.cli.terminal.output import Output
+from mlxmtp.cli.terminal.rows import joined, listed, wrapped
+from mlxmtp.engine.stats import Stats
+from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
+from mlxmtp.settings import Loaded, Settings
+
+_ANSWER = 4096  # tokens of a conversation that must fit the memory for it to begin
+
+
+class Leave(Exception):
+    """The conversation is over."""
+
+
+class Interrupts:
+    """Counts Ctrl+C and stops the answer; raises nothing, so that writing down what was said is never cut short."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.count = 0
+        self._worker = worker
+
+    def __call__(self) -> None:
+        self.count += 1
+        self._worker.stop()
+        self._worker.wake()
+
+
+def wait_for_model(
+    worker: Worker, keys: Keys, out: Output, name: str, clock: Callable[[], float] = time.monotonic
+) -> bool:
+    """Return whether the model is there: not after Ctrl+C, when it goes on loading, nor if it cannot be read."""
+    began = clock()
+    interrupted = Interrupts(worker)
+    with interrupts(interrupted), keys:  # in this order: Ctrl+C must not leave a terminal without echo
+        while worker.model is None and worker.error is None and not interrupted.count:
+            seconds = clock() - began
+            out.progress(f"loading {name}" + (f", {seconds:.0f} s" if seconds >= 1 else ""))
+            if worker.wait(*keys.descriptors, seconds=1.0):
+                keys.pressed()
+            worker.events()
+        out.clear_progress()
+    return worker.model is not None
+
+
+@dataclass(slots=True)
+class NextLine:
+    """The next message before it is sent; with `edits` it replaces the last question."""
+
+    text: str = ""
+    edits: bool = False
+    files: list[Material] = field(default_factory=list)
+
+    def offer(self, text: str, *, edits: bool) -> None:
+        """Put a message into the line, to be sent as it is or changed."""
+        self.text, self.edits = text, edits
+
+    def take_text(self) -> str:
+        """Return what stands in the line, once."""
+        text, self.text = self.text, ""
+        return text
+
+    def end_edit(self) -> bool:
+        """Leave the last question as it is; returns whether it was about to be replaced."""
+        edits, self.edits = self.edits, False
+        return edits
+
+
+@dataclass(slots=True)
+class LastAnswer:
+    """The figures and the thought of the last answer, and warnings that need not be repeated."""
+
+    stats: tuple[Stats, int] | None = None
+    """With the context it was given in."""
+    thought: str = ""
+    warned_full: bool = False
+    warned_unsaved: bool = False
+
+    def remember(self, outcome: Outcome) -> None:
+        """Take over what came of a turn."""
+        self.thought = outcome.thinking
+        if outcome.stats is not None:
+            self.stats = outcome.stats, outcome.context
+
+
+@dataclass(slots=True)
+class ChosenModel:
+    """The model that answers: chosen here, read by the worker; with a `cache` its KV cache outlives the process."""
+
+    opener: Opener
+    worker: Worker
+    cache: SessionCache | None = None
+    force: bool = False
+    target: Found | None = None
+    drafter: Found | None = None
+
+    @property
+    def opened(self) -> OpenModel:
+        """The model in memory, once `Chat.ready` has said so."""
+        assert self.worker.model is not None
+        return self.worker.model
+
+    def load(self, target: Found, settings: Settings, *, draws: bool) -> None:
+        """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
+        drafter = self.opener.drafter(target, settings)
+        require_memory(target, drafter, _ANSWER, force=self.force, turns=True, kv_bits=settings.kv_bits)
+        self.target, self.drafter = target, drafter
+        if self.cache is not None:
+            self.cache.forget()
+
+        def read() -> OpenModel:
+            opened = self.opener.open(target, drafter, settings)
+            if draws:  # what drawing needs is imported here, while nobody waits for it
+                warm_up()
+            return opened
+
+        self.worker.load(read)
+
+    def tokens_of(self, text: str) -> int:
+        """Return the tokens of a text; the model must be there."""
+        return len(self.opened.model.tokenizer.encode(text)) if text else 0
+
+
+@dataclass(slots=True)
+class Chat:
+    """A conversation in the terminal: its parts, and remarks to the person."""
+
+    loaded: Loaded
+    out: Output
+    conversation: Conversation
+    model: ChosenModel
+    keys: Keys
+    reader: Reader
+    clock: Callable[[], float] = time.monotonic
+    debug: bool = False
+    line: NextLine = field(default_factory=NextLine)
+    last: LastAnswer = field(default_factory=LastAnswer)
+
+    @property
+    def settings(self) -> Settings:
+        return self.loaded.settings
+
+    def change(self, **settings: object) -> None:
+        """Set settings from now on, keyed like `Settings`."""
+        self.loaded = replace(self.loaded, settings=replace(self.settings, **settings))  # type: ignore[arg-type]
+
+    def load(self, target: Found) -> None:
+        """Begin to read the model that goes on with the conversation. Raises as `ChosenModel.load`."""
+        self.model.load(target, self.settings, draws=not self.out.look.dumb)
+        if self.conversation.model != target.name:
+            self.conversation.use_model(target.name)
+
+    def ready(self) -> bool:
+        """Wait until the model is there; false after Ctrl+C. Raises MlxmtpError if it cannot be read."""
+        worker, target = self.model.worker, self.model.target
+        if worker.model is None:
+            name = "the model" if target is None else target.name
+            if self.out.look.dumb:
+                self.say(f"Loading {name}.")
+            if not wait_for_model(worker, self.keys, self.out, name, self.clock):
+                if worker.error is not None:
+                    raise MlxmtpError(sentence(worker.error)) from worker.error
+                self.say(f"{name} is still being loaded.")
+                return False
+        if self.model.cache is not None:
+            self._say_if(self.model.cache.load(self.conversation))
+        return True
+
+    def begin_anew(self, conversation: Conversation) -> None:
+        """Go over to another conversation, or to the same one that was cleared; nothing waits for the next message."""
+        self.conversation = conversation
+        self.line.files.clear()
+        self.last = LastAnswer()
+
+    def leave(self) -> None:
+        """Store the KV cache of a conversation that is left, if that is wanted."""
+        if self.model.cache is None:
+            return
+        try:
+            remark = self.model.cache.save(self.conversation, lambda: self.out.progress("keeping keys and values"))
+        except CacheRefused as error:
+            self.complain(error)
+            return
+        self.out.clear_progress()
+        self._say_if(remark)
+
+    def agree(self, question: str) -> bool:
+        """Return whether the answer is yes. What was typed before the question was there is no answer to it."""
+        self.keys.take_in()
+        return self.reader.agree(question)
+
+    def complain(self, error: Exception) -> None:
+        """Say why something did not work; with --debug also where."""
+        if self.debug:
+            import traceback
+
+            self.out.line("".join(traceback.format_exception(error)).rstrip())
+        self.out.error(sentence(error))
+
+    def say(self, text: str) -> None:
+        """Write a remark, dim, broken between words."""
+        self.out.dim(text.split("\n") if self.out.look.dumb else wrapped(text, self.out.size()[0]))
+
+    def say_rows(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Write names and what belongs to each, dim, in two columns."""
+        self.out.dim(listed(rows, sys.maxsize if self.out.look.dumb else self.out.size()[0]))
+
+    def say_parts(self, parts: list[str]) -> None:
+        """Write `a · b · c`, dim, broken between parts where the window is narrow."""
+        self.out.dim(joined(parts, " · ", self.out.size()[0]))
+
+    def _say_if(self, remark: str | None) -> None:
+        if remark is not None:
+            self.say(remark)
