@@ -25,7 +25,7 @@ from mlxmtp.files import write_atomically
 
 if TYPE_CHECKING:
     from mlxmtp.app.open import Opener
-    from mlxmtp.hub.store import Found
+    from mlxmtp.hub.store import Checkpoint
     from mlxmtp.settings import Loaded, Settings
 
 
@@ -142,7 +142,7 @@ def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None
 
 
 def _candidate(
-    request: Request, settings: Settings, texts: list[Text], target: Found, drafter: Found | None
+    request: Request, settings: Settings, texts: list[Text], target: Checkpoint, drafter: Checkpoint | None
 ) -> Candidate:
     from mlxmtp.app.open import answer_params, read_tokenizer, require_memory
     from mlxmtp.engine.model import context_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
 from mlxmtp.hub import inventory
-from mlxmtp.hub.inventory import KnownModel, groups, quantization
+from mlxmtp.hub.inventory import KnownModel, RemovalPlan, groups, quantization
 from mlxmtp.hub.registry import BUILT_IN, find_entry
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
@@ -16,9 +16,7 @@ from mlxmtp.models.tensors import parameter_count
 
 if TYPE_CHECKING:
     from mlxmtp.hub.client import OnWait
-    from mlxmtp.hub.download import OnBytes
-    from mlxmtp.hub.plan import DownloadPlan
-    from mlxmtp.hub.removal import RemovalPlan
+    from mlxmtp.hub.download import DownloadPlan, OnBytes
     from mlxmtp.models.config import ModelConfig
     from mlxmtp.settings import Loaded
 
@@ -204,7 +202,7 @@ class Catalog:
             self.store.resolve(plain)  # says what is wrong with the name, unless it is a folder
             raise UsageError(f"{plain} is a folder on this machine: use it with -m {plain}.")
         from mlxmtp.hub import client
-        from mlxmtp.hub.plan import plan_download
+        from mlxmtp.hub.download import plan_download
 
         if client.offline():
             try:
@@ -228,15 +226,11 @@ class Catalog:
 
     def plan_removal(self, name: str) -> RemovalPlan:
         """Plan the removal of a model with its drafter. Raises ModelNotFound, UsageError for what is not ours."""
-        from mlxmtp.hub.removal import plan_removal
-
-        return plan_removal(name, self.store)
+        return inventory.plan_removal(name, self.store)
 
     def remove(self, plan: RemovalPlan) -> None:
         """Carry out a removal."""
-        from mlxmtp.hub.removal import remove
-
-        remove(plan, self.store)
+        inventory.remove(plan, self.store)
 
 
 def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ...], tuple[ModuleReport, ...]]:

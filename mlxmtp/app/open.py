@@ -16,14 +16,14 @@ from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ModelNotFound, TooLarge
 from mlxmtp.hub.registry import BUILT_IN, entries
-from mlxmtp.hub.store import Found, Store, best_fit
+from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
 
-__all__ = ["Found", "OpenModel", "Opener", "answer_params", "load", "read_tokenizer", "require_memory"]
+__all__ = ["Checkpoint", "OpenModel", "Opener", "answer_params", "load", "read_tokenizer", "require_memory"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +31,8 @@ class OpenModel:
     """A target and its drafter in memory."""
 
     model: Model
-    target: Found
-    drafter: Found | None
+    target: Checkpoint
+    drafter: Checkpoint | None
     learned: LearnedDrafting
 
     @property
@@ -60,7 +60,7 @@ class Opener:
     def __post_init__(self) -> None:
         self._store = Store(self.loaded.places, self.loaded.aliases)
 
-    def target(self, name: str | None) -> Found:
+    def target(self, name: str | None) -> Checkpoint:
         """Return the model of that name; without one an installed model, else the built-in one, with a remark.
 
         Raises ModelNotFound, LoadError.
@@ -78,7 +78,7 @@ class Opener:
             self.obtain(name, missing)
             return self._store.resolve(name)
 
-    def drafter(self, target: Found, settings: Settings, *, off: bool = False) -> Found | None:
+    def drafter(self, target: Checkpoint, settings: Settings, *, off: bool = False) -> Checkpoint | None:
         """Return the drafter that the settings mean for a target; `off` is none. Raises ModelNotFound."""
         wanted: str | Literal[False] | None = settings.draft_model
         if settings.draft is False or off:
@@ -91,7 +91,7 @@ class Opener:
                 self.tell(f"There is no drafter for '{target.name}' here, so it decodes without one.")
         return drafter
 
-    def has_drafter(self, target: Found) -> bool:
+    def has_drafter(self, target: Checkpoint) -> bool:
         """Return whether a drafter that belongs to the target is on this machine."""
         return self._store.drafter_for(target, None) is not None
 
@@ -109,7 +109,7 @@ class Opener:
         return [BUILT_IN, *here, *self.loaded.aliases]
 
     def open(
-        self, target: Found, drafter: Found | None, settings: Settings, tokenizer: Tokenizer | None = None
+        self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:
         """Read the weights, and the tokenizer unless it is given. Raises LoadError."""
         bits, data = settings.draft_bits, self.loaded.places.data
@@ -151,7 +151,7 @@ def answer_params(settings: Settings) -> Params:
     return Params(**settings.of_answer())
 
 
-def read_tokenizer(found: Found) -> Tokenizer:
+def read_tokenizer(found: Checkpoint) -> Tokenizer:
     """Return the text side of a model. Raises LoadError."""
     from mlxmtp.engine.tokenizer import Tokenizer
 
@@ -159,8 +159,8 @@ def read_tokenizer(found: Found) -> Tokenizer:
 
 
 def require_memory(
-    found: Found,
-    drafter: Found | None,
+    found: Checkpoint,
+    drafter: Checkpoint | None,
     tokens: int,
     *,
     force: bool = False,
@@ -198,7 +198,11 @@ def require_memory(
 
 
 def _read_weights(
-    target: Found, drafter: Found | None, draft_bits: int | None, kv_bits: int | None, tokenizer: Tokenizer | None
+    target: Checkpoint,
+    drafter: Checkpoint | None,
+    draft_bits: int | None,
+    kv_bits: int | None,
+    tokenizer: Tokenizer | None,
 ) -> Model:
     from mlxmtp.engine.model import Model
 

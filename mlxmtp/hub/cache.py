@@ -6,12 +6,11 @@ models--org--repo/refs/main             the commit that `main` was when somebody
                   blobs/ETAG.incomplete  what has arrived of one so far
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from mlxmtp.files import write_atomically
 
@@ -27,12 +26,11 @@ class CachedRepo:
     folder: Path
 
     @classmethod
-    def of(cls, cache: Path, repo: str) -> CachedRepo:
+    def of(cls, cache: Path, repo: str) -> Self:
         return cls(cache / f"models--{repo.replace('/', '--')}")
 
     @property
     def repo(self) -> str:
-        """`org/repo`."""
         return self.folder.name.removeprefix("models--").replace("--", "/", 1)
 
     def snapshot(self, commit: str) -> Path:
@@ -54,7 +52,6 @@ class CachedRepo:
         write_atomically(self.folder / "refs" / "main", commit, parents=True)
 
     def blob(self, etag: str) -> Path:
-        """Return the path of the content with this tag, which need not be here."""
         return self.folder / "blobs" / etag
 
     def partial(self, etag: str) -> Path:
@@ -77,9 +74,6 @@ class CachedRepo:
         except OSError:
             blob.replace(link)
         return link
-
-    def size_on_disk(self) -> int:
-        return folder_size(self.folder)
 
 
 def folder_size(folder: Path) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import Found, OpenModel
+from mlxmtp.app.open import Checkpoint, OpenModel
 from mlxmtp.app.turn import Kind, Outcome, Turn
 from mlxmtp.app.worker import Failed, Worker
 from mlxmtp.chat.conversation import Conversation
@@ -38,7 +38,7 @@ class House:
         self.tokenizer = Tokenizer.load(model_folder)
         self.decoder = FakeDecoder()
         model = Model(self.decoder, read_config(model_folder), self.tokenizer)
-        found = Found("fake", model_folder)
+        found = Checkpoint("fake", model_folder)
         self.opened = OpenModel(model, found, None, LearnedDrafting(folder / "data", None))
         self.sessions = Sessions(folder / "sessions")
         self.conversation = Conversation(journal=self.sessions.create())

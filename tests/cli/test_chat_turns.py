@@ -20,7 +20,7 @@ from mlxmtp.cli.terminal.output import Look
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import TooLarge
-from mlxmtp.hub.store import Found
+from mlxmtp.hub.store import Checkpoint
 from tests.cli.talking import Conversing
 
 
@@ -412,7 +412,7 @@ def test_that_a_conversation_is_not_saved_any_more_is_said_once(
 def test_what_was_learned_is_kept_after_each_answer(talk: Conversing) -> None:
     """A conversation mostly ends with its window: nothing can wait for an orderly end."""
     talk.decoder.depth = DraftLength()
-    places, drafter = talk.talk.loaded.places, Found("drafter", talk.folder / "model")
+    places, drafter = talk.talk.loaded.places, Checkpoint("drafter", talk.folder / "model")
     learned = LearnedDrafting.of_pair(talk.model, drafter.folder, places.data)
     assert talk.talk.model.target is not None
     talk.worker.model = OpenModel(talk.model, talk.talk.model.target, drafter, learned)

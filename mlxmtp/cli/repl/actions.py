@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from mlxmtp.app.open import Found
+from mlxmtp.app.open import Checkpoint
 from mlxmtp.app.turn import exchange_tokens
 from mlxmtp.chat.context import reserve_for
 from mlxmtp.chat.history import Exchange, title_of
@@ -251,7 +251,7 @@ class Actions:
         else:
             chat.say(f"{argument} answers from here on.")
 
-    def _load_with(self, target: str | Found, **settings: object) -> None:
+    def _load_with(self, target: str | Checkpoint, **settings: object) -> None:
         """Begin to read a model with other settings, which are taken back if it is refused."""
         before = self.chat.loaded
         self.chat.change(**settings)
