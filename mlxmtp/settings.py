@@ -1,14 +1,12 @@
 """The table of settings, and the only module that reads `os.environ` and `config.toml`.
 
-A setting is one field of `Settings`. From it come its flag in every command that takes it, its key in the config file,
-its environment variable, `/set`, `config show` and docs/settings.md. Flags win over the environment, that over the
-config file; None is filled in from the model's generation_config, then from defaults (`engine/params.py`).
+A setting is one field of `Settings`: its flag, config key, environment variable, `/set` and docs come from it. Flags
+win over the environment, that over the file, that over generation_config and defaults (`engine/params.py`).
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,26 +20,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The values a setting may have.
+    """The values a setting may have."""
 
-    `wanted` completes "it must be"; `reads` is the type of a flag's value; `check` returns the value in the field's
-    type, None for one that is not allowed.
-    """
-
-    wanted: str
-    reads: Any
-    check: Callable[[object], Any]
+    wanted: str  # completes "it must be"
+    reads: Any  # the type of a flag's value
+    check: Callable[[object], Any]  # returns the value in the field's type, None for one that is not allowed
 
 
 def number(allowed: Range) -> Rule:
     """Allow the numbers of a range."""
 
     def check(value: object) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value not in allowed:
+        kinds = int if allowed.whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or value not in allowed:
             return None
-        if allowed.whole:
-            return value if isinstance(value, int) else None
-        return float(value)
+        return value if allowed.whole else float(value)
 
     return Rule(str(allowed), int if allowed.whole else float, check)
 
@@ -64,8 +57,7 @@ def choice(*values: str | int) -> Rule:
     def check(value: object) -> object:
         return None if isinstance(value, bool) else next((one for one in values if one == value), None)
 
-    words = [str(one) for one in values]
-    return Rule(f"{', '.join(words[:-1])} or {words[-1]}", type(values[0]), check)
+    return Rule(f"{', '.join(map(str, values[:-1]))} or {values[-1]}", type(values[0]), check)
 
 
 def name_of(what: str) -> Rule:
@@ -86,21 +78,16 @@ _FETCHING = ("ask", "chat", "bench", "pull", "convert")
 class Setting:
     """One entry of the table, without the name and the type, which are the field's."""
 
-    usage: str
-    """Flags as typer takes them, then the metavar: `-m --model NAME`; empty for a setting without a flag."""
+    usage: str  # flags as typer takes them, then the metavar: `-m --model NAME`; empty for a setting without a flag
     rule: Rule
     help: str
-    default: str
-    """In words; the value itself belongs to the place that uses it."""
+    default: str  # in words; the value itself belongs to the place that uses it
     commands: tuple[str, ...] = ()
-    section: str = ""
-    """Place in a command's help, with all others of this section."""
+    section: str = ""  # of a command's help
     environment: str = ""
     in_config: bool = True
-    in_chat: bool = False
-    """Taken by `/set`."""
-    of_answer: bool = False
-    """A field of `engine.params.Params`."""
+    in_chat: bool = False  # taken by `/set`
+    of_answer: bool = False  # a field of `engine.params.Params`
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -214,25 +201,20 @@ class Settings:
 
 
 TABLE = table_of(Settings)
-CHAT_KEYS = tuple(name.replace("_", "-") for name, one in TABLE.items() if one.in_chat)
-"""Settings that `/set` takes, as they are typed."""
+CHAT_KEYS = tuple(name.replace("_", "-") for name, one in TABLE.items() if one.in_chat)  # as they are typed
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The places of files: `config` is a file, the others are folders that need not exist.
-
-    What is in `cache` can be made again.
-    """
+    """The places of files: `config` is a file, the others are folders that need not exist."""
 
     config: Path
     data: Path
     hf_cache: Path
-    cache: Path
+    cache: Path  # can be made again
 
     @property
     def sessions(self) -> Path:
-        """The folder of saved conversations."""
         return self.data / "sessions"
 
 
@@ -246,14 +228,12 @@ class Loaded:
     warnings: tuple[str, ...] = ()
     dumb_terminal: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
-    origins: Mapping[str, str] = field(default_factory=dict)
-    """Who set what: "flag", "environment" or "config file", by the name of the field."""
+    origins: Mapping[str, str] = field(default_factory=dict)  # "flag", "environment" or "config file", by field
 
 
 def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Loaded:
-    """Put flags over environment over config file.
+    """Put flags that were given over environment over config file.
 
-    `flags` holds only what was given on the command line, by the names of the settings.
     Raises UsageError for a bad flag, ConfigError for a bad value elsewhere.
     """
     places = find_places(environ)
@@ -296,17 +276,15 @@ def typed_value(key: str, text: str) -> Any:
 
 def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError]) -> Any:
     """Return the value in its field's type, or raise `error`: one sentence that names `where` and what is wanted."""
-    result = entry.rule.check(value)
-    if result is None:
-        shown = (
-            f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else repr(value)
-        )
+    if (result := entry.rule.check(value)) is None:
+        shown = f"{value:g}" if isinstance(value, float) else repr(value)
+        shown = shown.lower() if isinstance(value, bool) else shown
         raise error(f"{where} must be {entry.rule.wanted}, not {shown}.")
     return result
 
 
 def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
-    """Say whether the terminal knows no escape codes."""
+    """Return True if the terminal knows no escape codes."""
     return environ.get("TERM") == "dumb"
 
 
@@ -316,11 +294,7 @@ def editor(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment for asking git about a folder.
-
-    git sets some variables for a hook; with them it would answer for the hook's repository, whatever
-    folder is asked about.
-    """
+    """Return the environment without a hook's variables, with which git would answer for the hook's repository."""
     of_a_hook = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
     return {name: value for name, value in environ.items() if name not in of_a_hook}
 
@@ -369,8 +343,6 @@ def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
 
 def _number_or_text(text: str) -> object:
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text

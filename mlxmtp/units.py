@@ -1,7 +1,5 @@
 """Bytes, counts, durations, misspelt names and columns of text, as people read them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

@@ -1,15 +1,4 @@
-"""The memory that a model needs, from configurations alone: known before anything is read or downloaded.
-
-    weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
-    KV cache     full layers hold every position of the context, sliding ones a ring of window + 64 rows; with
-                 `--kv-bits` the full ones are quantized, and one at a time dequantized for a chunk
-    snapshots    in a conversation: copies of the rings, to which its next turns rewind
-    activations  of one chunk of the prompt (`models/chunks.py`)
-
-`tests/hub/test_fit.py` compares the sum with MLX's own peak. Width: on a GPU as stored, on a CPU float32.
-"""
-
-from __future__ import annotations
+"""The memory that a model needs, from configurations alone. `tests/hub/test_fit.py` compares it with MLX's own peak."""
 
 import os
 import sys
@@ -21,25 +10,22 @@ from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.tensors import kv_quantization, own_layers, parameter_count, quantization_of, tensors
 
-OVERHEAD = 1_000_000_000
-"""Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
-
+OVERHEAD = 1_000_000_000  # bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens
 _LARGE_MAC = 36 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes of memory that a model takes at its peak."""
+    """Bytes of memory that a model takes at its peak. Towers are not loaded."""
 
     target: int
     drafter: int
-    cache: int
-    activations: int
-    snapshots: int = 0
+    cache: int  # full layers hold every position of the context, sliding ones a ring of window + 64 rows
+    activations: int  # of one chunk of the prompt (`models/chunks.py`), with the keys and values it dequantizes
+    snapshots: int = 0  # copies of the rings, to which the next turns of a conversation rewind
 
     @property
     def total(self) -> int:
-        """All of it."""
         return self.target + self.drafter + self.cache + self.snapshots + self.activations
 
 
@@ -54,8 +40,8 @@ def need(
 ) -> Need:
     """Return the bytes at the peak of a conversation of `context` tokens that was read as one prompt.
 
-    `cpu`: MLX computes on the CPU (None: as on this machine). `turns`: with its snapshots. `kv_bits`: as
-    `--kv-bits`; raises LoadError where it cannot be.
+    `cpu`: MLX computes on the CPU, in float32 (None: as on this machine). `turns`: with its snapshots. Raises
+    LoadError for a model that cannot have these `kv_bits`.
     """
     on_cpu = computes_on_cpu() if cpu is None else cpu
     width = 4 if on_cpu else 2
