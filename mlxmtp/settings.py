@@ -72,6 +72,8 @@ EVERY = ("every",)
 _ANSWERING = ("ask", "chat")
 _RUNNING = ("ask", "chat", "bench")
 _FETCHING = ("ask", "chat", "bench", "pull", "convert")
+_SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
+_DRAFTING = {"commands": _RUNNING, "section": "drafting"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,39 +122,36 @@ class Settings:
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
         "none", commands=_RUNNING)
     temp: float | None = setting(
-        "--temp T", number(SAMPLING["temp"]), "Temperature; 0 is greedy.",
-        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "--temp T", number(SAMPLING["temp"]), "Temperature; 0 is greedy.", "the model's, else 0", **_SAMPLING)
     top_p: float | None = setting(
-        "--top-p P", number(SAMPLING["top_p"]), "Nucleus sampling; 1 is off.",
-        "the model's, else 1", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "--top-p P", number(SAMPLING["top_p"]), "Nucleus sampling; 1 is off.", "the model's, else 1", **_SAMPLING)
     top_k: int | None = setting(
         "--top-k K", number(SAMPLING["top_k"]), "Only the K likeliest tokens; 0 is off.",
-        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "the model's, else 0", **_SAMPLING)
     min_p: float | None = setting(
         "--min-p P", number(SAMPLING["min_p"]), "Only tokens this likely against the best.",
-        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "the model's, else 0", **_SAMPLING)
     seed: int | None = setting(
         "--seed N", number(SAMPLING["seed"]), "The same seed gives the same answer.",
-        "another one every time; `bench`: 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "another one every time; `bench`: 0", **_SAMPLING)
     max_tokens: int | None = setting(
         "--max-tokens N", number(TOKEN_COUNT), "Stop after N tokens.",
         "the model's, else the context", commands=_ANSWERING, section="sampling", in_chat=True, of_answer=True)
     draft: bool | None = setting(
-        "--draft/--no-draft", SWITCH, "Draft ahead with the model's drafter.",
-        "where there is one", commands=_RUNNING, section="drafting")
+        "--draft/--no-draft", SWITCH, "Draft ahead with the model's drafter.", "where there is one", **_DRAFTING)
     draft_model: str | None = setting(
         "--draft-model NAME", name_of("a drafter"), "Another drafter than the paired one.",
-        "the paired one", commands=_RUNNING, section="drafting")
+        "the paired one", **_DRAFTING)
     num_draft_tokens: int | Literal["auto"] | None = setting(
         "--num-draft-tokens N|auto", number_or(Range(0, MAX_DRAFT, whole=True), "auto"),
         f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.",
         "auto", commands=_ANSWERING, section="drafting", of_answer=True)
     draft_bits: int | None = setting(
         "--draft-bits N", choice(4, 8, 16), "Pack the drafter to 4 or 8 bits; 16 keeps it.",
-        "by the drafter's size", commands=_RUNNING, section="drafting")
+        "by the drafter's size", **_DRAFTING)
     kv_bits: int | None = setting(
         "--kv-bits N", choice(4, 8), "Keep full layers' keys and values in 4 or 8 bits: less memory.",
-        "not quantized", commands=_RUNNING, section="drafting")
+        "not quantized", **_DRAFTING)
     think: bool | None = setting(
         "--think/--no-think", SWITCH, "Let the model reason first.",
         "off", commands=_RUNNING, section="thinking", of_answer=True)
@@ -172,23 +171,18 @@ class Settings:
         "-q --quiet", SWITCH, "No notes, progress or reasoning on stderr.",
         "off", commands=("ask", "bench", "pull", "convert"), section="display")
     no_color: bool | None = setting(
-        "--no-color", SWITCH, "No colours. Also NO_COLOR.",
-        "off", commands=EVERY, environment="NO_COLOR")
+        "--no-color", SWITCH, "No colours. Also NO_COLOR.", "off", commands=EVERY, environment="NO_COLOR")
     yes: bool | None = setting(
-        "-y --yes", SWITCH, "Accept a download.",
-        "off", commands=_FETCHING)
+        "-y --yes", SWITCH, "Accept a download.", "off", commands=_FETCHING)
     cache: bool | None = setting(
         "--cache/--no-cache", SWITCH, "Keep what was read on disk: the next question on it reads only itself.",
         "off", commands=("ask",))
     cache_gb: float | None = setting(
-        "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.",
-        "20")
+        "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
     force: bool | None = setting(
-        "--force", SWITCH, "Try it even if the memory will not do.",
-        "off", commands=_RUNNING, in_config=False)
+        "--force", SWITCH, "Try it even if the memory will not do.", "off", commands=_RUNNING, in_config=False)
     debug: bool | None = setting(
-        "--debug", SWITCH, "Show a traceback when something fails.",
-        "off", commands=EVERY, in_config=False)
+        "--debug", SWITCH, "Show a traceback when something fails.", "off", commands=EVERY, in_config=False)
 
     def of_answer(self) -> dict[str, Any]:
         """Return what was said about answers, by the names of `engine.params.Params`."""

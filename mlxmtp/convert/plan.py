@@ -23,8 +23,7 @@ _COPIED = (
     "processor_config.json", "preprocessor_config.json", "tokenizer.model", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 
-Place = tuple[Path, int]
-"""A file, and an offset in it in bytes."""
+Place = tuple[Path, int]  # a file, and an offset in it in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,6 @@ class ConversionPart:
 
     @property
     def sources(self) -> list[Path]:
-        """The weight files it is made of."""
         return sorted({task.source.file for task in self.tasks})
 
     def steps(self) -> Iterator[tuple[Slice, list[Place]]]:
@@ -157,10 +155,9 @@ def _partial_folder(dest: Path) -> Path:
 def plan_conversion(
     source: Path, drafter: Path | None, dest: Path, recipe: Recipe, *, origin: str, drafter_named: bool = True
 ) -> ConversionPlan:
-    """Plan the conversion of a checkpoint folder and its drafter's.
+    """Plan the conversion of a checkpoint folder and its drafter's; one not `drafter_named` may be left out.
 
-    `drafter_named`: somebody asked for this drafter; one that was merely found and does not fit is left out with a
-    note. Raises LoadError for a source that is no Gemma 4, quantized or damaged, and for a wrong pair.
+    Raises LoadError for a source that is no Gemma 4, quantized or damaged, and for a wrong pair.
     """
     target = read_config(source)
     if target.is_drafter:

@@ -43,8 +43,7 @@ class Agreement:
     tokens: int
 
 
-Compare = Callable[[Path, Path], Agreement]
-"""Takes the folders of source and result. Raises TooLarge where they cannot be compared."""
+Compare = Callable[[Path, Path], Agreement]  # takes the folders of source and result, raises TooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class StepJournal:
     @classmethod
     @contextmanager
     def open(cls, path: Path, fingerprint: str) -> Iterator[Self]:
-        """Open a journal, locked while it is. Raises ConversionError if another process has it."""
+        """Open a journal and lock it. Raises ConversionError if another process has it."""
         with path.open("ab+", buffering=0) as file:
             if not try_lock(file.fileno()):
                 raise ConversionError(f"Another process is converting into {path.parent}. Wait for it, or stop it.")
@@ -226,10 +225,8 @@ def _steps(plan: ConversionPlan) -> Iterator[tuple[Slice, list[Place]]]:
 
 
 def _written(step: Slice, places: list[Place], files: dict[Path, int]) -> list[bytes]:
-    return [
-        os.pread(files[file], step.bytes_of(part)[1], start)
-        for part, (file, start) in zip(step.task.parts, places, strict=True)
-    ]
+    sizes = [step.bytes_of(part)[1] for part in step.task.parts]
+    return [os.pread(files[file], size, start) for size, (file, start) in zip(sizes, places, strict=True)]
 
 
 def _checksum(pieces: Sequence[bytes]) -> int:

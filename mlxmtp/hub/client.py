@@ -30,8 +30,7 @@ TransferError = (errors.HfHubHTTPError, httpx2.TransportError, errors.OfflineMod
 
 T = TypeVar("T")
 
-OnWait = Callable[[str, float], None]
-"""Called with a reason and the seconds until the next attempt."""
+OnWait = Callable[[str, float], None]  # takes a reason and the seconds until the next attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +91,7 @@ def endpoint() -> str:
 
 
 def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = None) -> RemoteRepo:
-    """Return the files of `repo` at `revision` (a branch, tag or commit; None: the newest).
-
-    Raises ModelNotFound if there is no such repository or revision, DownloadError for everything else.
-    """
+    """Return the files of `repo` at a branch, tag or commit (None: the newest). Raises ModelNotFound, DownloadError."""
     try:
         validate_repo_id(repo)
     except errors.HFValidationError as error:
@@ -131,10 +127,8 @@ def _files(siblings: list[dict[str, Any]]) -> Iterator[RemoteFile]:
 def _headers() -> dict[str, str]:
     """Return who asks, and the token; the client's own headers also tell which program runs it, which it looks up."""
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    return {
-        "User-Agent": f"mlxmtp/{installed_version()}; hf_hub/{client_version}",
-        **({} if token is None else {"Authorization": f"Bearer {token}"}),
-    }
+    headers = {"User-Agent": f"mlxmtp/{installed_version()}; hf_hub/{client_version}"}
+    return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
 
 
 def read_file(repo: str, commit: str, name: str, *, on_wait: OnWait | None = None) -> bytes:
@@ -158,7 +152,7 @@ def _patiently(request: Callable[[], T], patience: Patience, repo: str, revision
 
 @contextmanager
 def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Yield the bytes of a file from `start` on: where they really start (0 if the server ignores ranges), and pieces.
+    """Yield where the bytes of a file start (0 if the server ignores ranges), and pieces of them.
 
     Raises `TransferError`. Redirects are followed anew every time: the address of the bytes behind them expires.
     """
@@ -200,9 +194,8 @@ def _explain_answer(error: errors.HfHubHTTPError, repo: str, revision: str | Non
         return ModelNotFound(f"{repo} has no revision '{revision}'. Leave out --revision for the newest one.")
     gated, status = isinstance(error, errors.GatedRepoError), error.response.status_code
     if isinstance(error, errors.RepositoryNotFoundError) and not gated:
-        return ModelNotFound(
-            f"There is no {repo} on the hub, or it is private. Check the name, or run `hf auth login` or set HF_TOKEN."
-        )
+        said = f"There is no {repo} on the hub, or it is private. "
+        return ModelNotFound(f"{said}Check the name, or run `hf auth login` or set HF_TOKEN.")
     if gated:
         said = f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
     elif isinstance(error, errors.EntryNotFoundError):

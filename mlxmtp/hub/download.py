@@ -113,14 +113,13 @@ def plan_download(
     Raises ModelNotFound, DownloadError, LoadError (not a Gemma 4).
     """
     entry = find_entry(name)
-    planner = _Planner(cache, on_wait)
-    target = planner.part(entry.target.repo if entry else name, revision)
+    target = _plan_part(entry.target.repo if entry else name, revision, cache, on_wait)
     if target.role == "drafter" or not draft:
         return DownloadPlan(name, (target,), cache)
     tried = list(dict.fromkeys(_drafter_repos(target, entry)))
     for repo in tried:
         try:
-            drafter = planner.part(repo, None)
+            drafter = _plan_part(repo, None, cache, on_wait)
             check_pair(target.config, drafter.config)
         except (ModelNotFound, LoadError):
             continue
@@ -138,46 +137,42 @@ def _drafter_repos(target: RepoPart, entry: Entry | None) -> Iterator[str]:
             yield official.drafter.repo
 
 
-class _Planner:
-    def __init__(self, cache: Path, on_wait: OnWait | None) -> None:
-        self._cache, self._on_wait = cache, on_wait
+def _plan_part(repo: str, revision: str | None, cache: Path, on_wait: OnWait | None) -> RepoPart:
+    remote = client.look_up(repo, revision, on_wait=on_wait)
+    cached = CachedRepo.of(cache, repo)
 
-    def part(self, repo: str, revision: str | None) -> RepoPart:
-        remote = client.look_up(repo, revision, on_wait=self._on_wait)
-        cached = CachedRepo.of(self._cache, remote.repo)
-        if "config.json" not in remote.files:
-            raise LoadError(f"{repo} has no config.json, so it is no model that mlxmtp runs. Try another repository.")
-        config = ModelConfig.parse(self._read(remote, cached, "config.json"), repo)
-        weights = self._weights(remote, cached)
-        patterns = _NETWORK if config.is_drafter else _NETWORK + _TEXT_SIDE
-        small = [file for name, file in remote.files.items() if any(fnmatch(name, pattern) for pattern in patterns)]
-        files = (*sorted(small, key=lambda file: file.size), *(remote.files[name] for name in weights))
-        role: Literal["target", "drafter"] = "drafter" if config.is_drafter else "target"
-        return RepoPart(role, remote.commit, revision, files, cached, config)
-
-    def _weights(self, remote: client.RemoteRepo, cached: CachedRepo) -> list[str]:
-        if INDEX in remote.files:
-            try:
-                names = indexed_files(self._read(remote, cached, INDEX))
-            except ValueError:
-                raise LoadError(f"The index of {remote.repo} cannot be read. Try another --revision.") from None
-        else:
-            names = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors") and "/" not in name)
-        if not names:
-            raise LoadError(f"{remote.repo} holds no safetensors weights. Try another repository.")
-        if absent := [name for name in names if name not in remote.files]:
-            raise LoadError(f"{remote.repo} lacks {absent[0]}, which its index names. Try another --revision.")
-        return names
-
-    def _read(self, remote: client.RemoteRepo, cached: CachedRepo, name: str) -> bytes:
-        """Return the bytes of a small file, without leaving a trace in the cache."""
+    def read(name: str) -> bytes:  # without leaving a trace in the cache
         file = remote.files[name]
-        content = cached.content(remote.commit, file.name, file.etag)
+        content = cached.content(remote.commit, name, file.etag)
         if content is not None and content.stat().st_size == file.size:
             return content.read_bytes()
         if file.size > _LARGEST_SMALL:
-            raise LoadError(f"{file.name} of {remote.repo} has {file.size} bytes, which is no such file.")
-        return client.read_file(remote.repo, remote.commit, file.name, on_wait=self._on_wait)
+            raise LoadError(f"{name} of {repo} has {file.size} bytes, which is no such file.")
+        return client.read_file(repo, remote.commit, name, on_wait=on_wait)
+
+    if "config.json" not in remote.files:
+        raise LoadError(f"{repo} has no config.json, so it is no model that mlxmtp runs. Try another repository.")
+    config = ModelConfig.parse(read("config.json"), repo)
+    weights = _weights(remote, read)
+    patterns = _NETWORK if config.is_drafter else _NETWORK + _TEXT_SIDE
+    small = [file for name, file in remote.files.items() if any(fnmatch(name, pattern) for pattern in patterns)]
+    files = (*sorted(small, key=lambda file: file.size), *weights)
+    return RepoPart("drafter" if config.is_drafter else "target", remote.commit, revision, files, cached, config)
+
+
+def _weights(remote: client.RemoteRepo, read: Callable[[str], bytes]) -> list[RemoteFile]:
+    if INDEX in remote.files:
+        try:
+            names = indexed_files(read(INDEX))
+        except ValueError:
+            raise LoadError(f"The index of {remote.repo} cannot be read. Try another --revision.") from None
+    else:
+        names = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors") and "/" not in name)
+    if not names:
+        raise LoadError(f"{remote.repo} holds no safetensors weights. Try another repository.")
+    if absent := [name for name in names if name not in remote.files]:
+        raise LoadError(f"{remote.repo} lacks {absent[0]}, which its index names. Try another --revision.")
+    return [remote.files[name] for name in names]
 
 
 class _Content:
