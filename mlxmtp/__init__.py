@@ -36,7 +36,7 @@ _HOMES = {
     "engine.model": ("Model",),
     "engine.params": ("Params",),
     "engine.stats": ("Stats",),
-}
+}  # the others are in `errors`
 
 
 class _OpenBlasFirst:

@@ -37,16 +37,13 @@ def free_bytes(folder: Path) -> int:
 
 
 def try_lock(file: int) -> bool:
-    """Lock an open file until it is closed; return False if another process has it. Raises OSError.
-
-    A file system without locks counts as locked: working without a lock is better than not at all.
-    """
+    """Lock an open file until it is closed; return False if another process has it. Raises OSError."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _NO_LOCKS:  # without locks we work as well: better than not at all
             raise
     return True
 

@@ -1,8 +1,4 @@
-"""The table of settings, and the only module that reads `os.environ` and `config.toml`.
-
-A setting is one field of `Settings`: its flag, config key, environment variable, `/set` and docs come from it. Flags
-win over the environment, that over the file, that over generation_config and defaults (`engine/params.py`).
-"""
+"""The table of settings, and the only module that reads `os.environ` and `config.toml`."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -113,7 +109,11 @@ def table_of(settings: type) -> dict[str, Setting]:
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The table, and one row of values: what the user asked for, None where nobody said anything."""
+    """The table, and one row of values: what the user asked for, None where nobody said anything.
+
+    Flags, config keys, environment variables, `/set` and docs/settings.md come from the fields. Flags win over the
+    environment, that over the file; None is filled in from generation_config, then defaults (`engine/params.py`).
+    """
 
     model: str | None = setting(
         "-m --model NAME", name_of("a model"), "Alias, org/repo or path. Also MLXMTP_MODEL.",
@@ -226,10 +226,7 @@ class Loaded:
 
 
 def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Loaded:
-    """Put flags that were given over environment over config file.
-
-    Raises UsageError for a bad flag, ConfigError for a bad value elsewhere.
-    """
+    """Put flags over environment over config file. Raises UsageError for a bad flag, ConfigError for others."""
     places = find_places(environ)
     config = _read_toml(places.config)
     aliases, prompts = (_string_table(config.pop(name, {}), name, places.config) for name in ("aliases", "prompts"))

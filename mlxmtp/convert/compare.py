@@ -36,10 +36,7 @@ _ROWS = 16  # positions compared at a time: a row of the full vocabulary is a me
 
 
 def compare_on_text(source: Path, result: Path) -> Agreement:
-    """Compare two targets on a text of our own; without a tokenizer on a fixed row of tokens.
-
-    Raises TooLarge if one of them does not fit this machine, LoadError if the result cannot be used.
-    """
+    """Compare two targets on a text, without a tokenizer on a fixed row of tokens. Raises TooLarge, LoadError."""
     configs = [read_config(folder) for folder in (source, result)]
     vocabulary = configs[0].vocab_size
     if (source / "tokenizer.json").is_file():

@@ -101,8 +101,8 @@ class ConversionPlan:
 
     @property
     def work(self) -> Path:
-        """The folder in which it grows; nothing takes what is in it for a model."""
-        return _partial_folder(self.dest)
+        """The folder in which `model` grows beside its journal; without config.json until every value was read back."""
+        return self.dest.with_name(self.dest.name + PARTIAL)
 
     @property
     def size(self) -> int:
@@ -148,21 +148,14 @@ def check_free(dest: Path, *, force: bool) -> None:
         raise UsageError(f"{dest} exists. Give another DEST, or replace it with --force.")
 
 
-def _partial_folder(dest: Path) -> Path:
-    return dest.with_name(dest.name + PARTIAL)
-
-
 def plan_conversion(
     source: Path, drafter: Path | None, dest: Path, recipe: Recipe, *, origin: str, drafter_named: bool = True
 ) -> ConversionPlan:
-    """Plan the conversion of a checkpoint folder and its drafter's; one not `drafter_named` may be left out.
-
-    Raises LoadError for a source that is no Gemma 4, quantized or damaged, and for a wrong pair.
-    """
+    """Plan the conversion of a folder and its drafter, left out if not `drafter_named` and wrong. Raises LoadError."""
     target = read_config(source)
     if target.is_drafter:
         raise LoadError(f"{source} is a drafter. Give its target as SRC and this as --draft-model.")
-    out = _partial_folder(dest) / "model"
+    out = dest.with_name(dest.name + PARTIAL) / "model"
     parts = [_part("target", target, recipe, out)]
     notes = []
     if drafter is not None:

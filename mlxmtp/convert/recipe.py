@@ -80,10 +80,7 @@ class Recipe:
         return replace(self, draft_bits=16 if self.bits == 16 or not large else 8 if self.bits == 8 else 4)
 
     def block(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the quantization block for config.json as mlx-lm and mlx-vlm read it; None if there is none.
-
-        The first three entries hold for every module; one that differs has its own, false if it is not quantized.
-        """
+        """Return the quantization block for config.json as mlx-lm and mlx-vlm read it, with entries for odd modules."""
         parts = [tensor for tensor in tensors(config) if tensor.quantizable]
         modules = {part.name.removesuffix(".weight"): self._of(part, config) for part in parts}
         counts = Counter(own for own in modules.values() if own is not None)
@@ -112,10 +109,7 @@ class Recipe:
 
 
 def make_recipe(flags: Mapping[str, Any], *, qat: bool = False) -> Recipe:
-    """Make a recipe from fields by name; one that is absent or None takes its default.
-
-    ``qat``: the source was trained to be quantized to 4 bits in groups of 32. Raises UsageError.
-    """
+    """Make a recipe from fields that are not None; ``qat`` sources were trained for groups of 32. Raises UsageError."""
     given = {name: value for name, value in flags.items() if value is not None}
     group, bits = MODES.get(given.get("mode", "affine"), MODES["affine"])
     if qat and given.get("mode", "affine") == "affine":

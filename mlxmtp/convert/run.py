@@ -1,8 +1,4 @@
-"""Carrying out a conversion: slice by slice, continued where it stopped.
-
-DEST.partial/model grows beside a journal of the steps on disk, without config.json until every value has been read
-back, and is renamed to DEST at the very end.
-"""
+"""Carrying out a conversion: slice by slice, continued where it stopped."""
 
 import errno
 import json
@@ -13,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 from zlib import crc32
@@ -66,10 +62,7 @@ class ConversionResult:
 
 
 def convert(plan: ConversionPlan, *, compare: Compare | None = None, watch: Watch | None = None) -> ConversionResult:
-    """Write the result, read it back, compare it, and give it its name; the next call goes on where one stopped.
-
-    Raises ConversionError (disk), LoadError (source).
-    """
+    """Write, check, compare and name the result, or go on with it. Raises ConversionError, LoadError."""
     watch = watch or Watch()
     try:
         plan.work.mkdir(parents=True, exist_ok=True)
@@ -118,7 +111,6 @@ class StepJournal:
         self.truncate(len(self.checksums))
 
     def add(self, checksum: int) -> None:
-        """Note that the next step is on disk."""
         self._file.write(b"%08x\n" % checksum)
         self.checksums.append(checksum)
 
@@ -135,9 +127,7 @@ def _fill(plan: ConversionPlan, journal: StepJournal, on_bytes: OnBytes) -> None
     with _open_files(plan) as files, little_memory():
         done = _intact_steps(plan, journal, files, on_bytes)
         journal.truncate(done)
-        for at, (step, places) in enumerate(_steps(plan)):
-            if at < done:
-                continue
+        for step, places in islice(_steps(plan), done, None):
             data = convert_slice(step)
             for piece, (file, start) in zip(data, places, strict=True):
                 write_bytes(files[file], piece, start)
@@ -161,8 +151,7 @@ def _read_back(plan: ConversionPlan, journal: StepJournal, on_checked: OnBytes) 
     from mlxmtp.convert.slices import check_values, little_memory
 
     for part in plan.parts:
-        index = part.index()
-        if index is not None:
+        if index := part.index():
             _write_json(part.folder / INDEX, index)
         stored = {name: tensor.layout for name, tensor in read_folder(part.folder).items()}
         if stored != {layout.name: layout for task in part.tasks for layout in task.parts}:

@@ -1,7 +1,4 @@
-"""Slices of a conversion as arrays: bytes in, bytes out.
-
-MLX quantizes every group of a row for itself, so slices give bit for bit what the whole tensor gives.
-"""
+"""Slices of a conversion: bytes in, bytes out. MLX quantizes groups alone, so slices give what a whole tensor does."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,8 +1,4 @@
-"""From the tensors of a published checkpoint to those of its conversion, in slices of rows; no value is read.
-
-Names become those of the network, gate and up projections of the experts are separated, what no layer reads is dropped,
-and convolutions of the towers are turned to MLX's order.
-"""
+"""From the tensors of a published checkpoint to those of its conversion, in slices of rows; no value is read."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -74,10 +70,7 @@ def slices(task: Task) -> Iterator[Slice]:
 
 
 def make_tasks(config: ModelConfig, source: Mapping[str, Stored], recipe: Recipe) -> tuple[list[Task], list[str]]:
-    """Return the tasks of a conversion, and the names in the source that it leaves out.
-
-    Raises LoadError if the source is quantized already, lacks a tensor or has one that no Gemma 4 has.
-    """
+    """Return the tasks of a conversion, and the names in the source that it leaves out. Raises LoadError."""
     refuse_quantized(config, source, config.folder)
     names = Names(config)
     tasks: dict[str, Task] = {}

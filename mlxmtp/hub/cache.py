@@ -1,10 +1,4 @@
-"""The layout of the Hugging Face cache, which other tools share, and the commits that were pulled.
-
-models--org--repo/refs/main             the commit that `main` was when somebody looked
-                  snapshots/COMMIT/NAME  links to the files of one commit
-                  blobs/ETAG             their contents
-                  blobs/ETAG.incomplete  what has arrived of one so far
-"""
+"""The layout of the Hugging Face cache, which other tools share, and the commits that were pulled."""
 
 import json
 import os
@@ -21,7 +15,13 @@ INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class CachedRepo:
-    """The folder of one repository in the cache; it need not exist."""
+    """The folder of one repository in the cache; it need not exist.
+
+    models--org--repo/refs/main             the commit that `main` was when somebody looked
+                      snapshots/COMMIT/NAME  links to the files of one commit
+                      blobs/ETAG             their contents
+                      blobs/ETAG.incomplete  bytes of one that have arrived so far
+    """
 
     folder: Path
 
@@ -37,7 +37,6 @@ class CachedRepo:
         return self.folder / "snapshots" / commit
 
     def commits(self) -> list[str]:
-        """Return every commit with a snapshot."""
         snapshots = self.folder / "snapshots"
         return sorted(item.name for item in snapshots.iterdir() if item.is_dir()) if snapshots.is_dir() else []
 

@@ -1,7 +1,4 @@
-"""Requests to the hub. Importing this imports `huggingface_hub` (0.2 s), so commands do it when they need it.
-
-Plain HTTP with ranges: the client's own download, with Xet or without, cannot continue a file in another process.
-"""
+"""Requests to the hub: plain HTTP with ranges, as neither the client's own download nor Xet continues a file."""
 
 import re
 import time

@@ -1,8 +1,4 @@
-"""Downloads into the cache: a plan of what target and drafter lack, then files that continue where they stopped.
-
-A file grows unbuffered under `blobs/ETAG.incomplete`, so whatever ends the process leaves what had arrived. It gets its
-final name only with the right size and hash.
-"""
+"""Downloads into the cache: a plan of what target and drafter lack, then files that continue where they stopped."""
 
 import errno
 import hashlib
@@ -215,7 +211,7 @@ class _Content:
 
 
 class Transfer:
-    """Fetches files of one repository at one commit."""
+    """Fetches files of one repository at one commit: unbuffered, so that whatever ends the process leaves its bytes."""
 
     def __init__(self, part: RepoPart, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
         self._cached, self._commit = part.cached, part.commit

@@ -60,19 +60,16 @@ CONTEXT = 4096  # tokens of the conversation for which it is decided if a model 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model that is installed, or could be: then `modified` (seconds since 1970) is None and config has no folder.
-
-    `drafter` is the paired drafter's name. Sizes are bytes on disk, or of the download (None: unknown).
-    """
+    """A model that is installed, or could be: then `modified` is None and config has no folder."""
 
     name: str
     repo: str | None
     config: ModelConfig
-    drafter: str | None
+    drafter: str | None  # the paired one's name
     drafter_config: ModelConfig | None
-    target_size: int | None
+    target_size: int | None  # bytes on disk, or of the download; None: unknown
     drafter_size: int | None
-    modified: float | None
+    modified: float | None  # seconds since 1970
 
     @property
     def size(self) -> int | None:
@@ -92,7 +89,6 @@ class KnownModel:
         return None if self.drafter_config is None else quantization(self.drafter_config)
 
     def needs(self, context: int = CONTEXT) -> Need:
-        """Return the memory for a conversation of `context` tokens."""
         return need(self.config, self.drafter_config, context)
 
 
@@ -220,7 +216,6 @@ class RemovalPlan:
 
     @property
     def size(self) -> int:
-        """Bytes that come free."""
         return sum(item.size for item in self.folders)
 
 

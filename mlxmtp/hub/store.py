@@ -57,10 +57,7 @@ class Store:
         raise ModelNotFound(missing_sentence(entry, machine_memory()))
 
     def drafter_for(self, target: Checkpoint, wanted: str | Literal[False] | None) -> Checkpoint | None:
-        """Return the drafter asked for by name, none (False), or the paired one if it is here (None).
-
-        Raises ModelNotFound for a named one that is not here.
-        """
+        """Return the named drafter, none (False), or the paired one if it is here (None). Raises ModelNotFound."""
         if wanted is False:
             return None
         if wanted is not None:
@@ -82,7 +79,7 @@ class Store:
                 own = None if converted else entry
                 installed.setdefault(folder, (entry, Checkpoint(entry.name, folder, own)))
         memory = machine_memory()
-        fitting = [one for entry, one in installed.values() if _fits(entry, memory)]
+        fitting = [one for entry, one in installed.values() if fits(entry.size or 0, memory)]
         return next(iter(fitting[-1:] or [one for _, one in installed.values()]), None)
 
     def converted(self, entry: Entry) -> Path | None:
@@ -160,19 +157,15 @@ def missing_sentence(entry: Entry, memory: int) -> str:
     """Return the sentence for a model with a short name that is not here; `memory` in bytes decides if it fits."""
     note = ""
     if entry.target.size is not None:
-        verdict = "fits" if _fits(entry, memory) else f"does not fit {format_bytes(memory)} of memory"
+        verdict = "fits" if fits(entry.size or 0, memory) else f"does not fit {format_bytes(memory)} of memory"
         note = f" ({format_bytes(entry.target.size)}, {verdict})"
     return f"Model '{entry.name}' is not on this machine. Run: mlxmtp pull {entry.name}{note}"
 
 
 def best_fit(memory: int) -> Entry | None:
     """Return the largest model in its default variant that fits `memory` bytes."""
-    fitting = (entry for entry in reversed(entries()) if ":" not in entry.name and _fits(entry, memory))
+    fitting = (entry for entry in reversed(entries()) if ":" not in entry.name and fits(entry.size or 0, memory))
     return next(fitting, None)
-
-
-def _fits(entry: Entry, memory: int) -> bool:
-    return fits(entry.size or 0, memory)
 
 
 def _built_in(part: str) -> Path:

@@ -20,18 +20,15 @@ _TIERS = ("", "Pro", "Max", "Ultra")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`chip` as the system names it, `generation` 1 to 5 for M1 to M5 (None elsewhere), `memory` and `usable` in bytes.
-
-    `usable` is what a model may take; `wired_limit` is the limit the user has set (None: the system's own).
-    """
+    """A computer, as its system describes it."""
 
     system: str
     chip: str
-    generation: int | None
+    generation: int | None  # 1 to 5 for M1 to M5, None elsewhere
     tier: str
-    memory: int
-    usable: int
-    wired_limit: int | None
+    memory: int  # bytes
+    usable: int  # bytes that a model may take
+    wired_limit: int | None  # bytes, set by the user; None: the system's own
 
     @property
     def bandwidth(self) -> float | None:

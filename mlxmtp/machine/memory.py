@@ -50,7 +50,8 @@ def need(
         weight_bytes(target, on_cpu),
         0 if drafter is None else weight_bytes(drafter, on_cpu),
         cache_bytes(target, context, width, kv_bits),
-        activation_bytes(target, context, width) + unpacked_bytes(target, context, width, kv_bits),
+        # With the keys and values of one layer that a chunk dequantizes: at most both are there at once.
+        activation_bytes(target, context, width) + (_entries(target, FULL) * context * width if kv_bits else 0),
         snapshot_bytes(target, context, width) if turns else 0,
     )
 
@@ -79,11 +80,6 @@ def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | No
         entries = _entries(config, FULL)
         row[FULL] = entries * how.bits // 8 + 2 * width * entries // how.group_size
     return sum(row[kind] * rows[kind] for kind in config.layer_types[: own_layers(config)])
-
-
-def unpacked_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None) -> int:
-    """Return the bytes of the layer's keys and values that a chunk dequantizes: at most both are there at once."""
-    return 0 if kv_bits is None else _entries(config, FULL) * context * width
 
 
 def snapshot_bytes(config: ModelConfig, context: int, width: int) -> int:
