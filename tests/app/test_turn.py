@@ -86,7 +86,8 @@ class House:
     def written(self) -> list[str]:
         """The events in the session's file: the role of a message, the type of any other."""
         lines = self.sessions.latest().path.read_text(encoding="utf-8").splitlines()
-        return [event.get("role", event["type"]) for event in map(json.loads, lines)]
+        events = map(json.loads, lines)
+        return [event["role"] if event["type"] == "message" else event["type"] for event in events]
 
 
 @pytest.fixture
