@@ -84,9 +84,10 @@ class House:
         return reply
 
     def written(self) -> list[str]:
-        """The types of events in the session's file."""
+        """The events in the session's file: the role of a message, the type of any other."""
         lines = self.sessions.latest().path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line)["type"] for line in lines]
+        events = map(json.loads, lines)
+        return [event["role"] if event["type"] == "message" else event["type"] for event in events]
 
 
 @pytest.fixture
@@ -110,8 +111,8 @@ def test_every_kind_of_turn_ends_in_one_event(house: House, kind: Kind, answer: 
     assert reply.stats is not None
     assert reply.stats["seed"] == 3
     new = [one for one in house.written()[len(before) :] if one != "part"]
-    begun = {"ask": ["question"], "edit": ["edit"], "regenerate": ["retract"], "continue": []}[kind]
-    assert new == [*begun, "extend" if kind == "continue" else "reply"]
+    begun = {"ask": ["user"], "edit": ["edit"], "regenerate": ["retract"], "continue": []}[kind]
+    assert new == [*begun, "extend" if kind == "continue" else "assistant"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -249,8 +250,9 @@ opener = open.Opener(loaded, tell=print)
 pocket = opener.target("pocket")
 opened = opener.open(pocket, opener.drafter(pocket, loaded.settings), loaded.settings)
 one = turn.Turn(Conversation(), "ask", Exchange("Hi"))
-one.begin(opened, PLAIN)
-assert one.run(one.stream(open.answer_params(loaded.settings)), lambda _: True).reason == "length"
+params = open.answer_params(loaded.settings)
+one.begin(opened, params)
+assert one.run(one.stream(params), lambda _: True).reason == "length"
 print(*(name for name in sys.modules if name.startswith(("mlxmtp.cli", "typer", "rich", "prompt_toolkit"))))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
