@@ -1,4 +1,4 @@
-"""One conversion from a request to a model: the weights it needs, its plan, and carrying it out.
+"""One conversion: the source it needs, its plan, and carrying it out.
 
 `e2b` means Google's own weights and 4 bits, `e2b:8bit` the same and 8 bits, `e2b:qat` the weights that Google trained
 for 4 bits, `e2b:bf16` no quantization. A repository or a folder is taken as it is.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxmtp.app.models import Catalog
 from mlxmtp.convert.plan import ConversionPlan, check_free, plan_conversion
@@ -19,10 +19,6 @@ from mlxmtp.convert.run import ConversionResult, Watch, convert
 from mlxmtp.errors import LoadError, MlxmtpError
 from mlxmtp.hub.registry import entries, find_entry
 from mlxmtp.hub.store import Checkpoint
-
-if TYPE_CHECKING:
-    from mlxmtp.convert.run import Compare
-
 
 _BITS = {"4bit": 4, "8bit": 8, "bf16": 16, "qat": 4}
 
@@ -66,10 +62,9 @@ def find_source(name: str) -> Source:
     if official is not None:
         return Source(name, official.source_repo, official.family, official.variant == "qat")
     folder = Path(name).expanduser().resolve()
-    is_folder = folder.is_dir()
-    repo = name if name.count("/") == 1 and not is_folder else None
-    origin = folder.name if is_folder else name
-    return Source(origin, repo, None, "-qat-" in origin.lower())
+    if folder.is_dir():
+        return Source(folder.name, None, None, "-qat-" in folder.name.lower())
+    return Source(name, name if name.count("/") == 1 else None, None, "-qat-" in name.lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +142,9 @@ class Conversion:
         Raises UsageError, ConversionError (disk), LoadError (source).
         """
         plan.check(force=self._request.force)
-        comparison: Compare | None = None
-        if compare:
-            from mlxmtp.convert.compare import compare_on_text
+        from mlxmtp.convert.compare import compare_on_text
 
-            comparison = compare_on_text
-        return convert(plan, compare=comparison, watch=watch)
+        return convert(plan, compare=compare_on_text if compare else None, watch=watch)
 
     def result_name(self) -> str:
         """Return the shortest name that finds the result."""

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
-from mlxmtp.hub import inventory
-from mlxmtp.hub.inventory import KnownModel, groups, quantization
+from mlxmtp.hub import inventory, removal
+from mlxmtp.hub.inventory import KnownModel
 from mlxmtp.hub.registry import BUILT_IN, find_entry
+from mlxmtp.hub.removal import RemovalPlan
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.speed import Speed, predict
+from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.tensors import parameter_count
+from mlxmtp.settings import Loaded
 
 if TYPE_CHECKING:
     from mlxmtp.hub.client import OnWait
     from mlxmtp.hub.download import OnBytes
     from mlxmtp.hub.plan import DownloadPlan
-    from mlxmtp.hub.removal import RemovalPlan
-    from mlxmtp.models.config import ModelConfig
-    from mlxmtp.settings import Loaded
 
 __all__ = ["BUILT_IN", "Catalog", "Checkpoint", "DownloadPlan", "Listing", "ModelReport", "NoDownload", "RemovalPlan"]
 
@@ -30,9 +30,9 @@ CONTEXTS = (4096, 32768, 131072)
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The models here, and where asked for those that could be; unfinished ones with the bytes they have so far.
+    """Models, by default the installed ones; `default` answers when none is named, `usable` bytes may a model take.
 
-    `default` is the name of the model that answers when none is named, `usable` the bytes that a model may take.
+    Unfinished ones come with the bytes they have so far.
     """
 
     models: tuple[KnownModel, ...]
@@ -138,12 +138,12 @@ class Catalog:
 
     def __init__(self, loaded: Loaded) -> None:
         self.store = Store(loaded.places, loaded.aliases)
-        self._loaded = loaded
+        self._model = loaded.settings.model
 
     def default_name(self) -> str:
         """Return the name of the model that answers when none is named."""
-        if self._loaded.settings.model is not None:
-            return self._loaded.settings.model
+        if self._model is not None:
+            return self._model
         default = self.store.default()
         return BUILT_IN if default is None else default.name
 
@@ -163,8 +163,9 @@ class Catalog:
         """Describe a model that is here. Raises ModelNotFound, LoadError."""
         checkpoint = self.store.resolve(name)
         model = inventory.describe(self.store, checkpoint)
-        commit = None if model.repo is None else checkpoint.folder.name
-        record = None if model.repo is None else self.store.records.find(model.repo)
+        commit = record = None
+        if model.repo is not None:
+            commit, record = checkpoint.folder.name, self.store.records.find(model.repo)
         paired, bandwidth = model.drafter_config, this_machine().bandwidth
         return ModelReport(
             name,
@@ -217,7 +218,12 @@ class Catalog:
         cache = self.store.places.hf_cache
         plan = plan_download(plain, cache, revision=revision, draft=draft, on_wait=on_wait)
         if to_convert:
-            _check_convertible(plan)
+            from mlxmtp.convert.tasks import refuse_quantized
+
+            target = plan.parts[0]
+            if target.config.is_drafter:
+                raise LoadError(f"{target.repo} is a drafter. Give its target as SRC and this as --draft-model.")
+            refuse_quantized(target.config, {}, target.repo)
         return plan
 
     def download(self, plan: DownloadPlan, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
@@ -228,15 +234,10 @@ class Catalog:
 
     def plan_removal(self, name: str) -> RemovalPlan:
         """Plan the removal of a model with its drafter. Raises ModelNotFound, UsageError for what is not ours."""
-        from mlxmtp.hub.removal import plan_removal
-
-        return plan_removal(name, self.store)
+        return removal.plan_removal(name, self.store)
 
     def remove(self, plan: RemovalPlan) -> None:
-        """Carry out a removal."""
-        from mlxmtp.hub.removal import remove
-
-        remove(plan, self.store)
+        removal.remove(plan, self.store)
 
 
 def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ...], tuple[ModuleReport, ...]]:
@@ -245,9 +246,9 @@ def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ..
     return (
         str(config.folder),
         parameter_count(config),
-        quantization(config),
+        inventory.quantization(config),
         tuple(FileReport(item.name, item.stat().st_size) for item in files),
-        tuple(ModuleReport(one.kind, one.storage, one.parameters, one.size) for one in groups(config)),
+        tuple(ModuleReport(one.kind, one.storage, one.parameters, one.size) for one in inventory.groups(config)),
     )
 
 
@@ -255,13 +256,3 @@ def _memory(model: KnownModel, context: int) -> MemoryReport:
     needed = model.needs(context)
     fits = needed.total <= this_machine().usable
     return MemoryReport(context, needed.target, needed.drafter, needed.cache, needed.activations, needed.total, fits)
-
-
-def _check_convertible(plan: DownloadPlan) -> None:
-    """Raise LoadError for weights that cannot be converted, before they are downloaded."""
-    from mlxmtp.convert.tasks import refuse_quantized
-
-    target = plan.parts[0]
-    if target.config.is_drafter:
-        raise LoadError(f"{target.repo} is a drafter. Give its target as SRC and this as --draft-model.")
-    refuse_quantized(target.config, {}, target.repo)

@@ -1,28 +1,17 @@
-"""One answer on the terminal while it comes: the thought, which folds when the answer starts, then the answer.
-
-    thinking 3 s · Ctrl+T hides it        in place, dim, at most 12 rows, gone when the answer starts
-    Let me see…
-
-    thought for 4 s                       what is left of it
-    The answer                            blocks of markdown, printed for good one by one
-
-Knows nothing of models and of where keys come from; the clock is the caller's.
-"""
+"""One answer on the terminal while it comes: the thought in place, at most 12 rows and folded when the answer starts,
+then the answer, block by block of markdown, printed for good."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from mlxmtp.cli.terminal.markdown import FRAME_SECONDS, MarkdownStream
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.presenters import Presenter, fits_markdown
 from mlxmtp.cli.terminal.rows import RedrawnRows, dim, wrapped
-
-if TYPE_CHECKING:
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.engine.events import FinishReason
-    from mlxmtp.engine.stats import Stats
+from mlxmtp.engine.events import FinishReason
+from mlxmtp.engine.stats import Stats
 
 
 class AnswerView(Presenter):
@@ -36,10 +25,8 @@ class AnswerView(Presenter):
         plain: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.shows_thoughts = show_thoughts
-        """The thought's own words are shown, not only its seconds."""
-        self._out = out
-        self._clock = clock
+        self.shows_thoughts = show_thoughts  # the thought's own words, not only its seconds
+        self._out, self._clock = out, clock
         self._redraws = fits_markdown(out)
         draws = self._redraws and not plain
         self._markdown = MarkdownStream(out.draw, out.size, color=out.look.color, clock=clock) if draws else None
@@ -47,9 +34,7 @@ class AnswerView(Presenter):
         self._thought = ""
         self._began: float | None = None
         self._drawn_at = float("-inf")
-        self._undrawn = False
-        self._thinks = False
-        self._started = False
+        self._undrawn = self._thinks = self._started = False
         self._ends_line = True
 
     @property

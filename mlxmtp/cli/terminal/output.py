@@ -1,4 +1,4 @@
-"""The two streams of a command: the answer on stdout, everything else on stderr. The only module that writes.
+"""The two streams of a command: the answer on stdout, everything else on stderr; and the clipboard.
 
 Contracts: nothing but the answer reaches stdout; a pipe gets text as it is, a terminal without control characters
 (escape codes of our own go through `draw`); a reader that went away is `ReaderGone`, once, and never a traceback.
@@ -16,6 +16,8 @@ from typing import TextIO
 
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.errors import MlxmtpError
+
+_LONGEST_COPY = 74_994  # bytes: what terminals take in one sequence (xterm's limit of 100,000 base64 characters)
 
 
 class ReaderGone(Exception):
@@ -35,8 +37,7 @@ class Output:
     """Stdout and stderr of one command."""
 
     def __init__(self, stdout: TextIO | None, stderr: TextIO | None, look: Look | None = None) -> None:
-        self._stdout = stdout
-        self._stderr = stderr
+        self._stdout, self._stderr = stdout, stderr
         self.look = look or Look()
         self._transient = False  # a progress line stands on stderr's last row
         self._in_thought = False  # the last thing on stderr was part of a thought
@@ -178,6 +179,25 @@ def show_table(out: Output, header: Sequence[str], rows: Sequence[Sequence[str]]
     if out.look.color and not out.look.dumb:
         out.draw(f"{bold(lines.pop(0))}\n")
     out.write("".join(f"{line}\n" for line in lines))
+
+
+def copy_to_clipboard(text: str, out: Output) -> str:
+    """Copy with the Mac's own program, else the terminal's escape sequence; return a sentence that says how it went."""
+    import base64
+    import subprocess
+
+    amount = f"{len(text):,} character{'' if len(text) == 1 else 's'}"
+    if sys.platform == "darwin":
+        with suppress(OSError, subprocess.CalledProcessError):  # the terminal may have a way
+            subprocess.run(["/usr/bin/pbcopy"], input=text, encoding="utf-8", errors="replace", check=True)
+            return f"Copied {amount}."
+    data = text.encode("utf-8", "replace")
+    if out.look.dumb:
+        return "This terminal has no way to the clipboard: /export writes a file instead."
+    if len(data) > _LONGEST_COPY:
+        return f"{amount} are too many for the terminal's clipboard: /export writes a file instead."
+    out.draw(f"\x1b]52;c;{base64.b64encode(data).decode()}\x07")
+    return f"Copied {amount}, if this terminal allows it."
 
 
 def _size(stream: TextIO | None) -> tuple[int, int]:

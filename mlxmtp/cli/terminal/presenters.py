@@ -1,20 +1,17 @@
-"""The shapes an answer can take on stdout (raw, markdown, one JSON object, JSON lines, the first code block), and its
-statistics in words."""
+"""The shapes of an answer on stdout (raw, markdown, JSON, first code block), and its statistics in words."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxmtp.cli.terminal.markdown import MarkdownStream
+from mlxmtp.cli.terminal.output import Output
+from mlxmtp.engine.events import FinishReason
+from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.units import format_bytes
-
-if TYPE_CHECKING:
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.engine.events import FinishReason
-    from mlxmtp.engine.stats import Stats
 
 _NARROWEST = 20  # columns; below that, laying out tables and lists is hopeless
 _OPENING = re.compile(r"(?P<indent> {0,3}|\s*(?:[-*+]|\d+[.)])?\s+)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
@@ -83,13 +80,13 @@ class AtOnce(Presenter):
 
     def __init__(self, inner: Presenter) -> None:
         self._inner = inner
-        self._text: list[str] = []
+        self._text = ""
 
     def text(self, text: str) -> None:
-        self._text.append(text)
+        self._text += text
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        self._inner.text("".join(self._text))
+        self._inner.text(self._text)
         self._inner.end(reason, stats)
 
 
@@ -125,19 +122,17 @@ class Json(Presenter):
     """One object `{model, drafter, response, thinking, finish_reason, stats}`, with `session` if it is saved."""
 
     def __init__(self, out: Output, model: str, drafter: str | None, session: str | None = None) -> None:
-        self._out = out
-        self._head = _head(model, drafter, session)
-        self._text: list[str] = []
-        self._thinking: list[str] = []
+        self._out, self._head = out, _head(model, drafter, session)
+        self._response = self._thinking = ""
 
     def text(self, text: str) -> None:
-        self._text.append(text)
+        self._response += text
 
     def thinking(self, text: str) -> None:
-        self._thinking.append(text)
+        self._thinking += text
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        said = {"response": "".join(self._text), "thinking": "".join(self._thinking)}
+        said = {"response": self._response, "thinking": self._thinking}
         self._out.write(as_json({**self._head, **said, "finish_reason": reason, "stats": stats.to_dict()}))
 
 
@@ -171,10 +166,8 @@ class FirstFence:
 
     def __init__(self) -> None:
         self.block: str | None = None
-        self.opening = ""
-        """The line that opened the block."""
-        self._partial = ""
-        self._fence = ""
+        self.opening = ""  # the line that opened the block
+        self._partial = self._fence = ""
         self._indent = 0
         self._lines: list[str] = []
 

@@ -44,7 +44,8 @@ class DownloadProgress:
     def text(self) -> str:
         """`1.2 GB of 3.6 GB, 34 %, 52 MB/s, 0:46 left`."""
         parts = [self.share()] if self._doing is None else [f"{self._doing} {self.share()}"]
-        speed = self._speed()
+        spent = self._clock() - self._arrived[0][0] if len(self._arrived) > 1 else 0.0
+        speed = sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
         if speed:
             parts += [f"{format_bytes(int(speed))}/s", f"{format_duration((self._total - self._have) / speed)} left"]
         elif not self._arrived:
@@ -61,12 +62,6 @@ class DownloadProgress:
             self._out.progress(text)
         elif not self._out.look.quiet:
             self._out.line(text)
-
-    def _speed(self) -> float:
-        if len(self._arrived) < 2:
-            return 0.0
-        spent = self._clock() - self._arrived[0][0]
-        return sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
 
 
 class PrefillProgress:
@@ -97,10 +92,9 @@ class PrefillProgress:
 
 
 class _Pace:
-    """Seconds for a token of a prompt as a line a + b position: every token attends to all before it.
+    """Seconds for a token of a prompt as a line a + b position (every token attends to all before it), by least squares.
 
-    Weighted least squares; the further the line reaches beyond what has been read, the less its slope is believed
-    (half of it after a tenth of ``total`` tokens, nine tenths after a third).
+    Half of its slope is believed after a tenth of ``total`` tokens, nine tenths after a third.
     """
 
     def __init__(self, total: int) -> None:

@@ -105,8 +105,8 @@ def columns_of(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list
 class RedrawnRows:
     """Rows below everything that is printed for good, replaced in place; the cursor is at the end of the last one.
 
-    When a window gets narrower, terminals wrap the rows that no longer fit, and the cursor with them: what has to be
-    erased is counted for the width of now. `size()` gives columns and rows.
+    What has to be erased is counted for the width of now, as terminals wrap rows that no longer fit. `size()` gives
+    columns and rows.
     """
 
     def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
