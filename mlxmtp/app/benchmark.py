@@ -1,7 +1,4 @@
-"""One benchmark, from the request to the report.
-
-All refusals come before weights are read; a failure or Ctrl-C in the middle ends in the report of what there is.
-"""
+"""One benchmark, from the request to the report; a failure or Ctrl-C ends in the report of what there is."""
 
 from __future__ import annotations
 
@@ -100,11 +97,7 @@ class Benchmark:
             else:
                 forms.callback(lambda: self._deliver(formats.report_text(report, request.form)))
             if request.plot is not None:
-                forms.callback(self._draw, request.plot)
-
-    def _draw(self, path: Path) -> None:
-        with _failure_named(path):
-            write_plot(self.report, path)
+                forms.callback(_failure_named(request.plot)(write_plot), report, request.plot)
 
     def _deliver(self, text: str, *, append: bool = False) -> None:
         if self._request.output is None:

@@ -25,16 +25,13 @@ _BITS = {"4bit": 4, "8bit": 8, "bf16": 16, "qat": 4}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Published weights: `repo` on the hub, None for a folder; `family` is the alias of the model they are.
-
-    `recipe` is what the name says about the recipe. `qat`: they were trained to be quantized.
-    """
+    """Published weights: `repo` on the hub, None for a folder; alias `family`; `qat`: trained to be quantized."""
 
     origin: str
     repo: str | None
     family: str | None
     qat: bool
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what the name says about it
 
     def result_name(self, recipe: Recipe) -> str:
         """Return the usual name of the result: `e2b-4bit`, `e2b-qat`, `my-model-mxfp4`."""
@@ -69,10 +66,7 @@ def find_source(name: str) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class ConversionRequest:
-    """A conversion to be made: `source` is an alias, `org/repo` or a folder, `recipe` fields of `Recipe` by name.
-
-    `update`: weights that are here are brought up to date and checked as well. `revision` is that of the source.
-    """
+    """A conversion to be made: `source` is an alias, `org/repo` or a folder, `recipe` fields of `Recipe` by name."""
 
     source: str
     dest: str | None = None
@@ -80,8 +74,8 @@ class ConversionRequest:
     draft: bool = True
     recipe: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
-    revision: str | None = None
-    update: bool = False
+    revision: str | None = None  # of the source
+    update: bool = False  # and check weights that are here
 
 
 class Conversion:
@@ -100,7 +94,6 @@ class Conversion:
 
     @property
     def repo(self) -> str | None:
-        """The source's repository; None for a folder."""
         return self._source.repo
 
     @property
@@ -137,17 +130,13 @@ class Conversion:
         return replace(plan, notes=tuple(notes))
 
     def carry_out(self, plan: ConversionPlan, *, compare: bool = True, watch: Watch | None = None) -> ConversionResult:
-        """Write the result and compare it with its source, if that fits this machine's memory.
-
-        Raises UsageError, ConversionError (disk), LoadError (source).
-        """
+        """Write the result and compare it with its source. Raises UsageError, ConversionError (disk), LoadError."""
         plan.check(force=self._request.force)
         from mlxmtp.convert.compare import compare_on_text
 
         return convert(plan, compare=compare_on_text if compare else None, watch=watch)
 
     def result_name(self) -> str:
-        """Return the shortest name that finds the result."""
         for name in (self._request.source, self._dest.name):
             with suppress(MlxmtpError):
                 if self._store.resolve(name).folder == self._dest:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
 from mlxmtp.hub import inventory, removal
-from mlxmtp.hub.inventory import KnownModel
+from mlxmtp.hub.inventory import Group, KnownModel
 from mlxmtp.hub.registry import BUILT_IN, find_entry
 from mlxmtp.hub.removal import RemovalPlan
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
@@ -24,16 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_IN", "Catalog", "Checkpoint", "DownloadPlan", "Listing", "ModelReport", "NoDownload", "RemovalPlan"]
 
-CONTEXTS = (4096, 32768, 131072)
-"""Tokens of the conversations whose memory a report gives, as far as the model's context reaches."""
+CONTEXTS = 4096, 32768, 131072  # tokens whose memory a report gives, as far as the model's context reaches
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Models, by default the installed ones; `default` answers when none is named, `usable` bytes may a model take.
-
-    Unfinished ones come with the bytes they have so far.
-    """
+    """Models here and, if asked for, on the hub; `default` answers unnamed calls, a model may take `usable` bytes."""
 
     models: tuple[KnownModel, ...]
     total_bytes: int
@@ -72,16 +68,6 @@ class FileReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleReport:
-    """All modules of one kind that are stored alike."""
-
-    kind: str
-    storage: str
-    parameters: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class DrafterReport:
     """A drafter and its files."""
 
@@ -90,7 +76,7 @@ class DrafterReport:
     parameters: int
     quantization: str
     files: tuple[FileReport, ...]
-    modules: tuple[ModuleReport, ...]
+    modules: tuple[Group, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +105,7 @@ class ModelReport:
     parameters: int
     quantization: str
     files: tuple[FileReport, ...]
-    modules: tuple[ModuleReport, ...]
+    modules: tuple[Group, ...]
     drafter: DrafterReport | None
     memory: tuple[MemoryReport, ...]
     prediction: Speed | None
@@ -148,7 +134,6 @@ class Catalog:
         return BUILT_IN if default is None else default.name
 
     def listing(self, *, every: bool = False) -> Listing:
-        """List what is here, and with `every` also what could be downloaded."""
         here = inventory.installed(self.store)
         return Listing(
             (*here, *(inventory.available(here) if every else [])),
@@ -194,10 +179,7 @@ class Catalog:
         to_convert: bool = False,
         on_wait: OnWait | None = None,
     ) -> DownloadPlan | NoDownload:
-        """Plan the download of a model with its drafter if `draft`; `to_convert` refuses what cannot be converted.
-
-        Raises UsageError for a folder, and ModelNotFound, DownloadError, LoadError (not a Gemma 4).
-        """
+        """Plan a download. Raises UsageError for a folder, ModelNotFound, DownloadError, LoadError (of no use here)."""
         plain = self.store.unaliased(name)
         if plain == BUILT_IN:
             return NoDownload(f"{BUILT_IN} is built in: there is nothing to download.")
@@ -240,7 +222,7 @@ class Catalog:
         removal.remove(plan, self.store)
 
 
-def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ...], tuple[ModuleReport, ...]]:
+def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ...], tuple[Group, ...]]:
     """Return the fields that the reports of a model and of a drafter share."""
     files = sorted(item for item in config.folder.iterdir() if item.is_file())
     return (
@@ -248,7 +230,7 @@ def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ..
         parameter_count(config),
         inventory.quantization(config),
         tuple(FileReport(item.name, item.stat().st_size) for item in files),
-        tuple(ModuleReport(one.kind, one.storage, one.parameters, one.size) for one in inventory.groups(config)),
+        tuple(inventory.groups(config)),
     )
 
 

@@ -35,7 +35,7 @@ __all__ = [
     "require_memory",
 ]
 
-Found = Checkpoint
+Found = Checkpoint  # the name for front ends, which import nothing of hub/
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,6 @@ class OpenModel:
 
     @property
     def context(self) -> int:
-        """Tokens the model's context holds."""
         return self.model.config.max_positions
 
     def close(self) -> None:
@@ -58,24 +57,18 @@ class OpenModel:
 
 @dataclass
 class Opener:
-    """Chooses among the models on this machine for one front end, and opens them.
-
-    Remarks go to `tell`, which a person reads if `attended`; `obtain` gets a missing model or raises its argument.
-    """
+    """Chooses among the models here and opens them; remarks go to `tell`, which a person reads if `attended`."""
 
     loaded: Loaded
     tell: Callable[[str], None]
-    obtain: Callable[[str, ModelNotFound], None] | None = None
+    obtain: Callable[[str, ModelNotFound], None] | None = None  # get a missing model, or raise the error given
     attended: bool = False
 
     def __post_init__(self) -> None:
         self._store = Store(self.loaded.places, self.loaded.aliases)
 
     def target(self, name: str | None) -> Found:
-        """Return the model of that name; without one an installed model, else the built-in one, with a remark.
-
-        Raises ModelNotFound, LoadError.
-        """
+        """Return that model, by default an installed one or the built-in one. Raises ModelNotFound, LoadError."""
         if name is None:
             installed = self._store.default()
             if installed is None:
@@ -101,11 +94,9 @@ class Opener:
         return drafter
 
     def has_drafter(self, target: Found) -> bool:
-        """Return whether a drafter that belongs to the target is on this machine."""
         return self._store.drafter_for(target, None) is not None
 
     def has(self, name: str) -> bool:
-        """Return whether a name means a model on this machine."""
         try:
             self._store.resolve(name)
         except ModelNotFound:
@@ -113,7 +104,6 @@ class Opener:
         return True
 
     def names(self) -> list[str]:
-        """Return the short names and aliases of models on this machine."""
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
         return [BUILT_IN, *here, *self.loaded.aliases]
 
@@ -172,10 +162,9 @@ def require_memory(
     turns: bool = False,
     kv_bits: int | None = None,
 ) -> None:
-    """Raise TooLarge if a conversation of `tokens` tokens cannot run here; `force` lets it try.
+    """Raise TooLarge if a conversation of `tokens` tokens cannot run here, as computed from configurations alone.
 
-    `turns`: it has more than one, so snapshots take memory, too. Computed from configurations alone, in a millisecond.
-    Raises LoadError for a folder that holds no model and for `kv_bits` that it cannot have.
+    `turns`: more than one, whose snapshots take memory, too. Raises LoadError for no model and impossible `kv_bits`.
     """
     if force:
         return
@@ -226,10 +215,7 @@ def _built_in_note() -> str:
 
 
 class LearnedDrafting:
-    """A file of the drafting state learned on what `of` names: model, drafter, chip, versions.
-
-    With `of` None, which is a model without a drafter, nothing is read or written.
-    """
+    """A file of the drafting state learned on what `of` names; without it (no drafter) nothing is read or written."""
 
     def __init__(self, data: Path, of: Mapping[str, str] | None) -> None:
         self._of = None if of is None else {"format": "1", **of}  # the format changes with what the numbers mean
@@ -238,7 +224,6 @@ class LearnedDrafting:
 
     @classmethod
     def of_pair(cls, model: Model, drafter: Path | None, data: Path, draft_bits: int | None = None) -> LearnedDrafting:
-        """Return the file for a model with the drafter in a folder, on this machine."""
         if drafter is None:
             return cls(data, None)
         from mlxmtp.engine.kv_file import fingerprint
@@ -254,13 +239,11 @@ class LearnedDrafting:
         return cls(data, of if model.kv_bits is None else {**of, "kv_bits": str(model.kv_bits)})
 
     def start(self, model: Model) -> None:
-        """Let a model begin with what is known."""
         if self._of is not None and (known := self.read()):
             with suppress(ValueError):  # written by somebody else: find out anew
                 model.start_from(known)
 
     def save(self, model: Model) -> None:
-        """Write what a model knows now, if it has learned anything."""
         if self._of is not None and (learned := model.learned()):
             self.write(learned)
 

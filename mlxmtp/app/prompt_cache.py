@@ -1,7 +1,4 @@
-"""KV caches on disk: of texts of which much is asked (`--cache`), and of a conversation (`--keep-cache`).
-
-Anything wrong with a file costs the time to prefill its text again, and nothing else.
-"""
+"""KV caches on disk, of prompt prefixes (`--cache`) and conversations (`--keep-cache`); a bad one only costs time."""
 
 from __future__ import annotations
 
@@ -26,9 +23,7 @@ from mlxmtp.units import format_bytes
 if TYPE_CHECKING:
     from mlxmtp.app.worker import Worker  # which imports logging, for a command without threads
 
-SHORTEST = 256
-"""Tokens from which a text is worth a file: the prefill of fewer takes less time than reading one."""
-
+SHORTEST = 256  # tokens from which a text is worth a file: the prefill of fewer takes less time than reading one
 _GB = 20.0  # the limit if nobody sets one: 100 pages take 0.3 GB with E2B and some 5 GB with 31B
 _OTHER_QUESTIONS = ("?", "A", "9.")  # which begin differently, also as tokens
 _NAME = re.compile(r"(?P<model>[0-9a-f]{16})-(?P<tokens>\d+)-(?P<hash>[0-9a-f]{32})\.safetensors")
@@ -47,15 +42,11 @@ class PromptCache:
 
     @classmethod
     def of(cls, loaded: Loaded) -> PromptCache:
-        """Return the user's own, with the limit of the settings."""
         limit = loaded.settings.cache_gb
         return cls(loaded.places.cache / "prompts", int((_GB if limit is None else limit) * 1e9))
 
     def load(self, model: Model, ids: Sequence[int]) -> tuple[int, str | None]:
-        """Load the longest stored prefix of `ids` that leaves a token to prefill.
-
-        Returns its length, and a sentence on what was wrong with a longer one that did not serve.
-        """
+        """Load the longest stored prefix that leaves a token; return its length, and why a longer one failed."""
         note = None
         for length, path in self._candidates(model, ids):
             try:
@@ -148,7 +139,6 @@ class SessionCache:
         self._met: Conversation | None = None  # the one that the model has been with since it is there
 
     def forget(self) -> None:
-        """Begin anew with another model."""
         self._met = None
 
     def load(self, conversation: Conversation) -> str | None:
@@ -166,10 +156,7 @@ class SessionCache:
         return f"{tokens:,} tokens of this conversation are in memory again."
 
     def save(self, conversation: Conversation, on_write: Callable[[], None] = lambda: None) -> str | None:
-        """Write what the model holds of a conversation that ends; returns a remark.
-
-        `on_write` is called before that takes time. Ctrl-C leaves the file before it as it was. Raises CacheRefused.
-        """
+        """Write what the model holds of a conversation that ends, return a remark. Raises CacheRefused."""
         path = self._path(conversation)
         if path is None or self._worker.model is None or not conversation.exchanges:
             return None

@@ -1,7 +1,4 @@
-"""One turn for every front end: fit the context, `begin`, `take` every event but the last, `end` once.
-
-Events may come from any thread.
-"""
+"""One turn for every front end, from any thread: `fit`, `begin`, `take` every event but the last, `end` once."""
 
 from __future__ import annotations
 
@@ -60,7 +57,6 @@ class Turn:
 
     @property
     def messages(self) -> list[Message]:
-        """The messages for the chat template."""
         if self._opened is not None:
             return self._conversation.messages()
         return self._conversation.messages(self.asking, instead=self._before is not None)
@@ -90,7 +86,6 @@ class Turn:
             self._conversation.retract_reply()
 
     def stream(self, params: Params, on_prefill: OnPrefill | None = None) -> Answer:
-        """Return the model's answer, on its way."""
         assert self._opened is not None
         goes_on, question = self.kind == "continue", self.asking.question
         return self._opened.model.stream(
@@ -98,10 +93,7 @@ class Turn:
         )
 
     def run(self, answer: Answer, show: Callable[[Text | Thinking], bool]) -> Outcome:
-        """Take all of an answer on this thread; `show` gets each event and returns false if that is enough.
-
-        Whatever is raised ends the turn as cancelled and is raised again.
-        """
+        """Take a whole answer on this thread, until `show` returns false; what is raised cancels the turn."""
         reason: FinishReason = "stop"
         try:
             for event in answer:

@@ -1,7 +1,4 @@
-"""The thread that owns the model, as MLX keeps streams and traces per thread; every answer comes from it as events.
-
-The main thread waits for events and keys at once, and Ctrl-C never strikes inside MLX.
-"""
+"""The thread that owns the model (MLX keeps streams and traces per thread), so that Ctrl-C never strikes inside MLX."""
 
 from __future__ import annotations
 
@@ -147,12 +144,10 @@ class Worker:
         return any(key in ready for key in keys)
 
     def wake(self) -> None:
-        """End a `wait`, from a signal handler, too."""
         with suppress(BlockingIOError):  # so many rings are waiting already
             os.write(self._button, b"\0")
 
     def events(self) -> Sequence[WorkerEvent]:
-        """Return the events since the last call, in order."""
         with suppress(BlockingIOError):
             os.read(self._bell, 1 << 16)
         return [self._events.popleft() for _ in range(len(self._events))]

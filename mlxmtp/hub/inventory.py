@@ -22,12 +22,12 @@ _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "i
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All tensors of one kind and storage: `storage` is `bf16` or `4 bit, groups of 64`; `size` in bytes."""
+    """All tensors of one kind and storage: `storage` is `bf16` or `4 bit, groups of 64`."""
 
     kind: str
     storage: str
     parameters: int
-    size: int
+    bytes: int
 
 
 def groups(config: ModelConfig) -> list[Group]:
@@ -37,7 +37,7 @@ def groups(config: ModelConfig) -> list[Group]:
         count, total = sums.get((kind, storage), (0, 0))
         sums[kind, storage] = (count + parameters, total + size)
     found = [Group(kind, storage, count, size) for (kind, storage), (count, size) in sums.items()]
-    return sorted(found, key=lambda group: -group.size)
+    return sorted(found, key=lambda group: -group.bytes)
 
 
 def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tuple[str, str, int, int]]:

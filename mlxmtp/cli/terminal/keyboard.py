@@ -57,7 +57,6 @@ class Modes:
         self.mark_pastes()
 
     def release(self) -> None:
-        """Give the terminal back as it was; nothing happens if it is not on hold."""
         self.hand_over()
         self.unmark_pastes()
 
@@ -130,11 +129,7 @@ class Keys:
         """Leave what has been typed so far to `typed_ahead`: it answers no question that comes now."""
 
     def typed_ahead(self) -> TypedAhead:
-        """Return what was typed since the last call, edited as it was typed; several lines keep their breaks.
-
-        Control characters are left out, and the line break at the end, which sends nothing by itself. Raises EOFError
-        for Ctrl+D with nothing before it, as an empty line would.
-        """
+        """Return what was typed since the last call, as edited. Raises EOFError for Ctrl+D with nothing before it."""
         return TypedAhead()
 
 
@@ -158,7 +153,7 @@ class Keyboard(Keys):
         if not modes.marked:
             self._undo.callback(modes.unmark_pastes)
         self._listen()
-        handlers = {signal.SIGCONT: self._continued, signal.SIGTSTP: self._suspended}
+        handlers: dict[int, Any] = {signal.SIGCONT: self._continued, signal.SIGTSTP: self._suspended}
         self._handlers = self._undo.enter_context(_handled(handlers))
         self._undo.callback(self._read_the_rest)  # first of all
         return self
@@ -269,10 +264,7 @@ class _Killed(SystemExit):
 
 @contextmanager
 def kills() -> Iterator[list[int]]:
-    """Let SIGTERM, and SIGHUP of a closed window, end what is within it in order; the list has their number then.
-
-    Afterwards they do what they always do: a second one ends the process at once.
-    """
+    """Let SIGTERM and SIGHUP end what is within it in order; yields their numbers. A second one ends at once."""
     killed: list[int] = []
 
     def end(number: int, _frame: FrameType | None) -> None:

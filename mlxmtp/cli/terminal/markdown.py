@@ -37,10 +37,7 @@ def warm_up() -> None:
 
 
 class MarkdownStream:
-    """Feed text as it comes; `draw` receives what the terminal has to be sent, one string a frame.
-
-    `size()` gives (columns, rows) of the terminal and is asked for every frame, as windows change.
-    """
+    """Feed text as it comes; `draw` gets one string a frame, `size()` gives columns and rows of the terminal now."""
 
     def __init__(
         self,
@@ -59,7 +56,6 @@ class MarkdownStream:
         self._drawn_at = float("-inf")
 
     def feed(self, text: str) -> None:
-        """Take in a piece of any size."""
         self._open += without_controls(text)
         if not self._printed:
             self._open = self._open.lstrip("\n")
@@ -71,7 +67,6 @@ class MarkdownStream:
             self._drawn_at = now
 
     def refresh(self) -> None:
-        """Draw what has come, if the last frame is long enough ago."""
         if self.undrawn and self._clock() - self._drawn_at >= FRAME_SECONDS:
             self._draw(0)
             self._drawn_at = self._clock()
@@ -83,10 +78,8 @@ class MarkdownStream:
             self._send("\n")
 
     def _draw(self, length: int) -> None:
-        """Print the first `length` characters of the open text for good and show the end of the rest.
-
-        Laying out takes time and Ctrl-C may come: the state changes after it, so nothing is lost or shown twice.
-        """
+        """Print the first `length` characters of the open text for good and show the end of the rest."""
+        # Ctrl-C may come while it is laid out: the state changes afterwards.
         done, rest = self._open[:length], self._open[length:]
         rows = self._lay_out(done, for_good=True)
         printed = self._printed or bool(rows)

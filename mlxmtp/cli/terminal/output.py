@@ -1,7 +1,6 @@
-"""The two streams of a command: the answer on stdout, everything else on stderr; and the clipboard.
+"""The two streams of a command, nothing but the answer on stdout, everything else on stderr; and the clipboard.
 
-Contracts: nothing but the answer reaches stdout; a pipe gets text as it is, a terminal without control characters
-(escape codes of our own go through `draw`); a reader that went away is `ReaderGone`, once, and never a traceback.
+A pipe gets text as it is, a terminal without control characters; a reader that went away is `ReaderGone`, once.
 """
 
 from __future__ import annotations
@@ -62,7 +61,6 @@ class Output:
         return self._stderr is not None and self._stderr.isatty()
 
     def size(self) -> tuple[int, int]:
-        """Return columns and rows of the terminal on stdout."""
         return _size(self._stdout)
 
     def write(self, text: str) -> None:
@@ -87,7 +85,6 @@ class Output:
             raise MlxmtpError(f"The answer cannot be written: {error.strerror or error}.") from error
 
     def dim(self, rows: Iterable[str]) -> None:
-        """Put rows of a remark on stdout, dim where the terminal can."""
         if self.look.dumb:
             self.write("".join(f"{row}\n" for row in rows))
         else:
@@ -99,11 +96,9 @@ class Output:
             self._remark(f"Note: {text}")
 
     def error(self, text: str) -> None:
-        """Tell why the command failed."""
         self._remark(f"Error: {text}")
 
     def line(self, text: str) -> None:
-        """Write one line to stderr, whatever it is connected to."""
         self.settle()
         self._put_error(f"{without_controls(text) if self.error_terminal else text}\n")
 
@@ -116,7 +111,6 @@ class Output:
             self._put_error(f"\r\x1b[K{dim(cropped(text, _size(self._stderr)[0] - 3))}")
 
     def clear_progress(self) -> None:
-        """Erase the progress line."""
         if self._transient:
             self._put_error("\r\x1b[K")
             self._transient = False
@@ -210,9 +204,7 @@ def _size(stream: TextIO | None) -> tuple[int, int]:
 
 def abandon(stream: TextIO) -> None:
     """Let what a broken stream still holds run into nothing, so that Python's own flush at exit stays silent."""
-    try:
+    with suppress(OSError, UnsupportedOperation):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-    except (OSError, UnsupportedOperation):
-        return
