@@ -22,12 +22,12 @@ _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "i
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All tensors of one kind and storage: `storage` is `bf16` or `4 bit, groups of 64`; `size` in bytes."""
+    """All tensors of one kind and storage: `storage` is `bf16` or `4 bit, groups of 64`."""
 
     kind: str
     storage: str
     parameters: int
-    size: int
+    bytes: int
 
 
 def groups(config: ModelConfig) -> list[Group]:
@@ -35,8 +35,8 @@ def groups(config: ModelConfig) -> list[Group]:
     found: dict[tuple[str, str], Group] = {}
     for kind, storage, parameters, size in _described(read_folder(config.folder), config):
         so_far = found.get((kind, storage), Group(kind, storage, 0, 0))
-        found[kind, storage] = Group(kind, storage, so_far.parameters + parameters, so_far.size + size)
-    return sorted(found.values(), key=lambda group: -group.size)
+        found[kind, storage] = Group(kind, storage, so_far.parameters + parameters, so_far.bytes + size)
+    return sorted(found.values(), key=lambda group: -group.bytes)
 
 
 def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tuple[str, str, int, int]]:

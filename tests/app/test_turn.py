@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import Checkpoint, OpenModel
+from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
 from mlxmtp.app.turn import Kind, Outcome, Turn
 from mlxmtp.app.worker import Failed, Worker
 from mlxmtp.chat.conversation import Conversation
@@ -241,7 +240,7 @@ def test_what_does_not_fit_says_what_can_be_left_out(house: House, kind: Kind) -
 def test_a_turn_needs_nothing_of_the_command_line() -> None:
     code = """
 import sys
-from mlxmtp.app import learned, open, prompt_cache, turn, worker
+from mlxmtp.app import open, prompt_cache, turn, worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.settings import load_settings

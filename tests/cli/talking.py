@@ -11,8 +11,7 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import Opener, OpenModel
+from mlxmtp.app.open import LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import Sessions

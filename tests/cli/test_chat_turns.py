@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import OpenModel
+from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.app.worker import Worker
 from mlxmtp.cli.repl.slash import Line
 from mlxmtp.cli.terminal.keyboard import CTRL_T, Keys

@@ -18,9 +18,8 @@ from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, help_of
-from mlxmtp.cli.terminal.answer_view import AnswerView
-from mlxmtp.cli.terminal.clipboard import copy
-from mlxmtp.cli.terminal.presenters import all_fences, stats_rows
+from mlxmtp.cli.terminal.output import copy_to_clipboard
+from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.errors import ModelNotFound, SessionError, UsageError
 from mlxmtp.settings import CHAT_KEYS, typed_value
 from mlxmtp.units import nearest
@@ -94,7 +93,7 @@ class Actions:
 
     def do_copy(self, argument: str) -> None:
         out = self.chat.out
-        self.chat.say(copy(self._to_copy(argument), out))
+        self.chat.say(copy_to_clipboard(self._to_copy(argument), out))
 
     def _to_copy(self, argument: str) -> str:
         if argument == "all":
