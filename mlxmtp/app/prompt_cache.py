@@ -63,7 +63,7 @@ class PromptCache:
         """Store `ids`, for which `model` has a snapshot, if they are worth it; returns why that failed."""
         if len(ids) < SHORTEST:
             return None
-        path = self.folder / _file_name(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest())
+        path = self._path(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest())
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             model.save_cache(path, len(ids))
@@ -73,6 +73,9 @@ class PromptCache:
         if not path.is_file():
             return f"The text is larger than the {self.limit / 1e9:g} GB of cache_gb: it will be read again next time."
         return None
+
+    def _path(self, model: Model, length: int, digest: str) -> Path:
+        return self.folder / f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"
 
     def _candidates(self, model: Model, ids: Sequence[int]) -> Iterator[tuple[int, Path]]:
         """Return stored prefixes of `ids`, longest first; the prompt is hashed once."""
@@ -86,7 +89,7 @@ class PromptCache:
         for length in sorted(length for length in lengths if length < len(ids)):
             digest.update(_bytes(ids[begin:length]))
             begin = length
-            path = self.folder / _file_name(model, length, digest.hexdigest())
+            path = self._path(model, length, digest.hexdigest())
             if path.is_file():
                 found.append((length, path))
         return reversed(found)
@@ -111,10 +114,6 @@ class PromptCache:
                 return
             path.unlink(missing_ok=True)
             total -= size
-
-
-def _file_name(model: Model, length: int, digest: str) -> str:
-    return f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"
 
 
 def _bytes(ids: Sequence[int]) -> bytes:
