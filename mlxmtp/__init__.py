@@ -9,46 +9,34 @@
 Importing the package costs nothing: every name below is imported when it is first used.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlxmtp.app.open import load as load
-    from mlxmtp.decode.decoder import Round as Round
-    from mlxmtp.engine.events import End as End
-    from mlxmtp.engine.events import Text as Text
-    from mlxmtp.engine.events import Thinking as Thinking
-    from mlxmtp.engine.model import Model as Model
-    from mlxmtp.engine.params import Params as Params
-    from mlxmtp.engine.stats import Stats as Stats
-    from mlxmtp.errors import ConfigError as ConfigError
-    from mlxmtp.errors import ContextOverflow as ContextOverflow
-    from mlxmtp.errors import LoadError as LoadError
-    from mlxmtp.errors import MlxmtpError as MlxmtpError
-    from mlxmtp.errors import ModelNotFound as ModelNotFound
-    from mlxmtp.errors import UsageError as UsageError
+    from mlxmtp.app.open import load
+    from mlxmtp.decode.decoder import Round
+    from mlxmtp.engine.events import End, Text, Thinking
+    from mlxmtp.engine.model import Model
+    from mlxmtp.engine.params import Params
+    from mlxmtp.engine.stats import Stats
+    from mlxmtp.errors import ConfigError, ContextOverflow, LoadError, MlxmtpError, ModelNotFound, UsageError
+
+__all__ = [
+    "ConfigError", "ContextOverflow", "End", "LoadError", "MlxmtpError", "Model", "ModelNotFound", "Params", "Round",
+    "Stats", "Text", "Thinking", "UsageError", "__version__", "load",
+]  # fmt: skip
 
 __version__: str
 
-_HOME = {
-    "ConfigError": "mlxmtp.errors",
-    "ContextOverflow": "mlxmtp.errors",
-    "End": "mlxmtp.engine.events",
-    "LoadError": "mlxmtp.errors",
-    "MlxmtpError": "mlxmtp.errors",
-    "Model": "mlxmtp.engine.model",
-    "ModelNotFound": "mlxmtp.errors",
-    "Params": "mlxmtp.engine.params",
-    "Round": "mlxmtp.decode.decoder",
-    "Stats": "mlxmtp.engine.stats",
-    "Text": "mlxmtp.engine.events",
-    "Thinking": "mlxmtp.engine.events",
-    "UsageError": "mlxmtp.errors",
-    "load": "mlxmtp.app.open",
-}
+_HOMES = {
+    "app.open": ("load",),
+    "decode.decoder": ("Round",),
+    "engine.events": ("End", "Text", "Thinking"),
+    "engine.model": ("Model",),
+    "engine.params": ("Params",),
+    "engine.stats": ("Stats",),
+}  # the others are in `errors`
 
 
 class _OpenBlasFirst:
@@ -64,16 +52,15 @@ class _OpenBlasFirst:
 
 sys.meta_path.insert(0, _OpenBlasFirst())
 
-__all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605  (names from the table above)
-
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
         from mlxmtp.version import installed_version
 
         value: object = installed_version()
-    elif name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
+    elif name in __all__:
+        home = next((module for module, names in _HOMES.items() if name in names), "errors")
+        value = getattr(import_module(f"mlxmtp.{home}"), name)
     else:
         raise AttributeError(f"module 'mlxmtp' has no attribute {name!r}")
     globals()[name] = value

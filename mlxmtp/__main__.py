@@ -1,9 +1,4 @@
-"""The process: `python -m mlxmtp` and the `mlxmtp` command both start here.
-
-Kept apart from `cli/app.py` so that Ctrl-C during its imports ends as quietly as at any later moment.
-"""
-
-from __future__ import annotations
+"""The process, apart from `cli/app.py` so that Ctrl-C during its imports ends quietly, too."""
 
 import sys
 

@@ -16,8 +16,6 @@
 `exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
 """
 
-from __future__ import annotations
-
 
 class MlxmtpError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -78,7 +76,7 @@ class CacheRefused(MlxmtpError):
 
 
 def sentence(error: Exception) -> str:
-    """What a person is told: our errors as they are, what the system refused with its file, others with their kind."""
+    """Return what a person is told: our errors as they are, the system's with its file, others with their kind."""
     if isinstance(error, MlxmtpError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:

@@ -1,7 +1,5 @@
 """Files that are whole or absent, locked, and on the disk."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -13,10 +11,9 @@ _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 
 
 def write_atomically(path: Path, text: str, *, parents: bool = False, private: bool = False) -> None:
-    """Write a small file whole or not at all: a full disk leaves what was there.
+    """Write a small file whole or not at all, `private` for its owner only; a pipe or terminal is just written to.
 
-    What is no file (a pipe, a terminal) is written to. `parents`: make the folders above it. `private`: for its owner
-    only. Raises OSError.
+    Raises OSError.
     """
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,23 +32,18 @@ def write_atomically(path: Path, text: str, *, parents: bool = False, private: b
 
 def free_bytes(folder: Path) -> int:
     """Return the bytes that can still be written where `folder` is or will be."""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    return shutil.disk_usage(there).free
+    folder = folder.absolute()
+    return shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
 
 
 def try_lock(file: int) -> bool:
-    """Lock an open file for this process until it is closed; return False if another process has it.
-
-    A file system without locks counts as locked: working without a lock is better than not at all. Raises OSError.
-    """
+    """Lock an open file until it is closed; return False if another process has it. Raises OSError."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _NO_LOCKS:  # without locks we work as well: better than not at all
             raise
     return True
 

@@ -1,7 +1,5 @@
 """Numbers that more than one ring must agree on. Imports no other module: settings and predictions cost no MLX."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 
@@ -34,23 +32,13 @@ SAMPLING = {
     "min_p": Range(0, 1),
     "seed": Range(0, 2**64 - 1, whole=True),
 }
-"""Allowed values of the fields of `decode.sampling.Sampling`."""
-
 TOKEN_COUNT = Range(1, whole=True)
 
-MAX_DRAFT = 8
-"""Draft tokens of a round at most: longer ones are slower on every machine that was measured."""
+MAX_DRAFT = 8  # draft tokens of a round: longer ones are slower on every machine that was measured
+SLACK = 64  # ring rows beyond the window: two rounds in flight write 2 * 9, and a small rewind may take some back
+STEP = 256  # rows by which a KV cache grows at least: a new capacity costs a new trace of the round
+SNAPSHOTS, SNAPSHOT_BYTES = 8, 768 * 2**20  # at most, all together; the newest always stays
 
-SLACK = 64
-"""Ring rows beyond the window: what two rounds in flight write (2 * 9) and what a small rewind may take back."""
-
-STEP = 256
-"""Smallest step by which a KV cache grows, in rows. A new capacity costs a new trace of the round."""
-
-SNAPSHOTS, SNAPSHOT_BYTES = 8, 768 * 2**20
-"""Most snapshots, in number and in bytes all together; the newest always stays."""
-
+# Parameters from which a drafter is quantized by default. Those of 12B, 26B and 31B (0.42 to 0.47 billion) keep their
+# acceptance at 4 bits, and a draft step reads their head most; the small ones with a centroid head keep 16 bits.
 QUANTIZED_DRAFTER_FROM = 200_000_000
-"""Parameters from which a drafter is quantized when nobody says otherwise. Large ones (12B, 26B, 31B: 0.42 to 0.47
-billion) keep their acceptance at 4 bits, and their head is what a draft step reads most of; the small ones with a
-centroid head keep 16 bits."""

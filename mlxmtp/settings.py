@@ -1,14 +1,8 @@
-"""The table of settings, and the only module that reads `os.environ` and `config.toml`.
-
-A setting is one field of `Settings`. From it come its flag in every command that takes it, its key in the config file,
-its environment variable, `/set`, `config show` and docs/settings.md. Flags win over the environment, that over the
-config file; None is filled in from the model's generation_config, then from defaults (`engine/params.py`).
-"""
-
-from __future__ import annotations
+"""The table of settings, and the only module that reads `os.environ` and `config.toml`."""
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,26 +16,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The values a setting may have.
+    """The values a setting may have."""
 
-    `wanted` completes "it must be"; `reads` is the type of a flag's value; `check` returns the value in the field's
-    type, None for one that is not allowed.
-    """
-
-    wanted: str
-    reads: Any
-    check: Callable[[object], Any]
+    wanted: str  # completes "it must be"
+    reads: Any  # the type of a flag's value
+    check: Callable[[object], Any]  # returns the value in the field's type, None for one that is not allowed
 
 
 def number(allowed: Range) -> Rule:
     """Allow the numbers of a range."""
 
     def check(value: object) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value not in allowed:
+        kinds = int if allowed.whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or value not in allowed:
             return None
-        if allowed.whole:
-            return value if isinstance(value, int) else None
-        return float(value)
+        return value if allowed.whole else float(value)
 
     return Rule(str(allowed), int if allowed.whole else float, check)
 
@@ -64,8 +53,7 @@ def choice(*values: str | int) -> Rule:
     def check(value: object) -> object:
         return None if isinstance(value, bool) else next((one for one in values if one == value), None)
 
-    words = [str(one) for one in values]
-    return Rule(f"{', '.join(words[:-1])} or {words[-1]}", type(values[0]), check)
+    return Rule(f"{', '.join(map(str, values[:-1]))} or {values[-1]}", type(values[0]), check)
 
 
 def name_of(what: str) -> Rule:
@@ -80,27 +68,24 @@ EVERY = ("every",)
 _ANSWERING = ("ask", "chat")
 _RUNNING = ("ask", "chat", "bench")
 _FETCHING = ("ask", "chat", "bench", "pull", "convert")
+_SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
+_DRAFTING = {"commands": _RUNNING, "section": "drafting"}
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One entry of the table, without the name and the type, which are the field's."""
 
-    usage: str
-    """Flags as typer takes them, then the metavar: `-m --model NAME`; empty for a setting without a flag."""
+    usage: str  # flags as typer takes them, then the metavar: `-m --model NAME`; empty for a setting without a flag
     rule: Rule
     help: str
-    default: str
-    """In words; the value itself belongs to the place that uses it."""
+    default: str  # in words; the value itself belongs to the place that uses it
     commands: tuple[str, ...] = ()
-    section: str = ""
-    """Place in a command's help, with all others of this section."""
+    section: str = ""  # of a command's help
     environment: str = ""
     in_config: bool = True
-    in_chat: bool = False
-    """Taken by `/set`."""
-    of_answer: bool = False
-    """A field of `engine.params.Params`."""
+    in_chat: bool = False  # taken by `/set`
+    of_answer: bool = False  # a field of `engine.params.Params`
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -124,7 +109,11 @@ def table_of(settings: type) -> dict[str, Setting]:
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The table, and one row of values: what the user asked for, None where nobody said anything."""
+    """The table, and one row of values: what the user asked for, None where nobody said anything.
+
+    Flags, config keys, environment variables, `/set` and docs/settings.md come from the fields. Flags win over the
+    environment, that over the file; None is filled in from generation_config, then defaults (`engine/params.py`).
+    """
 
     model: str | None = setting(
         "-m --model NAME", name_of("a model"), "Alias, org/repo or path. Also MLXMTP_MODEL.",
@@ -133,39 +122,36 @@ class Settings:
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
         "none", commands=_RUNNING)
     temp: float | None = setting(
-        "--temp T", number(SAMPLING["temp"]), "Temperature; 0 is greedy.",
-        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "--temp T", number(SAMPLING["temp"]), "Temperature; 0 is greedy.", "the model's, else 0", **_SAMPLING)
     top_p: float | None = setting(
-        "--top-p P", number(SAMPLING["top_p"]), "Nucleus sampling; 1 is off.",
-        "the model's, else 1", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "--top-p P", number(SAMPLING["top_p"]), "Nucleus sampling; 1 is off.", "the model's, else 1", **_SAMPLING)
     top_k: int | None = setting(
         "--top-k K", number(SAMPLING["top_k"]), "Only the K likeliest tokens; 0 is off.",
-        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "the model's, else 0", **_SAMPLING)
     min_p: float | None = setting(
         "--min-p P", number(SAMPLING["min_p"]), "Only tokens this likely against the best.",
-        "the model's, else 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "the model's, else 0", **_SAMPLING)
     seed: int | None = setting(
         "--seed N", number(SAMPLING["seed"]), "The same seed gives the same answer.",
-        "another one every time; `bench`: 0", commands=_RUNNING, section="sampling", in_chat=True, of_answer=True)
+        "another one every time; `bench`: 0", **_SAMPLING)
     max_tokens: int | None = setting(
         "--max-tokens N", number(TOKEN_COUNT), "Stop after N tokens.",
         "the model's, else the context", commands=_ANSWERING, section="sampling", in_chat=True, of_answer=True)
     draft: bool | None = setting(
-        "--draft/--no-draft", SWITCH, "Draft ahead with the model's drafter.",
-        "where there is one", commands=_RUNNING, section="drafting")
+        "--draft/--no-draft", SWITCH, "Draft ahead with the model's drafter.", "where there is one", **_DRAFTING)
     draft_model: str | None = setting(
         "--draft-model NAME", name_of("a drafter"), "Another drafter than the paired one.",
-        "the paired one", commands=_RUNNING, section="drafting")
+        "the paired one", **_DRAFTING)
     num_draft_tokens: int | Literal["auto"] | None = setting(
         "--num-draft-tokens N|auto", number_or(Range(0, MAX_DRAFT, whole=True), "auto"),
         f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.",
         "auto", commands=_ANSWERING, section="drafting", of_answer=True)
     draft_bits: int | None = setting(
         "--draft-bits N", choice(4, 8, 16), "Pack the drafter to 4 or 8 bits; 16 keeps it.",
-        "by the drafter's size", commands=_RUNNING, section="drafting")
+        "by the drafter's size", **_DRAFTING)
     kv_bits: int | None = setting(
         "--kv-bits N", choice(4, 8), "Keep full layers' keys and values in 4 or 8 bits: less memory.",
-        "not quantized", commands=_RUNNING, section="drafting")
+        "not quantized", **_DRAFTING)
     think: bool | None = setting(
         "--think/--no-think", SWITCH, "Let the model reason first.",
         "off", commands=_RUNNING, section="thinking", of_answer=True)
@@ -185,23 +171,18 @@ class Settings:
         "-q --quiet", SWITCH, "No notes, progress or reasoning on stderr.",
         "off", commands=("ask", "bench", "pull", "convert"), section="display")
     no_color: bool | None = setting(
-        "--no-color", SWITCH, "No colours. Also NO_COLOR.",
-        "off", commands=EVERY, environment="NO_COLOR")
+        "--no-color", SWITCH, "No colours. Also NO_COLOR.", "off", commands=EVERY, environment="NO_COLOR")
     yes: bool | None = setting(
-        "-y --yes", SWITCH, "Accept a download.",
-        "off", commands=_FETCHING)
+        "-y --yes", SWITCH, "Accept a download.", "off", commands=_FETCHING)
     cache: bool | None = setting(
         "--cache/--no-cache", SWITCH, "Keep what was read on disk: the next question on it reads only itself.",
         "off", commands=("ask",))
     cache_gb: float | None = setting(
-        "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.",
-        "20")
+        "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
     force: bool | None = setting(
-        "--force", SWITCH, "Try it even if the memory will not do.",
-        "off", commands=_RUNNING, in_config=False)
+        "--force", SWITCH, "Try it even if the memory will not do.", "off", commands=_RUNNING, in_config=False)
     debug: bool | None = setting(
-        "--debug", SWITCH, "Show a traceback when something fails.",
-        "off", commands=EVERY, in_config=False)
+        "--debug", SWITCH, "Show a traceback when something fails.", "off", commands=EVERY, in_config=False)
 
     def of_answer(self) -> dict[str, Any]:
         """Return what was said about answers, by the names of `engine.params.Params`."""
@@ -214,25 +195,20 @@ class Settings:
 
 
 TABLE = table_of(Settings)
-CHAT_KEYS = tuple(name.replace("_", "-") for name, one in TABLE.items() if one.in_chat)
-"""Settings that `/set` takes, as they are typed."""
+CHAT_KEYS = tuple(name.replace("_", "-") for name, one in TABLE.items() if one.in_chat)  # as they are typed
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The places of files: `config` is a file, the others are folders that need not exist.
-
-    What is in `cache` can be made again.
-    """
+    """The places of files: `config` is a file, the others are folders that need not exist."""
 
     config: Path
     data: Path
     hf_cache: Path
-    cache: Path
+    cache: Path  # can be made again
 
     @property
     def sessions(self) -> Path:
-        """The folder of saved conversations."""
         return self.data / "sessions"
 
 
@@ -246,16 +222,11 @@ class Loaded:
     warnings: tuple[str, ...] = ()
     dumb_terminal: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
-    origins: Mapping[str, str] = field(default_factory=dict)
-    """Who set what: "flag", "environment" or "config file", by the name of the field."""
+    origins: Mapping[str, str] = field(default_factory=dict)  # "flag", "environment" or "config file", by field
 
 
 def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Loaded:
-    """Put flags over environment over config file.
-
-    `flags` holds only what was given on the command line, by the names of the settings.
-    Raises UsageError for a bad flag, ConfigError for a bad value elsewhere.
-    """
+    """Put flags over environment over config file. Raises UsageError for a bad flag, ConfigError for others."""
     places = find_places(environ)
     config = _read_toml(places.config)
     aliases, prompts = (_string_table(config.pop(name, {}), name, places.config) for name in ("aliases", "prompts"))
@@ -296,17 +267,15 @@ def typed_value(key: str, text: str) -> Any:
 
 def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError]) -> Any:
     """Return the value in its field's type, or raise `error`: one sentence that names `where` and what is wanted."""
-    result = entry.rule.check(value)
-    if result is None:
-        shown = (
-            f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else repr(value)
-        )
+    if (result := entry.rule.check(value)) is None:
+        shown = f"{value:g}" if isinstance(value, float) else repr(value)
+        shown = shown.lower() if isinstance(value, bool) else shown
         raise error(f"{where} must be {entry.rule.wanted}, not {shown}.")
     return result
 
 
 def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
-    """Say whether the terminal knows no escape codes."""
+    """Return True if the terminal knows no escape codes."""
     return environ.get("TERM") == "dumb"
 
 
@@ -316,11 +285,7 @@ def editor(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment for asking git about a folder.
-
-    git sets some variables for a hook; with them it would answer for the hook's repository, whatever
-    folder is asked about.
-    """
+    """Return the environment without a hook's variables, with which git would answer for the hook's repository."""
     of_a_hook = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
     return {name: value for name, value in environ.items() if name not in of_a_hook}
 
@@ -369,8 +334,6 @@ def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
 
 def _number_or_text(text: str) -> object:
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text

@@ -1,7 +1,5 @@
 """Bytes, counts, durations, misspelt names and columns of text, as people read them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 
@@ -48,10 +46,7 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def text_width(text: str) -> int:
-    """Return the columns that text takes on a terminal; control characters take none.
-
-    As wcwidth counts, and so prompt_toolkit; rich differs in flag letters and skin tones that stand alone only.
-    """
+    """Return the columns that text takes on a terminal, by wcwidth as prompt_toolkit; control characters take none."""
     if text.isascii() and text.isprintable():
         return len(text)
     from wcwidth import wcswidth, wcwidth

@@ -1,7 +1,5 @@
 """Versions of this package and of those it stands on."""
 
-from __future__ import annotations
-
 
 def installed_version(package: str = "mlxmtp", missing: str = "0+source") -> str:
     """Return the version of an installed package; `missing` for one that is not, such as our own source tree."""

@@ -30,13 +30,17 @@ def listed() -> set[str]:
     return found
 
 
-def test_the_tree_lists_every_file_of_the_package_and_the_scripts() -> None:
-    code = [
-        path for path in (ROOT / "mlxmtp").rglob("*") if path.suffix in {".py", ".toml"} and path.name != "__init__.py"
-    ]
-    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
-    there = {path.relative_to(ROOT).as_posix() for path in [*code, *scripts]}
-    assert {name for name in listed() if name.startswith(("mlxmtp/", "scripts/"))} == there
+FOLDERS = {line.split()[0] for line in block("## Files").splitlines() if line.split()[0].endswith("/")}
+
+
+def test_the_tree_lists_every_folder_and_nothing_that_is_not_there() -> None:
+    packages = {path.parent.relative_to(ROOT).as_posix() + "/" for path in (ROOT / "mlxmtp").rglob("__init__.py")}
+    there = (packages - {"mlxmtp/"}) | {
+        f"scripts/{path.name}/" for path in (ROOT / "scripts").iterdir() if (path / "__init__.py").is_file()
+    }
+    folders = {name for name in FOLDERS if name.startswith(("mlxmtp/", "scripts/"))}
+    assert folders - {"scripts/", "mlxmtp/bench/suites/"} == there
+    assert all((ROOT / name).exists() for name in {*listed(), *FOLDERS})
 
 
 def test_every_flag_in_the_examples_exists() -> None:

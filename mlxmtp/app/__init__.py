@@ -1,1 +1,1 @@
-"""What any front end does with a model: choose and open it, answer, keep what was read. No terminal."""
+"""The application without a terminal, for any front end: choose and open a model, answer, keep KV caches."""

@@ -1,8 +1,4 @@
-"""One benchmark, from what is asked to the last byte of its report.
-
-Everything that can be refused is refused before weights are read; what was measured is never lost: a failure or Ctrl-C
-in the middle ends in the report of what there is.
-"""
+"""One benchmark, from the request to the report; a failure or Ctrl-C ends in the report of what there is."""
 
 from __future__ import annotations
 
@@ -11,22 +7,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mlxmtp.app.open import Checkpoint, Opener, answer_params, read_tokenizer, require_memory
+from mlxmtp.bench import formats
 from mlxmtp.bench.compare import compare_reports
 from mlxmtp.bench.environment import conditions, environment
-from mlxmtp.bench.formats import Format, comparison_text, end_line, report_text, result_line, start_line
 from mlxmtp.bench.plot import check_plot, write_plot
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report
 from mlxmtp.bench.runner import Candidate, OnProgress, Runner, prompts_of
 from mlxmtp.bench.suite import SUITES, Text, read_suites
+from mlxmtp.chat.attach import read_reference
+from mlxmtp.engine.model import context_of
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.files import write_atomically
-
-if TYPE_CHECKING:
-    from mlxmtp.app.open import Opener
-    from mlxmtp.hub.store import Found
-    from mlxmtp.settings import Loaded, Settings
+from mlxmtp.settings import Loaded, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +30,7 @@ class Request:
     models: tuple[str, ...]
     suites: tuple[str, ...]
     plan: Plan
-    form: Format = "md"
+    form: formats.Format = "md"
     output: Path | None = None
     plot: Path | None = None
     force: bool = False
@@ -58,11 +52,8 @@ class Benchmark:
         if request.plot is not None:
             check_plot(request.plot)
         self._request, self._write = request, write
-        settings, system = loaded.settings, ""
-        if settings.system:
-            from mlxmtp.chat.attach import read_reference
-
-            system = read_reference(settings.system, loaded.prompts)
+        settings = loaded.settings
+        system = read_reference(settings.system, loaded.prompts) if settings.system else ""
         suites = request.suites or SUITES
         texts = read_suites(suites, system)
         self._runners: list[Runner] = []
@@ -70,20 +61,9 @@ class Benchmark:
             target = opener.target(name)
             drafter = opener.drafter(target, settings, off=request.plan.num_draft_tokens == (0,))
             on_progress(f"{target.name}: preparing the prompts")
-            candidate = _candidate(request, settings, texts, target, drafter)
-            self._runners.append(Runner(candidate, request.plan))
-        asked = RunSettings(
-            suites,
-            len(texts),
-            request.plan,
-            settings.temp,
-            settings.top_p,
-            settings.top_k,
-            settings.min_p,
-            settings.seed or 0,
-            bool(settings.think),
-            system or None,
-        )
+            self._runners.append(Runner(_candidate(request, settings, texts, target, drafter), request.plan))
+        sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
+        asked = RunSettings(suites, len(texts), request.plan, *sampling, bool(settings.think), system or None)
         self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment())
 
     @property
@@ -95,13 +75,13 @@ class Benchmark:
         """Measure; `starting` returns what a model reports to, given the runs that were done before it."""
         lines = self._request.form == "jsonl"
         if lines:
-            self._deliver(start_line(self.report))
+            self._deliver(formats.start_line(self.report))
         done = 0
         for runner in self._runners:
             for result in runner.results(starting(done)):
                 self.report.add(result)
                 if lines and not isinstance(result, ModelInfo):
-                    self._deliver(result_line(result), append=True)
+                    self._deliver(formats.result_line(result), append=True)
             done += runner.runs
         self.report.complete = True
 
@@ -111,17 +91,13 @@ class Benchmark:
         report.after = conditions()
         with ExitStack() as forms:  # the last one is carried out first: what reads stdout may be gone
             if request.output is not None:
-                forms.callback(lambda: self._write(report_text(report)))
+                forms.callback(lambda: self._write(formats.report_text(report)))
             if request.form == "jsonl":
-                forms.callback(lambda: self._deliver(end_line(report), append=True))
+                forms.callback(lambda: self._deliver(formats.end_line(report), append=True))
             else:
-                forms.callback(lambda: self._deliver(report_text(report, request.form)))
+                forms.callback(lambda: self._deliver(formats.report_text(report, request.form)))
             if request.plot is not None:
-                forms.callback(self._draw, request.plot)
-
-    def _draw(self, path: Path) -> None:
-        with _failure_named(path):
-            write_plot(self.report, path)
+                forms.callback(_failure_named(request.plot)(write_plot), report, request.plot)
 
     def _deliver(self, text: str, *, append: bool = False) -> None:
         if self._request.output is None:
@@ -130,31 +106,28 @@ class Benchmark:
             _write_file(text, self._request.output, append=append)
 
 
-def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None, write: Callable[[str], None]) -> None:
+def write_comparison(
+    paths: tuple[Path, Path], form: formats.Format, output: Path | None, write: Callable[[str], None]
+) -> None:
     """Compare two report files; with `output` its tables go to `write`. Raises UsageError for files that are none."""
     before, after = (read_report(path) for path in paths)
     comparison = compare_reports(before, after, (str(paths[0]), str(paths[1])))
-    if output is None:
-        write(comparison_text(comparison, form))
-    else:
-        _write_file(comparison_text(comparison, form), output)
-        write(comparison_text(comparison))
+    text = formats.comparison_text(comparison, form)
+    if output is not None:
+        _write_file(text, output)
+        text = formats.comparison_text(comparison)
+    write(text)
 
 
 def _candidate(
-    request: Request, settings: Settings, texts: list[Text], target: Found, drafter: Found | None
+    request: Request, settings: Settings, texts: list[Text], target: Checkpoint, drafter: Checkpoint | None
 ) -> Candidate:
-    from mlxmtp.app.open import answer_params, read_tokenizer, require_memory
-    from mlxmtp.engine.model import context_of
-
     tokenizer, context = read_tokenizer(target), context_of(target.folder)
     prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
-    longest = max(len(prompt.ids) for found in prompts.values() for prompt in found)
-    tokens = longest + request.plan.max_tokens
+    tokens = max(len(prompt.ids) for found in prompts.values() for prompt in found) + request.plan.max_tokens
     require_memory(target, drafter, tokens, force=request.force, kv_bits=settings.kv_bits)
-    return Candidate(
-        target, drafter, settings.draft_bits, settings.kv_bits, tokenizer, answer_params(settings), prompts
-    )
+    params = answer_params(settings)
+    return Candidate(target, drafter, settings.draft_bits, settings.kv_bits, tokenizer, params, prompts)
 
 
 def _write_file(text: str, path: Path, *, append: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""One conversion from a request to a model: the weights it needs, its plan, and carrying it out.
+"""One conversion: the source it needs, its plan, and carrying it out.
 
 `e2b` means Google's own weights and 4 bits, `e2b:8bit` the same and 8 bits, `e2b:qat` the weights that Google trained
 for 4 bits, `e2b:bf16` no quantization. A repository or a folder is taken as it is.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxmtp.app.models import Catalog
 from mlxmtp.convert.plan import ConversionPlan, check_free, plan_conversion
@@ -20,25 +20,18 @@ from mlxmtp.errors import LoadError, MlxmtpError
 from mlxmtp.hub.registry import entries, find_entry
 from mlxmtp.hub.store import Checkpoint
 
-if TYPE_CHECKING:
-    from mlxmtp.convert.run import Compare
-
-
 _BITS = {"4bit": 4, "8bit": 8, "bf16": 16, "qat": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Published weights: `repo` on the hub, None for a folder; `family` is the alias of the model they are.
-
-    `recipe` is what the name says about the recipe. `qat`: they were trained to be quantized.
-    """
+    """Published weights: `repo` on the hub, None for a folder; alias `family`; `qat`: trained to be quantized."""
 
     origin: str
     repo: str | None
     family: str | None
     qat: bool
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what the name says about it
 
     def result_name(self, recipe: Recipe) -> str:
         """Return the usual name of the result: `e2b-4bit`, `e2b-qat`, `my-model-mxfp4`."""
@@ -66,18 +59,14 @@ def find_source(name: str) -> Source:
     if official is not None:
         return Source(name, official.source_repo, official.family, official.variant == "qat")
     folder = Path(name).expanduser().resolve()
-    is_folder = folder.is_dir()
-    repo = name if name.count("/") == 1 and not is_folder else None
-    origin = folder.name if is_folder else name
-    return Source(origin, repo, None, "-qat-" in origin.lower())
+    if folder.is_dir():
+        return Source(folder.name, None, None, "-qat-" in folder.name.lower())
+    return Source(name, name if name.count("/") == 1 else None, None, "-qat-" in name.lower())
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionRequest:
-    """A conversion to be made: `source` is an alias, `org/repo` or a folder, `recipe` fields of `Recipe` by name.
-
-    `update`: weights that are here are brought up to date and checked as well. `revision` is that of the source.
-    """
+    """A conversion to be made: `source` is an alias, `org/repo` or a folder, `recipe` fields of `Recipe` by name."""
 
     source: str
     dest: str | None = None
@@ -85,8 +74,8 @@ class ConversionRequest:
     draft: bool = True
     recipe: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
-    revision: str | None = None
-    update: bool = False
+    revision: str | None = None  # of the source
+    update: bool = False  # and check weights that are here
 
 
 class Conversion:
@@ -105,7 +94,6 @@ class Conversion:
 
     @property
     def repo(self) -> str | None:
-        """The source's repository; None for a folder."""
         return self._source.repo
 
     @property
@@ -142,20 +130,13 @@ class Conversion:
         return replace(plan, notes=tuple(notes))
 
     def carry_out(self, plan: ConversionPlan, *, compare: bool = True, watch: Watch | None = None) -> ConversionResult:
-        """Write the result and compare it with its source, if that fits this machine's memory.
-
-        Raises UsageError, ConversionError (disk), LoadError (source).
-        """
+        """Write the result and compare it with its source. Raises UsageError, ConversionError (disk), LoadError."""
         plan.check(force=self._request.force)
-        comparison: Compare | None = None
-        if compare:
-            from mlxmtp.convert.compare import compare_on_text
+        from mlxmtp.convert.compare import compare_on_text
 
-            comparison = compare_on_text
-        return convert(plan, compare=comparison, watch=watch)
+        return convert(plan, compare=compare_on_text if compare else None, watch=watch)
 
     def result_name(self) -> str:
-        """Return the shortest name that finds the result."""
         for name in (self._request.source, self._dest.name):
             with suppress(MlxmtpError):
                 if self._store.resolve(name).folder == self._dest:

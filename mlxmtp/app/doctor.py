@@ -6,20 +6,17 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from mlxmtp.app.models import Catalog
 from mlxmtp.files import free_bytes
 from mlxmtp.hub.inventory import installed, total_size, unfinished_downloads
 from mlxmtp.hub.registry import BUILT_IN
-from mlxmtp.hub.store import best_fit
+from mlxmtp.hub.store import Store, best_fit
 from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.speed import predict
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
-
-if TYPE_CHECKING:
-    from mlxmtp.app.models import Catalog
-    from mlxmtp.hub.store import Store
 
 Verdict = Literal["ok", "note", "bad"]
 
@@ -30,7 +27,7 @@ _PATIENCE = 3.0  # seconds for the hub
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One answer: `what` was looked at, how it is, and `advice` unless it is fine. A `note` is no fault."""
+    """One result, with `advice` unless all is fine. A `note` is no fault."""
 
     what: str
     verdict: Verdict
@@ -64,8 +61,7 @@ def _note(what: str, found: str, advice: str | None) -> Check:
 
 def _system(machine: Machine) -> Check:
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
-    found = f"{machine.system}, {python}"
-    major = machine.system.removeprefix("macOS ").partition(".")[0]
+    found, major = f"{machine.system}, {python}", machine.system.removeprefix("macOS ").partition(".")[0]
     if sys.platform == "darwin" and not (major.isdecimal() and int(major) >= 14):
         return Check("system", "bad", found, "MLX needs macOS 14 or newer: update the system.")
     return Check("system", "ok", found)
@@ -98,8 +94,9 @@ def _hub() -> Check:
         return Check("hub", "note", "HF_HUB_OFFLINE is set", "Unset it before mlxmtp pull.")
     problem = client.reach(_PATIENCE)
     if problem is not None:
-        advice = "Only mlxmtp pull needs it: check network and proxy."
-        return Check("hub", "note", f"{client.endpoint()}: {problem}", advice)
+        return Check(
+            "hub", "note", f"{client.endpoint()}: {problem}", "Only mlxmtp pull needs it: check network and proxy."
+        )
     login = "with a token" if client.has_token() else "without a token (only gated models need one)"
     return Check("hub", "ok", f"{client.endpoint()} answers, {login}")
 

@@ -7,33 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
 from mlxmtp.hub import inventory
-from mlxmtp.hub.inventory import KnownModel, groups, quantization
+from mlxmtp.hub.inventory import Group, KnownModel, RemovalPlan
 from mlxmtp.hub.registry import BUILT_IN, find_entry
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.speed import Speed, predict
+from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.tensors import parameter_count
+from mlxmtp.settings import Loaded
 
 if TYPE_CHECKING:
     from mlxmtp.hub.client import OnWait
-    from mlxmtp.hub.download import OnBytes
-    from mlxmtp.hub.plan import DownloadPlan
-    from mlxmtp.hub.removal import RemovalPlan
-    from mlxmtp.models.config import ModelConfig
-    from mlxmtp.settings import Loaded
+    from mlxmtp.hub.download import DownloadPlan, OnBytes
 
 __all__ = ["BUILT_IN", "Catalog", "Checkpoint", "DownloadPlan", "Listing", "ModelReport", "NoDownload", "RemovalPlan"]
 
-CONTEXTS = (4096, 32768, 131072)
-"""Tokens of the conversations whose memory a report gives, as far as the model's context reaches."""
+CONTEXTS = 4096, 32768, 131072  # tokens whose memory a report gives, as far as the model's context reaches
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The models here, and where asked for those that could be; unfinished ones with the bytes they have so far.
-
-    `default` is the name of the model that answers when none is named, `usable` the bytes that a model may take.
-    """
+    """Models here and, if asked for, on the hub; `default` answers unnamed calls, a model may take `usable` bytes."""
 
     models: tuple[KnownModel, ...]
     total_bytes: int
@@ -72,16 +66,6 @@ class FileReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleReport:
-    """All modules of one kind that are stored alike."""
-
-    kind: str
-    storage: str
-    parameters: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class DrafterReport:
     """A drafter and its files."""
 
@@ -90,7 +74,7 @@ class DrafterReport:
     parameters: int
     quantization: str
     files: tuple[FileReport, ...]
-    modules: tuple[ModuleReport, ...]
+    modules: tuple[Group, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +103,7 @@ class ModelReport:
     parameters: int
     quantization: str
     files: tuple[FileReport, ...]
-    modules: tuple[ModuleReport, ...]
+    modules: tuple[Group, ...]
     drafter: DrafterReport | None
     memory: tuple[MemoryReport, ...]
     prediction: Speed | None
@@ -138,17 +122,16 @@ class Catalog:
 
     def __init__(self, loaded: Loaded) -> None:
         self.store = Store(loaded.places, loaded.aliases)
-        self._loaded = loaded
+        self._model = loaded.settings.model
 
     def default_name(self) -> str:
         """Return the name of the model that answers when none is named."""
-        if self._loaded.settings.model is not None:
-            return self._loaded.settings.model
+        if self._model is not None:
+            return self._model
         default = self.store.default()
         return BUILT_IN if default is None else default.name
 
     def listing(self, *, every: bool = False) -> Listing:
-        """List what is here, and with `every` also what could be downloaded."""
         here = inventory.installed(self.store)
         return Listing(
             (*here, *(inventory.available(here) if every else [])),
@@ -163,8 +146,9 @@ class Catalog:
         """Describe a model that is here. Raises ModelNotFound, LoadError."""
         checkpoint = self.store.resolve(name)
         model = inventory.describe(self.store, checkpoint)
-        commit = None if model.repo is None else checkpoint.folder.name
-        record = None if model.repo is None else self.store.records.find(model.repo)
+        commit = record = None
+        if model.repo is not None:
+            commit, record = checkpoint.folder.name, self.store.records.find(model.repo)
         paired, bandwidth = model.drafter_config, this_machine().bandwidth
         return ModelReport(
             name,
@@ -193,10 +177,7 @@ class Catalog:
         to_convert: bool = False,
         on_wait: OnWait | None = None,
     ) -> DownloadPlan | NoDownload:
-        """Plan the download of a model with its drafter if `draft`; `to_convert` refuses what cannot be converted.
-
-        Raises UsageError for a folder, and ModelNotFound, DownloadError, LoadError (not a Gemma 4).
-        """
+        """Plan a download. Raises UsageError for a folder, ModelNotFound, DownloadError, LoadError (of no use here)."""
         plain = self.store.unaliased(name)
         if plain == BUILT_IN:
             return NoDownload(f"{BUILT_IN} is built in: there is nothing to download.")
@@ -204,7 +185,7 @@ class Catalog:
             self.store.resolve(plain)  # says what is wrong with the name, unless it is a folder
             raise UsageError(f"{plain} is a folder on this machine: use it with -m {plain}.")
         from mlxmtp.hub import client
-        from mlxmtp.hub.plan import plan_download
+        from mlxmtp.hub.download import plan_download
 
         if client.offline():
             try:
@@ -217,7 +198,12 @@ class Catalog:
         cache = self.store.places.hf_cache
         plan = plan_download(plain, cache, revision=revision, draft=draft, on_wait=on_wait)
         if to_convert:
-            _check_convertible(plan)
+            from mlxmtp.convert.tasks import refuse_quantized
+
+            target = plan.parts[0]
+            if target.config.is_drafter:
+                raise LoadError(f"{target.repo} is a drafter. Give its target as SRC and this as --draft-model.")
+            refuse_quantized(target.config, {}, target.repo)
         return plan
 
     def download(self, plan: DownloadPlan, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
@@ -228,26 +214,22 @@ class Catalog:
 
     def plan_removal(self, name: str) -> RemovalPlan:
         """Plan the removal of a model with its drafter. Raises ModelNotFound, UsageError for what is not ours."""
-        from mlxmtp.hub.removal import plan_removal
-
-        return plan_removal(name, self.store)
+        return inventory.plan_removal(name, self.store)
 
     def remove(self, plan: RemovalPlan) -> None:
         """Carry out a removal."""
-        from mlxmtp.hub.removal import remove
-
-        remove(plan, self.store)
+        inventory.remove(plan, self.store)
 
 
-def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ...], tuple[ModuleReport, ...]]:
+def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ...], tuple[Group, ...]]:
     """Return the fields that the reports of a model and of a drafter share."""
     files = sorted(item for item in config.folder.iterdir() if item.is_file())
     return (
         str(config.folder),
         parameter_count(config),
-        quantization(config),
+        inventory.quantization(config),
         tuple(FileReport(item.name, item.stat().st_size) for item in files),
-        tuple(ModuleReport(one.kind, one.storage, one.parameters, one.size) for one in groups(config)),
+        tuple(inventory.groups(config)),
     )
 
 
@@ -255,13 +237,3 @@ def _memory(model: KnownModel, context: int) -> MemoryReport:
     needed = model.needs(context)
     fits = needed.total <= this_machine().usable
     return MemoryReport(context, needed.target, needed.drafter, needed.cache, needed.activations, needed.total, fits)
-
-
-def _check_convertible(plan: DownloadPlan) -> None:
-    """Raise LoadError for weights that cannot be converted, before they are downloaded."""
-    from mlxmtp.convert.tasks import refuse_quantized
-
-    target = plan.parts[0]
-    if target.config.is_drafter:
-        raise LoadError(f"{target.repo} is a drafter. Give its target as SRC and this as --draft-model.")
-    refuse_quantized(target.config, {}, target.repo)

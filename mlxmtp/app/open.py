@@ -1,29 +1,39 @@
-"""Choose a model by name and open it: target and drafter, memory, weights, what drafting has learned.
-
-Knows no terminal: remarks go to `tell`, and `obtain` may fetch a model that is missing.
-"""
+"""Choose a model by name and open it: target and drafter, memory, weights, learned drafting state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from mlxmtp.app.learned import LearnedDrafting
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ModelNotFound, TooLarge
+from mlxmtp.files import write_atomically
 from mlxmtp.hub.registry import BUILT_IN, entries
-from mlxmtp.hub.store import Found, Store, best_fit
+from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
+from mlxmtp.version import installed_version
 
-__all__ = ["Found", "OpenModel", "Opener", "answer_params", "load", "read_tokenizer", "require_memory"]
+__all__ = [
+    "Checkpoint",
+    "LearnedDrafting",
+    "OpenModel",
+    "Opener",
+    "answer_params",
+    "load",
+    "read_tokenizer",
+    "require_memory",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,40 +41,32 @@ class OpenModel:
     """A target and its drafter in memory."""
 
     model: Model
-    target: Found
-    drafter: Found | None
+    target: Checkpoint
+    drafter: Checkpoint | None
     learned: LearnedDrafting
 
     @property
     def context(self) -> int:
-        """Tokens the model's context holds."""
         return self.model.config.max_positions
 
     def close(self) -> None:
-        """Free the memory, see `Model.close`."""
         self.model.close()
 
 
 @dataclass
 class Opener:
-    """Chooses among the models on this machine for one front end, and opens them.
-
-    `obtain` gets a model that is missing or raises the error it is given; `attended`: a person reads `tell`.
-    """
+    """Chooses among the models here and opens them; remarks go to `tell`, which a person reads if `attended`."""
 
     loaded: Loaded
     tell: Callable[[str], None]
-    obtain: Callable[[str, ModelNotFound], None] | None = None
+    obtain: Callable[[str, ModelNotFound], None] | None = None  # get a missing model, or raise the error given
     attended: bool = False
 
     def __post_init__(self) -> None:
         self._store = Store(self.loaded.places, self.loaded.aliases)
 
-    def target(self, name: str | None) -> Found:
-        """Return the model of that name; without one an installed model, else the built-in one, with a remark.
-
-        Raises ModelNotFound, LoadError.
-        """
+    def target(self, name: str | None) -> Checkpoint:
+        """Return that model, by default an installed one or the built-in one. Raises ModelNotFound, LoadError."""
         if name is None:
             installed = self._store.default()
             if installed is None:
@@ -78,11 +80,9 @@ class Opener:
             self.obtain(name, missing)
             return self._store.resolve(name)
 
-    def drafter(self, target: Found, settings: Settings, *, off: bool = False) -> Found | None:
+    def drafter(self, target: Checkpoint, settings: Settings, *, off: bool = False) -> Checkpoint | None:
         """Return the drafter that the settings mean for a target; `off` is none. Raises ModelNotFound."""
-        wanted: str | Literal[False] | None = settings.draft_model
-        if settings.draft is False or off:
-            wanted = False
+        wanted: str | Literal[False] | None = False if off or settings.draft is False else settings.draft_model
         drafter = self._store.drafter_for(target, wanted)
         if drafter is None and wanted is None:
             if settings.draft:
@@ -91,12 +91,10 @@ class Opener:
                 self.tell(f"There is no drafter for '{target.name}' here, so it decodes without one.")
         return drafter
 
-    def has_drafter(self, target: Found) -> bool:
-        """Return whether a drafter that belongs to the target is on this machine."""
+    def has_drafter(self, target: Checkpoint) -> bool:
         return self._store.drafter_for(target, None) is not None
 
     def has(self, name: str) -> bool:
-        """Return whether a name means a model on this machine."""
         try:
             self._store.resolve(name)
         except ModelNotFound:
@@ -104,12 +102,11 @@ class Opener:
         return True
 
     def names(self) -> list[str]:
-        """Return the short names and aliases of models on this machine."""
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
         return [BUILT_IN, *here, *self.loaded.aliases]
 
     def open(
-        self, target: Found, drafter: Found | None, settings: Settings, tokenizer: Tokenizer | None = None
+        self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:
         """Read the weights, and the tokenizer unless it is given. Raises LoadError."""
         bits, data = settings.draft_bits, self.loaded.places.data
@@ -146,31 +143,26 @@ def load(
 
 def answer_params(settings: Settings) -> Params:
     """Return the choices for one answer that the settings make."""
-    from mlxmtp.engine.params import Params
-
     return Params(**settings.of_answer())
 
 
-def read_tokenizer(found: Found) -> Tokenizer:
+def read_tokenizer(found: Checkpoint) -> Tokenizer:
     """Return the text side of a model. Raises LoadError."""
-    from mlxmtp.engine.tokenizer import Tokenizer
-
     return Tokenizer.load(found.folder)
 
 
 def require_memory(
-    found: Found,
-    drafter: Found | None,
+    found: Checkpoint,
+    drafter: Checkpoint | None,
     tokens: int,
     *,
     force: bool = False,
     turns: bool = False,
     kv_bits: int | None = None,
 ) -> None:
-    """Raise TooLarge if a conversation of `tokens` tokens cannot run here; `force` lets it try.
+    """Raise TooLarge if a conversation of `tokens` tokens cannot run here, as computed from configurations alone.
 
-    `turns`: it has more than one, so snapshots take memory, too. Computed from configurations alone, in a millisecond.
-    Raises LoadError for a folder that holds no model and for `kv_bits` that it cannot have.
+    `turns`: more than one, whose snapshots take memory, too. Raises LoadError for no model and impossible `kv_bits`.
     """
     if force:
         return
@@ -198,10 +190,12 @@ def require_memory(
 
 
 def _read_weights(
-    target: Found, drafter: Found | None, draft_bits: int | None, kv_bits: int | None, tokenizer: Tokenizer | None
+    target: Checkpoint,
+    drafter: Checkpoint | None,
+    draft_bits: int | None,
+    kv_bits: int | None,
+    tokenizer: Tokenizer | None,
 ) -> Model:
-    from mlxmtp.engine.model import Model
-
     return Model.load(
         target.folder,
         None if drafter is None else drafter.folder,
@@ -220,3 +214,53 @@ def _built_in_note() -> str:
     if best is None or best.target.size is None:
         return note
     return f"{note} {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
+
+
+class LearnedDrafting:
+    """A file of the drafting state learned on what `of` names; without it (no drafter) nothing is read or written."""
+
+    def __init__(self, data: Path, of: Mapping[str, str] | None) -> None:
+        self._of = None if of is None else {"format": "1", **of}  # the format changes with what the numbers mean
+        digest = hashlib.sha256(json.dumps(self._of, sort_keys=True).encode()).hexdigest()
+        self._path = data / "tuning" / f"{digest[:24]}.json"
+
+    @classmethod
+    def of_pair(cls, model: Model, drafter: Path | None, data: Path, draft_bits: int | None = None) -> LearnedDrafting:
+        if drafter is None:
+            return cls(data, None)
+        from mlxmtp.engine.kv_file import fingerprint
+
+        of = {
+            "model": fingerprint(model.config.folder),
+            "drafter": fingerprint(drafter),
+            "draft_bits": str(draft_bits),
+            "chip": this_machine().chip,
+            "mlx": installed_version("mlx"),
+            "mlxmtp": installed_version(),
+        }
+        return cls(data, of if model.kv_bits is None else {**of, "kv_bits": str(model.kv_bits)})
+
+    def start(self, model: Model) -> None:
+        if self._of is not None and (known := self.read()):
+            with suppress(ValueError):  # written by somebody else: find out anew
+                model.start_from(known)
+
+    def save(self, model: Model) -> None:
+        if self._of is not None and (learned := model.learned()):
+            self.write(learned)
+
+    def read(self) -> dict[str, Any]:
+        """Return what was written last; empty if there is nothing that can be used."""
+        try:
+            table = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(table, dict) or table.get("of") != self._of or not isinstance(table.get("learned"), dict):
+            return {}
+        return dict(table["learned"])
+
+    def write(self, learned: Mapping[str, Any]) -> None:
+        """Replace the file as a whole, if that is possible here."""
+        text = json.dumps({"of": self._of, "learned": learned}, indent=1) + "\n"
+        with suppress(OSError):  # a full or read-only disk: the next start finds out again
+            write_atomically(self._path, text, parents=True)

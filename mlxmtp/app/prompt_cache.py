@@ -1,7 +1,4 @@
-"""KV caches on disk: of texts of which much is asked (`--cache`), and of a conversation (`--keep-cache`).
-
-Anything wrong with a file costs the time to prefill its text again, and nothing else.
-"""
+"""KV caches on disk, of prompt prefixes (`--cache`) and conversations (`--keep-cache`); a bad one only costs time."""
 
 from __future__ import annotations
 
@@ -26,26 +23,18 @@ from mlxmtp.units import format_bytes
 if TYPE_CHECKING:
     from mlxmtp.app.worker import Worker  # which imports logging, for a command without threads
 
-SHORTEST = 256
-"""Tokens from which a text is worth a file: the prefill of fewer takes less time than reading one."""
-
-_GB = 20.0
-"""The limit if nobody sets one: 100 pages take 0.3 GB with E2B and some 5 GB with 31B."""
-
+SHORTEST = 256  # tokens from which a text is worth a file: the prefill of fewer takes less time than reading one
+_GB = 20.0  # the limit if nobody sets one: 100 pages take 0.3 GB with E2B and some 5 GB with 31B
 _OTHER_QUESTIONS = ("?", "A", "9.")  # which begin differently, also as tokens
-
 _NAME = re.compile(r"(?P<model>[0-9a-f]{16})-(?P<tokens>\d+)-(?P<hash>[0-9a-f]{32})\.safetensors")
-
-_STOP_SECONDS = 3.0
-"""How long a model may take to hear that its answer is over."""
+_STOP_SECONDS = 3.0  # in which a model must hear that its answer is over
 
 
 @dataclass(frozen=True, slots=True)
 class PromptCache:
-    """KV caches of prefixes of prompts in `folder` (it need not exist), at most `limit` bytes of them.
+    """KV caches of prompt prefixes in `folder` (it need not exist), at most `limit` bytes; the least recently used go.
 
-    One file a prefix (`kv_file.py` writes and checks it), named after what must be the same for it to serve:
-    checkpoint, MLX, the layout, the number of tokens and a hash of them. Least recently used files go first.
+    A file's name holds what must be the same for it to serve: checkpoint, MLX, layout, number and hash of its tokens.
     """
 
     folder: Path
@@ -53,15 +42,11 @@ class PromptCache:
 
     @classmethod
     def of(cls, loaded: Loaded) -> PromptCache:
-        """Return the user's own, with the limit of the settings."""
         limit = loaded.settings.cache_gb
         return cls(loaded.places.cache / "prompts", int((_GB if limit is None else limit) * 1e9))
 
     def load(self, model: Model, ids: Sequence[int]) -> tuple[int, str | None]:
-        """Load the longest stored prefix of `ids` that leaves a token to prefill.
-
-        Returns its length, and a sentence on what was wrong with a longer one that did not serve.
-        """
+        """Load the longest stored prefix that leaves a token; return its length, and why a longer one failed."""
         note = None
         for length, path in self._candidates(model, ids):
             try:
@@ -78,7 +63,7 @@ class PromptCache:
         """Store `ids`, for which `model` has a snapshot, if they are worth it; returns why that failed."""
         if len(ids) < SHORTEST:
             return None
-        path = self._path(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest())
+        path = self.folder / _file_name(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest())
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             model.save_cache(path, len(ids))
@@ -88,9 +73,6 @@ class PromptCache:
         if not path.is_file():
             return f"The text is larger than the {self.limit / 1e9:g} GB of cache_gb: it will be read again next time."
         return None
-
-    def _path(self, model: Model, length: int, digest: str) -> Path:
-        return self.folder / f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"
 
     def _candidates(self, model: Model, ids: Sequence[int]) -> Iterator[tuple[int, Path]]:
         """Return stored prefixes of `ids`, longest first; the prompt is hashed once."""
@@ -104,7 +86,7 @@ class PromptCache:
         for length in sorted(length for length in lengths if length < len(ids)):
             digest.update(_bytes(ids[begin:length]))
             begin = length
-            path = self._path(model, length, digest.hexdigest())
+            path = self.folder / _file_name(model, length, digest.hexdigest())
             if path.is_file():
                 found.append((length, path))
         return reversed(found)
@@ -131,6 +113,10 @@ class PromptCache:
             total -= size
 
 
+def _file_name(model: Model, length: int, digest: str) -> str:
+    return f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"
+
+
 def _bytes(ids: Sequence[int]) -> bytes:
     return b"".join(token.to_bytes(4, "little") for token in ids)
 
@@ -146,14 +132,13 @@ def prefix_before_question(tokenizer: Tokenizer, conversation: Conversation, ask
 
 
 class SessionCache:
-    """The KV cache of a conversation in a file beside its session, so that reopening a long one prefills nothing."""
+    """The KV cache of a conversation, in a file beside its session."""
 
     def __init__(self, worker: Worker, sessions: Path) -> None:
         self._worker, self._sessions = worker, sessions
         self._met: Conversation | None = None  # the one that the model has been with since it is there
 
     def forget(self) -> None:
-        """Begin anew: another model takes the place of the one that was there."""
         self._met = None
 
     def load(self, conversation: Conversation) -> str | None:
@@ -171,10 +156,7 @@ class SessionCache:
         return f"{tokens:,} tokens of this conversation are in memory again."
 
     def save(self, conversation: Conversation, on_write: Callable[[], None] = lambda: None) -> str | None:
-        """Write what the model holds of a conversation that ends; returns a remark.
-
-        `on_write` is called before that takes time. Ctrl-C leaves the file before it as it was. Raises CacheRefused.
-        """
+        """Write what the model holds of a conversation that ends, return a remark. Raises CacheRefused."""
         path = self._path(conversation)
         if path is None or self._worker.model is None or not conversation.exchanges:
             return None
@@ -192,8 +174,8 @@ class SessionCache:
         except ValueError:  # nothing was prefilled: the file before it, if there is one, is better
             return None
         except (OSError, RuntimeError) as error:  # MLX tells of a full disk by the latter
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise CacheRefused(f"Keys and values were not kept: {reason or error}.") from error
+            reason = getattr(error, "strerror", None) or error
+            raise CacheRefused(f"Keys and values were not kept: {reason}.") from error
         except KeyboardInterrupt:  # the thread that writes ends with the process, wherever it is
             kv_file.unfinished(path).unlink(missing_ok=True)
             raise

@@ -1,13 +1,4 @@
-"""One answer: what is asked, whether it fits the context, what its events do to the conversation, how it ends.
-
-    turn = Turn(conversation, "ask", Exchange("Hi"))
-    if not turn.fit(len(turn.prompt(tokenizer, think=False).ids), tokenizer, context, max_tokens).full:
-        turn.begin()
-        turn.take(event)                 # every event but the last
-        outcome = turn.end(reason, stats)  # once, however it ended
-
-Every front end answers this way, from whichever thread events come. Knows no terminal.
-"""
+"""One turn for every front end, from any thread: `fit`, `begin`, `take` every event but the last, `end` once."""
 
 from __future__ import annotations
 
@@ -93,7 +84,6 @@ class Outcome:
 
     @property
     def fills_context(self) -> bool:
-        """True if the context has no room for another token."""
         return self.stats is not None and self.stats.prompt_tokens + self.stats.generation_tokens >= self.context
 
 
@@ -113,13 +103,11 @@ class Turn:
 
     @property
     def messages(self) -> list[Message]:
-        """The messages for the chat template."""
         if self._opened is not None:
             return self._conversation.messages()
         return self._conversation.messages(self.asking, instead=self._before is not None)
 
     def prompt(self, tokenizer: Tokenizer, *, think: bool) -> Prompt:
-        """Return the prompt as text and as tokens."""
         return tokenizer.prompt(self.messages, think=think)
 
     def fit(self, used: int, tokenizer: Tokenizer, context: int, max_tokens: int | None) -> Fit:
@@ -144,21 +132,14 @@ class Turn:
             self._conversation.retract_reply()
 
     def stream(self, params: Params, on_prefill: OnPrefill | None = None) -> Answer:
-        """Return the model's answer, on its way."""
         assert self._opened is not None
+        goes_on, question = self.kind == "continue", self.asking.question
         return self._opened.model.stream(
-            self.messages,
-            params,
-            on_prefill=on_prefill,
-            continues=self.kind == "continue",
-            question=self.asking.question,
+            self.messages, params, on_prefill=on_prefill, continues=goes_on, question=question
         )
 
     def run(self, answer: Answer, show: Callable[[Text | Thinking], bool]) -> Outcome:
-        """Take all of an answer on this thread; `show` gets each event and returns false if that is enough.
-
-        Whatever is raised, by the model, by `show` or by Ctrl-C, ends the turn as cancelled and is raised again.
-        """
+        """Take a whole answer on this thread, until `show` returns false; what is raised cancels the turn."""
         reason: FinishReason = "stop"
         try:
             for event in answer:
@@ -176,7 +157,6 @@ class Turn:
         return self.end(reason, answer.stats)
 
     def take(self, event: Text | Thinking) -> None:
-        """Add a piece of the answer to the conversation."""
         if isinstance(event, Text):
             self._text.append(event.text)
             self._conversation.part(text=event.text)
@@ -192,28 +172,26 @@ class Turn:
         *,
         returns: bool = False,
     ) -> Outcome:
-        """Finish the answer in the conversation, and keep what drafting has learned.
+        """Finish the answer in the conversation, and write what drafting has learned.
 
-        An answer of which nothing was said leaves no trace: what was there before is there again. A new question stays
-        unless it `returns` to the person who asked.
+        An answer of which nothing was said is undone; a new question stays unless it `returns` to the person who asked.
         """
         assert self._opened is not None
         outcome = Outcome("".join(self._text), "".join(self._thinking), reason, stats, error, self._opened.context)
         self._conversation.finish(reason, None if stats is None else stats.to_dict(), self._sampling)
         if not (outcome.text if self.kind == "continue" else outcome.said):
-            self._restore(returns)
+            self._undo(returns)
         self._opened.learned.save(self._opened.model)  # now: most conversations end with their window
         return outcome
 
-    def _restore(self, returns: bool) -> None:
-        conversation, before = self._conversation, self._before
-        if before is None:
-            if not returns:
-                return
-            conversation.undo()
+    def _undo(self, returns: bool) -> None:
+        if self._before is not None:
+            self._conversation.put_back(self._before)
+        elif returns:
+            self._conversation.undo()
         else:
-            conversation.put_back(before)
-        conversation.take_back_oldest(self._dropped)
+            return
+        self._conversation.take_back_oldest(self._dropped)
 
 
 def exchange_tokens(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:

@@ -1,8 +1,4 @@
-"""The thread that owns the model, from which every answer comes as events.
-
-MLX keeps streams and traces per thread, so one thread does all of it, from the first import on. The main thread is free
-for the terminal: it waits for events and for keys at once, and Ctrl-C never strikes inside MLX.
-"""
+"""The thread that owns the model (MLX keeps streams and traces per thread), so that Ctrl-C never strikes inside MLX."""
 
 from __future__ import annotations
 
@@ -14,8 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Event as Flag
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import TypeVar
 
 from mlxmtp.app.open import OpenModel
@@ -33,7 +28,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """Counts the prompt's tokens that are in the KV cache."""
+    """The number of the prompt's tokens that are in the KV cache."""
 
     done: int
     total: int
@@ -47,7 +42,7 @@ class Failed:
 
 
 WorkerEvent = Ready | Prefill | Text | Thinking | End | Failed
-"""What comes from the thread. `load` ends in Ready or Failed, `answer` in End or Failed."""
+"""`load` ends in Ready or Failed, `answer` in End or Failed."""
 
 
 class _Stopped(Exception):
@@ -59,11 +54,10 @@ class Worker:
 
     def __init__(self) -> None:
         self.model: OpenModel | None = None
-        self.error: Exception | None = None
-        """Why there is no model, if reading it failed."""
+        self.error: Exception | None = None  # of reading the model
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._events: deque[WorkerEvent] = deque()
-        self._stop = Flag()
+        self._stop = Event()
         self._wanted: object = None  # stands for the model that was asked for last
         self._lock = Lock()
         self._bell, self._button = os.pipe()
@@ -72,10 +66,7 @@ class Worker:
         self._thread: Thread | None = None
 
     def load(self, read: Callable[[], OpenModel]) -> None:
-        """Read a model; the one before it is dropped first, so that memory never holds two.
-
-        Of several that were asked for meanwhile only the last is there in the end, and only that one has an event.
-        """
+        """Read a model after freeing the one before it. Of several asked for meanwhile, only the last has an event."""
         with self._lock:
             before, self.model, self.error = self.model, None, None
             self._wanted = wanted = object()
@@ -105,7 +96,7 @@ class Worker:
 
     def answer(self, begin: Callable[[OpenModel, OnPrefill], Answer]) -> None:
         """Answer with the model, once it is there; `begin` runs on the thread."""
-        self._stop = stop = Flag()
+        self._stop = stop = Event()
 
         def on_prefill(done: int, total: int) -> None:
             if stop.is_set():
@@ -139,7 +130,7 @@ class Worker:
 
     def idle(self, seconds: float) -> bool:
         """Return whether everything asked for has ended by then; false for a model that does not react."""
-        over = Flag()
+        over = Event()
         self._do(over.set)
         return over.wait(seconds)
 
@@ -153,17 +144,15 @@ class Worker:
         return any(key in ready for key in keys)
 
     def wake(self) -> None:
-        """End a `wait`, from a signal handler, too."""
         with suppress(BlockingIOError):  # so many rings are waiting already
             os.write(self._button, b"\0")
 
     def events(self) -> Sequence[WorkerEvent]:
-        """Return the events since the last call, in order."""
         with suppress(BlockingIOError):
             os.read(self._bell, 1 << 16)
         return [self._events.popleft() for _ in range(len(self._events))]
 
-    def _pass_on(self, answer: Answer, stop: Flag) -> None:
+    def _pass_on(self, answer: Answer, stop: Event) -> None:
         try:
             for event in answer:
                 self._emit(event)

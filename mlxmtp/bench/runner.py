@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlxmtp.bench.harness import Harness
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.tokenizer import Tokenizer
-    from mlxmtp.hub.store import Found
+    from mlxmtp.hub.store import Checkpoint
 
 _TIMED_ROUNDS = 24
 
@@ -45,8 +45,8 @@ class Prompt:
 class Candidate:
     """A model to measure, with its prompts by length in tokens."""
 
-    target: Found
-    drafter: Found | None
+    target: Checkpoint
+    drafter: Checkpoint | None
     draft_bits: int | None
     kv_bits: int | None
     tokenizer: Tokenizer

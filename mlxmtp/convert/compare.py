@@ -1,14 +1,11 @@
-"""The distance of a conversion's target from its source: both read one text, and their logits are compared.
-
-The two are in memory one after the other, never together.
-"""
+"""The divergence of a conversion from its source on one text; they are in memory one after the other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
+from mlxmtp.convert.run import Agreement
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import LoadError, TooLarge
 from mlxmtp.machine.chip import this_machine
@@ -38,20 +35,8 @@ _TOKENS = 192  # of it at most
 _ROWS = 16  # positions compared at a time: a row of the full vocabulary is a megabyte
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Mean divergence KL(source || result) in nats and the share of positions with the same likeliest token."""
-
-    kl: float
-    top1: float
-    tokens: int
-
-
 def compare_on_text(source: Path, result: Path) -> Agreement:
-    """Compare two targets on a text of our own; without a tokenizer on a fixed row of tokens.
-
-    Raises TooLarge if one of them does not fit this machine, LoadError if the result cannot be used.
-    """
+    """Compare two targets on a text, without a tokenizer on a fixed row of tokens. Raises TooLarge, LoadError."""
     configs = [read_config(folder) for folder in (source, result)]
     vocabulary = configs[0].vocab_size
     if (source / "tokenizer.json").is_file():
@@ -69,10 +54,7 @@ def compare_on_text(source: Path, result: Path) -> Agreement:
 
 
 def compare(source: Path, result: Path, ids: Sequence[int]) -> Agreement:
-    """Compare two targets on ``ids``, and load the result's drafter where it has one.
-
-    Raises LoadError if the result cannot be used.
-    """
+    """Compare two targets on ``ids``, and load the result's drafter. Raises LoadError for an unusable result."""
     wanted = text_logits(source, ids)
     mx.clear_cache()  # what the source took is free for the result
     got = text_logits(result, ids, drafter=result / "drafter")

@@ -1,7 +1,5 @@
 """The plan of a conversion: every file and tensor that it writes, from headers and configurations alone."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator
@@ -19,16 +17,13 @@ from mlxmtp.models.safetensors import Stored, lay_out, read_folder
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
-SHARD = 5_000_000_000
-"""Bytes from which weights go on in another file, as other tools have it; a tensor is never divided."""
-
+SHARD = 5_000_000_000  # bytes from which weights go on in another file, as other tools have it
 _COPIED = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
     "processor_config.json", "preprocessor_config.json", "tokenizer.model", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 
-Place = tuple[Path, int]
-"""A file, and an offset in it in bytes."""
+Place = tuple[Path, int]  # a file, and an offset in it in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +36,6 @@ class Shard:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
         return len(self.header) + sum(tensor.layout.nbytes for tensor in self.tensors)
 
 
@@ -60,17 +54,14 @@ class ConversionPart:
 
     @property
     def size(self) -> int:
-        """Bytes of the weight files."""
         return sum(shard.size for shard in self.shards)
 
     @property
     def source_size(self) -> int:
-        """Bytes of the weights it is made of."""
         return sum(file.stat().st_size for file in self.sources)
 
     @property
     def sources(self) -> list[Path]:
-        """The weight files it is made of."""
         return sorted({task.source.file for task in self.tasks})
 
     def steps(self) -> Iterator[tuple[Slice, list[Place]]]:
@@ -94,9 +85,9 @@ class ConversionPart:
         """Return the index of several weight files; None for a single one."""
         if len(self.shards) == 1:
             return None
-        table = {tensor.layout.name: shard.file.name for shard in self.shards for tensor in shard.tensors}
-        total = sum(tensor.layout.nbytes for shard in self.shards for tensor in shard.tensors)
-        return {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
+        stored = [(shard.file.name, tensor.layout) for shard in self.shards for tensor in shard.tensors]
+        table = {layout.name: file for file, layout in sorted(stored, key=lambda one: one[1].name)}
+        return {"metadata": {"total_size": sum(layout.nbytes for _, layout in stored)}, "weight_map": table}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +101,11 @@ class ConversionPlan:
 
     @property
     def work(self) -> Path:
-        """The folder in which it grows; nothing takes what is in it for a model."""
-        return _partial_folder(self.dest)
+        """The folder in which `model` grows beside its journal; without config.json until every value was read back."""
+        return self.dest.with_name(self.dest.name + PARTIAL)
 
     @property
     def size(self) -> int:
-        """Bytes of all weight files."""
         return sum(part.size for part in self.parts)
 
     @property
@@ -125,7 +115,6 @@ class ConversionPlan:
 
     @property
     def free(self) -> int:
-        """Bytes free where it would go."""
         return free_bytes(self.dest)
 
     @property
@@ -154,27 +143,19 @@ class ConversionPlan:
 
 
 def check_free(dest: Path, *, force: bool) -> None:
-    """Raise UsageError if there is something at the destination, unless it may be replaced by `force`."""
+    """Raise UsageError if there is something at the destination, unless `force` may replace it."""
     if dest.exists() and not force:
         raise UsageError(f"{dest} exists. Give another DEST, or replace it with --force.")
-
-
-def _partial_folder(dest: Path) -> Path:
-    return dest.with_name(dest.name + PARTIAL)
 
 
 def plan_conversion(
     source: Path, drafter: Path | None, dest: Path, recipe: Recipe, *, origin: str, drafter_named: bool = True
 ) -> ConversionPlan:
-    """Plan the conversion of a checkpoint folder and its drafter's.
-
-    `drafter_named`: somebody asked for this drafter; one that was merely found and does not fit is left out with a
-    note. Raises LoadError for a source that is no Gemma 4, quantized or damaged, and for a wrong pair.
-    """
+    """Plan the conversion of a folder and its drafter, left out if not `drafter_named` and wrong. Raises LoadError."""
     target = read_config(source)
     if target.is_drafter:
         raise LoadError(f"{source} is a drafter. Give its target as SRC and this as --draft-model.")
-    out = _partial_folder(dest) / "model"
+    out = dest.with_name(dest.name + PARTIAL) / "model"
     parts = [_part("target", target, recipe, out)]
     notes = []
     if drafter is not None:
@@ -191,11 +172,9 @@ def plan_conversion(
 
 def _part(role: Literal["target", "drafter"], config: ModelConfig, recipe: Recipe, folder: Path) -> ConversionPart:
     tasks, left_out = make_tasks(config, read_folder(config.folder), recipe)
-    copied = [item for pattern in _COPIED for item in sorted(config.folder.glob(pattern)) if item.is_file()]
-    shards = _shards(folder, tasks)
-    return ConversionPart(
-        role, config, recipe, folder, tuple(tasks), tuple(left_out), shards, tuple(dict.fromkeys(copied))
-    )
+    files = (item for pattern in _COPIED for item in sorted(config.folder.glob(pattern)) if item.is_file())
+    copied = tuple(dict.fromkeys(files))
+    return ConversionPart(role, config, recipe, folder, tuple(tasks), tuple(left_out), _shards(folder, tasks), copied)
 
 
 def _shards(folder: Path, tasks: list[Task]) -> tuple[Shard, ...]:

@@ -1,22 +1,9 @@
-"""The recipe of a conversion: how many bits each tensor gets.
-
-Not every module takes quantization equally well, and not every module's bytes are read for every token:
-
-    per-layer embedding    8 bits: below that answers turn to garbage; a lookup of one row a token, so no slower
-    per-layer projections  16 bits: about 1 % of the weights, and twice the divergence when they are quantized
-    router                 8 bits: a small matrix that decides which experts answer
-    embedding = head       as asked, but at least 6 bits: its rounding goes straight into the logits
-    norms, scalars         never quantized
-    everything else        as asked
-
-A drafter has no such parts; a small one with a centroid head keeps 16 bits, a large one is quantized, head included.
-Knows nothing of arrays or files.
-"""
+"""The recipe of a conversion: how many bits each tensor gets. Knows nothing of arrays or files."""
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import QUANTIZED_DRAFTER_FROM
@@ -26,9 +13,7 @@ from mlxmtp.models.tensors import MODES, Quantization, Tensor, parameter_count, 
 BITS = (4, 5, 6, 8, 16)
 DRAFT_BITS = (4, 8, 16)
 GROUPS = (32, 64, 128)
-QAT_GROUP = 32
-"""Weights trained for q4_0 were trained for groups of 32."""
-
+QAT_GROUP = 32  # weights trained for q4_0 were trained for groups of 32
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 _LEAST = {"embedding": 6, "head": 6}
@@ -39,6 +24,14 @@ _AFFINE_8 = ("per-layer embedding", "router")  # also in the floating-point mode
 class Recipe:
     """Bits and modes for a pair; 16 bits mean that nothing is quantized.
 
+        per-layer embedding    8 bits: below that answers turn to garbage; a lookup of one row a token, so no slower
+        per-layer projections  16 bits: about 1 % of the weights, and twice the divergence when they are quantized
+        router                 8 bits: a small matrix that decides which experts answer
+        embedding = head       as asked, but at least 6 bits: its rounding goes straight into the logits
+        norms, scalars         never quantized
+        everything else        as asked
+
+    A small drafter with a centroid head keeps 16 bits, a large one is quantized, head included.
     ``dtype`` is that of what is not quantized (None: as stored). ``draft_bits`` None decides by the drafter's size.
     """
 
@@ -75,29 +68,21 @@ class Recipe:
         group = self.group_size if self.mode == "affine" else 64
         if tensor.kind in _AFFINE_8:
             return Quantization(8, group).fitting(tensor)
-        least = _LEAST.get(tensor.kind, 0)
-        if self.bits < least:
+        if self.bits < (least := _LEAST.get(tensor.kind, 0)):
             return Quantization(least, group).fitting(tensor)
         return Quantization(self.bits, self.group_size, self.mode).fitting(tensor)
 
-    def for_drafter(self, config: ModelConfig) -> "Recipe":
+    def for_drafter(self, config: ModelConfig) -> Self:
         """Return the same recipe with ``draft_bits`` decided."""
         if self.draft_bits is not None:
             return self
         large = parameter_count(config) >= QUANTIZED_DRAFTER_FROM
-        bits = 16 if self.bits == 16 or not large else 8 if self.bits == 8 else 4
-        return Recipe(**{**asdict(self), "draft_bits": bits})
+        return replace(self, draft_bits=16 if self.bits == 16 or not large else 8 if self.bits == 8 else 4)
 
     def block(self, config: ModelConfig) -> dict[str, Any] | None:
-        """Return the quantization block for config.json as mlx-lm and mlx-vlm read it; None if there is none.
-
-        The first three entries hold for every module; one that differs has its own, false if it is not quantized.
-        """
-        modules = {
-            tensor.name.removesuffix(".weight"): self._of(tensor, config)
-            for tensor in tensors(config)
-            if tensor.quantizable
-        }
+        """Return the quantization block for config.json as mlx-lm and mlx-vlm read it, with entries for odd modules."""
+        parts = [tensor for tensor in tensors(config) if tensor.quantizable]
+        modules = {part.name.removesuffix(".weight"): self._of(part, config) for part in parts}
         counts = Counter(own for own in modules.values() if own is not None)
         if not counts:
             return None
@@ -114,7 +99,9 @@ class Recipe:
         for tensor in tensors(config):
             if tensor.quantizable:
                 kind = "mlp" if tensor.kind == "drafter's projections" else tensor.kind
-                found.setdefault(kind, _words(self._of(tensor, config), self.dtype))
+                how = self._of(tensor, config)
+                plain = self.dtype or "as stored"
+                found.setdefault(kind, f"{how.title}, groups of {how.group_size}" if how else plain)
         return found
 
     def _of(self, tensor: Tensor, config: ModelConfig) -> Quantization | None:
@@ -122,21 +109,12 @@ class Recipe:
 
 
 def make_recipe(flags: Mapping[str, Any], *, qat: bool = False) -> Recipe:
-    """Make a recipe from fields by name; one that is absent or None takes its default.
-
-    ``qat``: the source was trained to be quantized to 4 bits in groups of 32. Raises UsageError.
-    """
+    """Make a recipe from fields that are not None; ``qat`` sources were trained for groups of 32. Raises UsageError."""
     given = {name: value for name, value in flags.items() if value is not None}
     group, bits = MODES.get(given.get("mode", "affine"), MODES["affine"])
     if qat and given.get("mode", "affine") == "affine":
         group = QAT_GROUP
     return Recipe(**{"group_size": group, "bits": bits, **given})
-
-
-def _words(packing: Quantization | None, dtype: str | None) -> str:
-    if packing is None:
-        return dtype or "as stored"
-    return f"{packing.title}, groups of {packing.group_size}"
 
 
 def _either(numbers: tuple[int, ...]) -> str:

@@ -1,13 +1,4 @@
-"""Carrying out a conversion: tensor by tensor, continued where it stopped, and a model only when all of it is right.
-
-    DEST.partial/journal          which steps are on disk
-    DEST.partial/model/…          grows, without config.json until every value has been read back
-    DEST                          the same folder, renamed at the very end
-
-Weight files are laid out in full before the first value, then filled in order. At most one slice is in memory.
-"""
-
-from __future__ import annotations
+"""Carrying out a conversion: slice by slice, continued where it stopped."""
 
 import errno
 import json
@@ -17,21 +8,19 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import takewhile
+from functools import reduce
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Self
 from zlib import crc32
 
 from mlxmtp.convert.plan import ConversionPlan, Place, versions
-from mlxmtp.convert.tasks import Slice, expected_layouts, output_config
+from mlxmtp.convert.tasks import Slice, output_config
 from mlxmtp.errors import ConversionError, TooLarge
 from mlxmtp.files import sync, try_lock, write_atomically
 from mlxmtp.hub.cache import INDEX
 from mlxmtp.hub.store import RECORD
 from mlxmtp.models.safetensors import read_folder, write_bytes
-
-if TYPE_CHECKING:
-    from mlxmtp.convert.compare import Agreement
 
 _GO_ON = "What is done is kept: run the same command again to go on."
 _LINE = 9  # bytes of a journal's line: eight hexadecimal digits and a newline
@@ -40,8 +29,17 @@ _WHOLE_LINE = re.compile(rb"[0-9a-f]{8}\n")
 OnBytes = Callable[[int, bool], None]
 """Called with a number of bytes of the result that are right on disk, and whether they were converted just now."""
 
-Compare = Callable[[Path, Path], "Agreement"]
-"""Takes the folders of source and result. Raises TooLarge where they cannot be compared."""
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Mean divergence KL(source || result) in nats and the share of positions with the same likeliest token."""
+
+    kl: float
+    top1: float
+    tokens: int
+
+
+Compare = Callable[[Path, Path], Agreement]  # takes the folders of source and result, raises TooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +53,16 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """A finished conversion. `started_over`: the rest of a conversion with other settings was thrown away.
-
-    `not_compared` says why there is no `agreement` although one was wanted.
-    """
+    """A finished conversion."""
 
     folder: Path
     agreement: Agreement | None
-    not_compared: str | None
-    started_over: bool
+    not_compared: str | None  # why there is no agreement although one was wanted
+    started_over: bool  # the rest of a conversion with other settings was thrown away
 
 
 def convert(plan: ConversionPlan, *, compare: Compare | None = None, watch: Watch | None = None) -> ConversionResult:
-    """Write the result, read it back, compare it with its source, and give it its name.
-
-    Raises ConversionError (disk), LoadError (source). Whatever ends it, the next call goes on where this one stopped.
-    """
+    """Write, check, compare and name the result, or go on with it. Raises ConversionError, LoadError."""
     watch = watch or Watch()
     try:
         plan.work.mkdir(parents=True, exist_ok=True)
@@ -84,21 +76,20 @@ def convert(plan: ConversionPlan, *, compare: Compare | None = None, watch: Watc
             started_over = journal.stale
         shutil.rmtree(plan.work, ignore_errors=True)
     except OSError as error:
-        raise _explain(error, plan.dest) from error
+        said = f"{error.filename or plan.dest} cannot be written: {error.strerror or error}. Give a DEST that can."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            said = f"The disk is full ({plan.dest.parent}). Make room. {_GO_ON}"
+        raise ConversionError(said) from error
     return ConversionResult(plan.dest, agreement, not_compared, started_over)
 
 
 class StepJournal:
-    """The checksums of the steps on disk.
-
-    ``fingerprint`` stands for everything that decides about the bytes written. A journal with another one is of another
-    conversion: then ``checksums`` is empty and ``stale`` is set.
-    """
+    """The checksums of the steps on disk; empty, and ``stale``, if the conversion had another fingerprint."""
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, fingerprint: str) -> Iterator[StepJournal]:
-        """Open a journal, locked while it is. Raises ConversionError if another process has it."""
+    def open(cls, path: Path, fingerprint: str) -> Iterator[Self]:
+        """Open a journal and lock it. Raises ConversionError if another process has it."""
         with path.open("ab+", buffering=0) as file:
             if not try_lock(file.fileno()):
                 raise ConversionError(f"Another process is converting into {path.parent}. Wait for it, or stop it.")
@@ -120,7 +111,6 @@ class StepJournal:
         self.truncate(len(self.checksums))
 
     def add(self, checksum: int) -> None:
-        """Note that the next step is on disk."""
         self._file.write(b"%08x\n" % checksum)
         self.checksums.append(checksum)
 
@@ -137,9 +127,7 @@ def _fill(plan: ConversionPlan, journal: StepJournal, on_bytes: OnBytes) -> None
     with _open_files(plan) as files, little_memory():
         done = _intact_steps(plan, journal, files, on_bytes)
         journal.truncate(done)
-        for at, (step, places) in enumerate(_steps(plan)):
-            if at < done:
-                continue
+        for step, places in islice(_steps(plan), done, None):
             data = convert_slice(step)
             for piece, (file, start) in zip(data, places, strict=True):
                 write_bytes(files[file], piece, start)
@@ -163,11 +151,10 @@ def _read_back(plan: ConversionPlan, journal: StepJournal, on_checked: OnBytes) 
     from mlxmtp.convert.slices import check_values, little_memory
 
     for part in plan.parts:
-        index = part.index()
-        if index is not None:
+        if index := part.index():
             _write_json(part.folder / INDEX, index)
         stored = {name: tensor.layout for name, tensor in read_folder(part.folder).items()}
-        if stored != expected_layouts(list(part.tasks)):
+        if stored != {layout.name: layout for task in part.tasks for layout in task.parts}:
             raise ConversionError(f"{part.folder} lacks tensors. Remove {plan.work} and run the same command again.")
     with _open_files(plan) as files, little_memory():
         for checksum, (step, places) in zip(journal.checksums, _steps(plan), strict=True):
@@ -227,17 +214,12 @@ def _steps(plan: ConversionPlan) -> Iterator[tuple[Slice, list[Place]]]:
 
 
 def _written(step: Slice, places: list[Place], files: dict[Path, int]) -> list[bytes]:
-    return [
-        os.pread(files[file], step.bytes_of(part)[1], start)
-        for part, (file, start) in zip(step.task.parts, places, strict=True)
-    ]
+    sizes = [step.bytes_of(part)[1] for part in step.task.parts]
+    return [os.pread(files[file], size, start) for size, (file, start) in zip(sizes, places, strict=True)]
 
 
 def _checksum(pieces: Sequence[bytes]) -> int:
-    checksum = 0
-    for piece in pieces:
-        checksum = crc32(piece, checksum)
-    return checksum
+    return reduce(lambda checksum, piece: crc32(piece, checksum), pieces, 0)
 
 
 @contextmanager
@@ -257,13 +239,5 @@ def _open_files(plan: ConversionPlan) -> Iterator[dict[Path, int]]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    """Write a small file and put it on the disk."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     sync(path)
-
-
-def _explain(error: OSError, dest: Path) -> ConversionError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ConversionError(f"The disk is full ({dest.parent}). Make room. {_GO_ON}")
-    name = error.filename or dest
-    return ConversionError(f"{name} cannot be written: {error.strerror or error}. Give a DEST that can.")

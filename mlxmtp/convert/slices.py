@@ -1,8 +1,4 @@
-"""Slices of a conversion as arrays: bytes in, bytes out; no array outlives a call.
-
-MLX quantizes every group of a row for itself, so slices of rows put together are bit for bit what the whole tensor
-gives (``tests/models/test_pack.py``).
-"""
+"""Slices of a conversion: bytes in, bytes out. MLX quantizes groups alone, so slices give what a whole tensor does."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,12 +32,8 @@ def little_memory() -> Iterator[None]:
 
 
 def convert_slice(step: Slice) -> list[bytes]:
-    """Return the bytes that a step writes, one item for each part of its task.
-
-    Raises LoadError for a source that cannot be read or holds values that are not finite.
-    """
-    task = step.task
-    stored = task.source.layout
+    """Return the bytes that a step writes, by part. Raises LoadError for an unreadable or infinite source."""
+    task, stored = step.task, step.task.source.layout
     pieces = [
         read_bytes(task.source, row * stored.row_bytes, count * stored.row_bytes)
         for row, count in task.spans(step.first, step.count)
@@ -63,18 +55,13 @@ def convert_slice(step: Slice) -> list[bytes]:
         values = mx.contiguous(values.reshape(stored.shape).transpose(task.order))
     if task.quantization is None:
         return [as_bytes(values)]
-    parts = mx.quantize(values, **task.quantization.arguments)
-    return [as_bytes(part) for part in parts]
+    return [as_bytes(part) for part in mx.quantize(values, **task.quantization.arguments)]
 
 
 def check_values(step: Slice, data: Sequence[bytes]) -> bool:
-    """Return True if the bytes that a step has written stand for finite numbers.
-
-    Of quantized values the scales decide; others were looked at before they were written.
-    """
-    packing = step.task.quantization
-    if packing is None:
-        return True
+    """Return True if the bytes that a step has written are finite numbers: of quantized ones the scales decide."""
+    if (packing := step.task.quantization) is None:
+        return True  # looked at before they were written
     layout = step.task.parts[1]
     scales = as_array(data[1], layout.dtype, (-1, layout.columns))
     if packing.mode != "affine":
@@ -101,10 +88,7 @@ def as_bytes(array: mx.array) -> bytes:
 
 
 def _is_finite(values: mx.array) -> bool:
-    """Return True if no exponent is the one of infinity and NaN.
-
-    Ten times as fast on a CPU as ``mx.isfinite``, which would take as long as the quantization.
-    """
+    """Return True if no exponent is that of infinity and NaN; ten times as fast on a CPU as ``mx.isfinite``."""
     kind = mx.uint32 if values.itemsize == 4 else mx.uint16
     without_sign = mx.left_shift(values.view(kind), mx.array(1, kind))
     return bool((mx.max(without_sign) < _INFINITE[values.dtype]).item())

@@ -1,9 +1,4 @@
-"""From the tensors of a published checkpoint to those of its conversion, in slices of rows.
-
-Names become those of the network (``models/tensors.py``), gate and up projections of the experts are separated, what no
-layer reads is dropped, and convolutions of the towers are turned to MLX's order. Everything here follows from headers
-and configuration: no value is read.
-"""
+"""From the tensors of a published checkpoint to those of its conversion, in slices of rows; no value is read."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,9 +10,7 @@ from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.safetensors import AGAIN, Layout, Stored
 from mlxmtp.models.tensors import Names, Piece, Quantization, Tensor, tensors, tower
 
-SLICE = 16 << 20
-"""Bytes of a source tensor in memory at a time. On a CPU the floating-point modes take twenty times as much."""
-
+SLICE = 16 << 20  # bytes of a source tensor in memory; on a CPU the floating-point modes take twenty times as much
 _FLOATS = ("BF16", "F16", "F32")
 
 
@@ -39,7 +32,6 @@ class Task:
 
     @property
     def rows(self) -> int:
-        """Rows that are written."""
         return self.blocks * self.length
 
     def spans(self, first: int, count: int) -> Iterator[tuple[int, int]]:
@@ -62,7 +54,6 @@ class Slice:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it writes."""
         return sum(self.bytes_of(part)[1] for part in self.task.parts)
 
     def bytes_of(self, part: Layout) -> tuple[int, int]:
@@ -79,10 +70,7 @@ def slices(task: Task) -> Iterator[Slice]:
 
 
 def make_tasks(config: ModelConfig, source: Mapping[str, Stored], recipe: Recipe) -> tuple[list[Task], list[str]]:
-    """Return the tasks of a conversion, and the names in the source that it leaves out.
-
-    Raises LoadError if the source is quantized already, lacks a tensor or has one that no Gemma 4 has.
-    """
+    """Return the tasks of a conversion, and the names in the source that it leaves out. Raises LoadError."""
     refuse_quantized(config, source, config.folder)
     names = Names(config)
     tasks: dict[str, Task] = {}
@@ -117,13 +105,11 @@ def _tasks(config: ModelConfig, names: Names, name: str, stored: Stored, recipe:
     if found is not None:
         new = found[1]
         return {} if recipe.text_only else {new: _tower(new, stored, recipe, published=new != name)}
-    pieces = names.find(name)
-    if pieces is None and ".experts." in name and not config.text.get("enable_moe_block"):
-        raise LoadError(f"The checkpoint in {config.folder} has experts, its config.json has none.")
-    if pieces is None:
-        raise LoadError(
-            f"The checkpoint in {config.folder} has the unknown tensor {name}: it is no Gemma 4 as published."
-        )
+    if (pieces := names.find(name)) is None:
+        said = f"the unknown tensor {name}: it is no Gemma 4 as published."
+        if ".experts." in name and not config.text.get("enable_moe_block"):
+            said = "experts, its config.json has none."
+        raise LoadError(f"The checkpoint in {config.folder} has {said}")
     return {piece.tensor.name: _task(config, stored, piece, recipe) for piece in pieces}
 
 
@@ -139,46 +125,33 @@ def _task(config: ModelConfig, stored: Stored, piece: Piece, recipe: Recipe) -> 
     if shape != tensor.shape:
         where = f"Tensor {stored.layout.name} in {config.folder}"
         raise LoadError(f"{where} is {shape} and should be {tensor.shape}. {AGAIN}")
-    parts, quantization = _parts(config, stored, tensor, recipe)
-    return Task(stored, parts, quantization, blocks, (half or 0) * length, length)
-
-
-def _parts(
-    config: ModelConfig, stored: Stored, tensor: Tensor, recipe: Recipe
-) -> tuple[tuple[Layout, ...], Quantization | None]:
-    """Return the tensors written for one of the network."""
-    how = recipe.quantization(tensor, drafter=config.is_drafter)
-    dtype = _dtype(stored.layout.dtype, recipe)
-    if how is None:
-        return (Layout(tensor.name, dtype, tensor.shape),), None
-    if dtype not in _FLOATS:
+    how, dtype = recipe.quantization(tensor, drafter=config.is_drafter), _dtype(stored.layout.dtype, recipe)
+    if how is not None and dtype not in _FLOATS:
         raise LoadError(f"Tensor {stored.layout.name} in {config.folder} has dtype {dtype}, which cannot be quantized.")
+    return Task(stored, _parts(tensor, how, dtype), how, blocks, (half or 0) * length, length)
+
+
+def _parts(tensor: Tensor, how: Quantization | None, dtype: str) -> tuple[Layout, ...]:
+    """Return the tensors written for one of the network."""
+    if how is None:
+        return (Layout(tensor.name, dtype, tensor.shape),)
     *rows, width = tensor.shape
     groups = (*rows, width // how.group_size)
+    added = {"scales": dtype, "biases": dtype} if how.mode == "affine" else {"scales": "U8"}
     values = Layout(tensor.name, "U32", (*rows, width * how.bits // 32))
-    if how.mode != "affine":
-        return (values, Layout(f"{tensor.module}.scales", "U8", groups)), how
-    return (
-        values,
-        Layout(f"{tensor.module}.scales", dtype, groups),
-        Layout(f"{tensor.module}.biases", dtype, groups),
-    ), how
+    return (values, *(Layout(f"{tensor.module}.{name}", kind, groups) for name, kind in added.items()))
 
 
 def _tower(name: str, stored: Stored, recipe: Recipe, *, published: bool) -> Task:
     """Return the task for a tensor of a tower, never quantized; published convolutions get their channels last."""
-    shape = stored.layout.shape
+    shape, dtype = stored.layout.shape, _dtype(stored.layout.dtype, recipe)
     order: tuple[int, ...] | None = None
     if published and name.endswith("conv.weight") and len(shape) == 4:
         order = (0, 2, 3, 1)
     if published and name.endswith("conv1d.weight") and len(shape) == 3:
         order = (0, 2, 1)
-    part = replace(
-        stored.layout,
-        name=name,
-        dtype=_dtype(stored.layout.dtype, recipe),
-        shape=shape if order is None else tuple(shape[axis] for axis in order),
-    )
+    turned = shape if order is None else tuple(shape[axis] for axis in order)
+    part = replace(stored.layout, name=name, dtype=dtype, shape=turned)
     return Task(stored, (part,), length=stored.layout.rows, order=order)
 
 
@@ -190,10 +163,8 @@ def output_config(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
     """Return config.json of the conversion: the source's, with what has changed."""
     raw: dict[str, Any] = dict(config.raw)
     if raw.get("text_config") is None:  # text alone: as the text part of the whole model, which every loader knows
-        text = dict(config.text)
-        top: dict[str, Any] = {
-            key: text[key] for key in ("eos_token_id", "tie_word_embeddings", "dtype") if key in text
-        }
+        text = config.text
+        top = {key: text[key] for key in ("eos_token_id", "tie_word_embeddings", "dtype") if key in text}
         raw = {"model_type": config.model_type.removesuffix("_text"), "text_config": text, **top}
     raw["text_config"] = dict(raw["text_config"])
     raw["vocab_size"] = config.vocab_size  # mlx-lm looks for it here
@@ -201,12 +172,6 @@ def output_config(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
         for table in (raw, raw["text_config"]):
             table.pop("torch_dtype", None)
             table["dtype"] = recipe.dtype
-    block = recipe.block(config)
-    if block is not None:
+    if (block := recipe.block(config)) is not None:
         raw["quantization"] = block
     return raw
-
-
-def expected_layouts(tasks: list[Task]) -> dict[str, Layout]:
-    """Return every tensor that the finished files must hold."""
-    return {part.name: part for task in tasks for part in task.parts}

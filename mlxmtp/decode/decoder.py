@@ -112,7 +112,10 @@ class Decoder:
             raise ContextOverflow(
                 f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}: shorten it."
             )
-        self._set_depth(num_draft_tokens)
+        if num_draft_tokens != "auto" and not 0 <= num_draft_tokens <= MAX_DRAFT:
+            raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
+        self.depth.limit = MAX_DRAFT if self.drafter is not None else 0
+        self.depth.fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, marks)
 
@@ -159,12 +162,6 @@ class Decoder:
         for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
-    def _set_depth(self, wanted: int | Literal["auto"]) -> None:
-        if wanted != "auto" and not 0 <= wanted <= MAX_DRAFT:
-            raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {wanted}")
-        self.depth.limit = MAX_DRAFT if self.drafter is not None else 0
-        self.depth.fixed = None if wanted == "auto" else wanted
-
     def _generate(
         self,
         prompt: list[int],
@@ -180,7 +177,9 @@ class Decoder:
         key = sampling.key()
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         self.rows = _common(self.tokens[: self.rows], prompt)
-        self._reserve(prompt, room)
+        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
+        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+        self._cache.reserve(rows)
         hidden = self._read(prompt, on_prefill, marks)
         state = self._begin(hidden, len(prompt), sampling, key)
         first = cast("int", state.bonus.item())
@@ -210,12 +209,6 @@ class Decoder:
         if request != self._request:
             raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
         return self.tokens[-1] not in stop
-
-    def _reserve(self, prompt: list[int], room: int) -> None:
-        """Make room for the prompt, the answer as far as it can be foreseen, and the rounds in flight."""
-        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
-        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
-        self._cache.reserve(rows)
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""

@@ -1,17 +1,10 @@
-"""The layout of the Hugging Face cache, which other tools share, and the commits that were pulled.
-
-models--org--repo/refs/main             the commit that `main` was when somebody looked
-                  snapshots/COMMIT/NAME  links to the files of one commit
-                  blobs/ETAG             their contents
-                  blobs/ETAG.incomplete  what has arrived of one so far
-"""
-
-from __future__ import annotations
+"""The layout of the Hugging Face cache, which other tools share, and the commits that were pulled."""
 
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from mlxmtp.files import write_atomically
 
@@ -22,24 +15,28 @@ INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class CachedRepo:
-    """The folder of one repository in the cache; it need not exist."""
+    """The folder of one repository in the cache; it need not exist.
+
+    models--org--repo/refs/main             the commit that `main` was when somebody looked
+                      snapshots/COMMIT/NAME  links to the files of one commit
+                      blobs/ETAG             their contents
+                      blobs/ETAG.incomplete  bytes of one that have arrived so far
+    """
 
     folder: Path
 
     @classmethod
-    def of(cls, cache: Path, repo: str) -> CachedRepo:
+    def of(cls, cache: Path, repo: str) -> Self:
         return cls(cache / f"models--{repo.replace('/', '--')}")
 
     @property
     def repo(self) -> str:
-        """`org/repo`."""
         return self.folder.name.removeprefix("models--").replace("--", "/", 1)
 
     def snapshot(self, commit: str) -> Path:
         return self.folder / "snapshots" / commit
 
     def commits(self) -> list[str]:
-        """Return every commit with a snapshot."""
         snapshots = self.folder / "snapshots"
         return sorted(item.name for item in snapshots.iterdir() if item.is_dir()) if snapshots.is_dir() else []
 
@@ -54,7 +51,6 @@ class CachedRepo:
         write_atomically(self.folder / "refs" / "main", commit, parents=True)
 
     def blob(self, etag: str) -> Path:
-        """Return the path of the content with this tag, which need not be here."""
         return self.folder / "blobs" / etag
 
     def partial(self, etag: str) -> Path:
@@ -77,9 +73,6 @@ class CachedRepo:
         except OSError:
             blob.replace(link)
         return link
-
-    def size_on_disk(self) -> int:
-        return folder_size(self.folder)
 
 
 def folder_size(folder: Path) -> int:

@@ -1,15 +1,6 @@
-"""Requests to the hub: what a repository holds, and the bytes of its files.
+"""Requests to the hub: plain HTTP with ranges, as neither the client's own download nor Xet continues a file."""
 
-`huggingface_hub` gives session, token, endpoint and offline switch; what it raises leaves here as one sentence with the
-next step (`explain`). Importing this module imports that client (0.2 s), so commands import it when they need it.
-
-Files are read by plain HTTP with ranges, not by the client's own download function: that one keeps a partial file only
-as long as the process lives, so an interrupted pull would start over. For the same reason Xet, the hub's other
-transport, is left out: it needs a second server that mirrors (HF_ENDPOINT) do not have, and cannot continue a file.
-"""
-
-from __future__ import annotations
-
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,37 +11,23 @@ from urllib.parse import quote
 
 import httpx2
 from huggingface_hub import __version__ as client_version
-from huggingface_hub import constants, get_session, get_token
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, get_session, get_token
 from huggingface_hub.utils import hf_raise_for_status, validate_repo_id
 
 from mlxmtp.errors import DownloadError, MlxmtpError, ModelNotFound
 from mlxmtp.version import installed_version
 
-WAITS = (0.2, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before another attempt, when nothing has arrived since the last one; then the error counts."""
-
-LONGEST_WAIT = 60.0
-"""Seconds we wait at most because the hub asked for it (Retry-After)."""
-
+WAITS = (0.2, 1.0, 2.0, 4.0, 8.0)  # seconds before each attempt when nothing has arrived since the last one
+LONGEST_WAIT = 60.0  # seconds that the hub may ask for (Retry-After)
 _BUSY = (408, 429, 500, 502, 503, 504)
 _GO_ON = "What has arrived is kept: run the same command again to go on."
 
-TransferError = (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled)
+TransferError = (errors.HfHubHTTPError, httpx2.TransportError, errors.OfflineModeIsEnabled)
 """Raised by requests; `Patience` says which are worth another attempt, `explain` makes sentences of them."""
 
 T = TypeVar("T")
 
-OnWait = Callable[[str, float], None]
-"""Called with a reason and the seconds until the next attempt."""
+OnWait = Callable[[str, float], None]  # takes a reason and the seconds until the next attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +49,34 @@ class RemoteRepo:
     files: Mapping[str, RemoteFile]
 
 
+class Patience:
+    """A limit to attempts in a row without progress; `tries` is set to 0 when something has arrived."""
+
+    def __init__(self, on_wait: OnWait | None = None, waits: Sequence[float] | None = None) -> None:
+        self.tries = 0
+        self._on_wait, self._waits = on_wait, WAITS if waits is None else waits
+
+    def wait_after(self, error: Exception) -> bool:
+        """Sleep and return True if another attempt makes sense after `error`."""
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in _BUSY:
+            asked = error.response.headers.get("Retry-After", "").strip()
+            reason = f"the hub answers {error.response.status_code}"
+        elif isinstance(error, httpx2.TransportError):
+            asked, reason = "", _reason(error)
+        else:
+            return False
+        if self.tries >= len(self._waits):
+            return False
+        pause = float(asked) if asked.isdecimal() else self._waits[self.tries]
+        if pause > LONGEST_WAIT:
+            return False
+        self.tries += 1
+        if self._on_wait is not None:
+            self._on_wait(reason, pause)
+        time.sleep(pause)
+        return True
+
+
 def offline() -> bool:
     """Return True if HF_HUB_OFFLINE forbids the network."""
     return bool(constants.is_offline_mode())
@@ -83,13 +88,10 @@ def endpoint() -> str:
 
 
 def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = None) -> RemoteRepo:
-    """Return the files of `repo` at `revision` (a branch, tag or commit; None: the newest).
-
-    Raises ModelNotFound if there is no such repository or revision, DownloadError for everything else.
-    """
+    """Return the files of `repo` at a branch, tag or commit (None: the newest). Raises ModelNotFound, DownloadError."""
     try:
         validate_repo_id(repo)
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise ModelNotFound(f"'{repo}' is not the name of a repository: write it as org/repo.") from error
     at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
 
@@ -122,10 +124,8 @@ def _files(siblings: list[dict[str, Any]]) -> Iterator[RemoteFile]:
 def _headers() -> dict[str, str]:
     """Return who asks, and the token; the client's own headers also tell which program runs it, which it looks up."""
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    return {
-        "User-Agent": f"mlxmtp/{installed_version()}; hf_hub/{client_version}",
-        **({} if token is None else {"Authorization": f"Bearer {token}"}),
-    }
+    headers = {"User-Agent": f"mlxmtp/{installed_version()}; hf_hub/{client_version}"}
+    return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
 
 
 def read_file(repo: str, commit: str, name: str, *, on_wait: OnWait | None = None) -> bytes:
@@ -149,7 +149,7 @@ def _patiently(request: Callable[[], T], patience: Patience, repo: str, revision
 
 @contextmanager
 def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Yield the bytes of a file from `start` on: where they really start (0 if the server ignores ranges), and pieces.
+    """Yield where the bytes of a file start (0 if the server ignores ranges), and pieces of them.
 
     Raises `TransferError`. Redirects are followed anew every time: the address of the bytes behind them expires.
     """
@@ -162,57 +162,21 @@ def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[i
             yield start, iter(())
             return
         hf_raise_for_status(response)
-        partial = response.status_code == HTTPStatus.PARTIAL_CONTENT
-        yield _first_byte(response.headers.get("Content-Range")) if partial else 0, response.iter_raw()
-
-
-def _first_byte(content_range: str | None) -> int:
-    """Return 100 for `bytes 100-199/200`."""
-    try:
-        return int(str(content_range).removeprefix("bytes ").split("-")[0])
-    except ValueError:
-        raise httpx2.RemoteProtocolError(f"Content-Range is {content_range!r}") from None
-
-
-class Patience:
-    """A limit to attempts in a row without progress."""
-
-    def __init__(self, on_wait: OnWait | None = None, waits: Sequence[float] | None = None) -> None:
-        self._tries = 0
-        self._on_wait, self._waits = on_wait, WAITS if waits is None else waits
-
-    def reset(self) -> None:
-        """Start to count again, after something has arrived."""
-        self._tries = 0
-
-    def wait_after(self, error: Exception) -> bool:
-        """Sleep and return True if another attempt makes sense after `error`."""
-        asked: float | None = None
-        if isinstance(error, HfHubHTTPError):
-            if error.response.status_code not in _BUSY:
-                return False
-            said = error.response.headers.get("Retry-After", "").strip()
-            asked = float(said) if said.isdecimal() else None
-            reason = f"the hub answers {error.response.status_code}"
-        elif isinstance(error, httpx2.TransportError):
-            reason = _reason(error)
-        else:
-            return False
-        if self._tries >= len(self._waits) or (asked is not None and asked > LONGEST_WAIT):
-            return False
-        pause = self._waits[self._tries] if asked is None else asked
-        self._tries += 1
-        if self._on_wait is not None:
-            self._on_wait(reason, pause)
-        time.sleep(pause)
-        return True
+        begins = 0
+        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            said = response.headers.get("Content-Range", "")
+            parts = re.match(r"(?:bytes )?(\d+)-", said)
+            if parts is None:
+                raise httpx2.RemoteProtocolError(f"Content-Range is {said!r}")
+            begins = int(parts[1])
+        yield begins, response.iter_raw()
 
 
 def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpError:
     """Return an error with one sentence and the next step for a `TransferError`."""
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return _explain_answer(error, repo, revision)
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         said = f"HF_HUB_OFFLINE is set, so {repo} cannot be looked up. Unset it and run again."
     elif isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         said = f"The hub at {endpoint()} cannot be reached ({_reason(error)}). "
@@ -222,17 +186,16 @@ def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpE
     return DownloadError(said)
 
 
-def _explain_answer(error: HfHubHTTPError, repo: str, revision: str | None) -> MlxmtpError:
-    if isinstance(error, RevisionNotFoundError):
+def _explain_answer(error: errors.HfHubHTTPError, repo: str, revision: str | None) -> MlxmtpError:
+    if isinstance(error, errors.RevisionNotFoundError):
         return ModelNotFound(f"{repo} has no revision '{revision}'. Leave out --revision for the newest one.")
-    gated, status = isinstance(error, GatedRepoError), error.response.status_code
-    if isinstance(error, RepositoryNotFoundError) and not gated:
-        return ModelNotFound(
-            f"There is no {repo} on the hub, or it is private. Check the name, or run `hf auth login` or set HF_TOKEN."
-        )
+    gated, status = isinstance(error, errors.GatedRepoError), error.response.status_code
+    if isinstance(error, errors.RepositoryNotFoundError) and not gated:
+        said = f"There is no {repo} on the hub, or it is private. "
+        return ModelNotFound(f"{said}Check the name, or run `hf auth login` or set HF_TOKEN.")
     if gated:
         said = f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
-    elif isinstance(error, EntryNotFoundError):
+    elif isinstance(error, errors.EntryNotFoundError):
         said = f"A file of {repo} is listed but not there. Try another --revision."
     elif status == HTTPStatus.UNAUTHORIZED:
         said = "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."

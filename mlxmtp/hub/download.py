@@ -1,68 +1,224 @@
-"""Files from the hub into the cache: continued where they stopped, checked before anything sees them.
-
-A file grows under `blobs/ETAG.incomplete`, unbuffered, so whatever ends the process (a cut connection, Ctrl-C, kill -9,
-a full disk) leaves what had arrived, and the next run asks for the rest. Only a file of the right size and hash gets
-its final name.
-"""
-
-from __future__ import annotations
+"""Downloads into the cache: a plan of what target and drafter lack, then files that continue where they stopped."""
 
 import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import httpx2
-from huggingface_hub.errors import HfHubHTTPError
 
-from mlxmtp.errors import DownloadError
-from mlxmtp.files import try_lock
-from mlxmtp.hub.cache import Record, Records
-from mlxmtp.hub.client import OnWait, Patience, RemoteFile, TransferError, explain, open_file
-from mlxmtp.hub.plan import DownloadPlan, RepoPart
+from mlxmtp.errors import DownloadError, LoadError, ModelNotFound
+from mlxmtp.files import free_bytes, try_lock
+from mlxmtp.hub import client
+from mlxmtp.hub.cache import INDEX, CachedRepo, Record, Records, indexed_files
+from mlxmtp.hub.client import OnWait, RemoteFile
+from mlxmtp.hub.registry import Entry, find_entry, same_shape
+from mlxmtp.machine.memory import Need, need
+from mlxmtp.models.config import ModelConfig, check_pair
+from mlxmtp.units import format_bytes
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NETWORK = ("config.json", "generation_config.json", INDEX)
+_TEXT_SIDE = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
+    "processor_config.json", "preprocessor_config.json",  # a kilobyte each; other tools need them for the towers
+)  # fmt: skip
+_LARGEST_SMALL = 50_000_000  # bytes; an index has well under one million
 _PIECE = 1 << 20
 
 OnBytes = Callable[[int, bool], None]
-"""Called with a number of bytes that are here now, and whether they came over the network; negative for bytes that
-turned out to be useless."""
+"""Called with bytes that are here now (negative: useless ones that go), and whether they came over the network."""
 
 
-def download(plan: DownloadPlan, records: Records, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
-    """Fetch what is missing, check everything, and pin the commits.
+@dataclass(frozen=True, slots=True)
+class RepoPart:
+    """One repository of a download: its files, small ones first, so that it is complete only at the very end."""
 
-    Raises DownloadError; what has arrived stays and the next call goes on from there.
+    role: Literal["target", "drafter"]
+    commit: str
+    revision: str | None
+    files: tuple[RemoteFile, ...]
+    cached: CachedRepo
+    config: ModelConfig
+
+    @property
+    def repo(self) -> str:
+        return self.cached.repo
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are not on this machine yet."""
+        return sum(file.size - self._arrived(file) for file in self.files)
+
+    def _arrived(self, file: RemoteFile) -> int:
+        if self.cached.content(self.commit, file.name, file.etag) is not None:
+            return file.size
+        partial = self.cached.partial(file.etag)
+        return min(partial.stat().st_size, file.size) if partial.is_file() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadPlan:
+    """A download before it starts. `parts` are the target with its drafter, or one alone; `notes` are for the user."""
+
+    name: str
+    parts: tuple[RepoPart, ...]
+    cache: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    @property
+    def missing(self) -> int:
+        return sum(part.missing for part in self.parts)
+
+    @property
+    def free(self) -> int:
+        return free_bytes(self.cache)
+
+    def needs(self, context: int) -> Need | None:
+        """Return the memory for a conversation of `context` tokens; None for a drafter alone."""
+        configs = {part.role: part.config for part in self.parts}
+        return need(configs["target"], configs.get("drafter"), context) if "target" in configs else None
+
+    def check_space(self) -> None:
+        """Raise DownloadError if the disk is too small for what is missing."""
+        if self.missing > self.free:
+            raise DownloadError(
+                f"{self.name} needs {format_bytes(self.missing)} more on disk; "
+                f"{format_bytes(self.free)} are free in {self.cache}. "
+                "Make room (`mlxmtp rm`), or set HF_HOME to another disk."
+            )
+
+
+def plan_download(
+    name: str, cache: Path, *, revision: str | None = None, draft: bool = True, on_wait: OnWait | None = None
+) -> DownloadPlan:
+    """Plan the download of an alias or `org/repo`, with its drafter if `draft`.
+
+    Raises ModelNotFound, DownloadError, LoadError (not a Gemma 4).
     """
-    plan.check_space()
-    for part in plan.parts:
-        transfer = Transfer(part, on_bytes, on_wait)
-        for file in part.files:
-            transfer.fetch(file)
-    drafter = next((part.repo for part in plan.parts if part.role == "drafter"), None)
-    # The drafter first: a target is pinned only together with the drafter it was pulled with.
-    for part in reversed(plan.parts):
-        files, paired = {file.name: file.etag for file in part.files}, drafter if part.role == "target" else None
-        records.write(Record(part.repo, part.revision, part.commit, paired, time.time(), files))
-        if part.revision in (None, "main"):
-            part.cached.set_main(part.commit)
+    entry = find_entry(name)
+    target = _plan_part(entry.target.repo if entry else name, revision, cache, on_wait)
+    if target.role == "drafter" or not draft:
+        return DownloadPlan(name, (target,), cache)
+    tried = list(dict.fromkeys(_drafter_repos(target, entry)))
+    for repo in tried:
+        try:
+            drafter = _plan_part(repo, None, cache, on_wait)
+            check_pair(target.config, drafter.config)
+        except (ModelNotFound, LoadError):
+            continue
+        return DownloadPlan(name, (target, drafter), cache)
+    note = f"No drafter for {target.repo} was found (tried {', '.join(tried)}), so it will decode without one."
+    return DownloadPlan(name, (target,), cache, (note,))
+
+
+def _drafter_repos(target: RepoPart, entry: Entry | None) -> Iterator[str]:
+    """Yield where a target's drafter may be: the registry's, one published beside it, that of the model it varies."""
+    yield f"{target.repo}-assistant" if entry is None else entry.drafter.repo
+    if alike := same_shape(target.config):
+        yield alike.drafter.repo
+        if official := find_entry(f"{alike.family}:bf16"):
+            yield official.drafter.repo
+
+
+def _plan_part(repo: str, revision: str | None, cache: Path, on_wait: OnWait | None) -> RepoPart:
+    remote = client.look_up(repo, revision, on_wait=on_wait)
+    cached = CachedRepo.of(cache, repo)
+
+    def read(name: str) -> bytes:  # without leaving a trace in the cache
+        file = remote.files[name]
+        content = cached.content(remote.commit, name, file.etag)
+        if content is not None and content.stat().st_size == file.size:
+            return content.read_bytes()
+        if file.size > _LARGEST_SMALL:
+            raise LoadError(f"{name} of {repo} has {file.size} bytes, which is no such file.")
+        return client.read_file(repo, remote.commit, name, on_wait=on_wait)
+
+    if "config.json" not in remote.files:
+        raise LoadError(f"{repo} has no config.json, so it is no model that mlxmtp runs. Try another repository.")
+    config = ModelConfig.parse(read("config.json"), repo)
+    weights = _weights(remote, read)
+    patterns = _NETWORK if config.is_drafter else _NETWORK + _TEXT_SIDE
+    small = [file for name, file in remote.files.items() if any(fnmatch(name, pattern) for pattern in patterns)]
+    files = (*sorted(small, key=lambda file: file.size), *weights)
+    return RepoPart("drafter" if config.is_drafter else "target", remote.commit, revision, files, cached, config)
+
+
+def _weights(remote: client.RemoteRepo, read: Callable[[str], bytes]) -> list[RemoteFile]:
+    if INDEX in remote.files:
+        try:
+            names = indexed_files(read(INDEX))
+        except ValueError:
+            raise LoadError(f"The index of {remote.repo} cannot be read. Try another --revision.") from None
+    else:
+        names = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors") and "/" not in name)
+    if not names:
+        raise LoadError(f"{remote.repo} holds no safetensors weights. Try another repository.")
+    if absent := [name for name in names if name not in remote.files]:
+        raise LoadError(f"{remote.repo} lacks {absent[0]}, which its index names. Try another --revision.")
+    return [remote.files[name] for name in names]
+
+
+class _Content:
+    """The bytes of a file in a stream: hashed and counted as they are read, or appended as they arrive."""
+
+    def __init__(self, file: RemoteFile, stream: BinaryIO, on_bytes: OnBytes) -> None:
+        self._file, self._stream, self._on_bytes = file, stream, on_bytes
+        self._start()
+
+    @property
+    def intact(self) -> bool:
+        return self._hash.hexdigest() == self._file.etag
+
+    def read(self) -> None:
+        self._stream.seek(0)
+        while piece := self._stream.read(_PIECE):
+            self._count(piece, False)
+
+    def append(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        while rest:  # an unbuffered write may take a part only, on a disk that is about to be full
+            rest = rest[self._stream.write(rest) :]
+        self._count(piece, True)
+
+    def discard(self) -> None:
+        self._on_bytes(-self.size, False)
+        self._stream.truncate(0)
+        self._start()
+
+    def _start(self) -> None:
+        # Large files are named by their sha256, the others by git's blob id: sha1 with a header.
+        header = f"blob {self._file.size}\0".encode()
+        self._hash = hashlib.sha256() if self._file.lfs else hashlib.sha1(header, usedforsecurity=False)
+        self.size = 0
+
+    def _count(self, piece: bytes, over_network: bool) -> None:
+        self._hash.update(piece)
+        self.size += len(piece)
+        self._on_bytes(len(piece), over_network)
 
 
 class Transfer:
-    """Fetches files of one repository at one commit."""
+    """Fetches files of one repository at one commit: unbuffered, so that whatever ends the process leaves its bytes."""
 
     def __init__(self, part: RepoPart, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
         self._cached, self._commit = part.cached, part.commit
         self._on_bytes, self._on_wait = on_bytes, on_wait
 
     def fetch(self, file: RemoteFile) -> Path:
-        """Return the file in its snapshot, whole and checked, downloaded as far as it is not here.
-
-        Raises DownloadError; what has arrived stays.
-        """
+        """Return the file in its snapshot, whole and checked. Raises DownloadError; what has arrived stays."""
         blob = self._cached.blob(file.etag)
         content = self._cached.content(self._commit, file.name, file.etag)
         if content is not None:
@@ -74,8 +230,6 @@ class Transfer:
         try:
             self._download(file, blob)
         except OSError as error:
-            if isinstance(error, TransferError):
-                raise explain(error, self._cached.repo, self._commit) from error
             raise _explain_disk(error, blob) from error
         return self._cached.place(self._commit, file.name, file.etag)
 
@@ -119,62 +273,36 @@ class Transfer:
         )
 
     def _fetch_rest(self, file: RemoteFile, content: _Content) -> None:
-        patience = Patience(self._on_wait)
+        patience = client.Patience(self._on_wait)
         while content.size < file.size:
             try:
-                with open_file(self._cached.repo, self._commit, file.name, content.size) as (begins, pieces):
+                with client.open_file(self._cached.repo, self._commit, file.name, content.size) as (begins, pieces):
                     if begins != content.size:  # the server does not know ranges
                         content.discard()
                     for piece in pieces:
-                        patience.reset()
+                        patience.tries = 0
                         content.append(piece[: file.size - content.size])
                 if content.size < file.size:
-                    said = f"{file.name} ended after {content.size} of {file.size} bytes"
-                    raise httpx2.RemoteProtocolError(said)
-            except (HfHubHTTPError, httpx2.TransportError) as error:
+                    raise httpx2.RemoteProtocolError(f"{file.name} ended after {content.size} of {file.size} bytes")
+            except client.TransferError as error:
                 if not patience.wait_after(error):
-                    raise explain(error, self._cached.repo, self._commit) from error
+                    raise client.explain(error, self._cached.repo, self._commit) from error
 
 
-class _Content:
-    """The bytes of a file in a stream: hashed and counted as they are read, or appended as they arrive."""
-
-    def __init__(self, file: RemoteFile, stream: BinaryIO, on_bytes: OnBytes) -> None:
-        self._file, self._stream, self._on_bytes = file, stream, on_bytes
-        self._start()
-
-    @property
-    def intact(self) -> bool:
-        """True if the hash is the one that the hub names."""
-        return self._hash.hexdigest() == self._file.etag
-
-    def read(self) -> None:
-        self._stream.seek(0)
-        while piece := self._stream.read(_PIECE):
-            self._count(piece, False)
-
-    def append(self, piece: bytes) -> None:
-        rest = memoryview(piece)
-        while rest:  # an unbuffered write may take a part only, on a disk that is about to be full
-            rest = rest[self._stream.write(rest) :]
-        self._count(piece, True)
-
-    def discard(self) -> None:
-        """Empty the file: what is in it is useless."""
-        self._on_bytes(-self.size, False)
-        self._stream.truncate(0)
-        self._start()
-
-    def _start(self) -> None:
-        # Large files are named by their sha256, the others by git's blob id: sha1 with a header.
-        header = f"blob {self._file.size}\0".encode()
-        self._hash = hashlib.sha256() if self._file.lfs else hashlib.sha1(header, usedforsecurity=False)
-        self.size = 0
-
-    def _count(self, piece: bytes, over_network: bool) -> None:
-        self._hash.update(piece)
-        self.size += len(piece)
-        self._on_bytes(len(piece), over_network)
+def download(plan: DownloadPlan, records: Records, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
+    """Fetch what is missing, check everything, pin the commits. Raises DownloadError; what has arrived stays."""
+    plan.check_space()
+    for part in plan.parts:
+        transfer = Transfer(part, on_bytes, on_wait)
+        for file in part.files:
+            transfer.fetch(file)
+    drafter = next((part.repo for part in plan.parts if part.role == "drafter"), None)
+    # The drafter first: a target is pinned only together with the drafter it was pulled with.
+    for part in reversed(plan.parts):
+        files, paired = {file.name: file.etag for file in part.files}, drafter if part.role == "target" else None
+        records.write(Record(part.repo, part.revision, part.commit, paired, time.time(), files))
+        if part.revision in (None, "main"):
+            part.cached.set_main(part.commit)
 
 
 def _lock(stream: BinaryIO, path: Path) -> None:
@@ -184,7 +312,7 @@ def _lock(stream: BinaryIO, path: Path) -> None:
 
 
 def _explain_disk(error: OSError, blob: Path) -> DownloadError:
-    if error.errno in _FULL:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DownloadError(
             f"The disk is full ({blob.parent}). Make room, or set HF_HOME to another disk, and run the same command "
             "again: what has arrived is kept."

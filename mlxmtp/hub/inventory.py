@@ -1,15 +1,15 @@
-"""The models on this machine, with their sizes and what their files hold."""
+"""The models on this machine, with their sizes and what their files hold, and taking one off the disk."""
 
-from __future__ import annotations
-
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
-from mlxmtp.errors import LoadError, MlxmtpError
-from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, is_complete
+from mlxmtp.errors import LoadError, MlxmtpError, ModelNotFound, UsageError
+from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, folder_size, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry
 from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
@@ -22,22 +22,21 @@ _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "i
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All tensors of one kind and storage: `storage` is `bf16` or `4 bit, groups of 64`; `size` in bytes."""
+    """All tensors of one kind and storage: `storage` is `bf16` or `4 bit, groups of 64`."""
 
     kind: str
     storage: str
     parameters: int
-    size: int
+    bytes: int
 
 
 def groups(config: ModelConfig) -> list[Group]:
     """Return kinds and storage of a folder's weights, largest first. Raises LoadError for a damaged file."""
-    sums: dict[tuple[str, str], tuple[int, int]] = {}
+    found: dict[tuple[str, str], Group] = {}
     for kind, storage, parameters, size in _described(read_folder(config.folder), config):
-        count, total = sums.get((kind, storage), (0, 0))
-        sums[kind, storage] = (count + parameters, total + size)
-    found = [Group(kind, storage, count, size) for (kind, storage), (count, size) in sums.items()]
-    return sorted(found, key=lambda group: -group.size)
+        so_far = found.get((kind, storage), Group(kind, storage, 0, 0))
+        found[kind, storage] = Group(kind, storage, so_far.parameters + parameters, so_far.bytes + size)
+    return sorted(found.values(), key=lambda group: -group.bytes)
 
 
 def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tuple[str, str, int, int]]:
@@ -56,25 +55,21 @@ def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tu
             yield kind, _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape), layout.nbytes
 
 
-CONTEXT = 4096
-"""Tokens of the conversation for which it is decided if a model fits."""
+CONTEXT = 4096  # tokens of the conversation for which it is decided if a model fits
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model that is installed, or could be: then `modified` (seconds since 1970) is None and config has no folder.
-
-    `drafter` is the paired drafter's name. Sizes are bytes on disk, or of the download (None: unknown).
-    """
+    """A model that is installed, or could be: then `modified` is None and config has no folder."""
 
     name: str
     repo: str | None
     config: ModelConfig
-    drafter: str | None
+    drafter: str | None  # the paired one's name
     drafter_config: ModelConfig | None
-    target_size: int | None
+    target_size: int | None  # bytes on disk, or of the download; None: unknown
     drafter_size: int | None
-    modified: float | None
+    modified: float | None  # seconds since 1970
 
     @property
     def size(self) -> int | None:
@@ -94,7 +89,6 @@ class KnownModel:
         return None if self.drafter_config is None else quantization(self.drafter_config)
 
     def needs(self, context: int = CONTEXT) -> Need:
-        """Return the memory for a conversation of `context` tokens."""
         return need(self.config, self.drafter_config, context)
 
 
@@ -127,25 +121,23 @@ def available(models: list[KnownModel]) -> list[KnownModel]:
     """Return the models with short names that are not here, in the variants that are not just another name."""
     here = {model.repo for model in models}
     converted = {(one.family, one.variant) for model in models if (one := find_entry(model.name)) is not None}
-    others: dict[str, KnownModel] = {}
+    others: dict[str, Entry] = {}
     for entry in entries():
         if entry.target.repo not in here and (entry.family, entry.variant) not in converted:
-            others.setdefault(entry.target.repo, _uninstalled(entry))
-    return list(others.values())
-
-
-def _uninstalled(entry: Entry) -> KnownModel:
-    target, drafter = entry.target, entry.drafter
-    target_config, drafter_config = entry.target_config(), entry.drafter_config()
-    return KnownModel(
-        entry.name, target.repo, target_config, drafter.repo, drafter_config, target.size, drafter.size, None
-    )
+            others.setdefault(entry.target.repo, entry)
+    return [
+        KnownModel(
+            one.name, repo, one.target_config(), pair.repo, one.drafter_config(), one.target.size, pair.size, None
+        )
+        for repo, one in others.items()
+        for pair in (one.drafter,)
+    ]
 
 
 def unfinished_downloads(store: Store) -> list[tuple[str, int]]:
     """Return the repositories of which only a part has arrived, with its bytes."""
     return [
-        (cached.repo, cached.size_on_disk())
+        (cached.repo, folder_size(cached.folder))
         for cached in _cached_repos(store)
         if any(cached.folder.glob(f"blobs/*{INCOMPLETE}")) and store.cached(cached.repo) is None
     ]
@@ -168,8 +160,7 @@ def total_size(models: list[KnownModel]) -> int:
 
 def quantization(config: ModelConfig) -> str:
     """Return `4bit`, `mxfp4`, or the dtype of weights that are not quantized."""
-    block = config.quantization
-    if block is not None:
+    if (block := config.quantization) is not None:
         mode = str(block.get("mode") or "affine")
         return f"{block.get('bits', 4)}bit" if mode == "affine" else mode
     dtype = config.raw.get("dtype") or config.raw.get("torch_dtype") or config.text.get("dtype") or "bfloat16"
@@ -181,8 +172,7 @@ def _targets(store: Store) -> Iterator[Checkpoint]:
     with suppress(LoadError):  # an installation without it: `doctor` says so
         yield store.resolve(BUILT_IN)
     for cached in _cached_repos(store):
-        folder = store.cached(cached.repo)
-        if folder is not None:
+        if folder := store.cached(cached.repo):
             entry = find_entry(cached.repo)
             named = entry is not None and store.converted(entry) is None
             yield Checkpoint(entry.name if entry and named else cached.repo, folder, entry)
@@ -204,5 +194,86 @@ def _conversions(store: Store) -> list[Path]:
 
 
 def _cached_repos(store: Store) -> list[CachedRepo]:
-    cache = store.places.hf_cache
-    return [CachedRepo(item) for item in sorted(cache.glob("models--*--*")) if item.is_dir()] if cache.is_dir() else []
+    return [CachedRepo(item) for item in sorted(store.places.hf_cache.glob("models--*--*")) if item.is_dir()]
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedFolder:
+    """A folder that would go: `org/repo` (or the name of a conversion), its bytes, its commits in the cache."""
+
+    name: str
+    folder: Path
+    size: int
+    commits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalPlan:
+    """The folders that a removal deletes, and the drafters that stay because another model uses them."""
+
+    folders: tuple[RemovedFolder, ...]
+    shared: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(item.size for item in self.folders)
+
+
+def plan_removal(name: str, store: Store) -> RemovalPlan:
+    """Plan the removal of a model with its drafter, half-finished or whole. Raises ModelNotFound, UsageError."""
+    plain = store.unaliased(name)
+    if not plain.strip():  # the folder of all models
+        raise UsageError("Name the model to remove. See: mlxmtp ls")
+    if plain == BUILT_IN:
+        raise UsageError(f"{BUILT_IN} is part of the program and goes with it.")
+    own = store.models / plain
+    if "/" not in plain and not plain.startswith(".") and own.is_dir():
+        return RemovalPlan((RemovedFolder(plain, own, folder_size(own)),))
+    if Path(plain).expanduser().is_dir():
+        raise UsageError(f"{plain} is a folder of yours: remove it with rm -r.")
+    entry = find_entry(plain)
+    converted = store.converted(entry) if entry is not None and entry.name == plain.lower() else None
+    if converted is not None:
+        return RemovalPlan((RemovedFolder(converted.name, converted, folder_size(converted)),))
+    repo = plain if entry is None else entry.target.repo
+    record = store.records.find(repo)
+    paired = record.drafter if record is not None else entry.drafter.repo if entry is not None else None
+    used = {other.drafter for other in installed(store) if other.repo != repo}
+    repos = {one: CachedRepo.of(store.places.hf_cache, one) for one in (repo, paired) if one and "/" in one}
+    here = {one: cached for one, cached in repos.items() if cached.folder.is_dir()}
+    shared = tuple(one for one in here if one == paired and one != repo and one in used)
+    if not here.keys() - set(shared):
+        raise ModelNotFound(f"Model '{name}' is not on this machine, so there is nothing to remove. See: mlxmtp ls")
+    return RemovalPlan(tuple(_removed(cached) for one, cached in here.items() if one not in shared), shared)
+
+
+def remove(plan: RemovalPlan, store: Store) -> None:
+    """Delete the folders. What is left after an interruption is no model any more, and can be removed again."""
+    for item in plan.folders:
+        if item.commits:
+            store.records.forget(item.name)
+            if strategy := _shared_blobs(CachedRepo(item.folder)):
+                strategy.execute()
+                item.folder.mkdir(exist_ok=True)
+        for part in ("refs", "snapshots"):  # first what makes it a model
+            shutil.rmtree(item.folder / part, ignore_errors=True)
+        shutil.rmtree(item.folder)
+        shutil.rmtree(store.places.hf_cache / ".locks" / item.folder.name, ignore_errors=True)
+
+
+def _removed(cached: CachedRepo) -> RemovedFolder:
+    size = folder_size(cached.folder)
+    if strategy := _shared_blobs(cached):
+        own = sum(path.stat().st_size for path in (cached.folder / "blobs").iterdir() if not path.is_symlink())
+        size += max(0, strategy.expected_freed_size - own)
+    return RemovedFolder(cached.repo, cached.folder, size, tuple(cached.commits()) or ("",))
+
+
+def _shared_blobs(cached: CachedRepo) -> Any:
+    """Return the client's deletion (DeleteCacheStrategy) of contents that it shares between repositories, else None."""
+    blobs, commits = cached.folder / "blobs", cached.commits()
+    if not commits or not blobs.is_dir() or not any(item.is_symlink() for item in blobs.iterdir()):
+        return None
+    from huggingface_hub import scan_cache_dir
+
+    return scan_cache_dir(cached.folder.parent).delete_revisions(*commits)

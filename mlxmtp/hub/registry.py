@@ -1,6 +1,4 @@
-"""Short names of models: `e2b`, `12b:8bit`. The data is in `registry.toml`; nothing here touches the disk beyond it."""
-
-from __future__ import annotations
+"""Short names of models: `e2b`, `12b:8bit`. The data is in `registry.toml`."""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -12,7 +10,6 @@ from typing import Any
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 
 BUILT_IN = "pocket"
-
 _PACKED = {"4bit": 4, "8bit": 8, "qat": 4}
 _FOUR_LAYERS = {
     "num_hidden_layers": 4, "pattern": 3, "num_kv_shared_layers": 4,
@@ -78,11 +75,9 @@ def entries() -> tuple[Entry, ...]:
 
 def same_shape(config: ModelConfig) -> Entry | None:
     """Return the entry whose target has the shape of `config`, which its drafter fits as well; None if none has."""
-    for entry in entries():
-        known = entry.target_config()
-        if (known.hidden_size, known.layer_types) == (config.hidden_size, config.layer_types):
-            return entry
-    return None
+    shapes = ((entry.target_config(), entry) for entry in entries())
+    wanted = config.hidden_size, config.layer_types
+    return next((entry for known, entry in shapes if (known.hidden_size, known.layer_types) == wanted), None)
 
 
 def known_names() -> tuple[str, ...]:
@@ -96,7 +91,8 @@ def _variants(alias: str, model: Mapping[str, Any]) -> Iterator[Entry]:
         drafter = target.get("drafter", paired)
         names = [alias, f"{alias}:{variant}"] if variant == model["default"] else [f"{alias}:{variant}"]
         for name in names:
-            yield Entry(name, model["title"], _repo(target), _repo(drafter), alias, variant, model["draft"])
+            target_repo, drafter_repo = (Repo(one["repo"], one.get("bytes")) for one in (target, drafter))
+            yield Entry(name, model["title"], target_repo, drafter_repo, alias, variant, model["draft"])
 
 
 @cache
@@ -113,7 +109,3 @@ def _config(table: Mapping[str, Any], bits: int | None, *, drafter: bool, **more
     if bits:
         raw["quantization"] = {"bits": bits, "group_size": 64}
     return ModelConfig(Path(), "gemma4_assistant" if drafter else "gemma4", raw, text)
-
-
-def _repo(table: Mapping[str, Any]) -> Repo:
-    return Repo(table["repo"], table.get("bytes"))

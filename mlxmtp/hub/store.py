@@ -1,26 +1,20 @@
 """From a name to folders on this machine. Reads the disk, never the network, and loads nothing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
 from mlxmtp.hub.cache import CachedRepo, Records, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, known_names, same_shape
 from mlxmtp.machine.memory import fits, machine_memory
 from mlxmtp.models.config import read_config
+from mlxmtp.settings import Places
 from mlxmtp.units import format_bytes, nearest
 
-if TYPE_CHECKING:
-    from mlxmtp.settings import Places
-
-RECORD = "mlxmtp.json"
-"""In a converted model: what it was made of, and how."""
-
+RECORD = "mlxmtp.json"  # in a converted model: what it was made of, and how
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -31,9 +25,6 @@ class Checkpoint:
     name: str
     folder: Path
     entry: Entry | None = None
-
-
-Found = Checkpoint  # the former name, for callers that are being rewritten
 
 
 class Store:
@@ -61,16 +52,12 @@ class Store:
         converted = self.converted(entry) if entry.name == plain.lower() else None
         if converted is not None:
             return Checkpoint(name, converted)
-        folder = self.cached(entry.target.repo)
-        if folder is None:
-            raise ModelNotFound(missing_sentence(entry, machine_memory()))
-        return Checkpoint(name, folder, entry)
+        if folder := self.cached(entry.target.repo):
+            return Checkpoint(name, folder, entry)
+        raise ModelNotFound(missing_sentence(entry, machine_memory()))
 
     def drafter_for(self, target: Checkpoint, wanted: str | Literal[False] | None) -> Checkpoint | None:
-        """Return the drafter asked for by name, none (False), or the paired one if it is here (None).
-
-        Raises ModelNotFound for a named one that is not here.
-        """
+        """Return the named drafter, none (False), or the paired one if it is here (None). Raises ModelNotFound."""
         if wanted is False:
             return None
         if wanted is not None:
@@ -78,8 +65,7 @@ class Store:
             return Checkpoint(wanted, _built_in("drafter") if plain == BUILT_IN else self._named_drafter(plain))
         if target.entry is not None:
             return self._cached_drafter(target.entry.drafter.repo)
-        folder = _drafter_beside(target.folder)
-        if folder is not None:
+        if folder := _drafter_beside(target.folder):
             return Checkpoint(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
         return self._published_drafter(target)
 
@@ -93,7 +79,7 @@ class Store:
                 own = None if converted else entry
                 installed.setdefault(folder, (entry, Checkpoint(entry.name, folder, own)))
         memory = machine_memory()
-        fitting = [one for entry, one in installed.values() if _fits(entry, memory)]
+        fitting = [one for entry, one in installed.values() if fits(entry.size or 0, memory)]
         return next(iter(fitting[-1:] or [one for _, one in installed.values()]), None)
 
     def converted(self, entry: Entry) -> Path | None:
@@ -114,16 +100,13 @@ class Store:
         return None
 
     def _cached_drafter(self, repo: str) -> Checkpoint | None:
-        folder = self.cached(repo)
-        return None if folder is None else Checkpoint(repo, folder)
+        return Checkpoint(repo, folder) if (folder := self.cached(repo)) else None
 
     def _published_drafter(self, target: Checkpoint) -> Checkpoint | None:
         """Return the drafter of a repository without a short name: the one pulled with it, else that of its shape."""
         record = self.records.find(self.unaliased(target.name))
         if record is not None and record.drafter is not None:
             return self._cached_drafter(record.drafter)
-        if not (target.folder / "config.json").is_file():
-            return None
         try:
             alike = same_shape(read_config(target.folder))
         except LoadError:  # said in full when the target itself is read
@@ -132,13 +115,11 @@ class Store:
 
     def _named_drafter(self, name: str) -> Path:
         """Return a drafter's folder; `e2b` means the drafter of e2b."""
-        entry = find_entry(name)
-        if entry is None:
+        if (entry := find_entry(name)) is None:
             return self._unregistered(name, "Drafter")
-        folder = self.cached(entry.drafter.repo)
-        if folder is None:
-            raise ModelNotFound(f"The drafter of '{name}' is not on this machine. Run: mlxmtp pull {entry.name}")
-        return folder
+        if folder := self.cached(entry.drafter.repo):
+            return folder
+        raise ModelNotFound(f"The drafter of '{name}' is not on this machine. Run: mlxmtp pull {entry.name}")
 
     def _unregistered(self, name: str, role: str) -> Path:
         """Return the conversion, folder or repository of the cache that has this name."""
@@ -152,12 +133,10 @@ class Store:
             raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
         names = ", ".join(known_names())
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise ModelNotFound(
-                f"There is no folder {name}. Give the folder that holds config.json, or one of: {names}."
-            )
+            sentence = f"There is no folder {name}. Give the folder that holds config.json, or one of: {names}."
+            raise ModelNotFound(sentence)
         if "/" in name:
-            folder = self.cached(name)
-            if folder is not None:
+            if folder := self.cached(name):
                 return folder
             raise ModelNotFound(f"{role} '{name}' is not on this machine. Run: mlxmtp pull {name}")
         near = nearest(name.lower(), [*known_names(), *(entry.name for entry in entries())])
@@ -178,19 +157,15 @@ def missing_sentence(entry: Entry, memory: int) -> str:
     """Return the sentence for a model with a short name that is not here; `memory` in bytes decides if it fits."""
     note = ""
     if entry.target.size is not None:
-        verdict = "fits" if _fits(entry, memory) else f"does not fit {format_bytes(memory)} of memory"
+        verdict = "fits" if fits(entry.size or 0, memory) else f"does not fit {format_bytes(memory)} of memory"
         note = f" ({format_bytes(entry.target.size)}, {verdict})"
     return f"Model '{entry.name}' is not on this machine. Run: mlxmtp pull {entry.name}{note}"
 
 
 def best_fit(memory: int) -> Entry | None:
     """Return the largest model in its default variant that fits `memory` bytes."""
-    fitting = [entry for entry in entries() if ":" not in entry.name and _fits(entry, memory)]
-    return fitting[-1] if fitting else None
-
-
-def _fits(entry: Entry, memory: int) -> bool:
-    return fits(entry.size or 0, memory)
+    fitting = (entry for entry in reversed(entries()) if ":" not in entry.name and fits(entry.size or 0, memory))
+    return next(fitting, None)
 
 
 def _built_in(part: str) -> Path:

@@ -1,40 +1,34 @@
 """This machine: its chip, its memory and the memory's bandwidth."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from mlxmtp.machine.memory import machine_memory, usable
 
 # GB/s of unified memory by generation: base, Pro, Max, Ultra; the smaller where there are two, 0 where there is none.
 _BANDWIDTH = {
-    1: (68, 200, 400, 800),
-    2: (100, 200, 400, 800),
-    3: (100, 150, 300, 819),
-    4: (120, 273, 410, 0),
+    1: (68, 200, 400, 800), 2: (100, 200, 400, 800), 3: (100, 150, 300, 819), 4: (120, 273, 410, 0),
     5: (153, 300, 460, 0),
-}
+}  # fmt: skip
 _TIERS = ("", "Pro", "Max", "Ultra")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`chip` as the system names it, `generation` 1 to 5 for M1 to M5 (None elsewhere), `memory` and `usable` in bytes.
-
-    `usable` is what a model may take; `wired_limit` is the limit the user has set (None: the system's own).
-    """
+    """A computer, as its system describes it."""
 
     system: str
     chip: str
-    generation: int | None
+    generation: int | None  # 1 to 5 for M1 to M5, None elsewhere
     tier: str
-    memory: int
-    usable: int
-    wired_limit: int | None
+    memory: int  # bytes
+    usable: int  # bytes that a model may take
+    wired_limit: int | None  # bytes, set by the user; None: the system's own
 
     @property
     def bandwidth(self) -> float | None:
@@ -49,20 +43,17 @@ def this_machine() -> Machine:
     """Ask the system for its chip and memory."""
     memory = machine_memory()
     if platform.system() != "Darwin":
-        return Machine(_linux_name(), _linux_chip(), None, "", memory, usable(memory), None)
+        return Machine(*_linux(), None, "", memory, usable(memory), None)
     chip = _sysctl("machdep.cpu.brand_string") or platform.machine()
     generation, tier = parse_chip(chip)
     limit = int(_sysctl("iogpu.wired_limit_mb") or 0) * 2**20 or None
-    system = f"macOS {platform.mac_ver()[0]}"
-    return Machine(system, chip, generation, tier, memory, limit or usable(memory), limit)
+    return Machine(f"macOS {platform.mac_ver()[0]}", chip, generation, tier, memory, limit or usable(memory), limit)
 
 
 def parse_chip(name: str) -> tuple[int | None, str]:
     """Return generation and tier: 4 and `Pro` for `Apple M4 Pro`."""
-    words = name.split()
-    for at, word in enumerate(words):
+    for word, tier in pairwise([*name.split(), ""]):
         if word[:1] == "M" and word[1:].isdecimal():
-            tier = words[at + 1] if at + 1 < len(words) else ""
             return int(word[1:]), tier if tier in _TIERS else ""
     return None, ""
 
@@ -75,17 +66,13 @@ def _sysctl(name: str) -> str:
     return done.stdout.strip()
 
 
-def _linux_chip() -> str:
-    try:
+def _linux() -> tuple[str, str]:
+    """Return the names of system and chip."""
+    system, chip = platform.system(), platform.machine()
+    with suppress(OSError):
+        system = platform.freedesktop_os_release().get("PRETTY_NAME", system)
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return names[0] if names else platform.machine()
-
-
-def _linux_name() -> str:
-    try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
-    except OSError:
-        return platform.system()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
+        chip = next(names, chip)
+    return system, chip

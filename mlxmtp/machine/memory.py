@@ -1,15 +1,4 @@
-"""The memory that a model needs, from configurations alone: known before anything is read or downloaded.
-
-    weights      every tensor of target and drafter in the width this device computes in; towers are not loaded
-    KV cache     full layers hold every position of the context, sliding ones a ring of window + 64 rows; with
-                 `--kv-bits` the full ones are quantized, and one at a time dequantized for a chunk
-    snapshots    in a conversation: copies of the rings, to which its next turns rewind
-    activations  of one chunk of the prompt (`models/chunks.py`)
-
-`tests/hub/test_fit.py` compares the sum with MLX's own peak. Width: on a GPU as stored, on a CPU float32.
-"""
-
-from __future__ import annotations
+"""The memory that a model needs, from configurations alone. `tests/hub/test_fit.py` compares it with MLX's own peak."""
 
 import os
 import sys
@@ -21,25 +10,22 @@ from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.tensors import kv_quantization, own_layers, parameter_count, quantization_of, tensors
 
-OVERHEAD = 1_000_000_000
-"""Bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens."""
-
+OVERHEAD = 1_000_000_000  # bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens
 _LARGE_MAC = 36 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes of memory that a model takes at its peak."""
+    """Bytes of memory that a model takes at its peak. Towers are not loaded."""
 
     target: int
     drafter: int
-    cache: int
-    activations: int
-    snapshots: int = 0
+    cache: int  # full layers hold every position of the context, sliding ones a ring of window + 64 rows
+    activations: int  # of one chunk of the prompt (`models/chunks.py`), with the keys and values it dequantizes
+    snapshots: int = 0  # copies of the rings, to which the next turns of a conversation rewind
 
     @property
     def total(self) -> int:
-        """All of it."""
         return self.target + self.drafter + self.cache + self.snapshots + self.activations
 
 
@@ -54,8 +40,8 @@ def need(
 ) -> Need:
     """Return the bytes at the peak of a conversation of `context` tokens that was read as one prompt.
 
-    `cpu`: MLX computes on the CPU (None: as on this machine). `turns`: with its snapshots. `kv_bits`: as
-    `--kv-bits`; raises LoadError where it cannot be.
+    `cpu`: MLX computes on the CPU, in float32 (None: as on this machine). `turns`: with its snapshots. Raises
+    LoadError for a model that cannot have these `kv_bits`.
     """
     on_cpu = computes_on_cpu() if cpu is None else cpu
     width = 4 if on_cpu else 2
@@ -64,7 +50,8 @@ def need(
         weight_bytes(target, on_cpu),
         0 if drafter is None else weight_bytes(drafter, on_cpu),
         cache_bytes(target, context, width, kv_bits),
-        activation_bytes(target, context, width) + unpacked_bytes(target, context, width, kv_bits),
+        # With the keys and values of one layer that a chunk dequantizes: at most both are there at once.
+        activation_bytes(target, context, width) + (_entries(target, FULL) * context * width if kv_bits else 0),
         snapshot_bytes(target, context, width) if turns else 0,
     )
 
@@ -93,11 +80,6 @@ def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | No
         entries = _entries(config, FULL)
         row[FULL] = entries * how.bits // 8 + 2 * width * entries // how.group_size
     return sum(row[kind] * rows[kind] for kind in config.layer_types[: own_layers(config)])
-
-
-def unpacked_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None) -> int:
-    """Return the bytes of the layer's keys and values that a chunk dequantizes: at most both are there at once."""
-    return 0 if kv_bits is None else _entries(config, FULL) * context * width
 
 
 def snapshot_bytes(config: ModelConfig, context: int, width: int) -> int:

@@ -1,16 +1,4 @@
-"""Predicted tokens per second on Apple chips. Predictions: nothing here was measured on such a machine.
-
-A step of decoding reads every weight once, so it takes at least bytes / bandwidth; kernels reach about 70 % of that.
-Each of its kernels has to be launched on top, which is what bounds the small models. A round with K draft tokens costs
-a step, a sixth of its reading for each further verified row, the further experts these choose, and K draft steps.
-
-Kernels were counted by ``scripts/benchmarks/profile_round.py``, which says how; the sums are within 5 % of its counts.
-Seconds per kernel lie between two reports from Macs, taken to hold for every chip: 2.75 us (a chain of tiny dependent
-kernels on an M3 Ultra, issue 4521 of MLX) and 5.2 us (norms added to a 2B model, issue 149 of ferrox, another engine).
-With 4 us the plain speeds that ``scripts/benchmarks/predict_speed.py`` compares with are missed in both directions.
-"""
-
-from __future__ import annotations
+"""Predicted tokens per second on Apple chips: bytes over bandwidth, and launches. Not measured on such a machine."""
 
 from dataclasses import dataclass
 
@@ -18,8 +6,12 @@ from mlxmtp.machine.memory import weight_bytes
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.tensors import quantization_of, tensors
 
-EFFICIENCY = 0.7
-KERNEL = 4e-6  # seconds
+EFFICIENCY = 0.7  # of the bandwidth, reached by kernels that read weights
+KERNEL = 4e-6
+"""Seconds to launch a kernel, between two reports from Macs: 2.75 us (a chain of tiny dependent kernels on an M3 Ultra,
+issue 4521 of MLX) and 5.2 us (norms added to a 2B model, issue 149 of ferrox). With 4 us the plain speeds in
+``scripts/benchmarks/predict_speed.py`` are missed in both directions."""
+
 ROW = 0.16  # of reading, for each further verified row: 4-bit products of four rows cost 1.47 of one on an M4 Pro
 ACCEPTANCE = 0.65  # for each draft token after accepted ones: between prose (0.31 to 0.75) and code (0.66 to 1)
 HIGH_ACCEPTANCE = 0.8
@@ -27,7 +19,8 @@ HIGH_ACCEPTANCE = 0.8
 LOW, HIGH = 0.6, 1.4
 """Bounds around a prediction: six public figures are 0.64 to 1.32 times what is predicted for them."""
 
-_PER_LAYER, _PER_LAYER_INPUT, _PER_ROUTER = 17, 5, 21  # kernels of a layer, and what these parts add to it
+# Kernels as scripts/benchmarks/profile_round.py counts them, within 5 %: of a layer, and what these parts add to it.
+_PER_LAYER, _PER_LAYER_INPUT, _PER_ROUTER = 17, 5, 21
 _PER_PASS, _PER_DRAFT_LAYER = 15, 25
 
 
@@ -80,15 +73,12 @@ def expected_tokens(draft: int, acceptance: float) -> float:
 
 def kernels(config: ModelConfig) -> int:
     """Count the kernels of a target's plain pass or of one draft step."""
-    layers = len(config.layer_types)
+    layers, text = len(config.layer_types), config.text
     if config.is_drafter:
         return _PER_DRAFT_LAYER * layers
-    each = _PER_LAYER
-    if config.text.get("hidden_size_per_layer_input"):
-        each += _PER_LAYER_INPUT
-    if config.text.get("enable_moe_block"):
-        each += _PER_ROUTER
-    return _PER_PASS + each * layers
+    inputs = _PER_LAYER_INPUT if text.get("hidden_size_per_layer_input") else 0
+    router = _PER_ROUTER if text.get("enable_moe_block") else 0
+    return _PER_PASS + (_PER_LAYER + inputs + router) * layers
 
 
 def read_per_token(config: ModelConfig, rows: int = 1) -> int:

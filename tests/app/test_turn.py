@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import Found, OpenModel
+from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
 from mlxmtp.app.turn import Kind, Outcome, Turn
 from mlxmtp.app.worker import Failed, Worker
 from mlxmtp.chat.conversation import Conversation
@@ -38,7 +37,7 @@ class House:
         self.tokenizer = Tokenizer.load(model_folder)
         self.decoder = FakeDecoder()
         model = Model(self.decoder, read_config(model_folder), self.tokenizer)
-        found = Found("fake", model_folder)
+        found = Checkpoint("fake", model_folder)
         self.opened = OpenModel(model, found, None, LearnedDrafting(folder / "data", None))
         self.sessions = Sessions(folder / "sessions")
         self.conversation = Conversation(journal=self.sessions.create())
@@ -84,9 +83,10 @@ class House:
         return reply
 
     def written(self) -> list[str]:
-        """The types of events in the session's file."""
+        """The events in the session's file: the role of a message, the type of any other."""
         lines = self.sessions.latest().path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line)["type"] for line in lines]
+        events = map(json.loads, lines)
+        return [event["role"] if event["type"] == "message" else event["type"] for event in events]
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def test_every_kind_of_turn_ends_in_one_event(house: House, kind: Kind, answer: 
     assert reply.stats is not None
     assert reply.stats["seed"] == 3
     new = [one for one in house.written()[len(before) :] if one != "part"]
-    begun = {"ask": ["question"], "edit": ["edit"], "regenerate": ["retract"], "continue": []}[kind]
-    assert new == [*begun, "extend" if kind == "continue" else "reply"]
+    begun = {"ask": ["user"], "edit": ["edit"], "regenerate": ["retract"], "continue": []}[kind]
+    assert new == [*begun, "extend" if kind == "continue" else "assistant"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -240,7 +240,7 @@ def test_what_does_not_fit_says_what_can_be_left_out(house: House, kind: Kind) -
 def test_a_turn_needs_nothing_of_the_command_line() -> None:
     code = """
 import sys
-from mlxmtp.app import learned, open, prompt_cache, turn, worker
+from mlxmtp.app import open, prompt_cache, turn, worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.settings import load_settings
@@ -249,8 +249,9 @@ opener = open.Opener(loaded, tell=print)
 pocket = opener.target("pocket")
 opened = opener.open(pocket, opener.drafter(pocket, loaded.settings), loaded.settings)
 one = turn.Turn(Conversation(), "ask", Exchange("Hi"))
-one.begin(opened, PLAIN)
-assert one.run(one.stream(open.answer_params(loaded.settings)), lambda _: True).reason == "length"
+params = open.answer_params(loaded.settings)
+one.begin(opened, params)
+assert one.run(one.stream(params), lambda _: True).reason == "length"
 print(*(name for name in sys.modules if name.startswith(("mlxmtp.cli", "typer", "rich", "prompt_toolkit"))))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

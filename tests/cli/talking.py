@@ -11,8 +11,7 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import Opener, OpenModel
+from mlxmtp.app.open import LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import Sessions
@@ -23,7 +22,7 @@ from mlxmtp.cli.terminal.keyboard import Keys
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.hub.store import Found
+from mlxmtp.hub.store import Checkpoint
 from mlxmtp.models.config import read_config
 from mlxmtp.settings import load_settings
 from tests.fake_decoder import FakeDecoder
@@ -93,10 +92,10 @@ class Conversing:
         self.now = 0.0
         self.worker = Worker()
         chosen = ChosenModel(Opener(loaded, tell=out.note), self.worker)
-        chosen.target = Found("fake", model_folder)
+        chosen.target = Checkpoint("fake", model_folder)
         self.talk = Chat(loaded, out, conversation, chosen, Keys(), self.script, clock=lambda: self.now)
         learned = LearnedDrafting(loaded.places.data, None)
-        self.worker.load(lambda: OpenModel(self.model, Found("fake", model_folder), None, learned))
+        self.worker.load(lambda: OpenModel(self.model, Checkpoint("fake", model_folder), None, learned))
         while self.worker.model is None:
             self.worker.wait(seconds=10)
         self.decoder.before_round = self._before_round

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import OpenModel
+from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.app.worker import Worker
 from mlxmtp.cli.repl.slash import Line
 from mlxmtp.cli.terminal.keyboard import CTRL_T, Keys
@@ -20,7 +19,7 @@ from mlxmtp.cli.terminal.output import Look
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import TooLarge
-from mlxmtp.hub.store import Found
+from mlxmtp.hub.store import Checkpoint
 from tests.cli.talking import Conversing
 
 
@@ -412,7 +411,7 @@ def test_that_a_conversation_is_not_saved_any_more_is_said_once(
 def test_what_was_learned_is_kept_after_each_answer(talk: Conversing) -> None:
     """A conversation mostly ends with its window: nothing can wait for an orderly end."""
     talk.decoder.depth = DraftLength()
-    places, drafter = talk.talk.loaded.places, Found("drafter", talk.folder / "model")
+    places, drafter = talk.talk.loaded.places, Checkpoint("drafter", talk.folder / "model")
     learned = LearnedDrafting.of_pair(talk.model, drafter.folder, places.data)
     assert talk.talk.model.target is not None
     talk.worker.model = OpenModel(talk.model, talk.talk.model.target, drafter, learned)

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.cli.terminal import clipboard
-from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.cli.terminal.output import Look, Output, copy_to_clipboard
 
 
 def test_the_macs_own_program_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +17,7 @@ def test_the_macs_own_program_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(subprocess, "run", lambda command, **options: calls.append((command, options["input"])))
     sent = StringIO()
-    assert clipboard.copy("中\n", Output(sent, None)) == "Copied 2 characters."
+    assert copy_to_clipboard("中\n", Output(sent, None)) == "Copied 2 characters."
     assert calls == [(["/usr/bin/pbcopy"], "中\n")]
     assert sent.getvalue() == ""
 
@@ -30,19 +29,19 @@ def test_the_terminal_is_asked_where_that_program_fails(monkeypatch: pytest.Monk
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(subprocess, "run", fails)
     sent = StringIO()
-    assert clipboard.copy("a", Output(sent, None)) == "Copied 1 character, if this terminal allows it."
+    assert copy_to_clipboard("a", Output(sent, None)) == "Copied 1 character, if this terminal allows it."
     assert sent.getvalue() == f"\x1b]52;c;{base64.b64encode(b'a').decode()}\x07"
 
 
 def test_too_much_for_a_terminal_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     sent = StringIO()
-    assert "too many for the terminal's clipboard" in clipboard.copy("x" * 80_000, Output(sent, None))
+    assert "too many for the terminal's clipboard" in copy_to_clipboard("x" * 80_000, Output(sent, None))
     assert sent.getvalue() == ""
 
 
 def test_a_terminal_without_escape_codes_has_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     sent = StringIO()
-    assert "no way to the clipboard" in clipboard.copy("a", Output(sent, None, Look(dumb=True)))
+    assert "no way to the clipboard" in copy_to_clipboard("a", Output(sent, None, Look(dumb=True)))
     assert sent.getvalue() == ""

@@ -7,8 +7,7 @@ from typing import cast
 
 import pytest
 
-from mlxmtp.app.learned import LearnedDrafting
-from mlxmtp.app.open import OpenModel
+from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange

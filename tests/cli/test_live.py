@@ -10,9 +10,9 @@ import pytest
 
 from mlxmtp.app.worker import Worker
 from mlxmtp.cli.repl.chat import wait_for_model
-from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.keyboard import Keys
 from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.cli.terminal.presenters import AnswerView
 from mlxmtp.cli.terminal.rows import RedrawnRows, folded, joined, listed, wrapped
 
 

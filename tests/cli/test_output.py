@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from rich.cells import get_character_cell_size
 
-from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.output import Look, Output, show_table
-from mlxmtp.cli.terminal.presenters import Raw, Rendered
+from mlxmtp.cli.terminal.presenters import AnswerView, Raw, Rendered
 from mlxmtp.engine.stats import Stats
 from mlxmtp.units import text_width
 

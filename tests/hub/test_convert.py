@@ -20,10 +20,10 @@ import mlxmtp
 from mlxmtp.convert import run as carrying_out
 from mlxmtp.convert import slices as slices_module
 from mlxmtp.convert import tasks as tasks_module
-from mlxmtp.convert.compare import Agreement, compare
+from mlxmtp.convert.compare import compare
 from mlxmtp.convert.plan import ConversionPlan, plan_conversion
 from mlxmtp.convert.recipe import Recipe, make_recipe
-from mlxmtp.convert.run import StepJournal, Watch, convert
+from mlxmtp.convert.run import Agreement, StepJournal, Watch, convert
 from mlxmtp.decode.compile import Rounds
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ConversionError, LoadError, MlxmtpError, UsageError

@@ -224,7 +224,7 @@ def test_something_that_is_no_hub(here: Here) -> None:
 
 def test_a_disk_that_is_too_small_is_noticed_before(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_family(here.hub, "e2b")
-    monkeypatch.setattr("mlxmtp.hub.plan.free_bytes", lambda _: 100_000)
+    monkeypatch.setattr("mlxmtp.hub.download.free_bytes", lambda _: 100_000)
     code, _, err = here.call("pull", "org/e2b")
     assert code == 1
     assert "org/e2b needs 330 kB more on disk; 100 kB are free" in error_of(err)

@@ -168,7 +168,7 @@ def test_a_removal_keeps_a_drafter_that_another_model_uses(here: Here, monkeypat
     drafter = Repo("org/drafter", None)
     known = [Entry(name, "One", Repo(f"org/{name}", None), drafter, "e2b", "4bit", 2) for name in ("one", "two")]
     found = lambda name: next((e for e in known if name in (e.name, e.target.repo)), None)  # noqa: E731
-    for place in ("app.models", "hub.plan", "hub.store", "hub.inventory", "hub.removal"):
+    for place in ("app.models", "hub.download", "hub.store", "hub.inventory"):
         monkeypatch.setattr(f"mlxmtp.{place}.find_entry", found)
     for name in ("one", "two"):
         assert here.call("pull", name)[0] == 0

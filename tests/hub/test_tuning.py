@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.app.learned import LearnedDrafting
+from mlxmtp.app.open import LearnedDrafting
 from mlxmtp.decode.draft_length import DraftLength
 
 OF = {"model": "a", "drafter": "b", "chip": "c", "mlx": "1", "mlxmtp": "2"}

@@ -72,8 +72,7 @@ def test_slices_put_together_are_bit_for_bit_the_whole(flags, dtype, tmp_path, m
     )
     packing = recipe.quantization(Tensor("w.weight", "mlp", (37, 256)), drafter=False)
     assert packing is not None
-    config = read_config(FOLDER / "e2b" / "target")
-    parts, _ = tasks_module._parts(config, stored, Tensor("w.weight", "mlp", (37, 256)), recipe)
+    parts = tasks_module._parts(Tensor("w.weight", "mlp", (37, 256)), packing, stored.layout.dtype)
     task = Task(stored, parts, packing, length=37)
     for rows in (1, 5, 37, 1000):
         monkeypatch.setattr(tasks_module, "SLICE", rows * stored.layout.row_bytes)

@@ -14,7 +14,7 @@ from mlxmtp.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlxmtp.app.open import Found, Opener
+    from mlxmtp.app.open import Checkpoint, Opener
     from mlxmtp.chat.conversation import Conversation
     from mlxmtp.cli.repl.chat import Chat
     from mlxmtp.cli.terminal.output import Output
@@ -113,7 +113,7 @@ def _prepare(
     return Chat(loaded, out, conversation, ChosenModel(opener, worker, cache), keys, reader)
 
 
-def _converse(chat: Chat, target: Found, files: Sequence[str], *, resumed: bool) -> None:
+def _converse(chat: Chat, target: Checkpoint, files: Sequence[str], *, resumed: bool) -> None:
     from mlxmtp.chat.material import gather
     from mlxmtp.cli.repl.actions import show_resumed
     from mlxmtp.cli.repl.repl import run

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from mlxmtp.app.open import Found
+from mlxmtp.app.open import Checkpoint
 from mlxmtp.app.turn import exchange_tokens, reserve_for
 from mlxmtp.chat.history import Exchange, title_of
 from mlxmtp.chat.material import Material, gather, read_text
@@ -17,9 +17,8 @@ from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, help_of
-from mlxmtp.cli.terminal.answer_view import AnswerView
-from mlxmtp.cli.terminal.clipboard import copy
-from mlxmtp.cli.terminal.presenters import all_fences, stats_rows
+from mlxmtp.cli.terminal.output import copy_to_clipboard
+from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.errors import ModelNotFound, SessionError, UsageError
 from mlxmtp.settings import CHAT_KEYS, typed_value
 from mlxmtp.units import nearest
@@ -93,7 +92,7 @@ class Actions:
 
     def do_copy(self, argument: str) -> None:
         out = self.chat.out
-        self.chat.say(copy(self._to_copy(argument), out))
+        self.chat.say(copy_to_clipboard(self._to_copy(argument), out))
 
     def _to_copy(self, argument: str) -> str:
         if argument == "all":
@@ -250,7 +249,7 @@ class Actions:
         else:
             chat.say(f"{argument} answers from here on.")
 
-    def _load_with(self, target: str | Found, **settings: object) -> None:
+    def _load_with(self, target: str | Checkpoint, **settings: object) -> None:
         """Begin to read a model with other settings, which are taken back if it is refused."""
         before = self.chat.loaded
         self.chat.change(**settings)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from mlxmtp.app.open import Found, Opener, OpenModel, require_memory
+from mlxmtp.app.open import Checkpoint, Opener, OpenModel, require_memory
 from mlxmtp.app.prompt_cache import SessionCache
 from mlxmtp.app.turn import Outcome
 from mlxmtp.app.worker import Worker
@@ -111,8 +111,8 @@ class ChosenModel:
     worker: Worker
     cache: SessionCache | None = None
     force: bool = False
-    target: Found | None = None
-    drafter: Found | None = None
+    target: Checkpoint | None = None
+    drafter: Checkpoint | None = None
 
     @property
     def opened(self) -> OpenModel:
@@ -120,7 +120,7 @@ class ChosenModel:
         assert self.worker.model is not None
         return self.worker.model
 
-    def load(self, target: Found, settings: Settings, *, draws: bool) -> None:
+    def load(self, target: Checkpoint, settings: Settings, *, draws: bool) -> None:
         """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
         drafter = self.opener.drafter(target, settings)
         require_memory(target, drafter, _ANSWER, force=self.force, turns=True, kv_bits=settings.kv_bits)
@@ -164,7 +164,7 @@ class Chat:
         """Set settings from now on, keyed like `Settings`."""
         self.loaded = replace(self.loaded, settings=replace(self.settings, **settings))  # type: ignore[arg-type]
 
-    def load(self, target: Found) -> None:
+    def load(self, target: Checkpoint) -> None:
         """Begin to read the model that goes on with the conversation. Raises as `ChosenModel.load`."""
         self.model.load(target, self.settings, draws=not self.out.look.dumb)
         if self.conversation.model != target.name:

@@ -16,9 +16,8 @@ from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material, gather, mentions
 from mlxmtp.chat.message import join
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
-from mlxmtp.cli.terminal.answer_view import AnswerView
 from mlxmtp.cli.terminal.keyboard import ON_ITS_WAY, interrupts
-from mlxmtp.cli.terminal.presenters import open_fence, turn_parts
+from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.params import Params

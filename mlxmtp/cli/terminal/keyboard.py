@@ -1,6 +1,5 @@
 """The keyboard while the model works: keys act at once, and what is typed ahead is for the next line.
 
-`modes` owns everything that is changed about the terminal; `Keys` and `Keyboard` read from it; the rest are signals.
 Imports nothing of this package at the top: it is there before the first line of a conversation.
 """
 
@@ -22,9 +21,8 @@ from typing import Any
 
 CTRL_D, CTRL_T = "\x04", "\x14"
 BACKSPACE, CTRL_U, CTRL_W = ("\x7f", "\x08"), "\x15", ("\x17", "\x1b\x7f")  # the last with Alt, too
+# Seconds in which a Ctrl+C arrives here that a child has heard already: the failure of MLX's compiler may come first.
 ON_ITS_WAY = 0.2
-"""Seconds in which a Ctrl+C arrives here that a child of this process has heard already: a terminal sends it to the
-compiler of MLX's kernels, too, whose failure may come first."""
 _START, _END = "\x1b[200~", "\x1b[201~"  # the terminal's marks around a paste
 _PASTE_SECONDS = 1.0  # a paste whose end is missing: how long nothing comes before it is taken as it is
 _CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"
@@ -40,7 +38,7 @@ class Modes:
     """The owner of the terminal's modes: echo and line mode on stdin, marked pastes. A process has one, `modes`."""
 
     def __init__(self) -> None:
-        self.interruptions = 0
+        self.interruptions = 0  # by other programs, whose text may stand above the cursor then
         self.marked = False  # pastes
         self._before: list[Any] | None = None  # stdin's mode, while it is on hold
 
@@ -59,7 +57,6 @@ class Modes:
         self.mark_pastes()
 
     def release(self) -> None:
-        """Give the terminal back as it was; nothing happens if it is not on hold."""
         self.hand_over()
         self.unmark_pastes()
 
@@ -68,10 +65,6 @@ class Modes:
         if self._before is not None:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
             self._before = None
-
-    def was_interrupted(self) -> None:
-        """Note that another program has had the terminal: what stands above the cursor may be its own."""
-        self.interruptions += 1
 
     def mark_pastes(self) -> None:
         """Let the terminal mark pastes, where a person reads and escape codes are understood."""
@@ -82,7 +75,6 @@ class Modes:
             _send("\x1b[?2004h")
 
     def unmark_pastes(self) -> None:
-        """Undo `mark_pastes`, if that has written anything."""
         if self.marked:
             _send("\x1b[?2004l")
             self.marked = False
@@ -121,8 +113,7 @@ class TypedAhead:
 class Keys:
     """A keyboard on which nothing is typed, as where keys cannot be read one by one; `Keyboard` is a real one."""
 
-    descriptors: tuple[int, ...] = ()
-    """File descriptors to wait for."""
+    descriptors: tuple[int, ...] = ()  # to wait for
 
     def __enter__(self) -> Keys:
         return self
@@ -138,23 +129,15 @@ class Keys:
         """Leave what has been typed so far to `typed_ahead`: it answers no question that comes now."""
 
     def typed_ahead(self) -> TypedAhead:
-        """Return what was typed since the last call, edited as it was typed; several lines keep their breaks.
-
-        Control characters are left out, and the line break at the end, which sends nothing by itself. Raises EOFError
-        for Ctrl+D with nothing before it, as an empty line would.
-        """
+        """Return what was typed since the last call, as edited. Raises EOFError for Ctrl+D with nothing before it."""
         return TypedAhead()
 
 
 class Keyboard(Keys):
-    """The terminal on `descriptor`: no echo and no waiting for Enter while this is entered, and pastes are marked.
-
-    Ctrl+C stays a signal.
-    """
+    """The terminal on `descriptor`, while entered without echo and line mode; pastes are marked, Ctrl+C is a signal."""
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptors = (descriptor,)
-        self._fd = descriptor
+        self._fd, self.descriptors = descriptor, (descriptor,)
         self._undo = ExitStack()
         self._handlers: dict[int, Any] = {}  # of signals, before this was entered
         self._decoder = getincrementaldecoder("utf-8")("replace")
@@ -233,7 +216,7 @@ class Keyboard(Keys):
     def _continued(self, _number: int, _frame: FrameType | None) -> None:
         """Go on after Ctrl+Z: the shell has set the terminal its own way, and its lines stand above the cursor."""
         self._listen()
-        modes.was_interrupted()
+        modes.interruptions += 1
 
 
 def _erase(line: list[str], key: str) -> None:
@@ -268,7 +251,11 @@ def interrupts(react: Callable[[], None]) -> AbstractContextManager[object]:
 
 def resumption() -> AbstractContextManager[object]:
     """Note within it that the shell has had the terminal whenever this process goes on after Ctrl+Z."""
-    return _handled({signal.SIGCONT: lambda _number, _frame: modes.was_interrupted()})
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        modes.interruptions += 1
+
+    return _handled({signal.SIGCONT: note})
 
 
 class _Killed(SystemExit):
@@ -277,10 +264,7 @@ class _Killed(SystemExit):
 
 @contextmanager
 def kills() -> Iterator[list[int]]:
-    """Let SIGTERM, and SIGHUP of a closed window, end what is within it in order; the list has their number then.
-
-    Afterwards they do what they always do: a second one ends the process at once.
-    """
+    """Let SIGTERM and SIGHUP end what is within it in order; yields their numbers. A second one ends at once."""
     killed: list[int] = []
 
     def end(number: int, _frame: FrameType | None) -> None:

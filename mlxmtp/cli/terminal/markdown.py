@@ -1,8 +1,6 @@
-"""Markdown on a terminal while it is still being written.
+"""Markdown on a terminal while it is written: finished blocks are printed once, of the open one the last rows redrawn.
 
-A finished block is printed once and scrolls away like any output. The block that is still open is redrawn in place,
-its last rows only. Model text never passes through rich's markup, and its control characters never reach the terminal.
-Importing rich takes a while, so it happens when the first text is drawn, or before, in `warm_up`.
+Model text never passes through rich's markup. Importing rich takes a while: at the first text, or before in `warm_up`.
 """
 
 from __future__ import annotations
@@ -28,8 +26,7 @@ _LONG_BLOCK_LINES = 40
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _CLOSED_BY_BLANK = frozenset({"paragraph_open", "table_open", "blockquote_open"})
 _CLOSED_BY_NEWLINE = frozenset({"heading_open", "hr"})
-_NARROWEST_CELL = 3
-"""Columns of a table's column: words and wide characters in fewer cannot be read any more."""
+_NARROWEST_CELL = 3  # columns of a table's column: words and wide characters in fewer cannot be read any more
 _TRAILING_BLANKS = re.compile(r"(?: |\x1b\[[0-9;]*m)+$")
 
 
@@ -40,10 +37,7 @@ def warm_up() -> None:
 
 
 class MarkdownStream:
-    """Feed text as it comes; `draw` receives what the terminal has to be sent, one string a frame.
-
-    `size()` gives (columns, rows) of the terminal and is asked for every frame, as windows change.
-    """
+    """Feed text as it comes; `draw` gets one string a frame, `size()` gives columns and rows of the terminal now."""
 
     def __init__(
         self,
@@ -53,12 +47,8 @@ class MarkdownStream:
         color: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.undrawn = False
-        """Text waits for the next frame: `refresh` draws it."""
-        self._send = draw
-        self._size = size
-        self._color = color
-        self._clock = clock
+        self.undrawn = False  # or text waits for the next frame: `refresh` draws it
+        self._send, self._size, self._color, self._clock = draw, size, color, clock
         self._open = ""
         self._checked = 0  # characters of the open text that were searched for finished blocks
         self._end = RedrawnRows(size)
@@ -66,7 +56,6 @@ class MarkdownStream:
         self._drawn_at = float("-inf")
 
     def feed(self, text: str) -> None:
-        """Take in a piece of any size."""
         self._open += without_controls(text)
         if not self._printed:
             self._open = self._open.lstrip("\n")
@@ -78,7 +67,6 @@ class MarkdownStream:
             self._drawn_at = now
 
     def refresh(self) -> None:
-        """Draw what has come, if the last frame is long enough ago."""
         if self.undrawn and self._clock() - self._drawn_at >= FRAME_SECONDS:
             self._draw(0)
             self._drawn_at = self._clock()
@@ -90,10 +78,8 @@ class MarkdownStream:
             self._send("\n")
 
     def _draw(self, length: int) -> None:
-        """Print the first `length` characters of the open text for good and show the end of the rest.
-
-        Laying out takes time and Ctrl-C may come: the state changes after it, so nothing is lost or shown twice.
-        """
+        """Print the first `length` characters of the open text for good and show the end of the rest."""
+        # Ctrl-C may come while it is laid out: the state changes afterwards.
         done, rest = self._open[:length], self._open[length:]
         rows = self._lay_out(done, for_good=True)
         printed = self._printed or bool(rows)
@@ -111,8 +97,7 @@ class MarkdownStream:
     def _lay_out(self, text: str, *, for_good: bool = False) -> list[str]:
         """Return the rows of every block, with one blank row between two.
 
-        A line of code that is printed `for_good` stays one line, however long: the terminal folds it, and what people
-        copy has no break in it.
+        A line of code that is printed `for_good` stays one line: the terminal folds it, and a copy has no break in it.
         """
         rows: list[str] = []
         for block in _blocks(text):
@@ -178,10 +163,7 @@ def _end_of(text: str) -> str:
 
 @cache
 def _parser() -> Any:
-    """Return a parser to which HTML is text: an answer about `<div>` must show it.
-
-    So are definitions of links, and footnotes with them: they would be taken away, and often were what was asked for.
-    """
+    """Return a parser to which HTML and definitions of links are text: they often are what was asked for."""
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table").disable("reference")
@@ -195,13 +177,11 @@ def _renderer() -> Callable[[str, int, bool], list[str]]:
 
     theme = Theme({"markdown.code": "bold cyan"})  # rich's own is a black box on a light terminal
 
-    def console_of(*, no_color: bool | None = None) -> Console:
-        into = StringIO()
-        return Console(
-            file=into, force_terminal=True, highlight=False, markup=False, emoji=False, theme=theme, no_color=no_color
-        )
-
-    console, plain = console_of(), console_of(no_color=True)
+    plain_text: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    console, plain = (
+        Console(file=StringIO(), force_terminal=True, theme=theme, no_color=no_color, **plain_text)
+        for no_color in (None, True)
+    )
     document = _document_class()
 
     def lay_out(text: str, columns: int, color: bool) -> list[str]:

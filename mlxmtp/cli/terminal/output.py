@@ -1,7 +1,6 @@
-"""The two streams of a command: the answer on stdout, everything else on stderr. The only module that writes.
+"""The two streams of a command, nothing but the answer on stdout, everything else on stderr; and the clipboard.
 
-Contracts: nothing but the answer reaches stdout; a pipe gets text as it is, a terminal without control characters
-(escape codes of our own go through `draw`); a reader that went away is `ReaderGone`, once, and never a traceback.
+A pipe gets text as it is, a terminal without control characters; a reader that went away is `ReaderGone`, once.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from typing import TextIO
 
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.errors import MlxmtpError
+
+_LONGEST_COPY = 74_994  # bytes: what terminals take in one sequence (xterm's limit of 100,000 base64 characters)
 
 
 class ReaderGone(Exception):
@@ -35,8 +36,7 @@ class Output:
     """Stdout and stderr of one command."""
 
     def __init__(self, stdout: TextIO | None, stderr: TextIO | None, look: Look | None = None) -> None:
-        self._stdout = stdout
-        self._stderr = stderr
+        self._stdout, self._stderr = stdout, stderr
         self.look = look or Look()
         self._transient = False  # a progress line stands on stderr's last row
         self._in_thought = False  # the last thing on stderr was part of a thought
@@ -61,7 +61,6 @@ class Output:
         return self._stderr is not None and self._stderr.isatty()
 
     def size(self) -> tuple[int, int]:
-        """Return columns and rows of the terminal on stdout."""
         return _size(self._stdout)
 
     def write(self, text: str) -> None:
@@ -86,7 +85,6 @@ class Output:
             raise MlxmtpError(f"The answer cannot be written: {error.strerror or error}.") from error
 
     def dim(self, rows: Iterable[str]) -> None:
-        """Put rows of a remark on stdout, dim where the terminal can."""
         if self.look.dumb:
             self.write("".join(f"{row}\n" for row in rows))
         else:
@@ -98,11 +96,9 @@ class Output:
             self._remark(f"Note: {text}")
 
     def error(self, text: str) -> None:
-        """Tell why the command failed."""
         self._remark(f"Error: {text}")
 
     def line(self, text: str) -> None:
-        """Write one line to stderr, whatever it is connected to."""
         self.settle()
         self._put_error(f"{without_controls(text) if self.error_terminal else text}\n")
 
@@ -115,7 +111,6 @@ class Output:
             self._put_error(f"\r\x1b[K{dim(cropped(text, _size(self._stderr)[0] - 3))}")
 
     def clear_progress(self) -> None:
-        """Erase the progress line."""
         if self._transient:
             self._put_error("\r\x1b[K")
             self._transient = False
@@ -180,6 +175,25 @@ def show_table(out: Output, header: Sequence[str], rows: Sequence[Sequence[str]]
     out.write("".join(f"{line}\n" for line in lines))
 
 
+def copy_to_clipboard(text: str, out: Output) -> str:
+    """Copy with the Mac's own program, else the terminal's escape sequence; return a sentence that says how it went."""
+    import base64
+    import subprocess
+
+    amount = f"{len(text):,} character{'' if len(text) == 1 else 's'}"
+    if sys.platform == "darwin":
+        with suppress(OSError, subprocess.CalledProcessError):  # the terminal may have a way
+            subprocess.run(["/usr/bin/pbcopy"], input=text, encoding="utf-8", errors="replace", check=True)
+            return f"Copied {amount}."
+    data = text.encode("utf-8", "replace")
+    if out.look.dumb:
+        return "This terminal has no way to the clipboard: /export writes a file instead."
+    if len(data) > _LONGEST_COPY:
+        return f"{amount} are too many for the terminal's clipboard: /export writes a file instead."
+    out.draw(f"\x1b]52;c;{base64.b64encode(data).decode()}\x07")
+    return f"Copied {amount}, if this terminal allows it."
+
+
 def _size(stream: TextIO | None) -> tuple[int, int]:
     try:
         columns, rows = os.get_terminal_size(stream.fileno() if stream is not None else -1)
@@ -190,9 +204,7 @@ def _size(stream: TextIO | None) -> tuple[int, int]:
 
 def abandon(stream: TextIO) -> None:
     """Let what a broken stream still holds run into nothing, so that Python's own flush at exit stays silent."""
-    try:
+    with suppress(OSError, UnsupportedOperation):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-    except (OSError, UnsupportedOperation):
-        return

@@ -1,20 +1,20 @@
-"""The shapes an answer can take on stdout (raw, markdown, one JSON object, JSON lines, the first code block), and its
-statistics in words."""
+"""The shapes of an answer on stdout (raw, markdown, JSON, first code block), and its statistics in words."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable
+from typing import Any
 
-from mlxmtp.cli.terminal.markdown import MarkdownStream
+from mlxmtp.cli.terminal.markdown import FRAME_SECONDS, MarkdownStream
+from mlxmtp.cli.terminal.output import Output
+from mlxmtp.cli.terminal.rows import RedrawnRows, dim, wrapped
+from mlxmtp.engine.events import FinishReason
+from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.units import format_bytes
-
-if TYPE_CHECKING:
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.engine.events import FinishReason
-    from mlxmtp.engine.stats import Stats
 
 _NARROWEST = 20  # columns; below that, laying out tables and lists is hopeless
 _OPENING = re.compile(r"(?P<indent> {0,3}|\s*(?:[-*+]|\d+[.)])?\s+)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
@@ -83,21 +83,18 @@ class AtOnce(Presenter):
 
     def __init__(self, inner: Presenter) -> None:
         self._inner = inner
-        self._text: list[str] = []
+        self._text = ""
 
     def text(self, text: str) -> None:
-        self._text.append(text)
+        self._text += text
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        self._inner.text("".join(self._text))
+        self._inner.text(self._text)
         self._inner.end(reason, stats)
 
 
 class Extracted(Presenter):
-    """Only the first fenced code block, in another shape; the answer may stop when it is complete.
-
-    Without a block nothing is written and `end` raises MlxmtpError: what was meant for a program must not be prose.
-    """
+    """Only the first fenced code block, in another shape; `end` raises MlxmtpError without one, nothing is written."""
 
     def __init__(self, inner: Presenter) -> None:
         self._inner = inner
@@ -125,19 +122,17 @@ class Json(Presenter):
     """One object `{model, drafter, response, thinking, finish_reason, stats}`, with `session` if it is saved."""
 
     def __init__(self, out: Output, model: str, drafter: str | None, session: str | None = None) -> None:
-        self._out = out
-        self._head = _head(model, drafter, session)
-        self._text: list[str] = []
-        self._thinking: list[str] = []
+        self._out, self._head = out, _head(model, drafter, session)
+        self._response = self._thinking = ""
 
     def text(self, text: str) -> None:
-        self._text.append(text)
+        self._response += text
 
     def thinking(self, text: str) -> None:
-        self._thinking.append(text)
+        self._thinking += text
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        said = {"response": "".join(self._text), "thinking": "".join(self._thinking)}
+        said = {"response": self._response, "thinking": self._thinking}
         self._out.write(as_json({**self._head, **said, "finish_reason": reason, "stats": stats.to_dict()}))
 
 
@@ -171,15 +166,12 @@ class FirstFence:
 
     def __init__(self) -> None:
         self.block: str | None = None
-        self.opening = ""
-        """The line that opened the block."""
-        self._partial = ""
-        self._fence = ""
+        self.opening = ""  # the line that opened the block
+        self._partial = self._fence = ""
         self._indent = 0
         self._lines: list[str] = []
 
     def feed(self, text: str) -> None:
-        """Take in a piece of any size."""
         *lines, self._partial = (self._partial + text).split("\n")
         for line in lines:
             self._take(line)
@@ -231,6 +223,118 @@ def _fences(text: str) -> list[FirstFence]:
         if fences[-1].block is not None:
             fences.append(FirstFence())
     return fences
+
+
+class AnswerView(Presenter):
+    """A thought in place, folded when the answer starts. Call `tick` if nothing came in `patience`, `end` once."""
+
+    def __init__(
+        self,
+        out: Output,
+        *,
+        show_thoughts: bool = True,
+        plain: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.shows_thoughts = show_thoughts  # the thought's own words, not only its seconds
+        self._out, self._clock = out, clock
+        self._redraws = fits_markdown(out)
+        draws = self._redraws and not plain
+        self._markdown = MarkdownStream(out.draw, out.size, color=out.look.color, clock=clock) if draws else None
+        self._rows = RedrawnRows(out.size)  # of the thought
+        self._thought = ""
+        self._began: float | None = None
+        self._drawn_at = float("-inf")
+        self._undrawn = self._thinks = self._started = False
+        self._ends_line = True
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which `tick` should be called even if nothing comes; None if it need not."""
+        if self._thinks:
+            return FRAME_SECONDS if self._undrawn else 1.0
+        return FRAME_SECONDS if self._markdown is not None and self._markdown.undrawn else None
+
+    def thinking(self, text: str) -> None:
+        """Take in a piece of the thought; an empty one begins it, and is drawn by the next `tick`."""
+        if not text and self._started:
+            return
+        if self._began is None:
+            self._began = self._clock()
+        if not self._thought:
+            text = text.lstrip("\n")
+        self._thinks = True
+        self._thought += text
+        if self._redraws:
+            self._undrawn = True
+            if text and self._clock() - self._drawn_at >= FRAME_SECONDS:
+                self._draw_thought()
+        elif self.shows_thoughts:
+            self._out.write(text)
+
+    def text(self, text: str) -> None:
+        if not self._started:
+            text = text.lstrip()
+            if not text:
+                return
+            self._fold()
+            self._started = True
+        if self._markdown is not None:
+            self._markdown.feed(text)
+        else:
+            self._ends_line = text.endswith("\n")
+            self._out.write(text)
+
+    def tick(self) -> None:
+        if self._thinks and self._redraws:
+            if self._clock() - self._drawn_at >= (FRAME_SECONDS if self._undrawn else 1.0):
+                self._draw_thought()
+        elif self._markdown is not None:
+            self._markdown.refresh()
+
+    def toggle(self) -> None:
+        self.shows_thoughts = not self.shows_thoughts
+        if self._thinks and self._redraws:
+            self._draw_thought()
+
+    def end(self, reason: FinishReason = "stop", stats: Stats | None = None) -> None:
+        self._fold()
+        if not self._started:
+            return
+        if self._markdown is not None:
+            self._markdown.finish()
+        elif not self._ends_line:
+            self._out.write("\n")
+
+    def _fold(self) -> None:
+        """Replace the thought by the time it took; nothing is left of an empty one."""
+        if not self._thinks:
+            return
+        self._thinks = False
+        seconds = self._seconds()
+        line = f"thought for {seconds:.0f} s" if seconds >= 1 else f"thought for {seconds:.1f} s"
+        if not self._thought.strip():
+            self._out.draw(self._rows.replace(()))
+        elif self._redraws:
+            self._out.draw(self._rows.replace((), printed=f"{dim(line)}\n\n"))
+        else:
+            gap = "" if not self.shows_thoughts else "\n" if self._thought.endswith("\n") else "\n\n"
+            self._out.write(f"{gap}{line}\n\n")
+
+    def _draw_thought(self) -> None:
+        columns, limit = self._out.size()[0], self._rows.limit
+        hint = "hides" if self.shows_thoughts else "shows"
+        rows = wrapped(f"thinking {self._seconds():.0f} s · Ctrl+T {hint} it", columns)[:limit]
+        if self.shows_thoughts and limit > len(rows):
+            # Only the end can be seen: laying out all of a long thought for every frame would cost too much.
+            shown = wrapped(self._thought[-limit * columns :].rstrip("\n"), columns)
+            rows += shown[-(limit - len(rows)) :]
+        self._out.draw(self._rows.replace([dim(row) for row in rows]))
+        self._drawn_at = self._clock()
+        self._undrawn = False
+
+    def _seconds(self) -> float:
+        return 0.0 if self._began is None else self._clock() - self._began
 
 
 def stats_line(stats: Stats, context: int) -> str:

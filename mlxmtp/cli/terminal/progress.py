@@ -14,6 +14,13 @@ _EVERY_LOGGED = 30.0  # and elsewhere, where each look is a line that stays
 _WINDOW = 10.0  # seconds over which speed is measured
 
 
+def _show(out: Output, text: str) -> None:
+    if out.error_terminal:
+        out.progress(text)
+    elif not out.look.quiet:
+        out.line(text)
+
+
 class DownloadProgress:
     """Counts bytes; on a terminal a line that changes, elsewhere a line now and then. `doing` stands before it."""
 
@@ -35,16 +42,16 @@ class DownloadProgress:
                 self._arrived.popleft()
         if now - self._shown_at >= (_EVERY if self._out.error_terminal else _EVERY_LOGGED):
             self._shown_at = now
-            self._show(self.text())
+            _show(self._out, self.text())
 
     def waiting(self, reason: str, seconds: float) -> None:
-        """Say why nothing arrives."""
-        self._show(f"{reason}; trying again in {seconds:.0f} s" if seconds >= 1 else f"{reason}; trying again")
+        _show(self._out, f"{reason}; trying again" + (f" in {seconds:.0f} s" if seconds >= 1 else ""))
 
     def text(self) -> str:
         """`1.2 GB of 3.6 GB, 34 %, 52 MB/s, 0:46 left`."""
         parts = [self.share()] if self._doing is None else [f"{self._doing} {self.share()}"]
-        speed = self._speed()
+        spent = self._clock() - self._arrived[0][0] if len(self._arrived) > 1 else 0.0
+        speed = sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
         if speed:
             parts += [f"{format_bytes(int(speed))}/s", f"{format_duration((self._total - self._have) / speed)} left"]
         elif not self._arrived:
@@ -55,18 +62,6 @@ class DownloadProgress:
         """`1.2 GB of 3.6 GB, 34 %`."""
         share = 100 * self._have // self._total if self._total else 100
         return f"{format_bytes(self._have)} of {format_bytes(self._total)}, {share} %"
-
-    def _show(self, text: str) -> None:
-        if self._out.error_terminal:
-            self._out.progress(text)
-        elif not self._out.look.quiet:
-            self._out.line(text)
-
-    def _speed(self) -> float:
-        if len(self._arrived) < 2:
-            return 0.0
-        spent = self._clock() - self._arrived[0][0]
-        return sum(size for _, size in self._arrived) / spent if spent > 0 else 0.0
 
 
 class PrefillProgress:
@@ -97,10 +92,9 @@ class PrefillProgress:
 
 
 class _Pace:
-    """Seconds for a token of a prompt as a line a + b position: every token attends to all before it.
+    """Seconds for a token of a prompt, a + b position by least squares: every token attends to all before it.
 
-    Weighted least squares; the further the line reaches beyond what has been read, the less its slope is believed
-    (half of it after a tenth of ``total`` tokens, nine tenths after a third).
+    Half of b is believed after a tenth of ``total`` tokens, nine tenths after a third.
     """
 
     def __init__(self, total: int) -> None:
@@ -145,11 +139,8 @@ class RunProgress:
             if begun is not None and done > 1:
                 seconds = (now - begun) / (done - 1) * (self._total - before - done)
                 left = f", {format_duration(seconds)} left"
-            text = f"run {before + done} of {self._total}{left}: {what}"
-            if self._out.error_terminal:
-                self._out.progress(text)
-            elif not self._out.look.quiet and now - self._shown_at >= _EVERY_LOGGED:
+            if self._out.error_terminal or now - self._shown_at >= _EVERY_LOGGED:
                 self._shown_at = now
-                self._out.line(text)
+                _show(self._out, f"run {before + done} of {self._total}{left}: {what}")
 
         return say

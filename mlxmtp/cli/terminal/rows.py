@@ -103,11 +103,7 @@ def columns_of(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list
 
 
 class RedrawnRows:
-    """Rows below everything that is printed for good, replaced in place; the cursor is at the end of the last one.
-
-    When a window gets narrower, terminals wrap the rows that no longer fit, and the cursor with them: what has to be
-    erased is counted for the width of now. `size()` gives columns and rows.
-    """
+    """Rows below everything printed for good, replaced in place; erased at the width of now, as terminals wrap."""
 
     def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
         self._size = size
@@ -116,14 +112,10 @@ class RedrawnRows:
 
     @property
     def limit(self) -> int:
-        """Rows that may be shown."""
         return max(1, min(MAX_REDRAWN, self._size()[1] - 1))
 
     def erasure(self) -> str:
-        """Return the codes that erase the rows and leave the cursor where they began.
-
-        Empty after another program has had the terminal: what stands above the cursor may be its own.
-        """
+        """Return the codes that erase the rows; none after another program had the terminal: they may be its own."""
         if not self._rows or self._drawn_after != modes.interruptions:
             return ""
         columns, rows = self._size()
