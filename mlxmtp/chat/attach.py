@@ -7,7 +7,7 @@ import os
 import select
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlxmtp.chat.material import check_size, decoded, gather, read_text, titled
@@ -19,8 +19,6 @@ PATIENCE = 5.0
 
 STDIN = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 """Names of standard input. Opened by one of the paths, a redirected file would be read, and then once more."""
-
-_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +34,10 @@ class Attached:
         return join([self.material, self.question])
 
 
-@dataclass(slots=True)
-class _Gathered:
-    parts: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def decode(self, data: bytes, name: str) -> str:
-        text, notes = decoded(data, name)
-        self.notes += notes
-        return text
-
-
 def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None) -> Attached:
     """Return files, then stdin, then the prompt, with blank lines between; each file under a line `--- path ---`.
 
-    A folder stands for its text files (`material.gather`). `stdin` is a file descriptor, None where there is no input
-    (a closed one, or a terminal that nobody named).
+    `stdin` is a file descriptor, None where there is no input (a closed one, or a terminal that nobody named).
     A name of STDIN among the files is standard input, read to its end however long that takes. Otherwise, with a
     prompt or a file beside it, a pipe on which nothing arrives for PATIENCE seconds is left alone, with a note:
     schedulers and editors hand down pipes that never close. Empty input is ignored.
@@ -61,32 +47,36 @@ def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None)
     if len(named) > 1:
         given = " ".join(f"-f {name}" for name in named)
         raise UsageError(f"Standard input is given twice ({given}), and it can be read only once: name it once.")
-    gathered = _Gathered()
+    parts: list[str] = []
+    notes: list[str] = []
+
+    def decode(data: bytes, name: str) -> str:
+        text, remarks = decoded(data, name)
+        notes.extend(remarks)
+        return text
+
     for name in files:
         if name not in STDIN:
             material = gather(name)
-            gathered.parts.append(material.text)
-            gathered.notes += material.notes
-        elif text := gathered.decode(_read_all(stdin), "stdin"):
-            gathered.parts.append(titled("stdin", text))
-    words = " ".join(prompt).encode("utf-8", "surrogateescape")  # bytes of the command line that were no text
-    question = gathered.decode(words, "the prompt")
+            parts.append(material.text)
+            notes += material.notes
+        elif text := decode(_read_all(stdin), "stdin"):
+            parts.append(titled("stdin", text))
+    # Surrogates are bytes of the command line that were no text.
+    question = decode(" ".join(prompt).encode("utf-8", "surrogateescape"), "the prompt")
     if not named and stdin is not None:
         if (question or files) and not _something_arrives(stdin):
-            gathered.notes.append(
+            notes.append(
                 f"Nothing arrived on standard input within {PATIENCE:.0f} s, so the answer does without it "
                 "(-f - waits for it, </dev/null skips the wait)."
             )
-        elif text := gathered.decode(_read_all(stdin), "stdin"):
-            gathered.parts.append(text)
-    return Attached(question, join(gathered.parts), tuple(gathered.notes))
+        elif text := decode(_read_all(stdin), "stdin"):
+            parts.append(text)
+    return Attached(question, join(parts), tuple(notes))
 
 
 def read_reference(text: str, prompts: Mapping[str, str]) -> str:
-    """Return the text of the file that `@name` names, else that one of `prompts`; any other text as it is.
-
-    Raises UsageError.
-    """
+    """Return the text of the file that `@name` names, else that one of `prompts`; other text as it is (UsageError)."""
     if not text.startswith("@"):
         return text
     name = text[1:]
@@ -99,10 +89,8 @@ def _something_arrives(stdin: int) -> bool:
         mode = os.fstat(stdin).st_mode
     except OSError:  # closed: reading it will say so
         return True
-    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
-        return True
-    ready, _, _ = select.select([stdin], [], [], PATIENCE)
-    return bool(ready)
+    waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    return not waits or bool(select.select([stdin], [], [], PATIENCE)[0])
 
 
 def _read_all(stdin: int | None) -> bytes:
@@ -111,7 +99,7 @@ def _read_all(stdin: int | None) -> bytes:
     data = bytearray()
     while True:
         try:
-            chunk = os.read(stdin, _CHUNK)
+            chunk = os.read(stdin, 1 << 16)
         except BlockingIOError:  # whoever made the pipe wants no waiting; the rest still comes
             select.select([stdin], [], [])
             continue

@@ -1,7 +1,6 @@
 """A conversation that can be asked, taken back, gone on with, and saved while it happens.
 
-State changes only through events (`history.py`), each of which goes to the journal if there is one. Knows nothing of
-terminals, files and models.
+State changes only through events (`history.py`), each of which goes to the journal. Knows no terminals and no models.
 """
 
 from __future__ import annotations
@@ -10,15 +9,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxmtp.chat.history import Event, Exchange, History
+from mlxmtp.chat.journal import Journal
 from mlxmtp.chat.message import Message, user_parts
-
-if TYPE_CHECKING:
-    from mlxmtp.chat.journal import Journal
-    from mlxmtp.engine import tokenizer
-    from mlxmtp.engine.events import FinishReason
+from mlxmtp.engine import tokenizer
+from mlxmtp.engine.events import FinishReason
 
 PART_CHARACTERS = 200
 PART_SECONDS = 0.25
@@ -39,7 +36,7 @@ class Conversation:
         self.journal = journal
         self._history = History(model=model)
         self._clock = clock
-        self._unwritten = "", ""  # text and thought of the coming answer that are not in the journal yet
+        self._pending = "", ""  # text and thought of the coming answer that are no event yet
         self._written_at = -math.inf
         if system:
             self.set_system(system)
@@ -59,7 +56,8 @@ class Conversation:
 
     @property
     def history(self) -> History:
-        return self._history
+        """The state as a value, with all of an answer on its way."""
+        return self._history.after(self._piece) if any(self._pending) else self._history
 
     @property
     def system(self) -> str:
@@ -101,7 +99,7 @@ class Conversation:
 
         Left out are thoughts, tool calls and media, and questions that got no answer, unless it is the last one.
         """
-        said = [*(self.exchanges[:-1] if instead else self.exchanges), *([] if asking is None else [asking])]
+        said = [*self.exchanges[: -1 if instead else None], *([] if asking is None else [asking])]
         messages: list[tokenizer.Message] = [{"role": "system", "content": self.system}] if self.system else []
         for exchange in said:
             if exchange.answered or exchange is said[-1]:
@@ -135,20 +133,18 @@ class Conversation:
     def part(self, text: str = "", thinking: str = "") -> None:
         """Add a piece to the answer to the last message, or to the continuation of the last answer."""
         assert self._history.asked
-        self._history = self._history.after({"type": "part", "text": text, "thinking": thinking})
-        text, thinking = self._unwritten[0] + text, self._unwritten[1] + thinking
-        self._unwritten, now = (text, thinking), self._clock()
-        long_enough = len(text) + len(thinking) >= PART_CHARACTERS
-        if self.journal is not None and (long_enough or now - self._written_at >= PART_SECONDS):
-            self.journal.write({"type": "part", "text": text, "thinking": thinking})
-            self._unwritten, self._written_at = ("", ""), now
+        self._pending = self._pending[0] + text, self._pending[1] + thinking
+        now = self._clock()
+        if sum(map(len, self._pending)) >= PART_CHARACTERS or now - self._written_at >= PART_SECONDS:
+            self._do(self._piece)
+            self._written_at = now
 
     def finish(
         self, reason: FinishReason, stats: Mapping[str, Any] | None = None, sampling: Mapping[str, Any] | None = None
     ) -> None:
         """End the answer whose parts came. `sampling`: the settings it was made with, None where the checkpoint's."""
         assert self._history.asked
-        coming = self._history.coming or Message("assistant")
+        coming = self.history.coming or Message("assistant")
         chosen = {name: value for name, value in (sampling or {}).items() if value is not None}
         end = replace(coming, finish_reason=reason, stats=stats, model=self.model, sampling=chosen or None)
         self._do(self._history.ending(end))
@@ -215,14 +211,16 @@ class Conversation:
         if self.journal is not None:
             self.journal.close()
 
+    @property
+    def _piece(self) -> Event:
+        return {"type": "part", "text": self._pending[0], "thinking": self._pending[1]}
+
     def _do(self, event: Event) -> None:
-        self._unwritten, self._written_at = ("", ""), -math.inf
-        self._history = self._history.after(event)
+        self._history, self._pending, self._written_at = self._history.after(event), ("", ""), -math.inf
         if self.journal is not None:
             self.journal.write(event)
 
     def _break_off(self) -> None:
         """End an answer on its way that got no `finish`."""
-        event = self._history.broken_off()
-        if event is not None:
+        if (event := self.history.broken_off()) is not None:
             self._do(event)

@@ -8,38 +8,24 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, get_args
 
-from mlxmtp.chat.message import (
-    MaterialPart,
-    Message,
-    Part,
-    Role,
-    TextPart,
-    join,
-    read_message,
-    read_parts,
-    string,
-    user_parts,
-)
+from mlxmtp.chat import message
+from mlxmtp.chat.message import MaterialPart, Message, Part, Role, TextPart, join, read_message, string
 from mlxmtp.engine.events import FinishReason
 from mlxmtp.units import text_width
 
 Event = Mapping[str, Any]
 """One line of a session file: a `type` and what belongs to it."""
 
-Turn = tuple[Message, ...]
-"""A user message and all that follows it up to the next one: answers, tool calls and results."""
-
 TITLE_COLUMNS = 60
 
 
 def title_of(text: str, columns: int = TITLE_COLUMNS) -> str:
     """Return the first words of `text` on one line of at most that many columns, without control characters."""
-    words = "".join(
-        " " if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one for one in text[: 8 * TITLE_COLUMNS]
-    )
-    line = " ".join(words.split())
+    start = text[: 8 * TITLE_COLUMNS]
+    line = " ".join("".join(" " if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one for one in start).split())
     if text_width(line) <= columns:
         return line
     while text_width(line) > columns - 1:
@@ -68,16 +54,7 @@ class Exchange:
     reply: Reply | None = None
     attached: str = ""
     mentioned: str = ""
-    messages: Turn = field(default=(), compare=False, repr=False)
-
-    @classmethod
-    def of(cls, turn: Turn) -> Exchange:
-        asked, answers = turn[0], [one for one in turn if one.role == "assistant"]
-        reply = None
-        if answers:
-            text, thinking = join([one.text for one in answers]), join([one.thinking for one in answers])
-            reply = Reply(text, thinking, answers[-1].finish_reason or "stop", answers[-1].stats)
-        return cls(asked.text, reply, asked.material(mentioned=False), asked.material(mentioned=True), turn)
+    messages: tuple[Message, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def material(self) -> str:
@@ -92,6 +69,19 @@ class Exchange:
     def answered(self) -> bool:
         """True if the model said anything; a reply that was cancelled within its thought did not."""
         return self.reply is not None and bool(self.reply.text)
+
+
+class Turn(tuple[Message, ...]):
+    """A user message and all that follows it up to the next one: answers, tool calls and results."""
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """The turn as a question and its reply; computed once, because every prompt needs all of them."""
+        asked, answers, reply = self[0], [one for one in self if one.role == "assistant"], None
+        if answers:
+            text, thinking = join([one.text for one in answers]), join([one.thinking for one in answers])
+            reply = Reply(text, thinking, answers[-1].finish_reason or "stop", answers[-1].stats)
+        return Exchange(asked.text, reply, asked.material(mentioned=False), asked.material(mentioned=True), self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +102,24 @@ class History:
     def messages(self) -> tuple[Message, ...]:
         """The whole conversation, the system prompt first."""
         system = (Message("system", (TextPart(self.system),)),) if self.system else ()
-        return (*system, *(message for turn in self.turns for message in turn))
+        return (*system, *(one for turn in self.turns for one in turn))
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
         """The turns in the prompt."""
-        return tuple(map(Exchange.of, self.turns[self.left_out :]))
+        return tuple(turn.exchange for turn in self.turns[self.left_out :])
 
     @property
     def dropped(self) -> tuple[Exchange, ...]:
         """The turns that were left out of the prompt because the context was full."""
-        return tuple(map(Exchange.of, self.turns[: self.left_out]))
+        return tuple(turn.exchange for turn in self.turns[: self.left_out])
 
     @property
     def title(self) -> str:
         """The first question in one line of at most 60 columns; its material's first line if it has no words."""
         if not self.turns:
             return ""
-        first = Exchange.of(self.turns[0])
+        first = self.turns[0].exchange
         return title_of(first.question or first.material)
 
     @property
@@ -172,18 +162,18 @@ def _message(old: History, event: Event) -> History:
     role: Role | None = next((one for one in get_args(Role) if one == event.get("role")), None)
     if role is None:
         return old
-    message = read_message(event, role, old.model)
+    new = read_message(event, role, old.model)
     if role == "user":
-        return replace(settled := _settled(old), turns=(*settled.turns, (message,)))
+        return replace(settled := _settled(old), turns=(*settled.turns, Turn([new])))
     if role == "system" and not old.turns:
-        return replace(old, system=message.text)
+        return replace(old, system=new.text)
     if not old.asked:
         return old
     if role != "assistant":
         old = _settled(old)
     elif old.continues:
         return replace(old, coming=None)  # a question that was lost must not cost the answer before it
-    return _last(old, *old.turns[-1], message)
+    return _last(old, *old.turns[-1], new)
 
 
 def _part(old: History, event: Event) -> History:
@@ -196,8 +186,8 @@ def _part(old: History, event: Event) -> History:
 def _extend(old: History, event: Event) -> History:
     if not old.asked:
         return old
-    more, turn = read_message(event, "assistant", old.model), old.turns[-1]
-    return _last(old, *turn[:-1], turn[-1].extended(more)) if old.continues else _last(old, *turn, more)
+    more, (*before, last) = read_message(event, "assistant", old.model), old.turns[-1]
+    return _last(old, *before, *([last.extended(more)] if old.continues else [last, more]))
 
 
 def _edit(old: History, event: Event) -> History:
@@ -206,23 +196,19 @@ def _edit(old: History, event: Event) -> History:
         return old
     asked = old.turns[-1][0]
     if "parts" in event:
-        return _last(old, replace(asked, parts=read_parts(event["parts"])))
+        return _last(old, replace(asked, parts=message.read_parts(event["parts"])))
     replaced = [mentioned for key, mentioned in (("attached", False), ("mentioned", True)) if key in event]
     stay = [
         one for one in asked.parts
         if not isinstance(one, TextPart) and not (isinstance(one, MaterialPart) and one.mentioned in replaced)
     ]  # fmt: skip
-    parts = [*stay, *user_parts(string(event), string(event, "attached"), string(event, "mentioned"))]
-    return _last(old, replace(asked, parts=tuple(sorted(parts, key=_place))))
+    new = message.user_parts(string(event), string(event, "attached"), string(event, "mentioned"))
 
+    def place(part: Part) -> int:
+        """Order the parts of a question: attached, mentioned, media, words."""
+        return int(part.mentioned) if isinstance(part, MaterialPart) else 3 if isinstance(part, TextPart) else 2
 
-def _place(part: Part) -> int:
-    """Order the parts of a question: attached, mentioned, media, words."""
-    return int(part.mentioned) if isinstance(part, MaterialPart) else 3 if isinstance(part, TextPart) else 2
-
-
-def _undo(old: History, event: Event) -> History:
-    return replace(old, turns=old.turns[: max(old.left_out, len(old.turns) - _count(event))], coming=None)
+    return _last(old, replace(asked, parts=tuple(sorted([*stay, *new], key=place))))
 
 
 def _drop(old: History, event: Event) -> History:
@@ -232,7 +218,7 @@ def _drop(old: History, event: Event) -> History:
 
 def _last(old: History, *turn: Message) -> History:
     """The state with another last turn, and no answer on its way."""
-    return replace(old, turns=(*old.turns[:-1], turn), coming=None)
+    return replace(old, turns=(*old.turns[:-1], Turn(turn)), coming=None)
 
 
 _CHANGES: dict[str, Callable[[History, Event], History]] = {
@@ -245,7 +231,9 @@ _CHANGES: dict[str, Callable[[History, Event], History]] = {
     "extend": _extend,
     "retract": lambda old, _: _last(old, old.turns[-1][0]) if old.asked else old,
     "edit": _edit,
-    "undo": _undo,
+    "undo": lambda old, event: replace(
+        old, turns=old.turns[: max(old.left_out, len(old.turns) - _count(event))], coming=None
+    ),
     "drop": _drop,
     "take back": lambda old, event: replace(old, left_out=max(0, old.left_out - _count(event))),
     "question": lambda old, event: _message(old, {**event, "role": "user"}),  # format 1

@@ -1,8 +1,7 @@
 """One session file: events appended as they happen, one JSON object a line, the header first.
 
-Written so that a process may be killed at any byte: every event is one write to the end of the file, nothing is
-changed but one digit of an older header, a line that broke off is passed over, and whoever goes on starts on a fresh
-line. An open journal holds a lock on its file, so that two windows never write into one conversation.
+A process may be killed at any byte: every event is one write to the end of the file, and a line that broke off is
+passed over. An open journal holds a lock on its file, so that two windows never write into one conversation.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,12 +35,12 @@ class Journal:
     The file appears with the first event that is worth it, not before; what comes earlier waits.
     """
 
-    def __init__(self, path: Path, file: int | None, waiting: list[bytes], quiet: frozenset[str]) -> None:
+    def __init__(
+        self, path: Path, file: int | None, waiting: list[bytes], quiet: frozenset[str], older: int | None = None
+    ) -> None:
         self.path = path
-        self._file = file
+        self._file, self._quiet, self._older = file, quiet, older
         self._waiting: list[bytes] | None = waiting  # None once the first event has been written
-        self._quiet = quiet
-        self._older: int | None = None
         self._trouble: str | None = None
         self._closed = False
 
@@ -64,10 +64,8 @@ class Journal:
             os.close(file)
             raise
         waiting = [_header(path, "")] if not events else [] if data.endswith(b"\n") else [b"\n"]
-        journal = cls(path, file, waiting, _WAIT_FOR_MORE)
-        if events and (older := _OLDER.match(data)):
-            journal._older = older.start(1)
-        return journal, events
+        older = _OLDER.match(data) if events else None
+        return cls(path, file, waiting, _WAIT_FOR_MORE, None if older is None else older.start(1)), events
 
     @classmethod
     def fork(cls, path: Path) -> tuple[Journal, list[Event]]:
@@ -148,24 +146,16 @@ def read_events(data: bytes, path: Path) -> list[Event]:
 
 def delete(path: Path) -> None:
     """Delete a session file; no window can open it meanwhile. Raises SessionInUse if one has it open."""
-    try:  # a named pipe, or a link that leads nowhere: nobody has a conversation in it
-        file = os.open(path, os.O_RDONLY) if path.is_file() else None
-    except PermissionError:  # no window can open it either
-        file = None
-    try:
-        if file is not None:
-            _lock(file, path)
+    with ExitStack() as stack:
+        with suppress(PermissionError):  # no window can open it either
+            if path.is_file():  # nobody has a conversation in a named pipe, or a link that leads nowhere
+                _lock(stack.enter_context(path.open("rb")).fileno(), path)
         path.unlink()
-    finally:
-        if file is not None:
-            os.close(file)
 
 
 def _not_saved(why: str, begin: str) -> str:
-    return (
-        f"This conversation is not saved any more: {why}. "
-        f"{begin} a new one; in a chat /export FILE.md writes this one elsewhere."
-    )
+    way_out = f"{begin} a new one; in a chat /export FILE.md writes this one elsewhere."
+    return f"This conversation is not saved any more: {why}. {way_out}"
 
 
 def _event(line: bytes) -> Event | None:
@@ -188,7 +178,7 @@ def _header(path: Path, model: str, **more: str) -> bytes:
 
 
 def _mark_format(file: int, at: int) -> None:
-    """Write this format's digit into the header of an older file, whose version then refuses it instead of misreading.
+    """Write this format's digit into an older file's header, so that an older version refuses it instead of misreading.
 
     One byte: a process that is killed leaves the old digit or the new one, and both are read.
     """

@@ -72,7 +72,7 @@ def gather(name: str) -> Material:
     if folder:
         return _gather_folder(name, list_folder(path, name))
     text, notes = _read_one(path, name)
-    return Material(name, titled(name, text), 1, notes)
+    return Material(name, titled(name, text), notes=notes)
 
 
 def read_text(name: str) -> str:
@@ -89,9 +89,7 @@ def mentions(message: str) -> list[str]:
     found: dict[str, None] = {}
     for quoted, single, bare in _MENTION.findall(message):
         names = [quoted or single] if quoted or single else [bare, bare.rstrip(_CLOSING)]
-        name = next((one for one in names if _exists(one)), None)
-        if name is not None:
-            found[name] = None
+        found |= dict.fromkeys([one for one in names if _exists(one)][:1])
     return list(found)
 
 
@@ -106,8 +104,7 @@ def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
 
     Raises UsageError for bytes that are no text.
     """
-    reason = not_text(data)
-    if reason is not None:
+    if (reason := not_text(data)) is not None:
         raise UsageError(f"{name} {reason}")
     data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the text
     notes: tuple[str, ...] = ()
@@ -142,9 +139,8 @@ def check_size(size: int, name: str) -> None:
 def list_folder(root: Path, name: str) -> Tree:
     """Return the files of `root` worth reading, at any depth. Symbolic links are left out: they may lead anywhere.
 
-    Inside a repository the choice is git's: what is tracked, and what is new and not ignored. Without one, or without
-    git, hidden files, folders that builds fill, and with git what a .gitignore names, are left out, with a remark.
-    Folders that a person may miss are a remark: repositories within one, and what cannot be read.
+    Inside a repository the choice is git's: what is tracked, and what is new and not ignored. Elsewhere hidden files,
+    folders that builds fill, and with git what a .gitignore names, are left out, with a remark.
     Raises ContextOverflow for more than MOST_FILES, UsageError for a folder that cannot be read.
     """
     names = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
@@ -165,8 +161,7 @@ def list_folder(root: Path, name: str) -> Tree:
 
 def _gather_folder(name: str, tree: Tree) -> Material:
     parts: list[str] = []
-    notes: list[str] = list(tree.notes)
-    skipped, total = 0, 0
+    notes, skipped, total = list(tree.notes), 0, 0
     for path in tree.files:
         shown = f"{name.rstrip('/')}/{path.relative_to(tree.root).as_posix()}"
         data = _read(path, shown, FOLDER_LIMIT)
@@ -207,16 +202,14 @@ def _git(root: Path, *arguments: str) -> list[str] | None:
             # A repository may name a program of its own for fsmonitor; listing files must not run it.
             ["git", "-C", str(root), "-c", "core.fsmonitor=false", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            capture_output=True,
             env=git_environ(),
             check=False,
         )
     except OSError:
         return None
-    if done.returncode != 0:
-        return None
-    return [os.fsdecode(one) for one in set(done.stdout.split(b"\0")) if one]  # a conflict is listed thrice
+    names = set(done.stdout.split(b"\0")) - {b""}  # a set: a conflict is listed thrice
+    return None if done.returncode else [os.fsdecode(one) for one in names]
 
 
 def _is_repository(folder: Path) -> bool:
@@ -270,13 +263,6 @@ def _path(name: str) -> Path:
         raise UsageError(f"There is no home folder for {name}.") from error
 
 
-def _exists(name: str) -> bool:
-    try:
-        return bool(name) and _expanded(name).exists()
-    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
-        return False
-
-
 def _expanded(name: str) -> Path:
     """Put a home folder for `~`, unless nobody has that home and something here is called so. Raises RuntimeError."""
     path = Path(name)
@@ -286,6 +272,13 @@ def _expanded(name: str) -> Path:
         if path.exists():
             return path
         raise
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and _expanded(name).exists()
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
+        return False
 
 
 def _read_one(path: Path, name: str) -> tuple[str, tuple[str, ...]]:

@@ -26,9 +26,13 @@ class Part:
     def to_dict(self) -> dict[str, Any]:
         """Return the part as JSON, without fields that have their default value."""
         blank = type(self)()
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "more"}
-        table = {name: _as_json(value) for name, value in values.items() if value != getattr(blank, name)}
-        return {**({"type": self.type} if self.type else {}), **table, **self.more}
+        table: dict[str, Any] = {"type": self.type} if self.type else {}
+        for name in [one.name for one in fields(self) if one.name != "more"]:
+            value = getattr(self, name)
+            if value != getattr(blank, name):
+                as_list = isinstance(value, tuple)
+                table[name] = [one.to_dict() if isinstance(one, Part) else one for one in value] if as_list else value
+        return {**table, **self.more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,8 @@ class MediaPart(Part):
     """An image or a sound.
 
     `digest` is of what the network reads (`sha256:…` of resized pixels or samples), so that a prefix can be compared;
-    `shape` is that of the file: rows and columns, or samples and channels. `size` is in bytes; `path` leads from the
-    session's folder to a copy, because dropped files and screenshots disappear.
+    `shape` of the file: rows and columns, or samples and channels; `size` in bytes; `path` from the session's folder to
+    a copy, because dropped files and screenshots disappear.
     """
 
     digest: str = ""
@@ -112,10 +116,9 @@ _KNOWN: dict[str, type[Part]] = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation.
+    """One message of a conversation. The fields after `parts` are those of an answer.
 
-    The fields after `parts` are those of an answer. `thinking` is for people: it never goes back to the model. `stats`
-    is `Stats.to_dict()`; `model` and `sampling` say what made this answer.
+    `thinking` never goes back to the model. `stats` is `Stats.to_dict()`; `model` and `sampling` made this answer.
     """
 
     role: Role
@@ -170,10 +173,8 @@ def read_message(data: Mapping[str, Any], role: Role, model: str = "") -> Messag
     """
     if "parts" in data:
         parts = read_parts(data["parts"])
-    elif role == "user":
-        parts = user_parts(string(data), string(data, "attached"), string(data, "mentioned"))
     else:
-        parts = user_parts(string(data))
+        parts = user_parts(string(data), *[string(data, key) for key in ("attached", "mentioned") if role == "user"])
     if role != "assistant":
         return Message(role, parts)
     reason: FinishReason = next((one for one in get_args(FinishReason) if one == data.get("finish_reason")), "stop")
@@ -207,9 +208,3 @@ def _read_part(data: dict[str, Any], nested: bool) -> Part:
             return Part(more=data)
         values[name] = value
     return kind(**values, more=more)
-
-
-def _as_json(value: object) -> object:
-    if isinstance(value, tuple):
-        return [one.to_dict() if isinstance(one, Part) else one for one in value]
-    return value

@@ -6,13 +6,13 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from mlxmtp.chat.conversation import Conversation
-from mlxmtp.chat.history import Event, History
+from mlxmtp.chat.history import History
 from mlxmtp.chat.journal import SUFFIX, Journal, delete, read_events
 from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
 from mlxmtp.units import nearest
@@ -21,9 +21,7 @@ CACHE_SUFFIX = ".kv.safetensors"
 
 NOTHING_TO_CONTINUE = "There is no session to continue: mlxmtp chat saves one, and so does mlxmtp ask --save."
 
-_ANSWERS = re.compile(
-    rb'^\{"type": "(?:part|reply|extend|retract|message", "role": "(?:assistant|tool))".*\n', re.MULTILINE
-)
+_ANSWERS = re.compile(rb'(?m)^\{"type": "(?:part|reply|extend|retract|message", "role": "(?:assistant|tool))".*\n')
 
 _LIST = "Run: mlxmtp sessions"
 
@@ -41,11 +39,6 @@ class Summary:
     updated: float
     turns: int
     size: int
-
-    @property
-    def cache(self) -> Path:
-        """The file of the session's KV cache, if it was saved."""
-        return _cache_of(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +90,8 @@ class Sessions:
     def find(self, wanted: str, *, list_with: str = _LIST) -> Summary:
         """Return the session with that name, id, or beginning of an id. Raises UsageError with the nearest ones.
 
-        `list_with`: the next step where none is near. Where the id is that of a file that cannot be gone on with,
-        raises what is wrong with it (SessionError, MlxmtpError).
+        `list_with`: the next step where none is near. Raises SessionError or MlxmtpError for a file that has the id but
+        cannot be gone on with.
         """
         match = self._match(wanted, list_with)
         if isinstance(match, Summary):
@@ -165,7 +158,7 @@ class Sessions:
                 delete(summary.path)
             except SessionInUse as error:
                 raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.") from error
-            summary.cache.unlink(missing_ok=True)
+            _cache_of(summary.path).unlink(missing_ok=True)
         return summary.size
 
     def _match(self, wanted: str, list_with: str = _LIST) -> Summary | Path:
@@ -186,10 +179,8 @@ class Sessions:
         raise UsageError(f"There is no session '{wanted}'{hint}")
 
     def _files(self) -> Iterator[Path]:
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError):
             yield from (path for path in self.folder.iterdir() if path.name.endswith(SUFFIX))
-        except (FileNotFoundError, NotADirectoryError):
-            return
 
 
 def summarize(path: Path) -> Summary | None:
@@ -203,17 +194,11 @@ def summarize(path: Path) -> Summary | None:
         history = history.after(event)
     if not history.turns:
         return None
-    return Summary(
-        id=_id_of(path),
-        path=path,
-        name=history.name,
-        title=history.title,
-        model=history.model,
-        created=_created(events[0], status.st_mtime),
-        updated=status.st_mtime,
-        turns=len(history.turns),
-        size=_size(path, status),
-    )
+    created = status.st_mtime
+    with suppress(ValueError):
+        created = datetime.fromisoformat(str(events[0].get("created"))).timestamp()
+    about = (history.name, history.title, history.model, created, status.st_mtime, len(history.turns))
+    return Summary(_id_of(path), path, *about, _size(path, status))
 
 
 def _summary(path: Path, tell: Callable[[str], object]) -> Summary | None:
@@ -250,13 +235,6 @@ def _size(path: Path, status: os.stat_result) -> int:
     """Return the bytes of a session and of its KV cache."""
     cache = _cache_of(path)
     return status.st_size + (cache.stat().st_size if cache.exists() else 0)
-
-
-def _created(header: Event, otherwise: float) -> float:
-    try:
-        return datetime.fromisoformat(str(header.get("created"))).timestamp()
-    except ValueError:
-        return otherwise
 
 
 def _modified(path: Path) -> float:

@@ -44,10 +44,7 @@ def as_table(history: History, session: str | None = None) -> dict[str, Any]:
         "title": history.title,
         "model": history.model,
         "system": history.system,
-        "exchanges": [
-            *(_exchange(one, in_context=False) for one in history.dropped),
-            *(_exchange(one, in_context=True) for one in history.exchanges),
-        ],
+        "exchanges": [_exchange(turn.exchange, at >= history.left_out) for at, turn in enumerate(history.turns)],
         "messages": [one.to_dict() for one in history.messages],
     }
 
@@ -60,7 +57,7 @@ def export(
     overwrite: bool = False,
     way_out: str = "take another name",
 ) -> Path:
-    """Write `file`, whose ending says what: .md or .json. Raises UsageError, MlxmtpError; returns where it is.
+    """Write `file`, whose ending says what: .md or .json; return its path. Raises UsageError, MlxmtpError.
 
     `way_out` is what can be done where the file is there already.
     """
@@ -86,21 +83,16 @@ def as_text(table: dict[str, Any]) -> str:
     return json.dumps(table, ensure_ascii=False, indent=2) + "\n"
 
 
-def _exchange(exchange: Exchange, *, in_context: bool) -> dict[str, Any]:
+def _exchange(exchange: Exchange, in_context: bool) -> dict[str, Any]:
     reply = None if exchange.reply is None else asdict(exchange.reply)
     if reply is not None and reply["stats"] is None:
         del reply["stats"]
-    return {
-        "question": exchange.question,
-        "attached": exchange.attached,
-        "mentioned": exchange.mentioned,
-        "in_context": in_context,
-        "reply": reply,
-    }
+    said = {key: getattr(exchange, key) for key in ("question", "attached", "mentioned")}
+    return {**said, "in_context": in_context, "reply": reply}
 
 
 def _turn(turn: Turn) -> Iterator[str]:
-    material = Exchange.of(turn).material
+    material = turn.exchange.material
     names = _TITLE_LINE.findall(material) or (["piped text"] if material else [])
     yield "## Question"
     if names:

@@ -7,8 +7,7 @@ from contextlib import closing
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from mlxmtp.engine.channels import CLOSE, Splitter
-from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
+from mlxmtp.engine.events import CLOSE, End, Event, FinishReason, Splitter, Text, Thinking
 from mlxmtp.engine.stats import Meter, Stats, explain
 
 if TYPE_CHECKING:

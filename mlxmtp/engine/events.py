@@ -1,15 +1,24 @@
-"""The events of an answer: any number of `Text` and `Thinking`, then one `End`."""
+"""The events of an answer: any number of `Text` and `Thinking`, then one `End`.
+
+In the channel `<|channel>thought\\n … <channel|>` stands a thought, everything else is text.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from mlxmtp.engine.stats import Stats
+from mlxmtp.engine.stats import Stats
 
 FinishReason = Literal["stop", "length", "tool", "cancelled"]
 """The model stopped, the length ran out, it waits for a tool, or it was cancelled."""
+
+OPEN = "<|channel>"
+CLOSE = "<channel|>"
+_MARKS = (OPEN, CLOSE)
+_MARK = re.compile("|".join(map(re.escape, _MARKS)))
+_NAME = "thought"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +44,58 @@ class End:
 
 
 Event = Text | Thinking | End
+
+
+class Splitter:
+    """Feed text in pieces of any size, with the marks in it; get `Text` and `Thinking` as soon as they are certain.
+
+    An empty `Thinking` says that a thought has begun. `inside` starts in a thought whose name line has been read, as
+    when the prompt itself opened it. A thought never comes out as Text, the channel's name never comes out at all, and
+    a thought that is not closed stays one. The marks may be tokens of their own or spelled as plain text.
+    """
+
+    def __init__(self, *, inside: bool = False) -> None:
+        self._inside = self._began = inside
+        self._naming = False
+        self._pending = ""
+
+    def feed(self, piece: str) -> list[Text | Thinking]:
+        """Return the events that are certain now; text that may be the start of a mark has to wait."""
+        self._pending += piece
+        events: list[Text | Thinking] = [Thinking("")] if self._began else []
+        self._began = False
+        while mark := _MARK.search(self._pending):
+            self._emit(self._pending[: mark.start()], events, closing=True)
+            self._pending = self._pending[mark.end() :]
+            self._inside = self._naming = mark[0] == OPEN
+            if self._inside:
+                events.append(Thinking(""))
+        certain = len(self._pending) - _start_of_mark(self._pending)
+        rest = self._emit(self._pending[:certain], events, closing=False)
+        self._pending = rest + self._pending[certain:]
+        return events
+
+    def finish(self) -> list[Text | Thinking]:
+        """Return what had to wait, when nothing more will come."""
+        events: list[Text | Thinking] = []
+        self._emit(self._pending, events, closing=True)
+        self._pending = ""
+        return events
+
+    def _emit(self, text: str, events: list[Text | Thinking], *, closing: bool) -> str:
+        """Append `text` as the right event; return what must wait for more because it may be the channel's name."""
+        if self._naming:
+            line, newline, rest = text.partition("\n")
+            if not newline and not closing and _NAME.startswith(line.strip()):
+                return text
+            self._naming = False
+            text = rest if line.strip() == _NAME else text
+        if text:
+            events.append(Thinking(text) if self._inside else Text(text))
+        return ""
+
+
+def _start_of_mark(text: str) -> int:
+    """Return the length of the longest end of `text` that a mark begins with."""
+    longest = min(len(text), max(map(len, _MARKS)) - 1)
+    return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in _MARKS)), 0)

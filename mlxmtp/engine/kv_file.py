@@ -1,9 +1,7 @@
 """Keys and values on disk: a conversation, or a text of which much is asked, goes on without being read again.
 
-One safetensors file: the tokens, the buffers of the layers with keys and values of their own, the last place that can
-be gone back to (rings and hidden state, see `decode/snapshots.py`), and as metadata what wrote it and a sum over all of
-it. A file of another model, another version of it, of MLX or of this layout, or a damaged one is refused; nothing of it
-is used.
+One safetensors file: tokens, buffers of the layers with keys and values of their own, the last snapshot (rings and
+hidden state), and as metadata what wrote it and a sum. A damaged one, or of another model, MLX or layout, is refused.
 """
 
 from __future__ import annotations
@@ -24,18 +22,13 @@ from mlxmtp.errors import CacheRefused
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder
-    from mlxmtp.decode.snapshots import CacheState
 
 _FORMAT = "3"
 """Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
 
-_KV_BITS = "kv_bits"
-"""Stands in a file only if its keys and values are quantized."""
-
+_KV_BITS = "kv_bits"  # stands in a file only if its keys and values are quantized
 _SUM, _NEWEST, _PLACE = "sum", "newest", "place"
 """Of the file, not of what wrote it: the sum over the arrays, and positions (see `CacheState` and `Snapshot`)."""
-
-_HOUR = 3600
 
 
 def fingerprint(folder: Path) -> str:
@@ -54,7 +47,7 @@ def label_hash(folder: Path, kv_bits: int | None = None) -> str:
 
 
 def save(decoder: Decoder, path: Path, folder: Path, length: int | None = None, *, kv_bits: int | None = None) -> int:
-    """Writes what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
+    """Write what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
 
     `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
     """
@@ -83,14 +76,10 @@ def save(decoder: Decoder, path: Path, folder: Path, length: int | None = None, 
 def _sum(arrays: Mapping[str, mx.array]) -> str:
     """Return a sum that every byte of `arrays` changes: MLX adds as fast as memory is read, which no hash does."""
     names = sorted(arrays)
-    sums = [mx.sum(_words(arrays[name]) * mx.array(2 * at + 1, mx.uint32)) for at, name in enumerate(names)]
+    kinds = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32}
+    words = [arrays[name].view(kinds[arrays[name].itemsize]).astype(mx.uint32) for name in names]
+    sums = [mx.sum(one * mx.array(2 * at + 1, mx.uint32)) for at, one in enumerate(words)]
     return str(mx.sum(mx.stack(sums)).item())
-
-
-def _words(array: mx.array) -> mx.array:
-    """The bytes of `array` as unsigned numbers of 32 bits (one for each element)."""
-    kind = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32}[array.itemsize]
-    return array.view(kind).astype(mx.uint32)
 
 
 def unfinished(path: Path) -> Path:
@@ -102,12 +91,12 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes left of files they were writing there: nobody writes for an hour."""
     for path in folder.glob(".*.safetensors"):
         with suppress(OSError):  # another process has removed it
-            if time.time() - path.stat().st_mtime > _HOUR:
+            if time.time() - path.stat().st_mtime > 3600:
                 path.unlink()
 
 
 def load(decoder: Decoder, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
-    """Takes up what was saved; returns the number of tokens. Raises CacheRefused, and then changes nothing."""
+    """Import what was saved and return the number of tokens. Raises CacheRefused, and then changes nothing."""
     try:
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)
         arrays, label = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)

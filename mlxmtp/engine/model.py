@@ -1,7 +1,4 @@
-"""The model as people use it: messages or token ids in, events or rounds out.
-
-Knows nothing of terminals and of where models come from. The decoder below it knows nothing of text.
-"""
+"""The model as people use it: messages or token ids in, events or rounds out. Knows nothing of terminals."""
 
 from __future__ import annotations
 
@@ -38,10 +35,8 @@ class Model:
         self.config = config
         self.name = name or config.folder.name
         self.drafter = drafter
-        self.kv_bits = kv_bits
-        """Bits of keys and values of full layers; None: as they are computed."""
-        self._decoder = decoder
-        self._tokenizer = tokenizer
+        self.kv_bits = kv_bits  # of keys and values of full layers; None: as they are computed
+        self._decoder, self._tokenizer = decoder, tokenizer
 
     @classmethod
     def load(
@@ -67,14 +62,9 @@ class Model:
             tokenizer = Tokenizer.load(folder)
         target = load_target(folder, kv_bits=kv_bits)
         network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
-        return cls(
-            Decoder(target, network),
-            target.config,
-            tokenizer,
-            name=name or str(folder),
-            drafter=None if drafter is None else drafter_name or str(drafter),
-            kv_bits=kv_bits,
-        )
+        decoder, name = Decoder(target, network), name or str(folder)
+        shown = None if drafter is None else drafter_name or str(drafter)
+        return cls(decoder, target.config, tokenizer, name=name, drafter=shown, kv_bits=kv_bits)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -125,17 +115,15 @@ class Model:
     ) -> Answer:
         """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
 
-        What the conversation shares with the last one is not read again; a snapshot is taken where the template
-        will leave this turn's thought out. `continues`: the last message is the beginning of the answer, go on with
-        it. `question`: the end of the last message, in the place of which something else may be asked, so that a
-        snapshot before it is of use. Raises LoadError without a tokenizer, ContextOverflow when the conversation is
+        The prefix shared with the last conversation is not read again. `continues`: the last message is the beginning
+        of the answer. `question`: the end of the last message; a snapshot is taken before it, in case another is asked.
+        Raises LoadError without a tokenizer, ContextOverflow when the conversation is
         longer than the context.
         """
         params = params or Params()
         if continues:
-            return self.stream_ids(
-                self.tokenizer.continued_ids(messages, think=params.think), params, on_prefill=on_prefill
-            )
+            ids = self.tokenizer.continued_ids(messages, think=params.think)
+            return self.stream_ids(ids, params, on_prefill=on_prefill)
         ids = self.tokenizer.prompt_ids(messages, think=params.think)
         snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
         if question:
@@ -174,10 +162,9 @@ class Model:
         self._decoder.depth.start_from(learned)
 
     def close(self) -> None:
-        """Free the memory, as far as nobody else holds the model; nothing can be asked afterwards.
+        """Free the memory for another model; nothing can be asked afterwards.
 
-        Only needed where another model takes its place: MLX keeps traces, and the weights in them, per thread, so it
-        has to be called on the thread that asked.
+        Call it on the thread that asked: MLX keeps traces, and the weights in them, per thread.
         """
         self._decoder.close()
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxmtp.engine.channels import CLOSE, OPEN
+from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.errors import LoadError, MlxmtpError
 
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ _TURN = "<|turn>"
 _SPACE = "\u2581"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
-_VISIBLE = frozenset(
-    {OPEN, CLOSE, "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'}
-)  # special tokens that carry meaning for the reader of an answer; all others never come out as text
+_VISIBLE = frozenset({OPEN, CLOSE, "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'})
+"""Special tokens that carry meaning for the reader of an answer; all others never come out as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,7 @@ class Tokenizer:
     """The text side of a checkpoint. Nothing in it changes once it is loaded: threads may share one."""
 
     def __init__(self, folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-        self._folder = folder
-        self._inner = inner
-        self._settings = settings
+        self._folder, self._inner, self._settings = folder, inner, settings
         added = inner.get_added_tokens_decoder()
         self._specials = {token.content: number for number, token in added.items() if token.special}
         self._hidden = frozenset(number for content, number in self._specials.items() if content not in _VISIBLE)
@@ -84,8 +81,7 @@ class Tokenizer:
         """
         if not text.isascii():
             text = _SURROGATE.sub("\ufffd", text)
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
-        return ids
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
 
     def detokenizer(self) -> Detokenizer:
         """Return a fresh incremental decoder; special tokens without meaning for a reader are left out."""
@@ -118,8 +114,7 @@ class Tokenizer:
     def lasting(self, messages: Sequence[Message], prompt_ids: Sequence[int], *, think: bool = False) -> int:
         """Return how many of `prompt_ids`, the prompt of `messages`, the next turn's prompt will begin with.
 
-        Templates leave thoughts out of past turns, and some open every answer with an empty one. Whatever this template
-        does shows when it renders the conversation with an answer.
+        Templates change past turns: thoughts go, empty ones come. Rendering the conversation with an answer shows it.
         """
         answered = self.prompt_ids([*messages, {"role": "assistant", "content": "."}], think=think)
         pairs = zip(prompt_ids, answered, strict=False)
@@ -246,8 +241,7 @@ class Tokenizer:
 class Detokenizer:
     """Incremental decoding that holds back bytes until they make a character.
 
-    `piece(id)` returns a token's spelling in the vocabulary. Nothing invalid ever shows up except
-    where the tokens themselves spell invalid UTF-8: then U+FFFD stands for the broken bytes, as in any decoder.
+    `piece(id)` returns a token's spelling in the vocabulary. U+FFFD stands for tokens that spell invalid UTF-8.
     """
 
     def __init__(self, piece: Callable[[int], str | None]) -> None:
@@ -259,8 +253,7 @@ class Detokenizer:
         piece = self._piece(token)
         if piece is None:  # an id beyond the vocabulary has no spelling
             return self.flush()
-        byte = _BYTE.fullmatch(piece)
-        if byte:
+        if byte := _BYTE.fullmatch(piece):
             return self._bytes.decode(bytes.fromhex(byte[1]))
         return self.flush() + piece.replace(_SPACE, " ")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlxmtp.chat.context import RESERVE, fit, reserve_for
+from mlxmtp.app.turn import RESERVE, fit, reserve_for
 
 
 @pytest.mark.parametrize(

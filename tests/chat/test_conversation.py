@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxmtp.chat.conversation import PART_CHARACTERS, PART_SECONDS, Conversation
-from mlxmtp.chat.history import Event, Exchange, History, Reply, title_of
+from mlxmtp.chat.history import Event, Exchange, History, Reply, Turn, title_of
 from mlxmtp.chat.journal import Journal
 from mlxmtp.chat.message import (
     AudioPart,
@@ -172,7 +172,7 @@ def test_every_operation_is_one_event() -> None:
         Message("user", (MaterialPart("x"), TextPart("1?"))),
         Message("assistant", (TextPart("1"),), "", "stop", None, "m"),
     )
-    assert conversation.history == History("n", "Be brief.", "talk", (turn,), left_out=1)
+    assert conversation.history == History("n", "Be brief.", "talk", (Turn(turn),), left_out=1)
     assert conversation.dropped == (Exchange("1?", Reply("1"), "x"),)
 
 

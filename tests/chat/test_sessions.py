@@ -442,7 +442,7 @@ def test_a_session_that_is_open_goes_on_in_a_copy(sessions: Sessions) -> None:
 
 def test_removing_takes_the_kept_keys_and_values_with_it(sessions: Sessions) -> None:
     summary = saved(sessions)
-    summary.cache.write_bytes(b"x" * 1000)
+    summary.path.with_name(f"{summary.id}.kv.safetensors").write_bytes(b"x" * 1000)
     (listed,) = sessions.listing().sessions
     assert listed.size == summary.size + 1000
     assert sessions.remove(listed) == listed.size

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.engine.channels import Splitter
-from mlxmtp.engine.events import Text, Thinking
+from mlxmtp.engine.events import Splitter, Text, Thinking
 
 
 def split(pieces: list[str], *, inside: bool = False) -> tuple[str, str]:

@@ -8,8 +8,7 @@ from typing import Any
 import typer
 
 from mlxmtp.app.open import Checkpoint
-from mlxmtp.app.turn import exchange_tokens
-from mlxmtp.chat.context import reserve_for
+from mlxmtp.app.turn import exchange_tokens, reserve_for
 from mlxmtp.chat.history import Exchange, title_of
 from mlxmtp.chat.material import Material, gather, read_text
 from mlxmtp.chat.sessions import Resumed, Sessions
