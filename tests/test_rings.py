@@ -119,6 +119,14 @@ def test_starting_imports_nothing_heavy(module: str) -> None:
     assert not HEAVY & set(done.stdout.split())
 
 
+def test_the_commands_are_listed_without_importing_what_they_do() -> None:
+    """Every command pays for what this imports, `--help` as well as `ask`."""
+    command = "import sys, mlxmtp.cli.program; print(*(name for name in sys.modules if name.startswith('mlxmtp.')))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    rings = {name.split(".")[1] for name in done.stdout.split() if name != "mlxmtp.bench"}  # its names of formats
+    assert rings == {"cli", "errors", "limits", "settings", "units"}
+
+
 def test_no_module_imports_itself_by_a_detour() -> None:
     """No circle, counting imports for types and those inside functions as well."""
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}

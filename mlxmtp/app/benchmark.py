@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlxmtp.app.open import Checkpoint, Opener, answer_params, read_tokenizer, require_memory
-from mlxmtp.bench import formats
+from mlxmtp.bench import Format, formats
 from mlxmtp.bench.compare import compare_reports
 from mlxmtp.bench.environment import conditions, environment
 from mlxmtp.bench.plot import check_plot, write_plot
@@ -30,7 +30,7 @@ class Request:
     models: tuple[str, ...]
     suites: tuple[str, ...]
     plan: Plan
-    form: formats.Format = "md"
+    form: Format = "md"
     output: Path | None = None
     plot: Path | None = None
     force: bool = False
@@ -106,9 +106,7 @@ class Benchmark:
             _write_file(text, self._request.output, append=append)
 
 
-def write_comparison(
-    paths: tuple[Path, Path], form: formats.Format, output: Path | None, write: Callable[[str], None]
-) -> None:
+def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None, write: Callable[[str], None]) -> None:
     """Compare two report files; with `output` its tables go to `write`. Raises UsageError for files that are none."""
     before, after = (read_report(path) for path in paths)
     comparison = compare_reports(before, after, (str(paths[0]), str(paths[1])))

@@ -6,16 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from mlxmtp.bench import Format
 from mlxmtp.bench.compare import Comparison
 from mlxmtp.bench.report import Report, to_json
 from mlxmtp.bench.samples import Case, DrafterTiming, DraftSetting, Sample, draft_label
 from mlxmtp.bench.summary import CaseSummary, Row
 from mlxmtp.bench.verdict import verdict
-
-Format = Literal["md", "json", "jsonl", "csv"]
-FORMATS: tuple[Format, ...] = ("md", "json", "jsonl", "csv")
 
 
 def report_text(report: Report, form: Format = "md") -> str:

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
-from mlxmtp.bench.formats import FORMATS, Format
-from mlxmtp.bench.report import Plan
+from mlxmtp.bench import FORMATS, Format
 from mlxmtp.cli.options import takes
-from mlxmtp.cli.resume import opener_of
 from mlxmtp.cli.start import begin
-from mlxmtp.cli.terminal.progress import RunProgress
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import MAX_DRAFT
 
 if TYPE_CHECKING:
+    from mlxmtp.app.benchmark import Request
     from mlxmtp.bench.samples import DraftSetting
     from mlxmtp.cli.terminal.output import Output
     from mlxmtp.settings import Loaded
@@ -81,6 +78,9 @@ def bench(
     Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens. With -o the
     report goes to FILE and the tables to stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
     """
+    from mlxmtp.app.benchmark import Request, write_comparison
+    from mlxmtp.bench.report import Plan
+
     loaded, out = begin(ctx)
     chosen = _format(form, output)
     _check_file("-o", output)
@@ -112,6 +112,10 @@ def bench(
 
 def _measure(loaded: Loaded, out: Output, request: Request) -> None:
     """Measure and report. Raises MlxmtpError, and KeyboardInterrupt after the report of what there is."""
+    from mlxmtp.app.benchmark import Benchmark
+    from mlxmtp.cli.resume import opener_of
+    from mlxmtp.cli.terminal.progress import RunProgress
+
     benchmark = Benchmark(
         loaded,
         request,
