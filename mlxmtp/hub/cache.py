@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Self
 
 from mlxmtp.files import write_atomically
+from mlxmtp.models.safetensors import INDEX, indexed_files
 
 INCOMPLETE = ".incomplete"
 PARTIAL = ".partial"  # ending of the folder in which a conversion grows
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,6 @@ def is_complete(folder: Path) -> bool:
     except ValueError:
         return False
     return all((folder / name).is_file() for name in names)
-
-
-def indexed_files(index: bytes) -> list[str]:
-    """Return the weight files that an index names. Raises ValueError for bytes that are no index."""
-    try:
-        return sorted(set(map(str, json.loads(index)["weight_map"].values())))
-    except (KeyError, AttributeError, TypeError):
-        raise ValueError("no weight_map") from None
 
 
 @dataclass(frozen=True, slots=True)

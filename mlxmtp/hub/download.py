@@ -15,11 +15,12 @@ import httpx2
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound
 from mlxmtp.files import free_bytes, try_lock
 from mlxmtp.hub import client
-from mlxmtp.hub.cache import INDEX, CachedRepo, Record, Records, indexed_files
+from mlxmtp.hub.cache import CachedRepo, Record, Records
 from mlxmtp.hub.client import OnWait, RemoteFile
 from mlxmtp.hub.registry import Entry, find_entry, same_shape
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, check_pair
+from mlxmtp.models.safetensors import INDEX, indexed_files
 from mlxmtp.units import format_bytes
 
 _NETWORK = ("config.json", "generation_config.json", INDEX)

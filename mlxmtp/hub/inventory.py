@@ -15,7 +15,7 @@ from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import Stored, read_folder
-from mlxmtp.models.tensors import Names, Quantization, module_quantization, parameter_count
+from mlxmtp.models.tensors import Names, Quantization, parameter_count, stored_quantization
 
 _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "int32"}
 
@@ -48,7 +48,7 @@ def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tu
         kind: str = names.kind(f"{module}.weight" if quantized else name)
         kind += " (not loaded)" if kind.endswith("tower") else ""
         if quantized:
-            how = module_quantization(module, block) or Quantization.read(block)
+            how = stored_quantization(module, block)
             storage = f"{how.title}, groups of {how.group_size}" if how.mode == "affine" else how.title
             yield kind, storage, prod(layout.shape) * 32 // how.bits if part == "weight" else 0, layout.nbytes
         else:
@@ -161,8 +161,7 @@ def total_size(models: list[KnownModel]) -> int:
 def quantization(config: ModelConfig) -> str:
     """Return `4bit`, `mxfp4`, or the dtype of weights that are not quantized."""
     if (block := config.quantization) is not None:
-        mode = str(block.get("mode") or "affine")
-        return f"{block.get('bits', 4)}bit" if mode == "affine" else mode
+        return Quantization.read(block).title.replace(" ", "")
     dtype = config.raw.get("dtype") or config.raw.get("torch_dtype") or config.text.get("dtype") or "bfloat16"
     return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), str(dtype))
 

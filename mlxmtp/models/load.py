@@ -21,8 +21,8 @@ from mlxmtp.models.tensors import (
     Quantization,
     Tensor,
     kv_quantization,
-    module_quantization,
     parameter_count,
+    stored_quantization,
     tensors,
 )
 
@@ -115,7 +115,7 @@ def _stored_quantization(config: ModelConfig, tensor: Tensor, arrays: dict[str, 
     block = config.quantization
     if block is None or not tensor.quantizable or f"{tensor.module}.scales" not in arrays:
         return None
-    return module_quantization(tensor.module, block) or Quantization.read(block)
+    return stored_quantization(tensor.module, block)
 
 
 def _shapes(tensor: Tensor, how: Quantization | None) -> dict[str, tuple[int, ...]]:

@@ -74,7 +74,7 @@ class Names:
 
     def __init__(self, config: ModelConfig) -> None:
         self._pieces: dict[str, list[Piece]] = {}
-        for tensor in _drafter(config) if config.is_drafter else _target(config):
+        for tensor in _published(config):
             self._add(tensor.name, Piece(tensor))
             base, joined, projection = tensor.module.partition("switch_glu.")
             if joined:
@@ -113,8 +113,7 @@ def tower(name: str) -> tuple[Kind, str] | None:
 
 def tensors(config: ModelConfig) -> Iterator[Tensor]:
     """Yield every tensor of the network that ``config`` describes; towers are no part of it."""
-    found = _drafter(config) if config.is_drafter else _target(config)
-    return (tensor for tensor in found if tensor.loaded)
+    return (tensor for tensor in _published(config) if tensor.loaded)
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -125,6 +124,11 @@ def parameter_count(config: ModelConfig) -> int:
 def own_layers(config: ModelConfig) -> int:
     """Return the number of layers with K/V of their own; the others read those of the last own one of their kind."""
     return len(config.layer_types) - int(config.text.get("num_kv_shared_layers") or 0)
+
+
+def _published(config: ModelConfig) -> Iterator[Tensor]:
+    """Yield the tensors of a published checkpoint, those that no network reads included."""
+    return _drafter(config) if config.is_drafter else _target(config)
 
 
 def _target(config: ModelConfig) -> Iterator[Tensor]:
@@ -248,6 +252,11 @@ def module_quantization(module: str, block: Mapping[str, Any]) -> Quantization |
     if own is False:
         return None
     return Quantization.read(own if isinstance(own, Mapping) else block)
+
+
+def stored_quantization(module: str, block: Mapping[str, Any]) -> Quantization:
+    """Return how a module is quantized that has scales in the file, even where the block leaves it out."""
+    return module_quantization(module, block) or Quantization.read(block)
 
 
 def quantization_of(tensor: Tensor, block: Mapping[str, Any] | None) -> Quantization | None:
