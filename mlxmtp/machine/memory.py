@@ -64,6 +64,8 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
         pack = {"bits": 4, "group_size": 64}
     total = 0
     for tensor in tensors(config):
+        if tensor.name.endswith(("q_norm.weight", "k_norm.weight")):
+            continue  # held once for every head: the entries below
         packed = quantization_of(tensor, pack)
         wide = 4 if tensor.name.endswith("token_ordering") else plain
         total += tensor.size * wide if packed is None else packed.nbytes(tensor, plain)

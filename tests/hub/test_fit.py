@@ -76,7 +76,7 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
     pair = load_drafter(folder / "drafter", loaded)
     predicted = need(target, drafter, tokens, cpu=True, kv_bits=kv_bits)
     held = sum(value.nbytes for value in arrays(loaded) if value.dtype != mx.uint32)  # those are rotations
-    assert predicted.target == pytest.approx(held, rel=0.003)  # norms of heads count once more than they are held
+    assert predicted.target == pytest.approx(held, rel=0.001)
     mx.reset_peak_memory()
     for run in range(MOST_RUNS):
         decoder = Decoder(loaded, pair, compiled="never")
