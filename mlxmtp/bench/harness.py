@@ -29,7 +29,6 @@ from mlxmtp.models.target import Target
 
 _TRACED = 2  # rounds of each length that are thrown away: the first use of a shape is traced
 _QUANTIZED = 8  # an entry of a KV cache of 8 bits that is rounded to the other side moved logits by 7e-5 of the top one
-_DIGITS = 7  # of seconds; the rest lies below the resolution of the clock
 _BLOCK = 6  # rounds between two changes of drafter in `Harness.time_drafter`
 
 
@@ -133,7 +132,7 @@ class Harness:
         ):
             now = time.perf_counter()
             if found:
-                rounds.append(Round(len(step.draft), step.accepted, len(step.tokens), round(now - last, _DIGITS)))
+                rounds.append(Round(len(step.draft), step.accepted, len(step.tokens), now - last))
             else:
                 first = now
             found += step.tokens
@@ -191,7 +190,7 @@ class Harness:
         for number, _ in enumerate(steps):
             now = time.perf_counter()
             if number > _TRACED:
-                found.append(round(now - last, _DIGITS))
+                found.append(now - last)
             last = now
             if len(found) == _BLOCK:
                 break

@@ -1,7 +1,7 @@
 """A report as values: settings, environment, models and every sample, with what follows from them. JSON in and out.
 
-Values are written field by field; the metadata of a field may rename it (`key`, None: not written) or take its fields
-into the object around it (`inline`).
+Values are written field by field; the metadata of a field may rename it (`key`, None: not written), take its fields
+into the object around it (`inline`), or round its numbers (`digits`).
 """
 
 from __future__ import annotations
@@ -171,17 +171,19 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def to_json(value: Any) -> Any:
-    """Return dataclasses as objects and tuples as arrays."""
+def to_json(value: Any, digits: int | None = None) -> Any:
+    """Return dataclasses as objects and tuples as arrays, their numbers rounded to `digits` if given."""
+    if isinstance(value, float) and digits is not None:
+        return round(value, digits)
     if isinstance(value, dict):
-        return {key: to_json(item) for key, item in value.items()}
+        return {key: to_json(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
+        return [to_json(item, digits) for item in value]
     if not is_dataclass(value):
         return value
     found: dict[str, Any] = {}
     for one in fields(value):
-        item, key = to_json(getattr(value, one.name)), one.metadata.get("key", one.name)
+        item, key = to_json(getattr(value, one.name), one.metadata.get("digits")), one.metadata.get("key", one.name)
         if one.metadata.get("inline"):
             found |= item
         elif key is not None:

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 DraftSetting = int | Literal["auto"]
 """Draft tokens per round: 0 is plain decoding, `auto` as many as seem best."""
 
+_WRITTEN = {"digits": 7}  # of seconds in a report: the rest lies below the resolution of the clock
+
 
 def draft_label(length: DraftSetting) -> str:
     """Return `plain`, `1 draft`, `3 drafts` or `auto`."""
@@ -91,7 +93,7 @@ class Sample:
     same_text: bool | None = field(init=False)
     divergence: Divergence | None = field(metadata={"key": "parting"})
     tokens: tuple[int, ...]
-    rounds: tuple[Round, ...]
+    rounds: tuple[Round, ...] = field(metadata=_WRITTEN)
 
     def __post_init__(self) -> None:
         derived = {
@@ -121,5 +123,5 @@ class DrafterTiming:
 
     case: Case = field(metadata={"inline": True})
     num_draft_tokens: int
-    with_drafter: tuple[float, ...]
-    without_its_cost: tuple[float, ...]
+    with_drafter: tuple[float, ...] = field(metadata=_WRITTEN)
+    without_its_cost: tuple[float, ...] = field(metadata=_WRITTEN)
