@@ -33,7 +33,6 @@ class Request:
     form: Format = "md"
     output: Path | None = None
     plot: Path | None = None
-    force: bool = False
 
 
 class Benchmark:
@@ -123,7 +122,7 @@ def _candidate(
     tokenizer, context = read_tokenizer(target), context_of(target.folder)
     prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
     tokens = max(len(prompt.ids) for found in prompts.values() for prompt in found) + request.plan.max_tokens
-    require_memory(target, drafter, tokens, force=request.force, kv_bits=settings.kv_bits)
+    require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=settings.kv_bits)
     params = answer_params(settings)
     return Candidate(target, drafter, settings.draft_bits, settings.kv_bits, tokenizer, params, prompts)
 

@@ -49,7 +49,6 @@ class OneAnswer:
     conversation: Conversation
     asking: Exchange
     form: Form
-    force: bool = False
 
     def __post_init__(self) -> None:
         self.settings = self.loaded.settings
@@ -82,7 +81,7 @@ class OneAnswer:
         self._check_fit(len(ids), tokenizer, context_of(target.folder), target.name)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or _ANSWER), bool(settings.cache)
-        require_memory(target, drafter, tokens, force=self.force, turns=cached, kv_bits=settings.kv_bits)
+        require_memory(target, drafter, tokens, force=bool(settings.force), turns=cached, kv_bits=settings.kv_bits)
         if self.renders:  # rich is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}")

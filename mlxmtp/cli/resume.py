@@ -29,14 +29,12 @@ def conversation_for(
     latest: bool,
     resume: str | None,
     save: bool,
-    model_given: bool,
-    system_given: bool,
     read_only: bool = False,
 ) -> tuple[Loaded, Conversation]:
     """Return the conversation that the flags mean, and settings with its model. Raises UsageError if there is none.
 
     It goes on with the `latest` session or with the one named `resume`, which is only read if it is `read_only`.
-    `model_given`, `system_given`: named on the command line, so that they count against what the session says.
+    A model or system prompt named on the command line counts against what the session says.
     """
     from mlxmtp.chat.attach import read_reference
 
@@ -49,9 +47,10 @@ def conversation_for(
     for remark in resumed.remarks:
         out.note(remark)
     conversation = resumed.conversation
-    if system_given and system != conversation.system:
+    given = {name for name, origin in loaded.origins.items() if origin == "flag"}
+    if "system" in given and system != conversation.system:
         conversation.set_system(system)
-    if conversation.model and not model_given:
+    if conversation.model and "model" not in given:
         if opener.has(conversation.model):
             return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
         out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")

@@ -373,7 +373,7 @@ def test_a_model_that_cannot_be_read_is_an_error_and_the_question_stays(talk: Co
 
 
 def test_debug_shows_where(talk: Conversing) -> None:
-    talk.talk.debug = True
+    talk.talk.change(debug=True)
     shown = talk.say("Hi")  # there is no answer in the queue
     assert "Traceback (most recent call last):" in shown
     assert "popleft" in shown

@@ -65,10 +65,9 @@ def ask(
     loaded, out = begin(ctx)
     asking = _question(out, file or [], prompt or [], ctx)  # first: what is piped in may be writing the session
     opener = opener_of(loaded, out)
-    given = {"model_given": "model" in ctx.obj, "system_given": "system" in ctx.obj}
-    loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save, **given)
+    loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save)
     form = Form(json, jsonl, extract, no_stream)
-    turn = OneAnswer(loaded, out, opener, conversation, asking, form, force=bool(loaded.settings.force))
+    turn = OneAnswer(loaded, out, opener, conversation, asking, form)
     try:
         if dry_run:
             turn.show_prompt()

@@ -93,19 +93,8 @@ def bench(
             return
         drafts = _draft_lengths(num_draft_tokens, off=loaded.settings.draft is False)
         plan = Plan(_prompt_lengths(prompt_tokens), max_tokens, repetitions, warmup, cooldown, drafts)
-        _measure(
-            loaded,
-            out,
-            Request(
-                tuple(dict.fromkeys(model or [])),
-                _words(suite),
-                plan,
-                chosen,
-                output,
-                plot,
-                bool(loaded.settings.force),
-            ),
-        )
+        models = tuple(dict.fromkeys(model or []))
+        _measure(loaded, out, Request(models, _words(suite), plan, chosen, output, plot))
     finally:
         out.settle()
 

@@ -63,15 +63,13 @@ def chat(
     if resume == "":
         resume = chosen(loaded, out)
     opener = opener_of(loaded, out)
-    given = {"model_given": "model" in ctx.obj, "system_given": "system" in ctx.obj}
     loaded, conversation = conversation_for(
-        loaded, out, opener, latest=continue_, resume=resume, save=not no_save, read_only=no_save, **given
+        loaded, out, opener, latest=continue_, resume=resume, save=not no_save, read_only=no_save
     )
     talk: Chat | None = None
     try:
         target = opener.target(loaded.settings.model)
         talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
-        talk.model.force, talk.debug = bool(loaded.settings.force), bool(loaded.settings.debug)
         with kills() as killed:
             _converse(talk, target, file or [], resumed=continue_ or resume is not None)
         if killed:

@@ -110,7 +110,6 @@ class ChosenModel:
     opener: Opener
     worker: Worker
     cache: SessionCache | None = None
-    force: bool = False
     target: Checkpoint | None = None
     drafter: Checkpoint | None = None
 
@@ -123,7 +122,7 @@ class ChosenModel:
     def load(self, target: Checkpoint, settings: Settings, *, draws: bool) -> None:
         """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
         drafter = self.opener.drafter(target, settings)
-        require_memory(target, drafter, _ANSWER, force=self.force, turns=True, kv_bits=settings.kv_bits)
+        require_memory(target, drafter, _ANSWER, force=bool(settings.force), turns=True, kv_bits=settings.kv_bits)
         self.target, self.drafter = target, drafter
         if self.cache is not None:
             self.cache.forget()
@@ -152,7 +151,6 @@ class Chat:
     keys: Keys
     reader: Reader
     clock: Callable[[], float] = time.monotonic
-    debug: bool = False
     line: NextLine = field(default_factory=NextLine)
     last: LastAnswer = field(default_factory=LastAnswer)
 
@@ -211,7 +209,7 @@ class Chat:
 
     def complain(self, error: Exception) -> None:
         """Say why something did not work; with --debug also where."""
-        if self.debug:
+        if self.settings.debug:
             import traceback
 
             self.out.line("".join(traceback.format_exception(error)).rstrip())
