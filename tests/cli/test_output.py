@@ -16,6 +16,7 @@ from mlxmtp.cli.terminal.output import Look, Output, show_table
 from mlxmtp.cli.terminal.presenters import AnswerView, Raw, Rendered
 from mlxmtp.engine.stats import Stats
 from mlxmtp.units import text_width
+from tests.cli.conftest import Program
 
 ROOT = Path(__file__).parents[2] / "mlxmtp" / "cli"
 HOSTILE = {
@@ -41,12 +42,25 @@ class Screen(StringIO):
 DOORS: dict[str, Callable[[Output, str], None]] = {
     "write": Output.write,
     "dim": lambda out, text: out.dim([text]),
+    "coloured": lambda out, text: out.coloured(text, 32),
     "note": Output.note,
     "error": Output.error,
     "line": Output.line,
     "progress": Output.progress,
     "thinking": Output.thinking,
 }
+
+
+def test_the_marks_of_doctor_are_coloured(program: Program) -> None:
+    program.env = {"HF_HUB_OFFLINE": "1"}
+    terminal = program.terminal("doctor", columns=100)
+    terminal.finish()
+    assert "\x1b[32m✓\x1b[0m chip: ".encode() in terminal.raw
+    assert any(line.startswith("! hub: ") for line in terminal.lines())
+    plain = program.terminal("doctor", "--no-color", columns=100)
+    plain.finish()
+    assert "✓ chip: ".encode() in plain.raw
+    assert terminal.lines() == plain.lines()
 
 
 def test_every_public_method_that_takes_text_is_tried_here() -> None:

@@ -37,9 +37,8 @@ def doctor(
         if json:
             continue
         mark, color = _MARKS[check.verdict]
-        if out.terminal and out.look.color and not out.look.dumb:
-            mark = f"\x1b[{color}m{mark}\x1b[0m"
-        out.write(f"{mark} {check.what}: {check.found}\n" + (f"    {check.advice}\n" if check.advice else ""))
+        out.coloured(mark, color)
+        out.write(f" {check.what}: {check.found}\n" + (f"    {check.advice}\n" if check.advice else ""))
         out.progress("looking")
     out.clear_progress()
     sound = all(check.verdict != "bad" for check in checks)

@@ -90,6 +90,11 @@ class Output:
         else:
             self.draw("".join(f"{dim(row)}\n" for row in rows))
 
+    def coloured(self, text: str, colour: int) -> None:
+        """Put text on stdout, on a terminal with colours in one of 31 (red) to 37 (white)."""
+        shows = self.terminal and self.look.color and not self.look.dumb
+        self.draw(f"\x1b[{colour}m{without_controls(text)}\x1b[0m") if shows else self.write(text)
+
     def note(self, text: str) -> None:
         """Tell what the reader of the answer should know; `quiet` drops it."""
         if not self.look.quiet:
