@@ -45,13 +45,16 @@ class Rounds:
             self._plain[key] = make_round(self._target, self._drafter, k, filters)
             self._compiled[key] = mx.compile(self._plain[key])
             if self._mode == "background":
-                self._wanted.put(key)
-        if self._thread is None and not self._wanted.empty():
+                self._ask(key)
+        ready = self._mode == "always" or key in self._ready
+        return (self._compiled if ready else self._plain)[key], ready
+
+    def _ask(self, key: Key) -> None:
+        self._wanted.put(key)
+        if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="mlxmtp-compile", daemon=True)
             self._thread.start()
             atexit.register(self._finish)
-        ready = self._mode == "always" or key in self._ready
-        return (self._compiled if ready else self._plain)[key], ready
 
     def _end(self) -> None:
         self._over = True
