@@ -39,9 +39,13 @@ class Round:
 
 
 class _Dispatched(NamedTuple):
+    """A round on its way. Its time is ``timed`` where it says what others of its length will take; ``new``: it is the
+    first one, beside which the length was traced."""
+
     k: int
     report: mx.array
     timed: bool
+    new: bool
 
 
 class Decoder:
@@ -167,6 +171,8 @@ class Decoder:
         rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
         self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
         self._cache.reserve(rows)
+        for k in self.depth.likely():  # behind the reading of the prompt
+            self._rounds.build(k, sampling.filters)
         hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
         bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
         state, first = State(bonus, hidden, position), cast("int", bonus.item())
@@ -181,13 +187,16 @@ class Decoder:
             if self.tokens[-1] in stop:
                 return
             while len(queue) <= self._in_flight:
-                state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
+                ahead = sum(sent.k + 1 for sent in queue)
+                state, sent = self._dispatch(state, key, sampling.filters, room, ahead)
                 queue.append(sent)
             done = queue.popleft()
             *report, accepted = cast("list[int]", done.report.tolist())
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
             self.depth.observe(done.k, accepted, now - clock if done.timed else None)
+            if done.new:
+                self.depth.pay(done.k, now - clock)
             new = chosen[: min(accepted + 1, room)]
             new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
             room -= len(new)
@@ -234,21 +243,25 @@ class Decoder:
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
 
-    def _dispatch(self, state: State, key: mx.array, filters: Filters, ahead: int) -> tuple[State, _Dispatched]:
+    def _dispatch(
+        self, state: State, key: mx.array, filters: Filters, room: int, ahead: int
+    ) -> tuple[State, _Dispatched]:
         """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet."""
         self.depth.attend_to(self._cache.capacity)
-        k = self.depth.choose()
+        k = self.depth.choose(room, self._rounds.traced(filters, self._cache.capacity))
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
         self._cache.reserve(last + 1)
         self._cache.newest = max(self._cache.newest, last)
-        function, compiled = self._rounds.get(k, filters)
+        function, compiled = self._rounds.get(k, filters, self._cache.capacity)
         if compiled and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, self._cache.capacity)
-        # The first use of a shape is traced, and a straggler that is not compiled yet will be: neither is a measure.
-        timed = use in self._used and compiled == self._has_compiled
-        self._used.add(use)
         state, self._cache.buffers, report = function(state, self._cache.buffers, key)
         mx.async_eval(report, *state, *self._cache.buffers)
-        return State(*state), _Dispatched(k, report, timed)
+        # While the device works, the host has time for a trace.
+        new = not compiled and self._rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)
+        # The first use of a shape is no measure, nor is an uncompiled round once others are compiled.
+        timed = use in self._used and compiled == self._has_compiled and not new
+        self._used.add(use)
+        return State(*state), _Dispatched(k, report, timed, new)

@@ -32,7 +32,7 @@ def test_every_state_has_its_phrase(limit, fixed, best, gain, words):
 
 def test_a_controller_says_what_it_has_seen():
     depth = DraftLength()
-    assert explain(depth) == "drafting 2 so far"
+    assert explain(depth) == "drafting 3 so far"
     for _ in range(40):
         for k in (0, 2):
             depth.observe(k, min(k, 1), 0.01 * (1 + 0.25 * k))

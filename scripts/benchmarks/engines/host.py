@@ -77,8 +77,8 @@ def _seen(depth: DraftLength, watch: Stopwatch) -> DraftLength:
             watch.has_read()
             depth.observe(k, accepted, seconds)
 
-        def choose(self) -> int:
+        def choose(self, *given: Any) -> int:
             depth.fixed, depth.limit = self.fixed, self.limit
-            return depth.choose()
+            return depth.choose(*given)
 
     return Seen(limit=depth.limit, fixed=depth.fixed)
