@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, cast
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
+from mlxmtp.decode.constraint import Constraint, choose_allowed
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
@@ -47,6 +48,7 @@ class Round:
 class _Dispatched(NamedTuple):
     k: int
     report: mx.array
+    hidden: mx.array  # [k + 1, H]
     timed: bool
 
 
@@ -92,14 +94,16 @@ class Decoder:
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
+        constraint: Constraint | None = None,
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
         ``on_prefill(done, total)`` counts the prompt's tokens. ``snapshot_at``: later prompts may begin with so many
         tokens of this one and then differ, so a snapshot is taken at the last of these places, and at earlier ones
-        where it is worth it. Raises ValueError for an empty prompt or a bad number, ContextOverflow if the prompt
-        leaves no room for an answer, and later RuntimeError if rounds of another prompt have begun meanwhile.
+        where it is worth it. ``constraint``: a language that the text stays in. Raises ValueError for an empty prompt
+        or a bad number, ContextOverflow if the prompt leaves no room for an answer, and later RuntimeError if rounds
+        of another prompt have begun meanwhile.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -117,7 +121,8 @@ class Decoder:
         self.depth.limit = MAX_DRAFT if self.drafter is not None else 0
         self.depth.fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
-        return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, marks)
+        room = min(max_tokens, limit)
+        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what another process can go on from, for ``length`` as it was after that many tokens.
@@ -170,6 +175,7 @@ class Decoder:
         stop: frozenset[int],
         on_prefill: Callable[[int, int], None] | None,
         marks: list[int],
+        constraint: Constraint | None,
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
@@ -182,9 +188,11 @@ class Decoder:
         self._cache.reserve(rows)
         hidden = self._read(prompt, on_prefill, marks)
         state = self._begin(hidden, len(prompt), sampling, key)
-        first = cast("int", state.bonus.item())
-        self.tokens.append(first)
-        yield Round((first,), (), 0)
+        first = [cast("int", state.bonus.item())]
+        if constraint is not None:
+            first, state = self._constrained(constraint, first, hidden, state, key, sampling.filters)
+        self.tokens += first
+        yield Round(tuple(first), (), 0)
         room -= 1
         queue: deque[_Dispatched] = deque()
         clock = time.perf_counter()
@@ -196,13 +204,41 @@ class Decoder:
             *report, accepted = cast("list[int]", done.report.tolist())
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
-            self.depth.observe(done.k, accepted, now - clock if done.timed else None)
             new = _cut(chosen[: accepted + 1], room, stop)
+            if constraint is not None:
+                new, obeying = self._constrained(constraint, new, done.hidden, state, key, sampling.filters)
+                if obeying is not state:  # rounds in flight go on from a token that was refused
+                    queue.clear()
+                    state, accepted = obeying, len(new) - 1
+            self.depth.observe(done.k, accepted, now - clock if done.timed else None)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
             clock = time.perf_counter() if not queue else now
+
+    def _constrained(
+        self,
+        constraint: Constraint,
+        new: list[int],
+        hidden: mx.array,
+        state: State,
+        key: mx.array,
+        filters: Filters,
+    ) -> tuple[list[int], State]:
+        """Return the ``new`` tokens that the constraint allows, with another one for the first that it refuses.
+
+        ``hidden`` [L, H] predicted them. The state is the given one, or the one after the token that was replaced.
+        """
+        allowed = constraint.accept(new)
+        if allowed == len(new):
+            return new, state
+        row, position = hidden[allowed : allowed + 1], mx.array([len(self.tokens) + allowed], mx.int32)
+        bonus = choose_allowed(self.target.logits(row), constraint.mask(), key, position, filters)
+        new = [*new[:allowed], cast("int", bonus.item())]
+        if not constraint.accept(new[-1:]):
+            raise RuntimeError("a constraint refuses a token of its own mask")
+        return new, State(bonus, row, position)
 
     def _goes_on(self, request: int, stop: frozenset[int]) -> bool:
         """Return True unless the text has ended. Raises RuntimeError if the cache holds another request by now."""
@@ -269,9 +305,9 @@ class Decoder:
         # The first use of a shape is traced, and a straggler that is not compiled yet will be: neither is a measure.
         timed = use in self._used and compiled == self._has_compiled
         self._used.add(use)
-        state, self._cache.buffers, report = function(state, self._cache.buffers, key)
+        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key)
         mx.async_eval(report, *state, *self._cache.buffers)
-        return State(*state), _Dispatched(k, report, timed)
+        return State(*state), _Dispatched(k, report, hidden, timed)
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

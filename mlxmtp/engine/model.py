@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, OnPrefill
+from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.errors import ContextOverflow, LoadError
@@ -76,6 +78,11 @@ class Model:
             )
         return self._tokenizer
 
+    @cached_property
+    def token_table(self) -> TokenTable:
+        """The vocabulary as constraints need it: made once, in a second or more, when a constraint is first used."""
+        return TokenTable(self.tokenizer, self.config.vocab_size, self.config.stop_ids)
+
     def rounds(
         self,
         prompt_ids: Sequence[int],
@@ -123,7 +130,8 @@ class Model:
         params = params or Params()
         if continues:
             ids = self.tokenizer.continued_ids(messages, think=params.think)
-            return self.stream_ids(ids, params, on_prefill=on_prefill)
+            begun = ids[len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) :]
+            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=begun)
         ids = self.tokenizer.prompt_ids(messages, think=params.think)
         snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
         if question:
@@ -137,20 +145,27 @@ class Model:
         *,
         on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
+        begun: Sequence[int] = (),
     ) -> Answer:
         """Answer a prompt that is token ids already; otherwise as `stream`.
 
         `snapshot_at`: how many of its tokens later prompts may begin with, if they do not repeat the answer as it was.
+        `begun`: its last tokens, if they are an answer that is to be continued.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
+        params, matcher = params or Params(), None
+        if params.constraint is not None:
+            in_thought = self.tokenizer.opens_in_thought(prompt_ids)
+            matcher = Matcher(params.constraint, self.token_table, begun, in_thought=in_thought)
         return Answer(
             self._decoder,
             self.config,
             self.tokenizer,
             list(prompt_ids),
-            params or Params(),
+            params,
             on_prefill=on_prefill,
             snapshot_at=snapshot_at,
+            matcher=matcher,
         )
 
     def learned(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.limits import TOKEN_COUNT
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class Params:
 
     `max_tokens` None means until the context is full. `seed` None means a fresh one, told in the stats.
     `stop` None means the checkpoint's own stop tokens. `think_tokens`: after that many tokens a thought is closed, its
-    opening mark counted, and the answer begins. Raises ValueError for a number of tokens below 1.
+    opening mark counted, and the answer begins. `constraint`: what the answer must be; a thought before it is free.
+    Raises ValueError for a number of tokens below 1.
     """
 
     max_tokens: int | None = None
@@ -32,6 +34,7 @@ class Params:
     think: bool = False
     think_tokens: int | None = None
     stop: Collection[int] | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "think_tokens"):
