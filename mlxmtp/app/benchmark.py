@@ -13,8 +13,9 @@ from mlxmtp.bench import Format, formats
 from mlxmtp.bench.compare import compare_reports
 from mlxmtp.bench.environment import conditions, environment
 from mlxmtp.bench.plot import check_plot, write_plot
-from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report
-from mlxmtp.bench.runner import Candidate, OnProgress, Runner, prompts_of
+from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report, to_json
+from mlxmtp.bench.runner import OnProgress, Runner, prompts_of
+from mlxmtp.bench.samples import Sample
 from mlxmtp.bench.suite import SUITES, Text, read_suites
 from mlxmtp.chat.attach import read_reference
 from mlxmtp.engine.model import context_of
@@ -60,7 +61,7 @@ class Benchmark:
             target = opener.target(name)
             drafter = opener.drafter(target, settings, off=request.plan.num_draft_tokens == (0,))
             on_progress(f"{target.name}: preparing the prompts")
-            self._runners.append(Runner(_candidate(request, settings, texts, target, drafter), request.plan))
+            self._runners.append(_runner(request, settings, texts, target, drafter))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
         asked = RunSettings(suites, len(texts), request.plan, *sampling, bool(settings.think), system or None)
         self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment())
@@ -74,13 +75,14 @@ class Benchmark:
         """Measure; `starting` returns what a model reports to, given the runs that were done before it."""
         lines = self._request.form == "jsonl"
         if lines:
-            self._deliver(formats.start_line(self.report))
+            self._deliver(formats.json_line("start", self.report.start()))
         done = 0
         for runner in self._runners:
             for result in runner.results(starting(done)):
                 self.report.add(result)
                 if lines and not isinstance(result, ModelInfo):
-                    self._deliver(formats.result_line(result), append=True)
+                    kind = "sample" if isinstance(result, Sample) else "checking"
+                    self._deliver(formats.json_line(kind, to_json(result)), append=True)
             done += runner.runs
         self.report.complete = True
 
@@ -92,7 +94,7 @@ class Benchmark:
             if request.output is not None:
                 forms.callback(lambda: self._write(formats.report_text(report)))
             if request.form == "jsonl":
-                forms.callback(lambda: self._deliver(formats.end_line(report), append=True))
+                forms.callback(lambda: self._deliver(formats.json_line("end", report.end()), append=True))
             else:
                 forms.callback(lambda: self._deliver(formats.report_text(report, request.form)))
             if request.plot is not None:
@@ -116,15 +118,15 @@ def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None
     write(text)
 
 
-def _candidate(
+def _runner(
     request: Request, settings: Settings, texts: list[Text], target: Checkpoint, drafter: Checkpoint | None
-) -> Candidate:
+) -> Runner:
     tokenizer, context = read_tokenizer(target), context_of(target.folder)
     prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
     tokens = max(len(prompt.ids) for found in prompts.values() for prompt in found) + request.plan.max_tokens
     require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=settings.kv_bits)
-    params = answer_params(settings)
-    return Candidate(target, drafter, settings.draft_bits, settings.kv_bits, tokenizer, params, prompts)
+    bits, params = (settings.draft_bits, settings.kv_bits), answer_params(settings)
+    return Runner(target, drafter, *bits, tokenizer, params, prompts, request.plan)
 
 
 def _write_file(text: str, path: Path, *, append: bool = False) -> None:
