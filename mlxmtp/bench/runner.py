@@ -96,7 +96,8 @@ class Runner:
         plan, self._on_progress = self.plan, on_progress
         self._report(f"loading {self.target.name}")
         release()  # what an earlier model has left
-        drafter, bits = self.drafter and self.drafter.folder, {"draft_bits": self.draft_bits, "kv_bits": self.kv_bits}
+        drafter = None if self.drafter is None else self.drafter.folder
+        bits = {"draft_bits": self.draft_bits, "kv_bits": self.kv_bits}
         harness = Harness.load(self.target.folder, drafter, self.params, **bits)
         described = False
         for length, prompts in self.prompts.items():
@@ -104,9 +105,9 @@ class Runner:
             longest = max((prompt.ids for prompt in prompts), key=len)
             self._report(f"{case.model}: compiling")
             harness.prepare(longest, plan.max_tokens, self._lengths)
-            for number, k in product(range(plan.warmups), self._lengths):
-                self._report(f"{case.model}: warm-up {number + 1}, {draft_label(k)}")
-                harness.run(longest, plan.max_tokens, k)
+            for number, drafts in product(range(plan.warmups), self._lengths):
+                self._report(f"{case.model}: warm-up {number + 1}, {draft_label(drafts)}")
+                harness.run(longest, plan.max_tokens, drafts)
             for repetition, prompt in product(range(plan.repetitions), prompts):
                 for sample in self._samples(harness, case, prompt, repetition):
                     if not described:
@@ -161,8 +162,8 @@ class Runner:
         return ModelInfo(
             name=self.target.name,
             quantization=quantization(read_config(self.target.folder)),
-            drafter=drafter and drafter.name,
-            drafter_quantization=drafter and quantization(read_config(drafter.folder)),
+            drafter=None if drafter is None else drafter.name,
+            drafter_quantization=None if drafter is None else quantization(read_config(drafter.folder)),
             draft_bits=self.draft_bits,
             kv_bits=self.kv_bits,
             device=harness.device,

@@ -46,9 +46,7 @@ def convert_slice(step: Slice) -> list[bytes]:
     del data
     plain = task.parts[-1].dtype if task.parts[-1].dtype in _FLOATS else stored.dtype
     values = values.astype(_RAW[plain][1])
-    # Finite if no exponent is that of infinity and NaN; ten times as fast on a CPU as mx.isfinite.
-    unsigned = mx.uint32 if values.itemsize == 4 else mx.uint16
-    if mx.max(mx.left_shift(values.view(unsigned), mx.array(1, unsigned))).item() >= _INFINITE[values.dtype]:
+    if not _is_finite(values):
         raise LoadError(
             f"Tensor {stored.name} in {task.source.file} holds values that are no finite {plain} numbers. "
             "Download the model again, or choose another --dtype."
@@ -87,3 +85,10 @@ def as_bytes(array: mx.array) -> bytes:
     flat = mx.contiguous(array).reshape(-1)
     plain = flat.view(mx.uint16) if flat.dtype == mx.bfloat16 else flat
     return bytes(memoryview(plain))  # type: ignore[arg-type]
+
+
+def _is_finite(values: mx.array) -> bool:
+    """Return True if no exponent is that of infinity and NaN; ten times as fast on a CPU as ``mx.isfinite``."""
+    kind = mx.uint32 if values.itemsize == 4 else mx.uint16
+    without_sign = mx.left_shift(values.view(kind), mx.array(1, kind))
+    return bool((mx.max(without_sign) < _INFINITE[values.dtype]).item())

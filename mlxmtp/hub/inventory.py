@@ -104,9 +104,11 @@ def describe(store: Store, checkpoint: Checkpoint) -> KnownModel:
     repo = cached.repo if cached.folder.name.startswith("models--") else None
     drafter = store.drafter_for(checkpoint, None)
     modified = max(item.stat().st_mtime for item in checkpoint.folder.iterdir() if item.is_file())
-    pair = (None, None) if drafter is None else (drafter.name, read_config(drafter.folder))
-    sizes = _files_size(checkpoint.folder), 0 if drafter is None else _files_size(drafter.folder)
-    return KnownModel(checkpoint.name, repo, config, *pair, *sizes, modified)
+    size = _files_size(checkpoint.folder)
+    if drafter is None:
+        return KnownModel(checkpoint.name, repo, config, None, None, size, 0, modified)
+    paired = read_config(drafter.folder)
+    return KnownModel(checkpoint.name, repo, config, drafter.name, paired, size, _files_size(drafter.folder), modified)
 
 
 def available(models: list[KnownModel]) -> list[KnownModel]:
@@ -237,8 +239,10 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     for cached in (cached for one, cached in here.items() if one not in shared):
         size = folder_size(cached.folder)
         if strategy := _shared_blobs(cached):
-            own = sum(path.stat().st_size for path in (cached.folder / "blobs").iterdir() if not path.is_symlink())
-            size += max(0, strategy.expected_freed_size - own)
+            blobs = (cached.folder / "blobs").iterdir()
+            size += max(
+                0, strategy.expected_freed_size - sum(one.stat().st_size for one in blobs if not one.is_symlink())
+            )
         found.append(RemovedFolder(cached.repo, cached.folder, size, tuple(cached.commits()) or ("",)))
     return RemovalPlan(tuple(found), shared)
 

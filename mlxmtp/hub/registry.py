@@ -73,9 +73,9 @@ def entries() -> tuple[Entry, ...]:
     found = []
     for alias, model in _table().items():
         for variant, target in model["variants"].items():
-            repos = [Repo(one["repo"], one.get("bytes")) for one in (target, target.get("drafter", model["drafter"]))]
+            pair = [Repo(one["repo"], one.get("bytes")) for one in (target, target.get("drafter", model["drafter"]))]
             names = [alias] * (variant == model["default"]) + [f"{alias}:{variant}"]
-            found += [Entry(name, model["title"], *repos, alias, variant, model["draft"]) for name in names]
+            found += [Entry(name, model["title"], pair[0], pair[1], alias, variant, model["draft"]) for name in names]
     return tuple(found)
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 from huggingface_hub import constants
 
+from mlxmtp.files import try_lock
 from mlxmtp.hub import download
 from mlxmtp.hub.client import LONGEST_WAIT
 from tests.golden import FOLDER
@@ -114,7 +115,7 @@ def test_a_file_that_rotted_on_this_disk_is_fetched_again(here: Here) -> None:
 
 def test_a_file_that_another_pull_finishes_at_this_moment_is_taken(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the partial file and locking it: what is locked then is the finished one."""
-    weights, claim = publish_large(here.hub), download.try_lock
+    weights, claim = publish_large(here.hub), try_lock
 
     def finished(descriptor: int) -> bool:
         path = here.cached("org/large").partial(sha256(weights))
