@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, cast
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
+from mlxmtp.decode.constraint import Constraint, choose_allowed
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
@@ -44,6 +45,7 @@ class _Dispatched(NamedTuple):
 
     k: int
     report: mx.array
+    hidden: mx.array  # [k + 1, H]
     timed: bool
     new: bool
 
@@ -87,13 +89,15 @@ class Decoder:
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
+        constraint: Constraint | None = None,
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
         ``snapshot_at``: later prompts may begin with so many tokens of this one and then differ, so a snapshot is taken
-        at the last of these places, and at earlier ones where it is worth it. Raises ValueError for an empty prompt or
-        a bad number, ContextOverflow without room for an answer, later RuntimeError if other rounds have begun.
+        at the last of these places, and at earlier ones where it is worth it. ``constraint``: a language that the text
+        stays in. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer,
+        later RuntimeError if other rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -110,7 +114,8 @@ class Decoder:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
         self.depth.limit, self.depth.fixed = MAX_DRAFT if self.drafter is not None else 0, fixed
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
-        return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, marks)
+        room = min(max_tokens, limit)
+        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there."""
@@ -160,27 +165,21 @@ class Decoder:
         stop: frozenset[int],
         on_prefill: Callable[[int, int], None] | None,
         marks: list[int],
+        constraint: Constraint | None,
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
         self.depth.begin()
         key = sampling.key()
-        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
-        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
-        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
-        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
-        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
-        self._cache.reserve(rows)
-        for k in self.depth.likely():  # behind the reading of the prompt
-            self._rounds.build(k, sampling.filters)
+        self._prepare(prompt, room, sampling.filters)
         hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
         bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
-        state, first = State(bonus, hidden, position), cast("int", bonus.item())
-        self.tokens.append(first)
-        yield Round((first,), (), 0)
+        state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
+        first, state = self._constrained(constraint, first, hidden, state, key, sampling.filters)
+        self.tokens += first
+        yield Round(tuple(first), (), 0)
         room -= 1
-        queue: deque[_Dispatched] = deque()
-        clock = time.perf_counter()
+        queue, clock = deque[_Dispatched](), time.perf_counter()
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
@@ -194,16 +193,56 @@ class Decoder:
             *report, accepted = cast("list[int]", done.report.tolist())
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
+            new = chosen[: min(accepted + 1, room)]
+            new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
+            new, obeying = self._constrained(constraint, new, done.hidden, state, key, sampling.filters)
+            if obeying is not state:  # rounds in flight go on from a token that was refused
+                queue.clear()
+                state, accepted = obeying, len(new) - 1
             self.depth.observe(done.k, accepted, now - clock if done.timed else None)
             if done.new:
                 self.depth.pay(done.k, now - clock)
-            new = chosen[: min(accepted + 1, room)]
-            new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
             clock = time.perf_counter() if not queue else now
+
+    def _constrained(
+        self,
+        constraint: Constraint | None,
+        new: list[int],
+        hidden: mx.array,
+        state: State,
+        key: mx.array,
+        filters: Filters,
+    ) -> tuple[list[int], State]:
+        """Return the ``new`` tokens that the constraint allows, with another one for the first that it refuses.
+
+        ``hidden`` [L, H] predicted them. The state is the given one, or the one after the token that was replaced.
+        """
+        if constraint is None:
+            return new, state
+        allowed = constraint.accept(new)
+        if allowed == len(new):
+            return new, state
+        row, position = hidden[allowed : allowed + 1], mx.array([len(self.tokens) + allowed], mx.int32)
+        bonus = choose_allowed(self.target.logits(row), constraint.mask(), key, position, filters)
+        new = [*new[:allowed], cast("int", bonus.item())]
+        if not constraint.accept(new[-1:]):
+            raise RuntimeError("a constraint refuses a token of its own mask")
+        return new, State(bonus, row, position)
+
+    def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
+        """Make room for ``prompt`` and its answer, and have kernels built while it is read."""
+        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
+        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
+        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
+        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+        self._cache.reserve(rows)
+        for k in self.depth.likely():
+            self._rounds.build(k, filters)
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
@@ -257,11 +296,11 @@ class Decoder:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, self._cache.capacity)
-        state, self._cache.buffers, report = function(state, self._cache.buffers, key)
+        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key)
         mx.async_eval(report, *state, *self._cache.buffers)
         # While the device works, the host has time for a trace.
         new = not compiled and self._rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)
         # The first use of a shape is no measure, nor is an uncompiled round once others are compiled.
         timed = use in self._used and compiled == self._has_compiled and not new
         self._used.add(use)
-        return State(*state), _Dispatched(k, report, timed, new)
+        return State(*state), _Dispatched(k, report, hidden, timed, new)
