@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mlxmtp.decode.round import RoundFunction, State, make_round
 from mlxmtp.decode.sampling import Filters
-from mlxmtp.limits import STEP
+from mlxmtp.limits import COPIED, STEP
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
@@ -66,7 +66,8 @@ class Rounds:
         if (min(k, _KINDS), filters) not in self._ready:
             return False
         state, like = self._empty(), [mx.zeros(one.shape, one.dtype) for one in buffers]
-        self._compiled[k, filters](state, like, mx.zeros((2,), mx.uint32))  # a graph, which nobody evaluates
+        given = [mx.zeros((k,), mx.int32)] if k == COPIED else []
+        self._compiled[k, filters](state, like, mx.zeros((2,), mx.uint32), *given)  # a graph, which nobody evaluates
         self._traced.add(((k, filters), capacity))
         return True
 
@@ -115,7 +116,8 @@ class Rounds:
         cache = KVCache(self._target.cache_spec, self._target.dtype)
         cache.reserve(STEP)
         compiled = mx.compile(make_round(self._target, self._drafter, k, filters))
-        mx.eval(compiled(self._empty(), cache.buffers, mx.zeros((2,), mx.uint32)))
+        given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
+        mx.eval(compiled(self._empty(), cache.buffers, mx.zeros((2,), mx.uint32), *given))
 
     def _empty(self) -> State:
         """A state of the right shapes and types."""

@@ -14,13 +14,14 @@ import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
 from mlxmtp.decode.constraint import Constraint, choose_allowed
+from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.errors import ContextOverflow
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
@@ -32,11 +33,13 @@ AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of
 @dataclass(frozen=True, slots=True)
 class Round:
     """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
-    the token limit cut them. The prompt's own first token comes as a round with an empty draft."""
+    the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
+    is from the text before, not from the drafter."""
 
     tokens: tuple[int, ...]
     draft: tuple[int, ...]
     accepted: int
+    copied: bool = False
 
 
 class _Dispatched(NamedTuple):
@@ -68,6 +71,7 @@ class Decoder:
         self.rows = 0
         self.reused = 0
         self.depth = DraftLength()
+        self._copying = Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._compiled = compiled
         self._rounds = Rounds(target, drafter, compiled)
@@ -85,6 +89,7 @@ class Decoder:
         *,
         max_tokens: int,
         num_draft_tokens: int | Literal["auto"] = "auto",
+        draft_from: Collection[str] = ("mtp",),
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
@@ -94,10 +99,11 @@ class Decoder:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
-        ``snapshot_at``: later prompts may begin with so many tokens of this one and then differ, so a snapshot is taken
-        at the last of these places, and at earlier ones where it is worth it. ``constraint``: a language that the text
-        stays in. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer,
-        later RuntimeError if other rounds have begun.
+        ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
+        begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
+        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. Raises ValueError for
+        an empty prompt or a bad number, ContextOverflow without room for an answer, later RuntimeError if other rounds
+        have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -112,7 +118,9 @@ class Decoder:
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
-        self.depth.limit, self.depth.fixed = MAX_DRAFT if self.drafter is not None else 0, fixed
+        self.depth.fixed = fixed
+        self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
+        self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
         room = min(max_tokens, limit)
         return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
@@ -138,7 +146,7 @@ class Decoder:
 
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
-        self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
+        self._cache.reserve(rows + (self._in_flight + 1) * (COPIED + 1))
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
@@ -169,7 +177,7 @@ class Decoder:
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
-        self.depth.begin()
+        self.depth.begin(prompt)
         key = sampling.key()
         self._prepare(prompt, room, sampling.filters)
         hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
@@ -177,6 +185,7 @@ class Decoder:
         state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
         first, state = self._constrained(constraint, first, hidden, state, key, sampling.filters)
         self.tokens += first
+        self.depth.follow(self.tokens)
         yield Round(tuple(first), (), 0)
         room -= 1
         queue, clock = deque[_Dispatched](), time.perf_counter()
@@ -185,10 +194,7 @@ class Decoder:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
             if self.tokens[-1] in stop:
                 return
-            while len(queue) <= self._in_flight:
-                ahead = sum(sent.k + 1 for sent in queue)
-                state, sent = self._dispatch(state, key, sampling.filters, room, ahead)
-                queue.append(sent)
+            state = self._fill(queue, state, key, sampling.filters, room)
             done = queue.popleft()
             *report, accepted = cast("list[int]", done.report.tolist())
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
@@ -199,13 +205,14 @@ class Decoder:
             if obeying is not state:  # rounds in flight go on from a token that was refused
                 queue.clear()
                 state, accepted = obeying, len(new) - 1
-            self.depth.observe(done.k, accepted, now - clock if done.timed else None)
+            self.depth.observe(done.k, accepted, now - clock if done.timed else None, chosen[: accepted + 1])
             if done.new:
                 self.depth.pay(done.k, now - clock)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
+            self.depth.follow(self.tokens)
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED)
             clock = time.perf_counter() if not queue else now
 
     def _constrained(
@@ -238,9 +245,10 @@ class Decoder:
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
         self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
-        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
+        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (COPIED + 1)
         self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
         self._cache.reserve(rows)
+        self.depth.attend_to(self._cache.capacity)
         for k in self.depth.likely():
             self._rounds.build(k, filters)
 
@@ -282,21 +290,29 @@ class Decoder:
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
 
-    def _dispatch(
-        self, state: State, key: mx.array, filters: Filters, room: int, ahead: int
-    ) -> tuple[State, _Dispatched]:
-        """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet."""
-        self.depth.attend_to(self._cache.capacity)
-        k = self.depth.choose(room, self._rounds.traced(filters, self._cache.capacity))
+    def _fill(self, queue: deque[_Dispatched], state: State, key: mx.array, filters: Filters, room: int) -> State:
+        """Dispatch rounds until as many are in flight as suit the device; return the state after them."""
+        while len(queue) <= self._in_flight:
+            k = self.depth.choose(room, self._rounds.traced(filters, self._cache.capacity))
+            if k == COPIED and queue:  # the text must be known up to where a copy begins
+                break
+            state, sent = self._dispatch(state, key, filters, k, ahead=sum(sent.k + 1 for sent in queue))
+            queue.append(sent)
+        return state
+
+    def _dispatch(self, state: State, key: mx.array, filters: Filters, k: int, ahead: int) -> tuple[State, _Dispatched]:
+        """Dispatch a round with ``k`` draft tokens; up to ``ahead`` rows are written by rounds not read yet."""
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
         self._cache.reserve(last + 1)
+        self.depth.attend_to(self._cache.capacity)
         self._cache.newest = max(self._cache.newest, last)
         function, compiled = self._rounds.get(k, filters, self._cache.capacity)
         if compiled and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, self._cache.capacity)
-        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key)
+        given = [mx.array(self._copying.proposed, mx.int32)] if k == COPIED else []
+        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key, *given)
         mx.async_eval(report, *state, *self._cache.buffers)
         # While the device works, the host has time for a trace.
         new = not compiled and self._rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)

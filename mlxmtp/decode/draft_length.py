@@ -1,13 +1,14 @@
 """The draft length that earns the most tokens per second, here and now."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlxmtp.decode.acceptance import Acceptance
+from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.round_times import RoundTimes
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.limits import COPIED, MAX_DRAFT
 
 LENGTHS = (0, 1, 2, 3, 5, 7, 8)
 """Candidates, few because each is traced once per buffer capacity. 7 drafts are 8 rows to check, the most that Metal's
@@ -19,6 +20,7 @@ _SURELY = 2.0  # the same for plain rounds that were never timed: drafting blind
 _MOST = 5.0  # logarithm of a cost that can be true
 _KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
 _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
+_COPY = 2.5  # plain rounds that one with copied tokens takes, before it was timed
 _PRICE, _DEAREST = 1.5, 10.0  # of the first round of a length beside later ones, and the most that can be true
 _TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
 _ENDLESS = 1_000_000
@@ -45,21 +47,26 @@ class DraftLength:
 
     limit: int = MAX_DRAFT
     fixed: int | None = None
+    copying: Copying | None = None
     _accepted: Acceptance = field(default_factory=lambda: Acceptance(MAX_DRAFT))
     _times: RoundTimes = field(default_factory=lambda: RoundTimes(LENGTHS))
     _tried: int = 1
     _probe: int = 1
     _price: float = _PRICE
+    _copy: float = _COPY
     _said: int = 0  # tokens of this answer
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
     _rows: int = 0  # that rounds attend to, as far as known
 
     def choose(self, room: int = _ENDLESS, traced: Collection[int] = ()) -> int:
-        """The draft length of the next round of an answer with ``room`` for so many tokens; ``traced`` are free."""
+        """The draft length of the next round of an answer with ``room`` for so many tokens; ``traced`` are free.
+
+        COPIED where what can be copied promises more than any drafts.
+        """
         if self.fixed is not None:
             return min(self.fixed, self.limit)
-        if self.limit == 0:
+        if self.limit == 0 and self.copying is None:
             return 0
         left = min(room, max(self._said, _TO_COME))
         speeds = self._speeds()
@@ -69,31 +76,45 @@ class DraftLength:
             if k not in traced:  # tried only if what is known speaks for it
                 times[k] = left / speeds[k] + self._price * self._times.cost(k)
         best = _least(times)
-        self._probe = min((k for k in traced if k), default=1)
-        if best == 0 and self._saved >= self._stake():
+        if self.copying is not None and (tokens := self.copying.tokens()):
+            price = self._price * self._copy if traced and COPIED not in traced else 0.0
+            if (1 + _WORTHWHILE) * (left * self._copy / min(tokens, left) + price) < times[best]:
+                return COPIED
+        self._probe = min((k for k in LENGTHS[1:] if k in traced), default=1)
+        if best == 0 and self.limit and self._saved >= self._stake():
             self._saved = 0.0
             return self._probe
         return best
 
     def likely(self) -> tuple[int, ...]:
         """Lengths of which one is probably the next."""
-        if self.fixed is not None or not self.limit:
+        if self.fixed is not None or not (self.limit or self.copying):
             return (min(self.fixed or 0, self.limit),)
-        return (self.limit, 0)
+        return (MAX_DRAFT, 0)
 
     def best(self) -> int:
         """The length with the highest expected speed; 0 unless another is worth the change."""
         return _least({k: 1 / speed for k, speed in self._speeds().items()})
 
-    def observe(self, k: int, accepted: int, seconds: float | None) -> None:
-        """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` None if its time means nothing."""
+    def observe(self, k: int, accepted: int, seconds: float | None, followed: Sequence[int] = ()) -> None:
+        """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` None if its time means nothing.
+
+        ``followed``: the tokens it gave, by which copies are judged even where none was made.
+        """
+        if self.copying is not None:
+            self.copying.judge(followed)
         self._rounds += 1
         self._said += accepted + 1
-        self._tried = max(self._tried, k)
-        self._accepted.observe(k, accepted)
+        if k != COPIED:
+            self._tried = max(self._tried, k)
+            self._accepted.observe(k, accepted)
         if seconds is not None and k in LENGTHS:
             self._times.observe(k, seconds)
-        if k == 0:
+        if k == COPIED:
+            plain = self._times.plain()
+            if seconds is not None and plain is not None:
+                self._copy += 0.3 * (min(max(seconds / plain, 1.0), 2 * self._copy) - self._copy)
+        elif k == 0:
             self._saved += PROBING
         elif accepted:  # it begins to pay: look again at once
             self._saved = self._stake()
@@ -101,8 +122,8 @@ class DraftLength:
     def pay(self, k: int, seconds: float) -> None:
         """Take in the first round of a length, with its trace."""
         plain = self._times.plain()
-        if plain is not None:
-            price = seconds / (plain * self._times.cost(k)) - 1
+        if plain is not None and k in (*LENGTHS, COPIED):
+            price = seconds / (plain * (self._copy if k == COPIED else self._times.cost(k))) - 1
             self._price += 0.5 * (min(max(price, 0.0), _DEAREST) - self._price)
 
     def gain(self) -> float | None:
@@ -144,10 +165,17 @@ class DraftLength:
         self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
         self._rows = rows
 
-    def begin(self) -> None:
+    def begin(self, prompt: Sequence[int] = ()) -> None:
         """Begin an answer: how easy the one before was says only so much about it."""
         self._accepted.begin()
         self._said = 0
+        if self.copying is not None:
+            self.copying.begin(prompt)
+
+    def follow(self, text: Sequence[int]) -> None:
+        """Look for what may be copied after ``text``."""
+        if self.copying is not None:
+            self.copying.find(text)
 
     def attend_to(self, rows: int) -> None:
         """Take in the number of rows that the next round attends to: costs and proportions change with it."""

@@ -93,7 +93,7 @@ def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temp=0.9, seed=4)], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("drafts", [0, 1, 3, 8, "auto"])
+@pytest.mark.parametrize("drafts", [0, 1, 4, 8, "auto"])
 @pytest.mark.parametrize("in_flight", [0, 1])
 def test_a_length_is_traced_beside_its_first_round(drafts, sampling, in_flight, monkeypatch):
     """Where kernels are built: one uncompiled round for each length and capacity, and the same text."""
@@ -112,7 +112,9 @@ def test_a_length_is_traced_beside_its_first_round(drafts, sampling, in_flight, 
         return function, compiled
 
     rounds.get = seen  # type: ignore[method-assign, assignment]
-    assert decode(decoder, record.prompt, 60, num_draft_tokens=drafts, sampling=sampling) == plain
+    for again in (drafts, "auto"):
+        options = {"num_draft_tokens": again, "sampling": sampling, "draft_from": ("mtp", "copy")}
+        assert decode(decoder, record.prompt, 60, **options) == plain
     assert all(not first and all(later) for first, *later in forms.values())
 
 

@@ -22,7 +22,13 @@ from mlxmtp.engine.stats import explain
 )
 def test_every_state_has_its_phrase(limit, fixed, best, gain, words):
     depth: Any = SimpleNamespace(
-        limit=limit, fixed=fixed, best=lambda: best, gain=lambda: gain, accepted=lambda: None, price=lambda: None
+        limit=limit,
+        fixed=fixed,
+        copying=None,
+        best=lambda: best,
+        gain=lambda: gain,
+        accepted=lambda: None,
+        price=lambda: None,
     )
     assert explain(depth) == words
     depth.accepted = lambda: 0.823
