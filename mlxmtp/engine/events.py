@@ -1,4 +1,4 @@
-"""The events of an answer: any number of `Text` and `Thinking`, then one `End`.
+"""The events of an answer: any number of `Text` and `Thinking`, with tools of `Calling` and `Call`, then one `End`.
 
 In the channel `<|channel>thought\\n … <channel|>` stands a thought, everything else is text.
 """
@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from mlxmtp.engine.calls import Call
 from mlxmtp.engine.stats import Stats
 
 FinishReason = Literal["stop", "length", "tool", "cancelled"]
@@ -36,6 +37,11 @@ class Thinking:
 
 
 @dataclass(frozen=True, slots=True)
+class Calling:
+    """A tool call is being written. It may turn out to be none: only a `Call` may be acted upon."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The end of an answer, with its numbers."""
 
@@ -43,7 +49,7 @@ class End:
     stats: Stats
 
 
-Event = Text | Thinking | End
+Event = Text | Thinking | Calling | Call | End
 
 
 class Splitter:

@@ -137,10 +137,12 @@ class Model:
         *,
         on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
+        calls: bool = False,
     ) -> Answer:
         """Answer a prompt that is token ids already; otherwise as `stream`.
 
         `snapshot_at`: how many of its tokens later prompts may begin with, if they do not repeat the answer as it was.
+        `calls`: tools are declared in it, so calls come as `Call`.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         return Answer(
@@ -151,6 +153,7 @@ class Model:
             params or Params(),
             on_prefill=on_prefill,
             snapshot_at=snapshot_at,
+            calls=calls,
         )
 
     def learned(self) -> dict[str, Any]:
