@@ -54,6 +54,7 @@ KEPT_IN = {
     "numpy": set(),
     "starlette": {"serve"},
     "uvicorn": {"serve"},
+    "h11": {"serve"},
     "click": set(),  # typer carries its own
 }
 

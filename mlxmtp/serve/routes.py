@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,7 +20,7 @@ from mlxmtp.serve import chat_completions, messages, ollama, responses
 from mlxmtp.serve.answers import About, Collected, Ending, Writer
 from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Fields, Refused, read_json
-from mlxmtp.serve.http import Door, Gate, Json, error_response, read_body
+from mlxmtp.serve.http import Door, Gate, Json, Silence, error_response, read_body
 from mlxmtp.serve.scheduler import Job
 from mlxmtp.serve.service import AnswerFailed, Prepared, Service
 from mlxmtp.version import installed_version
@@ -176,7 +176,13 @@ class Routes:
             Route("/api/ps", self._tags),
             Route("/api/show", self._show, methods=["POST"]),
         ]
-        return Gate(Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Refused: _refused}), door)
+        handlers: dict[Any, Any] = {
+            HTTPException: _http_error,
+            Refused: _refused,
+            ClientDisconnect: _silent,
+            Exception: _unexpected,
+        }
+        return Gate(Starlette(routes=routes, exception_handlers=handlers), door)
 
     def _asking(self, endpoint: Endpoint) -> Callable[[Request], Any]:
         async def ask(request: Request) -> Response:
@@ -272,13 +278,20 @@ def _time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+async def _refused(request: Request, error: Refused) -> Response:
     return error_response(request.url.path, error)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _silent(request: Request, error: ClientDisconnect) -> Response:
+    return Silence()
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Answer for a fault of ours; what it was is told where the server runs."""
+    return error_response(request.url.path, Refused("The server failed: its log says why.", status=500))
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
     """Answer for a path that is none, and for another method."""
-    assert isinstance(error, HTTPException)
     refused = Refused(f"{request.method} {request.url.path}: {error.detail}.", status=error.status_code)
     return error_response(request.url.path, refused)

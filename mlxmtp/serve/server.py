@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
+from h11 import LocalProtocolError
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel, read_tokenizer, require_memory
 from mlxmtp.app.worker import Worker
@@ -113,7 +114,6 @@ class Server:
         scheduler = Scheduler(worker, self._options.waiting)
         service = Service(self._served, pool.submit(tokenizer), scheduler, defaults)
         app = Routes(service, self._options.limits).app(self._options.door)
-        logging.getLogger("uvicorn.error").addHandler(_Told(self._tell))
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -121,10 +121,13 @@ class Server:
             lifespan="off",
             ws="none",
             server_header=False,
+            proxy_headers=False,
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_PATIENCE,
         )
         self._uvicorn = server = uvicorn.Server(config)
+        log, told = logging.getLogger("uvicorn.error"), _Told(self._tell)
+        log.addHandler(told)
         scheduler.start(read)
         watch = asyncio.create_task(self._watch(scheduler, server))
         keep = asyncio.create_task(_keep(worker))
@@ -133,6 +136,7 @@ class Server:
         finally:
             keep.cancel()
             scheduler.stop()
+            log.removeHandler(told)
             pool.shutdown(wait=False)
             _save(worker.model)
         if watch.done():
@@ -191,4 +195,6 @@ class _Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, LocalProtocolError):  # uvicorn has answered already: the client broke off HTTP itself
+            return
         self._told(sentence(error) if isinstance(error, Exception) else record.getMessage())
