@@ -7,8 +7,8 @@ from contextlib import closing
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from mlxmtp.engine.calls import Call, CallReader
-from mlxmtp.engine.events import CLOSE, Calling, End, Event, FinishReason, Splitter, Text, Thinking
+from mlxmtp.engine.calls import CallReader
+from mlxmtp.engine.events import CLOSE, Call, Calling, End, Event, FinishReason, Splitter, Text, Thinking
 from mlxmtp.engine.stats import Meter, Stats, explain
 
 if TYPE_CHECKING:

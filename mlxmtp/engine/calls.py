@@ -12,8 +12,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from mlxmtp.engine.events import Call
 
 if TYPE_CHECKING:
     from mlxmtp.engine.tokenizer import Tokenizer
@@ -27,15 +28,6 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _MARKS = frozenset("{}[]:,")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "null": None}
 _DEEPEST = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A complete call; `tokens` are the ids that wrote it, marks included."""
-
-    name: str
-    arguments: dict[str, Any]
-    tokens: tuple[int, ...] = ()
 
 
 class CallReader:

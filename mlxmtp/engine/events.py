@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from mlxmtp.engine.calls import Call
 from mlxmtp.engine.stats import Stats
 
 FinishReason = Literal["stop", "length", "tool", "cancelled"]
@@ -39,6 +38,15 @@ class Thinking:
 @dataclass(frozen=True, slots=True)
 class Calling:
     """A tool call is being written. It may turn out to be none: only a `Call` may be acted upon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A complete call; `tokens` are the ids that wrote it, marks included."""
+
+    name: str
+    arguments: dict[str, Any]
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

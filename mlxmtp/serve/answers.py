@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mlxmtp.engine.calls import Call
-from mlxmtp.engine.events import FinishReason, Text, Thinking
+from mlxmtp.engine.events import Call, FinishReason, Text, Thinking
 from mlxmtp.engine.stats import Stats
 
 

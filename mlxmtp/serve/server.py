@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,12 +97,12 @@ class Server:
         defaults: dict[str, object],
     ) -> None:
         """Serve until Ctrl-C or SIGTERM. Raises what reading the model raised."""
-        with suppress(KeyboardInterrupt):
-            asyncio.run(self._serve(read, tokenizer, defaults))
+        asyncio.run(self._serve(read, tokenizer, defaults))
 
     def stop(self) -> None:
-        """End `run`, from any thread."""
+        """End `run` when its answers are complete or a few seconds have passed; a second call does not wait."""
         if self._uvicorn is not None:
+            self._uvicorn.force_exit = self._uvicorn.should_exit
             self._uvicorn.should_exit = True
 
     async def _serve(
@@ -125,7 +127,10 @@ class Server:
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_PATIENCE,
         )
-        self._uvicorn = server = uvicorn.Server(config)
+        self._uvicorn = server = _Uvicorn(config)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self.stop)
         log, told = logging.getLogger("uvicorn.error"), _Told(self._tell)
         log.addHandler(told)
         scheduler.start(read)
@@ -184,6 +189,14 @@ async def _keep(worker: Worker) -> None:
 def _save(opened: OpenModel | None) -> None:
     if opened is not None:
         opened.learned.save(opened.model)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals alone: its own handling ends the process before what has to be kept is written."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _Told(logging.Handler):

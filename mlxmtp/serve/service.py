@@ -12,8 +12,7 @@ from typing import Any
 from mlxmtp.app.open import OpenModel
 from mlxmtp.app.worker import Failed
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.calls import Call
-from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, sentence

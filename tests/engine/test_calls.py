@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.engine.calls import Call, CallReader, parse_call
+from mlxmtp.engine.calls import CallReader, parse_call
+from mlxmtp.engine.events import Call
 from mlxmtp.engine.tokenizer import Tokenizer
 from tests.text_checkpoint import write_text_checkpoint
 

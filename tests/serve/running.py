@@ -15,7 +15,8 @@ from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.config import read_config
-from mlxmtp.serve.server import Options, Served, Server
+from mlxmtp.serve.server import Options, Server
+from mlxmtp.serve.service import Served
 from tests.fake_decoder import FakeDecoder
 from tests.text_checkpoint import write_text_checkpoint
 

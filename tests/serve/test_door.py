@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mlxmtp.errors import UsageError
 from mlxmtp.serve.http import Door
 from mlxmtp.serve.routes import Limits
-from mlxmtp.serve.server import Options, Served, Server, options_of
+from mlxmtp.serve.server import Options, Server, options_of
+from mlxmtp.serve.service import Served
 from mlxmtp.settings import load_settings
 from tests.serve.running import Json, Running, running
 

@@ -37,7 +37,7 @@ def test_thoughts_and_calls(served: Running) -> None:
 
 def test_results_without_ids_belong_to_the_calls_in_order(served: Running) -> None:
     served.say("Done.<turn|>")
-    calls = [{"function": {"name": name, "arguments": {}}} for name in ("f", "g")]
+    calls: list[Json] = [{"function": {"name": name, "arguments": {}}} for name in ("f", "g")]
     results = [{"role": "tool", "tool_name": name, "content": name.upper()} for name in ("f", "g")]
     messages = [*HI, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
     assert served.post("/api/chat", model="fake", messages=messages, tools=[TOOL], stream=False)["http"] == 200
