@@ -1,4 +1,4 @@
-"""What stands between the network and the protocols: who may ask, bodies, and errors in the form of each protocol."""
+"""Between the network and the protocols: who may ask, bodies, and errors in the form of each protocol."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Who may ask: `key` None lets everybody in who names one of `hosts`; pages of `origins` may ask from a browser."""
+    """The rule for who may ask: `key` None lets everybody in who names one of `hosts`; pages of `origins` may ask from a browser."""
 
     key: str | None = None
     hosts: frozenset[str] = LOOPBACK
