@@ -102,19 +102,13 @@ def joined(fields: Fields, name: str = "content", kinds: Sequence[str] = ("text"
 
 
 def sampling_of(body: Fields) -> dict[str, Any]:
-    """Return temperature, top_p, top_k, min_p and seed by the names of `Params`."""
-    names = {"temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "seed": "seed"}
+    """Return the sampling that a request sets, by the names of `Params`; top_k -1 is off, a seed may be negative."""
+    wider = {"top_k": Range(-1, whole=True), "seed": Range(-(2**63), 2**64 - 1, whole=True)}
     found: dict[str, Any] = {}
-    for name, field_name in names.items():
-        allowed = Range(-1, whole=True) if name == "top_k" else SAMPLING[name]
-        if name == "seed":
-            allowed = Range(-(2**63), 2**64 - 1, whole=True)
-        if (value := body.number(field_name, allowed)) is not None:
-            found[name] = value
-    if "top_k" in found:
-        found["top_k"] = max(0, int(found["top_k"]))  # -1 is "off" for many
-    if "seed" in found:
-        found["seed"] = int(found["seed"]) % 2**64
+    for name, allowed in SAMPLING.items():
+        value = body.number("temperature" if name == "temp" else name, wider.get(name, allowed))
+        if value is not None:
+            found[name] = int(value) % 2**64 if name == "seed" else max(0, value)
     return found
 
 

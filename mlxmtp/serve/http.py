@@ -71,7 +71,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """The rule for who may ask: `key` None lets everybody in who names one of `hosts`; pages of `origins` may ask from a browser."""
+    """Says who may ask: with `key` None whoever names one of `hosts`; pages in a browser only if of `origins`."""
 
     key: str | None = None
     hosts: frozenset[str] = LOOPBACK
