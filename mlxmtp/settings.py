@@ -72,6 +72,7 @@ _FETCHING = ("ask", "chat", "bench", "serve", "pull", "convert")
 _SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
 _DRAFTING = {"commands": _RUNNING, "section": "drafting"}
 _SERVING = {"commands": ("serve",), "section": "address"}
+_FORM = {"commands": ("ask",), "section": "form", "in_config": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,15 @@ class Settings:
     show_thinking: bool | None = setting(
         "--show-thinking/--hide-thinking", SWITCH, "Reasoning on stderr; shown on terminals by default.",
         "on terminals", commands=_TALKING, section="thinking")
+    schema: str | None = setting(
+        "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
+        "any text", **_FORM)
+    regex: str | None = setting(
+        "--regex PATTERN", TEXT, "Text that an expression matches as a whole.", "any text", **_FORM)
+    grammar: str | None = setting(
+        "--grammar FILE", name_of("a file"), "Text that a grammar (Lark) derives.", "any text", **_FORM)
+    json_output: bool | None = setting(
+        "--json-output", SWITCH, "Any JSON.", "any text", **_FORM)
     plain: bool | None = setting(
         "--plain", SWITCH, "Raw text on a terminal, too.",
         "off", commands=("ask", "chat", "sessions show"), section="display")
@@ -248,16 +258,20 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
     """Put flags over environment over config file. Raises UsageError for a bad flag, ConfigError for others."""
     places = find_places(environ)
     config = _read_toml(places.config)
-    aliases, prompts = (_string_table(config.pop(name, {}), name, places.config) for name in ("aliases", "prompts"))
+    tables = {name: config.pop(name, {}) for name in ("aliases", "prompts")}
+    for name, table in tables.items():
+        if not isinstance(table, dict) or not all(isinstance(item, str) for item in table.values()):
+            raise ConfigError(f"[{name}] in {places.config} must be a table of strings.")
     known = {name for name, one in TABLE.items() if one.in_config}
     warnings = []
     for key in [key for key in config if key.replace("-", "_") not in known]:
         del config[key]
-        near = nearest(key.replace("-", "_"), sorted(known | {"aliases", "prompts"}))
+        near = nearest(key.replace("-", "_"), sorted(known | tables.keys()))
         advice = f": did you mean '{near}'?" if near else " has no effect."
         warnings.append(f"Unknown key '{key}' in {places.config}{advice}")
     settings, origins = resolve(Settings, flags, environ, config, places.config)
-    return Loaded(settings, places, aliases, tuple(warnings), dumb_terminal(environ), prompts, origins)
+    said = tuple(warnings)
+    return Loaded(settings, places, tables["aliases"], said, dumb_terminal(environ), tables["prompts"], origins)
 
 
 def resolve(
@@ -348,12 +362,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-
-
-def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise ConfigError(f"[{name}] in {path} must be a table of strings.")
-    return dict(value)
 
 
 def _number_or_text(text: str) -> object:

@@ -57,7 +57,7 @@ class Snapshots:
     def worth(self, cache: KVCache, length: int) -> bool:
         """Return True if one after `length` positions saves enough, and another one soon after leaves it in memory."""
         before = self._all[-1].length if self._all else 0
-        return length - before >= APART and 2 * cache.ring_bytes <= SNAPSHOT_BYTES
+        return length - before >= APART and 2 * sum(ring.nbytes for ring in cache.rings()) <= SNAPSHOT_BYTES
 
     def forget_beyond(self, length: int) -> None:
         """Drop the snapshots of a continuation that is given up after `length` positions."""

@@ -1,15 +1,12 @@
 """`mlxmtp serve`: a model for other programs."""
 
-from __future__ import annotations
+from typer import Context
 
-import typer
-
-from mlxmtp.cli.options import takes
-from mlxmtp.cli.start import begin
+from mlxmtp.cli.options import begin, takes
 
 
 @takes("serve", "model address access ... drafting sampling thinking yes force quiet no_color debug")
-def serve(ctx: typer.Context) -> None:
+def serve(ctx: Context) -> None:
     """A local server with OpenAI's, Anthropic's and Ollama's protocols.
 
     \b
