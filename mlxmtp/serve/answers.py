@@ -1,7 +1,5 @@
 """The pieces of an answer that every protocol writes in its own form."""
 
-from __future__ import annotations
-
 import json
 import secrets
 import time

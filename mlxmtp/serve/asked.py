@@ -1,7 +1,5 @@
 """A request of any protocol in one form: the messages as chat templates read them, tools, and parameters."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,36 +1,13 @@
 """OpenAI's chat completions, and completions of a plain text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.limits import Range
-from mlxmtp.serve.answers import (
-    COMMENT,
-    EVENT_STREAM,
-    About,
-    Collected,
-    Ending,
-    Piece,
-    ToolUse,
-    drafting,
-    event,
-    total,
-)
-from mlxmtp.serve.asked import (
-    EXTENSION,
-    Asked,
-    History,
-    Message,
-    call_of,
-    drafting_of,
-    effort_of,
-    joined,
-    limit_of,
-    sampling_of,
-)
+from mlxmtp.serve import answers, asked
+from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.tools import Tool, choose, functions
 
@@ -83,21 +60,26 @@ def shared(body: Fields) -> dict[str, Any]:
     if form is not None and form.text("type") != "text":
         kind = form.choice("type", "text", "json_object", "json_schema", default="text")
         raise Refused(f"response_format: {kind} is not supported here yet.", "response_format.type")
-    limits = limit_of(body, "max_completion_tokens", "max_tokens")
+    limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
     stops = body.texts("stop")
-    return {**sampling_of(body), **limits, **({"stop_strings": stops} if stops else {}), **drafting_of(body)}
+    return {
+        **asked.sampling_of(body),
+        **limits,
+        **({"stop_strings": stops} if stops else {}),
+        **asked.drafting_of(body),
+    }
 
 
 def _add(history: History, message: Fields) -> None:
     role = message.choice("role", "system", "developer", "user", "assistant", "tool", default=message.text("role", ""))
     if role in ("system", "developer", "user"):
-        history.say("user" if role == "user" else "system", joined(message))
+        history.say("user" if role == "user" else "system", asked.joined(message))
     elif role == "tool":
-        history.result(joined(message), message, "tool_call_id")
+        history.result(asked.joined(message), message, "tool_call_id")
     else:
         message.refuse("function_call", "audio")
         reasoning = message.text("reasoning_content", "") or message.text("reasoning", "")
-        text = joined(message, kinds=("text", "refusal"))
+        text = asked.joined(message, kinds=("text", "refusal"))
         history.answer(text, reasoning, [_call(one) for one in message.objects("tool_calls")])
 
 
@@ -106,7 +88,7 @@ def _call(fields: Fields) -> Message:
     if function is None:
         raise fields.wrong("function", "an object")
     arguments = function.table.get("arguments")
-    return call_of(fields.text("id", ""), function.text("name"), arguments, function.path("arguments"))
+    return asked.call_of(fields.text("id", ""), function.text("name"), arguments, function.path("arguments"))
 
 
 def _count(body: Fields) -> int:
@@ -115,10 +97,10 @@ def _count(body: Fields) -> int:
 
 def _thinking(body: Fields) -> dict[str, Any]:
     """Return the thinking that `reasoning_effort`, `reasoning` and `chat_template_kwargs` ask for."""
-    found = effort_of(body.text("reasoning_effort", "") or None, "reasoning_effort")
+    found = asked.effort_of(body.text("reasoning_effort", "") or None, "reasoning_effort")
     if isinstance(body.table.get("reasoning"), dict):
         reasoning = Fields(body.table["reasoning"], "reasoning")
-        found |= effort_of(reasoning.text("effort", "") or None, "reasoning.effort")
+        found |= asked.effort_of(reasoning.text("effort", "") or None, "reasoning.effort")
     template = body.object("chat_template_kwargs")
     for fields in filter(None, (body, template)):
         if fields.has("enable_thinking"):
@@ -140,7 +122,7 @@ def _tools(body: Fields) -> Sequence[Tool]:
 
 def usage(endings: Sequence[Ending]) -> dict[str, Any]:
     """Return the counts of a request's answers."""
-    counts = total(endings)
+    counts = answers.total(endings)
     return {
         "prompt_tokens": counts["prompt"],
         "completion_tokens": counts["completion"],
@@ -158,26 +140,26 @@ def _called(use: ToolUse) -> dict[str, Any]:
     return {"id": use.id, "type": "function", "function": {"name": use.call.name, "arguments": use.arguments}}
 
 
-def whole(about: About, answers: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
     """Return a chat completion that is not streamed."""
     choices = []
-    for index, (said, ending) in enumerate(answers):
+    for index, (said, ending) in enumerate(results):
         message: dict[str, Any] = {"role": "assistant", "content": said.text or (None if said.calls else "")}
         if said.thinking:
             message["reasoning_content"] = said.thinking
         if said.calls:
             message["tool_calls"] = [_called(use) for use in said.calls]
         choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": _reason(ending)})
-    return _finished(about, "chat.completion", "chatcmpl-", choices, [ending for _, ending in answers])
+    return _finished(about, "chat.completion", "chatcmpl-", choices, [ending for _, ending in results])
 
 
-def whole_plain(about: About, answers: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+def whole_plain(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
     """Return a completion that is not streamed."""
     choices = [
         {"index": index, "text": said.text, "logprobs": None, "finish_reason": _reason(ending)}
-        for index, (said, ending) in enumerate(answers)
+        for index, (said, ending) in enumerate(results)
     ]
-    return _finished(about, "text_completion", "cmpl-", choices, [ending for _, ending in answers])
+    return _finished(about, "text_completion", "cmpl-", choices, [ending for _, ending in results])
 
 
 def _finished(
@@ -190,14 +172,14 @@ def _finished(
         "model": about.model,
         "choices": choices,
         "usage": usage(endings),
-        EXTENSION: drafting(endings[-1].stats),
+        asked.EXTENSION: answers.drafting(endings[-1].stats),
     }
 
 
 class ChatStream:
     """Chunks of a chat completion: role, deltas, the reason, counts if they were asked for, `[DONE]`."""
 
-    content_type, heartbeat = EVENT_STREAM, COMMENT
+    content_type, heartbeat = answers.EVENT_STREAM, answers.COMMENT
     kind, prefix = "chat.completion.chunk", "chatcmpl-"
 
     def __init__(self, about: About, body: Fields, n: int) -> None:
@@ -221,15 +203,15 @@ class ChatStream:
 
     def end(self, index: int, ending: Ending) -> bytes:
         self._endings.append(ending)
-        more = {EXTENSION: drafting(ending.stats)}
+        more = {asked.EXTENSION: answers.drafting(ending.stats)}
         return self._chunk(index, {"delta": {}}, _reason(ending), **more)
 
     def close(self) -> bytes:
-        counts = event({**self._head(), "choices": [], "usage": usage(self._endings)}) if self._counted else b""
+        counts = answers.event({**self._head(), "choices": [], "usage": usage(self._endings)}) if self._counted else b""
         return counts + b"data: [DONE]\n\n"
 
     def error(self, message: str) -> bytes:
-        return event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+        return answers.event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
 
     def _call(self, index: int, use: ToolUse) -> bytes:
         number = self._calls[index]
@@ -242,7 +224,7 @@ class ChatStream:
 
     def _chunk(self, index: int, choice: Mapping[str, Any], reason: str | None = None, **more: object) -> bytes:
         chosen = {"index": index, **choice, "logprobs": None, "finish_reason": reason}
-        return event({**self._head(), "choices": [chosen], **more})
+        return answers.event({**self._head(), "choices": [chosen], **more})
 
     def _head(self) -> dict[str, Any]:
         about = self._about
@@ -262,4 +244,4 @@ class PlainStream(ChatStream):
 
     def end(self, index: int, ending: Ending) -> bytes:
         self._endings.append(ending)
-        return self._chunk(index, {"text": ""}, _reason(ending), **{EXTENSION: drafting(ending.stats)})
+        return self._chunk(index, {"text": ""}, _reason(ending), **{asked.EXTENSION: answers.drafting(ending.stats)})

@@ -1,7 +1,5 @@
 """Between the network and the protocols: who may ask, bodies, and errors in the form of each protocol."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 from collections.abc import Iterable

@@ -1,24 +1,13 @@
 """Anthropic's messages."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 from mlxmtp.engine.events import Thinking
 from mlxmtp.limits import TOKEN_COUNT, Range
-from mlxmtp.serve.answers import EVENT_STREAM, About, Collected, Ending, Piece, ToolUse, drafting, event, total
-from mlxmtp.serve.asked import (
-    EXTENSION,
-    Asked,
-    History,
-    Message,
-    call_of,
-    drafting_of,
-    effort_of,
-    joined,
-    sampling_of,
-)
+from mlxmtp.serve import answers, asked
+from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.tools import Tool, choose, declare
 
@@ -40,7 +29,7 @@ def read(body: Fields, *, counting: bool = False) -> Asked:
     limit = body.number("max_tokens", TOKEN_COUNT)
     if limit is None and not counting:
         raise Refused("max_tokens must be there: a whole number from 1 up.", "max_tokens")
-    given = {**sampling_of(body), **_thinking(body), **drafting_of(body)}
+    given = {**asked.sampling_of(body), **_thinking(body), **asked.drafting_of(body)}
     if limit is not None:
         given["max_tokens"] = int(limit)
     if stops := body.texts("stop_sequences"):
@@ -61,7 +50,7 @@ def read(body: Fields, *, counting: bool = False) -> Asked:
 def _system(body: Fields) -> str:
     if isinstance(body.table.get("system"), str):
         return body.text("system")
-    texts = [joined(Fields({"content": [block.table]}, block.where)) for block in body.objects("system")]
+    texts = [asked.joined(Fields({"content": [block.table]}, block.where)) for block in body.objects("system")]
     return "\n\n".join(text for text in texts if not text.startswith(_BILLING))
 
 
@@ -76,7 +65,7 @@ def _add(history: History, message: Fields) -> None:
         return
     for block in blocks:
         if block.text("type") == "tool_result":
-            text = joined(block)
+            text = asked.joined(block)
             history.result(f"Error: {text}" if block.flag("is_error") else text, block, "tool_use_id")
     texts = [_said(block) for block in blocks if block.text("type") != "tool_result"]
     if texts:
@@ -110,7 +99,7 @@ def _answer(history: History, blocks: Sequence[Fields]) -> None:
 
 
 def _call(block: Fields) -> Message:
-    return call_of(block.text("id"), block.text("name"), block.table.get("input"), block.path("input"))
+    return asked.call_of(block.text("id"), block.text("name"), block.table.get("input"), block.path("input"))
 
 
 def _thinking(body: Fields) -> dict[str, Any]:
@@ -118,7 +107,7 @@ def _thinking(body: Fields) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if output is not None:
         output.refuse("format")
-        found = effort_of(output.text("effort", "") or None, output.path("effort"))
+        found = asked.effort_of(output.text("effort", "") or None, output.path("effort"))
         found.pop("think", None)  # an effort alone does not switch thinking on
     thinking = body.object("thinking")
     if thinking is None:
@@ -151,7 +140,7 @@ def _tools(body: Fields) -> tuple[Sequence[Tool], bool]:
 
 def _usage(endings: Sequence[Ending]) -> dict[str, int]:
     """Return the counts; `input_tokens` are those that were read, as in this protocol."""
-    counts = total(endings)
+    counts = answers.total(endings)
     return {
         "input_tokens": counts["prompt"] - counts["cached"],
         "cache_creation_input_tokens": 0,
@@ -168,12 +157,12 @@ def _reason(ending: Ending) -> dict[str, str | None]:
     }
 
 
-def whole(about: About, answers: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
     """Return a message that is not streamed."""
-    [(said, ending)] = answers
+    [(said, ending)] = results
     content = [_block(piece) for piece in said.pieces] or [{"type": "text", "text": ""}]
     message = {**_opening(about), "content": content, **_reason(ending), "usage": _usage([ending])}
-    return {**message, EXTENSION: drafting(ending.stats)}
+    return {**message, asked.EXTENSION: answers.drafting(ending.stats)}
 
 
 def _block(piece: Piece) -> dict[str, Any]:
@@ -191,8 +180,8 @@ def _opening(about: About) -> dict[str, Any]:
 class MessageStream:
     """Events of a message: its start, every block's start, deltas and stop, the reason with the counts, its stop."""
 
-    content_type = EVENT_STREAM
-    heartbeat = event({"type": "ping"}, "ping")
+    content_type = answers.EVENT_STREAM
+    heartbeat = answers.event({"type": "ping"}, "ping")
 
     def __init__(self, about: About) -> None:
         self._about = about
@@ -222,7 +211,7 @@ class MessageStream:
         self._ending = ending
         # An answer without a block is one that some clients cannot read.
         block = self._goes_on({"type": "text", "text": ""}) if self._index < 0 else b""
-        more = {EXTENSION: drafting(ending.stats)}
+        more = {asked.EXTENSION: answers.drafting(ending.stats)}
         end = self._event("message_delta", delta=_reason(ending), usage=_usage([ending]), **more)
         return block + self._stop() + end
 
@@ -254,4 +243,4 @@ class MessageStream:
 
     @staticmethod
     def _event(kind: str, **fields: object) -> bytes:
-        return event({"type": kind, **fields}, kind)
+        return answers.event({"type": kind, **fields}, kind)

@@ -1,7 +1,5 @@
 """Numbers of the server in the text form that Prometheus reads."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 

@@ -1,24 +1,13 @@
 """Ollama's chat and generate, for programs that know no other protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mlxmtp.engine.events import Text, Thinking
-from mlxmtp.serve.answers import About, Collected, Ending, Piece, drafting, json_bytes
-from mlxmtp.serve.asked import (
-    EXTENSION,
-    Asked,
-    History,
-    Message,
-    call_of,
-    drafting_of,
-    effort_of,
-    limit_of,
-    sampling_of,
-)
+from mlxmtp.serve import answers, asked
+from mlxmtp.serve.answers import About, Collected, Ending, Piece
+from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.fields import Fields
 from mlxmtp.serve.tools import functions
 
@@ -45,16 +34,16 @@ def read_generate(body: Fields) -> Asked:
 
 def _given(body: Fields) -> dict[str, Any]:
     body.refuse("format", "logprobs", "top_logprobs")
-    found: dict[str, Any] = drafting_of(body)
+    found: dict[str, Any] = asked.drafting_of(body)
     options = body.object("options")
     if options is not None:
         options.refuse("presence_penalty", "frequency_penalty", "mirostat", unless=(0,))
         options.refuse("repeat_penalty", "typical_p", "tfs_z", unless=(1,))
-        found |= {**sampling_of(options), **limit_of(options, "num_predict")}
+        found |= {**asked.sampling_of(options), **asked.limit_of(options, "num_predict")}
         if stops := options.texts("stop"):
             found["stop_strings"] = stops
     if isinstance(body.table.get("think"), str):
-        return {**found, **effort_of(body.text("think"), "think")}
+        return {**found, **asked.effort_of(body.text("think"), "think")}
     return {**found, "think": body.flag("think")} if body.has("think") else found
 
 
@@ -76,7 +65,7 @@ def _call(fields: Fields, number: str) -> Message:
     if function is None:
         raise fields.wrong("function", "an object")
     arguments = function.table.get("arguments")
-    return call_of(fields.text("id", number), function.text("name"), arguments, function.path("arguments"))
+    return asked.call_of(fields.text("id", number), function.text("name"), arguments, function.path("arguments"))
 
 
 class OllamaStream:
@@ -129,12 +118,12 @@ class OllamaStream:
 
     @staticmethod
     def _line(value: object) -> bytes:
-        return json_bytes(value) + b"\n"
+        return answers.json_bytes(value) + b"\n"
 
 
-def whole(stream: OllamaStream, answers: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+def whole(stream: OllamaStream, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
     """Return an answer that is not streamed."""
-    [(said, ending)] = answers
+    [(said, ending)] = results
     return stream.whole(said, ending)
 
 
@@ -150,5 +139,5 @@ def _numbers(ending: Ending) -> dict[str, Any]:
         "prompt_eval_duration": int(1e9 * stats.prompt_seconds),
         "eval_count": stats.generation_tokens,
         "eval_duration": int(1e9 * stats.generation_seconds),
-        EXTENSION: drafting(stats),
+        asked.EXTENSION: answers.drafting(stats),
     }

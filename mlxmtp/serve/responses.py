@@ -1,36 +1,12 @@
 """OpenAI's responses, without state: a request holds the whole conversation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 from mlxmtp.engine.events import Thinking
-from mlxmtp.serve.answers import (
-    COMMENT,
-    EVENT_STREAM,
-    About,
-    Collected,
-    Ending,
-    Piece,
-    ToolUse,
-    drafting,
-    event,
-    new_id,
-    total,
-)
-from mlxmtp.serve.asked import (
-    EXTENSION,
-    Asked,
-    History,
-    Message,
-    call_of,
-    drafting_of,
-    effort_of,
-    joined,
-    limit_of,
-    sampling_of,
-)
+from mlxmtp.serve import answers, asked
+from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.tools import Tool, choose, flat_functions
 
@@ -59,11 +35,11 @@ def read(body: Fields) -> Asked:
         raise Refused("input must be a text, or a list with at least one message.", "input")
     reasoning = body.object("reasoning")
     effort = None if reasoning is None else reasoning.text("effort", "") or None
-    given = {**sampling_of(body), **limit_of(body, "max_output_tokens"), **drafting_of(body)}
+    given = {**asked.sampling_of(body), **asked.limit_of(body, "max_output_tokens"), **asked.drafting_of(body)}
     return Asked(
         body.text("model", ""),
         history.messages,
-        {**given, **effort_of(effort, "reasoning.effort")},
+        {**given, **asked.effort_of(effort, "reasoning.effort")},
         _tools(body),
         parallel_calls=body.flag("parallel_tool_calls", True),
         stream=body.flag("stream"),
@@ -83,20 +59,20 @@ class _Items(History):
         """Take the next item; those of unknown types say nothing to a model."""
         kind = item.text("type", "message")
         if kind == "reasoning":
-            thought = joined(item, "content", ("reasoning_text", "text"))
-            self._reasoning.append(thought or joined(item, "summary", ("summary_text",)))
+            thought = asked.joined(item, "content", ("reasoning_text", "text"))
+            self._reasoning.append(thought or asked.joined(item, "summary", ("summary_text",)))
         elif kind == "function_call":
             number, name = item.text("call_id"), item.text("name")
-            self._calls.append(call_of(number, name, item.table.get("arguments"), item.path("arguments")))
+            self._calls.append(asked.call_of(number, name, item.table.get("arguments"), item.path("arguments")))
         elif kind == "message" and item.text("role") == "assistant":
-            self._text.append(joined(item, kinds=_TEXTS))
+            self._text.append(asked.joined(item, kinds=_TEXTS))
         elif kind == "message":
             self.flush()
             role = item.choice("role", "user", "system", "developer", "assistant", default=item.text("role"))
-            self.say("user" if role == "user" else "system", joined(item, kinds=_TEXTS))
+            self.say("user" if role == "user" else "system", asked.joined(item, kinds=_TEXTS))
         elif kind == "function_call_output":
             self.flush()
-            self.result(joined(item, "output", _TEXTS), item, "call_id")
+            self.result(asked.joined(item, "output", _TEXTS), item, "call_id")
         elif kind == "item_reference":
             raise Refused(f"{item.where}: items are not stored here, send the item itself.", item.where)
 
@@ -119,7 +95,7 @@ def _tools(body: Fields) -> Sequence[Tool]:
 
 
 def _usage(ending: Ending) -> dict[str, Any]:
-    counts = total([ending])
+    counts = answers.total([ending])
     return {
         "input_tokens": counts["prompt"],
         "input_tokens_details": {"cached_tokens": counts["cached"]},
@@ -132,7 +108,7 @@ def _usage(ending: Ending) -> dict[str, Any]:
 class ResponseStream:
     """Events of a response, numbered: created, every item's parts, completed."""
 
-    content_type, heartbeat = EVENT_STREAM, COMMENT
+    content_type, heartbeat = answers.EVENT_STREAM, answers.COMMENT
 
     def __init__(self, about: About, body: Fields) -> None:
         self._about, self._body = about, body
@@ -181,7 +157,7 @@ class ResponseStream:
         else:
             cut = {"incomplete_details": {"reason": "max_output_tokens"}}
             response = {**self.response("incomplete"), **cut}
-        return {**response, "usage": _usage(ending), EXTENSION: drafting(ending.stats)}
+        return {**response, "usage": _usage(ending), asked.EXTENSION: answers.drafting(ending.stats)}
 
     def response(self, status: str) -> dict[str, Any]:
         """Return the response as it is now, with the parameters that it was asked with."""
@@ -206,10 +182,10 @@ class ResponseStream:
 
     def _begin(self, kind: str) -> bytes:
         if kind == "reasoning":
-            item: Item = {"id": new_id("rs_"), "type": "reasoning", "summary": [], "content": []}
+            item: Item = {"id": answers.new_id("rs_"), "type": "reasoning", "summary": [], "content": []}
             part: Item = {"type": "reasoning_text", "text": ""}
         else:
-            item = {"id": new_id("msg_"), "type": "message", "role": "assistant", "content": []}
+            item = {"id": answers.new_id("msg_"), "type": "message", "role": "assistant", "content": []}
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         added = self._item("added", {**item, "status": "in_progress"})
         self._open = {**item, "status": "completed", "content": [part]}
@@ -227,7 +203,7 @@ class ResponseStream:
         return done
 
     def _call(self, use: ToolUse) -> bytes:
-        item: Item = {"id": new_id("fc_"), "type": "function_call", "call_id": use.id, "name": use.call.name}
+        item: Item = {"id": answers.new_id("fc_"), "type": "function_call", "call_id": use.id, "name": use.call.name}
         added = self._item("added", {**item, "arguments": "", "status": "in_progress"})
         item |= {"arguments": use.arguments, "status": "completed"}
         place = {"item_id": item["id"], "output_index": len(self._output)}
@@ -250,12 +226,12 @@ class ResponseStream:
 
     def _event(self, kind: str, **fields: object) -> bytes:
         number, self._number = self._number, self._number + 1
-        return event({"type": kind, "sequence_number": number, **fields}, kind)
+        return answers.event({"type": kind, "sequence_number": number, **fields}, kind)
 
 
-def whole(about: About, body: Fields, answers: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+def whole(about: About, body: Fields, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
     """Return a response that is not streamed: the last state of one that is."""
-    [(said, ending)] = answers
+    [(said, ending)] = results
     stream = ResponseStream(about, body)
     for piece in said.pieces:
         stream.piece(0, piece)

@@ -1,7 +1,5 @@
 """The endpoints, and the way of a request through one of them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

@@ -3,8 +3,6 @@
 Everything here runs on the thread of the event loop; the model is on the thread of `app/worker.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`mlxmtp serve`: the port is opened first, then the model is read while requests wait."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal

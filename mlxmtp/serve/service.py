@@ -1,7 +1,5 @@
 """From a checked request to its answer: prompt, place in the line, events as they come."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Declarations of tools in the form that Gemma's templates can write, and the choice among them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
