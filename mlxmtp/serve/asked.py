@@ -29,6 +29,7 @@ class Asked:
     parallel_calls: bool = True
     stream: bool = False
     n: int = 1
+    stops: Sequence[str] = ()  # texts that end the answer before them
     raw: str | None = None  # a prompt to be continued as it is, in place of messages
     continues: bool = False  # the last message is the beginning of the answer
 

@@ -37,6 +37,7 @@ def read(body: Fields) -> Asked:
         parallel_calls=body.flag("parallel_tool_calls", True),
         stream=body.flag("stream"),
         n=_count(body),
+        stops=body.texts("stop"),
     )
 
 
@@ -48,8 +49,8 @@ def read_plain(body: Fields) -> Asked:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise Refused("prompt must be one text: several, and token ids, are not supported here.", "prompt")
-    stream, n = body.flag("stream"), _count(body)
-    return Asked(body.text("model", ""), (), shared(body), stream=stream, n=n, raw=prompt)
+    options: dict[str, Any] = {"stream": body.flag("stream"), "n": _count(body), "stops": body.texts("stop")}
+    return Asked(body.text("model", ""), (), shared(body), raw=prompt, **options)
 
 
 def shared(body: Fields) -> dict[str, Any]:
@@ -61,13 +62,7 @@ def shared(body: Fields) -> dict[str, Any]:
         kind = form.choice("type", "text", "json_object", "json_schema", default="text")
         raise Refused(f"response_format: {kind} is not supported here yet.", "response_format.type")
     limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
-    stops = body.texts("stop")
-    return {
-        **asked.sampling_of(body),
-        **limits,
-        **({"stop_strings": stops} if stops else {}),
-        **asked.drafting_of(body),
-    }
+    return {**asked.sampling_of(body), **limits, **asked.drafting_of(body)}
 
 
 def _add(history: History, message: Fields) -> None:

@@ -32,8 +32,6 @@ def read(body: Fields, *, counting: bool = False) -> Asked:
     given = {**asked.sampling_of(body), **_thinking(body), **asked.drafting_of(body)}
     if limit is not None:
         given["max_tokens"] = int(limit)
-    if stops := body.texts("stop_sequences"):
-        given["stop_strings"] = stops
     tools, parallel = _tools(body)
     last = history.messages[-1]
     return Asked(
@@ -43,6 +41,7 @@ def read(body: Fields, *, counting: bool = False) -> Asked:
         tools,
         parallel_calls=parallel,
         stream=body.flag("stream"),
+        stops=body.texts("stop_sequences"),
         continues=last["role"] == "assistant" and "tool_calls" not in last,
     )
 

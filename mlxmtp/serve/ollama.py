@@ -29,7 +29,14 @@ def read_generate(body: Fields) -> Asked:
         if system := body.text("system", ""):
             history.say("system", system)
         history.say("user", prompt)
-    return Asked(body.text("model"), history.messages, _given(body), stream=body.flag("stream", True), raw=raw)
+    return Asked(
+        body.text("model"),
+        history.messages,
+        _given(body),
+        stream=body.flag("stream", True),
+        stops=_stops(body),
+        raw=raw,
+    )
 
 
 def _given(body: Fields) -> dict[str, Any]:
@@ -40,11 +47,14 @@ def _given(body: Fields) -> dict[str, Any]:
         options.refuse("presence_penalty", "frequency_penalty", "mirostat", unless=(0,))
         options.refuse("repeat_penalty", "typical_p", "tfs_z", unless=(1,))
         found |= {**asked.sampling_of(options), **asked.limit_of(options, "num_predict")}
-        if stops := options.texts("stop"):
-            found["stop_strings"] = stops
     if isinstance(body.table.get("think"), str):
         return {**found, **asked.effort_of(body.text("think"), "think")}
     return {**found, "think": body.flag("think")} if body.has("think") else found
+
+
+def _stops(body: Fields) -> tuple[str, ...]:
+    options = body.object("options")
+    return () if options is None else options.texts("stop")
 
 
 def _add(history: History, message: Fields) -> None:

@@ -14,7 +14,7 @@ from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, sentence
-from mlxmtp.serve.answers import Collected, Ending, Piece, ToolUse, new_id
+from mlxmtp.serve.answers import Collected, Ending, Piece, StopStrings, ToolUse, new_id
 from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.metrics import Metrics
@@ -114,7 +114,7 @@ class Service:
         Raises AnswerFailed, with a sentence for the client.
         """
         calls: Counter[str] = Counter()
-        cut = False
+        stops, cut = StopStrings(asked.stops), False
         while True:
             try:
                 event = await asyncio.wait_for(job.events.get(), heartbeat)
@@ -124,19 +124,26 @@ class Service:
             if isinstance(event, Failed):
                 self.metrics.failed += 1
                 raise AnswerFailed(sentence(event.error)) from event.error
-            if isinstance(event, Text | Thinking) and not cut:
+            if isinstance(event, Text) and not cut:
+                if text := stops.feed(event.text):
+                    yield Text(text)
+                cut = stops.found is not None
+            elif isinstance(event, Thinking | Call | End) and not cut and (text := stops.flush()):
+                yield Text(text)
+            if isinstance(event, Thinking) and not cut:
                 yield event
             elif isinstance(event, Call) and not cut:
                 use = ToolUse(new_id(prefix), event)
                 calls[f"{event.name} {use.arguments}"] += 1
                 cut = not asked.parallel_calls or max(calls.values()) >= _MOST_EQUAL
                 yield use
-                if cut:
-                    self.scheduler.cancel(job)
             elif isinstance(event, End):
                 self.metrics.count(event.stats)
-                yield Ending(event.finish_reason, event.stats, called=bool(calls))
+                reason = "stop" if cut else event.finish_reason
+                yield Ending(reason, event.stats, called=bool(calls), stop=stops.found)
                 return
+            if cut:
+                self.scheduler.cancel(job)
 
     async def collect(self, jobs: Sequence[Job], asked: Asked, prefix: str) -> list[tuple[Collected, Ending]]:
         """Return all answers when they are complete. Raises AnswerFailed."""

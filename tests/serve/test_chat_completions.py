@@ -277,3 +277,28 @@ def test_a_prompt_beyond_the_context_says_by_how_much(served: Running) -> None:
     answer = served.post(CHAT, messages=[{"role": "user", "content": "x" * 9000}])
     assert (answer["http"], answer["error"]["code"]) == (400, "context_length_exceeded")
     assert "4096" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "stops", "said", "reason"),
+    [
+        ("A quick brown fox jumps", ["own fox"], "A quick br", "stop"),
+        ("A quick brown fo<turn|>", ["own fox"], "A quick brown fo", "stop"),
+        ("aab", ["ab", "aab"], "", "stop"),
+        ("abc", "b", "a", "stop"),
+        ("abc<turn|>", ["", "x"], "abc", "stop"),
+        ("<|channel>thought\nSTOP\n<channel|>yes STOP no", ["STOP"], "yes ", "stop"),
+    ],
+)
+def test_stop_strings_are_looked_for_in_the_answer(
+    served: Running, answer: str, stops: object, said: str, reason: str, stream: bool
+) -> None:
+    served.say(answer)
+    if stream:
+        choices = [one["choices"][0] for one in served.events(CHAT, messages=HI, stop=stops)]
+        text, finish = "".join(one["delta"].get("content", "") for one in choices), choices[-1]["finish_reason"]
+    else:
+        [choice] = served.post(CHAT, messages=HI, stop=stops)["choices"]
+        text, finish = choice["message"]["content"], choice["finish_reason"]
+    assert (text, finish) == (said, reason)

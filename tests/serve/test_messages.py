@@ -75,6 +75,15 @@ def test_the_limit_is_a_reason(served: Running) -> None:
     assert served.post(MESSAGES, max_tokens=3, messages=HI)["stop_reason"] == "max_tokens"
 
 
+def test_a_stop_sequence_is_named(served: Running) -> None:
+    served.say("One. Two.<turn|>", "One. Two.<turn|>")
+    whole = served.post(MESSAGES, **LIMIT, messages=HI, stop_sequences=["#", " Tw"])
+    assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", " Tw")
+    assert whole["content"] == [{"type": "text", "text": "One."}]
+    delta = served.events(MESSAGES, **LIMIT, messages=HI, stop_sequences=[" Tw"])[-2]["delta"]
+    assert delta == {"stop_reason": "stop_sequence", "stop_sequence": " Tw"}
+
+
 def test_counted_tokens_are_those_of_the_request(served: Running) -> None:
     served.say("Hi.<turn|>", "Hi.<turn|>")
     body = {"messages": [{"role": "user", "content": "How are you?"}], "system": "Be kind.", "tools": [TOOL]}
