@@ -13,8 +13,9 @@ Nothing is imported at the top that takes time: Ctrl-C must end quietly from the
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
-from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.terminal import keyboard, signals
 
 INTERRUPTED = 130
 READER_GONE = 141
@@ -23,18 +24,24 @@ READER_GONE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; `argv` is without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        signals.end_on_ctrl_c()
     try:
         _greet(arguments)
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    keyboard.release()
-    if code == INTERRUPTED and sys.stderr is not None and sys.stderr.isatty():
-        # A terminal shows `^C` where the cursor is: the next prompt has a line of its own, on any kind of terminal.
-        sys.stderr.write("\r  \r")
-        sys.stderr.flush()
+    if code == INTERRUPTED:
+        keyboard.modes.restore()
+    else:
+        keyboard.release()
     if argv is None:
-        _leave(code)
+        # Here and now: the interpreter would tear down threads in the middle of foreign code, which can end in a crash.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                if stream is not None:
+                    stream.flush()
+        os._exit(code)
     return code
 
 
@@ -47,21 +54,6 @@ def _greet(arguments: Sequence[str]) -> None:
         sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
         keyboard.hold()
-
-
-def _leave(code: int) -> None:
-    """End the process here and now if threads are still busy.
-
-    A thread that is building kernels, or importing what nobody needs any more, would otherwise be torn down
-    by the interpreter in the middle of foreign code, which can end in a crash after the answer.
-    """
-    import threading
-
-    if threading.active_count() > 1:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -57,6 +57,7 @@ def bench(
     from mlxmtp.bench.report import Plan
     from mlxmtp.cli.resume import opener_of
     from mlxmtp.cli.terminal.progress import RunProgress
+    from mlxmtp.cli.terminal.signals import raises
 
     loaded, out = begin(ctx)
     chosen = _format(form, output)
@@ -75,7 +76,8 @@ def bench(
         for caution in benchmark.report.environment.cautions:
             out.note(caution)
         try:
-            benchmark.run(RunProgress(out, benchmark.runs).starting)
+            with raises():
+                benchmark.run(RunProgress(out, benchmark.runs).starting)
         finally:  # also after Ctrl-C: a report of what there is
             out.clear_progress()
             if benchmark.report.samples:

@@ -56,7 +56,7 @@ def chat(
     from mlxmtp.chat.material import gather
     from mlxmtp.cli.repl import actions
     from mlxmtp.cli.resume import chosen, conversation_for, opener_of
-    from mlxmtp.cli.terminal.keyboard import kills
+    from mlxmtp.cli.terminal.signals import kills
 
     if resume == "":
         resume = chosen(loaded, out)

@@ -12,10 +12,11 @@ from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.material import Material
 from mlxmtp.cli.repl.slash import Reader
-from mlxmtp.cli.terminal.keyboard import Keyboard, interrupts
+from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.markdown import warm_up
 from mlxmtp.cli.terminal.output import Output, explain
 from mlxmtp.cli.terminal.rows import joined, listed, wrapped
+from mlxmtp.cli.terminal.signals import interrupts
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
 from mlxmtp.settings import Loaded, Settings

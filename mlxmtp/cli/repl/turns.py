@@ -11,9 +11,9 @@ from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material, gather, mentions
 from mlxmtp.chat.message import join
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
-from mlxmtp.cli.terminal.keyboard import ON_ITS_WAY, interrupts
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
 from mlxmtp.cli.terminal.progress import PrefillProgress
+from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.params import Params
 
