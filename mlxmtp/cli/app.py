@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         signals.end_on_ctrl_c()
+        _open_missing_descriptors()
     try:
         _greet(arguments)
         code = _run(arguments)
@@ -43,6 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                     stream.flush()
         os._exit(code)
     return code
+
+
+def _open_missing_descriptors() -> None:
+    """Put the null device where stdin, stdout or stderr was closed: the next file opened would take its number."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _greet(arguments: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ def ask(
         list[str] | None,
         Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin."),
     ] = None,
+    no_stdin: Annotated[bool, Option("--no-stdin", help="Leave standard input alone.")] = False,
     json: Annotated[bool, Option("--json", help="One JSON object instead of text.")] = False,
     jsonl: Annotated[bool, Option("--jsonl", help="One JSON event per line, as they come.")] = False,
     extract: Annotated[bool, Option("-x", "--extract", help="Only the first fenced code block.")] = False,
@@ -42,8 +43,9 @@ def ask(
       mlxmtp ask --save "Name a prime" && mlxmtp ask -c "And the next?"
 
     The model reads the files, then piped text, then PROMPT. A folder stands for its text files, without those that
-    git ignores. With a PROMPT, a pipe that stays silent is left alone after 5 seconds, with a note; -f - waits
-    for it. Exit codes: 0 answered, 1 failure, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
+    git ignores. A pipe is read to its end, however long its writer takes; in a `while read` loop, --no-stdin leaves the
+    loop's lines alone. Exit codes: 0 answered, also if cut at --max-tokens (finish_reason "length" in JSON), 1 failure,
+    also a code block that was cut (-x), 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
     from mlxmtp.chat.attach import STDIN, join_message
     from mlxmtp.chat.history import Exchange
@@ -52,12 +54,22 @@ def ask(
 
     if json and jsonl:
         raise UsageError("--json and --jsonl exclude each other: take one.")
+    if no_stdin and not STDIN.isdisjoint(file or []):
+        raise UsageError("-f - reads standard input, which --no-stdin leaves alone: take one.")
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx)
     # The question first: what is piped in may be writing the session.
-    reads_stdin = sys.stdin is not None and (not STDIN.isdisjoint(file or []) or not sys.stdin.isatty())
-    attached = join_message(file or [], prompt or [], sys.stdin.fileno() if reads_stdin else None)
+    named = not STDIN.isdisjoint(file or [])
+    reads_stdin = sys.stdin is not None and (named or not (no_stdin or sys.stdin.isatty()))
+    attached = join_message(
+        file or [],
+        prompt or [],
+        sys.stdin.fileno() if reads_stdin else None,
+        on_wait=lambda: out.progress("waiting for standard input (Ctrl+C leaves; --no-stdin does without it)"),
+        attended=out.error_terminal,
+    )
+    out.clear_progress()
     for note in attached.notes:
         out.note(note)
     if not attached.message:  # rather than wait at a terminal for what nobody announced

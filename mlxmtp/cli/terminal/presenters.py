@@ -109,9 +109,12 @@ class Extracted(Presenter):
         self._inner.thinking(text)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
+        whole = self._fence.block is not None
         self._fence.finish()
         if self._fence.block is None:
             raise MlxmtpError("The answer has no fenced code block to extract: ask for one, or leave out --extract.")
+        if not whole and reason in ("length", "cancelled"):  # half a program may do harm
+            raise MlxmtpError("The answer was cut within its code block, so nothing was written: raise --max-tokens.")
         self._inner.text(self._fence.block)
         self._inner.end(reason, stats)
 
