@@ -44,7 +44,8 @@ KEPT_IN = {
     "huggingface_hub": {"hub"},
     "httpx2": {"hub"},
     "typer": {"cli"},
-    "rich": {"cli"},
+    "markdown_it": {"cli"},
+    "rich": set(),
     "prompt_toolkit": {"cli"},
     "pygments": {"cli"},
     "PIL": {"bench"},  # only for plots as PNG, and only where it is installed
@@ -62,7 +63,8 @@ HEAVY = {
     "jinja2",
     "huggingface_hub",
     "prompt_toolkit",
-    "rich.markdown",
+    "markdown_it",
+    "pygments",
 }
 
 

@@ -20,7 +20,7 @@ from mlxmtp.version import installed_version
 
 Verdict = Literal["ok", "note", "bad"]
 
-_PACKAGES = ("mlx", "mlx-lm", "huggingface-hub", "tokenizers", "typer", "rich", "prompt-toolkit")
+_PACKAGES = ("mlx", "mlx-lm", "huggingface-hub", "tokenizers", "typer", "markdown-it-py", "prompt-toolkit")
 _LITTLE_DISK = 20_000_000_000
 _PATIENCE = 3.0  # seconds for the hub
 

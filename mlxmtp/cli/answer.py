@@ -78,7 +78,7 @@ class OneAnswer:
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or _ANSWER), bool(settings.cache)
         require_memory(target, drafter, tokens, force=bool(settings.force), turns=cached, kv_bits=settings.kv_bits)
-        if self.renders:  # rich is imported beside the loading of the weights, which mostly waits for the disk
+        if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}")
         opened = self.opener.open(target, drafter, settings, tokenizer)

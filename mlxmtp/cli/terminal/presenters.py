@@ -14,6 +14,7 @@ from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.units import format_bytes
 
+_THOUGHT_ROWS = 12  # that are shown at once
 _NARROWEST = 20  # columns; below that, laying out tables and lists is hopeless
 _OPENING = re.compile(r"(?P<indent> {0,3}|\s*(?:[-*+]|\d+[.)])?\s+)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 
@@ -237,7 +238,7 @@ class AnswerView(Presenter):
         self._redraws = fits_markdown(out)
         draws = self._redraws and not plain
         self._markdown = MarkdownStream(out.draw, out.size, color=out.look.color, clock=clock) if draws else None
-        self._rows = RedrawnRows(out.size)  # of the thought
+        self._rows = RedrawnRows(out.size, _THOUGHT_ROWS)
         self._thought = ""
         self._began: float | None = None
         self._drawn_at = float("-inf")
