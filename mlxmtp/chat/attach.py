@@ -17,8 +17,7 @@ from mlxmtp.errors import UsageError
 PATIENCE = 2.0
 """Seconds without a byte from a pipe after which a person hears what is waited for."""
 
-STDIN = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
-"""Names of standard input. Opened by one of the paths, a redirected file would be read, and then once more."""
+STDIN = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})  # opened by path, a file would be read twice
 
 
 @dataclass(frozen=True, slots=True)
