@@ -12,6 +12,7 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import completion_is_selected, is_searching
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
@@ -50,6 +51,7 @@ class LineEditor(Reader):
             enable_suspend=True,
             tempfile_suffix=".md",
             key_bindings=self._bindings(),
+            bottom_toolbar=self._toolbar,
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             output=output,
         )
@@ -78,6 +80,14 @@ class LineEditor(Reader):
     def _changed(self, buffer: Buffer) -> None:
         if not buffer.text:
             self._literal = ""
+
+    def _toolbar(self) -> StyleAndTextTuples | None:
+        """Return what stands below a text that is higher than the window, whose beginning is out of sight."""
+        size = self._session.output.get_size()
+        rows = wrapped(self.remark, size.columns)
+        if not self.remark or len(self._rows(self._session.default_buffer.text)) + len(rows) < size.rows:
+            return None
+        return [("noreverse", "\n".join(rows))]
 
     def _rows(self, text: str) -> list[str]:
         columns = self._session.output.get_size().columns - len(PROMPT)

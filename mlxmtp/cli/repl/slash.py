@@ -26,7 +26,9 @@ class Line:
 
 
 class Reader(ABC):
-    """Gives lines."""
+    """Gives lines; `remark` says why the text that is given comes back, where that would be out of sight."""
+
+    remark = ""
 
     @abstractmethod
     def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
