@@ -1,6 +1,6 @@
 """The process, apart from `cli/app.py` so that Ctrl-C during its imports ends quietly, too."""
 
-import signal
+import _signal as signal  # type: ignore[import-not-found]  # the module `signal` would import enum first
 import sys
 
 

@@ -6,7 +6,8 @@
 
 Each run has a terminal of its own, as a person's: Ctrl-C reaches everything that runs in it, compilers of kernels too.
 A run is right if it ends with 130 or by the signal, or with 0 because it was over before, and if the terminal shows no
-word of Python, MLX or the C++ library. Every third run has no compiled kernels, so that some are being built.
+word of Python, MLX or the C++ library. Words of the interpreter before it has come to the first line of mlxmtp are
+counted apart: every program in Python has them. Every third run has no compiled kernels, so that some are being built.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 WORDS = re.compile(r"Traceback|Exception|KeyboardInterrupt|terminate|Abort|Fatal|Segmentation|Error|core dumped|mutex")
+START = "import sys; from mlxmtp.__main__ import main; sys.exit(main())"  # as the installed command does
 QUESTION = "What is speculative decoding?"
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0  # seconds until a run that does not end counts as hanging
@@ -39,7 +41,7 @@ class Run:
         environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
-            os.execve(sys.executable, [sys.executable, "-m", "mlxmtp", *command], environ)
+            os.execve(sys.executable, [sys.executable, "-c", START, *command], environ)
 
     def read(self, seconds: float) -> bool:
         """Read what is shown for so long; false once the terminal is closed."""
@@ -102,16 +104,19 @@ def one(number: int, options: argparse.Namespace, kernels: Path) -> tuple[str, s
             if os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 break
             run.read(0.2)
-            os.write(run.terminal, b"\x04") if run.shown.rstrip().endswith(b"> ") or True else None
+            os.write(run.terminal, b"\x04")
     run.wait()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]", "", run.shown.decode(errors="replace"))
     number_of = getattr(signal, f"SIG{options.how}")
     fine = {0, 130, 128 + number_of, -number_of}
-    wrong = run.ended not in fine or WORDS.search(text)
+    words = WORDS.search(text)
+    before = words is not None and f"{ROOT}/mlxmtp" not in text
+    wrong = not before and (words is not None or run.ended not in fine)
     shutil.rmtree(folder, ignore_errors=True)
     name = "hangs" if run.ended is None else f"exit {run.ended}" if run.ended >= 0 else signal.Signals(-run.ended).name
     at = ", ".join(f"{moment:.3f}" for moment in moments)
-    return name + (" with words" if WORDS.search(text) else ""), f"run {number} at {at} s: {name}\n{text}" if wrong else ""
+    name += " before the first line" if before else " with words" if words else ""
+    return name, f"run {number} at {at} s: {name}\n{text}" if wrong else ""
 
 
 def main() -> int:
@@ -130,13 +135,17 @@ def main() -> int:
     ends: Counter[str] = Counter()
     wrong = []
     with ThreadPoolExecutor(options.j) as pool:
-        for end, shown in pool.map(lambda number: one(number, options, kernels), range(options.first, options.first + options.n)):
+        for end, shown in pool.map(
+            lambda number: one(number, options, kernels), range(options.first, options.first + options.n)
+        ):
             ends[end] += 1
             if shown:
                 wrong.append(shown)
     shutil.rmtree(kernels, ignore_errors=True)
     print(*wrong, sep="\n")
-    print(f"{options.n} runs of {options.command}, {options.how} {options.times}x within {options.seconds} s:", dict(ends))
+    print(
+        f"{options.n} runs of {options.command}, {options.how} {options.times}x within {options.seconds} s:", dict(ends)
+    )
     print(f"{len(wrong)} wrong")
     return bool(wrong)
 

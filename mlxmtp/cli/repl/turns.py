@@ -8,7 +8,7 @@ from mlxmtp.app.open import answer_params
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange
-from mlxmtp.chat.material import Material, gather, mentions
+from mlxmtp.chat.material import Material, gather, mentions, missed
 from mlxmtp.chat.message import join
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
@@ -111,6 +111,8 @@ def send(chat: Chat, text: str) -> None:
         mentioned = [gather(name) for name in mentions(text)]
         for note in (note for one in mentioned for note in one.notes):
             chat.out.note(note)
+        for name in missed(text):
+            chat.out.note(f"There is no file {name}, so @{name} is only text for the model.")
         if edits:  # files that the new words name replace those of the old ones; what was attached stays
             last = chat.conversation.exchanges[-1]
             mentioned = [one for one in mentioned if one.text not in last.attached]
