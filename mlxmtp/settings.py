@@ -229,16 +229,20 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
     """Put flags over environment over config file. Raises UsageError for a bad flag, ConfigError for others."""
     places = find_places(environ)
     config = _read_toml(places.config)
-    aliases, prompts = (_string_table(config.pop(name, {}), name, places.config) for name in ("aliases", "prompts"))
+    tables = {name: config.pop(name, {}) for name in ("aliases", "prompts")}
+    for name, table in tables.items():
+        if not isinstance(table, dict) or not all(isinstance(item, str) for item in table.values()):
+            raise ConfigError(f"[{name}] in {places.config} must be a table of strings.")
     known = {name for name, one in TABLE.items() if one.in_config}
     warnings = []
     for key in [key for key in config if key.replace("-", "_") not in known]:
         del config[key]
-        near = nearest(key.replace("-", "_"), sorted(known | {"aliases", "prompts"}))
+        near = nearest(key.replace("-", "_"), sorted(known | tables.keys()))
         advice = f": did you mean '{near}'?" if near else " has no effect."
         warnings.append(f"Unknown key '{key}' in {places.config}{advice}")
     settings, origins = resolve(Settings, flags, environ, config, places.config)
-    return Loaded(settings, places, aliases, tuple(warnings), dumb_terminal(environ), prompts, origins)
+    said = tuple(warnings)
+    return Loaded(settings, places, tables["aliases"], said, dumb_terminal(environ), tables["prompts"], origins)
 
 
 def resolve(
@@ -324,12 +328,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-
-
-def _string_table(value: object, name: str, path: Path) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise ConfigError(f"[{name}] in {path} must be a table of strings.")
-    return dict(value)
 
 
 def _number_or_text(text: str) -> object:

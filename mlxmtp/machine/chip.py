@@ -66,8 +66,7 @@ def _sysctl(name: str) -> str:
     return done.stdout.strip()
 
 
-def _linux() -> tuple[str, str]:
-    """Return the names of system and chip."""
+def _linux() -> tuple[str, str]:  # system and chip
     system, chip = platform.system(), platform.machine()
     with suppress(OSError):
         system = platform.freedesktop_os_release().get("PRETTY_NAME", system)

@@ -5,10 +5,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmtp.limits import MAX_DRAFT, QUANTIZED_DRAFTER_FROM, SLACK, SNAPSHOT_BYTES, SNAPSHOTS, STEP
+from mlxmtp.limits import MAX_DRAFT, SLACK, SNAPSHOT_BYTES, SNAPSHOTS, STEP
 from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
-from mlxmtp.models.tensors import kv_quantization, own_layers, parameter_count, quantization_of, tensors
+from mlxmtp.models.tensors import kv_quantization, own_layers, quantization_of, quantized_by_default, tensors
 
 OVERHEAD = 1_000_000_000  # bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens
 _LARGE_MAC = 36 * 2**30
@@ -60,7 +60,7 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
     """Return the bytes of a loaded network."""
     plain = 4 if cpu else 2
     pack = config.quantization
-    if config.is_drafter and pack is None and not cpu and parameter_count(config) >= QUANTIZED_DRAFTER_FROM:
+    if config.is_drafter and not cpu and quantized_by_default(config):
         pack = {"bits": 4, "group_size": 64}
     total = 0
     for tensor in tensors(config):

@@ -62,7 +62,10 @@ def round_seconds(target: ModelConfig, drafter: ModelConfig | None, bandwidth: f
     if drafter is None or not draft:
         return step
     more = KERNEL * (len(target.layer_types) + _PER_PASS)  # results that are turned, and the comparison
-    draft_step = _drafter_read(drafter) / reach + KERNEL * kernels(drafter)
+    size = weight_bytes(drafter, cpu=False)
+    if drafter.raw.get("use_ordered_embeddings"):  # the head reads the rows of 32 of 2048 centroids, not its table
+        size -= drafter.vocab_size * (drafter.hidden_size * 2 + 4) * 63 // 64
+    draft_step = size / reach + KERNEL * kernels(drafter)
     return step + more + draft_step * draft
 
 
@@ -97,11 +100,3 @@ def read_per_token(config: ModelConfig, rows: int = 1) -> int:
         size = tensor.size * 2 if packed is None else packed.nbytes(tensor)
         total += size * chosen if tensor.kind == "experts" else size
     return int(total)
-
-
-def _drafter_read(config: ModelConfig) -> int:
-    """Return the bytes of a draft step; a centroid head reads the rows of 32 of its 2048 centroids, not its table."""
-    size = weight_bytes(config, cpu=False)
-    if config.raw.get("use_ordered_embeddings"):
-        size -= config.vocab_size * (config.hidden_size * 2 + 4) * 63 // 64
-    return size

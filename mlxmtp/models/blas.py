@@ -1,17 +1,14 @@
-"""OpenBLAS under mlx on Linux: found and loaded before mlx is (by the finder in ``mlxmtp/__init__.py``).
+"""OpenBLAS under mlx on Linux, loaded before mlx is (by the finder in ``mlxmtp/__init__.py``); imports no MLX.
 
-The CPU wheel of mlx brings the reference BLAS: a float32 product [M, 1536] x [1536, 6144] costs 5 ms for every row,
-where OpenBLAS needs 2 ms for one row and 4 ms for eight. The dynamic linker binds mlx's ``cblas_sgemm`` to the first
-library in the process's global scope that has it, so an OpenBLAS loaded globally *before* the first
-``import mlx.core`` takes over, and one loaded later does nothing. Nothing here imports mlx.
+The linker binds mlx's ``cblas_sgemm`` to the first library in the process's global scope that has it. The reference
+BLAS in mlx's CPU wheel takes 5 ms a row for [M, 1536] x [1536, 6144]; OpenBLAS takes 2 ms for one row, 4 for eight.
 """
-
-from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 _SONAMES = ("libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so")
 """Debian, Arch and most others; Fedora's threaded build; a development link."""
@@ -26,8 +23,7 @@ _MISSING = (
 _TOO_LATE = "mlx was imported before mlxmtp, so it does not use OpenBLAS: import mlxmtp first"
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """``active``: mlx's CPU matrix products run on OpenBLAS. ``hint``: what to do where they could but do not."""
 
     active: bool
@@ -45,9 +41,12 @@ def load() -> Status:
         return Status(active=True)
     if "mlx.core" in sys.modules:
         return Status(active=False, hint=_TOO_LATE)
-    for name in _candidates():
-        if _load_globally(name):
-            return Status(active=True)
+    folders = [folder for name in _DEBIAN for folder in sorted(Path("/usr/lib").glob(f"*-linux-gnu/{name}"))]
+    folders.append(Path(sys.prefix) / "lib")  # an environment's own (conda)
+    for name in (*_SONAMES, *(str(folder / "libopenblas.so.0") for folder in folders)):
+        with suppress(OSError):  # not there, or for another machine
+            if _complete(ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)):
+                return Status(active=True)
     return Status(active=False, hint=_MISSING)
 
 
@@ -70,19 +69,5 @@ def _loaded() -> bool:
     return _complete(ctypes.CDLL(None))
 
 
-def _load_globally(name: str) -> bool:
-    try:
-        return _complete(ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL))
-    except OSError:  # not there, or for another machine
-        return False
-
-
 def _complete(library: ctypes.CDLL) -> bool:
     return all(hasattr(library, symbol) for symbol in ("openblas_set_num_threads", "cblas_sgemm"))
-
-
-def _candidates() -> list[str]:
-    """Names for the linker's own search, then files of Debian's packages, then the environment's lib folder (conda)."""
-    folders = [folder for name in _DEBIAN for folder in sorted(Path("/usr/lib").glob(f"*-linux-gnu/{name}"))]
-    folders.append(Path(sys.prefix) / "lib")
-    return [*_SONAMES, *(str(folder / "libopenblas.so.0") for folder in folders)]

@@ -1,11 +1,8 @@
 """Chunked prefill: rows of a prompt that are read at once, and the memory that takes; imports no MLX.
 
-A chunk of more rows keeps the products busy. Its price are the scores: heads times rows times all keys before, which no
-fused kernel takes over at Gemma's head sizes (for 512 rows at 128k tokens of the 31B more than 4 GB). So chunks get
-shorter as the context grows. `decode/prefill.py` reads by this, `machine/memory.py` computes with it.
+`decode/prefill.py` reads by this, `machine/memory.py` computes with it.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from mlxmtp.models.config import FULL, ModelConfig
@@ -25,7 +22,11 @@ _TURN = 2 * 4
 
 
 class _Costs(NamedTuple):
-    """Bytes of activations of a row: by kind of layer, of each of its scores, and of its experts."""
+    """Bytes of activations of a row: by kind of layer, of each of its scores, and of its experts.
+
+    The scores are heads times rows times all keys before, which no fused kernel takes over at Gemma's head sizes (for
+    512 rows at 128k tokens of the 31B more than 4 GB). So chunks get shorter as the context grows.
+    """
 
     row: dict[str, int]
     score: int
@@ -41,7 +42,6 @@ class _Costs(NamedTuple):
         return rows * max(row + max((before[kind] + rows) * self.score, self.experts) for kind, row in self.row.items())
 
     def rows(self, start: int) -> int:
-        """Rows of the chunk at ``start``."""
         fitting = (rows for rows in ROWS if rows <= self.longest and self.total(rows, start) <= BUDGET)
         return next(fitting, ROWS[-1])
 
@@ -66,24 +66,25 @@ def head_entries(config: ModelConfig, i: int) -> int:
     """Query, key and value entries of one row in layer i; layers with shared K/V have queries only."""
     kind = config.layer_types[i]
     own = not config.is_drafter and i < own_layers(config)
-    heads = int(config.text["num_attention_heads"]) + (2 * config.kv_heads(kind) if own else 0)
-    return heads * config.head_dim(kind)
+    return (config.heads + (2 * config.kv_heads(kind) if own else 0)) * config.head_dim(kind)
 
 
 def _costs(config: ModelConfig, width: int) -> _Costs:
     text, hidden, own = config.text, config.hidden_size, config.layer_types[: own_layers(config)]
-    heads = int(text["num_attention_heads"])
     row = dict.fromkeys(own, 0)
     for i, kind in enumerate(own):
-        row[kind] = max(row[kind], _layer(config, own, i) * width + _rotations(config, own, i))
+        rotated = {kind, *own[:i]} & {kind, *own[i + 1 :]} if i < len(own) - 1 else ()
+        # Rotations are made at the first layer of a kind and stay until the last one's.
+        rotations = _TURN * sum(head_entries(config, own.index(one)) for one in rotated)
+        row[kind] = max(row[kind], _layer(config, i, last=i == len(own) - 1) * width + rotations)
     experts = 0
     if text.get("enable_moe_block"):  # each row is copied for every expert it chose
         experts = int(text["top_k_experts"]) * (4 * hidden + 3 * int(text["moe_intermediate_size"]))
     # Scores are written over by their softmax; beside them stands the mask.
-    return _Costs(row, heads * width + 1, experts * width, config.window, max(_SHORT_WINDOW, config.window))
+    return _Costs(row, config.heads * width + 1, experts * width, config.window, max(_SHORT_WINDOW, config.window))
 
 
-def _layer(config: ModelConfig, own: Sequence[str], i: int) -> int:
+def _layer(config: ModelConfig, i: int, *, last: bool) -> int:
     """Values of a row at layer i's peak, without scores and experts.
 
     MLX allocates an operation's result when it is sent to the device and frees its inputs when the device is done with
@@ -95,18 +96,10 @@ def _layer(config: ModelConfig, own: Sequence[str], i: int) -> int:
     What there is of each width was read from a list of all buffers at the peak, MLX 0.32 on a CPU.
     """
     text, hidden = config.text, config.hidden_size
-    queries = int(text["num_attention_heads"]) * config.head_dim(own[i])
+    queries = config.heads * config.head_dim(config.layer_types[i])
     inner, extra = int(text["intermediate_size"]), int(text.get("hidden_size_per_layer_input") or 0)
     entries = head_entries(config, i)
     rotating = 5 * entries + inner + 5 * hidden
     scoring = entries + 4 * inner + 9 * hidden + (3 * (hidden + extra) if extra else 0)
-    worst = scoring if i == len(own) - 1 else max(rotating, scoring)
+    worst = scoring if last else max(rotating, scoring)
     return worst + 3 * queries + len(config.layer_types) * extra
-
-
-def _rotations(config: ModelConfig, own: Sequence[str], i: int) -> int:
-    """Bytes of a row's rotations at layer i's peak: made at the first layer of a kind, there until the last one's."""
-    if i == len(own) - 1:
-        return 0
-    used = {own[i], *own[:i]} & {own[i], *own[i + 1 :]}
-    return _TURN * sum(head_entries(config, own.index(kind)) for kind in used)

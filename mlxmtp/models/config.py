@@ -1,15 +1,10 @@
-"""Configurations of targets and drafters, from their JSON files alone: importing this costs no MLX.
-
-Field names are those of the published ``config.json``.
-"""
-
-from __future__ import annotations
+"""Configurations of targets and drafters, from their JSON files alone; imports no MLX."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mlxmtp.errors import LoadError
 
@@ -28,10 +23,7 @@ _AGAIN = " Download the model again."
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A target's or a drafter's configuration.
-
-    ``text`` is the raw ``text_config``, ``generation`` is ``generation_config.json`` or empty.
-    """
+    """A target's or a drafter's configuration; ``text`` is text_config, ``generation`` generation_config.json or {}."""
 
     folder: Path
     model_type: str
@@ -42,7 +34,7 @@ class ModelConfig:
     @classmethod
     def parse(
         cls, raw: Mapping[str, Any] | bytes, origin: Path | str, *, generation: Mapping[str, Any] | None = None
-    ) -> ModelConfig:
+    ) -> Self:
         """Return the configuration in ``raw``, the object in config.json or the file's bytes.
 
         ``origin`` names it in errors: the checkpoint folder, or the repository of a model that is not on the disk.
@@ -95,11 +87,9 @@ class ModelConfig:
     @property
     def stop_ids(self) -> frozenset[int]:
         """End tokens of config.json and generation_config.json together: published files list different sets."""
-        return (
-            _ids(self.raw.get("eos_token_id"))
-            | _ids(self.text.get("eos_token_id"))
-            | _ids(self.generation.get("eos_token_id"))
-        )
+        found = [part.get("eos_token_id") for part in (self.raw, self.text, self.generation)]
+        lists = [[one] if isinstance(one, int) else one or () for one in found]
+        return frozenset().union(*lists)
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
@@ -108,12 +98,10 @@ class ModelConfig:
         return found if isinstance(found, Mapping) else None
 
     def head_dim(self, kind: str) -> int:
-        """Width of one attention head in layers of ``kind``."""
         width = self.text.get("global_head_dim") if kind == FULL else None
         return int(width or self.text["head_dim"])
 
     def kv_heads(self, kind: str) -> int:
-        """Key/value heads in layers of ``kind``."""
         count = self.text.get("num_global_key_value_heads") if self.k_is_v(kind) else None
         return int(count or self.text["num_key_value_heads"])
 
@@ -123,12 +111,10 @@ class ModelConfig:
 
     @property
     def heads(self) -> int:
-        """Query heads of a layer."""
         return int(self.text["num_attention_heads"])
 
     @property
     def eps(self) -> float:
-        """Epsilon of the RMS norms."""
         return float(self.text.get("rms_norm_eps", 1e-6))
 
     def rope(self, kind: str) -> Mapping[str, Any]:
@@ -137,10 +123,7 @@ class ModelConfig:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read ``config.json`` and, where present, ``generation_config.json`` of a checkpoint folder.
-
-    Raises LoadError for a missing or unreadable file, or a model type this program does not know.
-    """
+    """Read ``config.json`` and, where present, ``generation_config.json`` of a checkpoint folder. Raises LoadError."""
     if not folder.is_dir():
         raise LoadError(f"{folder} is not a folder. Give the folder that holds config.json and model.safetensors.")
     generation = folder / "generation_config.json"
@@ -216,9 +199,3 @@ def _problem(config: ModelConfig) -> str | None:
         if rope_type not in ("default", "proportional"):
             return f"uses rope_type '{rope_type}', which no Gemma 4 has"
     return None
-
-
-def _ids(value: Any) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset([value] if isinstance(value, int) else value)

@@ -18,7 +18,7 @@ def on_cpu() -> bool:
 
 
 def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
-    """The dtype to compute in: float32 on the CPU, where 16-bit products are several times slower; else as stored."""
+    """Return float32 on the CPU, where 16-bit products are several times slower; else the dtype as stored."""
     return mx.float32 if on_cpu() and stored in (mx.bfloat16, mx.float16) else stored
 
 

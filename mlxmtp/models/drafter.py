@@ -1,17 +1,7 @@
 """The MTP drafter: four layers that propose tokens from the target's hidden state and K/V.
 
-One draft step (transformers ``models/gemma4_assistant``; facts confirmed against it by ``tests/goldens``):
-
-    x = pre_projection([embedding, hidden])          embedding = the target's, scaled; hidden = post-norm
-    x = 4 decoder layers, queries only               K/V: the target's last own layer of the same kind
-    x = norm(x)
-    scores = head(x)                                 no soft-cap
-    hidden = post_projection(x)                      what the next step reads
-
-The query position is constant within a round: QUERY_BEHIND rows behind the bonus token.
+Source: transformers ``models/gemma4_assistant``; ``tests/goldens`` compare with it.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +15,7 @@ from mlxmtp.models.linear import Linear, Matrix, Weights
 from mlxmtp.models.target import Target
 
 QUERY_BEHIND = 1
-"""The draft queries stand at the last position that has K/V, one behind the bonus token's own.
+"""The queries of all draft steps stand at the last position that has K/V, one behind the bonus token's own.
 
 transformers uses the bonus token's position (0); engines tuned on the trained weights use 1."""
 
@@ -65,11 +55,10 @@ class DenseHead:
 
 
 class CentroidHead:
-    """Scores of the tokens behind the best ``top`` centroids only.
+    """Scores of the tokens behind the best ``top`` centroids; every other token loses by construction.
 
     ``order[c * n : (c + 1) * n]`` are the n token ids of centroid c. The table's rows are brought into that order
-    once, at load, so a step gathers ``top`` contiguous blocks (quantized ones where the table is) instead of single
-    rows; every other token loses by construction.
+    at load, so a step gathers ``top`` contiguous blocks (quantized ones where the table is) instead of single rows.
     """
 
     def __init__(self, table: Matrix, centroids: Matrix, order: mx.array, top: int) -> None:
@@ -109,7 +98,10 @@ class Drafter:
         return Context(kv, FixedView(self._spec, buffers, offset - 1, 1).masks, turns)
 
     def step(self, embedding: mx.array, hidden: mx.array, context: Context) -> tuple[Scores, mx.array]:
-        """One draft step: target embedding and hidden state [1, B] -> scores, next hidden state [1, B]."""
+        """One draft step: the target's scaled embedding and post-norm hidden state [1, B] -> scores, next hidden state.
+
+        The layers have queries only; K/V are those of the target's last own layer of the same kind. No soft-cap.
+        """
         x = self._pre(mx.concatenate([embedding, hidden], axis=-1))
         for layer in self.layers:
             x, _ = layer(x, context.masks[layer.kind], context.turns[layer.kind], kv=context.kv[layer.kind])

@@ -1,22 +1,8 @@
 """Key/value storage: fixed-shape buffers that never need a rollback.
 
-Every layer that owns K/V has one buffer ``[1, 2 * kv_heads, rows, head_dim]``, keys first, then values:
-
-* full attention: row p holds position p, ``rows = capacity``
-  (quantized to 4 or 8 bits it has three such buffers, see ``kv_quant.py``);
-* sliding attention: position p lies in row ``p mod rows`` with ``rows = min(capacity, window + SLACK)``. Row r
-  therefore holds position ``last - ((last - r) mod rows)``, *last* being the newest position written.
-
-A pass writes the rows of its tokens first and then attends under a mask by position. Rows of rejected draft
-tokens lie beyond the committed length: the mask hides them and the next pass writes over them. In a ring such a
-row decodes to a position before the window as long as at most SLACK rows lie beyond the oldest query, so the
-same mask hides it (``tests/models/test_cache.py`` checks every case).
-
-Two views show the buffers to a network: ``FixedView`` for a compiled pass (offset on the device, fixed shapes)
-and ``PromptView`` for a chunk of the prompt (offset known to the host, shapes as they come).
+Two views show them to a network: ``FixedView`` for a compiled pass (offset on the device, fixed shapes) and
+``PromptView`` for a chunk of the prompt (offset known to the host, shapes as they come).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +15,7 @@ from mlxmtp.models.config import FULL, SLIDING
 from mlxmtp.models.kv_quant import QuantizedRows, Rows, quantize, widths
 from mlxmtp.models.tensors import Quantization
 
-GROWTH = 0.25
-"""Smallest share by which it grows, so that a long text sees few capacities (scripts/benchmarks/capacity.py)."""
+GROWTH = 0.25  # smallest share by which it grows, for few capacities (scripts/benchmarks/capacity.py)
 
 
 class Buffer(NamedTuple):
@@ -46,7 +31,16 @@ class Buffer(NamedTuple):
 class CacheSpec:
     """Shapes of the K/V buffers: one entry of ``kinds``, ``kv_heads`` and ``head_dims`` per layer with own K/V.
 
-    ``quantization`` is that of full layers (None: as computed); sliding ones are never quantized.
+    Each such layer has one buffer ``[1, 2 * kv_heads, rows, head_dim]``, keys first, then values:
+
+    * full attention: row p holds position p, ``rows = capacity``; with ``quantization`` there are three such buffers
+      (``kv_quant.py``);
+    * sliding attention: position p lies in row ``p mod rows`` with ``rows = min(capacity, window + SLACK)``. Row r
+      therefore holds position ``last - ((last - r) mod rows)``, *last* being the newest position written.
+
+    A pass writes its rows first and then attends under a mask by position. Rows of rejected draft tokens lie beyond
+    the committed length: the mask hides them and the next pass writes over them. In a ring such a row decodes to a
+    position before the window as long as at most SLACK rows lie beyond the oldest query, so the same mask hides it.
     """
 
     kinds: tuple[str, ...]
@@ -58,12 +52,6 @@ class CacheSpec:
     def rows(self, kind: str, capacity: int) -> int:
         """Rows of a buffer of ``kind`` at ``capacity`` positions."""
         return capacity if kind == FULL else min(capacity, self.window + SLACK)
-
-    def nbytes(self, capacity: int, dtype: mx.Dtype) -> int:
-        """Bytes of all buffers at ``capacity`` positions."""
-        return sum(
-            one.heads * self.rows(one.kind, capacity) * one.width * one.dtype.size for one in self.buffers(dtype)
-        )
 
     def buffers(self, dtype: mx.Dtype) -> list[Buffer]:
         """All buffers, layer by layer, of a network that computes in ``dtype``."""
@@ -144,13 +132,8 @@ class KVCache:
         return self.newest < rows or self.newest - rows < length - self.spec.window
 
     def rings(self) -> list[mx.array]:
-        """Copies of the sliding layers' buffers."""
+        """Copies of the sliding layers' buffers, not yet computed."""
         return [mx.array(self.buffers[i]) for i in self._ring_layers()]
-
-    @property
-    def ring_bytes(self) -> int:
-        """Bytes of what ``rings`` copies."""
-        return sum(self.buffers[i].nbytes for i in self._ring_layers())
 
     def restore(self, rings: Sequence[mx.array], newest: int) -> None:
         """Put copies of ``rings`` back, handed out when ``newest`` was the highest position ever written."""
@@ -185,16 +168,13 @@ class KVCache:
                 fresh.buffers[i] = rows
                 fresh.buffers[i] = fresh._resized(i, fresh.capacity)
         if rings is not None:
-            fresh._check_rings(rings)
+            layers = fresh._ring_layers()
+            if len(rings) != len(layers):
+                raise ValueError(f"{len(rings)} rings, not {len(layers)}")
+            for i, ring in zip(layers, rings, strict=True):
+                fresh._check(i, ring)
         mx.eval(fresh.buffers)
         self.capacity, self.buffers, self.newest = fresh.capacity, fresh.buffers, newest
-
-    def _check_rings(self, rings: Sequence[mx.array]) -> None:
-        layers = self._ring_layers()
-        if len(rings) != len(layers):
-            raise ValueError(f"{len(rings)} rings, not {len(layers)}")
-        for i, ring in zip(layers, rings, strict=True):
-            self._check(i, ring)
 
     def _check(self, i: int, rows: mx.array, length: int = 0) -> None:
         """Raise ValueError unless ``rows`` are those of ``length`` positions in buffer ``i``."""
@@ -242,15 +222,12 @@ class FixedView:
         self.buffers = list(buffers)
         self.positions = offset + mx.arange(length)  # [L]
         self._spec, self._offset = spec, offset
-        self._rows = {kind: buffers[spec.places(spec.kinds.index(kind))[0]].shape[2] for kind in spec.kinds}
-        self.masks = {kind: self._mask(kind) for kind in self._rows}
-        self._ring = (self.positions % self._rows.get(SLIDING, 1))[None, None, :, None]
-
-    def _mask(self, kind: str) -> mx.array:
-        rows = self._rows[kind]
-        if kind == FULL:
-            return visible(self.positions, mx.arange(rows), None)
-        return visible(self.positions, ring_positions(self.positions[-1:], rows), self._spec.window)
+        rows = {kind: buffers[spec.places(spec.kinds.index(kind))[0]].shape[2] for kind in spec.kinds}
+        self.masks: dict[str, mx.array] = {}
+        for kind, n in rows.items():
+            held = mx.arange(n) if kind == FULL else ring_positions(self.positions[-1:], n)
+            self.masks[kind] = visible(self.positions, held, None if kind == FULL else spec.window)
+        self._ring = (self.positions % rows.get(SLIDING, 1))[None, None, :, None]
 
     def update(self, i: int, rows: mx.array) -> Rows:
         """Write the K/V rows [1, 2 heads, L, D] of layer ``i`` and return what its queries attend to."""
@@ -282,9 +259,12 @@ class PromptView:
     def update(self, i: int, rows: mx.array) -> Rows:
         """Write the K/V rows [1, 2 heads, L, D] of layer ``i`` and return what its queries attend to."""
         if self._spec.kinds[i] == FULL:
-            return self._append(i, rows)
-        place = self._spec.places(i)[0]
-        buffer = self.buffers[place]
+            parts = {}
+            for place, new in self._spec.stored(i, rows).items():
+                self.buffers[place][:, :, self._start : self._end] = new
+                parts[place] = self.buffers[place][:, :, : self._end]
+            return self._spec.layer(parts, i)
+        buffer = self.buffers[self._spec.places(i)[0]]
         size = buffer.shape[2]
         seen = rows
         if self._before:
@@ -292,15 +272,4 @@ class PromptView:
             seen = mx.concatenate([buffer[:, :, before], rows], axis=2)
         n = min(rows.shape[2], size)
         buffer[:, :, mx.arange(self._end - n, self._end) % size] = rows[:, :, -n:]
-        self.buffers[place] = buffer
         return seen
-
-    def _append(self, i: int, rows: mx.array) -> Rows:
-        """A full layer's part of ``update``."""
-        seen = {}
-        for place, new in self._spec.stored(i, rows).items():
-            buffer = self.buffers[place]
-            buffer[:, :, self._start : self._end] = new
-            self.buffers[place] = buffer
-            seen[place] = buffer[:, :, : self._end]
-        return self._spec.layer(seen, i)

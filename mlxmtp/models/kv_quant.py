@@ -1,13 +1,11 @@
 """Keys and values in 4 or 8 bits: three buffers with the same rows instead of one, and products with them.
 
-MLX's affine quantization along a head: in every group of a row's entries, entry = scale * value + bias. A row is
-quantized once, when it is written, and nothing else of it is stored. So whatever reads it, the chunk of the prompt that
-wrote it included, sees the same numbers, and neither chunks nor draft lengths nor growing change a text.
+A row is quantized once, when it is written. Whatever reads it, the chunk of the prompt that wrote it included, sees the
+same numbers, so neither chunks nor draft lengths nor growing change a text.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import mlx.core as mx
 
@@ -24,10 +22,10 @@ class QuantizedRows:
     scales: mx.array
     biases: mx.array
 
-    def halves(self) -> tuple[QuantizedRows, QuantizedRows]:
+    def halves(self) -> tuple[Self, Self]:
         """Return keys and values of rows that hold both, keys first."""
         first, second = zip(*(mx.split(part, 2, axis=1) for part in self.parts()), strict=True)
-        return QuantizedRows(self.quantization, *first), QuantizedRows(self.quantization, *second)
+        return type(self)(self.quantization, *first), type(self)(self.quantization, *second)
 
     def parts(self) -> tuple[mx.array, mx.array, mx.array]:
         """Return the arrays in the order of the buffers."""

@@ -1,19 +1,4 @@
-"""One decoder layer of Gemma 4, target's or drafter's, with as few operations as the formula allows.
-
-* q, k and v are one product, gate and up another (``Linear``);
-* q-norm, k-norm and v-norm are one RMS norm; their weights, the rotation of q and k and the cast are one
-  elementwise expression with one result, which ``mx.compile`` turns into one kernel:
-
-      a (v [cos, sin]) + b (w [-sin, cos])      [a, b] = states / rms(states), [v, w] = the norm's weight
-
-  with v = w = 1, cos = 1, sin = 0 for the value heads. Each half of a head on its own would be a kernel, a cast (those
-  of two results are not fused) and a copy, twice;
-* K and V are one buffer, so a layer writes once.
-
-Weights are taken out of the network's as they are joined: see ``Weights``.
-"""
-
-from __future__ import annotations
+"""One decoder layer of Gemma 4, target's or drafter's, with as few operations as the formula allows."""
 
 import math
 from collections.abc import Sequence
@@ -22,10 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import mlx.core as mx
 
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.cpu import softmax
 from mlxmtp.models.device import on_cpu
 from mlxmtp.models.kv_quant import QuantizedRows, Rows, dequantized, scores, weighted_sum
-from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join
+from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join, softmax
 
 KV = tuple[Rows, Rows]
 """Keys and values, each [1, kv_heads, rows, D] or quantized."""
@@ -38,6 +22,49 @@ _SORTED = 64
 
 _FINER = 12
 """Bits of a speed below 2^-32 turns; their product with a position must stay below 2^32."""
+
+
+class Rotation(NamedTuple):
+    """[cos, sin] and [-sin, cos] [1, L, heads or 1, 2, D/2] of the positions of a pass, for one kind of layer."""
+
+    first: mx.array
+    second: mx.array
+
+    def last(self) -> "Rotation":
+        return Rotation(self.first[:, -1:], self.second[:, -1:])
+
+
+class Rotary:
+    """Rotary embedding of one layer kind: angle_i = position * theta^(-2i / D) for the first part of a head.
+
+    ``partial_rotary_factor`` f of the "proportional" type rotates the first f D/2 pairs and leaves the others
+    still; the exponent keeps the full D. ``heads`` (turned, still) is for q and k followed by v, whose angles are 0.
+
+    In float32 the product is off by up to 1/64 of a radian at position 262,143, and sines of large numbers differ
+    between devices. So angles are counted in turns, in fixed point: whole turns fall out of the 32-bit product by
+    themselves, and what is left is right to 1e-6 of a radian below position 2^20.
+    """
+
+    def __init__(self, config: ModelConfig, kind: str, heads: tuple[int, int] = (1, 0)) -> None:
+        rope = config.rope(kind)
+        dim, theta = config.head_dim(kind), float(rope.get("rope_theta", 10000.0))
+        pairs = int(rope.get("partial_rotary_factor", 1.0) * dim // 2)
+        speeds = [theta ** (-2 * i / dim) / math.tau if i < pairs else 0.0 for i in range(dim // 2)]  # turns
+        fixed = [round(speed * 2 ** (32 + _FINER)) for speed in speeds]
+        turned, still = heads
+        by_head = [fixed] * turned + [[0] * len(fixed)] * still
+        # [heads, 1, D/2]: in 2^-32 turns, and the bits below
+        self._coarse = mx.array([[speed >> _FINER for speed in head] for head in by_head], mx.uint32)[:, None]
+        self._fine = mx.array([[speed & (2**_FINER - 1) for speed in head] for head in by_head], mx.uint32)[:, None]
+        mx.eval(self._coarse, self._fine)
+
+    def at(self, positions: mx.array) -> Rotation:
+        """The rotation at ``positions`` [L], below 2^20."""
+        p = positions.astype(mx.uint32)[None, :, None, None, None]
+        turns = p * self._coarse + ((p * self._fine) >> _FINER)  # modulo one turn
+        angles = turns.astype(mx.int32).astype(mx.float32) * (math.tau / 2**32)  # -pi .. pi
+        cos, sin = mx.cos(angles), mx.sin(angles)
+        return Rotation(mx.concatenate([cos, sin], axis=3), mx.concatenate([-sin, cos], axis=3))
 
 
 class View(Protocol):
@@ -56,7 +83,8 @@ class Layer:
         self.kind = config.layer_types[i]
         self.attention = Attention(weights.below("self_attn"), config, self.kind, own=own)
         self._i, self._eps = i, config.eps
-        self._norms = [weights.vector(f"{name}_layernorm.weight") for name in _NORMS]
+        norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+        self._norms = [weights.vector(f"{name}_layernorm.weight") for name in norms]
         self._gate_up = Linear(weights.matrix("mlp.gate_proj"), weights.matrix("mlp.up_proj"))
         self._down = Linear(weights.matrix("mlp.down_proj"))
         has = {} if config.is_drafter else config.text
@@ -87,26 +115,29 @@ class Layer:
         before_attention, after_attention, before_mlp, after_mlp = self._norms
         attended, kv = self.attention(self._norm(h, before_attention), mask, turn, kv, view, self._i)
         h = h + self._norm(attended, after_attention)
-        dense = self._mlp(self._norm(h, before_mlp))
+        gate, up = mx.split(self._gate_up(self._norm(h, before_mlp)), 2, axis=-1)
+        dense = self._down(gelu(gate) * up)
         h = h + self._norm(dense if self._experts is None else self._experts(h, dense), after_mlp)
         if extra is not None and self._extra is not None:
-            gate, out, norm = self._extra
-            h = h + self._norm(out(gelu(gate(h)) * extra), norm)
+            narrow, widen, norm = self._extra
+            h = h + self._norm(widen(gelu(narrow(h)) * extra), norm)
         return h * self._scalar, kv
-
-    def _mlp(self, x: mx.array) -> mx.array:
-        gate, up = mx.split(self._gate_up(x), 2, axis=-1)
-        return self._down(gelu(gate) * up)
 
     def _norm(self, x: mx.array, weight: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, weight, self._eps)
 
 
-_NORMS = ("input", "post_attention", "pre_feedforward", "post_feedforward")
-
-
 class Attention:
-    """Attention of one layer of ``kind``; ``own``: it has keys and values of its own."""
+    """Attention of one layer of ``kind``; ``own``: it has keys and values of its own.
+
+    q-norm, k-norm and v-norm are one RMS norm; their weights, the rotation of q and k and the cast are one elementwise
+    expression with one result, which ``mx.compile`` turns into one kernel:
+
+        a (v [cos, sin]) + b (w [-sin, cos])      [a, b] = states / rms(states), [v, w] = the norm's weight
+
+    with v = w = 1, cos = 1, sin = 0 for the value heads. An expression for each half of a head would be a kernel, a
+    cast and a copy, twice.
+    """
 
     def __init__(self, weights: Weights, config: ModelConfig, kind: str, *, own: bool) -> None:
         self.heads, self.head_dim = config.heads, config.head_dim(kind)
@@ -149,20 +180,18 @@ class Attention:
 
 def halves(rows: Rows) -> KV:
     """Split ``rows`` [1, 2 kv_heads, rows, D] into keys and values."""
-    if isinstance(rows, mx.array):
-        keys, values = mx.split(rows, 2, axis=1)
-        return keys, values
-    return rows.halves()
+    if isinstance(rows, QuantizedRows):
+        return rows.halves()
+    keys, values = mx.split(rows, 2, axis=1)
+    return keys, values
 
 
 def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     """queries [1, L, heads, D] and the K/V they look at -> [L, heads * D]; ``mask`` [L, rows] or "causal".
 
-    Gemma 4 does not scale its scores. On a GPU this is MLX's fused kernel. On a CPU that function is put together of a
-    dozen operations, one of them a multiplication by a scale of 1. Here the heads of a group are further columns of one
-    product K q^T, which OpenBLAS takes half as long for as for q K^T, and the exponentials of long contexts are
-    `softmax`'s. Quantized keys and values have no fused kernel anywhere. A chunk of the prompt dequantizes them for
-    itself, keys before values.
+    Gemma 4 does not scale its scores. On a GPU this is MLX's own function. On a CPU that is put together of a dozen
+    operations; here the heads of a group are further columns of one product K q^T, for which OpenBLAS takes half as
+    long as for q K^T. Quantized keys and values have no fused kernel: a chunk of the prompt dequantizes them.
     """
     _, rows, heads, dim = queries.shape
     keys, values = kv
@@ -206,18 +235,13 @@ class _Sparse:
         self._experts = Experts(*(glu.matrix(name) for name in ("gate_proj", "up_proj", "down_proj")))
 
     def __call__(self, h: mx.array, dense: mx.array) -> mx.array:
-        """h [L, H] and the dense MLP's result [L, H] -> [L, H]."""
-        indices, weights = self._route(h)
+        """h [L, H] and the dense MLP's result [L, H] -> [L, H]; weights are the softmax over the k highest scores."""
+        scores = self._router.project(mx.fast.rms_norm(h, self._router_norm, self._eps))
+        indices = mx.argpartition(scores, kth=-self._k, axis=-1)[..., -self._k :]  # [L, k]
+        weights = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1) * self._expert_scale[indices]
         sparse = self._experts(mx.fast.rms_norm(h, self._before, self._eps), indices, weights)
         dense = mx.fast.rms_norm(dense, self._after_dense, self._eps)
         return dense + mx.fast.rms_norm(sparse, self._after, self._eps)
-
-    def _route(self, h: mx.array) -> tuple[mx.array, mx.array]:
-        """Return the experts of each row and their weights, both [L, k]: softmax over the k highest scores, scaled."""
-        scores = self._router.project(mx.fast.rms_norm(h, self._router_norm, self._eps))
-        indices = mx.argpartition(scores, kth=-self._k, axis=-1)[..., -self._k :]
-        weights = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1)
-        return indices, weights * self._expert_scale[indices]
 
 
 class Experts:
@@ -253,46 +277,3 @@ def _expert_product(x: mx.array, matrix: Matrix, rows: Sequence[int] | None, exp
     if matrix.quantization is None:
         return mx.gather_mm(x, matrix.arrays[0].swapaxes(1, 2), **pairs)
     return mx.gather_qmm(x, matrix.arrays[0], **pairs, **matrix.arguments)
-
-
-class Rotation(NamedTuple):
-    """[cos, sin] and [-sin, cos] [1, L, heads or 1, 2, D/2] of the positions of a pass, for one kind of layer."""
-
-    first: mx.array
-    second: mx.array
-
-    def last(self) -> Rotation:
-        return Rotation(self.first[:, -1:], self.second[:, -1:])
-
-
-class Rotary:
-    """Rotary embedding of one layer kind: angle_i = position * theta^(-2i / D) for the first part of a head.
-
-    ``partial_rotary_factor`` f of the "proportional" type rotates the first f D/2 pairs and leaves the others
-    still; the exponent keeps the full D. ``heads`` (turned, still) is for q and k followed by v, whose angles are 0.
-
-    In float32 the product is off by up to 1/64 of a radian at position 262,143, and sines of large numbers differ
-    between devices. So angles are counted in turns, in fixed point: whole turns fall out of the 32-bit product by
-    themselves, and what is left is right to 1e-6 of a radian below position 2^20.
-    """
-
-    def __init__(self, config: ModelConfig, kind: str, heads: tuple[int, int] = (1, 0)) -> None:
-        rope = config.rope(kind)
-        dim, theta = config.head_dim(kind), float(rope.get("rope_theta", 10000.0))
-        pairs = int(rope.get("partial_rotary_factor", 1.0) * dim // 2)
-        speeds = [theta ** (-2 * i / dim) / math.tau if i < pairs else 0.0 for i in range(dim // 2)]  # turns
-        fixed = [round(speed * 2 ** (32 + _FINER)) for speed in speeds]
-        turned, still = heads
-        by_head = [fixed] * turned + [[0] * len(fixed)] * still
-        # [heads, 1, D/2]: in 2^-32 turns, and the bits below
-        self._coarse = mx.array([[speed >> _FINER for speed in head] for head in by_head], mx.uint32)[:, None]
-        self._fine = mx.array([[speed & (2**_FINER - 1) for speed in head] for head in by_head], mx.uint32)[:, None]
-        mx.eval(self._coarse, self._fine)
-
-    def at(self, positions: mx.array) -> Rotation:
-        """The rotation at ``positions`` [L], below 2^20."""
-        p = positions.astype(mx.uint32)[None, :, None, None, None]
-        turns = p * self._coarse + ((p * self._fine) >> _FINER)  # modulo one turn
-        angles = turns.astype(mx.int32).astype(mx.float32) * (math.tau / 2**32)  # -pi .. pi
-        cos, sin = mx.cos(angles), mx.sin(angles)
-        return Rotation(mx.concatenate([cos, sin], axis=3), mx.concatenate([-sin, cos], axis=3))

@@ -1,27 +1,23 @@
 """From a checkpoint folder to a network that runs: names, shapes, dtype, pairing, all checked before anything runs."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
 
 from mlxmtp.errors import LoadError
-from mlxmtp.limits import QUANTIZED_DRAFTER_FROM
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
 from mlxmtp.models.device import bound_memory, compute_dtype, on_cpu, tune_threads
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
-from mlxmtp.models.safetensors import AGAIN, check_complete, weight_files
+from mlxmtp.models.safetensors import AGAIN, read_header, weight_files
 from mlxmtp.models.target import Target
 from mlxmtp.models.tensors import (
     Names,
     Quantization,
     Tensor,
     kv_quantization,
-    parameter_count,
+    quantized_by_default,
     stored_quantization,
     tensors,
 )
@@ -55,7 +51,7 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     if config.quantization is None and bits not in (None, 4, 8, 16):
         raise LoadError(f"A drafter can be packed to 4 or 8 bits or kept at 16, not {bits}.")
     if bits is None:
-        bits = 4 if parameter_count(config) >= QUANTIZED_DRAFTER_FROM and not on_cpu() else 16
+        bits = 4 if quantized_by_default(config) and not on_cpu() else 16
     drafter = Drafter(assemble(config, read_weights(folder), bits), config, target)
     evaluate(drafter)
     return drafter
@@ -65,7 +61,7 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     """Return all tensors of a checkpoint folder by name, not yet read from disk. Raises LoadError."""
     found: dict[str, mx.array] = {}
     for file in weight_files(folder):
-        check_complete(file)
+        read_header(file)  # MLX reads lazily: a file that is cut off would fail in mid-answer
         try:
             found |= cast("dict[str, mx.array]", mx.load(str(file)))
         except (RuntimeError, ValueError) as error:
@@ -79,8 +75,13 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
     ``bits`` 4 or 8 quantizes what is stored in full width. Raises LoadError for a tensor too few, too many or of
     another shape.
     """
-    arrays, unknown = _arrays(config, checkpoint)
-    stored = {tensor: _stored_quantization(config, tensor, arrays) for tensor in tensors(config)}
+    arrays, unknown = _by_our_names(config, checkpoint)
+    stored = {
+        tensor: stored_quantization(tensor.module, config.quantization)
+        if config.quantization and tensor.quantizable and f"{tensor.module}.scales" in arrays
+        else None
+        for tensor in tensors(config)
+    }
     shapes = {tensor: _shapes(tensor, how) for tensor, how in stored.items()}
     _check(config, arrays, {name: shape for part in shapes.values() for name, shape in part.items()}, unknown)
     parameters: dict[str, Matrix] = {}
@@ -94,7 +95,7 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
     return Weights(parameters)
 
 
-def _arrays(config: ModelConfig, checkpoint: dict[str, mx.array]) -> tuple[dict[str, mx.array], list[str]]:
+def _by_our_names(config: ModelConfig, checkpoint: dict[str, mx.array]) -> tuple[dict[str, mx.array], list[str]]:
     """Return a checkpoint's tensors under the network's names, and the names that no Gemma 4 has."""
     names = Names(config)
     found: dict[str, mx.array] = {}
@@ -109,13 +110,6 @@ def _arrays(config: ModelConfig, checkpoint: dict[str, mx.array]) -> tuple[dict[
             key = f"{tensor.module}.{companion}" if companion else tensor.name
             found[key] = value if half is None else mx.split(value, 2, axis=-2)[half]
     return found, unknown
-
-
-def _stored_quantization(config: ModelConfig, tensor: Tensor, arrays: dict[str, mx.array]) -> Quantization | None:
-    block = config.quantization
-    if block is None or not tensor.quantizable or f"{tensor.module}.scales" not in arrays:
-        return None
-    return stored_quantization(tensor.module, block)
 
 
 def _shapes(tensor: Tensor, how: Quantization | None) -> dict[str, tuple[int, ...]]:
@@ -136,10 +130,8 @@ def _check(
     config: ModelConfig, arrays: dict[str, mx.array], shapes: dict[str, tuple[int, ...]], unknown: list[str]
 ) -> None:
     """Raise LoadError unless ``arrays`` are those of ``shapes`` and nothing is ``unknown``."""
-    for complaint, names in (
-        ("lacks", shapes.keys() - arrays.keys()),
-        ("has the unknown", {*unknown, *(arrays.keys() - shapes.keys())}),
-    ):
+    surplus = {*unknown, *(arrays.keys() - shapes.keys())}
+    for complaint, names in (("lacks", shapes.keys() - arrays.keys()), ("has the unknown", surplus)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise LoadError(f"The checkpoint in {config.folder} {complaint} tensor {min(names)}{more}. {AGAIN}")
@@ -156,18 +148,15 @@ def evaluate(network: Target | Drafter) -> None:
 
 
 def arrays(network: Any) -> list[mx.array]:
-    """Return every array of a network or a part of one, each once."""
-    return list({id(array): array for array in _held_by(network)}.values())
-
-
-def _held_by(value: Any) -> Iterator[mx.array]:
-    """Yield every array in an object's attributes, lists, tuples and dictionaries."""
-    if isinstance(value, mx.array):
-        yield value
-    elif isinstance(value, dict):
-        yield from _held_by(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _held_by(item)
-    elif hasattr(value, "__dict__"):
-        yield from _held_by(vars(value))
+    """Return every array in an object's attributes, lists, tuples and dictionaries, each once."""
+    found: dict[int, mx.array] = {}
+    waiting = [network]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, mx.array):
+            found[id(value)] = value
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, dict) or hasattr(value, "__dict__"):
+            waiting += (value if isinstance(value, dict) else vars(value)).values()
+    return list(found.values())

@@ -1,8 +1,6 @@
-"""Safetensors files from the outside: what the headers say, rows of a tensor, and files written piece by piece.
+"""Safetensors files as bytes: headers, parts of a tensor, and files laid out before their first value exists.
 
-A file is eight bytes with the header's length, the header (JSON: dtype, shape and place of every tensor) and the
-values. All of it follows from names, dtypes and shapes, so a file can be laid out before its first value exists, and
-filled in any order. Nothing here is an array: values are bytes, and no more of them are in memory than were asked for.
+A file is eight bytes with the header's length, the header (JSON: dtype, shape and place by name) and the values.
 """
 
 import json
@@ -43,17 +41,14 @@ class Layout:
 
     @property
     def columns(self) -> int:
-        """Values in a row."""
         return self.shape[-1] if self.shape else 1
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row."""
         return self.columns * WIDTHS[self.dtype]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all values."""
         return self.rows * self.row_bytes
 
 
@@ -96,18 +91,17 @@ def indexed_files(index: bytes) -> list[str]:
         raise ValueError(f"no weight_map: {error}") from None
 
 
-def check_complete(file: Path) -> None:
-    """Compare a file's size with what its header promises. MLX reads lazily and would fail in mid-answer."""
-    _header(file)
-
-
 def read_folder(folder: Path) -> dict[str, Stored]:
     """Return every tensor of a checkpoint folder by name. Raises LoadError for a file that is cut off or damaged."""
     found: dict[str, Stored] = {}
     for file in weight_files(folder):
-        header, start = _header(file)
+        header, start = read_header(file)
         for name, entry in header.items():
-            layout = _layout(file, name, entry)
+            dtype, shape = entry.get("dtype"), entry.get("shape")
+            counts = isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)
+            if dtype not in WIDTHS or not counts:
+                raise LoadError(f"Tensor {name} in {file} has the unknown dtype '{dtype}' or no shape. {AGAIN}")
+            layout = Layout(name, dtype, tuple(shape))
             begin, end = entry["data_offsets"]
             if begin < 0 or end - begin != layout.nbytes:
                 raise LoadError(f"Tensor {name} in {file} has {end - begin} bytes, not {layout.nbytes}. {AGAIN}")
@@ -141,11 +135,8 @@ def lay_out(file: Path, tensors: Iterable[Layout], metadata: Mapping[str, str]) 
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for tensor in ordered:
-        header[tensor.name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [end, end + tensor.nbytes],
-        }
+        place = [end, end + tensor.nbytes]
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": place}
         end += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -162,8 +153,8 @@ def write_bytes(descriptor: int, data: Any, place: int) -> None:
         rest, place = rest[written:], place + written
 
 
-def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """Return the entries by name and the start of the values of a file that has exactly the size they promise."""
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """Return the entries by name and the start of the values of a file. Raises LoadError unless its size is theirs."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         prefix = stream.read(8)
@@ -179,10 +170,3 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     if size != 8 + length + end:
         raise LoadError(f"{file} has {size} bytes and should have {8 + length + end}. {AGAIN}")
     return header, 8 + length
-
-
-def _layout(file: Path, name: str, entry: Mapping[str, Any]) -> Layout:
-    dtype, shape = entry.get("dtype"), entry.get("shape")
-    if dtype not in WIDTHS or not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise LoadError(f"Tensor {name} in {file} has the unknown dtype '{dtype}' or no shape. {AGAIN}")
-    return Layout(name, dtype, tuple(shape))

@@ -1,12 +1,7 @@
-"""The target network: Gemma 4's text model, arranged for a round of a few rows.
+"""The target network: Gemma 4's text model, arranged for a round of a few rows, which the number of operations bounds.
 
-A round of one to nine rows is bound by the number of operations and not by arithmetic. Formulas are those of
-transformers ``models/gemma4/modeling_gemma4.py``; ``tests/models`` compares both.
-
-Activations are [L, H]: one conversation, no batch axis.
+Formulas: transformers ``models/gemma4/modeling_gemma4.py``. Activations are [L, H]: one conversation, no batch axis.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -20,10 +15,7 @@ from mlxmtp.models.tensors import Quantization, own_layers
 
 
 class Target:
-    """Gemma 4's text network.
-
-    ``kv``: how full layers store keys and values (None: as they are computed).
-    """
+    """Gemma 4's text network; ``kv``: how full layers store keys and values (None: as they are computed)."""
 
     def __init__(self, weights: Weights, config: ModelConfig, kv: Quantization | None = None) -> None:
         text, inner = config.text, weights.below("language_model.model")

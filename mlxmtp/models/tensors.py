@@ -1,17 +1,15 @@
-"""Gemma 4's tensors, from a configuration alone: names, shapes, kinds, quantization, and names in checkpoints.
+"""Gemma 4's tensors, from a configuration alone: the one description of the network; imports no MLX.
 
-The one description of the network. Loading, conversion, what `show` prints and predictions of memory and speed read
-from it; ``tests/models/test_shapes.py`` compares it with mlx-lm's classes. Imports no MLX.
+Loading, conversion, `show` and predictions read from it; ``tests/models/test_shapes.py`` compares it with mlx-lm.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from mlxmtp.errors import LoadError
+from mlxmtp.limits import QUANTIZED_DRAFTER_FROM
 from mlxmtp.models.config import FULL, ModelConfig
 
 Kind = Literal[
@@ -54,7 +52,6 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Number of values."""
         return prod(self.shape)
 
 
@@ -89,7 +86,6 @@ class Names:
         return [] if tower(name) or any(word in name for word in _NOT_WEIGHTS) else None
 
     def kind(self, name: str) -> Kind:
-        """Return the kind of the tensor ``name``."""
         pieces = self._pieces.get(name)
         if pieces is not None:
             return pieces[0].tensor.kind
@@ -119,6 +115,11 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
 def parameter_count(config: ModelConfig) -> int:
     """Return the number of weights; the token ordering of a centroid head is no weight."""
     return sum(tensor.size for tensor in tensors(config) if not tensor.name.endswith("token_ordering"))
+
+
+def quantized_by_default(drafter: ModelConfig) -> bool:
+    """Return True if a 16-bit drafter is quantized at load, on a GPU."""
+    return drafter.quantization is None and parameter_count(drafter) >= QUANTIZED_DRAFTER_FROM
 
 
 def own_layers(config: ModelConfig) -> int:
@@ -218,7 +219,7 @@ class Quantization:
     mode: str = "affine"
 
     @classmethod
-    def read(cls, entry: Mapping[str, Any]) -> Quantization:
+    def read(cls, entry: Mapping[str, Any]) -> Self:
         """Return what an entry of config.json's quantization block says, with MLX's defaults."""
         mode = str(entry.get("mode") or "affine")
         group, bits = MODES.get(mode, MODES["affine"])
@@ -239,7 +240,7 @@ class Quantization:
         scale = _SCALE_BYTES.get(self.mode, 4)
         return tensor.size * self.bits // 8 + tensor.size // self.group_size * (scale * plain // 2 if scale > 1 else 1)
 
-    def fitting(self, tensor: Tensor) -> Quantization | None:
+    def fitting(self, tensor: Tensor) -> "Quantization | None":
         """Return this, or affine groups of 32 where its own do not divide the rows; None where nothing does."""
         if tensor.shape[-1] % self.group_size == 0:
             return self

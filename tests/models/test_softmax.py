@@ -4,7 +4,7 @@ import mlx.core as mx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.models.cpu import multiplied, softmax
+from mlxmtp.models.linear import multiplied, softmax
 
 slices = st.integers(1, 70).flatmap(
     lambda n: st.lists(
