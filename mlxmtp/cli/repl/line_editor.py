@@ -65,9 +65,10 @@ class LineEditor(Reader):
         self._session.app.erase_when_done = False
         keyboard.hold()
         try:
-            text = self._session.prompt(default=given, pre_run=keyboard.hand_over)  # the last thing before its own mode
+            # From one raw mode to the other: an Enter that is typed in between would be no Enter in line mode.
+            text = self._session.prompt(default=given)
         finally:
-            keyboard.hold()  # what is typed while a command does its work is for the next line, too
+            keyboard.modes.mark_pastes()  # what is typed while a command does its work is for the next line, too
         if self._session.app.erase_when_done:
             sys.stdout.write("".join(f"{row}\n" for row in self._rows(text)))
             sys.stdout.flush()

@@ -55,7 +55,7 @@ class Modes:
         self.unmark_pastes()
 
     def hand_over(self) -> None:
-        """Give the terminal to the line editor, which goes on marking pastes: one may come just now."""
+        """Give echo and line mode back."""
         if self._before is not None:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
             self._before = None
@@ -93,7 +93,7 @@ def _send(code: str) -> None:
 
 
 modes = Modes()
-hold, release, hand_over = modes.hold, modes.release, modes.hand_over
+hold, release = modes.hold, modes.release
 signals.before_the_end.append(modes.restore)
 
 

@@ -91,11 +91,11 @@ class _Page:
         return rows, firm
 
     def _code_block(self, node: Any) -> tuple[list[Row], int]:
-        lines = node.content.removesuffix("\n").split("\n")
+        lines = node.content.removesuffix("\n").split("\n") if node.content else []
         language, _, more = node.info.strip().partition(" ")
         rows: list[Row] = [[(_DIM, more)]] if more else []
         rows += _coloured(lines, language) if self._color and language else [[("", line)] for line in lines]
-        return rows, len(rows) - 1  # the last line may be the beginning of the closing fence
+        return rows, max(0, len(rows) - 1)  # the last line may be the beginning of the closing fence
 
     def _list(self, node: Any, columns: int) -> tuple[list[Row], int]:
         rows: list[Row] = []
