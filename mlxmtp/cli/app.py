@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from mlxmtp.cli.terminal import keyboard, signals
 
@@ -98,9 +99,32 @@ def _refusal(error: Exception, given: Mapping[str, object]) -> int:
         return INTERRUPTED
     if isinstance(error, typer.TyperException):
         error.show()  # type: ignore[attr-defined]  # prints the usage of the command it belongs to
+        _point_the_way(error)
         return error.exit_code
     _explain(error, given)
     return 1
+
+
+def _point_the_way(error: Any) -> None:
+    """Name the command that was meant, where typer only says that there is none."""
+    import re
+
+    from mlxmtp.cli.terminal.output import Output
+
+    message, ctx = error.format_message(), getattr(error, "ctx", None)
+    missing = re.match(r"No such (command|option):? '?([^'(]*)", message)
+    if missing is None or ctx is None:
+        return
+    kind, name = missing.groups()
+    if kind == "command" and ctx.command_path == "mlxmtp config":
+        hint = "The settings are changed in an editor: mlxmtp config edit"
+    elif kind == "command" and ctx.command_path == "mlxmtp" and "Did you mean" not in message:
+        hint = f'To ask something: mlxmtp ask "{name}"'
+    elif kind == "option" and ctx.command_path == "mlxmtp ask" and (" " in name.strip() or "Possible" not in message):
+        hint = 'A question that begins with a dash goes behind two: mlxmtp ask -- "- one item"'
+    else:
+        return
+    Output.standard().line(hint)
 
 
 def _explain(error: Exception, given: Mapping[str, object]) -> None:

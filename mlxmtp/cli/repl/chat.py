@@ -224,12 +224,10 @@ class Chat:
     def say_figures(self, parts: list[str]) -> None:
         """Write `a · b · c`, dim, in one row: memory, prompt and acceptance are left to /stats where it is narrow."""
         columns = self.out.size()[0]
-        for least in (
-            parts[-1],
-            *(part for start in ("prompt ", "context ") for part in parts if part.startswith(start)),
-        ):
-            if text_width(" · ".join(parts)) > columns:
-                parts = [part for part in parts if part != least]
+        extra = [parts[-1], *(part for word in ("prompt ", "tok/pass") for part in parts if word in part)]
+        while extra and text_width(" · ".join(parts)) > columns:
+            parts = [part for part in parts if part != extra[0]]
+            del extra[0]
         self.out.dim(joined(parts, " · ", columns))
 
     def _say_if(self, remark: str | None) -> None:
