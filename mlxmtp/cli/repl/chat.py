@@ -222,12 +222,11 @@ class Chat:
         self.out.dim(listed(rows, sys.maxsize if self.out.look.dumb else self.out.size()[0]))
 
     def say_figures(self, parts: list[str]) -> None:
-        """Write `a · b · c`, dim, in one row: memory, prompt and acceptance are left to /stats where it is narrow."""
+        """Write `a · b · c`, dim: memory and prompt are left to /stats where one row has no room for them."""
         columns = self.out.size()[0]
-        extra = [parts[-1], *(part for word in ("prompt ", "tok/pass") for part in parts if word in part)]
-        while extra and text_width(" · ".join(parts)) > columns:
-            parts = [part for part in parts if part != extra[0]]
-            del extra[0]
+        for extra in (parts[-1], *(part for part in parts if part.startswith("prompt "))):
+            if text_width(" · ".join(parts)) > columns:
+                parts = [part for part in parts if part != extra]
         self.out.dim(joined(parts, " · ", columns))
 
     def _say_if(self, remark: str | None) -> None:
