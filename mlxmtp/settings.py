@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -250,14 +250,31 @@ class Loaded:
     aliases: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     dumb_terminal: bool = False
+    broken: str = ""  # what is wrong with the config file, which counts as empty then
     prompts: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)  # "flag", "environment" or "config file", by field
 
 
-def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Loaded:
-    """Put flags over environment over config file. Raises UsageError for a bad flag, ConfigError for others."""
+def load_settings(
+    flags: Mapping[str, object], environ: Mapping[str, str] = os.environ, *, tolerant: bool = False
+) -> Loaded:
+    """Put flags over environment over config file. Raises UsageError for a bad flag, ConfigError for others.
+
+    With `tolerant` a config file that is wrong counts as empty, and the first warning says what is wrong.
+    """
     places = find_places(environ)
-    config = _read_toml(places.config)
+    try:
+        return _combined(flags, environ, places, _read_toml(places.config))
+    except ConfigError as error:
+        if not tolerant:
+            raise
+        loaded = _combined(flags, environ, places, {})
+        return replace(loaded, broken=str(error), warnings=(str(error), *loaded.warnings))
+
+
+def _combined(
+    flags: Mapping[str, object], environ: Mapping[str, str], places: Places, config: dict[str, Any]
+) -> Loaded:
     tables = {name: config.pop(name, {}) for name in ("aliases", "prompts")}
     for name, table in tables.items():
         if not isinstance(table, dict) or not all(isinstance(item, str) for item in table.values()):
@@ -271,7 +288,8 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
         warnings.append(f"Unknown key '{key}' in {places.config}{advice}")
     settings, origins = resolve(Settings, flags, environ, config, places.config)
     said = tuple(warnings)
-    return Loaded(settings, places, tables["aliases"], said, dumb_terminal(environ), tables["prompts"], origins)
+    dumb, aliases, prompts = dumb_terminal(environ), tables["aliases"], tables["prompts"]
+    return Loaded(settings, places, aliases, said, dumb, prompts=prompts, origins=origins)
 
 
 def resolve(
@@ -352,14 +370,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
     """Return what the config file says; a missing file is an empty one."""
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a link to a file that is not there.") from error
         return {}
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
     import tomllib
 
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
 

@@ -46,7 +46,8 @@ KEPT_IN = {
     "huggingface_hub": {"hub"},
     "httpx2": {"hub"},
     "typer": {"cli"},
-    "rich": {"cli"},
+    "markdown_it": {"cli"},
+    "rich": set(),
     "prompt_toolkit": {"cli"},
     "pygments": {"cli"},
     "PIL": {"bench"},  # only for plots as PNG, and only where it is installed
@@ -68,7 +69,8 @@ HEAVY = {
     "llguidance",
     "huggingface_hub",
     "prompt_toolkit",
-    "rich.markdown",
+    "markdown_it",
+    "pygments",
     "starlette",
     "uvicorn",
 }
