@@ -3,12 +3,13 @@
 Contract: whenever control is outside ``rounds`` (between two rounds, after closing the iterator, after an exception or
 Ctrl-C at any point), ``tokens[:rows]`` is exactly what the cache holds, ``rows`` is ``len(tokens) - 1`` or, if the
 prefill was cut short, as far as it came. Nothing has to be rolled back for that: rows beyond ``rows`` are
-masked and written over.
+masked and written over. After work that the device failed to do, the cache is empty.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -22,7 +23,7 @@ from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.limits import MAX_DRAFT
-from mlxmtp.models.device import rounds_in_flight
+from mlxmtp.models.device import device_failed, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
@@ -80,6 +81,7 @@ class Decoder:
         self._chunk = chunk
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
+        self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
         self._used: set[tuple[int, Filters, bool, int]] = set()
 
     def rounds(
@@ -99,7 +101,8 @@ class Decoder:
         ``on_prefill(done, total)`` counts the prompt's tokens. ``snapshot_at``: later prompts may begin with so many
         tokens of this one and then differ, so a snapshot is taken at the last of these places, and at earlier ones
         where it is worth it. Raises ValueError for an empty prompt or a bad number, ContextOverflow if the prompt
-        leaves no room for an answer, and later RuntimeError if rounds of another prompt have begun meanwhile.
+        leaves no room for an answer, and later RuntimeError if rounds of another prompt have begun meanwhile, or
+        DeviceFailed.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -122,8 +125,9 @@ class Decoder:
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what another process can go on from, for ``length`` as it was after that many tokens.
 
-        Raises ValueError where no ``snapshot_at`` named it.
+        Raises ValueError where no ``snapshot_at`` named it, DeviceFailed if the last round was never computed.
         """
+        self._settle()
         if length is None:
             self._snapshots.forget_beyond(self.rows)
             cut = self._cache.cut(self.rows)
@@ -143,7 +147,8 @@ class Decoder:
 
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
-        self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
+        with self._computing():
+            self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
@@ -175,25 +180,29 @@ class Decoder:
         self.reused = 0
         self.depth.begin()
         key = sampling.key()
-        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
-        self.rows = _common(self.tokens[: self.rows], prompt)
-        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
-        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
-        self._cache.reserve(rows)
-        hidden = self._read(prompt, on_prefill, marks)
-        state = self._begin(hidden, len(prompt), sampling, key)
-        first = cast("int", state.bonus.item())
+        self._settle()
+        with self._computing():
+            # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
+            self.rows = _common(self.tokens[: self.rows], prompt)
+            rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
+            self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+            self._cache.reserve(rows)
+            hidden = self._read(prompt, on_prefill, marks)
+            state = self._begin(hidden, len(prompt), sampling, key)
+            first = cast("int", state.bonus.item())
         self.tokens.append(first)
         yield Round((first,), (), 0)
         room -= 1
-        queue: deque[_Dispatched] = deque()
+        queue = self._sent
         clock = time.perf_counter()
         while room > 0 and self._goes_on(request, stop):
-            while len(queue) <= self._in_flight:
-                state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
-                queue.append(sent)
-            done = queue.popleft()
-            *report, accepted = cast("list[int]", done.report.tolist())
+            with self._computing():
+                while len(queue) <= self._in_flight:
+                    state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
+                    queue.append(sent)
+                done = queue[0]  # it stays there until it has been read: what Ctrl-C leaves is waited for
+                *report, accepted = cast("list[int]", done.report.tolist())
+                queue.popleft()
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
             self.depth.observe(done.k, accepted, now - clock if done.timed else None)
@@ -203,6 +212,27 @@ class Decoder:
             self.rows = len(self.tokens) - 1
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
             clock = time.perf_counter() if not queue else now
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Empty the cache and raise DeviceFailed where MLX fails.
+
+        Metal counts an array as computed when its work has been sent, and tells of a failure (memory, a reset, a
+        timeout) only at the next wait: whatever was written since may be anything, and nothing computes it again.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            self.forget()
+            self._sent.clear()
+            self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
+            raise device_failed(error) from error
+
+    def _settle(self) -> None:
+        """Wait for rounds that were sent and never read: those behind a stop token, or of an answer that was closed."""
+        with self._computing():
+            while self._sent:
+                mx.eval(self._sent.popleft().report)
 
     def _goes_on(self, request: int, stop: frozenset[int]) -> bool:
         """Return True unless the text has ended. Raises RuntimeError if the cache holds another request by now."""

@@ -5,6 +5,7 @@ from functools import cache
 
 import mlx.core as mx
 
+from mlxmtp.errors import DeviceFailed
 from mlxmtp.models import blas
 from mlxmtp.models.chunks import BUDGET
 
@@ -54,6 +55,14 @@ def bound_memory() -> None:
         mx.set_wired_limit(before)
 
     atexit.register(restore)
+
+
+def device_failed(error: RuntimeError) -> DeviceFailed:
+    """Return the error for what MLX could not compute, in its own words and with the next step."""
+    return DeviceFailed(
+        f"MLX could not go on computing on this {'CPU' if on_cpu() else 'GPU'} ({error}). Mostly the memory is full: "
+        "give less context, choose a smaller model, or pack keys and values with --kv-bits 8."
+    )
 
 
 def backend() -> str:

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
-from mlxmtp.models.device import bound_memory, compute_dtype, on_cpu, tune_threads
+from mlxmtp.models.device import bound_memory, compute_dtype, device_failed, on_cpu, tune_threads
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.safetensors import AGAIN, read_header, weight_files
@@ -24,7 +24,7 @@ from mlxmtp.models.tensors import (
 
 
 def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
-    """Load a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError.
+    """Load a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError, DeviceFailed.
 
     ``kv_bits`` 4 or 8: full layers store quantized keys and values.
     """
@@ -44,7 +44,7 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     """Load the drafter of ``target``. ``bits`` 4 or 8 quantizes a 16-bit one, 16 leaves it, None decides by its size.
 
     4 bits for a large one on a GPU; small ones, and all on a CPU, where quantized products are slow, stay as stored.
-    Raises LoadError, also when the two do not belong together.
+    Raises LoadError, also when the two do not belong together, and DeviceFailed.
     """
     config = read_config(folder)
     check_pair(target.config, config)
@@ -142,9 +142,15 @@ def _check(
 
 
 def evaluate(network: Target | Drafter) -> None:
-    """Read and derive the weights of ``network`` layer by layer and table by table: no second copy of them exists."""
-    for part in (*network.layers, *vars(network).values()):
-        mx.eval(arrays(part))
+    """Read and derive the weights of ``network`` layer by layer and table by table: no second copy of them exists.
+
+    Raises DeviceFailed.
+    """
+    try:
+        for part in (*network.layers, *vars(network).values()):
+            mx.eval(arrays(part))
+    except RuntimeError as error:
+        raise device_failed(error) from error
 
 
 def arrays(network: Any) -> list[mx.array]:
