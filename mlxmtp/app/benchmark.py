@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlxmtp.app.open import Checkpoint, Opener, answer_params, read_tokenizer, require_memory
-from mlxmtp.bench import Format, formats
-from mlxmtp.bench.compare import compare_reports
-from mlxmtp.bench.environment import conditions, environment
-from mlxmtp.bench.plot import check_plot, write_plot
+from mlxmtp.app.open import Opener, answer_params, read_tokenizer, require_memory
+from mlxmtp.bench import Format, compare, environment, formats, plot, suite
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report
 from mlxmtp.bench.runner import Candidate, OnProgress, Runner, prompts_of
-from mlxmtp.bench.suite import SUITES, Text, read_suites
 from mlxmtp.chat.attach import read_reference
 from mlxmtp.engine.model import context_of
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.files import write_atomically
-from mlxmtp.settings import Loaded, Settings
+from mlxmtp.settings import Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +45,27 @@ class Benchmark:
     ) -> None:
         """Choose the models and prepare their prompts. Raises MlxmtpError for whatever cannot be measured."""
         if request.plot is not None:
-            check_plot(request.plot)
+            plot.check_plot(request.plot)
         self._request, self._write = request, write
         settings = loaded.settings
         system = read_reference(settings.system, loaded.prompts) if settings.system else ""
-        suites = request.suites or SUITES
-        texts = read_suites(suites, system)
+        suites = request.suites or suite.SUITES
+        texts = suite.read_suites(suites, system)
         self._runners: list[Runner] = []
         for name in request.models or (settings.model,):
             target = opener.target(name)
             drafter = opener.drafter(target, settings, off=request.plan.num_draft_tokens == (0,))
             on_progress(f"{target.name}: preparing the prompts")
-            self._runners.append(Runner(_candidate(request, settings, texts, target, drafter), request.plan))
+            tokenizer, context = read_tokenizer(target), context_of(target.folder)
+            prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
+            longest = max(len(prompt.ids) for found in prompts.values() for prompt in found)
+            tokens, kv_bits = longest + request.plan.max_tokens, settings.kv_bits
+            require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=kv_bits)
+            pair, params = (target, drafter, settings.draft_bits, kv_bits), answer_params(settings)
+            self._runners.append(Runner(Candidate(*pair, tokenizer, params, prompts), request.plan))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
         asked = RunSettings(suites, len(texts), request.plan, *sampling, bool(settings.think), system or None)
-        self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment())
+        self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment.environment())
 
     @property
     def runs(self) -> int:
@@ -87,7 +89,7 @@ class Benchmark:
     def finish(self) -> None:
         """Write the report of what was measured: every form that was asked for, also if another one fails."""
         report, request = self.report, self._request
-        report.after = conditions()
+        report.after = environment.conditions()
         with ExitStack() as forms:  # the last one is carried out first: what reads stdout may be gone
             if request.output is not None:
                 forms.callback(lambda: self._write(formats.report_text(report)))
@@ -96,44 +98,27 @@ class Benchmark:
             else:
                 forms.callback(lambda: self._deliver(formats.report_text(report, request.form)))
             if request.plot is not None:
-                forms.callback(_failure_named(request.plot)(write_plot), report, request.plot)
+                forms.callback(_failure_named(request.plot)(plot.write_plot), report, request.plot)
 
     def _deliver(self, text: str, *, append: bool = False) -> None:
         if self._request.output is None:
             self._write(text)
+        elif append:
+            with _failure_named(self._request.output), self._request.output.open("a", encoding="utf-8") as file:
+                file.write(text)
         else:
-            _write_file(text, self._request.output, append=append)
+            _failure_named(self._request.output)(write_atomically)(self._request.output, text)
 
 
 def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None, write: Callable[[str], None]) -> None:
     """Compare two report files; with `output` its tables go to `write`. Raises UsageError for files that are none."""
     before, after = (read_report(path) for path in paths)
-    comparison = compare_reports(before, after, (str(paths[0]), str(paths[1])))
+    comparison = compare.compare_reports(before, after, (str(paths[0]), str(paths[1])))
     text = formats.comparison_text(comparison, form)
     if output is not None:
-        _write_file(text, output)
+        _failure_named(output)(write_atomically)(output, text)
         text = formats.comparison_text(comparison)
     write(text)
-
-
-def _candidate(
-    request: Request, settings: Settings, texts: list[Text], target: Checkpoint, drafter: Checkpoint | None
-) -> Candidate:
-    tokenizer, context = read_tokenizer(target), context_of(target.folder)
-    prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
-    tokens = max(len(prompt.ids) for found in prompts.values() for prompt in found) + request.plan.max_tokens
-    require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=settings.kv_bits)
-    params = answer_params(settings)
-    return Candidate(target, drafter, settings.draft_bits, settings.kv_bits, tokenizer, params, prompts)
-
-
-def _write_file(text: str, path: Path, *, append: bool = False) -> None:
-    with _failure_named(path):
-        if append:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        else:
-            write_atomically(path, text)
 
 
 @contextmanager

@@ -1,8 +1,4 @@
-"""One conversion: the source it needs, its plan, and carrying it out.
-
-`e2b` means Google's own weights and 4 bits, `e2b:8bit` the same and 8 bits, `e2b:qat` the weights that Google trained
-for 4 bits, `e2b:bf16` no quantization. A repository or a folder is taken as it is.
-"""
+"""One conversion: its source (`e2b`: Google's own weights, `e2b:qat`: those trained for 4 bits), plan and result."""
 
 from __future__ import annotations
 
@@ -113,14 +109,9 @@ class Conversion:
         request, store = self._request, self._store
         source = self._cached() or store.resolve(self.repo or request.source)
         drafter = store.drafter_for(source, request.draft_model if request.draft else False)
-        plan = plan_conversion(
-            source.folder,
-            None if drafter is None else drafter.folder,
-            self._dest,
-            self._recipe,
-            origin=self.repo or self._source.origin,
-            drafter_named=request.draft_model is not None,
-        )
+        beside, origin = None if drafter is None else drafter.folder, self.repo or self._source.origin
+        named = request.draft_model is not None
+        plan = plan_conversion(source.folder, beside, self._dest, self._recipe, origin=origin, drafter_named=named)
         notes = [*plan.notes]
         if len(plan.parts) == 1 and request.draft and not notes:
             notes.append("No drafter was found, so the result will decode without one. --draft-model names it.")

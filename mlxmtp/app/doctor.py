@@ -40,7 +40,12 @@ def examine(catalog: Catalog) -> Iterator[Check]:
     machine, store = this_machine(), catalog.store
     speed = "memory speed unknown" if machine.bandwidth is None else f"{machine.bandwidth / 1e9:.0f} GB/s"
     yield Check("chip", "ok", machine.chip + ("" if machine.generation is None else f", {speed}"))
-    yield _system(machine)
+    python = ".".join(map(str, sys.version_info[:3]))
+    found, release = f"{machine.system}, Python {python}", machine.system.removeprefix("macOS ").partition(".")[0]
+    old = sys.platform == "darwin" and not (release.isdecimal() and int(release) >= 14)
+    yield Check(
+        "system", "bad" if old else "ok", found, "MLX needs macOS 14 or newer: update the system." if old else None
+    )
     limit = "" if machine.wired_limit is None else " (set by iogpu.wired_limit_mb)"
     memory = f"{format_bytes(machine.memory)}, of which a model may take {format_bytes(machine.usable)}{limit}"
     advice = "Too little for Gemma 4 E2B; the built-in pocket runs." if machine.usable < 4_000_000_000 else None
@@ -59,14 +64,6 @@ def _note(what: str, found: str, advice: str | None) -> Check:
     return Check(what, "ok" if advice is None else "note", found, advice)
 
 
-def _system(machine: Machine) -> Check:
-    python = f"Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
-    found, major = f"{machine.system}, {python}", machine.system.removeprefix("macOS ").partition(".")[0]
-    if sys.platform == "darwin" and not (major.isdecimal() and int(major) >= 14):
-        return Check("system", "bad", found, "MLX needs macOS 14 or newer: update the system.")
-    return Check("system", "ok", found)
-
-
 def _libraries() -> Iterator[Check]:
     try:
         from mlxmtp.models.device import backend
@@ -81,10 +78,8 @@ def _libraries() -> Iterator[Check]:
 
         status = blas.load()
         yield Check("BLAS", "ok", "OpenBLAS") if status.active else Check("BLAS", "bad", "reference BLAS", status.hint)
-        if shutil.which("g++"):
-            yield Check("compiler", "ok", "g++")
-        else:
-            yield Check("compiler", "bad", "no g++, so kernels are not fused", "On Debian and Ubuntu: apt install g++")
+        missing = Check("compiler", "bad", "no g++, so kernels are not fused", "On Debian and Ubuntu: apt install g++")
+        yield Check("compiler", "ok", "g++") if shutil.which("g++") else missing
 
 
 def _hub() -> Check:
@@ -92,11 +87,9 @@ def _hub() -> Check:
 
     if client.offline():
         return Check("hub", "note", "HF_HUB_OFFLINE is set", "Unset it before mlxmtp pull.")
-    problem = client.reach(_PATIENCE)
-    if problem is not None:
-        return Check(
-            "hub", "note", f"{client.endpoint()}: {problem}", "Only mlxmtp pull needs it: check network and proxy."
-        )
+    if (problem := client.reach(_PATIENCE)) is not None:
+        found = f"{client.endpoint()}: {problem}"
+        return Check("hub", "note", found, "Only mlxmtp pull needs it: check network and proxy.")
     login = "with a token" if client.has_token() else "without a token (only gated models need one)"
     return Check("hub", "ok", f"{client.endpoint()} answers, {login}")
 

@@ -89,6 +89,12 @@ class MemoryReport:
     total: int
     fits: bool
 
+    @classmethod
+    def of(cls, model: KnownModel, context: int) -> MemoryReport:
+        need = model.needs(context)
+        fits = need.total <= this_machine().usable
+        return cls(context, need.target, need.drafter, need.cache, need.activations, need.total, fits)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
@@ -158,13 +164,13 @@ class Catalog:
             model.config.max_positions,
             *_described(model.config),
             None if model.drafter is None or paired is None else DrafterReport(model.drafter, *_described(paired)),
-            tuple(_memory(model, context) for context in CONTEXTS if context <= model.config.max_positions),
+            tuple(MemoryReport.of(model, context) for context in CONTEXTS if context <= model.config.max_positions),
             None if bandwidth is None else predict(model.config, paired, bandwidth),
             conversion_record(checkpoint.folder),
         )
 
     def downloadable(self, name: str) -> bool:
-        """Return True if a name can stand for something on the hub: an alias, or `org/repo`."""
+        """True if a name can stand for something on the hub: an alias, or `org/repo`."""
         plain = self.store.unaliased(name)
         return find_entry(plain) is not None or (plain.count("/") == 1 and not plain.startswith((".", "/", "~")))
 
@@ -191,9 +197,8 @@ class Catalog:
             try:
                 self.store.resolve(name)
             except ModelNotFound:
-                raise DownloadError(
-                    f"HF_HUB_OFFLINE is set, so {name} cannot be downloaded. Unset it and run the same command again."
-                ) from None
+                unset = "cannot be downloaded. Unset it and run the same command again."
+                raise DownloadError(f"HF_HUB_OFFLINE is set, so {name} {unset}") from None
             return NoDownload(f"{name} is on this machine; HF_HUB_OFFLINE is set, so nothing was looked up or checked.")
         cache = self.store.places.hf_cache
         plan = plan_download(plain, cache, revision=revision, draft=draft, on_wait=on_wait)
@@ -231,9 +236,3 @@ def _described(config: ModelConfig) -> tuple[str, int, str, tuple[FileReport, ..
         tuple(FileReport(item.name, item.stat().st_size) for item in files),
         tuple(inventory.groups(config)),
     )
-
-
-def _memory(model: KnownModel, context: int) -> MemoryReport:
-    needed = model.needs(context)
-    fits = needed.total <= this_machine().usable
-    return MemoryReport(context, needed.target, needed.drafter, needed.cache, needed.activations, needed.total, fits)

@@ -25,15 +25,9 @@ from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
 __all__ = [
-    "Checkpoint",
-    "LearnedDrafting",
-    "OpenModel",
-    "Opener",
-    "answer_params",
-    "load",
-    "read_tokenizer",
-    "require_memory",
-]
+    "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
+    "answer_params", "load", "read_tokenizer", "require_memory",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +62,8 @@ class Opener:
     def target(self, name: str | None) -> Checkpoint:
         """Return that model, by default an installed one or the built-in one. Raises ModelNotFound, LoadError."""
         if name is None:
-            installed = self._store.default()
-            if installed is None:
-                self.tell(_built_in_note())
+            if (installed := self._store.default()) is None:
+                self._tell_built_in()
             return installed or self._store.resolve(BUILT_IN)
         try:
             return self._store.resolve(name)
@@ -90,6 +83,14 @@ class Opener:
             if self.attended:
                 self.tell(f"There is no drafter for '{target.name}' here, so it decodes without one.")
         return drafter
+
+    def _tell_built_in(self) -> None:
+        """Tell who answers, and the command that gets a model for this machine."""
+        note = "No model is installed, so the built-in pocket answers: a demonstration, small and often wrong."
+        best = best_fit(machine_memory())
+        if best is not None and best.target.size is not None:
+            note += f" {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
+        self.tell(note)
 
     def has_drafter(self, target: Checkpoint) -> bool:
         return self._store.drafter_for(target, None) is not None
@@ -123,15 +124,12 @@ def load(
     draft_bits: int | None = None,
     kv_bits: int | None = None,
 ) -> Model:
-    """Load a target and its drafter.
+    """Load a target and its drafter: an alias (`pocket`, `e2b`, `12b:8bit`), `org/repo`, or the path of a folder.
 
-    `target` and `drafter` are an alias (`pocket`, `e2b`, `12b:8bit`), `org/repo`, or the path of a folder.
-    `drafter=None` takes the paired one: for a name the drafter published for it, for a folder the one in or next
-    to it (`drafter`, or the folder's own name with `-assistant`); where there is none, the model decodes without.
-    `drafter=False` never loads one. `draft_bits` quantizes the drafter while it is read (None: by its size).
-    `kv_bits` 4 or 8 keeps keys and values of full-attention layers in so many bits (None: as they are computed).
-
-    A folder without tokenizer.json is fine for `Model.rounds`; `Model.stream` then says what is missing.
+    `drafter=None` takes the paired one: for a name the drafter published for it, for a folder the one in or next to it
+    (`drafter`, or the folder's own name with `-assistant`), if there is one; `drafter=False` never loads one.
+    `draft_bits` quantizes the drafter while it is read (None: by its size), `kv_bits` (4 or 8) keys and values of
+    full-attention layers. A folder without tokenizer.json is fine for `Model.rounds`, not for `Model.stream`.
     Raises ModelNotFound when a name is not on this machine, LoadError when files cannot be used together.
     """
     loaded = load_settings({})
@@ -160,10 +158,7 @@ def require_memory(
     turns: bool = False,
     kv_bits: int | None = None,
 ) -> None:
-    """Raise TooLarge if a conversation of `tokens` tokens cannot run here, as computed from configurations alone.
-
-    `turns`: more than one, whose snapshots take memory, too. Raises LoadError for no model and impossible `kv_bits`.
-    """
+    """Raise TooLarge if `tokens` tokens cannot run here, in one turn or `turns`; LoadError for impossible `kv_bits`."""
     if force:
         return
     config = read_config(found.folder)
@@ -190,30 +185,11 @@ def require_memory(
 
 
 def _read_weights(
-    target: Checkpoint,
-    drafter: Checkpoint | None,
-    draft_bits: int | None,
-    kv_bits: int | None,
-    tokenizer: Tokenizer | None,
+    target: Checkpoint, drafter: Checkpoint | None, draft_bits: int | None, kv_bits: int | None, text: Tokenizer | None
 ) -> Model:
-    return Model.load(
-        target.folder,
-        None if drafter is None else drafter.folder,
-        name=target.name,
-        drafter_name=None if drafter is None else drafter.name,
-        draft_bits=draft_bits,
-        kv_bits=kv_bits,
-        tokenizer=tokenizer,
-    )
-
-
-def _built_in_note() -> str:
-    """Return one line: who answers, and the command that gets a model for this machine."""
-    note = "No model is installed, so the built-in pocket answers: a demonstration, small and often wrong."
-    best = best_fit(machine_memory())
-    if best is None or best.target.size is None:
-        return note
-    return f"{note} {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
+    folder, name = (None, None) if drafter is None else (drafter.folder, drafter.name)
+    bits = {"draft_bits": draft_bits, "kv_bits": kv_bits}
+    return Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **bits)
 
 
 class LearnedDrafting:
@@ -230,14 +206,8 @@ class LearnedDrafting:
             return cls(data, None)
         from mlxmtp.engine.kv_file import fingerprint
 
-        of = {
-            "model": fingerprint(model.config.folder),
-            "drafter": fingerprint(drafter),
-            "draft_bits": str(draft_bits),
-            "chip": this_machine().chip,
-            "mlx": installed_version("mlx"),
-            "mlxmtp": installed_version(),
-        }
+        of = {"model": fingerprint(model.config.folder), "drafter": fingerprint(drafter), "draft_bits": str(draft_bits)}
+        of |= {"chip": this_machine().chip, "mlx": installed_version("mlx"), "mlxmtp": installed_version()}
         return cls(data, of if model.kv_bits is None else {**of, "kv_bits": str(model.kv_bits)})
 
     def start(self, model: Model) -> None:

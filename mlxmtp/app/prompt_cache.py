@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +32,7 @@ _STOP_SECONDS = 3.0  # in which a model must hear that its answer is over
 
 @dataclass(frozen=True, slots=True)
 class PromptCache:
-    """KV caches of prompt prefixes in `folder` (it need not exist), at most `limit` bytes; the least recently used go.
-
-    A file's name holds what must be the same for it to serve: checkpoint, MLX, layout, number and hash of its tokens.
-    """
+    """KV caches of prompt prefixes in `folder`, named by all that must be equal; beyond `limit` bytes the oldest go."""
 
     folder: Path
     limit: int
@@ -47,8 +44,20 @@ class PromptCache:
 
     def load(self, model: Model, ids: Sequence[int]) -> tuple[int, str | None]:
         """Load the longest stored prefix that leaves a token; return its length, and why a longer one failed."""
-        note = None
-        for length, path in self._candidates(model, ids):
+        try:
+            names = list(filter(None, (_NAME.fullmatch(path.name) for path in self.folder.iterdir())))
+        except OSError:
+            names = []
+        label = model.cache_label()[:16]
+        lengths = {int(name["tokens"]) for name in names if name["model"] == label}
+        digest, begin, found, note = hashlib.sha256(), 0, [], None
+        for length in sorted(length for length in lengths if length < len(ids)):  # the prompt is hashed once
+            digest.update(_bytes(ids[begin:length]))
+            begin = length
+            found.append((length, self._path(model, length, digest.hexdigest())))
+        for length, path in reversed(found):
+            if not path.is_file():
+                continue
             try:
                 model.load_cache(path)
             except CacheRefused as refused:
@@ -76,23 +85,6 @@ class PromptCache:
 
     def _path(self, model: Model, length: int, digest: str) -> Path:
         return self.folder / f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"
-
-    def _candidates(self, model: Model, ids: Sequence[int]) -> Iterator[tuple[int, Path]]:
-        """Return stored prefixes of `ids`, longest first; the prompt is hashed once."""
-        try:
-            names = list(filter(None, (_NAME.fullmatch(path.name) for path in self.folder.iterdir())))
-        except OSError:
-            names = []
-        label = model.cache_label()[:16]
-        lengths = {int(name["tokens"]) for name in names if name["model"] == label}
-        digest, begin, found = hashlib.sha256(), 0, []
-        for length in sorted(length for length in lengths if length < len(ids)):
-            digest.update(_bytes(ids[begin:length]))
-            begin = length
-            path = self._path(model, length, digest.hexdigest())
-            if path.is_file():
-                found.append((length, path))
-        return reversed(found)
 
     def _evict(self, newest: Path) -> None:
         """Remove what has not served for longest; another process may do the same at the same time."""
@@ -157,10 +149,8 @@ class SessionCache:
     def save(self, conversation: Conversation, on_write: Callable[[], None] = lambda: None) -> str | None:
         """Write what the model holds of a conversation that ends, return a remark. Raises CacheRefused."""
         path = self._path(conversation)
-        if path is None or self._worker.model is None or not conversation.exchanges:
-            return None
-        if self._met is not conversation:  # only looked at: what is stored already is better
-            return None
+        if path is None or self._worker.model is None or not conversation.exchanges or self._met is not conversation:
+            return None  # what is stored of a conversation that was only looked at is better
         self._worker.stop()
         if not self._worker.idle(_STOP_SECONDS):  # Ctrl+C after Ctrl+C has ended the conversation, not the model
             return "The model does not react: keys and values were not kept."

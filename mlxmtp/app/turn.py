@@ -44,7 +44,6 @@ class Fit:
 
     @property
     def warns(self) -> bool:
-        """True if the user should be told that the end is near."""
         return not self.full and self.used >= WARN_AT * self.context
 
     @property
@@ -133,10 +132,8 @@ class Turn:
 
     def stream(self, params: Params, on_prefill: OnPrefill | None = None) -> Answer:
         assert self._opened is not None
-        goes_on, question = self.kind == "continue", self.asking.question
-        return self._opened.model.stream(
-            self.messages, params, on_prefill=on_prefill, continues=goes_on, question=question
-        )
+        stream, goes_on = self._opened.model.stream, self.kind == "continue"
+        return stream(self.messages, params, on_prefill=on_prefill, continues=goes_on, question=self.asking.question)
 
     def run(self, answer: Answer, show: Callable[[Text | Thinking], bool]) -> Outcome:
         """Take a whole answer on this thread, until `show` returns false; what is raised cancels the turn."""
@@ -165,33 +162,20 @@ class Turn:
             self._conversation.part(thinking=event.text)
 
     def end(
-        self,
-        reason: FinishReason,
-        stats: Stats | None = None,
-        error: Exception | None = None,
-        *,
-        returns: bool = False,
+        self, reason: FinishReason, stats: Stats | None = None, error: Exception | None = None, *, returns: bool = False
     ) -> Outcome:
-        """Finish the answer in the conversation, and write what drafting has learned.
-
-        An answer of which nothing was said is undone; a new question stays unless it `returns` to the person who asked.
-        """
+        """Finish the answer and save what drafting learned. Silence is undone; `returns`: the question, too."""
         assert self._opened is not None
         outcome = Outcome("".join(self._text), "".join(self._thinking), reason, stats, error, self._opened.context)
         self._conversation.finish(reason, None if stats is None else stats.to_dict(), self._sampling)
-        if not (outcome.text if self.kind == "continue" else outcome.said):
-            self._undo(returns)
+        if not (outcome.text if self.kind == "continue" else outcome.said) and (self._before is not None or returns):
+            if self._before is not None:
+                self._conversation.put_back(self._before)
+            else:
+                self._conversation.undo()
+            self._conversation.take_back_oldest(self._dropped)
         self._opened.learned.save(self._opened.model)  # now: most conversations end with their window
         return outcome
-
-    def _undo(self, returns: bool) -> None:
-        if self._before is not None:
-            self._conversation.put_back(self._before)
-        elif returns:
-            self._conversation.undo()
-        else:
-            return
-        self._conversation.take_back_oldest(self._dropped)
 
 
 def exchange_tokens(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:

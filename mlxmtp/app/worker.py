@@ -108,7 +108,16 @@ class Worker:
                 self._emit(Failed(self.error or MlxmtpError("No model is loaded: choose one with /model.")))
                 return
             try:
-                self._pass_on(begin(self.model, on_prefill), stop)
+                answer = begin(self.model, on_prefill)
+                with suppress(_Stopped):
+                    for event in answer:
+                        self._emit(event)
+                        if isinstance(event, End):
+                            return
+                        if stop.is_set():
+                            break
+                answer.close()
+                self._emit(End("cancelled", answer.stats))
             except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)
                 self._emit(Failed(error))
 
@@ -152,29 +161,16 @@ class Worker:
             os.read(self._bell, 1 << 16)
         return [self._events.popleft() for _ in range(len(self._events))]
 
-    def _pass_on(self, answer: Answer, stop: Event) -> None:
-        try:
-            for event in answer:
-                self._emit(event)
-                if isinstance(event, End):
-                    return
-                if stop.is_set():
-                    break
-        except _Stopped:
-            pass
-        answer.close()
-        self._emit(End("cancelled", answer.stats))
-
     def _emit(self, event: WorkerEvent) -> None:
         self._events.append(event)
         self.wake()
 
     def _do(self, job: Callable[[], None]) -> None:
+        def work() -> None:
+            while True:
+                self._jobs.get()()
+
         self._jobs.put(job)
         if self._thread is None:
-            self._thread = Thread(target=self._work, name="mlxmtp-model", daemon=True)
+            self._thread = Thread(target=work, name="mlxmtp-model", daemon=True)
             self._thread.start()
-
-    def _work(self) -> None:
-        while True:
-            self._jobs.get()()

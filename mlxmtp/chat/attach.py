@@ -7,6 +7,7 @@ import os
 import select
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,7 @@ from mlxmtp.errors import UsageError
 PATIENCE = 5.0
 """Seconds to wait for the first byte of a pipe that nobody asked for by name."""
 
-STDIN = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
-"""Names of standard input. Opened by one of the paths, a redirected file would be read, and then once more."""
+STDIN = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})  # opened by path, a file would be read twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,8 @@ class Attached:
 def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None) -> Attached:
     """Return files, then stdin, then the prompt, with blank lines between; each file under a line `--- path ---`.
 
-    `stdin` is a file descriptor, None where there is no input (a closed one, or a terminal that nobody named).
-    A name of STDIN among the files is standard input, read to its end however long that takes. Otherwise, with a
-    prompt or a file beside it, a pipe on which nothing arrives for PATIENCE seconds is left alone, with a note:
+    `stdin` is a file descriptor, None for no input. A name of STDIN among the files reads it to its end. Else,
+    with a prompt or a file beside it, a pipe on which nothing arrives for PATIENCE seconds is left alone with a note:
     schedulers and editors hand down pipes that never close. Empty input is ignored.
     Raises UsageError for what cannot be read as text, ContextOverflow for more than any model reads.
     """
@@ -85,12 +84,11 @@ def read_reference(text: str, prompts: Mapping[str, str]) -> str:
 
 def _something_arrives(stdin: int) -> bool:
     """Wait for input or its end, at most PATIENCE; only pipes and sockets can keep one waiting."""
-    try:
+    with suppress(OSError):  # closed: reading it will say so
         mode = os.fstat(stdin).st_mode
-    except OSError:  # closed: reading it will say so
-        return True
-    waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-    return not waits or bool(select.select([stdin], [], [], PATIENCE)[0])
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            return bool(select.select([stdin], [], [], PATIENCE)[0])
+    return True
 
 
 def _read_all(stdin: int | None) -> bytes:

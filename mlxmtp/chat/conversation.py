@@ -1,7 +1,4 @@
-"""A conversation that can be asked, taken back, gone on with, and saved while it happens.
-
-State changes only through events (`history.py`), each of which goes to the journal. Knows no terminals and no models.
-"""
+"""A conversation that changes by events alone (`history.py`), each of which goes to the journal."""
 
 from __future__ import annotations
 
@@ -17,8 +14,7 @@ from mlxmtp.chat.message import Message, user_parts
 from mlxmtp.engine import tokenizer
 from mlxmtp.engine.events import FinishReason
 
-PART_CHARACTERS = 200
-PART_SECONDS = 0.25
+PART_CHARACTERS, PART_SECONDS = 200, 0.25
 """An answer on its way reaches the journal in parts: after so many characters, or so long after the last part."""
 
 
@@ -43,10 +39,7 @@ class Conversation:
 
     @classmethod
     def restore(cls, events: Iterable[Event], journal: Journal | None = None) -> Conversation:
-        """Return the conversation that wrote `events`; it goes on in `journal`. An answer that broke off is cancelled.
-
-        Never raises: unknown and impossible events are passed over.
-        """
+        """Return the conversation that wrote `events`, to go on in `journal`; impossible events are passed over."""
         conversation = cls()
         for event in events:
             conversation._history = conversation._history.after(event)
@@ -68,20 +61,12 @@ class Conversation:
         return self._history.model
 
     @property
-    def name(self) -> str | None:
-        return self._history.name
-
-    @property
     def exchanges(self) -> tuple[Exchange, ...]:
         return self._history.exchanges
 
     @property
     def dropped(self) -> tuple[Exchange, ...]:
         return self._history.dropped
-
-    @property
-    def title(self) -> str:
-        return self._history.title
 
     @property
     def session(self) -> str | None:
@@ -94,8 +79,7 @@ class Conversation:
         return None if self.journal is None else self.journal.trouble
 
     def messages(self, asking: Exchange | None = None, *, instead: bool = False) -> list[tokenizer.Message]:
-        """Return the messages for the chat template; `asking` is a question that is not part of the conversation yet:
-        one more, or one `instead` of the last.
+        """Return the messages for the chat template, with one more question `asking`, or `instead` of the last.
 
         Left out are thoughts, tool calls and media, and questions that got no answer, unless it is the last one.
         """
@@ -177,16 +161,14 @@ class Conversation:
     def undo(self, count: int = 1) -> tuple[Exchange, ...]:
         """Take back the last `count` exchanges, or as many as there are, and return them, oldest first."""
         self._break_off()
-        taken = self.exchanges[-count:] if count > 0 else ()
-        if taken:
+        if taken := self.exchanges[-count:] if count > 0 else ():
             self._do({"type": "undo", "count": len(taken)})
         return taken
 
     def drop_oldest(self, count: int) -> tuple[Exchange, ...]:
         """Leave the oldest `count` exchanges out of the prompt, because the context is full; the session keeps them."""
         self._break_off()
-        taken = self.exchanges[: max(0, count)]
-        if taken:
+        if taken := self.exchanges[: max(0, count)]:
             self._do({"type": "drop", "count": len(taken)})
         return taken
 

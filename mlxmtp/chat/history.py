@@ -1,7 +1,4 @@
-"""The state of a conversation, as a value, and the change that each event of a session makes to it.
-
-A session file holds the same events, one a line: replaying a file gives the conversation that wrote it.
-"""
+"""The state of a conversation, as a value, and the change that each event of a session file makes to it."""
 
 from __future__ import annotations
 
@@ -45,10 +42,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A turn as a question and its reply, None while there is none; `messages` is the turn itself.
-
-    Material stands before the question: what was `attached` to it, and what it `mentioned` as `@path`.
-    """
+    """A turn as a question and its reply, after what was `attached` to it, and `mentioned` in it as `@path`."""
 
     question: str
     reply: Reply | None = None
@@ -117,9 +111,7 @@ class History:
     @property
     def title(self) -> str:
         """The first question in one line of at most 60 columns; its material's first line if it has no words."""
-        if not self.turns:
-            return ""
-        first = self.turns[0].exchange
+        first = self.turns[0].exchange if self.turns else Exchange("")
         return title_of(first.question or first.material)
 
     @property
@@ -211,11 +203,6 @@ def _edit(old: History, event: Event) -> History:
     return _last(old, replace(asked, parts=tuple(sorted([*stay, *new], key=place))))
 
 
-def _drop(old: History, event: Event) -> History:
-    old = _settled(old)
-    return replace(old, left_out=min(len(old.turns), old.left_out + _count(event)))
-
-
 def _last(old: History, *turn: Message) -> History:
     """The state with another last turn, and no answer on its way."""
     return replace(old, turns=(*old.turns[:-1], Turn(turn)), coming=None)
@@ -234,7 +221,9 @@ _CHANGES: dict[str, Callable[[History, Event], History]] = {
     "undo": lambda old, event: replace(
         old, turns=old.turns[: max(old.left_out, len(old.turns) - _count(event))], coming=None
     ),
-    "drop": _drop,
+    "drop": lambda old, event: replace(
+        settled := _settled(old), left_out=min(len(settled.turns), old.left_out + _count(event))
+    ),
     "take back": lambda old, event: replace(old, left_out=max(0, old.left_out - _count(event))),
     "question": lambda old, event: _message(old, {**event, "role": "user"}),  # format 1
     "reply": lambda old, event: _message(old, {**event, "role": "assistant"}),  # format 1

@@ -1,8 +1,4 @@
-"""One session file: events appended as they happen, one JSON object a line, the header first.
-
-A process may be killed at any byte: every event is one write to the end of the file, and a line that broke off is
-passed over. An open journal holds a lock on its file, so that two windows never write into one conversation.
-"""
+"""One session file, locked while open: a header and events, a JSON line and one write each, safe from `kill -9`."""
 
 from __future__ import annotations
 
@@ -30,19 +26,15 @@ _WAIT_FOR_MORE = frozenset({"extend", "answer", "model", "system"})  # after ope
 
 
 class Journal:
-    """The end of a session file, made by `new`, `reopen` or `fork`; `close` gives the lock back.
-
-    The file appears with the first event that is worth it, not before; what comes earlier waits.
-    """
+    """The end of a session file, which appears with the first event that is worth it; `close` gives the lock back."""
 
     def __init__(
         self, path: Path, file: int | None, waiting: list[bytes], quiet: frozenset[str], older: int | None = None
     ) -> None:
         self.path = path
-        self._file, self._quiet, self._older = file, quiet, older
+        self._file, self._quiet, self._older, self._closed = file, quiet, older, False
         self._waiting: list[bytes] | None = waiting  # None once the first event has been written
         self._trouble: str | None = None
-        self._closed = False
 
     @classmethod
     def new(cls, folder: Path, model: str = "") -> Journal:
@@ -105,7 +97,9 @@ class Journal:
             lines = self._waiting
         try:
             if self._file is None:
-                self._file = _create(self.path)
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+                _lock(self._file, self.path)
             if self._older is not None:
                 _mark_format(self._file, self._older)
                 self._older = None
@@ -129,10 +123,7 @@ class Journal:
 
 
 def read_events(data: bytes, path: Path) -> list[Event]:
-    """Return every whole event of a session file, the header first; none for a file whose header broke off.
-
-    Lines that are no JSON object are passed over, invalid UTF-8 is replaced. Raises SessionError.
-    """
+    """Return every whole event, the header first, passing over what is no JSON object. Raises SessionError."""
     lines = data.split(b"\n")
     if len(lines) == 1 and (lines[0].startswith(_STARTS) or _STARTS.startswith(lines[0])) and _event(lines[0]) is None:
         return []
@@ -178,10 +169,7 @@ def _header(path: Path, model: str, **more: str) -> bytes:
 
 
 def _mark_format(file: int, at: int) -> None:
-    """Write this format's digit into an older file's header, so that an older version refuses it instead of misreading.
-
-    One byte: a process that is killed leaves the old digit or the new one, and both are read.
-    """
+    """Write this format's digit, one byte, into an older file's header: an older version refuses it from then on."""
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
     fcntl.fcntl(file, fcntl.F_SETFL, flags & ~os.O_APPEND)  # Linux appends whatever the offset otherwise
     try:
@@ -193,13 +181,6 @@ def _mark_format(file: int, at: int) -> None:
 def _fresh_id() -> str:
     """Return eight characters, of which the first few are enough to type."""
     return os.urandom(4).hex()
-
-
-def _create(path: Path) -> int:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-    _lock(file, path)
-    return file
 
 
 def _lock(file: int, path: Path) -> None:

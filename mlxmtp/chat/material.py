@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,12 +15,8 @@ from tempfile import TemporaryDirectory
 from mlxmtp.errors import ContextOverflow, UsageError
 from mlxmtp.settings import git_environ
 
-LIMIT = 64 * 1024 * 1024
-"""Bytes of one file: several times what the longest context of any supported model can hold."""
-
-FOLDER_LIMIT = 4 * 1024 * 1024
-"""Bytes of text in one folder: about a million tokens, more than any supported model's context."""
-
+LIMIT = 64 * 1024 * 1024  # bytes of one file: several times what the longest context of any supported model can hold
+FOLDER_LIMIT = 4 * 1024 * 1024  # bytes of text in a folder: about a million tokens, more than any context
 MOST_FILES = 5000
 
 _BUILDS = frozenset({"__pycache__", "build", "dist", "node_modules", "target", "venv"})
@@ -38,10 +35,7 @@ _MENTION = re.compile(BEFORE_MENTION + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))"""
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The text behind one name: every file under a line `--- path ---`, and remarks, one sentence each.
-
-    `text` is empty where the file is. `files` counts those with text.
-    """
+    """The text behind one name, every file under a line `--- path ---`, and remarks; `files` counts those with text."""
 
     name: str
     text: str
@@ -81,11 +75,7 @@ def read_text(name: str) -> str:
 
 
 def mentions(message: str) -> list[str]:
-    """Return the paths that `message` names as `@path`, `@"path with blanks"` or `@folder/`, as typed, each once.
-
-    A word counts only if something is there by that name, so `@` in other text stays text. It may stand in quotes or
-    brackets. They and a full stop after the path are no part of it, unless there is such a file.
-    """
+    """Return the paths that `message` names as `@path` or `@"path with blanks"`, each once, if there is such a file."""
     found: dict[str, None] = {}
     for quoted, single, bare in _MENTION.findall(message):
         names = [quoted or single] if quoted or single else [bare, bare.rstrip(_CLOSING)]
@@ -100,10 +90,7 @@ def titled(name: str, text: str) -> str:
 
 
 def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
-    """Return text without blank lines at its ends, and a remark if it was not valid UTF-8.
-
-    Raises UsageError for bytes that are no text.
-    """
+    """Return text without blank lines at its ends, and a remark for bad UTF-8; UsageError for what is no text."""
     if (reason := not_text(data)) is not None:
         raise UsageError(f"{name} {reason}")
     data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the text
@@ -214,10 +201,9 @@ def _git(root: Path, *arguments: str) -> list[str] | None:
 
 def _is_repository(folder: Path) -> bool:
     """Tell a folder that git lists as a whole: a repository within the repository, or a submodule that is here."""
-    try:
+    with suppress(OSError):  # no way in
         return (folder / ".git").exists() and not folder.is_symlink()
-    except OSError:  # no way in
-        return False
+    return False
 
 
 def _left_out(folders: Sequence[str], name: str, one: str, several: str) -> tuple[str, ...]:
@@ -233,7 +219,7 @@ def _walk(root: Path, name: str, unread: list[str]) -> Iterator[Path]:
 
     def refuse(error: OSError) -> None:
         if error.filename == str(root):
-            raise UsageError(f"{name} cannot be read: {error.strerror or error}.") from error
+            raise _unreadable(name, error) from error
         unread.append(Path(error.filename).relative_to(root).as_posix())
 
     for folder, folders, files in os.walk(root, onerror=refuse):
@@ -244,11 +230,9 @@ def _walk(root: Path, name: str, unread: list[str]) -> Iterator[Path]:
 def _regular(paths: Iterable[Path], name: str) -> tuple[Path, ...]:
     regular: list[Path] = []
     for path in paths:
-        try:
+        with suppress(OSError):  # tracked, but deleted
             if stat.S_ISREG(path.lstat().st_mode):
                 regular.append(path)
-        except OSError:  # tracked, but deleted
-            continue
         if len(regular) > MOST_FILES:
             raise ContextOverflow(f"{name} holds more than {MOST_FILES} files: name the folders or files you mean.")
     return tuple(sorted(regular))
@@ -275,10 +259,9 @@ def _expanded(name: str) -> Path:
 
 
 def _exists(name: str) -> bool:
-    try:
+    with suppress(OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
         return bool(name) and _expanded(name).exists()
-    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
-        return False
+    return False
 
 
 def _read_one(path: Path, name: str) -> tuple[str, tuple[str, ...]]:

@@ -45,10 +45,7 @@ class TextPart(Part):
 
 @dataclass(frozen=True, slots=True)
 class MaterialPart(Part):
-    """Text of files or a pipe that stands before a question, attached to it or mentioned in it as `@path`.
-
-    `text` is what the model reads, with its `--- path ---` lines.
-    """
+    """Text of files or a pipe, with `--- path ---` lines: attached before a question, or mentioned in it as `@path`."""
 
     type = "material"
     text: str = ""
@@ -58,11 +55,10 @@ class MaterialPart(Part):
 
 @dataclass(frozen=True, slots=True)
 class MediaPart(Part):
-    """An image or a sound.
+    """An image or a sound; `path` leads from the session's folder to a copy, because dropped files disappear.
 
     `digest` is of what the network reads (`sha256:…` of resized pixels or samples), so that a prefix can be compared;
-    `shape` of the file: rows and columns, or samples and channels; `size` in bytes; `path` from the session's folder to
-    a copy, because dropped files and screenshots disappear.
+    `shape` of the file: rows and columns, or samples and channels; `size` in bytes.
     """
 
     digest: str = ""
@@ -116,10 +112,7 @@ _KNOWN: dict[str, type[Part]] = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation. The fields after `parts` are those of an answer.
-
-    `thinking` never goes back to the model. `stats` is `Stats.to_dict()`; `model` and `sampling` made this answer.
-    """
+    """One message; after `parts` the fields of an answer. `thinking` never goes back, `stats` is `Stats.to_dict()`."""
 
     role: Role
     parts: tuple[Part, ...] = ()
@@ -167,10 +160,7 @@ def user_parts(question: str, attached: str = "", mentioned: str = "") -> tuple[
 
 
 def read_message(data: Mapping[str, Any], role: Role, model: str = "") -> Message:
-    """Return the message of an event or an export; damaged values are left out.
-
-    Format 1 has `text`, `attached` and `mentioned` in place of parts. `model` answers where the data name none.
-    """
+    """Return the message of an event (of format 1, too) or an export, without damaged values."""
     if "parts" in data:
         parts = read_parts(data["parts"])
     else:

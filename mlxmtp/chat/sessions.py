@@ -18,12 +18,9 @@ from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
 from mlxmtp.units import nearest
 
 CACHE_SUFFIX = ".kv.safetensors"
-
 NOTHING_TO_CONTINUE = "There is no session to continue: mlxmtp chat saves one, and so does mlxmtp ask --save."
-
-_ANSWERS = re.compile(rb'(?m)^\{"type": "(?:part|reply|extend|retract|message", "role": "(?:assistant|tool))".*\n')
-
 _LIST = "Run: mlxmtp sessions"
+_ANSWERS = re.compile(rb'(?m)^\{"type": "(?:part|reply|extend|retract|message", "role": "(?:assistant|tool))".*\n')
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +61,7 @@ class Sessions:
         self.folder = folder
 
     def create(self, model: str = "") -> Journal:
-        """Return the journal of a new conversation; its file appears with the first question.
-
-        The model can be said later, with `Conversation.use_model`.
-        """
+        """Return the journal of a new conversation; its file appears with the first question."""
         return Journal.new(self.folder, model)
 
     def listing(self) -> Listing:
@@ -78,11 +72,14 @@ class Sessions:
         return Listing(tuple(found), tuple(remarks))
 
     def latest(self, tell: Callable[[str], object] = lambda _: None) -> Summary:
-        """Return the session that was last written to. Raises UsageError if there is none.
+        """Return the session that was last written to (UsageError: none); `tell` hears of files that are damaged."""
 
-        `tell` hears of each file that was written to later but cannot be read, one sentence.
-        """
-        for path in sorted(self._files(), key=_modified, reverse=True):
+        def modified(path: Path) -> float:
+            with suppress(OSError):  # removed since the folder was read
+                return path.stat().st_mtime
+            return 0.0
+
+        for path in sorted(self._files(), key=modified, reverse=True):
             if (summary := _summary(path, tell)) is not None:
                 return summary
         raise UsageError(NOTHING_TO_CONTINUE)
@@ -97,13 +94,12 @@ class Sessions:
         if isinstance(match, Summary):
             return match
         try:
-            summary = summarize(match)
+            if (summary := summarize(match)) is not None:
+                return summary
         except OSError as error:
             raise MlxmtpError(f"{match} cannot be read: {error.strerror or error}.") from error
-        if summary is None:
-            name = _id_of(match)
-            raise UsageError(f"Nothing is asked in session {name} any more. To delete it: mlxmtp sessions rm {name}")
-        return summary
+        name = _id_of(match)
+        raise UsageError(f"Nothing is asked in session {name} any more. To delete it: mlxmtp sessions rm {name}")
 
     def find_any(self, wanted: str) -> Summary:
         """As `find`, but by its whole id also a file that cannot be read or in which nothing is asked: to remove it."""
@@ -123,10 +119,7 @@ class Sessions:
         return Summary(_id_of(match), match, None, title, "", *times, 0, _size(match, status))
 
     def open(self, summary: Summary) -> Resumed:
-        """Continue a session in its own file, or in a copy if another window has it open.
-
-        Raises UsageError if it has been removed meanwhile, SessionError, MlxmtpError if it cannot be read.
-        """
+        """Go on with a session in its own file, in a copy if it is open elsewhere. Raises SessionError, MlxmtpError."""
         remarks: tuple[str, ...] = ()
         with _as_sentences(summary, "has been removed", f"{summary.path} cannot be opened"):
             try:
@@ -205,10 +198,8 @@ def _summary(path: Path, tell: Callable[[str], object]) -> Summary | None:
     """As `summarize`, but a file that cannot be read is a sentence for `tell`."""
     try:
         return summarize(path)
-    except SessionError as error:
-        tell(str(error))
-    except OSError as error:
-        tell(f"{path.name}: {error.strerror}.")
+    except (SessionError, OSError) as error:
+        tell(f"{path.name}: {error.strerror}." if isinstance(error, OSError) else str(error))
     return None
 
 
@@ -235,10 +226,3 @@ def _size(path: Path, status: os.stat_result) -> int:
     """Return the bytes of a session and of its KV cache."""
     cache = _cache_of(path)
     return status.st_size + (cache.stat().st_size if cache.exists() else 0)
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # removed since the folder was read
-        return 0.0

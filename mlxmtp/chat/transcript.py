@@ -16,8 +16,7 @@ from mlxmtp.files import write_atomically
 
 _TITLE_LINE = re.compile(r"^--- (.+) ---$", re.MULTILINE)
 _ENDS = {"cancelled": "*(stopped)*", "length": "*(cut at the length limit)*"}
-_LINE = 100
-"""Columns that the arguments or the result of a tool may take."""
+_LINE = 100  # columns that the arguments or the result of a tool may take
 
 
 def as_markdown(history: History, session: str | None = None) -> str:
@@ -34,10 +33,7 @@ def as_markdown(history: History, session: str | None = None) -> str:
 
 
 def as_table(history: History, session: str | None = None) -> dict[str, Any]:
-    """Return everything, ready for JSON: also material, thoughts and numbers.
-
-    `messages` is the whole conversation, `exchanges` the same as questions and replies, without media and tools.
-    """
+    """Return everything, ready for JSON; `exchanges` are `messages` as questions and replies, no media or tools."""
     return {
         "session": session,
         "name": history.name,
@@ -57,10 +53,7 @@ def export(
     overwrite: bool = False,
     way_out: str = "take another name",
 ) -> Path:
-    """Write `file`, whose ending says what: .md or .json; return its path. Raises UsageError, MlxmtpError.
-
-    `way_out` is what can be done where the file is there already.
-    """
+    """Write `file`, .md or .json, and return its path. Raises MlxmtpError, UsageError with a `way_out`."""
     try:
         path = Path(file).expanduser()
     except RuntimeError as error:

@@ -145,7 +145,7 @@ def test_a_full_context_drops_the_oldest_and_keeps_them_in_the_transcript() -> N
     conversation.drop_oldest(2)
     assert [message["content"] for message in conversation.messages()] == ["3?", "3"]
     assert [one.question for one in conversation.dropped] == ["1?", "2?"]
-    assert conversation.title == "1?"
+    assert conversation.history.title == "1?"
 
 
 def test_every_operation_is_one_event() -> None:
@@ -349,7 +349,7 @@ def test_no_event_can_break_it(events: list[Event]) -> None:
     conversation = Conversation.restore(events)
     assert conversation.history.coming is None
     conversation.messages()
-    assert isinstance(conversation.title, str)
+    assert isinstance(conversation.history.title, str)
     json.dumps(as_table(conversation.history))
     as_markdown(conversation.history)
 

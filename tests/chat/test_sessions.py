@@ -179,7 +179,7 @@ def test_whatever_is_torn_or_overwritten_the_rest_goes_on(
     assert history == again.history
     turns = len(history.dropped + history.exchanges)
     listed = [(one.turns, one.title, one.name, one.model) for one in store.listing().sessions]  # reads no answers
-    assert listed == ([(turns, again.title, history.name, history.model)] if turns else [])
+    assert listed == ([(turns, history.title, history.name, history.model)] if turns else [])
 
 
 def test_a_full_disk_ends_the_saving_but_not_the_conversation(

@@ -219,8 +219,8 @@ def test_ctrl_c_between_two_layers_of_a_chunk_does_not_leave_a_broken_ring(monke
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[int, int, int, int]]:
     """Turns: where to cut the conversation, new tokens, answer length, how far from the end a snapshot is taken."""
-    turn = st.tuples(st.integers(0, 400), st.integers(1, 30), st.integers(1, 110), st.integers(0, 12))
-    return draw(st.lists(turn, min_size=2, max_size=6))
+    turn = st.tuples(st.integers(0, 400), st.integers(1, 30), st.integers(1, 60), st.integers(0, 12))
+    return draw(st.lists(turn, min_size=2, max_size=4))
 
 
 @settings(max_examples=8, deadline=None)

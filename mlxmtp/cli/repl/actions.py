@@ -164,11 +164,11 @@ class Actions:
         if conversation.trouble is not None:
             raise SessionError(conversation.trouble)
         if argument:
-            self.chat.say(f"Saved as {conversation.name}.")
+            self.chat.say(f"Saved as {conversation.history.name}.")
         elif conversation.session is None:
             self.chat.say("Nothing has been asked yet; from the first question on everything is saved.")
         else:
-            name = conversation.name or conversation.journal.id
+            name = conversation.history.name or conversation.journal.id
             self.chat.say(f"Saved as session {name}. /save NAME gives it a name.")
 
     def do_load(self, argument: str) -> None:
@@ -334,7 +334,7 @@ def show_resumed(chat: Chat) -> None:
     """Show where a conversation that goes on was left: its title and the last exchange."""
     said = chat.conversation.exchanges
     count = len(said) + len(chat.conversation.dropped)
-    chat.say(f"Going on with: {chat.conversation.title} ({count} exchange{'' if count == 1 else 's'})")
+    chat.say(f"Going on with: {chat.conversation.history.title} ({count} exchange{'' if count == 1 else 's'})")
     if not said:
         return
     rows = said[-1].question.split("\n")
