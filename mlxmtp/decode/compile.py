@@ -1,9 +1,11 @@
 """Rounds by draft length, compiled behind the scenes.
 
-A compiled round is 1.3 to 2 times faster, but the first use of its kernels builds them: on Linux about half a second
-for each of some thirty with the system's C++ compiler, less on Metal. The first tokens do not wait for that: they come
-from the same function uncompiled, while a thread evaluates the compiled one on small buffers of zeros (kernels do not
-depend on sizes). Both give the same tokens.
+A compiled round is 1.3 to 2 times faster, but the first use of its kernels builds them: a library for each of about
+forty fused graphs (`tests/decode/test_kernel_libraries.py`), on Linux half a second each with the C++ compiler.
+The first tokens come from the same function uncompiled, while a thread evaluates the compiled one on small buffers of
+zeros. Both give the same tokens. On Linux the answer does not wait for that. On Metal it may: MLX holds one lock while
+it builds a library, and so the answer's next gather or scatter stands still that long (read in its source; seconds in
+all, once for each version of macOS and MLX, which keep what was built).
 """
 
 import atexit

@@ -23,7 +23,7 @@ from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.limits import MAX_DRAFT
-from mlxmtp.models.device import device_failed, rounds_in_flight
+from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
@@ -226,7 +226,7 @@ class Decoder:
             self.forget()
             self._sent.clear()
             self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
-            raise device_failed(error) from error
+            raise failure(error) from error
 
     def _settle(self) -> None:
         """Wait for rounds that were sent and never read: those behind a stop token, or of an answer that was closed."""

@@ -6,8 +6,8 @@ from typing import Any, cast
 import mlx.core as mx
 
 from mlxmtp.errors import LoadError
+from mlxmtp.models import device
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
-from mlxmtp.models.device import bound_memory, compute_dtype, device_failed, on_cpu, tune_threads
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.safetensors import AGAIN, read_header, weight_files
@@ -32,8 +32,8 @@ def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
     if config.is_drafter:
         raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
     kv = kv_quantization(config, kv_bits)
-    tune_threads(config.hidden_size)
-    bound_memory()
+    device.tune_threads(config.hidden_size)
+    device.bound_memory()
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.
     target = Target(assemble(config, read_weights(folder)), config, kv)
     evaluate(target)
@@ -51,7 +51,7 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     if config.quantization is None and bits not in (None, 4, 8, 16):
         raise LoadError(f"A drafter can be packed to 4 or 8 bits or kept at 16, not {bits}.")
     if bits is None:
-        bits = 4 if quantized_by_default(config) and not on_cpu() else 16
+        bits = 4 if quantized_by_default(config) and not device.on_cpu() else 16
     drafter = Drafter(assemble(config, read_weights(folder), bits), config, target)
     evaluate(drafter)
     return drafter
@@ -86,7 +86,7 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
     _check(config, arrays, {name: shape for part in shapes.values() for name, shape in part.items()}, unknown)
     parameters: dict[str, Matrix] = {}
     for tensor, how in stored.items():
-        values = tuple(value.astype(compute_dtype(value.dtype)) for value in map(arrays.pop, shapes[tensor]))
+        values = tuple(value.astype(device.compute_dtype(value.dtype)) for value in map(arrays.pop, shapes[tensor]))
         matrix = Matrix(values, how)
         wanted = Quantization(bits, 64).fitting(tensor) if how is None and bits != 16 and tensor.quantizable else None
         if wanted is not None:
@@ -150,7 +150,7 @@ def evaluate(network: Target | Drafter) -> None:
         for part in (*network.layers, *vars(network).values()):
             mx.eval(arrays(part))
     except RuntimeError as error:
-        raise device_failed(error) from error
+        raise device.failure(error) from error
 
 
 def arrays(network: Any) -> list[mx.array]:
