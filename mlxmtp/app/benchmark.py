@@ -10,8 +10,9 @@ from pathlib import Path
 
 from mlxmtp.app.open import Opener, answer_params, read_tokenizer, require_memory
 from mlxmtp.bench import Format, compare, environment, formats, plot, suite
-from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report
-from mlxmtp.bench.runner import Candidate, OnProgress, Runner, prompts_of
+from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report, to_json
+from mlxmtp.bench.runner import OnProgress, Runner, prompts_of
+from mlxmtp.bench.samples import Sample
 from mlxmtp.chat.attach import read_reference
 from mlxmtp.engine.model import context_of
 from mlxmtp.errors import MlxmtpError
@@ -62,7 +63,7 @@ class Benchmark:
             tokens, kv_bits = longest + request.plan.max_tokens, settings.kv_bits
             require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=kv_bits)
             pair, params = (target, drafter, settings.draft_bits, kv_bits), answer_params(settings)
-            self._runners.append(Runner(Candidate(*pair, tokenizer, params, prompts), request.plan))
+            self._runners.append(Runner(*pair, tokenizer, params, prompts, request.plan))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
         asked = RunSettings(suites, len(texts), request.plan, *sampling, bool(settings.think), system or None)
         self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment.environment())
@@ -76,13 +77,14 @@ class Benchmark:
         """Measure; `starting` returns what a model reports to, given the runs that were done before it."""
         lines = self._request.form == "jsonl"
         if lines:
-            self._deliver(formats.start_line(self.report))
+            self._deliver(formats.json_line("start", self.report.start()))
         done = 0
         for runner in self._runners:
             for result in runner.results(starting(done)):
                 self.report.add(result)
                 if lines and not isinstance(result, ModelInfo):
-                    self._deliver(formats.result_line(result), append=True)
+                    kind = "sample" if isinstance(result, Sample) else "checking"
+                    self._deliver(formats.json_line(kind, to_json(result)), append=True)
             done += runner.runs
         self.report.complete = True
 
@@ -94,7 +96,7 @@ class Benchmark:
             if request.output is not None:
                 forms.callback(lambda: self._write(formats.report_text(report)))
             if request.form == "jsonl":
-                forms.callback(lambda: self._deliver(formats.end_line(report), append=True))
+                forms.callback(lambda: self._deliver(formats.json_line("end", report.end()), append=True))
             else:
                 forms.callback(lambda: self._deliver(formats.report_text(report, request.form)))
             if request.plot is not None:

@@ -1,7 +1,5 @@
 """Comparison of two reports: faster or slower only beyond the spread of either run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -93,23 +91,21 @@ def _lines(a: Report, b: Report) -> Iterator[Line]:
 
 
 def _verdict(lines: tuple[Line, ...]) -> Iterator[str]:
-    main = [line for line in lines if line.what == "decode" and line.kind is None]
+    named: dict[Difference, list[str]] = {}
+    for line in lines:
+        if line.what == "decode" and line.kind is None:
+            length = "" if line.case.length is None else f", {line.case.length} prompt tokens"
+            draft = {0: "plain", "auto": "auto"}.get(line.num_draft_tokens, f"{line.num_draft_tokens} drafts")
+            name = f"{line.case.model} {draft}{length} ({line.b_over_a - 1:+.1%})"
+            named.setdefault(line.verdict, []).append(name)
+    count = sum(map(len, named.values()))
     for verdict in ("faster", "slower"):
-        named = "; ".join(_named(line) for line in main if line.verdict == verdict)
-        if named:
-            count = sum(line.verdict == verdict for line in main)
-            yield f"B is {verdict} in {count} of {len(main)} rows: {named}."
-    same = sum(line.verdict == "same within spread" for line in main)
-    if same:
-        yield f"{same} of {len(main)} are the same within their spread."
-    if any(line.verdict == "unclear" for line in main):
+        if found := named.get(verdict):
+            yield f"B is {verdict} in {len(found)} of {count} rows: {'; '.join(found)}."
+    if same := named.get("same within spread"):
+        yield f"{len(same)} of {count} are the same within their spread."
+    if "unclear" in named:
         yield "With one repetition there is no spread, so nothing is certain: measure with -r 3 or more."
-
-
-def _named(line: Line) -> str:
-    length = "" if line.case.length is None else f", {line.case.length} prompt tokens"
-    draft = {0: "plain", "auto": "auto"}.get(line.num_draft_tokens, f"{line.num_draft_tokens} drafts")
-    return f"{line.case.model} {draft}{length} ({line.b_over_a - 1:+.1%})"
 
 
 def _warnings(a: Report, b: Report) -> Iterator[str]:
@@ -127,10 +123,6 @@ def _differences(a: object, b: object, attributes: dict[str, str]) -> Iterator[s
     for attribute, name in attributes.items():
         old, new = (attrgetter(attribute)(side) for side in (a, b))
         if old != new:
-            yield f"{name}: {_value_text(old)} in A, {_value_text(new)} in B"
-
-
-def _value_text(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    return "unknown" if value is None else str(value)
+            told = (", ".join(map(str, side)) if isinstance(side, tuple) else side for side in (old, new))
+            before, after = ("unknown" if side is None else side for side in told)
+            yield f"{name}: {before} in A, {after} in B"

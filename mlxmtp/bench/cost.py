@@ -1,13 +1,4 @@
-"""Cost model of a round, t(K) = a + b K: expected speeds, the best draft length, and what limits the gain.
-
-With p_i the share of the draft tokens at position i that are accepted when all before them were,
-
-    tokens(K) = 1 + p_1 + p_1 p_2 + ... + p_1 ... p_K        speed(K) = tokens(K) / t(K)
-
-a is a pass of the target over one row; b is one draft step and one more row to verify.
-"""
-
-from __future__ import annotations
+"""Cost model of a round, t(K) = a + b K: expected speeds, the best draft length, and what limits the gain."""
 
 import statistics
 from collections import Counter
@@ -35,7 +26,13 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The line through measured rounds, in seconds: `base` + K `step`. `drafter` is the drafter's part of `step`."""
+    """The line through measured rounds, in seconds: t(K) = `base` + K `step`; `drafter` is a part of `step`.
+
+    `base` is a pass of the target over one row, `step` one draft step and one more row to verify. With p_i the share of
+    the draft tokens at position i that are accepted when all before them were,
+
+        tokens(K) = 1 + p_1 + p_1 p_2 + ... + p_1 ... p_K        speed(K) = tokens(K) / t(K)
+    """
 
     base: float
     step: float
@@ -60,20 +57,12 @@ class Cost:
 
 
 def fit(times: Mapping[int, Sequence[float]]) -> Cost | None:
-    """Fit the median times of rounds by draft length by least squares, weighted by their number.
-
-    None with fewer than two lengths, or where the line has no positive base.
-    """
+    """Fit median times by draft length by least squares; None with fewer than two lengths or no positive base."""
     medians = {k: statistics.median(found) for k, found in sorted(times.items()) if len(found) >= _ENOUGH}
     if len(medians) < 2:
         return None
-    weight = {k: float(len(times[k])) for k in medians}
-    total = sum(weight.values())
-    middle_k = sum(weight[k] * k for k in medians) / total
-    middle_t = sum(weight[k] * t for k, t in medians.items()) / total
-    step = sum(weight[k] * (k - middle_k) * (t - middle_t) for k, t in medians.items())
-    step /= sum(weight[k] * (k - middle_k) ** 2 for k in medians)
-    base = middle_t - step * middle_k
+    each = [k for k in medians for _ in times[k]]  # a length counts as often as it was timed
+    step, base = statistics.linear_regression(each, [medians[k] for k in each])
     if base <= 0:
         return None
     points = (Point(k, len(times[k]), t, base + step * k) for k, t in medians.items())
@@ -97,10 +86,7 @@ def round_times(samples: Sequence[Sample]) -> dict[int, list[float]]:
 
 
 def acceptance(samples: Iterable[Sample], *, conditional: bool = True) -> list[float]:
-    """Return the share of draft tokens accepted at each position.
-
-    Conditional: of those whose predecessors were accepted (p_i above); else of all that were proposed there.
-    """
+    """Return the share of draft tokens accepted at each position: of all proposed there, or conditional (p_i above)."""
     tried: Counter[int] = Counter()
     accepted: Counter[int] = Counter()
     for step in (step for sample in samples for step in sample.rounds if step.complete):

@@ -1,17 +1,15 @@
 """Environment of a run: chip, memory, versions, power and heat, as far as the system tells without being root."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mlxmtp.machine.chip import this_machine
+from mlxmtp.version import installed_version
 
 _PACKAGES = ("mlxmtp", "mlx", "mlx-lm", "tokenizers")
 _BUSY = 0.5  # load per core from which other programs disturb
@@ -61,21 +59,9 @@ class Environment:
 def environment() -> Environment:
     """Describe this machine as it is now."""
     machine = this_machine()
-    versions: dict[str, str | None] = dict.fromkeys(_PACKAGES)
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return Environment(
-        machine.chip,
-        os.cpu_count(),
-        machine.memory,
-        machine.usable,
-        machine.system,
-        platform.machine(),
-        platform.python_version(),
-        versions,
-        conditions(),
-    )
+    versions = {package: installed_version(package, "") or None for package in _PACKAGES}
+    memory, python = (machine.memory, machine.usable), (platform.machine(), platform.python_version())
+    return Environment(machine.chip, os.cpu_count(), *memory, machine.system, *python, versions, conditions())
 
 
 def conditions() -> Conditions:
@@ -89,9 +75,7 @@ def conditions() -> Conditions:
 def power_source(output: str) -> str | None:
     """Return `AC` or `battery`, from `pmset -g batt`: Now drawing from 'AC Power'."""
     line = next((line for line in output.splitlines() if "drawing from" in line), "")
-    if "AC Power" in line:
-        return "AC"
-    return "battery" if "Battery" in line else None
+    return "AC" if "AC Power" in line else "battery" if "Battery" in line else None
 
 
 def low_power(output: str) -> bool | None:
@@ -101,16 +85,11 @@ def low_power(output: str) -> bool | None:
 
 
 def thermal_pressure(output: str) -> str | None:
-    """Return `none`, or the warnings of `pmset -g therm`.
-
-    It prints levels only once there was one, and on Intel a CPU_Speed_Limit in per cent.
-    """
+    """Return `none`, or the warnings of `pmset -g therm`: levels once there was one, on Intel a CPU_Speed_Limit."""
     lines = [line.strip() for line in output.splitlines()]
     limits = [line for line in lines if line.startswith("CPU_Speed_Limit") and not line.endswith("= 100")]
     levels = [line for line in lines if "warning level" in line.lower() and not line.startswith("Note: No")]
-    if limits or levels:
-        return "; ".join([*levels, *limits])
-    return "none" if lines else None
+    return "; ".join([*levels, *limits]) or ("none" if lines else None)
 
 
 def _output(*command: str) -> str:
@@ -138,7 +117,6 @@ def _linux_power() -> str | None:
 
 
 def _load() -> float | None:
-    try:
+    with suppress(OSError):
         return round(os.getloadavg()[0], 2)
-    except OSError:
-        return None
+    return None

@@ -1,85 +1,66 @@
 """Formats of reports and comparisons: markdown with the verdict first and aligned tables, JSON, JSON lines, CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from mlxmtp.bench import Format
 from mlxmtp.bench.compare import Comparison
 from mlxmtp.bench.report import Report, to_json
-from mlxmtp.bench.samples import Case, DrafterTiming, DraftSetting, Sample, draft_label
-from mlxmtp.bench.summary import CaseSummary, Row
-from mlxmtp.bench.verdict import verdict
+from mlxmtp.bench.samples import Case, DraftSetting, draft_label
+from mlxmtp.bench.summary import CaseSummary, Row, verdict
 
 
 def report_text(report: Report, form: Format = "md") -> str:
-    """Return the whole report. JSON lines are written one by one instead: `start_line`, `result_line`, `end_line`."""
+    """Return the whole report. JSON lines are written one by one instead: `json_line`."""
     if form == "json":
         return json.dumps(report.to_json(), ensure_ascii=False) + "\n"
-    return samples_csv(report) if form == "csv" else report_markdown(report)
+    return _samples_csv(report) if form == "csv" else _report_markdown(report)
 
 
 def comparison_text(comparison: Comparison, form: Format = "md") -> str:
     """Return the comparison; JSON lines have the verdict last."""
     if form == "md":
-        return comparison_markdown(comparison)
+        return _comparison_markdown(comparison)
     whole = to_json(comparison)
     if form == "json":
         return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
     lines = whole.pop("lines")
     if form == "jsonl":
-        return "".join([*(_json_line("line", line) for line in lines), _json_line("end", whole)])
+        return "".join([*(json_line("line", line) for line in lines), json_line("end", whole)])
     for line in lines:
         for side in ("a", "b"):
             line |= {f"{side}_{key}": value for key, value in line.pop(side).items()}
     return _csv(lines)
 
 
-def start_line(report: Report) -> str:
-    """Return the first JSON line: everything but results."""
-    return _json_line("start", report.start())
-
-
-def result_line(result: Sample | DrafterTiming) -> str:
-    """Return the JSON line of a measured result."""
-    return _json_line("sample" if isinstance(result, Sample) else "checking", to_json(result))
-
-
-def end_line(report: Report) -> str:
-    """Return the last JSON line: conclusions from the others."""
-    return _json_line("end", report.end())
-
-
-def _json_line(kind: str, value: dict[str, Any]) -> str:
+def json_line(kind: str, value: dict[str, Any]) -> str:
+    """Return a JSON line: `start` (everything but results), `sample`, `checking` (a timing) or `end` (conclusions)."""
     return json.dumps({"type": kind, **value}, ensure_ascii=False) + "\n"
 
 
-def samples_csv(report: Report) -> str:
+def _samples_csv(report: Report) -> str:
     """Return a row for each sample, without tokens and rounds."""
     rows = []
     for sample in report.samples:
         row = {key: value for key, value in to_json(sample).items() if key not in ("tokens", "rounds", "parting")}
-        row["drafted"] = sum(step.drafted for step in sample.rounds)
-        row["accepted"] = sum(step.accepted for step in sample.rounds)
-        row["passes"] = len(sample.rounds)
-        row["different_from"] = None if sample.divergence is None else sample.divergence.at
+        row |= {name: sum(getattr(step, name) for step in sample.rounds) for name in ("drafted", "accepted")}
+        row |= {"passes": len(sample.rounds), "different_from": sample.divergence and sample.divergence.at}
         rows.append(row)
     return _csv(rows)
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([list(rows[0]), *(row.values() for row in rows)])
     return text.getvalue()
 
 
-def report_markdown(report: Report) -> str:
+def _report_markdown(report: Report) -> str:
     """Return the verdicts, then the tables, then the environment."""
     cases = report.summaries()
     parts = ["# mlxmtp bench"]
@@ -89,18 +70,17 @@ def report_markdown(report: Report) -> str:
         title = f"## {case.case.title}\n\n" if len(cases) > 1 else ""
         parts.append(title + _bullets(verdict(case)))
     rows = [row for case in cases for row in case.rows]
-    parts += ["## Speed\n\n" + _speeds(rows), "## Times\n\n" + _times(rows)]
+    parts += [f"## Speed\n\n{_speeds(rows)}", f"## Times\n\n{_times(rows)}"]
     if any(len(case.kinds) > 1 for case in cases):
-        parts.append("## Kinds of text\n\n" + _kinds(cases))
+        parts.append(f"## Kinds of text\n\n{_kinds(cases)}")
     if any(row.acceptance_by_position for row in rows):
-        parts.append("## Acceptance by position\n\n" + _positions(rows))
+        parts.append(f"## Acceptance by position\n\n{_positions(rows)}")
     if any(case.cost is not None for case in cases):
-        parts.append("## Cost of a round\n\n" + _costs(cases))
-    parts.append("## Environment\n\n" + _bullets(_environment(report)))
-    return "\n\n".join(parts) + "\n"
+        parts.append(f"## Cost of a round\n\n{_costs(cases)}")
+    return "\n\n".join([*parts, f"## Environment\n\n{_bullets(_environment(report))}"]) + "\n"
 
 
-def comparison_markdown(comparison: Comparison) -> str:
+def _comparison_markdown(comparison: Comparison) -> str:
     """Return the verdict, then what makes the runs hard to compare, then a table."""
     parts = [f"# A: {comparison.a}, B: {comparison.b}", _bullets(comparison.verdict)]
     if comparison.warnings:
@@ -134,30 +114,19 @@ def _percent(share: float | None) -> str:
 
 def _speeds(rows: Sequence[Row]) -> str:
     header = ["model", "prompt", "drafts", "tok/s", "times plain", "accepted", "tok/pass", "memory", "same text"]
-    table = [
-        [
-            *_place(row),
-            row.speed.generation_tps.text(1),
-            "" if row.speed.times_plain is None else row.speed.times_plain.text(2),
-            _percent(row.speed.acceptance),
-            f"{row.speed.tokens_per_pass:.2f}",
-            f"{row.peak_memory / 1e6:,.0f} MB",
-            _same_text(row),
-        ]
-        for row in rows
-    ]
+    table = []
+    for row in rows:
+        speed, same = row.speed, "" if row.same_text is None else f"yes ({row.texts_compared} of {row.texts_compared})"
+        if row.divergences:
+            first = min(row.divergences, key=attrgetter("at"))
+            near = ", near-tie" if first.near_tie else ""
+            same = f"{row.texts_compared - row.texts_different} of {row.texts_compared}"
+            same += f"; token {first.at}, margin {first.margin:.2g}{near}"
+        gain = "" if speed.times_plain is None else speed.times_plain.text(2)
+        accepted = [_percent(speed.acceptance), f"{speed.tokens_per_pass:.2f}"]
+        memory = f"{row.peak_memory / 1e6:,.0f} MB"
+        table.append([*_place(row), speed.generation_tps.text(1), gain, *accepted, memory, same])
     return _table(header, table)
-
-
-def _same_text(row: Row) -> str:
-    if row.same_text is None:
-        return ""
-    if row.same_text:
-        return f"yes ({row.texts_compared} of {row.texts_compared})"
-    first = min(row.divergences, key=lambda divergence: divergence.at)
-    near = ", near-tie" if first.near_tie else ""
-    same = row.texts_compared - row.texts_different
-    return f"{same} of {row.texts_compared}; token {first.at}, margin {first.margin:.2g}{near}"
 
 
 def _times(rows: Sequence[Row]) -> str:

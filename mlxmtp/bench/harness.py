@@ -1,17 +1,13 @@
-"""Harness that measures a target with its drafter: token ids in, tokens and times out. Knows nothing of reports.
-
-It makes runs comparable: each prefills its whole prompt, rounds are compiled and traced before the first run, buffers
-do not grow between runs, and a fixed draft length teaches the automatic one nothing.
-"""
-
-from __future__ import annotations
+"""Harness that measures a target with its drafter: token ids in, tokens and times out. Knows nothing of reports."""
 
 import gc
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from copy import deepcopy
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import mlx.core as mx
 
@@ -33,10 +29,7 @@ _BLOCK = 6  # rounds between two changes of drafter in `Harness.time_drafter`
 
 
 class Run(NamedTuple):
-    """One answer. Seconds count from the request: to the end of the prefill, to the first token, to the last.
-
-    `peak_memory` is the most bytes MLX held meanwhile, weights included.
-    """
+    """One answer. Seconds count from the request; `peak_memory` is the most bytes MLX held, weights included."""
 
     tokens: tuple[int, ...]
     rounds: tuple[Round, ...]
@@ -47,7 +40,11 @@ class Run(NamedTuple):
 
 
 class Harness:
-    """A target with its drafter, to be measured."""
+    """A target with its drafter, measured in runs that can be compared.
+
+    Each prefills its whole prompt, rounds are compiled and traced before the first run, buffers do not grow between
+    runs, and a fixed draft length teaches the automatic one nothing.
+    """
 
     def __init__(self, target: Target, drafter: Any = None, sampling: Sampling | None = None) -> None:
         self.sampling = sampling or Sampling()
@@ -69,7 +66,7 @@ class Harness:
         *,
         draft_bits: int | None = None,
         kv_bits: int | None = None,
-    ) -> Harness:
+    ) -> Self:
         """Read the weights; what `params` leave open is sampled as the checkpoint recommends. Raises LoadError."""
         target = load_target(folder, kv_bits=kv_bits)
         params = params or Params()
@@ -94,21 +91,18 @@ class Harness:
         wanted = set(lengths)
         fixed = sorted({k for k in wanted if k != "auto"} | (set(LENGTHS) if "auto" in wanted else set()))
         try:
-            self._trace(prompt, tokens, fixed)
+            self._decoder.reserve(len(prompt) + tokens)
+            for k in fixed:
+                self._decoder.depth = deepcopy(self._fresh)
+                limit = 1 + _TRACED * (k + 1)
+                for _ in self._decoder.rounds(prompt, max_tokens=limit, num_draft_tokens=k, sampling=self.sampling):
+                    pass
         except RuntimeError:
             if not self.compiled:
                 raise
             self.compiled = False
             self._decoder = Decoder(self._target, self._drafter, compiled="never")
-            self._trace(prompt, tokens, fixed)
-
-    def _trace(self, prompt: Sequence[int], tokens: int, lengths: Sequence[int]) -> None:
-        self._decoder.reserve(len(prompt) + tokens)
-        for k in lengths:
-            self._decoder.depth = deepcopy(self._fresh)
-            limit = 1 + _TRACED * (k + 1)
-            for _ in self._decoder.rounds(prompt, max_tokens=limit, num_draft_tokens=k, sampling=self.sampling):
-                pass
+            self.prepare(prompt, tokens, wanted)
 
     def run(self, prompt: Sequence[int], tokens: int, length: DraftSetting) -> Run:
         """Decode exactly `tokens` tokens (stop tokens are ignored) after a prefill of the whole prompt."""
@@ -159,10 +153,9 @@ class Harness:
         return margin, top * max(mx.finfo(target.dtype).eps, beside) / scale
 
     def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> tuple[list[float], list[float]]:
-        """Time about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost, in turns.
+        """Return seconds of about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost.
 
-        Both continue the same text in the same buffers, so that there is only one KV cache. Returns seconds of each;
-        none where the model's context is too short.
+        They take turns on one text and one KV cache; none where the model's context is too short.
         """
         decoder, blocks = self._decoder, -(-rounds // _BLOCK)
         block_tokens = 1 + (_TRACED + _BLOCK) * (k + 1)
@@ -184,18 +177,11 @@ class Harness:
 
     def _block(self, text: Sequence[int], tokens: int, k: int) -> list[float]:
         """Return the seconds of a block of rounds. The first ones are traced, or out of step, and do not count."""
-        found: list[float] = []
-        last = time.perf_counter()
-        steps = self._decoder.rounds(text, max_tokens=tokens, num_draft_tokens=k, sampling=self.sampling)
-        for number, _ in enumerate(steps):
-            now = time.perf_counter()
-            if number > _TRACED:
-                found.append(now - last)
-            last = now
-            if len(found) == _BLOCK:
-                break
-        steps.close()
-        return found
+        with closing(
+            self._decoder.rounds(text, max_tokens=tokens, num_draft_tokens=k, sampling=self.sampling)
+        ) as steps:
+            ends = [time.perf_counter() for _ in islice(steps, 1 + _TRACED + _BLOCK)]
+        return [end - start for start, end in pairwise(ends[_TRACED:])]
 
 
 class _FreeDrafter:

@@ -1,7 +1,5 @@
 """Charts of a report as SVG or PNG: acceptance by position, speed by draft length, speed by context length."""
 
-from __future__ import annotations
-
 import io
 import math
 import statistics
@@ -129,9 +127,8 @@ class Page:
 def require_png() -> None:
     """Raise UsageError where no PNG can be drawn."""
     if find_spec("PIL") is None:
-        raise UsageError(
-            "A PNG needs Pillow: pip install 'mlxmtp[plot]', or draw --plot FILE.svg, which needs nothing."
-        )
+        said = "A PNG needs Pillow: pip install 'mlxmtp[plot]', or draw --plot FILE.svg, which needs nothing."
+        raise UsageError(said)
 
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # told apart by everybody
@@ -217,10 +214,7 @@ def page(report: Report) -> Page:
 def write_plot(report: Report, path: Path) -> None:
     """Write the page as SVG or PNG. Raises OSError, and UsageError for a PNG without Pillow."""
     made = page(report)
-    if path.suffix == ".png":
-        path.write_bytes(made.png())
-    else:
-        path.write_text(made.svg(), encoding="utf-8")
+    path.write_bytes(made.png() if path.suffix == ".png" else made.svg().encode())
 
 
 def acceptance_panel(samples: Sequence[Sample], cases: Sequence[CaseSummary]) -> Panel:

@@ -1,25 +1,17 @@
-"""A report as values: settings, environment, models and every sample, with what follows from them. JSON in and out.
-
-Values are written field by field; the metadata of a field may rename it (`key`, None: not written), take its fields
-into the object around it (`inline`), or round its numbers (`digits`).
-"""
-
-from __future__ import annotations
+"""A report as values: settings, environment, models and every sample, with what follows from them. JSON in and out."""
 
 import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 from mlxmtp.bench.cost import Cost
 from mlxmtp.bench.environment import Conditions, Environment
 from mlxmtp.bench.samples import Case, DrafterTiming, DraftSetting, Sample
-from mlxmtp.bench.summary import CaseSummary, summarize
-from mlxmtp.bench.verdict import verdict
+from mlxmtp.bench.summary import CaseSummary, summarize, verdict
 from mlxmtp.errors import UsageError
 
 SCHEMA = "mlxmtp-bench/1"
@@ -102,12 +94,8 @@ class Report:
     samples: list[Sample] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
-        if isinstance(result, ModelInfo):
-            self.models.append(result)
-        elif isinstance(result, Sample):
-            self.samples.append(result)
-        else:
-            self.timings.append(result)
+        lists: dict[type, list[Any]] = {ModelInfo: self.models, Sample: self.samples, DrafterTiming: self.timings}
+        lists[type(result)].append(result)
 
     def summaries(self) -> list[CaseSummary]:
         return summarize(self.samples, self.timings)
@@ -120,18 +108,16 @@ class Report:
     def end(self) -> dict[str, Any]:
         """Return the JSON of what is known after the last sample."""
         cases = self.summaries()
-        found: dict[str, Any] = to_json(
-            {
-                "complete": self.complete,
-                "after": self.after,
-                "models": self.models,
-                "checking": self.timings,
-                "summary": [row for case in cases for row in case.rows],
-                "cost": [_cost(case.case, case.cost, case.accept) for case in cases if case.cost is not None],
-                "verdict": [{**to_json(case.case), "sentences": verdict(case)} for case in cases],
-            }
-        )
-        return found
+        found = {
+            "complete": self.complete,
+            "after": self.after,
+            "models": self.models,
+            "checking": self.timings,
+            "summary": [row for case in cases for row in case.rows],
+            "cost": [_cost(case.case, case.cost, case.accept) for case in cases if case.cost is not None],
+            "verdict": [{**to_json(case.case), "sentences": verdict(case)} for case in cases],
+        }
+        return {key: to_json(value) for key, value in found.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as the schema has it."""
@@ -172,7 +158,11 @@ def read_report(path: Path) -> Report:
 
 
 def to_json(value: Any, digits: int | None = None) -> Any:
-    """Return dataclasses as objects and tuples as arrays, their numbers rounded to `digits` if given."""
+    """Return dataclasses as objects and tuples as arrays, numbers rounded to `digits` if given.
+
+    Metadata of a field may rename it (`key`, None: not written), take its own fields in its place (`inline`), or
+    round its numbers (`digits`).
+    """
     if isinstance(value, float) and digits is not None:
         return round(value, digits)
     if isinstance(value, dict):
@@ -196,8 +186,7 @@ def from_json(kind: Any, value: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     found: Any = value
     if isinstance(kind, type) and is_dataclass(kind):
-        hints = _hints(kind)
-        found = kind(**{one.name: _field_from_json(one, hints[one.name], value) for one in fields(kind) if one.init})
+        found = kind(**{one.name: _field_from_json(one, value) for one in fields(kind) if one.init})
     elif origin in (Union, UnionType):
         for one in arguments:
             with suppress(KeyError, TypeError, ValueError):
@@ -211,22 +200,16 @@ def from_json(kind: Any, value: Any) -> Any:
     elif origin in (list, tuple):
         found = origin(from_json(arguments[0], item) for item in value)
     elif issubclass(kind, tuple):  # a NamedTuple is an array
-        found = kind(*(from_json(hint, item) for hint, item in zip(_hints(kind).values(), value, strict=True)))
+        hints = kind.__annotations__.values()
+        found = kind(*(from_json(hint, item) for hint, item in zip(hints, value, strict=True)))
     elif isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise TypeError(f"{value!r:.40} is no {kind.__name__}")
     return found
 
 
-def _field_from_json(one: Field[Any], hint: Any, row: Mapping[str, Any]) -> Any:
+def _field_from_json(one: Field[Any], row: Mapping[str, Any]) -> Any:
     """Read a field of the object `row`; what an older report lacks is None where the type has it."""
-    key = one.metadata.get("key", one.name)
     if one.metadata.get("inline"):
-        return from_json(hint, row)
-    if key not in row and NoneType in get_args(hint):
-        return None
-    return from_json(hint, row[key])
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+        return from_json(one.type, row)
+    key = one.metadata.get("key", one.name)
+    return None if key not in row and NoneType in get_args(one.type) else from_json(one.type, row[key])

@@ -1,30 +1,23 @@
-"""Running a plan: every model after the other, every text with all draft lengths in turn, before the next repetition.
-
-for each prompt length           shortest first, because buffers only grow
-    warm up                      every draft length, on the longest prompt
-    for each repetition
-        for each text
-            for each draft length    plain, 1, 3, auto: A B A B, so that a drift of the machine meets all alike
-    time the drafter             a round's time into drafter and verifying
-"""
-
-from __future__ import annotations
+"""Running a plan: model after model, every text with all draft lengths in turn before the next repetition."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from mlxmtp.bench.report import ModelInfo, Plan, Result, SamplingUsed
 from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, Sample, draft_label
 from mlxmtp.bench.suite import Text, to_length
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow
+from mlxmtp.hub.inventory import quantization
+from mlxmtp.hub.store import Checkpoint
+from mlxmtp.models.config import read_config
 
 if TYPE_CHECKING:
     from mlxmtp.bench.harness import Harness
-    from mlxmtp.engine.params import Params
-    from mlxmtp.engine.tokenizer import Tokenizer
-    from mlxmtp.hub.store import Checkpoint
 
 _TIMED_ROUNDS = 24
 
@@ -39,19 +32,6 @@ class Prompt:
     kind: str
     name: str
     ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A model to measure, with its prompts by length in tokens."""
-
-    target: Checkpoint
-    drafter: Checkpoint | None
-    draft_bits: int | None
-    kv_bits: int | None
-    tokenizer: Tokenizer
-    params: Params
-    prompts: Mapping[int | None, tuple[Prompt, ...]]
 
 
 def prompts_of(
@@ -83,14 +63,29 @@ def prompts_of(
     return found
 
 
+@dataclass
 class Runner:
-    """One model's part of the plan. Without a drafter there is only plain decoding."""
+    """One model's part of the plan, with its prompts by length in tokens. Without a drafter all decoding is plain.
 
-    def __init__(self, candidate: Candidate, plan: Plan) -> None:
-        self._candidate, self._plan = candidate, plan
-        self._lengths = plan.num_draft_tokens if candidate.drafter is not None else (0,)
-        texts = sum(len(prompts) for prompts in candidate.prompts.values())
-        self.runs = texts * plan.repetitions * len(self._lengths)
+    for each prompt length           shortest first, because buffers only grow
+        warm up                      every draft length, on the longest prompt
+        for each repetition and text
+            for each draft length    plain, 1, 3, auto: A B A B, so that a drift of the machine meets all alike
+        time the drafter             a round's time into drafter and verifying
+    """
+
+    target: Checkpoint
+    drafter: Checkpoint | None
+    draft_bits: int | None
+    kv_bits: int | None
+    tokenizer: Tokenizer
+    params: Params
+    prompts: Mapping[int | None, tuple[Prompt, ...]]
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        self._lengths = self.plan.num_draft_tokens if self.drafter is not None else (0,)
+        self.runs = sum(map(len, self.prompts.values())) * self.plan.repetitions * len(self._lengths)
         """The number of measured runs."""
         self._done = 0
 
@@ -98,54 +93,43 @@ class Runner:
         """Load, warm up and measure; yield results as they come. Raises LoadError."""
         from mlxmtp.bench.harness import Harness, release
 
-        candidate, plan, self._on_progress = self._candidate, self._plan, on_progress
-        self._report(f"loading {candidate.target.name}")
+        plan, self._on_progress = self.plan, on_progress
+        self._report(f"loading {self.target.name}")
         release()  # what an earlier model has left
-        harness = Harness.load(
-            candidate.target.folder,
-            None if candidate.drafter is None else candidate.drafter.folder,
-            candidate.params,
-            draft_bits=candidate.draft_bits,
-            kv_bits=candidate.kv_bits,
-        )
+        drafter = None if self.drafter is None else self.drafter.folder
+        bits = {"draft_bits": self.draft_bits, "kv_bits": self.kv_bits}
+        harness = Harness.load(self.target.folder, drafter, self.params, **bits)
         described = False
-        for length, prompts in candidate.prompts.items():
-            case = Case(candidate.target.name, length)
-            longest = max(prompts, key=lambda prompt: len(prompt.ids))
-            self._warm_up(harness, longest)
-            for repetition in range(plan.repetitions):
-                for prompt in prompts:
-                    for sample in self._samples(harness, case, prompt, repetition):
-                        if not described:
-                            yield self._model_info(harness)
-                            described = True
-                        yield sample
+        for length, prompts in self.prompts.items():
+            case = Case(self.target.name, length)
+            longest = max((prompt.ids for prompt in prompts), key=len)
+            self._report(f"{case.model}: compiling")
+            harness.prepare(longest, plan.max_tokens, self._lengths)
+            for number, drafts in product(range(plan.warmups), self._lengths):
+                self._report(f"{case.model}: warm-up {number + 1}, {draft_label(drafts)}")
+                harness.run(longest, plan.max_tokens, drafts)
+            for repetition, prompt in product(range(plan.repetitions), prompts):
+                for sample in self._samples(harness, case, prompt, repetition):
+                    if not described:
+                        yield self._model_info(harness)
+                        described = True
+                    yield sample
             # Where only `auto` drafts, 3 is about the length that it takes.
             k = max(one for one in self._lengths if one != "auto") or (3 if "auto" in self._lengths else 0)
             if k:
                 self._report(f"{case.model}: drafter against checking")
-                with_drafter, without = harness.time_drafter(longest.ids, k, _TIMED_ROUNDS)
-                yield DrafterTiming(case, k, tuple(with_drafter), tuple(without))
+                yield DrafterTiming(case, k, *map(tuple, harness.time_drafter(longest, k, _TIMED_ROUNDS)))
 
     def _report(self, what: str) -> None:
         self._on_progress(what, self._done)
 
-    def _warm_up(self, harness: Harness, longest: Prompt) -> None:
-        name, plan = self._candidate.target.name, self._plan
-        self._report(f"{name}: compiling")
-        harness.prepare(longest.ids, plan.max_tokens, self._lengths)
-        for number in range(plan.warmups):
-            for length in self._lengths:
-                self._report(f"{name}: warm-up {number + 1}, {draft_label(length)}")
-                harness.run(longest.ids, plan.max_tokens, length)
-
-    def _samples(self, harness: Harness, case: Case, prompt: Prompt, repetition: int) -> Iterator[Sample]:
+    def _samples(self, harness: "Harness", case: Case, prompt: Prompt, repetition: int) -> Iterator[Sample]:
         plain: tuple[int, ...] = ()
         for length in self._lengths:
             self._report(f"{case.model}: {prompt.kind}/{prompt.name}, {draft_label(length)}")
-            if self._plan.cooldown:
-                time.sleep(self._plan.cooldown)
-            run = harness.run(prompt.ids, self._plan.max_tokens, length)
+            if self.plan.cooldown:
+                time.sleep(self.plan.cooldown)
+            run = harness.run(prompt.ids, self.plan.max_tokens, length)
             plain = plain or run.tokens
             self._done += 1
             yield Sample(
@@ -156,20 +140,15 @@ class Runner:
                 prompt_tokens=len(prompt.ids),
                 num_draft_tokens=length,
                 repetition=repetition,
-                prefill_seconds=run.prefill_seconds,
-                first_token_seconds=run.first_token_seconds,
-                total_seconds=run.total_seconds,
-                peak_memory=run.peak_memory,
                 divergence=self._divergence(harness, prompt, plain, run.tokens),
-                tokens=run.tokens,
-                rounds=run.rounds,
+                **run._asdict(),
             )
 
     def _divergence(
-        self, harness: Harness, prompt: Prompt, plain: tuple[int, ...], other: tuple[int, ...]
+        self, harness: "Harness", prompt: Prompt, plain: tuple[int, ...], other: tuple[int, ...]
     ) -> Divergence | None:
         def text(token: int) -> str:
-            detokenizer = self._candidate.tokenizer.detokenizer()
+            detokenizer = self.tokenizer.detokenizer()
             return detokenizer.add(token) + detokenizer.flush()
 
         at = next((i for i, (a, b) in enumerate(zip(plain, other, strict=True)) if a != b), None)
@@ -178,18 +157,15 @@ class Runner:
         margin = harness.margin([*prompt.ids, *plain[:at]], plain[at], other[at])
         return Divergence(at + 1, plain[at], other[at], text(plain[at]), text(other[at]), *margin)
 
-    def _model_info(self, harness: Harness) -> ModelInfo:
-        from mlxmtp.hub.inventory import quantization
-        from mlxmtp.models.config import read_config
-
-        candidate, drafter = self._candidate, self._candidate.drafter
+    def _model_info(self, harness: "Harness") -> ModelInfo:
+        drafter = self.drafter
         return ModelInfo(
-            name=candidate.target.name,
-            quantization=quantization(read_config(candidate.target.folder)),
+            name=self.target.name,
+            quantization=quantization(read_config(self.target.folder)),
             drafter=None if drafter is None else drafter.name,
             drafter_quantization=None if drafter is None else quantization(read_config(drafter.folder)),
-            draft_bits=candidate.draft_bits,
-            kv_bits=candidate.kv_bits,
+            draft_bits=self.draft_bits,
+            kv_bits=self.kv_bits,
             device=harness.device,
             dtype=harness.dtype,
             compiled=harness.compiled,

@@ -1,7 +1,5 @@
 """Measured results as values: a sample is one text decoded with one draft length."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -13,9 +11,7 @@ _WRITTEN = {"digits": 7}  # of seconds in a report: the rest lies below the reso
 
 def draft_label(length: DraftSetting) -> str:
     """Return `plain`, `1 draft`, `3 drafts` or `auto`."""
-    if length == "auto":
-        return "auto"
-    return "plain" if length == 0 else f"{length} draft{'s' if length > 1 else ''}"
+    return {0: "plain", 1: "1 draft", "auto": "auto"}.get(length, f"{length} drafts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +48,7 @@ class Divergence:
     """The first token (counted from 1) in which a text differs from the plain one, and how near the two tokens were.
 
     `margin` is the lead of the plain token in the scores that decide (logits over temperature, noise included), in a
-    pass of its own; `resolution` is the distance of two neighbouring numbers of the network's dtype at the size of the
-    top logit, or what one step of a quantized KV cache makes of it.
+    pass of its own; `resolution` is the distance of two numbers of the dtype there, or a quantized KV cache's step.
     """
 
     at: int
@@ -96,13 +91,11 @@ class Sample:
     rounds: tuple[Round, ...] = field(metadata=_WRITTEN)
 
     def __post_init__(self) -> None:
-        derived = {
-            "prompt_tps": self.prompt_tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0,
-            "generation_tps": self.decoded / self.decode_seconds if self.decode_seconds > 0 else 0.0,
-            "same_text": None if self.num_draft_tokens == 0 else self.divergence is None,
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
+        prompt_tps = self.prompt_tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
+        object.__setattr__(self, "prompt_tps", prompt_tps)
+        generation_tps = self.decoded / self.decode_seconds if self.decode_seconds > 0 else 0.0
+        object.__setattr__(self, "generation_tps", generation_tps)
+        object.__setattr__(self, "same_text", None if self.num_draft_tokens == 0 else self.divergence is None)
 
     @property
     def case(self) -> Case:

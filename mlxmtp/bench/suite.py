@@ -1,10 +1,4 @@
-"""Texts that a benchmark runs on: the suites of this package, and people's own files.
-
-The suites in `suites/*.jsonl` were written for this project and are under its licence. A line is an object
-`{"prompt": …}`; `text` is material that comes before the prompt, `name`, `kind` and `system` are optional.
-"""
-
-from __future__ import annotations
+"""Texts that a benchmark runs on: people's own files, and `suites/*.jsonl`, which were written for this project."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,31 +54,24 @@ def read_suites(names: Sequence[str], system: str = "") -> list[Text]:
 
 
 def _suite(name: str) -> Iterator[Text]:
-    if name in SUITES:
-        yield from _lines(_FOLDER / f"{name}.jsonl")
-        return
-    path = Path(name).expanduser()
-    if path.is_dir():
-        files = sorted(item for item in path.iterdir() if item.suffix in (".txt", ".md"))
-        if not files:
-            raise UsageError(f"There is no .txt or .md file in {path}: a suite is a text file per prompt, or a .jsonl.")
-        yield from (_whole(file, path.name) for file in files)
-    elif path.suffix == ".jsonl":
+    path = _FOLDER / f"{name}.jsonl" if name in SUITES else Path(name).expanduser()
+    if path.suffix == ".jsonl" and not path.is_dir():
         yield from _lines(path)
-    elif path.exists():
-        yield _whole(path, path.parent.resolve().name)
-    else:
+        return
+    if not path.exists():
         raise UsageError(f"There is no suite '{name}': take one of {', '.join(SUITES)}, or a .jsonl or text file.")
-
-
-def _whole(path: Path, kind: str) -> Text:
-    content = _read(path).strip()
-    if not content:
-        raise UsageError(f"{path} is empty: a text file of a suite holds one prompt.")
-    return Text(kind, path.stem, content)
+    files = sorted(item for item in path.iterdir() if item.suffix in (".txt", ".md")) if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"There is no .txt or .md file in {path}: a suite is a text file per prompt, or a .jsonl.")
+    kind = path.name if path.is_dir() else path.parent.resolve().name
+    for file in files:
+        if not (content := _read(file).strip()):
+            raise UsageError(f"{file} is empty: a text file of a suite holds one prompt.")
+        yield Text(kind, file.stem, content)
 
 
 def _lines(path: Path) -> Iterator[Text]:
+    """Yield a text for each line `{"prompt": …}`; `text` (material before it), `name`, `kind` and `system` may come."""
     lines = [(number, line) for number, line in enumerate(_read(path).splitlines(), 1) if line.strip()]
     if not lines:
         raise UsageError(f'{path} is empty: a suite has a line {{"prompt": "…"}} for each prompt.')
@@ -96,8 +83,7 @@ def _lines(path: Path) -> Iterator[Text]:
             raise UsageError(f"{where} is not JSON: each line is an object with the key prompt.") from None
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
             raise UsageError(f"{where} has no text under the key prompt.")
-        unknown = sorted(row.keys() - _KEYS)
-        if unknown:
+        if unknown := sorted(row.keys() - _KEYS):
             raise UsageError(f"{where} has the unknown key '{unknown[0]}': there are {', '.join(sorted(_KEYS))}.")
         if not all(isinstance(value, str) for value in row.values()):
             raise UsageError(f"{where} must have texts as values.")

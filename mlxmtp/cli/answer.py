@@ -1,23 +1,18 @@
-"""`mlxmtp ask`: one turn, presented on stdout and stderr.
+"""`mlxmtp ask`: one turn on stdout and stderr. All that can be refused is refused before the weights are read."""
 
-The order is the point: everything that can be refused is refused before the weights are read.
-"""
-
-from __future__ import annotations
-
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
 
 from mlxmtp.app.open import Opener, OpenModel, answer_params, read_tokenizer, require_memory
 from mlxmtp.app.prompt_cache import PromptCache, prefix_before_question
-from mlxmtp.app.turn import Outcome, Turn
+from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.cli.terminal import presenters
 from mlxmtp.cli.terminal.keyboard import ctrl_c_first, resumption
 from mlxmtp.cli.terminal.markdown import warm_up
 from mlxmtp.cli.terminal.output import Output
-from mlxmtp.cli.terminal.presenters import Presenter, as_json, fits_markdown, stats_line
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.model import check_length, context_of
@@ -55,7 +50,7 @@ class OneAnswer:
         self.turn = Turn(self.conversation, "ask", self.asking)
         # Markdown is drawn on a terminal, unless someone wants the answer as it is.
         as_is = self.settings.plain or self.form.json or self.form.jsonl or self.form.extract
-        self.renders = not as_is and fits_markdown(self.out)
+        self.renders = not as_is and presenters.fits_markdown(self.out)
 
     def show_prompt(self) -> None:
         """Write the prompt and its length for --dry-run, from the tokenizer alone."""
@@ -65,7 +60,7 @@ class OneAnswer:
         context, count = context_of(found.folder), len(prompt.ids)
         if self.form.json or self.form.jsonl:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
-            self.out.write(as_json(shown))
+            self.out.write(presenters.as_json(shown))
         else:
             self.out.write(prompt.text if prompt.text.endswith("\n") else f"{prompt.text}\n")
             self.out.write(f"{count} tokens, context {context}\n")
@@ -109,16 +104,23 @@ class OneAnswer:
             with ctrl_c_first(), resumption():
                 outcome = self.turn.run(answer, lambda event: self._show(event, presenter))
         except KeyboardInterrupt:
-            self._cancelled(presenter, answer.stats, opened.context)
+            self.out.settle()
+            with suppress(MlxmtpError):  # no code block yet: there is nothing to write
+                presenter.end("cancelled", answer.stats)
+                self._show_stats(answer.stats, opened.context)
             raise
         presenter.end(outcome.reason, answer.stats)
-        self._remarks(outcome)
+        if outcome.reason == "length":
+            limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
+            why = "the context is full" if outcome.fills_context else limit
+            self.out.note(f"The answer was cut after {answer.stats.generation_tokens} tokens ({why}).")
+        self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
         if self.conversation.trouble is not None:
             raise MlxmtpError(self.conversation.trouble)
 
-    def _show(self, event: Text | Thinking, presenter: Presenter) -> bool:
+    def _show(self, event: Text | Thinking, presenter: presenters.Presenter) -> bool:
         if isinstance(event, Text):
             presenter.text(event.text)
             return not presenter.satisfied
@@ -129,24 +131,9 @@ class OneAnswer:
                 self.out.thinking(event.text)
         return True
 
-    def _cancelled(self, presenter: Presenter, stats: Stats, context: int) -> None:
-        self.out.clear_progress()
-        self.out.end_thought()
-        try:
-            presenter.end("cancelled", stats)
-        except MlxmtpError:  # no code block yet: there is nothing to write
-            return
+    def _show_stats(self, stats: Stats, context: int) -> None:
         if self.settings.stats:
-            self.out.line(stats_line(stats, context))
-
-    def _remarks(self, outcome: Outcome) -> None:
-        assert outcome.stats is not None
-        if outcome.reason == "length":
-            limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
-            why = "the context is full" if outcome.fills_context else limit
-            self.out.note(f"The answer was cut after {outcome.stats.generation_tokens} tokens ({why}).")
-        if self.settings.stats:
-            self.out.line(stats_line(outcome.stats, outcome.context))
+            self.out.line(presenters.stats_line(stats, context))
 
     def _note(self, remark: str | None) -> None:
         if remark is not None:
@@ -168,13 +155,13 @@ class OneAnswer:
         if fit.warns:
             self.out.note(f"The conversation fills {fit.percent} % of the context.")
 
-    def _presenter(self, opened: OpenModel) -> Presenter:
+    def _presenter(self, opened: OpenModel) -> presenters.Presenter:
         out, form, model = self.out, self.form, opened.model
-        shape: Presenter
-        if form.json:
-            shape = presenters.Json(out, model.name, model.drafter, self.conversation.session)
-        elif form.jsonl:
-            shape = presenters.JsonLines(out, model.name, model.drafter, self.conversation.session)
+        shape: presenters.Presenter
+        if form.json or form.jsonl:
+            session = self.conversation.session
+            head = {"model": model.name, "drafter": model.drafter, **({"session": session} if session else {})}
+            shape = presenters.Json(out, head) if form.json else presenters.JsonLines(out, head)
         else:
             shape = presenters.Rendered(out) if self.renders else presenters.Raw(out)
         if form.extract:

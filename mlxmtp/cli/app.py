@@ -10,8 +10,6 @@
 Nothing is imported at the top that takes time: Ctrl-C must end quietly from the first moment on.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,8 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     keyboard.release()
-    if code == INTERRUPTED:
-        _take_back_echo()
+    if code == INTERRUPTED and sys.stderr is not None and sys.stderr.isatty():
+        # A terminal shows `^C` where the cursor is: the next prompt has a line of its own, on any kind of terminal.
+        sys.stderr.write("\r  \r")
+        sys.stderr.flush()
     if argv is None:
         _leave(code)
     return code
@@ -47,13 +47,6 @@ def _greet(arguments: Sequence[str]) -> None:
         sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
         keyboard.hold()
-
-
-def _take_back_echo() -> None:
-    """A terminal shows `^C` where the cursor is; leave the next prompt a line of its own, on any kind of terminal."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        sys.stderr.write("\r  \r")
-        sys.stderr.flush()
 
 
 def _leave(code: int) -> None:
@@ -80,20 +73,19 @@ def _run(arguments: list[str]) -> int:
         from mlxmtp.cli.program import app
 
         result = app(args=arguments, prog_name="mlxmtp", standalone_mode=False, obj=given)
-        code = result if isinstance(result, int) else 0
+        return result if isinstance(result, int) else 0
     except ReaderGone:
-        code = READER_GONE
+        return READER_GONE
     except MlxmtpError as error:
         _explain(error, given)
-        code = error.exit_code
+        return error.exit_code
     except SystemExit as error:  # typer leaves this way after shell completion, and when the reader of --help is gone
-        code = error.code if isinstance(error.code, int) else 0
         if sys.stdout is not None and isinstance(error.__context__, BrokenPipeError):
             abandon(sys.stdout)
-            code = READER_GONE
+            return READER_GONE
+        return error.code if isinstance(error.code, int) else 0
     except Exception as error:  # noqa: BLE001  (the last frame: a person gets a sentence, never a traceback)
-        code = _refusal(error, given)
-    return code
+        return _refusal(error, given)
 
 
 def _refusal(error: Exception, given: Mapping[str, object]) -> int:
@@ -110,11 +102,6 @@ def _refusal(error: Exception, given: Mapping[str, object]) -> int:
 
 
 def _explain(error: Exception, given: Mapping[str, object]) -> None:
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.errors import sentence
+    from mlxmtp.cli.terminal.output import Output, explain
 
-    if given.get("debug"):
-        import traceback
-
-        traceback.print_exception(error)
-    Output.standard().error(sentence(error))
+    explain(error, Output.standard(), debug=bool(given.get("debug")))

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING
 import typer
 
 from mlxmtp.app.models import CONTEXTS, Catalog, NoDownload
-from mlxmtp.cli.start import can_ask
+from mlxmtp.cli.options import can_ask
 from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import DownloadProgress
 from mlxmtp.errors import ModelNotFound
+from mlxmtp.settings import Loaded
 from mlxmtp.units import format_bytes
 
 if TYPE_CHECKING:
     from mlxmtp.app.conversion import ConversionRequest
     from mlxmtp.app.models import DownloadPlan
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.convert.plan import ConversionPlan
     from mlxmtp.convert.run import ConversionResult
-    from mlxmtp.settings import Loaded
 
 
 def offer(loaded: Loaded, out: Output, name: str, missing: ModelNotFound) -> None:
@@ -29,9 +28,8 @@ def offer(loaded: Loaded, out: Output, name: str, missing: ModelNotFound) -> Non
 
     `name` is what the user said; with `yes` in the settings nobody is asked.
     """
-    if not Catalog(loaded).downloadable(name) or not (loaded.settings.yes or can_ask(out)):
-        raise missing
-    if not fetch(loaded, out, name, last_line=False):
+    may = Catalog(loaded).downloadable(name) and (loaded.settings.yes or can_ask(out))
+    if not may or not fetch(loaded, out, name, last_line=False):
         raise missing
 
 
@@ -81,12 +79,25 @@ def convert(loaded: Loaded, out: Output, request: ConversionRequest, *, compare:
     ):
         return False
     plan = conversion.plan()
-    _show_conversion(out, plan)
+    for note in plan.notes:
+        out.note(note)
+    if not out.look.quiet:
+        for part in plan.parts:
+            source, size = format_bytes(part.source_size), format_bytes(part.size)
+            out.line(f"{part.role:<9}{part.config.folder}, {source} -> {size}")
+            for storage, kinds in part.kinds_by_storage().items():
+                out.line(f"         {storage}: {', '.join(kinds)}")
+        out.line(
+            f"disk     {format_bytes(plan.missing)} to write, {format_bytes(plan.free)} free at {plan.dest.parent}"
+        )
     progress, checking = DownloadProgress(out, plan.size), DownloadProgress(out, plan.size, doing="reading back")
     watch = Watch(progress.count, checking.count, lambda: out.progress("comparing with the source"))
     with _interruptible(out, progress):
         result = conversion.carry_out(plan, compare=compare, watch=watch)
-    _report(out, plan, result, conversion.repo)
+    _report(out, result, sum(len(part.left_out) for part in plan.parts))
+    if conversion.repo is not None and not out.look.quiet:
+        size = format_bytes(sum(part.source_size for part in plan.parts))
+        out.line(f"source   {size} stay in the cache; mlxmtp rm {conversion.repo} frees them")
     _ready(out, conversion.result_name())
     return True
 
@@ -111,34 +122,19 @@ def _show_download(out: Output, plan: DownloadPlan) -> None:
         out.line(f"memory   {total} with a context of 4k: {verdict}")
 
 
-def _show_conversion(out: Output, plan: ConversionPlan) -> None:
-    for note in plan.notes:
-        out.note(note)
-    if out.look.quiet:
-        return
-    for part in plan.parts:
-        out.line(f"{part.role:<9}{part.config.folder}, {format_bytes(part.source_size)} -> {format_bytes(part.size)}")
-        for storage, kinds in part.kinds_by_storage().items():
-            out.line(f"         {storage}: {', '.join(kinds)}")
-    out.line(f"disk     {format_bytes(plan.missing)} to write, {format_bytes(plan.free)} free at {plan.dest.parent}")
-
-
-def _report(out: Output, plan: ConversionPlan, result: ConversionResult, repo: str | None) -> None:
+def _report(out: Output, result: ConversionResult, left_out: int) -> None:
     if result.not_compared is not None:
         out.line(result.not_compared)
     if out.look.quiet:
         return
     if result.started_over:
         out.note("What another conversion had left there did not fit these settings and was written anew.")
-    left = sum(len(part.left_out) for part in plan.parts)
-    out.line(f"checked  every tensor is there, as written, and finite{f'; {left} unused left out' if left else ''}")
+    unused = f"; {left_out} unused left out" if left_out else ""
+    out.line(f"checked  every tensor is there, as written, and finite{unused}")
     same = result.agreement
     if same is not None:
         first = f"{100 * same.top1:.1f} % with the same likeliest token"
         out.line(f"compared on {same.tokens} tokens: mean KL {same.kl:.4f} nats, {first}")
-    if repo is not None:
-        size = format_bytes(sum(part.source_size for part in plan.parts))
-        out.line(f"source   {size} stay in the cache; mlxmtp rm {repo} frees them")
 
 
 def _ready(out: Output, name: str) -> None:

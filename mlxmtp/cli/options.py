@@ -1,16 +1,16 @@
-"""Typer options from the table of settings, and options of their own that commands share."""
-
-from __future__ import annotations
+"""From flags to settings and streams: options from the table of settings, those that commands share, `begin`."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Annotated, Any
 
-import typer
+from typer import Context, Option
 from typer.core import TyperCommand
 
-from mlxmtp.settings import EVERY, Settings, table_of
+from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, table_of
 
 Command = Callable[..., None]
 
@@ -20,7 +20,7 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
 
     `layout` is the order of its help: settings, sections of them, the function's own parameters, and `...` for those of
     its own that are not named. The settings' values do not reach the function: those that were given go into `ctx.obj`,
-    over those that stood before the command (`mlxmtp --no-color ls`), for `start.begin`.
+    over those that stood before the command (`mlxmtp --no-color ls`), for `begin`.
     """
     entries = table_of(table)
 
@@ -34,7 +34,7 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
         }, f"the table of settings and the layout of {command} differ"
 
         @wraps(function)
-        def run(ctx: typer.Context, **values: Any) -> None:
+        def run(ctx: Context, **values: Any) -> None:
             given = {name: value for name, value in values.items() if name in taken and value not in (None, [])}
             ctx.ensure_object(dict).update(given)
             function(ctx, **{name: value for name, value in values.items() if name not in taken})
@@ -56,12 +56,27 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
 
     def option(name: str) -> inspect.Parameter:
         one = entries[name]
-        default = typer.Option(None, *one.flags, metavar=one.metavar, help=one.help, show_default=False)
+        default = Option(None, *one.flags, metavar=one.metavar, help=one.help, show_default=False)
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=one.rule.reads | None
         )
 
     return decorate
+
+
+def begin(ctx: Context) -> tuple[Loaded, Output]:
+    """Return settings after precedence and the streams to write to; warnings of the config file are said."""
+    loaded = load_settings(ctx.ensure_object(dict))
+    settings = loaded.settings
+    out = Output.standard(Look(quiet=bool(settings.quiet), color=not settings.no_color, dumb=loaded.dumb_terminal))
+    for warning in loaded.warnings:
+        out.note(warning)
+    return loaded, out
+
+
+def can_ask(out: Output) -> bool:
+    """Say whether somebody is there to answer a question: both stdin and stderr are terminals."""
+    return sys.stdin is not None and sys.stdin.isatty() and out.error_terminal
 
 
 def session_ids(incomplete: str) -> list[tuple[str, str]]:
@@ -74,17 +89,11 @@ def session_ids(incomplete: str) -> list[tuple[str, str]]:
     return named or [(one.id, one.title) for one in sessions if one.id.startswith(incomplete)]
 
 
-Continue = Annotated[bool, typer.Option("-c", "--continue", help="Go on with the latest session.")]
-Resume = Annotated[
-    str | None,
-    typer.Option(
-        "-r",
-        "--resume",
-        metavar="ID",
-        help="Go on with another: id or name; chat lists them.",
-        autocompletion=session_ids,
-    ),
-]
+_RESUME = "Go on with another: id or name; chat lists them."
+Continue = Annotated[bool, Option("-c", "--continue", help="Go on with the latest session.")]
+Resume = Annotated[str | None, Option("-r", "--resume", metavar="ID", help=_RESUME, autocompletion=session_ids)]
+Json = Annotated[bool, Option("--json", help="As JSON.")]
+Unasked = Annotated[bool, Option("-y", "--yes", help="Do not ask.")]
 
 
 class LoneResume(TyperCommand):

@@ -1,7 +1,5 @@
 """The commands, and the options that stand before them."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
@@ -10,10 +8,8 @@ from mlxmtp.cli.commands.ask import ask
 from mlxmtp.cli.commands.bench import bench
 from mlxmtp.cli.commands.chat import chat
 from mlxmtp.cli.commands.config import app as config
-from mlxmtp.cli.commands.convert import convert
 from mlxmtp.cli.commands.doctor import doctor
-from mlxmtp.cli.commands.models import ls, rm, show
-from mlxmtp.cli.commands.pull import pull
+from mlxmtp.cli.commands.models import convert, ls, pull, rm, show
 from mlxmtp.cli.commands.sessions import app as sessions
 from mlxmtp.cli.options import LoneResume, takes
 

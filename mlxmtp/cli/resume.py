@@ -1,7 +1,5 @@
 """The conversation that a command goes on with, and the models that can answer in it."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from functools import partial
@@ -47,10 +45,9 @@ def conversation_for(
     for remark in resumed.remarks:
         out.note(remark)
     conversation = resumed.conversation
-    given = {name for name, origin in loaded.origins.items() if origin == "flag"}
-    if "system" in given and system != conversation.system:
+    if loaded.origins.get("system") == "flag" and system != conversation.system:
         conversation.set_system(system)
-    if conversation.model and "model" not in given:
+    if conversation.model and loaded.origins.get("model") != "flag":
         if opener.has(conversation.model):
             return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
         out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")

@@ -13,7 +13,7 @@ from mlxmtp.errors import ConversionError, LoadError, UsageError
 from mlxmtp.files import free_bytes
 from mlxmtp.hub.cache import PARTIAL
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
-from mlxmtp.models.safetensors import Stored, lay_out, read_folder
+from mlxmtp.models.safetensors import Layout, Stored, lay_out, read_folder
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
@@ -64,14 +64,6 @@ class ConversionPart:
     def sources(self) -> list[Path]:
         return sorted({task.source.file for task in self.tasks})
 
-    def steps(self) -> Iterator[tuple[Slice, list[Place]]]:
-        """Yield every step in order, with the place of each tensor's bytes that it writes."""
-        places = {tensor.layout.name: tensor for shard in self.shards for tensor in shard.tensors}
-        for task in self.tasks:
-            stored = [places[part.name] for part in task.parts]
-            for step in slices(task):
-                yield step, [(one.file, one.start + step.bytes_of(one.layout)[0]) for one in stored]
-
     def kinds_by_storage(self) -> dict[str, list[str]]:
         """Return the kinds of modules by how they will be stored: `{"4 bit, groups of 64": ["attention", ...]}`."""
         kinds: dict[str, list[str]] = {}
@@ -83,11 +75,10 @@ class ConversionPart:
 
     def index(self) -> dict[str, Any] | None:
         """Return the index of several weight files; None for a single one."""
-        if len(self.shards) == 1:
-            return None
-        stored = [(shard.file.name, tensor.layout) for shard in self.shards for tensor in shard.tensors]
-        table = {layout.name: file for file, layout in sorted(stored, key=lambda one: one[1].name)}
-        return {"metadata": {"total_size": sum(layout.nbytes for _, layout in stored)}, "weight_map": table}
+        files = {tensor.layout.name: shard.file.name for shard in self.shards for tensor in shard.tensors}
+        size = sum(tensor.layout.nbytes for shard in self.shards for tensor in shard.tensors)
+        found = {"metadata": {"total_size": size}, "weight_map": dict(sorted(files.items()))}
+        return found if len(self.shards) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +108,15 @@ class ConversionPlan:
     def free(self) -> int:
         return free_bytes(self.dest)
 
+    def steps(self) -> Iterator[tuple[Slice, list[Place]]]:
+        """Yield every step in order, with the place of each tensor's bytes that it writes."""
+        for part in self.parts:
+            places = {tensor.layout.name: tensor for shard in part.shards for tensor in shard.tensors}
+            for task in part.tasks:
+                stored = [places[one.name] for one in task.parts]
+                for step in slices(task):
+                    yield step, [(one.file, one.start + step.bytes_of(one.layout)[0]) for one in stored]
+
     @property
     def fingerprint(self) -> str:
         """A hash of everything that decides about the bytes: sources, recipe, layout, and MLX's own rounding."""
@@ -132,9 +132,8 @@ class ConversionPlan:
         check_free(self.dest, force=force)
         if self.dest.exists() and not (self.dest / "config.json").is_file():
             raise UsageError(f"{self.dest} is not a model, so --force does not replace it. Give another DEST.")
-        for part in self.parts:
-            if self.dest.resolve() == part.config.folder.resolve():
-                raise UsageError(f"{self.dest} is the source itself. Give another DEST.")
+        if self.dest.resolve() in [part.config.folder.resolve() for part in self.parts]:
+            raise UsageError(f"{self.dest} is the source itself. Give another DEST.")
         if self.missing > self.free:
             raise ConversionError(
                 f"The conversion needs {format_bytes(self.missing)} on disk; {format_bytes(self.free)} are free at "
@@ -178,22 +177,21 @@ def _part(role: Literal["target", "drafter"], config: ModelConfig, recipe: Recip
 
 
 def _shards(folder: Path, tasks: list[Task]) -> tuple[Shard, ...]:
-    groups: list[list[Task]] = []
+    groups: list[list[Layout]] = []
     size = SHARD
     for task in tasks:
         own = sum(part.nbytes for part in task.parts)
         if size + own > SHARD:
             groups.append([])
             size = 0
-        groups[-1].append(task)
+        groups[-1] += task.parts
         size += own
-    names = ["model.safetensors"]
-    if len(groups) > 1:
-        names = [f"model-{at:05}-of-{len(groups):05}.safetensors" for at in range(1, len(groups) + 1)]
     shards = []
-    for name, group in zip(names, groups, strict=True):
-        header, places = lay_out(folder / name, (part for task in group for part in task.parts), {"format": "mlx"})
-        shards.append(Shard(folder / name, header, tuple(places)))
+    for at, group in enumerate(groups, 1):
+        number = f"-{at:05}-of-{len(groups):05}" if len(groups) > 1 else ""
+        file = folder / f"model{number}.safetensors"
+        header, places = lay_out(file, group, {"format": "mlx"})
+        shards.append(Shard(file, header, tuple(places)))
     return tuple(shards)
 
 

@@ -81,8 +81,7 @@ class Recipe:
 
     def block(self, config: ModelConfig) -> dict[str, Any] | None:
         """Return the quantization block for config.json as mlx-lm and mlx-vlm read it, with entries for odd modules."""
-        parts = [tensor for tensor in tensors(config) if tensor.quantizable]
-        modules = {part.name.removesuffix(".weight"): self._of(part, config) for part in parts}
+        modules = {one.module: how for one, how in self._quantizable(config)}
         counts = Counter(own for own in modules.values() if own is not None)
         if not counts:
             return None
@@ -96,16 +95,14 @@ class Recipe:
     def described(self, config: ModelConfig) -> dict[str, str]:
         """Return how each kind of module is stored: ``{"attention": "4 bit, groups of 64", ...}``, in network order."""
         found: dict[str, str] = {}
-        for tensor in tensors(config):
-            if tensor.quantizable:
-                kind = "mlp" if tensor.kind == "drafter's projections" else tensor.kind
-                how = self._of(tensor, config)
-                plain = self.dtype or "as stored"
-                found.setdefault(kind, f"{how.title}, groups of {how.group_size}" if how else plain)
+        for tensor, how in self._quantizable(config):
+            kind = "mlp" if tensor.kind == "drafter's projections" else tensor.kind
+            found.setdefault(kind, f"{how.title}, groups of {how.group_size}" if how else self.dtype or "as stored")
         return found
 
-    def _of(self, tensor: Tensor, config: ModelConfig) -> Quantization | None:
-        return self.quantization(tensor, drafter=config.is_drafter)
+    def _quantizable(self, config: ModelConfig) -> list[tuple[Tensor, Quantization | None]]:
+        matrices = (tensor for tensor in tensors(config) if tensor.quantizable)
+        return [(one, self.quantization(one, drafter=config.is_drafter)) for one in matrices]
 
 
 def make_recipe(flags: Mapping[str, Any], *, qat: bool = False) -> Recipe:

@@ -124,9 +124,14 @@ def _fill(plan: ConversionPlan, journal: StepJournal, on_bytes: OnBytes) -> None
     from mlxmtp.convert.slices import convert_slice, little_memory
 
     with _open_files(plan) as files, little_memory():
-        done = _intact_steps(plan, journal, files, on_bytes)
+        done = 0
+        for checksum, (step, places) in zip(journal.checksums, plan.steps(), strict=False):
+            if _checksum(_written(step, places, files)) != checksum:
+                break
+            done += 1
+            on_bytes(step.nbytes, False)
         journal.truncate(done)
-        for step, places in islice(_steps(plan), done, None):
+        for step, places in islice(plan.steps(), done, None):
             data = convert_slice(step)
             for piece, (file, start) in zip(data, places, strict=True):
                 write_bytes(files[file], piece, start)
@@ -134,15 +139,6 @@ def _fill(plan: ConversionPlan, journal: StepJournal, on_bytes: OnBytes) -> None
             on_bytes(step.nbytes, True)
         for descriptor in files.values():
             os.fsync(descriptor)
-
-
-def _intact_steps(plan: ConversionPlan, journal: StepJournal, files: dict[Path, int], on_bytes: OnBytes) -> int:
-    """Count the steps of the journal that are on disk as it says."""
-    for at, (checksum, (step, places)) in enumerate(zip(journal.checksums, _steps(plan), strict=False)):
-        if _checksum(_written(step, places, files)) != checksum:
-            return at
-        on_bytes(step.nbytes, False)
-    return len(journal.checksums)
 
 
 def _read_back(plan: ConversionPlan, journal: StepJournal, on_checked: OnBytes) -> None:
@@ -156,7 +152,7 @@ def _read_back(plan: ConversionPlan, journal: StepJournal, on_checked: OnBytes) 
         if stored != {layout.name: layout for task in part.tasks for layout in task.parts}:
             raise ConversionError(f"{part.folder} lacks tensors. Remove {plan.work} and run the same command again.")
     with _open_files(plan) as files, little_memory():
-        for checksum, (step, places) in zip(journal.checksums, _steps(plan), strict=True):
+        for checksum, (step, places) in zip(journal.checksums, plan.steps(), strict=True):
             data = _written(step, places, files)
             name = step.task.parts[0].name
             if _checksum(data) != checksum:
@@ -168,8 +164,14 @@ def _read_back(plan: ConversionPlan, journal: StepJournal, on_checked: OnBytes) 
 
 def _finish(plan: ConversionPlan, compare: Compare | None) -> tuple[Agreement | None, str | None]:
     """Write the small files, compare, and give the result its name; the agreement, or why there is none."""
-    record = _record(plan)
+    record: dict[str, Any] = {"versions": versions(), "recipe": asdict(plan.parts[-1].recipe)}
     for part in plan.parts:
+        record[part.role] = {
+            "source": part.config.folder.name if part.role == "drafter" else plan.origin,
+            "files": {file.name: file.stat().st_size for file in part.sources},
+            "stored": part.recipe.described(part.config),
+            "left_out": len(part.left_out),
+        }
         for file in part.copied:
             shutil.copyfile(file, part.folder / file.name)
             sync(part.folder / file.name)
@@ -192,24 +194,6 @@ def _finish(plan: ConversionPlan, compare: Compare | None) -> tuple[Agreement | 
     model.rename(plan.dest)
     sync(plan.dest.parent)
     return agreement, not_compared
-
-
-def _record(plan: ConversionPlan) -> dict[str, Any]:
-    parts: dict[str, Any] = {
-        part.role: {
-            "source": part.config.folder.name if part.role == "drafter" else plan.origin,
-            "files": {file.name: file.stat().st_size for file in part.sources},
-            "stored": part.recipe.described(part.config),
-            "left_out": len(part.left_out),
-        }
-        for part in plan.parts
-    }
-    return {"versions": versions(), "recipe": asdict(plan.parts[-1].recipe), **parts}
-
-
-def _steps(plan: ConversionPlan) -> Iterator[tuple[Slice, list[Place]]]:
-    for part in plan.parts:
-        yield from part.steps()
 
 
 def _written(step: Slice, places: list[Place], files: dict[Path, int]) -> list[bytes]:

@@ -76,7 +76,17 @@ def make_tasks(config: ModelConfig, source: Mapping[str, Stored], recipe: Recipe
     tasks: dict[str, Task] = {}
     left_out: list[str] = []
     for name, stored in source.items():
-        made = _tasks(config, names, name, stored, recipe)
+        found = None if config.is_drafter else tower(name)
+        made: dict[str, Task] = {}
+        if found is None:
+            if (pieces := names.find(name)) is None:
+                said = f"the unknown tensor {name}: it is no Gemma 4 as published."
+                if ".experts." in name and not config.text.get("enable_moe_block"):
+                    said = "experts, its config.json has none."
+                raise LoadError(f"The checkpoint in {config.folder} has {said}")
+            made = {piece.tensor.name: _task(config, stored, piece, recipe) for piece in pieces}
+        elif not recipe.text_only:
+            made = {found[1]: _tower(found[1], stored, recipe, published=found[1] != name)}
         tasks |= made
         if not made:
             left_out.append(name)
@@ -97,20 +107,6 @@ def refuse_quantized(config: ModelConfig, source: Mapping[str, Stored], origin: 
         raise LoadError(
             f"{origin} is already quantized and cannot be converted again. Convert the 16-bit weights it was made of."
         )
-
-
-def _tasks(config: ModelConfig, names: Names, name: str, stored: Stored, recipe: Recipe) -> dict[str, Task]:
-    """Return by name what is written from one tensor of the source; nothing if it is not needed."""
-    found = None if config.is_drafter else tower(name)
-    if found is not None:
-        new = found[1]
-        return {} if recipe.text_only else {new: _tower(new, stored, recipe, published=new != name)}
-    if (pieces := names.find(name)) is None:
-        said = f"the unknown tensor {name}: it is no Gemma 4 as published."
-        if ".experts." in name and not config.text.get("enable_moe_block"):
-            said = "experts, its config.json has none."
-        raise LoadError(f"The checkpoint in {config.folder} has {said}")
-    return {piece.tensor.name: _task(config, stored, piece, recipe) for piece in pieces}
 
 
 def _task(config: ModelConfig, stored: Stored, piece: Piece, recipe: Recipe) -> Task:
@@ -145,11 +141,8 @@ def _parts(tensor: Tensor, how: Quantization | None, dtype: str) -> tuple[Layout
 def _tower(name: str, stored: Stored, recipe: Recipe, *, published: bool) -> Task:
     """Return the task for a tensor of a tower, never quantized; published convolutions get their channels last."""
     shape, dtype = stored.layout.shape, _dtype(stored.layout.dtype, recipe)
-    order: tuple[int, ...] | None = None
-    if published and name.endswith("conv.weight") and len(shape) == 4:
-        order = (0, 2, 3, 1)
-    if published and name.endswith("conv1d.weight") and len(shape) == 3:
-        order = (0, 2, 1)
+    convolution = {4: "conv.weight", 3: "conv1d.weight"}.get(len(shape))
+    order = (0, *range(2, len(shape)), 1) if published and convolution and name.endswith(convolution) else None
     turned = shape if order is None else tuple(shape[axis] for axis in order)
     part = replace(stored.layout, name=name, dtype=dtype, shape=turned)
     return Task(stored, (part,), length=stored.layout.rows, order=order)

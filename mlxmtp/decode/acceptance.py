@@ -1,12 +1,4 @@
-"""Acceptance of draft tokens, forecast by position in the draft: forecasters of different memory, weighed.
-
-Text is even for pages or turns in mid-answer. A long memory is right about the one, a short one about the other, so
-there are several, and each is believed as far as it has been right lately (fixed share: Herbster and Warmuth 1998):
-
-    forecast of m      p_m(i) = (hits + s q) / (seen + s)      both forgetting at m's rate; q: the longer memory's
-    together           a(i) = sum_m w_m p_m(i)
-    after each draft   w_m <- (1 - share) w_m p_m(what happened) / sum + share / M
-"""
+"""Acceptance of draft tokens, forecast by position in the draft."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +13,13 @@ _WORTH = 2.0  # observations that what was learned in another conversation is wo
 
 @dataclass(slots=True)
 class Acceptance:
-    """Forecasts for each of ``positions``; observations of a round come in order, up to its first rejection."""
+    """Forecasts for each of ``positions``: several memories, each believed as far as it has been right lately
+    (fixed share: Herbster and Warmuth 1998).
+
+    forecast of m      p_m(i) = (hits + s q) / (seen + s)      both forgetting at m's rate; q: the longer memory's
+    together           a(i) = sum_m w_m p_m(i)
+    after each draft   w_m <- (1 - share) w_m p_m(what happened) / sum + share / M
+    """
 
     positions: int
     _hits: list[list[float]] = field(init=False)
@@ -34,7 +32,7 @@ class Acceptance:
         self._weights = [1 / len(_DECAY)] * len(_DECAY)
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """Take in a round with ``drafted`` tokens, of which the first ``accepted`` were accepted."""
+        """Take in a round: ``drafted`` tokens, of which the first ``accepted`` were accepted."""
         for hits, seen, decay in zip(self._hits, self._seen, _DECAY, strict=True):
             for i in range(self.positions if drafted else 0):
                 hits[i] *= decay
@@ -57,10 +55,7 @@ class Acceptance:
         found, total, product, slow = [1.0], 1.0, 1.0, _PRIOR
         for i in range(self.positions):
             slow, *others = self._forecasts(i, slow)
-            likely = self._weights[0] * slow
-            for weight, share in zip(self._weights[1:], others, strict=True):
-                likely += weight * share
-            product *= likely
+            product *= sum(w * share for w, share in zip(self._weights, [slow, *others], strict=True))
             total += product
             found.append(total)
         return found

@@ -1,12 +1,4 @@
-"""Rounds by draft length, compiled behind the scenes.
-
-A compiled round is 1.3 to 2 times faster, but the first use of its kernels builds them: a library for each of about
-forty fused graphs (`tests/decode/test_kernel_libraries.py`), on Linux half a second each with the C++ compiler.
-The first tokens come from the same function uncompiled, while a thread evaluates the compiled one on small buffers of
-zeros. Both give the same tokens. On Linux the answer does not wait for that. On Metal it may: MLX holds one lock while
-it builds a library, and so the answer's next gather or scatter stands still that long (read in its source; seconds in
-all, once for each version of macOS and MLX, which keep what was built).
-"""
+"""Rounds by draft length, compiled behind the scenes: until then the same function serves uncompiled."""
 
 import atexit
 import os
@@ -28,7 +20,12 @@ Key = tuple[int, Filters]
 
 
 class Rounds:
-    """Round functions by draft length and sampling filters."""
+    """Round functions by draft length and sampling filters.
+
+    A library of kernels is built for each of some forty fused graphs of a pair. On Linux the answer goes on meanwhile.
+    On Metal it may wait: MLX holds one lock while it builds a library, and the next gather or scatter needs it (read in
+    its source; seconds in all, once for each version of macOS and MLX, which keep what was built).
+    """
 
     def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:
         self._target, self._drafter, self._mode = target, drafter, compiled
@@ -36,12 +33,11 @@ class Rounds:
         self._compiled: dict[Key, RoundFunction] = {}
         self._ready: set[Key] = set()
         self._wanted: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
-        self._asked: set[Key] = set()
         self._thread: threading.Thread | None = None
         self._over = False
 
     def close(self) -> None:
-        """End the thread, which refers to the networks as long as it lives: another model takes this one's place."""
+        """End the thread and let go of the networks."""
         self._end()
         atexit.unregister(self._finish)
         self._plain.clear()
@@ -53,13 +49,12 @@ class Rounds:
         if key not in self._plain:
             self._plain[key] = make_round(self._target, self._drafter, k, filters)
             self._compiled[key] = mx.compile(self._plain[key])
-        if self._mode == "background" and key not in self._asked:
-            self._ask(key)
+            if self._mode == "background":
+                self._ask(key)
         ready = self._mode == "always" or key in self._ready
         return (self._compiled if ready else self._plain)[key], ready
 
     def _ask(self, key: Key) -> None:
-        self._asked.add(key)
         self._wanted.put(key)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="mlxmtp-compile", daemon=True)
@@ -73,10 +68,9 @@ class Rounds:
             self._thread.join()
 
     def _finish(self) -> None:
-        """End the thread before the process: one caught inside MLX at that moment would abort it.
+        """End the thread before the process, which would abort if it were inside MLX.
 
-        A round can need a dozen runs of the compiler, which MLX finds through PATH: without it the one under way is
-        the last, and leaving takes half a second at most.
+        MLX finds the compiler through PATH: without it the run under way is the last, half a second at most.
         """
         path = os.environ.pop("PATH", None)
         self._end()
@@ -92,10 +86,10 @@ class Rounds:
             self._ready.add(key)
 
     def _build(self, k: int, filters: Filters) -> None:
-        """Evaluate a round of this thread's own, which is gone when this returns.
+        """Evaluate a round of this thread's own on small buffers: kernels do not depend on sizes.
 
-        MLX has traces per thread, for as long as their function lives. What is left of them when the thread ends is
-        dropped after `join` has returned, with Python's lock: by then Python may be gone, and the process aborts.
+        MLX keeps traces per thread as long as their function lives. Those left when the thread ends are dropped after
+        `join` has returned, by when Python may be gone: so the function is gone when this returns.
         """
         target = self._target
         cache = KVCache(target.cache_spec, target.dtype)

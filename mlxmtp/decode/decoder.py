@@ -1,9 +1,8 @@
 """Token ids in, rounds out: the loop around ``round.py``.
 
-Contract: whenever control is outside ``rounds`` (between two rounds, after closing the iterator, after an exception or
-Ctrl-C at any point), ``tokens[:rows]`` is exactly what the cache holds, ``rows`` is ``len(tokens) - 1`` or, if the
-prefill was cut short, as far as it came. Nothing has to be rolled back for that: rows beyond ``rows`` are
-masked and written over. After work that the device failed to do, the cache is empty.
+Contract: whenever control is outside ``rounds`` (between two rounds, after closing it, an exception or Ctrl-C),
+``tokens[:rows]`` is what the cache holds; ``rows`` is ``len(tokens) - 1``, or as far as an interrupted prefill came.
+After work that the device failed to do, the cache is empty.
 """
 
 import time
@@ -28,17 +27,13 @@ from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
-AHEAD = 512
-"""Rows reserved for an answer when it begins: most are shorter, and growing costs a new trace of every round in use."""
+AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Result of one round: its new ``tokens``, in order, the ``draft`` and how much of it was accepted.
-
-    ``tokens`` is the accepted part of the draft and one token of the target's own, unless a stop token or the
-    token limit cut it. The prompt's own first token comes as a round with an empty draft.
-    """
+    """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
+    the token limit cut them. The prompt's own first token comes as a round with an empty draft."""
 
     tokens: tuple[int, ...]
     draft: tuple[int, ...]
@@ -63,10 +58,7 @@ class Decoder:
         compiled: Compiled = "background",
         chunk: int | None = None,
     ) -> None:
-        """``in_flight``: rounds dispatched ahead (None: what suits the device). ``compiled``: see ``compile.py``.
-
-        ``chunk``: prompt rows read at a time (None: see ``models/chunks.py``).
-        """
+        """``in_flight``: rounds dispatched ahead; ``chunk``: prompt rows read at once (None: what suits the device)."""
         self.target, self.drafter = target, drafter
         self.tokens: list[int] = []
         self.rows = 0
@@ -97,12 +89,11 @@ class Decoder:
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
-        Reads only what the cache does not hold yet of ``prompt_ids``; ``reused`` says how much it did hold.
-        ``on_prefill(done, total)`` counts the prompt's tokens. ``snapshot_at``: later prompts may begin with so many
-        tokens of this one and then differ, so a snapshot is taken at the last of these places, and at earlier ones
-        where it is worth it. Raises ValueError for an empty prompt or a bad number, ContextOverflow if the prompt
-        leaves no room for an answer, and later RuntimeError if rounds of another prompt have begun meanwhile, or
-        DeviceFailed.
+        ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
+        ``snapshot_at``: later prompts may begin with so many tokens of this one and then differ, so a snapshot is taken
+        at the last of these places, and at earlier ones where it is worth it. Raises ValueError for an empty prompt or
+        a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError if other rounds
+        have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -112,26 +103,25 @@ class Decoder:
         if not all(0 <= token < config.vocab_size for token in prompt):
             raise ValueError(f"prompt ids must lie in 0 .. {config.vocab_size - 1}")
         if limit < 1:
-            raise ContextOverflow(
-                f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}: shorten it."
-            )
-        if num_draft_tokens != "auto" and not 0 <= num_draft_tokens <= MAX_DRAFT:
+            told = f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}"
+            raise ContextOverflow(f"{told}: shorten it.")
+        fixed = None if num_draft_tokens == "auto" else num_draft_tokens
+        if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
-        self.depth.limit = MAX_DRAFT if self.drafter is not None else 0
-        self.depth.fixed = None if num_draft_tokens == "auto" else num_draft_tokens
+        self.depth.limit, self.depth.fixed = MAX_DRAFT if self.drafter is not None else 0, fixed
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
         return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, marks)
 
     def export_state(self, length: int | None = None) -> CacheState:
-        """Return what another process can go on from, for ``length`` as it was after that many tokens.
+        """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
 
-        Raises ValueError where no ``snapshot_at`` named it, DeviceFailed if the last round was never computed.
+        Raises DeviceFailed if the last round was never computed.
         """
         self._settle()
         if length is None:
             self._snapshots.forget_beyond(self.rows)
-            cut = self._cache.cut(self.rows)
-            return CacheState(self.tokens[: self.rows], self._cache.newest, cut, self._snapshots.last())
+            tokens, cut = self.tokens[: self.rows], self._cache.cut(self.rows)
+            return CacheState(tokens, self._cache.newest, cut, self._snapshots.last())
         place = self._snapshots.at(length)
         if place is None:
             raise ValueError(f"there is no snapshot after {length} tokens")
@@ -183,19 +173,24 @@ class Decoder:
         self._settle()
         with self._computing():
             # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
-            self.rows = _common(self.tokens[: self.rows], prompt)
+            pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
+            self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
             rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
             self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
             self._cache.reserve(rows)
-            hidden = self._read(prompt, on_prefill, marks)
-            state = self._begin(hidden, len(prompt), sampling, key)
-            first = cast("int", state.bonus.item())
+            hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
+            bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
+            state, first = State(bonus, hidden, position), cast("int", bonus.item())
         self.tokens.append(first)
         yield Round((first,), (), 0)
         room -= 1
         queue = self._sent
         clock = time.perf_counter()
-        while room > 0 and self._goes_on(request, stop):
+        while room > 0:
+            if request != self._request:
+                raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
+            if self.tokens[-1] in stop:
+                return
             with self._computing():
                 while len(queue) <= self._in_flight:
                     state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
@@ -206,7 +201,8 @@ class Decoder:
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
             self.depth.observe(done.k, accepted, now - clock if done.timed else None)
-            new = _cut(chosen[: accepted + 1], room, stop)
+            new = chosen[: min(accepted + 1, room)]
+            new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
@@ -234,12 +230,6 @@ class Decoder:
             while self._sent:
                 mx.eval(self._sent.popleft().report)
 
-    def _goes_on(self, request: int, stop: frozenset[int]) -> bool:
-        """Return True unless the text has ended. Raises RuntimeError if the cache holds another request by now."""
-        if request != self._request:
-            raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
-        return self.tokens[-1] not in stop
-
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
         start, hidden = self._rewind(prompt)
@@ -263,8 +253,8 @@ class Decoder:
         return hidden
 
     def _rewind(self, prompt: list[int]) -> tuple[int, mx.array | None]:
-        """Rewind to the longest prefix of ``prompt`` that the cache can hold: its length, and the hidden state [1, H]
-        after it where it is known."""
+        """Rewind to the longest prefix of ``prompt`` that the cache can hold; return its length and, where it is known,
+        the hidden state [1, H] after it."""
         same = self.rows
         self._snapshots.forget_beyond(same)
         place = self._snapshots.last()
@@ -277,12 +267,6 @@ class Decoder:
         self.rows = 0  # until all rings are back, the cache holds nothing
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
-
-    def _begin(self, hidden: mx.array, length: int, sampling: Sampling, key: mx.array) -> State:
-        """Choose the first token after a prompt of ``length`` tokens, whose last hidden state [1, H] is given."""
-        position = mx.array([length], mx.int32)
-        bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
-        return State(bonus, hidden, position)
 
     def _dispatch(self, state: State, key: mx.array, filters: Filters, ahead: int) -> tuple[State, _Dispatched]:
         """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet."""
@@ -302,19 +286,3 @@ class Decoder:
         state, self._cache.buffers, report = function(state, self._cache.buffers, key)
         mx.async_eval(report, *state, *self._cache.buffers)
         return State(*state), _Dispatched(k, report, timed)
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
-
-
-def _cut(tokens: list[int], room: int, stop: frozenset[int]) -> list[int]:
-    """The tokens up to and with the first stop token, at most ``room``."""
-    for i, token in enumerate(tokens[:room]):
-        if token in stop:
-            return tokens[: i + 1]
-    return tokens[:room]

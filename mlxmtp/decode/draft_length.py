@@ -1,22 +1,4 @@
-"""The draft length that earns the most tokens per second, here and now.
-
-With a_i the probability that draft token i is accepted when those before it were (``acceptance.py``), and t(K) the time
-of a round (``round_times.py``),
-
-    tokens(K) = 1 + a_1 + a_1 a_2 + ... + a_1 ... a_K          speed(K) = tokens(K) / t(K)
-
-and the best K maximizes speed(K). K = 0 is always a candidate, so drafting stops where it loses. Three things are not
-known by themselves:
-
-* a length whose time is uncertain is judged by the time it may well have, exp(x(K) - width): tried while that could
-  win, left alone as soon as it cannot. Plain decoding is measured by the same rule, so not where drafting surely pays;
-* parked at 0 nothing is learned about the text. Each plain round puts PROBING of itself aside, and a probe with one
-  draft is made when that pays for what it is expected to lose, again at once if it was accepted;
-* steps up go one length beyond the longest tried: there may be a cliff.
-
-Only a few lengths are candidates, because each is traced once per buffer capacity and its kernels are built once per
-machine, and neighbours differ by a percent or two.
-"""
+"""The draft length that earns the most tokens per second, here and now."""
 
 import math
 from collections.abc import Mapping
@@ -28,10 +10,9 @@ from mlxmtp.decode.round_times import RoundTimes
 from mlxmtp.limits import MAX_DRAFT
 
 LENGTHS = (0, 1, 2, 3, 5, 7, 8)
-"""Candidates. 7 drafts are 8 rows to check, the most that Metal's attention kernel for few rows takes;
-8 earn several percent more where rows are nearly free and everything is accepted."""
-PROBING = 0.01
-"""Share of the plain rounds' time that probes may lose while drafting is parked."""
+"""Candidates, few because each is traced once per buffer capacity. 7 drafts are 8 rows to check, the most that Metal's
+attention kernel for few rows takes; 8 earn several percent more where rows are nearly free and all is accepted."""
+PROBING = 0.01  # share of the plain rounds' time that probes may lose while drafting is parked
 _WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _DARING = 0.5  # widths of an uncertain time that are hoped for
 _SURELY = 2.0  # the same for plain rounds that were never timed: drafting blindly has to pay beyond doubt
@@ -43,6 +24,17 @@ _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the fir
 @dataclass(slots=True)
 class DraftLength:
     """Chooses the draft length of each round and learns from its result.
+
+    tokens(K) = 1 + a_1 + a_1 a_2 + ... + a_1 ... a_K     speed(K) = tokens(K) / t(K)     the best K, 0 included, wins
+
+    with a_i the probability that draft i is accepted after those before it (``acceptance.py``), t(K) the time of a
+    round (``round_times.py``). Three things are not known by themselves:
+
+    * a length whose time is uncertain is judged by the time it may well have, exp(x(K) - width): tried while that could
+      win, left alone as soon as it cannot. Plain decoding is measured by the same rule;
+    * parked at 0 nothing is learned about the text. Each plain round puts PROBING of itself aside, and a probe with one
+      draft is made when that pays for what it is expected to lose, again at once if it was accepted;
+    * steps up go one length beyond the longest tried: there may be a cliff.
 
     ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter.
     """
@@ -101,11 +93,8 @@ class DraftLength:
         return None if longest is None else (self._times.cost(longest) - 1) / longest
 
     def learned(self) -> dict[str, Any]:
-        """Return what another process can begin with, as JSON takes it; empty until there is something to know.
-
-        ``costs``: by draft length, logarithm of the time in plain rounds and its width. ``acceptance``: by position.
-        ``rows``: that the rounds attended to.
-        """
+        """Return what another process can begin with, as JSON takes it: acceptance by position, costs (logarithm of the
+        time in plain rounds and its width) by length, rows attended to. Empty until there is something to know."""
         if self._rounds < _ROUNDS_TO_KNOW or not any(self._times.measured):
             return {}
         costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}

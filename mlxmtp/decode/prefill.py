@@ -9,7 +9,6 @@ from mlxmtp.models.kv_cache import KVCache, PromptView
 from mlxmtp.models.target import Target
 
 OnRows = Callable[[int], None]
-"""Called with a number of positions, counted from the first."""
 
 
 def read_prompt(
@@ -25,8 +24,7 @@ def read_prompt(
 
     A chunk (``chunk`` rows; None: as many as the memory for activations allows) is sent to the device while the one
     before it runs. ``on_written(n)``: n positions are in the cache from now on. ``on_read(n)``: they have been
-    computed. What either raises ends the reading there. Only the last chunk's last row leaves the network: MLX is
-    lazy, so what only feeds the other rows of the upper layers is never computed.
+    computed. What either raises ends the reading there.
     """
     hidden, running, begin = None, mx.array(0), start
     while begin < len(tokens):

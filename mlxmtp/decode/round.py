@@ -1,14 +1,4 @@
-"""One round: the drafter proposes K tokens, the target checks them in one pass, the longest agreed prefix is kept.
-
-    draft     d_1 .. d_K      each from the drafter's scores, its own last hidden state and the token before
-    check     t_0 .. t_K      the target's choice after each of [bonus, d_1 .. d_K]
-    accept    n = number of leading i with t_i = d_{i+1}
-    keep      t_0 .. t_n      n accepted draft tokens and one of the target's own: the next bonus
-
-(Leviathan, Kalman, Matias 2023 with deterministic choice on both sides, see ``sampling.py``.) Everything a round
-needs and leaves stays on the device in arrays of fixed shape, so rounds can be dispatched without reading any result.
-K = 0 is plain decoding.
-"""
+"""One round: the drafter proposes K tokens, the target checks them in one pass, the longest agreed prefix is kept."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -38,7 +28,16 @@ RoundFunction = Callable[..., Any]
 
 
 def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filters) -> RoundFunction:
-    """Return the round with ``k`` draft tokens; without a drafter k is 0."""
+    """Return the round with ``k`` draft tokens; k = 0 is plain decoding.
+
+    draft     d_1 .. d_k      each from the drafter's scores, its own last hidden state and the token before
+    check     t_0 .. t_k      the target's choice after each of [bonus, d_1 .. d_k]
+    accept    n = number of leading i with t_i = d_{i+1}
+    keep      t_0 .. t_n      n accepted draft tokens and one of the target's own: the next bonus
+
+    (Leviathan, Kalman, Matias 2023 with deterministic choice on both sides, see ``sampling.py``.) All arrays stay on
+    the device in fixed shapes, so rounds can be dispatched without reading any result.
+    """
 
     def draft(state: State, buffers: list[mx.array], key: mx.array) -> mx.array:
         """The bonus token and the draft tokens [k + 1]."""

@@ -1,19 +1,4 @@
-"""Round times by draft length: one belief about all lengths, corrected by every measurement.
-
-The logarithms x(K) of the seconds of a round are jointly Gaussian. They share the machine's pace (a constant), the
-price of a draft token (t = a + b K in first order, so d_K = K / (1 + b K) in the logarithm) and what any draft costs;
-and every length has a deviation of its own, because kernels have cliffs:
-
-    Sigma = pace^2 1 1' + slope^2 d d' + first^2 [K>0][K>0]' + own^2 I
-
-A measurement y of length K is taken in as a Kalman filter does it, with an innovation e cut at three deviations, so
-that a pause of the machine is not a trend:
-
-    S = Sigma[K,K] + noise^2     e = log y - x(K)     x += Sigma[:,K] e / S     Sigma -= Sigma[:,K] Sigma[K,:] / S
-
-So one round with 3 drafts says something about 5, a machine that slows down slows every length, and what was not
-measured has a width that a choice can use. A context f times as long adds (far log f)^2 1 1' + (reach log f)^2 d d'.
-"""
+"""Round times by draft length: one belief about all lengths, corrected by every measurement."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +16,20 @@ _TAKES_OVER = 0.1  # added when compiled rounds take over: they are faster, in n
 
 @dataclass(slots=True)
 class RoundTimes:
-    """The belief about the seconds of a round for each of ``lengths``, the first of which is 0."""
+    """The belief about the seconds of a round for each of ``lengths``, the first of which is 0.
+
+    The logarithms x(K) are jointly Gaussian. They share the machine's pace (a constant), the price of a draft token
+    (t = a + b K in first order, so d_K = K / (1 + b K) in the logarithm) and what any draft costs; every length has a
+    deviation of its own, because kernels have cliffs:
+
+        Sigma = pace^2 1 1' + slope^2 d d' + first^2 [K>0][K>0]' + own^2 I
+
+    A measurement y is taken in as a Kalman filter does it; e is cut at three deviations: a pause is not a trend.
+
+        S = Sigma[K,K] + noise^2     e = log y - x(K)     x += Sigma[:,K] e / S     Sigma -= Sigma[:,K] Sigma[K,:] / S
+
+    A context f times as long adds (far log f)^2 1 1' + (reach log f)^2 d d'.
+    """
 
     lengths: Sequence[int]
     _x: list[float] = field(init=False)
@@ -81,8 +79,7 @@ class RoundTimes:
         self._widen(_PACE, _TAKES_OVER)
 
     def stretch(self, factor: float) -> None:
-        """Adapt to rounds that attend to ``factor`` times as many rows (below 1: to fewer): another pace, and as the
-        drafter attends as well, another price of a draft token."""
+        """Adapt to rounds that attend to ``factor`` times as many rows: another pace and price of a draft token."""
         reach = math.log(factor)
         slope = [_REACH * reach * d for d in self._slopes()]
         self._sigma = [

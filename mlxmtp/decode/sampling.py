@@ -1,14 +1,4 @@
-"""Choosing tokens: noise keyed by seed, position and token, so that drafting cannot change a sampled text.
-
-The token at position p is
-
-    argmax over v of   log P(v) + g(seed, p, v),        g = -log(-log(u)),  u uniform in (0, 1)
-
-which draws exactly from P (the Gumbel-max trick; Maddison, Tarlow, Minka, "A* Sampling", 2014). The noise is a
-function of seed, position and token alone. The target therefore picks the same token whatever was drafted, and a
-drafter that adds the *same* noise to its own scores proposes what the target will pick whenever both distributions
-agree. Greedy is the case without noise.
-"""
+"""Choosing tokens: noise keyed by seed, position and token, so that drafting cannot change a sampled text."""
 
 import hashlib
 import math
@@ -19,9 +9,7 @@ import mlx.core as mx
 
 from mlxmtp.limits import SAMPLING
 
-Filters = tuple[float, float, int, float]
-"""Temperature, top-p, top-k and min-p."""
-
+Filters = tuple[float, float, int, float]  # temperature, top-p, top-k and min-p
 _SORT_BLOCK = 128  # tokens per block in `largest`
 
 
@@ -29,8 +17,7 @@ _SORT_BLOCK = 128  # tokens per block in `largest`
 class Sampling:
     """Settings of sampling. ``temp`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
 
-    Filters apply in the order of transformers: temperature, top-k, top-p, min-p. ``seed`` is any integer in
-    [0, 2^64). Raises ValueError for a value out of range.
+    Filters apply in the order of transformers: temperature, top-k, top-p, min-p. Raises ValueError out of range.
     """
 
     temp: float = 0.0
@@ -51,7 +38,7 @@ class Sampling:
 
     @property
     def filters(self) -> Filters:
-        """All that shapes the traced computation; the seed is data."""
+        """The settings that shape the traced computation; the seed is data."""
         return (0.0, 1.0, 0, 0.0) if self.greedy else (self.temp, self.top_p, self.top_k, self.min_p)
 
     def key(self) -> mx.array:
@@ -70,8 +57,8 @@ def _mix(x: mx.array) -> mx.array:
 def gumbel(key: mx.array, positions: mx.array, ids: mx.array) -> mx.array:
     """Noise for token ``ids`` [.., C] at ``positions`` [L] (broadcast to [L, C]): float32, standard Gumbel.
 
-    ``-log(-log1p(-u))`` instead of ``-log(-log(u))``: float32 cannot tell u from 1 near 1, and the usual form
-    would give +inf once in 2^25 draws, every hundred tokens with this vocabulary.
+    ``-log(-log1p(-u))``: with the usual ``-log(-log(u))``, float32 gives +inf once in 2^25 draws, that is every
+    hundred tokens with this vocabulary.
     """
     row = _mix(positions.astype(mx.uint32) ^ key[0])[:, None]
     bits = _mix(_mix(ids.astype(mx.uint32) ^ row) + key[1])
@@ -106,7 +93,11 @@ def choose(
     filters: Filters,
     ids: mx.array | None = None,
 ) -> mx.array:
-    """Tokens [L] for ``logits`` [L, C] at ``positions`` [L]; ``ids`` [C] are the tokens' ids (None: 0 .. C - 1)."""
+    """Tokens [L] for ``logits`` [L, C] at ``positions`` [L]; ``ids`` [C] are the tokens' ids (None: 0 .. C - 1).
+
+    The token at position p is the argmax over v of log P(v) + g(seed, p, v), g = -log(-log(u)), u uniform in (0, 1):
+    exactly a draw from P (the Gumbel-max trick; Maddison, Tarlow, Minka, "A* Sampling", 2014).
+    """
     temp, top_p, top_k, min_p = filters
     if temp == 0:
         best = mx.argmax(logits, axis=-1)

@@ -1,11 +1,4 @@
-"""Places in a conversation from which it can go on although the rings have moved past them.
-
-Full layers keep every position, so for them going back is a matter of the mask. A ring forgets: after an answer of
-more than SLACK tokens the window before the answer is gone. A snapshot is a copy of the rings, in 16 bits 7 MB for E2B,
-24 MB for E4B, 0.4 GB for 12B, 0.2 GB for 26B-A4B and 0.9 GB for 31B.
-"""
-
-from __future__ import annotations
+"""Places in a conversation from which it can go on although the rings have moved past them."""
 
 from dataclasses import dataclass
 
@@ -14,16 +7,15 @@ import mlx.core as mx
 from mlxmtp.limits import SNAPSHOT_BYTES, SNAPSHOTS
 from mlxmtp.models.kv_cache import KVCache
 
-APART = 256
-"""Tokens. A place that would save reading fewer than these is not worth another snapshot."""
+APART = 256  # a place that would save reading fewer tokens is not worth another snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The rings when positions 0 .. length - 1 had been read, and the hidden state [1, H] of the last of them.
+    """The rings when positions 0 .. length - 1 had been read, and the hidden state [1, H] of the last of them: in 16
+    bits 7 MB for E2B, 24 MB for E4B, 0.4 GB for 12B, 0.2 GB for 26B-A4B and 0.9 GB for 31B.
 
-    ``newest``: the highest position ever written then, by drafts or by a continuation that was given up. It may lie
-    beyond ``length``, and says what the rings had forgotten already.
+    ``newest``: the highest position ever written then, drafts included; it says what the rings had forgotten already.
     """
 
     length: int
@@ -33,7 +25,6 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays."""
         return sum(ring.nbytes for ring in self.rings)
 
 

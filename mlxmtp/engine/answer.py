@@ -16,15 +16,11 @@ if TYPE_CHECKING:
     from mlxmtp.engine.tokenizer import Tokenizer
     from mlxmtp.models.config import ModelConfig
 
-OnPrefill = Callable[[int, int], None]
-"""Called with (tokens read, tokens to read) during the prefill."""
+OnPrefill = Callable[[int, int], None]  # (tokens read, tokens to read)
 
 
 class Answer:
-    """An answer on its way: iterate over its events once; `stats` can be asked at any moment.
-
-    Closing it, at any point, leaves the model ready for the next request.
-    """
+    """An answer on its way: iterate over its events once. Closing it, at any point, leaves the model ready."""
 
     def __init__(
         self,
@@ -90,10 +86,7 @@ class Answer:
         yield End(reason, self.stats)
 
     def _rounds(self) -> Generator[Round, None, None]:
-        """Yield rounds; a thought that reaches its budget is closed with the mark the model would have written.
-
-        The cut is at a token, not at a round, so the draft length does not move it.
-        """
+        """Yield rounds; at its budget of tokens a thought is closed with the mark the model would have written."""
         from mlxmtp.decode.decoder import Round
 
         params = self._params

@@ -1,9 +1,4 @@
-"""The events of an answer: any number of `Text` and `Thinking`, then one `End`.
-
-In the channel `<|channel>thought\\n … <channel|>` stands a thought, everything else is text.
-"""
-
-from __future__ import annotations
+"""The events of an answer: any number of `Text` and `Thinking`, then one `End`."""
 
 import re
 from dataclasses import dataclass
@@ -11,14 +6,11 @@ from typing import Literal
 
 from mlxmtp.engine.stats import Stats
 
-FinishReason = Literal["stop", "length", "tool", "cancelled"]
-"""The model stopped, the length ran out, it waits for a tool, or it was cancelled."""
+FinishReason = Literal["stop", "length", "tool", "cancelled"]  # "tool": it waits for a tool's result
 
-OPEN = "<|channel>"
-CLOSE = "<channel|>"
-_MARKS = (OPEN, CLOSE)
+OPEN, CLOSE = _MARKS = ("<|channel>", "<channel|>")
 _MARK = re.compile("|".join(map(re.escape, _MARKS)))
-_NAME = "thought"
+_NAME = "thought"  # of the channel: its first line
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +41,8 @@ Event = Text | Thinking | End
 class Splitter:
     """Feed text in pieces of any size, with the marks in it; get `Text` and `Thinking` as soon as they are certain.
 
-    An empty `Thinking` says that a thought has begun. `inside` starts in a thought whose name line has been read, as
-    when the prompt itself opened it. A thought never comes out as Text, the channel's name never comes out at all, and
-    a thought that is not closed stays one. The marks may be tokens of their own or spelled as plain text.
+    An empty `Thinking` says that a thought has begun. `inside` starts in a thought whose name line has been read. A
+    thought never comes out as Text, nor the channel's name at all. The marks may be tokens or spelled as plain text.
     """
 
     def __init__(self, *, inside: bool = False) -> None:
@@ -70,7 +61,9 @@ class Splitter:
             self._inside = self._naming = mark[0] == OPEN
             if self._inside:
                 events.append(Thinking(""))
-        certain = len(self._pending) - _start_of_mark(self._pending)
+        starts = range(max(0, len(self._pending) - max(map(len, _MARKS)) + 1), len(self._pending))
+        begun = (at for at in starts if any(mark.startswith(self._pending[at:]) for mark in _MARKS))
+        certain = next(begun, len(self._pending))
         rest = self._emit(self._pending[:certain], events, closing=False)
         self._pending = rest + self._pending[certain:]
         return events
@@ -93,9 +86,3 @@ class Splitter:
         if text:
             events.append(Thinking(text) if self._inside else Text(text))
         return ""
-
-
-def _start_of_mark(text: str) -> int:
-    """Return the length of the longest end of `text` that a mark begins with."""
-    longest = min(len(text), max(map(len, _MARKS)) - 1)
-    return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in _MARKS)), 0)

@@ -1,10 +1,5 @@
-"""Keys and values on disk: a conversation, or a text of which much is asked, goes on without being read again.
-
-One safetensors file: tokens, buffers of the layers with keys and values of their own, the last snapshot (rings and
-hidden state), and as metadata what wrote it and a sum. A damaged one, or of another model, MLX or layout, is refused.
-"""
-
-from __future__ import annotations
+"""Keys and values on disk, one safetensors file: tokens, buffers, the last snapshot, and in its metadata a label of
+what wrote it and a sum. A damaged file, or one of another model, MLX or layout, is refused."""
 
 import hashlib
 import os
@@ -13,22 +8,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import mlx.core as mx
 
+from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.snapshots import CacheState, Snapshot
 from mlxmtp.errors import CacheRefused
 
-if TYPE_CHECKING:
-    from mlxmtp.decode.decoder import Decoder
-
-_FORMAT = "3"
-"""Changes with the layout of the buffers and with what stands in them (norms, rotation)."""
-
+_FORMAT = "3"  # changes with the layout of the buffers and with what stands in them (norms, rotation)
 _KV_BITS = "kv_bits"  # stands in a file only if its keys and values are quantized
-_SUM, _NEWEST, _PLACE = "sum", "newest", "place"
-"""Of the file, not of what wrote it: the sum over the arrays, and positions (see `CacheState` and `Snapshot`)."""
+_SUM, _NEWEST, _PLACE = "sum", "newest", "place"  # of the arrays; positions (see `CacheState` and `Snapshot`)
 
 
 def fingerprint(folder: Path) -> str:

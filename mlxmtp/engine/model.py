@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder, Round
     from mlxmtp.models.config import ModelConfig
 
-_AROUND = 16
-"""More tokens than a template puts behind a question, and those that change with the text beside them."""
+_AROUND = 16  # more tokens than a template puts behind a question, and those that change with the text beside them
 
 
 class Model:
@@ -52,8 +51,7 @@ class Model:
     ) -> Model:
         """Read target, drafter and tokenizer from their folders (a tokenizer that was read before can be given).
 
-        `kv_bits` 4 or 8: keys and values of full layers are quantized to so many bits. Raises LoadError for files that
-        are missing, damaged or do not belong together.
+        Raises LoadError for files that are missing, damaged or do not belong together.
         """
         from mlxmtp.decode.decoder import Decoder
         from mlxmtp.models.load import load_drafter, load_target
@@ -70,10 +68,8 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """The text side; raises LoadError when the checkpoint has none."""
         if self._tokenizer is None:
-            raise LoadError(
-                f"{self.config.folder} has no tokenizer.json, so it works with token ids only: "
-                "use rounds(), or add the tokenizer's files."
-            )
+            told = f"{self.config.folder} has no tokenizer.json, so it works with token ids only"
+            raise LoadError(f"{told}: use rounds(), or add the tokenizer's files.")
         return self._tokenizer
 
     def rounds(
@@ -89,9 +85,8 @@ class Model:
         seed: int = 0,
         stop: Collection[int] | None = None,
     ) -> Iterator[Round]:
-        """Decode token ids, round by round, with exactly these settings (the checkpoint decides only on `stop`).
+        """Decode token ids, round by round, with exactly these settings; `stop` None: at the checkpoint's stop tokens.
 
-        `stop=None` means the checkpoint's stop tokens (the last token yielded then is one of them), `()` none.
         Raises ContextOverflow when the prompt leaves no room in the context, ValueError for values out of range.
         """
         from mlxmtp.decode.sampling import Sampling
@@ -115,10 +110,8 @@ class Model:
     ) -> Answer:
         """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
 
-        The prefix shared with the last conversation is not read again. `continues`: the last message is the beginning
-        of the answer. `question`: the end of the last message; a snapshot is taken before it, in case another is asked.
-        Raises LoadError without a tokenizer, ContextOverflow when the conversation is
-        longer than the context.
+        `continues`: the last message is the beginning of the answer. `question`: the end of the last message; a
+        snapshot is taken before it, in case another is asked. Raises LoadError without a tokenizer, ContextOverflow.
         """
         params = params or Params()
         if continues:
@@ -138,20 +131,11 @@ class Model:
         on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
     ) -> Answer:
-        """Answer a prompt that is token ids already; otherwise as `stream`.
-
-        `snapshot_at`: how many of its tokens later prompts may begin with, if they do not repeat the answer as it was.
-        """
+        """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin."""
         check_length(len(prompt_ids), self.config.max_positions, self.name)
-        return Answer(
-            self._decoder,
-            self.config,
-            self.tokenizer,
-            list(prompt_ids),
-            params or Params(),
-            on_prefill=on_prefill,
-            snapshot_at=snapshot_at,
-        )
+        ids, params = list(prompt_ids), params or Params()
+        about = self._decoder, self.config, self.tokenizer
+        return Answer(*about, ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at)
 
     def learned(self) -> dict[str, Any]:
         """Return what was found out about drafting here, as JSON; empty until there is something to know."""
@@ -162,10 +146,7 @@ class Model:
         self._decoder.depth.start_from(learned)
 
     def close(self) -> None:
-        """Free the memory for another model; nothing can be asked afterwards.
-
-        Call it on the thread that asked: MLX keeps traces, and the weights in them, per thread.
-        """
+        """Free the memory for another model, on the thread that asked: MLX keeps traces, with weights, per thread."""
         self._decoder.close()
 
     def cache_label(self) -> str:
@@ -177,18 +158,14 @@ class Model:
     def save_cache(self, path: Path, length: int | None = None) -> int:
         """Write the keys and values of the conversation so far to `path`, a `.safetensors` file; return its bytes.
 
-        `length`: as they were after that many tokens, a `snapshot_at` of the last request. Raises ValueError for
-        another, and where nothing has been read.
+        `length`: as they were after so many tokens, a `snapshot_at` of the last request; ValueError for another.
         """
         from mlxmtp.engine import kv_file
 
         return kv_file.save(self._decoder, path, self.config.folder, length, kv_bits=self.kv_bits)
 
     def load_cache(self, path: Path) -> int:
-        """Import what `save_cache` wrote, so that a prompt that begins alike need not be read; return its tokens.
-
-        Raises CacheRefused for a damaged file or one of another model, version or `kv_bits`; nothing is changed then.
-        """
+        """Import what `save_cache` wrote and return its tokens. Raises CacheRefused, and then changes nothing."""
         from mlxmtp.engine import kv_file
 
         return kv_file.load(self._decoder, path, self.config.folder, kv_bits=self.kv_bits)

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 class Params:
     """Say how to answer; None leaves a value to the checkpoint's generation_config, then to greedy decoding.
 
-    `max_tokens` None means until the context is full. `seed` None means a fresh one, told in the stats.
-    `stop` None means the checkpoint's own stop tokens. `think_tokens`: after that many tokens a thought is closed, its
-    opening mark counted, and the answer begins. Raises ValueError for a number of tokens below 1.
+    `max_tokens` None: until the context is full; `seed` None: a fresh one; `stop` None: the checkpoint's stop tokens.
+    `think_tokens`: after so many tokens, its opening mark counted, a thought is closed. Raises ValueError below 1.
     """
 
     max_tokens: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,6 @@ class Stats:
 
     The first token comes from the prefill, so speeds and tokens per pass of the generation leave it out.
     `time_to_first_token` runs from the request to the first visible piece of the answer or the thought.
-    `acceptance_by_position[i]` is the share of the draft tokens proposed at position i that were accepted.
     """
 
     prompt_tokens: int = 0
@@ -54,12 +54,12 @@ class Meter:
         self._first: float | None = None  # when the prompt had been read
         self._shown: float | None = None
         self._tokens = self._prefilled = self._rounds = 0
-        self._proposed: list[int] = []  # draft tokens by position, and those of them that were accepted
-        self._accepted: list[int] = []
+        self._proposed: Counter[int] = Counter()  # draft tokens by position, and those of them that were accepted
+        self._accepted: Counter[int] = Counter()
 
     @property
     def began(self) -> bool:
-        """True once a round has been counted: the prompt is read."""
+        """True once the prompt is read."""
         return self._first is not None
 
     def add(self, round_: Round) -> None:
@@ -71,12 +71,8 @@ class Meter:
             self._prefilled = len(round_.tokens)
             return
         self._rounds += 1
-        missing = len(round_.draft) - len(self._proposed)
-        self._proposed += [0] * missing
-        self._accepted += [0] * missing
-        for position in range(len(round_.draft)):
-            self._proposed[position] += 1
-            self._accepted[position] += position < round_.accepted
+        self._proposed.update(range(len(round_.draft)))
+        self._accepted.update(range(round_.accepted))
 
     def show(self) -> None:
         """Note that something becomes visible now."""
@@ -99,9 +95,9 @@ class Meter:
             generation_seconds=seconds,
             generation_tps=_ratio(decoded, seconds),
             rounds=self._rounds,
-            drafted=sum(self._proposed),
-            accepted=sum(self._accepted),
-            acceptance_by_position=tuple(map(_ratio, self._accepted, self._proposed)),
+            drafted=self._proposed.total(),
+            accepted=self._accepted.total(),
+            acceptance_by_position=tuple(_ratio(self._accepted[i], n) for i, n in sorted(self._proposed.items())),
             tokens_per_pass=_ratio(decoded, self._rounds),
             peak_memory=peak_memory,
             draft_reason=draft_reason,

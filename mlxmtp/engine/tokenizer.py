@@ -1,7 +1,4 @@
-"""Messages to prompt and token ids to text, by the files of a checkpoint: tokenizer.json and its chat template.
-
-Built on the `tokenizers` library and jinja2 alone: importing transformers for this would take over a second.
-"""
+"""Messages to prompt and token ids to text, by the files of a checkpoint: tokenizer.json and its chat template."""
 
 from __future__ import annotations
 
@@ -21,8 +18,7 @@ if TYPE_CHECKING:
     import tokenizers
     from jinja2 import Template
 
-Message = Mapping[str, Any]
-"""`{"role": "system" | "user" | "assistant", "content": text}`; templates may read further keys."""
+Message = Mapping[str, Any]  # "role" and "content"; templates may read further keys
 
 _TURN = "<|turn>"
 _SPACE = "\u2581"
@@ -58,9 +54,8 @@ class Tokenizer:
         """Read tokenizer.json (and tokenizer_config.json where there is one). Raises LoadError."""
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise LoadError(
-                f"{folder} has no tokenizer.json, so it cannot read or write text: download the model again."
-            )
+            told = f"{folder} has no tokenizer.json, so it cannot read or write text: download the model again."
+            raise LoadError(told)
         import tokenizers
 
         try:
@@ -75,10 +70,7 @@ class Tokenizer:
         return cls(folder, inner, value if isinstance(value, dict) else {})
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`; special tokens spelled in it become themselves, none is added.
-
-        Lone surrogates, which stand for bytes that were no text, become U+FFFD.
-        """
+        """Return the token ids of `text`, special tokens spelled in it included; lone surrogates become U+FFFD."""
         if not text.isascii():
             text = _SURROGATE.sub("\ufffd", text)
         return list(self._inner.encode(text, add_special_tokens=False).ids)
@@ -94,8 +86,7 @@ class Tokenizer:
     def prompt(self, messages: Sequence[Message], *, think: bool = False) -> Prompt:
         """Return the prompt that makes the model answer `messages`.
 
-        Special tokens come from the template alone: what a user, a file or an answer spells like one is encoded as
-        plain text, so that no material can end a turn or open a thought.
+        Special tokens come from the template alone: what a user, a file or an answer spells like one is plain text.
         """
         cover = _unused_character("".join(map(_content, messages)))
         covered = [{**message, "content": self._covered(message, cover)} for message in messages]
@@ -112,10 +103,7 @@ class Tokenizer:
         return self.prompt_ids(before, think=think) + self._uncovered(self._covered(begun, cover).lstrip(), cover).ids
 
     def lasting(self, messages: Sequence[Message], prompt_ids: Sequence[int], *, think: bool = False) -> int:
-        """Return how many of `prompt_ids`, the prompt of `messages`, the next turn's prompt will begin with.
-
-        Templates change past turns: thoughts go, empty ones come. Rendering the conversation with an answer shows it.
-        """
+        """Return how many of `prompt_ids`, those of `messages`, the next turn's prompt begins with; thoughts go."""
         answered = self.prompt_ids([*messages, {"role": "assistant", "content": "."}], think=think)
         pairs = zip(prompt_ids, answered, strict=False)
         return next((i for i, (now, then) in enumerate(pairs) if now != then), min(len(prompt_ids), len(answered)))
@@ -124,23 +112,17 @@ class Tokenizer:
         """Return the prompt as text, by the checkpoint's own chat template. Raises LoadError if that fails."""
         from jinja2 import TemplateError
 
-        template = self._template
+        template, given = self._template, [dict(message) for message in messages]
+        named = {name: self._named(name) for name in ("bos_token", "eos_token", "pad_token")}
         try:
             return template.render(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                add_generation_prompt=True,
-                enable_thinking=think,
-                **{name: self._named(name) for name in ("bos_token", "eos_token", "pad_token")},
+                messages=given, tools=None, add_generation_prompt=True, enable_thinking=think, **named
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise MlxmtpError(f"The chat template of {self._folder} refuses this conversation: {error}.") from error
 
     def opens_in_thought(self, prompt: Sequence[int]) -> bool:
-        """Return true if the answer to `prompt` begins inside a thought that the template has opened.
-
-        Only the turn being written counts: a user may quote the marks.
-        """
+        """Return true if `prompt` ends inside a thought of the turn being written; a user may quote the marks."""
         turn, opening, closing = (self.special_id(mark) for mark in (_TURN, OPEN, CLOSE))
         for token in reversed(prompt):
             if token in (turn, closing):
@@ -205,18 +187,16 @@ class Tokenizer:
         def to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
             return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
+        extensions = ["jinja2.ext.loopcontrols"]
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
         environment.filters["tojson"] = to_json
         environment.globals["raise_exception"] = refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             return environment.from_string(self._template_source())
         except TemplateError as error:
-            raise LoadError(
-                f"The chat template of {self._folder} is damaged ({error}): download the model again."
-            ) from error
+            told = f"The chat template of {self._folder} is damaged ({error}): download the model again."
+            raise LoadError(told) from error
 
     def _template_source(self) -> str:
         path = self._folder / "chat_template.jinja"
@@ -226,9 +206,8 @@ class Tokenizer:
         if isinstance(source, list):  # several named ones: an older way of shipping them
             source = next((item["template"] for item in source if item.get("name") == "default"), None)
         if not isinstance(source, str):
-            raise LoadError(
-                f"{self._folder} has no chat template: download the model again, the instruction-tuned one."
-            )
+            told = f"{self._folder} has no chat template: download the model again, the instruction-tuned one."
+            raise LoadError(told)
         return source
 
     def _named(self, name: str) -> str:
@@ -239,10 +218,7 @@ class Tokenizer:
 
 
 class Detokenizer:
-    """Incremental decoding that holds back bytes until they make a character.
-
-    `piece(id)` returns a token's spelling in the vocabulary. U+FFFD stands for tokens that spell invalid UTF-8.
-    """
+    """Incremental decoding that holds back bytes until they make a character; U+FFFD stands for invalid UTF-8."""
 
     def __init__(self, piece: Callable[[int], str | None]) -> None:
         self._piece = piece

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -103,22 +103,21 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
 
     # A hub that cannot be reached at the start should be heard of soon.
     response = _patiently(ask, Patience(on_wait, WAITS[:2]), repo, revision)
+    files: dict[str, RemoteFile] = {}
     try:
         found = response.json()
         if not found["sha"]:
             raise ValueError("the answer names no commit")
-        return RemoteRepo(repo, str(found["sha"]), {file.name: file for file in _files(found["siblings"])})
+        for item in found["siblings"]:
+            name, lfs = item["rfilename"], item.get("lfs")
+            if lfs is not None:
+                files[name] = RemoteFile(name, int(lfs["size"]), str(lfs["sha256"]), lfs=True)
+            elif item.get("blobId") and item.get("size") is not None:
+                files[name] = RemoteFile(name, int(item["size"]), str(item["blobId"]), lfs=False)
+        return RemoteRepo(repo, str(found["sha"]), files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{endpoint()} does not answer like the Hugging Face hub ({error}). Check HF_ENDPOINT."
         raise DownloadError(said) from error
-
-
-def _files(siblings: list[dict[str, Any]]) -> Iterator[RemoteFile]:
-    for item in siblings:
-        if item.get("lfs") is not None:
-            yield RemoteFile(item["rfilename"], int(item["lfs"]["size"]), str(item["lfs"]["sha256"]), lfs=True)
-        elif item.get("blobId") and item.get("size") is not None:
-            yield RemoteFile(item["rfilename"], int(item["size"]), str(item["blobId"]), lfs=False)
 
 
 def _headers() -> dict[str, str]:
@@ -149,62 +148,52 @@ def _patiently(request: Callable[[], T], patience: Patience, repo: str, revision
 
 @contextmanager
 def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Yield where the bytes of a file start (0 if the server ignores ranges), and pieces of them.
-
-    Raises `TransferError`. Redirects are followed anew every time: the address of the bytes behind them expires.
-    """
+    """Yield where the bytes of a file start (0 if the server ignores ranges), and pieces. Raises `TransferError`."""
     headers = {**_headers(), "Accept-Encoding": "identity"}  # ranges of compressed text mean nothing
     if start:
         headers["Range"] = f"bytes={start}-"
     url, timeout = f"{endpoint()}/{repo}/resolve/{commit}/{quote(name)}", constants.HF_HUB_DOWNLOAD_TIMEOUT
+    # Redirects are followed anew every time: the address of the bytes behind them expires.
     with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
         if start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             yield start, iter(())
             return
         hf_raise_for_status(response)
-        begins = 0
-        if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-            said = response.headers.get("Content-Range", "")
-            parts = re.match(r"(?:bytes )?(\d+)-", said)
-            if parts is None:
-                raise httpx2.RemoteProtocolError(f"Content-Range is {said!r}")
-            begins = int(parts[1])
-        yield begins, response.iter_raw()
+        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+            yield 0, response.iter_raw()
+            return
+        said = response.headers.get("Content-Range", "")
+        if (parts := re.match(r"(?:bytes )?(\d+)-", said)) is None:
+            raise httpx2.RemoteProtocolError(f"Content-Range is {said!r}")
+        yield int(parts[1]), response.iter_raw()
 
 
 def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpError:
     """Return an error with one sentence and the next step for a `TransferError`."""
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ModelNotFound(f"{repo} has no revision '{revision}'. Leave out --revision for the newest one.")
+    if isinstance(error, errors.RepositoryNotFoundError) and not isinstance(error, errors.GatedRepoError):
+        said = f"There is no {repo} on the hub, or it is private. "
+        return ModelNotFound(f"{said}Check the name, or run `hf auth login` or set HF_TOKEN.")
     if isinstance(error, errors.HfHubHTTPError):
-        return _explain_answer(error, repo, revision)
-    if isinstance(error, errors.OfflineModeIsEnabled):
+        status = HTTPStatus(error.response.status_code)
+        said = {
+            HTTPStatus.UNAUTHORIZED: "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one.",
+            HTTPStatus.FORBIDDEN: f"The token may not read {repo}. "
+            "Give it read access, or set HF_TOKEN to another one.",
+            HTTPStatus.TOO_MANY_REQUESTS: f"The hub limits requests from here. Wait some minutes. {_GO_ON}",
+        }.get(status, f"The hub answers {status.value} for {repo}. Try later. {_GO_ON}")
+        if isinstance(error, errors.GatedRepoError):
+            said = f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
+        elif isinstance(error, errors.EntryNotFoundError):
+            said = f"A file of {repo} is listed but not there. Try another --revision."
+    elif isinstance(error, errors.OfflineModeIsEnabled):
         said = f"HF_HUB_OFFLINE is set, so {repo} cannot be looked up. Unset it and run again."
     elif isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         said = f"The hub at {endpoint()} cannot be reached ({_reason(error)}). "
         said += f"Check the network, a proxy, or HF_ENDPOINT. {_GO_ON}"
     else:
         said = f"The connection to the hub broke down several times ({_reason(error)}). {_GO_ON}"
-    return DownloadError(said)
-
-
-def _explain_answer(error: errors.HfHubHTTPError, repo: str, revision: str | None) -> MlxmtpError:
-    if isinstance(error, errors.RevisionNotFoundError):
-        return ModelNotFound(f"{repo} has no revision '{revision}'. Leave out --revision for the newest one.")
-    gated, status = isinstance(error, errors.GatedRepoError), error.response.status_code
-    if isinstance(error, errors.RepositoryNotFoundError) and not gated:
-        said = f"There is no {repo} on the hub, or it is private. "
-        return ModelNotFound(f"{said}Check the name, or run `hf auth login` or set HF_TOKEN.")
-    if gated:
-        said = f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
-    elif isinstance(error, errors.EntryNotFoundError):
-        said = f"A file of {repo} is listed but not there. Try another --revision."
-    elif status == HTTPStatus.UNAUTHORIZED:
-        said = "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one."
-    elif status == HTTPStatus.FORBIDDEN:
-        said = f"The token may not read {repo}. Give it read access, or set HF_TOKEN to another one."
-    elif status == HTTPStatus.TOO_MANY_REQUESTS:
-        said = f"The hub limits requests from here. Wait some minutes. {_GO_ON}"
-    else:
-        said = f"The hub answers {status} for {repo}. Try later. {_GO_ON}"
     return DownloadError(said)
 
 

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +17,7 @@ from mlxmtp.files import free_bytes, try_lock
 from mlxmtp.hub import client
 from mlxmtp.hub.cache import CachedRepo, Record, Records
 from mlxmtp.hub.client import OnWait, RemoteFile
-from mlxmtp.hub.registry import Entry, find_entry, same_shape
+from mlxmtp.hub.registry import find_entry, same_shape
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, check_pair
 from mlxmtp.models.safetensors import INDEX, indexed_files
@@ -57,13 +57,12 @@ class RepoPart:
     @property
     def missing(self) -> int:
         """Bytes that are not on this machine yet."""
-        return sum(file.size - self._arrived(file) for file in self.files)
-
-    def _arrived(self, file: RemoteFile) -> int:
-        if self.cached.content(self.commit, file.name, file.etag) is not None:
-            return file.size
-        partial = self.cached.partial(file.etag)
-        return min(partial.stat().st_size, file.size) if partial.is_file() else 0
+        total = 0
+        for file in self.files:
+            if self.cached.content(self.commit, file.name, file.etag) is None:
+                partial = self.cached.partial(file.etag)
+                total += max(0, file.size - (partial.stat().st_size if partial.is_file() else 0))
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +104,17 @@ class DownloadPlan:
 def plan_download(
     name: str, cache: Path, *, revision: str | None = None, draft: bool = True, on_wait: OnWait | None = None
 ) -> DownloadPlan:
-    """Plan the download of an alias or `org/repo`, with its drafter if `draft`.
-
-    Raises ModelNotFound, DownloadError, LoadError (not a Gemma 4).
-    """
+    """Plan the download of an alias or `org/repo`, with its drafter if `draft`. Raises MlxmtpError."""
     entry = find_entry(name)
     target = _plan_part(entry.target.repo if entry else name, revision, cache, on_wait)
     if target.role == "drafter" or not draft:
         return DownloadPlan(name, (target,), cache)
-    tried = list(dict.fromkeys(_drafter_repos(target, entry)))
-    for repo in tried:
+    # The registry's drafter or one published beside the target, then that of the model it varies.
+    tried = [f"{target.repo}-assistant" if entry is None else entry.drafter.repo]
+    if alike := same_shape(target.config):
+        official = find_entry(f"{alike.family}:bf16")
+        tried += [one.drafter.repo for one in (alike, official) if one]
+    for repo in (tried := list(dict.fromkeys(tried))):
         try:
             drafter = _plan_part(repo, None, cache, on_wait)
             check_pair(target.config, drafter.config)
@@ -123,15 +123,6 @@ def plan_download(
         return DownloadPlan(name, (target, drafter), cache)
     note = f"No drafter for {target.repo} was found (tried {', '.join(tried)}), so it will decode without one."
     return DownloadPlan(name, (target,), cache, (note,))
-
-
-def _drafter_repos(target: RepoPart, entry: Entry | None) -> Iterator[str]:
-    """Yield where a target's drafter may be: the registry's, one published beside it, that of the model it varies."""
-    yield f"{target.repo}-assistant" if entry is None else entry.drafter.repo
-    if alike := same_shape(target.config):
-        yield alike.drafter.repo
-        if official := find_entry(f"{alike.family}:bf16"):
-            yield official.drafter.repo
 
 
 def _plan_part(repo: str, revision: str | None, cache: Path, on_wait: OnWait | None) -> RepoPart:
@@ -231,7 +222,11 @@ class Transfer:
         try:
             self._download(file, blob)
         except OSError as error:
-            raise _explain_disk(error, blob) from error
+            said = f"{error.filename or blob} cannot be written: {error.strerror or error}. Check HF_HOME."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                said = f"The disk is full ({blob.parent}). Make room, or set HF_HOME to another disk, and run the same "
+                said += "command again: what has arrived is kept."
+            raise DownloadError(said) from error
         return self._cached.place(self._commit, file.name, file.etag)
 
     def _is_intact(self, path: Path, file: RemoteFile) -> bool:
@@ -250,7 +245,9 @@ class Transfer:
         # A mismatch after continuing may be the fault of the part that was here: once, everything is fetched anew.
         for _ in range(2):
             with partial.open("ab+", buffering=0) as stream:
-                _lock(stream, partial)
+                if not try_lock(stream.fileno()):  # the lock goes when the process that has it does
+                    said = f"Another process is downloading this file ({partial.name}). Wait for it, or stop it."
+                    raise DownloadError(said)
                 if not partial.exists() and blob.is_file():
                     self._on_bytes(file.size, False)  # another process finished it between opening and locking
                     return
@@ -304,18 +301,3 @@ def download(plan: DownloadPlan, records: Records, *, on_bytes: OnBytes, on_wait
         records.write(Record(part.repo, part.revision, part.commit, paired, time.time(), files))
         if part.revision in (None, "main"):
             part.cached.set_main(part.commit)
-
-
-def _lock(stream: BinaryIO, path: Path) -> None:
-    """Refuse to append to a file that another process appends to. The lock goes when the process does."""
-    if not try_lock(stream.fileno()):
-        raise DownloadError(f"Another process is downloading this file ({path.name}). Wait for it, or stop it.")
-
-
-def _explain_disk(error: OSError, blob: Path) -> DownloadError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return DownloadError(
-            f"The disk is full ({blob.parent}). Make room, or set HF_HOME to another disk, and run the same command "
-            "again: what has arrived is kept."
-        )
-    return DownloadError(f"{error.filename or blob} cannot be written: {error.strerror or error}. Check HF_HOME.")

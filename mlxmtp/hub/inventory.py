@@ -1,7 +1,7 @@
 """The models on this machine, with their sizes and what their files hold, and taking one off the disk."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +14,7 @@ from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry
 from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.config import ModelConfig, read_config
-from mlxmtp.models.safetensors import Stored, read_folder
+from mlxmtp.models.safetensors import read_folder
 from mlxmtp.models.tensors import Names, Quantization, parameter_count, stored_quantization
 
 _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "int32"}
@@ -32,27 +32,21 @@ class Group:
 
 def groups(config: ModelConfig) -> list[Group]:
     """Return kinds and storage of a folder's weights, largest first. Raises LoadError for a damaged file."""
+    names, block, stored = Names(config), config.quantization or {}, read_folder(config.folder)
     found: dict[tuple[str, str], Group] = {}
-    for kind, storage, parameters, size in _described(read_folder(config.folder), config):
-        so_far = found.get((kind, storage), Group(kind, storage, 0, 0))
-        found[kind, storage] = Group(kind, storage, so_far.parameters + parameters, so_far.bytes + size)
-    return sorted(found.values(), key=lambda group: -group.bytes)
-
-
-def _described(stored: Mapping[str, Stored], config: ModelConfig) -> Iterator[tuple[str, str, int, int]]:
-    """Yield kind, storage, parameters and bytes of every tensor of a folder."""
-    names, block = Names(config), config.quantization or {}
     for name, layout in ((name, one.layout) for name, one in stored.items()):
         module, _, part = name.rpartition(".")
         quantized = f"{module}.scales" in stored and part in ("weight", "scales", "biases")
         kind: str = names.kind(f"{module}.weight" if quantized else name)
         kind += " (not loaded)" if kind.endswith("tower") else ""
+        storage, parameters = _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape)
         if quantized:
             how = stored_quantization(module, block)
             storage = f"{how.title}, groups of {how.group_size}" if how.mode == "affine" else how.title
-            yield kind, storage, prod(layout.shape) * 32 // how.bits if part == "weight" else 0, layout.nbytes
-        else:
-            yield kind, _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape), layout.nbytes
+            parameters = parameters * 32 // how.bits if part == "weight" else 0
+        so_far = found.get((kind, storage), Group(kind, storage, 0, 0))
+        found[kind, storage] = Group(kind, storage, so_far.parameters + parameters, so_far.bytes + layout.nbytes)
+    return sorted(found.values(), key=lambda group: -group.bytes)
 
 
 CONTEXT = 4096  # tokens of the conversation for which it is decided if a model fits
@@ -125,13 +119,11 @@ def available(models: list[KnownModel]) -> list[KnownModel]:
     for entry in entries():
         if entry.target.repo not in here and (entry.family, entry.variant) not in converted:
             others.setdefault(entry.target.repo, entry)
-    return [
-        KnownModel(
-            one.name, repo, one.target_config(), pair.repo, one.drafter_config(), one.target.size, pair.size, None
-        )
-        for repo, one in others.items()
-        for pair in (one.drafter,)
-    ]
+    found = []
+    for repo, one in others.items():
+        pair, sizes = (one.drafter.repo, one.drafter_config()), (one.target.size, one.drafter.size)
+        found.append(KnownModel(one.name, repo, one.target_config(), *pair, *sizes, None))
+    return found
 
 
 def unfinished_downloads(store: Store) -> list[tuple[str, int]]:
@@ -243,7 +235,16 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     shared = tuple(one for one in here if one == paired and one != repo and one in used)
     if not here.keys() - set(shared):
         raise ModelNotFound(f"Model '{name}' is not on this machine, so there is nothing to remove. See: mlxmtp ls")
-    return RemovalPlan(tuple(_removed(cached) for one, cached in here.items() if one not in shared), shared)
+    found = []
+    for cached in (cached for one, cached in here.items() if one not in shared):
+        size = folder_size(cached.folder)
+        if strategy := _shared_blobs(cached):
+            blobs = (cached.folder / "blobs").iterdir()
+            size += max(
+                0, strategy.expected_freed_size - sum(one.stat().st_size for one in blobs if not one.is_symlink())
+            )
+        found.append(RemovedFolder(cached.repo, cached.folder, size, tuple(cached.commits()) or ("",)))
+    return RemovalPlan(tuple(found), shared)
 
 
 def remove(plan: RemovalPlan, store: Store) -> None:
@@ -258,14 +259,6 @@ def remove(plan: RemovalPlan, store: Store) -> None:
             shutil.rmtree(item.folder / part, ignore_errors=True)
         shutil.rmtree(item.folder)
         shutil.rmtree(store.places.hf_cache / ".locks" / item.folder.name, ignore_errors=True)
-
-
-def _removed(cached: CachedRepo) -> RemovedFolder:
-    size = folder_size(cached.folder)
-    if strategy := _shared_blobs(cached):
-        own = sum(path.stat().st_size for path in (cached.folder / "blobs").iterdir() if not path.is_symlink())
-        size += max(0, strategy.expected_freed_size - own)
-    return RemovedFolder(cached.repo, cached.folder, size, tuple(cached.commits()) or ("",))
 
 
 def _shared_blobs(cached: CachedRepo) -> Any:

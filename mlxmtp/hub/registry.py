@@ -1,7 +1,7 @@
 """Short names of models: `e2b`, `12b:8bit`. The data is in `registry.toml`."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,7 +70,13 @@ def find_entry(name: str) -> Entry | None:
 @cache
 def entries() -> tuple[Entry, ...]:
     """Return every alias in every variant, smallest model first; the default variant has the bare name, too."""
-    return tuple(entry for alias, model in _table().items() for entry in _variants(alias, model))
+    found = []
+    for alias, model in _table().items():
+        for variant, target in model["variants"].items():
+            pair = [Repo(one["repo"], one.get("bytes")) for one in (target, target.get("drafter", model["drafter"]))]
+            names = [alias] * (variant == model["default"]) + [f"{alias}:{variant}"]
+            found += [Entry(name, model["title"], pair[0], pair[1], alias, variant, model["draft"]) for name in names]
+    return tuple(found)
 
 
 def same_shape(config: ModelConfig) -> Entry | None:
@@ -83,16 +89,6 @@ def same_shape(config: ModelConfig) -> Entry | None:
 def known_names() -> tuple[str, ...]:
     """Return the bare aliases, the built-in model first."""
     return (BUILT_IN, *(entry.name for entry in entries() if ":" not in entry.name))
-
-
-def _variants(alias: str, model: Mapping[str, Any]) -> Iterator[Entry]:
-    paired = model["drafter"]
-    for variant, target in model["variants"].items():
-        drafter = target.get("drafter", paired)
-        names = [alias, f"{alias}:{variant}"] if variant == model["default"] else [f"{alias}:{variant}"]
-        for name in names:
-            target_repo, drafter_repo = (Repo(one["repo"], one.get("bytes")) for one in (target, drafter))
-            yield Entry(name, model["title"], target_repo, drafter_repo, alias, variant, model["draft"])
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,9 +66,16 @@ class Store:
             return Checkpoint(wanted, _built_in("drafter") if plain == BUILT_IN else self._named_drafter(plain))
         if target.entry is not None:
             return self._cached_drafter(target.entry.drafter.repo)
-        if folder := _drafter_beside(target.folder):
-            return Checkpoint(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
-        return self._published_drafter(target)
+        here = target.folder.resolve()
+        for folder in (here / "drafter", here.parent / "drafter", here.parent / f"{here.name}-assistant"):
+            if folder != here and (folder / "config.json").is_file():
+                return Checkpoint(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
+        # A repository without a short name: the drafter pulled with it, else that of its shape.
+        record, alike = self.records.find(self.unaliased(target.name)), None
+        with suppress(LoadError):  # said in full when the target itself is read
+            alike = same_shape(read_config(target.folder))
+        repo = (record and record.drafter) or (alike and alike.drafter.repo)
+        return self._cached_drafter(repo) if repo else None
 
     def default(self) -> Checkpoint | None:
         """Return the installed model to take when none was named: the largest that fits, else the smallest."""
@@ -101,17 +109,6 @@ class Store:
 
     def _cached_drafter(self, repo: str) -> Checkpoint | None:
         return Checkpoint(repo, folder) if (folder := self.cached(repo)) else None
-
-    def _published_drafter(self, target: Checkpoint) -> Checkpoint | None:
-        """Return the drafter of a repository without a short name: the one pulled with it, else that of its shape."""
-        record = self.records.find(self.unaliased(target.name))
-        if record is not None and record.drafter is not None:
-            return self._cached_drafter(record.drafter)
-        try:
-            alike = same_shape(read_config(target.folder))
-        except LoadError:  # said in full when the target itself is read
-            return None
-        return None if alike is None else self._cached_drafter(alike.drafter.repo)
 
     def _named_drafter(self, name: str) -> Path:
         """Return a drafter's folder; `e2b` means the drafter of e2b."""
@@ -175,10 +172,3 @@ def _built_in(part: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise LoadError("The built-in model's files are missing from this installation. Install mlxmtp again.")
-
-
-def _drafter_beside(folder: Path) -> Path | None:
-    """Return the drafter of a target that is just a folder: inside it, or next to it."""
-    here = folder.resolve()
-    candidates = (here / "drafter", here.parent / "drafter", here.parent / f"{here.name}-assistant")
-    return next((place for place in candidates if place != here and (place / "config.json").is_file()), None)

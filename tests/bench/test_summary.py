@@ -8,8 +8,7 @@ import pytest
 
 from mlxmtp.bench.compare import compare_reports
 from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, Sample
-from mlxmtp.bench.summary import complete, summarize
-from mlxmtp.bench.verdict import verdict
+from mlxmtp.bench.summary import complete, summarize, verdict
 from mlxmtp.errors import UsageError
 from tests.bench.fake_harness import report, sample
 

@@ -15,10 +15,10 @@ from mlxmtp.app.open import LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import Sessions
+from mlxmtp.cli.repl.actions import run
 from mlxmtp.cli.repl.chat import Chat, ChosenModel
-from mlxmtp.cli.repl.repl import run
 from mlxmtp.cli.repl.slash import Line, Reader
-from mlxmtp.cli.terminal.keyboard import Keys
+from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
@@ -93,7 +93,7 @@ class Conversing:
         self.worker = Worker()
         chosen = ChosenModel(Opener(loaded, tell=out.note), self.worker)
         chosen.target = Checkpoint("fake", model_folder)
-        self.talk = Chat(loaded, out, conversation, chosen, Keys(), self.script, clock=lambda: self.now)
+        self.talk = Chat(loaded, out, conversation, chosen, Keyboard(), self.script, clock=lambda: self.now)
         learned = LearnedDrafting(loaded.places.data, None)
         self.worker.load(lambda: OpenModel(self.model, Checkpoint("fake", model_folder), None, learned))
         while self.worker.model is None:

@@ -14,7 +14,7 @@ import pytest
 from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.app.worker import Worker
 from mlxmtp.cli.repl.slash import Line
-from mlxmtp.cli.terminal.keyboard import CTRL_T, Keys
+from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard
 from mlxmtp.cli.terminal.output import Look
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.engine.model import Model
@@ -48,10 +48,11 @@ def test_a_thought_folds_and_never_comes_back(talk: Conversing) -> None:
     assert "<|think|>" in talk.prompts[1]
 
 
-class PressedKeys(Keys):
+class PressedKeys(Keyboard):
     """Ctrl+T, from the thread of the model."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._pressed, self._button = os.pipe()
         self.descriptors = (self._pressed,)
         self.taken = Event()

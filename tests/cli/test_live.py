@@ -10,7 +10,7 @@ import pytest
 
 from mlxmtp.app.worker import Worker
 from mlxmtp.cli.repl.chat import wait_for_model
-from mlxmtp.cli.terminal.keyboard import Keys
+from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.cli.terminal.presenters import AnswerView
 from mlxmtp.cli.terminal.rows import RedrawnRows, folded, joined, listed, wrapped
@@ -229,12 +229,12 @@ def test_parts_are_joined_as_far_as_they_fit() -> None:
     assert joined(["a", "b"], " · ", 80) == ["a · b"]
 
 
-class StruckKeys(Keys):
+class StruckKeys(Keyboard):
     """Ctrl+C comes while the terminal is being set up."""
 
     listens = False
 
-    def __enter__(self) -> Keys:
+    def __enter__(self) -> Keyboard:
         self.listens = True
         signal.raise_signal(signal.SIGINT)
         return self

@@ -108,7 +108,7 @@ def test_a_trained_model_stays_close_to_itself(bits: int, most: float, tmp_path:
 
 
 def steps(plan: ConversionPlan) -> int:
-    return sum(1 for part in plan.parts for _ in part.steps())
+    return sum(1 for _ in plan.steps())
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, call: int) -> None:
@@ -155,7 +155,7 @@ def test_ctrl_c_before_every_step_and_the_result_is_the_same(tmp_path: Path, mon
         (slices_module, "check_values", 40),
         (carrying_out, "_write_json", 0),
         (carrying_out, "_write_json", 1),
-        (carrying_out, "_record", 0),
+        (carrying_out, "output_config", 0),
         (carrying_out, "sync", 0),
         (carrying_out, "sync", 2),
         (shutil, "copyfile", 0),
@@ -274,7 +274,7 @@ def test_what_the_disk_lost_is_written_again(tmp_path: Path, monkeypatch: pytest
     whole, dest = tmp_path / "whole", tmp_path / "made"
     convert(plan(FOLDER / "e2b", whole))
     file = half_done(dest, monkeypatch) / "model" / "model.safetensors"
-    places = [start for _, found in plan(FOLDER / "e2b", dest).parts[0].steps() for _, start in found[:1]]
+    places = [start for _, found in plan(FOLDER / "e2b", dest).steps() for _, start in found[:1]]
     with file.open("r+b") as stream:
         stream.seek(places[20])
         stream.write(b"\0" * 16)
@@ -554,7 +554,7 @@ def test_force_replaces_a_model_and_only_when_the_new_one_is_ready(
     before = folder_files(dest)
     eight = plan(FOLDER / "e2b", dest, make_recipe({"bits": 8}))
     with monkeypatch.context() as patch:
-        interrupt_at(patch, carrying_out, "_record", 0)
+        interrupt_at(patch, carrying_out, "output_config", 0)
         with pytest.raises(KeyboardInterrupt):
             convert(eight)
     assert folder_files(dest) == before

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 from huggingface_hub import constants
 
+from mlxmtp.files import try_lock
 from mlxmtp.hub import download
 from mlxmtp.hub.client import LONGEST_WAIT
 from tests.golden import FOLDER
@@ -116,15 +115,16 @@ def test_a_file_that_rotted_on_this_disk_is_fetched_again(here: Here) -> None:
 
 def test_a_file_that_another_pull_finishes_at_this_moment_is_taken(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the partial file and locking it: what is locked then is the finished one."""
-    weights, claim = publish_large(here.hub), download._lock
+    weights, claim = publish_large(here.hub), try_lock
 
-    def finished(stream: BinaryIO, path: Path) -> None:
-        if path.name.startswith(sha256(weights)):
+    def finished(descriptor: int) -> bool:
+        path = here.cached("org/large").partial(sha256(weights))
+        if path.exists():
             path.write_bytes(weights)
             path.replace(path.with_suffix(""))
-        claim(stream, path)
+        return claim(descriptor)
 
-    monkeypatch.setattr(download, "_lock", finished)
+    monkeypatch.setattr(download, "try_lock", finished)
     code, _, err = here.call("pull", "org/large")
     assert code == 0, err
     assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights

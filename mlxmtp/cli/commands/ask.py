@@ -1,43 +1,33 @@
 """`mlxmtp ask`: one answer, made for pipes."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Context, Option
 
-from mlxmtp.cli.options import Continue, Resume, takes
-from mlxmtp.cli.start import begin
+from mlxmtp.cli.options import Continue, Resume, begin, takes
 from mlxmtp.errors import UsageError
-
-if TYPE_CHECKING:
-    from mlxmtp.chat.history import Exchange
-    from mlxmtp.cli.terminal.output import Output
 
 
 @takes("ask", "model file system thinking ... cache dry_run display sampling drafting yes force no_color debug")
 def ask(
-    ctx: typer.Context,
+    ctx: Context,
     prompt: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PROMPT", help="What to ask. Files and piped text come before it.", show_default=False),
+        Argument(metavar="PROMPT", help="What to ask. Files and piped text come before it.", show_default=False),
     ] = None,
     file: Annotated[
         list[str] | None,
-        typer.Option(
-            "-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin.", show_default=False
-        ),
+        Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event per line, as they come.")] = False,
-    extract: Annotated[bool, typer.Option("-x", "--extract", help="Only the first fenced code block.")] = False,
-    no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the answer when it is complete.")] = False,
+    json: Annotated[bool, Option("--json", help="One JSON object instead of text.")] = False,
+    jsonl: Annotated[bool, Option("--jsonl", help="One JSON event per line, as they come.")] = False,
+    extract: Annotated[bool, Option("-x", "--extract", help="Only the first fenced code block.")] = False,
+    no_stream: Annotated[bool, Option("--no-stream", help="Write the answer when it is complete.")] = False,
     continue_: Continue = False,
     resume: Resume = None,
-    save: Annotated[bool, typer.Option("--save", help="Keep question and answer as a session.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the prompt and its token count; no answer.")] = False,
+    save: Annotated[bool, Option("--save", help="Keep question and answer as a session.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show the prompt and its token count; no answer.")] = False,
 ) -> None:
     """One answer, made for pipes: the answer on stdout, everything else on stderr.
 
@@ -55,6 +45,8 @@ def ask(
     git ignores. With a PROMPT, a pipe that stays silent is left alone after 5 seconds, with a note; -f - waits
     for it. Exit codes: 0 answered, 1 failure, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
+    from mlxmtp.chat.attach import STDIN, join_message
+    from mlxmtp.chat.history import Exchange
     from mlxmtp.cli.answer import Form, OneAnswer
     from mlxmtp.cli.resume import conversation_for, opener_of
 
@@ -63,11 +55,18 @@ def ask(
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx)
-    asking = _question(out, file or [], prompt or [], ctx)  # first: what is piped in may be writing the session
+    # The question first: what is piped in may be writing the session.
+    reads_stdin = sys.stdin is not None and (not STDIN.isdisjoint(file or []) or not sys.stdin.isatty())
+    attached = join_message(file or [], prompt or [], sys.stdin.fileno() if reads_stdin else None)
+    for note in attached.notes:
+        out.note(note)
+    if not attached.message:  # rather than wait at a terminal for what nobody announced
+        out.line(ctx.get_usage())
+        raise UsageError("There is nothing to ask: give a PROMPT, a file with -f, or pipe text in (-h shows examples).")
+    asking = Exchange(attached.question, attached=attached.material)
     opener = opener_of(loaded, out)
     loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save)
-    form = Form(json, jsonl, extract, no_stream)
-    turn = OneAnswer(loaded, out, opener, conversation, asking, form)
+    turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream))
     try:
         if dry_run:
             turn.show_prompt()
@@ -78,18 +77,3 @@ def ask(
     finally:
         conversation.close()
         out.settle()
-
-
-def _question(out: Output, files: Sequence[str], prompt: Sequence[str], ctx: typer.Context) -> Exchange:
-    """Return what the user says. Raises UsageError rather than wait at a terminal for what nobody announced."""
-    from mlxmtp.chat.attach import STDIN, join_message
-    from mlxmtp.chat.history import Exchange
-
-    reads_stdin = sys.stdin is not None and (not STDIN.isdisjoint(files) or not sys.stdin.isatty())
-    attached = join_message(files, prompt, sys.stdin.fileno() if reads_stdin else None)
-    for note in attached.notes:
-        out.note(note)
-    if not attached.message:
-        out.line(ctx.get_usage())
-        raise UsageError("There is nothing to ask: give a PROMPT, a file with -f, or pipe text in (-h shows examples).")
-    return Exchange(attached.question, attached=attached.material)

@@ -1,68 +1,43 @@
 """`mlxmtp bench`: its flags, its progress, and the comparison of two reports."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
-import typer
+from typer import Context, Option
 
 from mlxmtp.bench import FORMATS, Format
-from mlxmtp.cli.options import takes
-from mlxmtp.cli.start import begin
+from mlxmtp.cli.options import begin, takes
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import MAX_DRAFT
 
-if TYPE_CHECKING:
-    from mlxmtp.app.benchmark import Request
-    from mlxmtp.bench.samples import DraftSetting
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.settings import Loaded
-
-Models = Annotated[
-    list[str] | None,
-    typer.Option("-m", "--model", metavar="NAME", help="Alias, org/repo or path; can be repeated.", show_default=False),
-]
-Suites = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--suite",
-        metavar="NAME|FILE,…",
-        help="Of code, chat, summary, extract, rewrite; a .jsonl; text files, folders.  [default: all five]",
-        show_default=False,
-    ),
-]
-Lengths = Annotated[
-    str | None, typer.Option("-p", "--prompt-tokens", metavar="N,M", help="Bring prompts to these lengths.")
-]
-Tokens = Annotated[
-    int, typer.Option("-n", "--max-tokens", metavar="N", help="New tokens in every run, 2 or more.", min=2)
-]
-Arms = Annotated[
-    str, typer.Option("--num-draft-tokens", metavar="N,…|auto", help="Draft lengths; plain is always measured.")
-]
+_MODELS = "Alias, org/repo or path; can be repeated."
+_SUITES = "Of code, chat, summary, extract, rewrite; a .jsonl; text files, folders.  [default: all five]"
 
 
 @takes("bench", "... system thinking sampling drafting yes force quiet no_color debug")
 def bench(
-    ctx: typer.Context,
-    model: Models = None,
-    suite: Suites = None,
-    prompt_tokens: Lengths = None,
-    max_tokens: Tokens = 256,
-    repetitions: Annotated[int, typer.Option("-r", "--repetitions", metavar="N", help="Repetitions.", min=1)] = 3,
-    warmup: Annotated[int, typer.Option("-w", "--warmup", metavar="N", help="Runs before that count.", min=0)] = 1,
-    num_draft_tokens: Arms = "0,auto",
-    cooldown: Annotated[float, typer.Option(metavar="S", help="Seconds of rest before each run.", min=0)] = 0.0,
-    form: Annotated[str | None, typer.Option("--format", metavar="|".join(FORMATS), help="Form of the report.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the report here.")
+    ctx: Context,
+    model: Annotated[list[str] | None, Option("-m", "--model", metavar="NAME", help=_MODELS)] = None,
+    suite: Annotated[list[str] | None, Option(metavar="NAME|FILE,…", help=_SUITES)] = None,
+    prompt_tokens: Annotated[
+        str | None, Option("-p", "--prompt-tokens", metavar="N,M", help="Bring prompts to these lengths.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg|.png", help="Draw acceptance and speeds.")] = None,
+    max_tokens: Annotated[
+        int, Option("-n", "--max-tokens", metavar="N", help="New tokens in every run, 2 or more.", min=2)
+    ] = 256,
+    repetitions: Annotated[int, Option("-r", "--repetitions", metavar="N", help="Repetitions.", min=1)] = 3,
+    warmup: Annotated[int, Option("-w", "--warmup", metavar="N", help="Runs before that count.", min=0)] = 1,
+    num_draft_tokens: Annotated[
+        str, Option(metavar="N,…|auto", help="Draft lengths; plain is always measured.")
+    ] = "0,auto",
+    cooldown: Annotated[float, Option(metavar="S", help="Seconds of rest before each run.", min=0)] = 0.0,
+    form: Annotated[str | None, Option("--format", metavar="|".join(FORMATS), help="Form of the report.")] = None,
+    output: Annotated[Path | None, Option("-o", "--output", metavar="FILE", help="Write the report here.")] = None,
+    plot: Annotated[Path | None, Option(metavar="FILE.svg|.png", help="Draw acceptance and speeds.")] = None,
     compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(metavar="A.json B.json", help="Compare two reports; measure nothing.")
+        tuple[Path, Path] | None, Option(metavar="A.json B.json", help="Compare two reports; measure nothing.")
     ] = None,
 ) -> None:
     """Measure speed with and without the drafter, on real text, and say whether the text is the same.
@@ -78,8 +53,10 @@ def bench(
     Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens. With -o the
     report goes to FILE and the tables to stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
     """
-    from mlxmtp.app.benchmark import Request, write_comparison
+    from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
     from mlxmtp.bench.report import Plan
+    from mlxmtp.cli.resume import opener_of
+    from mlxmtp.cli.terminal.progress import RunProgress
 
     loaded, out = begin(ctx)
     chosen = _format(form, output)
@@ -93,46 +70,31 @@ def bench(
             return
         drafts = _draft_lengths(num_draft_tokens, off=loaded.settings.draft is False)
         plan = Plan(_prompt_lengths(prompt_tokens), max_tokens, repetitions, warmup, cooldown, drafts)
-        models = tuple(dict.fromkeys(model or []))
-        _measure(loaded, out, Request(models, _words(suite), plan, chosen, output, plot))
+        request = Request(tuple(dict.fromkeys(model or [])), _words(suite), plan, chosen, output, plot)
+        benchmark = Benchmark(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=out.write)
+        for caution in benchmark.report.environment.cautions:
+            out.note(caution)
+        try:
+            benchmark.run(RunProgress(out, benchmark.runs).starting)
+        finally:  # also after Ctrl-C: a report of what there is
+            out.clear_progress()
+            if benchmark.report.samples:
+                benchmark.finish()
+            else:
+                out.line("Nothing had been measured yet.")
     finally:
         out.settle()
-
-
-def _measure(loaded: Loaded, out: Output, request: Request) -> None:
-    """Measure and report. Raises MlxmtpError, and KeyboardInterrupt after the report of what there is."""
-    from mlxmtp.app.benchmark import Benchmark
-    from mlxmtp.cli.resume import opener_of
-    from mlxmtp.cli.terminal.progress import RunProgress
-
-    benchmark = Benchmark(
-        loaded,
-        request,
-        opener_of(loaded, out),
-        on_progress=out.progress,
-        write=out.write,
-    )
-    for caution in benchmark.report.environment.cautions:
-        out.note(caution)
-    try:
-        benchmark.run(RunProgress(out, benchmark.runs).starting)
-    finally:
-        out.clear_progress()
-        if benchmark.report.samples:
-            benchmark.finish()
-        else:
-            out.line("Nothing had been measured yet.")
 
 
 def _format(form: str | None, output: Path | None) -> Format:
     """Return the form asked for, else the one of the file's name, else markdown. Raises UsageError."""
     wanted = form or ("" if output is None else output.suffix.removeprefix(".")) or "md"
     chosen = next((one for one in FORMATS if one == wanted), None)
-    if chosen is not None:
-        return chosen
-    if form is None:
+    if chosen is None and form is None:
         raise UsageError(f"-o {output}: give --format md, json, jsonl or csv, the name does not say which.")
-    raise UsageError(f"--format must be md, json, jsonl or csv, not '{form}'.")
+    if chosen is None:
+        raise UsageError(f"--format must be md, json, jsonl or csv, not '{form}'.")
+    return chosen
 
 
 def _check_file(flag: str, file: Path | None) -> None:
@@ -160,7 +122,7 @@ def _prompt_lengths(value: str | None) -> tuple[int | None, ...]:
     return tuple(dict.fromkeys(int(word) for word in words))
 
 
-def _draft_lengths(value: str, *, off: bool) -> tuple[DraftSetting, ...]:
+def _draft_lengths(value: str, *, off: bool) -> tuple[int | Literal["auto"], ...]:
     """Put plain first: everything is compared with it."""
     words = _words([value])
     for word in words:

@@ -5,34 +5,30 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Context, Exit, Option
 
-from mlxmtp.cli.options import Continue, Resume, takes
-from mlxmtp.cli.start import begin
+from mlxmtp.cli.options import Continue, Resume, begin, takes
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import UsageError
+from mlxmtp.settings import CHAT_KEYS, Loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mlxmtp.app.open import Checkpoint, Opener
+    from mlxmtp.app.open import Opener
     from mlxmtp.chat.conversation import Conversation
     from mlxmtp.cli.repl.chat import Chat
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.settings import Loaded
 
 
 @takes("chat", "model file system ... thinking display sampling drafting yes force no_color debug")
 def chat(
-    ctx: typer.Context,
+    ctx: Context,
     file: Annotated[
-        list[str] | None,
-        typer.Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated.", show_default=False),
+        list[str] | None, Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated.")
     ] = None,
     continue_: Continue = False,
     resume: Resume = None,
-    no_save: Annotated[bool, typer.Option("--no-save", help="Keep neither session nor history.")] = False,
+    no_save: Annotated[bool, Option("--no-save", help="Keep neither session nor history.")] = False,
     keep_cache: Annotated[
-        bool, typer.Option("--keep-cache", help="Keep keys and values, too: reopening reads nothing again.")
+        bool, Option("--keep-cache", help="Keep keys and values, too: reopening reads nothing again.")
     ] = False,
 ) -> None:
     """A conversation in the terminal; /help lists its commands and keys.
@@ -57,6 +53,8 @@ def chat(
     if not STDIN.isdisjoint(file or []):
         raise UsageError("mlxmtp chat takes what you type from stdin, so it reads no file there: use mlxmtp ask -f -.")
     loaded, out = begin(ctx)
+    from mlxmtp.chat.material import gather
+    from mlxmtp.cli.repl import actions
     from mlxmtp.cli.resume import chosen, conversation_for, opener_of
     from mlxmtp.cli.terminal.keyboard import kills
 
@@ -71,13 +69,20 @@ def chat(
         target = opener.target(loaded.settings.model)
         talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
         with kills() as killed:
-            _converse(talk, target, file or [], resumed=continue_ or resume is not None)
+            talk.line.files = [gather(name) for name in file or []]
+            for note in (note for one in talk.line.files for note in one.notes):
+                out.note(note)
+            talk.load(target)
+            talk.say(target.name if talk.model.drafter is None else f"{target.name} with its drafter")
+            if continue_ or resume is not None:
+                actions.show_resumed(talk)
+            actions.run(talk)
         if killed:
             talk.model.worker.stop()
             out.undo_modes()
         talk.leave()
         if killed:
-            raise typer.Exit(128 + killed[0])
+            raise Exit(128 + killed[0])
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()
@@ -93,13 +98,12 @@ def _prepare(
     from mlxmtp.cli.repl.chat import Chat, ChosenModel
     from mlxmtp.cli.repl.completion import Sources
     from mlxmtp.cli.repl.slash import PlainReader, Reader
-    from mlxmtp.cli.terminal.keyboard import Keyboard, Keys
-    from mlxmtp.settings import CHAT_KEYS
+    from mlxmtp.cli.terminal.keyboard import Keyboard
 
     def session_names() -> list[str]:
         return [one.name or one.id for one in Sessions(loaded.places.sessions).listing().sessions]
 
-    keys: Keys = Keys() if out.look.dumb else Keyboard(sys.stdin.fileno())
+    keys = Keyboard() if out.look.dumb else Keyboard(sys.stdin.fileno())
     reader: Reader = PlainReader()
     if not out.look.dumb:
         from mlxmtp.cli.repl.line_editor import LineEditor
@@ -109,18 +113,3 @@ def _prepare(
     worker = Worker()
     cache = SessionCache(worker, loaded.places.sessions) if keep_cache else None
     return Chat(loaded, out, conversation, ChosenModel(opener, worker, cache), keys, reader)
-
-
-def _converse(chat: Chat, target: Checkpoint, files: Sequence[str], *, resumed: bool) -> None:
-    from mlxmtp.chat.material import gather
-    from mlxmtp.cli.repl.actions import show_resumed
-    from mlxmtp.cli.repl.repl import run
-
-    chat.line.files = [gather(name) for name in files]
-    for note in (note for one in chat.line.files for note in one.notes):
-        chat.out.note(note)
-    chat.load(target)
-    chat.say(target.name if chat.model.drafter is None else f"{target.name} with its drafter")
-    if resumed:
-        show_resumed(chat)
-    run(chat)

@@ -1,16 +1,13 @@
 """`mlxmtp config`: show the settings, name their file, open it in an editor."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 import sys
-from typing import Annotated
+from json import dumps
 
-import typer
+from typer import Context, Typer
 
-from mlxmtp.cli.options import takes
-from mlxmtp.cli.start import begin
+from mlxmtp.cli.options import Json, begin, takes
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import MlxmtpError, UsageError
 from mlxmtp.settings import TABLE, editor, find_places, load_settings
@@ -29,11 +26,11 @@ _TEMPLATE = """\
 # review = "You review code. Name bugs first."     # ask -s @review
 """
 
-app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
+app = Typer(invoke_without_command=True, no_args_is_help=False)
 
 
 @app.callback()
-def config(ctx: typer.Context) -> None:
+def config(ctx: Context) -> None:
     """Show, find or edit the settings.
 
     \b
@@ -48,21 +45,21 @@ def config(ctx: typer.Context) -> None:
 
 @app.command()
 @takes("config show", "... no_color debug")
-def show(ctx: typer.Context, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def show(ctx: Context, json: Json = False) -> None:
     """What is set, and by whom; everything else is the model's own choice or a default."""
     _show(ctx, json=json)
 
 
 @app.command()
 @takes("config path", "debug")
-def path(ctx: typer.Context) -> None:
+def path(ctx: Context) -> None:
     """Where the config file is, whether or not it exists."""
     Output.standard().write(f"{find_places().config}\n")
 
 
 @app.command()
 @takes("config edit", "debug")
-def edit(ctx: typer.Context) -> None:
+def edit(ctx: Context) -> None:
     """Open the config file in VISUAL, EDITOR or vi, and check it afterwards."""
     out = Output.standard()
     if sys.stdin is None or not (sys.stdin.isatty() and out.terminal):
@@ -88,16 +85,14 @@ def edit(ctx: typer.Context) -> None:
         out.line(warning)
 
 
-def _show(ctx: typer.Context, *, json: bool) -> None:
+def _show(ctx: Context, *, json: bool) -> None:
     loaded, out = begin(ctx)
     chosen = {name: value for name, value in loaded.settings.said().items() if TABLE[name].in_config}
     if json:
         from mlxmtp.cli.terminal.presenters import as_json
 
-        tables = {"aliases": dict(loaded.aliases), "prompts": dict(loaded.prompts)}
-        out.write(
-            as_json({"file": str(loaded.places.config), "settings": chosen, "from": dict(loaded.origins), **tables})
-        )
+        shown = {"file": str(loaded.places.config), "settings": chosen, "from": dict(loaded.origins)}
+        out.write(as_json({**shown, "aliases": dict(loaded.aliases), "prompts": dict(loaded.prompts)}))
         return
     exists = "" if loaded.places.config.is_file() else " (not there yet)"
     out.write(f"# {loaded.places.config}{exists}\n")
@@ -105,15 +100,12 @@ def _show(ctx: typer.Context, *, json: bool) -> None:
         out.write(f"{key} = {_toml(value)}  # {loaded.origins[key]}\n")
     for name, table in (("aliases", loaded.aliases), ("prompts", loaded.prompts)):
         if table:
-            out.write(f"\n[{name}]\n" + "".join(f"{_key(key)} = {_toml(value)}\n" for key, value in table.items()))
-
-
-def _key(name: str) -> str:
-    return name if name.isascii() and name.replace("-", "").replace("_", "").isalnum() else _toml(name)
+            out.write(f"\n[{name}]\n")
+        for key, value in table.items():
+            bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
+            out.write(f"{key if bare else _toml(key)} = {_toml(value)}\n")
 
 
 def _toml(value: object) -> str:
     """Return a value as TOML writes it; JSON's strings, numbers and lists are TOML's."""
-    from json import dumps
-
     return dumps(value, ensure_ascii=False)

@@ -1,23 +1,16 @@
 """`mlxmtp doctor`: checks of this machine."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
+from typer import Context, Exit
 
-from mlxmtp.cli.options import takes
-from mlxmtp.cli.start import begin
+from mlxmtp.cli.options import Json, begin, takes
 
 _MARKS = {"ok": ("✓", 32), "note": ("!", 33), "bad": ("✗", 31)}
 
 
 @takes("doctor", "... no_color debug")
-def doctor(
-    ctx: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
+def doctor(ctx: Context, json: Json = False) -> None:
     """Check chip, memory, versions, disk, hub and models, and say what to do.
 
     \b
@@ -47,4 +40,4 @@ def doctor(
 
         out.write(as_json({"sound": sound, "checks": [asdict(check) for check in checks]}))
     if not sound:
-        raise typer.Exit(1)
+        raise Exit(1)

@@ -1,4 +1,4 @@
-"""`mlxmtp ls`, `show` and `rm`: the models on this machine."""
+"""`mlxmtp ls`, `pull`, `convert`, `show` and `rm`: the models on this machine."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from mlxmtp.cli.options import takes
-from mlxmtp.cli.start import begin, can_ask
-from mlxmtp.cli.terminal.output import show_table
+from mlxmtp.cli.options import Json, Unasked, begin, can_ask, takes
+from mlxmtp.cli.terminal.output import Output, show_table
 from mlxmtp.errors import UsageError
 from mlxmtp.units import ago, format_bytes, format_count
 
 if TYPE_CHECKING:
     from mlxmtp.app.models import DrafterReport, Listing, ModelReport
-    from mlxmtp.cli.terminal.output import Output
-
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @takes("ls", "... no_color debug")
 def ls(
     ctx: typer.Context,
-    every: Annotated[bool, typer.Option("--all", help="Also what could be pulled, and whether it fits.")] = False,
+    every: Annotated[bool, Option("--all", help="Also what could be pulled, and whether it fits.")] = False,
     json: Json = False,
-    names: Annotated[bool, typer.Option("-q", "--names", help="Only the names.")] = False,
+    names: Annotated[bool, Option("-q", "--names", help="Only the names.")] = False,
 ) -> None:
     """List the models on this machine; * is the one that answers when none is named.
 
@@ -50,16 +47,103 @@ def ls(
     _show_list(out, listing, memory=every)
     count = sum(model.modified is not None for model in listing.models)
     out.line(f"{count} model{'s' if count != 1 else ''}, {format_bytes(listing.total_bytes)} on disk")
-    for name, size in listing.unfinished_downloads:
-        out.line(f"Unfinished: {name} ({format_bytes(size)}). Go on with mlxmtp pull, or mlxmtp rm {name}.")
-    for name, size in listing.unfinished_conversions:
-        out.line(f"Unfinished: {name} ({format_bytes(size)}). Go on with mlxmtp convert, or mlxmtp rm {name}.")
+    for command, left in (("pull", listing.unfinished_downloads), ("convert", listing.unfinished_conversions)):
+        for name, size in left:
+            out.line(f"Unfinished: {name} ({format_bytes(size)}). Go on with mlxmtp {command}, or mlxmtp rm {name}.")
+
+
+@takes("pull", "... yes quiet no_color debug")
+def pull(
+    ctx: typer.Context,
+    name: Annotated[str, Argument(metavar="NAME", help="Alias (e2b, 12b:8bit) or org/repo.")],
+    revision: Annotated[str | None, Option(metavar="REV", help="Branch, tag or commit of the target.")] = None,
+    draft: Annotated[bool, Option(help="Get the drafter, too.")] = True,
+    convert: Annotated[bool, Option("--convert", help="Get the 16-bit weights and convert them here.")] = False,
+) -> None:
+    """Download a model with its drafter, or bring it up to date.
+
+    \b
+    Examples:
+      mlxmtp pull e2b
+      mlxmtp pull 12b:8bit -y
+      mlxmtp pull mlx-community/gemma-4-e4b-it-4bit --revision main
+      mlxmtp pull e2b:qat --convert
+
+    Shows first what it costs on disk and in memory; asks only on a terminal. An interrupted download goes on where it
+    stopped, sizes and hashes are checked, and the commit is pinned until the next pull. Files go to the Hugging Face
+    cache (HF_HOME), which other tools share; HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+
+    With --convert an alias means Google's own weights, packed here as its variant says. For other settings see
+    mlxmtp convert.
+    """
+    from mlxmtp.cli import obtain
+
+    loaded, out = begin(ctx)
+    try:
+        if convert:
+            from mlxmtp.app.conversion import ConversionRequest
+
+            request = ConversionRequest(name, draft=draft, revision=revision, update=True)
+            done = obtain.convert(loaded, out, request)
+        else:
+            done = obtain.fetch(loaded, out, name, revision=revision, draft=draft)
+        if not done:
+            out.line("Nothing was downloaded.")
+            raise typer.Exit(1)
+    finally:
+        out.settle()
+
+
+@takes("convert", "... yes quiet no_color debug")
+def convert(
+    ctx: typer.Context,
+    src: Annotated[str, Argument(metavar="SRC", help="Folder, alias (e2b, e2b:qat) or org/repo.")],
+    dest: Annotated[str | None, Argument(metavar="DEST", help="Folder to make; by default among the models.")] = None,
+    draft_model: Annotated[
+        str | None, Option(metavar="DRAFTER", help="The drafter: folder, alias or org/repo.")
+    ] = None,
+    q_bits: Annotated[int | None, Option(metavar="N", help="4, 5, 6, 8; 16 packs nothing.")] = None,
+    q_group_size: Annotated[int | None, Option(metavar="N", help="32, 64 or 128 values per scale.")] = None,
+    q_mode: Annotated[str | None, Option(metavar="MODE", help="affine, mxfp4, mxfp8 or nvfp4.")] = None,
+    draft_bits: Annotated[int | None, Option(metavar="N", help="4, 8 or 16 for the drafter.")] = None,
+    dtype: Annotated[
+        str | None, Option(metavar="TYPE", help="bfloat16, float16 or float32 for what is not packed.")
+    ] = None,
+    text_only: Annotated[bool, Option("--text-only", help="Leave image and audio towers out.")] = False,
+    compare: Annotated[bool, Option(help="Compare the result with its source.")] = True,
+    force: Annotated[bool, Option("--force", help="Replace the model at DEST.")] = False,
+) -> None:
+    """Convert published 16-bit weights to MLX: target and drafter as one model.
+
+    \b
+    Examples:
+      mlxmtp convert e2b:qat
+      mlxmtp convert ~/gemma-4-E4B-it --q-bits 6
+      mlxmtp convert google/gemma-4-12B-it out/12b --q-mode mxfp4 --draft-bits 8
+
+    Needs less than 0.5 GB of memory whatever the model, the comparison at the end apart: tensors are read, packed and
+    written in slices. Interrupted, it leaves nothing that looks like a model, and the same command goes on where it
+    stopped. The result also loads in mlx-lm and mlx-vlm; its drafter is the folder `drafter` inside.
+    """
+    from mlxmtp.app.conversion import ConversionRequest
+    from mlxmtp.cli import obtain
+
+    loaded, out = begin(ctx)
+    recipe = {"bits": q_bits, "group_size": q_group_size, "mode": q_mode, "draft_bits": draft_bits, "dtype": dtype}
+    try:
+        recipe["text_only"] = text_only or None
+        request = ConversionRequest(src, dest, draft_model, recipe=recipe, force=force)
+        if not obtain.convert(loaded, out, request, compare=compare):
+            out.line("Nothing was converted.")
+            raise typer.Exit(1)
+    finally:
+        out.settle()
 
 
 @takes("show", "... no_color debug")
 def show(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Alias, org/repo or path.")],
+    name: Annotated[str, Argument(metavar="NAME", help="Alias, org/repo or path.")],
     json: Json = False,
 ) -> None:
     """What a model consists of and what memory it needs.
@@ -83,8 +167,8 @@ def show(
 @takes("rm", "... no_color debug")
 def rm(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Alias or org/repo.")],
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    name: Annotated[str, Argument(metavar="NAME", help="Alias or org/repo.")],
+    yes: Unasked = False,
 ) -> None:
     """Remove a model and its drafter from the disk.
 
@@ -120,20 +204,14 @@ def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
     now, rows = time.time(), []
     for model in listing.models:
         needed, size = model.needs(), model.size
-        row = [
-            f"{model.name}*" if model.modified and model.name == listing.default else model.name,
-            format_count(model.parameters),
-            model.quantization,
-            f"~{format_bytes(needed.target)}" if size is None else format_bytes(size),
-        ]
-        row += (
-            ["yes", "not here"]
-            if model.modified is None
-            else [model.drafter_quantization or "no", ago(model.modified, now)]
-        )
-        if memory:
-            row.append(f"{format_bytes(needed.total)}, {_verdict(needed.total <= listing.usable)}")
-        rows.append(row)
+        name = f"{model.name}*" if model.modified and model.name == listing.default else model.name
+        takes_up = f"~{format_bytes(needed.target)}" if size is None else format_bytes(size)
+        drafter, modified = "yes", "not here"
+        if model.modified is not None:
+            drafter, modified = model.drafter_quantization or "no", ago(model.modified, now)
+        row = [name, format_count(model.parameters), model.quantization, takes_up, drafter, modified]
+        verdict = f"{format_bytes(needed.total)}, {_verdict(needed.total <= listing.usable)}"
+        rows.append([*row, verdict] if memory else row)
     header = ["NAME", "PARAMS", "QUANT", "SIZE", "DRAFTER", "MODIFIED", *(["MEMORY"] if memory else [])]
     show_table(out, header, rows, right=(1, 3))
 

@@ -8,30 +8,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
-from mlxmtp.cli.options import session_ids, takes
-from mlxmtp.cli.start import begin, can_ask
+from mlxmtp.cli.options import Json, Unasked, begin, can_ask, session_ids, takes
+from mlxmtp.cli.terminal.output import Output, show_table
 from mlxmtp.errors import MlxmtpError, UsageError
+from mlxmtp.settings import Loaded
+from mlxmtp.units import ago, format_bytes
 
 if TYPE_CHECKING:
     from mlxmtp.chat.history import History
     from mlxmtp.chat.sessions import Sessions, Summary
-    from mlxmtp.cli.terminal.output import Output
-    from mlxmtp.settings import Loaded
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
-Id = Annotated[
-    str,
-    typer.Argument(
-        metavar="ID", help="Id, the beginning of one, or a saved name.", autocompletion=session_ids, show_default=False
-    ),
-]
-Ids = Annotated[
-    list[str],
-    typer.Argument(metavar="ID...", help="Ids, or saved names.", autocompletion=session_ids, show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+_ID = "Id, the beginning of one, or a saved name."
+Id = Annotated[str, Argument(metavar="ID", help=_ID, autocompletion=session_ids)]
+Ids = Annotated[list[str], Argument(metavar="ID...", help="Ids, or saved names.", autocompletion=session_ids)]
 
 
 @app.callback()
@@ -64,11 +57,7 @@ def ls(ctx: typer.Context, json: Json = False) -> None:
 
 @app.command("show", short_help="What was said.")
 @takes("sessions show", "... plain no_color debug")
-def show(
-    ctx: typer.Context,
-    wanted: Id,
-    json: Json = False,
-) -> None:
+def show(ctx: typer.Context, wanted: Id, json: Json = False) -> None:
     """What was said in a conversation, as markdown: drawn on a terminal, raw in a pipe.
 
     \b
@@ -96,11 +85,7 @@ def show(
 
 @app.command("rm", short_help="Delete some.")
 @takes("sessions rm", "... no_color debug")
-def rm(
-    ctx: typer.Context,
-    wanted: Ids,
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-) -> None:
+def rm(ctx: typer.Context, wanted: Ids, yes: Unasked = False) -> None:
     """Delete conversations from the disk.
 
     \b
@@ -108,8 +93,6 @@ def rm(
       mlxmtp sessions rm 3f9a
       mlxmtp sessions rm -y 3f9a 77b0
     """
-    from mlxmtp.units import format_bytes
-
     loaded, out = begin(ctx)
     store = _store(loaded)
     found = list({one.id: one for one in map(store.find_any, wanted)}.values())
@@ -139,13 +122,9 @@ def rm(
 def export(
     ctx: typer.Context,
     wanted: Id,
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="Ends in .md or .json; without it, stdout.", show_default=False)
-    ] = None,
-    form: Annotated[
-        Literal["md", "json"] | None, typer.Option("--format", help="For stdout; md by default.", show_default=False)
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over FILE.")] = False,
+    file: Annotated[str | None, Argument(metavar="FILE", help="Ends in .md or .json; without it, stdout.")] = None,
+    form: Annotated[Literal["md", "json"] | None, Option("--format", help="For stdout; md by default.")] = None,
+    force: Annotated[bool, Option("--force", help="Write over FILE.")] = False,
 ) -> None:
     """Write a conversation as a document: markdown has what was said, JSON also material, thoughts and numbers.
 
@@ -172,7 +151,6 @@ def export(
 
 def _list(ctx: typer.Context, *, json: bool) -> None:
     from mlxmtp.cli.terminal.presenters import as_json
-    from mlxmtp.units import format_bytes
 
     loaded, out = begin(ctx)
     listing = _store(loaded).listing()
@@ -190,8 +168,6 @@ def _list(ctx: typer.Context, *, json: bool) -> None:
 def show_list(out: Output, sessions: Sequence[Summary]) -> None:
     """Write the table; titles are cropped to a terminal's width."""
     from mlxmtp.chat.history import title_of
-    from mlxmtp.cli.terminal.output import show_table
-    from mlxmtp.units import ago
 
     now = time.time()
     header = ["ID", "UPDATED", "TURNS", "MODEL", "NAME", "TITLE"]

@@ -1,6 +1,4 @@
-"""The commands of the conversation: what was said, files, sessions, the model and its settings."""
-
-from __future__ import annotations
+"""The loop of the conversation: a line comes in, a turn or a command goes out."""
 
 import shlex
 from typing import Any
@@ -16,23 +14,19 @@ from mlxmtp.chat.transcript import as_markdown, export
 from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.chat import Chat, Leave
-from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, help_of
+from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, Message, Unknown, help_of, parse
 from mlxmtp.cli.terminal.output import copy_to_clipboard
 from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.errors import ModelNotFound, SessionError, UsageError
 from mlxmtp.settings import CHAT_KEYS, typed_value
 from mlxmtp.units import nearest
 
-_SHOWN = 12
-"""Lines of the last question that a conversation shows when it goes on."""
-
+_SHOWN = 12  # lines of the last question that a conversation shows when it goes on
+_AS_IT_WAS = "The question stays as it was."
 _THINK: dict[str, dict[str, Any]] = {
-    "": {},
-    "on": {"think": True},
-    "off": {"think": False},
-    "show": {"show_thinking": True},
+    "": {}, "on": {"think": True}, "off": {"think": False}, "show": {"show_thinking": True},
     "hide": {"show_thinking": False},
-}
+}  # fmt: skip
 
 
 class Actions:
@@ -41,8 +35,21 @@ class Actions:
     def __init__(self, chat: Chat) -> None:
         self.chat = chat
 
+    def carry_out(self, what: Call | Unknown | Message) -> None:
+        """Do what a line means. Raises Leave to end the conversation."""
+        if isinstance(what, Message) and what.text:
+            turns.send(self.chat, what.text)
+            return
+        edited = self.chat.line.end_edit()
+        if isinstance(what, Call):
+            self.act(what)
+        elif isinstance(what, Unknown):
+            near = f"Did you mean {what.nearest}?" if what.nearest else "/help lists them."
+            self.chat.say(f"There is no command {what.word}. {near} A space before it sends it as text.")
+        elif edited:
+            self.chat.say(_AS_IT_WAS)
+
     def act(self, call: Call) -> None:
-        """Carry out a command. Raises Leave to end the conversation."""
         if call.argument and not call.command.usage:
             raise UsageError(f"/{call.command.name} takes nothing after it, so nothing was done.")
         getattr(self, f"do_{call.command.name}")(call.argument)
@@ -91,8 +98,7 @@ class Actions:
         turns.go_on(self.chat)
 
     def do_copy(self, argument: str) -> None:
-        out = self.chat.out
-        self.chat.say(copy_to_clipboard(self._to_copy(argument), out))
+        self.chat.say(copy_to_clipboard(self._to_copy(argument), self.chat.out))
 
     def _to_copy(self, argument: str) -> str:
         if argument == "all":
@@ -205,8 +211,8 @@ class Actions:
     def do_export(self, argument: str) -> None:
         if not argument:
             raise UsageError("/export takes the name of a file that ends in .md or .json.")
-        names = _names("/export", argument) if argument[0] in "\"'" else [argument]
-        path = export(self.chat.conversation.history, names[0], self.chat.conversation.session)
+        name = _names("/export", argument)[0] if argument[0] in "\"'" else argument
+        path = export(self.chat.conversation.history, name, self.chat.conversation.session)
         self.chat.say(f"Written to {path}.")
 
     def do_context(self, _: str) -> None:
@@ -229,8 +235,7 @@ class Actions:
             ("context", context),
         ]
         chat.say_rows([(name, f"{count:>8,} tokens") for name, count in rows if count or name == "free"])
-        dropped = len(conversation.dropped)
-        if dropped:
+        if dropped := len(conversation.dropped):
             left = "exchange is" if dropped == 1 else f"{dropped} exchanges are"
             chat.say(f"The oldest {left} left out of the prompt.")
 
@@ -282,12 +287,8 @@ class Actions:
         if argument not in _THINK:
             raise UsageError("/think takes on, off, show or hide.")
         self.chat.change(**_THINK[argument])
-        settings = self.chat.settings
-        if not settings.think:
-            self.chat.say("Thinking is off.")
-        else:
-            hidden = settings.show_thinking is False
-            self.chat.say(f"Thinking is on and {'hidden' if hidden else 'shown while it lasts'}.")
+        shown = "hidden" if self.chat.settings.show_thinking is False else "shown while it lasts"
+        self.chat.say(f"Thinking is on and {shown}." if self.chat.settings.think else "Thinking is off.")
 
     def do_draft(self, argument: str) -> None:
         if argument:
@@ -302,22 +303,23 @@ class Actions:
                 self._load_with(target, draft=True)  # after all: --no-draft left it out
             self.chat.change(num_draft_tokens=number)
         number = self.chat.settings.num_draft_tokens
+        state = f"Drafting {number} token{'' if number == 1 else 's'} per round."
         if self.chat.model.drafter is None:
-            self.chat.say("Drafting is off: no drafter is loaded.")
+            state = "Drafting is off: no drafter is loaded."
         elif number == 0:
-            self.chat.say("Drafting is off.")
-        elif number is None or number == "auto":
-            self.chat.say("Drafting adapts to what is accepted and what it earns.")
-        else:
-            self.chat.say(f"Drafting {number} token{'' if number == 1 else 's'} per round.")
+            state = "Drafting is off."
+        elif number in (None, "auto"):
+            state = "Drafting adapts to what is accepted and what it earns."
+        self.chat.say(state)
 
     def do_stats(self, argument: str) -> None:
         if argument not in ("", "on", "off"):
             raise UsageError("/stats takes on or off, or nothing.")
         if argument:
             self.chat.change(stats=argument == "on")
-            follows = "follows each answer" if argument == "on" else "no longer follows answers"
-            self.chat.say(f"A line of figures {follows}.")
+            self.chat.say(
+                f"A line of figures {'follows each answer' if argument == 'on' else 'no longer follows answers'}."
+            )
         elif self.chat.last.stats is None:
             self.chat.say("There are no figures yet: ask something first.")
         else:
@@ -328,6 +330,32 @@ class Actions:
         if not self.chat.conversation.exchanges:
             raise UsageError(f"Nothing has been asked yet, so there is nothing to {what}.")
         return self.chat.conversation.exchanges[-1]
+
+
+def run(chat: Chat) -> None:
+    """Carry out lines until Ctrl+D or /exit."""
+    actions = Actions(chat)
+    while True:
+        text, edits = chat.line.take_text(), chat.line.edits
+        try:
+            # What comes back into the line was a message; what was typed meanwhile, not pasted, may be a command.
+            typed = chat.keys.typed_ahead()
+            whole = "\n".join(part for part in (text, typed.text) if part)
+            literal = bool(text) or typed.pasted
+            line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.thought)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            chat.say(_AS_IT_WAS if chat.line.end_edit() else "Ctrl+D leaves, /help lists the commands.")
+            continue
+        try:
+            actions.carry_out(parse(line.text, pasted=line.pasted))
+        except Leave:
+            return
+        except Exception as error:  # noqa: BLE001  (one turn has failed, and the conversation is the person's)
+            chat.complain(error)
+        except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
+            chat.say("\nStopped.")
 
 
 def show_resumed(chat: Chat) -> None:

@@ -1,10 +1,4 @@
-"""A conversation in the terminal while it lasts: the next line, the model, the last answer, and remarks to the person.
-
-Knows no terminal library: lines come from a `Reader`, keys from `Keys`, everything is written to `Output`, and the
-model lives on its thread.
-"""
-
-from __future__ import annotations
+"""A conversation in the terminal while it lasts: the next line, the model, the last answer, remarks to the person."""
 
 import sys
 import time
@@ -18,9 +12,9 @@ from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.material import Material
 from mlxmtp.cli.repl.slash import Reader
-from mlxmtp.cli.terminal.keyboard import Keys, interrupts
+from mlxmtp.cli.terminal.keyboard import Keyboard, interrupts
 from mlxmtp.cli.terminal.markdown import warm_up
-from mlxmtp.cli.terminal.output import Output
+from mlxmtp.cli.terminal.output import Output, explain
 from mlxmtp.cli.terminal.rows import joined, listed, wrapped
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
@@ -47,7 +41,7 @@ class Interrupts:
 
 
 def wait_for_model(
-    worker: Worker, keys: Keys, out: Output, name: str, clock: Callable[[], float] = time.monotonic
+    worker: Worker, keys: Keyboard, out: Output, name: str, clock: Callable[[], float] = time.monotonic
 ) -> bool:
     """Return whether the model is there: not after Ctrl+C, when it goes on loading, nor if it cannot be read."""
     began = clock()
@@ -90,14 +84,12 @@ class NextLine:
 class LastAnswer:
     """The figures and the thought of the last answer, and warnings that need not be repeated."""
 
-    stats: tuple[Stats, int] | None = None
-    """With the context it was given in."""
+    stats: tuple[Stats, int] | None = None  # with the context it was given in
     thought: str = ""
     warned_full: bool = False
     warned_unsaved: bool = False
 
     def remember(self, outcome: Outcome) -> None:
-        """Take over what came of a turn."""
         self.thought = outcome.thinking
         if outcome.stats is not None:
             self.stats = outcome.stats, outcome.context
@@ -148,7 +140,7 @@ class Chat:
     out: Output
     conversation: Conversation
     model: ChosenModel
-    keys: Keys
+    keys: Keyboard
     reader: Reader
     clock: Callable[[], float] = time.monotonic
     line: NextLine = field(default_factory=NextLine)
@@ -196,11 +188,10 @@ class Chat:
             return
         try:
             remark = self.model.cache.save(self.conversation, lambda: self.out.progress("keeping keys and values"))
+            self.out.clear_progress()
+            self._say_if(remark)
         except CacheRefused as error:
             self.complain(error)
-            return
-        self.out.clear_progress()
-        self._say_if(remark)
 
     def agree(self, question: str) -> bool:
         """Return whether the answer is yes. What was typed before the question was there is no answer to it."""
@@ -208,12 +199,7 @@ class Chat:
         return self.reader.agree(question)
 
     def complain(self, error: Exception) -> None:
-        """Say why something did not work; with --debug also where."""
-        if self.settings.debug:
-            import traceback
-
-            self.out.line("".join(traceback.format_exception(error)).rstrip())
-        self.out.error(sentence(error))
+        explain(error, self.out, debug=bool(self.settings.debug))
 
     def say(self, text: str) -> None:
         """Write a remark, dim, broken between words."""

@@ -1,10 +1,8 @@
 """Completion: commands, their arguments, paths after /file and @. Knows nothing of the line editor."""
 
-from __future__ import annotations
-
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,15 +51,13 @@ def _arguments(command: str, argument: str, last: str, sources: Sources) -> list
         return [_as_shell(path) for path in _paths(last)] if command == "file" else _paths(last)
     if argument != last:  # only the commands above take several words
         return []
-    words: Iterable[str] = _SWITCHES.get(command, ())
-    if command == "model":
-        words = sources.models()
-    elif command == "load":
-        words = sources.sessions()
-    elif command == "set":
-        words = sources.keys
-    elif command == "help":
-        words = [each.name for each in COMMANDS]
+    sought: dict[str, Callable[[], Sequence[str]]] = {
+        "model": sources.models,
+        "load": sources.sessions,
+        "set": lambda: sources.keys,
+        "help": lambda: [each.name for each in COMMANDS],
+    }
+    words = sought[command]() if command in sought else _SWITCHES.get(command, ())
     return [word for word in words if word.startswith(last)]
 
 

@@ -1,7 +1,5 @@
 """The line a person types into, by prompt_toolkit, which takes a tenth of a second to import."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterable
@@ -27,8 +25,7 @@ from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import bold, dim, folded, wrapped
 from mlxmtp.files import write_atomically
 
-_LONGEST_HISTORY = 2**21
-"""Bytes: all of it is read at every start, and a page that was pasted is an entry, too."""
+_LONGEST_HISTORY = 2**21  # bytes: all of it is read at every start, and a page that was pasted is an entry, too
 _BEGINNING = re.compile(r"\s*\S*")
 
 
@@ -134,20 +131,12 @@ class LineEditor(Reader):
 
         @bindings.add("c-t", filter=typing)
         def _(event: KeyPressEvent) -> None:
-            self._show_thought()
+            columns = self._session.output.get_size().columns
+            text = "\n".join(wrapped(self._thought.strip("\n"), columns))
+            shown = f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought.')}\n"
+            run_in_terminal(lambda: sys.stdout.writelines([shown]))
 
         return bindings
-
-    def _show_thought(self) -> None:
-        columns = self._session.output.get_size().columns
-        text = "\n".join(wrapped(self._thought.strip("\n"), columns))
-        shown = f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought.')}\n"
-
-        def show() -> None:
-            sys.stdout.write(shown)
-            sys.stdout.flush()
-
-        run_in_terminal(show)
 
 
 class _ClearingOutput(Vt100_Output):
@@ -187,22 +176,19 @@ def _beginning(text: str) -> str:
 
 
 def _history(path: Path | None) -> History:
-    """Return the file, readable by its owner only; in memory where there is none and none can be made."""
+    """Return the file, readable by its owner only; in memory where there is none and none can be made.
+
+    Of a history that has become too long, the older half and more is dropped.
+    """
     if path is None:
         return InMemoryHistory()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(0o600)
-        _bound(path)
+        if path.stat().st_size > _LONGEST_HISTORY:
+            newest = path.read_bytes()[-_LONGEST_HISTORY // 2 :]
+            begin = newest.find(b"\n# ")  # before every entry's time; lines of its text begin with a plus
+            write_atomically(path, newest[begin:].decode(errors="replace") if begin >= 0 else "", private=True)
     except OSError:
         return InMemoryHistory()
     return _SafeHistory(str(path))
-
-
-def _bound(path: Path) -> None:
-    """Drop the older half and more of a history that has become too long. Raises OSError."""
-    if path.stat().st_size <= _LONGEST_HISTORY:
-        return
-    newest = path.read_bytes()[-_LONGEST_HISTORY // 2 :]
-    begin = newest.find(b"\n# ")  # before every entry's time; lines of its text begin with a plus
-    write_atomically(path, newest[begin:].decode(errors="replace") if begin >= 0 else "", private=True)

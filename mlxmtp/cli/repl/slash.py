@@ -1,10 +1,4 @@
-"""Lines of the conversation: each is a message, a command, or a command that does not exist.
-
-Only the exact first word of a typed line counts. Pasted text is a message whatever it begins with, and so is a line
-that begins with a path that exists; a space before the slash makes a message of anything.
-"""
-
-from __future__ import annotations
+"""Lines of the conversation: each is a message, a command, or a command that does not exist."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -167,7 +161,11 @@ def _exists(word: str) -> bool:
 
 
 def parse(text: str, *, pasted: bool = False, exists: Callable[[str], bool] = _exists) -> Call | Unknown | Message:
-    """Return what a line means. `pasted`: its beginning is from the clipboard; `exists` asks the disk about a path."""
+    """Return what a line means; `exists` asks the disk about a path.
+
+    Only the exact first word of a typed line counts. A line whose beginning was `pasted` is a message whatever that is,
+    and so is one that begins with a path that exists; a space before the slash makes a message of anything.
+    """
     if pasted or not text.startswith("/"):
         quoted = None if pasted else unquoted(text)
         return Message(text.strip() if quoted is None else quoted)

@@ -1,9 +1,4 @@
-"""Turns in the terminal: asked, asked again in other words, answered again, gone on with, and what is said of them.
-
-An answer of which nothing was said leaves no trace: the question stands in the next line.
-"""
-
-from __future__ import annotations
+"""Turns in the terminal. An answer of which nothing was said leaves no trace: the question stands in the next line."""
 
 import time
 from collections.abc import Sequence
@@ -56,7 +51,12 @@ class Answering:
                 raise
         if isinstance(last, End):
             return turn.end(last.finish_reason, last.stats, returns=True)
-        return turn.end("cancelled", error=None if self._was_ctrl_c(last.error) else last.error, returns=True)
+        # MLX fails where its compiler heard Ctrl+C, maybe sooner than this process. Not the worker's own wait, which
+        # the bell of an event just taken may end.
+        if isinstance(last.error, RuntimeError) and not self._interrupted.count:
+            time.sleep(ON_ITS_WAY)
+        was_ctrl_c = isinstance(last.error, RuntimeError) and self._interrupted.count
+        return turn.end("cancelled", error=None if was_ctrl_c else last.error, returns=True)
 
     def _until_the_end(self, turn: Turn) -> End | Failed:
         while True:
@@ -77,14 +77,6 @@ class Answering:
                     show(event.text)
             self._view.tick()
 
-    def _was_ctrl_c(self, error: Exception) -> bool:
-        """Return whether MLX failed because its compiler heard Ctrl+C, maybe sooner than this process did."""
-        if not isinstance(error, RuntimeError):
-            return False
-        if not self._interrupted.count:
-            time.sleep(ON_ITS_WAY)  # not the worker's own wait, which the bell of an event just taken may end
-        return self._interrupted.count > 0
-
     def _close(self) -> None:
         self._out.clear_progress()
         self._view.end()
@@ -92,10 +84,21 @@ class Answering:
 
 def send(chat: Chat, text: str) -> None:
     """Ask, or ask in other words. A message without an answer stands in the next line. Raises MlxmtpError."""
-    edits = chat.line.end_edit()
-    answered = False
+    edits, answered = chat.line.end_edit(), False
     try:
-        answered = _edit(chat, text) if edits else _ask(chat, text)
+        mentioned = [gather(name) for name in mentions(text)]
+        for note in (note for one in mentioned for note in one.notes):
+            chat.out.note(note)
+        if edits:  # files that the new words name replace those of the old ones; what was attached stays
+            last = chat.conversation.exchanges[-1]
+            mentioned = [one for one in mentioned if one.text not in last.attached]
+            asking = replace(last, question=text, reply=None, mentioned=join([one.text for one in mentioned]))
+        else:
+            attached = join([one.text for one in chat.line.files])
+            asking = Exchange(text, None, attached, join([one.text for one in mentioned]))
+        answered = _answer(chat, Turn(chat.conversation, "edit" if edits else "ask", asking), mentioned)
+        if answered and not edits:
+            chat.line.files.clear()
     finally:
         if not answered:
             chat.line.offer(text, edits=edits)
@@ -114,31 +117,6 @@ def go_on(chat: Chat) -> None:
     fence = open_fence(begun)  # the block of code in which the answer was cut goes on as one
     lead = f"{fence}\n" if fence and not begun.endswith(fence) else fence
     _answer(chat, Turn(chat.conversation, "continue", last), lead=lead)
-
-
-def _ask(chat: Chat, text: str) -> bool:
-    mentioned = _mentioned(chat, text)
-    material = join([one.text for one in chat.line.files]), join([one.text for one in mentioned])
-    if not _answer(chat, Turn(chat.conversation, "ask", Exchange(text, None, *material)), mentioned):
-        return False
-    chat.line.files.clear()
-    return True
-
-
-def _edit(chat: Chat, text: str) -> bool:
-    """Ask in other words. The files that they name replace those that the old ones named; what was attached stays."""
-    old = chat.conversation.exchanges[-1]
-    mentioned = [one for one in _mentioned(chat, text) if one.text not in old.attached]
-    asking = replace(old, question=text, reply=None, mentioned=join([one.text for one in mentioned]))
-    return _answer(chat, Turn(chat.conversation, "edit", asking), mentioned)
-
-
-def _mentioned(chat: Chat, text: str) -> list[Material]:
-    """Return what stands behind every `@path` in a message. Raises as `gather`."""
-    found = [gather(name) for name in mentions(text)]
-    for note in (note for one in found for note in one.notes):
-        chat.out.note(note)
-    return found
 
 
 def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: str = "") -> bool:
@@ -187,10 +165,10 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
         return None
     oldest = "oldest exchange" if fit.droppable == 1 else f"{fit.droppable} oldest exchanges"
     chat.say(f"The context is full: {fit.used:,} of {fit.context:,} tokens with this {what}.")
-    if chat.agree(f"Leave the {oldest} out of what the model reads? The session keeps all."):
-        return fit.droppable
-    chat.say("Nothing was sent: /clear starts anew, /undo takes back the last exchange.")
-    return None
+    agreed = chat.agree(f"Leave the {oldest} out of what the model reads? The session keeps all.")
+    if not agreed:
+        chat.say("Nothing was sent: /clear starts anew, /undo takes back the last exchange.")
+    return fit.droppable if agreed else None
 
 
 def _less(chat: Chat, turn: Turn) -> str:

@@ -1,9 +1,4 @@
-"""The keyboard while the model works: keys act at once, and what is typed ahead is for the next line.
-
-Imports nothing of this package at the top: it is there before the first line of a conversation.
-"""
-
-from __future__ import annotations
+"""The keyboard while the model works. Imports nothing of this package at the top: it is there before anything else."""
 
 import os
 import re
@@ -110,43 +105,24 @@ class TypedAhead:
     pasted: bool = False
 
 
-class Keys:
-    """A keyboard on which nothing is typed, as where keys cannot be read one by one; `Keyboard` is a real one."""
+class Keyboard:
+    """The terminal on `descriptor`, while entered without echo and line mode; pastes are marked, Ctrl+C is a signal.
 
-    descriptors: tuple[int, ...] = ()  # to wait for
+    Without a descriptor nothing is ever typed, as where keys cannot be read one by one.
+    """
 
-    def __enter__(self) -> Keys:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def pressed(self) -> str:
-        """Return the control keys that came, Ctrl+T only; the rest is for `typed_ahead`."""
-        return ""
-
-    def take_in(self) -> None:
-        """Leave what has been typed so far to `typed_ahead`: it answers no question that comes now."""
-
-    def typed_ahead(self) -> TypedAhead:
-        """Return what was typed since the last call, as edited. Raises EOFError for Ctrl+D with nothing before it."""
-        return TypedAhead()
-
-
-class Keyboard(Keys):
-    """The terminal on `descriptor`, while entered without echo and line mode; pastes are marked, Ctrl+C is a signal."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._fd, self.descriptors = descriptor, (descriptor,)
+    def __init__(self, descriptor: int = -1) -> None:
+        self._fd = descriptor
+        self.descriptors: tuple[int, ...] = (descriptor,) if descriptor >= 0 else ()  # to wait for
         self._undo = ExitStack()
         self._handlers: dict[int, Any] = {}  # of signals, before this was entered
         self._decoder = getincrementaldecoder("utf-8")("replace")
         self._typed = ""
 
-    def __enter__(self) -> Keyboard:
+    def __enter__(self) -> "Keyboard":
         try:
             mode = termios.tcgetattr(self._fd)
-        except termios.error:  # no terminal after all
+        except (termios.error, ValueError):  # no terminal after all
             self.descriptors = ()
             return self
         self._undo.callback(termios.tcsetattr, self._fd, termios.TCSADRAIN, mode)
@@ -162,6 +138,7 @@ class Keyboard(Keys):
         self._undo.close()
 
     def pressed(self) -> str:
+        """Return the control keys that came, Ctrl+T only; the rest is for `typed_ahead`."""
         try:
             data = os.read(self._fd, 4096)
         except OSError:  # the terminal is gone: nothing more will come from it
@@ -173,10 +150,12 @@ class Keyboard(Keys):
         return CTRL_T * text.count(CTRL_T)
 
     def take_in(self) -> None:
+        """Leave what has been typed so far to `typed_ahead`: it answers no question that comes now."""
         with self:
             pass  # it is read at the end
 
     def typed_ahead(self) -> TypedAhead:
+        """Return what was typed since the last call, as edited. Raises EOFError for Ctrl+D with nothing before it."""
         keys, self._typed = self._typed.replace("\r\n", "\n").replace("\r", "\n"), ""
         line: list[str] = []  # characters: one that is taken away must cost nothing, be the line a megabyte
         pasted = False

@@ -1,9 +1,4 @@
-"""The two streams of a command, nothing but the answer on stdout, everything else on stderr; and the clipboard.
-
-A pipe gets text as it is, a terminal without control characters; a reader that went away is `ReaderGone`, once.
-"""
-
-from __future__ import annotations
+"""The two streams of a command, nothing but the answer on stdout, everything else on stderr; and the clipboard."""
 
 import os
 import sys
@@ -11,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper, UnsupportedOperation
-from typing import TextIO
+from typing import Self, TextIO
 
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
-from mlxmtp.errors import MlxmtpError
+from mlxmtp.errors import MlxmtpError, sentence
 from mlxmtp.settings import over_ssh
 
 _LONGEST_COPY = 74_994  # bytes: what terminals take in one sequence (xterm's limit of 100,000 base64 characters)
@@ -44,7 +39,7 @@ class Output:
         self._thought_at_start = True
 
     @classmethod
-    def standard(cls, look: Look | None = None) -> Output:
+    def standard(cls, look: Look | None = None) -> Self:
         """Return the process's own streams. What does not go to a terminal is UTF-8, whatever the locale says."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
@@ -65,7 +60,7 @@ class Output:
         return _size(self._stdout)
 
     def write(self, text: str) -> None:
-        """Put text of the answer on stdout now. Raises ReaderGone."""
+        """Put text on stdout now: a pipe gets it as it is, a terminal without control characters. Raises ReaderGone."""
         self.draw(without_controls(text) if self.terminal else text)
 
     def draw(self, frame: str) -> None:
@@ -167,6 +162,15 @@ class Output:
             self._stderr.flush()
         except OSError:  # nobody reads the remarks; the answer may still have a reader
             abandon(self._stderr)
+
+
+def explain(error: Exception, out: Output, *, debug: bool) -> None:
+    """Say why something did not work; with `debug` also where."""
+    if debug:
+        import traceback
+
+        out.line("".join(traceback.format_exception(error)).rstrip())
+    out.error(sentence(error))
 
 
 def show_table(out: Output, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:

@@ -1,7 +1,5 @@
 """The shapes of an answer on stdout (raw, markdown, JSON, first code block), and its statistics in words."""
 
-from __future__ import annotations
-
 import json
 import re
 import time
@@ -121,8 +119,8 @@ class Extracted(Presenter):
 class Json(Presenter):
     """One object `{model, drafter, response, thinking, finish_reason, stats}`, with `session` if it is saved."""
 
-    def __init__(self, out: Output, model: str, drafter: str | None, session: str | None = None) -> None:
-        self._out, self._head = out, _head(model, drafter, session)
+    def __init__(self, out: Output, head: dict[str, Any]) -> None:
+        self._out, self._head = out, head
         self._response = self._thinking = ""
 
     def text(self, text: str) -> None:
@@ -139,9 +137,9 @@ class Json(Presenter):
 class JsonLines(Presenter):
     """One event per line, as it comes: `start`, then `text` and `thinking`, then `end`."""
 
-    def __init__(self, out: Output, model: str, drafter: str | None, session: str | None = None) -> None:
+    def __init__(self, out: Output, head: dict[str, Any]) -> None:
         self._out = out
-        self._line("start", **_head(model, drafter, session))
+        self._line("start", **head)
 
     def text(self, text: str) -> None:
         self._line("text", text=text)
@@ -154,11 +152,6 @@ class JsonLines(Presenter):
 
     def _line(self, kind: str, **fields: Any) -> None:
         self._out.write(as_json({"type": kind, **fields}))
-
-
-def _head(model: str, drafter: str | None, session: str | None) -> dict[str, Any]:
-    saved = {} if session is None else {"session": session}
-    return {"model": model, "drafter": drafter, **saved}
 
 
 class FirstFence:

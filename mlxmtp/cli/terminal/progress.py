@@ -1,7 +1,5 @@
 """Progress of a download, a conversion, a prompt or a benchmark: share, speed and time left."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Rows of a terminal: free of control characters, measured in columns, wrapped, aligned, redrawn in place."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 
