@@ -211,15 +211,15 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     many = isinstance(mask, str) or rows > _FEW
     if many:
         keys, values = dequantized(keys), dequantized(values)
-    whole = isinstance(keys, mx.array) and isinstance(values, mx.array)
-    if whole and (many or (not device.on_cpu() and has_kernel(rows, heads // groups, dim))):
+    fused = many or (not device.on_cpu() and has_kernel(rows, heads // groups, dim))
+    if fused and isinstance(keys, mx.array) and isinstance(values, mx.array):
         y = mx.fast.scaled_dot_product_attention(queries.transpose(0, 2, 1, 3), keys, values, scale=1.0, mask=mask)
         return y.transpose(0, 2, 1, 3).reshape(rows, heads * dim)
     assert not isinstance(mask, str), "many rows are dequantized"
     if groups > 1:
         queries = queries.reshape(rows, groups, heads // groups, dim).transpose(1, 0, 2, 3)
     queries = queries.reshape(1, groups, -1, dim)
-    if not whole or not device.on_cpu():
+    if isinstance(keys, QuantizedRows) or not device.on_cpu():
         products = scores(queries, keys)  # [1, groups, L * heads per group, keys]
         seen = mx.where(mask[:, None], products.reshape(groups, rows, heads // groups, -1), -mx.inf)
         y = weighted_sum(mx.softmax(seen, axis=-1, precise=True).reshape(products.shape), values)
