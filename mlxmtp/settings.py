@@ -70,6 +70,7 @@ _RUNNING = ("ask", "chat", "bench")
 _FETCHING = ("ask", "chat", "bench", "pull", "convert")
 _SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
 _DRAFTING = {"commands": _RUNNING, "section": "drafting"}
+_FORM = {"commands": ("ask",), "section": "form", "in_config": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,15 @@ class Settings:
     show_thinking: bool | None = setting(
         "--show-thinking/--hide-thinking", SWITCH, "Reasoning on stderr; shown on terminals by default.",
         "on terminals", commands=_ANSWERING, section="thinking")
+    schema: str | None = setting(
+        "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
+        "any text", **_FORM)
+    regex: str | None = setting(
+        "--regex PATTERN", TEXT, "Text that an expression matches as a whole.", "any text", **_FORM)
+    grammar: str | None = setting(
+        "--grammar FILE", name_of("a file"), "Text that a grammar (Lark) derives.", "any text", **_FORM)
+    json_output: bool | None = setting(
+        "--json-output", SWITCH, "Any JSON.", "any text", **_FORM)
     plain: bool | None = setting(
         "--plain", SWITCH, "Raw text on a terminal, too.",
         "off", commands=("ask", "chat", "sessions show"), section="display")

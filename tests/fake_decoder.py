@@ -41,6 +41,7 @@ class FakeDecoder(Decoder):
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
+        constraint: Any = None,
     ) -> Generator[Round, None, None]:
         self.requests.append(
             SimpleNamespace(
@@ -50,6 +51,7 @@ class FakeDecoder(Decoder):
                 sampling=sampling,
                 stop=stop,
                 snapshot_at=snapshot_at,
+                constraint=constraint,
             )
         )
         tokens = self.answers.popleft()[:max_tokens]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
@@ -140,8 +141,8 @@ def load(
 
 
 def answer_params(settings: Settings) -> Params:
-    """Return the choices for one answer that the settings make."""
-    return Params(**settings.of_answer())
+    """Return the choices for one answer that the settings make. Raises UsageError for a constraint that will not do."""
+    return Params(**settings.of_answer(), constraint=constraint_of(settings))
 
 
 def read_tokenizer(found: Checkpoint) -> Tokenizer:

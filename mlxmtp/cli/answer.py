@@ -16,6 +16,7 @@ from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.model import check_length, context_of
+from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow, MlxmtpError
@@ -69,6 +70,7 @@ class OneAnswer:
     def answer(self) -> None:
         """Write the answer as it comes. Raises MlxmtpError, and KeyboardInterrupt after what was said."""
         settings = self.settings
+        params = answer_params(settings)
         target = self.opener.target(settings.model)
         drafter = self.opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
         tokenizer = read_tokenizer(target)
@@ -86,10 +88,10 @@ class OneAnswer:
             self.out.note(f"This conversation was with {before}; {target.name} goes on with it.")
         if before != target.name:
             self.conversation.use_model(target.name)
-        self._stream(opened, ids)
+        self._stream(opened, ids, params)
 
-    def _stream(self, opened: OpenModel, ids: list[int]) -> None:
-        model, params = opened.model, answer_params(self.settings)
+    def _stream(self, opened: OpenModel, ids: list[int], params: Params) -> None:
+        model = opened.model
         cache, prefix, loaded = None, 0, 0
         if self.settings.cache:
             prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think)
@@ -117,6 +119,8 @@ class OneAnswer:
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
+        if outcome.reason == "length" and not answer.complete:
+            raise MlxmtpError("The answer was cut before it had the form that was asked for: --max-tokens allows more.")
         if self.conversation.trouble is not None:
             raise MlxmtpError(self.conversation.trouble)
 

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, cast
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
+from mlxmtp.decode.constraint import Constraint, choose_allowed
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
@@ -43,6 +44,7 @@ class Round:
 class _Dispatched(NamedTuple):
     k: int
     report: mx.array
+    hidden: mx.array  # [k + 1, H]
     timed: bool
 
 
@@ -86,14 +88,15 @@ class Decoder:
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
+        constraint: Constraint | None = None,
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
         ``snapshot_at``: later prompts may begin with so many tokens of this one and then differ, so a snapshot is taken
-        at the last of these places, and at earlier ones where it is worth it. Raises ValueError for an empty prompt or
-        a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError if other rounds
-        have begun.
+        at the last of these places, and at earlier ones where it is worth it. ``constraint``: a language that the text
+        stays in. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer,
+        later DeviceFailed, or RuntimeError if other rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -110,7 +113,8 @@ class Decoder:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
         self.depth.limit, self.depth.fixed = MAX_DRAFT if self.drafter is not None else 0, fixed
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
-        return self._generate(prompt, min(max_tokens, limit), sampling, frozenset(stop), on_prefill, marks)
+        room = min(max_tokens, limit)
+        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
@@ -165,6 +169,7 @@ class Decoder:
         stop: frozenset[int],
         on_prefill: Callable[[int, int], None] | None,
         marks: list[int],
+        constraint: Constraint | None,
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
@@ -180,34 +185,42 @@ class Decoder:
             self._cache.reserve(rows)
             hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
             bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
-            state, first = State(bonus, hidden, position), cast("int", bonus.item())
-        self.tokens.append(first)
-        yield Round((first,), (), 0)
+            state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
+        first, state = self._constrained(constraint, first, hidden, state, key, sampling.filters)
+        self.tokens += first
+        yield Round(tuple(first), (), 0)
         room -= 1
-        queue = self._sent
-        clock = time.perf_counter()
+        queue, clock = self._sent, time.perf_counter()
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
             if self.tokens[-1] in stop:
                 return
-            with self._computing():
-                while len(queue) <= self._in_flight:
-                    state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
-                    queue.append(sent)
-                done = queue[0]  # it stays there until it has been read: what Ctrl-C leaves is waited for
-                *report, accepted = cast("list[int]", done.report.tolist())
-                queue.popleft()
+            state, done, (*report, accepted) = self._advance(state, key, sampling.filters)
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
-            self.depth.observe(done.k, accepted, now - clock if done.timed else None)
             new = chosen[: min(accepted + 1, room)]
             new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
+            new, obeying = self._constrained(constraint, new, done.hidden, state, key, sampling.filters)
+            if obeying is not state:  # rounds in flight go on from a token that was refused
+                queue.clear()
+                state, accepted = obeying, len(new) - 1
+            self.depth.observe(done.k, accepted, now - clock if done.timed else None)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
             clock = time.perf_counter() if not queue else now
+
+    def _advance(self, state: State, key: mx.array, filters: Filters) -> tuple[State, _Dispatched, list[int]]:
+        """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
+        queue = self._sent
+        with self._computing():
+            while len(queue) <= self._in_flight:
+                state, sent = self._dispatch(state, key, filters, ahead=sum(one.k + 1 for one in queue))
+                queue.append(sent)
+            report = cast("list[int]", queue[0].report.tolist())
+        return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -229,6 +242,32 @@ class Decoder:
         with self._computing():
             while self._sent:
                 mx.eval(self._sent.popleft().report)
+
+    def _constrained(
+        self,
+        constraint: Constraint | None,
+        new: list[int],
+        hidden: mx.array,
+        state: State,
+        key: mx.array,
+        filters: Filters,
+    ) -> tuple[list[int], State]:
+        """Return the ``new`` tokens that the constraint allows, with another one for the first that it refuses.
+
+        ``hidden`` [L, H] predicted them. The state is the given one, or the one after the token that was replaced.
+        """
+        if constraint is None:
+            return new, state
+        allowed = constraint.accept(new)
+        if allowed == len(new):
+            return new, state
+        row, position = hidden[allowed : allowed + 1], mx.array([len(self.tokens) + allowed], mx.int32)
+        bonus = choose_allowed(self.target.logits(row), constraint.mask(), key, position, filters)
+        with self._computing():
+            new = [*new[:allowed], cast("int", bonus.item())]
+        if not constraint.accept(new[-1:]):
+            raise RuntimeError("a constraint refuses a token of its own mask")
+        return new, State(bonus, row, position)
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
@@ -283,6 +322,6 @@ class Decoder:
         # The first use of a shape is traced, and a straggler that is not compiled yet will be: neither is a measure.
         timed = use in self._used and compiled == self._has_compiled
         self._used.add(use)
-        state, self._cache.buffers, report = function(state, self._cache.buffers, key)
+        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key)
         mx.async_eval(report, *state, *self._cache.buffers)
-        return State(*state), _Dispatched(k, report, timed)
+        return State(*state), _Dispatched(k, report, hidden, timed)

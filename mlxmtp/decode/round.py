@@ -24,7 +24,10 @@ class State(NamedTuple):
 
 
 RoundFunction = Callable[..., Any]
-"""(State, buffers, key uint32 [2]) -> (State, buffers, report int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n)"""
+"""(State, buffers, key uint32 [2]) -> (State, buffers, report, hidden [K + 1, H] after each row of the pass)
+
+The report is int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n.
+"""
 
 
 def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filters) -> RoundFunction:
@@ -51,7 +54,9 @@ def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filt
             tokens.append(token.astype(mx.int32))
         return mx.concatenate(tokens)
 
-    def round_(state: State, buffers: list[mx.array], key: mx.array) -> tuple[State, list[mx.array], mx.array]:
+    def round_(
+        state: State, buffers: list[mx.array], key: mx.array
+    ) -> tuple[State, list[mx.array], mx.array, mx.array]:
         state = State(*state)
         tokens = draft(state, buffers, key) if k else state.bonus
         view = FixedView(target.cache_spec, buffers, state.offset, k + 1)
@@ -60,10 +65,10 @@ def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filt
         chosen = choose(target.logits(hidden), key, positions, filters).astype(mx.int32)  # [k + 1]
         if k == 0:
             report = mx.concatenate([chosen, mx.zeros((1,), mx.int32)])
-            return State(chosen, hidden, state.offset + 1), view.buffers, report
+            return State(chosen, hidden, state.offset + 1), view.buffers, report, hidden
         drafts = tokens[1:]
         n = mx.cumprod((chosen[:-1] == drafts).astype(mx.int32)).sum(keepdims=True)  # [1]
         after = State(chosen[n], hidden[n], state.offset + n + 1)
-        return after, view.buffers, mx.concatenate([chosen, drafts, n])
+        return after, view.buffers, mx.concatenate([chosen, drafts, n]), hidden
 
     return round_

@@ -12,6 +12,7 @@ from mlxmtp.engine.stats import Meter, Stats, explain
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder, Round
+    from mlxmtp.engine.constraint import Matcher
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.tokenizer import Tokenizer
     from mlxmtp.models.config import ModelConfig
@@ -32,11 +33,14 @@ class Answer:
         *,
         on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
+        matcher: Matcher | None = None,
     ) -> None:
         self._decoder, self._config, self._tokenizer = decoder, config, tokenizer
         self._prompt, self._params = prompt, params
-        self._on_prefill, self._snapshot_at = on_prefill, snapshot_at
-        self._stop = config.stop_ids if params.stop is None else frozenset(params.stop)
+        self._on_prefill, self._snapshot_at, self._matcher = on_prefill, snapshot_at, matcher
+        # Under a constraint the checkpoint's stop tokens end an answer, where it may end.
+        wanted = None if matcher is not None else params.stop
+        self._stop = config.stop_ids if wanted is None else frozenset(wanted)
         self._meter = Meter(len(prompt), params.with_seed())
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer
         self._events = self._run()
@@ -55,6 +59,11 @@ class Answer:
         if self._asked and not self._meter.began:
             self._meter.reused_tokens = self._decoder.reused
         return self._meter.stats(peak_memory=mx.get_peak_memory(), draft_reason=explain(self._decoder.depth))
+
+    @property
+    def complete(self) -> bool:
+        """True unless the parameters' constraint demands more than what has come so far."""
+        return self._matcher is None or self._matcher.complete
 
     def close(self) -> None:
         """Stop here."""
@@ -102,6 +111,8 @@ class Answer:
             return
         if self._tokenizer.opens_in_thought([*self._prompt, *said]):
             said.append(close)
+            if self._matcher is not None:
+                self._matcher.accept([close])
             yield Round((close,), (), 0)
         if len(said) < limit:
             yield from self._decode(said, limit - len(said))
@@ -116,6 +127,7 @@ class Answer:
             stop=self._stop,
             on_prefill=None if said else self._on_prefill,
             snapshot_at=() if said else self._snapshot_at,
+            constraint=self._matcher,
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, OnPrefill
+from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.errors import ContextOverflow, LoadError
@@ -72,6 +74,11 @@ class Model:
             raise LoadError(f"{told}: use rounds(), or add the tokenizer's files.")
         return self._tokenizer
 
+    @cached_property
+    def token_table(self) -> TokenTable:
+        """The vocabulary as constraints need it: made once, in a second or more, when a constraint is first used."""
+        return TokenTable(self.tokenizer, self.config.vocab_size, self.config.stop_ids)
+
     def rounds(
         self,
         prompt_ids: Sequence[int],
@@ -116,7 +123,8 @@ class Model:
         params = params or Params()
         if continues:
             ids = self.tokenizer.continued_ids(messages, think=params.think)
-            return self.stream_ids(ids, params, on_prefill=on_prefill)
+            begun = ids[len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) :]
+            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=begun)
         ids = self.tokenizer.prompt_ids(messages, think=params.think)
         snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
         if question:
@@ -130,12 +138,16 @@ class Model:
         *,
         on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
+        begun: Sequence[int] = (),
     ) -> Answer:
         """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin."""
         check_length(len(prompt_ids), self.config.max_positions, self.name)
-        ids, params = list(prompt_ids), params or Params()
+        ids, params, matcher = list(prompt_ids), params or Params(), None
+        if params.constraint is not None:
+            in_thought = self.tokenizer.opens_in_thought(ids)
+            matcher = Matcher(params.constraint, self.token_table, begun, in_thought=in_thought)
         about = self._decoder, self.config, self.tokenizer
-        return Answer(*about, ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at)
+        return Answer(*about, ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at, matcher=matcher)
 
     def learned(self) -> dict[str, Any]:
         """Return what was found out about drafting here, as JSON; empty until there is something to know."""

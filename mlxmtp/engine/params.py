@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.limits import TOKEN_COUNT
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ class Params:
     """Say how to answer; None leaves a value to the checkpoint's generation_config, then to greedy decoding.
 
     `max_tokens` None: until the context is full; `seed` None: a fresh one; `stop` None: the checkpoint's stop tokens.
-    `think_tokens`: after so many tokens, its opening mark counted, a thought is closed. Raises ValueError below 1.
+    `think_tokens`: after so many tokens, its opening mark counted, a thought is closed. `constraint`: the form of the
+    answer; a thought before it is free. Raises ValueError below 1.
     """
 
     max_tokens: int | None = None
@@ -31,6 +33,7 @@ class Params:
     think: bool = False
     think_tokens: int | None = None
     stop: Collection[int] | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "think_tokens"):

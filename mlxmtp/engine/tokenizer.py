@@ -83,6 +83,22 @@ class Tokenizer:
         """Return the id of a special token by its spelling."""
         return self._specials.get(content)
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(self._specials.values())
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes that a token stands for, of a special one its spelling; empty beyond the vocabulary."""
+        piece = self._inner.id_to_token(token)
+        if piece is None:
+            return b""
+        byte = _BYTE.fullmatch(piece)
+        return bytes.fromhex(byte[1]) if byte else piece.replace(_SPACE, " ").encode("utf-8", "replace")
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the token ids of `text` without any special token, whatever is spelled in it."""
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
     def prompt(self, messages: Sequence[Message], *, think: bool = False) -> Prompt:
         """Return the prompt that makes the model answer `messages`.
 

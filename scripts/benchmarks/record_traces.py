@@ -93,7 +93,7 @@ class Recorder:
 
     def _look(self, state: State, cache: KVCache, sampling: Sampling) -> tuple[State, int]:
         """How many of 8 drafts are accepted here, and the state one token on. The plain pass writes over the rows."""
-        _, cache.buffers, report = self._round(DRAFT, sampling)(state, cache.buffers, sampling.key())
+        _, cache.buffers, report, _ = self._round(DRAFT, sampling)(state, cache.buffers, sampling.key())
         seen = report.tolist()
         after, cache.buffers, plain = self._round(0, sampling)(state, cache.buffers, sampling.key())
         if plain[0].item() != seen[0]:

@@ -118,3 +118,19 @@ def test_ctrl_c_in_the_middle_of_a_real_answer(environment: dict[str, str], tmp_
     child.wait()
     assert child.exitstatus in (130, 0)  # 0: a short answer was over before the signal came
     assert "Traceback" not in child.before
+
+
+def test_an_answer_in_a_form_parses_or_fails(environment: dict[str, str]) -> None:
+    form = ("--schema", "name str, age int", "--seed", "2")
+    plain, drafted = (ask(environment, "-m", "pocket", *form, *more, "Who are you?") for more in (("--no-draft",), ()))
+    assert (plain.returncode, drafted.returncode) == (0, 0), drafted.stderr
+    assert plain.stdout == drafted.stdout
+    found = json.loads(drafted.stdout)
+    assert [type(found[name]) for name in ("name", "age")] == [str, int]
+    cut = ask(environment, "-m", "pocket", *form, "--max-tokens", "3", "Who are you?")
+    assert cut.returncode == 1
+    assert b"--max-tokens allows more" in cut.stderr
+    bad = ask(environment, "-m", "pocket", "--schema", '{"not": {}}', "Who are you?")
+    assert (bad.returncode, bad.stdout) == (2, b"")
+    assert b'"not"' in bad.stderr
+    assert b"loading" not in bad.stderr

@@ -515,3 +515,14 @@ def test_without_saving_another_session_is_only_read(asked: Conversing) -> None:
     assert "\nOk.\n" in asked.say("More", "/save", answers=["Ok.<turn|>"])
     assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi", "More"]
     assert [path.read_bytes() for path in asked.sessions.folder.iterdir()] == [before]
+
+
+def test_answers_of_a_schema(talk: Conversing) -> None:
+    assert "Answers are free." in talk.say("/schema")
+    assert 'Answers are JSON of {"type": "object"' in talk.say("/schema name, age int")
+    talk.say("Who?", answers=["{}"])
+    assert "cannot be used" in talk.say('/schema {"not": {}}')
+    talk.say("Who?", answers=["{}"])
+    assert "Answers are free." in talk.say("/schema off")
+    talk.say("Who?", answers=["{}"])
+    assert [request.constraint is not None for request in talk.decoder.requests] == [True, True, False]

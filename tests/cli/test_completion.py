@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("text", "length", "words"),
     [
         ("/re", 3, ["/regen", "/retry"]),
-        ("/s", 2, ["/save", "/sessions", "/set", "/stats", "/system"]),
+        ("/s", 2, ["/save", "/schema", "/sessions", "/set", "/stats", "/system"]),
         ("/model ", 0, ["pocket", "e2b"]),
         ("/model p", 1, ["pocket"]),
         ("/load 3", 1, ["3f9a0c11"]),

@@ -9,7 +9,7 @@ from mlxmtp.cli.options import Continue, Resume, begin, takes
 from mlxmtp.errors import UsageError
 
 
-@takes("ask", "model file system thinking ... cache dry_run display sampling drafting yes force no_color debug")
+@takes("ask", "model file system thinking form ... cache dry_run display sampling drafting yes force no_color debug")
 def ask(
     ctx: Context,
     prompt: Annotated[
@@ -37,13 +37,15 @@ def ask(
       git diff | mlxmtp ask "Write a commit message"
       mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
       mlxmtp ask -x "A bash line that counts files" | tee count.sh
+      mlxmtp ask --schema "city, people int" "The largest town of France"
       mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
       mlxmtp ask --cache -f handbook.txt "How do I return it?"
       mlxmtp ask --save "Name a prime" && mlxmtp ask -c "And the next?"
 
     The model reads the files, then piped text, then PROMPT. A folder stands for its text files, without those that
     git ignores. With a PROMPT, a pipe that stays silent is left alone after 5 seconds, with a note; -f - waits
-    for it. Exit codes: 0 answered, 1 failure, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
+    for it. --schema, --regex, --grammar and --json-output hold the answer to a form; one that was cut is a failure.
+    Exit codes: 0 answered, 1 failure, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
     from mlxmtp.chat.attach import STDIN, join_message
     from mlxmtp.chat.history import Exchange

@@ -1,11 +1,13 @@
 """The loop of the conversation: a line comes in, a turn or a command goes out."""
 
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import typer
 
 from mlxmtp.app.open import Checkpoint
+from mlxmtp.app.structured import constraint_of
 from mlxmtp.app.turn import exchange_tokens, reserve_for
 from mlxmtp.chat.history import Exchange, title_of
 from mlxmtp.chat.material import Material, gather, read_text
@@ -289,6 +291,19 @@ class Actions:
         self.chat.change(**_THINK[argument])
         shown = "hidden" if self.chat.settings.show_thinking is False else "shown while it lasts"
         self.chat.say(f"Thinking is on and {shown}." if self.chat.settings.think else "Thinking is off.")
+
+    def do_schema(self, argument: str) -> None:
+        chat = self.chat
+        if argument == "off":
+            chat.change(schema=None)
+        elif argument:
+            constraint = constraint_of(replace(chat.settings, schema=argument))
+            assert constraint is not None
+            chat.change(schema=constraint.source)
+            if chat.model.worker.model is not None:  # now, so that the next answer begins at once
+                chat.model.worker.run(lambda opened: opened.model.token_table)
+        schema = chat.settings.schema
+        chat.say("Answers are free." if schema is None else f"Answers are JSON of {title_of(schema)}")
 
     def do_draft(self, argument: str) -> None:
         if argument:

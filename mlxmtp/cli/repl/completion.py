@@ -15,6 +15,7 @@ _SWITCHES = {
     "think": ("on", "off", "show", "hide"),
     "draft": ("on", "off", "auto", "1", "2", "3", "5", "7"),
     "stats": ("on", "off"),
+    "schema": ("off",),
     "copy": ("all", "code"),
 }
 

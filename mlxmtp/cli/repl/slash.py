@@ -116,6 +116,10 @@ COMMANDS = (
         "Ctrl+T shows or hides a thought while it comes; at the prompt it shows the last one.",
     ),
     Command(
+        "schema", "[SCHEMA|off]", "answers as JSON of a schema: show it, or set it", (),
+        "SCHEMA is a file, JSON, module:Class of pydantic, or fields such as 'name, age int'.",
+    ),
+    Command(
         "draft", "[on|off|N|auto]", "the drafter, live: tokens drafted per round", (),
         "The text is the same either way; compare the speeds.",
     ),

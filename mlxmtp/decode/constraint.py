@@ -1,0 +1,29 @@
+"""Tokens under a constraint: the protocol that a grammar on token ids follows, and the choice among what it allows.
+
+A constrained token is the target's own choice where the constraint allows it, else the choice by the same filters and
+noise among what is allowed. It depends on the text, the seed and the position alone, like every other token.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import mlx.core as mx
+
+from mlxmtp.decode.sampling import Filters, choose
+
+
+class Constraint(Protocol):
+    """A language of token ids, at a place in its text. A stop token is allowed where the text may end."""
+
+    def accept(self, tokens: Sequence[int]) -> int:
+        """Go on by the leading tokens that the language allows; return their number."""
+
+    def mask(self) -> bytes:
+        """Return the tokens allowed here as bits, token 0 in the lowest of the first byte. Raises where none is."""
+
+
+def choose_allowed(logits: mx.array, mask: bytes, key: mx.array, position: mx.array, filters: Filters) -> mx.array:
+    """The token [1] for ``logits`` [1, V] at ``position`` [1] among those of ``mask``."""
+    bits = (mx.array(cast("Any", memoryview(mask)))[:, None] >> mx.arange(8, dtype=mx.uint8)) & 1  # [V / 8, 8]
+    allowed = bits.reshape(1, -1)[:, : logits.shape[-1]].astype(mx.bool_)
+    return choose(mx.where(allowed, logits, -mx.inf), key, position, filters).astype(mx.int32)

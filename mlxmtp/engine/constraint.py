@@ -1,0 +1,164 @@
+"""Constraints on an answer: JSON Schema, a regular expression or a grammar, checked on token ids by llguidance.
+
+Whatever the constraint, a thought may come first; between its marks every token is free (docs/structured.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlxmtp.engine.events import CLOSE, OPEN
+from mlxmtp.errors import MlxmtpError, UsageError
+
+if TYPE_CHECKING:
+    import llguidance
+
+    from mlxmtp.engine.tokenizer import Tokenizer
+
+Kind = Literal["schema", "regex", "grammar"]
+
+_WHITESPACE = r"( |\n{1,2} {0,20})?"
+"""Between the tokens of JSON, as models write it and with an end: without a bound some never stop indenting."""
+_NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """The form of an answer: JSON that a schema allows, text that an expression matches or a Lark grammar derives.
+
+    Expressions are those of Rust's regex library and match the whole answer; grammars begin with `start`.
+    """
+
+    kind: Kind
+    source: str
+
+    @classmethod
+    def schema(cls, schema: Mapping[str, Any] | bool) -> Constraint:
+        """Return the constraint to JSON of a schema; `{}` and true stand for any JSON."""
+        return cls("schema", json.dumps(schema, ensure_ascii=False))
+
+    def check(self) -> None:
+        """Raise UsageError, which names the place, for what is not supported, cannot be read or allows no text."""
+        import llguidance
+
+        failed, said = llguidance.LLMatcher.validate_grammar_with_warnings(self._grammar())
+        if not failed:
+            matcher = llguidance.LLMatcher(_byte_table(), self._grammar(), log_level=0)
+            nothing = not any(matcher.compute_bitmask()) or matcher.is_error()
+            failed, said = nothing and not matcher.is_accepting(), ["it allows no text at all"]
+        if failed:
+            # An expression's fault is the last of several lines, that of a grammar the first, behind its place.
+            reason = said[0].rpartition("error: ")[2].split("\n")[0].rstrip(".")
+            raise UsageError(f"This {_NAMES[self.kind]} cannot be used: {reason}. docs/structured.md lists what can.")
+
+    def _grammar(self, thought: str = "") -> str:
+        """Return llguidance's form of it, behind the rules of a `thought`."""
+        import llguidance
+
+        if self.kind == "schema":
+            schema = json.loads(self.source)
+            options = {"x-guidance": {"whitespace_pattern": _WHITESPACE}}
+            own: dict[str, Any] = {"json_schema": {**schema, **options} if isinstance(schema, dict) else schema}
+        elif self.kind == "regex":
+            (own,) = json.loads(llguidance.LLMatcher.grammar_from_regex(self.source))["grammars"]
+        else:
+            own = {"lark_grammar": self.source}
+        whole = [{"lark_grammar": thought}] if thought else []
+        return json.dumps({"grammars": [*whole, {**own, "name": "answer"}]})
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A vocabulary by the names that llguidance reads; called with a text, it returns token ids."""
+
+    tokens: Sequence[bytes]
+    special_token_ids: Sequence[int]
+    eos_token_id: int
+    encode: Callable[[str], list[int]]
+    bos_token_id: int | None = None
+
+    def __call__(self, text: str) -> list[int]:
+        return self.encode(text)
+
+
+class TokenTable:
+    """The bytes of every token, as llguidance wants them; takes a second or more for 262,144 tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int, stop: Collection[int]) -> None:
+        """`size`: the network's vocabulary, of which the tokenizer may know fewer."""
+        import llguidance
+
+        self.stop = frozenset(stop)
+        self.open, self.close = tokenizer.special_id(OPEN), tokenizer.special_id(CLOSE)
+        tokens = [tokenizer.token_bytes(token) for token in range(size)]
+        known = _Known(tokens, sorted(tokenizer.special_ids), min(stop), tokenizer.encode_plain)
+        self.inner = llguidance.LLTokenizer(llguidance.TokenizerWrapper(known), n_vocab=size, eos_token=sorted(stop))
+
+
+class Matcher:
+    """A constraint at a place in an answer, on the tokens of one model (`decode/constraint.py`)."""
+
+    def __init__(
+        self, constraint: Constraint, table: TokenTable, begun: Sequence[int] = (), *, in_thought: bool = False
+    ) -> None:
+        """`begun`: the answer so far. `in_thought`: the prompt has opened a thought. Raises MlxmtpError."""
+        import llguidance
+
+        self._stop, self._ended = table.stop, False
+        limits = llguidance.LLParserLimits(verbose_errors=False)
+        grammar = constraint._grammar(_thought(table, in_thought))
+        self._inner = llguidance.LLMatcher(table.inner, grammar, log_level=0, limits=limits)
+        self._complain()
+        if self.accept(begun) < len(begun):
+            raise UsageError("The answer that is to be continued does not fit the constraint: ask for another one.")
+
+    @property
+    def complete(self) -> bool:
+        """True if the answer may end here."""
+        return self._ended or self._inner.is_accepting()
+
+    def accept(self, tokens: Sequence[int]) -> int:
+        """Go on by the leading tokens that are allowed; return their number."""
+        if self._ended:
+            return 0
+        end = next((i for i, token in enumerate(tokens) if token in self._stop), len(tokens))
+        count = self._inner.try_consume_tokens(list(tokens[:end]))
+        if count == end < len(tokens) and self._inner.is_accepting():
+            self._ended = True
+            return count + 1
+        return count
+
+    def mask(self) -> bytes:
+        """Return the allowed tokens as bits. Raises MlxmtpError where none is, or the grammar has become too large."""
+        bits = self._inner.compute_bitmask()
+        self._complain()
+        if not any(bits):
+            raise MlxmtpError("The constraint allows no way to go on or to end here: check it for a dead end.")
+        return bits
+
+    def _complain(self) -> None:
+        if self._inner.is_error():
+            raise MlxmtpError(f"The constraint failed: {self._inner.get_error().strip()}")
+
+
+def _thought(table: TokenTable, inside: bool) -> str:
+    """Return the rules of a thought that may come before the answer, or that the prompt has begun."""
+    if table.open is None or table.close is None:
+        return "start: @answer"
+    free = f"<[^{','.join(map(str, sorted({table.close, *table.stop})))}]>*"
+    if inside:
+        return f"start: {free} <[{table.close}]> @answer"
+    return f"start: thought? @answer\nthought: <[{table.open}]> {free} <[{table.close}]>"
+
+
+@cache
+def _byte_table() -> llguidance.LLTokenizer:
+    """Return a tokenizer of single bytes, to look at a constraint before any model is read."""
+    import llguidance
+
+    known = _Known([*(bytes([one]) for one in range(256)), b"<end>"], [256], 256, lambda text: list(text.encode()))
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(known))

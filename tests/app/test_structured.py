@@ -1,0 +1,78 @@
+"""Constraints from settings: schemas in every spelling, one at a time, and what is wrong said with a next step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.app.open import answer_params
+from mlxmtp.app.structured import constraint_of, read_schema
+from mlxmtp.engine.constraint import Constraint
+from mlxmtp.errors import UsageError
+from mlxmtp.settings import Settings
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+def test_a_schema_in_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(SCHEMA))
+    (tmp_path / "own_models.py").write_text(
+        f"class Row:\n    @classmethod\n    def model_json_schema(cls): return {SCHEMA}\nclass Bare: pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for text in (json.dumps(SCHEMA), str(file), "a.json", "own_models:Row", f"  {json.dumps(SCHEMA)}"):
+        assert read_schema(text) == SCHEMA
+    assert answer_params(Settings(schema="a.json")).constraint == Constraint.schema(SCHEMA)
+    with pytest.raises(UsageError, match="own_models:Bare gives no schema"):
+        read_schema("own_models:Bare")
+    with pytest.raises(UsageError, match="no_such:Row"):
+        read_schema("no_such:Row")
+
+
+def test_the_short_form() -> None:
+    schema = read_schema("name, age int, tags list, share float: from 0 to 1\nok bool")
+    assert schema == {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "age": {"type": "integer"},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "share": {"type": "number", "description": "from 0 to 1"},
+            "ok": {"type": "boolean"},
+        },
+        "required": ["name", "age", "tags", "share", "ok"],
+        "additionalProperties": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Settings(schema="missing.json"), "no file missing.json"),
+        (Settings(schema="missing"), "no file missing"),
+        (Settings(schema="folder/missing.json"), "no file"),
+        (Settings(schema="name, age integer"), "name, age int"),
+        (Settings(schema="{"), "no JSON"),
+        (Settings(schema='{"not": {}}'), '"not"'),
+        (Settings(regex="("), "unclosed"),
+        (Settings(grammar="missing.lark"), "no file missing.lark"),
+        (Settings(schema="a int", regex="a"), "--schema and --regex"),
+        (Settings(regex="a", json_output=True), "--regex and --json-output"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_wrong_is_said(settings: Settings, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        constraint_of(settings)
+
+
+def test_expressions_grammars_and_any_json(tmp_path: Path) -> None:
+    file = tmp_path / "g.lark"
+    file.write_text('start: "a" start | "b"\n')
+    assert constraint_of(Settings(grammar=str(file))) == Constraint("grammar", 'start: "a" start | "b"')
+    assert constraint_of(Settings(regex="a|b")) == Constraint("regex", "a|b")
+    assert constraint_of(Settings(json_output=True)) == Constraint.schema({})
+    assert constraint_of(Settings(json_output=False)) is None

@@ -1,0 +1,227 @@
+"""Answers have the form that was asked for, whatever is drafted, and what cannot be held to is named."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import mlxmtp
+from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
+from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import UsageError
+
+POCKET = Path(__file__).parents[2] / "assets" / "pocket" / "target"
+STOP = (1, 50, 106)
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}, "ok": {"type": "boolean"}},
+    "required": ["name", "age", "ok"],
+    "additionalProperties": False,
+}
+
+# Parameters of tools from the Berkeley Function Calling Leaderboard (bfcl-eval 2026.3.23, Apache-2.0): names, types and
+# limits, without descriptions and defaults; its own names of types are those of JSON Schema here.
+DECLARATIONS = (Path(__file__).parent / "declarations.jsonl").read_text(encoding="utf-8").splitlines()
+
+BY_HAND: dict[str, Any] = {
+    "recursion": {"$defs": {"tree": {"type": "object", "properties": {"v": {"type": "integer"}, "kids": {
+        "type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 2}}, "required": ["v"],
+        "additionalProperties": False}}, "$ref": "#/$defs/tree"},
+    "enum of 3,000": {"enum": [f"word-{number}" for number in range(3000)]},
+    "unicode": {"type": "object", "properties": {"größe": {"enum": ["klein", "日本", "🙂", 'mit "Zeichen"\n']}},
+                "required": ["größe"], "additionalProperties": False},
+    "limits of numbers": {"type": "array", "minItems": 3, "maxItems": 5,
+                          "items": {"type": "integer", "minimum": -7, "exclusiveMaximum": 130, "multipleOf": 3}},
+    "fractions": {"type": "number", "minimum": 0.25, "maximum": 1.75},
+    "lengths": {"type": "string", "minLength": 3, "maxLength": 6},
+    "pattern": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{4}$"},
+    "formats": {"type": "object", "properties": {"d": {"type": "string", "format": "date"}, "u": {
+        "type": "string", "format": "uuid"}}, "required": ["d", "u"], "additionalProperties": False},
+    "one of several": {"anyOf": [{"type": "null"}, {"const": "x"}, {"type": "array", "items": {"type": "boolean"}}]},
+    "all of": {"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+                         {"properties": {"b": {"type": "string"}}, "required": ["b"]}]},
+    "optional and more": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+                          "additionalProperties": {"type": "boolean"}},
+    "prefix": {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False,
+               "minItems": 2},
+    "anything": {},
+}  # fmt: skip
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(POCKET)
+
+
+@cache
+def table() -> TokenTable:
+    return TokenTable(tokenizer(), 4096, STOP)
+
+
+@cache
+def closers() -> list[int]:
+    """Tokens that bring a document nearer to its end."""
+    ends = (b"}", b"]", b'"', b"0")
+    return [STOP[0], *(token for token in range(110, 4096) if tokenizer().token_bytes(token) in ends)]
+
+
+def written(constraint: Constraint, seed: str, most: int = 600) -> str | None:
+    """Return a text of random allowed tokens, None for one that does not end in time."""
+    rng, matcher, ids = random.Random(seed), Matcher(constraint, table()), list[int]()
+    while len(ids) < most:
+        mask = matcher.mask()
+
+        def allowed(token: int, mask: bytes = mask) -> bool:
+            return bool(mask[token >> 3] >> (token & 7) & 1) and token != table().open
+
+        ending = [token for token in closers() if allowed(token)] if len(ids) > 20 or rng.random() < 0.2 else []
+        some = ending or list(islice(filter(allowed, (rng.randrange(4096) for _ in range(100))), 1))
+        token = rng.choice(some or list(filter(allowed, range(4096))))
+        assert matcher.accept([token]) == 1
+        if token in STOP:
+            assert matcher.complete
+            return b"".join(map(tokenizer().token_bytes, ids)).decode()
+        ids.append(token)
+    return None
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_document_is_one_of_its_schema(part):
+    lines = DECLARATIONS[part::4]
+    endless = 0
+    for line in lines:
+        schema = json.loads(line)
+        constraint = Constraint.schema(schema)
+        constraint.check()
+        text = written(constraint, line)
+        if text is None:
+            endless += 1
+        else:
+            jsonschema.validate(json.loads(text), schema)
+    assert len(lines) > 75
+    assert endless < 8  # any object, for ever
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_schemas_of_every_kind(name):
+    constraint = Constraint.schema(BY_HAND[name])
+    constraint.check()
+    checker = jsonschema.Draft202012Validator(BY_HAND[name], format_checker=jsonschema.FormatChecker())
+    texts = [written(constraint, str(seed)) for seed in range(6)]
+    assert any(texts)
+    for text in texts:
+        if text is not None:
+            checker.validate(json.loads(text))
+            assert not re.search(r"\s{23}", re.sub(r'"(\\.|[^"\\])*"', '""', text))  # blanks between tokens end
+
+
+def test_properties_come_in_the_order_of_the_schema():
+    names = ["zebra", "apple", "mango"]
+    schema = {"type": "object", "properties": {name: {"type": "boolean"} for name in names}, "required": names}
+    text = written(Constraint.schema({**schema, "additionalProperties": False}), "x")
+    assert list(json.loads(str(text))) == names
+
+
+def test_expressions_and_grammars_hold_for_the_whole_text():
+    for seed in "abcdef":
+        text = written(Constraint("regex", r"(yes|no), [a-z]{3,8}/\d\."), seed)
+        assert re.fullmatch(r"(yes|no), [a-z]{3,8}/\d\.", str(text))
+        sums = written(Constraint("grammar", 'start: n ("+" n)*\nn: /[0-9]{1,3}/ | "(" start ")"'), seed)
+        assert sums is None or isinstance(eval(re.sub(r"\b0+(?=\d)", "", sums)), int)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "named"),
+    [
+        (Constraint.schema({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}), "not"),
+        (Constraint.schema({"if": {"type": "string"}, "then": {"minLength": 3}}), "if"),
+        (Constraint.schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (Constraint.schema({"type": "object", "propertyNames": {"minLength": 2}}), "propertyNames"),
+        (Constraint.schema({"oneOf": [{"type": "string"}, {"maxLength": 3}]}), "oneOf"),
+        (Constraint.schema({"type": "string", "format": "color"}), "color"),
+        (Constraint.schema({"type": "objekt"}), "objekt"),
+        (Constraint.schema({"$ref": "#/nowhere"}), "nowhere"),
+        (Constraint.schema({"type": "integer", "minimum": 5, "maximum": 3}), "minimum"),
+        (Constraint.schema({"enum": []}), "empty"),
+        (Constraint("regex", "(a"), "unclosed group"),
+        (Constraint("regex", "(?=a)b"), "look-ahead"),
+        (Constraint("regex", r"a[^\s\S]"), "no text"),
+        (Constraint("grammar", "start: x"), "unknown name"),
+        (Constraint("grammar", 'begin: "a"'), "start"),
+    ],
+    ids=lambda value: getattr(value, "source", value),
+)
+def test_what_cannot_be_held_to_is_named(constraint, named):
+    with pytest.raises(UsageError, match=named) as caught:
+        constraint.check()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Model:
+    return mlxmtp.load("pocket")
+
+
+def answer(model: Model, constraint: Constraint | None, **params: Any) -> tuple[str, str, str, bool]:
+    """Return text, thought, the reason of the end, and whether the form was kept."""
+    question = [{"role": "user", "content": "Who are you? Answer as JSON."}]
+    stream = model.stream(question, Params(constraint=constraint, **({"max_tokens": 40} | params)))
+    said: dict[type, str] = {Text: "", Thinking: ""}
+    reason = ""
+    for event in stream:
+        if isinstance(event, End):
+            reason = event.finish_reason
+        else:
+            said[type(event)] += event.text
+    return said[Text], said[Thinking], reason, stream.complete
+
+
+@pytest.mark.parametrize("sampling", [{"temp": 0.0}, {"temp": 1.0, "seed": 5}], ids=["greedy", "sampled"])
+def test_drafts_do_not_change_a_document(pocket, sampling):
+    constraint = Constraint.schema(PERSON)
+    plain = answer(pocket, constraint, num_draft_tokens=0, **sampling)
+    assert plain[2:] == ("stop", True) or plain[2:] == ("length", False)
+    for drafts in (3, "auto"):
+        assert answer(pocket, constraint, num_draft_tokens=drafts, **sampling) == plain
+    if plain[3]:
+        jsonschema.validate(json.loads(plain[0]), PERSON)
+
+
+def test_an_answer_that_obeys_anyway_is_the_free_one(pocket):
+    for sampling in ({"temp": 0.0}, {"temp": 1.0, "seed": 11}):
+        free = answer(pocket, None, **sampling)
+        assert free[0]
+        allowing = Constraint("regex", r"[\s\S]*")
+        assert answer(pocket, allowing, **sampling)[:3] == free[:3]
+        assert answer(pocket, Constraint("regex", re.escape(free[0]) + "[a-z]?"), **sampling)[0] == free[0]
+
+
+def test_a_thought_comes_before_a_document_and_its_budget_holds(pocket):
+    constraint = Constraint("regex", "(yes|no)")
+    text, thought, reason, complete = answer(pocket, constraint, think=True, think_tokens=9)
+    assert (text in ("yes", "no"), reason, complete) == (True, "stop", True)
+    assert len(thought) < 80
+
+
+def test_an_answer_that_was_cut_goes_on_in_its_form(pocket):
+    constraint = Constraint.schema(PERSON)
+    question = {"role": "user", "content": "Who are you? Answer as JSON."}
+    begun, _, reason, complete = answer(pocket, constraint, max_tokens=8, temp=0.0)
+    assert (reason, complete) == ("length", False)
+    messages = [question, {"role": "assistant", "content": begun}]
+    params = Params(constraint=constraint, temp=0.0, max_tokens=300)
+    rest = "".join(event.text for event in pocket.stream(messages, params, continues=True) if isinstance(event, Text))
+    jsonschema.validate(json.loads(begun + rest), PERSON)
+    with pytest.raises(UsageError, match="does not fit"):
+        pocket.stream([question, {"role": "assistant", "content": "I am"}], params, continues=True)
