@@ -26,6 +26,10 @@ class Rounds:
     A compiled round is 1.3 to 2 times faster and costs twice before: its kernels are built once for each kind of round
     (by a thread, see `_build`), and it is traced for each length and capacity, which takes one to three rounds' time.
     So a length begins uncompiled, and is traced while the device works on that first round.
+
+    A library of kernels is built for each of some forty fused graphs of a pair. On Linux the answer goes on meanwhile.
+    On Metal it may wait: MLX holds one lock while it builds a library, and the next gather or scatter needs it (read in
+    its source; seconds in all, once for each version of macOS and MLX, which keep what was built).
     """
 
     def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:

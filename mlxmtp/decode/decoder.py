@@ -2,11 +2,13 @@
 
 Contract: whenever control is outside ``rounds`` (between two rounds, after closing it, an exception or Ctrl-C),
 ``tokens[:rows]`` is what the cache holds; ``rows`` is ``len(tokens) - 1``, or as far as an interrupted prefill came.
+After work that the device failed to do, the cache is empty.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -22,7 +24,7 @@ from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.limits import COPIED, MAX_DRAFT
-from mlxmtp.models.device import rounds_in_flight
+from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
@@ -81,6 +83,7 @@ class Decoder:
         self._chunk = chunk
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
+        self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
         self._used: set[tuple[int, Filters, bool, int]] = set()
 
     def rounds(
@@ -102,8 +105,8 @@ class Decoder:
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
         at earlier ones where it is worth it. ``constraint``: a language that the text stays in. Raises ValueError for
-        an empty prompt or a bad number, ContextOverflow without room for an answer, later RuntimeError if other rounds
-        have begun.
+        an empty prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError
+        if other rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -126,7 +129,11 @@ class Decoder:
         return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
 
     def export_state(self, length: int | None = None) -> CacheState:
-        """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there."""
+        """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
+
+        Raises DeviceFailed if the last round was never computed.
+        """
+        self._settle()
         if length is None:
             self._snapshots.forget_beyond(self.rows)
             tokens, cut = self.tokens[: self.rows], self._cache.cut(self.rows)
@@ -146,7 +153,8 @@ class Decoder:
 
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
-        self._cache.reserve(rows + (self._in_flight + 1) * (COPIED + 1))
+        with self._computing():
+            self._cache.reserve(rows + (self._in_flight + 1) * (COPIED + 1))
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
@@ -179,24 +187,24 @@ class Decoder:
         self.reused = 0
         self.depth.begin(prompt)
         key = sampling.key()
-        self._prepare(prompt, room, sampling.filters)
-        hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
-        bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
-        state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
+        self._settle()
+        with self._computing():
+            self._prepare(prompt, room, sampling.filters)
+            hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
+            bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
+            state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
         first, state = self._constrained(constraint, first, hidden, state, key, sampling.filters)
         self.tokens += first
         self.depth.follow(self.tokens)
         yield Round(tuple(first), (), 0)
         room -= 1
-        queue, clock = deque[_Dispatched](), time.perf_counter()
+        queue, clock = self._sent, time.perf_counter()
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
             if self.tokens[-1] in stop:
                 return
-            state = self._fill(queue, state, key, sampling.filters, room)
-            done = queue.popleft()
-            *report, accepted = cast("list[int]", done.report.tolist())
+            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, room)
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
             new = chosen[: min(accepted + 1, room)]
@@ -205,7 +213,7 @@ class Decoder:
             if obeying is not state:  # rounds in flight go on from a token that was refused
                 queue.clear()
                 state, accepted = obeying, len(new) - 1
-            self.depth.observe(done.k, accepted, now - clock if done.timed else None, chosen[: accepted + 1])
+            self.depth.observe(done.k, accepted, now - clock if done.timed else None, new)
             if done.new:
                 self.depth.pay(done.k, now - clock)
             room -= len(new)
@@ -214,6 +222,42 @@ class Decoder:
             self.depth.follow(self.tokens)
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED)
             clock = time.perf_counter() if not queue else now
+
+    def _advance(
+        self, state: State, key: mx.array, filters: Filters, room: int
+    ) -> tuple[State, _Dispatched, list[int]]:
+        """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
+        queue = self._sent
+        with self._computing():
+            while len(queue) <= self._in_flight:
+                k = self.depth.choose(room, self._rounds.traced(filters, self._cache.capacity))
+                if k == COPIED and queue:  # the text must be known up to where a copy begins
+                    break
+                state, sent = self._dispatch(state, key, filters, k, ahead=sum(one.k + 1 for one in queue))
+                queue.append(sent)
+            report = cast("list[int]", queue[0].report.tolist())
+        return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Empty the cache and raise DeviceFailed where MLX fails.
+
+        Metal counts an array as computed when its work has been sent, and tells of a failure (memory, a reset, a
+        timeout) only at the next wait: whatever was written since may be anything, and nothing computes it again.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            self.forget()
+            self._sent.clear()
+            self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
+            raise failure(error) from error
+
+    def _settle(self) -> None:
+        """Wait for rounds that were sent and never read: those behind a stop token, or of an answer that was closed."""
+        with self._computing():
+            while self._sent:
+                mx.eval(self._sent.popleft().report)
 
     def _constrained(
         self,
@@ -235,7 +279,8 @@ class Decoder:
             return new, state
         row, position = hidden[allowed : allowed + 1], mx.array([len(self.tokens) + allowed], mx.int32)
         bonus = choose_allowed(self.target.logits(row), constraint.mask(), key, position, filters)
-        new = [*new[:allowed], cast("int", bonus.item())]
+        with self._computing():
+            new = [*new[:allowed], cast("int", bonus.item())]
         if not constraint.accept(new[-1:]):
             raise RuntimeError("a constraint refuses a token of its own mask")
         return new, State(bonus, row, position)
@@ -289,16 +334,6 @@ class Decoder:
         self.rows = 0  # until all rings are back, the cache holds nothing
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
-
-    def _fill(self, queue: deque[_Dispatched], state: State, key: mx.array, filters: Filters, room: int) -> State:
-        """Dispatch rounds until as many are in flight as suit the device; return the state after them."""
-        while len(queue) <= self._in_flight:
-            k = self.depth.choose(room, self._rounds.traced(filters, self._cache.capacity))
-            if k == COPIED and queue:  # the text must be known up to where a copy begins
-                break
-            state, sent = self._dispatch(state, key, filters, k, ahead=sum(sent.k + 1 for sent in queue))
-            queue.append(sent)
-        return state
 
     def _dispatch(self, state: State, key: mx.array, filters: Filters, k: int, ahead: int) -> tuple[State, _Dispatched]:
         """Dispatch a round with ``k`` draft tokens; up to ``ahead`` rows are written by rounds not read yet."""
