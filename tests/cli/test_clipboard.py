@@ -45,3 +45,23 @@ def test_a_terminal_without_escape_codes_has_no_way(monkeypatch: pytest.MonkeyPa
     sent = StringIO()
     assert "no way to the clipboard" in copy_to_clipboard("a", Output(sent, None, Look(dumb=True)))
     assert sent.getvalue() == ""
+
+
+def test_tmux_is_given_the_text_and_nothing_more_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[list[str], Any]] = []
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: calls.append((command, options["input"])))
+    sent = StringIO()
+    assert copy_to_clipboard("a", Output(sent, None)).startswith("Copied 1 character to tmux: paste with prefix ],")
+    assert calls == [(["tmux", "load-buffer", "-w", "-"], "a")]
+    assert sent.getvalue() == ""
+
+
+def test_a_far_macs_clipboard_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 5 10.0.0.2 22")
+    monkeypatch.delenv("TMUX", raising=False)
+    sent = StringIO()
+    assert copy_to_clipboard("a", Output(sent, None)) == "Copied 1 character, if this terminal allows it."
+    assert sent.getvalue().startswith("\x1b]52;c;")
