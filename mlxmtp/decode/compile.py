@@ -20,7 +20,7 @@ Key = tuple[int, Filters]
 
 
 class Rounds:
-    """Round functions by draft length and sampling filters."""
+    """Round functions by draft length and sampling filters; without a drafter they take the draft tokens."""
 
     def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:
         self._target, self._drafter, self._mode = target, drafter, compiled
@@ -92,4 +92,5 @@ class Rounds:
         hidden = mx.zeros((1, target.config.hidden_size), target.dtype)
         state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
         compiled = mx.compile(make_round(target, self._drafter, k, filters))
-        mx.eval(compiled(state, cache.buffers, mx.zeros((2,), mx.uint32)))
+        given = [mx.zeros((k,), mx.int32)] if self._drafter is None and k else []
+        mx.eval(compiled(state, cache.buffers, mx.zeros((2,), mx.uint32), *given))
