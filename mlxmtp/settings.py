@@ -198,6 +198,11 @@ class Settings:
         """Return what was said about answers, by the names of `engine.params.Params`."""
         return {name: value for name, value in self.said().items() if TABLE[name].of_answer}
 
+    @property
+    def in_form(self) -> bool:
+        """True if answers are held to a form; then they are no markdown."""
+        return any(value for name, value in self.said().items() if TABLE[name].section == "form")
+
     def said(self) -> dict[str, Any]:
         """Return every value that somebody has set, by name."""
         return {name: value for name in TABLE if (value := getattr(self, name)) is not None}
