@@ -10,9 +10,8 @@ Importing the package costs nothing: every name below is imported when it is fir
 """
 
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as checkers know it; importing typing takes time in which Ctrl-C still has Python's words
 if TYPE_CHECKING:
     from mlxmtp.app.open import load
     from mlxmtp.decode.decoder import Round
@@ -61,6 +60,8 @@ def __getattr__(name: str) -> object:
 
         value: object = installed_version()
     elif name in __all__:
+        from importlib import import_module
+
         home = next((module for module, names in _HOMES.items() if name in names), "errors")
         value = getattr(import_module(f"mlxmtp.{home}"), name)
     else:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -65,11 +65,13 @@ TEXT = Rule("a text", str, lambda value: value if isinstance(value, str) else No
 SWITCH = Rule("true or false", bool, lambda value: value if isinstance(value, bool) else None)
 
 EVERY = ("every",)
-_ANSWERING = ("ask", "chat")
-_RUNNING = ("ask", "chat", "bench")
-_FETCHING = ("ask", "chat", "bench", "pull", "convert")
+_ANSWERING = ("ask", "chat", "serve")
+_TALKING = ("ask", "chat")
+_RUNNING = ("ask", "chat", "bench", "serve")
+_FETCHING = ("ask", "chat", "bench", "serve", "pull", "convert")
 _SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
 _DRAFTING = {"commands": _RUNNING, "section": "drafting"}
+_SERVING = {"commands": ("serve",), "section": "address"}
 _FORM = {"commands": ("ask",), "section": "form", "in_config": False}
 
 
@@ -121,7 +123,7 @@ class Settings:
         "an installed model, else pocket", commands=_ANSWERING, environment="MLXMTP_MODEL")
     system: str | None = setting(
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
-        "none", commands=_RUNNING)
+        "none", commands=("ask", "chat", "bench"))
     temp: float | None = setting(
         "--temp T", number(SAMPLING["temp"]), "Temperature; 0 is greedy.", "the model's, else 0", **_SAMPLING)
     top_p: float | None = setting(
@@ -161,7 +163,7 @@ class Settings:
         "no limit", commands=_ANSWERING, section="thinking", in_chat=True, of_answer=True)
     show_thinking: bool | None = setting(
         "--show-thinking/--hide-thinking", SWITCH, "Reasoning on stderr; shown on terminals by default.",
-        "on terminals", commands=_ANSWERING, section="thinking")
+        "on terminals", commands=_TALKING, section="thinking")
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
         "any text", **_FORM)
@@ -179,7 +181,7 @@ class Settings:
         "off; `chat`: on", commands=("ask",), section="display")
     quiet: bool | None = setting(
         "-q --quiet", SWITCH, "No notes, progress or reasoning on stderr.",
-        "off", commands=("ask", "bench", "pull", "convert"), section="display")
+        "off", commands=("ask", "bench", "serve", "pull", "convert"), section="display")
     no_color: bool | None = setting(
         "--no-color", SWITCH, "No colours. Also NO_COLOR.", "off", commands=EVERY, environment="NO_COLOR")
     yes: bool | None = setting(
@@ -189,6 +191,23 @@ class Settings:
         "off", commands=("ask",))
     cache_gb: float | None = setting(
         "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
+    host: str | None = setting(
+        "--host ADDRESS", name_of("an interface"), "Address to listen on; others than this machine's need a key.",
+        "127.0.0.1", **_SERVING)
+    port: int | None = setting(
+        "--port N", number(Range(0, 65535, whole=True)), "Port to listen on; 0 takes a free one.", "8765", **_SERVING)
+    api_key_file: str | None = setting(
+        "--api-key-file PATH", name_of("a file"), "File with the key that clients must send. Also MLXMTP_API_KEY.",
+        "none", commands=("serve",), section="access")
+    origins: str | None = setting(
+        "--origins LIST", TEXT, "Web pages that may ask, as https://NAME:PORT, with commas between.",
+        "none", commands=("serve",), section="access")
+    max_waiting: int | None = setting(
+        "--max-waiting N", number(Range(0, whole=True)), "Requests that may wait; more are turned away.",
+        "64", commands=("serve",), section="access")
+    heartbeat: float | None = setting(
+        "--heartbeat SECONDS", number(Range(0)), "Sign of life in streams without news; 0 is none.",
+        "10", commands=("serve",), section="access")
     force: bool | None = setting(
         "--force", SWITCH, "Try it even if the memory will not do.", "off", commands=_RUNNING, in_config=False)
     debug: bool | None = setting(
@@ -236,14 +255,31 @@ class Loaded:
     aliases: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     dumb_terminal: bool = False
+    broken: str = ""  # what is wrong with the config file, which counts as empty then
     prompts: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)  # "flag", "environment" or "config file", by field
 
 
-def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Loaded:
-    """Put flags over environment over config file. Raises UsageError for a bad flag, ConfigError for others."""
+def load_settings(
+    flags: Mapping[str, object], environ: Mapping[str, str] = os.environ, *, tolerant: bool = False
+) -> Loaded:
+    """Put flags over environment over config file. Raises UsageError for a bad flag, ConfigError for others.
+
+    With `tolerant` a config file that is wrong counts as empty, and the first warning says what is wrong.
+    """
     places = find_places(environ)
-    config = _read_toml(places.config)
+    try:
+        return _combined(flags, environ, places, _read_toml(places.config))
+    except ConfigError as error:
+        if not tolerant:
+            raise
+        loaded = _combined(flags, environ, places, {})
+        return replace(loaded, broken=str(error), warnings=(str(error), *loaded.warnings))
+
+
+def _combined(
+    flags: Mapping[str, object], environ: Mapping[str, str], places: Places, config: dict[str, Any]
+) -> Loaded:
     tables = {name: config.pop(name, {}) for name in ("aliases", "prompts")}
     for name, table in tables.items():
         if not isinstance(table, dict) or not all(isinstance(item, str) for item in table.values()):
@@ -257,7 +293,8 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str] = os.e
         warnings.append(f"Unknown key '{key}' in {places.config}{advice}")
     settings, origins = resolve(Settings, flags, environ, config, places.config)
     said = tuple(warnings)
-    return Loaded(settings, places, tables["aliases"], said, dumb_terminal(environ), tables["prompts"], origins)
+    dumb, aliases, prompts = dumb_terminal(environ), tables["aliases"], tables["prompts"]
+    return Loaded(settings, places, aliases, said, dumb, prompts=prompts, origins=origins)
 
 
 def resolve(
@@ -298,6 +335,11 @@ def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("TERM") == "dumb"
 
 
+def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
+    return environ.get("MLXMTP_API_KEY", "").strip() or None
+
+
 def editor(environ: Mapping[str, str] = os.environ) -> str:
     """Return the command that edits a text, as people have set it."""
     return environ.get("VISUAL") or environ.get("EDITOR") or "vi"
@@ -333,14 +375,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
     """Return what the config file says; a missing file is an empty one."""
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a link to a file that is not there.") from error
         return {}
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
     import tomllib
 
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
 

@@ -31,7 +31,8 @@ INWARDS = {
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
     "app": {"bench", "chat", "convert", "engine", "hub", "machine", "models", "settings", "__init__"},
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
-    "cli": {"app", "bench", "chat", "convert", "engine", "machine", "settings", "__init__"},
+    "serve": {"app", "engine", "settings"},
+    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "settings", "__init__"},
     "__main__": {"cli"},
 }
 
@@ -45,13 +46,17 @@ KEPT_IN = {
     "huggingface_hub": {"hub"},
     "httpx2": {"hub"},
     "typer": {"cli"},
-    "rich": {"cli"},
+    "markdown_it": {"cli"},
+    "rich": set(),
     "prompt_toolkit": {"cli"},
     "pygments": {"cli"},
     "PIL": {"bench"},  # only for plots as PNG, and only where it is installed
     "transformers": set(),
     "torch": set(),
     "numpy": set(),
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
+    "h11": {"serve"},
     "click": set(),  # typer carries its own
 }
 
@@ -64,7 +69,10 @@ HEAVY = {
     "llguidance",
     "huggingface_hub",
     "prompt_toolkit",
-    "rich.markdown",
+    "markdown_it",
+    "pygments",
+    "starlette",
+    "uvicorn",
 }
 
 

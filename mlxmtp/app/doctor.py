@@ -20,7 +20,7 @@ from mlxmtp.version import installed_version
 
 Verdict = Literal["ok", "note", "bad"]
 
-_PACKAGES = ("mlx", "mlx-lm", "huggingface-hub", "tokenizers", "typer", "rich", "prompt-toolkit")
+_PACKAGES = ("mlx", "mlx-lm", "huggingface-hub", "tokenizers", "typer", "markdown-it-py", "prompt-toolkit")
 _LITTLE_DISK = 20_000_000_000
 _PATIENCE = 3.0  # seconds for the hub
 
@@ -51,6 +51,8 @@ def examine(catalog: Catalog) -> Iterator[Check]:
     advice = "Too little for Gemma 4 E2B; the built-in pocket runs." if machine.usable < 4_000_000_000 else None
     yield _note("memory", memory, advice)
     yield from _libraries()
+    if catalog.broken_config:
+        yield Check("config", "bad", catalog.broken_config, "Correct it: mlxmtp config edit.")
     versions = [f"{name} {installed_version(name, 'missing')}" for name in _PACKAGES]
     yield Check("versions", "ok", ", ".join([f"mlxmtp {installed_version(missing='(source)')}", *versions]))
     free = free_bytes(store.places.hf_cache)

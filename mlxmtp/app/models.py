@@ -129,6 +129,7 @@ class Catalog:
     def __init__(self, loaded: Loaded) -> None:
         self.store = Store(loaded.places, loaded.aliases)
         self._model = loaded.settings.model
+        self.broken_config = loaded.broken
 
     def default_name(self) -> str:
         """Return the name of the model that answers when none is named."""

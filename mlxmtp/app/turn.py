@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from operator import sub
@@ -21,6 +22,7 @@ Kind = Literal["ask", "edit", "regenerate", "continue"]
 """A new question, other words for the last one, another answer to it, or more of that answer."""
 
 WARN_AT = 0.8
+_NOTHING = nullcontext()
 RESERVE = 1024
 """Tokens an answer needs if nobody set a limit of its own; a small context reserves at most an eighth of itself."""
 
@@ -135,17 +137,31 @@ class Turn:
         stream, goes_on = self._opened.model.stream, self.kind == "continue"
         return stream(self.messages, params, on_prefill=on_prefill, continues=goes_on, question=self.asking.question)
 
-    def run(self, answer: Answer, show: Callable[[Text | Thinking], bool]) -> Outcome:
-        """Take a whole answer on this thread, until `show` returns false; what is raised cancels the turn."""
+    def run(
+        self,
+        answer: Answer,
+        show: Callable[[Text | Thinking], bool],
+        waiting: AbstractContextManager[object] = _NOTHING,
+    ) -> Outcome:
+        """Take a whole answer on this thread, until `show` returns false; what is raised cancels the turn.
+
+        `waiting` is entered whenever the model is at work, and only then.
+        """
         reason: FinishReason = "stop"
+        events = iter(answer)
         try:
-            for event in answer:
+            while True:
+                with waiting:
+                    event = next(events, None)
+                if event is None:
+                    break
                 if isinstance(event, End):
                     reason = event.finish_reason
                     break
-                self.take(event)
-                if not show(event):
-                    break
+                if isinstance(event, Text | Thinking):  # no tools are declared, so nothing else comes
+                    self.take(event)
+                    if not show(event):
+                        break
         except BaseException:
             answer.close()
             self.end("cancelled", answer.stats)

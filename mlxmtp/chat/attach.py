@@ -6,8 +6,7 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from mlxmtp.chat.material import check_size, decoded, gather, read_text, titled
 from mlxmtp.chat.message import join
 from mlxmtp.errors import UsageError
 
-PATIENCE = 5.0
-"""Seconds to wait for the first byte of a pipe that nobody asked for by name."""
+PATIENCE = 2.0
+"""Seconds without a byte from a pipe after which a person hears what is waited for."""
 
 STDIN = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})  # opened by path, a file would be read twice
 
@@ -34,12 +33,19 @@ class Attached:
         return join([self.material, self.question])
 
 
-def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None) -> Attached:
+def join_message(
+    files: Sequence[str],
+    prompt: Sequence[str],
+    stdin: int | None,
+    *,
+    on_wait: Callable[[], None] | None = None,
+    attended: bool = False,
+) -> Attached:
     """Return files, then stdin, then the prompt, with blank lines between; each file under a line `--- path ---`.
 
-    `stdin` is a file descriptor, None for no input. A name of STDIN among the files reads it to its end. Else,
-    with a prompt or a file beside it, a pipe on which nothing arrives for PATIENCE seconds is left alone with a note:
-    schedulers and editors hand down pipes that never close. Empty input is ignored.
+    `stdin` is a file descriptor, None where there is no input (a closed one, or a terminal that nobody named). It is
+    read to its end however long that takes: a pipe is a promise. `on_wait` is called where it takes longer than
+    PATIENCE; with `attended` a person reads the notes. Empty input is ignored.
     Raises UsageError for what cannot be read as text, ContextOverflow for more than any model reads.
     """
     named = [name for name in files if name in STDIN]
@@ -59,18 +65,19 @@ def join_message(files: Sequence[str], prompt: Sequence[str], stdin: int | None)
             material = gather(name)
             parts.append(material.text)
             notes += material.notes
-        elif text := decode(_read_all(stdin), "stdin"):
+        elif text := decode(_read_all(stdin, on_wait), "stdin"):
             parts.append(titled("stdin", text))
     # Surrogates are bytes of the command line that were no text.
     question = decode(" ".join(prompt).encode("utf-8", "surrogateescape"), "the prompt")
     if not named and stdin is not None:
-        if (question or files) and not _something_arrives(stdin):
-            notes.append(
-                f"Nothing arrived on standard input within {PATIENCE:.0f} s, so the answer does without it "
-                "(-f - waits for it, </dev/null skips the wait)."
-            )
-        elif text := decode(_read_all(stdin), "stdin"):
+        shared = _is_shared(stdin, attended=attended)
+        if text := decode(_read_all(stdin, on_wait), "stdin"):
             parts.append(text)
+            if shared and (question or files):
+                notes.append(
+                    "What calls this command reads the same standard input, of which all that was left has become part "
+                    "of this question: in a loop, add --no-stdin."
+                )
     return Attached(question, join(parts), tuple(notes))
 
 
@@ -82,21 +89,29 @@ def read_reference(text: str, prompts: Mapping[str, str]) -> str:
     return prompts[name] if name in prompts and not Path(name).exists() else read_text(name)
 
 
-def _something_arrives(stdin: int) -> bool:
-    """Wait for input or its end, at most PATIENCE; only pipes and sockets can keep one waiting."""
-    with suppress(OSError):  # closed: reading it will say so
-        mode = os.fstat(stdin).st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            return bool(select.select([stdin], [], [], PATIENCE)[0])
-    return True
+def _is_shared(stdin: int, *, attended: bool) -> bool:
+    """Return whether `while read` or the like takes its lines from this input, as far as that can be told.
+
+    A file that is not at its beginning surely; a pipe that is also the calling shell's perhaps, or a script passes its
+    input on: that is worth a note only where a person reads it.
+    """
+    try:
+        mine = os.fstat(stdin)
+        if stat.S_ISREG(mine.st_mode):
+            return os.lseek(stdin, 0, os.SEEK_CUR) > 0
+        return attended and os.path.samestat(mine, Path(f"/proc/{os.getppid()}/fd/0").stat())
+    except OSError:  # closed, or a system without /proc
+        return False
 
 
-def _read_all(stdin: int | None) -> bytes:
+def _read_all(stdin: int | None, on_wait: Callable[[], None] | None) -> bytes:
     if stdin is None:
         return b""
     data = bytearray()
     while True:
         try:
+            if on_wait is not None and not select.select([stdin], [], [], PATIENCE)[0]:
+                on_wait()
             chunk = os.read(stdin, 1 << 16)
         except BlockingIOError:  # whoever made the pipe wants no waiting; the rest still comes
             select.select([stdin], [], [])

@@ -33,7 +33,8 @@ class Journal:
     ) -> None:
         self.path = path
         self._file, self._quiet, self._older, self._closed = file, quiet, older, False
-        self._waiting: list[bytes] | None = waiting  # None once the first event has been written
+        self._waiting = waiting  # lines that are not in the file yet
+        self._begun = False  # the first event that is worth it has come
         self._trouble: str | None = None
 
     @classmethod
@@ -80,21 +81,27 @@ class Journal:
     @property
     def trouble(self) -> str | None:
         """The reason why nothing is saved any more, one sentence."""
-        removed = self._file is not None and not self._closed and os.fstat(self._file).st_nlink == 0
-        if self._trouble is None and removed:
-            self._trouble = _not_saved(f"its file was removed ({self.path})", "Begin")
+        if self._removed:
+            self._trouble = _not_saved(f"its file was removed ({self.path})", "Begin a new one")
         return self._trouble
+
+    @property
+    def _removed(self) -> bool:
+        return self._file is not None and not self._closed and os.fstat(self._file).st_nlink == 0
 
     def write(self, event: Event) -> None:
         """Append one event. A disk that is full or gone does not end the conversation: `trouble` says it."""
-        if self._closed or self.trouble is not None:
+        self._waiting.append(_line(event))
+        kind = "answer" if event.get("role") == "assistant" else event["type"]
+        if self._begun or kind not in self._quiet:
+            self._begun = True
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, also what could not be written before: there may be room now."""
+        if self._closed or not self._begun or not self._waiting or self._removed:
             return
-        lines = [_line(event)]
-        if self._waiting is not None:
-            self._waiting += lines
-            if ("answer" if event.get("role") == "assistant" else event["type"]) in self._quiet:
-                return
-            lines = self._waiting
+        size: int | None = None
         try:
             if self._file is None:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,12 +110,16 @@ class Journal:
             if self._older is not None:
                 _mark_format(self._file, self._older)
                 self._older = None
-            _write_all(self._file, b"".join(lines))
-            self._waiting = None  # last: after Ctrl-C anywhere before, the header still waits
+            size = os.fstat(self._file).st_size
+            _write_all(self._file, b"".join(self._waiting))
+            self._waiting, self._trouble = [], None  # last: after Ctrl-C anywhere before, all still waits
         except (OSError, SessionInUse) as error:
+            if self._file is not None and size is not None:
+                with suppress(OSError):
+                    os.ftruncate(self._file, size)  # half a line would spoil the next one
             reason = error.strerror if isinstance(error, OSError) else None
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            first = "Make room and begin" if full else "Check that folder and begin"
+            first = f"{'Make room' if full else 'Check that folder'}, and all of it is written with the next turn"
             self._trouble = _not_saved(f"{reason or error} ({self.path.parent})", first)
 
     def successor(self, model: str) -> Journal:
@@ -117,6 +128,7 @@ class Journal:
 
     def close(self) -> None:
         """Let others continue the session; what is written after that is lost."""
+        self.flush()
         if self._file is not None and not self._closed:
             os.close(self._file)
         self._closed = True
@@ -144,8 +156,8 @@ def delete(path: Path) -> None:
         path.unlink()
 
 
-def _not_saved(why: str, begin: str) -> str:
-    way_out = f"{begin} a new one; in a chat /export FILE.md writes this one elsewhere."
+def _not_saved(why: str, first: str) -> str:
+    way_out = f"{first}; in a chat /export FILE.md writes this one elsewhere."
     return f"This conversation is not saved any more: {why}. {way_out}"
 
 

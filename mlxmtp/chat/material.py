@@ -9,8 +9,10 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 from mlxmtp.errors import ContextOverflow, UsageError
 from mlxmtp.settings import git_environ
@@ -22,6 +24,9 @@ MOST_FILES = 5000
 _BUILDS = frozenset({"__pycache__", "build", "dist", "node_modules", "target", "venv"})
 _WRITTEN = bytes({*range(0x20, 0x7F), *range(0x80, 0x100), *b"\t\n\r\f\b\x1b"})  # all but control characters
 
+_HEAD = 8192  # bytes that tell text from something binary
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, of which UTF-16 always has one in a file
+
 _QUOTES = "\"'`“”„‟‘’‚‛«»‹›"  # which of them opens and which closes differs from language to language
 _OPENING = "([{<「『（【《〈"
 _CLOSING = _QUOTES + ")]}>」』）】》〉.,;:!?…。、，：；！？"  # what a sentence puts after a path
@@ -30,7 +35,11 @@ _CLOSING = _QUOTES + ")]}>」』）】》〉.,;:!?…。、，：；！？"  # w
 BEFORE_MENTION = r"(?:^|(?<=[\s{open}])|(?<=[{quotes}])(?<![^\s{open}][{quotes}]))".format(
     open=re.escape(_OPENING), quotes=_QUOTES
 )
-_MENTION = re.compile(BEFORE_MENTION + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
+_MENTION = re.compile(BEFORE_MENTION + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|((?:\\.|\S)+))""")
+_SUFFIXES = frozenset(
+    ".c .cfg .conf .cpp .css .csv .docx .go .h .html .ini .java .jpeg .jpg .js .json .jsonl .log .md .mp3 .pdf .png "
+    ".py .rb .rs .rst .sh .sql .swift .tex .toml .ts .tsv .tsx .txt .wav .xlsx .xml .yaml .yml".split()
+)  # a name with one is meant as a file's
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +85,40 @@ def read_text(name: str) -> str:
 
 def mentions(message: str) -> list[str]:
     """Return the paths that `message` names as `@path` or `@"path with blanks"`, each once, if there is such a file."""
-    found: dict[str, None] = {}
+    chosen = (next((one for one in names if _exists(one)), None) for names in _mentioned(message))
+    return list(dict.fromkeys(one for one in chosen if one is not None))
+
+
+def missed(message: str) -> list[str]:
+    """Return the names behind an `@` that look like a file's, where there is none."""
+    absent = [names[-1] for names in _mentioned(message) if not any(map(_exists, names))]
+    return [name for name in absent if PurePath(name).suffix.lower() in _SUFFIXES]
+
+
+def _mentioned(message: str) -> list[list[str]]:
+    """Return what each `@` may name: as it stands, without what a sentence puts after it, as a shell escapes it."""
+    found = []
     for quoted, single, bare in _MENTION.findall(message):
         names = [quoted or single] if quoted or single else [bare, bare.rstrip(_CLOSING)]
-        found |= dict.fromkeys([one for one in names if _exists(one)][:1])
-    return list(found)
+        found.append(names if quoted or single or "\\" not in bare else [*names, *map(unescaped, names)])
+    return found
+
+
+def dropped_path(text: str) -> str | None:
+    """Return the path that a terminal pastes for a file dropped on it, escaped or in quotes; None for other text."""
+    name = text.strip()
+    if "\n" in name or not name.startswith(("/", "~/", "'/", '"/', "file:///")):
+        return None
+    if name.startswith("file://"):
+        name = unquote(name.removeprefix("file://"))
+    elif name[0] in "'\"":
+        name = name[1:-1] if name.endswith(name[0]) else ""
+    return next((one for one in (name, unescaped(name)) if _exists(one)), None)
+
+
+def unescaped(name: str) -> str:
+    """Return a name without the backslashes that a shell would take away."""
+    return re.sub(r"\\(.)", r"\1", name)
 
 
 def titled(name: str, text: str) -> str:
@@ -93,24 +131,27 @@ def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
     """Return text without blank lines at its ends, and a remark for bad UTF-8; UsageError for what is no text."""
     if (reason := not_text(data)) is not None:
         raise UsageError(f"{name} {reason}")
-    data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the text
+    encoding = "utf-16" if data.startswith(_UTF_16) else "utf-8-sig"  # a byte order mark is no part of the text
     notes: tuple[str, ...] = ()
     try:
-        text = data.decode("utf-8")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        text = data.decode("utf-8", "replace")
-        notes = (f"{name} is not valid UTF-8 (first at byte {error.start}): the invalid bytes are replaced.",)
+        text = data.decode(encoding, "replace")
+        valid = "UTF-16" if data.startswith(_UTF_16) else "UTF-8"
+        notes = (f"{name} is not valid {valid} (first at byte {error.start}): the invalid bytes are replaced.",)
     text = text.replace("\r\n", "\n").strip("\n")
     return (text if text.strip() else ""), notes
 
 
 def not_text(data: bytes) -> str | None:
     """Return why these bytes are no text, as a sentence's end after the file's name; None if they are text."""
+    if data.startswith(_UTF_16):
+        return None
     if data.startswith(b"%PDF-"):
         return "is a PDF: turn it into text first, for example with pdftotext."
     if b"\0" in data:
         return "holds NUL bytes, so it is not text: convert it first."
-    start = data[:8192]
+    start = data[:_HEAD]
     odd = len(start.translate(None, delete=_WRITTEN))
     return "is not text, but something binary: convert it first." if odd * 20 > len(start) else None
 
@@ -157,8 +198,9 @@ def _gather_folder(name: str, tree: Tree) -> Material:
             continue
         total += len(data)
         if total > FOLDER_LIMIT:
-            largest = sorted(tree.files, key=lambda path: path.stat().st_size, reverse=True)[:3]
-            named = ", ".join(path.relative_to(tree.root).as_posix() for path in largest)
+            by_size = sorted(tree.files, key=lambda path: path.stat().st_size, reverse=True)
+            texts = (one for one in by_size if not_text(_read(one, shown, _HEAD)) is None)
+            named = ", ".join(path.relative_to(tree.root).as_posix() for path in islice(texts, 3))
             raise ContextOverflow(
                 f"The text files of {name} are more than {FOLDER_LIMIT:,} bytes together (the largest: {named}): "
                 "name the folders or files you mean."

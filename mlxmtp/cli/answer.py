@@ -10,10 +10,11 @@ from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.cli.terminal import presenters
-from mlxmtp.cli.terminal.keyboard import ctrl_c_first, resumption
+from mlxmtp.cli.terminal.keyboard import resumption
 from mlxmtp.cli.terminal.markdown import warm_up
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import PrefillProgress
+from mlxmtp.cli.terminal.signals import LastWords, interrupts
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.model import check_length, context_of
 from mlxmtp.engine.params import Params
@@ -68,7 +69,7 @@ class OneAnswer:
         self._check_fit(count, tokenizer, context, found.name)
 
     def answer(self) -> None:
-        """Write the answer as it comes. Raises MlxmtpError, and KeyboardInterrupt after what was said."""
+        """Write the answer as it comes; Ctrl-C ends the process after what was said. Raises MlxmtpError."""
         settings = self.settings
         params = answer_params(settings)
         target = self.opener.target(settings.model)
@@ -79,7 +80,7 @@ class OneAnswer:
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or _ANSWER), bool(settings.cache)
         require_memory(target, drafter, tokens, force=bool(settings.force), turns=cached, kv_bits=settings.kv_bits)
-        if self.renders:  # rich is imported beside the loading of the weights, which mostly waits for the disk
+        if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}")
         opened = self.opener.open(target, drafter, settings, tokenizer)
@@ -102,15 +103,17 @@ class OneAnswer:
         self.turn.begin(opened, params)
         presenter = self._presenter(opened)
         answer = model.stream_ids(ids, params, on_prefill=PrefillProgress(self.out).count, snapshot_at=[prefix])
-        try:
-            with ctrl_c_first(), resumption():
-                outcome = self.turn.run(answer, lambda event: self._show(event, presenter))
-        except KeyboardInterrupt:
+
+        def cut_short() -> None:
+            self.turn.end("cancelled", answer.stats)
             self.out.settle()
             with suppress(MlxmtpError):  # no code block yet: there is nothing to write
                 presenter.end("cancelled", answer.stats)
                 self._show_stats(answer.stats, opened.context)
-            raise
+
+        last_words = LastWords(cut_short)
+        with interrupts(last_words), resumption():
+            outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
         presenter.end(outcome.reason, answer.stats)
         if outcome.reason == "length":
             limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"

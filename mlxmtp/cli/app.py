@@ -13,8 +13,10 @@ Nothing is imported at the top that takes time: Ctrl-C must end quietly from the
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
-from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.terminal import keyboard, signals
 
 INTERRUPTED = 130
 READER_GONE = 141
@@ -23,19 +25,35 @@ READER_GONE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; `argv` is without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        signals.end_on_ctrl_c()
+        _open_missing_descriptors()
     try:
         _greet(arguments)
         code = _run(arguments)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    keyboard.release()
-    if code == INTERRUPTED and sys.stderr is not None and sys.stderr.isatty():
-        # A terminal shows `^C` where the cursor is: the next prompt has a line of its own, on any kind of terminal.
-        sys.stderr.write("\r  \r")
-        sys.stderr.flush()
+    if code == INTERRUPTED:
+        keyboard.modes.restore()
+    else:
+        keyboard.release()
     if argv is None:
-        _leave(code)
+        # Here and now: the interpreter would tear down threads in the middle of foreign code, which can end in a crash.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                if stream is not None:
+                    stream.flush()
+        os._exit(code)
     return code
+
+
+def _open_missing_descriptors() -> None:
+    """Put the null device where stdin, stdout or stderr was closed: the next file opened would take its number."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _greet(arguments: Sequence[str]) -> None:
@@ -47,21 +65,6 @@ def _greet(arguments: Sequence[str]) -> None:
         sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
         keyboard.hold()
-
-
-def _leave(code: int) -> None:
-    """End the process here and now if threads are still busy.
-
-    A thread that is building kernels, or importing what nobody needs any more, would otherwise be torn down
-    by the interpreter in the middle of foreign code, which can end in a crash after the answer.
-    """
-    import threading
-
-    if threading.active_count() > 1:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -96,9 +99,32 @@ def _refusal(error: Exception, given: Mapping[str, object]) -> int:
         return INTERRUPTED
     if isinstance(error, typer.TyperException):
         error.show()  # type: ignore[attr-defined]  # prints the usage of the command it belongs to
+        _point_the_way(error)
         return error.exit_code
     _explain(error, given)
     return 1
+
+
+def _point_the_way(error: Any) -> None:
+    """Name the command that was meant, where typer only says that there is none."""
+    import re
+
+    from mlxmtp.cli.terminal.output import Output
+
+    message, ctx = error.format_message(), getattr(error, "ctx", None)
+    missing = re.match(r"No such (command|option):? '?([^'(]*)", message)
+    if missing is None or ctx is None:
+        return
+    kind, name = missing.groups()
+    if kind == "command" and ctx.command_path == "mlxmtp config":
+        hint = "The settings are changed in an editor: mlxmtp config edit"
+    elif kind == "command" and ctx.command_path == "mlxmtp" and "Did you mean" not in message:
+        hint = f'To ask something: mlxmtp ask "{name}"'
+    elif kind == "option" and ctx.command_path == "mlxmtp ask" and (" " in name.strip() or "Possible" not in message):
+        hint = 'A question that begins with a dash goes behind two: mlxmtp ask -- "- one item"'
+    else:
+        return
+    Output.standard().line(hint)
 
 
 def _explain(error: Exception, given: Mapping[str, object]) -> None:

@@ -56,7 +56,10 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
 
     def option(name: str) -> inspect.Parameter:
         one = entries[name]
-        default = Option(None, *one.flags, metavar=one.metavar, help=one.help, show_default=False)
+        completion = model_names if name in ("model", "draft_model") else None
+        default = Option(
+            None, *one.flags, metavar=one.metavar, help=one.help, show_default=False, autocompletion=completion
+        )
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=one.rule.reads | None
         )
@@ -64,9 +67,12 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
     return decorate
 
 
-def begin(ctx: Context) -> tuple[Loaded, Output]:
-    """Return settings after precedence and the streams to write to; warnings of the config file are said."""
-    loaded = load_settings(ctx.ensure_object(dict))
+def begin(ctx: Context, *, repairs: bool = False) -> tuple[Loaded, Output]:
+    """Return settings after precedence and the streams to write to; warnings of the config file are said.
+
+    A command that `repairs` does without a config file that is wrong. Raises ConfigError elsewhere.
+    """
+    loaded = load_settings(ctx.ensure_object(dict), tolerant=repairs)
     settings = loaded.settings
     out = Output.standard(Look(quiet=bool(settings.quiet), color=not settings.no_color, dumb=loaded.dumb_terminal))
     for warning in loaded.warnings:
@@ -77,6 +83,20 @@ def begin(ctx: Context) -> tuple[Loaded, Output]:
 def can_ask(out: Output) -> bool:
     """Say whether somebody is there to answer a question: both stdin and stderr are terminals."""
     return sys.stdin is not None and sys.stdin.isatty() and out.error_terminal
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Return the models that begin like that: those here and on the hub, aliases of one's own, folders."""
+    from pathlib import Path
+
+    from mlxmtp.app.models import Catalog
+
+    loaded = load_settings({}, tolerant=True)
+    names = [*(model.name for model in Catalog(loaded).listing(every=True).models), *loaded.aliases]
+    if incomplete.startswith((".", "/", "~")):
+        folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
+        names += [f"{folder}{one.name}/" for one in Path(folder or ".").expanduser().iterdir() if one.is_dir()]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def session_ids(incomplete: str) -> list[tuple[str, str]]:

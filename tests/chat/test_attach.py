@@ -98,24 +98,32 @@ def test_more_than_any_context_holds_is_refused(monkeypatch: pytest.MonkeyPatch,
         join_message([], [], piped(pipe, b"x" * 11))
 
 
-def test_a_silent_pipe_beside_a_prompt_is_left_alone_with_a_note(
-    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]
-) -> None:
-    monkeypatch.setattr(attach, "PATIENCE", 0.05)
-    attached = join_message([], ["Why?"], pipe[0])
-    assert attached.message == "Why?"
-    assert "-f - waits for it" in attached.notes[0]
-
-
-@pytest.mark.parametrize(("files", "prompt"), [([], []), (["-"], ["Why?"])])
-def test_a_pipe_that_is_the_message_or_was_named_is_waited_for(
+@pytest.mark.parametrize(("files", "prompt"), [([], []), (["-"], ["Why?"]), ([], ["Why?"])])
+def test_a_pipe_is_waited_for_and_a_person_hears_of_it(
     monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int], files: list[str], prompt: list[str]
 ) -> None:
     monkeypatch.setattr(attach, "PATIENCE", 0.01)
-    timer = threading.Timer(0.2, lambda: piped(pipe, b"late"))
-    timer.start()
-    assert "late" in join_message(files, prompt, pipe[0]).message
-    timer.join()
+    waiting = threading.Event()
+    later = threading.Thread(target=lambda: waiting.wait(20) and piped(pipe, b"late"))
+    later.start()
+    attached = join_message(files, prompt, pipe[0], on_wait=waiting.set)
+    later.join()
+    assert "late" in attached.message
+    assert attached.notes == ()
+
+
+def test_the_lines_of_a_loop_are_named_as_what_they_are(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("one\ntwo\n")
+    with lines.open("rb") as file:
+        assert join_message([], ["Why?"], file.fileno()).notes == ()
+        file.seek(4)
+        attached = join_message([], ["one"], file.fileno())
+        assert attached.message == "two\n\none"
+        assert "--no-stdin" in attached.notes[0]
+        file.seek(0, os.SEEK_END)
+        assert join_message([], ["two"], file.fileno()).notes == ()
+    assert join_message([], ["Why?"], piped(pipe, b"x"), attended=True).notes == ()
 
 
 def test_a_pipe_that_has_begun_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mlxmtp.chat import material
 from mlxmtp.chat.attach import join_message
-from mlxmtp.chat.material import gather, mentions, read_text
+from mlxmtp.chat.material import dropped_path, gather, mentions, missed, read_text
 from mlxmtp.errors import ContextOverflow, UsageError
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -306,3 +306,49 @@ def test_folders_and_files_join_in_order(tree: Path) -> None:
     assert titles(attached.material) == ["project/src/b.py", "project/src/deep/c.md", "project/a.txt"]
     assert attached.question == "Why?"
     assert attached.message.endswith("--- project/a.txt ---\nalpha\n\nWhy?")
+
+
+def test_a_mention_may_be_escaped_as_a_shell_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my notes (1).txt", "a'b.md", "back\\slash.txt"):
+        Path(name).write_text("x")
+    assert mentions(r"@my\ notes\ \(1\).txt what is it, and @a\'b.md?") == ["my notes (1).txt", "a'b.md"]
+    assert mentions(r"@back\slash.txt") == ["back\\slash.txt"]
+    assert mentions(r"@my\ notes") == []
+
+
+def test_a_name_that_looks_like_a_file_and_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("x")
+    assert missed("@nots.txt, @notes.txt and @docs/a.md.") == ["nots.txt", "docs/a.md"]
+    assert missed("ask @maria, mail a@b.txt, use @pytest.fixture and @scope/name") == []
+
+
+@pytest.mark.parametrize("form", ["{}", "'{}'", '"{}"', "{escaped}", "file://{url}", " {escaped} \n"])
+def test_a_file_dropped_on_the_window_is_a_path(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "my notes (1).txt"
+    path.write_text("x")
+    escaped = str(path).replace(" ", "\\ ").replace("(", "\\(").replace(")", "\\)")
+    text = form.format(path, escaped=escaped, url=str(path).replace(" ", "%20"))
+    assert dropped_path(text) == str(path)
+    assert dropped_path(f"{text} and more") is None
+    assert dropped_path("/no/such/file.txt") is None
+    assert dropped_path("plain words") is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_a_byte_order_mark_says_what_the_text_is(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "from windows.txt"
+    mark = "" if encoding in ("utf-16", "utf-8-sig") else "\ufeff"
+    file.write_bytes(f"{mark}Grüße, 中文\r\nzwei".encode(encoding))
+    assert read_text(str(file)) == "Grüße, 中文\nzwei"
+    assert gather(str(tmp_path)).text.endswith("Grüße, 中文\nzwei")
+
+
+def test_the_largest_of_too_many_texts_are_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(material, "FOLDER_LIMIT", 50)
+    (tmp_path / "z.bin").write_bytes(bytes(500))
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name * 40)
+    with pytest.raises(ContextOverflow, match=r"the largest: [abc]\.txt, [abc]\.txt, [abc]\.txt\)"):
+        gather(str(tmp_path))

@@ -192,7 +192,7 @@ def test_a_full_disk_ends_the_saving_but_not_the_conversation(
     conversation.ask("And?")
     assert conversation.trouble == (
         f"This conversation is not saved any more: No space left on device ({sessions.folder}). "
-        "Make room and begin a new one; in a chat /export FILE.md writes this one elsewhere."
+        "Make room, and all of it is written with the next turn; in a chat /export FILE.md writes this one elsewhere."
     )
     assert conversation.session is None
     assert len(conversation.exchanges) == 2
@@ -202,13 +202,41 @@ def refuse(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_what_a_full_disk_refused_is_written_once_there_is_room(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only half a line had found room."""
+    conversation = Conversation(journal=sessions.create())
+    conversation.ask("Why?")
+    (path,) = sessions.folder.iterdir()
+
+    def half(file: int, data: bytes) -> None:
+        os.write(file, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(journal_module, "_write_all", half)
+        answer(conversation, Reply("So."))
+        conversation.ask("And?")
+        assert "No space left" in str(conversation.trouble)
+    answer(conversation, Reply("Thus."))
+    assert conversation.session == path.stem
+    assert history_of(path) == conversation.history
+    with monkeypatch.context() as full:
+        full.setattr(journal_module, "_write_all", half)
+        conversation.ask("At last?")
+    conversation.close()
+    assert history_of(path).exchanges[-1].question == "At last?"
+
+
 def test_a_folder_that_cannot_be_made_is_trouble_and_no_crash(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     conversation = Conversation(journal=Sessions(tmp_path / "file" / "sessions").create())
     conversation.ask("Why?")
     assert conversation.trouble == (
         f"This conversation is not saved any more: Not a directory ({tmp_path / 'file' / 'sessions'}). "
-        "Check that folder and begin a new one; in a chat /export FILE.md writes this one elsewhere."
+        "Check that folder, and all of it is written with the next turn; in a chat /export FILE.md writes this one "
+        "elsewhere."
     )
 
 

@@ -200,6 +200,40 @@ def test_nothing_on_stdin_hangs_nothing(program: Program, stdin: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 
+def test_a_pipe_is_a_promise_and_a_loop_has_a_way_out(program: Program) -> None:
+    """The writer thinks for longer than anybody waits; the loop keeps its own lines."""
+    done = program.shell('(sleep 3; echo DATA) | mlxmtp ask -m "$MODEL" "Summarise" --dry-run')
+    assert "DATA\n\nSummarise<turn|>" in done.stdout
+    assert done.stderr == ""
+    loop = 'printf \'one\\ntwo\\n\' > lines; while read -r l; do mlxmtp ask -m "$MODEL" --dry-run {} "$l"; done < lines'
+    taken = program.shell(loop.format(""))
+    assert taken.stdout.count("<bos>") == 1
+    assert "in a loop, add --no-stdin" in taken.stderr
+    left = program.shell(loop.format("--no-stdin"))
+    assert (left.stdout.count("<bos>"), left.stderr) == (2, "")
+    assert program.run("ask", "--no-stdin", "-f", "-", "Hi").returncode == 2
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_nobodys(program: Program, closed: str) -> None:
+    """A file that is opened next must not take the number of one of the three."""
+    program.answers = ["abc<turn|>"]
+    done = program.shell(f'mlxmtp ask -m "$MODEL" --save Hi {closed}; echo "$?" > code; mlxmtp sessions ls')
+    code = (program.home / "code").read_text().strip()
+    assert code == ("1" if ">&-" in closed.replace("2>&-", "") else "0")
+    assert done.stdout.startswith("abc\n") == (code == "0")
+    assert "Hi" in done.stdout
+
+
+def test_half_a_code_block_is_nothing_and_a_failure(program: Program) -> None:
+    program.answers = ["```sh\nrm -rf /tmp/x/y\n```<turn|>"]
+    done = program.run("ask", "-x", "Hi", "--max-tokens", "12")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"cut within its code block" in done.stderr
+    whole = program.run("ask", "-x", "Hi")
+    assert (whole.returncode, whole.stdout) == (0, b"rm -rf /tmp/x/y\n")
+
+
 def test_closed_output_is_a_failure_with_a_sentence(program: Program) -> None:
     program.answers = ["abc<turn|>"]
     done = program.shell('mlxmtp ask -m "$MODEL" Hi >&-')

@@ -57,6 +57,9 @@ class PressedKeys(Keyboard):
         self.descriptors = (self._pressed,)
         self.taken = Event()
 
+    def __enter__(self) -> Keyboard:
+        return self
+
     def pressed(self) -> str:
         os.read(self._pressed, 1)
         self.taken.set()

@@ -12,8 +12,9 @@ from threading import Thread, Timer
 
 import pytest
 
-from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard, Modes, TypedAhead, ctrl_c_first, interrupts
+from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard, Modes, TypedAhead
 from mlxmtp.cli.terminal.rows import RedrawnRows
+from mlxmtp.cli.terminal.signals import interrupts
 
 
 @pytest.fixture
@@ -208,12 +209,3 @@ def test_ctrl_c_is_a_call_and_an_interrupt_again_afterwards() -> None:
     assert count == 1
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-
-
-def test_ctrl_c_that_the_compiler_of_kernels_heard_first_is_no_failure() -> None:
-    late = Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-    late.start()
-    with pytest.raises(KeyboardInterrupt), ctrl_c_first():
-        raise RuntimeError("the compiler has ended")
-    with pytest.raises(RuntimeError, match="out of memory"), ctrl_c_first():
-        raise RuntimeError("out of memory")

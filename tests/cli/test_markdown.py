@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxmtp.cli.terminal.layout import lay_out
 from mlxmtp.cli.terminal.markdown import MarkdownStream, finished_length
+from mlxmtp.cli.terminal.rows import Row, without_controls
 
 ANSWER = """\
 # Title
@@ -135,30 +137,41 @@ def test_a_finished_block_is_sent_once_and_the_tail_stays_small() -> None:
         assert sum(line.startswith(f"Paragraph {number}.") for line in screen.lines()) == 1
 
 
-def test_a_long_code_block_shows_its_end_and_is_whole_at_last() -> None:
+def test_lines_of_code_are_printed_as_they_come() -> None:
     screen = Screen(40, 60)
-    code = "".join(f"line_{number} = {number}\n" for number in range(400))
-    screen.markdown.feed("```python\n")
-    for line in code.splitlines(keepends=True):
-        screen.markdown.feed(line)
-    assert len(screen.lines()) == 12
-    assert screen.lines()[-1] == "line_399 = 399"
+    code = [f"line_{number} = {number}" for number in range(400)]
+    screen.markdown.feed("Look:\n\n```python\n")
+    for number, line in enumerate(code):
+        screen.markdown.feed(f"{line}\n")
+        assert screen.lines()[2:] == code[: number + 1]
     screen.markdown.feed("```\n")
     screen.markdown.finish()
-    assert screen.lines() == code.splitlines()
+    assert screen.lines() == ["Look:", "", *code]
+    assert max(map(len, screen.sent)) < 200
+
+
+def test_items_of_a_list_are_printed_as_they_come() -> None:
+    """Also those of a list within an item, and the code there: only the last line may still change."""
+    screen = Screen(40, 5)
+    text = "".join(
+        f"{number}. one\n   - two\n\n     ```sh\n     three\n     four\n     ```\n" for number in range(1, 10)
+    )
+    for at in range(len(text)):
+        screen.markdown.feed(text[at])
+        assert len(screen.markdown._end._rows) <= 4
+    screen.markdown.finish()
+    assert [line.strip() for line in screen.lines() if line][-4:] == ["9. one", "• two", "three", "four"]
 
 
 def test_a_long_line_of_code_is_sent_whole_and_the_terminal_folds_it() -> None:
+    """At the top, in a list and in a quote."""
     line = "curl --location https://example.org/a/long/path/file.tar.gz --output \t/tmp/file.tar.gz 中文中文"
-    screen = Screen(40, 20)
-    screen.play(f"Text\n\n```text\n{line}\n```\n\nmore\n", 5)
-    assert line.expandtabs(4) in re.sub(r"\x1b\[[0-9;]*m", "", "".join(screen.sent))
-
-
-def test_code_in_a_list_is_folded_where_the_window_ends() -> None:
-    """Between words a break would read as two lines."""
+    for text in (f"```text\n{line}\n```", f"1. Run\n\n   ```text\n   {line}\n   ```", f"> ```text\n> {line}\n> ```"):
+        screen = Screen(40, 20)
+        screen.play(f"Text\n\n{text}\n\nmore\n", 5)
+        assert line in re.sub(r"\x1b\[[0-9;]*m", "", "".join(screen.sent))
     lines = shown("- a\n\n  ```text\n  one two three four five six seven\n  ```\n", 3, columns=20)
-    assert lines == [" • a", "   one two three fou", "   r five six seven"]
+    assert lines == [" • a", "", "   one two three fou", "r five six seven"]
 
 
 def test_code_in_a_line_has_no_background_of_its_own() -> None:
@@ -169,10 +182,12 @@ def test_code_in_a_line_has_no_background_of_its_own() -> None:
 
 def test_the_tail_never_fills_the_screen() -> None:
     screen = Screen(40, 4)
-    screen.markdown.feed("\n".join(f"- {number}" for number in range(20)))
+    table = "".join(f"| {number} |\n" for number in range(20))
+    screen.markdown.feed(f"| a |\n|---|\n{table}")
     assert screen.screen.history.top.__len__() == 0
+    assert screen.lines() == ["17", "18", "19"]
     screen.markdown.finish()
-    assert [line.strip(" •") for line in screen.lines()] == [str(number) for number in range(20)]
+    assert screen.lines()[2:] == [str(number) for number in range(20)]
 
 
 @pytest.mark.parametrize("frame", range(1, 12))
@@ -184,12 +199,12 @@ def test_ctrl_c_during_layout_loses_nothing_and_shows_nothing_twice(
     lay_out = MarkdownStream._lay_out
     calls = 0
 
-    def interrupted(self: MarkdownStream, text: str, *, for_good: bool = False) -> list[str]:
+    def interrupted(self: MarkdownStream, text: str, firm: int) -> tuple[list[Row], int]:
         nonlocal calls
         calls += 1
         if calls == frame:
             raise KeyboardInterrupt
-        return lay_out(self, text, for_good=for_good)
+        return lay_out(self, text, firm)
 
     monkeypatch.setattr(MarkdownStream, "_lay_out", interrupted)
     fed = 0
@@ -248,8 +263,7 @@ CELLS = [
 def test_no_cell_of_a_table_is_cut(cell: str, columns: int) -> None:
     lines = shown(f"| a | b |\n|---|---|\n| x | {cell} |\n", 1000, columns, 40)
     assert "…" not in "".join(lines)
-    assert cell.strip("`") in "".join(line[4:].strip() for line in lines)
-    assert max(map(len, lines)) <= columns
+    assert cell.strip("`") in "".join(line.replace(" ", "") for line in lines)
 
 
 def test_a_table_with_more_columns_than_the_window_has_room_for_is_shown_as_lines() -> None:
@@ -291,3 +305,88 @@ def test_images_are_their_words_and_their_address_where_they_stand(text: str, li
 
 def test_an_image_in_a_table_has_its_address() -> None:
     assert "a (b.png)" in shown("| h |\n|---|\n| ![a](b.png) |\n", 1000)[2]
+
+
+WORDS = [
+    "one", "snake_case_word", "2 * 3 * 4", "100 %", "**bold**", "*slanted*", "~~gone~~", "a\\_b", "C:\\dir", "中文中文",
+    "x < y & z", "&amp;", "<div>", "it's", "\u202eevil\u202c", "1)", "$5", "_", "[1]", "---", "🦀",
+]  # fmt: skip
+WHOLE = [
+    "`docker run --rm -it image:latest make all`", "`a|b`", "https://e.example/a_b/c_d?e=f_g&h=" + "i" * 60,
+    "<https://e.example/x_y_z>", "[text](https://e.example/p_q)", r"$\mathbf{x}_{i} + \mathbf{y}_{j}$",
+    r"\(a_1 * b_1 * c\)", r"$\{1,2\}$", r"$$x_1 \\ y_1$$", r"\[z_1^*\]",
+]  # fmt: skip
+CODE = [
+    "echo 0123456789 0123456789 0123456789 0123456789 end",
+    "    if x_y:",
+    "",
+    "\tcd /tmp && make *",
+    "- not $a_b$ list",
+]
+SOURCE_MARKS = re.compile(r"\*\*|~~|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)|\\(?=_)")
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> tuple[str, list[str], list[str]]:
+    """Return a document, its words, and what must stand on one row each."""
+    words: list[str] = []
+    whole: list[str] = []
+
+    def line() -> str:
+        pieces = draw(st.lists(st.sampled_from([*WORDS, *WHOLE]), min_size=1, max_size=9))
+        for piece in pieces:
+            if piece in WORDS:
+                words.extend(re.findall(r"\w+", SOURCE_MARKS.sub("", piece)))
+            else:
+                whole.append(re.sub(r"^`|`$|^<|>$|^\[text\]\(|\)$(?<!\\\))", "", piece) if piece[0] in "`<[" else piece)
+        return "go " + " ".join(pieces)
+
+    def code(indent: str) -> str:
+        lines = draw(st.lists(st.sampled_from(CODE), min_size=1, max_size=4))
+        whole.extend(lines)
+        return "".join(f"{indent}{one}\n" for one in ("```sh", *lines, "```"))
+
+    def block(kind: str) -> str:
+        if kind == "list":
+            return f"1. {line()}\n   - {line()}\n   - {line()}\n     more {line()}\n2. {line()}\n\n{code('   ')}"
+        if kind == "table":
+            cells = [draw(st.sampled_from([one for one in (*WORDS, *WHOLE) if "|" not in one])) for _ in range(4)]
+            whole.extend(re.sub(r"^`|`$", "", one) for one in cells if one[0] == "`")
+            return "| {} | {} |\n|---|---|\n| {} | {} |\n".format(*cells)
+        if kind == "formula":
+            return "$$\na_1 &= b_1 \\\\\n- c*d*e\n$$\n\n\\[\nx_{i}*y_{j}\n\\]\n"
+        made = {"paragraph": "", "heading": "## ", "quote": "> "}
+        return (
+            f"> {line()}\n>\n{code('> ')}"
+            if kind == "quoted code"
+            else code("")
+            if kind == "code"
+            else made[kind] + line() + "\n"
+        )
+
+    kinds = ["paragraph", "heading", "quote", "list", "table", "formula", "code", "quoted code"]
+    text = "\n".join(block(kind) for kind in draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=5)))
+    return text, words, whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(document=documents(), columns=st.integers(20, 100))
+def test_no_word_is_lost_and_nothing_is_broken_that_is_one(
+    document: tuple[str, list[str], list[str]], columns: int
+) -> None:
+    text, words, whole = document
+    rows = ["".join(piece for _, piece in row) for row in lay_out(without_controls(text), columns)[0]]
+    shown = "\n".join(rows)
+    for word in words:
+        assert word in shown, (word, shown)
+    for one in whole:
+        assert any(without_controls(one) in row for row in rows), (one, shown)
+
+
+@settings(max_examples=25, deadline=None)
+@given(document=documents(), size=st.integers(1, 40), columns=st.sampled_from([24, 80]))
+def test_any_document_streams_to_what_is_printed_at_once(
+    document: tuple[str, list[str], list[str]], size: int, columns: int
+) -> None:
+    expected = [line for line in shown(document[0], 100_000, columns, 12) if line]
+    assert [line for line in shown(document[0], size, columns, 12) if line] == expected

@@ -19,9 +19,11 @@ HEAVY = {
     "huggingface_hub",
     "prompt_toolkit",
     "rich",
+    "markdown_it",
+    "pygments",
     "pydantic",
 }
-HEAVY_FOR_A_PIPE = {"mlx_lm", "transformers", "huggingface_hub", "prompt_toolkit", "rich", "torch"}
+HEAVY_FOR_A_PIPE = {"mlx_lm", "transformers", "huggingface_hub", "prompt_toolkit", "markdown_it", "pygments", "torch"}
 
 
 def imported_by(program: Program, *args: str) -> set[str]:

@@ -1,12 +1,18 @@
 """`mlxmtp ask`: one answer, made for pipes."""
 
+from __future__ import annotations
+
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Context, Option
 
 from mlxmtp.cli.options import Continue, Resume, begin, takes
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlxmtp.chat.history import Exchange
 
 
 @takes("ask", "model file system thinking form ... cache dry_run display sampling drafting yes force no_color debug")
@@ -20,6 +26,7 @@ def ask(
         list[str] | None,
         Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin."),
     ] = None,
+    no_stdin: Annotated[bool, Option("--no-stdin", help="Leave standard input alone.")] = False,
     json: Annotated[bool, Option("--json", help="One JSON object instead of text.")] = False,
     jsonl: Annotated[bool, Option("--jsonl", help="One JSON event per line, as they come.")] = False,
     extract: Annotated[bool, Option("-x", "--extract", help="Only the first fenced code block.")] = False,
@@ -43,12 +50,11 @@ def ask(
       mlxmtp ask --save "Name a prime" && mlxmtp ask -c "And the next?"
 
     The model reads the files, then piped text, then PROMPT. A folder stands for its text files, without those that
-    git ignores. With a PROMPT, a pipe that stays silent is left alone after 5 seconds, with a note; -f - waits
-    for it. --schema, --regex, --grammar and --json-output hold the answer to a form; one that was cut is a failure.
-    Exit codes: 0 answered, 1 failure, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
+    git ignores. A pipe is read to its end, however long its writer takes; in a `while read` loop, --no-stdin leaves the
+    loop's lines alone. --schema, --regex, --grammar and --json-output hold the answer to a form. Exit codes:
+    0 answered, also if cut at --max-tokens (finish_reason "length" in JSON), 1 failure, also a form or code block (-x)
+    that was cut, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
-    from mlxmtp.chat.attach import STDIN, join_message
-    from mlxmtp.chat.history import Exchange
     from mlxmtp.cli.answer import Form, OneAnswer
     from mlxmtp.cli.resume import conversation_for, opener_of
 
@@ -57,15 +63,7 @@ def ask(
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx)
-    # The question first: what is piped in may be writing the session.
-    reads_stdin = sys.stdin is not None and (not STDIN.isdisjoint(file or []) or not sys.stdin.isatty())
-    attached = join_message(file or [], prompt or [], sys.stdin.fileno() if reads_stdin else None)
-    for note in attached.notes:
-        out.note(note)
-    if not attached.message:  # rather than wait at a terminal for what nobody announced
-        out.line(ctx.get_usage())
-        raise UsageError("There is nothing to ask: give a PROMPT, a file with -f, or pipe text in (-h shows examples).")
-    asking = Exchange(attached.question, attached=attached.material)
+    asking = _question(ctx, out, file or [], prompt or [], no_stdin=no_stdin)  # first: a pipe may write the session
     opener = opener_of(loaded, out)
     loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save)
     turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream))
@@ -79,3 +77,29 @@ def ask(
     finally:
         conversation.close()
         out.settle()
+
+
+def _question(ctx: Context, out: Output, files: list[str], prompt: list[str], *, no_stdin: bool) -> Exchange:
+    """Return what the user says. Raises UsageError rather than wait at a terminal for what nobody announced."""
+    from mlxmtp.chat.attach import STDIN, join_message
+    from mlxmtp.chat.history import Exchange
+
+    named = not STDIN.isdisjoint(files)
+    if no_stdin and named:
+        raise UsageError("-f - reads standard input, which --no-stdin leaves alone: take one.")
+    reads = sys.stdin is not None and (named or not (no_stdin or sys.stdin.isatty()))
+    waiting = "waiting for standard input (Ctrl+C leaves; --no-stdin does without it)"
+    attached = join_message(
+        files,
+        prompt,
+        sys.stdin.fileno() if reads else None,
+        on_wait=lambda: out.progress(waiting),
+        attended=out.error_terminal,
+    )
+    out.clear_progress()
+    for note in attached.notes:
+        out.note(note)
+    if not attached.message:
+        out.line(ctx.get_usage())
+        raise UsageError("There is nothing to ask: give a PROMPT, a file with -f, or pipe text in (-h shows examples).")
+    return Exchange(attached.question, attached=attached.material)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from typer import Context, Option
 
 from mlxmtp.bench import FORMATS, Format
-from mlxmtp.cli.options import begin, takes
+from mlxmtp.cli.options import begin, model_names, takes
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import MAX_DRAFT
 
@@ -19,7 +19,9 @@ _SUITES = "Of code, chat, summary, extract, rewrite; a .jsonl; text files, folde
 @takes("bench", "... system thinking sampling drafting yes force quiet no_color debug")
 def bench(
     ctx: Context,
-    model: Annotated[list[str] | None, Option("-m", "--model", metavar="NAME", help=_MODELS)] = None,
+    model: Annotated[
+        list[str] | None, Option("-m", "--model", metavar="NAME", help=_MODELS, autocompletion=model_names)
+    ] = None,
     suite: Annotated[list[str] | None, Option(metavar="NAME|FILE,…", help=_SUITES)] = None,
     prompt_tokens: Annotated[
         str | None, Option("-p", "--prompt-tokens", metavar="N,M", help="Bring prompts to these lengths.")
@@ -57,6 +59,7 @@ def bench(
     from mlxmtp.bench.report import Plan
     from mlxmtp.cli.resume import opener_of
     from mlxmtp.cli.terminal.progress import RunProgress
+    from mlxmtp.cli.terminal.signals import raises
 
     loaded, out = begin(ctx)
     chosen = _format(form, output)
@@ -75,7 +78,8 @@ def bench(
         for caution in benchmark.report.environment.cautions:
             out.note(caution)
         try:
-            benchmark.run(RunProgress(out, benchmark.runs).starting)
+            with raises():
+                benchmark.run(RunProgress(out, benchmark.runs).starting)
         finally:  # also after Ctrl-C: a report of what there is
             out.clear_progress()
             if benchmark.report.samples:

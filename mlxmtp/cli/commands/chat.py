@@ -9,6 +9,7 @@ from typer import Context, Exit, Option
 
 from mlxmtp.cli.options import Continue, Resume, begin, takes
 from mlxmtp.cli.terminal.output import Output
+from mlxmtp.cli.terminal.signals import kills
 from mlxmtp.errors import UsageError
 from mlxmtp.settings import CHAT_KEYS, Loaded
 
@@ -56,7 +57,6 @@ def chat(
     from mlxmtp.chat.material import gather
     from mlxmtp.cli.repl import actions
     from mlxmtp.cli.resume import chosen, conversation_for, opener_of
-    from mlxmtp.cli.terminal.keyboard import kills
 
     if resume == "":
         resume = chosen(loaded, out)
@@ -77,6 +77,7 @@ def chat(
             if continue_ or resume is not None:
                 actions.show_resumed(talk)
             actions.run(talk)
+            talk.say_goodbye()
         if killed:
             talk.model.worker.stop()
             out.undo_modes()

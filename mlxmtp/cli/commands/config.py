@@ -86,7 +86,7 @@ def edit(ctx: Context) -> None:
 
 
 def _show(ctx: Context, *, json: bool) -> None:
-    loaded, out = begin(ctx)
+    loaded, out = begin(ctx, repairs=True)
     chosen = {name: value for name, value in loaded.settings.said().items() if TABLE[name].in_config}
     if json:
         from mlxmtp.cli.terminal.presenters import as_json

@@ -23,7 +23,7 @@ def doctor(ctx: Context, json: Json = False) -> None:
     from mlxmtp.app.doctor import examine
     from mlxmtp.app.models import Catalog
 
-    loaded, out = begin(ctx)
+    loaded, out = begin(ctx, repairs=True)
     checks = []
     for check in examine(Catalog(loaded)):
         checks.append(check)

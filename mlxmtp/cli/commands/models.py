@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from mlxmtp.cli.options import Json, Unasked, begin, can_ask, takes
+from mlxmtp.cli.options import Json, Unasked, begin, can_ask, model_names, takes
 from mlxmtp.cli.terminal.output import Output, show_table
 from mlxmtp.errors import UsageError
 from mlxmtp.units import ago, format_bytes, format_count
@@ -55,7 +55,9 @@ def ls(
 @takes("pull", "... yes quiet no_color debug")
 def pull(
     ctx: typer.Context,
-    name: Annotated[str, Argument(metavar="NAME", help="Alias (e2b, 12b:8bit) or org/repo.")],
+    name: Annotated[
+        str, Argument(metavar="NAME", help="Alias (e2b, 12b:8bit) or org/repo.", autocompletion=model_names)
+    ],
     revision: Annotated[str | None, Option(metavar="REV", help="Branch, tag or commit of the target.")] = None,
     draft: Annotated[bool, Option(help="Get the drafter, too.")] = True,
     convert: Annotated[bool, Option("--convert", help="Get the 16-bit weights and convert them here.")] = False,
@@ -97,7 +99,9 @@ def pull(
 @takes("convert", "... yes quiet no_color debug")
 def convert(
     ctx: typer.Context,
-    src: Annotated[str, Argument(metavar="SRC", help="Folder, alias (e2b, e2b:qat) or org/repo.")],
+    src: Annotated[
+        str, Argument(metavar="SRC", help="Folder, alias (e2b, e2b:qat) or org/repo.", autocompletion=model_names)
+    ],
     dest: Annotated[str | None, Argument(metavar="DEST", help="Folder to make; by default among the models.")] = None,
     draft_model: Annotated[
         str | None, Option(metavar="DRAFTER", help="The drafter: folder, alias or org/repo.")
@@ -143,7 +147,7 @@ def convert(
 @takes("show", "... no_color debug")
 def show(
     ctx: typer.Context,
-    name: Annotated[str, Argument(metavar="NAME", help="Alias, org/repo or path.")],
+    name: Annotated[str, Argument(metavar="NAME", help="Alias, org/repo or path.", autocompletion=model_names)],
     json: Json = False,
 ) -> None:
     """What a model consists of and what memory it needs.
@@ -167,7 +171,7 @@ def show(
 @takes("rm", "... no_color debug")
 def rm(
     ctx: typer.Context,
-    name: Annotated[str, Argument(metavar="NAME", help="Alias or org/repo.")],
+    name: Annotated[str, Argument(metavar="NAME", help="Alias or org/repo.", autocompletion=model_names)],
     yes: Unasked = False,
 ) -> None:
     """Remove a model and its drafter from the disk.

@@ -69,7 +69,7 @@ def show(ctx: typer.Context, wanted: Id, json: Json = False) -> None:
     from mlxmtp.cli.terminal.markdown import MarkdownStream
     from mlxmtp.cli.terminal.presenters import fits_markdown
 
-    loaded, out = begin(ctx)
+    loaded, out = begin(ctx, repairs=True)
     history, session = _read(loaded, wanted)
     if json:
         out.write(as_text(as_table(history, session)))
@@ -93,7 +93,7 @@ def rm(ctx: typer.Context, wanted: Ids, yes: Unasked = False) -> None:
       mlxmtp sessions rm 3f9a
       mlxmtp sessions rm -y 3f9a 77b0
     """
-    loaded, out = begin(ctx)
+    loaded, out = begin(ctx, repairs=True)
     store = _store(loaded)
     found = list({one.id: one for one in map(store.find_any, wanted)}.values())
     for one in found:
@@ -138,7 +138,7 @@ def export(
     ending = (file or "").lower().rpartition(".")[2]
     if form is not None and ending in ("md", "json") and ending != form:
         raise UsageError(f"{file} ends in .{ending}, but --format says {form}: take one of the two.")
-    loaded, out = begin(ctx)
+    loaded, out = begin(ctx, repairs=True)
     history, session = _read(loaded, wanted)
     if file is not None:
         way_out = "take another name, or write over it with --force"
@@ -152,7 +152,7 @@ def export(
 def _list(ctx: typer.Context, *, json: bool) -> None:
     from mlxmtp.cli.terminal.presenters import as_json
 
-    loaded, out = begin(ctx)
+    loaded, out = begin(ctx, repairs=True)
     listing = _store(loaded).listing()
     for remark in listing.remarks:
         out.note(remark)

@@ -19,7 +19,8 @@ from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, Message, Unknown, help_of, parse
 from mlxmtp.cli.terminal.output import copy_to_clipboard
 from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
-from mlxmtp.errors import ModelNotFound, SessionError, UsageError
+from mlxmtp.cli.terminal.signals import interrupts, raises
+from mlxmtp.errors import ModelNotFound, SessionError, UsageError, sentence
 from mlxmtp.settings import CHAT_KEYS, typed_value
 from mlxmtp.units import nearest
 
@@ -169,6 +170,7 @@ class Actions:
         if argument:
             sessions = Sessions(self.chat.loaded.places.sessions)
             conversation.rename(sessions.check_name(argument, conversation.journal.id))
+        conversation.journal.flush()
         if conversation.trouble is not None:
             raise SessionError(conversation.trouble)
         if argument:
@@ -348,29 +350,33 @@ class Actions:
 
 
 def run(chat: Chat) -> None:
-    """Carry out lines until Ctrl+D or /exit."""
-    actions = Actions(chat)
-    while True:
-        text, edits = chat.line.take_text(), chat.line.edits
-        try:
-            # What comes back into the line was a message; what was typed meanwhile, not pasted, may be a command.
-            typed = chat.keys.typed_ahead()
-            whole = "\n".join(part for part in (text, typed.text) if part)
-            literal = bool(text) or typed.pasted
-            line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.thought)
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            chat.say(_AS_IT_WAS if chat.line.end_edit() else "Ctrl+D leaves, /help lists the commands.")
-            continue
-        try:
-            actions.carry_out(parse(line.text, pasted=line.pasted))
-        except Leave:
-            return
-        except Exception as error:  # noqa: BLE001  (one turn has failed, and the conversation is the person's)
-            chat.complain(error)
-        except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
-            chat.say("\nStopped.")
+    """Carry out lines until Ctrl+D or /exit. Ctrl+C leaves what is being done, never the conversation."""
+    actions, refused = Actions(chat), ""
+    with interrupts(lambda: None):
+        while True:
+            text, edits = chat.line.take_text(), chat.line.edits
+            try:
+                # What comes back into the line was a message; what was typed meanwhile, not pasted, may be a command.
+                typed = chat.keys.typed_ahead()
+                whole = "\n".join(part for part in (text, typed.text) if part)
+                literal = bool(text) or typed.pasted
+                chat.reader.remark, refused = refused if text else "", ""
+                line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.thought)
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                chat.say(_AS_IT_WAS if chat.line.end_edit() else "Ctrl+D leaves, /help lists the commands.")
+                continue
+            try:
+                with raises():
+                    actions.carry_out(parse(line.text, pasted=line.pasted))
+            except Leave:
+                return
+            except Exception as error:  # noqa: BLE001  (one turn has failed, and the conversation is the person's)
+                chat.complain(error)
+                refused = sentence(error)
+            except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
+                chat.say("\nStopped.")
 
 
 def show_resumed(chat: Chat) -> None:

@@ -12,13 +12,15 @@ from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.material import Material
 from mlxmtp.cli.repl.slash import Reader
-from mlxmtp.cli.terminal.keyboard import Keyboard, interrupts
+from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.markdown import warm_up
 from mlxmtp.cli.terminal.output import Output, explain
 from mlxmtp.cli.terminal.rows import joined, listed, wrapped
+from mlxmtp.cli.terminal.signals import interrupts
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
 from mlxmtp.settings import Loaded, Settings
+from mlxmtp.units import text_width
 
 _ANSWER = 4096  # tokens of a conversation that must fit the memory for it to begin
 
@@ -182,6 +184,16 @@ class Chat:
         self.line.files.clear()
         self.last = LastAnswer()
 
+    def say_goodbye(self) -> None:
+        """Say how to come back to what was said, or that it is lost."""
+        conversation = self.conversation
+        if conversation.journal is not None:
+            conversation.journal.flush()
+        if conversation.trouble is not None:
+            self.out.note(conversation.trouble)
+        elif conversation.session is not None and conversation.exchanges:
+            self.say(f"To come back: mlxmtp chat -r {conversation.history.name or conversation.session}")
+
     def leave(self) -> None:
         """Store the KV cache of a conversation that is left, if that is wanted."""
         if self.model.cache is None:
@@ -209,9 +221,13 @@ class Chat:
         """Write names and what belongs to each, dim, in two columns."""
         self.out.dim(listed(rows, sys.maxsize if self.out.look.dumb else self.out.size()[0]))
 
-    def say_parts(self, parts: list[str]) -> None:
-        """Write `a · b · c`, dim, broken between parts where the window is narrow."""
-        self.out.dim(joined(parts, " · ", self.out.size()[0]))
+    def say_figures(self, parts: list[str]) -> None:
+        """Write `a · b · c`, dim: memory and prompt are left to /stats where one row has no room for them."""
+        columns = self.out.size()[0]
+        for extra in (parts[-1], *(part for part in parts if part.startswith("prompt "))):
+            if text_width(" · ".join(parts)) > columns:
+                parts = [part for part in parts if part != extra]
+        self.out.dim(joined(parts, " · ", columns))
 
     def _say_if(self, remark: str | None) -> None:
         if remark is not None:

@@ -47,6 +47,12 @@ def complete(text: str, sources: Sources) -> tuple[int, list[str]]:
     return len(last), _arguments(command.name, argument, last, sources)
 
 
+def common_start(words: Sequence[str]) -> str:
+    """Return what all words begin with."""
+    first, last = min(words, default=""), max(words, default="")
+    return next((first[:at] for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), first)
+
+
 def _arguments(command: str, argument: str, last: str, sources: Sources) -> list[str]:
     if command in ("file", "export"):
         return [_as_shell(path) for path in _paths(last)] if command == "file" else _paths(last)
@@ -74,7 +80,7 @@ def _paths(typed: str) -> list[str]:
         ]
     except OSError:
         return []
-    return [_quoted(path, quoted=typed.startswith('"')) for path in found]
+    return [quoted(path, always=typed.startswith('"')) for path in found]
 
 
 def _as_shell(path: str) -> str:
@@ -83,11 +89,11 @@ def _as_shell(path: str) -> str:
     if not set(name) & set("'\"\\"):
         return path
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-    return _quoted(escaped, quoted=True)
+    return quoted(escaped, always=True)
 
 
-def _quoted(path: str, *, quoted: bool) -> str:
-    """A folder's closing quote waits for what comes below it."""
-    if not quoted and not any(character.isspace() for character in path):
+def quoted(path: str, *, always: bool = False) -> str:
+    """Return a path in quotes if it has blanks; a folder's closing quote waits for what comes below it."""
+    if not always and not any(character.isspace() for character in path):
         return path
     return f'"{path}' + ("" if path.endswith("/") else '"')

@@ -11,7 +11,8 @@ from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import completion_is_selected, is_searching
+from prompt_toolkit.filters import completion_is_selected, has_completions, is_searching
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
@@ -19,7 +20,8 @@ from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from mlxmtp.cli.repl.completion import Sources, complete
+from mlxmtp.chat.material import dropped_path
+from mlxmtp.cli.repl.completion import Sources, common_start, complete, quoted
 from mlxmtp.cli.repl.slash import CONTINUED, PROMPT, Line, Reader, is_open
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import bold, dim, folded, wrapped
@@ -34,6 +36,7 @@ class LineEditor(Reader):
 
     def __init__(self, history: Path | None, sources: Sources, *, color: bool) -> None:
         """`history` None keeps nothing."""
+        self._sources = sources
         self._thought = ""  # what Ctrl+T shows
         self._edits = False  # the line is about something that was said: Ctrl+C leaves that as it is
         self._literal = ""  # blanks and first word of text that is no command: a line is none while it begins with it
@@ -50,6 +53,7 @@ class LineEditor(Reader):
             enable_suspend=True,
             tempfile_suffix=".md",
             key_bindings=self._bindings(),
+            bottom_toolbar=self._toolbar,
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             output=output,
         )
@@ -61,9 +65,10 @@ class LineEditor(Reader):
         self._session.app.erase_when_done = False
         keyboard.hold()
         try:
-            text = self._session.prompt(default=given, pre_run=keyboard.hand_over)  # the last thing before its own mode
+            # From one raw mode to the other: an Enter that is typed in between would be no Enter in line mode.
+            text = self._session.prompt(default=given)
         finally:
-            keyboard.hold()  # what is typed while a command does its work is for the next line, too
+            keyboard.modes.mark_pastes()  # what is typed while a command does its work is for the next line, too
         if self._session.app.erase_when_done:
             sys.stdout.write("".join(f"{row}\n" for row in self._rows(text)))
             sys.stdout.flush()
@@ -79,6 +84,14 @@ class LineEditor(Reader):
         if not buffer.text:
             self._literal = ""
 
+    def _toolbar(self) -> StyleAndTextTuples | None:
+        """Return what stands below a text that is higher than the window, whose beginning is out of sight."""
+        size = self._session.output.get_size()
+        rows = wrapped(self.remark, size.columns)
+        if not self.remark or len(self._rows(self._session.default_buffer.text)) + len(rows) < size.rows:
+            return None
+        return [("noreverse", "\n".join(rows))]
+
     def _rows(self, text: str) -> list[str]:
         columns = self._session.output.get_size().columns - len(PROMPT)
         first, *others = folded(text, columns)
@@ -86,6 +99,24 @@ class LineEditor(Reader):
 
     def _is_literal(self, text: str) -> bool:
         return bool(self._literal) and text.startswith(self._literal)
+
+    def _paste(self, buffer: Buffer, text: str) -> None:
+        path = dropped_path(text)
+        if path is not None and not buffer.document.char_before_cursor.strip():
+            text = f"@{quoted(path)} "  # a file was dropped on the window
+        elif buffer.cursor_position == 0:
+            self._literal = _beginning(text)
+        buffer.insert_text(text)
+
+    def _complete(self, buffer: Buffer) -> None:
+        """Put what all completions begin with, or show them; prompt_toolkit only does so for what continues a text."""
+        length, words = complete(buffer.document.text_before_cursor, self._sources)
+        common = common_start(words)
+        if len(words) == 1 or len(common) > length:
+            buffer.delete_before_cursor(length)
+            buffer.insert_text(common)
+        else:
+            buffer.start_completion()
 
     def _bindings(self) -> KeyBindings:
         bindings = KeyBindings()
@@ -112,10 +143,11 @@ class LineEditor(Reader):
 
         @bindings.add(Keys.BracketedPaste)
         def _(event: KeyPressEvent) -> None:
-            text = event.data.replace("\r\n", "\n").replace("\r", "\n")
-            if event.current_buffer.cursor_position == 0:
-                self._literal = _beginning(text)
-            event.current_buffer.insert_text(text)
+            self._paste(event.current_buffer, event.data.replace("\r\n", "\n").replace("\r", "\n"))
+
+        @bindings.add("tab", filter=typing & ~has_completions)
+        def _(event: KeyPressEvent) -> None:
+            self._complete(event.current_buffer)
 
         @bindings.add("c-c", filter=typing)
         def _(event: KeyPressEvent) -> None:

@@ -9,6 +9,7 @@ from shutil import get_terminal_size
 
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import wrapped
+from mlxmtp.cli.terminal.signals import raises
 from mlxmtp.settings import CHAT_KEYS
 from mlxmtp.units import nearest
 
@@ -25,7 +26,9 @@ class Line:
 
 
 class Reader(ABC):
-    """Gives lines."""
+    """Gives lines; `remark` says why the text that is given comes back, where that would be out of sight."""
+
+    remark = ""
 
     @abstractmethod
     def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
@@ -41,7 +44,8 @@ class Reader(ABC):
         *rows, last = wrapped(f"{question} [Y/n]", get_terminal_size().columns - 1)
         sys.stdout.write("".join(f"{row}\n" for row in rows))
         try:
-            return input(f"{last} ").strip().lower() in ("", "y", "yes")
+            with raises():
+                return input(f"{last} ").strip().lower() in ("", "y", "yes")
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             return False
@@ -56,11 +60,12 @@ class PlainReader(Reader):
         if given:
             sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
         try:
-            text = input(PROMPT)
-            if given and not text:
-                return Line(given, literal)
-            while is_open(text):
-                text += "\n" + input(CONTINUED)
+            with raises():
+                text = input(PROMPT)
+                if given and not text:
+                    return Line(given, literal)
+                while is_open(text):
+                    text += "\n" + input(CONTINUED)
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             raise

@@ -8,16 +8,18 @@ from mlxmtp.app.open import answer_params
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange
-from mlxmtp.chat.material import Material, gather, mentions
+from mlxmtp.chat.material import Material, gather, mentions, missed
 from mlxmtp.chat.message import join
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
-from mlxmtp.cli.terminal.keyboard import ON_ITS_WAY, interrupts
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
 from mlxmtp.cli.terminal.progress import PrefillProgress
+from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.params import Params
+from mlxmtp.errors import ContextOverflow
 
 _PATIENCE = 3  # times Ctrl+C until the program itself is left, should the model not react
+_SOON = 0.5  # seconds until a person hears that it does not
 _WITHOUT_ANSWER = {
     "cancelled": "Stopped before the answer began.",
     "length": "All tokens went into the thought: /set think-tokens limits it, /set max-tokens gives more.",
@@ -32,7 +34,10 @@ class Answering:
     def __init__(self, chat: Chat, view: AnswerView, interrupted: Interrupts) -> None:
         self._worker, self._keys, self._out = chat.model.worker, chat.keys, chat.out
         self._view, self._interrupted = view, interrupted
-        self._progress = PrefillProgress(chat.out)
+        self._progress, self._clock = PrefillProgress(chat.out), chat.clock
+        self._stopping_since: float | None = None
+        self._said_so = False  # and with that, shown for the last time
+        self._heard = 0  # Ctrl+C until then
 
     def run(self, turn: Turn, params: Params) -> Outcome:
         """Return what came of a turn that has begun. Raises Leave if Ctrl+C after Ctrl+C finds no ear."""
@@ -60,11 +65,12 @@ class Answering:
 
     def _until_the_end(self, turn: Turn) -> End | Failed:
         while True:
-            if self._worker.wait(*self._keys.descriptors, seconds=self._view.patience):
+            patience = _SOON / 5 if self._interrupted.count else self._view.patience
+            if self._worker.wait(*self._keys.descriptors, seconds=patience):
                 for _ in self._keys.pressed():
                     self._view.toggle()
-            if self._interrupted.count >= _PATIENCE:
-                raise Leave
+            if self._interrupted.count:
+                self._stopping()
             for event in self._worker.events():
                 if isinstance(event, End | Failed):
                     return event
@@ -72,14 +78,30 @@ class Answering:
                     self._progress.count(event.done, event.total)
                 elif isinstance(event, Text | Thinking):
                     turn.take(event)
+                    if self._said_so:
+                        continue
                     self._out.clear_progress()
                     show = self._view.text if isinstance(event, Text) else self._view.thinking
                     show(event.text)
-            self._view.tick()
+            if not self._said_so:
+                self._view.tick()
+
+    def _stopping(self) -> None:
+        """Say that the model does not stop at once, and that one more Ctrl+C leaves. Raises Leave."""
+        now = self._clock()
+        if self._stopping_since is None:
+            self._stopping_since = now
+        if self._interrupted.count >= _PATIENCE or (self._said_so and self._interrupted.count > self._heard):
+            raise Leave
+        if not self._said_so and now - self._stopping_since >= _SOON:
+            self._close()
+            self._said_so, self._heard = True, self._interrupted.count
+            self._out.progress("stopping; Ctrl+C again leaves")
 
     def _close(self) -> None:
         self._out.clear_progress()
-        self._view.end()
+        if not self._said_so:
+            self._view.end()
 
 
 def send(chat: Chat, text: str) -> None:
@@ -89,6 +111,8 @@ def send(chat: Chat, text: str) -> None:
         mentioned = [gather(name) for name in mentions(text)]
         for note in (note for one in mentioned for note in one.notes):
             chat.out.note(note)
+        for name in missed(text):
+            chat.out.note(f"There is no file {name}, so @{name} is only text for the model.")
         if edits:  # files that the new words name replace those of the old ones; what was attached stays
             last = chat.conversation.exchanges[-1]
             mentioned = [one for one in mentioned if one.text not in last.attached]
@@ -159,11 +183,10 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
         return 0
     what = "answer" if turn.kind == "continue" else "question"
     if fit.droppable is None:
-        chat.out.error(
+        raise ContextOverflow(
             f"With this {what} the prompt has {fit.used:,} tokens; the context holds {fit.context:,}, of which "
             f"{fit.reserve:,} are kept for the answer. {_less(chat, turn)}"
         )
-        return None
     oldest = "oldest exchange" if fit.droppable == 1 else f"{fit.droppable} oldest exchanges"
     chat.say(f"The context is full: {fit.used:,} of {fit.context:,} tokens with this {what}.")
     agreed = chat.agree(f"Leave the {oldest} out of what the model reads? The session keeps all.")
@@ -186,7 +209,7 @@ def _remarks(chat: Chat, outcome: Outcome) -> None:
     stats = outcome.stats
     if outcome.said and stats is not None and chat.settings.stats is not False:
         parts = turn_parts(stats, outcome.context)
-        chat.say_parts(["stopped", *parts] if outcome.reason == "cancelled" else parts)
+        chat.say_figures(["stopped", *parts] if outcome.reason == "cancelled" else parts)
     if outcome.error is not None:
         chat.complain(outcome.error)
     elif not outcome.said:
@@ -198,6 +221,9 @@ def _remarks(chat: Chat, outcome: Outcome) -> None:
             next_step = f": the context is full. {more}/clear starts anew."
         chat.say(f"The answer was cut after {stats.generation_tokens:,} tokens{next_step}")
     chat.out.write("\n")
-    if chat.conversation.trouble is not None and not chat.last.warned_unsaved:
-        chat.last.warned_unsaved = True
-        chat.out.note(chat.conversation.trouble)
+    trouble = chat.conversation.trouble
+    if trouble is not None and not chat.last.warned_unsaved:
+        chat.out.note(trouble)
+    elif trouble is None and chat.last.warned_unsaved:
+        chat.out.note("Everything is saved again.")
+    chat.last.warned_unsaved = trouble is not None

@@ -1,4 +1,4 @@
-"""The keyboard while the model works. Imports nothing of this package at the top: it is there before anything else."""
+"""The keyboard while the model works, and the terminal's modes. Imports little: it is there before anything else."""
 
 import os
 import re
@@ -6,18 +6,16 @@ import select
 import signal
 import sys
 import termios
-import time
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from mlxmtp.cli.terminal import signals
+
 CTRL_D, CTRL_T = "\x04", "\x14"
 BACKSPACE, CTRL_U, CTRL_W = ("\x7f", "\x08"), "\x15", ("\x17", "\x1b\x7f")  # the last with Alt, too
-# Seconds in which a Ctrl+C arrives here that a child has heard already: the failure of MLX's compiler may come first.
-ON_ITS_WAY = 0.2
 _START, _END = "\x1b[200~", "\x1b[201~"  # the terminal's marks around a paste
 _PASTE_SECONDS = 1.0  # a paste whose end is missing: how long nothing comes before it is taken as it is
 _CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"
@@ -35,6 +33,7 @@ class Modes:
     def __init__(self) -> None:
         self.interruptions = 0  # by other programs, whose text may stand above the cursor then
         self.marked = False  # pastes
+        self.progress = False  # a line that is replaced stands on stderr's last row
         self._before: list[Any] | None = None  # stdin's mode, while it is on hold
 
     def hold(self) -> None:
@@ -48,7 +47,7 @@ class Modes:
             return
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, self._end)
+                signal.signal(number, signals.end)
         self.mark_pastes()
 
     def release(self) -> None:
@@ -56,7 +55,7 @@ class Modes:
         self.unmark_pastes()
 
     def hand_over(self) -> None:
-        """Give the terminal to the line editor, which goes on marking pastes: one may come just now."""
+        """Give echo and line mode back."""
         if self._before is not None:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, self._before)
             self._before = None
@@ -74,11 +73,11 @@ class Modes:
             _send("\x1b[?2004l")
             self.marked = False
 
-    def _end(self, number: int, _frame: FrameType | None) -> None:
-        """Let a signal end the program as it always does, but with the terminal as it was."""
+    def restore(self) -> None:
+        """Leave the terminal to the shell: with echo, without progress, its prompt on a row without `^C`."""
         self.release()
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
+        if sys.stderr is not None and sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), b"\r\x1b[K" if self.progress else b"\r  \r")
 
 
 def _switch_off(descriptor: int, flags: int, when: int) -> None:
@@ -94,7 +93,8 @@ def _send(code: str) -> None:
 
 
 modes = Modes()
-hold, release, hand_over = modes.hold, modes.release, modes.hand_over
+hold, release = modes.hold, modes.release
+signals.before_the_end.append(modes.restore)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Keyboard:
             self._undo.callback(modes.unmark_pastes)
         self._listen()
         handlers: dict[int, Any] = {signal.SIGCONT: self._continued, signal.SIGTSTP: self._suspended}
-        self._handlers = self._undo.enter_context(_handled(handlers))
+        self._handlers = self._undo.enter_context(signals.handled(handlers))
         self._undo.callback(self._read_the_rest)  # first of all
         return self
 
@@ -212,55 +212,10 @@ def _erase(line: list[str], key: str) -> None:
             line.pop()
 
 
-@contextmanager
-def _handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> Iterator[dict[int, Any]]:
-    """Handle these signals within it; yields the handlers before."""
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield before
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def interrupts(react: Callable[[], None]) -> AbstractContextManager[object]:
-    """Let Ctrl+C call `react()` within it instead of raising KeyboardInterrupt anywhere at all."""
-    return _handled({signal.SIGINT: lambda _number, _frame: react()})
-
-
 def resumption() -> AbstractContextManager[object]:
     """Note within it that the shell has had the terminal whenever this process goes on after Ctrl+Z."""
 
     def note(_number: int, _frame: FrameType | None) -> None:
         modes.interruptions += 1
 
-    return _handled({signal.SIGCONT: note})
-
-
-class _Killed(SystemExit):
-    """Leads out of everything, to `kills`; asyncio lets only SystemExit and KeyboardInterrupt through."""
-
-
-@contextmanager
-def kills() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP end what is within it in order; yields their numbers. A second one ends at once."""
-    killed: list[int] = []
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        killed.append(number)
-        raise _Killed
-
-    # Those that are ignored stay so, as under nohup.
-    heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
-    with suppress(_Killed), _handled(dict.fromkeys(heeded, end)):
-        yield killed
-
-
-@contextmanager
-def ctrl_c_first() -> Iterator[None]:
-    """Let a failure that comes of Ctrl+C be a KeyboardInterrupt, however late its own signal is (see ON_ITS_WAY)."""
-    try:
-        yield
-    except RuntimeError:
-        time.sleep(ON_ITS_WAY)
-        raise
+    return signals.handled({signal.SIGCONT: note})

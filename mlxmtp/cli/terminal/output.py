@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from io import TextIOWrapper, UnsupportedOperation
 from typing import Self, TextIO
 
+from mlxmtp.cli.terminal.keyboard import modes
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.errors import MlxmtpError, sentence
 
@@ -33,7 +34,6 @@ class Output:
     def __init__(self, stdout: TextIO | None, stderr: TextIO | None, look: Look | None = None) -> None:
         self._stdout, self._stderr = stdout, stderr
         self.look = look or Look()
-        self._transient = False  # a progress line stands on stderr's last row
         self._in_thought = False  # the last thing on stderr was part of a thought
         self._thought_at_start = True
 
@@ -106,14 +106,14 @@ class Output:
         """Replace the progress line; only a terminal shows it."""
         if self._draws_errors and not self.look.quiet:
             self.end_thought()
-            self._transient = True  # first: Ctrl-C may come as soon as the line is there
+            modes.progress = True  # first: Ctrl-C may come as soon as the line is there
             # One row, with room for the terminal's own ^C: a line that wraps could not be taken away again.
             self._put_error(f"\r\x1b[K{dim(cropped(text, _size(self._stderr)[0] - 3))}")
 
     def clear_progress(self) -> None:
-        if self._transient:
+        if modes.progress:
             self._put_error("\r\x1b[K")
-            self._transient = False
+            modes.progress = False
 
     def thinking(self, text: str) -> None:
         """Write a piece of a thought to stderr, dim where that is a terminal."""

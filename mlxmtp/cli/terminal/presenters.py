@@ -14,6 +14,7 @@ from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.units import format_bytes
 
+_THOUGHT_ROWS = 12  # that are shown at once
 _NARROWEST = 20  # columns; below that, laying out tables and lists is hopeless
 _OPENING = re.compile(r"(?P<indent> {0,3}|\s*(?:[-*+]|\d+[.)])?\s+)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 
@@ -109,9 +110,12 @@ class Extracted(Presenter):
         self._inner.thinking(text)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
+        whole = self._fence.block is not None
         self._fence.finish()
         if self._fence.block is None:
             raise MlxmtpError("The answer has no fenced code block to extract: ask for one, or leave out --extract.")
+        if not whole and reason in ("length", "cancelled"):  # half a program may do harm
+            raise MlxmtpError("The answer was cut within its code block, so nothing was written: raise --max-tokens.")
         self._inner.text(self._fence.block)
         self._inner.end(reason, stats)
 
@@ -234,7 +238,7 @@ class AnswerView(Presenter):
         self._redraws = fits_markdown(out)
         draws = self._redraws and not plain
         self._markdown = MarkdownStream(out.draw, out.size, color=out.look.color, clock=clock) if draws else None
-        self._rows = RedrawnRows(out.size)  # of the thought
+        self._rows = RedrawnRows(out.size, _THOUGHT_ROWS)
         self._thought = ""
         self._began: float | None = None
         self._drawn_at = float("-inf")

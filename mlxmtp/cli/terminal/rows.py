@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from mlxmtp.cli.terminal.keyboard import modes
 from mlxmtp.units import text_width
 
-MAX_REDRAWN = 12
+Row = list[tuple[str, str]]
+"""Pieces of one row: the parameters of the escape code that sets its style (`1;36`), and text."""
 
+_TAB = 8  # columns between two stops of every terminal
 # The last two ranges turn the order of characters around: text would not be what it looks like (CVE-2021-42574).
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -17,8 +19,11 @@ _NARROWEST = 20  # columns in which words can still be read beside a name
 
 
 def without_controls(text: str) -> str:
-    """Return text that cannot move the cursor or change the terminal; newlines and tabs stay."""
-    return _CONTROLS.sub("", text)
+    """Return text that cannot move the cursor or change the terminal; newlines and tabs stay.
+
+    What would turn the order of characters around is shown as a mark, `<U+202E>`.
+    """
+    return _CONTROLS.sub(lambda found: f"<U+{ord(found[0]):04X}>" if found[0] > "\u2000" else "", text)
 
 
 def dim(text: str) -> str:
@@ -100,31 +105,70 @@ def columns_of(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list
     ]
 
 
+def coded(row: Row) -> str:
+    """Return a row with its escape codes; blanks at its end, which people would copy, are left out."""
+    text = "".join(text for _, text in row)
+    left = len(text.rstrip(" "))
+    codes = []
+    for style, piece in row:
+        shown, left = piece[:left], max(0, left - len(piece))
+        codes.append(f"\x1b[{style}m{shown}\x1b[0m" if style and shown else shown)
+    return "".join(codes)
+
+
+def split(row: Row, columns: int) -> list[Row]:
+    """Return the rows that a terminal makes of one, with blanks for tabs."""
+    found: list[Row] = [[]]
+    used = 0
+    for style, text in row:
+        piece = ""
+        for one in text if "\t" in text or used + text_width(text) > columns else [text]:
+            part = " " * (_TAB - used % _TAB) if one == "\t" else one
+            width = text_width(part)
+            if used + width > columns and used:
+                found[-1].append((style, piece))
+                found.append([])
+                piece, used = "", 0
+            piece += part
+            used += width
+        found[-1].append((style, piece))
+    return found
+
+
 class RedrawnRows:
     """Rows below everything printed for good, replaced in place; erased at the width of now, as terminals wrap."""
 
-    def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
-        self._size = size
+    def __init__(self, size: Callable[[], tuple[int, int]], most: int | None = None) -> None:
+        """`most` rows are shown at once, or as many as the window has room for."""
+        self._size, self._most = size, most
         self._rows: Sequence[str] = ()
         self._drawn_after = modes.interruptions
 
     @property
     def limit(self) -> int:
-        return max(1, min(MAX_REDRAWN, self._size()[1] - 1))
+        room = max(1, self._size()[1] - 1)
+        return room if self._most is None else min(self._most, room)
 
-    def erasure(self) -> str:
-        """Return the codes that erase the rows; none after another program had the terminal: they may be its own."""
+    def erasure(self, same: int = 0) -> str:
+        """Return the codes that erase the rows but the first `same`; none after another program had the terminal."""
         if not self._rows or self._drawn_after != modes.interruptions:
             return ""
         columns, rows = self._size()
-        above = sum(-(-max(1, text_width(_COLOUR.sub("", row))) // columns) for row in self._rows) - 1
+        above = sum(-(-max(1, text_width(_COLOUR.sub("", row))) // columns) for row in self._rows[same:]) - 1
         above = min(above, rows - 1)
         # Never "clear to the end" in the first cell of a window: tmux moves what is on it into its history then.
-        return f"\r\x1b[{above}A\x1b[K\x1b[B\x1b[J\x1b[A" if above else "\r\x1b[K"
+        return f"\r\x1b[{above}A\x1b[K\x1b[B\x1b[J\x1b[A" if above > 0 else "\r\x1b[K"
 
     def replace(self, rows: Sequence[str], printed: str = "") -> str:
-        """Return the frame that erases the old rows, prints text for good and shows the new rows below it."""
-        frame = self.erasure() + printed + "\n".join(rows)
+        """Return the frame that erases the old rows, prints text for good and shows the new rows below it.
+
+        Rows that stay as they are at the beginning are not sent again.
+        """
+        same = 0
+        if not printed and self._drawn_after == modes.interruptions and len(rows) >= len(self._rows):
+            pairs = zip(self._rows[:-1], rows, strict=False)
+            same = next((at for at, (old, new) in enumerate(pairs) if old != new), max(0, len(self._rows) - 1))
+        frame = self.erasure(same) + printed + "\n".join(rows[same:])
         self._rows = tuple(rows)
         self._drawn_after = modes.interruptions
         return frame

@@ -1,0 +1,113 @@
+"""The signals of a person: Ctrl-C, a closed window. Imports nothing that takes time: it is there before all else.
+
+A KeyboardInterrupt strikes wherever Python is just then: within an import, or in a function that C++ has called, where
+it is printed instead of raised, or aborts the process. So Ctrl-C ends the process without an exception, until something
+has more to lose and is called instead.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+Handler = Callable[[int, FrameType | None], object]
+
+# Seconds in which a Ctrl-C arrives here that a child has heard already: the failure of MLX's compiler may come first.
+ON_ITS_WAY = 0.2
+
+before_the_end: list[Callable[[], None]] = []
+"""What leaves the terminal as it was; called by `end`, which may come between any two steps of the main thread."""
+
+
+def end(number: int, _frame: FrameType | None = None) -> NoReturn:
+    """End the process here and now, as that signal does: no thread is torn down, no module taken apart."""
+    for restore in before_the_end:
+        with suppress(Exception):  # the terminal may be gone, and nobody is left to hear of it
+            restore()
+    os._exit(128 + number)
+
+
+def end_on_ctrl_c() -> None:
+    """Let Ctrl-C end the process, from here on and wherever nothing else is said."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
+
+
+@contextmanager
+def handled(handlers: Mapping[int, Handler]) -> Iterator[dict[int, Any]]:
+    """Handle these signals within it, but those that are ignored, as under nohup; yields the handlers before."""
+    before = {number: signal.getsignal(number) for number in handlers}
+    heeded = [number for number in handlers if before[number] is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, handlers[number])
+    try:
+        yield before
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def interrupts(react: Callable[[], object]) -> AbstractContextManager[object]:
+    """Let Ctrl-C call `react()` within it."""
+    return handled({signal.SIGINT: lambda _number, _frame: react()})
+
+
+def raises() -> AbstractContextManager[object]:
+    """Let Ctrl-C raise KeyboardInterrupt within it, for what cleans up after itself and imports little."""
+    return handled({signal.SIGINT: signal.default_int_handler})
+
+
+class LastWords:
+    """Ctrl-C during an answer: say what there is and end; use with `interrupts`.
+
+    It strikes while this is entered, and what comes before is kept until then: nothing that is being shown or written
+    down is cut short. A second one waits for nothing.
+    """
+
+    def __init__(self, say: Callable[[], None]) -> None:
+        self._say = say
+        self._open = self._came = False
+
+    def __call__(self) -> None:
+        if self._came:
+            end(signal.SIGINT)
+        self._came = True
+        if self._open:
+            self._finish()
+
+    def __enter__(self) -> None:
+        self._open = True
+        if self._came:
+            self._finish()
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        if isinstance(error, RuntimeError):  # maybe of a compiler that Ctrl-C has ended
+            time.sleep(ON_ITS_WAY)
+        self._open = False
+
+    def _finish(self) -> NoReturn:
+        self._open = False
+        try:
+            self._say()
+        finally:
+            end(signal.SIGINT)
+
+
+class _Killed(SystemExit):
+    """Leads out of everything, to `kills`; asyncio lets only SystemExit and KeyboardInterrupt through."""
+
+
+@contextmanager
+def kills() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end what is within it in order; yields their numbers. A second one ends at once."""
+    killed: list[int] = []
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        killed.append(number)
+        raise _Killed
+
+    with suppress(_Killed), handled(dict.fromkeys((signal.SIGTERM, signal.SIGHUP), leave)):
+        yield killed

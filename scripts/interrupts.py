@@ -1,0 +1,154 @@
+"""Interrupt the program at random moments, several at once, and count how it ends.
+
+    python -m scripts.interrupts                      1,000 runs of `ask`, three at a time, Ctrl-C in the first 1.5 s
+    python -m scripts.interrupts -n 200 --how TERM --seconds 4
+    python -m scripts.interrupts -n 200 --command chat
+
+Each run has a terminal of its own, as a person's: Ctrl-C reaches everything that runs in it, compilers of kernels too.
+A run is right if it ends with 130 or by the signal, or with 0 because it was over before, and if the terminal shows no
+word of Python, MLX or the C++ library. Words of the interpreter before it has come to the first line of mlxmtp are
+counted apart: every program in Python has them. Every third run has no compiled kernels, so that some are being built.
+"""
+
+import argparse
+import os
+import pty
+import random
+import re
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+WORDS = re.compile(r"Traceback|Exception|KeyboardInterrupt|terminate|Abort|Fatal|Segmentation|Error|core dumped|mutex")
+START = "import sys; from mlxmtp.__main__ import main; sys.exit(main())"  # as the installed command does
+QUESTION = "What is speculative decoding?"
+ROOT = Path(__file__).parents[1]
+PATIENCE = 60.0  # seconds until a run that does not end counts as hanging
+
+
+class Run:
+    """One process in a terminal; `ended` is its exit code, a signal's number below zero, None for one that hangs."""
+
+    def __init__(self, command: list[str], home: Path, kernels: Path) -> None:
+        self.shown, self.ended = b"", None
+        environ = {"HOME": str(home), "MLXMTP_HOME": str(home), "TMPDIR": str(kernels), "TERM": "xterm-256color"}
+        environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.execve(sys.executable, [sys.executable, "-c", START, *command], environ)
+
+    def read(self, seconds: float) -> bool:
+        """Read what is shown for so long; false once the terminal is closed."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if select.select([self.terminal], [], [], left)[0]:
+                try:
+                    data = os.read(self.terminal, 65536)
+                except OSError:
+                    return False
+                if not data:
+                    return False
+                self.shown += data
+        return True
+
+    def strike(self, how: str) -> None:
+        """Press Ctrl-C, or send another signal to the process alone."""
+        try:
+            if how == "INT":
+                os.write(self.terminal, b"\x03")
+            else:
+                os.kill(self.pid, getattr(signal, f"SIG{how}"))
+        except (OSError, ProcessLookupError):
+            pass
+
+    def wait(self, seconds: float = PATIENCE) -> None:
+        end = time.monotonic() + seconds
+        open_ = True
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.read(0.05) if open_ else None
+                self.ended = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                break
+            open_ = open_ and self.read(0.05)
+            if not open_:
+                time.sleep(0.02)
+        else:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.terminal)
+
+
+def one(number: int, options: argparse.Namespace, kernels: Path) -> tuple[str, str]:
+    """Return how a run ended, and what it showed if that is wrong."""
+    chance = random.Random(options.seed * 1_000_003 + number)
+    folder = Path(tempfile.mkdtemp(prefix="interrupts-"))
+    cold = folder / "kernels"
+    cold.mkdir()
+    command = {"ask": ["ask", QUESTION], "save": ["ask", "--save", QUESTION], "chat": ["chat"]}[options.command]
+    run = Run(command, folder, cold if number % 3 == 0 else kernels)
+    moments = sorted(chance.uniform(0, options.seconds) for _ in range(options.times))
+    spent = 0.0
+    for moment in moments:
+        run.read(moment - spent)
+        spent = moment
+        run.strike(options.how)
+    if options.command == "chat":
+        for _ in range(50):
+            if os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                break
+            run.read(0.2)
+            os.write(run.terminal, b"\x04")
+    run.wait()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]", "", run.shown.decode(errors="replace"))
+    number_of = getattr(signal, f"SIG{options.how}")
+    fine = {0, 130, 128 + number_of, -number_of}
+    words = WORDS.search(text)
+    before = words is not None and f"{ROOT}/mlxmtp" not in text
+    wrong = not before and (words is not None or run.ended not in fine)
+    shutil.rmtree(folder, ignore_errors=True)
+    name = "hangs" if run.ended is None else f"exit {run.ended}" if run.ended >= 0 else signal.Signals(-run.ended).name
+    at = ", ".join(f"{moment:.3f}" for moment in moments)
+    name += " before the first line" if before else " with words" if words else ""
+    return name, f"run {number} at {at} s: {name}\n{text}" if wrong else ""
+
+
+def main() -> int:
+    """Run them all and print the counts; returns 1 if any was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-n", type=int, default=1000, help="runs")
+    parser.add_argument("-j", type=int, default=3, help="at once")
+    parser.add_argument("--first", type=int, default=0, help="number of the first run")
+    parser.add_argument("--seconds", type=float, default=1.5, help="the signal comes within so many seconds")
+    parser.add_argument("--times", type=int, default=1, help="signals in a run")
+    parser.add_argument("--how", default="INT", choices=["INT", "TERM", "HUP"])
+    parser.add_argument("--command", default="ask", choices=["ask", "save", "chat"])
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    kernels = Path(tempfile.mkdtemp(prefix="interrupts-kernels-"))
+    ends: Counter[str] = Counter()
+    wrong = []
+    with ThreadPoolExecutor(options.j) as pool:
+        for end, shown in pool.map(
+            lambda number: one(number, options, kernels), range(options.first, options.first + options.n)
+        ):
+            ends[end] += 1
+            if shown:
+                wrong.append(shown)
+    shutil.rmtree(kernels, ignore_errors=True)
+    print(*wrong, sep="\n")
+    print(
+        f"{options.n} runs of {options.command}, {options.how} {options.times}x within {options.seconds} s:", dict(ends)
+    )
+    print(f"{len(wrong)} wrong")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

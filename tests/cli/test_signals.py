@@ -1,0 +1,68 @@
+"""Ctrl-C while one answer comes: the last words are said once, and never in the middle of something."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Timer
+
+import pytest
+
+from mlxmtp.cli.terminal import signals
+from mlxmtp.cli.terminal.signals import LastWords, interrupts
+
+
+class Ended(BaseException):
+    pass
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    def end(number: int) -> None:
+        raise Ended(number)
+
+    monkeypatch.setattr(signals, "end", end)
+    words: list[str] = []
+    yield words
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_the_model_works_ends_there(said: list[str]) -> None:
+    last_words = LastWords(lambda: said.append("bye"))
+    with suppress(Ended), interrupts(last_words), last_words:
+        signal.raise_signal(signal.SIGINT)
+        said.append("never")
+    assert said == ["bye"]
+
+
+def test_ctrl_c_while_something_is_shown_waits_for_its_end(said: list[str]) -> None:
+    last_words = LastWords(lambda: said.append("bye"))
+    with suppress(Ended), interrupts(last_words):
+        with last_words:
+            said.append("model")
+        signal.raise_signal(signal.SIGINT)
+        said.append("shown")
+        with last_words:
+            said.append("never")
+    assert said == ["model", "shown", "bye"]
+
+
+def test_a_second_ctrl_c_waits_for_nothing(said: list[str]) -> None:
+    last_words = LastWords(lambda: said.append("bye"))
+    with suppress(Ended), interrupts(last_words):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        said.append("never")
+    assert said == []
+
+
+def test_a_compiler_of_kernels_that_heard_ctrl_c_first_is_no_failure(said: list[str]) -> None:
+    last_words = LastWords(lambda: said.append("bye"))
+    Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(Ended), interrupts(last_words), last_words:
+        raise RuntimeError("the compiler has ended")
+    with pytest.raises(RuntimeError, match="out of memory"), interrupts(last_words), LastWords(lambda: None):
+        raise RuntimeError("out of memory")
+    assert said == ["bye"]
