@@ -335,6 +335,11 @@ def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("TERM") == "dumb"
 
 
+def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return True if the person sits at another machine."""
+    return bool(environ.get("SSH_CONNECTION"))
+
+
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
     return environ.get("MLXMTP_API_KEY", "").strip() or None

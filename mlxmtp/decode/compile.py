@@ -20,7 +20,12 @@ Key = tuple[int, Filters]
 
 
 class Rounds:
-    """Round functions by draft length and sampling filters; without a drafter they take the draft tokens."""
+    """Round functions by draft length and sampling filters; without a drafter they take the draft tokens.
+
+    A library of kernels is built for each of some forty fused graphs of a pair. On Linux the answer goes on meanwhile.
+    On Metal it may wait: MLX holds one lock while it builds a library, and the next gather or scatter needs it (read in
+    its source; seconds in all, once for each version of macOS and MLX, which keep what was built).
+    """
 
     def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:
         self._target, self._drafter, self._mode = target, drafter, compiled

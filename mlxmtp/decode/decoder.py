@@ -2,11 +2,13 @@
 
 Contract: whenever control is outside ``rounds`` (between two rounds, after closing it, an exception or Ctrl-C),
 ``tokens[:rows]`` is what the cache holds; ``rows`` is ``len(tokens) - 1``, or as far as an interrupted prefill came.
+After work that the device failed to do, the cache is empty.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -21,7 +23,7 @@ from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.limits import MAX_DRAFT
-from mlxmtp.models.device import rounds_in_flight
+from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
@@ -75,6 +77,7 @@ class Decoder:
         self._chunk = chunk
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
+        self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
         self._used: set[tuple[int, Filters, bool, int]] = set()
 
     def rounds(
@@ -95,7 +98,7 @@ class Decoder:
         ``snapshot_at``: later prompts may begin with so many tokens of this one and then differ, so a snapshot is taken
         at the last of these places, and at earlier ones where it is worth it. ``constraint``: a language that the text
         stays in. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer,
-        later RuntimeError if other rounds have begun.
+        later DeviceFailed, or RuntimeError if other rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -116,7 +119,11 @@ class Decoder:
         return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
 
     def export_state(self, length: int | None = None) -> CacheState:
-        """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there."""
+        """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
+
+        Raises DeviceFailed if the last round was never computed.
+        """
+        self._settle()
         if length is None:
             self._snapshots.forget_beyond(self.rows)
             tokens, cut = self.tokens[: self.rows], self._cache.cut(self.rows)
@@ -136,7 +143,8 @@ class Decoder:
 
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
-        self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
+        with self._computing():
+            self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
@@ -169,28 +177,28 @@ class Decoder:
         self.reused = 0
         self.depth.begin()
         key = sampling.key()
-        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
-        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
-        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
-        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
-        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
-        self._cache.reserve(rows)
-        hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
-        bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
-        state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
+        self._settle()
+        with self._computing():
+            # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
+            pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
+            self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+            rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
+            self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+            self._cache.reserve(rows)
+            hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
+            bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
+            state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
         if constraint is not None:
             first, state = self._obeying(constraint, first, [], stop, False, hidden, state, key, sampling.filters)
         self.tokens += first
         yield Round(tuple(first), (), 0)
-        queue, clock, room = deque[_Dispatched](), time.perf_counter(), room - 1
+        queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
             if self.tokens[-1] in stop:
                 return
-            state = self._fill(queue, state, key, sampling.filters, constraint)
-            done = queue.popleft()
-            *report, accepted = cast("list[int]", done.report.tolist())
+            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, constraint)
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
             # Under a constraint also rows behind a refused token may serve.
@@ -210,6 +218,43 @@ class Decoder:
             self.rows = len(self.tokens) - 1
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
             clock = time.perf_counter() if not queue else now
+
+    def _advance(
+        self, state: State, key: mx.array, filters: Filters, constraint: Constraint | None
+    ) -> tuple[State, _Dispatched, list[int]]:
+        """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
+        queue = self._sent
+        with self._computing():
+            while len(queue) <= self._in_flight:
+                forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
+                if queue and len(forced) >= LONG_RUN:
+                    break
+                ahead = sum(one.k + 1 for one in queue)
+                state, sent = self._dispatch(state, key, filters, ahead, [] if queue else forced)
+                queue.append(sent)
+            report = cast("list[int]", queue[0].report.tolist())
+        return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Empty the cache and raise DeviceFailed where MLX fails.
+
+        Metal counts an array as computed when its work has been sent, and tells of a failure (memory, a reset, a
+        timeout) only at the next wait: whatever was written since may be anything, and nothing computes it again.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            self.forget()
+            self._sent.clear()
+            self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
+            raise failure(error) from error
+
+    def _settle(self) -> None:
+        """Wait for rounds that were sent and never read: those behind a stop token, or of an answer that was closed."""
+        with self._computing():
+            while self._sent:
+                mx.eval(self._sent.popleft().report)
 
     def _obeying(
         self,
@@ -234,8 +279,10 @@ class Decoder:
         for row, own in enumerate(chosen):
             position, token = mx.array([len(self.tokens) + row], mx.int32), own
             if not constraint.accept([own]):
-                logits, replaced = self.target.logits(hidden[row : row + 1]), True
-                token = cast("int", choose_allowed(logits, constraint.mask(), key, position, filters).item())
+                mask, replaced = constraint.mask(), True
+                with self._computing():
+                    logits = self.target.logits(hidden[row : row + 1])
+                    token = cast("int", choose_allowed(logits, mask, key, position, filters).item())
                 if not constraint.accept([token]):
                     raise RuntimeError("a constraint refuses a token of its own mask")
             new.append(token)
@@ -282,19 +329,6 @@ class Decoder:
         self.rows = 0  # until all rings are back, the cache holds nothing
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
-
-    def _fill(
-        self, queue: deque[_Dispatched], state: State, key: mx.array, filters: Filters, constraint: Constraint | None
-    ) -> State:
-        """Dispatch rounds until as many are in flight as suit the device; return the state after them."""
-        while len(queue) <= self._in_flight:
-            forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
-            if queue and len(forced) >= LONG_RUN:
-                break
-            ahead = sum(sent.k + 1 for sent in queue)
-            state, sent = self._dispatch(state, key, filters, ahead, [] if queue else forced)
-            queue.append(sent)
-        return state
 
     def _dispatch(
         self, state: State, key: mx.array, filters: Filters, ahead: int, forced: list[int]

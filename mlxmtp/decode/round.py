@@ -48,9 +48,10 @@ def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filt
             return mx.concatenate([state.bonus, *given]) if given else state.bonus
         context = drafter.context(buffers, state.offset)
         token, hidden, tokens = state.bonus, state.hidden, [state.bonus]
+        positions = state.offset + mx.arange(1, k + 1)  # at once: a sum for each would be a kernel for each
         for i in range(k):
             scores, hidden = drafter.step(target.embed(token), hidden, context)
-            token = choose(scores.values, key, state.offset + (i + 1), filters, scores.ids)
+            token = choose(scores.values, key, positions[i : i + 1], filters, scores.ids)
             tokens.append(token.astype(mx.int32))
         return mx.concatenate(tokens)
 
