@@ -65,11 +65,13 @@ TEXT = Rule("a text", str, lambda value: value if isinstance(value, str) else No
 SWITCH = Rule("true or false", bool, lambda value: value if isinstance(value, bool) else None)
 
 EVERY = ("every",)
-_ANSWERING = ("ask", "chat")
-_RUNNING = ("ask", "chat", "bench")
-_FETCHING = ("ask", "chat", "bench", "pull", "convert")
+_ANSWERING = ("ask", "chat", "serve")
+_TALKING = ("ask", "chat")
+_RUNNING = ("ask", "chat", "bench", "serve")
+_FETCHING = ("ask", "chat", "bench", "serve", "pull", "convert")
 _SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
 _DRAFTING = {"commands": _RUNNING, "section": "drafting"}
+_SERVING = {"commands": ("serve",), "section": "address"}
 _FORM = {"commands": ("ask",), "section": "form", "in_config": False}
 
 
@@ -121,7 +123,7 @@ class Settings:
         "an installed model, else pocket", commands=_ANSWERING, environment="MLXMTP_MODEL")
     system: str | None = setting(
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
-        "none", commands=_RUNNING)
+        "none", commands=("ask", "chat", "bench"))
     temp: float | None = setting(
         "--temp T", number(SAMPLING["temp"]), "Temperature; 0 is greedy.", "the model's, else 0", **_SAMPLING)
     top_p: float | None = setting(
@@ -161,7 +163,7 @@ class Settings:
         "no limit", commands=_ANSWERING, section="thinking", in_chat=True, of_answer=True)
     show_thinking: bool | None = setting(
         "--show-thinking/--hide-thinking", SWITCH, "Reasoning on stderr; shown on terminals by default.",
-        "on terminals", commands=_ANSWERING, section="thinking")
+        "on terminals", commands=_TALKING, section="thinking")
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
         "any text", **_FORM)
@@ -179,7 +181,7 @@ class Settings:
         "off; `chat`: on", commands=("ask",), section="display")
     quiet: bool | None = setting(
         "-q --quiet", SWITCH, "No notes, progress or reasoning on stderr.",
-        "off", commands=("ask", "bench", "pull", "convert"), section="display")
+        "off", commands=("ask", "bench", "serve", "pull", "convert"), section="display")
     no_color: bool | None = setting(
         "--no-color", SWITCH, "No colours. Also NO_COLOR.", "off", commands=EVERY, environment="NO_COLOR")
     yes: bool | None = setting(
@@ -189,6 +191,23 @@ class Settings:
         "off", commands=("ask",))
     cache_gb: float | None = setting(
         "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
+    host: str | None = setting(
+        "--host ADDRESS", name_of("an interface"), "Address to listen on; others than this machine's need a key.",
+        "127.0.0.1", **_SERVING)
+    port: int | None = setting(
+        "--port N", number(Range(0, 65535, whole=True)), "Port to listen on; 0 takes a free one.", "8765", **_SERVING)
+    api_key_file: str | None = setting(
+        "--api-key-file PATH", name_of("a file"), "File with the key that clients must send. Also MLXMTP_API_KEY.",
+        "none", commands=("serve",), section="access")
+    origins: str | None = setting(
+        "--origins LIST", TEXT, "Web pages that may ask, as https://NAME:PORT, with commas between.",
+        "none", commands=("serve",), section="access")
+    max_waiting: int | None = setting(
+        "--max-waiting N", number(Range(0, whole=True)), "Requests that may wait; more are turned away.",
+        "64", commands=("serve",), section="access")
+    heartbeat: float | None = setting(
+        "--heartbeat SECONDS", number(Range(0)), "Sign of life in streams without news; 0 is none.",
+        "10", commands=("serve",), section="access")
     force: bool | None = setting(
         "--force", SWITCH, "Try it even if the memory will not do.", "off", commands=_RUNNING, in_config=False)
     debug: bool | None = setting(
@@ -197,6 +216,11 @@ class Settings:
     def of_answer(self) -> dict[str, Any]:
         """Return what was said about answers, by the names of `engine.params.Params`."""
         return {name: value for name, value in self.said().items() if TABLE[name].of_answer}
+
+    @property
+    def in_form(self) -> bool:
+        """True if answers are held to a form; then they are no markdown."""
+        return any(value for name, value in self.said().items() if TABLE[name].section == "form")
 
     def said(self) -> dict[str, Any]:
         """Return every value that somebody has set, by name."""
@@ -318,7 +342,12 @@ def in_tmux(environ: Mapping[str, str] = os.environ) -> bool:
 
 def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
     """Return True if the person sits at another machine."""
-    return bool(environ.get("SSH_CONNECTION") or environ.get("SSH_TTY"))
+    return bool(environ.get("SSH_CONNECTION"))
+
+
+def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
+    return environ.get("MLXMTP_API_KEY", "").strip() or None
 
 
 def editor(environ: Mapping[str, str] = os.environ) -> str:

@@ -31,7 +31,8 @@ INWARDS = {
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
     "app": {"bench", "chat", "convert", "engine", "hub", "machine", "models", "settings", "__init__"},
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
-    "cli": {"app", "bench", "chat", "convert", "engine", "machine", "settings", "__init__"},
+    "serve": {"app", "engine", "settings"},
+    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "settings", "__init__"},
     "__main__": {"cli"},
 }
 
@@ -53,6 +54,9 @@ KEPT_IN = {
     "transformers": set(),
     "torch": set(),
     "numpy": set(),
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
+    "h11": {"serve"},
     "click": set(),  # typer carries its own
 }
 
@@ -67,6 +71,8 @@ HEAVY = {
     "prompt_toolkit",
     "markdown_it",
     "pygments",
+    "starlette",
+    "uvicorn",
 }
 
 

@@ -158,9 +158,10 @@ class Turn:
                 if isinstance(event, End):
                     reason = event.finish_reason
                     break
-                self.take(event)
-                if not show(event):
-                    break
+                if isinstance(event, Text | Thinking):  # no tools are declared, so nothing else comes
+                    self.take(event)
+                    if not show(event):
+                        break
         except BaseException:
             answer.close()
             self.end("cancelled", answer.stats)

@@ -14,8 +14,8 @@ from threading import Event, Lock, Thread
 from typing import TypeVar
 
 from mlxmtp.app.open import OpenModel
+from mlxmtp.engine import events
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.errors import MlxmtpError
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Failed:
     error: Exception
 
 
-WorkerEvent = Ready | Prefill | Text | Thinking | End | Failed
+WorkerEvent = Ready | Prefill | events.Event | Failed
 """`load` ends in Ready or Failed, `answer` in End or Failed."""
 
 
@@ -112,12 +112,12 @@ class Worker:
                 with suppress(_Stopped):
                     for event in answer:
                         self._emit(event)
-                        if isinstance(event, End):
+                        if isinstance(event, events.End):
                             return
                         if stop.is_set():
                             break
                 answer.close()
-                self._emit(End("cancelled", answer.stats))
+                self._emit(events.End("cancelled", answer.stats))
             except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)
                 self._emit(Failed(error))
 
@@ -146,6 +146,11 @@ class Worker:
     def stop(self) -> None:
         """End the answer as soon as possible: its `End` says so and comes as any other."""
         self._stop.set()
+
+    @property
+    def bell(self) -> int:
+        """A file descriptor that can be read when events have come, for those who wait in a loop of their own."""
+        return self._bell
 
     def wait(self, *keys: int, seconds: float | None = None) -> bool:
         """Sleep until an event comes, a file descriptor of `keys` can be read, or time is up; true for a key."""

@@ -10,6 +10,7 @@ from mlxmtp.cli.commands.chat import chat
 from mlxmtp.cli.commands.config import app as config
 from mlxmtp.cli.commands.doctor import doctor
 from mlxmtp.cli.commands.models import convert, ls, pull, rm, show
+from mlxmtp.cli.commands.serve import serve
 from mlxmtp.cli.commands.sessions import app as sessions
 from mlxmtp.cli.options import LoneResume, takes
 
@@ -58,6 +59,7 @@ def frame(
 app.command("chat", cls=LoneResume, short_help="A conversation in the terminal.")(chat)
 app.command("ask", short_help="One answer, made for pipes.")(ask)
 app.command("bench", short_help="Speed with and without the drafter.")(bench)
+app.command("serve", short_help="A local server: OpenAI, Anthropic, Ollama.")(serve)
 app.command("ls", short_help="Models on this machine.")(ls)
 app.command("list", hidden=True)(ls)
 app.command("pull", short_help="Download a model with its drafter.")(pull)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from mlxmtp.engine.events import CLOSE, End, Event, FinishReason, Splitter, Text, Thinking
+from mlxmtp.engine.calls import CallReader
+from mlxmtp.engine.events import CLOSE, Call, Calling, End, Event, FinishReason, Splitter, Text, Thinking
 from mlxmtp.engine.stats import Meter, Stats, explain
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ class Answer:
         on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
         matcher: Matcher | None = None,
+        calls: bool = False,
     ) -> None:
+        """`calls`: tools may be called, so what the model writes as calls comes as such and not as text."""
         self._decoder, self._config, self._tokenizer = decoder, config, tokenizer
         self._prompt, self._params = prompt, params
-        self._on_prefill, self._snapshot_at, self._matcher = on_prefill, snapshot_at, matcher
+        self._on_prefill, self._snapshot_at, self._matcher, self._calls = on_prefill, snapshot_at, matcher, calls
         # Under a constraint the checkpoint's stop tokens end an answer, where it may end.
         wanted = None if matcher is not None else params.stop
         self._stop = config.stop_ids if wanted is None else frozenset(wanted)
@@ -70,8 +73,7 @@ class Answer:
         self._events.close()
 
     def _run(self) -> Generator[Event, None, None]:
-        detokenizer = self._tokenizer.detokenizer()
-        splitter = Splitter(inside=self._tokenizer.opens_in_thought(self._prompt))
+        reading = _Reading(self._tokenizer, inside=self._tokenizer.opens_in_thought(self._prompt), calls=self._calls)
         last: int | None = None
         self._asked = True
         # The rounds are closed here and now when this generator is: the cache must be exact by then.
@@ -81,17 +83,15 @@ class Answer:
                     self._meter.reused_tokens = self._decoder.reused
                 self._meter.add(round_)
                 last = round_.tokens[-1]
-                text = "".join(detokenizer.add(token) for token in round_.tokens if token not in self._stop)
-                for event in _merged(splitter.feed(text)):
-                    if event.text:
+                for event in _merged(reading.feed(token for token in round_.tokens if token not in self._stop)):
+                    if isinstance(event, Call) or (isinstance(event, Text | Thinking) and event.text):
                         self._meter.show()
                     yield event
         reason: FinishReason = "length"
         if last in self._stop:
             reason = "tool" if last == self._tokenizer.special_id("<|tool_response>") else "stop"
         # A character that the limit has cut in two is neither shown nor read again by a continuation.
-        rest = "" if reason == "length" else detokenizer.flush()
-        yield from _merged([*splitter.feed(rest), *splitter.finish()])
+        yield from _merged(reading.finish(cut=reason == "length"))
         yield End(reason, self.stats)
 
     def _rounds(self) -> Generator[Round, None, None]:
@@ -131,7 +131,41 @@ class Answer:
         )
 
 
-def _merged(events: Sequence[Text | Thinking]) -> Iterator[Text | Thinking]:
+class _Reading:
+    """Token ids in, events out."""
+
+    def __init__(self, tokenizer: Tokenizer, *, inside: bool, calls: bool) -> None:
+        self._detokenizer = tokenizer.detokenizer()
+        self._splitter = Splitter(inside=inside)
+        self._calls = CallReader(tokenizer) if calls else None
+
+    def feed(self, tokens: Iterable[int]) -> list[Event]:
+        if self._calls is None:
+            return [*self._splitter.feed("".join(map(self._detokenizer.add, tokens)))]
+        events = self._parts([part for token in tokens for part in self._calls.feed(token)])
+        return [*events, Calling()] if self._calls.inside else events
+
+    def finish(self, *, cut: bool) -> list[Event]:
+        events = [] if self._calls is None else self._parts(self._calls.finish())
+        rest = "" if cut else self._detokenizer.flush()
+        return [*events, *self._splitter.feed(rest), *self._splitter.finish()]
+
+    def _parts(self, parts: Sequence[int | Call]) -> list[Event]:
+        events: list[Event] = []
+        text = ""
+        for part in parts:
+            if isinstance(part, Call):
+                events += [*self._splitter.feed(text + self._detokenizer.flush()), part]
+                text = ""
+            else:
+                text += self._detokenizer.add(part)
+        return [*events, *self._splitter.feed(text)]
+
+
+def _merged(events: Sequence[Event]) -> Iterator[Event]:
     """Yield neighbours of one kind as one event."""
     for kind, run in groupby(events, type):
-        yield kind("".join(event.text for event in run))
+        if kind is Text or kind is Thinking:
+            yield kind("".join(event.text for event in run if isinstance(event, Text | Thinking)))
+        else:
+            yield from run

@@ -1,8 +1,8 @@
-"""The events of an answer: any number of `Text` and `Thinking`, then one `End`."""
+"""The events of an answer: any number of `Text` and `Thinking`, with tools of `Calling` and `Call`, then one `End`."""
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mlxmtp.engine.stats import Stats
 
@@ -28,6 +28,20 @@ class Thinking:
 
 
 @dataclass(frozen=True, slots=True)
+class Calling:
+    """A tool call is being written. It may turn out to be none: only a `Call` may be acted upon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A complete call; `tokens` are the ids that wrote it, marks included."""
+
+    name: str
+    arguments: dict[str, Any]
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The end of an answer, with its numbers."""
 
@@ -35,7 +49,7 @@ class End:
     stats: Stats
 
 
-Event = Text | Thinking | End
+Event = Text | Thinking | Calling | Call | End
 
 
 class Splitter:

@@ -139,15 +139,20 @@ class Model:
         on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
         begun: Sequence[int] = (),
+        calls: bool = False,
     ) -> Answer:
-        """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin."""
+        """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin.
+
+        `calls`: tools are declared in it, so calls come as `Call`.
+        """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         ids, params, matcher = list(prompt_ids), params or Params(), None
         if params.constraint is not None:
             in_thought = self.tokenizer.opens_in_thought(ids)
             matcher = Matcher(params.constraint, self.token_table, begun, in_thought=in_thought)
         about = self._decoder, self.config, self.tokenizer
-        return Answer(*about, ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at, matcher=matcher)
+        options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
+        return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)
 
     def learned(self) -> dict[str, Any]:
         """Return what was found out about drafting here, as JSON; empty until there is something to know."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 Message = Mapping[str, Any]  # "role" and "content"; templates may read further keys
+Tool = Mapping[str, Any]  # the declaration of a function in OpenAI's form
 
 _TURN = "<|turn>"
 _SPACE = "\u2581"
@@ -75,6 +76,12 @@ class Tokenizer:
             text = _SURROGATE.sub("\ufffd", text)
         return list(self._inner.encode(text, add_special_tokens=False).ids)
 
+    def raw_ids(self, text: str) -> list[int]:
+        """Return the ids of a prompt that no template writes: the begin of a text stands before it."""
+        begin = self.special_id(self._named("bos_token"))
+        ids = self.encode(text)
+        return ids if begin is None or ids[:1] == [begin] else [begin, *ids]
+
     def detokenizer(self) -> Detokenizer:
         """Return a fresh incremental decoder; special tokens without meaning for a reader are left out."""
         return Detokenizer(lambda token: None if token in self._hidden else self._inner.id_to_token(token))
@@ -82,6 +89,11 @@ class Tokenizer:
     def special_id(self, content: str) -> int | None:
         """Return the id of a special token by its spelling."""
         return self._specials.get(content)
+
+    @property
+    def declares_tools(self) -> bool:
+        """True if the chat template writes declarations of tools."""
+        return re.search(r"\btools\b", self._template_source()) is not None
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -99,32 +111,37 @@ class Tokenizer:
         """Return the token ids of `text` without any special token, whatever is spelled in it."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def prompt(self, messages: Sequence[Message], *, think: bool = False) -> Prompt:
+    def prompt(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> Prompt:
         """Return the prompt that makes the model answer `messages`.
 
-        Special tokens come from the template alone: what a user, a file or an answer spells like one is plain text.
+        Special tokens come from the template alone: what a user, a file, a tool or an answer spells so is plain text.
         """
-        cover = _unused_character("".join(map(_content, messages)))
-        covered = [{**message, "content": self._covered(message, cover)} for message in messages]
-        return self._uncovered(self.render(covered, think=think), cover)
+        cover = _unused_character(_texts([messages, tools]))
+        covered = [self._covered_message(message, cover) for message in messages]
+        return self._uncovered(self.render(covered, think=think, tools=self._covered(tools, cover)), cover)
 
-    def prompt_ids(self, messages: Sequence[Message], *, think: bool = False) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> list[int]:
         """Return the token ids of `prompt`."""
-        return self.prompt(messages, think=think).ids
+        return self.prompt(messages, think=think, tools=tools).ids
 
-    def continued_ids(self, messages: Sequence[Message], *, think: bool = False) -> list[int]:
+    def continued_ids(
+        self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()
+    ) -> list[int]:
         """Return the token ids of a conversation whose last message, the assistant's, is not finished yet."""
         *before, begun = messages
-        cover = _unused_character(_content(begun))
-        return self.prompt_ids(before, think=think) + self._uncovered(self._covered(begun, cover).lstrip(), cover).ids
+        cover = _unused_character(_texts(begun))
+        said = str(self._covered_message(begun, cover)["content"]).lstrip()
+        return self.prompt_ids(before, think=think, tools=tools) + self._uncovered(said, cover).ids
 
-    def lasting(self, messages: Sequence[Message], prompt_ids: Sequence[int], *, think: bool = False) -> int:
+    def lasting(
+        self, messages: Sequence[Message], prompt_ids: Sequence[int], *, think: bool = False, tools: Sequence[Tool] = ()
+    ) -> int:
         """Return how many of `prompt_ids`, those of `messages`, the next turn's prompt begins with; thoughts go."""
-        answered = self.prompt_ids([*messages, {"role": "assistant", "content": "."}], think=think)
+        answered = self.prompt_ids([*messages, {"role": "assistant", "content": "."}], think=think, tools=tools)
         pairs = zip(prompt_ids, answered, strict=False)
         return next((i for i, (now, then) in enumerate(pairs) if now != then), min(len(prompt_ids), len(answered)))
 
-    def render(self, messages: Sequence[Message], *, think: bool = False) -> str:
+    def render(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> str:
         """Return the prompt as text, by the checkpoint's own chat template. Raises LoadError if that fails."""
         from jinja2 import TemplateError
 
@@ -132,7 +149,7 @@ class Tokenizer:
         named = {name: self._named(name) for name in ("bos_token", "eos_token", "pad_token")}
         try:
             return template.render(
-                messages=given, tools=None, add_generation_prompt=True, enable_thinking=think, **named
+                messages=given, tools=[*tools] or None, add_generation_prompt=True, enable_thinking=think, **named
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise MlxmtpError(f"The chat template of {self._folder} refuses this conversation: {error}.") from error
@@ -147,21 +164,31 @@ class Tokenizer:
                 return opening is not None
         return False
 
-    def _covered(self, message: Message, cover: str) -> Any:
-        """Return the content of `message` with the id of every special token spelled in it between two `cover`s.
+    def _covered_message(self, message: Message, cover: str) -> dict[str, Any]:
+        """Return `message` as `_covered` does.
 
-        Those with a meaning for the reader of an answer stay in answers, where the model may have written them.
+        Marks with a meaning for the reader of an answer stay in answers, where the model may have written them.
         """
+        covered = {key: self._covered(value, cover) for key, value in message.items()}
         content = message.get("content")
-        if not isinstance(content, str):
-            return content
-        meant = _VISIBLE if message.get("role") in ("assistant", "model") else frozenset()
+        if isinstance(content, str) and message.get("role") in ("assistant", "model"):
+            covered["content"] = self._covered(content, cover, _VISIBLE)
+        return covered
+
+    def _covered(self, value: Any, cover: str, meant: frozenset[str] = frozenset()) -> Any:
+        """Return `value` with the id of every special token spelled in its texts between two `cover`s."""
+        if isinstance(value, Mapping):
+            return {self._covered(key, cover): self._covered(one, cover) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._covered(one, cover) for one in value]
+        if not isinstance(value, str):
+            return value
 
         def cover_one(found: re.Match[str]) -> str:
             number = None if found[0] in meant else self._specials.get(found[0])
             return found[0] if number is None else f"{cover}{number}{cover}"
 
-        return self._marks.sub(cover_one, content)
+        return self._marks.sub(cover_one, value)
 
     def _uncovered(self, text: str, cover: str) -> Prompt:
         """Return the prompt that a text means which `_covered` has gone over."""
@@ -254,11 +281,19 @@ class Detokenizer:
         return self._bytes.decode(b"", final=True)
 
 
-def _content(message: Message) -> str:
-    content = message.get("content")
-    return content if isinstance(content, str) else ""
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in lists and tables, their keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from (key, *_texts(one))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
 
 
-def _unused_character(text: str) -> str:
-    """Return a private-use character that does not occur in `text`."""
+def _unused_character(texts: Iterator[str]) -> str:
+    """Return a private-use character that occurs in none of `texts`."""
+    text = "".join(texts)
     return next(character for character in map(chr, range(0xE000, 0xF900)) if character not in text)

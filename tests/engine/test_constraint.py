@@ -182,7 +182,7 @@ def answer(model: Model, constraint: Constraint | None, **params: Any) -> tuple[
     for event in stream:
         if isinstance(event, End):
             reason = event.finish_reason
-        else:
+        elif isinstance(event, Text | Thinking):
             said[type(event)] += event.text
     return said[Text], said[Thinking], reason, stream.complete
 

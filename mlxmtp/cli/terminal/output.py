@@ -204,7 +204,8 @@ def copy_to_clipboard(text: str, out: Output) -> str:
     amount = f"{len(text):,} character{'' if len(text) == 1 else 's'}"
     ways = []
     if sys.platform == "darwin" and not over_ssh():  # there it would fill the far machine's clipboard
-        ways.append((["/usr/bin/pbcopy"], f"Copied {amount}."))
+        program = ["/usr/bin/env", "LC_CTYPE=UTF-8", "/usr/bin/pbcopy"]  # reads bytes as the locale has them
+        ways.append((program, f"Copied {amount}."))
     if in_tmux():  # drops bare sequences; -w passes them on
         paste = "paste with prefix ], or as ever if tmux may set this terminal's clipboard"
         ways.append((["tmux", "load-buffer", "-w", "-"], f"Copied {amount} to tmux: {paste}."))

@@ -1,0 +1,25 @@
+"""`mlxmtp serve`: a model for other programs."""
+
+from typer import Context
+
+from mlxmtp.cli.options import begin, takes
+
+
+@takes("serve", "model address access ... drafting sampling thinking yes force quiet no_color debug")
+def serve(ctx: Context) -> None:
+    """A local server with OpenAI's, Anthropic's and Ollama's protocols.
+
+    \b
+    Examples:
+      mlxmtp serve
+      mlxmtp serve -m e4b --port 9000
+      curl localhost:8765/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hi"}]}'
+      MLXMTP_API_KEY=$(cat key) mlxmtp serve --host 0.0.0.0
+
+    Requests may come before the model is read: they wait. docs/server.md lists endpoints and fields. Ctrl-C ends it.
+    """
+    from mlxmtp.cli.resume import opener_of
+    from mlxmtp.serve.server import options_of, serve
+
+    loaded, out = begin(ctx)
+    serve(opener_of(loaded, out), options_of(loaded.settings), loaded.settings, out.line)

@@ -1,0 +1,163 @@
+"""The pieces of an answer that every protocol writes in its own form."""
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mlxmtp.engine.events import Call, FinishReason, Text, Thinking
+from mlxmtp.engine.stats import Stats
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A call with the id by which its result will come."""
+
+    id: str
+    call: Call
+
+    @property
+    def arguments(self) -> str:
+        return json.dumps(self.call.arguments, ensure_ascii=False)
+
+
+Piece = Text | Thinking | ToolUse
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of one answer; `stop` is the stop string that ended it."""
+
+    reason: FinishReason
+    stats: Stats
+    called: bool = False
+    stop: str | None = None
+
+    def named(self, *, stop: str, length: str, call: str) -> str:
+        """Return the reason in a protocol's words."""
+        return length if self.reason == "length" else call if self.called else stop
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """An answer's identity: the model's name as it is listed, and the tokens of the prompt."""
+
+    model: str
+    prompt_tokens: int = 0
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+class Collected:
+    """A whole answer."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+
+    def add(self, piece: Piece) -> None:
+        last = self.pieces[-1] if self.pieces else None
+        if isinstance(piece, Text) and isinstance(last, Text):
+            self.pieces[-1] = Text(last.text + piece.text)
+        elif isinstance(piece, Thinking) and isinstance(last, Thinking):
+            self.pieces[-1] = Thinking(last.text + piece.text)
+        else:
+            self.pieces.append(piece)
+
+    @property
+    def text(self) -> str:
+        return "".join(one.text for one in self.pieces if isinstance(one, Text))
+
+    @property
+    def thinking(self) -> str:
+        return "".join(one.text for one in self.pieces if isinstance(one, Thinking))
+
+    @property
+    def calls(self) -> list[ToolUse]:
+        return [one for one in self.pieces if isinstance(one, ToolUse)]
+
+
+class StopStrings:
+    """Looks for texts that end an answer; `found` is the one that did. What may be the start of one has to wait."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.found: str | None = None
+        self._stops = [stop for stop in stops if stop]
+        self._pending = ""
+
+    def feed(self, text: str) -> str:
+        """Return the text that is certain now."""
+        text = self._pending + text
+        matches = [(at, -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if matches:
+            at, _, self.found = min(matches)
+            self._pending = ""
+            return text[:at]
+        longest = min(len(text), max(map(len, self._stops), default=1) - 1)
+        waits = next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)
+        self._pending = text[len(text) - waits :]
+        return text[: len(text) - waits]
+
+    def flush(self) -> str:
+        """Return what had to wait, when no more text follows."""
+        text, self._pending = self._pending, ""
+        return text
+
+
+class Writer(Protocol):
+    """A protocol's stream. `index` counts the answers of a request that wants several."""
+
+    content_type: str
+    heartbeat: bytes
+
+    def start(self) -> bytes: ...
+    def piece(self, index: int, piece: Piece) -> bytes: ...
+    def end(self, index: int, ending: Ending) -> bytes: ...
+    def close(self) -> bytes: ...
+    def error(self, message: str) -> bytes: ...
+
+
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+COMMENT = b": still working\n\n"  # a line that every reader of event streams passes over
+
+
+def json_bytes(value: object) -> bytes:
+    """Return compact JSON; lone surrogates, which a request may have named, become question marks."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def event(value: object, name: str | None = None) -> bytes:
+    """Return a server-sent event."""
+    head = b"" if name is None else f"event: {name}\n".encode()
+    return head + b"data: " + json_bytes(value) + b"\n\n"
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that nobody can guess."""
+    return prefix + secrets.token_hex(12)
+
+
+def drafting(stats: Stats) -> dict[str, Any]:
+    """Return the extension field of an answer."""
+    return {
+        "tokens_per_pass": round(stats.tokens_per_pass, 3),
+        "acceptance": round(stats.accepted / stats.drafted, 3) if stats.drafted else None,
+        "generation_tps": round(stats.generation_tps, 2),
+        "time_to_first_token": round(stats.time_to_first_token, 4),
+        "seed": stats.seed,
+    }
+
+
+def total(endings: Sequence[Ending]) -> dict[str, int]:
+    """Return counts of tokens over all answers of a request: the prompt counts once, and what was read of it least."""
+    stats = [one.stats for one in endings]
+    prompt = max((one.prompt_tokens for one in stats), default=0)
+    completion = sum(one.generation_tokens for one in stats)
+    return {
+        "prompt": prompt,
+        "cached": min((one.reused_tokens for one in stats), default=0),
+        "completion": completion,
+        "thinking": 0,
+        "total": prompt + completion,
+    }

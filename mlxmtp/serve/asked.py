@@ -1,0 +1,143 @@
+"""A request of any protocol in one form: the messages as chat templates read them, tools, and parameters."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mlxmtp.limits import MAX_DRAFT, SAMPLING, TOKEN_COUNT, Range
+from mlxmtp.serve.fields import Fields, Refused
+
+Message = dict[str, Any]
+ToolChoice = Literal["auto", "none"]
+
+EXTENSION = "mlxmtp"
+"""The field of requests and answers that no protocol has: draft length in, tokens per pass out."""
+
+_EFFORT_TOKENS = {"minimal": 512, "low": 1024, "medium": 4096, "high": None, "xhigh": None, "max": None}
+"""Tokens of a thought by `reasoning_effort`; None: as many as the model writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, checked: `given` holds fields of `Params` by name, for those that the request sets."""
+
+    model: str
+    messages: Sequence[Message]
+    given: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any]] = ()
+    parallel_calls: bool = True
+    stream: bool = False
+    n: int = 1
+    stops: Sequence[str] = ()  # texts that end the answer before them
+    raw: str | None = None  # a prompt to be continued as it is, in place of messages
+    continues: bool = False  # the last message is the beginning of the answer
+
+    @property
+    def think(self) -> bool | None:
+        """True or false if the request says whether to think."""
+        return self.given.get("think")
+
+
+class History:
+    """Messages in the order in which a client sends them. Raises Refused for results of calls that nobody made."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self._open: dict[str, str] = {}  # calls of the last assistant message without a result: name by id
+
+    def say(self, role: str, text: str) -> None:
+        """Append a message of the system or the user."""
+        self.messages.append({"role": role, "content": text})
+
+    def answer(self, text: str = "", reasoning: str = "", calls: Sequence[Message] = ()) -> None:
+        """Append what the model said before. A thought and calls that follow belong to one turn, in their order."""
+        said: Message = {"role": "assistant", "content": text}
+        if reasoning:
+            said["reasoning"] = reasoning.removesuffix("\n")
+        if text and calls:  # templates write the calls of a message before its text
+            self.messages.append(said)
+            said = {"role": "assistant", "content": ""}
+        if calls:
+            said["tool_calls"] = list(calls)
+        self._open = {call["id"]: call["function"]["name"] for call in calls}
+        self.messages.append(said)
+
+    def result(self, text: str, fields: Fields, id_name: str) -> None:
+        """Append the result of a call; without an id it is that of the first call that has none yet."""
+        number = fields.text(id_name, "") or next(iter(self._open), "")
+        name = self._open.pop(number, None)
+        if name is None:
+            path = fields.path(id_name)
+            raise Refused(f"{path} names no tool call of the message before it that waits for a result.", path)
+        self.messages.append({"role": "tool", "content": text, "tool_call_id": number, "name": name})
+
+
+def call_of(number: str, name: str, arguments: object, path: str) -> Message:
+    """Return a past call as templates read it; `arguments` may be JSON text. Raises Refused."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        except (ValueError, RecursionError):
+            raise Refused(f"{path} must be JSON, which its text is not.", path) from None
+    arguments = {} if arguments is None else arguments
+    if not isinstance(arguments, dict):
+        raise Refused(f"{path} must be a JSON object.", path)
+    return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def joined(fields: Fields, name: str = "content", kinds: Sequence[str] = ("text",)) -> str:
+    """Return a content as one text: a text itself, or text parts a line apart. Raises Refused for images and others."""
+    value = fields.table.get(name)
+    if value is None or isinstance(value, str):
+        return value or ""
+    texts = []
+    for part in fields.objects(name):
+        kind = part.text("type")
+        if kind not in kinds:
+            raise Refused(f"{part.path('type')}: '{kind}' cannot be read here, only text.", part.path("type"))
+        texts.append(part.text("refusal" if kind == "refusal" else "text"))
+    return "\n".join(texts)
+
+
+def sampling_of(body: Fields) -> dict[str, Any]:
+    """Return the sampling that a request sets, by the names of `Params`; top_k -1 is off, a seed may be negative."""
+    wider = {"top_k": Range(-1, whole=True), "seed": Range(-(2**63), 2**64 - 1, whole=True)}
+    found: dict[str, Any] = {}
+    for name, allowed in SAMPLING.items():
+        value = body.number("temperature" if name == "temp" else name, wider.get(name, allowed))
+        if value is not None:
+            found[name] = int(value) % 2**64 if name == "seed" else max(0, value)
+    return found
+
+
+def limit_of(body: Fields, *names: str) -> dict[str, Any]:
+    """Return the limit of new tokens, from the first of several names that is there; -1 and 0 are none."""
+    for name in names:
+        value = body.number(name, Range(-1, TOKEN_COUNT.high, whole=True))
+        if value is not None:
+            return {"max_tokens": int(value)} if value >= 1 else {}
+    return {}
+
+
+def effort_of(effort: str | None, path: str) -> dict[str, Any]:
+    """Return the thinking that an effort means. Raises Refused for unknown ones."""
+    if effort is None:
+        return {}
+    if effort == "none":
+        return {"think": False}
+    if effort not in _EFFORT_TOKENS:
+        raise Refused(f"{path} must be none, {', '.join(_EFFORT_TOKENS)}.", path)
+    tokens = _EFFORT_TOKENS[effort]
+    return {"think": True} if tokens is None else {"think": True, "think_tokens": tokens}
+
+
+def drafting_of(body: Fields) -> dict[str, Any]:
+    """Return the draft length that the extension field sets."""
+    extension = body.object(EXTENSION)
+    if extension is None:
+        return {}
+    wanted = extension.table.get("num_draft_tokens")
+    if wanted in (None, "auto"):
+        return {} if wanted is None else {"num_draft_tokens": "auto"}
+    return {"num_draft_tokens": extension.number("num_draft_tokens", Range(0, MAX_DRAFT, whole=True))}

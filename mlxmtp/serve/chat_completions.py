@@ -1,0 +1,242 @@
+"""OpenAI's chat completions, and completions of a plain text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlxmtp.engine.events import Text, Thinking
+from mlxmtp.limits import Range
+from mlxmtp.serve import answers, asked
+from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.asked import Asked, History, Message
+from mlxmtp.serve.fields import Fields, Refused
+from mlxmtp.serve.tools import Tool, choose, functions
+
+_MOST = 8  # answers to one request
+_NOT_HONOURED = (
+    "logit_bias", "logprobs", "top_logprobs", "functions", "function_call", "audio", "web_search_options",
+    "guided_json", "guided_regex", "guided_grammar", "guided_choice", "grammar", "json_schema",
+)  # fmt: skip
+_PENALTIES = ("presence_penalty", "frequency_penalty")
+
+
+def read(body: Fields) -> Asked:
+    """Return what a chat completion asks for. Raises Refused."""
+    body.refuse(*_NOT_HONOURED)
+    history = History()
+    for message in body.objects("messages"):
+        _add(history, message)
+    if not history.messages:
+        raise Refused("messages must be a list with at least one message.", "messages", code="invalid_value")
+    if any(kind != "text" for kind in body.texts("modalities")):
+        raise Refused("modalities: only text is written here.", "modalities", code="unsupported_parameter")
+    return Asked(
+        body.text("model", ""),
+        history.messages,
+        {**shared(body), **_thinking(body)},
+        _tools(body),
+        parallel_calls=body.flag("parallel_tool_calls", True),
+        stream=body.flag("stream"),
+        n=_count(body),
+        stops=body.texts("stop"),
+    )
+
+
+def read_plain(body: Fields) -> Asked:
+    """Return what a completion asks for. Raises Refused."""
+    body.refuse("logit_bias", "echo", "suffix", "best_of", "logprobs", unless=(1,))
+    prompt = body.table.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise Refused("prompt must be one text: several, and token ids, are not supported here.", "prompt")
+    options: dict[str, Any] = {"stream": body.flag("stream"), "n": _count(body), "stops": body.texts("stop")}
+    return Asked(body.text("model", ""), (), shared(body), raw=prompt, **options)
+
+
+def shared(body: Fields) -> dict[str, Any]:
+    """Return the parameters that both kinds have."""
+    body.refuse(*_PENALTIES, unless=(0,))
+    body.refuse("repetition_penalty", "repeat_penalty", unless=(1, 0))
+    form = body.object("response_format")
+    if form is not None and form.text("type") != "text":
+        kind = form.choice("type", "text", "json_object", "json_schema", default="text")
+        raise Refused(f"response_format: {kind} is not supported here yet.", "response_format.type")
+    limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
+    return {**asked.sampling_of(body), **limits, **asked.drafting_of(body)}
+
+
+def _add(history: History, message: Fields) -> None:
+    role = message.choice("role", "system", "developer", "user", "assistant", "tool", default=message.text("role", ""))
+    if role in ("system", "developer", "user"):
+        history.say("user" if role == "user" else "system", asked.joined(message))
+    elif role == "tool":
+        history.result(asked.joined(message), message, "tool_call_id")
+    else:
+        message.refuse("function_call", "audio")
+        reasoning = message.text("reasoning_content", "") or message.text("reasoning", "")
+        text = asked.joined(message, kinds=("text", "refusal"))
+        history.answer(text, reasoning, [_call(one) for one in message.objects("tool_calls")])
+
+
+def _call(fields: Fields) -> Message:
+    function = fields.object("function")
+    if function is None:
+        raise fields.wrong("function", "an object")
+    arguments = function.table.get("arguments")
+    return asked.call_of(fields.text("id", ""), function.text("name"), arguments, function.path("arguments"))
+
+
+def _count(body: Fields) -> int:
+    return int(body.number("n", Range(1, _MOST, whole=True)) or 1)
+
+
+def _thinking(body: Fields) -> dict[str, Any]:
+    """Return the thinking that `reasoning_effort`, `reasoning` and `chat_template_kwargs` ask for."""
+    found = asked.effort_of(body.text("reasoning_effort", "") or None, "reasoning_effort")
+    if isinstance(body.table.get("reasoning"), dict):
+        reasoning = Fields(body.table["reasoning"], "reasoning")
+        found |= asked.effort_of(reasoning.text("effort", "") or None, "reasoning.effort")
+    template = body.object("chat_template_kwargs")
+    for fields in filter(None, (body, template)):
+        if fields.has("enable_thinking"):
+            found["think"] = fields.flag("enable_thinking")
+    budget = body.number("thinking_budget", Range(1, whole=True))
+    return found if budget is None else {**found, "think_tokens": int(budget)}
+
+
+def _tools(body: Fields) -> Sequence[Tool]:
+    tools, choice = functions(body), body.table.get("tool_choice")
+    if isinstance(choice, Mapping):
+        function = Fields(choice, "tool_choice").object("function")
+        if function is None:
+            raise Refused("tool_choice must be auto, none, required, or name a function.", "tool_choice")
+        return choose(tools, None, function.text("name"), "tool_choice")
+    word = body.choice("tool_choice", "auto", "none", "required", default="auto")
+    return choose(tools, word, None, "tool_choice")
+
+
+def usage(endings: Sequence[Ending]) -> dict[str, Any]:
+    """Return the counts of a request's answers."""
+    counts = answers.total(endings)
+    return {
+        "prompt_tokens": counts["prompt"],
+        "completion_tokens": counts["completion"],
+        "total_tokens": counts["total"],
+        "prompt_tokens_details": {"cached_tokens": counts["cached"]},
+        "completion_tokens_details": {"reasoning_tokens": counts["thinking"]},
+    }
+
+
+def _reason(ending: Ending) -> str:
+    return ending.named(stop="stop", length="length", call="tool_calls")
+
+
+def _called(use: ToolUse) -> dict[str, Any]:
+    return {"id": use.id, "type": "function", "function": {"name": use.call.name, "arguments": use.arguments}}
+
+
+def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+    """Return a chat completion that is not streamed."""
+    choices = []
+    for index, (said, ending) in enumerate(results):
+        message: dict[str, Any] = {"role": "assistant", "content": said.text or (None if said.calls else "")}
+        if said.thinking:
+            message["reasoning_content"] = said.thinking
+        if said.calls:
+            message["tool_calls"] = [_called(use) for use in said.calls]
+        choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": _reason(ending)})
+    return _finished(about, "chat.completion", "chatcmpl-", choices, [ending for _, ending in results])
+
+
+def whole_plain(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+    """Return a completion that is not streamed."""
+    choices = [
+        {"index": index, "text": said.text, "logprobs": None, "finish_reason": _reason(ending)}
+        for index, (said, ending) in enumerate(results)
+    ]
+    return _finished(about, "text_completion", "cmpl-", choices, [ending for _, ending in results])
+
+
+def _finished(
+    about: About, kind: str, prefix: str, choices: list[dict[str, Any]], endings: Sequence[Ending]
+) -> dict[str, Any]:
+    return {
+        "id": prefix + about.id,
+        "object": kind,
+        "created": about.created,
+        "model": about.model,
+        "choices": choices,
+        "usage": usage(endings),
+        asked.EXTENSION: answers.drafting(endings[-1].stats),
+    }
+
+
+class ChatStream:
+    """Chunks of a chat completion: role, deltas, the reason, counts if they were asked for, `[DONE]`."""
+
+    content_type, heartbeat = answers.EVENT_STREAM, answers.COMMENT
+    kind, prefix = "chat.completion.chunk", "chatcmpl-"
+
+    def __init__(self, about: About, body: Fields, n: int) -> None:
+        options = body.object("stream_options")
+        self._counted = options is not None and options.flag("include_usage")
+        self._about, self._n = about, n
+        self._calls = [0] * n
+        self._endings: list[Ending] = []
+
+    def start(self) -> bytes:
+        opening = {"role": "assistant", "content": ""}
+        return b"".join(self._chunk(index, {"delta": opening}) for index in range(self._n))
+
+    def piece(self, index: int, piece: Piece) -> bytes:
+        if isinstance(piece, ToolUse):
+            return self._call(index, piece)
+        if not piece.text:
+            return b""
+        name = "reasoning_content" if isinstance(piece, Thinking) else "content"
+        return self._chunk(index, {"delta": {name: piece.text}})
+
+    def end(self, index: int, ending: Ending) -> bytes:
+        self._endings.append(ending)
+        more = {asked.EXTENSION: answers.drafting(ending.stats)}
+        return self._chunk(index, {"delta": {}}, _reason(ending), **more)
+
+    def close(self) -> bytes:
+        counts = answers.event({**self._head(), "choices": [], "usage": usage(self._endings)}) if self._counted else b""
+        return counts + b"data: [DONE]\n\n"
+
+    def error(self, message: str) -> bytes:
+        return answers.event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
+
+    def _call(self, index: int, use: ToolUse) -> bytes:
+        number = self._calls[index]
+        self._calls[index] += 1
+        opening = {"index": number, "id": use.id, "type": "function"}
+        function = {"name": use.call.name, "arguments": ""}
+        first = self._chunk(index, {"delta": {"tool_calls": [{**opening, "function": function}]}})
+        rest = {"index": number, "function": {"arguments": use.arguments}}
+        return first + self._chunk(index, {"delta": {"tool_calls": [rest]}})
+
+    def _chunk(self, index: int, choice: Mapping[str, Any], reason: str | None = None, **more: object) -> bytes:
+        chosen = {"index": index, **choice, "logprobs": None, "finish_reason": reason}
+        return answers.event({**self._head(), "choices": [chosen], **more})
+
+    def _head(self) -> dict[str, Any]:
+        about = self._about
+        return {"id": self.prefix + about.id, "object": self.kind, "created": about.created, "model": about.model}
+
+
+class PlainStream(ChatStream):
+    """Chunks of a completion: pieces of text, the reason, counts if they were asked for, `[DONE]`."""
+
+    kind, prefix = "text_completion", "cmpl-"
+
+    def start(self) -> bytes:
+        return b""
+
+    def piece(self, index: int, piece: Piece) -> bytes:
+        return self._chunk(index, {"text": piece.text}) if isinstance(piece, Text) and piece.text else b""
+
+    def end(self, index: int, ending: Ending) -> bytes:
+        self._endings.append(ending)
+        return self._chunk(index, {"text": ""}, _reason(ending), **{asked.EXTENSION: answers.drafting(ending.stats)})

@@ -1,0 +1,245 @@
+"""Anthropic's messages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlxmtp.engine.events import Thinking
+from mlxmtp.limits import TOKEN_COUNT, Range
+from mlxmtp.serve import answers, asked
+from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.asked import Asked, History, Message
+from mlxmtp.serve.fields import Fields, Refused
+from mlxmtp.serve.tools import Tool, choose, declare
+
+_BILLING = "x-anthropic-billing-header:"
+"""Begins a system block of Claude Code that differs from request to request and means nothing to a model."""
+_SIGNATURE = "mlxmtp"  # clients send a thought back only with one
+
+
+def read(body: Fields, *, counting: bool = False) -> Asked:
+    """Return what a message asks for; `counting`: only its tokens are, so no limit is needed. Raises Refused."""
+    body.refuse("container", "mcp_servers")
+    history = History()
+    if system := _system(body):
+        history.say("system", system)
+    for message in body.objects("messages"):
+        _add(history, message)
+    if not any(message["role"] != "system" for message in history.messages):
+        raise Refused("messages must be a list with at least one message.", "messages")
+    limit = body.number("max_tokens", TOKEN_COUNT)
+    if limit is None and not counting:
+        raise Refused("max_tokens must be there: a whole number from 1 up.", "max_tokens")
+    given = {**asked.sampling_of(body), **_thinking(body), **asked.drafting_of(body)}
+    if limit is not None:
+        given["max_tokens"] = int(limit)
+    tools, parallel = _tools(body)
+    last = history.messages[-1]
+    return Asked(
+        body.text("model", ""),
+        history.messages,
+        given,
+        tools,
+        parallel_calls=parallel,
+        stream=body.flag("stream"),
+        stops=body.texts("stop_sequences"),
+        continues=last["role"] == "assistant" and "tool_calls" not in last,
+    )
+
+
+def _system(body: Fields) -> str:
+    if isinstance(body.table.get("system"), str):
+        return body.text("system")
+    texts = [asked.joined(Fields({"content": [block.table]}, block.where)) for block in body.objects("system")]
+    return "\n\n".join(text for text in texts if not text.startswith(_BILLING))
+
+
+def _add(history: History, message: Fields) -> None:
+    role = message.choice("role", "user", "assistant", "system", default=message.text("role", ""))
+    if isinstance(message.table.get("content"), str):
+        blocks = [Fields({"type": "text", "text": message.text("content")}, message.path("content"))]
+    else:
+        blocks = list(message.objects("content"))
+    if role == "assistant":
+        _answer(history, blocks)
+        return
+    for block in blocks:
+        if block.text("type") == "tool_result":
+            text = asked.joined(block)
+            history.result(f"Error: {text}" if block.flag("is_error") else text, block, "tool_use_id")
+    texts = [_said(block) for block in blocks if block.text("type") != "tool_result"]
+    if texts:
+        history.say(role, "\n".join(texts))
+
+
+def _said(block: Fields) -> str:
+    """Return the text of a block of the user's. Raises Refused for what cannot be read."""
+    kind = block.text("type")
+    source = block.object("source") if kind == "document" else None
+    if source is not None and source.text("type") == "text":
+        return source.text("data")
+    if kind != "text":
+        raise Refused(f"{block.path('type')}: '{kind}' cannot be read here, only text.", block.path("type"))
+    return block.text("text")
+
+
+def _answer(history: History, blocks: Sequence[Fields]) -> None:
+    text, reasoning, calls = [], [], []
+    for block in blocks:
+        kind = block.text("type")
+        if kind == "text":
+            text.append(block.text("text"))
+        elif kind == "thinking":
+            reasoning.append(block.text("thinking"))
+        elif kind == "tool_use":
+            calls.append(_call(block))
+        elif kind != "redacted_thinking":
+            raise Refused(f"{block.path('type')}: '{kind}' is no block of an answer here.", block.path("type"))
+    history.answer("\n".join(text), "".join(reasoning), calls)
+
+
+def _call(block: Fields) -> Message:
+    return asked.call_of(block.text("id"), block.text("name"), block.table.get("input"), block.path("input"))
+
+
+def _thinking(body: Fields) -> dict[str, Any]:
+    output = body.object("output_config")
+    found: dict[str, Any] = {}
+    if output is not None:
+        output.refuse("format")
+        found = asked.effort_of(output.text("effort", "") or None, output.path("effort"))
+        found.pop("think", None)  # an effort alone does not switch thinking on
+    thinking = body.object("thinking")
+    if thinking is None:
+        return {}
+    kind = thinking.choice("type", "enabled", "adaptive", "disabled", default="enabled")
+    if kind == "disabled":
+        return {"think": False}
+    budget = thinking.number("budget_tokens", Range(1, whole=True))
+    return {**found, "think": True, **({} if budget is None else {"think_tokens": int(budget)})}
+
+
+def _tools(body: Fields) -> tuple[Sequence[Tool], bool]:
+    """Return the tools to declare, and whether several may be called at once.
+
+    Tools that only Anthropic's servers can run stay out: clients send them and expect an answer without.
+    """
+    found = []
+    for tool in body.objects("tools"):
+        if tool.text("type", "custom") == "custom":
+            schema = tool.table.get("input_schema")
+            found.append(declare(tool.text("name"), tool.text("description", ""), schema, tool.where))
+    choice = body.object("tool_choice")
+    if choice is None:
+        return found, True
+    kind = choice.choice("type", "auto", "any", "tool", "none", default="auto")
+    named = choice.text("name") if kind == "tool" else None
+    parallel = not choice.flag("disable_parallel_tool_use")
+    return choose(found, kind, named, choice.path("type"), forced="any"), parallel
+
+
+def _usage(endings: Sequence[Ending]) -> dict[str, int]:
+    """Return the counts; `input_tokens` are those that were read, as in this protocol."""
+    counts = answers.total(endings)
+    return {
+        "input_tokens": counts["prompt"] - counts["cached"],
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": counts["cached"],
+        "output_tokens": counts["completion"],
+    }
+
+
+def _reason(ending: Ending) -> dict[str, str | None]:
+    stop = "end_turn" if ending.stop is None else "stop_sequence"
+    return {
+        "stop_reason": ending.named(stop=stop, length="max_tokens", call="tool_use"),
+        "stop_sequence": ending.stop,
+    }
+
+
+def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+    """Return a message that is not streamed."""
+    [(said, ending)] = results
+    content = [_block(piece) for piece in said.pieces] or [{"type": "text", "text": ""}]
+    message = {**_opening(about), "content": content, **_reason(ending), "usage": _usage([ending])}
+    return {**message, asked.EXTENSION: answers.drafting(ending.stats)}
+
+
+def _block(piece: Piece) -> dict[str, Any]:
+    if isinstance(piece, ToolUse):
+        return {"type": "tool_use", "id": piece.id, "name": piece.call.name, "input": piece.call.arguments}
+    if isinstance(piece, Thinking):
+        return {"type": "thinking", "thinking": piece.text, "signature": _SIGNATURE}
+    return {"type": "text", "text": piece.text}
+
+
+def _opening(about: About) -> dict[str, Any]:
+    return {"id": f"msg_{about.id}", "type": "message", "role": "assistant", "model": about.model}
+
+
+class MessageStream:
+    """Events of a message: its start, every block's start, deltas and stop, the reason with the counts, its stop."""
+
+    content_type = answers.EVENT_STREAM
+    heartbeat = answers.event({"type": "ping"}, "ping")
+
+    def __init__(self, about: About) -> None:
+        self._about = about
+        self._index = -1
+        self._open: str | None = None  # type of the block that is being written
+        self._ending: Ending | None = None
+
+    def start(self) -> bytes:
+        counts = {"input_tokens": self._about.prompt_tokens, "output_tokens": 0}
+        counts |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+        none: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
+        return self._event("message_start", message={**_opening(self._about), **none, "usage": counts}) + self.heartbeat
+
+    def piece(self, index: int, piece: Piece) -> bytes:
+        if isinstance(piece, ToolUse):
+            block = {"type": "tool_use", "id": piece.id, "name": piece.call.name, "input": {}}
+            delta = {"type": "input_json_delta", "partial_json": piece.arguments}
+            return self._stop() + self._begin(block) + self._delta(delta)
+        if not piece.text:
+            return b""
+        if isinstance(piece, Thinking):
+            begun = self._goes_on({"type": "thinking", "thinking": "", "signature": ""})
+            return begun + self._delta({"type": "thinking_delta", "thinking": piece.text})
+        return self._goes_on({"type": "text", "text": ""}) + self._delta({"type": "text_delta", "text": piece.text})
+
+    def end(self, index: int, ending: Ending) -> bytes:
+        self._ending = ending
+        # An answer without a block is one that some clients cannot read.
+        block = self._goes_on({"type": "text", "text": ""}) if self._index < 0 else b""
+        more = {asked.EXTENSION: answers.drafting(ending.stats)}
+        end = self._event("message_delta", delta=_reason(ending), usage=_usage([ending]), **more)
+        return block + self._stop() + end
+
+    def close(self) -> bytes:
+        return self._event("message_stop")
+
+    def error(self, message: str) -> bytes:
+        return self._event("error", error={"type": "api_error", "message": message})
+
+    def _goes_on(self, block: dict[str, Any]) -> bytes:
+        return b"" if self._open == block["type"] else self._stop() + self._begin(block)
+
+    def _begin(self, block: dict[str, Any]) -> bytes:
+        self._index += 1
+        self._open = block["type"]
+        return self._event("content_block_start", index=self._index, content_block=block)
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return self._event("content_block_delta", index=self._index, delta=delta)
+
+    def _stop(self) -> bytes:
+        if self._open is None:
+            return b""
+        signed = b""
+        if self._open == "thinking":
+            signed = self._delta({"type": "signature_delta", "signature": _SIGNATURE})
+        self._open = None
+        return signed + self._event("content_block_stop", index=self._index)
+
+    @staticmethod
+    def _event(kind: str, **fields: object) -> bytes:
+        return answers.event({"type": kind, **fields}, kind)

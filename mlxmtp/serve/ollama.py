@@ -1,0 +1,153 @@
+"""Ollama's chat and generate, for programs that know no other protocol."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mlxmtp.engine.events import Text, Thinking
+from mlxmtp.serve import answers, asked
+from mlxmtp.serve.answers import About, Collected, Ending, Piece
+from mlxmtp.serve.asked import Asked, History, Message
+from mlxmtp.serve.fields import Fields
+from mlxmtp.serve.tools import functions
+
+
+def read_chat(body: Fields) -> Asked:
+    """Return what a chat asks for; without messages it asks only for the model to be loaded. Raises Refused."""
+    history = History()
+    for message in body.objects("messages"):
+        _add(history, message)
+    return Asked(body.text("model"), history.messages, _given(body), functions(body), stream=body.flag("stream", True))
+
+
+def read_generate(body: Fields) -> Asked:
+    """Return what a generation asks for; without a prompt it asks only for the model to be loaded. Raises Refused."""
+    body.refuse("suffix", "template", "images", "context")
+    prompt, history = body.text("prompt", ""), History()
+    raw = prompt if body.flag("raw") and prompt else None
+    if prompt and raw is None:
+        if system := body.text("system", ""):
+            history.say("system", system)
+        history.say("user", prompt)
+    return Asked(
+        body.text("model"),
+        history.messages,
+        _given(body),
+        stream=body.flag("stream", True),
+        stops=_stops(body),
+        raw=raw,
+    )
+
+
+def _given(body: Fields) -> dict[str, Any]:
+    body.refuse("format", "logprobs", "top_logprobs")
+    found: dict[str, Any] = asked.drafting_of(body)
+    options = body.object("options")
+    if options is not None:
+        options.refuse("presence_penalty", "frequency_penalty", "mirostat", unless=(0,))
+        options.refuse("repeat_penalty", "typical_p", "tfs_z", unless=(1,))
+        found |= {**asked.sampling_of(options), **asked.limit_of(options, "num_predict")}
+    if isinstance(body.table.get("think"), str):
+        return {**found, **asked.effort_of(body.text("think"), "think")}
+    return {**found, "think": body.flag("think")} if body.has("think") else found
+
+
+def _stops(body: Fields) -> tuple[str, ...]:
+    options = body.object("options")
+    return () if options is None else options.texts("stop")
+
+
+def _add(history: History, message: Fields) -> None:
+    message.refuse("images")
+    role = message.choice("role", "system", "user", "assistant", "tool", default=message.text("role", ""))
+    text = message.text("content", "")
+    if role == "tool":
+        history.result(text, message, "tool_call_id")
+    elif role == "assistant":
+        calls = [_call(one, f"call_{index}") for index, one in enumerate(message.objects("tool_calls"))]
+        history.answer(text, message.text("thinking", ""), calls)
+    else:
+        history.say(role, text)
+
+
+def _call(fields: Fields, number: str) -> Message:
+    function = fields.object("function")
+    if function is None:
+        raise fields.wrong("function", "an object")
+    arguments = function.table.get("arguments")
+    return asked.call_of(fields.text("id", number), function.text("name"), arguments, function.path("arguments"))
+
+
+class OllamaStream:
+    """Lines of JSON; `chat` says whether they hold messages or, for a generation, responses."""
+
+    content_type, heartbeat = "application/x-ndjson", b""
+
+    def __init__(self, about: About, *, chat: bool) -> None:
+        self._about, self._chat = about, chat
+
+    def start(self) -> bytes:
+        return b""
+
+    def piece(self, index: int, piece: Piece) -> bytes:
+        said = Collected()
+        said.add(piece)
+        empty = isinstance(piece, Text | Thinking) and not piece.text
+        return b"" if empty else self._line({**self._head(), **self._said(said), "done": False})
+
+    def end(self, index: int, ending: Ending) -> bytes:
+        return self._line(self.whole(Collected(), ending))
+
+    def close(self) -> bytes:
+        return b""
+
+    def error(self, message: str) -> bytes:
+        return self._line({"error": message})
+
+    def whole(self, said: Collected, ending: Ending) -> dict[str, Any]:
+        """Return the last line of a stream, or the only one of an answer that is not streamed."""
+        return {**self._head(), **self._said(said), **_numbers(ending)}
+
+    def loaded(self) -> dict[str, Any]:
+        """Return the answer to a request for nothing but the model."""
+        return {**self._head(), **self._said(Collected()), "done": True, "done_reason": "load"}
+
+    def _head(self) -> dict[str, Any]:
+        return {"model": self._about.model, "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+
+    def _said(self, said: Collected) -> dict[str, Any]:
+        thought = {"thinking": said.thinking} if said.thinking else {}
+        if not self._chat:
+            return {"response": said.text, **thought}
+        calls = [
+            {"id": use.id, "function": {"index": index, "name": use.call.name, "arguments": use.call.arguments}}
+            for index, use in enumerate(said.calls)
+        ]
+        made = {"tool_calls": calls} if calls else {}
+        return {"message": {"role": "assistant", "content": said.text, **thought, **made}}
+
+    @staticmethod
+    def _line(value: object) -> bytes:
+        return answers.json_bytes(value) + b"\n"
+
+
+def whole(stream: OllamaStream, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+    """Return an answer that is not streamed."""
+    [(said, ending)] = results
+    return stream.whole(said, ending)
+
+
+def _numbers(ending: Ending) -> dict[str, Any]:
+    """Return the end with its numbers; durations are nanoseconds."""
+    stats = ending.stats
+    return {
+        "done": True,
+        "done_reason": ending.named(stop="stop", length="length", call="stop"),
+        "total_duration": int(1e9 * (stats.prompt_seconds + stats.generation_seconds)),
+        "load_duration": 0,
+        "prompt_eval_count": stats.prompt_tokens,
+        "prompt_eval_duration": int(1e9 * stats.prompt_seconds),
+        "eval_count": stats.generation_tokens,
+        "eval_duration": int(1e9 * stats.generation_seconds),
+        asked.EXTENSION: answers.drafting(stats),
+    }

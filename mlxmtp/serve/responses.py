@@ -1,0 +1,239 @@
+"""OpenAI's responses, without state: a request holds the whole conversation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlxmtp.engine.events import Thinking
+from mlxmtp.serve import answers, asked
+from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.asked import Asked, History, Message
+from mlxmtp.serve.fields import Fields, Refused
+from mlxmtp.serve.tools import Tool, choose, flat_functions
+
+Item = dict[str, Any]
+
+_TEXTS = ("input_text", "output_text", "text", "refusal")
+
+
+def read(body: Fields) -> Asked:
+    """Return what a response asks for. Raises Refused."""
+    body.refuse("previous_response_id", "conversation", "prompt", "background", "top_logprobs", unless=(0,))
+    form = body.object("text")
+    form = None if form is None else form.object("format")
+    if form is not None and form.text("type", "text") != "text":
+        raise Refused(f"{form.path('type')}: '{form.text('type')}' is not supported here yet.", form.path("type"))
+    history = _Items()
+    if instructions := body.text("instructions", ""):
+        history.say("system", instructions)
+    if isinstance(body.table.get("input"), str):
+        history.say("user", body.text("input"))
+    else:
+        for item in body.objects("input"):
+            history.add(item)
+    history.flush()
+    if not any(message["role"] != "system" for message in history.messages):
+        raise Refused("input must be a text, or a list with at least one message.", "input")
+    reasoning = body.object("reasoning")
+    effort = None if reasoning is None else reasoning.text("effort", "") or None
+    given = {**asked.sampling_of(body), **asked.limit_of(body, "max_output_tokens"), **asked.drafting_of(body)}
+    return Asked(
+        body.text("model", ""),
+        history.messages,
+        {**given, **asked.effort_of(effort, "reasoning.effort")},
+        _tools(body),
+        parallel_calls=body.flag("parallel_tool_calls", True),
+        stream=body.flag("stream"),
+    )
+
+
+class _Items(History):
+    """Items of an input; a thought, text and calls that follow each other are one answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[Message] = []
+
+    def add(self, item: Fields) -> None:
+        """Take the next item; those of unknown types say nothing to a model."""
+        kind = item.text("type", "message")
+        if kind == "reasoning":
+            thought = asked.joined(item, "content", ("reasoning_text", "text"))
+            self._reasoning.append(thought or asked.joined(item, "summary", ("summary_text",)))
+        elif kind == "function_call":
+            number, name = item.text("call_id"), item.text("name")
+            self._calls.append(asked.call_of(number, name, item.table.get("arguments"), item.path("arguments")))
+        elif kind == "message" and item.text("role") == "assistant":
+            self._text.append(asked.joined(item, kinds=_TEXTS))
+        elif kind == "message":
+            self.flush()
+            role = item.choice("role", "user", "system", "developer", "assistant", default=item.text("role"))
+            self.say("user" if role == "user" else "system", asked.joined(item, kinds=_TEXTS))
+        elif kind == "function_call_output":
+            self.flush()
+            self.result(asked.joined(item, "output", _TEXTS), item, "call_id")
+        elif kind == "item_reference":
+            raise Refused(f"{item.where}: items are not stored here, send the item itself.", item.where)
+
+    def flush(self) -> None:
+        """Append the answer whose items have come."""
+        text, reasoning, calls = self._text, self._reasoning, self._calls
+        if text or reasoning or calls:
+            self.answer("\n".join(text), "\n".join(filter(None, reasoning)), calls)
+        self._text, self._reasoning, self._calls = [], [], []
+
+
+def _tools(body: Fields) -> Sequence[Tool]:
+    tools, choice = flat_functions(body), body.table.get("tool_choice")
+    if isinstance(choice, dict):
+        one = Fields(choice, "tool_choice")
+        if one.text("type") != "function":
+            raise Refused("tool_choice must be auto, none, required, or name a function.", "tool_choice")
+        return choose(tools, None, one.text("name"), "tool_choice")
+    return choose(tools, body.choice("tool_choice", "auto", "none", "required", default="auto"), None, "tool_choice")
+
+
+def _usage(ending: Ending) -> dict[str, Any]:
+    counts = answers.total([ending])
+    return {
+        "input_tokens": counts["prompt"],
+        "input_tokens_details": {"cached_tokens": counts["cached"]},
+        "output_tokens": counts["completion"],
+        "output_tokens_details": {"reasoning_tokens": counts["thinking"]},
+        "total_tokens": counts["total"],
+    }
+
+
+class ResponseStream:
+    """Events of a response, numbered: created, every item's parts, completed."""
+
+    content_type, heartbeat = answers.EVENT_STREAM, answers.COMMENT
+
+    def __init__(self, about: About, body: Fields) -> None:
+        self._about, self._body = about, body
+        self._number = 0
+        self._output: list[Item] = []
+        self._open: Item | None = None  # the reasoning or the message that is being written
+        self._ending: Ending | None = None
+
+    def start(self) -> bytes:
+        response = self.response("in_progress")
+        return self._event("response.created", response=response) + self._event(
+            "response.in_progress", response=response
+        )
+
+    def piece(self, index: int, piece: Piece) -> bytes:
+        if isinstance(piece, ToolUse):
+            return self._stop() + self._call(piece)
+        if not piece.text:
+            return b""
+        kind, word = ("reasoning", "reasoning_text") if isinstance(piece, Thinking) else ("message", "output_text")
+        begun = b""
+        if self._open is None or self._open["type"] != kind:
+            begun = self._stop() + self._begin(kind)
+        assert self._open is not None
+        self._open["content"][0]["text"] += piece.text
+        return begun + self._in_part(f"response.{word}.delta", delta=piece.text)
+
+    def end(self, index: int, ending: Ending) -> bytes:
+        self._ending = ending
+        return self._stop()
+
+    def close(self) -> bytes:
+        response = self.finished()
+        return self._event(f"response.{response['status']}", response=response)
+
+    def error(self, message: str) -> bytes:
+        failed = {**self.response("failed"), "error": {"code": "server_error", "message": message}}
+        return self._event("response.failed", response=failed)
+
+    def finished(self) -> dict[str, Any]:
+        """Return the response after its end."""
+        ending = self._ending
+        assert ending is not None
+        if ending.reason != "length":
+            response = self.response("completed")
+        else:
+            cut = {"incomplete_details": {"reason": "max_output_tokens"}}
+            response = {**self.response("incomplete"), **cut}
+        return {**response, "usage": _usage(ending), asked.EXTENSION: answers.drafting(ending.stats)}
+
+    def response(self, status: str) -> dict[str, Any]:
+        """Return the response as it is now, with the parameters that it was asked with."""
+        table = self._body.table
+        echoed = {name: table.get(name) for name in ("instructions", "max_output_tokens", "temperature", "top_p")}
+        defaults = {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "metadata": {}}
+        return {
+            "id": f"resp_{self._about.id}",
+            "object": "response",
+            "created_at": self._about.created,
+            "status": status,
+            "model": self._about.model,
+            "output": [*self._output],
+            "error": None,
+            "incomplete_details": None,
+            "previous_response_id": None,
+            "store": False,
+            "usage": None,
+            **echoed,
+            **{name: value if table.get(name) is None else table[name] for name, value in defaults.items()},
+        }
+
+    def _begin(self, kind: str) -> bytes:
+        if kind == "reasoning":
+            item: Item = {"id": answers.new_id("rs_"), "type": "reasoning", "summary": [], "content": []}
+            part: Item = {"type": "reasoning_text", "text": ""}
+        else:
+            item = {"id": answers.new_id("msg_"), "type": "message", "role": "assistant", "content": []}
+            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        added = self._item("added", {**item, "status": "in_progress"})
+        self._open = {**item, "status": "completed", "content": [part]}
+        return added + self._in_part("response.content_part.added", part=part)
+
+    def _stop(self) -> bytes:
+        item, done = self._open, b""
+        if item is None:
+            return done
+        [part] = item["content"]
+        done += self._in_part(f"response.{part['type']}.done", text=part["text"])
+        done += self._in_part("response.content_part.done", part=part) + self._item("done", item)
+        self._output.append(item)
+        self._open = None
+        return done
+
+    def _call(self, use: ToolUse) -> bytes:
+        item: Item = {"id": answers.new_id("fc_"), "type": "function_call", "call_id": use.id, "name": use.call.name}
+        added = self._item("added", {**item, "arguments": "", "status": "in_progress"})
+        item |= {"arguments": use.arguments, "status": "completed"}
+        place = {"item_id": item["id"], "output_index": len(self._output)}
+        written = self._event("response.function_call_arguments.delta", **place, delta=use.arguments)
+        written += self._event(
+            "response.function_call_arguments.done", **place, arguments=use.arguments, name=use.call.name
+        )
+        done = self._item("done", item)
+        self._output.append(item)
+        return added + written + done
+
+    def _item(self, what: str, item: Item) -> bytes:
+        return self._event(f"response.output_item.{what}", output_index=len(self._output), item=item)
+
+    def _in_part(self, kind: str, **fields: object) -> bytes:
+        assert self._open is not None
+        place = {"item_id": self._open["id"], "output_index": len(self._output), "content_index": 0}
+        extra: dict[str, Any] = {"logprobs": []} if ".output_text." in kind else {}
+        return self._event(kind, **place, **fields, **extra)
+
+    def _event(self, kind: str, **fields: object) -> bytes:
+        number, self._number = self._number, self._number + 1
+        return answers.event({"type": kind, "sequence_number": number, **fields}, kind)
+
+
+def whole(about: About, body: Fields, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
+    """Return a response that is not streamed: the last state of one that is."""
+    [(said, ending)] = results
+    stream = ResponseStream(about, body)
+    for piece in said.pieces:
+        stream.piece(0, piece)
+    stream.end(0, ending)
+    return stream.finished()

@@ -1,0 +1,295 @@
+"""The endpoints, and the way of a request through one of them."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mlxmtp.serve import chat_completions, messages, ollama, responses
+from mlxmtp.serve.answers import About, Collected, Ending, Writer
+from mlxmtp.serve.asked import Asked
+from mlxmtp.serve.fields import Fields, Refused, read_json
+from mlxmtp.serve.http import Door, Gate, Json, Silence, error_response, read_body
+from mlxmtp.serve.scheduler import Job
+from mlxmtp.serve.service import AnswerFailed, Prepared, Service
+from mlxmtp.version import installed_version
+
+Answers = Sequence[tuple[Collected, Ending]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A protocol's way to ask: how a body is read, and how an answer is written at once and as a stream."""
+
+    path: str
+    read: Callable[[Fields], Asked]
+    whole: Callable[[About, Fields, Answers], Mapping[str, Any]]
+    stream: Callable[[About, Fields, Asked], Writer]
+    call_ids: str = "call_"
+
+
+def _ollama(*, chat: bool) -> tuple[Callable[..., Mapping[str, Any]], Callable[..., Writer]]:
+    return (
+        lambda about, _, answers: ollama.whole(ollama.OllamaStream(about, chat=chat), answers),
+        lambda about, *_: ollama.OllamaStream(about, chat=chat),
+    )
+
+
+ENDPOINTS = (
+    Endpoint(
+        "/v1/chat/completions",
+        chat_completions.read,
+        lambda about, _, answers: chat_completions.whole(about, answers),
+        lambda about, body, asked: chat_completions.ChatStream(about, body, asked.n),
+    ),
+    Endpoint(
+        "/v1/completions",
+        chat_completions.read_plain,
+        lambda about, _, answers: chat_completions.whole_plain(about, answers),
+        lambda about, body, asked: chat_completions.PlainStream(about, body, asked.n),
+    ),
+    Endpoint(
+        "/v1/responses",
+        responses.read,
+        responses.whole,
+        lambda about, body, _: responses.ResponseStream(about, body),
+    ),
+    Endpoint(
+        "/v1/messages",
+        messages.read,
+        lambda about, _, answers: messages.whole(about, answers),
+        lambda about, *_: messages.MessageStream(about),
+        "toolu_",
+    ),
+    Endpoint("/api/chat", ollama.read_chat, *_ollama(chat=True)),
+    Endpoint("/api/generate", ollama.read_generate, *_ollama(chat=False)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes of a body, and seconds after which a stream without news says that it lives; None: never."""
+
+    body: int = 32 * 2**20
+    heartbeat: float | None = 10.0
+
+
+class Answering(Response):
+    """The answer to a request; a client that goes away ends it."""
+
+    def __init__(
+        self,
+        service: Service,
+        endpoint: Endpoint,
+        prepared: Prepared,
+        body: Fields,
+        jobs: Sequence[Job],
+        limits: Limits,
+    ) -> None:
+        self._service, self._endpoint, self._limits = service, endpoint, limits
+        self._prepared, self._body, self._jobs = prepared, body, jobs
+        self._about = About(service.served.name, len(prepared.ids))
+        self.status_code = 200
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        write = self._stream(send) if self._prepared.asked.stream else self._whole(scope, receive, send)
+        tasks = [asyncio.ensure_future(write), asyncio.ensure_future(_gone(receive))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._service.cancel(self._jobs)
+            for task in tasks:
+                task.cancel()
+        with suppress(asyncio.CancelledError, OSError):  # the client is gone: there is nobody to tell
+            await tasks[0]
+
+    async def _stream(self, send: Send) -> None:
+        writer = self._endpoint.stream(self._about, self._body, self._prepared.asked)
+        headers = [(b"content-type", writer.content_type.encode()), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+        async def put(data: bytes, *, more: bool = True) -> None:
+            if data or not more:
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        await put(writer.start())
+        heartbeat, prefix = self._limits.heartbeat, self._endpoint.call_ids
+        try:
+            for index, job in enumerate(self._jobs):
+                async for piece in self._service.pieces(job, self._prepared.asked, heartbeat, prefix):
+                    if piece is None:
+                        await put(writer.heartbeat)
+                    elif isinstance(piece, Ending):
+                        await put(writer.end(index, piece))
+                    else:
+                        await put(writer.piece(index, piece))
+            last = writer.close()
+        except AnswerFailed as failed:
+            last = writer.error(str(failed))
+        await put(last, more=False)
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answers = await self._service.collect(self._jobs, self._prepared.asked, self._endpoint.call_ids)
+            response: Response = Json(self._endpoint.whole(self._about, self._body, answers))
+        except AnswerFailed as failed:
+            response = error_response(scope["path"], Refused(str(failed), status=500))
+        await response(scope, receive, send)
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class Routes:
+    """The application: every endpoint on one service."""
+
+    def __init__(self, service: Service, limits: Limits) -> None:
+        self._service, self._limits = service, limits
+
+    def app(self, door: Door) -> ASGIApp:
+        """Return all of it behind a door."""
+        routes = [Route(one.path, self._asking(one), methods=["POST"]) for one in ENDPOINTS]
+        routes += [
+            Route("/", self._home),
+            Route("/health", self._health),
+            Route("/metrics", self._metrics),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
+            Route("/v1/messages/count_tokens", self._count, methods=["POST"]),
+            Route("/api/version", self._version),
+            Route("/api/tags", self._tags),
+            Route("/api/ps", self._tags),
+            Route("/api/show", self._show, methods=["POST"]),
+        ]
+        handlers: dict[Any, Any] = {
+            HTTPException: _http_error,
+            Refused: _refused,
+            ClientDisconnect: _silent,
+            Exception: _unexpected,
+        }
+        return Gate(Starlette(routes=routes, exception_handlers=handlers), door)
+
+    def _asking(self, endpoint: Endpoint) -> Callable[[Request], Any]:
+        async def ask(request: Request) -> Response:
+            status = 200
+            try:
+                body = await self._fields(request)
+                asked = endpoint.read(body)
+                if not asked.messages and asked.raw is None:  # Ollama's way to have a model loaded
+                    return await self._load(endpoint, asked)
+                prepared = await self._service.prepare(asked)
+                jobs = self._service.submit(prepared)
+            except Refused as error:
+                status = error.status
+                raise
+            finally:
+                self._service.metrics.requests[endpoint.path, status] += 1
+            return Answering(self._service, endpoint, prepared, body, jobs, self._limits)
+
+        return ask
+
+    async def _fields(self, request: Request) -> Fields:
+        return Fields(read_json(await read_body(request, self._limits.body)))
+
+    async def _load(self, endpoint: Endpoint, asked: Asked) -> Response:
+        self._service.check_model(asked.model)
+        error = await self._service.scheduler.loaded()
+        if error is not None:
+            raise Refused(str(error), status=503)
+        about = About(self._service.served.name)
+        return Json(ollama.OllamaStream(about, chat=endpoint.path == "/api/chat").loaded())
+
+    async def _count(self, request: Request) -> Response:
+        asked = messages.read(await self._fields(request), counting=True)
+        prepared = await self._service.prepare(asked)
+        return Json({"input_tokens": len(prepared.ids)})
+
+    async def _home(self, _: Request) -> Response:
+        return PlainTextResponse(f"mlxmtp serves {self._service.served.name}. The endpoints are in docs/server.md.\n")
+
+    async def _health(self, _: Request) -> Response:
+        scheduler = self._service.scheduler
+        found = {"status": scheduler.state, "model": self._service.served.name, "waiting": scheduler.waiting}
+        return Json(found, 503 if scheduler.state == "failed" else 200)
+
+    async def _metrics(self, _: Request) -> Response:
+        scheduler = self._service.scheduler
+        text = self._service.metrics.text(waiting=scheduler.waiting, running=scheduler.running)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    async def _models(self, _: Request) -> Response:
+        served = self._described()
+        ends = {"first_id": served["id"], "last_id": served["id"], "has_more": False}
+        return Json({"object": "list", "data": [served], **ends})
+
+    async def _model(self, request: Request) -> Response:
+        self._service.check_model(request.path_params["name"])
+        return Json(self._described())
+
+    def _described(self) -> dict[str, Any]:
+        served = self._service.served
+        return {
+            "id": served.name,
+            "object": "model",
+            "type": "model",
+            "display_name": served.name,
+            "created": served.created,
+            "created_at": _time(served.created),
+            "owned_by": "mlxmtp",
+            "max_model_len": served.context,
+        }
+
+    async def _version(self, _: Request) -> Response:
+        return Json({"version": installed_version(missing="0.0.0")})
+
+    async def _tags(self, _: Request) -> Response:
+        served = self._service.served
+        name = served.name if ":" in served.name else f"{served.name}:latest"
+        details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
+        model = {"name": name, "model": name, "modified_at": _time(served.created), "size": 0, "digest": ""}
+        return Json({"models": [{**model, "details": {**details, "parameter_size": "", "quantization_level": ""}}]})
+
+    async def _show(self, request: Request) -> Response:
+        body = await self._fields(request)
+        self._service.check_model(body.text("model", "") or body.text("name", ""))
+        served = self._service.served
+        info = {"general.architecture": "gemma4", "gemma4.context_length": served.context}
+        details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
+        capabilities = ["completion", "tools", "thinking"]
+        return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def _refused(request: Request, error: Refused) -> Response:
+    return error_response(request.url.path, error)
+
+
+async def _silent(request: Request, error: ClientDisconnect) -> Response:
+    return Silence()
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Answer for a fault of ours; what it was is told where the server runs."""
+    return error_response(request.url.path, Refused("The server failed: its log says why.", status=500))
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    """Answer for a path that is none, and for another method."""
+    refused = Refused(f"{request.method} {request.url.path}: {error.detail}.", status=error.status_code)
+    return error_response(request.url.path, refused)

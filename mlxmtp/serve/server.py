@@ -1,0 +1,211 @@
+"""`mlxmtp serve`: the port is opened first, then the model is read while requests wait."""
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+from h11 import LocalProtocolError
+
+from mlxmtp.app.open import Checkpoint, Opener, OpenModel, read_tokenizer, require_memory
+from mlxmtp.app.worker import Worker
+from mlxmtp.engine.model import context_of
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import UsageError, sentence
+from mlxmtp.serve.http import LOOPBACK, Door, origins_of
+from mlxmtp.serve.routes import Limits, Routes
+from mlxmtp.serve.scheduler import Scheduler
+from mlxmtp.serve.service import Served, Service
+from mlxmtp.settings import Settings, server_key
+
+HOST, PORT, WAITING, HEARTBEAT = "127.0.0.1", 8765, 64, 10.0
+_CONNECTIONS = 512
+_PATIENCE = 5  # seconds that answers have to end when the server does
+_SAVE_SECONDS = 60.0  # between two writings of what drafting has learned
+_CONVERSATION = 8192  # tokens whose memory is asked for before the weights are read
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The address, who may ask, and how many may wait."""
+
+    host: str = HOST
+    port: int = PORT
+    door: Door = field(default_factory=Door)
+    waiting: int = WAITING
+    limits: Limits = field(default_factory=Limits)
+
+
+def options_of(settings: Settings) -> Options:
+    """Return what the settings say. Raises UsageError for a key file that cannot be read, or a missing key."""
+    host = settings.host or HOST
+    key = server_key()
+    if settings.api_key_file is not None:
+        try:
+            key = Path(settings.api_key_file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"The API key cannot be read from {settings.api_key_file}: {error}.") from None
+        if not key:
+            raise UsageError(f"{settings.api_key_file} is empty: write the API key into it.")
+    if host not in LOOPBACK and not key:
+        raise UsageError(f"On {host} others can ask, too: set a key, with --api-key-file or MLXMTP_API_KEY.")
+    door = Door(key or None, LOOPBACK | {host}, origins_of((settings.origins or "").split(",")))
+    seconds = HEARTBEAT if settings.heartbeat is None else settings.heartbeat
+    waiting = WAITING if settings.max_waiting is None else settings.max_waiting
+    port = PORT if settings.port is None else settings.port
+    return Options(host, port, door, waiting, Limits(heartbeat=seconds or None))
+
+
+class Server:
+    """One model behind one port; `tell` gets a line when the server is ready, and one for every failure."""
+
+    def __init__(self, served: Served, options: Options, tell: Callable[[str], None]) -> None:
+        """Open the port. Raises UsageError if it is taken."""
+        self._served, self._options, self._tell = served, options, tell
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((options.host, options.port))
+        except OSError as error:
+            self._socket.close()
+            reason = error.strerror or error
+            raise UsageError(
+                f"{options.host}:{options.port} cannot be opened ({reason}): take another --port."
+            ) from None
+        self._uvicorn: uvicorn.Server | None = None
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        return f"http://{host}:{self._socket.getsockname()[1]}"
+
+    def run(
+        self,
+        read: Callable[[], OpenModel],
+        tokenizer: Callable[[], Tokenizer],
+        defaults: dict[str, object],
+    ) -> None:
+        """Serve until Ctrl-C or SIGTERM. Raises what reading the model raised."""
+        asyncio.run(self._serve(read, tokenizer, defaults))
+
+    def stop(self) -> None:
+        """End `run` when its answers are complete or a few seconds have passed; a second call does not wait."""
+        if self._uvicorn is not None:
+            self._uvicorn.force_exit = self._uvicorn.should_exit
+            self._uvicorn.should_exit = True
+
+    async def _serve(
+        self,
+        read: Callable[[], OpenModel],
+        tokenizer: Callable[[], Tokenizer],
+        defaults: dict[str, object],
+    ) -> None:
+        pool = ThreadPoolExecutor(1, "mlxmtp-tokenizer")
+        worker = Worker()
+        scheduler = Scheduler(worker, self._options.waiting)
+        service = Service(self._served, pool.submit(tokenizer), scheduler, defaults)
+        app = Routes(service, self._options.limits).app(self._options.door)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_PATIENCE,
+        )
+        self._uvicorn = server = _Uvicorn(config)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        log, told = logging.getLogger("uvicorn.error"), _Told(self._tell)
+        log.addHandler(told)
+        scheduler.start(read)
+        watch = asyncio.create_task(self._watch(scheduler, server))
+        keep = asyncio.create_task(_keep(worker))
+        try:
+            await server.serve(sockets=[self._socket])
+        finally:
+            keep.cancel()
+            scheduler.stop()
+            log.removeHandler(told)
+            pool.shutdown(wait=False)
+            _save(worker.model)
+        if watch.done():
+            watch.result()
+        watch.cancel()
+
+    async def _watch(self, scheduler: Scheduler, server: uvicorn.Server) -> None:
+        """Say when the model is there. Raises what reading it raised, after the server has ended."""
+        error = await scheduler.loaded()
+        if error is None:
+            drafting = " with its drafter" if self._served.has_drafter else ""
+            self._tell(f"mlxmtp serves {self._served.name}{drafting} on {self.url}")
+            return
+        server.should_exit = True
+        raise error
+
+
+def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[str], None]) -> None:
+    """Serve the model that the settings mean. Raises ModelNotFound, LoadError, TooLarge, UsageError."""
+    target = opener.target(settings.model)
+    drafter = opener.drafter(target, settings)
+    require_memory(target, drafter, _CONVERSATION, force=bool(settings.force), turns=True, kv_bits=settings.kv_bits)
+    server = Server(_served(target, drafter), options, tell)
+    text = _once(lambda: read_tokenizer(target))
+    server.run(lambda: opener.open(target, drafter, settings, text()), text, settings.of_answer())
+
+
+def _served(target: Checkpoint, drafter: Checkpoint | None) -> Served:
+    names = frozenset({target.name, target.name.rpartition("/")[2], "default"})
+    return Served(target.name, names, context_of(target.folder), drafter is not None, int(time.time()))
+
+
+def _once(read: Callable[[], Tokenizer]) -> Callable[[], Tokenizer]:
+    """Return a function that calls `read` once, whichever thread comes first."""
+    future = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(read)
+    return future.result
+
+
+async def _keep(worker: Worker) -> None:
+    while True:
+        await asyncio.sleep(_SAVE_SECONDS)
+        _save(worker.model)
+
+
+def _save(opened: OpenModel | None) -> None:
+    if opened is not None:
+        opened.learned.save(opened.model)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals alone: its own handling ends the process before what has to be kept is written."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Told(logging.Handler):
+    """Failures in requests, as a line each."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._told = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, LocalProtocolError):  # uvicorn has answered already: the client broke off HTTP itself
+            return
+        self._told(sentence(error) if isinstance(error, Exception) else record.getMessage())

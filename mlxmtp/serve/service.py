@@ -1,0 +1,194 @@
+"""From a checked request to its answer: prompt, place in the line, events as they come."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from mlxmtp.app.open import OpenModel
+from mlxmtp.app.worker import Failed
+from mlxmtp.engine.answer import Answer, OnPrefill
+from mlxmtp.engine.events import Call, End, Text, Thinking
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import MlxmtpError, sentence
+from mlxmtp.serve.answers import Collected, Ending, Piece, StopStrings, ToolUse, new_id
+from mlxmtp.serve.asked import Asked
+from mlxmtp.serve.fields import Refused
+from mlxmtp.serve.metrics import Metrics
+from mlxmtp.serve.scheduler import Job, Scheduler
+
+_TURN = "<|turn>"
+_MOST_EQUAL = 4
+"""Equal calls in one answer; a model that writes more of them goes on for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model that is served: its name, others that mean it, and the tokens of its context."""
+
+    name: str
+    names: frozenset[str]
+    context: int
+    has_drafter: bool
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request with its prompt. `places`: how many tokens of it other prompts may begin with."""
+
+    asked: Asked
+    ids: Sequence[int]
+    places: Sequence[int]
+    params: Sequence[Params]
+
+
+class AnswerFailed(Exception):
+    """The model could not answer."""
+
+
+class Service:
+    """Answers with one model. `defaults` are fields of `Params` for requests that do not set them."""
+
+    def __init__(
+        self, served: Served, tokenizer: Future[Tokenizer], scheduler: Scheduler, defaults: Mapping[str, Any]
+    ) -> None:
+        self.served, self.scheduler = served, scheduler
+        self.metrics = Metrics()
+        self._tokenizer, self._defaults = tokenizer, defaults
+
+    def check_model(self, name: str) -> None:
+        """Raise Refused for a name that does not mean the model here; none at all does."""
+        if name and name.removesuffix(":latest") not in self.served.names:
+            raise Refused(
+                f"Model '{name}' is not served here, '{self.served.name}' is.",
+                "model",
+                status=404,
+                code="model_not_found",
+            )
+
+    async def prepare(self, asked: Asked) -> Prepared:
+        """Write the prompt. Raises Refused for a conversation that the template refuses or the context cannot hold."""
+        self.check_model(asked.model)
+        try:
+            tokenizer = await asyncio.wrap_future(self._tokenizer)
+            ids, places = await asyncio.to_thread(self._prompt, tokenizer, asked)
+            params = [self._params(asked, index) for index in range(asked.n)]
+        except MlxmtpError as error:
+            raise Refused(str(error), "messages") from error
+        except ValueError as error:
+            raise Refused(f"{error}.") from error
+        context = self.served.context
+        if len(ids) >= context:
+            raise Refused(
+                f"The prompt has {len(ids)} tokens, and the context of '{self.served.name}' holds {context}.",
+                "messages",
+                code="context_length_exceeded",
+            )
+        return Prepared(asked, ids, places, params)
+
+    def submit(self, prepared: Prepared) -> list[Job]:
+        """Put every answer that is wanted into the line. Raises Refused if it is full."""
+        jobs: list[Job] = []
+        try:
+            for params in prepared.params:
+                jobs.append(self._job(prepared, params))
+                self.scheduler.submit(jobs[-1])
+        except Refused:
+            self.cancel(jobs)
+            raise
+        return jobs
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self.scheduler.cancel(job)
+
+    async def pieces(
+        self, job: Job, asked: Asked, heartbeat: float | None, prefix: str
+    ) -> AsyncIterator[Piece | Ending | None]:
+        """Yield an answer, its ending last, and None whenever `heartbeat` seconds have passed without anything.
+
+        Raises AnswerFailed, with a sentence for the client.
+        """
+        calls: Counter[str] = Counter()
+        stops, cut = StopStrings(asked.stops), False
+        while True:
+            try:
+                event = await asyncio.wait_for(job.events.get(), heartbeat)
+            except TimeoutError:
+                yield None
+                continue
+            if isinstance(event, Failed):
+                self.metrics.failed += 1
+                raise AnswerFailed(sentence(event.error)) from event.error
+            if isinstance(event, Text) and not cut:
+                if text := stops.feed(event.text):
+                    yield Text(text)
+                cut = stops.found is not None
+            elif isinstance(event, Thinking | Call | End) and not cut and (text := stops.flush()):
+                yield Text(text)
+            if isinstance(event, Thinking) and not cut:
+                yield event
+            elif isinstance(event, Call) and not cut:
+                use = ToolUse(new_id(prefix), event)
+                calls[f"{event.name} {use.arguments}"] += 1
+                cut = not asked.parallel_calls or max(calls.values()) >= _MOST_EQUAL
+                yield use
+            elif isinstance(event, End):
+                self.metrics.count(event.stats)
+                reason = "stop" if cut else event.finish_reason
+                yield Ending(reason, event.stats, called=bool(calls), stop=stops.found)
+                return
+            if cut:
+                self.scheduler.cancel(job)
+
+    async def collect(self, jobs: Sequence[Job], asked: Asked, prefix: str) -> list[tuple[Collected, Ending]]:
+        """Return all answers when they are complete. Raises AnswerFailed."""
+        answers = []
+        for job in jobs:
+            said = Collected()
+            async for piece in self.pieces(job, asked, None, prefix):
+                if isinstance(piece, Ending):
+                    answers.append((said, piece))
+                elif piece is not None:
+                    said.add(piece)
+        return answers
+
+    def _prompt(self, tokenizer: Tokenizer, asked: Asked) -> tuple[list[int], list[int]]:
+        if asked.raw is not None:
+            return tokenizer.raw_ids(asked.raw), []
+        if asked.tools and not tokenizer.declares_tools:
+            raise Refused(f"The chat template of '{self.served.name}' knows no tools: leave them out.", "tools")
+        messages, think, tools = asked.messages, self._thinks(asked), asked.tools
+        if asked.continues:
+            return tokenizer.continued_ids(messages, think=think, tools=tools), []
+        ids = tokenizer.prompt_ids(messages, think=think, tools=tools)
+        turn = tokenizer.special_id(_TURN)
+        turns = [place for place, token in enumerate(ids) if token == turn]
+        # Other conversations share the first turn; a retry and a summary share all up to the last question.
+        marks = {*turns[1:2], *turns[-2:-1], tokenizer.lasting(messages, ids, think=think, tools=tools)}
+        return ids, sorted(marks - {0})
+
+    def _thinks(self, asked: Asked) -> bool:
+        return bool(self._defaults.get("think")) if asked.think is None else asked.think
+
+    def _params(self, asked: Asked, index: int) -> Params:
+        params = {**self._defaults, **asked.given}
+        if index and params.get("seed") is not None:
+            params["seed"] = (params["seed"] + index) % 2**64
+        return Params(**params)
+
+    def _job(self, prepared: Prepared, params: Params) -> Job:
+        def begin(opened: OpenModel, on_prefill: OnPrefill) -> Answer:
+            return opened.model.stream_ids(
+                prepared.ids,
+                params,
+                on_prefill=on_prefill,
+                snapshot_at=prepared.places,
+                calls=bool(prepared.asked.tools),
+            )
+
+        return Job(begin)

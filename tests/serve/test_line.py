@@ -1,0 +1,172 @@
+"""The line before the model: waiting, loading, going away, failing, signs of life."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from mlxmtp.errors import LoadError
+from mlxmtp.serve.routes import Limits
+from mlxmtp.serve.server import Options, Server
+from mlxmtp.serve.service import Served
+from tests.serve.running import Json, Running, running, wait_until
+
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+BODY: Json = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4000}
+
+
+def send(server: Running, path: str, body: Json) -> socket.socket:
+    """A request on a socket that stays open."""
+    data = json.dumps(body).encode()
+    peer = socket.create_connection(("127.0.0.1", server.port))
+    peer.settimeout(20)
+    peer.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    return peer
+
+
+def until(peer: socket.socket, mark: bytes) -> bytes:
+    got = b""
+    while mark not in got:
+        part = peer.recv(65536)
+        assert part, got
+        got += part
+    return got
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, "/v1/responses"])
+def test_a_stream_begins_before_the_model_is_there_and_shows_that_it_lives(tmp_path: Path, path: str) -> None:
+    loads = Event()
+    with running(tmp_path, Options(port=0, limits=Limits(heartbeat=0.05)), loads=loads) as server:
+        assert server.get("/health")["status"] == "loading"
+        server.say("x<turn|>")
+        with send(server, path, {**BODY, "input": "Hi", "stream": True}) as peer:
+            first = {CHAT: b'"role":"assistant"', MESSAGES: b"message_start"}.get(path, b"response.created")
+            until(peer, first)
+            sign = b'event: ping\ndata: {"type":"ping"}' if path == MESSAGES else b": still working"
+            until(peer, sign)
+            until(peer, sign)
+            loads.set()
+            until(peer, b'"x"')
+        assert server.get("/health")["status"] == "ok"
+        assert len(server.told) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_who_goes_away_frees_the_model(tmp_path: Path, path: str, stream: bool) -> None:
+    with running(tmp_path) as server:
+        server.say("x" * 4000, "Next.<turn|>")
+        server.decoder.before_round = lambda number: time.sleep(0.01 if len(server.decoder.requests) == 1 else 0)
+        peer = send(server, path, {**BODY, "stream": stream})
+        wait_until(lambda: len(server.decoder.requests) == 1)
+        if stream:
+            until(peer, b"xxx")
+        peer.close()
+        assert (
+            server.post(CHAT, **BODY)["choices"][0]["message"]["content"] == "Next."
+        )  # else it takes 13 s, and fails:
+        wait_until(lambda: server.decoder.closed == 2)
+        assert server.decoder.answers == type(server.decoder.answers)()
+
+
+def test_a_half_closed_client_does_not_keep_the_model(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        server.say("Next.<turn|>", "Next.<turn|>")
+        with send(server, CHAT, {**BODY, "stream": True}) as peer:
+            peer.shutdown(socket.SHUT_WR)
+        assert server.post(CHAT, **BODY)["choices"][0]["message"]["content"] == "Next."
+        assert server.get("/health")["waiting"] == 0
+
+
+def test_the_line_has_an_end_and_keeps_its_order(tmp_path: Path) -> None:
+    goes_on = Event()
+    with running(tmp_path, Options(port=0, waiting=2)) as server, ThreadPoolExecutor(4) as pool:
+        server.decoder.before_round = lambda _: wait_until(goes_on.is_set)
+        server.say(*(f"{number}.<turn|>" for number in range(3)))
+        answers = []
+        for number in range(3):
+            answers.append(pool.submit(server.post, CHAT, **BODY))
+            wait_until(lambda number=number: server.get("/health")["waiting"] == max(0, number))  # type: ignore[misc]
+        status, headers, data = server.request("POST", CHAT, BODY)
+        assert (status, headers["retry-after"]) == (503, "2")
+        assert json.loads(data)["error"]["type"] == "overloaded_error"
+        status, headers, data = server.request("POST", MESSAGES, BODY)
+        assert (status, json.loads(data)["error"]["type"]) == (503, "overloaded_error")
+        goes_on.set()
+        said = [answer.result(20)["choices"][0]["message"]["content"] for answer in answers]
+        assert said == ["0.", "1.", "2."]
+
+
+def test_who_waits_and_goes_away_is_never_asked_for(tmp_path: Path) -> None:
+    goes_on = Event()
+    with running(tmp_path) as server:
+        server.decoder.before_round = lambda _: wait_until(goes_on.is_set)
+        server.say("One.<turn|>", "Two.<turn|>")
+        with send(server, CHAT, BODY) as first:
+            wait_until(lambda: len(server.decoder.requests) == 1)
+            send(server, CHAT, BODY).close()
+            second = send(server, MESSAGES, BODY)
+            wait_until(lambda: server.get("/health")["waiting"] == 1)
+            goes_on.set()
+            assert b"One." in until(first, b"One.")
+        assert b"Two." in until(second, b"Two.")
+        second.close()
+        assert len(server.decoder.requests) == 2
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, "/v1/responses", "/api/chat"])
+def test_a_failure_after_the_first_byte_is_an_event_and_before_it_a_status(tmp_path: Path, path: str) -> None:
+    def fails(_: int) -> None:
+        raise RuntimeError("no kernel")
+
+    with running(tmp_path) as server:
+        server.decoder.before_round = fails
+        server.say("One.<turn|>", "Two.<turn|>", "Three.<turn|>")
+        body = {**BODY, "input": "Hi", "model": "fake"}
+        status, _, data = server.request("POST", path, {**body, "stream": True})
+        assert status == 200
+        assert b"no kernel" in data
+        assert b"error" in data
+        assert b"[DONE]" not in data
+        answer = server.post(path, **{**body, "stream": False})
+        assert answer["http"] == 500
+        assert "no kernel" in json.dumps(answer)
+        server.decoder.before_round = lambda _: None
+        assert server.post(CHAT, **BODY)["choices"][0]["message"]["content"] == "Three."
+
+
+def test_a_model_that_cannot_be_read_ends_the_server(tmp_path: Path) -> None:
+    def read() -> None:
+        raise LoadError("The weights are damaged.")
+
+    def tokenizer() -> None:
+        raise LoadError("There is no tokenizer.")
+
+    server = Server(Served("fake", frozenset({"fake"}), 9, has_drafter=False, created=0), Options(port=0), print)
+    with pytest.raises(LoadError, match="damaged"):
+        server.run(read, tokenizer, {})  # type: ignore[arg-type]
+
+
+def test_numbers_for_prometheus(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        server.say("One.<turn|>")
+        server.post(CHAT, **BODY)
+        server.post(CHAT, messages=5)
+        _, headers, data = server.request("GET", "/metrics")
+        assert headers["content-type"].startswith("text/plain; version=0.0.4")
+        lines = data.decode().splitlines()
+        values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        assert values['mlxmtp_requests_total{path="/v1/chat/completions",status="200"}'] == "1"
+        assert values['mlxmtp_requests_total{path="/v1/chat/completions",status="400"}'] == "1"
+        assert (values["mlxmtp_answers_total"], values["mlxmtp_generated_tokens_total"]) == ("1", "5")
+        for line in lines:
+            if not line.startswith("#"):
+                name = line.split("{")[0].split(" ")[0]
+                base = name.removesuffix("_sum").removesuffix("_count")
+                assert any(one.startswith(f"# TYPE {base} ") for one in lines)

@@ -1,0 +1,157 @@
+"""Anthropic's messages over a socket, with answers that are scripted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.serve.running import Json, Running, call
+
+MESSAGES = "/v1/messages"
+HI: list[Json] = [{"role": "user", "content": "Hi"}]
+TOOL: Json = {
+    "name": "f",
+    "description": "F.",
+    "input_schema": {"type": "object", "properties": {"a": {"type": "string"}}},
+}
+LIMIT: Json = {"max_tokens": 500}
+
+
+def blocks(events: list[Json]) -> list[Json]:
+    """The blocks that a client builds from a stream, after a check of the order of events."""
+    kinds = [one["type"] for one in events if one["type"] != "ping"]
+    assert kinds[0] == "message_start"
+    assert kinds[-2:] == ["message_delta", "message_stop"]
+    built: list[Json] = []
+    open_block = False
+    for one in events:
+        if one["type"] == "content_block_start":
+            assert not open_block
+            assert one["index"] == len(built)
+            open_block = True
+            built.append({**one["content_block"], "json": ""})
+        elif one["type"] == "content_block_delta":
+            assert open_block
+            assert one["index"] == len(built) - 1
+            [(key, value)] = [(key, value) for key, value in one["delta"].items() if key != "type"]
+            key = "json" if key == "partial_json" else key
+            built[-1][key] += value
+        elif one["type"] == "content_block_stop":
+            open_block = False
+    assert not open_block
+    return built
+
+
+def test_thought_text_and_calls_in_blocks(served: Running) -> None:
+    answer = "<|channel>thought\nHm.\n<channel|>Look: " + call('f{a:"x"}') + call("g{}") + "<|tool_response>"
+    served.say(answer, answer)
+    body = {**LIMIT, "messages": HI, "tools": [TOOL, {**TOOL, "name": "g"}], "thinking": {"type": "adaptive"}}
+    whole = served.post(MESSAGES, **body)
+    assert [one["type"] for one in whole["content"]] == ["thinking", "text", "tool_use", "tool_use"]
+    assert whole["content"][0]["signature"]
+    assert [one["input"] for one in whole["content"][2:]] == [{"a": "x"}, {}]
+    assert (whole["stop_reason"], whole["role"], whole["type"]) == ("tool_use", "assistant", "message")
+    events = served.events(MESSAGES, **body)
+    built = blocks(events)
+    assert [one["type"] for one in built] == ["thinking", "text", "tool_use", "tool_use"]
+    assert (built[0]["thinking"].strip(), built[1]["text"]) == ("Hm.", "Look: ")
+    assert built[0]["signature"]
+    assert [json.loads(one["json"]) for one in built[2:]] == [{"a": "x"}, {}]
+    delta = events[-2]
+    assert delta["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+    assert delta["usage"]["output_tokens"] == whole["usage"]["output_tokens"]
+
+
+def test_an_empty_answer_has_a_block(served: Running) -> None:
+    served.say("<turn|>", "<turn|>")
+    assert served.post(MESSAGES, **LIMIT, messages=HI)["content"] == [{"type": "text", "text": ""}]
+    [block] = blocks(served.events(MESSAGES, **LIMIT, messages=HI))
+    assert (block["type"], block["text"]) == ("text", "")
+
+
+def test_the_limit_is_a_reason(served: Running) -> None:
+    served.say("abcdefghij<turn|>")
+    assert served.post(MESSAGES, max_tokens=3, messages=HI)["stop_reason"] == "max_tokens"
+
+
+def test_a_stop_sequence_is_named(served: Running) -> None:
+    served.say("One. Two.<turn|>", "One. Two.<turn|>")
+    whole = served.post(MESSAGES, **LIMIT, messages=HI, stop_sequences=["#", " Tw"])
+    assert (whole["stop_reason"], whole["stop_sequence"]) == ("stop_sequence", " Tw")
+    assert whole["content"] == [{"type": "text", "text": "One."}]
+    delta = served.events(MESSAGES, **LIMIT, messages=HI, stop_sequences=[" Tw"])[-2]["delta"]
+    assert delta == {"stop_reason": "stop_sequence", "stop_sequence": " Tw"}
+
+
+def test_counted_tokens_are_those_of_the_request(served: Running) -> None:
+    served.say("Hi.<turn|>", "Hi.<turn|>")
+    body = {"messages": [{"role": "user", "content": "How are you?"}], "system": "Be kind.", "tools": [TOOL]}
+    counted = served.post(f"{MESSAGES}/count_tokens", **body)["input_tokens"]
+    usage = served.post(MESSAGES, **LIMIT, **body)["usage"]
+    assert counted == usage["input_tokens"] + usage["cache_read_input_tokens"]
+    assert served.events(MESSAGES, **LIMIT, **body)[0]["message"]["usage"]["input_tokens"] == counted
+    assert counted > served.post(f"{MESSAGES}/count_tokens", messages=HI)["input_tokens"]
+
+
+def test_a_tool_round_as_claude_code_sends_it(served: Running) -> None:
+    served.say("Done.<turn|>")
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "Hm.\n", "signature": "mlxmtp"},
+            {"type": "text", "text": "Look:"},
+            {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": "x"}},
+        ]},
+        {"role": "user", "content": [
+            {"type": "text", "text": "And?"},
+            {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "42"}]},
+        ]},
+        {"role": "system", "content": "Be brief."},
+    ]  # fmt: skip
+    system = [
+        {"type": "text", "text": "x-anthropic-billing-header: cc_version=2; cch=abc12;"},
+        {"type": "text", "text": "You are an agent."},
+    ]
+    body = {
+        "messages": messages, "system": system, "tools": [TOOL, {"type": "web_search_20250305", "name": "web_search"}],
+        "metadata": {"user_id": "u"}, "context_management": {"edits": []}, "output_config": {"effort": "high"},
+        "thinking": {"type": "disabled"},
+    }  # fmt: skip
+    status, _, data = served.request("POST", f"{MESSAGES}?beta=true", {**LIMIT, **body})
+    assert status == 200, data
+    prompt = served.prompt()
+    assert "<|turn>system\nYou are an agent.<|tool>declaration:f" in prompt
+    assert "billing" not in prompt
+    assert "web_search" not in prompt
+    assert "model\nLook:<|channel>thought\nHm.\n<channel|>" not in prompt
+    assert '<|tool_call>call:f{a:<|"|>x<|"|>}<tool_call|><|tool_response>response:f{value:<|"|>42<|"|>}' in prompt
+    assert prompt.endswith("<|turn>user\nAnd?<turn|>\n<|turn>system\nBe brief.<turn|>\n<|turn>model\n")
+
+
+def test_the_beginning_of_an_answer_is_continued(served: Running) -> None:
+    served.say(" B.<turn|>")
+    served.post(MESSAGES, **LIMIT, messages=[*HI, {"role": "assistant", "content": "A,"}])
+    assert served.prompt().endswith("<|turn>model\nA,")
+
+
+REFUSED: list[tuple[Json, str]] = [
+    ({"messages": HI}, "max_tokens"),
+    ({"max_tokens": 0, "messages": HI}, "max_tokens"),
+    ({**LIMIT, "messages": []}, "messages"),
+    ({**LIMIT, "messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
+    (
+        {**LIMIT, "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x"}]}]},
+        "tool_use_id",
+    ),
+    ({**LIMIT, "messages": HI, "tools": [TOOL], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice"),
+    ({**LIMIT, "messages": HI, "output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
+    ({**LIMIT, "messages": HI, "tools": [{"name": ""}]}, "tools[0].name"),
+]
+
+
+@pytest.mark.parametrize(("body", "named"), REFUSED)
+def test_what_is_wrong_is_named_in_this_protocol(served: Running, body: Json, named: str) -> None:
+    answer = served.post(MESSAGES, **body)
+    assert (answer["http"], answer["type"], answer["error"]["type"]) == (400, "error", "invalid_request_error")
+    assert named in answer["error"]["message"]

@@ -1,0 +1,90 @@
+"""Ollama's protocol, and completions of a plain text, over a socket."""
+
+from __future__ import annotations
+
+import json
+
+from tests.serve.running import Json, Running, call
+
+HI: list[Json] = [{"role": "user", "content": "Hi"}]
+TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def lines(served: Running, path: str, **body: object) -> list[Json]:
+    status, headers, data = served.request("POST", path, body)
+    assert (status, headers["content-type"]) == (200, "application/x-ndjson"), data
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def test_chat_streams_lines_unless_told_otherwise(served: Running) -> None:
+    served.say("Hello.<turn|>", "Hello.<turn|>")
+    found = lines(served, "/api/chat", model="fake:latest", messages=HI, tools=[])
+    assert "".join(one["message"]["content"] for one in found) == "Hello."
+    assert [one["done"] for one in found] == [False] * (len(found) - 1) + [True]
+    assert found[-1]["done_reason"] == "stop"
+    assert found[-1]["eval_count"] == 7
+    whole = served.post("/api/chat", model="fake", messages=HI, stream=False)
+    assert (whole["message"], whole["done"]) == ({"role": "assistant", "content": "Hello."}, True)
+
+
+def test_thoughts_and_calls(served: Running) -> None:
+    served.say("<|channel>thought\nHm.\n<channel|>" + call("f{a:1}") + "<|tool_response>")
+    found = lines(served, "/api/chat", model="fake", messages=HI, tools=[TOOL], think=True)
+    assert "".join(one["message"].get("thinking", "") for one in found).strip() == "Hm."
+    [function] = [one["function"] for line in found for one in line["message"].get("tool_calls", [])]
+    assert (function["name"], function["arguments"]) == ("f", {"a": 1})
+
+
+def test_results_without_ids_belong_to_the_calls_in_order(served: Running) -> None:
+    served.say("Done.<turn|>")
+    calls: list[Json] = [{"function": {"name": name, "arguments": {}}} for name in ("f", "g")]
+    results = [{"role": "tool", "tool_name": name, "content": name.upper()} for name in ("f", "g")]
+    messages = [*HI, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    assert served.post("/api/chat", model="fake", messages=messages, tools=[TOOL], stream=False)["http"] == 200
+    assert 'response:f{value:<|"|>F<|"|>}' in served.prompt()
+    assert 'response:g{value:<|"|>G<|"|>}' in served.prompt()
+
+
+def test_generate(served: Running) -> None:
+    served.say("Hello.<turn|>", " there")
+    options = {"num_predict": 90, "temperature": 0, "repeat_penalty": 1.0, "num_ctx": 4096}
+    found = lines(served, "/api/generate", model="fake", prompt="Hi", system="Be kind.", options=options)
+    assert "".join(one["response"] for one in found) == "Hello."
+    assert served.prompt().startswith("<bos><|turn>system\nBe kind.<turn|>\n<|turn>user\nHi")
+    raw = served.post("/api/generate", model="fake", prompt="Hello", raw=True, stream=False, options={"num_predict": 2})
+    assert (raw["response"], raw["done_reason"], served.prompt()) == (" ther", "length", "<bos>Hello")
+
+
+def test_a_request_for_nothing_loads_the_model(served: Running) -> None:
+    assert served.post("/api/generate", model="fake")["done_reason"] == "load"
+    assert served.post("/api/chat", model="fake", messages=[])["done_reason"] == "load"
+
+
+def test_lists(served: Running) -> None:
+    assert served.get("/api/tags")["models"][0]["name"] == "fake:latest"
+    assert served.get("/api/version")["version"]
+    shown = served.post("/api/show", model="fake")
+    assert shown["model_info"]["gemma4.context_length"] == 4096
+    assert set(shown["capabilities"]) == {"completion", "tools", "thinking"}
+    assert served.post("/api/show", model="other") == {
+        "http": 404,
+        "error": "Model 'other' is not served here, 'fake' is.",
+    }
+
+
+def test_errors_are_one_sentence(served: Running) -> None:
+    assert served.post("/api/chat", model="fake", messages=HI, format="json")["error"].startswith("format is not")
+    assert served.post("/api/chat", messages=HI)["error"] == "model must be a text."
+    image = [{"role": "user", "content": "", "images": ["x"]}]
+    assert "messages[0].images" in served.post("/api/chat", model="fake", messages=image)["error"]
+
+
+def test_a_plain_text_is_continued(served: Running) -> None:
+    served.say(" time<turn|>", " time<turn|>")
+    whole = served.post("/v1/completions", prompt="Once upon a", max_tokens=50)
+    assert (whole["choices"][0]["text"], whole["object"]) == (" time", "text_completion")
+    assert served.prompt() == "<bos>Once upon a"
+    chunks = served.events("/v1/completions", prompt=["Once upon a"])
+    assert "".join(one["choices"][0]["text"] for one in chunks) == " time"
+    assert served.post("/v1/completions", prompt=["a", "b"])["error"]["param"] == "prompt"
+    assert served.post("/v1/completions", prompt="a", suffix="b")["error"]["param"] == "suffix"

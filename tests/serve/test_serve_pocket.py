@@ -1,0 +1,105 @@
+"""`mlxmtp serve` as people run it: the real program and the built-in model. Few tests: each is a start."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+QUESTIONS = ["What is a drafter?", "Say hello", "Name three colours.", "What is a snapshot?"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ROOT / "assets" / "pocket" / "drafter" / "model.safetensors").is_file(),
+        reason="the built-in model has not been trained",
+    ),
+]
+
+
+class Process:
+    """The server as a process, on a port that it chose."""
+
+    def __init__(self, home: Path, *args: str) -> None:
+        own = {"HOME": str(home), "MLXMTP_HOME": str(home), "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+        self.environment = {"PATH": os.environ["PATH"], **own}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlxmtp", "serve", "-m", "pocket", "--port", "0", *args],
+            env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stderr is not None
+        ready = self.process.stderr.readline()
+        found = re.fullmatch(r"mlxmtp serves pocket with its drafter on (http://127\.0\.0\.1:\d+)\n", ready)
+        assert found is not None, ready + self.process.stderr.read()
+        self.url = found[1]
+
+    def ask(self, question: str, **body: Any) -> dict[str, Any]:
+        data = json.dumps({"messages": [{"role": "user", "content": question}], **body}).encode()
+        with urllib.request.urlopen(f"{self.url}/v1/chat/completions", data, timeout=120) as response:
+            value: dict[str, Any] = json.loads(response.read())
+        return value
+
+    def end(self, number: int) -> tuple[int, str, str]:
+        self.process.send_signal(number)
+        out, error = self.process.communicate(timeout=60)
+        return self.process.returncode, out, error
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path)
+    yield process
+    process.process.kill()
+    process.process.communicate()
+
+
+def test_every_text_is_that_of_ask_with_the_same_seed(server: Process, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:  # at once: no answer may depend on those before it
+        said = list(pool.map(lambda one: server.ask(one, seed=5, max_tokens=40), [*QUESTIONS, *QUESTIONS]))
+    texts = [one["choices"][0]["message"]["content"] for one in said]
+    assert texts[:4] == texts[4:]
+    plain = server.ask(QUESTIONS[0], seed=5, max_tokens=40, mlxmtp={"num_draft_tokens": 0})
+    assert plain["choices"][0]["message"]["content"] == texts[0]
+    assert plain["mlxmtp"]["tokens_per_pass"] == 1
+    for question, text in zip(QUESTIONS[:2], texts, strict=False):
+        command = [sys.executable, "-m", "mlxmtp", "ask", "-m", "pocket", "--seed", "5", "--max-tokens", "40", question]
+        done = subprocess.run(
+            command, env=server.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == text.rstrip("\n") + "\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_quietly_and_keeps_what_drafting_has_learned(
+    server: Process, tmp_path: Path, number: int
+) -> None:
+    for seed in range(4):
+        server.ask("What is a drafter?", seed=seed, max_tokens=120)
+    assert server.end(number) == (0, "", "")
+    assert list((tmp_path / "tuning").glob("*.json"))
+
+
+def test_what_cannot_be_served_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlxmtp", "serve", "-m", "e2b", "--port", "0"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 3
+    assert "not on this machine" in done.stderr
+    other = subprocess.run(
+        [*command[:-4], "--host", "0.0.0.0"],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (other.returncode, "--api-key-file" in other.stderr) == (2, True)
