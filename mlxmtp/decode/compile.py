@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mlxmtp.decode.round import RoundFunction, State, make_round
 from mlxmtp.decode.sampling import Filters
-from mlxmtp.limits import COPIED, STEP
+from mlxmtp.limits import STEP
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
@@ -21,7 +21,7 @@ _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or 
 
 
 class Rounds:
-    """Round functions by draft length and sampling filters.
+    """Round functions by draft length and sampling filters; without a drafter they take the draft tokens.
 
     A compiled round is 1.3 to 2 times faster and costs twice before: its kernels are built once for each kind of round
     (by a thread, see `_build`), and it is traced for each length and capacity, which takes one to three rounds' time.
@@ -70,7 +70,7 @@ class Rounds:
         if (min(k, _KINDS), filters) not in self._ready:
             return False
         state, like = self._empty(), [mx.zeros(one.shape, one.dtype) for one in buffers]
-        given = [mx.zeros((k,), mx.int32)] if k == COPIED else []
+        given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
         self._compiled[k, filters](state, like, mx.zeros((2,), mx.uint32), *given)  # a graph, which nobody evaluates
         self._traced.add(((k, filters), capacity))
         return True

@@ -29,6 +29,7 @@ from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
+LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
 
@@ -49,6 +50,7 @@ class _Dispatched(NamedTuple):
     first one, beside which the length was traced."""
 
     k: int
+    forced: bool  # its drafts are a constraint's
     report: mx.array
     hidden: mx.array  # [k + 1, H]
     timed: bool
@@ -76,7 +78,7 @@ class Decoder:
         self._copying = Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._compiled = compiled
-        self._rounds = Rounds(target, drafter, compiled)
+        self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
@@ -170,7 +172,7 @@ class Decoder:
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
-        for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
+        for rounds in (self._rounds, self._given, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
     def _generate(
@@ -193,29 +195,32 @@ class Decoder:
             hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
             bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
             state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
-        first, state = self._constrained(constraint, first, hidden, state, key, sampling.filters)
+        if constraint is not None:
+            first, state = self._obeying(constraint, first, [], stop, False, hidden, state, key, sampling.filters)
         self.tokens += first
         self.depth.follow(self.tokens)
         yield Round(tuple(first), (), 0)
-        room -= 1
-        queue, clock = self._sent, time.perf_counter()
+        queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
             if self.tokens[-1] in stop:
                 return
-            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, room)
+            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, room, constraint)
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
-            new = chosen[: min(accepted + 1, room)]
+            # Under a constraint also rows behind a refused token may serve.
+            new = chosen[: min(accepted + 1 if constraint is None else len(chosen), room)]
             new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
-            new, obeying = self._constrained(constraint, new, done.hidden, state, key, sampling.filters)
-            if obeying is not state:  # rounds in flight go on from a token that was refused
-                queue.clear()
-                state, accepted = obeying, len(new) - 1
-            self.depth.observe(done.k, accepted, now - clock if done.timed else None, new)
-            if done.new:
-                self.depth.pay(done.k, now - clock)
+            if constraint is not None:
+                new, after = self._obeying(
+                    constraint, new, draft, stop, bool(queue), done.hidden, state, key, sampling.filters
+                )
+                if after is not state:  # rounds in flight go on from a token that was refused
+                    queue.clear()
+                    state, accepted = after, len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+            if not done.forced:
+                self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, first=done.new)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
@@ -224,16 +229,20 @@ class Decoder:
             clock = time.perf_counter() if not queue else now
 
     def _advance(
-        self, state: State, key: mx.array, filters: Filters, room: int
+        self, state: State, key: mx.array, filters: Filters, room: int, constraint: Constraint | None
     ) -> tuple[State, _Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
         queue = self._sent
         with self._computing():
             while len(queue) <= self._in_flight:
-                k = self.depth.choose(room, self._rounds.traced(filters, self._cache.capacity))
-                if k == COPIED and queue:  # the text must be known up to where a copy begins
+                forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
+                k = self.depth.choose(room, self._traced(filters))
+                if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
                     break
-                state, sent = self._dispatch(state, key, filters, k, ahead=sum(one.k + 1 for one in queue))
+                copied = self._copying.proposed if k == COPIED else []
+                forced = [] if queue or copied or len(forced) < k else forced
+                ahead = sum(one.k + 1 for one in queue)
+                state, sent = self._dispatch(state, key, filters, ahead, k, copied, forced)
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
@@ -259,31 +268,41 @@ class Decoder:
             while self._sent:
                 mx.eval(self._sent.popleft().report)
 
-    def _constrained(
+    def _obeying(
         self,
-        constraint: Constraint | None,
-        new: list[int],
+        constraint: Constraint,
+        chosen: list[int],
+        draft: list[int],
+        stop: frozenset[int],
+        followed: bool,
         hidden: mx.array,
         state: State,
         key: mx.array,
         filters: Filters,
     ) -> tuple[list[int], State]:
-        """Return the ``new`` tokens that the constraint allows, with another one for the first that it refuses.
+        """Return the tokens of a round under a constraint: those ``chosen``, and others where it refuses them.
 
-        ``hidden`` [L, H] predicted them. The state is the given one, or the one after the token that was replaced.
+        ``hidden`` [L, H] predicted them; a row counts as long as the tokens before are the ``draft``, and none was
+        replaced if the round is ``followed`` by another, which then has written over rows of this one. The state is
+        the given one, or, if a token was replaced, the one after the last.
         """
-        if constraint is None:
-            return new, state
-        allowed = constraint.accept(new)
-        if allowed == len(new):
-            return new, state
-        row, position = hidden[allowed : allowed + 1], mx.array([len(self.tokens) + allowed], mx.int32)
-        bonus = choose_allowed(self.target.logits(row), constraint.mask(), key, position, filters)
-        with self._computing():
-            new = [*new[:allowed], cast("int", bonus.item())]
-        if not constraint.accept(new[-1:]):
-            raise RuntimeError("a constraint refuses a token of its own mask")
-        return new, State(bonus, row, position)
+        new: list[int] = []
+        replaced = False
+        for row, own in enumerate(chosen):
+            position, token = mx.array([len(self.tokens) + row], mx.int32), own
+            if not constraint.accept([own]):
+                mask, replaced = constraint.mask(), True
+                with self._computing():
+                    logits = self.target.logits(hidden[row : row + 1])
+                    token = cast("int", choose_allowed(logits, mask, key, position, filters).item())
+                if not constraint.accept([token]):
+                    raise RuntimeError("a constraint refuses a token of its own mask")
+            new.append(token)
+            if replaced:
+                state = State(mx.array([token], mx.int32), hidden[row : row + 1], position)
+            if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
+                break
+        return new, state
 
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Make room for ``prompt`` and its answer, and have kernels built while it is read."""
@@ -296,6 +315,8 @@ class Decoder:
         self.depth.attend_to(self._cache.capacity)
         for k in self.depth.likely():
             self._rounds.build(k, filters)
+        if self.depth.copying is not None:
+            self._given.build(COPIED, filters)
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
@@ -335,23 +356,36 @@ class Decoder:
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
 
-    def _dispatch(self, state: State, key: mx.array, filters: Filters, k: int, ahead: int) -> tuple[State, _Dispatched]:
-        """Dispatch a round with ``k`` draft tokens; up to ``ahead`` rows are written by rounds not read yet."""
+    def _traced(self, filters: Filters) -> set[int]:
+        """Return the draft lengths whose compiled rounds can run at once, COPIED among them."""
+        capacity = self._cache.capacity
+        return self._rounds.traced(filters, capacity) | ({COPIED} & self._given.traced(filters, capacity))
+
+    def _dispatch(
+        self, state: State, key: mx.array, filters: Filters, ahead: int, k: int, copied: list[int], forced: list[int]
+    ) -> tuple[State, _Dispatched]:
+        """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet.
+
+        Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
+        """
+        given = copied or forced
+        rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
+        k = len(given) or k
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
         self._cache.reserve(last + 1)
         self.depth.attend_to(self._cache.capacity)
         self._cache.newest = max(self._cache.newest, last)
-        function, compiled = self._rounds.get(k, filters, self._cache.capacity)
-        if compiled and not self._has_compiled:
+        function, compiled = rounds.get(k, filters, self._cache.capacity)
+        if compiled and not forced and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, self._cache.capacity)
-        given = [mx.array(self._copying.proposed, mx.int32)] if k == COPIED else []
-        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key, *given)
+        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key, *drafts)
         mx.async_eval(report, *state, *self._cache.buffers)
         # While the device works, the host has time for a trace.
-        new = not compiled and self._rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)
+        new = not compiled and rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)
         # The first use of a shape is no measure, nor is an uncompiled round once others are compiled.
         timed = use in self._used and compiled == self._has_compiled and not new
-        self._used.add(use)
-        return State(*state), _Dispatched(k, report, hidden, timed, new)
+        if not forced:
+            self._used.add(use)
+        return State(*state), _Dispatched(k, bool(forced), report, hidden, timed, new)

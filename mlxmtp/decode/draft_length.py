@@ -88,7 +88,7 @@ class DraftLength:
 
     def likely(self) -> tuple[int, ...]:
         """Lengths of which one is probably the next."""
-        if self.fixed is not None or not (self.limit or self.copying):
+        if self.fixed is not None or not self.limit:
             return (min(self.fixed or 0, self.limit),)
         return (MAX_DRAFT, 0)
 
@@ -96,11 +96,24 @@ class DraftLength:
         """The length with the highest expected speed; 0 unless another is worth the change."""
         return _least({k: 1 / speed for k, speed in self._speeds().items()})
 
-    def observe(self, k: int, accepted: int, seconds: float | None, followed: Sequence[int] = ()) -> None:
-        """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` None if its time means nothing.
+    def observe(
+        self,
+        k: int,
+        accepted: int,
+        seconds: float | None,
+        followed: Sequence[int] = (),
+        *,
+        timed: bool = True,
+        first: bool = False,
+    ) -> None:
+        """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` that say what others will take if
+        it is ``timed``, or what a length costs if it was the ``first`` of it.
 
         ``followed``: the tokens it gave, by which copies are judged even where none was made.
         """
+        if first and seconds is not None:
+            self._pay(k, seconds)
+        seconds = seconds if timed else None
         if self.copying is not None:
             self.copying.judge(followed)
         self._rounds += 1
@@ -119,8 +132,8 @@ class DraftLength:
         elif accepted:  # it begins to pay: look again at once
             self._saved = self._stake()
 
-    def pay(self, k: int, seconds: float) -> None:
-        """Take in the first round of a length, with its trace."""
+    def _pay(self, k: int, seconds: float) -> None:
+        """Take in how long the first round of a length took, with its trace."""
         plain = self._times.plain()
         if plain is not None and k in (*LENGTHS, COPIED):
             price = seconds / (plain * (self._copy if k == COPIED else self._times.cost(k))) - 1

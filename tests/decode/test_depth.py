@@ -127,7 +127,7 @@ def test_what_a_first_round_costs_is_learned():
         depth.observe(3, 3, 0.02)
     assert depth.choose(500, {3}) > 3
     for _ in range(4):
-        depth.pay(7, 0.5)
+        depth.observe(7, 7, 0.5, timed=False, first=True)
     assert depth.choose(60, {3}) == 3
 
 
