@@ -335,6 +335,11 @@ def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("TERM") == "dumb"
 
 
+def in_tmux(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return True in a window of tmux."""
+    return bool(environ.get("TMUX"))
+
+
 def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
     """Return True if the person sits at another machine."""
     return bool(environ.get("SSH_CONNECTION"))
