@@ -40,11 +40,12 @@ ROW: dict[str, Any] = {
 TABLE = Constraint.schema({"type": "array", "items": ROW, "minItems": 4, "maxItems": 4})
 ANY_TEXT = Constraint("regex", r"[\s\S]*")
 ARMS: dict[str, dict[str, Any]] = {
-    "free text": {},
-    "the same text, held to any text": {"constraint": ANY_TEXT},
     "free text, plain": {"num_draft_tokens": 0},
+    "the same text, held to any text, plain": {"num_draft_tokens": 0, "constraint": ANY_TEXT},
+    "free text, 3 drafts": {"num_draft_tokens": 3},
+    "the same text, held to any text, 3 drafts": {"num_draft_tokens": 3, "constraint": ANY_TEXT},
     "table, plain": {"num_draft_tokens": 0, "constraint": TABLE},
-    "table": {"constraint": TABLE},
+    "table, drafter and forced tokens": {"constraint": TABLE},
 }
 GEMMA = 262_144  # tokens
 
