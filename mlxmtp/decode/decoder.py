@@ -21,7 +21,7 @@ from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
-from mlxmtp.errors import ContextOverflow
+from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
@@ -188,7 +188,7 @@ class Decoder:
             self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
             self._cache.reserve(rows)
             hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
-            bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
+            bonus = choose(self._numbers(hidden), key, position, sampling.filters).astype(mx.int32)
             state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
         if constraint is not None:
             first, state = self._obeying(constraint, first, [], stop, False, hidden, state, key, sampling.filters)
@@ -295,6 +295,14 @@ class Decoder:
                 break
         self._replaced += (replaced - self._replaced) / 16
         return new, state
+
+    def _numbers(self, hidden: mx.array) -> mx.array:
+        """Return the logits [1, V] of a prompt's last state. Raises LoadError for infinities, NaN and mere zeros."""
+        logits = self.target.logits(hidden)
+        if not (mx.isfinite(logits.sum()) & mx.isfinite(hidden).all() & mx.any(hidden != 0)).item():
+            said = f"The network in {self.target.config.folder} computes no numbers: weights are damaged, or overflow."
+            raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
+        return logits
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
