@@ -20,7 +20,7 @@ from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, PLAIN_KEYS_HELP, Call, Messag
 from mlxmtp.cli.terminal.output import copy_to_clipboard
 from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.cli.terminal.signals import interrupts, raises
-from mlxmtp.errors import ModelNotFound, SessionError, UsageError, sentence
+from mlxmtp.errors import ModelNotFound, SessionError, UsageError
 from mlxmtp.settings import CHAT_KEYS, typed_value
 from mlxmtp.units import nearest
 
@@ -365,7 +365,7 @@ class Actions:
 
 def run(chat: Chat) -> None:
     """Carry out lines until Ctrl+D or /exit. Ctrl+C leaves what is being done, never the conversation."""
-    actions, refused = Actions(chat), ""
+    actions, refused = Actions(chat), False
     with interrupts(lambda: None):
         while True:
             text, edits = chat.line.take_text(), chat.line.edits
@@ -374,7 +374,7 @@ def run(chat: Chat) -> None:
                 typed = chat.keys.typed_ahead()
                 whole = "\n".join(part for part in (text, typed.text) if part)
                 literal = bool(text) or typed.pasted
-                chat.reader.remark, refused = refused if text else "", ""
+                chat.reader.refused, refused = refused and bool(text), False
                 line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.thought)
             except EOFError:
                 return
@@ -388,7 +388,7 @@ def run(chat: Chat) -> None:
                 return
             except Exception as error:  # noqa: BLE001  (one turn has failed, and the conversation is the person's)
                 chat.complain(error)
-                refused = sentence(error)
+                refused = True
             except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
                 chat.say("\nStopped.")
 

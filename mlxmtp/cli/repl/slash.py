@@ -26,9 +26,9 @@ class Line:
 
 
 class Reader(ABC):
-    """Gives lines; `remark` says why the text that is given comes back, where that would be out of sight."""
+    """Gives lines; `refused` if the text that is given comes back, for a reason that stands above the line."""
 
-    remark = ""
+    refused = False
 
     @abstractmethod
     def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
