@@ -28,6 +28,7 @@ from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
+OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
 LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
@@ -69,6 +70,7 @@ class Decoder:
         self.reused = 0
         self.depth = DraftLength()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
+        self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
         self._compiled = compiled
         self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
@@ -225,7 +227,8 @@ class Decoder:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
         queue = self._sent
         with self._computing():
-            while len(queue) <= self._in_flight:
+            often = constraint is not None and self._replaced > OFTEN
+            while len(queue) <= (0 if often else self._in_flight):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
                 if queue and len(forced) >= LONG_RUN:
                     break
@@ -290,6 +293,7 @@ class Decoder:
                 state = State(mx.array([token], mx.int32), hidden[row : row + 1], position)
             if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
                 break
+        self._replaced += (replaced - self._replaced) / 16
         return new, state
 
     def _numbers(self, hidden: mx.array) -> mx.array:

@@ -128,8 +128,8 @@ class Model:
         params = params or Params()
         if continues:
             ids = self.tokenizer.continued_ids(messages, think=params.think)
-            begun = ids[len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) :]
-            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=begun)
+            answer_at = len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) if params.constraint else 0
+            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=ids[answer_at:])
         ids = self.tokenizer.prompt_ids(messages, think=params.think)
         snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
         if question:
@@ -148,7 +148,8 @@ class Model:
     ) -> Answer:
         """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin.
 
-        `calls`: tools are declared in it, so calls come as `Call`.
+        `begun`: its last tokens, which a constraint takes for the beginning of the answer. `calls`: tools are declared
+        in it, so calls come as `Call`.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         ids, params, matcher = list(prompt_ids), params or Params(), None
