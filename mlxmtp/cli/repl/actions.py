@@ -318,7 +318,9 @@ class Actions:
         chat.say("Answers are free." if schema is None else f"Answers are JSON of {title_of(schema)}")
 
     def do_draft(self, argument: str) -> None:
-        if argument:
+        if "mtp" in argument or "copy" in argument:
+            self.chat.change(draft_from=typed_value("draft_from", argument))
+        elif argument:
             number = typed_value("num_draft_tokens", {"on": "auto", "off": "0"}.get(argument, argument))
             target = self.chat.model.target
             if number != 0 and target is not None and self.chat.model.drafter is None:
@@ -330,13 +332,15 @@ class Actions:
                 self._load_with(target, draft=True)  # after all: --no-draft left it out
             self.chat.change(num_draft_tokens=number)
         number = self.chat.settings.num_draft_tokens
+        copies = "copy" in (self.chat.settings.draft_from or "") and number in (None, "auto")
         state = f"Drafting {number} token{'' if number == 1 else 's'} per round."
         if self.chat.model.drafter is None:
-            state = "Drafting is off: no drafter is loaded."
+            state = f"{'Drafts are copied from the text' if copies else 'Drafting is off'}: no drafter is loaded."
         elif number == 0:
             state = "Drafting is off."
         elif number in (None, "auto"):
             state = "Drafting adapts to what is accepted and what it earns."
+            state += " Drafts are copied from the text, too, where it repeats itself." if copies else ""
         self.chat.say(state)
 
     def do_stats(self, argument: str) -> None:

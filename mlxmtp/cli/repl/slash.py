@@ -127,7 +127,7 @@ COMMANDS = (
     ),
     Command(
         "draft", "[on|off|N|auto]", "the drafter, live: tokens drafted per round", (),
-        "The text is the same either way; compare the speeds.",
+        "The text is the same either way; compare the speeds. /draft mtp,copy also copies drafts from the text.",
     ),
     Command("stats", "[on|off]", "all figures of the last answer; the line after each"),
     Command("context", "", "what fills the context"),
