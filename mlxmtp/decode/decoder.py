@@ -19,6 +19,7 @@ from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
+from mlxmtp.decode.texts import HeldText, HeldTexts
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.limits import MAX_DRAFT
 from mlxmtp.models.device import rounds_in_flight
@@ -70,6 +71,7 @@ class Decoder:
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
+        self._texts: HeldTexts | None = None
         self._chunk = chunk
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
@@ -141,6 +143,10 @@ class Decoder:
         self._request += 1
         self.tokens, self.rows = [], 0
 
+    def hold_texts(self, limit: int) -> None:
+        """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
+        self._texts = HeldTexts(limit)
+
     def draft_with(self, drafter: DraftModel | None) -> None:
         """Draft with another drafter from now on, in the same text; rounds of the one before stay compiled."""
         self._set_aside.append((self.drafter, self._rounds))
@@ -167,9 +173,7 @@ class Decoder:
         self.reused = 0
         self.depth.begin()
         key = sampling.key()
-        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
-        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
-        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+        self._turn_to(prompt)
         rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
         self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
         self._cache.reserve(rows)
@@ -205,6 +209,15 @@ class Decoder:
             self.rows = len(self.tokens) - 1
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
             clock = time.perf_counter() if not queue else now
+
+    def _turn_to(self, prompt: list[int]) -> None:
+        """Take the text that ``prompt`` goes on with, if several are held, and keep what both have."""
+        if self._texts is not None:
+            text = self._texts.choose(HeldText(self._cache, self.tokens, self.rows, self._snapshots), prompt)
+            self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
+        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
+        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
+        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
 
     def _constrained(
         self,
