@@ -7,6 +7,7 @@
     ├── ModelNotFound  3   the model is not on this machine
     ├── LoadError      1   the files are here but cannot be used
     ├── TooLarge       1   the model does not fit this machine's memory
+    ├── DeviceFailed   1   MLX could not compute; what it had read is given up
     ├── SessionError   1   a saved conversation cannot be read
     │   └── SessionInUse   another window has it open
     ├── ConversionError 1  the weights could not be converted or written
@@ -69,6 +70,10 @@ class ConversionError(MlxmtpError):
 
 class TooLarge(MlxmtpError):
     """The model does not fit this machine's memory."""
+
+
+class DeviceFailed(MlxmtpError, RuntimeError):
+    """MLX could not compute, mostly for want of memory. What it leaves behind cannot be trusted and is forgotten."""
 
 
 class CacheRefused(MlxmtpError):

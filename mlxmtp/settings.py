@@ -217,6 +217,11 @@ class Settings:
         """Return what was said about answers, by the names of `engine.params.Params`."""
         return {name: value for name, value in self.said().items() if TABLE[name].of_answer}
 
+    @property
+    def in_form(self) -> bool:
+        """True if answers are held to a form; then they are no markdown."""
+        return any(value for name, value in self.said().items() if TABLE[name].section == "form")
+
     def said(self) -> dict[str, Any]:
         """Return every value that somebody has set, by name."""
         return {name: value for name in TABLE if (value := getattr(self, name)) is not None}
@@ -328,6 +333,11 @@ def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError])
 def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
     """Return True if the terminal knows no escape codes."""
     return environ.get("TERM") == "dumb"
+
+
+def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return True if the person sits at another machine."""
+    return bool(environ.get("SSH_CONNECTION"))
 
 
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:

@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mlxmtp.models import blas
 
 blas.load()
 blas.set_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--as-gpu", action="store_true", help="run what a GPU runs: MLX's attention, views, rounds ahead")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the device: numbers are compared with those of a CPU, so tests run there on a Mac, too, unless asked.
+
+    ``--as-gpu`` without a GPU takes the ways of one on the CPU backend. Numbers stay in float32, so that they can be
+    compared with the reference's; `decode/test_sixteen_bits.py` is about the others.
+    """
+    import mlx.core as mx
+
+    from mlxmtp.models import device
+
+    if not config.getoption("--as-gpu"):
+        mx.set_default_device(mx.Device(mx.cpu))
+        return
+    widened = {mx.bfloat16: mx.float32, mx.float16: mx.float32}
+    device.compute_dtype = lambda stored: widened.get(stored, stored)
+    if device.on_cpu():
+        device.on_cpu = lambda: False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if config.getoption("--as-gpu") and item.get_closest_marker("cpu"):
+            item.add_marker(pytest.mark.skip(reason="about the CPU backend"))

@@ -118,15 +118,29 @@ def test_test_runs_every_part_and_shows_what_pytest_says(checkout: Checkout) -> 
     assert checkout.log()[-4:] == ["ruff check", "ruff format --check", "mypy", f"{PYTEST} -k ring"]
 
 
+def test_test_without_options_goes_a_gpus_ways_as_well(checkout: Checkout) -> None:
+    assert checkout.run("scripts/test").returncode == 0
+    plain, on_gpu = checkout.log()[-2:]
+    assert plain == PYTEST
+    assert on_gpu.startswith(f"{PYTEST} --as-gpu")
+    named = [word for word in on_gpu.split() if word.startswith("tests/")]
+    assert named == [name for name in named if (ROOT / name).is_file()] != []
+
+
 @pytest.mark.parametrize(
     ("failing", "named"),
-    [("ruff", "lint, format"), ("mypy", "types"), ("pytest", "tests"), ("ruff check|mypy", "lint, types")],
+    [
+        ("ruff", "lint, format"),
+        ("mypy", "types"),
+        ("pytest", "tests, tests as on a GPU"),
+        ("ruff check|mypy", "lint, types"),
+    ],
 )
 def test_a_failure_is_named_last_and_the_rest_still_runs(checkout: Checkout, failing: str, named: str) -> None:
     done = checkout.run("scripts/test", failing=failing)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"scripts/test: FAILED: {named}"
-    assert checkout.log()[-1] == PYTEST
+    assert checkout.log()[-2] == PYTEST
 
 
 def test_check_leaves_out_the_slow_tests(checkout: Checkout) -> None:
@@ -162,3 +176,14 @@ def test_shellcheck_finds_nothing() -> None:
     if found is None:
         pytest.skip("shellcheck is not installed; it comes with the dev extra")
     subprocess.run([found, "--external-sources", "--shell=bash", *EVERY], cwd=ROOT, check=True)
+
+
+def test_workflows_are_what_github_reads() -> None:
+    """Checked against the published schema, which needs no network; and they call scripts that exist."""
+    files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    program = Path(sys.executable).with_name("check-jsonschema")
+    if not program.exists():
+        pytest.skip("check-jsonschema is not installed; it comes with the dev extra")
+    subprocess.run([program, "--builtin-schema", "vendor.github-workflows", *files], check=True, capture_output=True)
+    for script in re.findall(r"run: (scripts/\w+)", "".join(file.read_text() for file in files)):
+        assert (ROOT / script).exists(), script

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -227,6 +229,9 @@ def _ignored(root: Path) -> frozenset[str]:
 def _git(root: Path, *arguments: str) -> list[str] | None:
     """Return the paths that git prints; None if it fails (there is no repository) or is not there."""
     try:
+        if sys.platform == "darwin" and shutil.which("git") == "/usr/bin/git":
+            # Without Apple's developer tools that is a stub, which opens a window that asks to install them.
+            subprocess.run(["xcode-select", "-p"], capture_output=True, check=True)
         done = subprocess.run(
             # A repository may name a program of its own for fsmonitor; listing files must not run it.
             ["git", "-C", str(root), "-c", "core.fsmonitor=false", *arguments],
@@ -235,7 +240,7 @@ def _git(root: Path, *arguments: str) -> list[str] | None:
             env=git_environ(),
             check=False,
         )
-    except OSError:
+    except (OSError, subprocess.CalledProcessError):
         return None
     names = set(done.stdout.split(b"\0")) - {b""}  # a set: a conflict is listed thrice
     return None if done.returncode else [os.fsdecode(one) for one in names]

@@ -51,7 +51,7 @@ class OneAnswer:
         self.settings = self.loaded.settings
         self.turn = Turn(self.conversation, "ask", self.asking)
         # Markdown is drawn on a terminal, unless someone wants the answer as it is.
-        as_is = self.settings.plain or self.form.json or self.form.jsonl or self.form.extract
+        as_is = self.settings.plain or self.settings.in_form or self.form.json or self.form.jsonl or self.form.extract
         self.renders = not as_is and presenters.fits_markdown(self.out)
 
     def show_prompt(self) -> None:

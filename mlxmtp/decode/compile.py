@@ -20,7 +20,12 @@ Key = tuple[int, Filters]
 
 
 class Rounds:
-    """Round functions by draft length and sampling filters."""
+    """Round functions by draft length and sampling filters; without a drafter they take the draft tokens.
+
+    A library of kernels is built for each of some forty fused graphs of a pair. On Linux the answer goes on meanwhile.
+    On Metal it may wait: MLX holds one lock while it builds a library, and the next gather or scatter needs it (read in
+    its source; seconds in all, once for each version of macOS and MLX, which keep what was built).
+    """
 
     def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:
         self._target, self._drafter, self._mode = target, drafter, compiled
@@ -92,4 +97,5 @@ class Rounds:
         hidden = mx.zeros((1, target.config.hidden_size), target.dtype)
         state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
         compiled = mx.compile(make_round(target, self._drafter, k, filters))
-        mx.eval(compiled(state, cache.buffers, mx.zeros((2,), mx.uint32)))
+        given = [mx.zeros((k,), mx.int32)] if self._drafter is None and k else []
+        mx.eval(compiled(state, cache.buffers, mx.zeros((2,), mx.uint32), *given))

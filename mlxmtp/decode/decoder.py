@@ -2,11 +2,13 @@
 
 Contract: whenever control is outside ``rounds`` (between two rounds, after closing it, an exception or Ctrl-C),
 ``tokens[:rows]`` is what the cache holds; ``rows`` is ``len(tokens) - 1``, or as far as an interrupted prefill came.
+After work that the device failed to do, the cache is empty.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -22,11 +24,12 @@ from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.decode.texts import HeldText, HeldTexts
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.limits import MAX_DRAFT
-from mlxmtp.models.device import rounds_in_flight
+from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
+LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
 
@@ -42,6 +45,7 @@ class Round:
 
 class _Dispatched(NamedTuple):
     k: int
+    given: bool  # its drafts are not the drafter's
     report: mx.array
     hidden: mx.array  # [k + 1, H]
     timed: bool
@@ -67,7 +71,7 @@ class Decoder:
         self.depth = DraftLength()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._compiled = compiled
-        self._rounds = Rounds(target, drafter, compiled)
+        self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
@@ -75,6 +79,7 @@ class Decoder:
         self._chunk = chunk
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
+        self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
         self._used: set[tuple[int, Filters, bool, int]] = set()
 
     def rounds(
@@ -95,7 +100,7 @@ class Decoder:
         ``snapshot_at``: later prompts may begin with so many tokens of this one and then differ, so a snapshot is taken
         at the last of these places, and at earlier ones where it is worth it. ``constraint``: a language that the text
         stays in. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer,
-        later RuntimeError if other rounds have begun.
+        later DeviceFailed, or RuntimeError if other rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -116,7 +121,11 @@ class Decoder:
         return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
 
     def export_state(self, length: int | None = None) -> CacheState:
-        """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there."""
+        """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
+
+        Raises DeviceFailed if the last round was never computed.
+        """
+        self._settle()
         if length is None:
             self._snapshots.forget_beyond(self.rows)
             tokens, cut = self.tokens[: self.rows], self._cache.cut(self.rows)
@@ -136,7 +145,8 @@ class Decoder:
 
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
-        self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
+        with self._computing():
+            self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
@@ -156,7 +166,7 @@ class Decoder:
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
-        for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
+        for rounds in (self._rounds, self._given, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
     def _generate(
@@ -173,37 +183,40 @@ class Decoder:
         self.reused = 0
         self.depth.begin()
         key = sampling.key()
-        self._turn_to(prompt)
-        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
-        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
-        self._cache.reserve(rows)
-        hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
-        bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
-        state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
-        first, state = self._constrained(constraint, first, hidden, state, key, sampling.filters)
+        self._settle()
+        with self._computing():
+            self._turn_to(prompt)
+            rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
+            self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+            self._cache.reserve(rows)
+            hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
+            bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
+            state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
+        if constraint is not None:
+            first, state = self._obeying(constraint, first, [], stop, False, hidden, state, key, sampling.filters)
         self.tokens += first
         yield Round(tuple(first), (), 0)
-        room -= 1
-        queue, clock = deque[_Dispatched](), time.perf_counter()
+        queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
             if self.tokens[-1] in stop:
                 return
-            while len(queue) <= self._in_flight:
-                state, sent = self._dispatch(state, key, sampling.filters, ahead=sum(q.k + 1 for q in queue))
-                queue.append(sent)
-            done = queue.popleft()
-            *report, accepted = cast("list[int]", done.report.tolist())
+            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, constraint)
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
-            new = chosen[: min(accepted + 1, room)]
+            # Under a constraint also rows behind a refused token may serve.
+            new = chosen[: min(accepted + 1 if constraint is None else len(chosen), room)]
             new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
-            new, obeying = self._constrained(constraint, new, done.hidden, state, key, sampling.filters)
-            if obeying is not state:  # rounds in flight go on from a token that was refused
-                queue.clear()
-                state, accepted = obeying, len(new) - 1
-            self.depth.observe(done.k, accepted, now - clock if done.timed else None)
+            if constraint is not None:
+                new, after = self._obeying(
+                    constraint, new, draft, stop, bool(queue), done.hidden, state, key, sampling.filters
+                )
+                if after is not state:  # rounds in flight go on from a token that was refused
+                    queue.clear()
+                    state, accepted = after, len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+            if not done.given:
+                self.depth.observe(done.k, accepted, now - clock if done.timed else None)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
@@ -219,30 +232,79 @@ class Decoder:
         pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
         self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
 
-    def _constrained(
+    def _advance(
+        self, state: State, key: mx.array, filters: Filters, constraint: Constraint | None
+    ) -> tuple[State, _Dispatched, list[int]]:
+        """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
+        queue = self._sent
+        with self._computing():
+            while len(queue) <= self._in_flight:
+                forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
+                if queue and len(forced) >= LONG_RUN:
+                    break
+                ahead = sum(one.k + 1 for one in queue)
+                state, sent = self._dispatch(state, key, filters, ahead, [] if queue else forced)
+                queue.append(sent)
+            report = cast("list[int]", queue[0].report.tolist())
+        return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Empty the cache and raise DeviceFailed where MLX fails.
+
+        Metal counts an array as computed when its work has been sent, and tells of a failure (memory, a reset, a
+        timeout) only at the next wait: whatever was written since may be anything, and nothing computes it again.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            self.forget()
+            self._sent.clear()
+            self._texts = None if self._texts is None else self._texts.emptied()
+            self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
+            raise failure(error) from error
+
+    def _settle(self) -> None:
+        """Wait for rounds that were sent and never read: those behind a stop token, or of an answer that was closed."""
+        with self._computing():
+            while self._sent:
+                mx.eval(self._sent.popleft().report)
+
+    def _obeying(
         self,
-        constraint: Constraint | None,
-        new: list[int],
+        constraint: Constraint,
+        chosen: list[int],
+        draft: list[int],
+        stop: frozenset[int],
+        followed: bool,
         hidden: mx.array,
         state: State,
         key: mx.array,
         filters: Filters,
     ) -> tuple[list[int], State]:
-        """Return the ``new`` tokens that the constraint allows, with another one for the first that it refuses.
+        """Return the tokens of a round under a constraint: those ``chosen``, and others where it refuses them.
 
-        ``hidden`` [L, H] predicted them. The state is the given one, or the one after the token that was replaced.
+        ``hidden`` [L, H] predicted them; a row counts as long as the tokens before are the ``draft``, and none was
+        replaced if the round is ``followed`` by another, which then has written over rows of this one. The state is
+        the given one, or, if a token was replaced, the one after the last.
         """
-        if constraint is None:
-            return new, state
-        allowed = constraint.accept(new)
-        if allowed == len(new):
-            return new, state
-        row, position = hidden[allowed : allowed + 1], mx.array([len(self.tokens) + allowed], mx.int32)
-        bonus = choose_allowed(self.target.logits(row), constraint.mask(), key, position, filters)
-        new = [*new[:allowed], cast("int", bonus.item())]
-        if not constraint.accept(new[-1:]):
-            raise RuntimeError("a constraint refuses a token of its own mask")
-        return new, State(bonus, row, position)
+        new: list[int] = []
+        replaced = False
+        for row, own in enumerate(chosen):
+            position, token = mx.array([len(self.tokens) + row], mx.int32), own
+            if not constraint.accept([own]):
+                mask, replaced = constraint.mask(), True
+                with self._computing():
+                    logits = self.target.logits(hidden[row : row + 1])
+                    token = cast("int", choose_allowed(logits, mask, key, position, filters).item())
+                if not constraint.accept([token]):
+                    raise RuntimeError("a constraint refuses a token of its own mask")
+            new.append(token)
+            if replaced:
+                state = State(mx.array([token], mx.int32), hidden[row : row + 1], position)
+            if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
+                break
+        return new, state
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
@@ -282,21 +344,30 @@ class Decoder:
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
 
-    def _dispatch(self, state: State, key: mx.array, filters: Filters, ahead: int) -> tuple[State, _Dispatched]:
-        """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet."""
+    def _dispatch(
+        self, state: State, key: mx.array, filters: Filters, ahead: int, forced: list[int]
+    ) -> tuple[State, _Dispatched]:
+        """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet.
+
+        Its drafts are the ``forced`` tokens, unless the drafter is expected to earn more.
+        """
         self.depth.attend_to(self._cache.capacity)
         k = self.depth.choose()
+        given = len(forced) >= max(k, 1)
+        rounds, drafts = (self._given, [mx.array(forced, mx.int32)]) if given else (self._rounds, [])
+        k = len(forced) if given else k
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
         self._cache.reserve(last + 1)
         self._cache.newest = max(self._cache.newest, last)
-        function, compiled = self._rounds.get(k, filters)
-        if compiled and not self._has_compiled:
+        function, compiled = rounds.get(k, filters)
+        if compiled and not given and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, self._cache.capacity)
         # The first use of a shape is traced, and a straggler that is not compiled yet will be: neither is a measure.
         timed = use in self._used and compiled == self._has_compiled
-        self._used.add(use)
-        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key)
+        if not given:
+            self._used.add(use)
+        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key, *drafts)
         mx.async_eval(report, *state, *self._cache.buffers)
-        return State(*state), _Dispatched(k, report, hidden, timed)
+        return State(*state), _Dispatched(k, given, report, hidden, timed)

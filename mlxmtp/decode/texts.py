@@ -56,6 +56,10 @@ class HeldTexts:
         self._limit = limit
         self._texts: list[HeldText] = []
 
+    def emptied(self) -> "HeldTexts":
+        """Return it without a text."""
+        return HeldTexts(self._limit)
+
     def choose(self, live: HeldText, prompt: Sequence[int]) -> HeldText:
         """Return the text to read ``prompt`` in, out of ``live`` and those that are held, or a new one.
 

@@ -132,6 +132,10 @@ class Matcher:
             return count + 1
         return count
 
+    def forced(self) -> Sequence[int]:
+        """Return the tokens, as the tokenizer would cut them, of the text that must follow."""
+        return [] if self._ended else self._inner.compute_ff_tokens()
+
     def mask(self) -> bytes:
         """Return the allowed tokens as bits. Raises MlxmtpError where none is, or the grammar has become too large."""
         bits = self._inner.compute_bitmask()

@@ -47,7 +47,9 @@ def this_machine() -> Machine:
     chip = _sysctl("machdep.cpu.brand_string") or platform.machine()
     generation, tier = parse_chip(chip)
     limit = int(_sysctl("iogpu.wired_limit_mb") or 0) * 2**20 or None
-    return Machine(f"macOS {platform.mac_ver()[0]}", chip, generation, tier, memory, limit or usable(memory), limit)
+    # A Python built for an old SDK takes every macOS for 10.16.
+    version = _sysctl("kern.osproductversion") or platform.mac_ver()[0]
+    return Machine(f"macOS {version}", chip, generation, tier, memory, limit or usable(memory), limit)
 
 
 def parse_chip(name: str) -> tuple[int | None, str]:

@@ -67,8 +67,9 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
         if tensor.name.endswith(("q_norm.weight", "k_norm.weight")):
             continue  # held once for every head: the entries below
         packed = quantization_of(tensor, pack)
+        size = config.hidden_size if tensor.name.endswith("layer_scalar") else tensor.size  # held as a vector
         wide = 4 if tensor.name.endswith("token_ordering") else plain
-        total += tensor.size * wide if packed is None else packed.nbytes(tensor, plain)
+        total += size * wide if packed is None else packed.nbytes(tensor, plain)
     return total + sum(head_entries(config, i) * 4 for i in range(len(config.layer_types)))
 
 

@@ -1,10 +1,10 @@
 """The machine as the networks see it; the rest of the program never asks for the device."""
 
-import atexit
 from functools import cache
 
 import mlx.core as mx
 
+from mlxmtp.errors import DeviceFailed
 from mlxmtp.models import blas
 from mlxmtp.models.chunks import BUDGET
 
@@ -42,18 +42,19 @@ def bound_memory() -> None:
 
     A GPU would keep up to its whole working set. A CPU keeps 32 MB, less than the scores of a round with 7 drafts after
     16,000 tokens: they went back to the system and were fetched page by page, a quarter of the round's time.
-    Wired memory is the system's again at exit, after the work that is still under way.
+    Wired memory is the system's again when the process ends.
     """
     mx.set_cache_limit(_FREED_ON_CPU if on_cpu() else BUDGET)
-    if not mx.metal.is_available():
-        return
-    before = mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+    if mx.metal.is_available():
+        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
 
-    def restore() -> None:
-        mx.synchronize()
-        mx.set_wired_limit(before)
 
-    atexit.register(restore)
+def failure(error: RuntimeError) -> DeviceFailed:
+    """Return the error for what MLX could not compute, in its own words and with the next step."""
+    return DeviceFailed(
+        f"MLX could not go on computing on this {'CPU' if on_cpu() else 'GPU'} ({error}). Mostly the memory is full: "
+        "give less context, choose a smaller model, or pack keys and values with --kv-bits 8."
+    )
 
 
 def backend() -> str:

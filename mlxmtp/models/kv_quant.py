@@ -54,11 +54,15 @@ def widths(dim: int, quantization: Quantization, dtype: mx.Dtype) -> list[tuple[
     return [(dim * quantization.bits // 32, mx.uint32), (groups, dtype), (groups, dtype)]
 
 
-def scores(queries: mx.array, keys: QuantizedRows) -> mx.array:
+def scores(queries: mx.array, keys: Rows) -> mx.array:
     """queries [1, heads, L, D] times keys [1, heads, rows, D] -> [1, heads, L, rows]."""
+    if isinstance(keys, mx.array):
+        return queries @ keys.swapaxes(2, 3)
     return mx.quantized_matmul(queries, *keys.parts(), transpose=True, **keys.quantization.arguments)
 
 
-def weighted_sum(weights: mx.array, values: QuantizedRows) -> mx.array:
+def weighted_sum(weights: mx.array, values: Rows) -> mx.array:
     """weights [1, heads, L, rows] times values [1, heads, rows, D] -> [1, heads, L, D]."""
+    if isinstance(values, mx.array):
+        return weights @ values
     return mx.quantized_matmul(weights, *values.parts(), transpose=False, **values.quantization.arguments)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
+from mlxmtp.models import device
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.device import on_cpu
 from mlxmtp.models.kv_quant import QuantizedRows, Rows, dequantized, scores, weighted_sum
 from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join, softmax
 
@@ -17,8 +17,13 @@ KV = tuple[Rows, Rows]
 _FEW = 16
 """Rows up to which the products are written out on a CPU; a chunk of the prompt is better off in MLX's own function."""
 
-_SORTED = 64
-"""From so many pairs of row and expert on they are sorted by expert: the weights of each are read once."""
+_SORTED, _SORTED_PER_EXPERT = 64, 4
+"""From so many pairs of row and expert on they are sorted by expert, so that the weights of each are read once.
+
+MLX's kernel for sorted quantized pairs on Metal takes over at four for each expert: before that, sorting is lost."""
+
+KERNEL_ROWS, KERNEL_QUERIES, KERNEL_HEADS = 8, 32, frozenset({64, 96, 128, 192, 256})
+"""Limits of that kernel: rows, rows times query heads of a K/V head, and head sizes. Gemma's full layers have 512."""
 
 _FINER = 12
 """Bits of a speed below 2^-32 turns; their product with a position must stay below 2^32."""
@@ -96,7 +101,8 @@ class Layer:
                 Linear(weights.matrix("per_layer_projection")),
                 weights.vector("post_per_layer_input_norm.weight"),
             )
-        self._scalar = weights.vector("layer_scalar")
+        # A vector: mx.compile writes constants of one element into a kernel's source, a library for every layer.
+        self._scalar = mx.contiguous(mx.broadcast_to(weights.vector("layer_scalar"), (config.hidden_size,)))
 
     def __call__(
         self,
@@ -186,27 +192,34 @@ def halves(rows: Rows) -> KV:
     return keys, values
 
 
+def has_kernel(rows: int, heads_per_group: int, dim: int) -> bool:
+    """Return True if MLX's Metal backend attends with a few rows under a mask in one kernel (0.32.4, as shipped)."""
+    return rows <= KERNEL_ROWS and rows * heads_per_group <= KERNEL_QUERIES and dim in KERNEL_HEADS
+
+
 def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     """queries [1, L, heads, D] and the K/V they look at -> [L, heads * D]; ``mask`` [L, rows] or "causal".
 
-    Gemma 4 does not scale its scores. On a GPU this is MLX's own function. On a CPU that is put together of a dozen
-    operations; here the heads of a group are further columns of one product K q^T, for which OpenBLAS takes half as
-    long as for q K^T. Quantized keys and values have no fused kernel: a chunk of the prompt dequantizes them.
+    Gemma 4 does not scale its scores. A chunk of the prompt, which dequantizes what is quantized, takes MLX's function,
+    and so does a round on a GPU that has a kernel for it. Elsewhere that function would read keys and values once for
+    every head of a group, and on a CPU be a dozen operations: here heads and rows of a group are the rows of one
+    product. On a CPU they are its columns: K q^T takes OpenBLAS half as long as q K^T.
     """
     _, rows, heads, dim = queries.shape
     keys, values = kv
+    groups = (keys.values if isinstance(keys, QuantizedRows) else keys).shape[1]
     many = isinstance(mask, str) or rows > _FEW
     if many:
         keys, values = dequantized(keys), dequantized(values)
-    if isinstance(keys, mx.array) and isinstance(values, mx.array) and (many or not on_cpu()):
+    fused = many or (not device.on_cpu() and has_kernel(rows, heads // groups, dim))
+    if fused and isinstance(keys, mx.array) and isinstance(values, mx.array):
         y = mx.fast.scaled_dot_product_attention(queries.transpose(0, 2, 1, 3), keys, values, scale=1.0, mask=mask)
         return y.transpose(0, 2, 1, 3).reshape(rows, heads * dim)
     assert not isinstance(mask, str), "many rows are dequantized"
-    groups = (keys if isinstance(keys, mx.array) else keys.values).shape[1]
     if groups > 1:
         queries = queries.reshape(rows, groups, heads // groups, dim).transpose(1, 0, 2, 3)
     queries = queries.reshape(1, groups, -1, dim)
-    if isinstance(keys, QuantizedRows) and isinstance(values, QuantizedRows):
+    if isinstance(keys, QuantizedRows) or not device.on_cpu():
         products = scores(queries, keys)  # [1, groups, L * heads per group, keys]
         seen = mx.where(mask[:, None], products.reshape(groups, rows, heads // groups, -1), -mx.inf)
         y = weighted_sum(mx.softmax(seen, axis=-1, precise=True).reshape(products.shape), values)
@@ -238,7 +251,8 @@ class _Sparse:
         """h [L, H] and the dense MLP's result [L, H] -> [L, H]; weights are the softmax over the k highest scores."""
         scores = self._router.project(mx.fast.rms_norm(h, self._router_norm, self._eps))
         indices = mx.argpartition(scores, kth=-self._k, axis=-1)[..., -self._k :]  # [L, k]
-        weights = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1) * self._expert_scale[indices]
+        chosen = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1, precise=True)
+        weights = chosen * self._expert_scale[indices]
         sparse = self._experts(mx.fast.rms_norm(h, self._before, self._eps), indices, weights)
         dense = mx.fast.rms_norm(dense, self._after_dense, self._eps)
         return dense + mx.fast.rms_norm(sparse, self._after, self._eps)
@@ -249,13 +263,15 @@ class Experts:
 
     def __init__(self, gate: Matrix, up: Matrix, down: Matrix) -> None:
         self._gate_up, self._down = join(gate, up), down
+        grouped = down.quantization is not None and not device.on_cpu()
+        self.sorted_from = max(_SORTED, _SORTED_PER_EXPERT * down.arrays[0].shape[0]) if grouped else _SORTED
 
     def __call__(self, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
         """x [L, H], its experts and their weights [L, k] -> [L, H]."""
         rows, k = indices.shape
         pairs = rows * k
         experts = indices.reshape(pairs)
-        if pairs < _SORTED:
+        if pairs < self.sorted_from:
             y = self._mlp(x[:, None], experts, [row for row in range(rows) for _ in range(k)])
         else:
             order = mx.argsort(experts)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlxmtp.models.device import on_cpu
+from mlxmtp.models import device
 from mlxmtp.models.tensors import Quantization
 
 _SQUARINGS, _DEGREE, _NOTHING = 5, 7, -30.0
@@ -69,7 +69,7 @@ class Linear:
     def __init__(self, *matrices: Matrix) -> None:
         # A plain weight is stored transposed: one node less per product and pass. A view, and on a CPU a copy: into the
         # 1 to 9 rows of a round OpenBLAS multiplies a matrix in that order up to three times as fast.
-        stored = mx.contiguous if on_cpu() else mx.array
+        stored = mx.contiguous if device.on_cpu() else mx.array
         self._parts = [m if m.quantization else stored(m.arrays[0].T) for m in join(*matrices)]
 
     def __call__(self, x: mx.array) -> mx.array:

@@ -6,8 +6,8 @@ from typing import Any, cast
 import mlx.core as mx
 
 from mlxmtp.errors import LoadError
+from mlxmtp.models import device
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
-from mlxmtp.models.device import bound_memory, compute_dtype, on_cpu, tune_threads
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.safetensors import AGAIN, read_header, weight_files
@@ -24,7 +24,7 @@ from mlxmtp.models.tensors import (
 
 
 def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
-    """Load a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError.
+    """Load a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError, DeviceFailed.
 
     ``kv_bits`` 4 or 8: full layers store quantized keys and values.
     """
@@ -32,8 +32,8 @@ def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
     if config.is_drafter:
         raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
     kv = kv_quantization(config, kv_bits)
-    tune_threads(config.hidden_size)
-    bound_memory()
+    device.tune_threads(config.hidden_size)
+    device.bound_memory()
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.
     target = Target(assemble(config, read_weights(folder)), config, kv)
     evaluate(target)
@@ -44,14 +44,14 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     """Load the drafter of ``target``. ``bits`` 4 or 8 quantizes a 16-bit one, 16 leaves it, None decides by its size.
 
     4 bits for a large one on a GPU; small ones, and all on a CPU, where quantized products are slow, stay as stored.
-    Raises LoadError, also when the two do not belong together.
+    Raises LoadError, also when the two do not belong together, and DeviceFailed.
     """
     config = read_config(folder)
     check_pair(target.config, config)
     if config.quantization is None and bits not in (None, 4, 8, 16):
         raise LoadError(f"A drafter can be packed to 4 or 8 bits or kept at 16, not {bits}.")
     if bits is None:
-        bits = 4 if quantized_by_default(config) and not on_cpu() else 16
+        bits = 4 if quantized_by_default(config) and not device.on_cpu() else 16
     drafter = Drafter(assemble(config, read_weights(folder), bits), config, target)
     evaluate(drafter)
     return drafter
@@ -86,7 +86,7 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
     _check(config, arrays, {name: shape for part in shapes.values() for name, shape in part.items()}, unknown)
     parameters: dict[str, Matrix] = {}
     for tensor, how in stored.items():
-        values = tuple(value.astype(compute_dtype(value.dtype)) for value in map(arrays.pop, shapes[tensor]))
+        values = tuple(value.astype(device.compute_dtype(value.dtype)) for value in map(arrays.pop, shapes[tensor]))
         matrix = Matrix(values, how)
         wanted = Quantization(bits, 64).fitting(tensor) if how is None and bits != 16 and tensor.quantizable else None
         if wanted is not None:
@@ -142,9 +142,15 @@ def _check(
 
 
 def evaluate(network: Target | Drafter) -> None:
-    """Read and derive the weights of ``network`` layer by layer and table by table: no second copy of them exists."""
-    for part in (*network.layers, *vars(network).values()):
-        mx.eval(arrays(part))
+    """Read and derive the weights of ``network`` layer by layer and table by table: no second copy of them exists.
+
+    Raises DeviceFailed.
+    """
+    try:
+        for part in (*network.layers, *vars(network).values()):
+            mx.eval(arrays(part))
+    except RuntimeError as error:
+        raise device.failure(error) from error
 
 
 def arrays(network: Any) -> list[mx.array]:

@@ -77,9 +77,12 @@ class Target:
         return mx.fast.rms_norm(h[-1:] if last_only else h, self._norm, self.config.eps)
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """Soft-capped logits [L, V] in float32 of post-norm hidden states [L, H]."""
-        logits = self._head.project(hidden)
-        return (logits if self._cap is None else mx.tanh(logits / self._cap) * self._cap).astype(mx.float32)
+        """Soft-capped logits [L, V] in float32 of post-norm hidden states [L, H].
+
+        Capped in float32: in 16 bits (as transformers and mlx-lm do it) the cap makes neighbouring logits equal.
+        """
+        logits = self._head.project(hidden).astype(mx.float32)
+        return logits if self._cap is None else mx.tanh(logits / self._cap) * self._cap
 
     def _per_layer_inputs(self, tokens: mx.array, h: mx.array) -> Sequence[mx.array | None]:
         """(norm(h W) + table[token]) / sqrt(2), one [L, P] per layer; None for models without."""

@@ -65,6 +65,21 @@ def test_a_folder_without_git_leaves_out_hidden_files_and_builds_and_says_so(tre
     )
 
 
+@pytest.mark.parametrize("tools", [False, True])
+def test_on_a_mac_without_developer_tools_git_is_not_asked(tree: Path, tools: bool, monkeypatch: Any) -> None:
+    """/usr/bin/git is a stub there, which opens a window that asks to install them."""
+    programs, calls = tree.parent / "programs", tree.parent / "calls"
+    programs.mkdir()
+    for name, lines in {"xcode-select": f"exit {0 if tools else 2}", "git": f"echo >>{calls}; exit 1"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert tree / "a.txt" in material.list_folder(tree, "project").files
+    assert calls.exists() == tools
+
+
 @needs_git
 def test_without_a_repository_what_a_gitignore_names_is_left_out_all_the_same(tree: Path) -> None:
     (tree / ".gitignore").write_text("*.md\n/a.txt\n")

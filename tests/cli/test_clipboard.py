@@ -14,12 +14,23 @@ from mlxmtp.cli.terminal.output import Look, Output, copy_to_clipboard
 
 def test_the_macs_own_program_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[list[str], Any]] = []
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(subprocess, "run", lambda command, **options: calls.append((command, options["input"])))
     sent = StringIO()
     assert copy_to_clipboard("中\n", Output(sent, None)) == "Copied 2 characters."
-    assert calls == [(["/usr/bin/pbcopy"], "中\n")]
+    # That program reads bytes as the locale says, and without one (cron, some editors) as Mac Roman.
+    assert calls == [(["/usr/bin/env", "LC_CTYPE=UTF-8", "/usr/bin/pbcopy"], "中\n")]
     assert sent.getvalue() == ""
+
+
+def test_over_ssh_the_clipboard_is_that_of_the_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 50000 10.0.0.2 22")
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(subprocess, "run", pytest.fail)
+    sent = StringIO()
+    assert copy_to_clipboard("a", Output(sent, None)) == "Copied 1 character, if this terminal allows it."
+    assert sent.getvalue() == f"\x1b]52;c;{base64.b64encode(b'a').decode()}\x07"
 
 
 def test_the_terminal_is_asked_where_that_program_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from mlxmtp.models import device
 from mlxmtp.models.layer import Experts
 from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.tensors import Quantization
@@ -53,6 +54,16 @@ def test_they_answer_as_mlx_lms_do(bits, rows):
     mx.eval(wanted)
     ours = Experts(*(matrix(source.switch_glu[name]) for name in PROJECTIONS))
     assert mx.allclose(ours(x, indices, weights), wanted, rtol=1e-4, atol=1e-6).item()
+
+
+@pytest.mark.parametrize(("bits", "cpu", "pairs"), [({}, False, 64), (4, True, 64), (4, False, 512), (8, False, 512)])
+def test_pairs_are_sorted_from_where_the_kernel_for_sorted_ones_takes_over(bits, cpu, pairs, monkeypatch):
+    """Sorting fewer is two sorts and three gathers in every layer of a round, for nothing."""
+    monkeypatch.setattr(device, "on_cpu", lambda: cpu)
+    packing = Quantization(bits, 32) if bits else None
+    experts = 128
+    weights = Matrix((mx.zeros((experts, INNER, HIDDEN)),), packing)
+    assert Experts(weights, weights, weights).sorted_from == pairs
 
 
 def test_no_projection_is_held_twice():

@@ -1,7 +1,7 @@
 """Attention's softmax on a CPU beside MLX's own in float64."""
 
 import mlx.core as mx
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.models.linear import multiplied, softmax
@@ -20,6 +20,7 @@ def exact(x: mx.array, axis: int) -> mx.array:
     return mx.softmax(x.astype(mx.float64), axis=axis)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded machine makes examples slowly
 @given(slices, st.booleans())
 def test_it_is_softmax_to_the_last_digits_of_float32(scores, upright):
     x = mx.array(scores)

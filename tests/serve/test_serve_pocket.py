@@ -93,7 +93,7 @@ def test_two_conversations_do_not_throw_each_other_out(server: Process) -> None:
     first, second, *others = cached
     assert first > 400
     assert second < 40  # all but its question is the other's beginning
-    assert max(others) < 40
+    assert max(others) < 150  # and ends of fewer than 256 tokens are not kept for their own sake
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

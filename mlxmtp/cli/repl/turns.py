@@ -157,7 +157,8 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     with interrupts(interrupted):
         chat.out.write("\n")
         shows = settings.show_thinking is not False
-        view = AnswerView(chat.out, show_thoughts=shows, plain=bool(settings.plain), clock=chat.clock)
+        plain = bool(settings.plain) or settings.in_form
+        view = AnswerView(chat.out, show_thoughts=shows, plain=plain, clock=chat.clock)
         view.text(lead)
         params = answer_params(settings)
         turn.begin(chat.model.opened, params, drop)

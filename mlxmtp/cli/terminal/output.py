@@ -11,6 +11,7 @@ from typing import Self, TextIO
 from mlxmtp.cli.terminal.keyboard import modes
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.errors import MlxmtpError, sentence
+from mlxmtp.settings import over_ssh
 
 _LONGEST_COPY = 74_994  # bytes: what terminals take in one sequence (xterm's limit of 100,000 base64 characters)
 
@@ -190,9 +191,10 @@ def copy_to_clipboard(text: str, out: Output) -> str:
     import subprocess
 
     amount = f"{len(text):,} character{'' if len(text) == 1 else 's'}"
-    if sys.platform == "darwin":
+    if sys.platform == "darwin" and not over_ssh():  # there it would fill the clipboard of the other machine
         with suppress(OSError, subprocess.CalledProcessError):  # the terminal may have a way
-            subprocess.run(["/usr/bin/pbcopy"], input=text, encoding="utf-8", errors="replace", check=True)
+            program = ["/usr/bin/env", "LC_CTYPE=UTF-8", "/usr/bin/pbcopy"]  # reads bytes as the locale has them
+            subprocess.run(program, input=text, encoding="utf-8", errors="replace", check=True)
             return f"Copied {amount}."
     data = text.encode("utf-8", "replace")
     if out.look.dumb:

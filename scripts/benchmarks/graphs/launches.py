@@ -4,8 +4,7 @@ The graph is traced on the CPU and written by ``mx.export_to_dot``. Two things d
 
 * RMS norm, rotary embedding and attention are one kernel each on a GPU, where the CPU takes several. They are traced as
   one opaque node (``Depends``), which, like them, nothing is fused with. Attention only where MLX's Metal backend has a
-  kernel for it: heads of 256, at most 8 rows, at most 32 rows times query heads per K/V head; elsewhere (heads of 512
-  under a mask) MLX puts it together of several operations there, too, and these are what is counted.
+  kernel for it (`layer.has_kernel`); elsewhere, heads of 512 among it, the operations in its place are counted.
 * Nodes are not launches: views of memory launch nothing, a concatenation copies each of its inputs, a write at a place
   known to the device first computes that place.
 
@@ -25,8 +24,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxmtp.models import layer
-from scripts.benchmarks.graphs.narrow import FULL_HEAD
+from mlxmtp.models import device, layer
+from scripts.benchmarks.graphs.narrow import HEAD
 
 VIEWS = frozenset(
     "AsStrided Broadcast BroadcastAxes Depends ExpandDims Flatten NumberOfElements Reshape Slice Split "
@@ -57,7 +56,7 @@ class Count:
 
 def count(run: Callable[[], Sequence[mx.array]], rows: int) -> Count:
     """What the arrays that `run` returns would launch; `rows` of a pass decide whether a turned result is copied."""
-    with _as_on_a_gpu() as opaque, tempfile.TemporaryDirectory() as folder:
+    with as_on_a_gpu() as opaque, tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.dot"
         mx.export_to_dot(str(file), *run())
         graph = _Graph(file.read_text())
@@ -103,11 +102,12 @@ class _Graph:
 
 
 @contextmanager
-def _as_on_a_gpu() -> Iterator[Counter[str]]:
+def as_on_a_gpu() -> Iterator[Counter[str]]:
     """Traces as on Metal while it lasts; yields the number of operations that were made opaque, by name."""
     opaque: Counter[str] = Counter()
-    norm, rope, attention, on_cpu = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, layer.on_cpu
+    norm, rope, attention, on_cpu = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, device.on_cpu
     fast: Any = mx.fast
+    sizes = layer.KERNEL_HEADS
 
     def hide(name: str, x: mx.array, *others: Any) -> mx.array:
         opaque[name] += 1
@@ -115,16 +115,16 @@ def _as_on_a_gpu() -> Iterator[Counter[str]]:
 
     def attended(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, **_: Any) -> mx.array:
         _, heads, rows, dim = queries.shape
-        if dim != FULL_HEAD and rows <= 8 and rows * heads // keys.shape[1] <= 32:
+        if layer.has_kernel(rows, heads // keys.shape[1], dim):
             return hide("attention", queries, keys, values, mask)
         return attention(queries, keys, values, scale=scale, mask=mask)
 
     fast.rms_norm = lambda x, weight, eps: hide("RMS norm", x, weight)
     fast.rope = lambda x, *_, offset, freqs=None, **__: hide("rotary embedding", x, offset, freqs)
     fast.scaled_dot_product_attention = attended
-    layer.on_cpu = lambda: False
+    device.on_cpu, layer.KERNEL_HEADS = (lambda: False), frozenset({HEAD})
     try:
         yield opaque
     finally:
         fast.rms_norm, fast.rope, fast.scaled_dot_product_attention = norm, rope, attention
-        layer.on_cpu = on_cpu
+        device.on_cpu, layer.KERNEL_HEADS = on_cpu, sizes

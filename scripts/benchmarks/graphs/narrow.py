@@ -41,12 +41,15 @@ class Pair:
     stock: Any
 
 
-def build(name: str) -> Pair:
-    """The pair that `name` of the registry stands for, packed to 4 bits as its default variant is."""
+def build(name: str, layers: int | None = None) -> Pair:
+    """The pair that `name` of the registry stands for, packed to 4 bits as its default variant is.
+
+    `layers`: the target has only its first ones.
+    """
     entry = find_entry(name)
     if entry is None:
         raise SystemExit(f"there is no model {name}")
-    config = _narrowed(entry.target_config())
+    config = _narrowed(entry.target_config(), layers)
     target = Target(_blank(config, packed=True), config)
     evaluate(target)
     wide = entry.drafter_config()
@@ -68,10 +71,12 @@ def complete(config: ModelConfig) -> ModelConfig:
     return replace(config, text=text, raw={**config.raw, "centroid_intermediate_top_k": 32})
 
 
-def _narrowed(wide: ModelConfig) -> ModelConfig:
+def _narrowed(wide: ModelConfig, layers: int | None = None) -> ModelConfig:
     config = complete(wide)
     text: dict[str, Any] = {
         **config.text,
+        "layer_types": config.layer_types[:layers],
+        "num_hidden_layers": len(config.layer_types[:layers]),
         "hidden_size": WIDTH,
         "intermediate_size": WIDTH,
         "head_dim": HEAD,
@@ -86,11 +91,15 @@ def _narrowed(wide: ModelConfig) -> ModelConfig:
 
 
 def _blank(config: ModelConfig, *, packed: bool) -> Weights:
-    """Zeros in bfloat16, whole numbers in their own type; `packed` like a published conversion."""
+    """Zeros in bfloat16, whole numbers in their own type; `packed` like a published conversion.
+
+    Scalars of layers differ, as in published models: what makes a constant of one needs a kernel for each.
+    """
     found = {}
-    for tensor in tensors(config):
+    for place, tensor in enumerate(tensors(config)):
         whole = tensor.name.endswith("token_ordering")
-        values, how = mx.zeros(tensor.shape, mx.int64 if whole else mx.bfloat16), _quantization(tensor)
+        value = place / 2048 if tensor.name.endswith("layer_scalar") else 0
+        values, how = mx.full(tensor.shape, value, mx.int64 if whole else mx.bfloat16), _quantization(tensor)
         if packed and how is not None:
             found[tensor.name] = Matrix(tuple(mx.quantize(values, **how.arguments)), how)
         else:

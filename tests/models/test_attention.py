@@ -1,0 +1,47 @@
+"""Attention of a few rows as a GPU and as a CPU take it, beside MLX's own function, and where that has a kernel."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from mlxmtp.models import device
+from mlxmtp.models.layer import attend, has_kernel
+from tests.full_size import PAIRS
+
+SLIDING, FULL = "sliding", "full"
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+@pytest.mark.parametrize(("heads", "groups"), [(8, 1), (8, 2), (4, 4)])
+@pytest.mark.parametrize("rows", [1, 2, 9])
+@pytest.mark.parametrize("keys", [40, 2100])
+def test_it_is_mlxs_attention(cpu, heads, groups, rows, keys, monkeypatch):
+    """Heads of 16 have no kernel anywhere, so both devices write it out."""
+    monkeypatch.setattr(device, "on_cpu", lambda: cpu)
+    mx.random.seed(rows)
+    queries, held = mx.random.normal((1, rows, heads, 16)), mx.random.normal((2, groups, keys, 16))
+    mask = mx.arange(keys)[None] < mx.arange(keys - rows, keys)[:, None]
+    wanted = mx.fast.scaled_dot_product_attention(
+        queries.transpose(0, 2, 1, 3), held[:1], held[1:], scale=1.0, mask=mask
+    )
+    got = attend(queries, (held[:1], held[1:]), mask)
+    assert float(mx.abs(got - wanted.transpose(0, 2, 1, 3).reshape(rows, -1)).max()) < 1e-5
+
+
+def heads_per_group(family: str, kind: str) -> tuple[int, int]:
+    """Query heads of a K/V head, and the head size, of a published target."""
+    text = PAIRS[family].text
+    shared = text["num_global_key_value_heads"] if kind == FULL else None
+    return text["num_attention_heads"] // (shared or text["num_key_value_heads"]), 512 if kind == FULL else 256
+
+
+@pytest.mark.parametrize(
+    ("family", "rows"), [("e2b", 4), ("e4b", 8), ("12b", 8), ("26b", 8), ("31b", 8)]
+)  # one more than the longest draft whose sliding layers have a kernel
+def test_sliding_layers_have_a_kernel_up_to_so_many_rows_and_full_ones_have_none(family, rows):
+    """MLX 0.32.4's routing of a masked pass on Metal, read in the wheel: nothing ran there."""
+    group, dim = heads_per_group(family, SLIDING)
+    assert [n for n in range(1, 10) if has_kernel(n, group, dim)] == list(range(1, rows + 1))
+    group, dim = heads_per_group(family, FULL)
+    assert not any(has_kernel(n, group, dim) for n in range(1, 10))
