@@ -119,6 +119,8 @@ class OneAnswer:
             limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
             why = "the context is full" if outcome.fills_context else limit
             self.out.note(f"The answer was cut after {answer.stats.generation_tokens} tokens ({why}).")
+            if outcome.thinking and not outcome.said:
+                self.out.note("All of it was reasoning. Give more --max-tokens, or end that with --think-tokens N.")
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))

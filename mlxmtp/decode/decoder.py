@@ -22,13 +22,14 @@ from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.decode.texts import HeldText, HeldTexts
-from mlxmtp.errors import ContextOverflow
+from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
+OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
 LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
@@ -70,6 +71,7 @@ class Decoder:
         self.reused = 0
         self.depth = DraftLength()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
+        self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
         self._compiled = compiled
         self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
@@ -190,7 +192,7 @@ class Decoder:
             self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
             self._cache.reserve(rows)
             hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
-            bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
+            bonus = choose(self._numbers(hidden), key, position, sampling.filters).astype(mx.int32)
             state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
         if constraint is not None:
             first, state = self._obeying(constraint, first, [], stop, False, hidden, state, key, sampling.filters)
@@ -238,7 +240,8 @@ class Decoder:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
         queue = self._sent
         with self._computing():
-            while len(queue) <= self._in_flight:
+            often = constraint is not None and self._replaced > OFTEN
+            while len(queue) <= (0 if often else self._in_flight):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
                 if queue and len(forced) >= LONG_RUN:
                     break
@@ -304,7 +307,16 @@ class Decoder:
                 state = State(mx.array([token], mx.int32), hidden[row : row + 1], position)
             if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
                 break
+        self._replaced += (replaced - self._replaced) / 16
         return new, state
+
+    def _numbers(self, hidden: mx.array) -> mx.array:
+        """Return the logits [1, V] of a prompt's last state. Raises LoadError for infinities, NaN and mere zeros."""
+        logits = self.target.logits(hidden)
+        if not (mx.isfinite(logits.sum()) & mx.isfinite(hidden).all() & mx.any(hidden != 0)).item():
+            said = f"The network in {self.target.config.folder} computes no numbers: weights are damaged, or overflow."
+            raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
+        return logits
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""

@@ -497,8 +497,8 @@ def broken(source: Path, how: str) -> None:
         ("drafter", "is a drafter. Give its target as SRC and this as --draft-model."),
         ("wrong pair", "does not fit this target: key/value heads of"),
         ("truncated", "bytes and should have"),
-        ("damaged header", "has the unknown dtype 'XF16'"),
-        ("lacking", "has the unknown tensor"),
+        ("damaged header", "is stored as XF16"),
+        ("lacking", "lacks tensor"),
         ("no weights", "holds no model.safetensors"),
     ],
 )

@@ -16,7 +16,7 @@ from mlxmtp.chat.transcript import as_markdown, export
 from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.chat import Chat, Leave
-from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, Message, Unknown, help_of, parse
+from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, PLAIN_KEYS_HELP, Call, Message, Unknown, help_of, parse
 from mlxmtp.cli.terminal.output import copy_to_clipboard
 from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.cli.terminal.signals import interrupts, raises
@@ -62,7 +62,7 @@ class Actions:
             self.chat.say(help_of(argument))
         else:
             self.chat.say_rows(HELP)
-            self.chat.say(KEYS_HELP)
+            self.chat.say(PLAIN_KEYS_HELP if self.chat.out.look.dumb else KEYS_HELP)
 
     def do_exit(self, _: str) -> None:
         raise Leave
@@ -82,8 +82,18 @@ class Actions:
         if count < 1:
             raise UsageError("/undo takes how many exchanges to take back, 1 or more.")
         self._last("take back")
-        for one in self.chat.conversation.undo(count):
+        taken = self.chat.conversation.undo(count)
+        self.chat.undone.append(taken)
+        for one in taken:
             self.chat.say(f"Taken back: {title_of(one.question or one.material)}")
+
+    def do_redo(self, _: str) -> None:
+        if not self.chat.undone:
+            raise UsageError("Nothing was taken back that could come back: /undo does that.")
+        for one in self.chat.undone.pop():
+            for message in one.messages:
+                self.chat.conversation.add(message)
+            self.chat.say(f"Back again: {title_of(one.question or one.material)}")
 
     def do_edit(self, argument: str) -> None:
         last = self._last("edit")

@@ -1,6 +1,7 @@
 """The line a person types into, by prompt_toolkit, which takes a tenth of a second to import."""
 
 import re
+import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from mlxmtp.cli.repl.slash import CONTINUED, PROMPT, Line, Reader, is_open
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import bold, dim, folded, wrapped
 from mlxmtp.files import write_atomically
+from mlxmtp.settings import editor
 
 _LONGEST_HISTORY = 2**21  # bytes: all of it is read at every start, and a page that was pasted is an entry, too
 _BEGINNING = re.compile(r"\s*\S*")
@@ -100,6 +102,14 @@ class LineEditor(Reader):
     def _is_literal(self, text: str) -> bool:
         return bool(self._literal) and text.startswith(self._literal)
 
+    def _edit(self, buffer: Buffer) -> None:
+        """Open the editor, or say that the one people have set is not there: another one would be a surprise."""
+        if shutil.which(name := editor().split()[0]) or name == "vi":
+            buffer.open_in_editor()
+            return
+        shown = dim(f"The editor {name} is not there: set VISUAL or EDITOR.") + "\n"
+        run_in_terminal(lambda: sys.stdout.writelines([shown]))
+
     def _paste(self, buffer: Buffer, text: str) -> None:
         path = dropped_path(text)
         if path is not None and not buffer.document.char_before_cursor.strip():
@@ -159,7 +169,7 @@ class LineEditor(Reader):
 
         @bindings.add("c-g", filter=typing)
         def _(event: KeyPressEvent) -> None:
-            event.current_buffer.open_in_editor()
+            self._edit(event.current_buffer)
 
         @bindings.add("c-t", filter=typing)
         def _(event: KeyPressEvent) -> None:

@@ -162,6 +162,7 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
         view.text(lead)
         params = answer_params(settings)
         turn.begin(chat.model.opened, params, drop)
+        chat.undone.clear()
         outcome = Answering(chat, view, interrupted).run(turn, params)
         if view.shows_thoughts != shows:
             chat.change(show_thinking=view.shows_thoughts)

@@ -235,8 +235,8 @@ class AnswerView(Presenter):
     ) -> None:
         self.shows_thoughts = show_thoughts  # the thought's own words, not only its seconds
         self._out, self._clock = out, clock
-        self._redraws = fits_markdown(out)
-        draws = self._redraws and not plain
+        self._redraws = fits_markdown(out) and not plain
+        draws = self._redraws
         self._markdown = MarkdownStream(out.draw, out.size, color=out.look.color, clock=clock) if draws else None
         self._rows = RedrawnRows(out.size, _THOUGHT_ROWS)
         self._thought = ""
