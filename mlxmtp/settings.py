@@ -160,6 +160,10 @@ class Settings:
         "--num-draft-tokens N|auto", number_or(Range(0, MAX_DRAFT, whole=True), "auto"),
         f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.",
         "auto", commands=_ANSWERING, section="drafting", of_answer=True)
+    draft_from: str | None = setting(
+        "--draft-from SOURCE", choice("mtp", "copy", "mtp,copy"),
+        "Drafts of automatic length: mtp (the drafter), copy (of the text so far), or mtp,copy.",
+        "mtp", commands=_ANSWERING, section="drafting", of_answer=True)
     draft_bits: int | None = setting(
         "--draft-bits N", choice(4, 8, 16), "Pack the drafter to 4 or 8 bits; 16 keeps it.",
         "by the drafter's size", **_DRAFTING)

@@ -153,7 +153,8 @@ def test_types_of_fields_are_those_that_their_rules_return() -> None:
     samples = {bool: True, str: "4", int: 4, float: 0.5, list[str]: ["a"]}
     for name, one in TABLE.items():
         allowed = [get_origin(kind) or kind for kind in get_args(hints[name]) if kind is not NoneType]
-        assert type(one.rule.check(samples[one.rule.reads])) in allowed, name
+        sample = "mtp,copy" if name == "draft_from" else samples[one.rule.reads]
+        assert type(one.rule.check(sample)) in allowed, name
         assert one.rule.check(object()) is None
 
 

@@ -93,6 +93,9 @@ def _with_arrows(names: list[str]) -> Callable[[str], str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import InMemoryHistory
 
-    session: PromptSession[str] = PromptSession(history=InMemoryHistory(names[::-1]))
-    session.output.enable_cpr = False  # type: ignore[attr-defined]  # a terminal may answer into the text
-    return session.prompt
+    def ask(question: str) -> str:
+        session: PromptSession[str] = PromptSession(history=InMemoryHistory(names[::-1]))
+        session.output.enable_cpr = False  # type: ignore[attr-defined]  # a terminal may answer into the text
+        return session.prompt(question)
+
+    return ask

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
 from mlxmtp.decode.constraint import Constraint, choose_allowed
+from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
@@ -23,7 +24,7 @@ from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.decode.texts import HeldText, HeldTexts
 from mlxmtp.errors import ContextOverflow, LoadError
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
@@ -37,19 +38,25 @@ AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of
 @dataclass(frozen=True, slots=True)
 class Round:
     """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
-    the token limit cut them. The prompt's own first token comes as a round with an empty draft."""
+    the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
+    is from the text before, not from the drafter."""
 
     tokens: tuple[int, ...]
     draft: tuple[int, ...]
     accepted: int
+    copied: bool = False
 
 
 class _Dispatched(NamedTuple):
+    """A round on its way. Its time is ``timed`` where it says what others of its length will take; ``new``: it is the
+    first one, beside which the length was traced."""
+
     k: int
-    given: bool  # its drafts are not the drafter's
+    forced: bool  # its drafts are a constraint's
     report: mx.array
     hidden: mx.array  # [k + 1, H]
     timed: bool
+    new: bool
 
 
 class Decoder:
@@ -70,6 +77,7 @@ class Decoder:
         self.rows = 0
         self.reused = 0
         self.depth = DraftLength()
+        self._copying = Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
         self._compiled = compiled
@@ -90,6 +98,7 @@ class Decoder:
         *,
         max_tokens: int,
         num_draft_tokens: int | Literal["auto"] = "auto",
+        draft_from: Collection[str] = ("mtp",),
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
@@ -99,10 +108,11 @@ class Decoder:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
-        ``snapshot_at``: later prompts may begin with so many tokens of this one and then differ, so a snapshot is taken
-        at the last of these places, and at earlier ones where it is worth it. ``constraint``: a language that the text
-        stays in. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer,
-        later DeviceFailed, or RuntimeError if other rounds have begun.
+        ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
+        begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
+        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. Raises ValueError for
+        an empty prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError
+        if other rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -117,7 +127,9 @@ class Decoder:
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
-        self.depth.limit, self.depth.fixed = MAX_DRAFT if self.drafter is not None else 0, fixed
+        self.depth.fixed = fixed
+        self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
+        self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
         room = min(max_tokens, limit)
         return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
@@ -148,7 +160,7 @@ class Decoder:
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
         with self._computing():
-            self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
+            self._cache.reserve(rows + (self._in_flight + 1) * (COPIED + 1))
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
@@ -183,20 +195,18 @@ class Decoder:
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
-        self.depth.begin()
+        self.depth.begin(prompt)
         key = sampling.key()
         self._settle()
         with self._computing():
-            self._turn_to(prompt)
-            rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
-            self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
-            self._cache.reserve(rows)
+            self._prepare(prompt, room, sampling.filters)
             hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
             bonus = choose(self._numbers(hidden), key, position, sampling.filters).astype(mx.int32)
             state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
         if constraint is not None:
             first, state = self._obeying(constraint, first, [], stop, False, hidden, state, key, sampling.filters)
         self.tokens += first
+        self.depth.follow(self.tokens)
         yield Round(tuple(first), (), 0)
         queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
@@ -204,7 +214,7 @@ class Decoder:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
             if self.tokens[-1] in stop:
                 return
-            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, constraint)
+            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, room, constraint)
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
             # Under a constraint also rows behind a refused token may serve.
@@ -217,25 +227,17 @@ class Decoder:
                 if after is not state:  # rounds in flight go on from a token that was refused
                     queue.clear()
                     state, accepted = after, len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
-            if not done.given:
-                self.depth.observe(done.k, accepted, now - clock if done.timed else None)
+            if not done.forced:
+                self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, first=done.new)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
+            self.depth.follow(self.tokens)
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED)
             clock = time.perf_counter() if not queue else now
 
-    def _turn_to(self, prompt: list[int]) -> None:
-        """Take the text that ``prompt`` goes on with, if several are held, and keep what both have."""
-        if self._texts is not None:
-            text = self._texts.choose(HeldText(self._cache, self.tokens, self.rows, self._snapshots), prompt)
-            self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
-        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
-        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
-        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
-
     def _advance(
-        self, state: State, key: mx.array, filters: Filters, constraint: Constraint | None
+        self, state: State, key: mx.array, filters: Filters, room: int, constraint: Constraint | None
     ) -> tuple[State, _Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
         queue = self._sent
@@ -243,10 +245,13 @@ class Decoder:
             often = constraint is not None and self._replaced > OFTEN
             while len(queue) <= (0 if often else self._in_flight):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
-                if queue and len(forced) >= LONG_RUN:
+                k = self.depth.choose(room, self._traced(filters))
+                if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
                     break
+                copied = self._copying.proposed if k == COPIED else []
+                forced = [] if queue or copied or len(forced) < k else forced
                 ahead = sum(one.k + 1 for one in queue)
-                state, sent = self._dispatch(state, key, filters, ahead, [] if queue else forced)
+                state, sent = self._dispatch(state, key, filters, ahead, k, copied, forced)
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
@@ -310,6 +315,23 @@ class Decoder:
         self._replaced += (replaced - self._replaced) / 16
         return new, state
 
+    def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
+        """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
+        if self._texts is not None:
+            text = self._texts.choose(HeldText(self._cache, self.tokens, self.rows, self._snapshots), prompt)
+            self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
+        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
+        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
+        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (COPIED + 1)
+        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+        self._cache.reserve(rows)
+        self.depth.attend_to(self._cache.capacity)
+        for k in self.depth.likely():
+            self._rounds.build(k, filters)
+        if self.depth.copying is not None:
+            self._given.build(COPIED, filters)
+
     def _numbers(self, hidden: mx.array) -> mx.array:
         """Return the logits [1, V] of a prompt's last state. Raises LoadError for infinities, NaN and mere zeros."""
         logits = self.target.logits(hidden)
@@ -356,30 +378,36 @@ class Decoder:
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
 
+    def _traced(self, filters: Filters) -> set[int]:
+        """Return the draft lengths whose compiled rounds can run at once, COPIED among them."""
+        capacity = self._cache.capacity
+        return self._rounds.traced(filters, capacity) | ({COPIED} & self._given.traced(filters, capacity))
+
     def _dispatch(
-        self, state: State, key: mx.array, filters: Filters, ahead: int, forced: list[int]
+        self, state: State, key: mx.array, filters: Filters, ahead: int, k: int, copied: list[int], forced: list[int]
     ) -> tuple[State, _Dispatched]:
         """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet.
 
-        Its drafts are the ``forced`` tokens, unless the drafter is expected to earn more.
+        Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
         """
-        self.depth.attend_to(self._cache.capacity)
-        k = self.depth.choose()
-        given = len(forced) >= max(k, 1)
-        rounds, drafts = (self._given, [mx.array(forced, mx.int32)]) if given else (self._rounds, [])
-        k = len(forced) if given else k
+        given = copied or forced
+        rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
+        k = len(given) or k
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
         self._cache.reserve(last + 1)
+        self.depth.attend_to(self._cache.capacity)
         self._cache.newest = max(self._cache.newest, last)
-        function, compiled = rounds.get(k, filters)
-        if compiled and not given and not self._has_compiled:
+        function, compiled = rounds.get(k, filters, self._cache.capacity)
+        if compiled and not forced and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, self._cache.capacity)
-        # The first use of a shape is traced, and a straggler that is not compiled yet will be: neither is a measure.
-        timed = use in self._used and compiled == self._has_compiled
-        if not given:
-            self._used.add(use)
         state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key, *drafts)
         mx.async_eval(report, *state, *self._cache.buffers)
-        return State(*state), _Dispatched(k, given, report, hidden, timed)
+        # While the device works, the host has time for a trace.
+        new = not compiled and rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)
+        # The first use of a shape is no measure, nor is an uncompiled round once others are compiled.
+        timed = use in self._used and compiled == self._has_compiled and not new
+        if not forced:
+            self._used.add(use)
+        return State(*state), _Dispatched(k, bool(forced), report, hidden, timed, new)

@@ -141,6 +141,7 @@ class Answer:
             [*self._prompt, *said],
             max_tokens=count,
             num_draft_tokens=self._params.num_draft_tokens,
+            draft_from=self._params.draft_from.split(","),
             sampling=self._params.sampling(self._config.generation, self._meter.seed),
             stop=self._stop,
             on_prefill=None if said else self._on_prefill,

@@ -31,6 +31,7 @@ class Params:
     min_p: float | None = None
     seed: int | None = None
     num_draft_tokens: int | Literal["auto"] = "auto"
+    draft_from: str = "mtp"
     think: bool = False
     think_tokens: int | None = None
     stop: Collection[int] | None = None

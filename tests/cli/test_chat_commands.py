@@ -330,6 +330,12 @@ def test_drafting(talk: Conversing) -> None:
     talk.say("/draft 2", "Hi", answers=["Hm.<turn|>"])
     assert talk.decoder.requests[0].draft == 2
     assert "num-draft-tokens must be a whole number from 0 to 8, or auto, not 9." in talk.say("/draft 9")
+    assert talk.say("/draft auto", "/draft mtp,copy").endswith(
+        "what it earns. Drafts are copied from the text, too, where it repeats itself.\n"
+    )
+    talk.say("Hi", answers=["Hm.<turn|>"])
+    assert talk.decoder.requests[-1].draft_from == ["mtp", "copy"]
+    assert "draft-from must be mtp, copy or mtp,copy, not 'copying'." in talk.say("/draft copying")
 
 
 def test_figures(talk: Conversing) -> None:

@@ -29,7 +29,7 @@ QAT = "google/gemma-4-E2B-it-qat-q4_0-unquantized"
 
 @pytest.fixture(autouse=True)
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rounds, "_ask", lambda *_: None)
+    monkeypatch.setattr(Rounds, "build", lambda *_: None)
 
 
 def made(here: Here, name: str) -> Path:

@@ -20,7 +20,7 @@ from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, PLAIN_KEYS_HELP, Call, Messag
 from mlxmtp.cli.terminal.output import copy_to_clipboard
 from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.cli.terminal.signals import interrupts, raises
-from mlxmtp.errors import ModelNotFound, SessionError, UsageError, sentence
+from mlxmtp.errors import ModelNotFound, SessionError, UsageError
 from mlxmtp.settings import CHAT_KEYS, typed_value
 from mlxmtp.units import nearest
 
@@ -318,7 +318,9 @@ class Actions:
         chat.say("Answers are free." if schema is None else f"Answers are JSON of {title_of(schema)}")
 
     def do_draft(self, argument: str) -> None:
-        if argument:
+        if "mtp" in argument or "copy" in argument:
+            self.chat.change(draft_from=typed_value("draft_from", argument))
+        elif argument:
             number = typed_value("num_draft_tokens", {"on": "auto", "off": "0"}.get(argument, argument))
             target = self.chat.model.target
             if number != 0 and target is not None and self.chat.model.drafter is None:
@@ -330,13 +332,15 @@ class Actions:
                 self._load_with(target, draft=True)  # after all: --no-draft left it out
             self.chat.change(num_draft_tokens=number)
         number = self.chat.settings.num_draft_tokens
+        copies = "copy" in (self.chat.settings.draft_from or "") and number in (None, "auto")
         state = f"Drafting {number} token{'' if number == 1 else 's'} per round."
         if self.chat.model.drafter is None:
-            state = "Drafting is off: no drafter is loaded."
+            state = f"{'Drafts are copied from the text' if copies else 'Drafting is off'}: no drafter is loaded."
         elif number == 0:
             state = "Drafting is off."
         elif number in (None, "auto"):
             state = "Drafting adapts to what is accepted and what it earns."
+            state += " Drafts are copied from the text, too, where it repeats itself." if copies else ""
         self.chat.say(state)
 
     def do_stats(self, argument: str) -> None:
@@ -361,7 +365,7 @@ class Actions:
 
 def run(chat: Chat) -> None:
     """Carry out lines until Ctrl+D or /exit. Ctrl+C leaves what is being done, never the conversation."""
-    actions, refused = Actions(chat), ""
+    actions, refused = Actions(chat), False
     with interrupts(lambda: None):
         while True:
             text, edits = chat.line.take_text(), chat.line.edits
@@ -370,7 +374,7 @@ def run(chat: Chat) -> None:
                 typed = chat.keys.typed_ahead()
                 whole = "\n".join(part for part in (text, typed.text) if part)
                 literal = bool(text) or typed.pasted
-                chat.reader.remark, refused = refused if text else "", ""
+                chat.reader.refused, refused = refused and bool(text), False
                 line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.thought)
             except EOFError:
                 return
@@ -384,7 +388,7 @@ def run(chat: Chat) -> None:
                 return
             except Exception as error:  # noqa: BLE001  (one turn has failed, and the conversation is the person's)
                 chat.complain(error)
-                refused = sentence(error)
+                refused = True
             except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
                 chat.say("\nStopped.")
 

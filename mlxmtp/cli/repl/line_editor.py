@@ -13,7 +13,6 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import completion_is_selected, has_completions, is_searching
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
@@ -55,7 +54,6 @@ class LineEditor(Reader):
             enable_suspend=True,
             tempfile_suffix=".md",
             key_bindings=self._bindings(),
-            bottom_toolbar=self._toolbar,
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             output=output,
         )
@@ -65,6 +63,10 @@ class LineEditor(Reader):
         self._edits, self._thought = edits, thought
         self._literal = _beginning(given) if literal else ""
         self._session.app.erase_when_done = False
+        if self.refused and len(self._rows(given)) + 3 > self._session.output.get_size().rows:
+            given = ""  # it would push the reason out of the window
+            sys.stdout.write(dim("The message is kept: the Up key brings it back.") + "\n\n")
+            sys.stdout.flush()
         keyboard.hold()
         try:
             # From one raw mode to the other: an Enter that is typed in between would be no Enter in line mode.
@@ -85,14 +87,6 @@ class LineEditor(Reader):
     def _changed(self, buffer: Buffer) -> None:
         if not buffer.text:
             self._literal = ""
-
-    def _toolbar(self) -> StyleAndTextTuples | None:
-        """Return what stands below a text that is higher than the window, whose beginning is out of sight."""
-        size = self._session.output.get_size()
-        rows = wrapped(self.remark, size.columns)
-        if not self.remark or len(self._rows(self._session.default_buffer.text)) + len(rows) < size.rows:
-            return None
-        return [("noreverse", "\n".join(rows))]
 
     def _rows(self, text: str) -> list[str]:
         columns = self._session.output.get_size().columns - len(PROMPT)

@@ -26,9 +26,9 @@ class Line:
 
 
 class Reader(ABC):
-    """Gives lines; `remark` says why the text that is given comes back, where that would be out of sight."""
+    """Gives lines; `refused` if the text that is given comes back, for a reason that stands above the line."""
 
-    remark = ""
+    refused = False
 
     @abstractmethod
     def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
@@ -127,7 +127,7 @@ COMMANDS = (
     ),
     Command(
         "draft", "[on|off|N|auto]", "the drafter, live: tokens drafted per round", (),
-        "The text is the same either way; compare the speeds.",
+        "The text is the same either way; compare the speeds. /draft mtp,copy also copies drafts from the text.",
     ),
     Command("stats", "[on|off]", "all figures of the last answer; the line after each"),
     Command("context", "", "what fills the context"),
