@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
+from mlxmtp.errors import DownloadError, LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.hub import inventory
 from mlxmtp.hub.inventory import Group, KnownModel, RemovalPlan
 from mlxmtp.hub.registry import BUILT_IN, find_entry, split_revision
@@ -221,6 +221,14 @@ class Catalog:
         from mlxmtp.hub.download import download
 
         download(plan, self.store.records, on_bytes=on_bytes, on_wait=on_wait)
+
+    def cannot_answer(self, name: str) -> str | None:
+        """Return why a model that is here cannot answer, in the sentence that asking it gives; None if it can."""
+        try:
+            inventory.describe(self.store, self.store.resolve(name))
+        except MlxmtpError as error:
+            return str(error)
+        return None
 
     def plan_removal(self, name: str) -> RemovalPlan:
         """Plan the removal of a model with its drafter. Raises ModelNotFound, UsageError for what is not ours."""

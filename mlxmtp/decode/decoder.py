@@ -22,6 +22,7 @@ from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
+from mlxmtp.decode.texts import HeldText, HeldTexts
 from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
@@ -84,6 +85,7 @@ class Decoder:
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
+        self._texts: HeldTexts | None = None
         self._chunk = chunk
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
@@ -164,6 +166,10 @@ class Decoder:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
         self._request += 1
         self.tokens, self.rows = [], 0
+
+    def hold_texts(self, limit: int) -> None:
+        """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
+        self._texts = HeldTexts(limit)
 
     def draft_with(self, drafter: DraftModel | None) -> None:
         """Draft with another drafter from now on, in the same text; rounds of the one before stay compiled."""
@@ -262,6 +268,7 @@ class Decoder:
         except RuntimeError as error:
             self.forget()
             self._sent.clear()
+            self._texts = None if self._texts is None else self._texts.emptied()
             self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
             raise failure(error) from error
 
@@ -309,7 +316,10 @@ class Decoder:
         return new, state
 
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
-        """Make room for ``prompt`` and its answer, and have kernels built while it is read."""
+        """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
+        if self._texts is not None:
+            text = self._texts.choose(HeldText(self._cache, self.tokens, self.rows, self._snapshots), prompt)
+            self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
         self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))

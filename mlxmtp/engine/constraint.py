@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["schema", "regex", "grammar"]
 
-_WHITESPACE = r"( |\n{1,2} {0,20})?"
-"""Between the tokens of JSON, as models write it and with an end: without a bound some never stop indenting."""
+_OPTIONS = {
+    "x-guidance": {
+        "whitespace_pattern": r"( |\n{1,2} {0,20})?",  # as models write it, and bounded: some never stop indenting
+        "json_allow_general_unicode_escapes": True,
+    }
+}
 _NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 
 
@@ -61,8 +65,7 @@ class Constraint:
 
         if self.kind == "schema":
             schema = json.loads(self.source)
-            options = {"x-guidance": {"whitespace_pattern": _WHITESPACE}}
-            own: dict[str, Any] = {"json_schema": {**schema, **options} if isinstance(schema, dict) else schema}
+            own: dict[str, Any] = {"json_schema": {**schema, **_OPTIONS} if isinstance(schema, dict) else schema}
         elif self.kind == "regex":
             (own,) = json.loads(llguidance.LLMatcher.grammar_from_regex(self.source))["grammars"]
         else:

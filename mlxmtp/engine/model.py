@@ -12,6 +12,7 @@ from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.errors import ContextOverflow, LoadError
+from mlxmtp.machine.chip import this_machine
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder, Round
@@ -159,6 +160,10 @@ class Model:
         about = self._decoder, self.config, self.tokenizer
         options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
         return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)
+
+    def hold_texts(self, limit: int | None = None) -> None:
+        """Keep keys and values of several conversations, in at most `limit` bytes (None: an eighth of the memory)."""
+        self._decoder.hold_texts(this_machine().memory // 8 if limit is None else limit)
 
     def learned(self) -> dict[str, Any]:
         """Return what was found out about drafting here, as JSON; empty until there is something to know."""

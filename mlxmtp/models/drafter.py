@@ -8,12 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from mlxmtp.errors import LoadError
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.kv_cache import FixedView
 from mlxmtp.models.layer import KV, Layer, Rotary, Rotation, halves
 from mlxmtp.models.linear import Linear, Matrix, Weights
-from mlxmtp.models.safetensors import AGAIN
 from mlxmtp.models.target import Target
 
 QUERY_BEHIND = 1
@@ -91,10 +89,7 @@ class Drafter:
         self._head: DenseHead | CentroidHead = DenseHead(table)
         if config.raw.get("use_ordered_embeddings"):
             sparse, top = weights.below("masked_embedding"), int(config.raw["centroid_intermediate_top_k"])
-            order = sparse.vector("token_ordering")
-            if not mx.array_equal(mx.sort(order), mx.arange(config.vocab_size)):
-                raise LoadError(f"token_ordering in {config.folder} does not name every token once. {AGAIN}")
-            self._head = CentroidHead(table, sparse.matrix("centroids"), order, top)
+            self._head = CentroidHead(table, sparse.matrix("centroids"), sparse.vector("token_ordering"), top)
 
     def context(self, buffers: list[mx.array], offset: mx.array) -> Context:
         """Return what the draft steps of a round whose bonus token stands at ``offset`` [1] read."""

@@ -52,7 +52,13 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
         raise LoadError(f"A drafter can be packed to 4 or 8 bits or kept at 16, not {bits}.")
     if bits is None:
         bits = 4 if quantized_by_default(config) and not device.on_cpu() else 16
-    drafter = Drafter(assemble(config, read_weights(folder), bits), config, target)
+    weights = read_weights(folder)
+    for name, order in weights.items():  # used as an index, which MLX does not check
+        if name.endswith("token_ordering") and not mx.array_equal(mx.sort(order), mx.arange(config.vocab_size)):
+            raise LoadError(f"{name} in {folder} does not name every token once. {AGAIN}")
+    parameters = assemble(config, weights, bits)
+    del weights  # as in `load_target`: no name holds them while they are widened
+    drafter = Drafter(parameters, config, target)
     evaluate(drafter)
     return drafter
 

@@ -10,13 +10,15 @@ from typing import Any
 from mlxmtp.app.open import OpenModel
 from mlxmtp.app.worker import Failed
 from mlxmtp.engine.answer import Answer, OnPrefill
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import MlxmtpError, sentence
+from mlxmtp.errors import MlxmtpError, UsageError, sentence
 from mlxmtp.serve.answers import Collected, Ending, Piece, StopStrings, ToolUse, new_id
 from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Refused
+from mlxmtp.serve.forced import calls_only
 from mlxmtp.serve.metrics import Metrics
 from mlxmtp.serve.scheduler import Job, Scheduler
 
@@ -76,7 +78,10 @@ class Service:
         try:
             tokenizer = await asyncio.wrap_future(self._tokenizer)
             ids, places = await asyncio.to_thread(self._prompt, tokenizer, asked)
-            params = [self._params(asked, index) for index in range(asked.n)]
+            constraint = await asyncio.to_thread(_constraint, tokenizer, asked)
+            params = [self._params(asked, constraint, index) for index in range(asked.n)]
+        except UsageError as error:
+            raise Refused(str(error), "response_format") from error
         except MlxmtpError as error:
             raise Refused(str(error), "messages") from error
         except ValueError as error:
@@ -175,8 +180,8 @@ class Service:
     def _thinks(self, asked: Asked) -> bool:
         return bool(self._defaults.get("think")) if asked.think is None else asked.think
 
-    def _params(self, asked: Asked, index: int) -> Params:
-        params = {**self._defaults, **asked.given}
+    def _params(self, asked: Asked, constraint: Constraint | None, index: int) -> Params:
+        params = {**self._defaults, **asked.given, "constraint": constraint}
         if index and params.get("seed") is not None:
             params["seed"] = (params["seed"] + index) % 2**64
         return Params(**params)
@@ -192,3 +197,15 @@ class Service:
             )
 
         return Job(begin)
+
+
+def _constraint(tokenizer: Tokenizer, asked: Asked) -> Constraint | None:
+    """Return the form that an answer must have. Raises UsageError for a schema that is not supported."""
+    if asked.forced:
+        return calls_only(asked.forced, tokenizer, several=asked.parallel_calls)
+    constraint: Constraint | None = asked.given.get("constraint")
+    if constraint is not None:
+        if asked.tools:
+            raise Refused("A format and tools cannot be asked for together: leave one of them out.", "tools")
+        constraint.check()
+    return constraint

@@ -144,7 +144,7 @@ def test_folders_and_a_drafter_by_name(here: Here) -> None:
     target, drafter = FOLDER / "12b" / "target", FOLDER / "12b" / "drafter"
     out = here.folder / "out"
     code, said, err = here.call("convert", str(target), str(out), "--draft-model", str(drafter), "--draft-bits", "8")
-    assert (code, said) == (0, f'{out} is ready. Ask it something: mlxmtp ask -m {out} "Hello"\n'), err
+    assert (code, said.startswith(f"{out} is here. {out} has no tokenizer.json")) == (0, True), err
     block = read_config(out / "drafter").quantization
     assert block is not None
     assert block["bits"] == 8

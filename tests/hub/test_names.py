@@ -146,6 +146,15 @@ def test_what_commands_and_the_api_say_of_one_folder_is_the_same(here: Here, tmp
         assert here.call(command, str(folder)) == (1, "", f"Error: {loading.value}\n")
 
 
+def test_a_drafter_alone_is_here_and_not_ready(here: Here) -> None:
+    publish_family(here.hub, "e2b")
+    code, out, _ = here.call("pull", "org/e2b-assistant")
+    assert (code, out) == (
+        0,
+        "org/e2b-assistant is here. org/e2b-assistant is a drafter: it answers nothing on its own.\n",
+    )
+
+
 def test_a_model_that_cannot_answer_is_not_listed(here: Here) -> None:
     cached(here, "org/mute", "a" * 40)
     assert "org/mute" not in here.call("ls")[1]
