@@ -45,7 +45,8 @@ class Output:
         """Return the process's own streams. What does not go to a terminal is UTF-8, whatever the locale says."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
+                with suppress(OSError):  # of a full disk, for what waits in it
+                    stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
         return cls(sys.stdout, sys.stderr, look)
 
     @property
