@@ -150,7 +150,7 @@ def test_the_thread_keeps_no_trace(monkeypatch):
     decode(decoder, load_golden("e2b").records["long"].prompt, 2, num_draft_tokens=3)
     wait_for_the_compiled(decoder)
     gc.collect()
-    assert [made[0]() is None, made[1]() is None] == [False, True]  # the main thread's, and the one that warmed
+    assert sorted(one() is None for one in made) == [False, True]  # the main thread's, and the one that warmed
 
 
 @pytest.mark.slow
