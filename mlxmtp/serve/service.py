@@ -119,7 +119,7 @@ class Service:
         Raises AnswerFailed, with a sentence for the client.
         """
         calls: Counter[str] = Counter()
-        stops, cut = StopStrings(asked.stops), False
+        stops, cut, thought = StopStrings(asked.stops), False, ""
         while True:
             try:
                 event = await asyncio.wait_for(job.events.get(), heartbeat)
@@ -136,6 +136,7 @@ class Service:
             elif isinstance(event, Thinking | Call | End) and not cut and (text := stops.flush()):
                 yield Text(text)
             if isinstance(event, Thinking) and not cut:
+                thought += event.text
                 yield event
             elif isinstance(event, Call) and not cut:
                 use = ToolUse(new_id(prefix), event)
@@ -145,7 +146,8 @@ class Service:
             elif isinstance(event, End):
                 self.metrics.count(event.stats)
                 reason = "stop" if cut else event.finish_reason
-                yield Ending(reason, event.stats, called=bool(calls), stop=stops.found)
+                thinking = len(self._tokenizer.result().encode(thought)) if thought else 0
+                yield Ending(reason, event.stats, called=bool(calls), stop=stops.found, thinking=thinking)
                 return
             if cut:
                 self.scheduler.cancel(job)
