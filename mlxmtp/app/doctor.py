@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mlxmtp.app.models import Catalog
 from mlxmtp.files import free_bytes
@@ -27,16 +27,20 @@ _PATIENCE = 3.0  # seconds for the hub
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One result, with `advice` unless all is fine. A `note` is no fault."""
+    """One result, with `advice` unless all is fine. A `note` is no fault. `figures` are what was measured, for JSON."""
 
     what: str
     verdict: Verdict
     found: str
     advice: str | None = None
+    figures: dict[str, Any] | None = None
 
 
-def examine(catalog: Catalog) -> Iterator[Check]:
-    """Yield every check, one after the other; the slow one (the hub) has a short limit."""
+def examine(catalog: Catalog, *, measure: bool = False) -> Iterator[Check]:
+    """Yield every check, one after the other; the slow one (the hub) has a short limit.
+
+    `measure`: compute on this machine as well, which takes up to a minute.
+    """
     machine, store = this_machine(), catalog.store
     speed = "memory speed unknown" if machine.bandwidth is None else f"{machine.bandwidth / 1e9:.0f} GB/s"
     yield Check("chip", "ok", machine.chip + ("" if machine.generation is None else f", {speed}"))
@@ -60,6 +64,10 @@ def examine(catalog: Catalog) -> Iterator[Check]:
     yield _note("disk", f"{format_bytes(free)} free in {store.places.hf_cache}", advice)
     yield _hub()
     yield from _models(store, machine)
+    if measure:
+        from mlxmtp.app import self_check
+
+        yield from self_check.measure()
 
 
 def _note(what: str, found: str, advice: str | None) -> Check:
