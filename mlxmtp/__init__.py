@@ -15,6 +15,7 @@ TYPE_CHECKING = False  # as checkers know it; importing typing takes time in whi
 if TYPE_CHECKING:
     from mlxmtp.app.open import load
     from mlxmtp.decode.decoder import Round
+    from mlxmtp.engine.constraint import Constraint
     from mlxmtp.engine.events import End, Text, Thinking
     from mlxmtp.engine.model import Model
     from mlxmtp.engine.params import Params
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from mlxmtp.errors import ConfigError, ContextOverflow, LoadError, MlxmtpError, ModelNotFound, UsageError
 
 __all__ = [
-    "ConfigError", "ContextOverflow", "End", "LoadError", "MlxmtpError", "Model", "ModelNotFound", "Params", "Round",
-    "Stats", "Text", "Thinking", "UsageError", "__version__", "load",
+    "ConfigError", "Constraint", "ContextOverflow", "End", "LoadError", "MlxmtpError", "Model", "ModelNotFound",
+    "Params", "Round", "Stats", "Text", "Thinking", "UsageError", "__version__", "load",
 ]  # fmt: skip
 
 __version__: str
@@ -31,6 +32,7 @@ __version__: str
 _HOMES = {
     "app.open": ("load",),
     "decode.decoder": ("Round",),
+    "engine.constraint": ("Constraint",),
     "engine.events": ("End", "Text", "Thinking"),
     "engine.model": ("Model",),
     "engine.params": ("Params",),

@@ -17,6 +17,8 @@
 `exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
 """
 
+from errno import ENOSPC
+
 
 class MlxmtpError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -86,4 +88,6 @@ def sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}. Check the file, its folder and the disk."
+    if isinstance(error, OSError) and error.errno == ENOSPC:
+        return f"{error.strerror}: make room, or write to another place."
     return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp; --debug shows where."

@@ -61,6 +61,14 @@ def name_of(what: str) -> Rule:
     return Rule(f"the name of {what}", str, lambda value: value.strip() or None if isinstance(value, str) else None)
 
 
+def texts(value: object) -> tuple[str, ...] | None:
+    """Return one text or several as a tuple, None for anything else and for an empty text."""
+    found = [value] if isinstance(value, str) else value
+    good = isinstance(found, list | tuple) and all(isinstance(one, str) and one for one in found)
+    return tuple(found) if good and found else None  # type: ignore[arg-type]
+
+
+TEXTS = Rule("a text, or a list of texts, none of them empty", list[str], texts)
 TEXT = Rule("a text", str, lambda value: value if isinstance(value, str) else None)
 SWITCH = Rule("true or false", bool, lambda value: value if isinstance(value, bool) else None)
 
@@ -88,7 +96,7 @@ class Setting:
     environment: str = ""
     in_config: bool = True
     in_chat: bool = False  # taken by `/set`
-    of_answer: bool = False  # a field of `engine.params.Params`
+    of_answer: bool | str = False  # a field of `engine.params.Params`; its name there where that differs
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -140,6 +148,9 @@ class Settings:
     max_tokens: int | None = setting(
         "--max-tokens N", number(TOKEN_COUNT), "Stop after N tokens.",
         "the model's, else the context", commands=_ANSWERING, section="sampling", in_chat=True, of_answer=True)
+    stop: tuple[str, ...] | None = setting(
+        "--stop TEXT", TEXTS, "End the answer before this text; may be given several times.",
+        "none", commands=_ANSWERING, section="sampling", of_answer="stop_strings")
     draft: bool | None = setting(
         "--draft/--no-draft", SWITCH, "Draft ahead with the model's drafter.", "where there is one", **_DRAFTING)
     draft_model: str | None = setting(
@@ -149,6 +160,10 @@ class Settings:
         "--num-draft-tokens N|auto", number_or(Range(0, MAX_DRAFT, whole=True), "auto"),
         f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.",
         "auto", commands=_ANSWERING, section="drafting", of_answer=True)
+    draft_from: str | None = setting(
+        "--draft-from SOURCE", choice("mtp", "copy", "mtp,copy"),
+        "Drafts of automatic length: mtp (the drafter), copy (of the text so far), or mtp,copy.",
+        "mtp", commands=_ANSWERING, section="drafting", of_answer=True)
     draft_bits: int | None = setting(
         "--draft-bits N", choice(4, 8, 16), "Pack the drafter to 4 or 8 bits; 16 keeps it.",
         "by the drafter's size", **_DRAFTING)
@@ -215,7 +230,13 @@ class Settings:
 
     def of_answer(self) -> dict[str, Any]:
         """Return what was said about answers, by the names of `engine.params.Params`."""
-        return {name: value for name, value in self.said().items() if TABLE[name].of_answer}
+        said = ((TABLE[name].of_answer, name, value) for name, value in self.said().items())
+        return {field if isinstance(field, str) else name: value for field, name, value in said if field}
+
+    @property
+    def in_form(self) -> bool:
+        """True if answers are held to a form; then they are no markdown."""
+        return any(value for name, value in self.said().items() if TABLE[name].section == "form")
 
     def said(self) -> dict[str, Any]:
         """Return every value that somebody has set, by name."""
@@ -328,6 +349,11 @@ def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError])
 def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
     """Return True if the terminal knows no escape codes."""
     return environ.get("TERM") == "dumb"
+
+
+def in_tmux(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return True in a window of tmux."""
+    return bool(environ.get("TMUX"))
 
 
 def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:

@@ -2,7 +2,7 @@
 
     python -m scripts.interrupts                      1,000 runs of `ask`, three at a time, Ctrl-C in the first 1.5 s
     python -m scripts.interrupts -n 200 --how TERM --seconds 4
-    python -m scripts.interrupts -n 200 --command chat
+    python -m scripts.interrupts -n 200 --command turn --seconds 6     Ctrl-C after a question in `chat`
 
 Each run has a terminal of its own, as a person's: Ctrl-C reaches everything that runs in it, compilers of kernels too.
 A run is right if it ends with 130 or by the signal, or with 0 because it was over before, and if the terminal shows no
@@ -85,33 +85,40 @@ class Run:
         os.close(self.terminal)
 
 
+def kept(folder: Path) -> str:
+    """Return the saved conversations of a run."""
+    return "".join(path.read_text(encoding="utf-8") for path in (folder / "sessions").glob("*.jsonl"))
+
+
 def one(number: int, options: argparse.Namespace, kernels: Path) -> tuple[str, str]:
     """Return how a run ended, and what it showed if that is wrong."""
     chance = random.Random(options.seed * 1_000_003 + number)
     folder = Path(tempfile.mkdtemp(prefix="interrupts-"))
     cold = folder / "kernels"
     cold.mkdir()
-    command = {"ask": ["ask", QUESTION], "save": ["ask", "--save", QUESTION], "chat": ["chat"]}[options.command]
+    command = {"ask": ["ask", QUESTION], "save": ["ask", "--save", QUESTION]}.get(options.command, ["chat"])
     run = Run(command, folder, cold if number % 3 == 0 else kernels)
+    if options.command == "turn":  # the signal comes after a question has been sent
+        while b"1m>" not in run.shown and run.read(0.1):  # the prompt, in bold
+            pass
+        os.write(run.terminal, QUESTION.encode() + b"\r")
     moments = sorted(chance.uniform(0, options.seconds) for _ in range(options.times))
     spent = 0.0
     for moment in moments:
         run.read(moment - spent)
         spent = moment
         run.strike(options.how)
-    if options.command == "chat":
-        for _ in range(50):
-            if os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                break
-            run.read(0.2)
-            os.write(run.terminal, b"\x04")
+    while command == ["chat"] and os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        run.read(0.3)
+        os.write(run.terminal, b"\x15\x04")  # clear the line, and leave
     run.wait()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]", "", run.shown.decode(errors="replace"))
     number_of = getattr(signal, f"SIG{options.how}")
     fine = {0, 130, 128 + number_of, -number_of}
     words = WORDS.search(text)
     before = words is not None and f"{ROOT}/mlxmtp" not in text
-    wrong = not before and (words is not None or run.ended not in fine)
+    lost = options.command == "turn" and QUESTION not in text + kept(folder)
+    wrong = lost or (not before and (words is not None or run.ended not in fine))
     shutil.rmtree(folder, ignore_errors=True)
     name = "hangs" if run.ended is None else f"exit {run.ended}" if run.ended >= 0 else signal.Signals(-run.ended).name
     at = ", ".join(f"{moment:.3f}" for moment in moments)
@@ -128,7 +135,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="the signal comes within so many seconds")
     parser.add_argument("--times", type=int, default=1, help="signals in a run")
     parser.add_argument("--how", default="INT", choices=["INT", "TERM", "HUP"])
-    parser.add_argument("--command", default="ask", choices=["ask", "save", "chat"])
+    parser.add_argument("--command", default="ask", choices=["ask", "save", "chat", "turn"])
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     kernels = Path(tempfile.mkdtemp(prefix="interrupts-kernels-"))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mlxmtp.app.models import Catalog
 from mlxmtp.files import free_bytes
-from mlxmtp.hub.inventory import installed, total_size, unfinished_downloads
+from mlxmtp.hub.inventory import installed, total_size, unfinished_downloads, unusable
 from mlxmtp.hub.registry import BUILT_IN
 from mlxmtp.hub.store import Store, best_fit
 from mlxmtp.machine.chip import Machine, this_machine
@@ -119,6 +119,8 @@ def _models(store: Store, machine: Machine) -> Iterator[Check]:
         elif model.drafter is None:
             advice = f"No drafter: mlxmtp pull {model.repo}" if model.repo else "No drafter beside it."
         yield _note(f"model {model.name}", found, advice)
+    for name, sentence in unusable(store):
+        yield _note(f"model {name}", "cannot answer", sentence)
     for repo, size in unfinished_downloads(store):
         yield _note(f"part of {repo}", format_bytes(size), f"Go on with mlxmtp pull {repo}, or mlxmtp rm {repo}.")
     if len(models) <= 1 and best is not None:

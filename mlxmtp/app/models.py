@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxmtp.errors import DownloadError, LoadError, ModelNotFound, UsageError
+from mlxmtp.errors import DownloadError, LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.hub import inventory
 from mlxmtp.hub.inventory import Group, KnownModel, RemovalPlan
-from mlxmtp.hub.registry import BUILT_IN, find_entry
+from mlxmtp.hub.registry import BUILT_IN, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.speed import Speed, predict
@@ -173,7 +173,8 @@ class Catalog:
     def downloadable(self, name: str) -> bool:
         """True if a name can stand for something on the hub: an alias, or `org/repo`."""
         plain = self.store.unaliased(name)
-        return find_entry(plain) is not None or (plain.count("/") == 1 and not plain.startswith((".", "/", "~")))
+        repo = split_revision(plain)[0]
+        return find_entry(repo) is not None or (repo.count("/") == 1 and not repo.startswith((".", "/", "~")))
 
     def plan_download(
         self,
@@ -201,8 +202,11 @@ class Catalog:
                 unset = "cannot be downloaded. Unset it and run the same command again."
                 raise DownloadError(f"HF_HUB_OFFLINE is set, so {name} {unset}") from None
             return NoDownload(f"{name} is on this machine; HF_HUB_OFFLINE is set, so nothing was looked up or checked.")
+        repo, named = split_revision(plain)
+        if None not in (revision, named) and revision != named:
+            raise UsageError(f"{name} names the revision {named}, and --revision {revision}: give one of them.")
         cache = self.store.places.hf_cache
-        plan = plan_download(plain, cache, revision=revision, draft=draft, on_wait=on_wait)
+        plan = plan_download(repo, cache, revision=revision or named, draft=draft, on_wait=on_wait)
         if to_convert:
             from mlxmtp.convert.tasks import refuse_quantized
 
@@ -217,6 +221,14 @@ class Catalog:
         from mlxmtp.hub.download import download
 
         download(plan, self.store.records, on_bytes=on_bytes, on_wait=on_wait)
+
+    def cannot_answer(self, name: str) -> str | None:
+        """Return why a model that is here cannot answer, in the sentence that asking it gives; None if it can."""
+        try:
+            inventory.describe(self.store, self.store.resolve(name))
+        except MlxmtpError as error:
+            return str(error)
+        return None
 
     def plan_removal(self, name: str) -> RemovalPlan:
         """Plan the removal of a model with its drafter. Raises ModelNotFound, UsageError for what is not ours."""

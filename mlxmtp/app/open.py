@@ -20,6 +20,7 @@ from mlxmtp.hub.registry import BUILT_IN, entries
 from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
+from mlxmtp.models.checkpoint import check_folder
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
@@ -81,7 +82,7 @@ class Opener:
         if drafter is None and wanted is None:
             if settings.draft:
                 raise ModelNotFound(f"There is no drafter for '{target.name}' here: name one with --draft-model.")
-            if self.attended:
+            if self.attended or settings.num_draft_tokens not in (None, "auto", 0):
                 self.tell(f"There is no drafter for '{target.name}' here, so it decodes without one.")
         return drafter
 
@@ -111,6 +112,10 @@ class Opener:
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:
         """Read the weights, and the tokenizer unless it is given. Raises LoadError."""
+        if settings.debug:
+            for folder in [one.folder for one in (target, drafter) if one is not None]:
+                for note in check_folder(read_config(folder)):
+                    self.tell(note)
         bits, data = settings.draft_bits, self.loaded.places.data
         model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer or read_tokenizer(target))
         learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)

@@ -51,7 +51,7 @@ class OneAnswer:
         self.settings = self.loaded.settings
         self.turn = Turn(self.conversation, "ask", self.asking)
         # Markdown is drawn on a terminal, unless someone wants the answer as it is.
-        as_is = self.settings.plain or self.form.json or self.form.jsonl or self.form.extract
+        as_is = self.settings.plain or self.settings.in_form or self.form.json or self.form.jsonl or self.form.extract
         self.renders = not as_is and presenters.fits_markdown(self.out)
 
     def show_prompt(self) -> None:
@@ -119,6 +119,8 @@ class OneAnswer:
             limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
             why = "the context is full" if outcome.fills_context else limit
             self.out.note(f"The answer was cut after {answer.stats.generation_tokens} tokens ({why}).")
+            if outcome.thinking and not outcome.said:
+                self.out.note("All of it was reasoning. Give more --max-tokens, or end that with --think-tokens N.")
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))

@@ -64,7 +64,7 @@ def fetch(
     with _interruptible(out, progress):
         catalog.download(plan, on_bytes=progress.count, on_wait=progress.waiting)
     if last_line:
-        _ready(out, name)
+        _ready(out, catalog, name)
     return True
 
 
@@ -99,7 +99,7 @@ def convert(loaded: Loaded, out: Output, request: ConversionRequest, *, compare:
     if conversion.repo is not None and not out.look.quiet:
         size = format_bytes(sum(part.source_size for part in plan.parts))
         out.line(f"source   {size} stay in the cache; mlxmtp rm {conversion.repo} frees them")
-    _ready(out, conversion.result_name())
+    _ready(out, Catalog(loaded), conversion.result_name())
     return True
 
 
@@ -138,8 +138,10 @@ def _report(out: Output, result: ConversionResult, left_out: int) -> None:
         out.line(f"compared on {same.tokens} tokens: mean KL {same.kl:.4f} nats, {first}")
 
 
-def _ready(out: Output, name: str) -> None:
-    out.write(f'{name} is ready. Ask it something: mlxmtp ask -m {name} "Hello"\n')
+def _ready(out: Output, catalog: Catalog, name: str) -> None:
+    problem = catalog.cannot_answer(name)
+    out.write(f"{name} is {'ready' if problem is None else 'here'}. ")
+    out.write(f'Ask it something: mlxmtp ask -m {name} "Hello"\n' if problem is None else f"{problem}\n")
 
 
 @contextmanager

@@ -74,7 +74,8 @@ def begin(ctx: Context, *, repairs: bool = False) -> tuple[Loaded, Output]:
     """
     loaded = load_settings(ctx.ensure_object(dict), tolerant=repairs)
     settings = loaded.settings
-    out = Output.standard(Look(quiet=bool(settings.quiet), color=not settings.no_color, dumb=loaded.dumb_terminal))
+    look = Look(bool(settings.quiet), not settings.no_color, loaded.dumb_terminal, still=bool(settings.plain))
+    out = Output.standard(look)
     for warning in loaded.warnings:
         out.note(warning)
     return loaded, out

@@ -1,6 +1,7 @@
 """The conversation that a command goes on with, and the models that can answer in it."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +11,7 @@ from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Resumed, Sessions
 from mlxmtp.cli.obtain import offer
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.output import Output
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import SessionError, UsageError
 from mlxmtp.settings import Loaded
 
 
@@ -61,7 +62,8 @@ def chosen(loaded: Loaded, out: Output) -> str:
     """
     from mlxmtp.cli.commands.sessions import show_list
 
-    listing = Sessions(loaded.places.sessions).listing()
+    store = Sessions(loaded.places.sessions)
+    listing = store.listing()
     for remark in listing.remarks:
         out.note(remark)
     sessions = listing.sessions[:20]
@@ -70,10 +72,30 @@ def chosen(loaded: Loaded, out: Output) -> str:
     show_list(out, sessions)
     out.settle()
     keyboard.release()
-    try:
-        name = input(f"ID or name, Enter for {sessions[0].id}: ").strip() or sessions[0].id
-    except EOFError:
-        sys.stdout.write("\n")
-        raise SystemExit(0) from None
-    keyboard.hold()
-    return name
+    names = [one.name or one.id for one in sessions]
+    ask = input if out.look.dumb else _with_arrows(names)
+    while True:
+        try:
+            name = ask(f"ID or name, Enter for {names[0]}: ").strip() or names[0]
+            store.find(name)
+        except EOFError:
+            sys.stdout.write("\n")
+            raise SystemExit(0) from None
+        except (SessionError, UsageError) as error:
+            out.error(str(error))
+            continue
+        keyboard.hold()
+        return name
+
+
+def _with_arrows(names: list[str]) -> Callable[[str], str]:
+    """Return a question in which the arrows go through the names, from the first on."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import InMemoryHistory
+
+    def ask(question: str) -> str:
+        session: PromptSession[str] = PromptSession(history=InMemoryHistory(names[::-1]))
+        session.output.enable_cpr = False  # type: ignore[attr-defined]  # a terminal may answer into the text
+        return session.prompt(question)
+
+    return ask

@@ -39,9 +39,9 @@ def compare_on_text(source: Path, result: Path) -> Agreement:
     """Compare two targets on a text, without a tokenizer on a fixed row of tokens. Raises TooLarge, LoadError."""
     configs = [read_config(folder) for folder in (source, result)]
     vocabulary = configs[0].vocab_size
-    if (source / "tokenizer.json").is_file():
-        ids = [2, *Tokenizer.load(source).encode(_TEXT)][:_TOKENS]
-    else:
+    text = Tokenizer.load(source).encode(_TEXT) if (source / "tokenizer.json").is_file() else []
+    ids = [2, *text][:_TOKENS]
+    if not text or max(ids) >= vocabulary:  # no tokenizer, or another model's
         ids = [2, *(3 + at * 7919 % (vocabulary - 3) for at in range(_TOKENS // 2))]
     logits = 4 * len(ids) * vocabulary * 4  # of both, and what the comparison makes of them
     needed, usable = max(need(config, None, len(ids)).total for config in configs) + logits, this_machine().usable

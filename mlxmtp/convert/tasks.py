@@ -6,9 +6,11 @@ from typing import Any
 
 from mlxmtp.convert.recipe import DTYPES, Recipe
 from mlxmtp.errors import LoadError
+from mlxmtp.models.checkpoint import match
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.safetensors import AGAIN, Layout, Stored
-from mlxmtp.models.tensors import Names, Piece, Quantization, Tensor, tensors, tower
+from mlxmtp.models.config_check import SIZES_BY_KIND
+from mlxmtp.models.safetensors import WIDTHS, Layout, Stored
+from mlxmtp.models.tensors import Piece, Quantization, Tensor, tower
 
 SLICE = 16 << 20  # bytes of a source tensor in memory; on a CPU the floating-point modes take twenty times as much
 _FLOATS = ("BF16", "F16", "F32")
@@ -72,31 +74,15 @@ def slices(task: Task) -> Iterator[Slice]:
 def make_tasks(config: ModelConfig, source: Mapping[str, Stored], recipe: Recipe) -> tuple[list[Task], list[str]]:
     """Return the tasks of a conversion, and the names in the source that it leaves out. Raises LoadError."""
     refuse_quantized(config, source, config.folder)
-    names = Names(config)
-    tasks: dict[str, Task] = {}
-    left_out: list[str] = []
-    for name, stored in source.items():
-        found = None if config.is_drafter else tower(name)
-        made: dict[str, Task] = {}
-        if found is None:
-            if (pieces := names.find(name)) is None:
-                said = f"the unknown tensor {name}: it is no Gemma 4 as published."
-                if ".experts." in name and not config.text.get("enable_moe_block"):
-                    said = "experts, its config.json has none."
-                raise LoadError(f"The checkpoint in {config.folder} has {said}")
-            made = {piece.tensor.name: _task(config, stored, piece, recipe) for piece in pieces}
-        elif not recipe.text_only:
-            made = {found[1]: _tower(found[1], stored, recipe, published=found[1] != name)}
-        tasks |= made
-        if not made:
-            left_out.append(name)
+    sources = match(config, {name: stored.layout for name, stored in source.items()}, config.folder)
     # In the network's order, towers last: what belongs together is together in the files.
-    places = {tensor.name: at for at, tensor in enumerate(tensors(config))}
-    missing = places.keys() - tasks.keys()
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise LoadError(f"The checkpoint in {config.folder} lacks tensor {min(missing)}{more}. {AGAIN}")
-    return [tasks[name] for name in sorted(tasks, key=lambda name: places.get(name, len(places)))], left_out
+    tasks = [_task(config, source[one.names[0]], Piece(tensor, one.half), recipe) for tensor, one in sources.items()]
+    used = {one.names[0] for one in sources.values()}
+    for name, stored in source.items():
+        if not (config.is_drafter or recipe.text_only) and (found := tower(name)) is not None:
+            tasks.append(_tower(found[1], stored, recipe, published=found[1] != name))
+            used.add(name)
+    return tasks, [name for name in source if name not in used]
 
 
 def refuse_quantized(config: ModelConfig, source: Mapping[str, Stored], origin: object) -> None:
@@ -112,18 +98,8 @@ def refuse_quantized(config: ModelConfig, source: Mapping[str, Stored], origin: 
 def _task(config: ModelConfig, stored: Stored, piece: Piece, recipe: Recipe) -> Task:
     """Return the task for a tensor of the network: a whole one of the source, or half of every expert's rows."""
     tensor, half = piece
-    shape = stored.layout.shape
-    blocks, length = 1, stored.layout.rows
-    if half is not None:
-        blocks, both, width = shape if len(shape) == 3 else (0, 0, 0)
-        length = both // 2
-        shape = (blocks, length, width)
-    if shape != tensor.shape:
-        where = f"Tensor {stored.layout.name} in {config.folder}"
-        raise LoadError(f"{where} is {shape} and should be {tensor.shape}. {AGAIN}")
+    blocks, length = (1, stored.layout.rows) if half is None else (tensor.shape[0], tensor.shape[1])
     how, dtype = recipe.quantization(tensor, drafter=config.is_drafter), _dtype(stored.layout.dtype, recipe)
-    if how is not None and dtype not in _FLOATS:
-        raise LoadError(f"Tensor {stored.layout.name} in {config.folder} has dtype {dtype}, which cannot be quantized.")
     return Task(stored, _parts(tensor, how, dtype), how, blocks, (half or 0) * length, length)
 
 
@@ -141,6 +117,10 @@ def _parts(tensor: Tensor, how: Quantization | None, dtype: str) -> tuple[Layout
 def _tower(name: str, stored: Stored, recipe: Recipe, *, published: bool) -> Task:
     """Return the task for a tensor of a tower, never quantized; published convolutions get their channels last."""
     shape, dtype = stored.layout.shape, _dtype(stored.layout.dtype, recipe)
+    if dtype not in WIDTHS:
+        raise LoadError(
+            f"Tensor {stored.layout.name} in {stored.file} is stored as {dtype}. Leave it out: --text-only."
+        )
     convolution = {4: "conv.weight", 3: "conv1d.weight"}.get(len(shape))
     order = (0, *range(2, len(shape)), 1) if published and convolution and name.endswith(convolution) else None
     turned = shape if order is None else tuple(shape[axis] for axis in order)
@@ -160,6 +140,8 @@ def output_config(config: ModelConfig, recipe: Recipe) -> dict[str, Any]:
         top = {key: text[key] for key in ("eos_token_id", "tie_word_embeddings", "dtype") if key in text}
         raw = {"model_type": config.model_type.removesuffix("_text"), "text_config": text, **top}
     raw["text_config"] = dict(raw["text_config"])
+    if raw["text_config"].pop("per_layer_config", None):  # the older names, which every loader knows
+        raw["text_config"] |= {key: config.text[key] for key in SIZES_BY_KIND if key in config.text}
     raw["vocab_size"] = config.vocab_size  # mlx-lm looks for it here
     if recipe.dtype is not None:
         for table in (raw, raw["text_config"]):

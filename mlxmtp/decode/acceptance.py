@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 _DECAY = (0.99, 0.93, 0.75)  # of all counts, per round with drafts: about 100, 14 and 4 rounds are remembered
 _STRENGTH = (6.0, 2.0, 1.0)  # s: observations that the forecast from outside is worth
 _SHARE = 0.02
-_PRIOR = 0.6  # of the first draft, before anything is known: between prose (0.3 to 0.75) and code (0.66 to 1)
+_PRIOR = 0.7  # of the first draft, before anything is known: between prose (0.3 to 0.75) and code (0.66 to 1)
 _CARRIED = 4.0  # observations that what was seen of the texts before is worth, in each memory
-_WORTH = 2.0  # observations that what was learned in another conversation is worth
+_WORTH = 1.5  # observations that what was learned in another conversation is worth
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Rounds by draft length, compiled behind the scenes: until then the same function serves uncompiled."""
+"""Rounds by draft length: uncompiled at first, compiled as soon as that costs no wait."""
 
 import atexit
 import os
@@ -17,10 +17,15 @@ from mlxmtp.models.target import Target
 
 Compiled = Literal["background", "always", "never"]
 Key = tuple[int, Filters]
+_KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or one there are a few others
 
 
 class Rounds:
-    """Round functions by draft length and sampling filters.
+    """Round functions by draft length and sampling filters; without a drafter they take the draft tokens.
+
+    A compiled round is 1.3 to 2 times faster and costs twice before: its kernels are built once for each kind of round
+    (by a thread, see `_build`), and it is traced for each length and capacity, which takes one to three rounds' time.
+    So a length begins uncompiled, and is traced while the device works on that first round.
 
     A library of kernels is built for each of some forty fused graphs of a pair. On Linux the answer goes on meanwhile.
     On Metal it may wait: MLX holds one lock while it builds a library, and the next gather or scatter needs it (read in
@@ -31,6 +36,8 @@ class Rounds:
         self._target, self._drafter, self._mode = target, drafter, compiled
         self._plain: dict[Key, RoundFunction] = {}
         self._compiled: dict[Key, RoundFunction] = {}
+        self._traced: set[tuple[Key, int]] = set()
+        self._asked: set[Key] = set()  # kinds of rounds whose kernels are wanted, and are there
         self._ready: set[Key] = set()
         self._wanted: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -42,19 +49,38 @@ class Rounds:
         atexit.unregister(self._finish)
         self._plain.clear()
         self._compiled.clear()
+        self._traced.clear()
 
-    def get(self, k: int, filters: Filters) -> tuple[RoundFunction, bool]:
+    def get(self, k: int, filters: Filters, capacity: int = 0) -> tuple[RoundFunction, bool]:
         """Return the round with ``k`` draft tokens, and whether it is the compiled one."""
         key = (k, filters)
         if key not in self._plain:
             self._plain[key] = make_round(self._target, self._drafter, k, filters)
             self._compiled[key] = mx.compile(self._plain[key])
-            if self._mode == "background":
-                self._ask(key)
-        ready = self._mode == "always" or key in self._ready
-        return (self._compiled if ready else self._plain)[key], ready
+        compiled = self._mode == "always" or (key, capacity) in self._traced
+        return (self._compiled if compiled else self._plain)[key], compiled
 
-    def _ask(self, key: Key) -> None:
+    def traced(self, filters: Filters, capacity: int) -> set[int]:
+        """Return the draft lengths whose compiled rounds can run at once."""
+        return {key[0] for key, rows in self._traced if key[1] == filters and rows == capacity}
+
+    def trace(self, k: int, filters: Filters, buffers: list[mx.array], capacity: int) -> bool:
+        """Trace the round that `get` has returned for buffers like these; False while its kernels are being built."""
+        self.build(k, filters)
+        if (min(k, _KINDS), filters) not in self._ready:
+            return False
+        state, like = self._empty(), [mx.zeros(one.shape, one.dtype) for one in buffers]
+        given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
+        self._compiled[k, filters](state, like, mx.zeros((2,), mx.uint32), *given)  # a graph, which nobody evaluates
+        self._traced.add(((k, filters), capacity))
+        return True
+
+    def build(self, k: int, filters: Filters) -> None:
+        """Have the kernels of rounds with ``k`` draft tokens built behind the scenes."""
+        key = (min(k, _KINDS), filters)
+        if self._mode != "background" or key in self._asked:
+            return
+        self._asked.add(key)
         self._wanted.put(key)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="mlxmtp-compile", daemon=True)
@@ -91,10 +117,13 @@ class Rounds:
         MLX keeps traces per thread as long as their function lives. Those left when the thread ends are dropped after
         `join` has returned, by when Python may be gone: so the function is gone when this returns.
         """
-        target = self._target
-        cache = KVCache(target.cache_spec, target.dtype)
+        cache = KVCache(self._target.cache_spec, self._target.dtype)
         cache.reserve(STEP)
-        hidden = mx.zeros((1, target.config.hidden_size), target.dtype)
-        state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
-        compiled = mx.compile(make_round(target, self._drafter, k, filters))
-        mx.eval(compiled(state, cache.buffers, mx.zeros((2,), mx.uint32)))
+        compiled = mx.compile(make_round(self._target, self._drafter, k, filters))
+        given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
+        mx.eval(compiled(self._empty(), cache.buffers, mx.zeros((2,), mx.uint32), *given))
+
+    def _empty(self) -> State:
+        """A state of the right shapes and types."""
+        hidden = mx.zeros((1, self._target.config.hidden_size), self._target.dtype)
+        return State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))

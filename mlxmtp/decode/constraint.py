@@ -18,6 +18,9 @@ class Constraint(Protocol):
     def accept(self, tokens: Sequence[int]) -> int:
         """Go on by the leading tokens that the language allows; return their number."""
 
+    def forced(self) -> Sequence[int]:
+        """Return tokens that spell what must follow; others may spell it, too. Empty where there is a choice."""
+
     def mask(self) -> bytes:
         """Return the tokens allowed here as bits, token 0 in the lowest of the first byte. Raises where none is."""
 

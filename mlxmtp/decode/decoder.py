@@ -16,36 +16,47 @@ import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
 from mlxmtp.decode.constraint import Constraint, choose_allowed
+from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
-from mlxmtp.errors import ContextOverflow
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.decode.texts import HeldText, HeldTexts
+from mlxmtp.errors import ContextOverflow, LoadError
+from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
+OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
+LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
     """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
-    the token limit cut them. The prompt's own first token comes as a round with an empty draft."""
+    the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
+    is from the text before, not from the drafter."""
 
     tokens: tuple[int, ...]
     draft: tuple[int, ...]
     accepted: int
+    copied: bool = False
 
 
 class _Dispatched(NamedTuple):
+    """A round on its way. Its time is ``timed`` where it says what others of its length will take; ``new``: it is the
+    first one, beside which the length was traced."""
+
     k: int
+    forced: bool  # its drafts are a constraint's
     report: mx.array
     hidden: mx.array  # [k + 1, H]
     timed: bool
+    new: bool
 
 
 class Decoder:
@@ -66,12 +77,15 @@ class Decoder:
         self.rows = 0
         self.reused = 0
         self.depth = DraftLength()
+        self._copying = Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
+        self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
         self._compiled = compiled
-        self._rounds = Rounds(target, drafter, compiled)
+        self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
+        self._texts: HeldTexts | None = None
         self._chunk = chunk
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
@@ -84,6 +98,7 @@ class Decoder:
         *,
         max_tokens: int,
         num_draft_tokens: int | Literal["auto"] = "auto",
+        draft_from: Collection[str] = ("mtp",),
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
         on_prefill: Callable[[int, int], None] | None = None,
@@ -93,10 +108,11 @@ class Decoder:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
-        ``snapshot_at``: later prompts may begin with so many tokens of this one and then differ, so a snapshot is taken
-        at the last of these places, and at earlier ones where it is worth it. ``constraint``: a language that the text
-        stays in. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer,
-        later DeviceFailed, or RuntimeError if other rounds have begun.
+        ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
+        begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
+        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. Raises ValueError for
+        an empty prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError
+        if other rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
@@ -111,7 +127,9 @@ class Decoder:
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
-        self.depth.limit, self.depth.fixed = MAX_DRAFT if self.drafter is not None else 0, fixed
+        self.depth.fixed = fixed
+        self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
+        self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
         room = min(max_tokens, limit)
         return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
@@ -142,12 +160,16 @@ class Decoder:
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
         with self._computing():
-            self._cache.reserve(rows + (self._in_flight + 1) * (MAX_DRAFT + 1))
+            self._cache.reserve(rows + (self._in_flight + 1) * (COPIED + 1))
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
         self._request += 1
         self.tokens, self.rows = [], 0
+
+    def hold_texts(self, limit: int) -> None:
+        """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
+        self._texts = HeldTexts(limit)
 
     def draft_with(self, drafter: DraftModel | None) -> None:
         """Draft with another drafter from now on, in the same text; rounds of the one before stay compiled."""
@@ -158,7 +180,7 @@ class Decoder:
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
-        for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
+        for rounds in (self._rounds, self._given, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
     def _generate(
@@ -173,51 +195,63 @@ class Decoder:
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
-        self.depth.begin()
+        self.depth.begin(prompt)
         key = sampling.key()
         self._settle()
         with self._computing():
-            # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
-            pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
-            self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
-            rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (MAX_DRAFT + 1)
-            self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
-            self._cache.reserve(rows)
+            self._prepare(prompt, room, sampling.filters)
             hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
-            bonus = choose(self.target.logits(hidden), key, position, sampling.filters).astype(mx.int32)
+            bonus = choose(self._numbers(hidden), key, position, sampling.filters).astype(mx.int32)
             state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
-        first, state = self._constrained(constraint, first, hidden, state, key, sampling.filters)
+        if constraint is not None:
+            first, state = self._obeying(constraint, first, [], stop, False, hidden, state, key, sampling.filters)
         self.tokens += first
+        self.depth.follow(self.tokens)
         yield Round(tuple(first), (), 0)
-        room -= 1
-        queue, clock = self._sent, time.perf_counter()
+        queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
             if self.tokens[-1] in stop:
                 return
-            state, done, (*report, accepted) = self._advance(state, key, sampling.filters)
+            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, room, constraint)
             chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
             now = time.perf_counter()
-            new = chosen[: min(accepted + 1, room)]
+            # Under a constraint also rows behind a refused token may serve.
+            new = chosen[: min(accepted + 1 if constraint is None else len(chosen), room)]
             new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
-            new, obeying = self._constrained(constraint, new, done.hidden, state, key, sampling.filters)
-            if obeying is not state:  # rounds in flight go on from a token that was refused
-                queue.clear()
-                state, accepted = obeying, len(new) - 1
-            self.depth.observe(done.k, accepted, now - clock if done.timed else None)
+            if constraint is not None:
+                new, after = self._obeying(
+                    constraint, new, draft, stop, bool(queue), done.hidden, state, key, sampling.filters
+                )
+                if after is not state:  # rounds in flight go on from a token that was refused
+                    queue.clear()
+                    state, accepted = after, len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+            if not done.forced:
+                self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, first=done.new)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)))
+            self.depth.follow(self.tokens)
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED)
             clock = time.perf_counter() if not queue else now
 
-    def _advance(self, state: State, key: mx.array, filters: Filters) -> tuple[State, _Dispatched, list[int]]:
+    def _advance(
+        self, state: State, key: mx.array, filters: Filters, room: int, constraint: Constraint | None
+    ) -> tuple[State, _Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
         queue = self._sent
         with self._computing():
-            while len(queue) <= self._in_flight:
-                state, sent = self._dispatch(state, key, filters, ahead=sum(one.k + 1 for one in queue))
+            often = constraint is not None and self._replaced > OFTEN
+            while len(queue) <= (0 if often else self._in_flight):
+                forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
+                k = self.depth.choose(room, self._traced(filters))
+                if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
+                    break
+                copied = self._copying.proposed if k == COPIED else []
+                forced = [] if queue or copied or len(forced) < k else forced
+                ahead = sum(one.k + 1 for one in queue)
+                state, sent = self._dispatch(state, key, filters, ahead, k, copied, forced)
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
@@ -234,6 +268,7 @@ class Decoder:
         except RuntimeError as error:
             self.forget()
             self._sent.clear()
+            self._texts = None if self._texts is None else self._texts.emptied()
             self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
             raise failure(error) from error
 
@@ -243,31 +278,67 @@ class Decoder:
             while self._sent:
                 mx.eval(self._sent.popleft().report)
 
-    def _constrained(
+    def _obeying(
         self,
-        constraint: Constraint | None,
-        new: list[int],
+        constraint: Constraint,
+        chosen: list[int],
+        draft: list[int],
+        stop: frozenset[int],
+        followed: bool,
         hidden: mx.array,
         state: State,
         key: mx.array,
         filters: Filters,
     ) -> tuple[list[int], State]:
-        """Return the ``new`` tokens that the constraint allows, with another one for the first that it refuses.
+        """Return the tokens of a round under a constraint: those ``chosen``, and others where it refuses them.
 
-        ``hidden`` [L, H] predicted them. The state is the given one, or the one after the token that was replaced.
+        ``hidden`` [L, H] predicted them; a row counts as long as the tokens before are the ``draft``, and none was
+        replaced if the round is ``followed`` by another, which then has written over rows of this one. The state is
+        the given one, or, if a token was replaced, the one after the last.
         """
-        if constraint is None:
-            return new, state
-        allowed = constraint.accept(new)
-        if allowed == len(new):
-            return new, state
-        row, position = hidden[allowed : allowed + 1], mx.array([len(self.tokens) + allowed], mx.int32)
-        bonus = choose_allowed(self.target.logits(row), constraint.mask(), key, position, filters)
-        with self._computing():
-            new = [*new[:allowed], cast("int", bonus.item())]
-        if not constraint.accept(new[-1:]):
-            raise RuntimeError("a constraint refuses a token of its own mask")
-        return new, State(bonus, row, position)
+        new: list[int] = []
+        replaced = False
+        for row, own in enumerate(chosen):
+            position, token = mx.array([len(self.tokens) + row], mx.int32), own
+            if not constraint.accept([own]):
+                mask, replaced = constraint.mask(), True
+                with self._computing():
+                    logits = self.target.logits(hidden[row : row + 1])
+                    token = cast("int", choose_allowed(logits, mask, key, position, filters).item())
+                if not constraint.accept([token]):
+                    raise RuntimeError("a constraint refuses a token of its own mask")
+            new.append(token)
+            if replaced:
+                state = State(mx.array([token], mx.int32), hidden[row : row + 1], position)
+            if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
+                break
+        self._replaced += (replaced - self._replaced) / 16
+        return new, state
+
+    def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
+        """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
+        if self._texts is not None:
+            text = self._texts.choose(HeldText(self._cache, self.tokens, self.rows, self._snapshots), prompt)
+            self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
+        # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
+        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
+        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (COPIED + 1)
+        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+        self._cache.reserve(rows)
+        self.depth.attend_to(self._cache.capacity)
+        for k in self.depth.likely():
+            self._rounds.build(k, filters)
+        if self.depth.copying is not None:
+            self._given.build(COPIED, filters)
+
+    def _numbers(self, hidden: mx.array) -> mx.array:
+        """Return the logits [1, V] of a prompt's last state. Raises LoadError for infinities, NaN and mere zeros."""
+        logits = self.target.logits(hidden)
+        if not (mx.isfinite(logits.sum()) & mx.isfinite(hidden).all() & mx.any(hidden != 0)).item():
+            said = f"The network in {self.target.config.folder} computes no numbers: weights are damaged, or overflow."
+            raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
+        return logits
 
     def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
@@ -307,21 +378,36 @@ class Decoder:
         self._cache.restore(place.rings, place.newest)
         return place.length, place.hidden if known else None
 
-    def _dispatch(self, state: State, key: mx.array, filters: Filters, ahead: int) -> tuple[State, _Dispatched]:
-        """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet."""
-        self.depth.attend_to(self._cache.capacity)
-        k = self.depth.choose()
+    def _traced(self, filters: Filters) -> set[int]:
+        """Return the draft lengths whose compiled rounds can run at once, COPIED among them."""
+        capacity = self._cache.capacity
+        return self._rounds.traced(filters, capacity) | ({COPIED} & self._given.traced(filters, capacity))
+
+    def _dispatch(
+        self, state: State, key: mx.array, filters: Filters, ahead: int, k: int, copied: list[int], forced: list[int]
+    ) -> tuple[State, _Dispatched]:
+        """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet.
+
+        Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
+        """
+        given = copied or forced
+        rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
+        k = len(given) or k
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
         self._cache.reserve(last + 1)
+        self.depth.attend_to(self._cache.capacity)
         self._cache.newest = max(self._cache.newest, last)
-        function, compiled = self._rounds.get(k, filters)
-        if compiled and not self._has_compiled:
+        function, compiled = rounds.get(k, filters, self._cache.capacity)
+        if compiled and not forced and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, self._cache.capacity)
-        # The first use of a shape is traced, and a straggler that is not compiled yet will be: neither is a measure.
-        timed = use in self._used and compiled == self._has_compiled
-        self._used.add(use)
-        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key)
+        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key, *drafts)
         mx.async_eval(report, *state, *self._cache.buffers)
-        return State(*state), _Dispatched(k, report, hidden, timed)
+        # While the device works, the host has time for a trace.
+        new = not compiled and rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)
+        # The first use of a shape is no measure, nor is an uncompiled round once others are compiled.
+        timed = use in self._used and compiled == self._has_compiled and not new
+        if not forced:
+            self._used.add(use)
+        return State(*state), _Dispatched(k, bool(forced), report, hidden, timed, new)

@@ -1,13 +1,14 @@
 """The draft length that earns the most tokens per second, here and now."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlxmtp.decode.acceptance import Acceptance
+from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.round_times import RoundTimes
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.limits import COPIED, MAX_DRAFT
 
 LENGTHS = (0, 1, 2, 3, 5, 7, 8)
 """Candidates, few because each is traced once per buffer capacity. 7 drafts are 8 rows to check, the most that Metal's
@@ -19,6 +20,10 @@ _SURELY = 2.0  # the same for plain rounds that were never timed: drafting blind
 _MOST = 5.0  # logarithm of a cost that can be true
 _KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
 _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
+_COPY = 2.5  # plain rounds that one with copied tokens takes, before it was timed
+_PRICE, _DEAREST = 1.5, 10.0  # of the first round of a length beside later ones, and the most that can be true
+_TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
+_ENDLESS = 1_000_000
 
 
 @dataclass(slots=True)
@@ -34,48 +39,105 @@ class DraftLength:
       win, left alone as soon as it cannot. Plain decoding is measured by the same rule;
     * parked at 0 nothing is learned about the text. Each plain round puts PROBING of itself aside, and a probe with one
       draft is made when that pays for what it is expected to lose, again at once if it was accepted;
-    * steps up go one length beyond the longest tried: there may be a cliff.
+    * the first round of a length takes longer, by a price: it runs uncompiled and is traced. So what counts is the time
+      of the tokens to come, R / speed(K) + price of K. R is as many as there have been, as far as there is room.
 
     ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter.
     """
 
     limit: int = MAX_DRAFT
     fixed: int | None = None
+    copying: Copying | None = None
     _accepted: Acceptance = field(default_factory=lambda: Acceptance(MAX_DRAFT))
     _times: RoundTimes = field(default_factory=lambda: RoundTimes(LENGTHS))
     _tried: int = 1
+    _probe: int = 1
+    _price: float = _PRICE
+    _copy: float = _COPY
+    _said: int = 0  # tokens of this answer
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
     _rows: int = 0  # that rounds attend to, as far as known
 
-    def choose(self) -> int:
-        """The draft length of the next round."""
+    def choose(self, room: int = _ENDLESS, traced: Collection[int] = ()) -> int:
+        """The draft length of the next round of an answer with ``room`` for so many tokens; ``traced`` are free.
+
+        COPIED where what can be copied promises more than any drafts.
+        """
         if self.fixed is not None:
             return min(self.fixed, self.limit)
-        if self.limit == 0:
+        if self.limit == 0 and self.copying is None:
             return 0
+        left = min(room, max(self._said, _TO_COME))
         speeds = self._speeds()
-        best = _pick(speeds, self._hopes(speeds))
-        if best == 0 and self._saved >= self._stake():
+        hopes = self._hopes(speeds)
+        times = {k: left * math.exp(-hopes.get(k, 0.0)) / speed for k, speed in speeds.items()}
+        for k in speeds if traced else ():
+            if k not in traced:  # tried only if what is known speaks for it
+                times[k] = left / speeds[k] + self._price * self._times.cost(k)
+        best = _least(times)
+        if self.copying is not None and (tokens := self.copying.tokens()):
+            price = self._price * self._copy if traced and COPIED not in traced else 0.0
+            if (1 + _WORTHWHILE) * (left * self._copy / min(tokens, left) + price) < times[best]:
+                return COPIED
+        self._probe = min((k for k in LENGTHS[1:] if k in traced), default=1)
+        if best == 0 and self.limit and self._saved >= self._stake():
             self._saved = 0.0
-            return 1
+            return self._probe
         return best
+
+    def likely(self) -> tuple[int, ...]:
+        """Lengths of which one is probably the next."""
+        if self.fixed is not None or not self.limit:
+            return (min(self.fixed or 0, self.limit),)
+        return (MAX_DRAFT, 0)
 
     def best(self) -> int:
         """The length with the highest expected speed; 0 unless another is worth the change."""
-        return _pick(self._speeds(), {})
+        return _least({k: 1 / speed for k, speed in self._speeds().items()})
 
-    def observe(self, k: int, accepted: int, seconds: float | None) -> None:
-        """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` None if its time means nothing."""
+    def observe(
+        self,
+        k: int,
+        accepted: int,
+        seconds: float | None,
+        followed: Sequence[int] = (),
+        *,
+        timed: bool = True,
+        first: bool = False,
+    ) -> None:
+        """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` that say what others will take if
+        it is ``timed``, or what a length costs if it was the ``first`` of it.
+
+        ``followed``: the tokens it gave, by which copies are judged even where none was made.
+        """
+        if first and seconds is not None:
+            self._pay(k, seconds)
+        seconds = seconds if timed else None
+        if self.copying is not None:
+            self.copying.judge(followed)
         self._rounds += 1
-        self._tried = max(self._tried, k)
-        self._accepted.observe(k, accepted)
+        self._said += accepted + 1
+        if k != COPIED:
+            self._tried = max(self._tried, k)
+            self._accepted.observe(k, accepted)
         if seconds is not None and k in LENGTHS:
             self._times.observe(k, seconds)
-        if k == 0:
+        if k == COPIED:
+            plain = self._times.plain()
+            if seconds is not None and plain is not None:
+                self._copy += 0.3 * (min(max(seconds / plain, 1.0), 2 * self._copy) - self._copy)
+        elif k == 0:
             self._saved += PROBING
         elif accepted:  # it begins to pay: look again at once
             self._saved = self._stake()
+
+    def _pay(self, k: int, seconds: float) -> None:
+        """Take in how long the first round of a length took, with its trace."""
+        plain = self._times.plain()
+        if plain is not None and k in (*LENGTHS, COPIED):
+            price = seconds / (plain * (self._copy if k == COPIED else self._times.cost(k))) - 1
+            self._price += 0.5 * (min(max(price, 0.0), _DEAREST) - self._price)
 
     def gain(self) -> float | None:
         """Expected speed of the best length above 0 in units of the plain speed; None until that is known."""
@@ -116,9 +178,17 @@ class DraftLength:
         self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
         self._rows = rows
 
-    def begin(self) -> None:
+    def begin(self, prompt: Sequence[int] = ()) -> None:
         """Begin an answer: how easy the one before was says only so much about it."""
         self._accepted.begin()
+        self._said = 0
+        if self.copying is not None:
+            self.copying.begin(prompt)
+
+    def follow(self, text: Sequence[int]) -> None:
+        """Look for what may be copied after ``text``."""
+        if self.copying is not None:
+            self.copying.find(text)
 
     def attend_to(self, rows: int) -> None:
         """Take in the number of rows that the next round attends to: costs and proportions change with it."""
@@ -135,10 +205,9 @@ class DraftLength:
         return 0 < k <= self._tried and self._times.width(k, 0) < _KNOWN
 
     def _speeds(self) -> dict[int, float]:
-        """Expected tokens in the time of a plain round, for 0 to the length after the longest tried."""
-        after = next((k for k in LENGTHS if k > self._tried), LENGTHS[-1])
+        """Expected tokens in the time of a plain round, by length."""
         tokens = self._accepted.tokens()
-        return {k: tokens[k] / self._times.cost(k) for k in LENGTHS if k <= min(after, self.limit)}
+        return {k: tokens[k] / self._times.cost(k) for k in LENGTHS if k <= self.limit}
 
     def _hopes(self, speeds: dict[int, float]) -> dict[int, float]:
         """By how much the logarithm of each time may turn out smaller, beside that of the best length measured."""
@@ -152,11 +221,10 @@ class DraftLength:
 
     def _stake(self) -> float:
         """Return the expected loss of a probe, in plain rounds."""
-        return max(self._times.cost(1) - self._accepted.tokens()[1], _WORTHWHILE)
+        return max(self._times.cost(self._probe) - self._accepted.tokens()[self._probe], _WORTHWHILE)
 
 
-def _pick(speeds: dict[int, float], hopes: dict[int, float]) -> int:
-    """The fastest length when the logarithm of a time is less by what is hoped; 0 unless it is beaten clearly."""
-    hoped = {k: speed * math.exp(hopes.get(k, 0.0)) for k, speed in speeds.items()}
-    best = max(hoped, key=hoped.__getitem__)
-    return best if hoped[best] > (1 + _WORTHWHILE) * hoped[0] else 0
+def _least(times: dict[int, float]) -> int:
+    """The length with the least time; 0 unless it is beaten clearly."""
+    best = min(times, key=times.__getitem__)
+    return best if (1 + _WORTHWHILE) * times[best] < times[0] else 0

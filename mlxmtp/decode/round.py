@@ -31,7 +31,7 @@ The report is int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n.
 
 
 def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filters) -> RoundFunction:
-    """Return the round with ``k`` draft tokens; k = 0 is plain decoding.
+    """Return the round with ``k`` draft tokens; k = 0 is plain decoding. Without a drafter they are an argument [k].
 
     draft     d_1 .. d_k      each from the drafter's scores, its own last hidden state and the token before
     check     t_0 .. t_k      the target's choice after each of [bonus, d_1 .. d_k]
@@ -42,9 +42,10 @@ def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filt
     the device in fixed shapes, so rounds can be dispatched without reading any result.
     """
 
-    def draft(state: State, buffers: list[mx.array], key: mx.array) -> mx.array:
+    def draft(state: State, buffers: list[mx.array], key: mx.array, *given: mx.array) -> mx.array:
         """The bonus token and the draft tokens [k + 1]."""
-        assert drafter is not None, "a draft needs a drafter"
+        if drafter is None or k == 0:
+            return mx.concatenate([state.bonus, *given]) if given else state.bonus
         context = drafter.context(buffers, state.offset)
         token, hidden, tokens = state.bonus, state.hidden, [state.bonus]
         positions = state.offset + mx.arange(1, k + 1)  # at once: a sum for each would be a kernel for each
@@ -55,10 +56,10 @@ def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filt
         return mx.concatenate(tokens)
 
     def round_(
-        state: State, buffers: list[mx.array], key: mx.array
+        state: State, buffers: list[mx.array], key: mx.array, *given: mx.array
     ) -> tuple[State, list[mx.array], mx.array, mx.array]:
         state = State(*state)
-        tokens = draft(state, buffers, key) if k else state.bonus
+        tokens = draft(state, buffers, key, *given)
         view = FixedView(target.cache_spec, buffers, state.offset, k + 1)
         hidden = target.hidden(tokens, view)
         positions = state.offset + mx.arange(1, k + 2)

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-TOKEN = 0.25  # a draft token in units of a plain pass, before anything is measured: drafter and one more row to check
+TOKEN = 0.2  # a draft token in units of a plain pass, before anything is measured: drafter and one more row to check
 _PACE, _SLOPE, _FIRST, _OWN = 10.0, 0.15, 0.1, 0.1
 _NOISE = 0.1  # of one measurement: scheduling, clocks
 _DRIFT, _OWN_DRIFT = 0.02, 0.003  # per measured round: the machine's pace, one length beside it (the context grows)
 _FAR, _REACH = 0.5, 0.05  # pace and price of a draft token: standard deviation for e times the rows attended to
-_CUT = 3.0
+_CUT, _PAUSE = 3.0, 1.5  # deviations that are believed: rounds are often longer by chance, never shorter
 _REMEMBERED = 0.05  # added to what was learned before: another context length, another day
 _TAKES_OVER = 0.1  # added when compiled rounds take over: they are faster, in nearly the same proportions
 
@@ -24,7 +24,7 @@ class RoundTimes:
 
         Sigma = pace^2 1 1' + slope^2 d d' + first^2 [K>0][K>0]' + own^2 I
 
-    A measurement y is taken in as a Kalman filter does it; e is cut at three deviations: a pause is not a trend.
+    A measurement y is taken in as a Kalman filter does it; e is cut: a pause of the machine is not a trend.
 
         S = Sigma[K,K] + noise^2     e = log y - x(K)     x += Sigma[:,K] e / S     Sigma -= Sigma[:,K] Sigma[K,:] / S
 
@@ -54,8 +54,8 @@ class RoundTimes:
         self.measured.add(self.lengths[at])
         self._widen(_DRIFT, _OWN_DRIFT)
         spread = self._sigma[at][at] + _NOISE**2
-        most = _CUT * math.sqrt(spread)
-        error = min(max(math.log(seconds) - self._x[at], -most), most)
+        wide = math.sqrt(spread)
+        error = min(max(math.log(seconds) - self._x[at], -_CUT * wide), _PAUSE * wide)
         gains = [row[at] / spread for row in self._sigma]
         column = self._sigma[at].copy()  # symmetric: the row is the column
         for i, gain in enumerate(gains):
@@ -67,6 +67,10 @@ class RoundTimes:
     def cost(self, k: int) -> float:
         """Time of a round with ``k`` drafts in plain rounds; never less than 1, more work takes no less time."""
         return max(math.exp(self._x[self._at(k)] - self._x[0]), 1.0)
+
+    def plain(self) -> float | None:
+        """Seconds of a round without drafts; None as long as nothing was timed."""
+        return math.exp(self._x[0]) if self.measured else None
 
     def width(self, k: int, base: int) -> float:
         """Standard deviation of log t(k) / t(base)."""

@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlxmtp.limits import SAMPLING
 
 Filters = tuple[float, float, int, float]  # temperature, top-p, top-k and min-p
+_COLDEST = 1e-30  # below, a logit divided by it leaves float32, and only the likeliest token is left anyway
 _SORT_BLOCK = 128  # tokens per block in `largest`
 
 
@@ -34,7 +35,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        return self.temp == 0
+        return self.temp < _COLDEST
 
     @property
     def filters(self) -> Filters:

@@ -67,6 +67,14 @@ class Snapshots:
         """Return the one furthest into the conversation."""
         return self._all[-1] if self._all else None
 
+    def before(self, length: int) -> Snapshot | None:
+        """Return the furthest one within the first `length` positions."""
+        return next((one for one in reversed(self._all) if one.length <= length), None)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.nbytes for one in self._all)
+
     def at(self, length: int) -> Snapshot | None:
         """Return the one after `length` positions."""
         return next((one for one in self._all if one.length == length), None)

@@ -8,8 +8,20 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from mlxmtp.engine.calls import CallReader
-from mlxmtp.engine.events import CLOSE, Call, Calling, End, Event, FinishReason, Splitter, Text, Thinking
+from mlxmtp.engine.events import (
+    CLOSE,
+    Call,
+    Calling,
+    End,
+    Event,
+    FinishReason,
+    Splitter,
+    StopStrings,
+    Text,
+    Thinking,
+)  # fmt: skip
 from mlxmtp.engine.stats import Meter, Stats, explain
+from mlxmtp.errors import LoadError
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder, Round
@@ -41,9 +53,12 @@ class Answer:
         self._decoder, self._config, self._tokenizer = decoder, config, tokenizer
         self._prompt, self._params = prompt, params
         self._on_prefill, self._snapshot_at, self._matcher, self._calls = on_prefill, snapshot_at, matcher, calls
+        if prompt and max(prompt) >= config.vocab_size:
+            told = f"tokenizer.json in {config.folder} knows token {max(prompt)}, the model has {config.vocab_size}"
+            raise LoadError(f"{told}: take both from one checkpoint.")
         # Under a constraint the checkpoint's stop tokens end an answer, where it may end.
         wanted = None if matcher is not None else params.stop
-        self._stop = config.stop_ids if wanted is None else frozenset(wanted)
+        self._stop = config.stop_ids | tokenizer.end_ids if wanted is None else frozenset(wanted)
         self._meter = Meter(len(prompt), params.with_seed())
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer
         self._events = self._run()
@@ -73,7 +88,8 @@ class Answer:
         self._events.close()
 
     def _run(self) -> Generator[Event, None, None]:
-        reading = _Reading(self._tokenizer, inside=self._tokenizer.opens_in_thought(self._prompt), calls=self._calls)
+        inside, strings = self._tokenizer.opens_in_thought(self._prompt), StopStrings(self._params.stop_strings)
+        reading = _Reading(self._tokenizer, strings, inside=inside, calls=self._calls)
         last: int | None = None
         self._asked = True
         # The rounds are closed here and now when this generator is: the cache must be exact by then.
@@ -87,12 +103,14 @@ class Answer:
                     if isinstance(event, Call) or (isinstance(event, Text | Thinking) and event.text):
                         self._meter.show()
                     yield event
+                if strings.found:
+                    break
         reason: FinishReason = "length"
         if last in self._stop:
             reason = "tool" if last == self._tokenizer.special_id("<|tool_response>") else "stop"
         # A character that the limit has cut in two is neither shown nor read again by a continuation.
         yield from _merged(reading.finish(cut=reason == "length"))
-        yield End(reason, self.stats)
+        yield End("stop" if strings.found else reason, self.stats)
 
     def _rounds(self) -> Generator[Round, None, None]:
         """Yield rounds; at its budget of tokens a thought is closed with the mark the model would have written."""
@@ -123,6 +141,7 @@ class Answer:
             [*self._prompt, *said],
             max_tokens=count,
             num_draft_tokens=self._params.num_draft_tokens,
+            draft_from=self._params.draft_from.split(","),
             sampling=self._params.sampling(self._config.generation, self._meter.seed),
             stop=self._stop,
             on_prefill=None if said else self._on_prefill,
@@ -132,23 +151,27 @@ class Answer:
 
 
 class _Reading:
-    """Token ids in, events out."""
+    """Token ids in, events out, up to the first stop string in a text."""
 
-    def __init__(self, tokenizer: Tokenizer, *, inside: bool, calls: bool) -> None:
-        self._detokenizer = tokenizer.detokenizer()
+    def __init__(self, tokenizer: Tokenizer, strings: StopStrings, *, inside: bool, calls: bool) -> None:
+        self._detokenizer, self._strings = tokenizer.detokenizer(), strings
         self._splitter = Splitter(inside=inside)
         self._calls = CallReader(tokenizer) if calls else None
 
     def feed(self, tokens: Iterable[int]) -> list[Event]:
         if self._calls is None:
-            return [*self._splitter.feed("".join(map(self._detokenizer.add, tokens)))]
+            return self._before_stop(self._splitter.feed("".join(map(self._detokenizer.add, tokens))))
         events = self._parts([part for token in tokens for part in self._calls.feed(token)])
-        return [*events, Calling()] if self._calls.inside else events
+        return self._before_stop([*events, Calling()] if self._calls.inside else events)
 
     def finish(self, *, cut: bool) -> list[Event]:
+        """Return what had to wait; nothing after a stop string."""
+        if self._strings.found:
+            return []
         events = [] if self._calls is None else self._parts(self._calls.finish())
         rest = "" if cut else self._detokenizer.flush()
-        return [*events, *self._splitter.feed(rest), *self._splitter.finish()]
+        found = self._before_stop([*events, *self._splitter.feed(rest), *self._splitter.finish()])
+        return [*found, Text(held)] if (held := self._strings.finish()) else found
 
     def _parts(self, parts: Sequence[int | Call]) -> list[Event]:
         events: list[Event] = []
@@ -160,6 +183,18 @@ class _Reading:
             else:
                 text += self._detokenizer.add(part)
         return [*events, *self._splitter.feed(text)]
+
+    def _before_stop(self, events: Sequence[Event]) -> list[Event]:
+        """Return events up to a stop string, which is looked for in texts and not in thoughts or calls."""
+        found: list[Event] = []
+        for event in events:
+            if not isinstance(event, Text):
+                found.append(event)
+            elif text := self._strings.feed(event.text):
+                found.append(Text(text))
+            if self._strings.found:
+                break
+        return found
 
 
 def _merged(events: Sequence[Event]) -> Iterator[Event]:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["schema", "regex", "grammar"]
 
-_WHITESPACE = r"( |\n{1,2} {0,20})?"
-"""Between the tokens of JSON, as models write it and with an end: without a bound some never stop indenting."""
+_OPTIONS = {
+    "x-guidance": {
+        "whitespace_pattern": r"( |\n{1,2} {0,20})?",  # as models write it, and bounded: some never stop indenting
+        "json_allow_general_unicode_escapes": True,
+    }
+}
 _NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 
 
@@ -61,8 +65,7 @@ class Constraint:
 
         if self.kind == "schema":
             schema = json.loads(self.source)
-            options = {"x-guidance": {"whitespace_pattern": _WHITESPACE}}
-            own: dict[str, Any] = {"json_schema": {**schema, **options} if isinstance(schema, dict) else schema}
+            own: dict[str, Any] = {"json_schema": {**schema, **_OPTIONS} if isinstance(schema, dict) else schema}
         elif self.kind == "regex":
             (own,) = json.loads(llguidance.LLMatcher.grammar_from_regex(self.source))["grammars"]
         else:
@@ -131,6 +134,10 @@ class Matcher:
             self._ended = True
             return count + 1
         return count
+
+    def forced(self) -> Sequence[int]:
+        """Return the tokens, as the tokenizer would cut them, of the text that must follow."""
+        return [] if self._ended else self._inner.compute_ff_tokens()
 
     def mask(self) -> bytes:
         """Return the allowed tokens as bits. Raises MlxmtpError where none is, or the grammar has become too large."""

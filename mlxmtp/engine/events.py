@@ -1,6 +1,7 @@
 """The events of an answer: any number of `Text` and `Thinking`, with tools of `Calling` and `Call`, then one `End`."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,9 +76,7 @@ class Splitter:
             self._inside = self._naming = mark[0] == OPEN
             if self._inside:
                 events.append(Thinking(""))
-        starts = range(max(0, len(self._pending) - max(map(len, _MARKS)) + 1), len(self._pending))
-        begun = (at for at in starts if any(mark.startswith(self._pending[at:]) for mark in _MARKS))
-        certain = next(begun, len(self._pending))
+        certain = len(self._pending) - _start_of(_MARKS, self._pending)
         rest = self._emit(self._pending[:certain], events, closing=False)
         self._pending = rest + self._pending[certain:]
         return events
@@ -100,3 +99,30 @@ class Splitter:
         if text:
             events.append(Thinking(text) if self._inside else Text(text))
         return ""
+
+
+class StopStrings:
+    """Feed text in pieces of any size; get what is certain to come before the first of some strings."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings, self._pending = strings, ""
+        self.found = False
+
+    def feed(self, piece: str) -> str:
+        """Return the text that is certain now; nothing more after a string was found."""
+        text = self._pending + piece
+        places = [place for one in self._strings if (place := text.find(one)) >= 0]
+        self.found = bool(places)
+        end = min(places) if places else len(text) - _start_of(self._strings, text)
+        self._pending = text[end:]
+        return text[:end]
+
+    def finish(self) -> str:
+        """Return what had to wait, when nothing more will come."""
+        return "" if self.found else self._pending
+
+
+def _start_of(marks: Sequence[str], text: str) -> int:
+    """Return the length of the longest end of `text` that one of `marks` begins with."""
+    longest = min(len(text), max(map(len, marks), default=1) - 1)
+    return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in marks)), 0)

@@ -12,6 +12,7 @@ from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.errors import ContextOverflow, LoadError
+from mlxmtp.machine.chip import this_machine
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder, Round
@@ -74,10 +75,15 @@ class Model:
             raise LoadError(f"{told}: use rounds(), or add the tokenizer's files.")
         return self._tokenizer
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: of config.json, generation_config.json, the tokenizer and the turn format."""
+        return self.config.stop_ids | (frozenset() if self._tokenizer is None else self._tokenizer.end_ids)
+
     @cached_property
     def token_table(self) -> TokenTable:
         """The vocabulary as constraints need it: made once, in a second or more, when a constraint is first used."""
-        return TokenTable(self.tokenizer, self.config.vocab_size, self.config.stop_ids)
+        return TokenTable(self.tokenizer, self.config.vocab_size, self.stop_ids)
 
     def rounds(
         self,
@@ -103,7 +109,7 @@ class Model:
             max_tokens=max_tokens,
             num_draft_tokens=num_draft_tokens,
             sampling=Sampling(temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
-            stop=self.config.stop_ids if stop is None else stop,
+            stop=self.stop_ids if stop is None else stop,
         )
 
     def stream(
@@ -123,8 +129,8 @@ class Model:
         params = params or Params()
         if continues:
             ids = self.tokenizer.continued_ids(messages, think=params.think)
-            begun = ids[len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) :]
-            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=begun)
+            answer_at = len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) if params.constraint else 0
+            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=ids[answer_at:])
         ids = self.tokenizer.prompt_ids(messages, think=params.think)
         snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
         if question:
@@ -143,7 +149,8 @@ class Model:
     ) -> Answer:
         """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin.
 
-        `calls`: tools are declared in it, so calls come as `Call`.
+        `begun`: its last tokens, which a constraint takes for the beginning of the answer. `calls`: tools are declared
+        in it, so calls come as `Call`.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         ids, params, matcher = list(prompt_ids), params or Params(), None
@@ -153,6 +160,10 @@ class Model:
         about = self._decoder, self.config, self.tokenizer
         options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
         return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)
+
+    def hold_texts(self, limit: int | None = None) -> None:
+        """Keep keys and values of several conversations, in at most `limit` bytes (None: an eighth of the memory)."""
+        self._decoder.hold_texts(this_machine().memory // 8 if limit is None else limit)
 
     def learned(self) -> dict[str, Any]:
         """Return what was found out about drafting here, as JSON; empty until there is something to know."""

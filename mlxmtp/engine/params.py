@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ class Params:
     """Say how to answer; None leaves a value to the checkpoint's generation_config, then to greedy decoding.
 
     `max_tokens` None: until the context is full; `seed` None: a fresh one; `stop` None: the checkpoint's stop tokens.
+    `stop_strings`: at one of them in the answer, not in a thought, it ends, and nothing of the string is shown.
     `think_tokens`: after so many tokens, its opening mark counted, a thought is closed. `constraint`: the form of the
     answer; a thought before it is free. Raises ValueError below 1.
     """
@@ -30,9 +31,11 @@ class Params:
     min_p: float | None = None
     seed: int | None = None
     num_draft_tokens: int | Literal["auto"] = "auto"
+    draft_from: str = "mtp"
     think: bool = False
     think_tokens: int | None = None
     stop: Collection[int] | None = None
+    stop_strings: Sequence[str] = ()
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
@@ -40,6 +43,8 @@ class Params:
             value = getattr(self, name)
             if value is not None and value not in TOKEN_COUNT:
                 raise ValueError(f"{name} must be {TOKEN_COUNT}, not {value}")
+        if isinstance(self.stop_strings, str) or not all(self.stop_strings):
+            raise ValueError("stop_strings must be a sequence of texts, none of them empty")
 
     def with_seed(self) -> int:
         """Return the given seed, else 32 fresh random bits."""
@@ -58,7 +63,7 @@ class Params:
         """
         from mlxmtp.decode.sampling import Sampling
 
-        recommended = float(generation.get("temperature") or 1.0) if generation.get("do_sample") else 0.0
+        recommended = float(generation.get("temperature", 1.0)) if generation.get("do_sample") else 0.0
         return Sampling(
             temp=recommended if self.temp is None else self.temp,
             top_p=float(_first(self.top_p, generation.get("top_p"), 1.0)),

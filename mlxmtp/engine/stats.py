@@ -19,6 +19,8 @@ class Stats:
 
     The first token comes from the prefill, so speeds and tokens per pass of the generation leave it out.
     `time_to_first_token` runs from the request to the first visible piece of the answer or the thought.
+    In `copy_rounds` drafts were copies of the text, of which `copied` tokens were accepted; `drafted`, `accepted` and
+    `acceptance_by_position` count the drafter's.
     """
 
     prompt_tokens: int = 0
@@ -34,6 +36,8 @@ class Stats:
     accepted: int = 0
     acceptance_by_position: tuple[float, ...] = ()
     tokens_per_pass: float = 0.0
+    copy_rounds: int = 0
+    copied: int = 0
     peak_memory: int = 0
     draft_reason: str = ""
     seed: int = 0
@@ -53,7 +57,7 @@ class Meter:
         self._started = self._last = clock()
         self._first: float | None = None  # when the prompt had been read
         self._shown: float | None = None
-        self._tokens = self._prefilled = self._rounds = 0
+        self._tokens = self._prefilled = self._rounds = self._copy_rounds = self._copied = 0
         self._proposed: Counter[int] = Counter()  # draft tokens by position, and those of them that were accepted
         self._accepted: Counter[int] = Counter()
 
@@ -71,6 +75,10 @@ class Meter:
             self._prefilled = len(round_.tokens)
             return
         self._rounds += 1
+        if round_.copied:
+            self._copy_rounds += 1
+            self._copied += round_.accepted
+            return
         self._proposed.update(range(len(round_.draft)))
         self._accepted.update(range(round_.accepted))
 
@@ -99,6 +107,8 @@ class Meter:
             accepted=self._accepted.total(),
             acceptance_by_position=tuple(_ratio(self._accepted[i], n) for i, n in sorted(self._proposed.items())),
             tokens_per_pass=_ratio(decoded, self._rounds),
+            copy_rounds=self._copy_rounds,
+            copied=self._copied,
             peak_memory=peak_memory,
             draft_reason=draft_reason,
             seed=self.seed,
@@ -112,7 +122,7 @@ def _ratio(part: float, whole: float) -> float:
 def explain(depth: DraftLength) -> str:
     """Return one phrase for the statistics: the draft length, what it gains, and the two numbers that decide."""
     if depth.limit == 0:
-        return "no drafter"
+        return "no drafter" if depth.copying is None else "copies of the text alone"
     if depth.fixed is not None:
         return f"drafting {depth.fixed}, as asked" if depth.fixed else "not drafting, as asked"
     best, gain, accepted, price = depth.best(), depth.gain(), depth.accepted(), depth.price()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.errors import LoadError, MlxmtpError
+from mlxmtp.models.chat_template import TOKENIZER, find_template, no_tokenizer, read_from
+from mlxmtp.models.safetensors import AGAIN
 
 if TYPE_CHECKING:
     import tokenizers
@@ -27,6 +30,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _VISIBLE = frozenset({OPEN, CLOSE, "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'})
 """Special tokens that carry meaning for the reader of an answer; all others never come out as text."""
+_FORMAT = frozenset({*_VISIBLE, "<bos>", "<eos>", "<pad>", _TURN, "<turn|>", "<|tool>", "<tool|>", "<|think|>"})
+"""Tokens of the turn format, special whatever a checkpoint's flags say."""
+_FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)  # of a template's own code
+_ENDS = ("<turn|>", "<|tool_response>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,8 @@ class Tokenizer:
     def __init__(self, folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
         self._folder, self._inner, self._settings = folder, inner, settings
         added = inner.get_added_tokens_decoder()
-        self._specials = {token.content: number for number, token in added.items() if token.special}
+        special = (one for one in added.items() if one[1].special or one[1].content in _FORMAT)
+        self._specials = {token.content: number for number, token in special}
         self._hidden = frozenset(number for content, number in self._specials.items() if content not in _VISIBLE)
         # Finds whatever may be a special token in one pass: vocabularies have thousands of them, most like `<this>`.
         bracketed = re.compile("<[^<>]+>")
@@ -53,21 +68,22 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Read tokenizer.json (and tokenizer_config.json where there is one). Raises LoadError."""
-        path = folder / "tokenizer.json"
+        path = folder / TOKENIZER
         if not path.is_file():
-            told = f"{folder} has no tokenizer.json, so it cannot read or write text: download the model again."
-            raise LoadError(told)
+            raise LoadError(no_tokenizer(folder))
         import tokenizers
 
         try:
             inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:
-            raise LoadError(f"{path} is damaged ({error}): download the model again.") from error
+            raise LoadError(f"{path} is damaged ({error}). {AGAIN}") from error
+        inner.no_truncation()  # training saves what it was cut and filled to, and the library would go on so
+        inner.no_padding()
         settings = folder / "tokenizer_config.json"
         try:
-            value = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        except (OSError, ValueError) as error:
-            raise LoadError(f"{settings} cannot be read ({error}): download the model again.") from error
+            value = json.loads(settings.read_bytes()) if settings.is_file() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise LoadError(f"{settings} cannot be read ({error}). {AGAIN}") from error
         return cls(folder, inner, value if isinstance(value, dict) else {})
 
     def encode(self, text: str) -> list[int]:
@@ -89,6 +105,12 @@ class Tokenizer:
     def special_id(self, content: str) -> int | None:
         """Return the id of a special token by its spelling."""
         return self._specials.get(content)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's own end, and the turn format's."""
+        ends = (self._named("eos_token"), *_ENDS)
+        return frozenset(number for mark in ends if (number := self._inner.token_to_id(mark)) is not None)
 
     @property
     def declares_tools(self) -> bool:
@@ -114,11 +136,17 @@ class Tokenizer:
     def prompt(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> Prompt:
         """Return the prompt that makes the model answer `messages`.
 
-        Special tokens come from the template alone: what a user, a file, a tool or an answer spells so is plain text.
+        Special tokens come from the template alone: what a user, a file, a tool or an answer spells like one, in any
+        field, is encoded as plain text, so that no material can end a turn or open a thought. Raises MlxmtpError.
         """
-        cover = _unused_character(_texts([messages, tools]))
-        covered = [self._covered_message(message, cover) for message in messages]
-        return self._uncovered(self.render(covered, think=think, tools=self._covered(tools, cover)), cover)
+        if not messages:
+            raise MlxmtpError("There is no message to answer.")
+        cover = Cover([messages, tools])
+        covered, declared = [self._covered(one, cover) for one in messages], self._covered_value(tools, cover)
+        prompt = self._uncovered(self.render(covered, think=think, tools=declared), cover)
+        if not prompt.ids:
+            raise MlxmtpError(f"The chat template of {self._folder} makes an empty prompt of this conversation.")
+        return prompt
 
     def prompt_ids(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> list[int]:
         """Return the token ids of `prompt`."""
@@ -129,8 +157,8 @@ class Tokenizer:
     ) -> list[int]:
         """Return the token ids of a conversation whose last message, the assistant's, is not finished yet."""
         *before, begun = messages
-        cover = _unused_character(_texts(begun))
-        said = str(self._covered_message(begun, cover)["content"]).lstrip()
+        cover = Cover(begun)
+        said = str(self._covered(begun, cover).get("content") or "").lstrip()
         return self.prompt_ids(before, think=think, tools=tools) + self._uncovered(said, cover).ids
 
     def lasting(
@@ -151,8 +179,9 @@ class Tokenizer:
             return template.render(
                 messages=given, tools=[*tools] or None, add_generation_prompt=True, enable_thinking=think, **named
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise MlxmtpError(f"The chat template of {self._folder} refuses this conversation: {error}.") from error
+        except (TemplateError, *_FAULTS) as error:
+            said = str(error).rstrip(".") or type(error).__name__
+            raise MlxmtpError(f"The chat template of {self._folder} refuses this conversation: {said}.") from error
 
     def opens_in_thought(self, prompt: Sequence[int]) -> bool:
         """Return true if `prompt` ends inside a thought of the turn being written; a user may quote the marks."""
@@ -164,44 +193,33 @@ class Tokenizer:
                 return opening is not None
         return False
 
-    def _covered_message(self, message: Message, cover: str) -> dict[str, Any]:
-        """Return `message` as `_covered` does.
+    def _covered(self, message: Message, cover: Cover) -> dict[str, Any]:
+        """Return a message whose strings, in every field, hold nothing that can become a special token.
 
         Marks with a meaning for the reader of an answer stay in answers, where the model may have written them.
         """
-        covered = {key: self._covered(value, cover) for key, value in message.items()}
-        content = message.get("content")
-        if isinstance(content, str) and message.get("role") in ("assistant", "model"):
-            covered["content"] = self._covered(content, cover, _VISIBLE)
-        return covered
+        meant = _VISIBLE if message.get("role") in ("assistant", "model") else frozenset()
+        return {
+            key: self._covered_value(value, cover, meant if key == "content" else ()) for key, value in message.items()
+        }
 
-    def _covered(self, value: Any, cover: str, meant: frozenset[str] = frozenset()) -> Any:
-        """Return `value` with the id of every special token spelled in its texts between two `cover`s."""
+    def _covered_value(self, value: Any, cover: Cover, meant: Collection[str] = ()) -> Any:
         if isinstance(value, Mapping):
-            return {self._covered(key, cover): self._covered(one, cover) for key, one in value.items()}
+            pairs = value.items()
+            return {self._covered_value(key, cover): self._covered_value(one, cover, meant) for key, one in pairs}
         if isinstance(value, list | tuple):
-            return [self._covered(one, cover) for one in value]
-        if not isinstance(value, str):
-            return value
+            return [self._covered_value(one, cover, meant) for one in value]
+        return cover.put_on(value, self._marks, self._specials, meant) if isinstance(value, str) else value
 
-        def cover_one(found: re.Match[str]) -> str:
-            number = None if found[0] in meant else self._specials.get(found[0])
-            return found[0] if number is None else f"{cover}{number}{cover}"
-
-        return self._marks.sub(cover_one, value)
-
-    def _uncovered(self, text: str, cover: str) -> Prompt:
-        """Return the prompt that a text means which `_covered` has gone over."""
-        spelled = {number: mark for mark, number in self._specials.items()}
-        parts = text.split(cover)  # text, id, text, id, … text
+    def _uncovered(self, text: str, cover: Cover) -> Prompt:
+        """Return the prompt that a text means which was rendered from covered messages."""
+        text, plain = cover.taken_off(text, self._marks, self._specials)
         ids: list[int] = []
-        for index, part in enumerate(parts):
-            if index % 2:
-                parts[index] = spelled[int(part)]
-                ids += self._plain.encode(parts[index], add_special_tokens=False).ids
-            elif part:
-                ids += self.encode(part)
-        return Prompt("".join(parts), ids)
+        end = 0
+        for start, stop in plain:
+            ids += self.encode(text[end:start]) + self._plain.encode(text[start:stop], add_special_tokens=False).ids
+            end = stop
+        return Prompt(text, ids + self.encode(text[end:]))
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -213,45 +231,18 @@ class Tokenizer:
             plain.normalizer = self._inner.normalizer
         if self._inner.pre_tokenizer is not None:
             plain.pre_tokenizer = self._inner.pre_tokenizer
-        plain.add_tokens([token for token in self._inner.get_added_tokens_decoder().values() if not token.special])
+        added = self._inner.get_added_tokens_decoder().values()
+        plain.add_tokens([token for token in added if token.content not in self._specials])
         return plain
 
     @cached_property
     def _template(self) -> Template:
-        """The chat template in the environment it is written for (transformers' chat_template_utils)."""
-        from datetime import datetime
+        from mlxmtp.engine.template import compile_template
 
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
-        def to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-            return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-        extensions = ["jinja2.ext.loopcontrols"]
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-        environment.filters["tojson"] = to_json
-        environment.globals["raise_exception"] = refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        try:
-            return environment.from_string(self._template_source())
-        except TemplateError as error:
-            told = f"The chat template of {self._folder} is damaged ({error}): download the model again."
-            raise LoadError(told) from error
+        return compile_template(self._template_source(), self._folder)
 
     def _template_source(self) -> str:
-        path = self._folder / "chat_template.jinja"
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-        source = self._settings.get("chat_template")
-        if isinstance(source, list):  # several named ones: an older way of shipping them
-            source = next((item["template"] for item in source if item.get("name") == "default"), None)
-        if not isinstance(source, str):
-            told = f"{self._folder} has no chat template: download the model again, the instruction-tuned one."
-            raise LoadError(told)
-        return source
+        return find_template(read_from(self._folder), self._folder)
 
     def _named(self, name: str) -> str:
         """Return the spelling of `bos_token` and the like, which templates print."""
@@ -281,19 +272,52 @@ class Detokenizer:
         return self._bytes.decode(b"", final=True)
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Yield all texts in lists and tables, their keys included."""
+class Cover:
+    """Characters that stand for `<` and `>` of the material while a template runs.
+
+    Whatever a template joins of the material, or leaves after cutting, has no mark in it then. Marks that are not in
+    angle brackets get a third character in front.
+    """
+
+    def __init__(self, material: Any) -> None:
+        used = set().union(*map(set, _strings(material)))
+        free = (character for character in map(chr, range(0xE000, 0xF900)) if character not in used)
+        self._open, self._close, self._other = islice(free, 3)
+        self._put = str.maketrans("<>", self._open + self._close)
+        self._off = str.maketrans(self._open + self._close, "<>")
+
+    def put_on(self, text: str, marks: re.Pattern[str], specials: Collection[str], meant: Collection[str]) -> str:
+        """Return a text without special tokens but for those that are `meant`."""
+        parts, end = [], 0
+        for found in marks.finditer(text):
+            if found[0] in meant or (found[0] in specials and found[0][0] != "<"):
+                other = "" if found[0] in meant else self._other
+                parts += [text[end : found.start()].translate(self._put), other, found[0]]
+                end = found.end()
+        return "".join([*parts, text[end:].translate(self._put)])
+
+    def taken_off(
+        self, text: str, marks: re.Pattern[str], specials: Collection[str]
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """Return the text that was meant, and where in it stand special tokens that are material."""
+        others = [found.start() for found in re.finditer(self._other, text)]
+        places = {place - i for i, place in enumerate(others)}
+        text = text.replace(self._other, "")
+        meant = text.translate(self._off)
+        covered = {self._open, self._close}
+        return meant, [
+            found.span()
+            for found in marks.finditer(meant)
+            if found[0] in specials and (found.start() in places or covered & set(text[found.start() : found.end()]))
+        ]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield every string in a value, those of its keys as well."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from (key, *_texts(one))
+        yield from _strings([*value, *value.values()])
     elif isinstance(value, list | tuple):
         for one in value:
-            yield from _texts(one)
-
-
-def _unused_character(texts: Iterator[str]) -> str:
-    """Return a private-use character that occurs in none of `texts`."""
-    text = "".join(texts)
-    return next(character for character in map(chr, range(0xE000, 0xF900)) if character not in text)
+            yield from _strings(one)

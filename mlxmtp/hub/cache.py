@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from mlxmtp.errors import LoadError
 from mlxmtp.files import write_atomically
-from mlxmtp.models.safetensors import INDEX, indexed_files
+from mlxmtp.models.safetensors import weight_files
 
 INCOMPLETE = ".incomplete"
 PARTIAL = ".partial"  # ending of the folder in which a conversion grows
@@ -27,7 +29,10 @@ class CachedRepo:
 
     @classmethod
     def of(cls, cache: Path, repo: str) -> Self:
-        return cls(cache / f"models--{repo.replace('/', '--')}")
+        """Return the repository's folder, also where it is there in another case."""
+        name = f"models--{repo.replace('/', '--')}"
+        alike = () if (cache / name).is_dir() else cache.glob("models--*")
+        return cls(next((one for one in alike if one.name.lower() == name.lower()), cache / name))
 
     @property
     def repo(self) -> str:
@@ -40,12 +45,20 @@ class CachedRepo:
         snapshots = self.folder / "snapshots"
         return sorted(item.name for item in snapshots.iterdir() if item.is_dir()) if snapshots.is_dir() else []
 
-    def main(self) -> str | None:
-        """Return the commit that `main` was last."""
+    def ref(self, name: str = "main") -> str | None:
+        """Return the commit that a branch or tag was last."""
         try:
-            return (self.folder / "refs" / "main").read_text(encoding="utf-8").strip() or None
-        except OSError:
+            return (self.folder / "refs" / name).read_text(encoding="utf-8").strip() or None
+        except (OSError, ValueError):
             return None
+
+    def newest(self) -> list[str]:
+        """Return the commits that are here, also in part, the newest first."""
+        return sorted(self.commits(), key=lambda commit: -self.snapshot(commit).stat().st_mtime)
+
+    def complete(self, commits: Iterable[str | None]) -> Path | None:
+        """Return the snapshot of the first of some commits that is complete here."""
+        return next(filter(is_complete, (self.snapshot(commit) for commit in commits if commit)), None)
 
     def set_main(self, commit: str) -> None:
         write_atomically(self.folder / "refs" / "main", commit, parents=True)
@@ -82,16 +95,10 @@ def folder_size(folder: Path) -> int:
 
 def is_complete(folder: Path) -> bool:
     """Return True if config.json and all weight files are there; the cache may hold links to files that it lacks."""
-    if not (folder / "config.json").is_file():
-        return False
-    index = folder / INDEX
     try:
-        names = indexed_files(index.read_bytes())
-    except OSError:
-        return not index.exists() and any(item.is_file() for item in folder.glob("*.safetensors"))
-    except ValueError:
+        return (folder / "config.json").is_file() and bool(weight_files(folder))
+    except LoadError:
         return False
-    return all((folder / name).is_file() for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +127,9 @@ class Records:
         except (OSError, ValueError, TypeError):
             return None
 
-    def write(self, record: Record) -> None:
-        write_atomically(self._path(record.repo), json.dumps(asdict(record), indent=1) + "\n", parents=True)
+    def write(self, record: Record, name: str | None = None) -> None:
+        """Write the record of a repository, under another `name` that it was asked for by as well."""
+        write_atomically(self._path(name or record.repo), json.dumps(asdict(record), indent=1) + "\n", parents=True)
 
     def forget(self, repo: str) -> None:
         self._path(repo).unlink(missing_ok=True)

@@ -97,10 +97,13 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
 
     def ask() -> httpx2.Response:
         url, timeout = f"{endpoint()}/api/models/{repo}{at}", constants.HF_HUB_DOWNLOAD_TIMEOUT
-        answer = get_session().get(url, params={"blobs": True}, headers=_headers(), timeout=timeout)
+        answer = get_session().get(
+            url, params={"blobs": True}, headers=_headers(), timeout=timeout, follow_redirects=True
+        )
         hf_raise_for_status(answer)
         return answer
 
+    # Renamed repositories are redirected, and another case is forgiven: `id` is the name they have now.
     # A hub that cannot be reached at the start should be heard of soon.
     response = _patiently(ask, Patience(on_wait, WAITS[:2]), repo, revision)
     files: dict[str, RemoteFile] = {}
@@ -114,7 +117,7 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
                 files[name] = RemoteFile(name, int(lfs["size"]), str(lfs["sha256"]), lfs=True)
             elif item.get("blobId") and item.get("size") is not None:
                 files[name] = RemoteFile(name, int(item["size"]), str(item["blobId"]), lfs=False)
-        return RemoteRepo(repo, str(found["sha"]), files)
+        return RemoteRepo(str(found.get("id") or repo), str(found["sha"]), files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{endpoint()} does not answer like the Hugging Face hub ({error}). Check HF_ENDPOINT."
         raise DownloadError(said) from error
@@ -146,12 +149,29 @@ def _patiently(request: Callable[[], T], patience: Patience, repo: str, revision
                 raise explain(error, repo, revision) from error
 
 
+def read_part(repo: str, commit: str, name: str, start: int, count: int, *, on_wait: OnWait | None = None) -> bytes:
+    """Return ``count`` bytes of a file from byte ``start`` on. Raises ModelNotFound, DownloadError."""
+
+    def read() -> bytes:
+        found = bytearray()
+        with open_file(repo, commit, name, start, start + count) as (begins, pieces):
+            for piece in pieces:
+                found += piece
+                if begins + len(found) >= start + count:
+                    break
+        return bytes(found[start - begins :][:count])
+
+    return _patiently(read, Patience(on_wait), repo, commit)
+
+
 @contextmanager
-def open_file(repo: str, commit: str, name: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+def open_file(
+    repo: str, commit: str, name: str, start: int, end: int | None = None
+) -> Iterator[tuple[int, Iterator[bytes]]]:
     """Yield where the bytes of a file start (0 if the server ignores ranges), and pieces. Raises `TransferError`."""
     headers = {**_headers(), "Accept-Encoding": "identity"}  # ranges of compressed text mean nothing
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    if start or end is not None:
+        headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
     url, timeout = f"{endpoint()}/{repo}/resolve/{commit}/{quote(name)}", constants.HF_HUB_DOWNLOAD_TIMEOUT
     # Redirects are followed anew every time: the address of the bytes behind them expires.
     with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import httpx2
 
@@ -19,13 +19,16 @@ from mlxmtp.hub.cache import CachedRepo, Record, Records
 from mlxmtp.hub.client import OnWait, RemoteFile
 from mlxmtp.hub.registry import find_entry, same_shape
 from mlxmtp.machine.memory import Need, need
+from mlxmtp.models.chat_template import TOKENIZER, find_template, no_tokenizer
+from mlxmtp.models.checkpoint import match
 from mlxmtp.models.config import ModelConfig, check_pair
-from mlxmtp.models.safetensors import INDEX, indexed_files
+from mlxmtp.models.safetensors import INDEX, Chosen, assign, choose_files, header_length, parse_header
 from mlxmtp.units import format_bytes
 
 _NETWORK = ("config.json", "generation_config.json", INDEX)
 _TEXT_SIDE = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
+    "additional_chat_templates/*",
     "processor_config.json", "preprocessor_config.json",  # a kilobyte each; other tools need them for the towers
 )  # fmt: skip
 _LARGEST_SMALL = 50_000_000  # bytes; an index has well under one million
@@ -45,6 +48,7 @@ class RepoPart:
     files: tuple[RemoteFile, ...]
     cached: CachedRepo
     config: ModelConfig
+    asked: str  # the name it was asked for by, which an older one or in another case may be
 
     @property
     def repo(self) -> str:
@@ -126,41 +130,83 @@ def plan_download(
 
 
 def _plan_part(repo: str, revision: str | None, cache: Path, on_wait: OnWait | None) -> RepoPart:
-    remote = client.look_up(repo, revision, on_wait=on_wait)
-    cached = CachedRepo.of(cache, repo)
-
-    def read(name: str) -> bytes:  # without leaving a trace in the cache
-        file = remote.files[name]
-        content = cached.content(remote.commit, name, file.etag)
-        if content is not None and content.stat().st_size == file.size:
-            return content.read_bytes()
-        if file.size > _LARGEST_SMALL:
-            raise LoadError(f"{name} of {repo} has {file.size} bytes, which is no such file.")
-        return client.read_file(repo, remote.commit, name, on_wait=on_wait)
-
-    if "config.json" not in remote.files:
+    """Plan one repository, and refuse what `ask` would. Raises ModelNotFound, DownloadError, LoadError."""
+    remote = _Remote(repo, revision, cache, on_wait)
+    repo = remote.found.repo
+    if (described := remote.read("config.json")) is None:
         raise LoadError(f"{repo} has no config.json, so it is no model that mlxmtp runs. Try another repository.")
-    config = ModelConfig.parse(read("config.json"), repo)
-    weights = _weights(remote, read)
+    config = ModelConfig.parse(described, repo)
+    if not config.is_drafter:
+        if TOKENIZER not in remote.found.files:
+            raise LoadError(no_tokenizer(repo))
+        find_template(remote.read, repo)
+    weights = remote.weights(config)
     patterns = _NETWORK if config.is_drafter else _NETWORK + _TEXT_SIDE
-    small = [file for name, file in remote.files.items() if any(fnmatch(name, pattern) for pattern in patterns)]
+    small = [file for name, file in remote.found.files.items() if any(fnmatch(name, pattern) for pattern in patterns)]
     files = (*sorted(small, key=lambda file: file.size), *weights)
-    return RepoPart("drafter" if config.is_drafter else "target", remote.commit, revision, files, cached, config)
+    role: Literal["target", "drafter"] = "drafter" if config.is_drafter else "target"
+    return RepoPart(role, remote.found.commit, revision, files, remote.cached, config, remote.asked)
 
 
-def _weights(remote: client.RemoteRepo, read: Callable[[str], bytes]) -> list[RemoteFile]:
-    if INDEX in remote.files:
+class _Remote:
+    """A repository before its download: small files and headers of weights, without leaving a trace in the cache."""
+
+    def __init__(self, repo: str, revision: str | None, cache: Path, on_wait: OnWait | None) -> None:
+        self.asked, self.found, self._on_wait = repo, client.look_up(repo, revision, on_wait=on_wait), on_wait
+        self.cached = CachedRepo.of(cache, self.found.repo)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the bytes of a small file, None if there is none. What is here counts only with the right hash."""
+        if (file := self.found.files.get(name)) is None:
+            return None
+        if path := self._here(file):
+            content = path.read_bytes()
+            if _hasher(file, content).hexdigest() == file.etag:
+                return content
+        if file.size > _LARGEST_SMALL:
+            raise LoadError(f"{name} of {self.found.repo} has {file.size} bytes, which is no such file.")
+        return client.read_file(self.found.repo, self.found.commit, name, on_wait=self._on_wait)
+
+    def weights(self, config: ModelConfig) -> list[RemoteFile]:
+        """Return the files of the weights. Raises LoadError unless their headers are those of the network."""
+        chosen = choose_files({name for name in self.found.files if "/" not in name}, self.read(INDEX), self.found.repo)
+        files = [self.found.files[name] for name in chosen.files]
+        here = any(map(self._here, files))
         try:
-            names = indexed_files(read(INDEX))
-        except ValueError:
-            raise LoadError(f"The index of {remote.repo} cannot be read. Try another --revision.") from None
-    else:
-        names = sorted(name for name in remote.files if fnmatch(name, "model*.safetensors") and "/" not in name)
-    if not names:
-        raise LoadError(f"{remote.repo} holds no safetensors weights. Try another repository.")
-    if absent := [name for name in names if name not in remote.files]:
-        raise LoadError(f"{remote.repo} lacks {absent[0]}, which its index names. Try another --revision.")
-    return [remote.files[name] for name in names]
+            self._check(config, chosen, files, local=here)
+        except LoadError:
+            if not here:  # else a file is damaged here, and the download repairs it
+                raise
+            self._check(config, chosen, files, local=False)
+        return files
+
+    def _check(self, config: ModelConfig, chosen: Chosen, files: list[RemoteFile], *, local: bool) -> None:
+        headers = {}
+        for file in files:
+            named = f"{file.name} of {self.found.repo}"
+            length = header_length(self._part(file, 0, 8, local), file.size, named)
+            headers[file.name] = parse_header(self._part(file, 8, length, local), file.size, named)
+        stored, _ = assign(headers, chosen, self.found.repo)
+        match(config, {name: one.layout for name, one in stored.items()}, self.found.repo)
+
+    def _part(self, file: RemoteFile, start: int, count: int, local: bool) -> bytes:
+        if local and (path := self._here(file)) is not None:
+            with path.open("rb") as stream:
+                stream.seek(start)
+                return stream.read(count)
+        return client.read_part(self.found.repo, self.found.commit, file.name, start, count, on_wait=self._on_wait)
+
+    def _here(self, file: RemoteFile) -> Path | None:
+        """Return the file's content in the cache if it has the right size."""
+        path = self.cached.content(self.found.commit, file.name, file.etag)
+        return path if path is not None and path.stat().st_size == file.size else None
+
+
+def _hasher(file: RemoteFile, content: bytes = b"") -> Any:
+    """Return the hash that names a content: sha256 of large files, git's blob id (sha1 with a header) of others."""
+    if file.lfs:
+        return hashlib.sha256(content)
+    return hashlib.sha1(f"blob {file.size}\0".encode() + content, usedforsecurity=False)
 
 
 class _Content:
@@ -172,7 +218,7 @@ class _Content:
 
     @property
     def intact(self) -> bool:
-        return self._hash.hexdigest() == self._file.etag
+        return str(self._hash.hexdigest()) == self._file.etag
 
     def read(self) -> None:
         self._stream.seek(0)
@@ -191,9 +237,7 @@ class _Content:
         self._start()
 
     def _start(self) -> None:
-        # Large files are named by their sha256, the others by git's blob id: sha1 with a header.
-        header = f"blob {self._file.size}\0".encode()
-        self._hash = hashlib.sha256() if self._file.lfs else hashlib.sha1(header, usedforsecurity=False)
+        self._hash = _hasher(self._file)
         self.size = 0
 
     def _count(self, piece: bytes, over_network: bool) -> None:
@@ -298,6 +342,8 @@ def download(plan: DownloadPlan, records: Records, *, on_bytes: OnBytes, on_wait
     # The drafter first: a target is pinned only together with the drafter it was pulled with.
     for part in reversed(plan.parts):
         files, paired = {file.name: file.etag for file in part.files}, drafter if part.role == "target" else None
-        records.write(Record(part.repo, part.revision, part.commit, paired, time.time(), files))
+        record = Record(part.repo, part.revision, part.commit, paired, time.time(), files)
+        for name in {part.repo, part.asked}:
+            records.write(record, name)
         if part.revision in (None, "main"):
             part.cached.set_main(part.commit)

@@ -10,12 +10,14 @@ from typing import Any
 
 from mlxmtp.errors import LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, folder_size, is_complete
-from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry
+from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
+from mlxmtp.models.chat_template import check_text
+from mlxmtp.models.checkpoint import check_folder, match
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import read_folder
-from mlxmtp.models.tensors import Names, Quantization, parameter_count, stored_quantization
+from mlxmtp.models.tensors import Names, Quantization, parameter_count
 
 _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "int32"}
 
@@ -31,19 +33,19 @@ class Group:
 
 
 def groups(config: ModelConfig) -> list[Group]:
-    """Return kinds and storage of a folder's weights, largest first. Raises LoadError for a damaged file."""
-    names, block, stored = Names(config), config.quantization or {}, read_folder(config.folder)
+    """Return kinds and storage of a folder's weights, largest first. Raises LoadError for what cannot be used."""
+    layouts = {name: one.layout for name, one in read_folder(config.folder).items()}
+    names = Names(config)
     found: dict[tuple[str, str], Group] = {}
-    for name, layout in ((name, one.layout) for name, one in stored.items()):
-        module, _, part = name.rpartition(".")
-        quantized = f"{module}.scales" in stored and part in ("weight", "scales", "biases")
-        kind: str = names.kind(f"{module}.weight" if quantized else name)
+    loaded = {name: source for source in match(config, layouts, config.folder).values() for name in source.names}
+    for name, layout in layouts.items():
+        source = loaded.get(name)
+        kind: str = names.kind(source.names[0] if source else name)
         kind += " (not loaded)" if kind.endswith("tower") else ""
         storage, parameters = _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape)
-        if quantized:
-            how = stored_quantization(module, block)
+        if source and (how := source.quantization):
             storage = f"{how.title}, groups of {how.group_size}" if how.mode == "affine" else how.title
-            parameters = parameters * 32 // how.bits if part == "weight" else 0
+            parameters = parameters * 32 // how.bits if name == source.names[0] else 0
         so_far = found.get((kind, storage), Group(kind, storage, 0, 0))
         found[kind, storage] = Group(kind, storage, so_far.parameters + parameters, so_far.bytes + layout.nbytes)
     return sorted(found.values(), key=lambda group: -group.bytes)
@@ -95,11 +97,24 @@ def installed(store: Store) -> list[KnownModel]:
     return models
 
 
+def unusable(store: Store) -> Iterator[tuple[str, str]]:
+    """Yield names of Gemma 4 models here that cannot answer, each with the sentence that asking it gives."""
+    for checkpoint in _targets(store):
+        with suppress(MlxmtpError):  # not a Gemma 4
+            if not read_config(checkpoint.folder).is_drafter:
+                try:
+                    describe(store, checkpoint)
+                except LoadError as error:
+                    yield checkpoint.name, str(error)
+
+
 def describe(store: Store, checkpoint: Checkpoint) -> KnownModel:
     """Return a model from its folder. Raises LoadError if that holds none that can answer."""
     config = read_config(checkpoint.folder)
     if config.is_drafter:
         raise LoadError(f"{checkpoint.name} is a drafter: it answers nothing on its own.")
+    check_folder(config)
+    check_text(checkpoint.folder)
     cached = CachedRepo(checkpoint.folder.parent.parent)  # if it is a snapshot of the cache
     repo = cached.repo if cached.folder.name.startswith("models--") else None
     drafter = store.drafter_for(checkpoint, None)
@@ -226,7 +241,7 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     converted = store.converted(entry) if entry is not None and entry.name == plain.lower() else None
     if converted is not None:
         return RemovalPlan((RemovedFolder(converted.name, converted, folder_size(converted)),))
-    repo = plain if entry is None else entry.target.repo
+    repo = split_revision(plain)[0] if entry is None else entry.target.repo
     record = store.records.find(repo)
     paired = record.drafter if record is not None else entry.drafter.repo if entry is not None else None
     used = {other.drafter for other in installed(store) if other.repo != repo}

@@ -1,5 +1,6 @@
 """Short names of models: `e2b`, `12b:8bit`. The data is in `registry.toml`."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,34 @@ class Entry:
         if self.variant == "qat":
             return self.drafter.repo.removesuffix("-assistant")
         return next(one.target.repo for one in entries() if (one.family, one.variant) == (self.family, "bf16"))
+
+
+_PAGE = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(?:models/)?([^/@?#]+/[^/@?#]+)([^?#]*).*"
+)
+
+
+_OF_PATHS = (".", "/", "~")
+
+
+def plain_name(name: str) -> str:
+    """Return a name as people mean it: of an address on the hub `org/repo` or `org/repo@rev`, nothing around it."""
+    name = name if Path(name).expanduser().exists() else name.strip()
+    if name.startswith(_OF_PATHS):
+        return name
+    if (page := _PAGE.fullmatch(name)) is None:
+        return name.rstrip("/") if name.count("/") == 2 and not Path(name).expanduser().is_dir() else name
+    rest = page[2].strip("/").removeprefix("@")
+    kind, _, below = rest.partition("/")
+    revision = (below if kind == "tree" else below.partition("/")[0]) if kind in ("tree", "blob", "resolve") else kind
+    return f"{page[1]}@{revision}" if revision not in ("", "main") else page[1]
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return `org/repo` and the revision of `org/repo@rev`, None where there is none."""
+    repo, at, revision = name.partition("@")
+    named = at and repo.count("/") == 1 and not name.startswith(_OF_PATHS)
+    return (repo, revision or None) if named else (name, None)
 
 
 def find_entry(name: str) -> Entry | None:

@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
-from mlxmtp.hub.cache import CachedRepo, Records, is_complete
-from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, known_names, same_shape
+from mlxmtp.hub.cache import CachedRepo, Records
+from mlxmtp.hub.registry import (
+    BUILT_IN,
+    Entry,
+    entries,
+    find_entry,
+    known_names,
+    plain_name,
+    same_shape,
+    split_revision,
+)
 from mlxmtp.machine.memory import fits, machine_memory
 from mlxmtp.models.config import read_config
 from mlxmtp.settings import Places
@@ -39,8 +48,8 @@ class Store:
         self._aliases = dict(aliases or {})
 
     def unaliased(self, name: str) -> str:
-        """Return what the user's own aliases make of a name."""
-        return self._aliases.get(name, name)
+        """Return what the user's own aliases make of a name; addresses of pages become `org/repo` or `org/repo@rev`."""
+        return plain_name(self._aliases.get(name, name))
 
     def resolve(self, name: str) -> Checkpoint:
         """Return the target of that name. Raises ModelNotFound with the command that gets it."""
@@ -71,7 +80,7 @@ class Store:
             if folder != here and (folder / "config.json").is_file():
                 return Checkpoint(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
         # A repository without a short name: the drafter pulled with it, else that of its shape.
-        record, alike = self.records.find(self.unaliased(target.name)), None
+        record, alike = self.records.find(split_revision(self.unaliased(target.name))[0]), None
         with suppress(LoadError):  # said in full when the target itself is read
             alike = same_shape(read_config(target.folder))
         repo = (record and record.drafter) or (alike and alike.drafter.repo)
@@ -98,14 +107,19 @@ class Store:
             return None
         return folder if record["target"]["source"] == entry.source_repo else None
 
-    def cached(self, repo: str) -> Path | None:
-        """Return the complete snapshot of `repo` in the Hugging Face cache: the pulled one, else the newest."""
-        cached = CachedRepo.of(self.places.hf_cache, repo)
+    def cached(self, name: str) -> Path | None:
+        """Return the complete snapshot of `org/repo` or `org/repo@rev` in the Hugging Face cache.
+
+        Without a revision that is the pulled one, else `main` as it was last, else the newest that is complete.
+        """
+        repo, revision = split_revision(name)
         record = self.records.find(repo)
-        for commit in (None if record is None else record.commit, cached.main()):
-            if commit is not None and is_complete(cached.snapshot(commit)):
-                return cached.snapshot(commit)
-        return None
+        cached = CachedRepo.of(self.places.hf_cache, repo if record is None else record.repo)
+        pulled = record.commit if record is not None and revision in (None, record.revision) else None
+        if revision is None:
+            return cached.complete([pulled, cached.ref(), *cached.newest()])
+        begins = [commit for commit in cached.commits() if len(revision) >= 7 and commit.startswith(revision)]
+        return cached.complete([pulled, cached.ref(revision), *begins])
 
     def _cached_drafter(self, repo: str) -> Checkpoint | None:
         return Checkpoint(repo, folder) if (folder := self.cached(repo)) else None
@@ -125,11 +139,12 @@ class Store:
             return converted
         path = Path(name).expanduser()
         if path.is_dir():
-            return path
+            cached = CachedRepo(path)  # a repository's folder in the cache means its newest complete commit
+            return (None if (path / "config.json").exists() else cached.complete(cached.newest())) or path
         if path.exists():
             raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
         names = ", ".join(known_names())
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if name.startswith((".", "/", "~")) or split_revision(name)[0].count("/") > 1:
             sentence = f"There is no folder {name}. Give the folder that holds config.json, or one of: {names}."
             raise ModelNotFound(sentence)
         if "/" in name:

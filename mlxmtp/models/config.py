@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlxmtp.errors import LoadError
+from mlxmtp.models.config_check import is_quantization, problems, token_ids, usable
 
 TARGET_TYPES = frozenset({"gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"})
 DRAFTER_TYPES = frozenset({"gemma4_assistant", "gemma4_unified_assistant"})
@@ -14,22 +15,24 @@ DRAFTER_TYPES = frozenset({"gemma4_assistant", "gemma4_unified_assistant"})
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
-_REQUIRED = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "head_dim", "layer_types", "sliding_window",
-)  # fmt: skip
 _AGAIN = " Download the model again."
+_OTHER = " Correct it, or take another checkpoint."
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A target's or a drafter's configuration; ``text`` is text_config, ``generation`` generation_config.json or {}."""
+    """A target's or a drafter's configuration.
+
+    ``text`` is ``text_config`` without nulls, with sizes of ``per_layer_config`` under their older names.
+    ``generation`` is what can be used of ``generation_config.json``; ``notes`` are sentences on what is ignored.
+    """
 
     folder: Path
     model_type: str
     raw: Mapping[str, Any]
     text: Mapping[str, Any]
     generation: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def parse(
@@ -40,10 +43,9 @@ class ModelConfig:
         ``origin`` names it in errors: the checkpoint folder, or the repository of a model that is not on the disk.
         Raises LoadError for what cannot be read, or a model type this program does not know.
         """
-        folder, name, advice = Path(), f"config.json of {origin}", ""
-        if isinstance(origin, Path):
-            folder, name, advice = origin, str(origin / "config.json"), _AGAIN
-        raw = _object(raw, name, advice) if isinstance(raw, bytes) else raw
+        folder, name = (origin, str(origin / "config.json")) if isinstance(origin, Path) else (Path(), "")
+        name = name or f"config.json of {origin}"
+        raw = _object(raw, name, _AGAIN if isinstance(origin, Path) else "") if isinstance(raw, bytes) else raw
         model_type = str(raw.get("model_type"))
         if model_type not in TARGET_TYPES | DRAFTER_TYPES:
             raise LoadError(
@@ -51,12 +53,18 @@ class ModelConfig:
             )
         text = raw.get("text_config", raw if model_type.endswith("_text") else None)
         if not isinstance(text, dict):
-            raise LoadError(f"{name} has no text_config.{advice}")
-        config = cls(folder, model_type, raw, text, generation or {})
-        problem = _problem(config)
-        if problem:
-            raise LoadError(f"{name} {problem}.{advice}")
-        return config
+            raise LoadError(f"{name} has no text_config.{_OTHER}")
+        # A cap of null means none, everything else that is null was left out.
+        text = {key: value for key, value in text.items() if value is not None or key == "final_logit_softcapping"}
+        for key in ("tie_word_embeddings", "vocab_size"):
+            if raw.get(key) is not None:
+                text.setdefault(key, raw[key])
+        if problem := next(problems(text, raw if model_type in DRAFTER_TYPES else None), None):
+            raise LoadError(f"{name} {problem}.{_OTHER}")
+        used, notes = usable(generation or {})
+        if text.get("rope_scaling"):
+            notes.append("rope_scaling of config.json is ignored: no Gemma 4 has it.")
+        return cls(folder, model_type, raw, text, used, tuple(notes))
 
     @property
     def is_drafter(self) -> bool:
@@ -69,7 +77,7 @@ class ModelConfig:
 
     @property
     def vocab_size(self) -> int:
-        return int(self.text.get("vocab_size", self.raw.get("vocab_size", 262144)))
+        return int(self.text.get("vocab_size", 262144))
 
     @property
     def hidden_size(self) -> int:
@@ -87,15 +95,22 @@ class ModelConfig:
     @property
     def stop_ids(self) -> frozenset[int]:
         """End tokens of config.json and generation_config.json together: published files list different sets."""
-        found = [part.get("eos_token_id") for part in (self.raw, self.text, self.generation)]
-        lists = [[one] if isinstance(one, int) else one or () for one in found]
-        return frozenset().union(*lists)
+        tables = (self.raw, self.text, self.generation)
+        return frozenset(one for table in tables for one in token_ids(table.get("eos_token_id")) or ())
+
+    @property
+    def suppressed_ids(self) -> list[int]:
+        """Tokens that an answer never has, by generation_config.json."""
+        return [one for one in self.generation.get("suppress_tokens", ()) if one < self.vocab_size]
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
-        """MLX's own quantization block, absent in a published checkpoint."""
+        """MLX's own quantization block, absent in a published checkpoint. Loading goes by the shapes instead."""
         found = self.raw.get("quantization")
-        return found if isinstance(found, Mapping) else None
+        if not isinstance(found, Mapping):
+            return None
+        entries = [found, *(one for one in found.values() if isinstance(one, Mapping))]
+        return found if found and all(map(is_quantization, entries)) else None
 
     def head_dim(self, kind: str) -> int:
         width = self.text.get("global_head_dim") if kind == FULL else None
@@ -130,7 +145,7 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.parse(
         _read(folder / "config.json"),
         folder,
-        generation=_object(_read(generation), str(generation), _AGAIN) if generation.exists() else {},
+        generation=_object(_read(generation), str(generation), _AGAIN) if generation.exists() else None,
     )
 
 
@@ -181,21 +196,3 @@ def _object(content: bytes, name: str, advice: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LoadError(f"{name} does not hold a JSON object.{advice}")
     return value
-
-
-def _problem(config: ModelConfig) -> str | None:
-    """Return what is wrong with a text_config, as the end of a sentence."""
-    text = config.text
-    missing = [key for key in _REQUIRED if text.get(key) is None]
-    if missing:
-        return f"lacks {', '.join(missing)} in text_config"
-    kinds = config.layer_types
-    if len(kinds) != text["num_hidden_layers"]:
-        return f"names {len(kinds)} layer types for {text['num_hidden_layers']} layers"
-    for kind in sorted(set(kinds)):
-        if kind not in (FULL, SLIDING):
-            return f"has layers of the unknown type '{kind}'"
-        rope_type = config.rope(kind).get("rope_type", "default")
-        if rope_type not in ("default", "proportional"):
-            return f"uses rope_type '{rope_type}', which no Gemma 4 has"
-    return None

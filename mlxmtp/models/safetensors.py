@@ -5,8 +5,9 @@ A file is eight bytes with the header's length, the header (JSON: dtype, shape a
 
 import json
 import os
+import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,7 +16,9 @@ from typing import Any
 from mlxmtp.errors import LoadError
 
 AGAIN = "Download the model again."
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 
 WIDTHS = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2, "F8_E4M3": 1,
@@ -45,7 +48,7 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        return self.columns * WIDTHS[self.dtype]
+        return self.columns * WIDTHS.get(self.dtype, 0)
 
     @property
     def nbytes(self) -> int:
@@ -61,52 +64,105 @@ class Stored:
     start: int
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint: those of the index where there is one, else the single file.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The weight files of a checkpoint, the file an index takes each tensor from (empty: all of them), and a note."""
 
-    Raises LoadError if there is none or one named by the index is missing.
+    files: tuple[str, ...]
+    index: Mapping[str, str]
+    note: str | None = None
+
+
+def choose_files(present: Collection[str], index: bytes | None, origin: object) -> Chosen:
+    """Choose among the files of a checkpoint: those of its index, else the single file, else numbered shards.
+
+    Copies, adapters and optimizers beside them are none of these. An index that names files which are not there gives
+    way to a complete set of others. Raises LoadError, which names ``origin``.
     """
-    index = folder / INDEX
-    if index.exists():
+    listed: dict[str, str] = {}
+    if index is not None:
         try:
-            names = indexed_files(index.read_bytes())
-        except (OSError, ValueError) as error:
-            raise LoadError(f"{index} cannot be read ({error}). {AGAIN}") from None
-        files = [folder / name for name in names]
-    else:
-        files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise LoadError(f"{folder} holds no model.safetensors. {AGAIN}")
-    for file in files:
-        if not file.exists():
-            raise LoadError(f"{file} is missing although the index names it. {AGAIN}")
-    return files
+            listed = {str(tensor): str(file) for tensor, file in json.loads(index)["weight_map"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise LoadError(f"{_of(origin, INDEX)} cannot be read. {_advice(origin)}") from None
+        if any("/" in file or "\\" in file for file in listed.values()):
+            raise LoadError(f"{_of(origin, INDEX)} names files outside of its folder. Take another checkpoint.")
+    wanted = tuple(sorted(set(listed.values())))
+    absent = [file for file in wanted if file not in present]
+    if wanted and not absent:
+        return Chosen(wanted, listed)
+    complete: list[tuple[str, ...]] = [(SINGLE,)] if SINGLE in present else []
+    counts = {found[1] for file in present if (found := _SHARD.fullmatch(file))}
+    for count in sorted(counts):
+        files = tuple(f"model-{at:05}-of-{count}.safetensors" for at in range(1, int(count) + 1))
+        complete += [files] if files and all(file in present for file in files) else []
+    if len(complete) == 1 or (complete and complete[0] == (SINGLE,)):
+        note = f"{_of(origin, INDEX)} names files that are not there, so it is ignored." if absent else None
+        return Chosen(complete[0], {}, note)
+    if absent:
+        raise LoadError(f"{_of(origin, absent[0])} is missing although the index names it. {_advice(origin)}")
+    if complete:
+        raise LoadError(f"{origin} holds more than one set of weights and no index. Remove all but one.")
+    parts = f": of {' or '.join(str(int(count)) for count in sorted(counts))} numbered files some are missing"
+    raise LoadError(f"{origin} holds no {SINGLE}{parts if counts else ''}. {_advice(origin)}")
 
 
-def indexed_files(index: bytes) -> list[str]:
-    """Return the weight files that an index names. Raises ValueError for bytes that are no index."""
-    try:
-        return sorted({str(name) for name in json.loads(index)["weight_map"].values()})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"no weight_map: {error}") from None
+def _of(origin: object, file: str) -> str:
+    return str(origin / file) if isinstance(origin, Path) else f"{file} of {origin}"
+
+
+def _advice(origin: object) -> str:
+    return AGAIN if isinstance(origin, Path) else "Try another --revision, or another repository."
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold a checkpoint's weights. Raises LoadError where some are missing."""
+    return [folder / name for name in _chosen(folder).files]
 
 
 def read_folder(folder: Path) -> dict[str, Stored]:
     """Return every tensor of a checkpoint folder by name. Raises LoadError for a file that is cut off or damaged."""
-    found: dict[str, Stored] = {}
-    for file in weight_files(folder):
-        header, start = read_header(file)
-        for name, entry in header.items():
-            dtype, shape = entry.get("dtype"), entry.get("shape")
-            counts = isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)
-            if dtype not in WIDTHS or not counts:
-                raise LoadError(f"Tensor {name} in {file} has the unknown dtype '{dtype}' or no shape. {AGAIN}")
-            layout = Layout(name, dtype, tuple(shape))
-            begin, end = entry["data_offsets"]
-            if begin < 0 or end - begin != layout.nbytes:
-                raise LoadError(f"Tensor {name} in {file} has {end - begin} bytes, not {layout.nbytes}. {AGAIN}")
-            found[name] = Stored(layout, file, start + begin)
-    return found
+    return read_with_notes(folder)[0]
+
+
+def read_with_notes(folder: Path) -> tuple[dict[str, Stored], list[str]]:
+    """Return every tensor of a checkpoint folder by name, and sentences on what is ignored. Raises LoadError."""
+    chosen = _chosen(folder)
+    headers = {name: read_header(folder / name) for name in chosen.files}
+    return assign(headers, chosen, folder)
+
+
+def assign(
+    headers: Mapping[str, Mapping[str, Stored]], chosen: Chosen, origin: object
+) -> tuple[dict[str, Stored], list[str]]:
+    """Return the tensors of some files by name, each from the file its index takes it from, and notes.
+
+    An index that names tensors which its files do not hold is another one's, and ignored. Raises LoadError for a
+    tensor that stands in two files while nothing says which counts.
+    """
+    notes = [] if chosen.note is None else [chosen.note]
+    if chosen.index and all(tensor in headers[file] for tensor, file in chosen.index.items()):
+        found = {tensor: headers[file][tensor] for tensor, file in chosen.index.items()}
+        if others := {tensor for header in headers.values() for tensor in header} - found.keys():
+            notes.append(f"{len(others)} tensors of {origin} are ignored: its index does not name them.")
+        return found, notes
+    if chosen.index:
+        notes.append(f"{_of(origin, INDEX)} names tensors that are not there, so it is ignored.")
+    found = {}
+    for header in headers.values():
+        if twice := sorted(header.keys() & found.keys()):
+            raise LoadError(f"Tensor {twice[0]} stands in two files of {origin}. Take another checkpoint.")
+        found |= header
+    return found, notes
+
+
+def _chosen(folder: Path) -> Chosen:
+    try:
+        present = {item.name for item in folder.iterdir() if item.is_file()}
+        index = (folder / INDEX).read_bytes() if INDEX in present else None
+    except OSError as error:
+        raise LoadError(f"{folder} cannot be read ({error.strerror or error}).") from None
+    return choose_files(present, index, folder)
 
 
 def read_bytes(stored: Stored, start: int, count: int) -> bytearray:
@@ -153,20 +209,47 @@ def write_bytes(descriptor: int, data: Any, place: int) -> None:
         rest, place = rest[written:], place + written
 
 
-def read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Return the entries by name and the start of the values of a file. Raises LoadError unless its size is theirs."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > size - 8:
-            raise LoadError(f"{file} is cut off or not a safetensors file. {AGAIN}")
-        try:
-            header: dict[str, Any] = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise LoadError(f"{file} has a damaged header. {AGAIN}") from None
-    if size != 8 + length + end:
-        raise LoadError(f"{file} has {size} bytes and should have {8 + length + end}. {AGAIN}")
-    return header, 8 + length
+def read_header(file: Path) -> dict[str, Stored]:
+    """Return every tensor of a file by name. Raises LoadError unless it has exactly the bytes that they promise."""
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            length = header_length(stream.read(8), size, file)
+            return parse_header(stream.read(length), size, file)
+    except OSError as error:
+        said = f"{file} cannot be read ({error.strerror or error}). Check the disk and its permissions."
+        raise LoadError(said) from None
+
+
+def header_length(prefix: bytes, size: int, file: object) -> int:
+    """Return the length that a file's first eight bytes give its header. Raises LoadError for an impossible one."""
+    length: int = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+    if length > size - 8:
+        raise LoadError(f"{file} is cut off or not a safetensors file. {_advice(file)}")
+    return length
+
+
+def parse_header(text: bytes, size: int, file: Path | str) -> dict[str, Stored]:
+    """Return the tensors of a file of ``size`` bytes by name, from its header. Raises LoadError for a damaged one."""
+    found: dict[str, Stored] = {}
+    try:
+        header: dict[str, Any] = json.loads(text)
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            numbers = [*shape, begin, end]
+            if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+                raise ValueError("no counts")
+            found[name] = Stored(Layout(name, str(dtype), tuple(shape)), Path(file), 8 + len(text) + begin)
+            if dtype in WIDTHS and end - begin != found[name].layout.nbytes:
+                nbytes = found[name].layout.nbytes
+                raise LoadError(f"Tensor {name} in {file} has {end - begin} bytes, not {nbytes}. {_advice(file)}")
+        places = sorted(tuple(entry["data_offsets"]) for entry in header.values())
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise LoadError(f"{file} has a damaged header. {_advice(file)}") from None
+    ends = [0, *(end for _, end in places)]
+    if size != 8 + len(text) + ends[-1]:
+        raise LoadError(f"{file} has {size} bytes and should have {8 + len(text) + ends[-1]}. {_advice(file)}")
+    if ends[:-1] != [begin for begin, _ in places]:
+        raise LoadError(f"{file} has a damaged header: its tensors overlap or leave gaps. {_advice(file)}")
+    return found

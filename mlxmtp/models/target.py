@@ -13,6 +13,8 @@ from mlxmtp.models.layer import KV, Layer, Rotary, View
 from mlxmtp.models.linear import Linear, Weights
 from mlxmtp.models.tensors import Quantization, own_layers
 
+_NEVER = -1e9  # far below every logit, and still a number
+
 
 class Target:
     """Gemma 4's text network; ``kv``: how full layers store keys and values (None: as they are computed)."""
@@ -36,6 +38,9 @@ class Target:
         self._table, self._norm = inner.matrix("embed_tokens"), inner.vector("norm.weight")
         self._head = self._table if text.get("tie_word_embeddings", True) else weights.matrix("language_model.lm_head")
         self._cap = text.get("final_logit_softcapping", 30.0)
+        self._suppressed: mx.array | None = None
+        if suppressed := config.suppressed_ids:  # to be added to logits [V]
+            self._suppressed = mx.zeros((config.vocab_size,)).at[mx.array(suppressed)].add(_NEVER)
         self.dtype: mx.Dtype = self._norm.dtype
         self._per_layer = int(text.get("hidden_size_per_layer_input") or 0)
         if self._per_layer:
@@ -77,12 +82,13 @@ class Target:
         return mx.fast.rms_norm(h[-1:] if last_only else h, self._norm, self.config.eps)
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """Soft-capped logits [L, V] in float32 of post-norm hidden states [L, H].
+        """Soft-capped logits [L, V] in float32 of post-norm hidden states [L, H]; suppressed tokens never win.
 
         Capped in float32: in 16 bits (as transformers and mlx-lm do it) the cap makes neighbouring logits equal.
         """
         logits = self._head.project(hidden).astype(mx.float32)
-        return logits if self._cap is None else mx.tanh(logits / self._cap) * self._cap
+        logits = logits if self._cap is None else mx.tanh(logits / self._cap) * self._cap
+        return logits if self._suppressed is None else logits + self._suppressed
 
     def _per_layer_inputs(self, tokens: mx.array, h: mx.array) -> Sequence[mx.array | None]:
         """(norm(h W) + table[token]) / sqrt(2), one [L, P] per layer; None for models without."""

@@ -28,7 +28,8 @@ _TOWERS: dict[str, Kind] = {
     "vision_tower.": "vision tower", "embed_vision.": "vision tower", "vision_embedder.": "vision tower",
     "multi_modal_projector.": "vision tower", "audio_tower.": "audio tower", "embed_audio.": "audio tower",
 }  # fmt: skip
-_NOT_WEIGHTS = ("rotary_emb", "input_max", "input_min", "output_max", "output_min")
+_NOT_WEIGHTS = ("rotary_emb", "inv_freq", "embed_scale", "input_max", "input_min", "output_max", "output_min")
+_PEFT = "base_model.model."  # before every name where a merged adapter was saved with its wrapper
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Names:
 
     def find(self, name: str) -> list[Piece] | None:
         """Return what the tensor ``name`` holds of the network, [] for what no network reads, None if it is unknown."""
+        name = name.removeprefix(_PEFT)
         pieces = self._pieces.get(name)
         if pieces is not None:
             return [piece for piece in pieces if piece.tensor.loaded]
@@ -93,12 +95,15 @@ class Names:
         return NORM if found is None else found[0]
 
     def _add(self, name: str, piece: Piece) -> None:
-        inner = name.removeprefix("language_model.")
-        bare = inner.removeprefix("model.")
-        for known in (
-            inner, f"language_model.{inner}", f"model.language_model.{inner}", f"model.language_model.{bare}",
-        ):  # fmt: skip
+        for known in _spellings(name):
             self._pieces.setdefault(known, []).append(piece)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """Return the names that a tensor or module of the network has in checkpoints and in quantization blocks."""
+    inner = name.removeprefix("language_model.")
+    bare = inner.removeprefix("model.")
+    return inner, f"language_model.{inner}", f"model.language_model.{inner}", f"model.language_model.{bare}"
 
 
 def tower(name: str) -> tuple[Kind, str] | None:
@@ -249,15 +254,11 @@ class Quantization:
 
 def module_quantization(module: str, block: Mapping[str, Any]) -> Quantization | None:
     """Return what config.json's quantization block says of a module: its own entry, or the block's; None for false."""
-    own = block.get(module, True)
+    entries = (f"{name}{end}" for name in _spellings(module) for end in ("", ".weight"))
+    own = next((block[entry] for entry in entries if entry in block), True)
     if own is False:
         return None
     return Quantization.read(own if isinstance(own, Mapping) else block)
-
-
-def stored_quantization(module: str, block: Mapping[str, Any]) -> Quantization:
-    """Return how a module is quantized that has scales in the file, even where the block leaves it out."""
-    return module_quantization(module, block) or Quantization.read(block)
 
 
 def quantization_of(tensor: Tensor, block: Mapping[str, Any] | None) -> Quantization | None:

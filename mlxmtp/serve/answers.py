@@ -28,12 +28,13 @@ Piece = Text | Thinking | ToolUse
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of one answer; `stop` is the stop string that ended it."""
+    """The end of one answer; `stop` is the stop string that ended it, `thinking` the tokens of its thought."""
 
     reason: FinishReason
     stats: Stats
     called: bool = False
     stop: str | None = None
+    thinking: int = 0
 
     def named(self, *, stop: str, length: str, call: str) -> str:
         """Return the reason in a protocol's words."""
@@ -158,6 +159,6 @@ def total(endings: Sequence[Ending]) -> dict[str, int]:
         "prompt": prompt,
         "cached": min((one.reused_tokens for one in stats), default=0),
         "completion": completion,
-        "thinking": 0,
+        "thinking": sum(one.thinking for one in endings),
         "total": prompt + completion,
     }

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.limits import MAX_DRAFT, SAMPLING, TOKEN_COUNT, Range
 from mlxmtp.serve.fields import Fields, Refused
 
 Message = dict[str, Any]
-ToolChoice = Literal["auto", "none"]
 
 EXTENSION = "mlxmtp"
 """The field of requests and answers that no protocol has: draft length in, tokens per pass out."""
@@ -26,6 +26,7 @@ class Asked:
     messages: Sequence[Message]
     given: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] = ()
+    forced: Sequence[Mapping[str, Any]] = ()  # tools of which one must be called
     parallel_calls: bool = True
     stream: bool = False
     n: int = 1
@@ -118,6 +119,20 @@ def limit_of(body: Fields, *names: str) -> dict[str, Any]:
         if value is not None:
             return {"max_tokens": int(value)} if value >= 1 else {}
     return {}
+
+
+def form_of(form: Fields | None, schema_in: str | None = None) -> dict[str, Any]:
+    """Return the constraint that a format asks for; its schema may stand in an object of its own, `schema_in`."""
+    if form is None or form.text("type", "text") == "text":
+        return {}
+    kind = form.choice("type", "text", "json_object", "json_schema", default="text")
+    if kind == "json_object":
+        return {"constraint": Constraint.schema({"type": "object"})}
+    holder = form if schema_in is None else form.object(schema_in)
+    schema = None if holder is None else holder.object("schema")
+    if schema is None:
+        raise (holder or form).wrong("schema" if holder else schema_in or "schema", "an object")
+    return {"constraint": Constraint.schema(schema.table)}
 
 
 def effort_of(effort: str | None, path: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.fields import Fields, Refused
-from mlxmtp.serve.tools import Tool, choose, functions
+from mlxmtp.serve.tools import choose, functions
 
 _MOST = 8  # answers to one request
 _NOT_HONOURED = (
@@ -33,7 +33,7 @@ def read(body: Fields) -> Asked:
         body.text("model", ""),
         history.messages,
         {**shared(body), **_thinking(body)},
-        _tools(body),
+        **_tools(body),
         parallel_calls=body.flag("parallel_tool_calls", True),
         stream=body.flag("stream"),
         n=_count(body),
@@ -57,12 +57,9 @@ def shared(body: Fields) -> dict[str, Any]:
     """Return the parameters that both kinds have."""
     body.refuse(*_PENALTIES, unless=(0,))
     body.refuse("repetition_penalty", "repeat_penalty", unless=(1, 0))
-    form = body.object("response_format")
-    if form is not None and form.text("type") != "text":
-        kind = form.choice("type", "text", "json_object", "json_schema", default="text")
-        raise Refused(f"response_format: {kind} is not supported here yet.", "response_format.type")
     limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
-    return {**asked.sampling_of(body), **limits, **asked.drafting_of(body)}
+    form = asked.form_of(body.object("response_format"), "json_schema")
+    return {**asked.sampling_of(body), **limits, **form, **asked.drafting_of(body)}
 
 
 def _add(history: History, message: Fields) -> None:
@@ -104,7 +101,7 @@ def _thinking(body: Fields) -> dict[str, Any]:
     return found if budget is None else {**found, "think_tokens": int(budget)}
 
 
-def _tools(body: Fields) -> Sequence[Tool]:
+def _tools(body: Fields) -> dict[str, Any]:
     tools, choice = functions(body), body.table.get("tool_choice")
     if isinstance(choice, Mapping):
         function = Fields(choice, "tool_choice").object("function")

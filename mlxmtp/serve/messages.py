@@ -9,7 +9,7 @@ from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.fields import Fields, Refused
-from mlxmtp.serve.tools import Tool, choose, declare
+from mlxmtp.serve.tools import choose, declare
 
 _BILLING = "x-anthropic-billing-header:"
 """Begins a system block of Claude Code that differs from request to request and means nothing to a model."""
@@ -32,14 +32,15 @@ def read(body: Fields, *, counting: bool = False) -> Asked:
     given = {**asked.sampling_of(body), **_thinking(body), **asked.drafting_of(body)}
     if limit is not None:
         given["max_tokens"] = int(limit)
-    tools, parallel = _tools(body)
+    output = body.object("output_config")
+    if output is not None:
+        given |= asked.form_of(output.object("format"))
     last = history.messages[-1]
     return Asked(
         body.text("model", ""),
         history.messages,
         given,
-        tools,
-        parallel_calls=parallel,
+        **_tools(body),
         stream=body.flag("stream"),
         stops=body.texts("stop_sequences"),
         continues=last["role"] == "assistant" and "tool_calls" not in last,
@@ -105,7 +106,6 @@ def _thinking(body: Fields) -> dict[str, Any]:
     output = body.object("output_config")
     found: dict[str, Any] = {}
     if output is not None:
-        output.refuse("format")
         found = asked.effort_of(output.text("effort", "") or None, output.path("effort"))
         found.pop("think", None)  # an effort alone does not switch thinking on
     thinking = body.object("thinking")
@@ -118,8 +118,8 @@ def _thinking(body: Fields) -> dict[str, Any]:
     return {**found, "think": True, **({} if budget is None else {"think_tokens": int(budget)})}
 
 
-def _tools(body: Fields) -> tuple[Sequence[Tool], bool]:
-    """Return the tools to declare, and whether several may be called at once.
+def _tools(body: Fields) -> dict[str, Any]:
+    """Return the fields about tools.
 
     Tools that only Anthropic's servers can run stay out: clients send them and expect an answer without.
     """
@@ -130,11 +130,11 @@ def _tools(body: Fields) -> tuple[Sequence[Tool], bool]:
             found.append(declare(tool.text("name"), tool.text("description", ""), schema, tool.where))
     choice = body.object("tool_choice")
     if choice is None:
-        return found, True
+        return {"tools": found}
     kind = choice.choice("type", "auto", "any", "tool", "none", default="auto")
     named = choice.text("name") if kind == "tool" else None
     parallel = not choice.flag("disable_parallel_tool_use")
-    return choose(found, kind, named, choice.path("type"), forced="any"), parallel
+    return {**choose(found, kind, named, choice.path("type")), "parallel_calls": parallel}
 
 
 def _usage(endings: Sequence[Ending]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece
@@ -40,8 +41,8 @@ def read_generate(body: Fields) -> Asked:
 
 
 def _given(body: Fields) -> dict[str, Any]:
-    body.refuse("format", "logprobs", "top_logprobs")
-    found: dict[str, Any] = asked.drafting_of(body)
+    body.refuse("logprobs", "top_logprobs")
+    found: dict[str, Any] = {**asked.drafting_of(body), **_form(body)}
     options = body.object("options")
     if options is not None:
         options.refuse("presence_penalty", "frequency_penalty", "mirostat", unless=(0,))
@@ -50,6 +51,15 @@ def _given(body: Fields) -> dict[str, Any]:
     if isinstance(body.table.get("think"), str):
         return {**found, **asked.effort_of(body.text("think"), "think")}
     return {**found, "think": body.flag("think")} if body.has("think") else found
+
+
+def _form(body: Fields) -> dict[str, Any]:
+    form = body.table.get("format")
+    if form in (None, ""):
+        return {}
+    if form != "json" and not isinstance(form, dict):
+        raise body.wrong("format", "json or a JSON schema")
+    return {"constraint": Constraint.schema({"type": "object"} if form == "json" else form)}
 
 
 def _stops(body: Fields) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.fields import Fields, Refused
-from mlxmtp.serve.tools import Tool, choose, flat_functions
+from mlxmtp.serve.tools import choose, flat_functions
 
 Item = dict[str, Any]
 
@@ -18,10 +18,8 @@ _TEXTS = ("input_text", "output_text", "text", "refusal")
 def read(body: Fields) -> Asked:
     """Return what a response asks for. Raises Refused."""
     body.refuse("previous_response_id", "conversation", "prompt", "background", "top_logprobs", unless=(0,))
-    form = body.object("text")
-    form = None if form is None else form.object("format")
-    if form is not None and form.text("type", "text") != "text":
-        raise Refused(f"{form.path('type')}: '{form.text('type')}' is not supported here yet.", form.path("type"))
+    text = body.object("text")
+    form = asked.form_of(None if text is None else text.object("format"))
     history = _Items()
     if instructions := body.text("instructions", ""):
         history.say("system", instructions)
@@ -39,8 +37,8 @@ def read(body: Fields) -> Asked:
     return Asked(
         body.text("model", ""),
         history.messages,
-        {**given, **asked.effort_of(effort, "reasoning.effort")},
-        _tools(body),
+        {**given, **form, **asked.effort_of(effort, "reasoning.effort")},
+        **_tools(body),
         parallel_calls=body.flag("parallel_tool_calls", True),
         stream=body.flag("stream"),
     )
@@ -84,7 +82,7 @@ class _Items(History):
         self._text, self._reasoning, self._calls = [], [], []
 
 
-def _tools(body: Fields) -> Sequence[Tool]:
+def _tools(body: Fields) -> dict[str, Any]:
     tools, choice = flat_functions(body), body.table.get("tool_choice")
     if isinstance(choice, dict):
         one = Fields(choice, "tool_choice")

@@ -164,7 +164,13 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
     require_memory(target, drafter, _CONVERSATION, force=bool(settings.force), turns=True, kv_bits=settings.kv_bits)
     server = Server(_served(target, drafter), options, tell)
     text = _once(lambda: read_tokenizer(target))
-    server.run(lambda: opener.open(target, drafter, settings, text()), text, settings.of_answer())
+
+    def read() -> OpenModel:
+        opened = opener.open(target, drafter, settings, text())
+        opened.model.hold_texts()
+        return opened
+
+    server.run(read, text, settings.of_answer())
 
 
 def _served(target: Checkpoint, drafter: Checkpoint | None) -> Served:

@@ -10,13 +10,15 @@ from typing import Any
 from mlxmtp.app.open import OpenModel
 from mlxmtp.app.worker import Failed
 from mlxmtp.engine.answer import Answer, OnPrefill
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import MlxmtpError, sentence
+from mlxmtp.errors import MlxmtpError, UsageError, sentence
 from mlxmtp.serve.answers import Collected, Ending, Piece, StopStrings, ToolUse, new_id
 from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Refused
+from mlxmtp.serve.forced import calls_only
 from mlxmtp.serve.metrics import Metrics
 from mlxmtp.serve.scheduler import Job, Scheduler
 
@@ -76,7 +78,10 @@ class Service:
         try:
             tokenizer = await asyncio.wrap_future(self._tokenizer)
             ids, places = await asyncio.to_thread(self._prompt, tokenizer, asked)
-            params = [self._params(asked, index) for index in range(asked.n)]
+            constraint = await asyncio.to_thread(_constraint, tokenizer, asked)
+            params = [self._params(asked, constraint, index) for index in range(asked.n)]
+        except UsageError as error:
+            raise Refused(str(error), "response_format") from error
         except MlxmtpError as error:
             raise Refused(str(error), "messages") from error
         except ValueError as error:
@@ -114,7 +119,7 @@ class Service:
         Raises AnswerFailed, with a sentence for the client.
         """
         calls: Counter[str] = Counter()
-        stops, cut = StopStrings(asked.stops), False
+        stops, cut, thought = StopStrings(asked.stops), False, ""
         while True:
             try:
                 event = await asyncio.wait_for(job.events.get(), heartbeat)
@@ -131,6 +136,7 @@ class Service:
             elif isinstance(event, Thinking | Call | End) and not cut and (text := stops.flush()):
                 yield Text(text)
             if isinstance(event, Thinking) and not cut:
+                thought += event.text
                 yield event
             elif isinstance(event, Call) and not cut:
                 use = ToolUse(new_id(prefix), event)
@@ -140,7 +146,8 @@ class Service:
             elif isinstance(event, End):
                 self.metrics.count(event.stats)
                 reason = "stop" if cut else event.finish_reason
-                yield Ending(reason, event.stats, called=bool(calls), stop=stops.found)
+                thinking = len(self._tokenizer.result().encode(thought)) if thought else 0
+                yield Ending(reason, event.stats, called=bool(calls), stop=stops.found, thinking=thinking)
                 return
             if cut:
                 self.scheduler.cancel(job)
@@ -175,8 +182,8 @@ class Service:
     def _thinks(self, asked: Asked) -> bool:
         return bool(self._defaults.get("think")) if asked.think is None else asked.think
 
-    def _params(self, asked: Asked, index: int) -> Params:
-        params = {**self._defaults, **asked.given}
+    def _params(self, asked: Asked, constraint: Constraint | None, index: int) -> Params:
+        params = {**self._defaults, **asked.given, "constraint": constraint}
         if index and params.get("seed") is not None:
             params["seed"] = (params["seed"] + index) % 2**64
         return Params(**params)
@@ -192,3 +199,15 @@ class Service:
             )
 
         return Job(begin)
+
+
+def _constraint(tokenizer: Tokenizer, asked: Asked) -> Constraint | None:
+    """Return the form that an answer must have. Raises UsageError for a schema that is not supported."""
+    if asked.forced:
+        return calls_only(asked.forced, tokenizer, several=asked.parallel_calls)
+    constraint: Constraint | None = asked.given.get("constraint")
+    if constraint is not None:
+        if asked.tools:
+            raise Refused("A format and tools cannot be asked for together: leave one of them out.", "tools")
+        constraint.check()
+    return constraint

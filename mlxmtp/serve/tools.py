@@ -28,21 +28,18 @@ def declare(name: str, description: str, parameters: object, path: str) -> Tool:
     return {"type": "function", "function": {"name": name, "description": description, "parameters": written}}
 
 
-def choose(
-    tools: Sequence[Tool], choice: str | None, named: str | None, path: str, *, forced: str = "required"
-) -> Sequence[Tool]:
-    """Return the tools to declare for a choice. Raises Refused for a name that is not declared, and forced calls."""
-    if named is not None and all(tool["function"]["name"] != named for tool in tools):
-        raise Refused(f"{path} names '{named}', which is not among the tools.", path)
+def choose(tools: Sequence[Tool], choice: str | None, named: str | None, path: str) -> dict[str, Any]:
+    """Return the fields of `Asked` that a choice among tools means. Raises Refused for a tool that is not declared."""
     if choice == "none":
-        return ()
-    if named is not None or choice == forced:
-        if not tools:
-            raise Refused(f"{path} asks for a call, and there are no tools.", path)
-        raise Refused(
-            f"{path}: a call cannot be forced here yet: take auto or none.", path, code="unsupported_parameter"
-        )
-    return tools
+        return {"tools": ()}
+    forced = [tool for tool in tools if named in (None, tool["function"]["name"])]
+    if named is not None and not forced:
+        raise Refused(f"{path} names '{named}', which is not among the tools.", path)
+    if named is None and choice not in ("required", "any"):
+        return {"tools": tools}
+    if not tools:
+        raise Refused(f"{path} asks for a call, and there are no tools.", path)
+    return {"tools": tools, "forced": forced}
 
 
 def functions(body: Fields, name: str = "tools") -> list[Tool]:

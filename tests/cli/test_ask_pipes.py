@@ -225,6 +225,15 @@ def test_closed_descriptors_are_nobodys(program: Program, closed: str) -> None:
     assert "Hi" in done.stdout
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_help_that_finds_no_room_is_no_bug(program: Program) -> None:
+    done = program.shell("mlxmtp --help > /dev/full")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: No space left on device: make room, or write to another place.\n",
+    )
+
+
 def test_half_a_code_block_is_nothing_and_a_failure(program: Program) -> None:
     program.answers = ["```sh\nrm -rf /tmp/x/y\n```<turn|>"]
     done = program.run("ask", "-x", "Hi", "--max-tokens", "12")

@@ -12,10 +12,11 @@ from mlxmtp.app.open import OpenModel
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Reply
 from mlxmtp.cli.repl.slash import COMMANDS
-from mlxmtp.cli.terminal.output import Look
+from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.cli.terminal.presenters import AnswerView
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import LoadError
-from tests.cli.talking import Conversing
+from tests.cli.talking import Conversing, Paper
 from tests.text_checkpoint import write_text_checkpoint
 
 
@@ -329,6 +330,12 @@ def test_drafting(talk: Conversing) -> None:
     talk.say("/draft 2", "Hi", answers=["Hm.<turn|>"])
     assert talk.decoder.requests[0].draft == 2
     assert "num-draft-tokens must be a whole number from 0 to 8, or auto, not 9." in talk.say("/draft 9")
+    assert talk.say("/draft auto", "/draft mtp,copy").endswith(
+        "what it earns. Drafts are copied from the text, too, where it repeats itself.\n"
+    )
+    talk.say("Hi", answers=["Hm.<turn|>"])
+    assert talk.decoder.requests[-1].draft_from == ["mtp", "copy"]
+    assert "draft-from must be mtp, copy or mtp,copy, not 'copying'." in talk.say("/draft copying")
 
 
 def test_figures(talk: Conversing) -> None:
@@ -526,3 +533,38 @@ def test_answers_of_a_schema(talk: Conversing) -> None:
     assert "Answers are free." in talk.say("/schema off")
     talk.say("Who?", answers=["{}"])
     assert [request.constraint is not None for request in talk.decoder.requests] == [True, True, False]
+
+
+def test_what_was_taken_back_can_come_back(asked: Conversing) -> None:
+    asked.say("Two", "Three", answers=["2<turn|>", "3<turn|>"])
+    before = asked.talk.conversation.exchanges
+    asked.say("/undo", "/undo 2")
+    assert asked.talk.conversation.exchanges == ()
+    assert asked.say("/redo") == "> /redo\nBack again: Hi\nBack again: Two\n"
+    assert asked.say("/redo") == "> /redo\nBack again: Three\n"
+    assert asked.talk.conversation.exchanges == before
+    stored = asked.sessions.read(asked.sessions.latest(print)).exchanges
+    assert [(one.question, one.reply and one.reply.text) for one in stored] == [
+        ("Hi", "Hello."), ("Two", "2"), ("Three", "3")
+    ]  # fmt: skip
+    assert asked.say("/redo").endswith("Error: Nothing was taken back that could come back: /undo does that.\n")
+    asked.say("/undo", "Four", answers=["4<turn|>"])
+    assert "Nothing was taken back" in asked.say("/redo")
+
+
+def test_a_plain_conversation_repaints_nothing(tmp_path: Path) -> None:
+    """What is done is said once, when it begins."""
+    paper = Paper()
+    out = Output(None, paper, Look(still=True))
+    for text in ("loading e2b", "loading e2b, 1 s", "reading the prompt, 1 of 9 tokens", "reading the prompt, 5 of 9"):
+        out.progress(text)
+    out.clear_progress()
+    assert paper.getvalue() == "loading e2b\nreading the prompt\n"
+    screen = Paper()
+    view = AnswerView(Output(screen, None, Look(still=True)), plain=True)
+    view.thinking("Let me ")
+    view.tick()
+    view.thinking("see.")
+    view.text("An *answer*.")
+    view.end()
+    assert screen.getvalue() == "Let me see.\n\nthought for 0.0 s\n\nAn *answer*.\n"

@@ -530,7 +530,7 @@ def test_without_colours(program: Program) -> None:
     terminal.send("Hi" + ENTER)
     terminal.wait_for("tok/pass")
     terminal.send("/s\t")
-    terminal.wait_until("a menu", lambda lines: any("/save " in line and "/stats" in line for line in lines))
+    terminal.wait_until("a menu", lambda lines: all(word in " ".join(lines) for word in ("/save ", "/stats")))
     terminal.send(CTRL_C)
     leave(terminal)
     assert not COLOUR.search(terminal.raw)

@@ -56,3 +56,14 @@ def test_a_terminal_without_escape_codes_has_no_way(monkeypatch: pytest.MonkeyPa
     sent = StringIO()
     assert "no way to the clipboard" in copy_to_clipboard("a", Output(sent, None, Look(dumb=True)))
     assert sent.getvalue() == ""
+
+
+def test_tmux_is_given_the_text_and_nothing_more_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[list[str], Any]] = []
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: calls.append((command, options["input"])))
+    sent = StringIO()
+    assert copy_to_clipboard("a", Output(sent, None)).startswith("Copied 1 character to tmux: paste with prefix ],")
+    assert calls == [(["tmux", "load-buffer", "-w", "-"], "a")]
+    assert sent.getvalue() == ""

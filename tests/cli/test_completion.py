@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("text", "length", "words"),
     [
-        ("/re", 3, ["/regen", "/retry"]),
+        ("/re", 3, ["/redo", "/regen", "/retry"]),
         ("/s", 2, ["/save", "/schema", "/sessions", "/set", "/stats", "/system"]),
         ("/model ", 0, ["pocket", "e2b"]),
         ("/model p", 1, ["pocket"]),

@@ -34,6 +34,15 @@ class Language:
             self.text.append(token)
         return len(new)
 
+    def forced(self) -> list[int]:
+        run: list[int] = []
+        for _ in range(12):
+            able = [token for token in range(self._vocab) if self._allows([*self.text, *run], token)]
+            if len(able) != 1:
+                break
+            run += able
+        return run
+
     def allowed(self) -> list[bool]:
         return [self._allows(self.text, token) for token in range(self._vocab)]
 
@@ -80,7 +89,7 @@ def by_definition(family: str, allows: Allows, count: int, sampling: Sampling) -
     return language.text
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     family=st.sampled_from(FAMILIES),
     sampling=st.sampled_from(SAMPLINGS),
@@ -181,3 +190,22 @@ def test_a_dead_end_is_an_error_and_the_next_text_is_right():
         decode(engine, prompt("e4b"), 20, constraint=Language(lambda text, token: len(text) < 5), num_draft_tokens=3)
     assert engine.rows == len(engine.tokens) - 1
     assert decode(engine, prompt("e4b"), 20) == decode(decoder("e4b"), prompt("e4b"), 20)
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+@pytest.mark.parametrize("drafts", [1, 3, "auto"])
+@pytest.mark.parametrize("drafting", [False, True])
+def test_forced_tokens_are_drafts_that_need_no_drafter(drafting, drafts, in_flight):
+    """Every fifth token is free, the others are not: where the target wants another spelling of them, it wins."""
+
+    def allows(text, token):
+        return len(text) % 5 == 0 or token == (7 * len(text) + text[-1]) % 128
+
+    expected = by_definition("26b", allows, 14, SAMPLINGS[1])
+    draft = drafter("26b") if drafting else None
+    engine, language = decoder("26b", draft, in_flight=in_flight), Language(allows)
+    options = {"num_draft_tokens": drafts, "sampling": SAMPLINGS[1], "constraint": language, "max_tokens": 14}
+    rounds = list(engine.rounds(prompt("26b"), **options))
+    assert tokens(rounds) == expected
+    assert len(rounds) < 14
+    assert any(round_.accepted == 4 for round_ in rounds) or language.asked > 5

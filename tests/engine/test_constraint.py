@@ -133,6 +133,27 @@ def test_properties_come_in_the_order_of_the_schema():
     assert list(json.loads(str(text))) == names
 
 
+@pytest.mark.parametrize(
+    ("schema", "text", "allowed"),
+    [
+        ({"type": "string"}, r'"\n\t\"\\ \u00e9 \ud83d\ude00 é日🙂"', True),
+        ({"type": "string"}, r'"\ud83d"', False),
+        ({"type": "string"}, '"a\nb"', False),
+        ({"type": "string", "pattern": "b"}, '"abc"', True),
+        ({"type": "string", "format": "date"}, '"2026-13-45"', False),
+        ({"type": "integer"}, "1.0", False),
+        ({"type": "object", "properties": {"a": {}}}, '{"a": 1, "a": 2}', False),
+        ({"type": "object", "minProperties": 1}, "{}", False),
+        ({"type": "array", "items": {}}, "[1,  2]", False),
+        ({"type": "array", "items": {}}, '[1,\n  [2, 3],\n\n    {"a": null}\n]', True),
+        ({"type": "array"}, "[1", False),
+    ],
+)
+def test_what_a_schema_lets_through(schema, text, allowed):
+    matcher, ids = Matcher(Constraint.schema(schema), table()), tokenizer().encode(text)
+    assert (matcher.accept(ids) == len(ids) and matcher.complete) == allowed
+
+
 def test_expressions_and_grammars_hold_for_the_whole_text():
     for seed in "abcdef":
         text = written(Constraint("regex", r"(yes|no), [a-z]{3,8}/\d\."), seed)

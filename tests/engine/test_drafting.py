@@ -22,7 +22,13 @@ from mlxmtp.engine.stats import explain
 )
 def test_every_state_has_its_phrase(limit, fixed, best, gain, words):
     depth: Any = SimpleNamespace(
-        limit=limit, fixed=fixed, best=lambda: best, gain=lambda: gain, accepted=lambda: None, price=lambda: None
+        limit=limit,
+        fixed=fixed,
+        copying=None,
+        best=lambda: best,
+        gain=lambda: gain,
+        accepted=lambda: None,
+        price=lambda: None,
     )
     assert explain(depth) == words
     depth.accepted = lambda: 0.823
@@ -32,7 +38,7 @@ def test_every_state_has_its_phrase(limit, fixed, best, gain, words):
 
 def test_a_controller_says_what_it_has_seen():
     depth = DraftLength()
-    assert explain(depth) == "drafting 2 so far"
+    assert explain(depth) == "drafting 3 so far"
     for _ in range(40):
         for k in (0, 2):
             depth.observe(k, min(k, 1), 0.01 * (1 + 0.25 * k))

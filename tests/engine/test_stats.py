@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mlxmtp.decode.decoder import Round
 from mlxmtp.engine.stats import Meter
 from tests.fake_decoder import fake_round
 
@@ -49,6 +50,16 @@ def test_the_dictionary_is_json_with_the_fields_names() -> None:
     table = json.loads(json.dumps(meter.stats().to_dict()))
     assert table["seed"] == 3
     assert {"prompt_tps", "generation_tps", "acceptance_by_position", "tokens_per_pass"} <= set(table)
+
+
+def test_copies_are_counted_apart_from_what_the_drafter_proposed() -> None:
+    meter = Meter(prompt_tokens=1, seed=0, clock=Clock())
+    meter.add(fake_round((1,)))
+    meter.add(fake_round((1, 2), draft=(1, 3), accepted=1))
+    meter.add(Round((4, 5, 6, 7), (4, 5, 6, 9), 3, copied=True))
+    stats = meter.stats()
+    assert (stats.drafted, stats.accepted, stats.copy_rounds, stats.copied, stats.rounds) == (2, 1, 1, 3, 2)
+    assert stats.tokens_per_pass == 3
 
 
 @pytest.mark.parametrize("accepted", [0, 1, 2])

@@ -78,6 +78,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.faults: list[Fault] = []
         self.served: list[Served] = []
+        self.renamed: dict[str, str] = {}  # old names, which are redirected
         self.token = "hf_good"
         self.lock = threading.Lock()
         self.stop = threading.Event()
@@ -217,6 +218,10 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def _api(self, name: str, what: str, revision: str, token: str | None) -> None:
+        if (new := self.hub.renamed.get(name)) is not None:
+            self._reply(307, {"Location": self.path.replace(name, new)}, b"")
+            return
+        name = next((one for one in self.hub.repos if one.lower() == name.lower()), name)  # the hub forgives the case
         repo = self._allowed(name, token, metadata=True)
         commit = None if repo is None else self._commit(repo, revision)
         if repo is None or commit is None:
@@ -272,6 +277,12 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _content(self, content: bytes, headers: dict[str, str]) -> None:
+        if part := re.fullmatch(r"bytes=(\d+)-(\d+)", self.record.range or ""):  # a header, which meets no fault
+            start, end = int(part[1]), min(int(part[2]) + 1, len(content))
+            self._reply(
+                206, {**headers, "Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}, content[start:end]
+            )
+            return
         fault = (self.hub.take_fault(self.record.path, body=True) if self.command == "GET" else None) or Fault("")
         start = 0
         if self.record.range is not None and not fault.ignore_range:

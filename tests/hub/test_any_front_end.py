@@ -9,8 +9,7 @@ from mlxmtp.app.models import Catalog, NoDownload
 from mlxmtp.errors import LoadError, ModelNotFound, UsageError
 from tests.golden import FOLDER
 from tests.hub.conftest import Here
-from tests.hub.hub_server import folder_files
-from tests.hub.models_to_publish import publish_family
+from tests.hub.models_to_publish import publish_family, target_files
 
 
 def catalog(here: Here) -> Catalog:
@@ -81,7 +80,7 @@ def test_a_conversion_says_what_it_lacks(here: Here) -> None:
 
 def test_quantized_weights_are_refused_where_they_are_to_be_converted(here: Here) -> None:
     config = b'"quantization": {"bits": 4, "group_size": 64}, '
-    files = folder_files(FOLDER / "e2b" / "target")
+    files = target_files("e2b")
     files["config.json"] = files["config.json"].replace(b"{", b"{" + config, 1)
     here.hub.publish("org/small", files)
     assert not isinstance(catalog(here).plan_download("org/small", draft=False), NoDownload)

@@ -13,7 +13,7 @@ from mlxmtp.hub.client import LONGEST_WAIT
 from tests.golden import FOLDER
 from tests.hub.conftest import Here
 from tests.hub.hub_server import blob_id, folder_files, sha256
-from tests.hub.models_to_publish import publish_family, publish_large
+from tests.hub.models_to_publish import publish_family, publish_large, target_files, text_side
 
 WEIGHTS = "model.safetensors"
 
@@ -154,7 +154,7 @@ def test_what_is_here_is_checked_and_not_fetched(here: Here) -> None:
 def test_access(
     here: Here, monkeypatch: pytest.MonkeyPatch, access: dict, token: str | None, code: int, sentence: str
 ) -> None:
-    here.hub.publish("org/e2b", FOLDER / "e2b" / "target", **access)
+    here.hub.publish("org/e2b", target_files("e2b"), **access)
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
     got, _, err = here.call("pull", "org/e2b", "--no-draft")
@@ -227,7 +227,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(here: Here, monkeypatch: pyt
     monkeypatch.setattr("mlxmtp.hub.download.free_bytes", lambda _: 100_000)
     code, _, err = here.call("pull", "org/e2b")
     assert code == 1
-    assert "org/e2b needs 330 kB more on disk; 100 kB are free" in error_of(err)
+    assert "org/e2b needs 340 kB more on disk; 100 kB are free" in error_of(err)
     assert not here.cached("org/e2b").folder.exists()
 
 
@@ -237,18 +237,21 @@ def test_a_disk_that_is_too_small_is_noticed_before(here: Here, monkeypatch: pyt
         ({"README.md": b"x"}, "has no config.json"),
         ({"config.json": b'{"model_type": "llama"}', WEIGHTS: b"x"}, "org/odd holds a 'llama' model"),
         ({"config.json": b"{", WEIGHTS: b"x"}, "config.json of org/odd cannot be read"),
-        ({"config.json": (FOLDER / "e2b" / "target" / "config.json").read_bytes()}, "holds no safetensors weights"),
+        (
+            {"config.json": (FOLDER / "e2b" / "target" / "config.json").read_bytes()},
+            "org/odd holds no model.safetensors",
+        ),
         (
             {
                 "config.json": (FOLDER / "e2b" / "target" / "config.json").read_bytes(),
                 "model.safetensors.index.json": b'{"weight_map": {"a": "model-1.safetensors"}}',
             },
-            "lacks model-1.safetensors",
+            "model-1.safetensors of org/odd is missing although the index names it",
         ),
     ],
 )
 def test_what_is_no_model_is_refused_before_anything_is_fetched(here: Here, files: dict, sentence: str) -> None:
-    here.hub.publish("org/odd", files)
+    here.hub.publish("org/odd", {**files, **text_side()})
     code, _, err = here.call("pull", "org/odd")
     assert (code, sentence in error_of(err)) == (1, True), err
     assert not here.cached("org/odd").folder.exists()

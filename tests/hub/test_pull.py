@@ -48,7 +48,7 @@ def test_every_family_is_pulled_and_answers_like_the_original(
     assert not [item for item in home.hub.served if "onnx" in item.path or "README" in item.path or ".bin" in item.path]
     for name, value in home.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(Rounds, "_ask", lambda *_: None)  # no kernels are built behind this test
+    monkeypatch.setattr(Rounds, "build", lambda *_: None)  # no kernels are built behind this test
     model, golden = mlxmtp.load(repo), load_golden(family)
     assert model.drafter == f"{repo}-assistant"
     record = golden.records["short"]
@@ -144,6 +144,6 @@ def test_ask_downloads_what_it_misses_if_told_so_and_nothing_else(home: Home) ->
     assert not home.hub.served
     code, out, err = home.run("ask", "--yes", "-m", repo, "Hi")
     assert (code, out) == (1, "")
-    assert err.endswith("has no tokenizer.json, so it cannot read or write text: download the model again.\n")
+    assert "knows token" in err  # the golden's vocabulary is smaller than the tokenizer that it was published with
     assert home.cached(repo).folder.is_dir()
     assert home.cached(f"{repo}-assistant").folder.is_dir()

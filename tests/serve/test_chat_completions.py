@@ -124,7 +124,11 @@ def test_a_thought_is_no_content(served: Running, stream: bool) -> None:
         deltas = [one["choices"][0]["delta"] for one in served.events(CHAT, **body)]
         said = {key: "".join(one.get(key, "") for one in deltas) for key in ("reasoning_content", "content")}
     else:
-        said = served.post(CHAT, **body)["choices"][0]["message"]
+        whole = served.post(CHAT, **body)
+        said = whole["choices"][0]["message"]
+        assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] == len(
+            served.tokenizer.encode(said["reasoning_content"])
+        )
     assert (said["reasoning_content"].strip(), said["content"]) == ("Hm, hm.", "Yes.")
     assert "<|think|>" in served.prompt()
 

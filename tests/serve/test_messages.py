@@ -145,7 +145,7 @@ REFUSED: list[tuple[Json, str]] = [
         "tool_use_id",
     ),
     ({**LIMIT, "messages": HI, "tools": [TOOL], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice"),
-    ({**LIMIT, "messages": HI, "output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
+    ({**LIMIT, "messages": HI, "output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
     ({**LIMIT, "messages": HI, "tools": [{"name": ""}]}, "tools[0].name"),
 ]
 

@@ -73,7 +73,7 @@ def test_lists(served: Running) -> None:
 
 
 def test_errors_are_one_sentence(served: Running) -> None:
-    assert served.post("/api/chat", model="fake", messages=HI, format="json")["error"].startswith("format is not")
+    assert served.post("/api/chat", model="fake", messages=HI, format="xml")["error"].startswith("format must be")
     assert served.post("/api/chat", messages=HI)["error"] == "model must be a text."
     image = [{"role": "user", "content": "", "images": ["x"]}]
     assert "messages[0].images" in served.post("/api/chat", model="fake", messages=image)["error"]

@@ -45,7 +45,7 @@ class Process:
         self.url = found[1]
 
     def ask(self, question: str, **body: Any) -> dict[str, Any]:
-        data = json.dumps({"messages": [{"role": "user", "content": question}], **body}).encode()
+        data = json.dumps({"messages": [{"role": "user", "content": question}]} | body).encode()
         with urllib.request.urlopen(f"{self.url}/v1/chat/completions", data, timeout=120) as response:
             value: dict[str, Any] = json.loads(response.read())
         return value
@@ -78,6 +78,22 @@ def test_every_text_is_that_of_ask_with_the_same_seed(server: Process, tmp_path:
             command, env=server.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
         )
         assert done.stdout == text.rstrip("\n") + "\n"
+
+
+def test_two_conversations_do_not_throw_each_other_out(server: Process) -> None:
+    system = {"role": "system", "content": "You answer questions about mlxmtp. " * 90}
+    talks: list[list[dict[str, str]]] = [[system, {"role": "user", "content": one}] for one in QUESTIONS[:2]]
+    cached = []
+    for _ in range(3):
+        for talk in talks:
+            said = server.ask("", messages=talk, seed=3, max_tokens=30)
+            cached.append(said["usage"]["prompt_tokens"] - said["usage"]["prompt_tokens_details"]["cached_tokens"])
+            content = said["choices"][0]["message"]["content"]
+            talk += [{"role": "assistant", "content": content}, {"role": "user", "content": "And?"}]
+    first, second, *others = cached
+    assert first > 400
+    assert second < 40  # all but its question is the other's beginning
+    assert max(others) < 150  # and ends of fewer than 256 tokens are not kept for their own sake
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,11 +16,11 @@ from mlxmtp.chat.transcript import as_markdown, export
 from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.chat import Chat, Leave
-from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, Call, Message, Unknown, help_of, parse
+from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, PLAIN_KEYS_HELP, Call, Message, Unknown, help_of, parse
 from mlxmtp.cli.terminal.output import copy_to_clipboard
 from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.cli.terminal.signals import interrupts, raises
-from mlxmtp.errors import ModelNotFound, SessionError, UsageError, sentence
+from mlxmtp.errors import ModelNotFound, SessionError, UsageError
 from mlxmtp.settings import CHAT_KEYS, typed_value
 from mlxmtp.units import nearest
 
@@ -62,7 +62,7 @@ class Actions:
             self.chat.say(help_of(argument))
         else:
             self.chat.say_rows(HELP)
-            self.chat.say(KEYS_HELP)
+            self.chat.say(PLAIN_KEYS_HELP if self.chat.out.look.dumb else KEYS_HELP)
 
     def do_exit(self, _: str) -> None:
         raise Leave
@@ -82,8 +82,18 @@ class Actions:
         if count < 1:
             raise UsageError("/undo takes how many exchanges to take back, 1 or more.")
         self._last("take back")
-        for one in self.chat.conversation.undo(count):
+        taken = self.chat.conversation.undo(count)
+        self.chat.undone.append(taken)
+        for one in taken:
             self.chat.say(f"Taken back: {title_of(one.question or one.material)}")
+
+    def do_redo(self, _: str) -> None:
+        if not self.chat.undone:
+            raise UsageError("Nothing was taken back that could come back: /undo does that.")
+        for one in self.chat.undone.pop():
+            for message in one.messages:
+                self.chat.conversation.add(message)
+            self.chat.say(f"Back again: {title_of(one.question or one.material)}")
 
     def do_edit(self, argument: str) -> None:
         last = self._last("edit")
@@ -308,7 +318,9 @@ class Actions:
         chat.say("Answers are free." if schema is None else f"Answers are JSON of {title_of(schema)}")
 
     def do_draft(self, argument: str) -> None:
-        if argument:
+        if "mtp" in argument or "copy" in argument:
+            self.chat.change(draft_from=typed_value("draft_from", argument))
+        elif argument:
             number = typed_value("num_draft_tokens", {"on": "auto", "off": "0"}.get(argument, argument))
             target = self.chat.model.target
             if number != 0 and target is not None and self.chat.model.drafter is None:
@@ -320,13 +332,15 @@ class Actions:
                 self._load_with(target, draft=True)  # after all: --no-draft left it out
             self.chat.change(num_draft_tokens=number)
         number = self.chat.settings.num_draft_tokens
+        copies = "copy" in (self.chat.settings.draft_from or "") and number in (None, "auto")
         state = f"Drafting {number} token{'' if number == 1 else 's'} per round."
         if self.chat.model.drafter is None:
-            state = "Drafting is off: no drafter is loaded."
+            state = f"{'Drafts are copied from the text' if copies else 'Drafting is off'}: no drafter is loaded."
         elif number == 0:
             state = "Drafting is off."
         elif number in (None, "auto"):
             state = "Drafting adapts to what is accepted and what it earns."
+            state += " Drafts are copied from the text, too, where it repeats itself." if copies else ""
         self.chat.say(state)
 
     def do_stats(self, argument: str) -> None:
@@ -351,7 +365,7 @@ class Actions:
 
 def run(chat: Chat) -> None:
     """Carry out lines until Ctrl+D or /exit. Ctrl+C leaves what is being done, never the conversation."""
-    actions, refused = Actions(chat), ""
+    actions, refused = Actions(chat), False
     with interrupts(lambda: None):
         while True:
             text, edits = chat.line.take_text(), chat.line.edits
@@ -360,7 +374,7 @@ def run(chat: Chat) -> None:
                 typed = chat.keys.typed_ahead()
                 whole = "\n".join(part for part in (text, typed.text) if part)
                 literal = bool(text) or typed.pasted
-                chat.reader.remark, refused = refused if text else "", ""
+                chat.reader.refused, refused = refused and bool(text), False
                 line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.thought)
             except EOFError:
                 return
@@ -374,7 +388,7 @@ def run(chat: Chat) -> None:
                 return
             except Exception as error:  # noqa: BLE001  (one turn has failed, and the conversation is the person's)
                 chat.complain(error)
-                refused = sentence(error)
+                refused = True
             except KeyboardInterrupt:  # outside of an answer: files are read, tokens counted, a list is made
                 chat.say("\nStopped.")
 

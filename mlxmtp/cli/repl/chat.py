@@ -10,6 +10,7 @@ from mlxmtp.app.prompt_cache import SessionCache
 from mlxmtp.app.turn import Outcome
 from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material
 from mlxmtp.cli.repl.slash import Reader
 from mlxmtp.cli.terminal.keyboard import Keyboard
@@ -147,6 +148,7 @@ class Chat:
     clock: Callable[[], float] = time.monotonic
     line: NextLine = field(default_factory=NextLine)
     last: LastAnswer = field(default_factory=LastAnswer)
+    undone: list[tuple[Exchange, ...]] = field(default_factory=list)  # since the last question
 
     @property
     def settings(self) -> Settings:
@@ -182,6 +184,7 @@ class Chat:
         """Go over to another conversation, or to the same one that was cleared; nothing waits for the next message."""
         self.conversation = conversation
         self.line.files.clear()
+        self.undone.clear()
         self.last = LastAnswer()
 
     def say_goodbye(self) -> None:

@@ -1,6 +1,7 @@
 """The line a person types into, by prompt_toolkit, which takes a tenth of a second to import."""
 
 import re
+import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,7 +13,6 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import completion_is_selected, has_completions, is_searching
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
@@ -26,6 +26,7 @@ from mlxmtp.cli.repl.slash import CONTINUED, PROMPT, Line, Reader, is_open
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import bold, dim, folded, wrapped
 from mlxmtp.files import write_atomically
+from mlxmtp.settings import editor
 
 _LONGEST_HISTORY = 2**21  # bytes: all of it is read at every start, and a page that was pasted is an entry, too
 _BEGINNING = re.compile(r"\s*\S*")
@@ -53,7 +54,6 @@ class LineEditor(Reader):
             enable_suspend=True,
             tempfile_suffix=".md",
             key_bindings=self._bindings(),
-            bottom_toolbar=self._toolbar,
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             output=output,
         )
@@ -63,6 +63,10 @@ class LineEditor(Reader):
         self._edits, self._thought = edits, thought
         self._literal = _beginning(given) if literal else ""
         self._session.app.erase_when_done = False
+        if self.refused and len(self._rows(given)) + 3 > self._session.output.get_size().rows:
+            given = ""  # it would push the reason out of the window
+            sys.stdout.write(dim("The message is kept: the Up key brings it back.") + "\n\n")
+            sys.stdout.flush()
         keyboard.hold()
         try:
             # From one raw mode to the other: an Enter that is typed in between would be no Enter in line mode.
@@ -84,14 +88,6 @@ class LineEditor(Reader):
         if not buffer.text:
             self._literal = ""
 
-    def _toolbar(self) -> StyleAndTextTuples | None:
-        """Return what stands below a text that is higher than the window, whose beginning is out of sight."""
-        size = self._session.output.get_size()
-        rows = wrapped(self.remark, size.columns)
-        if not self.remark or len(self._rows(self._session.default_buffer.text)) + len(rows) < size.rows:
-            return None
-        return [("noreverse", "\n".join(rows))]
-
     def _rows(self, text: str) -> list[str]:
         columns = self._session.output.get_size().columns - len(PROMPT)
         first, *others = folded(text, columns)
@@ -99,6 +95,14 @@ class LineEditor(Reader):
 
     def _is_literal(self, text: str) -> bool:
         return bool(self._literal) and text.startswith(self._literal)
+
+    def _edit(self, buffer: Buffer) -> None:
+        """Open the editor, or say that the one people have set is not there: another one would be a surprise."""
+        if shutil.which(name := editor().split()[0]) or name == "vi":
+            buffer.open_in_editor()
+            return
+        shown = dim(f"The editor {name} is not there: set VISUAL or EDITOR.") + "\n"
+        run_in_terminal(lambda: sys.stdout.writelines([shown]))
 
     def _paste(self, buffer: Buffer, text: str) -> None:
         path = dropped_path(text)
@@ -159,7 +163,7 @@ class LineEditor(Reader):
 
         @bindings.add("c-g", filter=typing)
         def _(event: KeyPressEvent) -> None:
-            event.current_buffer.open_in_editor()
+            self._edit(event.current_buffer)
 
         @bindings.add("c-t", filter=typing)
         def _(event: KeyPressEvent) -> None:

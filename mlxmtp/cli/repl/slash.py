@@ -26,9 +26,9 @@ class Line:
 
 
 class Reader(ABC):
-    """Gives lines; `remark` says why the text that is given comes back, where that would be out of sight."""
+    """Gives lines; `refused` if the text that is given comes back, for a reason that stands above the line."""
 
-    remark = ""
+    refused = False
 
     @abstractmethod
     def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
@@ -98,6 +98,7 @@ COMMANDS = (
         "regen", "", "answer the last question again", ("retry",), "With another seed, unless /set seed has fixed it."
     ),
     Command("undo", "[N]", "take back the last question and answer, or the last N"),
+    Command("redo", "", "bring back what /undo took", (), "Until the next question."),
     Command("edit", "[TEXT]", "change the last question", (), "Without TEXT the question comes back into the line."),
     Command("continue", "", "go on with an answer that was stopped or cut"),
     Command(
@@ -126,7 +127,7 @@ COMMANDS = (
     ),
     Command(
         "draft", "[on|off|N|auto]", "the drafter, live: tokens drafted per round", (),
-        "The text is the same either way; compare the speeds.",
+        "The text is the same either way; compare the speeds. /draft mtp,copy also copies drafts from the text.",
     ),
     Command("stats", "[on|off]", "all figures of the last answer; the line after each"),
     Command("context", "", "what fills the context"),
@@ -219,6 +220,11 @@ KEYS_HELP = '''
 Enter sends, Alt+Enter or Ctrl+J starts a line, """ begins and ends a block
 Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history
 Tab completes, Ctrl+G opens the editor, Ctrl+T shows or hides the thought
+@path reads a file or folder; a space before / sends it as text'''
+
+PLAIN_KEYS_HELP = '''
+Enter sends, """ begins and ends a block
+Ctrl+C stops the answer, Ctrl+D leaves
 @path reads a file or folder; a space before / sends it as text'''
 
 

@@ -157,10 +157,12 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     with interrupts(interrupted):
         chat.out.write("\n")
         shows = settings.show_thinking is not False
-        view = AnswerView(chat.out, show_thoughts=shows, plain=bool(settings.plain), clock=chat.clock)
+        plain = bool(settings.plain) or settings.in_form
+        view = AnswerView(chat.out, show_thoughts=shows, plain=plain, clock=chat.clock)
         view.text(lead)
         params = answer_params(settings)
         turn.begin(chat.model.opened, params, drop)
+        chat.undone.clear()
         outcome = Answering(chat, view, interrupted).run(turn, params)
         if view.shows_thoughts != shows:
             chat.change(show_thinking=view.shows_thoughts)

@@ -15,7 +15,7 @@ FRAME_SECONDS = 0.05
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _CLOSED_BY_BLANK = frozenset({"paragraph_open", "table_open", "blockquote_open"})
 _CLOSED_BY_NEWLINE = frozenset({"heading_open", "hr", "formula"})
-_CONTEXT = 100  # lines of code that are printed already and still laid out, for the colours of those that follow
+_CONTEXT = 12  # lines of code that are printed already and still laid out, for the colours of those that follow
 
 
 class MarkdownStream:

@@ -11,7 +11,7 @@ from typing import Self, TextIO
 from mlxmtp.cli.terminal.keyboard import modes
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.errors import MlxmtpError, sentence
-from mlxmtp.settings import over_ssh
+from mlxmtp.settings import in_tmux, over_ssh
 
 _LONGEST_COPY = 74_994  # bytes: what terminals take in one sequence (xterm's limit of 100,000 base64 characters)
 
@@ -27,6 +27,7 @@ class Look:
     quiet: bool = False
     color: bool = True
     dumb: bool = False
+    still: bool = False  # repaint nothing: what reads the screen aloud would read it again and again
 
 
 class Output:
@@ -35,6 +36,7 @@ class Output:
     def __init__(self, stdout: TextIO | None, stderr: TextIO | None, look: Look | None = None) -> None:
         self._stdout, self._stderr = stdout, stderr
         self.look = look or Look()
+        self._said = ""  # the last progress that was said
         self._in_thought = False  # the last thing on stderr was part of a thought
         self._thought_at_start = True
 
@@ -43,7 +45,8 @@ class Output:
         """Return the process's own streams. What does not go to a terminal is UTF-8, whatever the locale says."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
+                with suppress(OSError):  # of a full disk, for what waits in it
+                    stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
         return cls(sys.stdout, sys.stderr, look)
 
     @property
@@ -105,11 +108,20 @@ class Output:
 
     def progress(self, text: str) -> None:
         """Replace the progress line; only a terminal shows it."""
-        if self._draws_errors and not self.look.quiet:
+        if self.look.still:
+            self._say_once(text)
+        elif self._draws_errors and not self.look.quiet:
             self.end_thought()
             modes.progress = True  # first: Ctrl-C may come as soon as the line is there
             # One row, with room for the terminal's own ^C: a line that wraps could not be taken away again.
             self._put_error(f"\r\x1b[K{dim(cropped(text, _size(self._stderr)[0] - 3))}")
+
+    def _say_once(self, text: str) -> None:
+        """Write what is being done when it begins, and not how far it has come."""
+        doing = text.partition(",")[0]
+        if doing != self._said and self.error_terminal and not self.look.quiet:
+            self._said = doing
+            self.line(doing)
 
     def clear_progress(self) -> None:
         if modes.progress:
@@ -186,16 +198,22 @@ def show_table(out: Output, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def copy_to_clipboard(text: str, out: Output) -> str:
-    """Copy with the Mac's own program, else the terminal's escape sequence; return a sentence that says how it went."""
+    """Copy with the Mac's own program, tmux, or the terminal's escape sequence; return a sentence on how it went."""
     import base64
     import subprocess
 
     amount = f"{len(text):,} character{'' if len(text) == 1 else 's'}"
-    if sys.platform == "darwin" and not over_ssh():  # there it would fill the clipboard of the other machine
-        with suppress(OSError, subprocess.CalledProcessError):  # the terminal may have a way
-            program = ["/usr/bin/env", "LC_CTYPE=UTF-8", "/usr/bin/pbcopy"]  # reads bytes as the locale has them
-            subprocess.run(program, input=text, encoding="utf-8", errors="replace", check=True)
-            return f"Copied {amount}."
+    ways = []
+    if sys.platform == "darwin" and not over_ssh():  # there it would fill the far machine's clipboard
+        program = ["/usr/bin/env", "LC_CTYPE=UTF-8", "/usr/bin/pbcopy"]  # reads bytes as the locale has them
+        ways.append((program, f"Copied {amount}."))
+    if in_tmux():  # drops bare sequences; -w passes them on
+        paste = "paste with prefix ], or as ever if tmux may set this terminal's clipboard"
+        ways.append((["tmux", "load-buffer", "-w", "-"], f"Copied {amount} to tmux: {paste}."))
+    for command, said in ways:
+        with suppress(OSError, subprocess.CalledProcessError):  # the next may do
+            subprocess.run(command, input=text, encoding="utf-8", errors="replace", check=True)
+            return said
     data = text.encode("utf-8", "replace")
     if out.look.dumb:
         return "This terminal has no way to the clipboard: /export writes a file instead."

@@ -235,8 +235,8 @@ class AnswerView(Presenter):
     ) -> None:
         self.shows_thoughts = show_thoughts  # the thought's own words, not only its seconds
         self._out, self._clock = out, clock
-        self._redraws = fits_markdown(out)
-        draws = self._redraws and not plain
+        self._redraws = fits_markdown(out) and not plain
+        draws = self._redraws
         self._markdown = MarkdownStream(out.draw, out.size, color=out.look.color, clock=clock) if draws else None
         self._rows = RedrawnRows(out.size, _THOUGHT_ROWS)
         self._thought = ""
@@ -345,6 +345,8 @@ def turn_parts(stats: Stats, context: int) -> list[str]:
     parts = [f"{stats.generation_tokens} tok", f"{stats.generation_tps:.1f} tok/s"]
     if stats.drafted:
         parts.append(f"{stats.tokens_per_pass:.1f} tok/pass, {100 * stats.accepted / stats.drafted:.0f} % accepted")
+    if stats.copy_rounds:
+        parts.append(f"{stats.copied} tok copied")
     reused = f" ({stats.reused_tokens} reused)" if stats.reused_tokens else ""
     parts.append(f"prompt {stats.prompt_tokens} tok{reused} {stats.prompt_seconds:.1f} s")
     parts.append(f"context {_short(stats.prompt_tokens + stats.generation_tokens)}/{_short(context)}")
@@ -367,6 +369,7 @@ def stats_rows(stats: Stats, context: int) -> list[tuple[str, str]]:
         ("speed", f"{stats.generation_tps:.1f} tok/s"),
         ("passes", f"{stats.rounds}, {stats.tokens_per_pass:.2f} tok/pass"),
         ("drafts", drafts),
+        ("copies", f"{stats.copied} tokens in {stats.copy_rounds} passes" if stats.copy_rounds else ""),
         ("drafting", stats.draft_reason),
         ("context", f"{stats.prompt_tokens + stats.generation_tokens:,} of {context:,} tokens"),
         ("memory", f"{format_bytes(stats.peak_memory)} at the peak"),

@@ -73,12 +73,12 @@ def _seen(depth: DraftLength, watch: Stopwatch) -> DraftLength:
     """`depth` with its `observe`, the first call after a result is read, announced to `watch`."""
 
     class Seen(DraftLength):
-        def observe(self, k: int, accepted: int, seconds: float | None) -> None:
+        def observe(self, *given: Any, **named: Any) -> None:
             watch.has_read()
-            depth.observe(k, accepted, seconds)
+            depth.observe(*given, **named)
 
-        def choose(self) -> int:
+        def choose(self, *given: Any) -> int:
             depth.fixed, depth.limit = self.fixed, self.limit
-            return depth.choose()
+            return depth.choose(*given)
 
     return Seen(limit=depth.limit, fixed=depth.fixed)

@@ -15,7 +15,7 @@ class SixtyFive:
     length: int = 3
     _share: float = 0.65
 
-    def choose(self) -> int:
+    def choose(self, *_: object) -> int:
         return self.length
 
     def observe(self, k: int, accepted: int, seconds: float | None) -> None:
@@ -32,7 +32,7 @@ class MovingAverages:
     _gap: int = 12
     _since: int = 0
 
-    def choose(self) -> int:
+    def choose(self, *_: object) -> int:
         best = self._best()
         if self.seconds and 0 not in self.seconds and self._tokens(best) < 1 + 0.5 * best:
             return 0

@@ -6,7 +6,7 @@ Time is counted without the noise that the controller sees: what is judged are i
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +14,8 @@ from typing import Protocol
 class Controller(Protocol):
     """What `mlxmtp.decode.draft_length.DraftLength` offers to the decoder."""
 
-    def choose(self) -> int:
-        """The draft length of the next round."""
+    def choose(self, room: int = ..., traced: Collection[int] = ...) -> int:
+        """The draft length of the next round of a text of `room` more tokens; lengths that are not `traced` cost."""
 
     def observe(self, k: int, accepted: int, seconds: float | None) -> None:
         """What came of a round."""
@@ -69,20 +69,29 @@ class Played:
 
 
 def play(
-    controller: Controller, accepted: Sequence[int], costs: Sequence[float], noise: Noise, seed: int, ahead: int = 0
+    controller: Controller,
+    accepted: Sequence[int],
+    costs: Sequence[float],
+    noise: Noise,
+    seed: int,
+    ahead: int = 0,
+    trace: float = 0.0,
 ) -> Played:
     """Decodes the text once. `costs[k]`: time of a round with k drafts in plain rounds.
 
-    `ahead` rounds are dispatched before the result of one is known, as on a GPU.
+    `ahead` rounds are dispatched before the result of one is known, as on a GPU. The first round of a length takes
+    `1 + trace` times as long (0: all are traced).
     """
     clock, position, spent = noise.times(seed), 0, 0.0
     rounds: list[tuple[int, int]] = []
     unread: list[tuple[int, int, float | None]] = []
+    traced: set[int] = set()
     while position < len(accepted):
-        k = controller.choose()
+        k = controller.choose(len(accepted) - position, traced) if trace else controller.choose()
         kept = min(k, accepted[position])
         rounds.append((position, k))
-        spent += costs[k]
+        spent += costs[k] * (1 if k in traced else 1 + trace)
+        traced.add(k)
         unread.append((k, kept, clock.read(k, costs[k])))
         if len(unread) > ahead:
             controller.observe(*unread.pop(0))
@@ -90,9 +99,9 @@ def play(
     return Played(spent, position, rounds)
 
 
-def best_fixed(accepted: Sequence[int], costs: Sequence[float]) -> tuple[int, float]:
+def best_fixed(accepted: Sequence[int], costs: Sequence[float], trace: float = 0.0) -> tuple[int, float]:
     """The best fixed length known afterwards, and its time per token."""
-    found = {k: play(Fixed(k), accepted, costs, Noise(), 0).per_token for k in range(len(costs))}
+    found = {k: play(Fixed(k), accepted, costs, Noise(), 0, trace=trace).per_token for k in range(len(costs))}
     best = min(found, key=found.__getitem__)
     return best, found[best]
 
@@ -103,7 +112,7 @@ class Fixed:
 
     length: int
 
-    def choose(self) -> int:
+    def choose(self, *_: object) -> int:
         return self.length
 
     def observe(self, k: int, accepted: int, seconds: float | None) -> None:

@@ -1,0 +1,85 @@
+"""KV caches of several texts, of which one is decoded at a time: conversations do not read each other anew.
+
+A text that is left keeps its buffers; going back to it copies nothing. A prompt that shares only the beginning of one
+gets buffers of its own, filled from a snapshot there, so that the other stays as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mlxmtp.decode.snapshots import CacheState, Snapshots
+from mlxmtp.models.kv_cache import KVCache
+
+WORTH = 256
+"""Tokens that are worth keeping a text, or a copy of its beginning, for."""
+
+
+@dataclass(slots=True, eq=False)
+class HeldText:
+    """A text in a KV cache: ``cache`` holds ``tokens[:rows]``."""
+
+    cache: KVCache
+    tokens: list[int] = field(default_factory=list)
+    rows: int = 0
+    snapshots: Snapshots = field(default_factory=Snapshots)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its buffers and snapshots."""
+        return sum(buffer.nbytes for buffer in self.cache.buffers) + self.snapshots.nbytes
+
+    def shared(self, prompt: Sequence[int]) -> int:
+        """Return the length of the common beginning with ``prompt``."""
+        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
+        return next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+
+    def usable(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens of ``prompt`` need not be read in this text."""
+        shared = min(self.shared(prompt), len(prompt) - 1)
+        if self.rows and self.cache.can_rewind(shared):
+            return shared
+        place = self.snapshots.before(shared)
+        return 0 if place is None else place.length
+
+    def beginning(self, length: int) -> CacheState | None:
+        """Return the text up to the last snapshot within ``length`` tokens, for another cache to be filled with."""
+        place = self.snapshots.before(length)
+        if place is None or place.length < WORTH:
+            return None
+        return CacheState(self.tokens[: place.length], place.newest, self.cache.cut(place.length, place.rings), place)
+
+
+class HeldTexts:
+    """The texts that are not being decoded, the one that was left last at the end; at most ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._texts: list[HeldText] = []
+
+    def emptied(self) -> "HeldTexts":
+        """Return it without a text."""
+        return HeldTexts(self._limit)
+
+    def choose(self, live: HeldText, prompt: Sequence[int]) -> HeldText:
+        """Return the text to read ``prompt`` in, out of ``live`` and those that are held, or a new one.
+
+        One that ``prompt`` would cut short by WORTH tokens or more is kept, and ``live`` if it is another one.
+        """
+        best = max([live, *reversed(self._texts)], key=lambda text: text.usable(prompt))
+        shared = best.shared(prompt)
+        if best.rows - shared < WORTH:
+            chosen = best
+        else:
+            chosen = HeldText(KVCache(best.cache.spec, best.cache.dtype))
+            begun = best.beginning(min(shared, len(prompt) - 1))
+            if begun is not None:
+                rings = None if begun.place is None else begun.place.rings
+                chosen.cache.fill(begun.buffers, len(begun.tokens), begun.newest, rings)
+                chosen.tokens, chosen.rows = list(begun.tokens), len(begun.tokens)
+                chosen.snapshots = Snapshots(begun.place)
+        self._texts = [text for text in self._texts if text is not chosen]
+        if live is not chosen and live.rows >= WORTH and live not in self._texts:
+            self._texts.append(live)
+        while self._texts and sum(text.nbytes for text in self._texts) > self._limit:
+            del self._texts[0]
+        return chosen

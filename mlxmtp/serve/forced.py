@@ -1,0 +1,86 @@
+"""Grammars for answers that have to be calls: Gemma's format, with the arguments that a tool's schema allows."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mlxmtp.engine.calls import CALL_CLOSE, CALL_OPEN, QUOTE
+from mlxmtp.engine.constraint import Constraint
+from mlxmtp.engine.tokenizer import Tokenizer
+
+_ANY = r"""
+any: string | number | "true" | "false" | "null" | object | array
+object: "{" (pair ("," pair)*)? "}"
+pair: KEY ":" any
+array: "[" (any ("," any)*)? "]"
+number: NUMBER
+KEY: /[A-Za-z0-9_$.-]+/
+TEXT: /(.|\n)*/
+NUMBER: /-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?/
+INTEGER: /-?(0|[1-9][0-9]{0,17})/
+"""
+
+
+def calls_only(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *, several: bool) -> Constraint:
+    """Return the constraint to one call of one of `tools`, or to `several`."""
+    opening, closing, quote = (f"<[{tokenizer.special_id(mark)}]>" for mark in (CALL_OPEN, CALL_CLOSE, QUOTE))
+    rules = _Rules(quote)
+    for tool in tools:
+        function = tool["function"]
+        name = f"tool{len(rules.lines)}"
+        rules.tools.append(name)
+        rules.lines.append(f"{name}: {json.dumps('call:' + function['name'])} {rules.of(function['parameters'])}")
+    start = f"start: call{'+' if several else ''}\ncall: {opening} ({' | '.join(rules.tools)}) {closing}\n"
+    text = f"string: {quote} TEXT {quote}\n"
+    return Constraint("grammar", start + "\n".join(rules.lines) + _ANY + text)
+
+
+class _Rules:
+    """Rules of a grammar, one for every object of a schema."""
+
+    def __init__(self, quote: str) -> None:
+        self.lines: list[str] = []
+        self.tools: list[str] = []
+        self._quote = quote
+
+    def of(self, schema: Mapping[str, Any]) -> str:
+        """Return an expression for a value of a schema as `tools.declare` writes it."""
+        found = self._of_type(schema)
+        return f'({found} | "null")' if schema.get("nullable") else found
+
+    def _of_type(self, schema: Mapping[str, Any]) -> str:
+        kind = schema["type"]
+        if kind == "string" and schema.get("enum"):
+            return "(" + " | ".join(f"{self._quote} {json.dumps(one)} {self._quote}" for one in schema["enum"]) + ")"
+        if kind == "array":
+            item = self.of(schema["items"])
+            return f'("[" ({item} ("," {item})*)? "]")'
+        if kind == "object" and schema.get("properties"):
+            return self._object(schema["properties"], frozenset(schema.get("required", ())))
+        words = {"string": "string", "integer": "INTEGER", "number": "NUMBER", "boolean": '("true" | "false")'}
+        return {**words, "object": "object", "null": '"null"'}.get(kind, "any")
+
+    def _object(self, properties: Mapping[str, Any], required: frozenset[str]) -> str:
+        """Return the rule of an object whose keys come in the order in which templates write them."""
+        name = f"object{len(self.lines)}"
+        self.lines.append("")
+        place = len(self.lines) - 1
+        pairs = [
+            (f"{json.dumps(key)} {json.dumps(':')} {self.of(value)}", key in required)
+            for key, value in sorted(properties.items(), key=lambda item: item[0].lower())
+            if re.fullmatch(r"[^\0{}\[\],:]+", key)
+        ]
+        self.lines[place] = "\n".join(_members(name, pairs))
+        return name
+
+
+def _members(name: str, pairs: Sequence[tuple[str, bool]]) -> Iterator[str]:
+    """Yield rules for the pairs from each place on, before and after a first one has been written."""
+    yield f'{name}: "{{" {name}f0 "}}"'
+    for index, (pair, needed) in enumerate(pairs):
+        for state, comma in (("f", ""), ("m", '"," ')):
+            rest = "" if needed else f" | {name}{state}{index + 1}"
+            yield f"{name}{state}{index}: {comma}{pair} {name}m{index + 1}{rest}"
+    for state in "fm":
+        yield f'{name}{state}{len(pairs)}: ""'

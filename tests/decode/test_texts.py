@@ -1,0 +1,84 @@
+"""Several texts on one decoder: each goes on where it was, and says what a decoder of its own would say."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mlxmtp.decode import snapshots, texts
+from mlxmtp.decode.decoder import Decoder
+from tests.golden import load_golden
+from tests.networks import decode, drafter, target
+
+ENOUGH = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The goldens' texts are short: a few tokens are worth keeping."""
+    monkeypatch.setattr(texts, "WORTH", 8)
+    monkeypatch.setattr(snapshots, "APART", 8)
+
+
+def decoder(family: str, limit: int | None = None) -> Decoder:
+    found = Decoder(target(family), drafter(family), compiled="never")
+    if limit is not None:
+        found.hold_texts(limit)
+    return found
+
+
+def prompts(family: str) -> tuple[list[int], list[int]]:
+    """Two prompts with nothing in common."""
+    first = load_golden(family).records["long"].prompt
+    return first, [first[0] + 1, *reversed(first)]
+
+
+@pytest.mark.parametrize("family", ["e2b", "26b"])
+def test_two_conversations_take_turns_and_read_only_what_is_new(family: str) -> None:
+    engine = decoder(family, ENOUGH)
+    talks = [list(prompt) for prompt in prompts(family)]
+    for turn in range(2):
+        for talk in talks:
+            before = len(talk)
+            said = decode(engine, talk, 12, num_draft_tokens=3, snapshot_at=[len(talk)])
+            assert said == decode(decoder(family), talk, 12)
+            assert engine.reused == (0 if turn == 0 else before - 4)  # the last token of an answer is not read yet
+            talk += [*said, 5 + turn, 6, 7]
+
+
+def test_a_beginning_that_is_shared_is_read_once_and_stays_with_both() -> None:
+    family = "e2b"
+    engine, (first, other) = decoder(family, ENOUGH), prompts(family)
+    shared = len(first) - 9
+    second = [*first[:shared], *other[:12]]
+    said = decode(engine, first, 12, snapshot_at=[shared, len(first)])
+    assert decode(engine, second, 12, snapshot_at=[shared, len(second)]) == decode(decoder(family), second, 12)
+    assert engine.reused == shared
+    following = [*first, *said, 5, 6]
+    assert decode(engine, following, 12) == decode(decoder(family), following, 12)
+    assert engine.reused == len(following) - 3
+
+
+@pytest.mark.parametrize("limit", [0, 200_000, ENOUGH])
+@pytest.mark.parametrize("family", ["12b"])
+def test_whatever_is_asked_in_whatever_order_the_texts_are_the_same(family: str, limit: int) -> None:
+    chance = random.Random(limit)
+    engine, pool = decoder(family, limit), [list(prompt) for prompt in prompts(family)]
+    for _ in range(6):
+        prompt = list(chance.choice(pool))
+        if chance.random() < 0.5:
+            prompt = prompt[: chance.randrange(4, len(prompt))] + [chance.randrange(9, 12) for _ in range(5)]
+        marks = sorted(chance.sample(range(1, len(prompt) + 1), 2))
+        count = chance.choice([1, 9, 20])
+        said = decode(engine, prompt, count, num_draft_tokens=chance.choice([0, 3]), snapshot_at=marks)
+        assert said == decode(decoder(family), prompt, count)
+        pool.append([*prompt, *said, 5])
+
+
+def test_what_is_held_stays_within_its_limit() -> None:
+    engine, (first, other) = decoder("e2b", 0), prompts("e2b")
+    said = decode(engine, first, 20)
+    decode(engine, other, 20)
+    decode(engine, [*first, *said, 5], 20)
+    assert engine.reused == 0

@@ -1,0 +1,162 @@
+"""Answers that must have a form: JSON of a schema, or calls."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxmtp.engine.constraint import Matcher, TokenTable
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.serve.forced import calls_only
+from mlxmtp.serve.tools import declare
+from tests.serve.running import Json, Running, call
+from tests.text_checkpoint import write_text_checkpoint
+
+HI: list[Json] = [{"role": "user", "content": "Hi"}]
+SCHEMA: Json = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
+
+
+@pytest.fixture(scope="module")
+def text_side(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, TokenTable]:
+    tokenizer = Tokenizer.load(write_text_checkpoint(tmp_path_factory.mktemp("forms")))
+    return tokenizer, TokenTable(tokenizer, 700, [1, 50, 106])
+
+
+def accepted(text_side: tuple[Tokenizer, TokenTable], tools: list[Json], text: str, *, several: bool = True) -> bool:
+    tokenizer, table = text_side
+    matcher = Matcher(calls_only(tools, tokenizer, several=several), table)
+    tokens = tokenizer.encode(text)
+    return matcher.accept(tokens) == len(tokens) and matcher.complete
+
+
+WEATHER = declare(
+    "weather",
+    "",
+    {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "unit": {"enum": ["C", "F"]},
+            "Days": {"type": ["integer", "null"]},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "place": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]},
+            "more": {"type": "object"},
+        },
+        "required": ["city"],
+    },
+    "tools[0]",
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "allowed"),
+    [
+        ('weather{city:"Rome, {x}"}', True),
+        ('weather{city:"",Days:3,more:{a:[1,true,{b:null}]},place:{x:-1.5},tags:["a","b"],unit:"C"}', True),
+        ('weather{city:"x",Days:null,tags:[]}', True),
+        ("weather{}", False),
+        ("weather{city:3}", False),
+        ('weather{city:"x",unit:"K"}', False),
+        ('weather{city:"x",unit:"C",tags:[]}', False),  # keys come in their order
+        ('weather{city:"x",other:1}', False),
+        ('rain{city:"x"}', False),
+        ("Hello", False),
+    ],
+)
+def test_a_forced_call_is_one_of_the_tool(text_side: Any, written: str, allowed: bool) -> None:
+    assert accepted(text_side, [WEATHER], call(written)) == allowed
+    thought = "<|channel>thought\nAnything {} <channel|>"
+    assert accepted(text_side, [WEATHER], thought + call(written)) == allowed
+
+
+def test_one_call_or_several(text_side: Any) -> None:
+    tools = [declare("now", "", None, ""), declare("f", "", {"properties": {}}, "")]
+    both = call("now{}") + call("f{a:1}")
+    assert accepted(text_side, tools, both)
+    assert accepted(text_side, tools, call("f{}"), several=False)
+    assert not accepted(text_side, tools, both, several=False)
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "string": st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=8),
+    "integer": st.integers(-(10**9), 10**9),
+    "boolean": st.booleans(),
+}
+
+
+@st.composite
+def arguments(draw: st.DrawFn) -> tuple[Json, Json]:
+    """A schema of a flat object and arguments that it allows."""
+    kinds = draw(
+        st.dictionaries(st.text("abcXY_", min_size=1, max_size=4), st.sampled_from(sorted(VALUES)), max_size=5)
+    )
+    required = [name for name in kinds if draw(st.booleans())]
+    given = {name: draw(VALUES[kind]) for name, kind in kinds.items() if name in required or draw(st.booleans())}
+    properties = {name: {"type": kind} for name, kind in kinds.items()}
+    return {"type": "object", "properties": properties, "required": required}, given
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments())
+def test_whatever_a_schema_allows_can_be_written(text_side: Any, case: tuple[Json, Json]) -> None:
+    schema, values = case
+    lower = [name.lower() for name in schema["properties"]]
+    if len(set(lower)) < len(lower):
+        return  # templates leave the order of such keys open
+    written = ",".join(
+        f'{name}:"{value}"' if isinstance(value, str) else f"{name}:{json.dumps(value)}"
+        for name, value in sorted(values.items(), key=lambda item: item[0].lower())
+        if not isinstance(value, str) or '"' not in value
+    )
+    if any(isinstance(value, str) and '"' in value for value in values.values()):
+        return
+    assert accepted(text_side, [declare("f", "", schema, "")], call(f"f{{{written}}}"))
+
+
+FORM: Json = {"type": "json_schema", "schema": SCHEMA}
+FORMATS: list[tuple[str, Json]] = [
+    ("/v1/chat/completions", {"messages": HI, "response_format": {"type": "json_schema", "json_schema": FORM}}),
+    ("/v1/responses", {"input": "Hi", "text": {"format": {**FORM, "name": "x"}}}),
+    ("/v1/messages", {"messages": HI, "max_tokens": 50, "output_config": {"format": FORM}}),
+    ("/api/chat", {"model": "fake", "messages": HI, "format": SCHEMA, "stream": False}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body"), FORMATS)
+def test_a_format_reaches_the_decoder(served: Running, path: str, body: Json) -> None:
+    served.say('{"a":1}<turn|>')
+    assert served.post(path, **body)["http"] == 200
+    matcher = served.decoder.requests[-1].constraint
+    assert matcher.accept(served.tokenizer.encode('{"a":"')) < 6
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_a_forced_call_reaches_the_decoder(served: Running, choice: object) -> None:
+    served.say(call("f{a:1}") + "<|tool_response>")
+    answer = served.post("/v1/chat/completions", messages=HI, tools=[TOOL], tool_choice=choice)
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    matcher = served.decoder.requests[-1].constraint
+    assert matcher.accept(served.tokenizer.encode("Hello")) == 0
+
+
+REFUSED: list[tuple[Json, str]] = [
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format.json_schema.schema"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object", "not": {}}}}},
+        "response_format",
+    ),
+    ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "tools"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), REFUSED)
+def test_a_form_that_cannot_be_had_is_named(served: Running, body: Json, param: str) -> None:
+    answer = served.post("/v1/chat/completions", messages=HI, **body)
+    assert (answer["http"], answer["error"]["param"]) == (400, param), answer
