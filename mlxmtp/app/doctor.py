@@ -5,35 +5,21 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
 
 from mlxmtp.app.models import Catalog
 from mlxmtp.files import free_bytes
 from mlxmtp.hub.inventory import installed, total_size, unfinished_downloads, unusable
 from mlxmtp.hub.registry import BUILT_IN
 from mlxmtp.hub.store import Store, best_fit
+from mlxmtp.machine.checks import Check
 from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.speed import predict
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
-Verdict = Literal["ok", "note", "bad"]
-
 _PACKAGES = ("mlx", "mlx-lm", "huggingface-hub", "tokenizers", "typer", "markdown-it-py", "prompt-toolkit")
 _LITTLE_DISK = 20_000_000_000
 _PATIENCE = 3.0  # seconds for the hub
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One result, with `advice` unless all is fine. A `note` is no fault. `figures` are what was measured, for JSON."""
-
-    what: str
-    verdict: Verdict
-    found: str
-    advice: str | None = None
-    figures: dict[str, Any] | None = None
 
 
 def examine(catalog: Catalog, *, measure: bool = False) -> Iterator[Check]:
@@ -65,7 +51,7 @@ def examine(catalog: Catalog, *, measure: bool = False) -> Iterator[Check]:
     yield _hub()
     yield from _models(store, machine)
     if measure:
-        from mlxmtp.app import self_check
+        from mlxmtp.bench import self_check
 
         yield from self_check.measure()
 

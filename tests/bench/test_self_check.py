@@ -8,8 +8,9 @@ from dataclasses import asdict
 import mlx.core as mx
 import pytest
 
-from mlxmtp.app import self_check
-from mlxmtp.app.self_check import Check
+from mlxmtp.bench import self_check
+from mlxmtp.hub.registry import entries
+from mlxmtp.machine.checks import Check
 from mlxmtp.models.target import Target
 
 FAMILIES = ("e2b", "e4b", "12b", "26b", "31b")
@@ -58,7 +59,7 @@ def test_a_device_that_fails_is_a_result_and_the_rest_is_still_checked() -> None
 
 
 def test_the_networks_are_those_of_the_families() -> None:
-    entry = next(entry for entry in self_check.entries() if entry.family == "31b")
+    entry = next(entry for entry in entries() if entry.family == "31b")
     small, wide = self_check._small(entry.target_config()), entry.target_config()
     for kind in set(wide.layer_types):
         assert small.head_dim(kind) == wide.head_dim(kind)
