@@ -5,38 +5,28 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from mlxmtp.app.models import Catalog
 from mlxmtp.files import free_bytes
 from mlxmtp.hub.inventory import installed, total_size, unfinished_downloads, unusable
 from mlxmtp.hub.registry import BUILT_IN
 from mlxmtp.hub.store import Store, best_fit
+from mlxmtp.machine.checks import Check
 from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.speed import predict
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
-
-Verdict = Literal["ok", "note", "bad"]
 
 _PACKAGES = ("mlx", "mlx-lm", "huggingface-hub", "tokenizers", "typer", "markdown-it-py", "prompt-toolkit")
 _LITTLE_DISK = 20_000_000_000
 _PATIENCE = 3.0  # seconds for the hub
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One result, with `advice` unless all is fine. A `note` is no fault."""
+def examine(catalog: Catalog, *, measure: bool = False) -> Iterator[Check]:
+    """Yield every check, one after the other; the slow one (the hub) has a short limit.
 
-    what: str
-    verdict: Verdict
-    found: str
-    advice: str | None = None
-
-
-def examine(catalog: Catalog) -> Iterator[Check]:
-    """Yield every check, one after the other; the slow one (the hub) has a short limit."""
+    `measure`: compute on this machine as well, which takes up to a minute.
+    """
     machine, store = this_machine(), catalog.store
     speed = "memory speed unknown" if machine.bandwidth is None else f"{machine.bandwidth / 1e9:.0f} GB/s"
     yield Check("chip", "ok", machine.chip + ("" if machine.generation is None else f", {speed}"))
@@ -60,6 +50,10 @@ def examine(catalog: Catalog) -> Iterator[Check]:
     yield _note("disk", f"{format_bytes(free)} free in {store.places.hf_cache}", advice)
     yield _hub()
     yield from _models(store, machine)
+    if measure:
+        from mlxmtp.bench import self_check
+
+        yield from self_check.measure()
 
 
 def _note(what: str, found: str, advice: str | None) -> Check:

@@ -55,7 +55,7 @@ class Store:
         """Return the target of that name. Raises ModelNotFound with the command that gets it."""
         plain = self.unaliased(name)
         if plain == BUILT_IN:
-            return Checkpoint(BUILT_IN, _built_in("target"))
+            return Checkpoint(BUILT_IN, built_in("target"))
         entry = find_entry(plain)
         if entry is None:
             return Checkpoint(name, self._unregistered(plain, "Model"))
@@ -72,7 +72,7 @@ class Store:
             return None
         if wanted is not None:
             plain = self.unaliased(wanted)
-            return Checkpoint(wanted, _built_in("drafter") if plain == BUILT_IN else self._named_drafter(plain))
+            return Checkpoint(wanted, built_in("drafter") if plain == BUILT_IN else self._named_drafter(plain))
         if target.entry is not None:
             return self._cached_drafter(target.entry.drafter.repo)
         here = target.folder.resolve()
@@ -180,7 +180,7 @@ def best_fit(memory: int) -> Entry | None:
     return next(fitting, None)
 
 
-def _built_in(part: str) -> Path:
+def built_in(part: str) -> Path:
     """Return a folder of the built-in model: in a wheel it is inside the package, in a source tree beside it."""
     for root in (_PACKAGE, _PACKAGE.parent):
         folder = root / "assets" / BUILT_IN / part

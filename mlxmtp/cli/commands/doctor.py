@@ -1,8 +1,9 @@
 """`mlxmtp doctor`: checks of this machine."""
 
 from dataclasses import asdict
+from typing import Annotated
 
-from typer import Context, Exit
+from typer import Context, Exit, Option
 
 from mlxmtp.cli.options import Json, begin, takes
 
@@ -10,12 +11,19 @@ _MARKS = {"ok": ("✓", 32), "note": ("!", 33), "bad": ("✗", 31)}
 
 
 @takes("doctor", "... no_color debug")
-def doctor(ctx: Context, json: Json = False) -> None:
+def doctor(
+    ctx: Context,
+    check: Annotated[
+        bool, Option("--check", help="Compute as well: networks, drafting, speed. Takes up to a minute.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Check chip, memory, versions, disk, hub and models, and say what to do.
 
     \b
     Examples:
       mlxmtp doctor
+      mlxmtp doctor --check --json > report.json
       mlxmtp doctor --json | jq '.checks[] | select(.verdict != "ok")'
 
     Exit code 1 if something has to be repaired.
@@ -25,19 +33,19 @@ def doctor(ctx: Context, json: Json = False) -> None:
 
     loaded, out = begin(ctx, repairs=True)
     checks = []
-    for check in examine(Catalog(loaded)):
-        checks.append(check)
+    for one in examine(Catalog(loaded), measure=check):
+        checks.append(one)
         if json:
             continue
-        mark, color = _MARKS[check.verdict]
+        mark, color = _MARKS[one.verdict]
         out.coloured(mark, color)
-        out.write(f" {check.what}: {check.found}\n" + (f"    {check.advice}\n" if check.advice else ""))
+        out.write(f" {one.what}: {one.found}\n" + (f"    {one.advice}\n" if one.advice else ""))
         out.progress("looking")
     out.clear_progress()
-    sound = all(check.verdict != "bad" for check in checks)
+    sound = all(one.verdict != "bad" for one in checks)
     if json:
         from mlxmtp.cli.terminal.presenters import as_json
 
-        out.write(as_json({"sound": sound, "checks": [asdict(check) for check in checks]}))
+        out.write(as_json({"sound": sound, "checks": [asdict(one) for one in checks]}))
     if not sound:
         raise Exit(1)

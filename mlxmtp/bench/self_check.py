@@ -1,0 +1,238 @@
+"""`doctor --check`: what this machine computes, compared with its own CPU, and how long that takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+
+from mlxmtp.decode.compile import Rounds
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.round import State
+from mlxmtp.errors import DeviceFailed
+from mlxmtp.hub.registry import entries
+from mlxmtp.hub.store import built_in
+from mlxmtp.machine.checks import Check
+from mlxmtp.models.config import FULL, ModelConfig
+from mlxmtp.models.device import backend
+from mlxmtp.models.drafter import Drafter
+from mlxmtp.models.kv_cache import FixedView, KVCache, PromptView
+from mlxmtp.models.load import assemble, load_drafter, load_target
+from mlxmtp.models.target import Target
+from mlxmtp.models.tensors import NORM, Quantization, tensors
+
+FAR = 0.1
+"""Largest difference of scores between two devices, relative to the largest score: in 16 bits some 0.02 are usual."""
+
+ROWS = (1, 2, 3, 4, 5, 6, 8, 9, 16)
+_PROMPT = [5 + (17 * i + i * i // 3) % 900 for i in range(150)]
+_TOKENS = 48
+_WIDTH, _WINDOW, _VOCABULARY = 256, 16, 1024
+_SHORT = 24  # tokens of the prompt of a small network: more than its window
+_GIGABYTE = 1e9
+_QUANTIZATION = Quantization(4, 64)
+
+
+def measure() -> Iterator[Check]:
+    """Yield what was found, one after the other; half a minute on a CPU."""
+    yield from _guarded("memory limits", _memory_limits)
+    for family in dict.fromkeys(entry.family for entry in entries()):
+        yield from _guarded(f"network {family}", partial(_network, family))
+    target = load_target(built_in("target"))
+    drafter = load_drafter(built_in("drafter"), target)
+    yield from _guarded("drafted text", lambda: _drafted(target, drafter))
+    yield from _guarded("bits by rows", lambda: _bits_by_rows(target))
+    yield from _guarded("kernels", lambda: _build(target, drafter))
+    yield from _guarded("bandwidth", _bandwidth)
+    yield from _guarded("cost by rows", _cost_by_rows)
+
+
+def _guarded(what: str, check: Callable[[], Check]) -> Iterator[Check]:
+    """Yield the result of one check, or that MLX failed in it."""
+    try:
+        yield check()
+    except (RuntimeError, DeviceFailed) as error:
+        yield Check(what, "bad", str(error), "Please report it with the output of mlxmtp doctor --check --json.")
+
+
+def _memory_limits() -> Check:
+    limits = {name: value for name, value in mx.device_info().items() if isinstance(value, int)}
+    names = {"max_recommended_working_set_size": "recommended for a model", "max_buffer_length": "largest buffer"}
+    told = [f"{title} {limits[name] / _GIGABYTE:.1f} GB" for name, title in names.items() if name in limits]
+    return Check("memory limits", "ok", ", ".join(told) or "the device names none", figures=limits)
+
+
+def _network(family: str) -> Check:
+    """Compare a small network of the family, in 4 bits, on this device with the same on the CPU."""
+    config = _small(next(entry for entry in entries() if entry.family == family).target_config())
+    weights = _random(config)
+    here = _scores(Target(assemble(config, dict(weights)), config))
+    with _on_cpu():
+        there = _scores(Target(assemble(config, dict(weights)), config))
+    far = float(mx.abs(here - there).max() / mx.abs(there).max())
+    same = float((mx.argmax(here, axis=-1) == mx.argmax(there, axis=-1)).mean())
+    sound = far < FAR  # not so for a NaN
+    return Check(
+        f"network {family}",
+        "ok" if sound else "bad",
+        f"scores differ from the CPU's by {far:.1e}, {same:.0%} of the likeliest tokens are the same",
+        None if sound else "This device computes wrong numbers: update macOS and mlx, and report it.",
+        {"difference": far, "same": same},
+    )
+
+
+def _small(wide: ModelConfig) -> ModelConfig:
+    """Return the family's configuration with its heads and kinds of layers, but few layers and little width."""
+    shared = bool(wide.text.get("num_kv_shared_layers"))
+    layers = wide.layer_types[: (wide.layer_types.index(FULL) + 1) * (2 if shared else 1)]
+    text: dict[str, Any] = {
+        **wide.text, "hidden_size": _WIDTH, "intermediate_size": _WIDTH, "vocab_size": _VOCABULARY,
+        "vocab_size_per_layer_input": _VOCABULARY, "sliding_window": _WINDOW,
+        "layer_types": layers, "num_hidden_layers": len(layers), "final_logit_softcapping": 30.0,
+        "num_kv_shared_layers": len(layers) // 2 if shared else 0,
+    }  # fmt: skip
+    if text.get("enable_moe_block"):
+        text |= {"num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": _WIDTH}
+    if text.get("hidden_size_per_layer_input"):
+        text["hidden_size_per_layer_input"] = _QUANTIZATION.group_size
+    return replace(wide, text=text, raw={**wide.raw, "quantization": _QUANTIZATION.arguments})
+
+
+def _random(config: ModelConfig) -> dict[str, mx.array]:
+    """Return a checkpoint with weights from a seed, matrices quantized."""
+    found: dict[str, mx.array] = {}
+    key = mx.random.key(7)
+    with _on_cpu():
+        for tensor in tensors(config):
+            key, own = mx.random.split(key)
+            if tensor.kind == NORM:
+                found[tensor.name] = mx.random.uniform(0.5, 1.0, tensor.shape, key=own).astype(mx.bfloat16)
+                continue
+            value = (mx.random.normal(tensor.shape, key=own) * tensor.shape[-1] ** -0.5).astype(mx.bfloat16)
+            if not tensor.quantizable:
+                found[tensor.name] = value
+                continue
+            parts = mx.quantize(value, **_QUANTIZATION.arguments)
+            found |= dict(zip([tensor.name, f"{tensor.module}.scales", f"{tensor.module}.biases"], parts, strict=True))
+        mx.eval(found)
+    return found
+
+
+def _scores(target: Target) -> mx.array:
+    """Return the scores of a prompt, of five rows after it and of one more, [30, V] float32."""
+    prompt = _PROMPT[:_SHORT]
+    cache = KVCache(target.cache_spec, target.dtype)
+    cache.reserve(len(prompt) + max(ROWS))
+    view: Any = PromptView(target.cache_spec, cache.buffers, 0, len(prompt))
+    found = [target.logits(target.hidden(mx.array(prompt), view))]
+    at = len(prompt)
+    for rows in (5, 1):
+        view = FixedView(target.cache_spec, view.buffers, mx.array([at], mx.int32), rows)
+        found.append(target.logits(target.hidden(mx.array(_PROMPT[:rows]), view)))
+        at += rows
+    scores = mx.concatenate(found)
+    mx.eval(scores)
+    return scores
+
+
+@contextmanager
+def _on_cpu() -> Iterator[None]:
+    before = mx.default_device()
+    mx.set_default_device(mx.Device(mx.cpu))
+    try:
+        yield
+    finally:
+        mx.set_default_device(before)
+
+
+def _drafted(target: Target, drafter: Drafter) -> Check:
+    """Write the built-in model's text with draft lengths 0, 2 and 4."""
+    texts = {}
+    for k in (0, 2, 4):
+        decoder = Decoder(target, drafter, compiled="never")
+        rounds = decoder.rounds(_PROMPT, max_tokens=_TOKENS, num_draft_tokens=k)
+        texts[k] = [token for one in rounds for token in one.tokens]
+    first = {k: next((i for i, pair in enumerate(zip(text, texts[0], strict=False)) if pair[0] != pair[1]), None)
+             for k, text in texts.items()}  # fmt: skip
+    differing = {k: at for k, at in first.items() if at is not None}
+    figures = {"first_difference": {str(k): at for k, at in first.items()}, "tokens": _TOKENS}
+    if not differing:
+        return Check("drafted text", "ok", f"the same as without a drafter, {_TOKENS} tokens", figures=figures)
+    told = ", ".join(f"from token {at} on with {k} drafts" for k, at in differing.items())
+    advice = "Two tokens were as close as the last bits, which depend on the rows of a pass. It is rare, and no fault."
+    return Check("drafted text", "note", f"differs {told}", advice, figures)
+
+
+def _bits_by_rows(target: Target) -> Check:
+    """Compare the bits of a row's scores in passes over 1 to 5 rows."""
+    cache = KVCache(target.cache_spec, target.dtype)
+    cache.reserve(len(_PROMPT) + max(ROWS))
+    view = PromptView(target.cache_spec, cache.buffers, 0, len(_PROMPT))
+    mx.eval(target.hidden(mx.array(_PROMPT), view), view.buffers)
+    scores = []
+    for rows in range(1, 6):
+        one = FixedView(target.cache_spec, view.buffers, mx.array([len(_PROMPT)], mx.int32), rows)
+        scores.append(target.logits(target.hidden(mx.array(_PROMPT[:rows]), one))[0])
+    alike = [bool(mx.array_equal(scores[0], other)) for other in scores[1:]]
+    several = all(bool(mx.array_equal(scores[1], other)) for other in scores[2:])
+    found = "the same" if all(alike) else "the same from 2 rows on, others for 1" if several else "they depend on them"
+    figures = {"as_one_row": {str(rows): same for rows, same in enumerate(alike, 2)}, "two_to_five": several}
+    return Check("bits by rows", "ok", f"{found} (1 to 5 rows)", figures=figures)
+
+
+def _build(target: Target, drafter: Drafter) -> Check:
+    """Time the first use of a compiled round, which builds its kernels unless the system has kept them."""
+    cache = KVCache(target.cache_spec, target.dtype)
+    cache.reserve(1)
+    hidden = mx.zeros((1, target.config.hidden_size), target.dtype)
+    function, _ = Rounds(target, drafter, "always").get(3, (0.0, 1.0, 0, 0.0))
+
+    def run() -> float:
+        state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
+        begin = time.perf_counter()
+        mx.eval(function(state, cache.buffers, mx.zeros((2,), mx.uint32)))
+        return time.perf_counter() - begin
+
+    first, again = run(), run()
+    found = f"{first - again:.1f} s to build those of a round, {again * 1e3:.1f} ms to run it"
+    return Check("kernels", "ok", found, figures={"build_s": first - again, "round_s": again})
+
+
+def _bandwidth() -> Check:
+    data = mx.zeros((2**27,), mx.uint32)  # 512 MB
+    mx.eval(data)
+    speed = data.nbytes / min(_seconds(lambda: mx.max(data)) for _ in range(5)) / _GIGABYTE
+    return Check("bandwidth", "ok", f"{speed:.0f} GB/s read on {backend()}", figures={"gb_per_s": speed})
+
+
+def _cost_by_rows() -> Check:
+    """Time products with 4-bit matrices by the number of rows; on a GPU those are together larger than its cache."""
+    width, count = (512, 2) if backend() == "CPU" else (4096, 8)
+    packed = [
+        mx.quantize(mx.full((width, width), 0.01 * i, mx.bfloat16), **_QUANTIZATION.arguments) for i in range(count)
+    ]
+    mx.eval(packed)
+    times = {}
+    for rows in ROWS:
+        x = mx.ones((rows, width), mx.bfloat16)
+
+        def products(x: mx.array = x) -> list[mx.array]:
+            return [mx.quantized_matmul(x, *one, transpose=True, **_QUANTIZATION.arguments) for one in packed]
+
+        _seconds(products)
+        times[rows] = statistics.median(_seconds(products) for _ in range(5))
+    relative: Mapping[str, float] = {str(rows): times[rows] / times[1] for rows in ROWS}
+    told = " ".join(f"{rows}:{cost:.2f}" for rows, cost in relative.items())
+    return Check("cost by rows", "ok", f"{told} (4-bit products, in those of one row)", figures=dict(relative))
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    mx.eval(run())
+    return time.perf_counter() - begin

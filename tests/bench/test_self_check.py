@@ -1,0 +1,68 @@
+"""`doctor --check` on this machine: everything is found in order, and what is not in order is found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import mlx.core as mx
+import pytest
+
+from mlxmtp.bench import self_check
+from mlxmtp.hub.registry import entries
+from mlxmtp.machine.checks import Check
+from mlxmtp.models.target import Target
+
+FAMILIES = ("e2b", "e4b", "12b", "26b", "31b")
+
+
+@pytest.fixture(scope="module")
+def checks() -> dict[str, Check]:
+    return {one.what: one for one in self_check.measure()}
+
+
+@pytest.mark.slow
+def test_all_is_well_here(checks: dict[str, Check]) -> None:
+    assert [name for name, one in checks.items() if one.verdict == "bad"] == []
+    assert {f"network {family}" for family in FAMILIES} < checks.keys()
+    assert checks["drafted text"].verdict == "ok"
+    cost = checks["cost by rows"].figures
+    assert cost is not None
+    assert list(cost) == [str(rows) for rows in self_check.ROWS]
+    speed = checks["bandwidth"].figures
+    assert speed is not None
+    assert speed["gb_per_s"] > 0.1
+    json.dumps([asdict(one) for one in checks.values()])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 3.0])
+def test_a_device_that_computes_wrong_numbers_is_found(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = self_check._scores, []
+
+    def scores(target: Target) -> mx.array:
+        calls.append(target)
+        return real(target) + (wrong if len(calls) == 1 else 0)  # the first is this device's
+
+    monkeypatch.setattr(self_check, "_scores", scores)
+    found = self_check._network("e2b")
+    assert found.verdict == "bad"
+    assert "wrong numbers" in str(found.advice)
+
+
+def test_a_device_that_fails_is_a_result_and_the_rest_is_still_checked() -> None:
+    def fails() -> Check:
+        raise RuntimeError("[METAL] Command buffer execution failed")
+
+    (found,) = self_check._guarded("network e2b", fails)
+    assert (found.what, found.verdict) == ("network e2b", "bad")
+    assert "report" in str(found.advice)
+
+
+def test_the_networks_are_those_of_the_families() -> None:
+    entry = next(entry for entry in entries() if entry.family == "31b")
+    small, wide = self_check._small(entry.target_config()), entry.target_config()
+    for kind in set(wide.layer_types):
+        assert small.head_dim(kind) == wide.head_dim(kind)
+        assert small.kv_heads(kind) == wide.kv_heads(kind)
+    assert small.heads == wide.heads
+    assert set(small.layer_types) == set(wide.layer_types)
