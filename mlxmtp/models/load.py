@@ -29,8 +29,8 @@ def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
     config = read_config(folder)
     if config.is_drafter:
         raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
-    check_folder(config)
     kv = kv_quantization(config, kv_bits)
+    check_folder(config)
     device.tune_threads(config.hidden_size)
     device.bound_memory()
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.

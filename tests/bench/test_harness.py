@@ -48,14 +48,14 @@ def test_every_way_gives_the_reference_text_in_any_order(harness):
 @pytest.mark.slow
 def test_the_whole_prompt_is_read_again(harness):
     seen = []
-    inner = harness._decoder._begin
+    inner = harness._decoder._read
 
-    def begin(*args):
-        state = inner(*args)
+    def read(*args):
+        hidden = inner(*args)
         seen.append(harness._decoder.reused)
-        return state
+        return hidden
 
-    harness._decoder._begin = begin
+    harness._decoder._read = read
     for _ in range(2):
         assert len(harness.run(SHORT.prompt, TOKENS, 0).tokens) == TOKENS
     assert seen == [0, 0]

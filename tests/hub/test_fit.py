@@ -62,7 +62,7 @@ def exact_sizes() -> Iterator[None]:
 @pytest.mark.usefixtures("exact_sizes")
 @pytest.mark.parametrize(("family", "tokens", "kv_bits"), CONVERSATIONS)
 def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bits: int | None) -> None:
-    """Within five percent. Of a golden network up to nine tenths are activations; of pocket nearly all are weights.
+    """Within six percent. Of a golden network up to nine tenths are activations; of pocket nearly all are weights.
 
     How far MLX's host works ahead of its device, and with it the peak of one run, depends on what else the machine
     does. But MLX bounds it, and of some runs one comes up to the bound, on a busy machine soon, on an idle one in the
@@ -89,7 +89,7 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
         peak = mx.get_peak_memory() - before
         if run >= RUNS and peak > predicted.total / 1.05:
             break
-    assert predicted.total == pytest.approx(peak, rel=0.05)
+    assert predicted.total == pytest.approx(peak, rel=0.06)
 
 
 @only_on_cpu

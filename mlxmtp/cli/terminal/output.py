@@ -37,6 +37,7 @@ class Output:
         self._stdout, self._stderr = stdout, stderr
         self.look = look or Look()
         self._said = ""  # the last progress that was said
+        self._shows_progress = False  # and the terminal's modes know of it: Ctrl-C removes the line, too
         self._in_thought = False  # the last thing on stderr was part of a thought
         self._thought_at_start = True
 
@@ -112,7 +113,7 @@ class Output:
             self._say_once(text)
         elif self._draws_errors and not self.look.quiet:
             self.end_thought()
-            modes.progress = True  # first: Ctrl-C may come as soon as the line is there
+            self._shows_progress = modes.progress = True  # first: Ctrl-C may come as soon as the line is there
             # One row, with room for the terminal's own ^C: a line that wraps could not be taken away again.
             self._put_error(f"\r\x1b[K{dim(cropped(text, _size(self._stderr)[0] - 3))}")
 
@@ -124,9 +125,9 @@ class Output:
             self.line(doing)
 
     def clear_progress(self) -> None:
-        if modes.progress:
+        if self._shows_progress and modes.progress:
             self._put_error("\r\x1b[K")
-            modes.progress = False
+            self._shows_progress = modes.progress = False
 
     def thinking(self, text: str) -> None:
         """Write a piece of a thought to stderr, dim where that is a terminal."""
