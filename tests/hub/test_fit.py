@@ -87,7 +87,7 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
         gc.collect()
         mx.synchronize()
         peak = mx.get_peak_memory() - before
-        if run >= RUNS and peak > predicted.total / 1.05:
+        if run >= RUNS and peak > predicted.total / 1.06:
             break
     assert predicted.total == pytest.approx(peak, rel=0.06)
 
