@@ -110,7 +110,7 @@ class Answer:
             reason = "tool" if last == self._tokenizer.special_id("<|tool_response>") else "stop"
         # A character that the limit has cut in two is neither shown nor read again by a continuation.
         yield from _merged(reading.finish(cut=reason == "length"))
-        yield End("stop" if strings.found else reason, self.stats)
+        yield End("stop" if strings.found else reason, self.stats, strings.stop)
 
     def _rounds(self) -> Generator[Round, None, None]:
         """Yield rounds; at its budget of tokens a thought is closed with the mark the model would have written."""
@@ -189,6 +189,8 @@ class _Reading:
         found: list[Event] = []
         for event in events:
             if not isinstance(event, Text):
+                if not isinstance(event, Calling) and (held := self._strings.finish()):  # it stands before these
+                    found.append(Text(held))
                 found.append(event)
             elif text := self._strings.feed(event.text):
                 found.append(Text(text))

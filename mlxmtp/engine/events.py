@@ -44,10 +44,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of an answer, with its numbers."""
+    """The end of an answer, with its numbers; `stop` is the stop string that ended it."""
 
     finish_reason: FinishReason
     stats: Stats
+    stop: str | None = None
 
 
 Event = Text | Thinking | Calling | Call | End
@@ -102,24 +103,32 @@ class Splitter:
 
 
 class StopStrings:
-    """Feed text in pieces of any size; get what is certain to come before the first of some strings."""
+    """Feed text in pieces of any size; get what is certain to come before the first of some strings, `stop`."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings, self._pending = strings, ""
-        self.found = False
+        self.stop: str | None = None
+
+    @property
+    def found(self) -> bool:
+        """True when no more text counts."""
+        return self.stop is not None
 
     def feed(self, piece: str) -> str:
         """Return the text that is certain now; nothing more after a string was found."""
         text = self._pending + piece
-        places = [place for one in self._strings if (place := text.find(one)) >= 0]
-        self.found = bool(places)
-        end = min(places) if places else len(text) - _start_of(self._strings, text)
+        places = [(place, -len(one), one) for one in self._strings if (place := text.find(one)) >= 0]
+        if places:  # the longest of those that begin first
+            end, _, self.stop = min(places)
+        else:
+            end = len(text) - _start_of(self._strings, text)
         self._pending = text[end:]
         return text[:end]
 
     def finish(self) -> str:
-        """Return what had to wait, when nothing more will come."""
-        return "" if self.found else self._pending
+        """Return what had to wait, when no more of this text will come."""
+        text, self._pending = self._pending, ""
+        return "" if self.found else text
 
 
 def _start_of(marks: Sequence[str], text: str) -> int:

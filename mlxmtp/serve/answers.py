@@ -79,33 +79,6 @@ class Collected:
         return [one for one in self.pieces if isinstance(one, ToolUse)]
 
 
-class StopStrings:
-    """Looks for texts that end an answer; `found` is the one that did. What may be the start of one has to wait."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self.found: str | None = None
-        self._stops = [stop for stop in stops if stop]
-        self._pending = ""
-
-    def feed(self, text: str) -> str:
-        """Return the text that is certain now."""
-        text = self._pending + text
-        matches = [(at, -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if matches:
-            at, _, self.found = min(matches)
-            self._pending = ""
-            return text[:at]
-        longest = min(len(text), max(map(len, self._stops), default=1) - 1)
-        waits = next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)
-        self._pending = text[len(text) - waits :]
-        return text[: len(text) - waits]
-
-    def flush(self) -> str:
-        """Return what had to wait, when no more text follows."""
-        text, self._pending = self._pending, ""
-        return text
-
-
 class Writer(Protocol):
     """A protocol's stream. `index` counts the answers of a request that wants several."""
 

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +91,7 @@ class Server:
     def run(
         self,
         read: Callable[[], OpenModel],
-        tokenizer: Callable[[], Tokenizer],
+        tokenizer: Future[Tokenizer],
         defaults: dict[str, object],
     ) -> None:
         """Serve until Ctrl-C or SIGTERM. Raises what reading the model raised."""
@@ -106,13 +106,12 @@ class Server:
     async def _serve(
         self,
         read: Callable[[], OpenModel],
-        tokenizer: Callable[[], Tokenizer],
+        tokenizer: Future[Tokenizer],
         defaults: dict[str, object],
     ) -> None:
-        pool = ThreadPoolExecutor(1, "mlxmtp-tokenizer")
         worker = Worker()
         scheduler = Scheduler(worker, self._options.waiting)
-        service = Service(self._served, pool.submit(tokenizer), scheduler, defaults)
+        service = Service(self._served, tokenizer, scheduler, defaults)
         app = Routes(service, self._options.limits).app(self._options.door)
         config = uvicorn.Config(
             app,
@@ -140,7 +139,6 @@ class Server:
             keep.cancel()
             scheduler.stop()
             log.removeHandler(told)
-            pool.shutdown(wait=False)
             _save(worker.model)
         if watch.done():
             watch.result()
@@ -163,25 +161,19 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
     drafter = opener.drafter(target, settings)
     require_memory(target, drafter, _CONVERSATION, force=bool(settings.force), turns=True, kv_bits=settings.kv_bits)
     server = Server(_served(target, drafter), options, tell)
-    text = _once(lambda: read_tokenizer(target))
+    tokenizer = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(read_tokenizer, target)
 
     def read() -> OpenModel:
-        opened = opener.open(target, drafter, settings, text())
+        opened = opener.open(target, drafter, settings, tokenizer.result())
         opened.model.hold_texts()
         return opened
 
-    server.run(read, text, settings.of_answer())
+    server.run(read, tokenizer, settings.of_answer())
 
 
 def _served(target: Checkpoint, drafter: Checkpoint | None) -> Served:
     names = frozenset({target.name, target.name.rpartition("/")[2], "default"})
     return Served(target.name, names, context_of(target.folder), drafter is not None, int(time.time()))
-
-
-def _once(read: Callable[[], Tokenizer]) -> Callable[[], Tokenizer]:
-    """Return a function that calls `read` once, whichever thread comes first."""
-    future = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(read)
-    return future.result
 
 
 async def _keep(worker: Worker) -> None:

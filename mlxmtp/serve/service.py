@@ -15,7 +15,7 @@ from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, UsageError, sentence
-from mlxmtp.serve.answers import Collected, Ending, Piece, StopStrings, ToolUse, new_id
+from mlxmtp.serve.answers import Collected, Ending, Piece, ToolUse, new_id
 from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.forced import calls_only
@@ -119,7 +119,7 @@ class Service:
         Raises AnswerFailed, with a sentence for the client.
         """
         calls: Counter[str] = Counter()
-        stops, cut, thought = StopStrings(asked.stops), False, ""
+        cut, thought = False, ""
         while True:
             try:
                 event = await asyncio.wait_for(job.events.get(), heartbeat)
@@ -129,14 +129,8 @@ class Service:
             if isinstance(event, Failed):
                 self.metrics.failed += 1
                 raise AnswerFailed(sentence(event.error)) from event.error
-            if isinstance(event, Text) and not cut:
-                if text := stops.feed(event.text):
-                    yield Text(text)
-                cut = stops.found is not None
-            elif isinstance(event, Thinking | Call | End) and not cut and (text := stops.flush()):
-                yield Text(text)
-            if isinstance(event, Thinking) and not cut:
-                thought += event.text
+            if isinstance(event, Text | Thinking) and not cut:
+                thought += event.text if isinstance(event, Thinking) else ""
                 yield event
             elif isinstance(event, Call) and not cut:
                 use = ToolUse(new_id(prefix), event)
@@ -147,7 +141,7 @@ class Service:
                 self.metrics.count(event.stats)
                 reason = "stop" if cut else event.finish_reason
                 thinking = len(self._tokenizer.result().encode(thought)) if thought else 0
-                yield Ending(reason, event.stats, called=bool(calls), stop=stops.found, thinking=thinking)
+                yield Ending(reason, event.stats, called=bool(calls), stop=event.stop, thinking=thinking)
                 return
             if cut:
                 self.scheduler.cancel(job)
@@ -184,6 +178,7 @@ class Service:
 
     def _params(self, asked: Asked, constraint: Constraint | None, index: int) -> Params:
         params = {**self._defaults, **asked.given, "constraint": constraint}
+        params["stop_strings"] = [*params.get("stop_strings", ()), *filter(None, asked.stops)]
         if index and params.get("seed") is not None:
             params["seed"] = (params["seed"] + index) % 2**64
         return Params(**params)

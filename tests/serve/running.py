@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -92,7 +93,9 @@ class Running:
 
         served = Served("fake", frozenset({"fake", "default"}), context, has_drafter=False, created=1)
         self.server = Server(served, options, self.told.append)
-        self._thread = Thread(target=self.server.run, args=(read, lambda: self.tokenizer, {"max_tokens": 4096}))
+        tokenizer: Future[Tokenizer] = Future()
+        tokenizer.set_result(self.tokenizer)
+        self._thread = Thread(target=self.server.run, args=(read, tokenizer, {"max_tokens": 4096}))
         self._thread.start()
         self.port = int(self.server.url.rpartition(":")[2])
         self._connect()
