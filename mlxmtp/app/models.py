@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlxmtp.errors import DownloadError, LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.hub import inventory
 from mlxmtp.hub.inventory import Group, KnownModel, RemovalPlan
-from mlxmtp.hub.registry import BUILT_IN, find_entry, split_revision
+from mlxmtp.hub.registry import BUILT_IN, find_entry, is_path, split_revision
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.speed import Speed, predict
@@ -174,7 +174,7 @@ class Catalog:
         """True if a name can stand for something on the hub: an alias, or `org/repo`."""
         plain = self.store.unaliased(name)
         repo = split_revision(plain)[0]
-        return find_entry(repo) is not None or (repo.count("/") == 1 and not repo.startswith((".", "/", "~")))
+        return find_entry(repo) is not None or (repo.count("/") == 1 and not is_path(repo))
 
     def plan_download(
         self,

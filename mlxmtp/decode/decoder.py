@@ -317,12 +317,12 @@ class Decoder:
 
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
+        text = HeldText(self._cache, self.tokens, self.rows, self._snapshots)
         if self._texts is not None:
-            text = self._texts.choose(HeldText(self._cache, self.tokens, self.rows, self._snapshots), prompt)
+            text = self._texts.choose(text, prompt)
             self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
-        pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
-        self.rows = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+        self.rows = text.shared(prompt)
         rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (COPIED + 1)
         self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
         self._cache.reserve(rows)

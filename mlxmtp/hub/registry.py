@@ -67,13 +67,15 @@ _PAGE = re.compile(
 )
 
 
-_OF_PATHS = (".", "/", "~")
+def is_path(name: str) -> bool:
+    """Return True for a name that can only be that of a folder."""
+    return name.startswith((".", "/", "~"))
 
 
 def plain_name(name: str) -> str:
     """Return a name as people mean it: of an address on the hub `org/repo` or `org/repo@rev`, nothing around it."""
     name = name if Path(name).expanduser().exists() else name.strip()
-    if name.startswith(_OF_PATHS):
+    if is_path(name):
         return name
     if (page := _PAGE.fullmatch(name)) is None:
         return name.rstrip("/") if name.count("/") == 2 and not Path(name).expanduser().is_dir() else name
@@ -86,7 +88,7 @@ def plain_name(name: str) -> str:
 def split_revision(name: str) -> tuple[str, str | None]:
     """Return `org/repo` and the revision of `org/repo@rev`, None where there is none."""
     repo, at, revision = name.partition("@")
-    named = at and repo.count("/") == 1 and not name.startswith(_OF_PATHS)
+    named = at and repo.count("/") == 1 and not is_path(name)
     return (repo, revision or None) if named else (name, None)
 
 

@@ -14,6 +14,7 @@ from mlxmtp.hub.registry import (
     Entry,
     entries,
     find_entry,
+    is_path,
     known_names,
     plain_name,
     same_shape,
@@ -144,7 +145,7 @@ class Store:
         if path.exists():
             raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
         names = ", ".join(known_names())
-        if name.startswith((".", "/", "~")) or split_revision(name)[0].count("/") > 1:
+        if is_path(name) or split_revision(name)[0].count("/") > 1:
             sentence = f"There is no folder {name}. Give the folder that holds config.json, or one of: {names}."
             raise ModelNotFound(sentence)
         if "/" in name:
