@@ -84,7 +84,7 @@ class Running:
         self.tokenizer = Tokenizer.load(folder)
         self.decoder = FakeDecoder()
         self.told: list[str] = []
-        model = Model(self.decoder, read_config(folder), self.tokenizer)
+        self.model = model = Model(self.decoder, read_config(folder), self.tokenizer)
         opened = OpenModel(model, Checkpoint("fake", folder), None, LearnedDrafting(folder / "data", None))
 
         def read() -> OpenModel:
