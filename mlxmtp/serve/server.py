@@ -164,7 +164,7 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
     tokenizer = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(read_tokenizer, target)
 
     def read() -> OpenModel:
-        opened = opener.open(target, drafter, settings, tokenizer.result())
+        opened = opener.open(target, drafter, settings, tokenizer.result(), constrained=True)
         opened.model.hold_texts()
         return opened
 
