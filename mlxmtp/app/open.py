@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.app.structured import constraint_of
-from mlxmtp.engine.model import Model
+from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ModelNotFound, TooLarge
@@ -93,6 +93,20 @@ class Opener:
         if best is not None and best.target.size is not None:
             note += f" {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
         self.tell(note)
+
+    def tokenizer(self, target: Checkpoint) -> Tokenizer:
+        """Return the text side of a model. Raises LoadError."""
+        return read_tokenizer(target)
+
+    def context(self, target: Checkpoint) -> int:
+        """Return the longest context of a model in tokens. Raises LoadError."""
+        return context_of(target.folder)
+
+    def require_memory(
+        self, target: Checkpoint, drafter: Checkpoint | None, tokens: int, settings: Settings, *, turns: bool
+    ) -> None:
+        """Raise TooLarge if the memory does not hold it all."""
+        require_memory(target, drafter, tokens, force=bool(settings.force), turns=turns, kv_bits=settings.kv_bits)
 
     def has_drafter(self, target: Checkpoint) -> bool:
         return self._store.drafter_for(target, None) is not None
