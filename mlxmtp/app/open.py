@@ -123,18 +123,9 @@ class Opener:
         return [BUILT_IN, *here, *self.loaded.aliases]
 
     def open(
-        self,
-        target: Checkpoint,
-        drafter: Checkpoint | None,
-        settings: Settings,
-        tokenizer: Tokenizer | None = None,
-        *,
-        constrained: bool = False,
+        self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:
-        """Read the weights, and the tokenizer unless it is given. Raises LoadError.
-
-        `constrained`: answers may have a form though the settings name none, so the vocabulary is prepared for it.
-        """
+        """Read the weights, and the tokenizer unless it is given; prepare for what is asked. Raises LoadError."""
         if settings.debug:
             for folder in [one.folder for one in (target, drafter) if one is not None]:
                 for note in check_folder(read_config(folder)):
@@ -143,7 +134,7 @@ class Opener:
         model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer or read_tokenizer(target))
         learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
         learned.start(model)
-        if settings.in_form or constrained:
+        if settings.in_form:
             model.prepare_constraints()
         return OpenModel(model, target, drafter, learned)
 

@@ -164,7 +164,8 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
     tokenizer = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(read_tokenizer, target)
 
     def read() -> OpenModel:
-        opened = opener.open(target, drafter, settings, tokenizer.result(), constrained=True)
+        opened = opener.open(target, drafter, settings, tokenizer.result())
+        opened.model.prepare_constraints()  # any request may have one
         opened.model.hold_texts()
         return opened
 

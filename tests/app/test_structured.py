@@ -93,10 +93,8 @@ def test_the_vocabulary_is_prepared_while_the_model_is_loaded_and_only_for_forms
     opened = opener.open(pocket, None, Settings())
     list(opened.model.stream([{"role": "user", "content": "Hi"}], Params(max_tokens=2)))
     assert not made
-    for form, constrained in ((Settings(regex="a"), False), (Settings(), True)):
-        made.clear()
-        opened = opener.open(pocket, None, form, constrained=constrained)
-        assert len(made) == 1
-        params = Params(max_tokens=2, constraint=Constraint("regex", "(a|b)"))
-        list(opened.model.stream([{"role": "user", "content": "Hi"}], params))
-        assert len(made) == 1
+    opened = opener.open(pocket, None, Settings(regex="a"))
+    assert len(made) == 1
+    params = Params(max_tokens=2, constraint=Constraint("regex", "(a|b)"))
+    list(opened.model.stream([{"role": "user", "content": "Hi"}], params))
+    assert len(made) == 1
