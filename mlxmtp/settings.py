@@ -1,6 +1,7 @@
 """The table of settings, and the only module that reads `os.environ` and `config.toml`."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -74,6 +75,7 @@ SWITCH = Rule("true or false", bool, lambda value: value if isinstance(value, bo
 
 EVERY = ("every",)
 _ANSWERING = ("ask", "chat", "serve")
+_NAMING = (*_ANSWERING, "connect")
 _TALKING = ("ask", "chat")
 _RUNNING = ("ask", "chat", "bench", "serve")
 _FETCHING = ("ask", "chat", "bench", "serve", "pull", "convert")
@@ -128,7 +130,10 @@ class Settings:
 
     model: str | None = setting(
         "-m --model NAME", name_of("a model"), "Alias, org/repo or path. Also MLXMTP_MODEL.",
-        "an installed model, else pocket", commands=_ANSWERING, environment="MLXMTP_MODEL")
+        "an installed model, else pocket", commands=_NAMING, environment="MLXMTP_MODEL")
+    url: str | None = setting(
+        "--url URL", name_of("a server"), "Server that answers, in place of a model here. Also MLXMTP_URL.",
+        "none; `connect`: http://127.0.0.1:8765", commands=("ask", "chat", "connect"), environment="MLXMTP_URL")
     system: str | None = setting(
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
         "none", commands=("ask", "chat", "bench"))
@@ -364,6 +369,18 @@ def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
     return environ.get("MLXMTP_API_KEY", "").strip() or None
+
+
+def client_folder(variable: str, below_home: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return another program's folder: where its variable says, else below the home folder."""
+    return Path(environ.get(variable) or Path.home() / below_home)
+
+
+def user_config(variable: str, name: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return another program's folder: where its variable says, else where this system keeps such folders."""
+    mac = Path.home() / "Library" / "Application Support"
+    usual = mac if sys.platform == "darwin" else client_folder("XDG_CONFIG_HOME", ".config", environ)
+    return Path(environ.get(variable) or usual / name)
 
 
 def editor(environ: Mapping[str, str] = os.environ) -> str:

@@ -26,8 +26,8 @@ PAIRS = [("e2b", 64), ("31b", 32)]
 def pair(family: str, dim: int, bits: int | None) -> tuple[Target, Drafter]:
     """Target and drafter; the same weights whatever the bits."""
     config, drafting = (_wide(family, name, dim) for name in ("target", "drafter"))
-    target = Target(assemble(config, _random(config)), config, kv_quantization(config, bits))
-    return target, Drafter(assemble(drafting, _random(drafting)), drafting, target)
+    target = Target(assemble(config, random_weights(config)), config, kv_quantization(config, bits))
+    return target, Drafter(assemble(drafting, random_weights(drafting)), drafting, target)
 
 
 def _wide(family: str, name: str, dim: int) -> ModelConfig:
@@ -36,7 +36,8 @@ def _wide(family: str, name: str, dim: int) -> ModelConfig:
     return replace(config, text=text, raw={**config.raw, "text_config": text})
 
 
-def _random(config: ModelConfig) -> dict[str, mx.array]:
+def random_weights(config: ModelConfig) -> dict[str, mx.array]:
+    """Return tensors of the network that a configuration describes, by their names in MLX conversions."""
     mx.random.seed(7)
     found: dict[str, mx.array] = {}
     for tensor in tensors(config):

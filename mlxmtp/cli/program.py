@@ -8,6 +8,7 @@ from mlxmtp.cli.commands.ask import ask
 from mlxmtp.cli.commands.bench import bench
 from mlxmtp.cli.commands.chat import chat
 from mlxmtp.cli.commands.config import app as config
+from mlxmtp.cli.commands.connect import connect
 from mlxmtp.cli.commands.doctor import doctor
 from mlxmtp.cli.commands.models import convert, ls, pull, rm, show
 from mlxmtp.cli.commands.serve import serve
@@ -60,6 +61,7 @@ app.command("chat", cls=LoneResume, short_help="A conversation in the terminal."
 app.command("ask", short_help="One answer, made for pipes.")(ask)
 app.command("bench", short_help="Speed with and without the drafter.")(bench)
 app.command("serve", short_help="A local server: OpenAI, Anthropic, Ollama.")(serve)
+app.command("connect", short_help="Settings of agents and editors for that server.")(connect)
 app.command("ls", short_help="Models on this machine.")(ls)
 app.command("list", hidden=True)(ls)
 app.command("pull", short_help="Download a model with its drafter.")(pull)

@@ -24,9 +24,9 @@ class State(NamedTuple):
 
 
 RoundFunction = Callable[..., Any]
-"""(State, buffers, key uint32 [2]) -> (State, buffers, report, hidden [K + 1, H] after each row of the pass)
+"""(State, buffers, key uint32 [2]) -> (State, buffers, report, (hidden [K + 1, H], logits [K + 1, V]))
 
-The report is int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n.
+The report is int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n. The last pair is what chose each t, for whom t will not do.
 """
 
 
@@ -67,19 +67,20 @@ def make_parts(target: Target, drafter: DraftModel | None, filters: Filters, *, 
 
     def check(
         tokens: mx.array, offset: mx.array, buffers: list[mx.array], key: mx.array
-    ) -> tuple[State, list[mx.array], mx.array, mx.array]:
+    ) -> tuple[State, list[mx.array], mx.array, tuple[mx.array, mx.array]]:
         rows = len(tokens)
         view = FixedView(target.cache_spec, buffers, offset, rows)
         hidden = target.hidden(tokens, view)
         positions = offset + mx.arange(1, rows + 1)
-        chosen = choose(target.logits(hidden), key, positions, filters).astype(mx.int32)  # [K + 1]
+        logits = target.logits(hidden)
+        chosen = choose(logits, key, positions, filters).astype(mx.int32)  # [K + 1]
         if rows == 1:
             report = mx.concatenate([chosen, mx.zeros((1,), mx.int32)])
-            return State(chosen, hidden, offset + 1), view.buffers, report, hidden
+            return State(chosen, hidden, offset + 1), view.buffers, report, (hidden, logits)
         drafts = tokens[1:]
         n = mx.cumprod((chosen[:-1] == drafts).astype(mx.int32)).sum(keepdims=True)  # [1]
         after = State(chosen[n], hidden[n], offset + n + 1)
-        return after, view.buffers, mx.concatenate([chosen, drafts, n]), hidden
+        return after, view.buffers, mx.concatenate([chosen, drafts, n]), (hidden, logits)
 
     if compiled:
         return Parts(mx.compile(begin), mx.compile(draft), mx.compile(check))
@@ -109,11 +110,11 @@ def make_round(parts: Parts, k: int) -> RoundFunction:
 
     def round_(
         state: State, buffers: list[mx.array], key: mx.array, *given: mx.array
-    ) -> tuple[State, list[mx.array], mx.array, mx.array]:
+    ) -> tuple[State, list[mx.array], mx.array, tuple[mx.array, mx.array]]:
         state = State(*state)
         drafts = list(given) if given or not k else drafted(state, buffers, key)
         tokens = mx.concatenate([state.bonus, *drafts]) if drafts else state.bonus
-        after, written, report, hidden = parts.check(tokens, state.offset, buffers, key)
-        return State(*after), written, report, hidden
+        after, written, report, rows = parts.check(tokens, state.offset, buffers, key)
+        return State(*after), written, report, rows
 
     return round_

@@ -60,6 +60,7 @@ class Answer:
         wanted = None if matcher is not None else params.stop
         self._stop = config.stop_ids | tokenizer.end_ids if wanted is None else frozenset(wanted)
         self._meter = Meter(len(prompt), params.with_seed())
+        self.tokens: list[int] = []  # so far, those of marks and the stop token among them
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer
         self._events = self._run()
 
@@ -98,6 +99,7 @@ class Answer:
                 if not self._meter.began:
                     self._meter.reused_tokens = self._decoder.reused
                 self._meter.add(round_)
+                self.tokens += round_.tokens
                 last = round_.tokens[-1]
                 for event in _merged(reading.feed(token for token in round_.tokens if token not in self._stop)):
                     if isinstance(event, Call) or (isinstance(event, Text | Thinking) and event.text):

@@ -25,6 +25,8 @@ Message = Mapping[str, Any]  # "role" and "content"; templates may read further 
 Tool = Mapping[str, Any]  # the declaration of a function in OpenAI's form
 
 _TURN = "<|turn>"
+_SUBWORD = b'"continuing_subword_prefix"'
+_WITH_PREFIX = re.compile(_SUBWORD + rb'\s*:\s*"[^"]')
 _SPACE = "\u2581"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
@@ -71,14 +73,7 @@ class Tokenizer:
         path = folder / TOKENIZER
         if not path.is_file():
             raise LoadError(no_tokenizer(folder))
-        import tokenizers
-
-        try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise LoadError(f"{path} is damaged ({error}). {AGAIN}") from error
-        inner.no_truncation()  # training saves what it was cut and filled to, and the library would go on so
-        inner.no_padding()
+        inner = _read_tokenizer(path)
         settings = folder / "tokenizer_config.json"
         try:
             value = json.loads(settings.read_bytes()) if settings.is_file() else {}
@@ -249,6 +244,30 @@ class Tokenizer:
         value = self._settings.get(name)
         content = value.get("content") if isinstance(value, dict) else value
         return content if isinstance(content, str) else f"<{name.removesuffix('_token')}>"
+
+
+def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """Read tokenizer.json. Raises LoadError for one that the library refuses, or would not survive."""
+    import tokenizers
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read ({error.strerror or error}).") from None
+    at = content.find(_SUBWORD)
+    while at >= 0:  # the library reads beyond the end of tokens that are shorter than such a prefix
+        if _WITH_PREFIX.match(content, at):
+            raise LoadError(f"{path} marks parts of words, as no Gemma 4 does. Take the original's tokenizer.json.")
+        at = content.find(_SUBWORD, at + 1)
+    try:
+        inner = tokenizers.Tokenizer.from_buffer(content)
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # pyo3's, which is no Exception
+            raise LoadError(f"{path} is damaged ({error}). {AGAIN}") from error
+        raise
+    inner.no_truncation()  # training saves what it was cut and filled to, and the library would go on so
+    inner.no_padding()
+    return inner
 
 
 class Detokenizer:

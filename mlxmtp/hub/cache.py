@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from mlxmtp.errors import LoadError
-from mlxmtp.files import write_atomically
+from mlxmtp.files import try_lock, write_atomically
 from mlxmtp.models.safetensors import weight_files
 
 INCOMPLETE = ".incomplete"
@@ -23,6 +24,7 @@ class CachedRepo:
                       snapshots/COMMIT/NAME  links to the files of one commit
                       blobs/ETAG             their contents
                       blobs/ETAG.incomplete  bytes of one that have arrived so far
+                      blobs/ETAG.xxxxxxxx.incomplete  the same of huggingface_hub, which never goes on with them
     """
 
     folder: Path
@@ -69,6 +71,19 @@ class CachedRepo:
     def partial(self, etag: str) -> Path:
         """Return the path where the content with this tag grows while it arrives."""
         return self.folder / "blobs" / f"{etag}{INCOMPLETE}"
+
+    def begun(self, etag: str) -> Path | None:
+        """Return the file whose bytes a download of this content goes on from: ours, or one that was left there."""
+        ours = self.partial(etag)
+        return ours if ours.is_file() else next(iter(self.leftovers(etag)), None)
+
+    def leftovers(self, etag: str) -> list[Path]:
+        """Return what huggingface_hub left of this content, the largest first; none while it is at work on it."""
+        with suppress(OSError), (self.folder.parent / ".locks" / self.folder.name / f"{etag}.lock").open("rb") as lock:
+            if not try_lock(lock.fileno()):
+                return []
+        found = self.folder.glob(f"blobs/{etag}.*{INCOMPLETE}")
+        return sorted(found, key=lambda one: one.stat().st_size, reverse=True)
 
     def content(self, commit: str, name: str, etag: str) -> Path | None:
         """Return the file with the content of `name`, among the blobs or in the snapshot; None if it is not here."""

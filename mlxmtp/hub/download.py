@@ -64,8 +64,8 @@ class RepoPart:
         total = 0
         for file in self.files:
             if self.cached.content(self.commit, file.name, file.etag) is None:
-                partial = self.cached.partial(file.etag)
-                total += max(0, file.size - (partial.stat().st_size if partial.is_file() else 0))
+                begun = self.cached.begun(file.etag)
+                total += max(0, file.size - (0 if begun is None else begun.stat().st_size))
         return total
 
 
@@ -286,6 +286,8 @@ class Transfer:
     def _download(self, file: RemoteFile, blob: Path) -> None:
         partial = self._cached.partial(file.etag)
         partial.parent.mkdir(parents=True, exist_ok=True)
+        if (begun := self._cached.begun(file.etag)) is not None:
+            begun.rename(partial)
         # A mismatch after continuing may be the fault of the part that was here: once, everything is fetched anew.
         for _ in range(2):
             with partial.open("ab+", buffering=0) as stream:
@@ -304,6 +306,8 @@ class Transfer:
                 if content.intact:
                     os.fsync(stream.fileno())
                     partial.replace(blob)
+                    for leftover in self._cached.leftovers(file.etag):
+                        leftover.unlink(missing_ok=True)
                     return
                 content.discard()
             if not continued:

@@ -44,7 +44,7 @@ def _default(table: Any) -> str | None:
     """Return the template in a JSON file: alone, or the default (else the only one) of several with names."""
     value = table.get("chat_template") if isinstance(table, Mapping) else None
     if isinstance(value, list):
-        value = {one.get("name"): one.get("template") for one in value if isinstance(one, Mapping)}
+        value = {str(one.get("name")): one.get("template") for one in value if isinstance(one, Mapping)}
     if isinstance(value, Mapping):
         value = value.get("default", next(iter(value.values()), None) if len(value) == 1 else None)
     return value if isinstance(value, str) else None

@@ -134,7 +134,8 @@ class ModelConfig:
 
     def rope(self, kind: str) -> Mapping[str, Any]:
         """Rotary parameters of layers of ``kind``: rope_theta, rope_type, partial_rotary_factor."""
-        return dict((self.text.get("rope_parameters") or {}).get(kind) or {})
+        found = (self.text.get("rope_parameters") or {}).get(kind) or {}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 def read_config(folder: Path) -> ModelConfig:

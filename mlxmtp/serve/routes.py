@@ -126,7 +126,7 @@ class Answering(Response):
         heartbeat, prefix = self._limits.heartbeat, self._endpoint.call_ids
         try:
             for index, job in enumerate(self._jobs):
-                async for piece in self._service.pieces(job, self._prepared.asked, heartbeat, prefix):
+                async for piece in self._service.pieces(job, self._prepared, heartbeat, prefix):
                     if piece is None:
                         await put(writer.heartbeat)
                     elif isinstance(piece, Ending):
@@ -140,7 +140,7 @@ class Answering(Response):
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answers = await self._service.collect(self._jobs, self._prepared.asked, self._endpoint.call_ids)
+            answers = await self._service.collect(self._jobs, self._prepared, self._endpoint.call_ids)
             response: Response = Json(self._endpoint.whole(self._about, self._body, answers))
         except AnswerFailed as failed:
             response = error_response(scope["path"], Refused(str(failed), status=500))

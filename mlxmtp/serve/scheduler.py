@@ -20,10 +20,16 @@ Begin = Callable[[OpenModel, OnPrefill], Answer]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """An answer that was asked for; `events` has all of it, ending in End or Failed."""
+    """An answer that was asked for; `events` has all of it, ending in End or Failed. `answer` is there once it runs."""
 
     begin: Begin
     events: asyncio.Queue[WorkerEvent] = field(default_factory=asyncio.Queue)
+    answer: Answer | None = None
+
+    def start(self, opened: OpenModel, on_prefill: OnPrefill) -> Answer:
+        """Begin the answer, on the thread of the model."""
+        self.answer = self.begin(opened, on_prefill)
+        return self.answer
 
 
 class Scheduler:
@@ -80,7 +86,7 @@ class Scheduler:
     def _next(self) -> None:
         if self._running is None and self._waiting and self.state == "ok":
             self._running = self._waiting.popleft()
-            self._worker.answer(self._running.begin)
+            self._worker.answer(self._running.start)
 
     def _deliver(self) -> None:
         for event in self._worker.events():

@@ -21,6 +21,7 @@ from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.forced import calls_only
 from mlxmtp.serve.metrics import Metrics
 from mlxmtp.serve.scheduler import Job, Scheduler
+from mlxmtp.serve.written import Written
 
 _TURN = "<|turn>"
 _MOST_EQUAL = 4
@@ -60,6 +61,7 @@ class Service:
     ) -> None:
         self.served, self.scheduler = served, scheduler
         self.metrics = Metrics()
+        self._written = Written()
         self._tokenizer, self._defaults = tokenizer, defaults
 
     def check_model(self, name: str) -> None:
@@ -112,14 +114,14 @@ class Service:
             self.scheduler.cancel(job)
 
     async def pieces(
-        self, job: Job, asked: Asked, heartbeat: float | None, prefix: str
+        self, job: Job, prepared: Prepared, heartbeat: float | None, prefix: str
     ) -> AsyncIterator[Piece | Ending | None]:
         """Yield an answer, its ending last, and None whenever `heartbeat` seconds have passed without anything.
 
         Raises AnswerFailed, with a sentence for the client.
         """
         calls: Counter[str] = Counter()
-        cut, thought = False, ""
+        cut, thought, first = False, "", ""
         while True:
             try:
                 event = await asyncio.wait_for(job.events.get(), heartbeat)
@@ -134,24 +136,29 @@ class Service:
                 yield event
             elif isinstance(event, Call) and not cut:
                 use = ToolUse(new_id(prefix), event)
+                first = first or use.id
                 calls[f"{event.name} {use.arguments}"] += 1
-                cut = not asked.parallel_calls or max(calls.values()) >= _MOST_EQUAL
+                cut = not prepared.asked.parallel_calls or max(calls.values()) >= _MOST_EQUAL
                 yield use
             elif isinstance(event, End):
                 self.metrics.count(event.stats)
+                tokenizer = self._tokenizer.result()
+                if first and job.answer is not None:
+                    said = job.answer.tokens
+                    self._written.keep(first, calls.total(), prepared.ids, said, thought, tokenizer)
                 reason = "stop" if cut else event.finish_reason
-                thinking = len(self._tokenizer.result().encode(thought)) if thought else 0
+                thinking = len(tokenizer.encode(thought)) if thought else 0
                 yield Ending(reason, event.stats, called=bool(calls), stop=event.stop, thinking=thinking)
                 return
             if cut:
                 self.scheduler.cancel(job)
 
-    async def collect(self, jobs: Sequence[Job], asked: Asked, prefix: str) -> list[tuple[Collected, Ending]]:
+    async def collect(self, jobs: Sequence[Job], prepared: Prepared, prefix: str) -> list[tuple[Collected, Ending]]:
         """Return all answers when they are complete. Raises AnswerFailed."""
         answers = []
         for job in jobs:
             said = Collected()
-            async for piece in self.pieces(job, asked, None, prefix):
+            async for piece in self.pieces(job, prepared, None, prefix):
                 if isinstance(piece, Ending):
                     answers.append((said, piece))
                 elif piece is not None:
@@ -163,15 +170,16 @@ class Service:
             return tokenizer.raw_ids(asked.raw), []
         if asked.tools and not tokenizer.declares_tools:
             raise Refused(f"The chat template of '{self.served.name}' knows no tools: leave them out.", "tools")
-        messages, think, tools = asked.messages, self._thinks(asked), asked.tools
+        messages, think, tools = self._written.with_thoughts(asked.messages), self._thinks(asked), asked.tools
         if asked.continues:
             return tokenizer.continued_ids(messages, think=think, tools=tools), []
-        ids = tokenizer.prompt_ids(messages, think=think, tools=tools)
+        rendered = tokenizer.prompt_ids(messages, think=think, tools=tools)
+        ids, places = self._written.splice(rendered, messages, tokenizer)
+        lasting = places[tokenizer.lasting(messages, rendered, think=think, tools=tools)]
         turn = tokenizer.special_id(_TURN)
         turns = [place for place, token in enumerate(ids) if token == turn]
         # Other conversations share the first turn; a retry and a summary share all up to the last question.
-        marks = {*turns[1:2], *turns[-2:-1], tokenizer.lasting(messages, ids, think=think, tools=tools)}
-        return ids, sorted(marks - {0})
+        return ids, sorted({*turns[1:2], *turns[-2:-1], lasting} - {0})
 
     def _thinks(self, asked: Asked) -> bool:
         return bool(self._defaults.get("think")) if asked.think is None else asked.think

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -102,6 +103,35 @@ def test_a_damaged_beginning_is_fetched_anew(here: Here) -> None:
     assert here.call("pull", "org/large")[0] == 0
     assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
     assert here.hub.bytes_of(WEIGHTS) == 2 * len(weights) - 50_000
+
+
+def leave(here: Here, weights: bytes, name: str, count: int) -> Path:
+    """Write the first bytes of the weights under a name that huggingface_hub gives to what it fetches."""
+    leftover = here.cached("org/large").blob(f"{sha256(weights)}.{name}.incomplete")
+    leftover.parent.mkdir(parents=True, exist_ok=True)
+    leftover.write_bytes(weights[:count])
+    return leftover
+
+
+def test_what_the_stock_client_left_is_gone_on_with_and_cleared_away(here: Here) -> None:
+    weights = publish_large(here.hub)
+    left = [leave(here, weights, name, count) for name, count in (("0a1b2c3d", 50_000), ("ffffffff", 90_000))]
+    assert here.call("pull", "org/large")[0] == 0
+    assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
+    assert here.hub.bytes_of(WEIGHTS) == len(weights) - 90_000
+    assert not any(map(Path.exists, left))
+
+
+def test_what_the_stock_client_works_on_is_left_alone(here: Here) -> None:
+    weights = publish_large(here.hub)
+    leftover = leave(here, weights, "0a1b2c3d", 50_000)
+    lock = here.cache / ".locks" / "models--org--large" / f"{sha256(weights)}.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as held:
+        assert try_lock(held.fileno())
+        assert here.call("pull", "org/large")[0] == 0
+    assert leftover.exists()
+    assert here.hub.bytes_of(WEIGHTS) == len(weights)
 
 
 def test_a_file_that_rotted_on_this_disk_is_fetched_again(here: Here) -> None:

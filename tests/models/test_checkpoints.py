@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -222,56 +221,6 @@ def test_a_merged_adapter_may_have_left_its_prefix(tmp_path):
         lambda tensors: [tensors.update({f"base_model.model.{name}": tensors.pop(name)}) for name in list(tensors)],
     )
     assert_same_text(folder, "e2b")
-
-
-def published_text(tensors: dict[str, mx.array]) -> None:
-    for name in list(tensors):
-        value = tensors.pop(name)
-        if "language_model" in name:
-            tensors[name.replace("model.language_model.", "model.")] = value
-
-
-@pytest.mark.parametrize(("family", "recipe"), [("e2b", None), ("e2b", "mixed_4_6"), ("26b", "mixed_3_6")])
-def test_text_alone_converted_by_mlx_lm_itself(family, recipe, tmp_path, monkeypatch):
-    """A text-only save through the converter of mlx-lm: one width, or a recipe of two."""
-    converter = import_module("mlx_lm.convert")  # the package has a function of that name
-    source, dest = copy(family, "target", tmp_path), tmp_path / "made"
-    for file in source.glob("*.safetensors"):
-        rewrite(file, published_text)
-    index = source / "model.safetensors.index.json"
-    if index.exists():
-        index.unlink()
-    text = json.loads((source / "config.json").read_text())["text_config"]
-    (source / "config.json").write_text(json.dumps(text | {"model_type": "gemma4_text"}))
-    (source / "generation_config.json").unlink()
-    monkeypatch.setattr(converter, "load", _loaded)
-    monkeypatch.setattr(converter, "save", _saved)
-    predicate = {} if recipe is None else {"quant_predicate": recipe}
-    converter.convert(str(source), str(dest), quantize=True, q_group_size=32, q_bits=4, **predicate)
-    network, _ = _network(dest)
-    network.set_dtype(mx.float32)  # as ours computes on a CPU
-    prompt = load_golden(family).records["short"].prompt
-    wanted = network(mx.array([prompt]))[0, -1].argmax().item()
-    assert decode(Decoder(load_target(dest), compiled="never"), prompt, 1) == [wanted]
-
-
-def _network(folder: Path) -> tuple[Any, dict[str, Any]]:
-    from mlx_lm.utils import load_model
-
-    return load_model(folder)
-
-
-def _loaded(path: str, **_: Any) -> tuple[Any, Any, Any]:
-    """mlx-lm's `load` without the tokenizer, which the goldens do not have."""
-    network, config = _network(Path(path))
-    return network, None, config
-
-
-def _saved(dest: Path, source: Path, network: Any, tokenizer: Any, config: dict[str, Any], *_: Any, **__: Any) -> None:
-    from mlx_lm.utils import save_config, save_model
-
-    save_model(dest, network, donate_model=True)
-    save_config(config, config_path=dest / "config.json")
 
 
 # What cannot be used says what it is.

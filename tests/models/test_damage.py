@@ -16,10 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError
+from mlxmtp.models.chat_template import check_text
 from mlxmtp.models.load import load_drafter, load_target
 from tests.golden import load_golden
 from tests.networks import decode
+from tests.text_checkpoint import TEMPLATE, write_json, write_text_checkpoint
 
 FAMILIES = ("e2b", "12b", "26b")
 PARTS = ("target", "drafter")
@@ -71,23 +74,28 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from leaves(item, (*path, key))
 
 
+def damage_field(data: st.DataObject, table: Any, places: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Remove or change one of some places in a JSON value, and return which."""
+    *path, last = place = data.draw(st.sampled_from(sorted(places, key=str)))
+    for key in path:
+        table = table[key]
+    change = data.draw(st.sampled_from(["remove", *VALUES]))
+    if isinstance(change, str) and change == "remove":
+        del table[last]
+    else:
+        table[last] = change
+    return place
+
+
 def one_field(data: st.DataObject) -> None:
     family, part = data.draw(st.sampled_from(FAMILIES)), data.draw(st.sampled_from(PARTS))
     with TemporaryDirectory() as to:
         folders = copy(family, part, to)
         file = data.draw(st.sampled_from(sorted(folders[part].glob("*.json"))))
         table = json.loads(file.read_text())
-        *path, last = data.draw(st.sampled_from(sorted(leaves(table), key=str)))
-        place = table
-        for key in path:
-            place = place[key]
-        change = data.draw(st.sampled_from(["remove", *VALUES]))
-        if isinstance(change, str) and change == "remove":
-            del place[last]
-        else:
-            place[last] = change
+        path = damage_field(data, table, list(leaves(table)))
         file.write_text(json.dumps(table))
-        check(family, folders, strict=not OTHER_NETWORK & {*path, last})
+        check(family, folders, strict=not OTHER_NETWORK & {*path})
 
 
 def one_header_entry(data: st.DataObject) -> None:
@@ -152,7 +160,34 @@ def one_tensor(data: st.DataObject) -> None:
         check(family, folders, strict=not square and not (kind == "nan" and part == "target" and value.size == 1))
 
 
-DAMAGES = [one_field, one_header_entry, one_tensor]
+def one_field_of_the_text_side(data: st.DataObject) -> None:
+    """A tokenizer whose files are damaged has other text; it is loaded and used, or refused, and nothing else."""
+    with TemporaryDirectory() as to:
+        folder = write_text_checkpoint(Path(to), template=None)
+        template = [{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": ""}]
+        settings = {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}, "chat_template": template}
+        write_json(folder / "tokenizer_config.json", settings)
+        file = folder / data.draw(st.sampled_from(["tokenizer.json", "tokenizer_config.json"]))
+        table = json.loads(file.read_text())
+        # Of the vocabulary, which is nearly all of the file, a few entries are as good as the rest.
+        damage_field(data, table, [path for path in leaves(table) if "vocab" not in path or path[-1] in ("vocab", "t")])
+        file.write_text(json.dumps(table))
+        said = ""
+        try:
+            check_text(folder)
+            tokenizer = Tokenizer.load(folder)
+            ids = tokenizer.prompt_ids([{"role": "user", "content": "A text, \u4e2d\u00e9 <turn|>"}], think=True)
+            detokenizer = tokenizer.detokenizer()
+            said = "".join(map(detokenizer.add, [*ids, 10**6])) + detokenizer.flush()
+            assert isinstance(said, str)
+            assert tokenizer.end_ids <= set(range(500))
+            said = tokenizer.token_bytes(200).decode("latin-1") * 0
+        except MlxmtpError as error:
+            said = str(error)
+        assert "\n" not in said
+
+
+DAMAGES = [one_field, one_header_entry, one_tensor, one_field_of_the_text_side]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -78,12 +78,13 @@ def call(written: str) -> str:
 class Running:
     """The server under test. `say` queues answers; `post` and `get` ask it."""
 
-    def __init__(self, folder: Path, options: Options, *, context: int, loads: Event | None) -> None:
-        folder = write_text_checkpoint(folder / "model", context=context, template=TEMPLATE)
+    def __init__(self, folder: Path, options: Options, *, context: int, loads: Event | None, template: str) -> None:
+        folder = write_text_checkpoint(folder / "model", context=context, template=template)
+        self.opens_thoughts = "'tool_response' and enable_thinking" in template  # in the prompt, after a result
         self.tokenizer = Tokenizer.load(folder)
         self.decoder = FakeDecoder()
         self.told: list[str] = []
-        model = Model(self.decoder, read_config(folder), self.tokenizer)
+        self.model = model = Model(self.decoder, read_config(folder), self.tokenizer)
         opened = OpenModel(model, Checkpoint("fake", folder), None, LearnedDrafting(folder / "data", None))
 
         def read() -> OpenModel:
@@ -160,9 +161,14 @@ class Running:
 
 @contextmanager
 def running(
-    folder: Path, options: Options | None = None, *, context: int = 4096, loads: Event | None = None
+    folder: Path,
+    options: Options | None = None,
+    *,
+    context: int = 4096,
+    loads: Event | None = None,
+    template: str = TEMPLATE,
 ) -> Iterator[Running]:
-    server = Running(folder, options or Options(port=0), context=context, loads=loads)
+    server = Running(folder, options or Options(port=0), context=context, loads=loads, template=template)
     try:
         yield server
     finally:

@@ -1,0 +1,103 @@
+"""Settings for other programs: what they say, and that a file keeps what else is in it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.app.connect import CLIENTS, Client, Server, text_of, write
+from mlxmtp.app.remote import RemoteModel
+from mlxmtp.errors import UsageError
+
+OPEN = Server("http://127.0.0.1:8765", RemoteModel("gemma/26b", 65_536), locked=False)
+LOCKED = replace(OPEN, locked=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "XDG_CONFIG_HOME", "LLM_USER_PATH", "CONTINUE_GLOBAL_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def path_of(client: Client) -> Path:
+    path = client.path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_new_file_is_what_is_shown_and_names_server_model_and_key(home: Path, name: str) -> None:
+    client = CLIENTS[name]
+    for server in (OPEN, LOCKED):
+        done = write(client, server)
+        text = done.path.read_text()
+        assert text == text_of(client, server)
+        assert done.path.is_relative_to(home)
+        assert OPEN.url in text
+        assert "gemma/26b" in text
+        assert name in ("llm", "zed") or (("MLXMTP_API_KEY" in text) == server.locked)
+        done.path.unlink()
+
+
+def test_forms_are_those_that_the_programs_read(home: Path) -> None:
+    codex = tomllib.loads(text_of(CLIENTS["codex"], LOCKED))
+    provider = codex["model_providers"][codex["model_provider"]]
+    assert (provider["wire_api"], provider["env_key"]) == ("responses", "MLXMTP_API_KEY")
+    claude = json.loads(text_of(CLIENTS["claude"], OPEN))["env"]
+    assert claude["ANTHROPIC_BASE_URL"] == OPEN.url
+    assert int(claude["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) < 65_536
+
+
+@pytest.mark.parametrize("name", ["claude", "opencode", "zed"])
+def test_json_keeps_what_else_is_there_and_a_copy(home: Path, name: str) -> None:
+    client = CLIENTS[name]
+    path = path_of(client)
+    before = '{"env": {"A": "b"}, "provider": {"x": {}}, "theme": "dark", "language_models": {"ollama": {"u": "ü"}}}'
+    path.write_text(before, encoding="utf-8")
+    path.chmod(0o600)
+    done = write(client, OPEN)
+    table = json.loads(path.read_text(encoding="utf-8"))
+    assert (table["theme"], table["language_models"]["ollama"], table["env"]["A"]) == ("dark", {"u": "ü"}, "b")
+    assert "x" in table["provider"]
+    assert path.stat().st_mode & 0o077 == 0
+    assert done.backup is not None
+    assert done.backup.read_text(encoding="utf-8") == before
+    assert write(client, OPEN).backup is None  # nothing changed
+    again = write(client, replace(OPEN, url="http://127.0.0.1:9000"))
+    assert again.backup not in (None, done.backup)
+
+
+def test_a_list_of_models_gets_one_entry_however_often(home: Path) -> None:
+    client = CLIENTS["llm"]
+    path = path_of(client)
+    path.write_text("- model_id: other\n  model_name: x", encoding="utf-8")
+    for server in (OPEN, LOCKED, LOCKED):
+        write(client, server)
+    text = path.read_text()
+    assert text.startswith("- model_id: other\n  model_name: x\n# mlxmtp: begin\n")
+    assert text.count('model_id: "mlxmtp"') == 1
+    assert "api_key_name" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("zed", '// mine\n{"a": 1}'), ("claude", "[1]"), ("opencode", "{"), ("continue", "name: mine\n")]
+)
+def test_what_cannot_be_joined_is_left_alone(home: Path, name: str, text: str) -> None:
+    path = path_of(CLIENTS[name])
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="by hand"):
+        write(CLIENTS[name], OPEN)
+    assert path.read_text() == text
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_that_cannot_be_written_is_told(home: Path) -> None:
+    (home / ".claude").write_text("a file")
+    with pytest.raises(UsageError, match="by hand"):
+        write(CLIENTS["claude"], OPEN)

@@ -1,0 +1,42 @@
+"""Coding agents as they are published, each with a tool round, in a network that has no way out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serve.agent_round import BIN, WORD
+
+ROOT = Path(__file__).parents[2]
+ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+def _can_be_alone() -> bool:
+    try:
+        return subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["claude", "codex", "opencode"])
+def test_an_agent_reads_a_file_with_the_settings_that_connect_gives(agent: str) -> None:
+    if not (BIN / agent).exists():
+        pytest.skip("no agents: npm install --prefix tests/serve/agents")
+    if not _can_be_alone():
+        pytest.skip("no network namespaces here: the agents would reach out")
+    round_ = [sys.executable, "-m", "tests.serve.agent_round", agent]
+    done = subprocess.run([*ALONE, *round_], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["code"] == 0, found["err"]
+    assert WORD in found["out"]
+    assert found["requests"]
+    assert {status for _, status, _ in found["requests"]} == {"200"}, found["requests"]
+    result = found["prompt"].rpartition("<|tool_response>")[2]
+    assert WORD in result
+    assert found["read_again"] == 0
