@@ -128,6 +128,8 @@ class Decoder:
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
+        if not draft_from or not set(draft_from) <= {"mtp", "copy"}:
+            raise ValueError(f"draft_from holds 'mtp', 'copy' or both, not {draft_from!r}")
         self.depth.fixed = fixed
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None

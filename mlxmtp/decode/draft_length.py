@@ -21,7 +21,7 @@ _MOST = 5.0  # logarithm of a cost that can be true
 _KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
 _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
 _COPY = 2.5  # plain rounds that one with copied tokens takes, before it was timed
-_PRICE, _DEAREST = 1.0, 10.0  # of a trace beside a round of its length, and the most that can be true
+_PRICE, _DEAREST = 1.0, 10.0  # of a trace, in rounds of its length, and the most that can be true
 _TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
 _ENDLESS = 1_000_000
 
@@ -116,7 +116,7 @@ class DraftLength:
 
         ``followed``: the tokens it gave, by which copies are judged even where none was made.
         """
-        if traced is not None and seconds is not None:
+        if traced not in (None, k) and seconds is not None:  # the first of all is traced before it runs: no choice
             self._pay(k, traced, seconds)
         seconds = seconds if timed else None
         if self.copying is not None:
