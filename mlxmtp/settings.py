@@ -133,7 +133,7 @@ class Settings:
         "an installed model, else pocket", commands=_NAMING, environment="MLXMTP_MODEL")
     url: str | None = setting(
         "--url URL", name_of("a server"), "Server that answers, in place of a model here. Also MLXMTP_URL.",
-        "none; `connect`: http://127.0.0.1:8765", commands=("connect",), environment="MLXMTP_URL")
+        "none; `connect`: http://127.0.0.1:8765", commands=("ask", "chat", "connect"), environment="MLXMTP_URL")
     system: str | None = setting(
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
         "none", commands=("ask", "chat", "bench"))

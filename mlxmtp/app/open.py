@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.app.structured import constraint_of
-from mlxmtp.engine.model import Model
+from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ModelNotFound, TooLarge
@@ -94,6 +94,20 @@ class Opener:
             note += f" {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
         self.tell(note)
 
+    def tokenizer(self, target: Checkpoint) -> Tokenizer:
+        """Return the text side of a model. Raises LoadError."""
+        return read_tokenizer(target)
+
+    def context(self, target: Checkpoint) -> int:
+        """Return the longest context of a model in tokens. Raises LoadError."""
+        return context_of(target.folder)
+
+    def require_memory(
+        self, target: Checkpoint, drafter: Checkpoint | None, tokens: int, settings: Settings, *, turns: bool
+    ) -> None:
+        """Raise TooLarge if the memory does not hold it all."""
+        require_memory(target, drafter, tokens, force=bool(settings.force), turns=turns, kv_bits=settings.kv_bits)
+
     def has_drafter(self, target: Checkpoint) -> bool:
         return self._store.drafter_for(target, None) is not None
 
@@ -111,7 +125,7 @@ class Opener:
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:
-        """Read the weights, and the tokenizer unless it is given. Raises LoadError."""
+        """Read the weights, and the tokenizer unless it is given; prepare for what is asked. Raises LoadError."""
         if settings.debug:
             for folder in [one.folder for one in (target, drafter) if one is not None]:
                 for note in check_folder(read_config(folder)):
@@ -120,6 +134,8 @@ class Opener:
         model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer or read_tokenizer(target))
         learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
         learned.start(model)
+        if settings.in_form:
+            model.prepare_constraints()
         return OpenModel(model, target, drafter, learned)
 
 

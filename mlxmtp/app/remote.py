@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from socket import SHUT_RDWR, socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,8 +31,8 @@ class Remote:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         """Raise UsageError for what is no address."""
-        parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
             self._port = parts.port
         except ValueError:
             raise UsageError(f"{url} is no address of a server: write it as {DEFAULT_URL}.") from None
@@ -44,10 +45,10 @@ class Remote:
 
     def model(self, name: str | None = None) -> RemoteModel:
         """Return the model of that name, by default the server's first. Raises MlxmtpError, ModelNotFound."""
-        with self._asked("GET", "/v1/models") as response:
-            listed = self._json(response).get("data")
+        with closing(self.connection()) as connection, closing(self.response(connection, "GET", "/v1/models")) as said:
+            listed = self._json(said).get("data")
         if not isinstance(listed, list) or not all(isinstance(one, dict) and "id" in one for one in listed):
-            raise self._foreign()
+            raise self.foreign()
         models = {str(one["id"]): one.get("max_model_len") for one in listed}
         if not models or (name is not None and name not in models):
             there = ", ".join(models) or "none"
@@ -56,61 +57,43 @@ class Remote:
         context = models[found]
         return RemoteModel(found, context if isinstance(context, int) and context > 0 else 0)
 
-    def chat(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the chunks of a streamed chat completion. Raises MlxmtpError, also if the server breaks off."""
-        with self._asked("POST", "/v1/chat/completions", {**body, "stream": True}) as response:
-            for line in self._lines(response):
-                if not line.startswith(b"data:"):
-                    continue
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    return
-                yield self._chunk(data)
-        raise self._broken_off()
+    def chat(self, body: Mapping[str, Any]) -> Chunks:
+        """Ask for a chat completion. Raises nothing yet."""
+        return Chunks(self, {**body, "stream": True})
 
-    def _chunk(self, data: bytes) -> dict[str, Any]:
-        try:
-            chunk = json.loads(data)
-        except (ValueError, RecursionError):
-            raise self._foreign() from None
-        if not isinstance(chunk, dict):
-            raise self._foreign()
-        if "error" in chunk:
-            raise MlxmtpError(f"The server at {self.url} could not answer: {_message(chunk)}")
-        return chunk
-
-    def _lines(self, response: HTTPResponse) -> Iterator[bytes]:
-        try:
-            yield from iter(lambda: response.readline(_LARGEST), b"")
-        except (OSError, HTTPException) as error:
-            raise self._broken_off() from error
-
-    @contextmanager
-    def _asked(self, method: str, path: str, body: object = None) -> Iterator[HTTPResponse]:
-        """Give the response to a request that was carried out. Raises MlxmtpError."""
+    def connection(self) -> HTTPConnection:
+        """Return a connection that stands. Raises MlxmtpError."""
         connection = self._connection(self._host, self._port, timeout=_CONNECT_SECONDS)
+        with self._reaching():
+            connection.connect()
+            connection.sock.settimeout(_SILENT_SECONDS)
+        return connection
+
+    def response(self, connection: HTTPConnection, method: str, path: str, body: object = None) -> HTTPResponse:
+        """Return the response to a request that was carried out. Raises MlxmtpError."""
         headers = {"Accept": "application/json, text/event-stream"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        with self._reaching():
+            connection.request(method, self._path + path, data, headers)
+            response = connection.getresponse()
+        if response.status == 200:
+            return response
+        with closing(response):
+            raise self._refusal(response)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
         try:
-            try:
-                connection.connect()
-                connection.sock.settimeout(_SILENT_SECONDS)
-                connection.request(method, self._path + path, data, headers)
-                response = connection.getresponse()
-            except (OSError, HTTPException) as error:
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                raise MlxmtpError(
-                    f"No server answers at {self.url} ({reason}): start one with mlxmtp serve, or name it with --url."
-                ) from error
-            if response.status != 200:
-                raise self._refusal(response)
-            yield response
-        finally:
-            connection.close()
+            yield
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise MlxmtpError(
+                f"No server answers at {self.url} ({reason}): start one with mlxmtp serve, or name it with --url."
+            ) from error
 
     def _refusal(self, response: HTTPResponse) -> MlxmtpError:
         if response.status == 401:
@@ -125,18 +108,64 @@ class Remote:
         try:
             value = json.loads(response.read(_LARGEST))
         except (OSError, HTTPException, ValueError, RecursionError):
-            raise self._foreign() from None
+            raise self.foreign() from None
         if not isinstance(value, dict):
-            raise self._foreign()
+            raise self.foreign()
         return value
 
-    def _foreign(self) -> MlxmtpError:
+    def foreign(self) -> MlxmtpError:
         return MlxmtpError(
             f"What answers at {self.url} does not speak OpenAI's protocol: name another server with --url."
         )
 
-    def _broken_off(self) -> MlxmtpError:
+    def broken_off(self) -> MlxmtpError:
         return MlxmtpError(f"The server at {self.url} broke off its answer: look there for the reason, and ask again.")
+
+
+class Chunks:
+    """The chunks of a streamed chat completion. `close`, from any thread, ends it: the server stops, too."""
+
+    def __init__(self, remote: Remote, body: Mapping[str, Any]) -> None:
+        self._remote, self._body = remote, body
+        self._socket: socket | None = None
+        self._closed = False
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield them up to the last. Raises MlxmtpError, also if the server breaks off."""
+        with closing(self._remote.connection()) as connection:
+            self._socket = connection.sock
+            with closing(self._remote.response(connection, "POST", "/v1/chat/completions", self._body)) as response:
+                for line in self._lines(response):
+                    data = line.removeprefix(b"data:").strip()
+                    if data == b"[DONE]" or self._closed:
+                        return
+                    if line.startswith(b"data:"):
+                        yield self._chunk(data)
+        raise self._remote.broken_off()
+
+    def close(self) -> None:
+        """End it."""
+        self._closed = True
+        if self._socket is not None:
+            with suppress(OSError):  # it has ended
+                self._socket.shutdown(SHUT_RDWR)
+
+    def _lines(self, response: HTTPResponse) -> Iterator[bytes]:
+        try:
+            yield from iter(lambda: response.readline(_LARGEST), b"")
+        except (OSError, HTTPException) as error:
+            raise self._remote.broken_off() from error
+
+    def _chunk(self, data: bytes) -> dict[str, Any]:
+        try:
+            chunk = json.loads(data)
+        except (ValueError, RecursionError):
+            raise self._remote.foreign() from None
+        if not isinstance(chunk, dict):
+            raise self._remote.foreign()
+        if "error" in chunk:
+            raise MlxmtpError(f"The server at {self._remote.url} could not answer: {_message(chunk)}")
+        return chunk
 
 
 def _message(body: Mapping[str, Any]) -> str:

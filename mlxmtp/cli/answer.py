@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
 
-from mlxmtp.app.open import Opener, OpenModel, answer_params, read_tokenizer, require_memory
+from mlxmtp.app.open import Opener, OpenModel, answer_params
 from mlxmtp.app.prompt_cache import PromptCache, prefix_before_question
 from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
@@ -16,11 +16,11 @@ from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import LastWords, interrupts
 from mlxmtp.engine.events import Text, Thinking
-from mlxmtp.engine.model import check_length, context_of
+from mlxmtp.engine.model import check_length
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import ContextOverflow, MlxmtpError
+from mlxmtp.errors import ContextOverflow, MlxmtpError, UsageError
 from mlxmtp.settings import Loaded
 
 _ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
@@ -56,10 +56,12 @@ class OneAnswer:
 
     def show_prompt(self) -> None:
         """Write the prompt and its length for --dry-run, from the tokenizer alone."""
+        if self.settings.url is not None:
+            raise UsageError("--dry-run shows the prompt of a model on this machine: leave out --url.")
         found = self.opener.target(self.settings.model)
-        tokenizer = read_tokenizer(found)
+        tokenizer = self.opener.tokenizer(found)
         prompt = self.turn.prompt(tokenizer, think=bool(self.settings.think))
-        context, count = context_of(found.folder), len(prompt.ids)
+        context, count = self.opener.context(found), len(prompt.ids)
         if self.form.json or self.form.jsonl:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
             self.out.write(presenters.as_json(shown))
@@ -74,15 +76,15 @@ class OneAnswer:
         params = answer_params(settings)
         target = self.opener.target(settings.model)
         drafter = self.opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
-        tokenizer = read_tokenizer(target)
+        tokenizer = self.opener.tokenizer(target)
         ids = self.turn.prompt(tokenizer, think=bool(self.settings.think)).ids
-        self._check_fit(len(ids), tokenizer, context_of(target.folder), target.name)
+        self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or _ANSWER), bool(settings.cache)
-        require_memory(target, drafter, tokens, force=bool(settings.force), turns=cached, kv_bits=settings.kv_bits)
+        self.opener.require_memory(target, drafter, tokens, settings, turns=cached)
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
-        self.out.progress(f"loading {target.name}")
+        self.out.progress(f"loading {target.name}" if settings.url is None else f"asking {settings.url}")
         opened = self.opener.open(target, drafter, settings, tokenizer)
         before = self.conversation.model
         if before and before != target.name:
@@ -94,7 +96,7 @@ class OneAnswer:
     def _stream(self, opened: OpenModel, ids: list[int], params: Params) -> None:
         model = opened.model
         cache, prefix, loaded = None, 0, 0
-        if self.settings.cache:
+        if self.settings.cache and self.settings.url is None:  # a server keeps what it has read by itself
             prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think)
             cache = PromptCache.of(self.loaded) if prefix else None
         if cache is not None:
@@ -102,7 +104,11 @@ class OneAnswer:
             self._note(remark)
         self.turn.begin(opened, params)
         presenter = self._presenter(opened)
-        answer = model.stream_ids(ids, params, on_prefill=PrefillProgress(self.out).count, snapshot_at=[prefix])
+        on_prefill = PrefillProgress(self.out).count
+        if self.settings.url is None:
+            answer = model.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=[prefix])
+        else:
+            answer = self.turn.stream(params, on_prefill)
 
         def cut_short() -> None:
             self.turn.end("cancelled", answer.stats)

@@ -16,7 +16,14 @@ from mlxmtp.settings import Loaded
 
 
 def opener_of(loaded: Loaded, out: Output) -> Opener:
-    """Return the models on this machine; one that is missing is offered for download, if somebody can be asked."""
+    """Return the models on this machine; one that is missing is offered for download, if somebody can be asked.
+
+    With --url there is one model, the server's. Raises UsageError for what is no address.
+    """
+    if loaded.settings.url is not None:
+        from mlxmtp.app.remote_model import RemoteOpener
+
+        return RemoteOpener(loaded, tell=out.note, attended=out.error_terminal)
     return Opener(loaded, tell=out.note, obtain=partial(offer, loaded, out), attended=out.error_terminal)
 
 

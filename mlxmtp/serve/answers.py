@@ -115,6 +115,9 @@ def new_id(prefix: str) -> str:
 def drafting(stats: Stats) -> dict[str, Any]:
     """Return the extension field of an answer."""
     return {
+        "passes": stats.rounds,
+        "drafted": stats.drafted,
+        "accepted": stats.accepted,
         "tokens_per_pass": round(stats.tokens_per_pass, 3),
         "acceptance": round(stats.accepted / stats.drafted, 3) if stats.drafted else None,
         "generation_tps": round(stats.generation_tps, 2),

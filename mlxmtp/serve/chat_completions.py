@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.limits import Range
 from mlxmtp.serve import answers, asked
@@ -14,7 +15,7 @@ from mlxmtp.serve.tools import choose, functions
 _MOST = 8  # answers to one request
 _NOT_HONOURED = (
     "logit_bias", "logprobs", "top_logprobs", "functions", "function_call", "audio", "web_search_options",
-    "guided_json", "guided_regex", "guided_grammar", "guided_choice", "grammar", "json_schema",
+    "guided_choice", "grammar", "json_schema",
 )  # fmt: skip
 _PENALTIES = ("presence_penalty", "frequency_penalty")
 
@@ -38,6 +39,7 @@ def read(body: Fields) -> Asked:
         stream=body.flag("stream"),
         n=_count(body),
         stops=body.texts("stop"),
+        continues=_continues(body, history),
     )
 
 
@@ -58,8 +60,18 @@ def shared(body: Fields) -> dict[str, Any]:
     body.refuse(*_PENALTIES, unless=(0,))
     body.refuse("repetition_penalty", "repeat_penalty", unless=(1, 0))
     limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
-    form = asked.form_of(body.object("response_format"), "json_schema")
+    form = asked.form_of(body.object("response_format"), "json_schema") or _guided(body)
     return {**asked.sampling_of(body), **limits, **form, **asked.drafting_of(body)}
+
+
+def _guided(body: Fields) -> dict[str, Any]:
+    """Return the constraint that vLLM's parameters ask for."""
+    if body.has("guided_regex"):
+        return {"constraint": Constraint("regex", body.text("guided_regex"))}
+    if body.has("guided_grammar"):
+        return {"constraint": Constraint("grammar", body.text("guided_grammar"))}
+    schema = body.object("guided_json")
+    return {} if schema is None else {"constraint": Constraint.schema(schema.table)}
 
 
 def _add(history: History, message: Fields) -> None:
@@ -81,6 +93,16 @@ def _call(fields: Fields) -> Message:
         raise fields.wrong("function", "an object")
     arguments = function.table.get("arguments")
     return asked.call_of(fields.text("id", ""), function.text("name"), arguments, function.path("arguments"))
+
+
+def _continues(body: Fields, history: History) -> bool:
+    """Return true if the last message, an answer, is to be gone on with. Raises Refused if it is none."""
+    if not body.flag("continue_final_message"):
+        return False
+    last = history.messages[-1]
+    if last["role"] != "assistant" or "tool_calls" in last:
+        raise Refused("continue_final_message needs an assistant's text as the last message.", "messages")
+    return True
 
 
 def _count(body: Fields) -> int:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from mlxmtp.chat.history import Exchange
 
 
-@takes("ask", "model file system thinking form ... cache dry_run display sampling drafting yes force no_color debug")
+@takes(
+    "ask", "model url file system thinking form ... cache dry_run display sampling drafting yes force no_color debug"
+)
 def ask(
     ctx: Context,
     prompt: Annotated[
@@ -48,6 +50,7 @@ def ask(
       mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
       mlxmtp ask --cache -f handbook.txt "How do I return it?"
       mlxmtp ask --save "Name a prime" && mlxmtp ask -c "And the next?"
+      mlxmtp ask --url localhost:8765 "A model that mlxmtp serve has in memory"
 
     The model reads the files, then piped text, then PROMPT. A folder stands for its text files, without those that
     git ignores. A pipe is read to its end, however long its writer takes; in a `while read` loop, --no-stdin leaves the

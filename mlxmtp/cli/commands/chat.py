@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlxmtp.cli.repl.chat import Chat
 
 
-@takes("chat", "model file system ... thinking display sampling drafting yes force no_color debug")
+@takes("chat", "model url file system ... thinking display sampling drafting yes force no_color debug")
 def chat(
     ctx: Context,
     file: Annotated[
@@ -42,6 +42,7 @@ def chat(
       mlxmtp chat -c
       mlxmtp chat -r          (a list to choose from)
       mlxmtp chat -r 3f9a
+      mlxmtp chat --url localhost:8765
 
     Everything is saved as it is said; -c goes on with the latest conversation. The model is read while you type.
     """
@@ -100,6 +101,9 @@ def _prepare(
     from mlxmtp.cli.repl.completion import Sources
     from mlxmtp.cli.repl.slash import PlainReader, Reader
     from mlxmtp.cli.terminal.keyboard import Keyboard
+
+    if keep_cache and loaded.settings.url is not None:
+        raise UsageError("--keep-cache keeps what a model on this machine has read: leave out --url.")
 
     def session_names() -> list[str]:
         return [one.name or one.id for one in Sessions(loaded.places.sessions).listing().sessions]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from mlxmtp.app.open import Checkpoint, Opener, OpenModel, require_memory
+from mlxmtp.app.open import Checkpoint, Opener, OpenModel
 from mlxmtp.app.prompt_cache import SessionCache
 from mlxmtp.app.turn import Outcome
 from mlxmtp.app.worker import Worker
@@ -117,7 +117,7 @@ class ChosenModel:
     def load(self, target: Checkpoint, settings: Settings, *, draws: bool) -> None:
         """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
         drafter = self.opener.drafter(target, settings)
-        require_memory(target, drafter, _ANSWER, force=bool(settings.force), turns=True, kv_bits=settings.kv_bits)
+        self.opener.require_memory(target, drafter, _ANSWER, settings, turns=True)
         self.target, self.drafter = target, drafter
         if self.cache is not None:
             self.cache.forget()

@@ -71,7 +71,9 @@ class PrefillProgress:
         self._pace: _Pace | None = None  # what was reused is no speed: the first report only starts the clock
 
     def count(self, done: int, total: int) -> None:
-        """Show that `done` of `total` tokens have been read."""
+        """Show that `done` of `total` tokens have been read; 0 of 0: nothing is known of it."""
+        if not total:
+            return
         if done >= total:
             self._pace = None
             self._out.clear_progress()
