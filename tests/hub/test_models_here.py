@@ -92,8 +92,10 @@ def test_a_copied_cache_has_its_drafter_where_that_fits(here: Here) -> None:
         paired = here.store().drafter_for(here.store().resolve(name), None)
         assert paired is not None
         assert paired.name == f"{repo}-assistant"
-    shutil.copy(FOLDER / "31b" / "drafter" / "config.json", paired.folder / "other")
-    (paired.folder / "other").replace(paired.folder / "config.json")
+    drafter = here.cached(f"{repo}-assistant")
+    config = drafter.snapshot(drafter.commits()[0]) / "config.json"
+    config.unlink()
+    shutil.copy(FOLDER / "31b" / "drafter" / "config.json", config)
     assert here.store().drafter_for(here.store().resolve(repo), None) is None
 
 
