@@ -10,6 +10,7 @@ from typer import Context, Option
 from typer.core import TyperCommand
 
 from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.files import is_path
 from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, table_of
 
 Command = Callable[..., None]
@@ -94,7 +95,7 @@ def model_names(incomplete: str) -> list[str]:
 
     loaded = load_settings({}, tolerant=True)
     names = [*(model.name for model in Catalog(loaded).listing(every=True).models), *loaded.aliases]
-    if incomplete.startswith((".", "/", "~")):
+    if is_path(incomplete):
         folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
         names += [f"{folder}{one.name}/" for one in Path(folder or ".").expanduser().iterdir() if one.is_dir()]
     return [name for name in names if name.startswith(incomplete)]
