@@ -80,9 +80,12 @@ class Model:
         """Tokens that end an answer: of config.json, generation_config.json, the tokenizer and the turn format."""
         return self.config.stop_ids | (frozenset() if self._tokenizer is None else self._tokenizer.end_ids)
 
+    def prepare_constraints(self) -> None:
+        """Make the vocabulary ready for constraints now, a second or more, so that no answer has to wait for that."""
+        _ = self._token_table
+
     @cached_property
-    def token_table(self) -> TokenTable:
-        """The vocabulary as constraints need it: made once, in a second or more, when a constraint is first used."""
+    def _token_table(self) -> TokenTable:
         return TokenTable(self.tokenizer, self.config.vocab_size, self.stop_ids)
 
     def rounds(
@@ -91,6 +94,7 @@ class Model:
         *,
         max_tokens: int,
         num_draft_tokens: int | Literal["auto"] = "auto",
+        draft_from: Collection[str] = ("mtp",),
         temp: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -100,7 +104,8 @@ class Model:
     ) -> Iterator[Round]:
         """Decode token ids, round by round, with exactly these settings; `stop` None: at the checkpoint's stop tokens.
 
-        Raises ContextOverflow when the prompt leaves no room in the context, ValueError for values out of range.
+        `draft_from`: "mtp" (the drafter), "copy" (the text so far), or both. Raises ContextOverflow when the prompt
+        leaves no room in the context, ValueError for values out of range.
         """
         from mlxmtp.decode.sampling import Sampling
 
@@ -108,6 +113,7 @@ class Model:
             prompt_ids,
             max_tokens=max_tokens,
             num_draft_tokens=num_draft_tokens,
+            draft_from=draft_from,
             sampling=Sampling(temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
             stop=self.stop_ids if stop is None else stop,
         )
@@ -156,7 +162,7 @@ class Model:
         ids, params, matcher = list(prompt_ids), params or Params(), None
         if params.constraint is not None:
             in_thought = self.tokenizer.opens_in_thought(ids)
-            matcher = Matcher(params.constraint, self.token_table, begun, in_thought=in_thought)
+            matcher = Matcher(params.constraint, self._token_table, begun, in_thought=in_thought)
         about = self._decoder, self.config, self.tokenizer
         options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
         return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)
