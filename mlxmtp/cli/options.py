@@ -10,7 +10,6 @@ from typer import Context, Option
 from typer.core import TyperCommand
 
 from mlxmtp.cli.terminal.output import Look, Output
-from mlxmtp.files import is_path
 from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, table_of
 
 Command = Callable[..., None]
@@ -92,6 +91,7 @@ def model_names(incomplete: str) -> list[str]:
     from pathlib import Path
 
     from mlxmtp.app.models import Catalog
+    from mlxmtp.files import is_path
 
     loaded = load_settings({}, tolerant=True)
     names = [*(model.name for model in Catalog(loaded).listing(every=True).models), *loaded.aliases]

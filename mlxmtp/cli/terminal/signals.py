@@ -73,7 +73,8 @@ class Shield:
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if not self._depth and self._waiting is not None:
-            self._waiting()
+            say, self._waiting = self._waiting, None
+            say()
 
     def after(self, say: Callable[[], None]) -> None:
         """Call `say()` now, or once nothing is being written."""
