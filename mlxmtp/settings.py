@@ -186,7 +186,7 @@ class Settings:
         "on terminals", commands=_TALKING, section="thinking")
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
-        "any text", **_FORM)
+        "any text", **{**_FORM, "commands": ("ask", "bench")})
     regex: str | None = setting(
         "--regex PATTERN", TEXT, "Text that an expression matches as a whole.", "any text", **_FORM)
     grammar: str | None = setting(

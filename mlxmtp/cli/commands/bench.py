@@ -20,7 +20,7 @@ _MODELS = "Alias, org/repo or path; can be repeated."
 _SUITES = "Of code, chat, summary, extract, rewrite; a .jsonl; text files, folders.  [default: all five]"
 
 
-@takes("bench", "... system thinking sampling drafting yes force quiet no_color debug")
+@takes("bench", "... system schema thinking sampling drafting yes force quiet no_color debug")
 def bench(
     ctx: Context,
     model: Annotated[
@@ -56,7 +56,8 @@ def bench(
       mlxmtp bench --format json -o today.json
       mlxmtp bench --compare before.json today.json
 
-    Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens. With -o the
+    Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens; with --schema
+    an answer ends with its document, the same one in each way. With -o the
     report goes to FILE and the tables to stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
     """
     from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
