@@ -20,6 +20,7 @@ from mlxmtp.app.worker import Worker
 from mlxmtp.engine.model import context_of
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError, sentence
+from mlxmtp.serve.connections import Patient
 from mlxmtp.serve.http import LOOPBACK, Door, origins_of
 from mlxmtp.serve.routes import Limits, Routes
 from mlxmtp.serve.scheduler import Scheduler
@@ -115,6 +116,7 @@ class Server:
         app = Routes(service, self._options.limits).app(self._options.door)
         config = uvicorn.Config(
             app,
+            http=Patient,
             log_config=None,
             access_log=False,
             lifespan="off",

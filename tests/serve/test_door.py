@@ -171,6 +171,30 @@ def test_requests_that_break_off_leave_the_server_as_it_was(served: Running) -> 
     assert served.post(CHAT, **BODY)["http"] == 200
 
 
+def test_a_head_that_does_not_come_is_not_waited_for(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.serve.connections.HEADER_SECONDS", 0.2)
+    for sent in (b"", b"POST /v1/mess"):
+        with socket.create_connection(("127.0.0.1", served.port)) as peer:
+            peer.settimeout(20)
+            peer.sendall(sent)
+            assert peer.recv(100) == b""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
+    with socket.create_connection(("127.0.0.1", served.port)) as peer:  # a body has its own time, and so has an answer
+        peer.settimeout(20)
+        served.say("Hi.<turn|>")
+        served.decoder.before_round = lambda _: time.sleep(0.2)
+        peer.sendall(head % len(body))
+        time.sleep(0.4)
+        peer.sendall(body)
+        assert b"200 OK" in peer.recv(4096)
+        served.decoder.before_round = lambda _: None
+        peer.sendall(b"GET /hea")  # the next request on the same connection
+        received = b"x"
+        while received:
+            received = peer.recv(4096)
+
+
 def test_paths_and_methods_that_do_not_exist(served: Running) -> None:
     assert served.request("GET", "/v1/nothing")[0] == 404
     assert served.request("GET", CHAT)[0] == 405
