@@ -115,6 +115,7 @@ OURS = [sys.executable, "-m", "mlxmtp", "serve", "-m", "pocket", "--port", "{por
 
 
 def say(text: str) -> None:
+    """Write a line at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -311,6 +312,7 @@ def _resident(pid: int) -> float:
 
 
 def main() -> None:
+    """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["overhead", "prefix", "peers", "load"])
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-peers/bin/python", help="with mlx-lm and mlx-vlm")
