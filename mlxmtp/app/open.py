@@ -125,7 +125,7 @@ class Opener:
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:
-        """Read the weights, and the tokenizer unless it is given. Raises LoadError."""
+        """Read the weights, and the tokenizer unless it is given; prepare for what is asked. Raises LoadError."""
         if settings.debug:
             for folder in [one.folder for one in (target, drafter) if one is not None]:
                 for note in check_folder(read_config(folder)):
@@ -134,6 +134,8 @@ class Opener:
         model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer or read_tokenizer(target))
         learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
         learned.start(model)
+        if settings.in_form:
+            model.prepare_constraints()
         return OpenModel(model, target, drafter, learned)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote import Chunks, Remote
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.constraint import TokenTable
 from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
@@ -115,10 +114,8 @@ class ServedModel(Model):
         self.name, self.drafter, self.kv_bits = name, None, None
         self._remote, self._tokenizer = remote, Estimate()
 
-    @property
-    def token_table(self) -> TokenTable:
-        """Nothing that could be made here."""
-        return None  # type: ignore[return-value]
+    def prepare_constraints(self) -> None:
+        """Leave that to the server."""
 
     def stream(
         self,

@@ -123,6 +123,15 @@ class Worker:
 
         self._do(job)
 
+    def prepare(self, job: Callable[[OpenModel], None]) -> None:
+        """Have `job` done with the model once it is there, before any later answer; it raises nothing."""
+
+        def task() -> None:
+            if self.model is not None:
+                job(self.model)
+
+        self._do(task)
+
     def run(self, job: Callable[[OpenModel], T]) -> T:
         """Return what `job` makes of the model where it lives; what it raises is raised here."""
         assert self.model is not None, "nothing is run before the model is there"

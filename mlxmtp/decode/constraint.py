@@ -25,8 +25,12 @@ class Constraint(Protocol):
         """Return the tokens allowed here as bits, token 0 in the lowest of the first byte. Raises where none is."""
 
 
-def choose_allowed(logits: mx.array, mask: bytes, key: mx.array, position: mx.array, filters: Filters) -> mx.array:
-    """The token [1] for ``logits`` [1, V] at ``position`` [1] among those of ``mask``."""
+def choose_allowed(logits: mx.array, mask: bytes, key: mx.array, position: int, filters: Filters) -> int:
+    """Return the token for ``logits`` [1, V] at ``position`` among those of ``mask``."""
+    allowed = int.from_bytes(mask, "little")
+    if allowed & (allowed - 1) == 0:  # a single one: no need to wait for the device
+        return allowed.bit_length() - 1
     bits = (mx.array(cast("Any", memoryview(mask)))[:, None] >> mx.arange(8, dtype=mx.uint8)) & 1  # [V / 8, 8]
-    allowed = bits.reshape(1, -1)[:, : logits.shape[-1]].astype(mx.bool_)
-    return choose(mx.where(allowed, logits, -mx.inf), key, position, filters).astype(mx.int32)
+    able = bits.reshape(1, -1)[:, : logits.shape[-1]].astype(mx.bool_)
+    masked = mx.where(able, logits, -mx.inf)
+    return cast("int", choose(masked, key, mx.array([position], mx.int32), filters).item())

@@ -31,6 +31,7 @@ from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
 OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
+RUNS = (1, 2, 4, MAX_DRAFT, COPIED)  # lengths of drafts that are forced: few, for each is traced
 LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
@@ -52,9 +53,9 @@ class _Dispatched(NamedTuple):
     first one, beside which the length was traced."""
 
     k: int
-    forced: bool  # its drafts are a constraint's
+    forced: int  # so many of its drafts are a constraint's
     report: mx.array
-    hidden: mx.array  # [k + 1, H]
+    rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
     timed: bool
     new: bool
 
@@ -201,10 +202,13 @@ class Decoder:
         with self._computing():
             self._prepare(prompt, room, sampling.filters)
             hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
-            bonus = choose(self._numbers(hidden), key, position, sampling.filters).astype(mx.int32)
+            logits = self._numbers(hidden)
+            bonus = choose(logits, key, position, sampling.filters).astype(mx.int32)
             state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
         if constraint is not None:
-            first, state = self._obeying(constraint, first, [], stop, False, hidden, state, key, sampling.filters)
+            first, state = self._obeying(
+                constraint, first, [], stop, False, (hidden, logits), state, key, sampling.filters
+            )
         self.tokens += first
         self.depth.follow(self.tokens)
         yield Round(tuple(first), (), 0)
@@ -222,7 +226,7 @@ class Decoder:
             new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
             if constraint is not None:
                 new, after = self._obeying(
-                    constraint, new, draft, stop, bool(queue), done.hidden, state, key, sampling.filters
+                    constraint, new, draft, stop, bool(queue), done.rows, state, key, sampling.filters
                 )
                 if after is not state:  # rounds in flight go on from a token that was refused
                     queue.clear()
@@ -233,7 +237,8 @@ class Decoder:
             self.tokens += new
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED)
+            draft = draft[: max(done.forced, accepted)] if done.forced else draft  # without what fills them up
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED and not done.forced)
             clock = time.perf_counter() if not queue else now
 
     def _advance(
@@ -244,7 +249,7 @@ class Decoder:
         with self._computing():
             often = constraint is not None and self._replaced > OFTEN
             while len(queue) <= (0 if often else self._in_flight):
-                forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())[:MAX_DRAFT]
+                forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())
                 k = self.depth.choose(room, self._traced(filters))
                 if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
                     break
@@ -285,33 +290,35 @@ class Decoder:
         draft: list[int],
         stop: frozenset[int],
         followed: bool,
-        hidden: mx.array,
+        rows: tuple[mx.array, mx.array],
         state: State,
         key: mx.array,
         filters: Filters,
     ) -> tuple[list[int], State]:
         """Return the tokens of a round under a constraint: those ``chosen``, and others where it refuses them.
 
-        ``hidden`` [L, H] predicted them; a row counts as long as the tokens before are the ``draft``, and none was
-        replaced if the round is ``followed`` by another, which then has written over rows of this one. The state is
-        the given one, or, if a token was replaced, the one after the last.
+        ``rows``, hidden [L, H] and logits [L, V], predicted them; one counts as long as the tokens before are the
+        ``draft``, and none was replaced if the round is ``followed`` by another, which then has written over rows of
+        this one. The state is the given one, or, if a token was replaced, the one after the last.
         """
+        hidden, logits = rows
         new: list[int] = []
         replaced = False
         for row, own in enumerate(chosen):
-            position, token = mx.array([len(self.tokens) + row], mx.int32), own
+            position, token = len(self.tokens) + row, own
             if not constraint.accept([own]):
                 mask, replaced = constraint.mask(), True
                 with self._computing():
-                    logits = self.target.logits(hidden[row : row + 1])
-                    token = cast("int", choose_allowed(logits, mask, key, position, filters).item())
+                    token = choose_allowed(logits[row : row + 1], mask, key, position, filters)
                 if not constraint.accept([token]):
                     raise RuntimeError("a constraint refuses a token of its own mask")
             new.append(token)
-            if replaced:
-                state = State(mx.array([token], mx.int32), hidden[row : row + 1], position)
             if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
                 break
+        if replaced:
+            last = len(new) - 1
+            position = len(self.tokens) + last
+            state = State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
         self._replaced += (replaced - self._replaced) / 16
         return new, state
 
@@ -390,7 +397,7 @@ class Decoder:
 
         Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
         """
-        given = copied or forced
+        given = copied or _filled(forced)
         rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
         k = len(given) or k
         last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
@@ -402,7 +409,7 @@ class Decoder:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, self._cache.capacity)
-        state, self._cache.buffers, report, hidden = function(state, self._cache.buffers, key, *drafts)
+        state, self._cache.buffers, report, rows = function(state, self._cache.buffers, key, *drafts)
         mx.async_eval(report, *state, *self._cache.buffers)
         # While the device works, the host has time for a trace.
         new = not compiled and rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)
@@ -410,4 +417,12 @@ class Decoder:
         timed = use in self._used and compiled == self._has_compiled and not new
         if not forced:
             self._used.add(use)
-        return State(*state), _Dispatched(k, bool(forced), report, hidden, timed, new)
+        return State(*state), _Dispatched(k, min(len(forced), k), report, rows, timed, new)
+
+
+def _filled(run: list[int]) -> list[int]:
+    """Return drafts for forced tokens, of a length in RUNS; the round adds one token itself, so one less will do."""
+    if not run:
+        return []
+    length = max(length for length in RUNS if 2 * length <= 3 * max(len(run) - 1, 1))
+    return (run + run[-1:] * length)[:length]

@@ -24,9 +24,9 @@ class State(NamedTuple):
 
 
 RoundFunction = Callable[..., Any]
-"""(State, buffers, key uint32 [2]) -> (State, buffers, report, hidden [K + 1, H] after each row of the pass)
+"""(State, buffers, key uint32 [2]) -> (State, buffers, report, (hidden [K + 1, H], logits [K + 1, V]))
 
-The report is int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n.
+The report is int32 [2K + 2] = t_0 .. t_K, d_1 .. d_K, n. The last pair is what chose each t, for whom t will not do.
 """
 
 
@@ -57,19 +57,20 @@ def make_round(target: Target, drafter: DraftModel | None, k: int, filters: Filt
 
     def round_(
         state: State, buffers: list[mx.array], key: mx.array, *given: mx.array
-    ) -> tuple[State, list[mx.array], mx.array, mx.array]:
+    ) -> tuple[State, list[mx.array], mx.array, tuple[mx.array, mx.array]]:
         state = State(*state)
         tokens = draft(state, buffers, key, *given)
         view = FixedView(target.cache_spec, buffers, state.offset, k + 1)
         hidden = target.hidden(tokens, view)
         positions = state.offset + mx.arange(1, k + 2)
-        chosen = choose(target.logits(hidden), key, positions, filters).astype(mx.int32)  # [k + 1]
+        logits = target.logits(hidden)
+        chosen = choose(logits, key, positions, filters).astype(mx.int32)  # [k + 1]
         if k == 0:
             report = mx.concatenate([chosen, mx.zeros((1,), mx.int32)])
-            return State(chosen, hidden, state.offset + 1), view.buffers, report, hidden
+            return State(chosen, hidden, state.offset + 1), view.buffers, report, (hidden, logits)
         drafts = tokens[1:]
         n = mx.cumprod((chosen[:-1] == drafts).astype(mx.int32)).sum(keepdims=True)  # [1]
         after = State(chosen[n], hidden[n], state.offset + n + 1)
-        return after, view.buffers, mx.concatenate([chosen, drafts, n]), hidden
+        return after, view.buffers, mx.concatenate([chosen, drafts, n]), (hidden, logits)
 
     return round_

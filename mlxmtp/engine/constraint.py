@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlxmtp.engine.endless import endless_reference, endless_rule
 from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.errors import MlxmtpError, UsageError
 
@@ -54,10 +55,18 @@ class Constraint:
             matcher = llguidance.LLMatcher(_byte_table(), self._grammar(), log_level=0)
             nothing = not any(matcher.compute_bitmask()) or matcher.is_error()
             failed, said = nothing and not matcher.is_accepting(), ["it allows no text at all"]
+        if not failed and (place := self._endless()) is not None:
+            failed, said = True, [f"{place} comes back to itself on every way, so no text ends"]
         if failed:
             # An expression's fault is the last of several lines, that of a grammar the first, behind its place.
             reason = said[0].rpartition("error: ")[2].split("\n")[0].rstrip(".")
             raise UsageError(f"This {_NAMES[self.kind]} cannot be used: {reason}. docs/structured.md lists what can.")
+
+    def _endless(self) -> str | None:
+        """Return the place in it that no finite text gets through."""
+        if self.kind == "schema":
+            return endless_reference(json.loads(self.source))
+        return endless_rule(self.source) if self.kind == "grammar" else None
 
     def _grammar(self, thought: str = "") -> str:
         """Return llguidance's form of it, behind the rules of a `thought`."""

@@ -80,9 +80,12 @@ class Model:
         """Tokens that end an answer: of config.json, generation_config.json, the tokenizer and the turn format."""
         return self.config.stop_ids | (frozenset() if self._tokenizer is None else self._tokenizer.end_ids)
 
+    def prepare_constraints(self) -> None:
+        """Make the vocabulary ready for constraints now, a second or more, so that no answer has to wait for that."""
+        _ = self._token_table
+
     @cached_property
-    def token_table(self) -> TokenTable:
-        """The vocabulary as constraints need it: made once, in a second or more, when a constraint is first used."""
+    def _token_table(self) -> TokenTable:
         return TokenTable(self.tokenizer, self.config.vocab_size, self.stop_ids)
 
     def rounds(
@@ -156,7 +159,7 @@ class Model:
         ids, params, matcher = list(prompt_ids), params or Params(), None
         if params.constraint is not None:
             in_thought = self.tokenizer.opens_in_thought(ids)
-            matcher = Matcher(params.constraint, self.token_table, begun, in_thought=in_thought)
+            matcher = Matcher(params.constraint, self._token_table, begun, in_thought=in_thought)
         about = self._decoder, self.config, self.tokenizer
         options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
         return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)

@@ -167,6 +167,7 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
 
     def read() -> OpenModel:
         opened = opener.open(target, drafter, settings, tokenizer.result())
+        opened.model.prepare_constraints()  # any request may have one
         opened.model.hold_texts()
         return opened
 

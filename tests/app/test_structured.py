@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlxmtp.app.open import answer_params
+from mlxmtp.app.open import Opener, answer_params
 from mlxmtp.app.structured import constraint_of, read_schema
-from mlxmtp.engine.constraint import Constraint
+from mlxmtp.engine.constraint import Constraint, TokenTable
+from mlxmtp.engine.params import Params
 from mlxmtp.errors import UsageError
-from mlxmtp.settings import Settings
+from mlxmtp.settings import Settings, load_settings
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
@@ -76,3 +78,23 @@ def test_expressions_grammars_and_any_json(tmp_path: Path) -> None:
     assert constraint_of(Settings(regex="a|b")) == Constraint("regex", "a|b")
     assert constraint_of(Settings(json_output=True)) == Constraint.schema({})
     assert constraint_of(Settings(json_output=False)) is None
+
+
+def test_the_vocabulary_is_prepared_while_the_model_is_loaded_and_only_for_forms(monkeypatch):
+    made: list[TokenTable] = []
+
+    def table(*about: Any) -> TokenTable:
+        made.append(TokenTable(*about))
+        return made[-1]
+
+    monkeypatch.setattr("mlxmtp.engine.model.TokenTable", table)
+    opener = Opener(load_settings({}), tell=print)
+    pocket = opener.target("pocket")
+    opened = opener.open(pocket, None, Settings())
+    list(opened.model.stream([{"role": "user", "content": "Hi"}], Params(max_tokens=2)))
+    assert not made
+    opened = opener.open(pocket, None, Settings(regex="a"))
+    assert len(made) == 1
+    params = Params(max_tokens=2, constraint=Constraint("regex", "(a|b)"))
+    list(opened.model.stream([{"role": "user", "content": "Hi"}], params))
+    assert len(made) == 1

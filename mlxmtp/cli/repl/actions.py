@@ -312,8 +312,7 @@ class Actions:
             constraint = constraint_of(replace(chat.settings, schema=argument))
             assert constraint is not None
             chat.change(schema=constraint.source)
-            if chat.model.worker.model is not None:  # now, so that the next answer begins at once
-                chat.model.worker.run(lambda opened: opened.model.token_table)
+            chat.model.worker.prepare(lambda opened: opened.model.prepare_constraints())  # while the question is typed
         schema = chat.settings.schema
         chat.say("Answers are free." if schema is None else f"Answers are JSON of {title_of(schema)}")
 
