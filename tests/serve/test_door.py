@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mlxmtp.errors import UsageError
 from mlxmtp.serve.http import Door
+from mlxmtp.serve.models import Models
 from mlxmtp.serve.routes import Limits
 from mlxmtp.serve.server import Options, Server, options_of
-from mlxmtp.serve.service import Served
 from mlxmtp.settings import load_settings
 from tests.serve.running import Json, Running, running
 
@@ -107,13 +107,13 @@ def test_others_may_ask_only_with_a_key(tmp_path: Path, monkeypatch: pytest.Monk
     assert options_of(load_settings({}).settings).door.key is None
 
 
-def test_a_port_that_is_taken_is_a_sentence() -> None:
+def test_a_port_that_is_taken_is_a_sentence(served: Running) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=f"127.0.0.1:{port} cannot be opened .* --port"):
-            Server(Served("fake", frozenset(), 9, has_drafter=False, created=0), Options(port=port), print)
+            Server(Models(served.served), Options(port=port), print)
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
