@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,53 +29,45 @@ def weather(city: str) -> str:
 
 
 def langchain_openai(url: str) -> Any:
-    from langchain_core.messages import HumanMessage, ToolMessage
-    from langchain_openai import ChatOpenAI
-
-    model = ChatOpenAI(base_url=f"{url}/v1", api_key="none", model="fake", max_retries=0)  # type: ignore[arg-type]
-    tooled, messages = model.bind_tools([weather]), [HumanMessage("Oslo?")]
+    messages_module, models = import_module("langchain_core.messages"), import_module("langchain_openai")
+    model = models.ChatOpenAI(base_url=f"{url}/v1", api_key="none", model="fake", max_retries=0)
+    tooled, messages = model.bind_tools([weather]), [messages_module.HumanMessage("Oslo?")]
     called = tooled.invoke(messages)
     [call] = called.tool_calls
-    messages += [called, ToolMessage(weather(**call["args"]), tool_call_id=call["id"])]
+    messages += [called, messages_module.ToolMessage(weather(**call["args"]), tool_call_id=call["id"])]
     pieces = list(tooled.stream(messages))
     form = model.with_structured_output(City, method="json_schema")
     return [call["args"], "".join(str(one.content) for one in pieces), form.invoke("A city").model_dump()]
 
 
 def pydantic_ai(url: str) -> Any:
-    from pydantic_ai import Agent
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
-
-    model = OpenAIChatModel("fake", provider=OpenAIProvider(base_url=f"{url}/v1", api_key="none"))
-    agent = Agent(model, output_type=City, tools=[weather], retries=0)
+    providers, models = import_module("pydantic_ai.providers.openai"), import_module("pydantic_ai.models.openai")
+    provider = providers.OpenAIProvider(base_url=f"{url}/v1", api_key="none")
+    model = models.OpenAIChatModel("fake", provider=provider)
+    agent = import_module("pydantic_ai").Agent(model, output_type=City, tools=[weather], retries=0)
     result = agent.run_sync("Oslo?")
     return [result.output.model_dump(), result.usage().input_tokens > 0]
 
 
 def llm(url: str) -> Any:
-    import llm
-
-    model = llm.get_model("mlxmtp")  # as `mlxmtp connect llm --write` has named it
+    model = import_module("llm").get_model("mlxmtp")  # as `mlxmtp connect llm --write` has named it
     chain = model.chain("Oslo?", tools=[weather])
     form = model.prompt("A city", schema=City, stream=False)
     return [chain.text(), json.loads(form.text())]
 
 
 def litellm(url: str) -> Any:
-    import litellm
-
+    library = import_module("litellm")
     about = {"model": "openai/fake", "api_base": f"{url}/v1", "api_key": "none"}
-    answer = litellm.completion(messages=[{"role": "user", "content": "Hi"}], **about)
-    pieces = litellm.completion(messages=[{"role": "user", "content": "Hi"}], stream=True, **about)
+    answer = library.completion(messages=[{"role": "user", "content": "Hi"}], **about)
+    pieces = library.completion(messages=[{"role": "user", "content": "Hi"}], stream=True, **about)
     return [answer.choices[0].message.content, "".join(one.choices[0].delta.content or "" for one in pieces)]
 
 
 def instructor(url: str) -> Any:
-    import instructor
-    from openai import OpenAI
-
-    client = instructor.from_openai(OpenAI(base_url=f"{url}/v1", api_key="none"), mode=instructor.Mode.TOOLS)
+    library = import_module("instructor")
+    inner = import_module("openai").OpenAI(base_url=f"{url}/v1", api_key="none")
+    client = library.from_openai(inner, mode=library.Mode.TOOLS)
     return client.chat.completions.create(
         model="fake", response_model=City, max_retries=0, messages=[{"role": "user", "content": "Hi"}]
     ).model_dump()
