@@ -19,7 +19,7 @@ WAYS: dict[str, Any] = {
     "chunk": st.one_of(st.integers(1, 40), st.sampled_from([64, 79, 80, 81, 128, 256, 500])),
     "step": st.sampled_from([1, 3, 16, 64, 100, 256]),
     "ahead": st.sampled_from([1, 20, 512]),
-    "drafts": st.sampled_from([0, 1, 2, 3, 5, 7, 8, "auto"]),
+    "drafts": st.sampled_from([0, 1, 2, 3, 4, 5, 7, 8, "auto"]),
     "in_flight": st.integers(0, 2),
     "temp": st.sampled_from([0.0, 1.0]),
 }
@@ -42,11 +42,12 @@ class Adversary:
     def __init__(self, token: int, vocab: int) -> None:
         self._values = mx.where(mx.arange(vocab) == token, 1e6, -1e6)[None]
 
-    def context(self, buffers: list[mx.array], offset: mx.array) -> None:
+    def context(self, buffers: list[mx.array], offset: mx.array) -> list[mx.array]:
         del buffers, offset
+        return []
 
-    def step(self, embedding: mx.array, hidden: mx.array, context: Any) -> tuple[Scores, mx.array]:
-        del embedding, context
+    def step(self, embedding: mx.array, hidden: mx.array, position: mx.array, *_: Any) -> tuple[Scores, mx.array]:
+        del embedding, position
         return Scores(self._values, None), hidden
 
 
@@ -55,16 +56,14 @@ class Oracle:
 
     def __init__(self, text: list[int], vocab: int) -> None:
         self._text, self._vocab = mx.array(text + [0] * 64, mx.int32), vocab
-        self._position = mx.array([0])
 
-    def context(self, buffers: list[mx.array], offset: mx.array) -> None:
-        del buffers
-        self._position = offset
+    def context(self, buffers: list[mx.array], offset: mx.array) -> list[mx.array]:
+        del buffers, offset
+        return []
 
-    def step(self, embedding: mx.array, hidden: mx.array, context: Any) -> tuple[Scores, mx.array]:
-        del embedding, context
-        self._position = self._position + 1
-        return Scores(mx.where(mx.arange(self._vocab) == self._text[self._position], 1e6, -1e6)[None], None), hidden
+    def step(self, embedding: mx.array, hidden: mx.array, position: mx.array, *_: Any) -> tuple[Scores, mx.array]:
+        del embedding
+        return Scores(mx.where(mx.arange(self._vocab) == self._text[position], 1e6, -1e6)[None], None), hidden
 
 
 def tokens(rounds: Any) -> list[int]:

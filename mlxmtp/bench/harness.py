@@ -187,11 +187,12 @@ class Harness:
 class _FreeDrafter:
     """Proposes token 0 without computing anything: the rest of a round's time is the target's."""
 
-    def context(self, buffers: list[mx.array], offset: mx.array) -> None:
+    def context(self, buffers: list[mx.array], offset: mx.array) -> list[mx.array]:
         del buffers, offset
+        return []
 
-    def step(self, embedding: mx.array, hidden: mx.array, context: None) -> tuple[Scores, mx.array]:
-        del embedding, context
+    def step(self, embedding: mx.array, hidden: mx.array, *_: Any) -> tuple[Scores, mx.array]:
+        del embedding
         return Scores(mx.zeros((1, 1), mx.float32), mx.zeros((1,), mx.int32)), hidden
 
 

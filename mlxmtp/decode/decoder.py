@@ -49,15 +49,15 @@ class Round:
 
 
 class _Dispatched(NamedTuple):
-    """A round on its way. Its time is ``timed`` where it says what others of its length will take; ``new``: it is the
-    first one, beside which the length was traced."""
+    """A round on its way. Its time is ``timed`` where it says what others of its length will take; ``traced``: the
+    length that was traced before it or beside it."""
 
     k: int
     forced: int  # so many of its drafts are a constraint's
     report: mx.array
     rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
     timed: bool
-    new: bool
+    traced: int | None
 
 
 class Decoder:
@@ -128,6 +128,8 @@ class Decoder:
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
+        if not draft_from or not set(draft_from) <= {"mtp", "copy"}:
+            raise ValueError(f"draft_from holds 'mtp', 'copy' or both, not {draft_from!r}")
         self.depth.fixed = fixed
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
@@ -232,7 +234,7 @@ class Decoder:
                     queue.clear()
                     state, accepted = after, len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
             if not done.forced:
-                self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, first=done.new)
+                self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, traced=done.traced)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
@@ -399,22 +401,26 @@ class Decoder:
         """
         given = copied or _filled(forced)
         rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
-        k = len(given) or k
-        last = len(self.tokens) - 1 + ahead + k  # highest row this round can write
-        self._cache.reserve(last + 1)
+        wanted = k = len(given) or k
+        self._cache.reserve(len(self.tokens) + ahead + k)
         self.depth.attend_to(self._cache.capacity)
-        self._cache.newest = max(self._cache.newest, last)
-        function, compiled = rounds.get(k, filters, self._cache.capacity)
+        rounds.build(k, filters)
+        traced, capacity = rounds.traced(filters, self._cache.capacity), self._cache.capacity
+        if not given and self.depth.fixed is None and traced and k not in traced and rounds.built(k, filters):
+            k = self.depth.among(traced)  # the other is traced while the device works on this one
+        self._cache.newest = max(self._cache.newest, len(self.tokens) - 1 + ahead + k)  # highest row it can write
+        function, compiled = rounds.get(k, filters, capacity)
         if compiled and not forced and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
-        use = (k, filters, compiled, self._cache.capacity)
+        use = (k, filters, compiled, capacity)
         state, self._cache.buffers, report, rows = function(state, self._cache.buffers, key, *drafts)
         mx.async_eval(report, *state, *self._cache.buffers)
-        # While the device works, the host has time for a trace.
-        new = not compiled and rounds.trace(k, filters, self._cache.buffers, self._cache.capacity)
+        if k != wanted:
+            rounds.trace(wanted, filters, self._cache.buffers, capacity)
+        new = wanted if compiled and wanted not in traced else None
         # The first use of a shape is no measure, nor is an uncompiled round once others are compiled.
-        timed = use in self._used and compiled == self._has_compiled and not new
+        timed = use in self._used and compiled == self._has_compiled and new is None
         if not forced:
             self._used.add(use)
         return State(*state), _Dispatched(k, min(len(forced), k), report, rows, timed, new)

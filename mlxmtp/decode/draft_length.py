@@ -10,9 +10,10 @@ from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.round_times import RoundTimes
 from mlxmtp.limits import COPIED, MAX_DRAFT
 
-LENGTHS = (0, 1, 2, 3, 5, 7, 8)
-"""Candidates, few because each is traced once per buffer capacity. 7 drafts are 8 rows to check, the most that Metal's
-attention kernel for few rows takes; 8 earn several percent more where rows are nearly free and all is accepted."""
+LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8)
+"""Candidates, few because the check of each is traced once per buffer capacity. On Metal the products for few rows read
+the weights once for up to 5 rows (4 drafts), and attention for few rows ends at 8 (7 drafts; read in MLX's source); 8
+drafts earn several percent more where rows are nearly free and all is accepted."""
 PROBING = 0.01  # share of the plain rounds' time that probes may lose while drafting is parked
 _WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _DARING = 0.5  # widths of an uncertain time that are hoped for
@@ -21,7 +22,7 @@ _MOST = 5.0  # logarithm of a cost that can be true
 _KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
 _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
 _COPY = 2.5  # plain rounds that one with copied tokens takes, before it was timed
-_PRICE, _DEAREST = 1.5, 10.0  # of the first round of a length beside later ones, and the most that can be true
+_PRICE, _DEAREST = 1.0, 10.0  # of a trace, in rounds of its length, and the most that can be true
 _TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
 _ENDLESS = 1_000_000
 
@@ -39,8 +40,8 @@ class DraftLength:
       win, left alone as soon as it cannot. Plain decoding is measured by the same rule;
     * parked at 0 nothing is learned about the text. Each plain round puts PROBING of itself aside, and a probe with one
       draft is made when that pays for what it is expected to lose, again at once if it was accepted;
-    * the first round of a length takes longer, by a price: it runs uncompiled and is traced. So what counts is the time
-      of the tokens to come, R / speed(K) + price of K. R is as many as there have been, as far as there is room.
+    * a length is traced before it runs, at a price. So what counts is the time of the tokens to come, R / speed(K) +
+      price of K. R is as many as there have been, as far as there is room.
 
     ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter.
     """
@@ -86,6 +87,11 @@ class DraftLength:
             return self._probe
         return best
 
+    def among(self, traced: Collection[int]) -> int:
+        """The best of the lengths that are ``traced``, for a round beside which another is traced."""
+        speeds = self._speeds()
+        return max((k for k in traced if k in speeds), key=speeds.__getitem__, default=min(traced))
+
     def likely(self) -> tuple[int, ...]:
         """Lengths of which one is probably the next."""
         if self.fixed is not None or not self.limit:
@@ -104,15 +110,15 @@ class DraftLength:
         followed: Sequence[int] = (),
         *,
         timed: bool = True,
-        first: bool = False,
+        traced: int | None = None,
     ) -> None:
         """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` that say what others will take if
-        it is ``timed``, or what a length costs if it was the ``first`` of it.
+        it is ``timed``, or what a trace costs if a length was ``traced`` in it.
 
         ``followed``: the tokens it gave, by which copies are judged even where none was made.
         """
-        if first and seconds is not None:
-            self._pay(k, seconds)
+        if traced not in (None, k) and seconds is not None:  # the first of all is traced before it runs: no choice
+            self._pay(k, traced, seconds)
         seconds = seconds if timed else None
         if self.copying is not None:
             self.copying.judge(followed)
@@ -132,12 +138,15 @@ class DraftLength:
         elif accepted:  # it begins to pay: look again at once
             self._saved = self._stake()
 
-    def _pay(self, k: int, seconds: float) -> None:
-        """Take in how long the first round of a length took, with its trace."""
+    def _pay(self, k: int, traced: int, seconds: float) -> None:
+        """Take in how long a round with ``k`` drafts took in which a length was ``traced``."""
         plain = self._times.plain()
-        if plain is not None and k in (*LENGTHS, COPIED):
-            price = seconds / (plain * (self._copy if k == COPIED else self._times.cost(k))) - 1
+        if plain is not None:
+            price = (seconds / plain - self._cost(k)) / self._cost(traced)
             self._price += 0.5 * (min(max(price, 0.0), _DEAREST) - self._price)
+
+    def _cost(self, k: int) -> float:
+        return self._copy if k not in LENGTHS else self._times.cost(k)
 
     def gain(self) -> float | None:
         """Expected speed of the best length above 0 in units of the plain speed; None until that is known."""

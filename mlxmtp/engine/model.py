@@ -94,6 +94,7 @@ class Model:
         *,
         max_tokens: int,
         num_draft_tokens: int | Literal["auto"] = "auto",
+        draft_from: Collection[str] = ("mtp",),
         temp: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -103,7 +104,8 @@ class Model:
     ) -> Iterator[Round]:
         """Decode token ids, round by round, with exactly these settings; `stop` None: at the checkpoint's stop tokens.
 
-        Raises ContextOverflow when the prompt leaves no room in the context, ValueError for values out of range.
+        `draft_from`: "mtp" (the drafter), "copy" (the text so far), or both. Raises ContextOverflow when the prompt
+        leaves no room in the context, ValueError for values out of range.
         """
         from mlxmtp.decode.sampling import Sampling
 
@@ -111,6 +113,7 @@ class Model:
             prompt_ids,
             max_tokens=max_tokens,
             num_draft_tokens=num_draft_tokens,
+            draft_from=draft_from,
             sampling=Sampling(temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
             stop=self.stop_ids if stop is None else stop,
         )

@@ -3,14 +3,13 @@
 Source: transformers ``models/gemma4_assistant``; ``tests/goldens`` compare with it.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.kv_cache import FixedView
-from mlxmtp.models.layer import KV, Layer, Rotary, Rotation, halves
+from mlxmtp.models.layer import Layer, Rotary, Rotation, halves
 from mlxmtp.models.linear import Linear, Matrix, Weights
 from mlxmtp.models.target import Target
 
@@ -27,21 +26,24 @@ class Scores(NamedTuple):
     ids: mx.array | None
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """K/V, mask and rotation of the query by layer kind, shared by all draft steps of a round."""
+class Context(NamedTuple):
+    """Mask and rotation of the query by layer kind, shared by all draft steps of a round."""
 
-    kv: dict[str, KV]
-    masks: dict[str, Any]
+    masks: dict[str, mx.array]
     turns: dict[str, Rotation]
 
 
 class DraftModel(Protocol):
-    """Proposes tokens for a target: `Drafter`, and stand-ins of tests and measurements."""
+    """Proposes tokens for a target: `Drafter`, and stand-ins of tests and measurements.
+
+    ``context`` is a tree of arrays, and comes back as one: compiled, its named tuples become plain ones.
+    """
 
     def context(self, buffers: list[mx.array], offset: mx.array) -> Any: ...
 
-    def step(self, embedding: mx.array, hidden: mx.array, context: Any) -> tuple[Scores, mx.array]: ...
+    def step(
+        self, embedding: mx.array, hidden: mx.array, position: mx.array, buffers: list[mx.array], context: Any
+    ) -> tuple[Scores, mx.array]: ...
 
 
 class DenseHead:
@@ -92,18 +94,23 @@ class Drafter:
             self._head = CentroidHead(table, sparse.matrix("centroids"), sparse.vector("token_ordering"), top)
 
     def context(self, buffers: list[mx.array], offset: mx.array) -> Context:
-        """Return what the draft steps of a round whose bonus token stands at ``offset`` [1] read."""
-        kv = {kind: halves(self._spec.layer(buffers, i)) for kind, i in self._stores.items()}
+        """Return what the draft steps of a round share whose bonus token stands at ``offset`` [1]."""
         turns = {kind: rotary.at(offset - QUERY_BEHIND) for kind, rotary in self._rotary.items()}
-        return Context(kv, FixedView(self._spec, buffers, offset - 1, 1).masks, turns)
+        return Context(FixedView(self._spec, buffers, offset - 1, 1).masks, turns)
 
-    def step(self, embedding: mx.array, hidden: mx.array, context: Context) -> tuple[Scores, mx.array]:
+    def step(
+        self, embedding: mx.array, hidden: mx.array, position: mx.array, buffers: list[mx.array], context: Context
+    ) -> tuple[Scores, mx.array]:
         """One draft step: the target's scaled embedding and post-norm hidden state [1, B] -> scores, next hidden state.
 
-        The layers have queries only; K/V are those of the target's last own layer of the same kind. No soft-cap.
+        The layers have queries only; K/V are those of the target's last own layer of the same kind. No soft-cap, and
+        the same rotation for every ``position`` of the token to come.
         """
+        del position
+        masks, turns = context
+        kv = {kind: halves(self._spec.layer(buffers, i)) for kind, i in self._stores.items()}
         x = self._pre(mx.concatenate([embedding, hidden], axis=-1))
         for layer in self.layers:
-            x, _ = layer(x, context.masks[layer.kind], context.turns[layer.kind], kv=context.kv[layer.kind])
+            x, _ = layer(x, masks[layer.kind], Rotation(*turns[layer.kind]), kv=kv[layer.kind])
         x = mx.fast.rms_norm(x, self._norm, self.config.eps)
         return self._head(x), self._post(x)

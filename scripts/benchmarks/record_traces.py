@@ -21,7 +21,7 @@ import mlx.core as mx
 
 import mlxmtp.models  # noqa: F401  (OpenBLAS before the first product)
 from mlxmtp.decode.prefill import read_prompt
-from mlxmtp.decode.round import RoundFunction, State, make_round
+from mlxmtp.decode.round import RoundFunction, State, make_parts, make_round
 from mlxmtp.decode.sampling import Sampling, choose
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.kv_cache import KVCache
@@ -103,7 +103,7 @@ class Recorder:
     def _round(self, k: int, sampling: Sampling) -> RoundFunction:
         key = (k, sampling.filters)
         if key not in self._rounds:
-            self._rounds[key] = mx.compile(make_round(self._target, self._drafter, k, sampling.filters))
+            self._rounds[key] = make_round(make_parts(self._target, self._drafter, sampling.filters, compiled=True), k)
         return self._rounds[key]
 
 

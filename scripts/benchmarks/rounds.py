@@ -25,7 +25,7 @@ import mlxmtp.models  # noqa: F401  (puts OpenBLAS under mlx, so it comes before
 # isort: split
 import mlx.core as mx
 
-from mlxmtp.decode.round import RoundFunction, State, make_round
+from mlxmtp.decode.round import RoundFunction, State, make_parts, make_round
 from mlxmtp.hub.registry import find_entry
 from mlxmtp.machine.speed import expected_tokens
 from mlxmtp.models.config import ModelConfig
@@ -64,7 +64,8 @@ def main() -> None:
     options = parser.parse_args()
     target, drafter = _build(options.model)
     texts = [_text(target, length) for length in options.lengths]
-    rounds = {k: mx.compile(make_round(target, drafter, k, _GREEDY)) for k in DRAFTS}
+    parts = make_parts(target, drafter, _GREEDY, compiled=True)
+    rounds = {k: make_round(parts, k) for k in DRAFTS}
     seconds: dict[tuple[int, int], list[float]] = {(text.length, k): [] for text in texts for k in DRAFTS}
     for repetition in range(-1, options.repetitions):  # the first builds kernels and traces
         for text in texts:

@@ -101,12 +101,12 @@ def test_the_drafter_sees_the_rounded_rows(family, dim, bits):
     held, place = engine._cache, target.stores[FULL]
     offset, embedding = mx.array([61], mx.int32), target.embed(mx.array([9]))
     hidden = mx.random.normal(embedding.shape, key=mx.random.key(1))
-    packed = drafter.step(embedding, hidden, drafter.context(held.buffers, offset))[0].values
+    packed = drafter.step(embedding, hidden, offset, held.buffers, drafter.context(held.buffers, offset))[0].values
     plain, plain_drafter = pair(family, dim, None)
     rows: Any = target.cache_spec.layer(held.buffers, place)
     buffers = [held.buffers[held.spec.places(i)[0]] for i in range(len(plain.cache_spec.kinds))]
     buffers[place] = dequantized(rows)
-    wanted = plain_drafter.step(embedding, hidden, plain_drafter.context(buffers, offset))[0].values
+    wanted = plain_drafter.step(embedding, hidden, offset, buffers, plain_drafter.context(buffers, offset))[0].values
     assert float(mx.abs(packed - wanted).max()) < 1e-4 * float(mx.abs(wanted).max())
 
 

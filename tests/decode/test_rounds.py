@@ -220,6 +220,8 @@ def test_the_context_limit_ends_the_text_and_refuses_a_longer_prompt():
         ({"max_tokens": 0}, "at least one token"),
         ({"num_draft_tokens": 9}, "num_draft_tokens"),
         ({"num_draft_tokens": -1}, "num_draft_tokens"),
+        ({"draft_from": ()}, "draft_from"),
+        ({"draft_from": ("mpt",)}, "draft_from"),
         ({"prompt_ids": [5, 128]}, "0 .. 127"),
         ({"prompt_ids": [-1]}, "0 .. 127"),
     ],

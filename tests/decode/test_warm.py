@@ -8,10 +8,12 @@ import sys
 import weakref
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
+from mlxmtp.decode.compile import Rounds
 from mlxmtp.decode.decoder import Decoder
-from mlxmtp.decode.round import make_round
+from mlxmtp.decode.round import make_parts
 from mlxmtp.decode.sampling import Filters, Sampling
 from tests.golden import load_golden
 from tests.networks import decode, drafter, target
@@ -87,6 +89,7 @@ def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
         raise RuntimeError("[Compiled::eval_cpu] Failed to compile")
 
     monkeypatch.setattr("mlxmtp.decode.compile.mx.compile", lambda _: broken)
+    monkeypatch.setattr(Rounds, "_mark", lambda *_: None)
     decoder = Decoder(target("e2b"), drafter("e2b"))
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
     assert not decoder._has_compiled
@@ -95,8 +98,8 @@ def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temp=0.9, seed=4)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("drafts", [0, 1, 4, 8, "auto"])
 @pytest.mark.parametrize("in_flight", [0, 1])
-def test_a_length_is_traced_beside_its_first_round(drafts, sampling, in_flight, monkeypatch):
-    """Where kernels are built: one uncompiled round for each length and capacity, and the same text."""
+def test_a_length_is_traced_beside_a_round_of_another(drafts, sampling, in_flight, monkeypatch):
+    """Where kernels are built: no uncompiled round, no automatic length that has to wait for its trace, one text."""
     record = load_golden("e2b").records["long"]
     plain = decode(Decoder(target("e2b"), compiled="never"), record.prompt, 60, sampling=sampling)
     monkeypatch.setattr("mlxmtp.decode.compile.mx.compile", lambda function: function)
@@ -104,26 +107,35 @@ def test_a_length_is_traced_beside_its_first_round(drafts, sampling, in_flight, 
     decoder = Decoder(target("e2b"), drafter("e2b"), in_flight=in_flight)
     rounds = decoder._rounds
     rounds._asked = rounds._ready = {(kind, sampling.filters) for kind in range(3)}
-    forms: dict[tuple[int, int], list[bool]] = {}
+    used: dict[int, list[int]] = {}  # by capacity
 
     def seen(k: int, filters: Filters, capacity: int, real=rounds.get) -> object:
         function, compiled = real(k, filters, capacity)
-        forms.setdefault((k, capacity), []).append(compiled)
+        assert compiled
+        used.setdefault(capacity, []).append(k)
         return function, compiled
 
-    rounds.get = seen  # type: ignore[method-assign, assignment]
+    def traced(k: int, filters: Filters, buffers: list[mx.array], capacity: int, real=rounds.trace) -> None:
+        assert used[capacity]
+        assert k not in used[capacity]
+        real(k, filters, buffers, capacity)
+        beside.add((k, capacity))
+
+    beside: set[tuple[int, int]] = set()
+    rounds.get, rounds.trace = seen, traced  # type: ignore[method-assign, assignment]
     for again in (drafts, "auto"):
         options = {"num_draft_tokens": again, "sampling": sampling, "draft_from": ("mtp", "copy")}
         assert decode(decoder, record.prompt, 60, **options) == plain
-    assert all(not first and all(later) for first, *later in forms.values())
+    if drafts == "auto":
+        assert all((k, capacity) in beside for capacity, ks in used.items() for k in ks if k != ks[0])
 
 
 def wait_for_the_compiled(decoder: Decoder) -> None:
     thread = decoder._rounds._thread
-    assert thread is not None
     while not decoder._rounds._ready:
-        thread.join(0.05)
+        assert thread is not None
         assert thread.is_alive()
+        thread.join(0.05)
 
 
 @pytest.mark.slow
@@ -141,11 +153,17 @@ def test_the_thread_keeps_no_trace(monkeypatch):
     """MLX drops a thread's traces after the thread's end: with Python gone by then, the process aborts."""
     made = []
 
-    def make(*arguments):
-        made.append(weakref.ref(round_ := make_round(*arguments)))
-        return round_
+    def make(*arguments, **options):
+        parts = make_parts(*arguments, **options)
 
-    monkeypatch.setattr("mlxmtp.decode.compile.make_round", make)
+        def check(*given):
+            return parts.check(*given)
+
+        made.append(weakref.ref(check))
+        return parts._replace(check=check)
+
+    monkeypatch.setattr("mlxmtp.decode.compile.make_parts", make)
+    monkeypatch.setattr(Rounds, "_mark", lambda *_: None)  # nobody says that the kernels are there
     decoder = Decoder(target("e2b"), drafter("e2b"))
     decode(decoder, load_golden("e2b").records["long"].prompt, 2, num_draft_tokens=3)
     wait_for_the_compiled(decoder)

@@ -92,7 +92,7 @@ def chain(family: str, wanted: Record) -> tuple[list[int], list[mx.array], list[
     tokens: list[Any] = []
     logits, states = [], []
     for _ in range(4):
-        scores, state = draft.step(network.embed(token), state, context)
+        scores, state = draft.step(network.embed(token), state, mx.array([0]), cache.buffers, context)
         best = mx.argmax(scores.values, axis=-1)
         token = best if scores.ids is None else scores.ids[best]
         full = scores.values[0]

@@ -17,6 +17,9 @@ class Controller(Protocol):
     def choose(self, room: int = ..., traced: Collection[int] = ...) -> int:
         """The draft length of the next round of a text of `room` more tokens; lengths that are not `traced` cost."""
 
+    def among(self, traced: Collection[int]) -> int:
+        """The best of the lengths that are traced."""
+
     def observe(self, k: int, accepted: int, seconds: float | None) -> None:
         """What came of a round."""
 
@@ -79,8 +82,8 @@ def play(
 ) -> Played:
     """Decodes the text once. `costs[k]`: time of a round with k drafts in plain rounds.
 
-    `ahead` rounds are dispatched before the result of one is known, as on a GPU. The first round of a length takes
-    `1 + trace` times as long (0: all are traced).
+    `ahead` rounds are dispatched before the result of one is known, as on a GPU. A length is traced beside a round of
+    one that is, for `trace` times the time of its own rounds more (0: all are traced).
     """
     clock, position, spent = noise.times(seed), 0, 0.0
     rounds: list[tuple[int, int]] = []
@@ -88,10 +91,12 @@ def play(
     traced: set[int] = set()
     while position < len(accepted):
         k = controller.choose(len(accepted) - position, traced) if trace else controller.choose()
+        spent += 0 if k in traced else trace * costs[k]
+        wanted, k = k, k if k in traced or not traced or not trace else controller.among(traced)
+        traced.add(wanted)
         kept = min(k, accepted[position])
         rounds.append((position, k))
-        spent += costs[k] * (1 if k in traced else 1 + trace)
-        traced.add(k)
+        spent += costs[k]
         unread.append((k, kept, clock.read(k, costs[k])))
         if len(unread) > ahead:
             controller.observe(*unread.pop(0))
@@ -113,6 +118,9 @@ class Fixed:
     length: int
 
     def choose(self, *_: object) -> int:
+        return self.length
+
+    def among(self, traced: Collection[int]) -> int:
         return self.length
 
     def observe(self, k: int, accepted: int, seconds: float | None) -> None:

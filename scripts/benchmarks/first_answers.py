@@ -1,0 +1,135 @@
+"""Time the first answer of a process: the automatic draft length beside the fixed ones, in turn, each in new processes.
+
+    .venv/bin/python -m scripts.benchmarks.first_answers [--repetitions 7] [--write docs/benchmarks.md] [--json FILE]
+
+`mlxmtp ask` is a process an answer, so each length that it tries has to pay for its trace within that answer. The rows
+are short and long answers, after short and long prompts, greedy and sampled, text that is easy to draft and text that
+is not; kernels are in their cache, and what drafting learned in the repetitions before is there, as on a used machine.
+On a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from scripts.benchmarks.harness.arms import random_words, rotated
+from scripts.benchmarks.harness.options import repeated, say
+from scripts.benchmarks.harness.report import machine
+from scripts.benchmarks.harness.section import write_section
+
+ROOT = Path(__file__).resolve().parents[2]
+ARMS = ("0", "auto", "3", "8")
+WARM_UP = 1
+"""Repetitions that do not count: kernels are built and drafting learns."""
+_ABOUT = """\
+One run of `scripts/benchmarks/first_answers.py`, {day}, built-in pair on {machine}; medians of {repetitions}
+repetitions, each answer in a process of its own (`mlxmtp ask`), all draft lengths in turn. Tokens per second of the
+answer; `auto` beside the best column: the time of an answer of as many tokens, in percent more.
+
+| first answer of a process | tokens | plain | `auto` | 3 drafts | 8 drafts | `auto` behind the best, % |
+|---|---:|---:|---:|---:|---:|---:|"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One question to `mlxmtp ask`."""
+
+    name: str
+    question: tuple[str, ...]
+    options: tuple[str, ...] = ("--temp", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer: its tokens and how many of them a second."""
+
+    row: str
+    arm: str
+    repetition: int
+    tokens: int
+    speed: float
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = repeated(__doc__, 7)
+    parser.add_argument("--root", type=Path, default=ROOT, help="checkout to measure (default: this one)")
+    parser.add_argument("--only", help="rows whose name has this in it")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        rows = [row for row in _rows(Path(home)) if (options.only or "") in row.name]
+        samples = _measure(rows, options.root, Path(home), options.repetitions)
+    lines = [_ABOUT.format(day=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine(), repetitions=options.repetitions)]
+    lines += [_line(row.name, samples) for row in rows]
+    print("\n".join(lines))
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(one) for one in samples], indent=1) + "\n", encoding="utf-8")
+    if options.write is not None:
+        heading = "First answers"
+        write_section(options.write, "first-answers", "\n".join(lines), script="first_answers.py", heading=heading)
+
+
+def _rows(folder: Path) -> list[Row]:
+    short, long = folder / "short.md", folder / "long.md"
+    material = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("architecture.md", "bench.md"))
+    short.write_text(material[:6_000], encoding="utf-8")
+    long.write_text(material[6_000:14_500], encoding="utf-8")
+    text, more = random_words(1)
+    detail = "Explain in detail how drafting works."
+    return [
+        Row("list the commands", ("List all commands.",)),
+        Row("a short answer", ("What is MTP?",)),
+        Row("rewrite a file of 6 kB", ("-f", str(short), "Rewrite this file.")),
+        Row("temperature 1.5", (detail,), ("--temp", "1.5", "--seed", "1", "--max-tokens", "64")),
+        Row("temperature 1", (detail,), ("--temp", "1", "--seed", "3", "--max-tokens", "64")),
+        Row("64 tokens after 8 kB", ("-f", str(long), "What is a drafter?"), ("--temp", "0", "--max-tokens", "64")),
+        Row("random words", (text + more,), ("--temp", "0", "--max-tokens", "64")),
+    ]
+
+
+def _measure(rows: list[Row], root: Path, home: Path, repetitions: int) -> list[Sample]:
+    samples = []
+    for repetition in range(WARM_UP + repetitions):
+        say(f"repetition {repetition} of {repetitions}")
+        for row in rows:
+            for arm in rotated(ARMS, repetition):
+                tokens, speed = _ask(row, arm, root, home)
+                if repetition >= WARM_UP:
+                    samples.append(Sample(row.name, arm, repetition, tokens, speed))
+    return samples
+
+
+def _ask(row: Row, arm: str, root: Path, home: Path) -> tuple[int, float]:
+    command = [sys.executable, "-m", "mlxmtp", "ask", "-m", "pocket", "--json", "--num-draft-tokens", arm]
+    done = subprocess.run(
+        [*command, *row.options, *row.question],
+        env=os.environ | {"PYTHONPATH": str(root), "MLXMTP_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    stats = json.loads(done.stdout)["stats"]
+    return stats["generation_tokens"], stats["generation_tps"]
+
+
+def _line(name: str, samples: list[Sample]) -> str:
+    mine = [one for one in samples if one.row == name]
+    speeds = {arm: median(one.speed for one in mine if one.arm == arm) for arm in ARMS}
+    behind = max(speed for arm, speed in speeds.items() if arm != "auto") / speeds["auto"] - 1
+    tokens = median(one.tokens for one in mine)
+    return f"| {name} | {tokens:.0f} | {' | '.join(f'{speeds[arm]:.0f}' for arm in ARMS)} | {100 * behind:+.1f} |"
+
+
+if __name__ == "__main__":
+    main()
