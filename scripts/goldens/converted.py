@@ -72,7 +72,8 @@ def _write_source(family: str, folder: Path, utils: Any) -> None:
     settings.text_config = module.TextConfig.from_dict(config["text_config"])
     from mlx.utils import tree_flatten
 
-    for name, value in tree_flatten(module.Model(settings).parameters()):
+    leaves: Any = tree_flatten(module.Model(settings).parameters())
+    for name, value in leaves:
         if name.startswith(("vision_tower", "embed_vision")):
             tensors[f"model.{name}"] = value.astype(mx.bfloat16)
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "pt"})
