@@ -10,6 +10,11 @@ _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 """Errors of file systems without locks (SMB, NFS, exFAT); macOS has two numbers where Linux has one."""
 
 
+def is_path(name: str) -> bool:
+    """Return True for the name of a model that can only be that of a folder."""
+    return name.startswith((".", "/", "~"))
+
+
 def write_atomically(path: Path, text: str, *, parents: bool = False, private: bool = False) -> None:
     """Write a small file whole or not at all, `private` for its owner only; a pipe or terminal is just written to.
 

@@ -186,7 +186,7 @@ class Settings:
         "on terminals", commands=_TALKING, section="thinking")
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
-        "any text", **_FORM)
+        "any text", **{**_FORM, "commands": ("ask", "bench")})
     regex: str | None = setting(
         "--regex PATTERN", TEXT, "Text that an expression matches as a whole.", "any text", **_FORM)
     grammar: str | None = setting(
@@ -228,6 +228,9 @@ class Settings:
     heartbeat: float | None = setting(
         "--heartbeat SECONDS", number(Range(0)), "Sign of life in streams without news; 0 is none.",
         "10", commands=("serve",), section="access")
+    keep_alive: float | None = setting(
+        "--keep-alive MINUTES", number(Range(0)), "Free the model's memory after so long without a request.",
+        "it stays", commands=("serve",), section="access")
     force: bool | None = setting(
         "--force", SWITCH, "Try it even if the memory will not do.", "off", commands=_RUNNING, in_config=False)
     debug: bool | None = setting(

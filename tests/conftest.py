@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from mlxmtp.models import blas
 
 blas.load()
 blas.set_threads(1)
+hypothesis.settings.register_profile("loaded", deadline=None)  # a machine that is busy is no failure
+hypothesis.settings.load_profile("loaded")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,7 +19,7 @@ WAYS: dict[str, Any] = {
     "chunk": st.one_of(st.integers(1, 40), st.sampled_from([64, 79, 80, 81, 128, 256, 500])),
     "step": st.sampled_from([1, 3, 16, 64, 100, 256]),
     "ahead": st.sampled_from([1, 20, 512]),
-    "drafts": st.sampled_from([0, 1, 2, 3, 5, 7, 8, "auto"]),
+    "drafts": st.sampled_from([0, 1, 2, 3, 4, 5, 7, 8, "auto"]),
     "in_flight": st.integers(0, 2),
     "temp": st.sampled_from([0.0, 1.0]),
 }

@@ -65,7 +65,9 @@ class Benchmark:
             pair, params = (target, drafter, settings.draft_bits, kv_bits), answer_params(settings)
             self._runners.append(Runner(*pair, tokenizer, params, prompts, request.plan))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
-        asked = RunSettings(suites, len(texts), request.plan, *sampling, bool(settings.think), system or None)
+        asked = RunSettings(
+            suites, len(texts), request.plan, *sampling, bool(settings.think), system or None, settings.schema
+        )
         self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment.environment())
 
     @property

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.errors import DownloadError, LoadError, MlxmtpError, ModelNotFound, UsageError
+from mlxmtp.files import is_path
 from mlxmtp.hub import inventory
 from mlxmtp.hub.inventory import Group, KnownModel, RemovalPlan
-from mlxmtp.hub.registry import BUILT_IN, find_entry, is_path, split_revision
+from mlxmtp.hub.registry import BUILT_IN, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.speed import Speed, predict

@@ -45,6 +45,10 @@ class OpenModel:
     def context(self) -> int:
         return self.model.config.max_positions
 
+    def save_learned(self) -> None:
+        """Write what drafting has learned."""
+        self.learned.save(self.model)
+
     def close(self) -> None:
         self.model.close()
 

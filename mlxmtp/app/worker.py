@@ -94,6 +94,20 @@ class Worker:
 
         self._do(job)
 
+    def unload(self) -> None:
+        """Free the model; nothing can be asked until another is read."""
+        with self._lock:
+            before, self.model = self.model, None
+            self._wanted = object()
+
+        def job() -> None:
+            nonlocal before
+            if before is not None:
+                before.close()
+                before = None  # here, where its traces are
+
+        self._do(job)
+
     def answer(self, begin: Callable[[OpenModel, OnPrefill], Answer]) -> None:
         """Answer with the model, once it is there; `begin` runs on the thread."""
         self._stop = stop = Event()

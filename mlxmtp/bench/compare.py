@@ -21,6 +21,7 @@ _SAME = {
     "settings.suite": "suites",
     "settings.texts": "number of texts",
     "settings.system": "system prompt",
+    "settings.schema": "schema",
     "settings.think": "thinking",
     "environment.chip": "chip",
     "environment.system": "system",

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from copy import deepcopy
 from itertools import islice, pairwise
@@ -12,11 +12,14 @@ from typing import Any, NamedTuple, Self, cast
 import mlx.core as mx
 
 from mlxmtp.bench.samples import DraftSetting, Round
+from mlxmtp.decode.constraint import Constraint
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.sampling import Sampling, gumbel
+from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.params import Params
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.device import backend
 from mlxmtp.models.drafter import Scores
 from mlxmtp.models.kv_cache import KVCache
@@ -48,6 +51,8 @@ class Harness:
 
     def __init__(self, target: Target, drafter: Any = None, sampling: Sampling | None = None) -> None:
         self.sampling = sampling or Sampling()
+        self._form: Callable[[], Constraint | None] = lambda: None
+        self._stop: Collection[int] = ()
         self._target, self._drafter = target, drafter
         self._free = _FreeDrafter()  # one for all timings: rounds are traced once for each drafter
         # Compiled in this thread: a thread of its own would keep the weights for as long as the process lives.
@@ -64,15 +69,24 @@ class Harness:
         drafter: Path | None = None,
         params: Params | None = None,
         *,
+        tokenizer: Tokenizer | None = None,
         draft_bits: int | None = None,
         kv_bits: int | None = None,
     ) -> Self:
-        """Read the weights; what `params` leave open is sampled as the checkpoint recommends. Raises LoadError."""
+        """Read the weights; what `params` leave open is sampled as the checkpoint recommends. Raises LoadError.
+
+        With the `tokenizer`, runs are held to the constraint of `params`.
+        """
         target = load_target(folder, kv_bits=kv_bits)
         params = params or Params()
         sampling = params.sampling(target.config.generation, params.seed or 0)
         network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
-        return cls(target, network, sampling)
+        harness, constraint = cls(target, network, sampling), params.constraint
+        if constraint is not None and tokenizer is not None:
+            harness._stop = target.config.stop_ids | tokenizer.end_ids
+            table = TokenTable(tokenizer, target.config.vocab_size, harness._stop)
+            harness._form = lambda: Matcher(constraint, table)
+        return harness
 
     @property
     def device(self) -> str:
@@ -105,7 +119,10 @@ class Harness:
             self.prepare(prompt, tokens, wanted)
 
     def run(self, prompt: Sequence[int], tokens: int, length: DraftSetting) -> Run:
-        """Decode exactly `tokens` tokens (stop tokens are ignored) after a prefill of the whole prompt."""
+        """Decode exactly `tokens` tokens after a prefill of the whole prompt.
+
+        Stop tokens are ignored, except where a constraint lets them end the answer.
+        """
         decoder = self._decoder
         decoder.forget()
         # The automatic length goes on learning from run to run, as in a conversation.
@@ -122,7 +139,13 @@ class Harness:
         rounds: list[Round] = []
         start = first = last = time.perf_counter()
         for step in decoder.rounds(
-            prompt, max_tokens=tokens, num_draft_tokens=length, sampling=self.sampling, on_prefill=on_prefill
+            prompt,
+            max_tokens=tokens,
+            num_draft_tokens=length,
+            sampling=self.sampling,
+            stop=self._stop,
+            on_prefill=on_prefill,
+            constraint=self._form(),
         ):
             now = time.perf_counter()
             if found:

@@ -47,6 +47,7 @@ class RunSettings:
     seed: int
     think: bool
     system: str | None
+    schema: str | None = None  # what answers are held to
 
 
 @dataclass(frozen=True, slots=True)

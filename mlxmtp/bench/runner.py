@@ -98,7 +98,7 @@ class Runner:
         release()  # what an earlier model has left
         drafter = None if self.drafter is None else self.drafter.folder
         bits = {"draft_bits": self.draft_bits, "kv_bits": self.kv_bits}
-        harness = Harness.load(self.target.folder, drafter, self.params, **bits)
+        harness = Harness.load(self.target.folder, drafter, self.params, tokenizer=self.tokenizer, **bits)
         described = False
         for length, prompts in self.prompts.items():
             case = Case(self.target.name, length)
@@ -151,7 +151,7 @@ class Runner:
             detokenizer = self.tokenizer.detokenizer()
             return detokenizer.add(token) + detokenizer.flush()
 
-        at = next((i for i, (a, b) in enumerate(zip(plain, other, strict=True)) if a != b), None)
+        at = next((i for i, (a, b) in enumerate(zip(plain, other, strict=False)) if a != b), None)
         if at is None:
             return None
         margin = harness.margin([*prompt.ids, *plain[:at]], plain[at], other[at])

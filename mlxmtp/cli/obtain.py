@@ -13,7 +13,7 @@ from mlxmtp.cli.options import can_ask
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import DownloadProgress
-from mlxmtp.cli.terminal.signals import raises
+from mlxmtp.cli.terminal.signals import last_words
 from mlxmtp.errors import ModelNotFound
 from mlxmtp.settings import Loaded
 from mlxmtp.units import format_bytes
@@ -147,11 +147,11 @@ def _ready(out: Output, catalog: Catalog, name: str) -> None:
 @contextmanager
 def _interruptible(out: Output, progress: DownloadProgress) -> Iterator[None]:
     """Say after Ctrl-C how far it came; take the progress line away."""
-    try:
-        with raises():
-            yield
-    except KeyboardInterrupt:
+
+    def stopped() -> None:
         out.clear_progress()
         out.line(f"Stopped at {progress.share()}. The same command goes on from here.")
-        raise
+
+    with last_words(stopped):
+        yield
     out.clear_progress()

@@ -91,10 +91,11 @@ def model_names(incomplete: str) -> list[str]:
     from pathlib import Path
 
     from mlxmtp.app.models import Catalog
+    from mlxmtp.files import is_path
 
     loaded = load_settings({}, tolerant=True)
     names = [*(model.name for model in Catalog(loaded).listing(every=True).models), *loaded.aliases]
-    if incomplete.startswith((".", "/", "~")):
+    if is_path(incomplete):
         folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
         names += [f"{folder}{one.name}/" for one in Path(folder or ".").expanduser().iterdir() if one.is_dir()]
     return [name for name in names if name.startswith(incomplete)]

@@ -10,9 +10,10 @@ from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.round_times import RoundTimes
 from mlxmtp.limits import COPIED, MAX_DRAFT
 
-LENGTHS = (0, 1, 2, 3, 5, 7, 8)
-"""Candidates, few because each is traced once per buffer capacity. 7 drafts are 8 rows to check, the most that Metal's
-attention kernel for few rows takes; 8 earn several percent more where rows are nearly free and all is accepted."""
+LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8)
+"""Candidates, few because the check of each is traced once per buffer capacity. On Metal the products for few rows read
+the weights once for up to 5 rows (4 drafts), and attention for few rows ends at 8 (7 drafts; read in MLX's source); 8
+drafts earn several percent more where rows are nearly free and all is accepted."""
 PROBING = 0.01  # share of the plain rounds' time that probes may lose while drafting is parked
 _WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _DARING = 0.5  # widths of an uncertain time that are hoped for

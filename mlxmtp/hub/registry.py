@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mlxmtp.files import is_path
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 
 BUILT_IN = "pocket"
@@ -65,11 +66,6 @@ class Entry:
 _PAGE = re.compile(
     r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(?:models/)?([^/@?#]+/[^/@?#]+)([^?#]*).*"
 )
-
-
-def is_path(name: str) -> bool:
-    """Return True for a name that can only be that of a folder."""
-    return name.startswith((".", "/", "~"))
 
 
 def plain_name(name: str) -> str:

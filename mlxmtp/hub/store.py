@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
+from mlxmtp.files import is_path
 from mlxmtp.hub.cache import CachedRepo, Records
 from mlxmtp.hub.registry import (
     BUILT_IN,
     Entry,
     entries,
     find_entry,
-    is_path,
     known_names,
     plain_name,
     same_shape,

@@ -19,6 +19,7 @@ from mlxmtp.serve.answers import About, Collected, Ending, Writer
 from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Fields, Refused, read_json
 from mlxmtp.serve.http import Door, Gate, Json, Silence, error_response, read_body
+from mlxmtp.serve.models import Served
 from mlxmtp.serve.scheduler import Job
 from mlxmtp.serve.service import AnswerFailed, Prepared, Service
 from mlxmtp.version import installed_version
@@ -97,7 +98,7 @@ class Answering(Response):
     ) -> None:
         self._service, self._endpoint, self._limits = service, endpoint, limits
         self._prepared, self._body, self._jobs = prepared, body, jobs
-        self._about = About(service.served.name, len(prepared.ids))
+        self._about = About(prepared.served.name, len(prepared.ids))
         self.status_code = 200
         self.background = None
 
@@ -171,7 +172,7 @@ class Routes:
             Route("/v1/messages/count_tokens", self._count, methods=["POST"]),
             Route("/api/version", self._version),
             Route("/api/tags", self._tags),
-            Route("/api/ps", self._tags),
+            Route("/api/ps", self._ps),
             Route("/api/show", self._show, methods=["POST"]),
         ]
         handlers: dict[Any, Any] = {
@@ -205,11 +206,11 @@ class Routes:
         return Fields(read_json(await read_body(request, self._limits.body)))
 
     async def _load(self, endpoint: Endpoint, asked: Asked) -> Response:
-        self._service.check_model(asked.model)
+        served = self._service.models.find(asked.model)
         error = await self._service.scheduler.loaded()
         if error is not None:
             raise Refused(str(error), status=503)
-        about = About(self._service.served.name)
+        about = About(served.name)
         return Json(ollama.OllamaStream(about, chat=endpoint.path == "/api/chat").loaded())
 
     async def _count(self, request: Request) -> Response:
@@ -218,11 +219,14 @@ class Routes:
         return Json({"input_tokens": len(prepared.ids)})
 
     async def _home(self, _: Request) -> Response:
-        return PlainTextResponse(f"mlxmtp serves {self._service.served.name}. The endpoints are in docs/server.md.\n")
+        name = self._service.models.first.name
+        return PlainTextResponse(f"mlxmtp serves {name}. The endpoints are in docs/server.md.\n")
 
     async def _health(self, _: Request) -> Response:
         scheduler = self._service.scheduler
-        found = {"status": scheduler.state, "model": self._service.served.name, "waiting": scheduler.waiting}
+        there = scheduler.in_memory
+        found = {"status": scheduler.state, "model": self._service.models.first.name, "waiting": scheduler.waiting}
+        found["loaded"] = None if there is None else there.name
         return Json(found, 503 if scheduler.state == "failed" else 200)
 
     async def _metrics(self, _: Request) -> Response:
@@ -231,45 +235,50 @@ class Routes:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def _models(self, _: Request) -> Response:
-        served = self._described()
-        ends = {"first_id": served["id"], "last_id": served["id"], "has_more": False}
-        return Json({"object": "list", "data": [served], **ends})
+        listed = [_described(one) for one in await asyncio.to_thread(self._service.models.listed)]
+        ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"], "has_more": False}
+        return Json({"object": "list", "data": listed, **ends})
 
     async def _model(self, request: Request) -> Response:
-        self._service.check_model(request.path_params["name"])
-        return Json(self._described())
-
-    def _described(self) -> dict[str, Any]:
-        served = self._service.served
-        return {
-            "id": served.name,
-            "object": "model",
-            "type": "model",
-            "display_name": served.name,
-            "created": served.created,
-            "created_at": _time(served.created),
-            "owned_by": "mlxmtp",
-            "max_model_len": served.context,
-        }
+        return Json(_described(self._service.models.find(request.path_params["name"])))
 
     async def _version(self, _: Request) -> Response:
         return Json({"version": installed_version(missing="0.0.0")})
 
     async def _tags(self, _: Request) -> Response:
-        served = self._service.served
-        name = served.name if ":" in served.name else f"{served.name}:latest"
-        details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
-        model = {"name": name, "model": name, "modified_at": _time(served.created), "size": 0, "digest": ""}
-        return Json({"models": [{**model, "details": {**details, "parameter_size": "", "quantization_level": ""}}]})
+        return Json({"models": [_tag(one) for one in await asyncio.to_thread(self._service.models.listed)]})
+
+    async def _ps(self, _: Request) -> Response:
+        there = self._service.scheduler.in_memory
+        return Json({"models": [] if there is None else [_tag(there)]})
 
     async def _show(self, request: Request) -> Response:
         body = await self._fields(request)
-        self._service.check_model(body.text("model", "") or body.text("name", ""))
-        served = self._service.served
+        served = self._service.models.find(body.text("model", "") or body.text("name", ""))
         info = {"general.architecture": "gemma4", "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
         capabilities = ["completion", "tools", "thinking"]
         return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
+
+
+def _described(served: Served) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "type": "model",
+        "display_name": served.name,
+        "created": served.created,
+        "created_at": _time(served.created),
+        "owned_by": "mlxmtp",
+        "max_model_len": served.context,
+    }
+
+
+def _tag(served: Served) -> dict[str, Any]:
+    name = served.name if ":" in served.name else f"{served.name}:latest"
+    details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
+    model = {"name": name, "model": name, "modified_at": _time(served.created), "size": 0, "digest": ""}
+    return {**model, "details": {**details, "parameter_size": "", "quantization_level": ""}}
 
 
 def _time(seconds: int) -> str:

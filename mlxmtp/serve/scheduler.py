@@ -1,6 +1,7 @@
 """The line in front of the model: one answer at a time, in the order in which they were asked for, with an end.
 
-Everything here runs on the thread of the event loop; the model is on the thread of `app/worker.py`.
+Everything here runs on the thread of the event loop; the model is on the thread of `app/worker.py`. One model is in
+memory; a request for another has it read when its turn has come, after the one before has been freed.
 """
 
 import asyncio
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mlxmtp.app.open import OpenModel
-from mlxmtp.app.worker import Failed, Ready, Worker, WorkerEvent
+from mlxmtp.app.worker import Failed, Worker, WorkerEvent
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import End
 from mlxmtp.serve.fields import Refused
+from mlxmtp.serve.models import Served
 
 Begin = Callable[[OpenModel, OnPrefill], Answer]
 
@@ -22,6 +24,7 @@ Begin = Callable[[OpenModel, OnPrefill], Answer]
 class Job:
     """An answer that was asked for; `events` has all of it, ending in End or Failed. `answer` is there once it runs."""
 
+    served: Served
     begin: Begin
     events: asyncio.Queue[WorkerEvent] = field(default_factory=asyncio.Queue)
     answer: Answer | None = None
@@ -33,29 +36,41 @@ class Job:
 
 
 class Scheduler:
-    """Jobs for one model. `most` may wait beside the one that runs."""
+    """Jobs for the models. `most` may wait beside the one that runs.
 
-    def __init__(self, worker: Worker, most: int) -> None:
-        self._worker, self._most = worker, most
+    After `keep_alive` seconds without a job the model's memory is freed; the next job has it read again.
+    """
+
+    def __init__(self, worker: Worker, most: int, keep_alive: float | None = None) -> None:
+        self._worker, self._most, self._keep_alive = worker, most, keep_alive
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
+        self._current: Served | None = None  # in memory, or being read
+        self._reading = False
+        self._idle: asyncio.TimerHandle | None = None
         self._loaded = asyncio.Event()
-        self.state: Literal["loading", "ok", "failed"] = "loading"
+        self.state: Literal["loading", "ok", "failed"] = "loading"  # of the first model
 
-    def start(self, read: Callable[[], OpenModel]) -> None:
-        """Read the model in the background."""
+    def start(self, first: Served) -> None:
+        """Read the first model in the background."""
         asyncio.get_running_loop().add_reader(self._worker.bell, self._deliver)
-        self._worker.load(read)
+        self._read(first)
 
     def stop(self) -> None:
         """Take no more events; the worker's thread ends with the process."""
         self._worker.stop()
+        self._stay()
         asyncio.get_running_loop().remove_reader(self._worker.bell)
 
     async def loaded(self) -> Exception | None:
-        """Wait until the model is there or cannot be read; return why."""
+        """Wait until the first model is there or cannot be read; return why."""
         await self._loaded.wait()
-        return self._worker.error
+        return self._worker.error if self.state == "failed" else None
+
+    @property
+    def in_memory(self) -> Served | None:
+        """The model that is there now."""
+        return None if self._reading else self._current
 
     @property
     def waiting(self) -> int:
@@ -84,23 +99,57 @@ class Scheduler:
             self._waiting.remove(job)
 
     def _next(self) -> None:
-        if self._running is None and self._waiting and self.state == "ok":
+        if self._running is not None or self._reading:
+            return
+        self._stay()
+        if not self._waiting:
+            if self._keep_alive is not None and self._current is not None:
+                self._idle = asyncio.get_running_loop().call_later(self._keep_alive, self._free)
+        elif self._waiting[0].served is not self._current:
+            self._read(self._waiting[0].served)
+        else:
             self._running = self._waiting.popleft()
             self._worker.answer(self._running.start)
 
+    def _read(self, served: Served) -> None:
+        self._save()
+        self._current, self._reading = served, True
+        self._worker.load(served.read)
+
+    def _free(self) -> None:
+        self._save()
+        self._current = None
+        self._worker.unload()
+
+    def _save(self) -> None:
+        if self._worker.model is not None:
+            self._worker.model.save_learned()
+
+    def _stay(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
     def _deliver(self) -> None:
         for event in self._worker.events():
-            if self.state == "loading":
-                self.state = "ok" if isinstance(event, Ready) else "failed"
-                self._loaded.set()
-                self._fail_all(event)
+            if self._reading:
+                self._reading = False
+                self._take_in(event)
             elif self._running is not None:
                 self._running.events.put_nowait(event)
                 if isinstance(event, End | Failed):
                     self._running = None
         self._next()
 
-    def _fail_all(self, event: WorkerEvent) -> None:
-        """Tell those who wait for a model that will not come."""
-        while isinstance(event, Failed) and self._waiting:
-            self._waiting.popleft().events.put_nowait(event)
+    def _take_in(self, event: WorkerEvent) -> None:
+        """Note that a model is there; or tell those who wait for it that it will not come."""
+        served, failed = self._current, isinstance(event, Failed)
+        if self.state == "loading":
+            self.state = "failed" if failed else "ok"
+            self._loaded.set()
+        if not failed:
+            return
+        self._current = None
+        for job in [one for one in self._waiting if one.served is served or self.state == "failed"]:
+            self._waiting.remove(job)
+            job.events.put_nowait(event)

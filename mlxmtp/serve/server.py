@@ -5,9 +5,7 @@ import logging
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +13,21 @@ from pathlib import Path
 import uvicorn
 from h11 import LocalProtocolError
 
-from mlxmtp.app.open import Checkpoint, Opener, OpenModel, read_tokenizer, require_memory
+from mlxmtp.app.open import Opener, OpenModel
 from mlxmtp.app.worker import Worker
-from mlxmtp.engine.model import context_of
-from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError, sentence
+from mlxmtp.serve.connections import Patient
 from mlxmtp.serve.http import LOOPBACK, Door, origins_of
+from mlxmtp.serve.models import Models, models_of
 from mlxmtp.serve.routes import Limits, Routes
 from mlxmtp.serve.scheduler import Scheduler
-from mlxmtp.serve.service import Served, Service
+from mlxmtp.serve.service import Service
 from mlxmtp.settings import Settings, server_key
 
 HOST, PORT, WAITING, HEARTBEAT = "127.0.0.1", 8765, 64, 10.0
 _CONNECTIONS = 512
 _PATIENCE = 5  # seconds that answers have to end when the server does
 _SAVE_SECONDS = 60.0  # between two writings of what drafting has learned
-_CONVERSATION = 8192  # tokens whose memory is asked for before the weights are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,7 @@ class Options:
     port: int = PORT
     door: Door = field(default_factory=Door)
     waiting: int = WAITING
+    keep_alive: float | None = None  # seconds without a request after which the model's memory is freed
     limits: Limits = field(default_factory=Limits)
 
 
@@ -61,15 +59,16 @@ def options_of(settings: Settings) -> Options:
     seconds = HEARTBEAT if settings.heartbeat is None else settings.heartbeat
     waiting = WAITING if settings.max_waiting is None else settings.max_waiting
     port = PORT if settings.port is None else settings.port
-    return Options(host, port, door, waiting, Limits(heartbeat=seconds or None))
+    keep_alive = None if settings.keep_alive is None else 60 * settings.keep_alive
+    return Options(host, port, door, waiting, keep_alive, Limits(heartbeat=seconds or None))
 
 
 class Server:
-    """One model behind one port; `tell` gets a line when the server is ready, and one for every failure."""
+    """Models behind one port; `tell` gets a line when the server is ready, and one for every failure."""
 
-    def __init__(self, served: Served, options: Options, tell: Callable[[str], None]) -> None:
+    def __init__(self, models: Models, options: Options, tell: Callable[[str], None]) -> None:
         """Open the port. Raises UsageError if it is taken."""
-        self._served, self._options, self._tell = served, options, tell
+        self._models, self._options, self._tell = models, options, tell
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -88,14 +87,9 @@ class Server:
         host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
         return f"http://{host}:{self._socket.getsockname()[1]}"
 
-    def run(
-        self,
-        read: Callable[[], OpenModel],
-        tokenizer: Future[Tokenizer],
-        defaults: dict[str, object],
-    ) -> None:
-        """Serve until Ctrl-C or SIGTERM. Raises what reading the model raised."""
-        asyncio.run(self._serve(read, tokenizer, defaults))
+    def run(self, defaults: dict[str, object]) -> None:
+        """Serve until Ctrl-C or SIGTERM. Raises what reading the first model raised."""
+        asyncio.run(self._serve(defaults))
 
     def stop(self) -> None:
         """End `run` when its answers are complete or a few seconds have passed; a second call does not wait."""
@@ -103,18 +97,14 @@ class Server:
             self._uvicorn.force_exit = self._uvicorn.should_exit
             self._uvicorn.should_exit = True
 
-    async def _serve(
-        self,
-        read: Callable[[], OpenModel],
-        tokenizer: Future[Tokenizer],
-        defaults: dict[str, object],
-    ) -> None:
+    async def _serve(self, defaults: dict[str, object]) -> None:
         worker = Worker()
-        scheduler = Scheduler(worker, self._options.waiting)
-        service = Service(self._served, tokenizer, scheduler, defaults)
+        scheduler = Scheduler(worker, self._options.waiting, self._options.keep_alive)
+        service = Service(self._models, scheduler, defaults)
         app = Routes(service, self._options.limits).app(self._options.door)
         config = uvicorn.Config(
             app,
+            http=Patient,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -130,7 +120,7 @@ class Server:
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
         log, told = logging.getLogger("uvicorn.error"), _Told(self._tell)
         log.addHandler(told)
-        scheduler.start(read)
+        scheduler.start(self._models.first)
         watch = asyncio.create_task(self._watch(scheduler, server))
         keep = asyncio.create_task(_keep(worker))
         try:
@@ -148,8 +138,9 @@ class Server:
         """Say when the model is there. Raises what reading it raised, after the server has ended."""
         error = await scheduler.loaded()
         if error is None:
-            drafting = " with its drafter" if self._served.has_drafter else ""
-            self._tell(f"mlxmtp serves {self._served.name}{drafting} on {self.url}")
+            first = self._models.first
+            drafting = " with its drafter" if first.has_drafter else ""
+            self._tell(f"mlxmtp serves {first.name}{drafting} on {self.url}")
             return
         server.should_exit = True
         raise error
@@ -157,24 +148,7 @@ class Server:
 
 def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[str], None]) -> None:
     """Serve the model that the settings mean. Raises ModelNotFound, LoadError, TooLarge, UsageError."""
-    target = opener.target(settings.model)
-    drafter = opener.drafter(target, settings)
-    require_memory(target, drafter, _CONVERSATION, force=bool(settings.force), turns=True, kv_bits=settings.kv_bits)
-    server = Server(_served(target, drafter), options, tell)
-    tokenizer = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(read_tokenizer, target)
-
-    def read() -> OpenModel:
-        opened = opener.open(target, drafter, settings, tokenizer.result())
-        opened.model.prepare_constraints()  # any request may have one
-        opened.model.hold_texts()
-        return opened
-
-    server.run(read, tokenizer, settings.of_answer())
-
-
-def _served(target: Checkpoint, drafter: Checkpoint | None) -> Served:
-    names = frozenset({target.name, target.name.rpartition("/")[2], "default"})
-    return Served(target.name, names, context_of(target.folder), drafter is not None, int(time.time()))
+    Server(models_of(opener, settings), options, tell).run(settings.of_answer())
 
 
 async def _keep(worker: Worker) -> None:
@@ -185,7 +159,7 @@ async def _keep(worker: Worker) -> None:
 
 def _save(opened: OpenModel | None) -> None:
     if opened is not None:
-        opened.learned.save(opened.model)
+        opened.save_learned()
 
 
 class _Uvicorn(uvicorn.Server):

@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.forced import calls_only
 from mlxmtp.serve.metrics import Metrics
+from mlxmtp.serve.models import Models, Served
 from mlxmtp.serve.scheduler import Job, Scheduler
 from mlxmtp.serve.written import Written
 
@@ -29,20 +29,10 @@ _MOST_EQUAL = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """The model that is served: its name, others that mean it, and the tokens of its context."""
-
-    name: str
-    names: frozenset[str]
-    context: int
-    has_drafter: bool
-    created: int
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request with its prompt. `places`: how many tokens of it other prompts may begin with."""
+    """A request with its model and prompt. `places`: how many tokens of it other prompts may begin with."""
 
+    served: Served
     asked: Asked
     ids: Sequence[int]
     places: Sequence[int]
@@ -54,32 +44,20 @@ class AnswerFailed(Exception):
 
 
 class Service:
-    """Answers with one model. `defaults` are fields of `Params` for requests that do not set them."""
+    """Answers with one model at a time. `defaults` are fields of `Params` for requests that do not set them."""
 
-    def __init__(
-        self, served: Served, tokenizer: Future[Tokenizer], scheduler: Scheduler, defaults: Mapping[str, Any]
-    ) -> None:
-        self.served, self.scheduler = served, scheduler
+    def __init__(self, models: Models, scheduler: Scheduler, defaults: Mapping[str, Any]) -> None:
+        self.models, self.scheduler = models, scheduler
         self.metrics = Metrics()
         self._written = Written()
-        self._tokenizer, self._defaults = tokenizer, defaults
-
-    def check_model(self, name: str) -> None:
-        """Raise Refused for a name that does not mean the model here; none at all does."""
-        if name and name.removesuffix(":latest") not in self.served.names:
-            raise Refused(
-                f"Model '{name}' is not served here, '{self.served.name}' is.",
-                "model",
-                status=404,
-                code="model_not_found",
-            )
+        self._defaults = defaults
 
     async def prepare(self, asked: Asked) -> Prepared:
         """Write the prompt. Raises Refused for a conversation that the template refuses or the context cannot hold."""
-        self.check_model(asked.model)
+        served = await asyncio.to_thread(self.models.find, asked.model)
         try:
-            tokenizer = await asyncio.wrap_future(self._tokenizer)
-            ids, places = await asyncio.to_thread(self._prompt, tokenizer, asked)
+            tokenizer = await asyncio.wrap_future(served.tokenizer)
+            ids, places = await asyncio.to_thread(self._prompt, served.name, tokenizer, asked)
             constraint = await asyncio.to_thread(_constraint, tokenizer, asked)
             params = [self._params(asked, constraint, index) for index in range(asked.n)]
         except UsageError as error:
@@ -88,14 +66,13 @@ class Service:
             raise Refused(str(error), "messages") from error
         except ValueError as error:
             raise Refused(f"{error}.") from error
-        context = self.served.context
-        if len(ids) >= context:
+        if len(ids) >= served.context:
             raise Refused(
-                f"The prompt has {len(ids)} tokens, and the context of '{self.served.name}' holds {context}.",
+                f"The prompt has {len(ids)} tokens, and the context of '{served.name}' holds {served.context}.",
                 "messages",
                 code="context_length_exceeded",
             )
-        return Prepared(asked, ids, places, params)
+        return Prepared(served, asked, ids, places, params)
 
     def submit(self, prepared: Prepared) -> list[Job]:
         """Put every answer that is wanted into the line. Raises Refused if it is full."""
@@ -142,7 +119,7 @@ class Service:
                 yield use
             elif isinstance(event, End):
                 self.metrics.count(event.stats)
-                tokenizer = self._tokenizer.result()
+                tokenizer = prepared.served.tokenizer.result()
                 if first and job.answer is not None:
                     said = job.answer.tokens
                     self._written.keep(first, calls.total(), prepared.ids, said, thought, tokenizer)
@@ -165,11 +142,11 @@ class Service:
                     said.add(piece)
         return answers
 
-    def _prompt(self, tokenizer: Tokenizer, asked: Asked) -> tuple[list[int], list[int]]:
+    def _prompt(self, name: str, tokenizer: Tokenizer, asked: Asked) -> tuple[list[int], list[int]]:
         if asked.raw is not None:
             return tokenizer.raw_ids(asked.raw), []
         if asked.tools and not tokenizer.declares_tools:
-            raise Refused(f"The chat template of '{self.served.name}' knows no tools: leave them out.", "tools")
+            raise Refused(f"The chat template of '{name}' knows no tools: leave them out.", "tools")
         messages, think, tools = self._written.with_thoughts(asked.messages), self._thinks(asked), asked.tools
         if asked.continues:
             return tokenizer.continued_ids(messages, think=think, tools=tools), []
@@ -201,7 +178,7 @@ class Service:
                 calls=bool(prepared.asked.tools),
             )
 
-        return Job(begin)
+        return Job(prepared.served, begin)
 
 
 def _constraint(tokenizer: Tokenizer, asked: Asked) -> Constraint | None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import mlxmtp
 from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
@@ -25,7 +27,7 @@ from scripts.benchmarks.harness.options import repeated, say
 from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
 
-QUESTION = "What is speculative decoding, and what does a drafter do in mlxmtp?"
+QUESTION = "List all commands."
 ROW: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -39,12 +41,19 @@ ROW: dict[str, Any] = {
 }
 TABLE = Constraint.schema({"type": "array", "items": ROW, "minItems": 4, "maxItems": 4})
 ANY_TEXT = Constraint("regex", r"[\s\S]*")
+USUAL = [  # schemas of people and agents
+    {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name"]},
+    {"enum": ["positive", "neutral", "negative"]},
+    {"type": "array", "items": ROW},
+    {},
+]
 ARMS: dict[str, dict[str, Any]] = {
     "free text, plain": {"num_draft_tokens": 0},
     "the same text, held to any text, plain": {"num_draft_tokens": 0, "constraint": ANY_TEXT},
     "free text, 3 drafts": {"num_draft_tokens": 3},
     "the same text, held to any text, 3 drafts": {"num_draft_tokens": 3, "constraint": ANY_TEXT},
     "table, plain": {"num_draft_tokens": 0, "constraint": TABLE},
+    "table, drafter alone": {"constraint": TABLE, "forced": False},
     "table, drafter and forced tokens": {"constraint": TABLE},
 }
 GEMMA = 262_144  # tokens
@@ -86,17 +95,42 @@ def main() -> None:
         tokens, passes = runs[0].generation_tokens, sorted(one.rounds for one in runs)
         span = f"{passes[0]} to {passes[-1]}" if passes[0] != passes[-1] else str(passes[0])
         lines.append(f"| {name} | {tokens} | {span} | {median(speeds):.0f} ({speeds[0]:.0f} to {speeds[-1]:.0f}) |")
-    lines += ["", *preparation(model), "", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}."]
+    lines += ["", *preparation(model), "", first_tokens(model), "", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}."]
     print("\n".join(lines))
     if options.write:
         write_section(options.write, "structured", "\n".join(lines), script="structured.py", heading="Constraints")
 
 
-def answer(model: Model, **params: Any) -> Stats:
-    """Return the numbers of one answer."""
+def answer(model: Model, forced: bool = True, **params: Any) -> Stats:
+    """Return the numbers of one answer, with drafts of what is `forced` or without."""
     stream = model.stream([{"role": "user", "content": QUESTION}], Params(temp=0.0, max_tokens=240, **params))
-    (end,) = (event for event in stream if isinstance(event, End))
+    with nullcontext() if forced else patch.object(Matcher, "forced", lambda matcher: []):
+        (end,) = (event for event in stream if isinstance(event, End))
     return end.stats
+
+
+def first_tokens(model: Model) -> str:
+    """Return how much later the first token comes with usual schemas than without, in turns; the prompt is read."""
+    later = []
+    for turn in range(6):
+        for schema in USUAL:
+            free, held = (first_token(model, None if one is None else Constraint.schema(one)) for one in (None, schema))
+            later += [held - free] * bool(turn)
+    return (
+        f"The first token of an answer to one of {len(USUAL)} usual schemas comes {1000 * median(later):.1f} ms later "
+        f"than without (at most {1000 * max(later):.1f}; vocabulary of the built-in model)."
+    )
+
+
+def first_token(model: Model, constraint: Constraint | None) -> float:
+    """Return the seconds from the question to the first round, the check of the constraint included."""
+    start = time.perf_counter()
+    if constraint is not None:
+        constraint.check()
+    params = Params(temp=0.0, max_tokens=1, constraint=constraint)
+    for _ in model.stream([{"role": "user", "content": QUESTION}], params):
+        break
+    return time.perf_counter() - start
 
 
 def preparation(model: Model) -> list[str]:

@@ -42,12 +42,13 @@ def write(family: str, dest: Path) -> None:
     (dest / "README.md").unlink(missing_ok=True)
     network = utils.load_model(dest).language_model
     network.set_dtype(mx.float32)
-    recorded = mx.load(str(GOLDENS / family / "golden.safetensors"))
+    recorded: Any = mx.load(str(GOLDENS / family / "golden.safetensors"))
     prompt = recorded["long.prompt"].tolist()
     text: list[int] = []
     for _ in range(LENGTH):
         row = network(mx.array([[*prompt, *text]])).logits[0, -1]
-        second, best = mx.sort(row)[-2:].tolist()
+        two: Any = mx.sort(row)[-2:].tolist()
+        second, best = two
         assert best - second > 1e-3, "two tokens are as good as each other: another rounding would choose otherwise"
         text.append(int(row.argmax().item()))
     told = {"mlx_vlm": version("mlx-vlm"), "prompt": prompt, "greedy": text}
@@ -62,7 +63,8 @@ def _write_source(family: str, folder: Path, utils: Any) -> None:
     shutil.copy(golden / "generation_config.json", folder)
     tensors: dict[str, mx.array] = {}
     for file in golden.glob("*.safetensors"):
-        tensors |= {name: value for name, value in mx.load(str(file)).items() if "language_model" in name}
+        stored: Any = mx.load(str(file))
+        tensors |= {name: value for name, value in stored.items() if "language_model" in name}
     mx.random.seed(0)
     module, _ = utils.get_model_and_args(config=config)
     settings = module.ModelConfig.from_dict(config)
@@ -70,7 +72,8 @@ def _write_source(family: str, folder: Path, utils: Any) -> None:
     settings.text_config = module.TextConfig.from_dict(config["text_config"])
     from mlx.utils import tree_flatten
 
-    for name, value in tree_flatten(module.Model(settings).parameters()):
+    leaves: Any = tree_flatten(module.Model(settings).parameters())
+    for name, value in leaves:
         if name.startswith(("vision_tower", "embed_vision")):
             tensors[f"model.{name}"] = value.astype(mx.bfloat16)
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "pt"})

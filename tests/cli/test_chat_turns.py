@@ -430,7 +430,7 @@ def test_a_model_that_is_refused_leaves_everything_as_it_was(talk: Conversing, m
     def refuse(*_: object, **__: object) -> None:
         raise TooLarge("It is too large.")
 
-    monkeypatch.setattr("mlxmtp.cli.repl.chat.require_memory", refuse)
+    monkeypatch.setattr("mlxmtp.app.open.require_memory", refuse)
     before = talk.talk.model.target, talk.worker.model
     assert talk.say("/model pocket") == "> /model pocket\nError: It is too large.\n"
     assert (talk.talk.model.target, talk.worker.model) == before

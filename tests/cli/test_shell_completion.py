@@ -6,20 +6,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from tests.cli.conftest import ROOT
 
-QUESTIONS = {
-    "bash": (
-        'eval "$(_MLXMTP_COMPLETE=source_bash mlxmtp)"; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); '
-        '_mlxmtp_completion mlxmtp; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    ),
-    "zsh": '_TYPER_COMPLETE_ARGS="{words}" _MLXMTP_COMPLETE=complete_zsh mlxmtp',
-    "fish": "_MLXMTP_COMPLETE=source_fish mlxmtp | source; complete -C '{words}'",
-}
+SHELLS = {
+    "bash": ("--norc", 'eval "$(_MLXMTP_COMPLETE=source_bash mlxmtp)"'),
+    "zsh": ("-f", 'autoload -Uz compinit; compinit -u; eval "$(_MLXMTP_COMPLETE=source_zsh mlxmtp)"'),
+    "fish": ("--no-config", "_MLXMTP_COMPLETE=source_fish mlxmtp | source"),
+}  # the flag for a shell without its owner's settings, and the line that people put into those
+READY, CTRL_U = "re''ady", "\x15"
 
 
 @pytest.fixture
@@ -33,29 +33,35 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def offered(shell: str, words: str, home: Path) -> str:
-    own = {"HOME": str(home), "MLXMTP_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [shell, "-c", QUESTIONS[shell].format(words=words)],
-        env={"PATH": f"{home / 'bin'}:{os.environ['PATH']}", **own},
-        cwd=home, capture_output=True, text=True, timeout=60, check=False,
+@pytest.fixture
+def shell(request: pytest.FixtureRequest, home: Path) -> Iterator[pexpect.spawn[str]]:
+    """A shell at a terminal, at its prompt, that completes for mlxmtp."""
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    flag, line = SHELLS[request.param]
+    own = {"HOME": str(home), "MLXMTP_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm", "LANG": "C.UTF-8"}
+    child = pexpect.spawn(
+        request.param, [flag, "-i"], env={"PATH": f"{home / 'bin'}:{os.environ['PATH']}", **own},
+        cwd=str(home), dimensions=(24, 100), encoding="utf-8", timeout=60,
     )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done.stdout
+    child.send(f"{line}; echo {READY}\r")
+    child.expect_exact(READY.replace("'", "") + "\r")
+    yield child
+    child.close(force=True)
 
 
-@pytest.mark.parametrize("shell", QUESTIONS)
-def test_tab_knows_models_and_aliases(shell: str, home: Path) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
-    assert {"pocket", "pondering"} <= set(offered(shell, "mlxmtp show po", home).split())
-    assert "e4b" in offered(shell, "mlxmtp ask -m e", home).split()
+@pytest.mark.parametrize("shell", SHELLS, indirect=True)
+def test_tab_knows_models_aliases_and_folders(shell: pexpect.spawn[str], home: Path) -> None:
+    shell.send("mlxmtp show po\t\t")
+    shell.expect(r"pocket +pondering")
+    shell.send(f"{CTRL_U}mlxmtp ask -m pon\t")
+    shell.expect_exact("pondering")
+    shell.send(f"{CTRL_U}mlxmtp convert ./b\t")
+    shell.expect_exact("./bin/")
     (home / "config.toml").write_text("temp =\n")
-    assert offered(shell, "mlxmtp rm poc", home).split() == ["pocket"]
-
-
-def test_tab_knows_folders_where_a_path_is_begun(home: Path) -> None:
-    assert offered("bash", "mlxmtp convert ./b", home).split() == ["./bin/"]
+    shell.send(f"{CTRL_U}mlxmtp rm poc\t")
+    shell.expect_exact("pocket")
+    assert "Traceback" not in str(shell.before)
 
 
 @pytest.mark.parametrize(

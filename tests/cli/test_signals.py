@@ -66,3 +66,13 @@ def test_a_compiler_of_kernels_that_heard_ctrl_c_first_is_no_failure(said: list[
     with pytest.raises(RuntimeError, match="out of memory"), interrupts(last_words), LastWords(lambda: None):
         raise RuntimeError("out of memory")
     assert said == ["bye"]
+
+
+def test_last_words_wait_for_a_stream_that_is_being_written_to(said: list[str]) -> None:
+    last_words = LastWords(lambda: said.append("bye"))
+    with suppress(Ended), interrupts(last_words), last_words:
+        with signals.writing:
+            signal.raise_signal(signal.SIGINT)
+            said.append("the line")
+        said.append("never")
+    assert said == ["the line", "bye"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -16,8 +15,8 @@ from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.config import read_config
+from mlxmtp.serve.models import Models, Served
 from mlxmtp.serve.server import Options, Server
-from mlxmtp.serve.service import Served
 from tests.fake_decoder import FakeDecoder
 from tests.text_checkpoint import write_text_checkpoint
 
@@ -78,7 +77,16 @@ def call(written: str) -> str:
 class Running:
     """The server under test. `say` queues answers; `post` and `get` ask it."""
 
-    def __init__(self, folder: Path, options: Options, *, context: int, loads: Event | None, template: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Options,
+        *,
+        context: int,
+        loads: Event | None,
+        template: str,
+        others: Mapping[str, Callable[[], Served]] | None,
+    ) -> None:
         folder = write_text_checkpoint(folder / "model", context=context, template=template)
         self.opens_thoughts = "'tool_response' and enable_thinking" in template  # in the prompt, after a result
         self.tokenizer = Tokenizer.load(folder)
@@ -87,16 +95,16 @@ class Running:
         self.model = model = Model(self.decoder, read_config(folder), self.tokenizer)
         opened = OpenModel(model, Checkpoint("fake", folder), None, LearnedDrafting(folder / "data", None))
 
-        def read() -> OpenModel:
+        def read(_: Tokenizer) -> OpenModel:
             if loads is not None:
                 loads.wait(30)
             return opened
 
-        served = Served("fake", frozenset({"fake", "default"}), context, has_drafter=False, created=1)
-        self.server = Server(served, options, self.told.append)
-        tokenizer: Future[Tokenizer] = Future()
-        tokenizer.set_result(self.tokenizer)
-        self._thread = Thread(target=self.server.run, args=(read, tokenizer, {"max_tokens": 4096}))
+        names = frozenset({"fake", "default"})
+        sides: Any = {"read": read, "read_tokenizer": lambda: self.tokenizer}
+        self.served = served = Served("fake", names, context, has_drafter=False, **sides)
+        self.server = Server(Models(served, others), options, self.told.append)
+        self._thread = Thread(target=self.server.run, args=({"max_tokens": 4096},))
         self._thread.start()
         self.port = int(self.server.url.rpartition(":")[2])
         self._connect()
@@ -167,8 +175,10 @@ def running(
     context: int = 4096,
     loads: Event | None = None,
     template: str = TEMPLATE,
+    others: Mapping[str, Callable[[], Served]] | None = None,
 ) -> Iterator[Running]:
-    server = Running(folder, options or Options(port=0), context=context, loads=loads, template=template)
+    options = options or Options(port=0)
+    server = Running(folder, options, context=context, loads=loads, template=template, others=others)
     try:
         yield server
     finally:

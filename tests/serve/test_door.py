@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mlxmtp.errors import UsageError
 from mlxmtp.serve.http import Door
+from mlxmtp.serve.models import Models
 from mlxmtp.serve.routes import Limits
 from mlxmtp.serve.server import Options, Server, options_of
-from mlxmtp.serve.service import Served
 from mlxmtp.settings import load_settings
 from tests.serve.running import Json, Running, running
 
@@ -107,13 +107,13 @@ def test_others_may_ask_only_with_a_key(tmp_path: Path, monkeypatch: pytest.Monk
     assert options_of(load_settings({}).settings).door.key is None
 
 
-def test_a_port_that_is_taken_is_a_sentence() -> None:
+def test_a_port_that_is_taken_is_a_sentence(served: Running) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=f"127.0.0.1:{port} cannot be opened .* --port"):
-            Server(Served("fake", frozenset(), 9, has_drafter=False, created=0), Options(port=port), print)
+            Server(Models(served.served), Options(port=port), print)
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
@@ -169,6 +169,30 @@ def test_requests_that_break_off_leave_the_server_as_it_was(served: Running) -> 
             time.sleep(0.01)
     served.say("Hi.<turn|>")
     assert served.post(CHAT, **BODY)["http"] == 200
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.serve.connections.HEADER_SECONDS", 0.2)
+    for sent in (b"", b"POST /v1/mess"):
+        with socket.create_connection(("127.0.0.1", served.port)) as peer:
+            peer.settimeout(20)
+            peer.sendall(sent)
+            assert peer.recv(100) == b""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
+    with socket.create_connection(("127.0.0.1", served.port)) as peer:  # a body has its own time, and so has an answer
+        peer.settimeout(20)
+        served.say("Hi.<turn|>")
+        served.decoder.before_round = lambda _: time.sleep(0.2)
+        peer.sendall(head % len(body))
+        time.sleep(0.4)
+        peer.sendall(body)
+        assert b"200 OK" in peer.recv(4096)
+        served.decoder.before_round = lambda _: None
+        peer.sendall(b"GET /hea")  # the next request on the same connection
+        received = b"x"
+        while received:
+            received = peer.recv(4096)
 
 
 def test_paths_and_methods_that_do_not_exist(served: Running) -> None:

@@ -8,13 +8,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
 from mlxmtp.errors import LoadError
+from mlxmtp.serve.models import Models, Served
 from mlxmtp.serve.routes import Limits
 from mlxmtp.serve.server import Options, Server
-from mlxmtp.serve.service import Served
 from tests.serve.running import Json, Running, running, wait_until
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -145,12 +146,10 @@ def test_a_model_that_cannot_be_read_ends_the_server(tmp_path: Path) -> None:
     def read() -> None:
         raise LoadError("The weights are damaged.")
 
-    def tokenizer() -> None:
-        raise LoadError("There is no tokenizer.")
-
-    server = Server(Served("fake", frozenset({"fake"}), 9, has_drafter=False, created=0), Options(port=0), print)
+    sides: Any = {"read": lambda _: read(), "read_tokenizer": lambda: None}
+    server = Server(Models(Served("fake", frozenset({"fake"}), 9, has_drafter=False, **sides)), Options(port=0), print)
     with pytest.raises(LoadError, match="damaged"):
-        server.run(read, tokenizer, {})  # type: ignore[arg-type]
+        server.run({})
 
 
 def test_numbers_for_prometheus(tmp_path: Path) -> None:

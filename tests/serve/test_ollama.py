@@ -68,7 +68,7 @@ def test_lists(served: Running) -> None:
     assert set(shown["capabilities"]) == {"completion", "tools", "thinking"}
     assert served.post("/api/show", model="other") == {
         "http": 404,
-        "error": "Model 'other' is not served here, 'fake' is.",
+        "error": "Model 'other' is not served here: there is 'fake'.",
     }
 
 

@@ -72,12 +72,32 @@ def test_every_text_is_that_of_ask_with_the_same_seed(server: Process, tmp_path:
     plain = server.ask(QUESTIONS[0], seed=5, max_tokens=40, mlxmtp={"num_draft_tokens": 0})
     assert plain["choices"][0]["message"]["content"] == texts[0]
     assert plain["mlxmtp"]["tokens_per_pass"] == 1
+    _has_a_form_beside_a_thought(server)
     for question, text in zip(QUESTIONS[:2], texts, strict=False):
         command = [sys.executable, "-m", "mlxmtp", "ask", "-m", "pocket", "--seed", "5", "--max-tokens", "40", question]
         done = subprocess.run(
             command, env=server.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
         )
         assert done.stdout == text.rstrip("\n") + "\n"
+
+
+def _has_a_form_beside_a_thought(server: Process) -> None:
+    """Assert that sampled JSON after a thought is JSON, ends, and is the same without the drafter."""
+    properties = {"colour": {"enum": ["red", "blue"]}, "count": {"type": "integer", "minimum": 1, "maximum": 9}}
+    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    asked: dict[str, Any] = {"response_format": form, "temperature": 1, "seed": 2, "enable_thinking": True}
+    asked |= {"thinking_budget": 30, "max_tokens": 400}
+    drafted = server.ask("A colour", **asked)["choices"][0]
+    value = json.loads(drafted["message"]["content"])
+    assert (value["colour"] in ("red", "blue"), value["count"] in range(1, 10), drafted["finish_reason"]) == (
+        True,
+        True,
+        "stop",
+    )
+    assert drafted["message"]["reasoning_content"]
+    plain = server.ask("A colour", **asked, mlxmtp={"num_draft_tokens": 0})["choices"][0]
+    assert plain["message"] == drafted["message"]
 
 
 def test_two_conversations_do_not_throw_each_other_out(server: Process) -> None:

@@ -3,20 +3,24 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Context, Option
 
 from mlxmtp.bench import FORMATS, Format
 from mlxmtp.cli.options import begin, model_names, takes
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import MAX_DRAFT
+
+if TYPE_CHECKING:
+    from mlxmtp.app.benchmark import Benchmark
 
 _MODELS = "Alias, org/repo or path; can be repeated."
 _SUITES = "Of code, chat, summary, extract, rewrite; a .jsonl; text files, folders.  [default: all five]"
 
 
-@takes("bench", "... system thinking sampling drafting yes force quiet no_color debug")
+@takes("bench", "... system schema thinking sampling drafting yes force quiet no_color debug")
 def bench(
     ctx: Context,
     model: Annotated[
@@ -52,14 +56,15 @@ def bench(
       mlxmtp bench --format json -o today.json
       mlxmtp bench --compare before.json today.json
 
-    Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens. With -o the
+    Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens; with --schema
+    an answer ends with its document, the same one in each way. With -o the
     report goes to FILE and the tables to stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
     """
     from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
     from mlxmtp.bench.report import Plan
     from mlxmtp.cli.resume import opener_of
     from mlxmtp.cli.terminal.progress import RunProgress
-    from mlxmtp.cli.terminal.signals import raises
+    from mlxmtp.cli.terminal.signals import last_words
 
     loaded, out = begin(ctx)
     chosen = _format(form, output)
@@ -77,17 +82,24 @@ def bench(
         benchmark = Benchmark(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=out.write)
         for caution in benchmark.report.environment.cautions:
             out.note(caution)
-        try:
-            with raises():
+        with last_words(lambda: _finish(benchmark, out)):
+            try:
                 benchmark.run(RunProgress(out, benchmark.runs).starting)
-        finally:  # also after Ctrl-C: a report of what there is
-            out.clear_progress()
-            if benchmark.report.samples:
-                benchmark.finish()
-            else:
-                out.line("Nothing had been measured yet.")
+            except Exception:
+                _finish(benchmark, out)
+                raise
+        _finish(benchmark, out)
     finally:
         out.settle()
+
+
+def _finish(benchmark: "Benchmark", out: Output) -> None:
+    """Report what there is, however the run ended."""
+    out.clear_progress()
+    if benchmark.report.samples:
+        benchmark.finish()
+    else:
+        out.line("Nothing had been measured yet.")
 
 
 def _format(form: str | None, output: Path | None) -> Format:

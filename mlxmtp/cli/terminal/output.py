@@ -10,6 +10,7 @@ from typing import Self, TextIO
 
 from mlxmtp.cli.terminal.keyboard import modes
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
+from mlxmtp.cli.terminal.signals import writing
 from mlxmtp.errors import MlxmtpError, sentence
 from mlxmtp.settings import in_tmux, over_ssh
 
@@ -75,8 +76,9 @@ class Output:
         if self._stdout is None:
             raise MlxmtpError("Standard output is closed, so there is nowhere to put the answer.")
         try:
-            self._stdout.write(frame)
-            self._stdout.flush()
+            with writing:
+                self._stdout.write(frame)
+                self._stdout.flush()
         except BrokenPipeError as error:
             abandon(self._stdout)
             raise ReaderGone from error
@@ -171,8 +173,9 @@ class Output:
         if self._stderr is None:
             return
         try:
-            self._stderr.write(text)
-            self._stderr.flush()
+            with writing:
+                self._stderr.write(text)
+                self._stderr.flush()
         except OSError:  # nobody reads the remarks; the answer may still have a reader
             abandon(self._stderr)
 

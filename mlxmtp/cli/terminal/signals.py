@@ -60,6 +60,33 @@ def raises() -> AbstractContextManager[object]:
     return handled({signal.SIGINT: signal.default_int_handler})
 
 
+class Shield:
+    """While it is entered last words wait: a stream that is being written to takes nothing from a handler."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._waiting: Callable[[], None] | None = None
+
+    def __enter__(self) -> None:
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth and self._waiting is not None:
+            say, self._waiting = self._waiting, None
+            say()
+
+    def after(self, say: Callable[[], None]) -> None:
+        """Call `say()` now, or once nothing is being written."""
+        if self._depth:
+            self._waiting = say
+        else:
+            say()
+
+
+writing = Shield()
+
+
 class LastWords:
     """Ctrl-C during an answer: say what there is and end; use with `interrupts`.
 
@@ -76,7 +103,7 @@ class LastWords:
             end(signal.SIGINT)
         self._came = True
         if self._open:
-            self._finish()
+            writing.after(self._finish)
 
     def __enter__(self) -> None:
         self._open = True
@@ -98,6 +125,22 @@ class LastWords:
 
 class _Killed(SystemExit):
     """Leads out of everything, to `kills`; asyncio lets only SystemExit and KeyboardInterrupt through."""
+
+
+@contextmanager
+def last_words(say: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C within it call `say()` and end the process; within a conversation raise KeyboardInterrupt after it."""
+    if signal.getsignal(signal.SIGINT) is end:
+        words = LastWords(say)
+        with interrupts(words), words:
+            yield
+        return
+    try:
+        with raises():
+            yield
+    except KeyboardInterrupt:
+        say()
+        raise
 
 
 @contextmanager

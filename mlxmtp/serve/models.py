@@ -1,0 +1,119 @@
+"""The models behind one port: the one that was started, and others on this machine by their names."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from mlxmtp.app.open import Checkpoint, Opener, OpenModel
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import MlxmtpError
+from mlxmtp.serve.fields import Refused
+from mlxmtp.settings import Settings
+
+_CONVERSATION = 8192  # tokens whose memory is asked for before the weights are read
+
+
+class Served:
+    """A model that can be asked: its name, others that mean it, the tokens of its context, and how it is read."""
+
+    def __init__(
+        self,
+        name: str,
+        names: frozenset[str],
+        context: int,
+        *,
+        has_drafter: bool,
+        read: Callable[[Tokenizer], OpenModel],
+        read_tokenizer: Callable[[], Tokenizer],
+    ) -> None:
+        self.name, self.names, self.context, self.has_drafter = name, names, context, has_drafter
+        self.created = int(time.time())
+        self._read, self._read_tokenizer = read, read_tokenizer
+        self._tokenizer: Future[Tokenizer] | None = None
+
+    @property
+    def tokenizer(self) -> Future[Tokenizer]:
+        """The text side, read when it is first asked for."""
+        if self._tokenizer is None:
+            self._tokenizer = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(self._read_tokenizer)
+        return self._tokenizer
+
+    def read(self) -> OpenModel:
+        """Read the weights. Raises LoadError."""
+        return self._read(self.tokenizer.result())
+
+
+class Models:
+    """Finds models by name; `others` are looked at when they are first asked for, and read when they have to answer."""
+
+    def __init__(self, first: Served, others: Mapping[str, Callable[[], Served]] | None = None) -> None:
+        self.first = first
+        self._others = dict(others or {})
+        self._known: dict[str, Served] = {}
+
+    def find(self, name: str) -> Served:
+        """Return the model of that name; none at all, and default, mean the first. Raises Refused."""
+        plain = name.removesuffix(":latest")
+        if not plain or plain in self.first.names:
+            return self.first
+        if plain not in self._others:
+            there = ", ".join(f"'{one}'" for one in self.names())
+            raise Refused(
+                f"Model '{name}' is not served here: there {'are' if self._others else 'is'} {there}.",
+                "model",
+                status=404,
+                code="model_not_found",
+            )
+        if plain not in self._known:
+            try:
+                self._known[plain] = self._others[plain]()
+            except MlxmtpError as error:
+                raise Refused(str(error), "model", status=503) from error
+        return self._known[plain]
+
+    def names(self) -> list[str]:
+        return [self.first.name, *self._others]
+
+    def listed(self) -> Sequence[Served]:
+        """Return those that can answer on this machine, the first one first."""
+        found = [self.first]
+        for name in self._others:
+            try:
+                found.append(self.find(name))
+            except Refused:  # it does not fit the memory, or its files are damaged
+                continue
+        return found
+
+
+def models_of(opener: Opener, settings: Settings) -> Models:
+    """Return the model that the settings mean, and the others here. Raises ModelNotFound, LoadError, TooLarge."""
+    target = opener.target(settings.model)
+    first = _served(opener, target, settings)
+    others = [name for name in opener.names() if name not in first.names and opener.has(name)]
+    same = [name for name in others if opener.target(name).folder == target.folder]
+    return Models(first, {name: _later(opener, name, settings) for name in others if name not in same})
+
+
+def _later(opener: Opener, name: str, settings: Settings) -> Callable[[], Served]:
+    return lambda: _served(opener, opener.target(name), settings)
+
+
+def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
+    drafter = opener.drafter(target, settings)
+    opener.require_memory(target, drafter, _CONVERSATION, settings, turns=True)
+
+    def read(tokenizer: Tokenizer) -> OpenModel:
+        opened = opener.open(target, drafter, settings, tokenizer)
+        opened.model.prepare_constraints()  # any request may have one
+        opened.model.hold_texts()
+        return opened
+
+    names = frozenset({target.name, target.name.rpartition("/")[2], "default"})
+    return Served(
+        target.name,
+        names,
+        opener.context(target),
+        has_drafter=drafter is not None,
+        read=read,
+        read_tokenizer=lambda: opener.tokenizer(target),
+    )

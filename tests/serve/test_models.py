@@ -1,0 +1,92 @@
+"""Several models behind one port: read when they are asked for, one in memory at a time, freed when nobody asks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import LoadError, TooLarge
+from mlxmtp.models.config import read_config
+from mlxmtp.serve.models import Served
+from mlxmtp.serve.server import Options
+from tests.fake_decoder import FakeDecoder
+from tests.serve.running import Json, Running, running, wait_until
+from tests.text_checkpoint import write_text_checkpoint
+
+CHAT = "/v1/chat/completions"
+
+
+class Other:
+    """Another model; `decoders` has one for each time that it was read."""
+
+    def __init__(self, folder: Path, answer: str) -> None:
+        self.folder = write_text_checkpoint(folder / "other", context=2048)
+        self.answer = answer
+        self.decoders: list[FakeDecoder] = []
+        self.broken = False
+
+    def served(self) -> Served:
+        tokenizer = Tokenizer.load(self.folder)
+        sides: Any = {"read": self.read, "read_tokenizer": lambda: tokenizer}
+        return Served("other", frozenset({"other"}), 2048, has_drafter=False, **sides)
+
+    def read(self, tokenizer: Tokenizer) -> OpenModel:
+        if self.broken:
+            raise LoadError("Its weights are damaged.")
+        self.decoders.append(FakeDecoder())
+        self.decoders[-1].enqueue(tokenizer.encode(self.answer))
+        model = Model(self.decoders[-1], read_config(self.folder), tokenizer)
+        return OpenModel(model, Checkpoint("other", self.folder), None, LearnedDrafting(self.folder, None))
+
+
+def said(server: Running, model: str, **more: Any) -> str:
+    body: Json = {"model": model, "messages": [{"role": "user", "content": "Hi"}], **more}
+    answer = server.post(CHAT, **body)
+    assert answer["http"] == 200, answer
+    assert answer["model"] == (model or "fake")
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def too_large() -> Served:
+    raise TooLarge("Model 'huge' needs 900 GB of memory.")
+
+
+def test_a_model_is_read_when_it_is_asked_for_and_the_one_before_is_freed(tmp_path: Path) -> None:
+    other = Other(tmp_path, "Other.<turn|>")
+    with running(tmp_path, others={"other": other.served, "huge": too_large}) as server:
+        server.say("First.<turn|>", "Again.<turn|>", "Last.<turn|>")
+        assert [one["id"] for one in server.get("/v1/models")["data"]] == ["fake", "other"]
+        assert said(server, "fake") == "First."
+        assert other.decoders == []
+        assert said(server, "other:latest".removesuffix(":latest")) == "Other."
+        assert server.decoder.let_go
+        assert [one["name"] for one in server.get("/api/ps")["models"]] == ["other:latest"]
+        assert said(server, "fake") == "Again."
+        assert other.decoders[0].let_go
+        refused = server.post(CHAT, model="huge", messages=[{"role": "user", "content": "Hi"}])
+        assert (refused["http"], "900 GB" in refused["error"]["message"]) == (503, True)
+        missing = server.post(CHAT, model="/etc", messages=[{"role": "user", "content": "Hi"}])
+        assert (missing["http"], missing["error"]["code"]) == (404, "model_not_found")
+        other.broken = True
+        broken = server.post(CHAT, model="other", messages=[{"role": "user", "content": "Hi"}])
+        assert (broken["http"], broken["error"]["message"]) == (500, "Its weights are damaged.")
+        assert said(server, "fake") == "Last."
+        assert server.get("/health")["status"] == "ok"
+
+
+def test_memory_is_freed_when_nobody_asks_and_the_model_comes_back(tmp_path: Path) -> None:
+    with running(tmp_path, Options(port=0, keep_alive=0.2)) as server:
+        server.say("One.<turn|>", "Two.<turn|>", "x" * 300 + "<turn|>")
+        assert said(server, "fake") == "One."
+        wait_until(lambda: server.get("/health")["loaded"] is None)
+        assert server.decoder.let_go
+        assert server.get("/health")["status"] == "ok"
+        assert said(server, "") == "Two."
+        server.decoder.let_go = False
+        server.decoder.before_round = lambda _: time.sleep(0.005)
+        assert said(server, "fake") == "x" * 300  # 0.5 s: an answer on its way is no idleness
+        wait_until(lambda: server.decoder.let_go)
