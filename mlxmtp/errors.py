@@ -17,13 +17,19 @@
 `exit_code` is what a process ends with; `cli/app.py` is the only place that turns errors into exits.
 """
 
+import re
 from errno import ENOSPC
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class MlxmtpError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package. Control characters in a name are shown as escapes."""
 
     exit_code: int = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_visible(str(message)))
 
 
 class UsageError(MlxmtpError):
@@ -87,7 +93,11 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MlxmtpError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}. Check the file, its folder and the disk."
+        return f"{_visible(str(error.filename))}: {error.strerror}. Check the file, its folder and the disk."
     if isinstance(error, OSError) and error.errno == ENOSPC:
         return f"{error.strerror}: make room, or write to another place."
     return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp; --debug shows where."
+
+
+def _visible(text: str) -> str:
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

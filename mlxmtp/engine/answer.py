@@ -41,6 +41,7 @@ class Answer:
         decoder: Decoder,
         config: ModelConfig,
         tokenizer: Tokenizer,
+        stop_ids: frozenset[int],
         prompt: list[int],
         params: Params,
         *,
@@ -49,7 +50,10 @@ class Answer:
         matcher: Matcher | None = None,
         calls: bool = False,
     ) -> None:
-        """`calls`: tools may be called, so what the model writes as calls comes as such and not as text."""
+        """`stop_ids`: the checkpoint's stop tokens, which the parameters may replace.
+
+        `calls`: tools may be called, so what the model writes as calls comes as such and not as text.
+        """
         self._decoder, self._config, self._tokenizer = decoder, config, tokenizer
         self._prompt, self._params = prompt, params
         self._on_prefill, self._snapshot_at, self._matcher, self._calls = on_prefill, snapshot_at, matcher, calls
@@ -58,7 +62,7 @@ class Answer:
             raise LoadError(f"{told}: take both from one checkpoint.")
         # Under a constraint the checkpoint's stop tokens end an answer, where it may end.
         wanted = None if matcher is not None else params.stop
-        self._stop = config.stop_ids | tokenizer.end_ids if wanted is None else frozenset(wanted)
+        self._stop = stop_ids if wanted is None else frozenset(wanted)
         self._meter = Meter(len(prompt), params.with_seed())
         self.tokens: list[int] = []  # so far, those of marks and the stop token among them
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer

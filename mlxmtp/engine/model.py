@@ -163,7 +163,7 @@ class Model:
         if params.constraint is not None:
             in_thought = self.tokenizer.opens_in_thought(ids)
             matcher = Matcher(params.constraint, self._token_table, begun, in_thought=in_thought)
-        about = self._decoder, self.config, self.tokenizer
+        about = self._decoder, self.config, self.tokenizer, self.stop_ids
         options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
         return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)
 

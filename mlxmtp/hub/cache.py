@@ -36,6 +36,12 @@ class CachedRepo:
         alike = () if (cache / name).is_dir() else cache.glob("models--*")
         return cls(next((one for one in alike if one.name.lower() == name.lower()), cache / name))
 
+    @classmethod
+    def of_snapshot(cls, folder: Path) -> Self | None:
+        """Return the repository of which a folder is a snapshot, None for any other folder."""
+        found = folder.parent.parent
+        return cls(found) if found.name.startswith("models--") else None
+
     @property
     def repo(self) -> str:
         return self.folder.name.removeprefix("models--").replace("--", "/", 1)

@@ -115,8 +115,8 @@ def describe(store: Store, checkpoint: Checkpoint) -> KnownModel:
         raise LoadError(f"{checkpoint.name} is a drafter: it answers nothing on its own.")
     check_folder(config)
     check_text(checkpoint.folder)
-    cached = CachedRepo(checkpoint.folder.parent.parent)  # if it is a snapshot of the cache
-    repo = cached.repo if cached.folder.name.startswith("models--") else None
+    cached = CachedRepo.of_snapshot(checkpoint.folder)
+    repo = None if cached is None else cached.repo
     drafter = store.drafter_for(checkpoint, None)
     modified = max(item.stat().st_mtime for item in checkpoint.folder.iterdir() if item.is_file())
     size = _files_size(checkpoint.folder)

@@ -21,7 +21,7 @@ from mlxmtp.hub.registry import (
     split_revision,
 )
 from mlxmtp.machine.memory import fits, machine_memory
-from mlxmtp.models.config import read_config
+from mlxmtp.models.config import check_pair, read_config
 from mlxmtp.settings import Places
 from mlxmtp.units import format_bytes, nearest
 
@@ -80,12 +80,23 @@ class Store:
         for folder in (here / "drafter", here.parent / "drafter", here.parent / f"{here.name}-assistant"):
             if folder != here and (folder / "config.json").is_file():
                 return Checkpoint(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
-        # A repository without a short name: the drafter pulled with it, else that of its shape.
-        record, alike = self.records.find(split_revision(self.unaliased(target.name))[0]), None
+        cached = CachedRepo.of_snapshot(here)
+        repo = split_revision(self.unaliased(target.name))[0] if cached is None else cached.repo
+        return self._published_drafter(repo, target.folder)
+
+    def _published_drafter(self, repo: str, folder: Path) -> Checkpoint | None:
+        """Return the drafter that was pulled with a repository, else the one beside it on the hub or of its shape."""
+        record = self.records.find(repo)
+        if record is not None and record.drafter is not None:
+            return self._cached_drafter(record.drafter)
         with suppress(LoadError):  # said in full when the target itself is read
-            alike = same_shape(read_config(target.folder))
-        repo = (record and record.drafter) or (alike and alike.drafter.repo)
-        return self._cached_drafter(repo) if repo else None
+            config = read_config(folder)
+            alike = same_shape(config)
+            for name in (f"{repo}-assistant", *([] if alike is None else [alike.drafter.repo])):
+                if (found := self._cached_drafter(name)) is not None:
+                    check_pair(config, read_config(found.folder))
+                    return found
+        return None
 
     def default(self) -> Checkpoint | None:
         """Return the installed model to take when none was named: the largest that fits, else the smallest."""

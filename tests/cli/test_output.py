@@ -15,6 +15,7 @@ from rich.cells import get_character_cell_size
 from mlxmtp.cli.terminal.output import Look, Output, show_table
 from mlxmtp.cli.terminal.presenters import AnswerView, Raw, Rendered
 from mlxmtp.engine.stats import Stats
+from mlxmtp.errors import MlxmtpError, sentence
 from mlxmtp.units import text_width
 from tests.cli.conftest import Program
 
@@ -102,6 +103,14 @@ def test_no_answer_and_no_table_controls_a_terminal(hostile: str) -> None:
     assert "code" in screen.getvalue()
     assert not LEFT.search(re.sub(r"\r\x1b\[K|\r(?=\x1b\[)|\x1b\[[0-9;]*[mABKJ]", "", screen.getvalue()))
     assert "\x1b[2J" not in screen.getvalue()
+
+
+def test_an_error_that_quotes_control_characters_is_one_line_of_visible_ones() -> None:
+    name = "D\x1b[31m\n\u202ex"
+    for error in (MlxmtpError(f"Model '{name}' is damaged."), FileNotFoundError(2, "No such file", name)):
+        told = sentence(error)
+        assert told.isprintable()
+        assert r"D\x1b[31m\n\u202ex" in told
 
 
 @pytest.mark.parametrize("door", sorted(set(DOORS) - {"progress", "dim"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -80,6 +81,20 @@ def test_a_drafter_of_another_model_is_not_taken(here: Here) -> None:
     code, _, err = here.call("pull", repo)
     assert (code, "No drafter" in err) == (0, True)
     assert not here.cached(f"{repo}-assistant").folder.exists()
+
+
+def test_a_copied_cache_has_its_drafter_where_that_fits(here: Here) -> None:
+    repo = publish_family(here.hub, "e2b")
+    for name in (repo, f"{repo}-assistant"):
+        snapshot_download(name, cache_dir=here.cache, endpoint=here.hub.url)
+    folder = here.store().resolve(repo).folder
+    for name in (repo, str(folder), str(here.cached(repo).folder)):
+        paired = here.store().drafter_for(here.store().resolve(name), None)
+        assert paired is not None
+        assert paired.name == f"{repo}-assistant"
+    shutil.copy(FOLDER / "31b" / "drafter" / "config.json", paired.folder / "other")
+    (paired.folder / "other").replace(paired.folder / "config.json")
+    assert here.store().drafter_for(here.store().resolve(repo), None) is None
 
 
 def test_other_tools_see_what_was_pulled(here: Here) -> None:

@@ -258,6 +258,19 @@ def with_method(folder: Path) -> None:
     with_tensor("model.language_model.layers.0.mlp.up_proj.qweight", mx.zeros((4, 4), mx.int32))(folder)
 
 
+def nf4(folder: Path) -> None:
+    """Store one matrix as bitsandbytes does: two numbers a byte, and tables beside them."""
+
+    def change(tensors: dict[str, mx.array]) -> None:
+        name = named(tensors, "layers.0.mlp.down_proj.weight")
+        tensors[name] = mx.zeros((tensors[name].size // 2, 1), mx.uint8)
+        tensors |= {f"{name}.absmax": mx.ones((16,)), f"{name}.quant_map": mx.ones((16,))}
+        tensors[f"{name}.quant_state.bitsandbytes__nf4"] = mx.zeros((80,), mx.uint8)
+
+    rewrite(folder / "model.safetensors", change)
+    change_json(folder / "config.json", lambda c: c.update(quantization_config={"quant_method": "bitsandbytes"}))
+
+
 def mixed(folder: Path) -> None:
     def change(tensors: dict[str, mx.array]) -> None:
         name = named(tensors, "layers.1.mlp.up_proj.weight")
@@ -269,6 +282,8 @@ def mixed(folder: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "F8": (retyped("F8_E4M3"), "weights quantized by another tool"),
     "I8": (retyped("I8"), "weights quantized by another tool"),
+    "F4": (retyped("F4"), "weights quantized by another tool"),
+    "NF4": (nf4, "weights quantized by bitsandbytes"),
     "U8": (retyped("U8"), "is stored as U8, which alone holds no weights"),
     "scales of another tool": (
         with_tensor("model.language_model.layers.0.mlp.up_proj.weight_scale", mx.ones((1,))), "by another tool"
