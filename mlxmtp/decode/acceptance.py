@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 _DECAY = (0.99, 0.93, 0.75)  # of all counts, per round with drafts: about 100, 14 and 4 rounds are remembered
 _STRENGTH = (6.0, 2.0, 1.0)  # s: observations that the forecast from outside is worth
@@ -61,14 +62,10 @@ class Acceptance:
         return found
 
     def average(self) -> list[float]:
-        """Return the longest memory's share accepted, by position, as far as observed."""
-        found, slow = [], _PRIOR
-        for i, seen in enumerate(self._seen[0]):
-            slow = self._forecasts(i, slow)[0]
-            if not seen:
-                break
-            found.append(slow)
-        return found
+        """Return the longest memory's share accepted, by position, as far as observed; without the prior, which would
+        count once more at every start."""
+        pairs = zip(self._hits[0], self._seen[0], strict=True)
+        return [hits / seen for hits, seen in takewhile(lambda pair: pair[1] > 0, pairs)]
 
     def begin(self) -> None:
         """Begin another text: what was seen counts for at most so many observations of it."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.limits import MAX_DRAFT
 from scripts.benchmarks.simulation.material import Profile, Suite, profiles, suites
@@ -272,3 +273,15 @@ def test_compiled_rounds_taking_over_keep_the_proportions():
         depth.observe(k, 1 if k else 0, 0.004 * HERE.costs[k])
     assert depth.price() == pytest.approx(before, abs=0.1)
     assert LENGTHS[-1] == MAX_DRAFT
+
+
+def test_what_was_learned_of_acceptance_does_not_fade_from_start_to_start():
+    first = Acceptance(8)
+    for _ in range(20):
+        first.observe(8, 8)
+    learned = first.average()
+    for _ in range(3):
+        again = Acceptance(8)
+        again.start_from(learned)
+        learned = again.average()
+    assert learned == pytest.approx([1.0] * 8)

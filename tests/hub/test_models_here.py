@@ -92,10 +92,9 @@ def test_a_copied_cache_has_its_drafter_where_that_fits(here: Here) -> None:
         paired = here.store().drafter_for(here.store().resolve(name), None)
         assert paired is not None
         assert paired.name == f"{repo}-assistant"
-    drafter = here.cached(f"{repo}-assistant")
-    config = drafter.snapshot(drafter.commits()[0]) / "config.json"
-    config.unlink()
-    shutil.copy(FOLDER / "31b" / "drafter" / "config.json", config)
+    drafter = here.store().resolve(f"{repo}-assistant").folder
+    shutil.copy(FOLDER / "31b" / "drafter" / "config.json", drafter / "other")
+    (drafter / "other").replace(drafter / "config.json")
     assert here.store().drafter_for(here.store().resolve(repo), None) is None
 
 
