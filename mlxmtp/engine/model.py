@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.tokenizer import Message, Tokenizer
+from mlxmtp.engine.tokenizer import Message, Tokenizer, stop_ids
 from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.machine.chip import this_machine
 
@@ -78,7 +78,7 @@ class Model:
     @property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end an answer: of config.json, generation_config.json, the tokenizer and the turn format."""
-        return self.config.stop_ids | (frozenset() if self._tokenizer is None else self._tokenizer.end_ids)
+        return stop_ids(self.config, self._tokenizer)
 
     def prepare_constraints(self) -> None:
         """Make the vocabulary ready for constraints now, a second or more, so that no answer has to wait for that."""
