@@ -377,12 +377,12 @@ def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
 
 def client_folder(variable: str, below_home: str, environ: Mapping[str, str] = os.environ) -> Path:
     """Return another program's folder: where its variable says, else below the home folder."""
-    return Path(environ.get(variable) or _home(environ) / below_home)
+    return Path(environ.get(variable) or Path.home() / below_home)
 
 
 def user_config(variable: str, name: str, environ: Mapping[str, str] = os.environ) -> Path:
     """Return another program's folder: where its variable says, else where this system keeps such folders."""
-    mac = _home(environ) / "Library" / "Application Support"
+    mac = Path.home() / "Library" / "Application Support"
     usual = mac if sys.platform == "darwin" else client_folder("XDG_CONFIG_HOME", ".config", environ)
     return Path(environ.get(variable) or usual / name)
 
@@ -400,7 +400,9 @@ def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     """Find the folders: below `$MLXMTP_HOME` when set, else XDG's; `hf_cache` is Hugging Face's own."""
-    home = _home(environ)
+    home = Path("/")
+    with suppress(KeyError):  # of a user without a name; an empty HOME is no root folder
+        home = Path(environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
 
     def folder(variable: str, *default: str) -> Path:
         return Path(environ[variable]) if environ.get(variable) else home.joinpath(*default)
@@ -416,13 +418,6 @@ def find_places(environ: Mapping[str, str] = os.environ) -> Places:
         hf_cache.expanduser(),
         folder("XDG_CACHE_HOME", ".cache") / "mlxmtp",
     )
-
-
-def _home(environ: Mapping[str, str]) -> Path:
-    """Return the home folder; without HOME what the system has noted, the root for a user without a name."""
-    with suppress(KeyError):
-        return Path(environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
-    return Path("/")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -96,11 +96,11 @@ def _run(arguments: list[str]) -> int:
 @contextmanager
 def _words_of_bash(environ: MutableMapping[str, str]) -> Iterator[None]:
     """Let typer complete `e2b:q` as one word within it: bash makes three of it and wants what replaces the last."""
-    if environ.get("_MLXMTP_COMPLETE") != "complete_bash":
+    taken = environ.get("COMP_WORDS", "").split("\n")[: int(environ.get("COMP_CWORD", "0")) + 1]
+    if environ.get("_MLXMTP_COMPLETE") != "complete_bash" or ":" not in taken:
         yield
         return
     words: list[str] = []
-    taken = environ.get("COMP_WORDS", "").split("\n")[: int(environ.get("COMP_CWORD", "0")) + 1]
     for before, word in zip(["", *taken], taken, strict=False):
         if words and ":" in (before, word):
             words[-1] += word
