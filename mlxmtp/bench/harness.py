@@ -19,7 +19,7 @@ from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.sampling import Sampling, gumbel
 from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.engine.tokenizer import Tokenizer, stop_ids
 from mlxmtp.models.device import backend
 from mlxmtp.models.drafter import Scores
 from mlxmtp.models.kv_cache import KVCache
@@ -49,10 +49,18 @@ class Harness:
     runs, and a fixed draft length teaches the automatic one nothing.
     """
 
-    def __init__(self, target: Target, drafter: Any = None, sampling: Sampling | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        drafter: Any = None,
+        sampling: Sampling | None = None,
+        *,
+        constraint: Callable[[], Constraint | None] = lambda: None,
+        stop: Collection[int] = (),
+    ) -> None:
+        """`constraint` makes that of a run, and with one the tokens in `stop` end it."""
         self.sampling = sampling or Sampling()
-        self._form: Callable[[], Constraint | None] = lambda: None
-        self._stop: Collection[int] = ()
+        self._constraint, self._stop = constraint, stop
         self._target, self._drafter = target, drafter
         self._free = _FreeDrafter()  # one for all timings: rounds are traced once for each drafter
         # Compiled in this thread: a thread of its own would keep the weights for as long as the process lives.
@@ -81,12 +89,11 @@ class Harness:
         params = params or Params()
         sampling = params.sampling(target.config.generation, params.seed or 0)
         network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
-        harness, constraint = cls(target, network, sampling), params.constraint
-        if constraint is not None and tokenizer is not None:
-            harness._stop = target.config.stop_ids | tokenizer.end_ids
-            table = TokenTable(tokenizer, target.config.vocab_size, harness._stop)
-            harness._form = lambda: Matcher(constraint, table)
-        return harness
+        if (wanted := params.constraint) is None or tokenizer is None:
+            return cls(target, network, sampling)
+        stop = stop_ids(target.config, tokenizer)
+        table = TokenTable(tokenizer, target.config.vocab_size, stop)
+        return cls(target, network, sampling, constraint=lambda: Matcher(wanted, table), stop=stop)
 
     @property
     def device(self) -> str:
@@ -145,7 +152,7 @@ class Harness:
             sampling=self.sampling,
             stop=self._stop,
             on_prefill=on_prefill,
-            constraint=self._form(),
+            constraint=self._constraint(),
         ):
             now = time.perf_counter()
             if found:

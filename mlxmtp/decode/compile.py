@@ -8,7 +8,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 
@@ -73,9 +73,7 @@ class Rounds:
     def trace(self, k: int, filters: Filters, buffers: list[mx.array], capacity: int) -> None:
         """Trace the round with ``k`` draft tokens for buffers like these: a graph, which nobody evaluates."""
         function, _ = self.get(k, filters, capacity)
-        state, like = self._empty(), [mx.zeros(one.shape, one.dtype) for one in buffers]
-        given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
-        function(state, like, mx.zeros((2,), mx.uint32), *given)
+        function(*self._arguments(k, [mx.zeros(one.shape, one.dtype) for one in buffers]))
 
     def built(self, k: int, filters: Filters) -> bool:
         """Return True if the kernels of rounds with ``k`` draft tokens are there."""
@@ -140,10 +138,11 @@ class Rounds:
         cache = KVCache(self._target.cache_spec, self._target.dtype)
         cache.reserve(STEP)
         compiled = make_round(make_parts(self._target, self._drafter, filters, compiled=True), k)
-        given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
-        mx.eval(compiled(self._empty(), cache.buffers, mx.zeros((2,), mx.uint32), *given))
+        mx.eval(compiled(*self._arguments(k, cache.buffers)))
 
-    def _empty(self) -> State:
-        """A state of the right shapes and types."""
+    def _arguments(self, k: int, buffers: list[mx.array]) -> tuple[Any, ...]:
+        """Arguments of a round with ``k`` draft tokens on ``buffers``, of the right shapes and types."""
         hidden = mx.zeros((1, self._target.config.hidden_size), self._target.dtype)
-        return State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
+        state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
+        given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
+        return state, buffers, mx.zeros((2,), mx.uint32), *given

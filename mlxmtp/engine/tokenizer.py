@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import tokenizers
     from jinja2 import Template
 
+    from mlxmtp.models.config import ModelConfig
+
 Message = Mapping[str, Any]  # "role" and "content"; templates may read further keys
 Tool = Mapping[str, Any]  # the declaration of a function in OpenAI's form
 
@@ -248,6 +250,11 @@ class Tokenizer:
         value = self._settings.get(name)
         content = value.get("content") if isinstance(value, dict) else value
         return content if isinstance(content, str) else f"<{name.removesuffix('_token')}>"
+
+
+def stop_ids(config: ModelConfig, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """Return the tokens that end an answer: those of the checkpoint's configuration and of its tokenizer."""
+    return config.stop_ids | (frozenset() if tokenizer is None else tokenizer.end_ids)
 
 
 def check_text_side(folder: Path, origin: str | None = None) -> None:

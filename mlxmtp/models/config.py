@@ -92,6 +92,11 @@ class ModelConfig:
         return int(self.text["sliding_window"])
 
     @property
+    def sees_ahead(self) -> bool:
+        """Return True if tokens of one picture attend to each other, in sliding layers and within the window."""
+        return self.text.get("use_bidirectional_attention") == "vision"
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """End tokens of config.json and generation_config.json together: published files list different sets."""
         tables = (self.raw, self.text, self.generation)

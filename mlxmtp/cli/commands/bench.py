@@ -57,8 +57,8 @@ def bench(
       mlxmtp bench --compare before.json today.json
 
     Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens; with --schema
-    an answer ends with its document, the same one in each way. With -o the
-    report goes to FILE and the tables to stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
+    an answer ends with its document, the same one in each way. With -o the report goes to FILE and the tables to
+    stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
     """
     from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
     from mlxmtp.bench.report import Plan

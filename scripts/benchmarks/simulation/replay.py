@@ -91,9 +91,10 @@ def play(
     traced: set[int] = set()
     while position < len(accepted):
         k = controller.choose(len(accepted) - position, traced) if trace else controller.choose()
-        spent += 0 if k in traced else trace * costs[k]
-        wanted, k = k, k if k in traced or not traced or not trace else controller.among(traced)
-        traced.add(wanted)
+        if trace and k not in traced:
+            spent += trace * costs[k]
+            traced.add(k)
+            k = controller.among(traced - {k}) if len(traced) > 1 else k
         kept = min(k, accepted[position])
         rounds.append((position, k))
         spent += costs[k]
