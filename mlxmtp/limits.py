@@ -32,6 +32,13 @@ SAMPLING = {
     "min_p": Range(0, 1),
     "seed": Range(0, 2**64 - 1, whole=True),
 }
+PENALTIES = {
+    "logit_bias": Range(-100, 100),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "repetition_penalty": Range(0, above=True),
+}
+TOP_LOGPROBS = Range(0, 20, whole=True)
 TOKEN_COUNT = Range(1, whole=True)
 
 MAX_DRAFT = 8  # draft tokens of a round: longer ones are slower on every machine that was measured

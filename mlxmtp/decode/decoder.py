@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple, cast
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
-from mlxmtp.decode.constraint import Constraint, choose_allowed
+from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed, filled
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.logprobs import Logprob, logprobs
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
@@ -30,9 +31,7 @@ from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
-OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
-RUNS = (1, 2, 4, MAX_DRAFT, COPIED)  # lengths of drafts that are forced: few, for each is traced
-LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
+OnPrefill = Callable[[int, int], None]
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
 
@@ -40,12 +39,13 @@ AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of
 class Round:
     """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
     the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
-    is from the text before, not from the drafter."""
+    is from the text before, not from the drafter. ``logprobs``: of the tokens, if they were asked for."""
 
     tokens: tuple[int, ...]
     draft: tuple[int, ...]
     accepted: int
     copied: bool = False
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class _Dispatched(NamedTuple):
@@ -58,6 +58,17 @@ class _Dispatched(NamedTuple):
     rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
     timed: bool
     traced: int | None
+
+
+class _Asked(NamedTuple):
+    """A request but for its prompt; the answer begins at position ``begin``."""
+
+    begin: int
+    sampling: Sampling
+    key: mx.array
+    stop: frozenset[int]
+    constraint: Constraint | None
+    top_logprobs: int | None
 
 
 class Decoder:
@@ -102,26 +113,28 @@ class Decoder:
         draft_from: Collection[str] = ("mtp",),
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
-        on_prefill: Callable[[int, int], None] | None = None,
+        on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
+        top_logprobs: int | None = None,
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
-        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. Raises ValueError for
-        an empty prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError
-        if other rounds have begun.
+        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``top_logprobs``:
+        tell how likely tokens were, and so many others in their places (None: do not). Raises ValueError for an empty
+        prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError if other
+        rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
         limit = config.max_positions - len(prompt)
         if not prompt or max_tokens < 1:
             raise ValueError("a prompt needs at least one token and an answer room for one")
-        if not all(0 <= token < config.vocab_size for token in prompt):
-            raise ValueError(f"prompt ids must lie in 0 .. {config.vocab_size - 1}")
+        if not all(0 <= token < config.vocab_size for token in (*prompt, *sampling.penalties.bias)):
+            raise ValueError(f"ids of tokens must lie in 0 .. {config.vocab_size - 1}")
         if limit < 1:
             told = f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}"
             raise ContextOverflow(f"{told}: shorten it.")
@@ -134,8 +147,8 @@ class Decoder:
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
         marks = sorted({min(place, len(prompt)) for place in snapshot_at})
-        room = min(max_tokens, limit)
-        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
+        asked = _Asked(len(prompt), sampling, sampling.key(), frozenset(stop), constraint, top_logprobs)
+        return self._generate(prompt, min(max_tokens, limit), asked, on_prefill, marks)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
@@ -187,52 +200,31 @@ class Decoder:
             rounds.close()
 
     def _generate(
-        self,
-        prompt: list[int],
-        room: int,
-        sampling: Sampling,
-        stop: frozenset[int],
-        on_prefill: Callable[[int, int], None] | None,
-        marks: list[int],
-        constraint: Constraint | None,
+        self, prompt: list[int], room: int, asked: _Asked, on_prefill: OnPrefill | None, marks: list[int]
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
         self.depth.begin(prompt)
-        key = sampling.key()
         self._settle()
         with self._computing():
-            self._prepare(prompt, room, sampling.filters)
+            self._prepare(prompt, room, asked.sampling.filters)
             hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
-            logits = self._numbers(hidden)
-            bonus = choose(logits, key, position, sampling.filters).astype(mx.int32)
-            state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
-        if constraint is not None:
-            first, state = self._obeying(
-                constraint, first, [], stop, False, (hidden, logits), state, key, sampling.filters
-            )
-        self.tokens += first
+            rows = hidden, self._numbers(hidden)
+            bonus = choose(rows[1], asked.key, position, asked.sampling.filters).astype(mx.int32)
+            state, report = State(bonus, hidden, position), [cast("int", bonus.item()), 0]
+        state, new, _ = self._kept(asked, state, report, rows, room)
+        self.tokens += new
         self.depth.follow(self.tokens)
-        yield Round(tuple(first), (), 0)
+        yield Round(tuple(new), (), 0, logprobs=self._logprobs(asked, rows[1], new))
         queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
-            if self.tokens[-1] in stop:
+            if self.tokens[-1] in asked.stop:
                 return
-            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, room, constraint)
-            chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
-            now = time.perf_counter()
-            # Under a constraint also rows behind a refused token may serve.
-            new = chosen[: min(accepted + 1 if constraint is None else len(chosen), room)]
-            new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
-            if constraint is not None:
-                new, after = self._obeying(
-                    constraint, new, draft, stop, bool(queue), done.rows, state, key, sampling.filters
-                )
-                if after is not state:  # rounds in flight go on from a token that was refused
-                    queue.clear()
-                    state, accepted = after, len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+            state, done, report = self._advance(state, asked, room)
+            draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
+            state, new, accepted = self._kept(asked, state, report, done.rows, room)
             if not done.forced:
                 self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, traced=done.traced)
             room -= len(new)
@@ -240,17 +232,16 @@ class Decoder:
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
             draft = draft[: max(done.forced, accepted)] if done.forced else draft  # without what fills them up
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED and not done.forced)
+            copied, told = done.k == COPIED and not done.forced, self._logprobs(asked, done.rows[1], new)
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
             clock = time.perf_counter() if not queue else now
 
-    def _advance(
-        self, state: State, key: mx.array, filters: Filters, room: int, constraint: Constraint | None
-    ) -> tuple[State, _Dispatched, list[int]]:
+    def _advance(self, state: State, asked: _Asked, room: int) -> tuple[State, _Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
-        queue = self._sent
+        queue, constraint, filters = self._sent, asked.constraint, asked.sampling.filters
+        alone = bool(asked.sampling.penalties) or (constraint is not None and self._replaced > OFTEN)
         with self._computing():
-            often = constraint is not None and self._replaced > OFTEN
-            while len(queue) <= (0 if often else self._in_flight):
+            while len(queue) <= (0 if alone else self._in_flight):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())
                 k = self.depth.choose(room, self._traced(filters))
                 if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
@@ -258,7 +249,7 @@ class Decoder:
                 copied = self._copying.proposed if k == COPIED else []
                 forced = [] if queue or copied or len(forced) < k else forced
                 ahead = sum(one.k + 1 for one in queue)
-                state, sent = self._dispatch(state, key, filters, ahead, k, copied, forced)
+                state, sent = self._dispatch(state, asked.key, filters, ahead, k, copied, forced)
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
@@ -285,25 +276,41 @@ class Decoder:
             while self._sent:
                 mx.eval(self._sent.popleft().report)
 
-    def _obeying(
-        self,
-        constraint: Constraint,
-        chosen: list[int],
-        draft: list[int],
-        stop: frozenset[int],
-        followed: bool,
-        rows: tuple[mx.array, mx.array],
-        state: State,
-        key: mx.array,
-        filters: Filters,
-    ) -> tuple[list[int], State]:
-        """Return the tokens of a round under a constraint: those ``chosen``, and others where it refuses them.
+    def _kept(
+        self, asked: _Asked, state: State, report: list[int], rows: tuple[mx.array, mx.array], room: int
+    ) -> tuple[State, list[int], int]:
+        """Return what a round with that report comes to: the state to go on from, new tokens, drafts accepted.
 
-        ``rows``, hidden [L, H] and logits [L, V], predicted them; one counts as long as the tokens before are the
-        ``draft``, and none was replaced if the round is ``followed`` by another, which then has written over rows of
-        this one. The state is the given one, or, if a token was replaced, the one after the last.
+        ``rows``: hidden [K + 1, H] and logits [K + 1, V] that predicted its tokens. ``state`` is the last one that was
+        dispatched; penalties and constraints may choose other tokens than the round did, and then go on from those.
         """
-        hidden, logits = rows
+        (*report, accepted), (hidden, logits) = report, rows
+        k = (len(report) - 1) // 2
+        chosen, draft = report[: k + 1], report[k + 1 :]
+        if asked.sampling.penalties:
+            chosen, logits = self._penalized(asked, draft, logits)
+            accepted = next((i for i, token in enumerate(draft) if token != chosen[i]), k)
+            state = self._state_after(chosen[: accepted + 1], hidden)
+        # Under a constraint also rows behind a refused token may serve.
+        new = chosen[: min(accepted + 1 if asked.constraint is None else len(chosen), room)]
+        new = new[: next((i for i, token in enumerate(new, 1) if token in asked.stop), len(new))]
+        if asked.constraint is not None:
+            new, replaced = self._obeying(asked, asked.constraint, new, draft, logits)
+            if replaced:  # rounds in flight go on from a token that was refused
+                self._sent.clear()
+                state = self._state_after(new, hidden)
+                accepted = len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+        return state, new, accepted
+
+    def _obeying(
+        self, asked: _Asked, constraint: Constraint, chosen: list[int], draft: list[int], logits: mx.array
+    ) -> tuple[list[int], bool]:
+        """Return the tokens of a round under a constraint, those ``chosen`` or others; true if there are others.
+
+        A row of ``logits`` counts as long as the tokens before are the ``draft``, and none was replaced if another
+        round has followed, which then has written over rows of this one.
+        """
+        key, filters, followed = asked.key, asked.sampling.filters, bool(self._sent)
         new: list[int] = []
         replaced = False
         for row, own in enumerate(chosen):
@@ -315,14 +322,31 @@ class Decoder:
                 if not constraint.accept([token]):
                     raise RuntimeError("a constraint refuses a token of its own mask")
             new.append(token)
-            if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
+            if token in asked.stop or [token] != draft[row : row + 1] or (replaced and followed):
                 break
-        if replaced:
-            last = len(new) - 1
-            position = len(self.tokens) + last
-            state = State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
         self._replaced += (replaced - self._replaced) / 16
-        return new, state
+        return new, replaced
+
+    def _state_after(self, new: list[int], hidden: mx.array) -> State:
+        """Return the state from which to go on after ``new`` tokens, chosen from ``hidden`` [L, H]."""
+        last, position = len(new) - 1, len(self.tokens) + len(new) - 1
+        return State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
+
+    def _penalized(self, asked: _Asked, draft: list[int], logits: mx.array) -> tuple[list[int], mx.array]:
+        """Return the tokens that a round would have chosen with penalties, and the logits [K + 1, V] of that choice.
+
+        Compiled rounds know no penalties: the counts of all tokens so far would have to be a part of their state.
+        """
+        with self._computing():
+            logits = asked.sampling.penalties.apply(logits, self.tokens, asked.begin, draft)
+            positions = len(self.tokens) + mx.arange(len(draft) + 1)
+            return cast("list[int]", choose(logits, asked.key, positions, asked.sampling.filters).tolist()), logits
+
+    def _logprobs(self, asked: _Asked, logits: mx.array, tokens: list[int]) -> tuple[Logprob, ...]:
+        if asked.top_logprobs is None:
+            return ()
+        with self._computing():
+            return logprobs(logits, tokens, asked.top_logprobs)
 
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
@@ -349,7 +373,7 @@ class Decoder:
             raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
         return logits
 
-    def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
+    def _read(self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int]) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
         start, hidden = self._rewind(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
@@ -399,7 +423,7 @@ class Decoder:
 
         Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
         """
-        given = copied or _filled(forced)
+        given = copied or filled(forced)
         rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
         wanted = k = len(given) or k
         self._cache.reserve(len(self.tokens) + ahead + k)
@@ -424,11 +448,3 @@ class Decoder:
         if not forced:
             self._used.add(use)
         return State(*state), _Dispatched(k, min(len(forced), k), report, rows, timed, new)
-
-
-def _filled(run: list[int]) -> list[int]:
-    """Return drafts for forced tokens, of a length in RUNS; the round adds one token itself, so one less will do."""
-    if not run:
-        return []
-    length = max(length for length in RUNS if 2 * length <= 3 * max(len(run) - 1, 1))
-    return (run + run[-1:] * length)[:length]

@@ -174,20 +174,13 @@ def prefix(tokens: int) -> None:
 def peers(python: Path, repetitions: int) -> None:
     """Ask the same of other servers with the same weights, as they come: greedy, one client."""
     lm, vlm = ([str(python), "-m", module, "--model", str(TARGET), "--port", "{port}"] for module in PEERS)
+    vlm += ["--host", "127.0.0.1"]
     commands = {
         "mlxmtp serve": OURS,
         "mlxmtp serve --no-draft": [*OURS, "--no-draft"],
         "mlx_lm.server": lm,
-        "mlx_vlm.server": [*vlm, "--host", "127.0.0.1"],
-        "mlx_vlm.server with the drafter": [
-            *vlm,
-            "--host",
-            "127.0.0.1",
-            "--draft-model",
-            DRAFTER,
-            "--draft-kind",
-            "mtp",
-        ],
+        "mlx_vlm.server": vlm,
+        "mlx_vlm.server with the drafter": [*vlm, "--draft-model", DRAFTER, "--draft-kind", "mtp"],
     }
     system = {"role": "system", "content": long_text(2000)}
     for name, command in commands.items():
