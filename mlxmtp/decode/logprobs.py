@@ -1,4 +1,4 @@
-"""How likely tokens were: by the model's own distribution, before temperature, filters, penalties and constraints."""
+"""Likelihood of tokens by the model's own distribution: before temperature, filters, penalties and constraints."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, cast
