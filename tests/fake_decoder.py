@@ -51,6 +51,7 @@ class FakeDecoder(Decoder):
         snapshot_at: Collection[int] = (),
         constraint: Any = None,
         top_logprobs: int | None = None,
+        media: Any = (),
     ) -> Generator[Round, None, None]:
         self.requests.append(
             SimpleNamespace(

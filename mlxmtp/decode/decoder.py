@@ -19,12 +19,13 @@ from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.logprobs import Logprob, logprobs
-from mlxmtp.decode.prefill import read_prompt
+from mlxmtp.decode.prefill import SoftTokens, block_start, read_prompt
+from mlxmtp.decode.request import Request
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.decode.texts import HeldText, HeldTexts
-from mlxmtp.errors import ContextOverflow, LoadError
+from mlxmtp.errors import LoadError
 from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
@@ -58,17 +59,6 @@ class _Dispatched(NamedTuple):
     rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
     timed: bool
     traced: int | None
-
-
-class _Asked(NamedTuple):
-    """A request but for its prompt; the answer begins at position ``begin``."""
-
-    begin: int
-    sampling: Sampling
-    key: mx.array
-    stop: frozenset[int]
-    constraint: Constraint | None
-    top_logprobs: int | None
 
 
 class Decoder:
@@ -117,6 +107,7 @@ class Decoder:
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
         top_logprobs: int | None = None,
+        media: Sequence[SoftTokens] = (),
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
@@ -124,20 +115,12 @@ class Decoder:
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
         at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``top_logprobs``:
-        tell how likely tokens were, and so many others in their places (None: do not). Raises ValueError for an empty
-        prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError if other
-        rounds have begun.
+        tell how likely tokens were, and so many others in their places. ``media``: what stands at negative ids of the
+        prompt. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer, later
+        DeviceFailed, or RuntimeError if other rounds have begun.
         """
-        prompt = list(prompt_ids)
-        config = self.target.config
-        limit = config.max_positions - len(prompt)
-        if not prompt or max_tokens < 1:
-            raise ValueError("a prompt needs at least one token and an answer room for one")
-        if not all(0 <= token < config.vocab_size for token in (*prompt, *sampling.penalties.bias)):
-            raise ValueError(f"ids of tokens must lie in 0 .. {config.vocab_size - 1}")
-        if limit < 1:
-            told = f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}"
-            raise ContextOverflow(f"{told}: shorten it.")
+        asked = Request(list(prompt_ids), sampling, stop, constraint, top_logprobs, media)
+        room = asked.room(self.target.config, max_tokens)
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
@@ -146,9 +129,8 @@ class Decoder:
         self.depth.fixed = fixed
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
-        marks = sorted({min(place, len(prompt)) for place in snapshot_at})
-        asked = _Asked(len(prompt), sampling, sampling.key(), frozenset(stop), constraint, top_logprobs)
-        return self._generate(prompt, min(max_tokens, limit), asked, on_prefill, marks)
+        marks = sorted({block_start(asked.prompt, min(place, len(asked.prompt))) for place in snapshot_at})
+        return self._generate(asked, room, on_prefill, marks)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
@@ -200,15 +182,16 @@ class Decoder:
             rounds.close()
 
     def _generate(
-        self, prompt: list[int], room: int, asked: _Asked, on_prefill: OnPrefill | None, marks: list[int]
+        self, asked: Request, room: int, on_prefill: OnPrefill | None, marks: list[int]
     ) -> Generator[Round, None, None]:
+        prompt = asked.prompt
         self._request = request = self._request + 1
         self.reused = 0
         self.depth.begin(prompt)
         self._settle()
         with self._computing():
             self._prepare(prompt, room, asked.sampling.filters)
-            hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
+            hidden, position = self._read(prompt, on_prefill, marks, asked.media), mx.array([len(prompt)], mx.int32)
             rows = hidden, self._numbers(hidden)
             bonus = choose(rows[1], asked.key, position, asked.sampling.filters).astype(mx.int32)
             state, report = State(bonus, hidden, position), [cast("int", bonus.item()), 0]
@@ -236,7 +219,7 @@ class Decoder:
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
             clock = time.perf_counter() if not queue else now
 
-    def _advance(self, state: State, asked: _Asked, room: int) -> tuple[State, _Dispatched, list[int]]:
+    def _advance(self, state: State, asked: Request, room: int) -> tuple[State, _Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
         queue, constraint, filters = self._sent, asked.constraint, asked.sampling.filters
         alone = bool(asked.sampling.penalties) or (constraint is not None and self._replaced > OFTEN)
@@ -277,7 +260,7 @@ class Decoder:
                 mx.eval(self._sent.popleft().report)
 
     def _kept(
-        self, asked: _Asked, state: State, report: list[int], rows: tuple[mx.array, mx.array], room: int
+        self, asked: Request, state: State, report: list[int], rows: tuple[mx.array, mx.array], room: int
     ) -> tuple[State, list[int], int]:
         """Return what a round with that report comes to: the state to go on from, new tokens, drafts accepted.
 
@@ -303,7 +286,7 @@ class Decoder:
         return state, new, accepted
 
     def _obeying(
-        self, asked: _Asked, constraint: Constraint, chosen: list[int], draft: list[int], logits: mx.array
+        self, asked: Request, constraint: Constraint, chosen: list[int], draft: list[int], logits: mx.array
     ) -> tuple[list[int], bool]:
         """Return the tokens of a round under a constraint, those ``chosen`` or others; true if there are others.
 
@@ -332,17 +315,17 @@ class Decoder:
         last, position = len(new) - 1, len(self.tokens) + len(new) - 1
         return State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
 
-    def _penalized(self, asked: _Asked, draft: list[int], logits: mx.array) -> tuple[list[int], mx.array]:
+    def _penalized(self, asked: Request, draft: list[int], logits: mx.array) -> tuple[list[int], mx.array]:
         """Return the tokens that a round would have chosen with penalties, and the logits [K + 1, V] of that choice.
 
         Compiled rounds know no penalties: the counts of all tokens so far would have to be a part of their state.
         """
         with self._computing():
-            logits = asked.sampling.penalties.apply(logits, self.tokens, asked.begin, draft)
+            logits = asked.sampling.penalties.apply(logits, self.tokens, len(asked.prompt), draft)
             positions = len(self.tokens) + mx.arange(len(draft) + 1)
             return cast("list[int]", choose(logits, asked.key, positions, asked.sampling.filters).tolist()), logits
 
-    def _logprobs(self, asked: _Asked, logits: mx.array, tokens: list[int]) -> tuple[Logprob, ...]:
+    def _logprobs(self, asked: Request, logits: mx.array, tokens: list[int]) -> tuple[Logprob, ...]:
         if asked.top_logprobs is None:
             return ()
         with self._computing():
@@ -373,7 +356,9 @@ class Decoder:
             raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
         return logits
 
-    def _read(self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int]) -> mx.array:
+    def _read(
+        self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()
+    ) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
         start, hidden = self._rewind(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
@@ -388,7 +373,8 @@ class Decoder:
         for end in sorted({*marks, len(prompt)}):
             if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
-            hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_written, on_read, self._chunk)
+            about = self.target, self._cache, prompt[:end], start
+            hidden = read_prompt(*about, on_written, on_read, self._chunk, media)
             start = end
             if end in marks:
                 self._snapshots.take(self._cache, end, hidden)

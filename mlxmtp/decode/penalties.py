@@ -42,7 +42,8 @@ class Penalties:
         The answer begins at ``text[begin]``.
         """
         answer = text[begin:]
-        ids = sorted({*self.bias, *(answer if self.repetition == 1 else text), *drafts})
+        met = {*self.bias, *(answer if self.repetition == 1 else text), *drafts}
+        ids = sorted(token for token in met if token >= 0)  # pictures stand at negative ones
         if not ids:
             return logits
         columns = mx.array(ids, mx.int32)

@@ -148,5 +148,5 @@ def test_values_out_of_range_are_refused():
     for wrong in ({"presence": 2.1}, {"frequency": math.nan}, {"repetition": 0.0}, {"bias": {1: 101.0}}):
         with pytest.raises(ValueError, match="must be"):
             Penalties(**wrong)
-    with pytest.raises(ValueError, match="ids of tokens"):
+    with pytest.raises(ValueError, match="tokens of a logit_bias"):
         decoder().rounds(prompt(), max_tokens=1, sampling=Sampling(penalties=Penalties({10**6: 1.0})))
