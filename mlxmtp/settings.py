@@ -1,6 +1,7 @@
 """The table of settings, and the only module that reads `os.environ` and `config.toml`."""
 
 import os
+import pwd
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -399,7 +400,9 @@ def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     """Find the folders: below `$MLXMTP_HOME` when set, else XDG's; `hf_cache` is Hugging Face's own."""
-    home = Path(environ.get("HOME") or Path.home())
+    home = Path("/")
+    with suppress(KeyError):  # of a user without a name; an empty HOME is no root folder
+        home = Path(environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
 
     def folder(variable: str, *default: str) -> Path:
         return Path(environ[variable]) if environ.get(variable) else home.joinpath(*default)

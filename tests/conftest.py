@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 import hypothesis
 import pytest
 
@@ -11,6 +14,17 @@ blas.load()
 blas.set_threads(1)
 hypothesis.settings.register_profile("loaded", deadline=None)  # a machine that is busy is no failure
 hypothesis.settings.load_profile("loaded")
+
+# What `nohup` or a script's `&` ignores the programs under test would ignore, too: children inherit it, but no handler.
+_HEEDED: dict[int, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGHUP: lambda *_: None,
+    signal.SIGQUIT: signal.SIG_DFL,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+for _number, _handler in _HEEDED.items():
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

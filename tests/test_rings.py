@@ -23,7 +23,8 @@ INWARDS = {
     "models": set(),
     "decode": {"models"},
     "machine": {"models"},
-    "engine": {"decode", "machine", "models"},
+    "media": set(),
+    "engine": {"decode", "machine", "media", "models"},
     "settings": set(),
     "hub": {"machine", "models", "settings"},
     "convert": {"engine", "hub", "machine", "models", "settings"},
@@ -50,10 +51,10 @@ KEPT_IN = {
     "rich": set(),
     "prompt_toolkit": {"cli"},
     "pygments": {"cli"},
-    "PIL": {"bench"},  # only for plots as PNG, and only where it is installed
+    "PIL": {"bench", "engine", "media"},  # plots as PNG; types; pictures
     "transformers": set(),
     "torch": set(),
-    "numpy": set(),
+    "numpy": {"media"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "h11": {"serve"},
@@ -117,9 +118,9 @@ def test_imports_point_inwards_and_libraries_stay_in_their_ring(path: Path) -> N
 
 
 def test_only_settings_reads_the_environment() -> None:
-    """decode/compile.py takes no setting from it: it hides PATH from MLX's compiler while a process ends."""
+    """The others take no setting from it: PATH is hidden from MLX's compiler, a shell says what to complete."""
     readers = {path.relative_to(ROOT / "mlxmtp").as_posix() for path in MODULES if reads_environment(path)}
-    assert readers == {"settings.py", "decode/compile.py"}
+    assert readers == {"settings.py", "decode/compile.py", "cli/app.py"}
 
 
 @pytest.mark.parametrize("module", ["mlxmtp", "mlxmtp.cli.app"])

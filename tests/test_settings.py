@@ -4,7 +4,7 @@ import re
 import runpy
 from dataclasses import fields
 from pathlib import Path
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -129,6 +129,11 @@ def test_places_follow_the_environment() -> None:
     assert own.cache == Path("/own/cache")
     assert (own.config, own.data, own.hf_cache) == (Path("/own/config.toml"), Path("/own"), Path("/hf/hub"))
     assert find_places({"HOME": "/h", "HF_HOME": "/hf", "HF_HUB_CACHE": "/cache"}).hf_cache == Path("/cache")
+
+
+def test_an_empty_home_is_none_and_not_the_root_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_dir="/people/me"))
+    assert find_places({}) == find_places({"HOME": ""}) == find_places({"HOME": "/people/me"})
 
 
 def test_the_longest_draft_is_the_same_wherever_it_stands() -> None:

@@ -77,7 +77,7 @@ class PromptCache:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             model.save_cache(path, len(ids))
         except (OSError, RuntimeError) as error:
-            return f"The text could not be kept in {self.folder} ({error}): it will be read again next time."
+            return f"The text could not be kept in {self.folder} ({_reason(error)}): it will be read again next time."
         self._evict(path)
         if not path.is_file():
             return f"The text is larger than the {self.limit / 1e9:g} GB of cache_gb: it will be read again next time."
@@ -106,6 +106,11 @@ class PromptCache:
                 return
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _reason(error: OSError | RuntimeError) -> object:
+    """Return why a file could not be written, without its name, which says nothing to a person."""
+    return getattr(error, "strerror", None) or error
 
 
 def _bytes(ids: Sequence[int]) -> bytes:
@@ -163,8 +168,7 @@ class SessionCache:
         except ValueError:  # nothing was prefilled: the file before it, if there is one, is better
             return None
         except (OSError, RuntimeError) as error:  # MLX tells of a full disk by the latter
-            reason = getattr(error, "strerror", None) or error
-            raise CacheRefused(f"Keys and values were not kept: {reason}.") from error
+            raise CacheRefused(f"Keys and values were not kept: {_reason(error)}.") from error
         except KeyboardInterrupt:  # the thread that writes ends with the process, wherever it is
             kv_file.unfinished(path).unlink(missing_ok=True)
             raise

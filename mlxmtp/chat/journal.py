@@ -82,7 +82,7 @@ class Journal:
     def trouble(self) -> str | None:
         """The reason why nothing is saved any more, one sentence."""
         if self._removed:
-            self._trouble = _not_saved(f"its file was removed ({self.path})", "Begin a new one")
+            self._trouble = _not_saved("any more", f"its file was removed ({self.path})", "Begin a new one")
         return self._trouble
 
     @property
@@ -120,7 +120,8 @@ class Journal:
             reason = error.strerror if isinstance(error, OSError) else None
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
             first = f"{'Make room' if full else 'Check that folder'}, and all of it is written with the next turn"
-            self._trouble = _not_saved(f"{reason or error} ({self.path.parent})", first)
+            when = "any more" if self._file is not None else ""
+            self._trouble = _not_saved(when, f"{reason or error} ({self.path.parent})", first)
 
     def successor(self, model: str) -> Journal:
         """Return the journal of a new conversation in the same folder."""
@@ -147,6 +148,11 @@ def read_events(data: bytes, path: Path) -> list[Event]:
     return [header, *(event for line in lines[1:] if (event := _event(line)) is not None)]
 
 
+def damaged_lines(data: bytes) -> int:
+    """Return how many lines `read_events` passes over."""
+    return sum(bool(line.strip()) and _event(line) is None for line in data.split(b"\n"))
+
+
 def delete(path: Path) -> None:
     """Delete a session file; no window can open it meanwhile. Raises SessionInUse if one has it open."""
     with ExitStack() as stack:
@@ -156,9 +162,9 @@ def delete(path: Path) -> None:
         path.unlink()
 
 
-def _not_saved(why: str, first: str) -> str:
+def _not_saved(when: str, why: str, first: str) -> str:
     way_out = f"{first}; in a chat /export FILE.md writes this one elsewhere."
-    return f"This conversation is not saved any more: {why}. {way_out}"
+    return f"This conversation is not saved{when and f' {when}'}: {why}. {way_out}"
 
 
 def _event(line: bytes) -> Event | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import History
-from mlxmtp.chat.journal import SUFFIX, Journal, delete, read_events
+from mlxmtp.chat.journal import SUFFIX, Journal, damaged_lines, delete, read_events
 from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
 from mlxmtp.units import nearest
 
@@ -127,12 +127,14 @@ class Sessions:
             except SessionInUse:
                 journal, events = Journal.fork(summary.path)
                 remarks = (f"Session {summary.id} is open in another window, so this goes on in a copy, {journal.id}.",)
+            remarks += _damage(summary, summary.path.read_bytes())
         return Resumed(Conversation.restore(events, journal), remarks)
 
-    def read(self, summary: Summary) -> Conversation:
+    def read(self, summary: Summary) -> Resumed:
         """Return a session without claiming it: what follows is not saved. Raises as `open`."""
         with _as_sentences(summary, "has been removed", f"{summary.path} cannot be read"):
-            return Conversation.restore(read_events(summary.path.read_bytes(), summary.path))
+            data = summary.path.read_bytes()
+            return Resumed(Conversation.restore(read_events(data, summary.path)), _damage(summary, data))
 
     def check_name(self, name: str, own_id: str) -> str:
         """Return `name`, trimmed, if the session `own_id` can have it. Raises UsageError."""
@@ -212,6 +214,14 @@ def _as_sentences(summary: Summary, gone: str, refused: str) -> Iterator[None]:
         raise UsageError(f"Session {summary.id} {gone}.") from error
     except OSError as error:
         raise MlxmtpError(f"{refused}: {error.strerror or error}.") from error
+
+
+def _damage(summary: Summary, data: bytes) -> tuple[str, ...]:
+    """Return a remark about lines of a session's file that cannot be read, if there are any."""
+    if not (lines := damaged_lines(data)):
+        return ()
+    what = "One line" if lines == 1 else f"{lines:,} lines"
+    return (f"{what} of session {summary.id} cannot be read, so what stood there is missing ({summary.path}).",)
 
 
 def _id_of(path: Path) -> str:

@@ -12,8 +12,9 @@ Nothing is imported at the top that takes time: Ctrl-C must end quietly from the
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
 from typing import Any
 
 from mlxmtp.cli.terminal import keyboard, signals
@@ -75,7 +76,8 @@ def _run(arguments: list[str]) -> int:
     try:
         from mlxmtp.cli.program import app
 
-        result = app(args=arguments, prog_name="mlxmtp", standalone_mode=False, obj=given)
+        with _words_of_bash(os.environ):
+            result = app(args=arguments, prog_name="mlxmtp", standalone_mode=False, obj=given)
         return result if isinstance(result, int) else 0
     except ReaderGone:
         return READER_GONE
@@ -89,6 +91,29 @@ def _run(arguments: list[str]) -> int:
         return error.code if isinstance(error.code, int) else 0
     except Exception as error:  # noqa: BLE001  (the last frame: a person gets a sentence, never a traceback)
         return _refusal(error, given)
+
+
+@contextmanager
+def _words_of_bash(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """Let typer complete `e2b:q` as one word within it: bash makes three of it and wants what replaces the last."""
+    taken = environ.get("COMP_WORDS", "").split("\n")[: int(environ.get("COMP_CWORD", "0")) + 1]
+    if environ.get("_MLXMTP_COMPLETE") != "complete_bash" or ":" not in taken:
+        yield
+        return
+    words: list[str] = []
+    for before, word in zip(["", *taken], taken, strict=False):
+        if words and ":" in (before, word):
+            words[-1] += word
+        else:
+            words.append(word)
+    environ.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(len(words) - 1))
+    known = words[-1][: words[-1].rfind(":") + 1] if ":" in taken[-2:] else ""
+    found = StringIO()
+    try:
+        with redirect_stdout(found):
+            yield
+    finally:
+        sys.stdout.write("".join(line.removeprefix(known) for line in found.getvalue().splitlines(keepends=True)))
 
 
 def _refusal(error: Exception, given: Mapping[str, object]) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 
 from mlxmtp.app.open import Opener
 from mlxmtp.chat.conversation import Conversation
-from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Resumed, Sessions
+from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Sessions
 from mlxmtp.cli.obtain import offer
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.output import Output
@@ -49,7 +49,7 @@ def conversation_for(
     if not latest and resume is None:
         return loaded, Conversation(system=system, journal=sessions.create() if save else None)
     summary = sessions.latest(out.note) if resume is None else sessions.find(resume)
-    resumed = Resumed(sessions.read(summary)) if read_only else sessions.open(summary)
+    resumed = sessions.read(summary) if read_only else sessions.open(summary)
     for remark in resumed.remarks:
         out.note(remark)
     conversation = resumed.conversation

@@ -17,11 +17,19 @@ from mlxmtp.decode.compile import Compiled, Rounds
 from mlxmtp.decode.constraint import Constraint, choose_allowed, filled
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
-from mlxmtp.decode.prefill import Beginning, checked_prompt, drained, first_logits, read_in_chunks
+from mlxmtp.decode.prefill import (
+    Beginning,
+    SoftTokens,
+    block_start,
+    checked_prompt,
+    drained,
+    first_logits,
+    read_in_chunks,
+)
 from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
-from mlxmtp.decode.texts import WORTH, HeldText, HeldTexts
+from mlxmtp.decode.texts import HeldText, HeldTexts
 from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
@@ -71,7 +79,7 @@ class Decoder:
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
-        self._texts: HeldTexts | None = None
+        self.texts: HeldTexts | None = None  # others than this one
         self.chunk = chunk  # prompt rows read at once
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
@@ -90,17 +98,18 @@ class Decoder:
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
+        media: Sequence[SoftTokens] = (),
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
-        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. Raises ValueError for
-        an empty prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError
-        if other rounds have begun.
+        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``media``: what stands
+        at negative ids of the prompt. Raises ValueError for an empty prompt or a bad number, ContextOverflow without
+        room for an answer, later DeviceFailed, or RuntimeError if other rounds have begun.
         """
-        prompt, room = checked_prompt(self.target.config, prompt_ids, max_tokens)
+        prompt, room = checked_prompt(self.target.config, prompt_ids, max_tokens, media)
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
@@ -109,22 +118,27 @@ class Decoder:
         self.depth.fixed = fixed
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
-        marks = sorted({min(place, len(prompt)) for place in snapshot_at})
-        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
+        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint, media)
 
     def read(
-        self, prompt_ids: Sequence[int], *, sampling: Sampling, snapshot_at: Collection[int] = ()
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        snapshot_at: Collection[int] = (),
+        media: Sequence[SoftTokens] = (),
     ) -> Generator[int, None, Beginning]:
         """Read a prompt for a lane to go on with: yield the tokens that are on their way after every chunk.
 
         Raises as ``rounds`` does. The cache in what is returned is this object's own, until it reads something else.
         """
-        prompt, _ = checked_prompt(self.target.config, prompt_ids, 1)
-        marks = sorted({min(place, len(prompt)) for place in snapshot_at})
+        prompt, _ = checked_prompt(self.target.config, prompt_ids, 1, media)
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
         self._request += 1
         self._settle()
         with self._computing():
-            state, _ = yield from self._begin(prompt, 1, sampling, None, marks)
+            state, _ = yield from self._begin(prompt, 1, sampling, None, marks, media)
             return Beginning(cast("int", state.bonus.item()), state.hidden, self._cache)
 
     def export_state(self, length: int | None = None) -> CacheState:
@@ -162,22 +176,7 @@ class Decoder:
 
     def hold_texts(self, limit: int) -> None:
         """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
-        self._texts = HeldTexts(limit)
-
-    def keeps(self, rows: int) -> bool:
-        """Return True if a text of so many tokens would be held."""
-        return self._texts is not None and rows >= WORTH
-
-    def keep(self, tokens: Sequence[int], cache: KVCache) -> None:
-        """Hold a text that was decoded elsewhere, if other texts are held; all its tokens are in ``cache``."""
-        if self._texts is not None:
-            self._texts.add(HeldText(cache, list(tokens), len(tokens)))
-
-    def beside(self) -> "Decoder":
-        """Return another decoder of the same networks and traces: its text is another, the texts held are the same."""
-        other = Decoder(self.target, self.drafter, in_flight=self._in_flight, compiled=self.compiled, chunk=self.chunk)
-        other._rounds, other._given, other._texts = self._rounds, self._given, self._texts
-        return other
+        self.texts = HeldTexts(limit)
 
     def draft_with(self, drafter: DraftModel | None) -> None:
         """Draft with another drafter from now on, in the same text; rounds of the one before stay compiled."""
@@ -198,11 +197,12 @@ class Decoder:
         sampling: Sampling,
         on_prefill: Callable[[int, int], None] | None,
         marks: list[int],
+        media: Sequence[SoftTokens],
     ) -> Generator[int, None, tuple[State, mx.array]]:
         """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
         self.reused = 0
         self._prepare(prompt, room, sampling.filters)
-        hidden = yield from self._read(prompt, on_prefill, marks)
+        hidden = yield from self._read(prompt, on_prefill, marks, media)
         logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
         bonus = choose(logits, sampling.key(), position, sampling.filters).astype(mx.int32)
         return State(bonus, hidden, position), logits
@@ -216,13 +216,14 @@ class Decoder:
         on_prefill: Callable[[int, int], None] | None,
         marks: list[int],
         constraint: Constraint | None,
+        media: Sequence[SoftTokens],
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.depth.begin(prompt)
         key = sampling.key()
         self._settle()
         with self._computing():
-            state, logits = drained(self._begin(prompt, room, sampling, on_prefill, marks))
+            state, logits = drained(self._begin(prompt, room, sampling, on_prefill, marks, media))
             first = [cast("int", state.bonus.item())]
         if constraint is not None:
             first, state = self._obeying(
@@ -292,7 +293,7 @@ class Decoder:
         except RuntimeError as error:
             self.forget()
             self._sent.clear()
-            self._texts = None if self._texts is None else self._texts.emptied()
+            self.texts = None if self.texts is None else self.texts.emptied()
             self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
             raise failure(error) from error
 
@@ -344,8 +345,8 @@ class Decoder:
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
         text = HeldText(self._cache, self.tokens, self.rows, self._snapshots)
-        if self._texts is not None:
-            text = self._texts.choose(text, prompt)
+        if self.texts is not None:
+            text = self.texts.choose(text, prompt)
             self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         self.rows = text.shared(prompt)
@@ -359,7 +360,11 @@ class Decoder:
             self._given.build(COPIED, filters)
 
     def _read(
-        self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]
+        self,
+        prompt: list[int],
+        on_prefill: Callable[[int, int], None] | None,
+        marks: list[int],
+        media: Sequence[SoftTokens] = (),
     ) -> Generator[int, None, mx.array]:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
         start, hidden = self._rewind(prompt)
@@ -375,10 +380,8 @@ class Decoder:
         for end in sorted({*marks, len(prompt)}):
             if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
-            rows = prompt[:end]
-            hidden = yield from read_in_chunks(
-                self.target, self._cache, rows, start, on_written, on_read, lambda: self.chunk
-            )
+            about = self.target, self._cache, prompt[:end], start
+            hidden = yield from read_in_chunks(*about, on_written, on_read, lambda: self.chunk, media)
             start = end
             if end in marks:
                 self._snapshots.take(self._cache, end, hidden)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder
     from mlxmtp.decode.draft_length import DraftLength
     from mlxmtp.decode.lane import Lane, Stream
+    from mlxmtp.decode.prefill import SoftTokens
     from mlxmtp.decode.sampling import Sampling
 
 _NOTHING = Round((), (), 0)  # says: nothing yet, let the others go on
@@ -87,11 +88,13 @@ class Seat:
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
+        media: Sequence[SoftTokens] = (),
     ) -> Generator[Round, None, None]:
         """Yield rounds as `Decoder.rounds` does, and an empty one whenever there is none yet."""
-        prompt, max_tokens = checked_prompt(self._decoder.target.config, prompt_ids, max_tokens)
+        prompt, max_tokens = checked_prompt(self._decoder.target.config, prompt_ids, max_tokens, media)
         options: dict[str, Any] = {"num_draft_tokens": num_draft_tokens, "draft_from": draft_from}
-        options |= {"sampling": sampling, "stop": stop, "snapshot_at": snapshot_at, "constraint": constraint}
+        options |= {"sampling": sampling, "stop": stop, "snapshot_at": snapshot_at}
+        options |= {"constraint": constraint, "media": media}
         self.wanted = Wanted(prompt, max_tokens, on_prefill, options)
         self._over = False
         self._wait(self)

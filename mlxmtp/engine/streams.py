@@ -18,6 +18,7 @@ from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.decode.prefill import Beginning
 from mlxmtp.decode.round import Round
+from mlxmtp.decode.texts import WORTH, HeldText
 from mlxmtp.engine.events import End, Event, Waiting
 from mlxmtp.engine.seat import Seat
 from mlxmtp.errors import MlxmtpError
@@ -126,6 +127,8 @@ class Streams:
         for running in self.running:
             self.cancel(running)
         self._rounds.close()
+        if self._beside is not None:
+            self._beside.close()
 
     def step(self) -> list[tuple[Running, Event | Exception]]:
         """Read a piece of a prompt, decode a round of every text, and return what has come of it.
@@ -157,8 +160,10 @@ class Streams:
             stream, lane = seat.stream, seat.lane
             seat.stream, seat.lane = None, None
             del self._seats[stream]
-            if (text := lane.leave(stream, keep=self.decoder.keeps(stream.rows))) is not None:
-                self.decoder.keep(stream.tokens[: stream.rows], text)
+            texts, rows = self.decoder.texts, stream.rows
+            text = lane.leave(stream, keep=texts is not None and rows >= WORTH)
+            if text is not None and texts is not None:
+                texts.add(HeldText(text, stream.tokens[:rows], rows))
 
     def _pull(self) -> list[tuple[Running, Event | Exception]]:
         """Return the events of answers that can go on."""
@@ -189,14 +194,16 @@ class Streams:
             elif not seat.alone and self._reading is None:
                 self._waiting.remove(seat)
                 wanted, decoder = seat.asked, self._idle_decoder()
-                options = {name: wanted.options[name] for name in ("sampling", "snapshot_at")}
+                options = {name: wanted.options[name] for name in ("sampling", "snapshot_at", "media")}
                 self._reading = _Reading(seat, decoder, decoder.read(wanted.prompt, **options))
 
     def _idle_decoder(self) -> Decoder:
         """Return a decoder that neither reads a prompt nor decodes."""
         if self.decoder not in [one.decoder for one in (self._reading, self._solo) if one is not None]:
             return self.decoder
-        self._beside = self._beside or self.decoder.beside()
+        if self._beside is None:
+            self._beside = Decoder(self.decoder.target, self.decoder.drafter, compiled=self.decoder.compiled)
+            self._beside.texts = self.decoder.texts
         return self._beside
 
     def _begin_solo(self, seat: Seat) -> _Solo:

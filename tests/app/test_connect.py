@@ -20,6 +20,7 @@ LOCKED = replace(OPEN, locked=True)
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "XDG_CONFIG_HOME", "LLM_USER_PATH", "CONTINUE_GLOBAL_DIR"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path

@@ -75,7 +75,8 @@ class House:
     @property
     def reply(self) -> Reply:
         """The last one; the session on the disk tells the same story."""
-        history, saved = self.conversation.history, self.sessions.read(self.sessions.latest()).history
+        history = self.conversation.history
+        saved = self.sessions.read(self.sessions.latest()).conversation.history
         assert json.dumps(asdict(saved)) == json.dumps(asdict(history))
         assert history.coming is None
         reply = history.exchanges[-1].reply
@@ -186,7 +187,7 @@ def test_a_full_disk_costs_the_session_and_not_the_answer(house: House, monkeypa
     assert [one.question for one in house.conversation.exchanges] == ["Old?", "New?"]
     assert house.conversation.exchanges[-1].answered
     assert "No space left on device" in (house.conversation.trouble or "")
-    saved = house.sessions.read(house.sessions.latest())
+    saved = house.sessions.read(house.sessions.latest()).conversation
     assert [one.question for one in saved.exchanges] == ["Old?"]
 
 

@@ -234,7 +234,7 @@ def test_a_folder_that_cannot_be_made_is_trouble_and_no_crash(tmp_path: Path) ->
     conversation = Conversation(journal=Sessions(tmp_path / "file" / "sessions").create())
     conversation.ask("Why?")
     assert conversation.trouble == (
-        f"This conversation is not saved any more: Not a directory ({tmp_path / 'file' / 'sessions'}). "
+        f"This conversation is not saved: Not a directory ({tmp_path / 'file' / 'sessions'}). "
         "Check that folder, and all of it is written with the next turn; in a chat /export FILE.md writes this one "
         "elsewhere."
     )
@@ -297,6 +297,20 @@ def test_foreign_and_damaged_files_are_passed_over_with_a_remark(sessions: Sessi
     ]  # fmt: skip
     assert any("another version of mlxmtp" in remark for remark in listed.remarks)
     assert sessions.latest() == good
+
+
+@pytest.mark.parametrize("damage", [b"{oops\n", b"\0" * 4096 + b"\n", b'"text"\n', b'{"type": "answer'])
+def test_what_cannot_be_read_of_a_session_is_said(sessions: Sessions, damage: bytes) -> None:
+    summary = saved(sessions)
+    assert sessions.read(summary).remarks == ()
+    with summary.path.open("ab") as file:
+        file.write(damage)
+    said = f"One line of session {summary.id} cannot be read, so what stood there is missing ({summary.path})."
+    assert sessions.read(summary).remarks == (said,)
+    resumed = sessions.open(summary)
+    assert resumed.remarks == (said,)
+    assert [one.question for one in resumed.conversation.exchanges] == ["Why?"]
+    resumed.conversation.close()
 
 
 def test_finding_by_name_id_and_beginning(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,7 +556,7 @@ def test_two_windows_at_once_do_not_mix(sessions: Sessions) -> None:
         talker.communicate()
         assert talker.returncode == 0
     listed = sessions.listing().sessions
-    said = {each.id: [one.question for one in sessions.read(each).exchanges] for each in listed}
+    said = {each.id: [one.question for one in sessions.read(each).conversation.exchanges] for each in listed}
     runs = [[f"{name} {number}?" for number in range(50)] for name in ("one", "two")]
     original = said.pop(summary.id)
     first = original[1].startswith("two")
@@ -554,7 +568,7 @@ def test_two_windows_at_once_do_not_mix(sessions: Sessions) -> None:
     else:  # one was done before the other came
         assert original == ["Why?", *runs[first], *runs[not first]]
     # A copy may have been made in the middle of an answer; what follows it is whole.
-    replies = {one.reply for each in listed for one in sessions.read(each).exchanges[-50:]}
+    replies = {one.reply for each in listed for one in sessions.read(each).conversation.exchanges[-50:]}
     assert replies == {Reply("".join(letter * 100 for letter in "abcd"))}
 
 

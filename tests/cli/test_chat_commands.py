@@ -451,7 +451,7 @@ def test_a_file_named_in_other_words_for_the_question_is_read(asked: Conversing)
     (exchange,) = asked.talk.conversation.exchanges
     assert exchange.content == "--- a.txt ---\nAlpha\n\nRead @a.txt"
     (summary,) = asked.sessions.listing().sessions
-    assert asked.sessions.read(summary).exchanges[0].content == exchange.content
+    assert asked.sessions.read(summary).conversation.exchanges[0].content == exchange.content
     asked.say("/edit Again @a.txt", answers=["Ok.<turn|>"])
     assert asked.talk.conversation.exchanges[0].content == "--- a.txt ---\nAlpha\n\nAgain @a.txt"
 
@@ -465,7 +465,7 @@ def test_a_file_that_other_words_name_no_more_goes_and_one_that_was_attached_sta
     )
     asked.say("/edit Read nothing but @c.txt", answers=["Ok.<turn|>"])  # which is there once
     (summary,) = asked.sessions.listing().sessions
-    assert asked.sessions.read(summary).exchanges[-1].content == (
+    assert asked.sessions.read(summary).conversation.exchanges[-1].content == (
         "--- c.txt ---\nText of c.txt\n\nRead nothing but @c.txt"
     )
 
@@ -543,7 +543,7 @@ def test_what_was_taken_back_can_come_back(asked: Conversing) -> None:
     assert asked.say("/redo") == "> /redo\nBack again: Hi\nBack again: Two\n"
     assert asked.say("/redo") == "> /redo\nBack again: Three\n"
     assert asked.talk.conversation.exchanges == before
-    stored = asked.sessions.read(asked.sessions.latest(print)).exchanges
+    stored = asked.sessions.read(asked.sessions.latest(print)).conversation.exchanges
     assert [(one.question, one.reply and one.reply.text) for one in stored] == [
         ("Hi", "Hello."), ("Two", "2"), ("Three", "3")
     ]  # fmt: skip

@@ -210,7 +210,7 @@ def test_a_full_context_offers_to_drop_the_oldest(talk: Conversing) -> None:
     assert "z" not in talk.prompts[-1]
     assert len(talk.talk.conversation.dropped) == 1
     (summary,) = talk.sessions.listing().sessions
-    saved = talk.sessions.read(summary)  # a conversation that is resumed leaves out the same
+    saved = talk.sessions.read(summary).conversation  # a conversation that is resumed leaves out the same
     assert (len(saved.dropped), len(saved.exchanges)) == (1, 1)
     assert talk.say("/context").endswith("The oldest exchange is left out of the prompt.\n")
 
@@ -229,7 +229,7 @@ def test_what_was_left_out_for_an_answer_that_never_came_is_read_again(talk: Con
     assert "Stopped before the answer began." in shown
     assert talk.talk.conversation.exchanges == before.exchanges
     assert talk.talk.conversation.dropped == ()
-    saved = talk.sessions.read(talk.sessions.latest())
+    saved = talk.sessions.read(talk.sessions.latest()).conversation
     assert [one.question for one in saved.exchanges] == ["y" * 150, "And?"]
     assert saved.dropped == ()
 
@@ -388,7 +388,7 @@ def test_debug_shows_where(talk: Conversing) -> None:
 def test_everything_is_saved_as_it_is_said(talk: Conversing) -> None:
     talk.say("Hi", answers=["Hello.<turn|>"])
     (summary,) = talk.sessions.listing().sessions
-    history = talk.sessions.read(summary)
+    history = talk.sessions.read(summary).conversation
     assert [(one.question, one.reply and one.reply.text) for one in history.exchanges] == [("Hi", "Hello.")]
 
 

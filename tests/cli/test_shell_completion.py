@@ -56,6 +56,8 @@ def test_tab_knows_models_aliases_and_folders(shell: pexpect.spawn[str], home: P
     shell.expect(r"pocket +pondering")
     shell.send(f"{CTRL_U}mlxmtp ask -m pon\t")
     shell.expect_exact("pondering")
+    shell.send(f"{CTRL_U}mlxmtp show e2b:q\t")
+    shell.expect_exact("e2b:qat")
     shell.send(f"{CTRL_U}mlxmtp convert ./b\t")
     shell.expect_exact("./bin/")
     (home / "config.toml").write_text("temp =\n")

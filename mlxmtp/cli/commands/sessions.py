@@ -70,7 +70,7 @@ def show(ctx: typer.Context, wanted: Id, json: Json = False) -> None:
     from mlxmtp.cli.terminal.presenters import fits_markdown
 
     loaded, out = begin(ctx, repairs=True)
-    history, session = _read(loaded, wanted)
+    history, session = _read(loaded, out, wanted)
     if json:
         out.write(as_text(as_table(history, session)))
         return
@@ -139,7 +139,7 @@ def export(
     if form is not None and ending in ("md", "json") and ending != form:
         raise UsageError(f"{file} ends in .{ending}, but --format says {form}: take one of the two.")
     loaded, out = begin(ctx, repairs=True)
-    history, session = _read(loaded, wanted)
+    history, session = _read(loaded, out, wanted)
     if file is not None:
         way_out = "take another name, or write over it with --force"
         transcript.export(history, file, session, overwrite=force, way_out=way_out)
@@ -192,8 +192,11 @@ def _store(loaded: Loaded) -> Sessions:
     return Sessions(loaded.places.sessions)
 
 
-def _read(loaded: Loaded, wanted: str) -> tuple[History, str]:
-    """Return a session's history and its id."""
+def _read(loaded: Loaded, out: Output, wanted: str) -> tuple[History, str]:
+    """Return a session's history and its id; what of it cannot be read is said."""
     store = _store(loaded)
     summary = store.find(wanted)
-    return store.read(summary).history, summary.id
+    found = store.read(summary)
+    for remark in found.remarks:
+        out.note(remark)
+    return found.conversation.history, summary.id

@@ -11,7 +11,7 @@ from mlxmtp.app.structured import constraint_of
 from mlxmtp.app.turn import exchange_tokens, reserve_for
 from mlxmtp.chat.history import Exchange, title_of
 from mlxmtp.chat.material import Material, gather, read_text
-from mlxmtp.chat.sessions import Resumed, Sessions
+from mlxmtp.chat.sessions import Sessions
 from mlxmtp.chat.transcript import as_markdown, export
 from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
@@ -201,7 +201,7 @@ class Actions:
             chat.say("That is this session.")
             return
         unsaved = chat.conversation.journal is None
-        resumed = Resumed(sessions.read(summary)) if unsaved else sessions.open(summary)
+        resumed = sessions.read(summary) if unsaved else sessions.open(summary)
         chat.leave()
         chat.conversation.close()
         chat.begin_anew(resumed.conversation)

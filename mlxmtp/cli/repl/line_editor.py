@@ -16,8 +16,10 @@ from prompt_toolkit.filters import completion_is_selected, has_completions, is_s
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.renderer import Renderer
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from mlxmtp.chat.material import dropped_path
@@ -54,9 +56,11 @@ class LineEditor(Reader):
             enable_suspend=True,
             tempfile_suffix=".md",
             key_bindings=self._bindings(),
+            input_processors=[TabsProcessor(char1=" ", char2=" ")],
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             output=output,
         )
+        self._session.app.renderer = _WrappedRenderer(self._session.app.renderer.style, output)
         self._session.default_buffer.on_text_changed += self._changed
 
     def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
@@ -181,6 +185,19 @@ class _ClearingOutput(Vt100_Output):
     def erase_down(self) -> None:
         # Between saving the place and going back: there may be no row below. It is always asked for in column 0.
         self.write_raw("\x1b7\x1b[K\x1b[B\x1b[J\x1b8")
+
+
+class _WrappedRenderer(Renderer):
+    """Erases the line where it is now: of a wider window's rows terminals make several in a narrower one."""
+
+    def erase(self, leave_alternate_screen: bool = True) -> None:
+        screen, columns = self.last_rendered_screen, self.output.get_size().columns
+        if screen is not None:
+            cursor = self._cursor_pos
+            rows = (screen.data_buffer[y] for y in range(cursor.y))
+            ends = (max((x for x, cell in row.items() if cell.char != " "), default=0) for row in rows)
+            self.output.cursor_up(sum(end // columns for end in ends) + cursor.x // columns)
+        super().erase(leave_alternate_screen)
 
 
 class _SafeHistory(FileHistory):

@@ -16,7 +16,10 @@ from mlxmtp.units import format_bytes
 
 _THOUGHT_ROWS = 12  # that are shown at once
 _NARROWEST = 20  # columns; below that, laying out tables and lists is hopeless
-_OPENING = re.compile(r"(?P<indent> {0,3}|\s*(?:[-*+]|\d+[.)])?\s+)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+_QUOTE = r" {0,3}> ?"
+_OPENING = re.compile(
+    rf"(?P<quotes>(?:{_QUOTE})*)(?P<indent> {{0,3}}|\s*(?:[-*+]|\d+[.)])?\s+)(?P<fence>`{{3,}}|~{{3,}})(?P<info>[^`]*)$"
+)
 
 
 def as_json(value: dict[str, Any]) -> str:
@@ -159,14 +162,20 @@ class JsonLines(Presenter):
 
 
 class FirstFence:
-    """Feed text; `block` is the content of the first fenced code block once it is closed."""
+    """Feed text; `block` is the content of the first fenced code block once it is closed.
+
+    A fence with a language within the block opens one inside it: models write documents with code like that, where the
+    block of CommonMark would end at the inner end. If no more ends follow, it does.
+    """
 
     def __init__(self) -> None:
         self.block: str | None = None
         self.opening = ""  # the line that opened the block
         self._partial = self._fence = ""
-        self._indent = 0
+        self._quote = re.compile("")  # marks of the quotation it stands in, before each line
         self._lines: list[str] = []
+        self._indent = self._depth = 0  # blanks before the block; blocks inside it that are open
+        self._first_end: int | None = None  # lines before the first end of one inside
 
     def feed(self, text: str) -> None:
         *lines, self._partial = (self._partial + text).split("\n")
@@ -177,22 +186,35 @@ class FirstFence:
         """End the text: a block that was not closed counts as it is."""
         self._take(self._partial)
         if self._fence and self.block is None:
+            if self._first_end is not None:
+                del self._lines[self._first_end :]
             self._close()
 
     def _take(self, line: str) -> None:
         if self.block is not None:
             return
+        opening = _OPENING.match(line)
         if not self._fence:
-            opening = _OPENING.match(line)
             if opening:
                 self.opening, self._fence, self._indent = line, opening["fence"], len(opening["indent"])
+                self._quote = re.compile(_QUOTE * opening["quotes"].count(">"))
             return
+        quote = self._quote.match(line)
+        if quote is None:  # the quotation has ended, and the block with it
+            self._close()
+            return
+        line = line[quote.end() :]
         mark = line.strip()
         if mark.startswith(self._fence) and not mark.strip(self._fence[0]):
-            self._close()
-        else:
-            blanks = len(line) - len(line.lstrip(" "))
-            self._lines.append(line[min(blanks, self._indent) :])
+            if not self._depth:
+                self._close()
+                return
+            self._depth -= 1
+            self._first_end = len(self._lines) if self._first_end is None else self._first_end
+        elif opening and opening["fence"].startswith(self._fence) and opening["info"].strip():
+            self._depth += 1
+        blanks = len(line) - len(line.lstrip(" "))
+        self._lines.append(line[min(blanks, self._indent) :])
 
     def _close(self) -> None:
         while self._lines and not self._lines[-1].strip():
