@@ -128,7 +128,7 @@ class Media:
         ]
 
     def soft(self, ids: Sequence[int], media: Sequence[Medium]) -> list[SoftTokens]:
-        """Return the soft tokens that stand at runs of negative ids, those of `media` in order; the decoder checks them."""
+        """Return the soft tokens that stand at runs of negative ids, those of `media` in order."""
         from mlxmtp.decode.prefill import SoftTokens
 
         starts = [place for place, token in enumerate(ids) if token < 0 and not (place and ids[place - 1] < 0)]
