@@ -8,9 +8,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from mlxmtp.decode.decoder import Decoder, Round
+from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.logprobs import Logprob
+from mlxmtp.decode.round import Round
 from mlxmtp.decode.snapshots import CacheState
 
 

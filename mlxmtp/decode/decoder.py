@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
 import mlx.core as mx
@@ -18,14 +17,14 @@ from mlxmtp.decode.compile import Compiled, Rounds
 from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed, filled
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
-from mlxmtp.decode.logprobs import Logprob, logprobs
-from mlxmtp.decode.prefill import SoftTokens, block_start, read_prompt
+from mlxmtp.decode.prefill import (
+    Beginning, SoftTokens, block_start, checked_prompt, drained, first_logits, read_in_chunks,
+)  # fmt: skip
 from mlxmtp.decode.request import Request
-from mlxmtp.decode.round import State
+from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.decode.texts import HeldText, HeldTexts
-from mlxmtp.errors import LoadError
 from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
@@ -34,19 +33,6 @@ from mlxmtp.models.target import Target
 
 OnPrefill = Callable[[int, int], None]
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
-    the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
-    is from the text before, not from the drafter. ``logprobs``: of the tokens, if they were asked for."""
-
-    tokens: tuple[int, ...]
-    draft: tuple[int, ...]
-    accepted: int
-    copied: bool = False
-    logprobs: tuple[Logprob, ...] = ()
 
 
 class _Dispatched(NamedTuple):
@@ -82,13 +68,13 @@ class Decoder:
         self._copying = Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
-        self._compiled = compiled
+        self.compiled = compiled
         self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
-        self._texts: HeldTexts | None = None
-        self._chunk = chunk
+        self.texts: HeldTexts | None = None  # others than this one
+        self.chunk = chunk  # prompt rows read at once
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
         self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
@@ -106,21 +92,22 @@ class Decoder:
         on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
-        top_logprobs: int | None = None,
         media: Sequence[SoftTokens] = (),
+        top_logprobs: int | None = None,
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
-        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``top_logprobs``:
-        tell how likely tokens were, and so many others in their places. ``media``: what stands at negative ids of the
-        prompt. Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an answer, later
-        DeviceFailed, or RuntimeError if other rounds have begun.
+        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``media``: what stands
+        at negative ids of the prompt. ``top_logprobs``: tell how likely tokens were, and so many others in their places
+        (None: do not). Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an
+        answer, later DeviceFailed, or RuntimeError if other rounds have begun.
         """
-        asked = Request(list(prompt_ids), sampling, stop, constraint, top_logprobs, media)
-        room = asked.room(self.target.config, max_tokens)
+        prompt, room = checked_prompt(self.target.config, prompt_ids, max_tokens, media)
+        if not all(0 <= token < self.target.config.vocab_size for token in sampling.penalties.bias):
+            raise ValueError(f"tokens of a logit_bias must lie in 0 .. {self.target.config.vocab_size - 1}")
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
@@ -129,8 +116,29 @@ class Decoder:
         self.depth.fixed = fixed
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
-        marks = sorted({block_start(asked.prompt, min(place, len(asked.prompt))) for place in snapshot_at})
-        return self._generate(asked, room, on_prefill, marks)
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
+        asked = Request(len(prompt), sampling, sampling.key(), frozenset(stop), constraint, top_logprobs)
+        return self._generate(prompt, room, asked, on_prefill, marks, media)
+
+    def read(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        snapshot_at: Collection[int] = (),
+        media: Sequence[SoftTokens] = (),
+    ) -> Generator[int, None, Beginning]:
+        """Read a prompt for a lane to go on with: yield the tokens that are on their way after every chunk.
+
+        Raises as ``rounds`` does. The cache in what is returned is this object's own, until it reads something else.
+        """
+        prompt, _ = checked_prompt(self.target.config, prompt_ids, 1, media)
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
+        self._request += 1
+        self._settle()
+        with self._computing():
+            state, _ = yield from self._begin(prompt, 1, sampling, None, marks, media)
+            return Beginning(cast("int", state.bonus.item()), state.hidden, self._cache)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
@@ -167,38 +175,58 @@ class Decoder:
 
     def hold_texts(self, limit: int) -> None:
         """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
-        self._texts = HeldTexts(limit)
+        self.texts = HeldTexts(limit)
 
     def draft_with(self, drafter: DraftModel | None) -> None:
         """Draft with another drafter from now on, in the same text; rounds of the one before stay compiled."""
         self._set_aside.append((self.drafter, self._rounds))
         known = next((rounds for one, rounds in self._set_aside if one is drafter), None)
         self._set_aside = [item for item in self._set_aside if item[0] is not drafter]
-        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self._compiled)
+        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self.compiled)
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
         for rounds in (self._rounds, self._given, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
-    def _generate(
-        self, asked: Request, room: int, on_prefill: OnPrefill | None, marks: list[int]
-    ) -> Generator[Round, None, None]:
-        prompt = asked.prompt
-        self._request = request = self._request + 1
+    def _begin(
+        self,
+        prompt: list[int],
+        room: int,
+        sampling: Sampling,
+        on_prefill: OnPrefill | None,
+        marks: list[int],
+        media: Sequence[SoftTokens],
+    ) -> Generator[int, None, tuple[State, mx.array]]:
+        """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
         self.reused = 0
+        self._prepare(prompt, room, sampling.filters)
+        hidden = yield from self._read(prompt, on_prefill, marks, media)
+        logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
+        bonus = choose(logits, sampling.key(), position, sampling.filters).astype(mx.int32)
+        return State(bonus, hidden, position), logits
+
+    def _generate(
+        self,
+        prompt: list[int],
+        room: int,
+        asked: Request,
+        on_prefill: OnPrefill | None,
+        marks: list[int],
+        media: Sequence[SoftTokens],
+    ) -> Generator[Round, None, None]:
+        self._request = request = self._request + 1
         self.depth.begin(prompt)
         self._settle()
         with self._computing():
-            self._prepare(prompt, room, asked.sampling.filters)
-            hidden, position = self._read(prompt, on_prefill, marks, asked.media), mx.array([len(prompt)], mx.int32)
-            rows = hidden, self._numbers(hidden)
-            bonus = choose(rows[1], asked.key, position, asked.sampling.filters).astype(mx.int32)
-            state, report = State(bonus, hidden, position), [cast("int", bonus.item()), 0]
-        state, new, _ = self._kept(asked, state, report, rows, room)
+            state, logits = drained(self._begin(prompt, room, asked.sampling, on_prefill, marks, media))
+            report = [cast("int", state.bonus.item()), 0]
+        state, new, _ = self._kept(asked, state, report, (state.hidden, logits), room)
+        with self._computing():
+            told = asked.logprobs(logits, new)
         self.tokens += new
         self.depth.follow(self.tokens)
-        yield Round(tuple(new), (), 0, logprobs=self._logprobs(asked, rows[1], new))
+        yield Round(tuple(new), (), 0, logprobs=told)
         queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
             if request != self._request:
@@ -208,6 +236,8 @@ class Decoder:
             state, done, report = self._advance(state, asked, room)
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
             state, new, accepted = self._kept(asked, state, report, done.rows, room)
+            with self._computing():
+                told = asked.logprobs(done.rows[1], new)
             if not done.forced:
                 self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, traced=done.traced)
             room -= len(new)
@@ -215,7 +245,7 @@ class Decoder:
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
             draft = draft[: max(done.forced, accepted)] if done.forced else draft  # without what fills them up
-            copied, told = done.k == COPIED and not done.forced, self._logprobs(asked, done.rows[1], new)
+            copied = done.k == COPIED and not done.forced
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
             clock = time.perf_counter() if not queue else now
 
@@ -249,7 +279,7 @@ class Decoder:
         except RuntimeError as error:
             self.forget()
             self._sent.clear()
-            self._texts = None if self._texts is None else self._texts.emptied()
+            self.texts = None if self.texts is None else self.texts.emptied()
             self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
             raise failure(error) from error
 
@@ -271,7 +301,8 @@ class Decoder:
         k = (len(report) - 1) // 2
         chosen, draft = report[: k + 1], report[k + 1 :]
         if asked.sampling.penalties:
-            chosen, logits = self._penalized(asked, draft, logits)
+            with self._computing():
+                chosen, logits = asked.penalized(self.tokens, draft, logits)
             accepted = next((i for i, token in enumerate(draft) if token != chosen[i]), k)
             state = self._state_after(chosen[: accepted + 1], hidden)
         # Under a constraint also rows behind a refused token may serve.
@@ -315,27 +346,11 @@ class Decoder:
         last, position = len(new) - 1, len(self.tokens) + len(new) - 1
         return State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
 
-    def _penalized(self, asked: Request, draft: list[int], logits: mx.array) -> tuple[list[int], mx.array]:
-        """Return the tokens that a round would have chosen with penalties, and the logits [K + 1, V] of that choice.
-
-        Compiled rounds know no penalties: the counts of all tokens so far would have to be a part of their state.
-        """
-        with self._computing():
-            logits = asked.sampling.penalties.apply(logits, self.tokens, len(asked.prompt), draft)
-            positions = len(self.tokens) + mx.arange(len(draft) + 1)
-            return cast("list[int]", choose(logits, asked.key, positions, asked.sampling.filters).tolist()), logits
-
-    def _logprobs(self, asked: Request, logits: mx.array, tokens: list[int]) -> tuple[Logprob, ...]:
-        if asked.top_logprobs is None:
-            return ()
-        with self._computing():
-            return logprobs(logits, tokens, asked.top_logprobs)
-
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
         text = HeldText(self._cache, self.tokens, self.rows, self._snapshots)
-        if self._texts is not None:
-            text = self._texts.choose(text, prompt)
+        if self.texts is not None:
+            text = self.texts.choose(text, prompt)
             self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         self.rows = text.shared(prompt)
@@ -348,18 +363,14 @@ class Decoder:
         if self.depth.copying is not None:
             self._given.build(COPIED, filters)
 
-    def _numbers(self, hidden: mx.array) -> mx.array:
-        """Return the logits [1, V] of a prompt's last state. Raises LoadError for infinities, NaN and mere zeros."""
-        logits = self.target.logits(hidden)
-        if not (mx.isfinite(logits.sum()) & mx.isfinite(hidden).all() & mx.any(hidden != 0)).item():
-            said = f"The network in {self.target.config.folder} computes no numbers: weights are damaged, or overflow."
-            raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
-        return logits
-
     def _read(
-        self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()
-    ) -> mx.array:
-        """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
+        self,
+        prompt: list[int],
+        on_prefill: OnPrefill | None,
+        marks: list[int],
+        media: Sequence[SoftTokens] = (),
+    ) -> Generator[int, None, mx.array]:
+        """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
         start, hidden = self._rewind(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
@@ -374,7 +385,7 @@ class Decoder:
             if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
             about = self.target, self._cache, prompt[:end], start
-            hidden = read_prompt(*about, on_written, on_read, self._chunk, media)
+            hidden = yield from read_in_chunks(*about, on_written, on_read, lambda: self.chunk, media)
             start = end
             if end in marks:
                 self._snapshots.take(self._cache, end, hidden)

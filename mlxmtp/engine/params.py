@@ -24,7 +24,8 @@ class Params:
     answer; a thought before it is free. `logit_bias` is added to logits by token id; `presence_penalty` is taken from
     those of tokens in the answer once, `frequency_penalty` for every time, `repetition_penalty` divides those of tokens
     in prompt and answer. `top_logprobs`: texts come with the log-probabilities of their tokens, by the model's own
-    distribution, and of so many others in their places. Raises ValueError out of range.
+    distribution, and of so many others in their places. `image_tokens`: of a picture, at most. Raises ValueError
+    out of range.
     """
 
     max_tokens: int | None = None
@@ -45,6 +46,7 @@ class Params:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     top_logprobs: int | None = None
+    image_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "think_tokens"):

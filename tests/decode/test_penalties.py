@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.penalties import Penalties
+from mlxmtp.decode.prefill import drained
 from mlxmtp.decode.sampling import Sampling, choose
 from tests.decode.test_constraint import Language, scattered
 from tests.golden import load_golden
@@ -39,7 +40,7 @@ def prompt() -> list[int]:
 def logits_after(engine: Decoder, text: list[int]) -> list[float]:
     engine.forget()
     engine._cache.reserve(len(text) + 16)
-    return cast("list[float]", engine.target.logits(engine._read(text, None, []))[0].tolist())
+    return cast("list[float]", engine.target.logits(drained(engine._read(text, None, [])))[0].tolist())
 
 
 def changed(logits: list[float], penalties: Penalties, given: list[int], said: list[int]) -> list[float]:
