@@ -17,8 +17,15 @@ from mlxmtp.decode.compile import Compiled, Rounds
 from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed, filled
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.prefill import (
-    Beginning, SoftTokens, block_start, checked_prompt, drained, first_logits, read_in_chunks,
+    Beginning,
+    SoftTokens,
+    block_start,
+    checked_prompt,
+    drained,
+    first_logits,
+    read_in_chunks,
 )  # fmt: skip
 from mlxmtp.decode.request import Request
 from mlxmtp.decode.round import Round, State
@@ -221,9 +228,7 @@ class Decoder:
         with self._computing():
             state, logits = drained(self._begin(prompt, room, asked.sampling, on_prefill, marks, media))
             report = [cast("int", state.bonus.item()), 0]
-        state, new, _ = self._kept(asked, state, report, (state.hidden, logits), room)
-        with self._computing():
-            told = asked.logprobs(logits, new)
+        state, new, _, told = self._kept(asked, state, report, (state.hidden, logits), room)
         self.tokens += new
         self.depth.follow(self.tokens)
         yield Round(tuple(new), (), 0, logprobs=told)
@@ -235,9 +240,7 @@ class Decoder:
                 return
             state, done, report = self._advance(state, asked, room)
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
-            state, new, accepted = self._kept(asked, state, report, done.rows, room)
-            with self._computing():
-                told = asked.logprobs(done.rows[1], new)
+            state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
             if not done.forced:
                 self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, traced=done.traced)
             room -= len(new)
@@ -291,8 +294,8 @@ class Decoder:
 
     def _kept(
         self, asked: Request, state: State, report: list[int], rows: tuple[mx.array, mx.array], room: int
-    ) -> tuple[State, list[int], int]:
-        """Return what a round with that report comes to: the state to go on from, new tokens, drafts accepted.
+    ) -> tuple[State, list[int], int, tuple[Logprob, ...]]:
+        """Return what a round with that report comes to: next state, new tokens, drafts accepted, logprobs.
 
         ``rows``: hidden [K + 1, H] and logits [K + 1, V] that predicted its tokens. ``state`` is the last one that was
         dispatched; penalties and constraints may choose other tokens than the round did, and then go on from those.
@@ -314,7 +317,8 @@ class Decoder:
                 self._sent.clear()
                 state = self._state_after(new, hidden)
                 accepted = len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
-        return state, new, accepted
+        with self._computing():
+            return state, new, accepted, asked.logprobs(rows[1], new)
 
     def _obeying(
         self, asked: Request, constraint: Constraint, chosen: list[int], draft: list[int], logits: mx.array

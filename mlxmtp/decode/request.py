@@ -1,4 +1,4 @@
-"""What stays the same over all rounds of an answer, and what it makes of their logits."""
+"""An answer as it was asked for, over all of its rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
