@@ -368,11 +368,7 @@ class Decoder:
             self._given.build(COPIED, filters)
 
     def _read(
-        self,
-        prompt: list[int],
-        on_prefill: OnPrefill | None,
-        marks: list[int],
-        media: Sequence[SoftTokens] = (),
+        self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()
     ) -> Generator[int, None, mx.array]:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
         start, hidden = self._rewind(prompt)
