@@ -43,6 +43,7 @@ class FakeDecoder(Decoder):
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Any = None,
+        media: Any = (),
     ) -> Generator[Round, None, None]:
         self.requests.append(
             SimpleNamespace(

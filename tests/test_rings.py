@@ -23,7 +23,8 @@ INWARDS = {
     "models": set(),
     "decode": {"models"},
     "machine": {"models"},
-    "engine": {"decode", "machine", "models"},
+    "media": set(),
+    "engine": {"decode", "machine", "media", "models"},
     "settings": set(),
     "hub": {"machine", "models", "settings"},
     "convert": {"engine", "hub", "machine", "models", "settings"},
@@ -50,10 +51,10 @@ KEPT_IN = {
     "rich": set(),
     "prompt_toolkit": {"cli"},
     "pygments": {"cli"},
-    "PIL": {"bench"},  # only for plots as PNG, and only where it is installed
+    "PIL": {"bench", "engine", "media"},  # plots as PNG; types; pictures
     "transformers": set(),
     "torch": set(),
-    "numpy": set(),
+    "numpy": {"media"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "h11": {"serve"},

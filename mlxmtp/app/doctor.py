@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 
 from mlxmtp.app.models import Catalog
+from mlxmtp.engine.tokenizer import check_text_side
+from mlxmtp.errors import LoadError
 from mlxmtp.files import free_bytes
 from mlxmtp.hub.inventory import installed, total_size, unfinished_downloads, unusable
 from mlxmtp.hub.registry import BUILT_IN
@@ -95,6 +97,11 @@ def _models(store: Store, machine: Machine) -> Iterator[Check]:
     if all(model.name != BUILT_IN for model in models):
         yield Check(f"model {BUILT_IN}", "bad", "its files are missing", "Install mlxmtp again.")
     for model in models:
+        try:
+            check_text_side(model.config.folder)
+        except LoadError as error:
+            yield _note(f"model {model.name}", "cannot answer", str(error))
+            continue
         needed = model.needs().total
         found = f"{format_bytes(model.size or 0)}, needs {format_bytes(needed)}"
         if machine.bandwidth is not None:

@@ -152,8 +152,11 @@ class Catalog:
 
     def report(self, name: str) -> ModelReport:
         """Describe a model that is here. Raises ModelNotFound, LoadError."""
+        from mlxmtp.engine.tokenizer import check_text_side
+
         checkpoint = self.store.resolve(name)
         model = inventory.describe(self.store, checkpoint)
+        check_text_side(checkpoint.folder)
         commit = record = None
         if model.repo is not None:
             commit, record = checkpoint.folder.name, self.store.records.find(model.repo)
@@ -218,13 +221,17 @@ class Catalog:
         return plan
 
     def download(self, plan: DownloadPlan, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
-        """Fetch what a plan lacks, and pin its commits. Raises DownloadError; what has arrived stays."""
+        """Fetch what a plan lacks, and pin its commits. Raises DownloadError, LoadError; what has arrived stays."""
+        from mlxmtp.engine.tokenizer import check_text_side
         from mlxmtp.hub.download import download
 
-        download(plan, self.store.records, on_bytes=on_bytes, on_wait=on_wait)
+        download(plan, self.store.records, on_bytes=on_bytes, on_wait=on_wait, check_target=check_text_side)
 
     def cannot_answer(self, name: str) -> str | None:
-        """Return why a model that is here cannot answer, in the sentence that asking it gives; None if it can."""
+        """Return why a model that is here cannot answer, in the sentence that asking it gives; None if it can.
+
+        Downloads and conversions have read its tokenizer before, so that is not done again.
+        """
         try:
             inventory.describe(self.store, self.store.resolve(name))
         except MlxmtpError as error:

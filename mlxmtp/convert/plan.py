@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from mlxmtp.convert.recipe import Recipe
 from mlxmtp.convert.tasks import Slice, Task, make_tasks, slices
+from mlxmtp.engine.tokenizer import check_text_side
 from mlxmtp.errors import ConversionError, LoadError, UsageError
 from mlxmtp.files import free_bytes
 from mlxmtp.hub.cache import PARTIAL
+from mlxmtp.models.chat_template import TOKENIZER
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
 from mlxmtp.models.safetensors import Layout, Stored, lay_out, read_folder
 from mlxmtp.units import format_bytes
@@ -20,7 +22,8 @@ from mlxmtp.version import installed_version
 SHARD = 5_000_000_000  # bytes from which weights go on in another file, as other tools have it
 _COPIED = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*",
-    "processor_config.json", "preprocessor_config.json", "tokenizer.model", "LICENSE*", "NOTICE*",
+    "additional_chat_templates/*", "processor_config.json", "preprocessor_config.json", "tokenizer.model", "LICENSE*",
+    "NOTICE*",
 )  # fmt: skip
 
 Place = tuple[Path, int]  # a file, and an offset in it in bytes
@@ -154,6 +157,8 @@ def plan_conversion(
     target = read_config(source)
     if target.is_drafter:
         raise LoadError(f"{source} is a drafter. Give its target as SRC and this as --draft-model.")
+    if (source / TOKENIZER).exists():  # without one it may be run by token ids
+        check_text_side(source)
     out = dest.with_name(dest.name + PARTIAL) / "model"
     parts = [_part("target", target, recipe, out)]
     notes = []

@@ -173,8 +173,10 @@ def _finish(plan: ConversionPlan, compare: Compare | None) -> tuple[Agreement | 
             "left_out": len(part.left_out),
         }
         for file in part.copied:
-            shutil.copyfile(file, part.folder / file.name)
-            sync(part.folder / file.name)
+            copy = part.folder / file.relative_to(part.config.folder)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
+            sync(copy)
     for part in plan.parts:
         _write_json(part.folder / "config.json", output_config(part.config, part.recipe))
     model, agreement, not_compared = plan.parts[0].folder, None, None

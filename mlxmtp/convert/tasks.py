@@ -73,8 +73,8 @@ def slices(task: Task) -> Iterator[Slice]:
 
 def make_tasks(config: ModelConfig, source: Mapping[str, Stored], recipe: Recipe) -> tuple[list[Task], list[str]]:
     """Return the tasks of a conversion, and the names in the source that it leaves out. Raises LoadError."""
-    refuse_quantized(config, source, config.folder)
     sources = match(config, {name: stored.layout for name, stored in source.items()}, config.folder)
+    refuse_quantized(config, source, config.folder)
     # In the network's order, towers last: what belongs together is together in the files.
     tasks = [_task(config, source[one.names[0]], Piece(tensor, one.half), recipe) for tensor, one in sources.items()]
     used = {one.names[0] for one in sources.values()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from mlxmtp.limits import COPIED
 
@@ -42,8 +43,8 @@ class Copying:
         self.proposed = []
         for size in _CHANCE:
             if place := self._places.get(tuple(text[-size:])):
-                found = text[place : place + COPIED]
-                self.proposed = (list(found) * COPIED)[:COPIED]  # at the end of the text it may go on in circles
+                found = list(takewhile(lambda token: token >= 0, text[place : place + COPIED]))  # up to a picture
+                self.proposed = (found * COPIED)[:COPIED]  # at the end of the text it may go on in circles
                 self._size = size
                 return
 

@@ -18,7 +18,7 @@ from mlxmtp.decode.compile import Compiled, Rounds
 from mlxmtp.decode.constraint import Constraint, choose_allowed
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
-from mlxmtp.decode.prefill import read_prompt
+from mlxmtp.decode.prefill import SoftTokens, block_start, read_prompt
 from mlxmtp.decode.round import State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
@@ -105,22 +105,24 @@ class Decoder:
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
+        media: Sequence[SoftTokens] = (),
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
         ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
-        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. Raises ValueError for
-        an empty prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError
-        if other rounds have begun.
+        at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``media``: what stands
+        at negative ids of the prompt. Raises ValueError for an empty prompt or a bad number, ContextOverflow without
+        room for an answer, later DeviceFailed, or RuntimeError if other rounds have begun.
         """
         prompt = list(prompt_ids)
         config = self.target.config
         limit = config.max_positions - len(prompt)
         if not prompt or max_tokens < 1:
             raise ValueError("a prompt needs at least one token and an answer room for one")
-        if not all(0 <= token < config.vocab_size for token in prompt):
+        soft = {place for one in media for place in range(one.start, one.end)}
+        if not all((place in soft) if token < 0 else token < config.vocab_size for place, token in enumerate(prompt)):
             raise ValueError(f"prompt ids must lie in 0 .. {config.vocab_size - 1}")
         if limit < 1:
             told = f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}"
@@ -133,9 +135,9 @@ class Decoder:
         self.depth.fixed = fixed
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
-        marks = sorted({min(place, len(prompt)) for place in snapshot_at})
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
         room = min(max_tokens, limit)
-        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint)
+        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint, media)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
@@ -195,6 +197,7 @@ class Decoder:
         on_prefill: Callable[[int, int], None] | None,
         marks: list[int],
         constraint: Constraint | None,
+        media: Sequence[SoftTokens],
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.reused = 0
@@ -203,7 +206,7 @@ class Decoder:
         self._settle()
         with self._computing():
             self._prepare(prompt, room, sampling.filters)
-            hidden, position = self._read(prompt, on_prefill, marks), mx.array([len(prompt)], mx.int32)
+            hidden, position = self._read(prompt, on_prefill, marks, media), mx.array([len(prompt)], mx.int32)
             logits = self._numbers(hidden)
             bonus = choose(logits, key, position, sampling.filters).astype(mx.int32)
             state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
@@ -349,7 +352,13 @@ class Decoder:
             raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
         return logits
 
-    def _read(self, prompt: list[int], on_prefill: Callable[[int, int], None] | None, marks: list[int]) -> mx.array:
+    def _read(
+        self,
+        prompt: list[int],
+        on_prefill: Callable[[int, int], None] | None,
+        marks: list[int],
+        media: Sequence[SoftTokens] = (),
+    ) -> mx.array:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
         start, hidden = self._rewind(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
@@ -364,7 +373,8 @@ class Decoder:
         for end in sorted({*marks, len(prompt)}):
             if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
-            hidden = read_prompt(self.target, self._cache, prompt[:end], start, on_written, on_read, self._chunk)
+            about = self.target, self._cache, prompt[:end], start
+            hidden = read_prompt(*about, on_written, on_read, self._chunk, media)
             start = end
             if end in marks:
                 self._snapshots.take(self._cache, end, hidden)

@@ -7,6 +7,7 @@ gets buffers of its own, filled from a snapshot there, so that the other stays a
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mlxmtp.decode.prefill import block_start
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.models.kv_cache import KVCache
 
@@ -29,9 +30,10 @@ class HeldText:
         return sum(buffer.nbytes for buffer in self.cache.buffers) + self.snapshots.nbytes
 
     def shared(self, prompt: Sequence[int]) -> int:
-        """Return the length of the common beginning with ``prompt``."""
+        """Return the length of the common beginning with ``prompt``, without half of a picture."""
         pairs = enumerate(zip(self.tokens[: self.rows], prompt, strict=False))
-        return next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+        same = next((i for i, (held, token) in pairs if held != token), min(self.rows, len(prompt)))
+        return min(block_start(self.tokens, same), block_start(prompt, same))
 
     def usable(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of ``prompt`` need not be read in this text."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.constraint import Matcher, TokenTable
+from mlxmtp.engine.media import Expanded, Media
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer, stop_ids
 from mlxmtp.errors import ContextOverflow, LoadError
@@ -75,6 +76,11 @@ class Model:
             raise LoadError(f"{told}: use rounds(), or add the tokenizer's files.")
         return self._tokenizer
 
+    @cached_property
+    def media(self) -> Media:
+        """The senses of the checkpoint."""
+        return Media(self.config)
+
     @property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end an answer: of config.json, generation_config.json, the tokenizer and the turn format."""
@@ -101,16 +107,23 @@ class Model:
         min_p: float = 0.0,
         seed: int = 0,
         stop: Collection[int] | None = None,
+        media: Sequence[object] | None = None,
+        image_tokens: int = 280,
     ) -> Iterator[Round]:
         """Decode token ids, round by round, with exactly these settings; `stop` None: at the checkpoint's stop tokens.
 
-        `draft_from`: "mtp" (the drafter), "copy" (the text so far), or both. Raises ContextOverflow when the prompt
-        leaves no room in the context, ValueError for values out of range.
+        `draft_from`: "mtp" (the drafter), "copy" (the text so far), or both. `media`: paths, bytes of files or Pillow's
+        pictures, one for each `image_token_id` and `audio_token_id` in the prompt, in order; `image_tokens`: at most so
+        many for a picture. Raises ContextOverflow when the prompt leaves no room in the context, ValueError for values
+        out of range or another number of placeholders, UsageError for media that cannot be read.
         """
         from mlxmtp.decode.sampling import Sampling
 
+        prepared = [self.media.prepare(one, image_tokens) for one in media or ()]
+        prompt = Expanded(list(prompt_ids)) if media is None else self.media.expand(prompt_ids, prepared)
         return self._decoder.rounds(
-            prompt_ids,
+            prompt.ids,
+            media=prompt.soft,
             max_tokens=max_tokens,
             num_draft_tokens=num_draft_tokens,
             draft_from=draft_from,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.errors import LoadError, MlxmtpError
-from mlxmtp.models.chat_template import TOKENIZER, find_template, no_tokenizer, read_from
-from mlxmtp.models.safetensors import AGAIN
+from mlxmtp.models.chat_template import TOKENIZER, find_template, no_tokenizer, read_from, read_settings
+from mlxmtp.models.safetensors import advice, named, refuse_pointer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -40,6 +39,7 @@ _FAULTS = (
     ArithmeticError,
     AttributeError,
     LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -58,8 +58,10 @@ class Prompt:
 class Tokenizer:
     """The text side of a checkpoint. Nothing in it changes once it is loaded: threads may share one."""
 
-    def __init__(self, folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-        self._folder, self._inner, self._settings = folder, inner, settings
+    def __init__(
+        self, folder: Path, origin: Path | str, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]
+    ) -> None:
+        self._folder, self._origin, self._inner, self._settings = folder, origin, inner, settings
         added = inner.get_added_tokens_decoder()
         special = (one for one in added.items() if one[1].special or one[1].content in _FORMAT)
         self._specials = {token.content: number for number, token in special}
@@ -70,18 +72,16 @@ class Tokenizer:
         self._marks = re.compile("|".join([*map(re.escape, others), bracketed.pattern]))
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Read tokenizer.json (and tokenizer_config.json where there is one). Raises LoadError."""
-        path = folder / TOKENIZER
-        if not path.is_file():
-            raise LoadError(no_tokenizer(folder))
-        inner = _read_tokenizer(path)
-        settings = folder / "tokenizer_config.json"
-        try:
-            value = json.loads(settings.read_bytes()) if settings.is_file() else {}
-        except (OSError, ValueError, RecursionError) as error:
-            raise LoadError(f"{settings} cannot be read ({error}). {AGAIN}") from error
-        return cls(folder, inner, value if isinstance(value, dict) else {})
+    def load(cls, folder: Path, origin: str | None = None) -> Tokenizer:
+        """Read tokenizer.json (and tokenizer_config.json where there is one). Raises LoadError.
+
+        `origin` is the repository that errors name, for a folder that is its snapshot.
+        """
+        read, whose = read_from(folder), origin or folder
+        if (content := read(TOKENIZER)) is None:
+            raise LoadError(no_tokenizer(whose))
+        file = folder / TOKENIZER if origin is None else named(origin, TOKENIZER)
+        return cls(folder, whose, _read_tokenizer(content, file), read_settings(read, whose))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, special tokens spelled in it included; lone surrogates become U+FFFD."""
@@ -180,6 +180,10 @@ class Tokenizer:
             said = str(error).rstrip(".") or type(error).__name__
             raise MlxmtpError(f"The chat template of {self._folder} refuses this conversation: {said}.") from error
 
+    def check_template(self) -> None:
+        """Raise LoadError if there is no chat template, or none that can be read."""
+        _ = self._template
+
     def opens_in_thought(self, prompt: Sequence[int]) -> bool:
         """Return true if `prompt` ends inside a thought of the turn being written; a user may quote the marks."""
         turn, opening, closing = (self.special_id(mark) for mark in (_TURN, OPEN, CLOSE))
@@ -236,10 +240,10 @@ class Tokenizer:
     def _template(self) -> Template:
         from mlxmtp.engine.template import compile_template
 
-        return compile_template(self._template_source(), self._folder)
+        return compile_template(self._template_source(), self._origin)
 
     def _template_source(self) -> str:
-        return find_template(read_from(self._folder), self._folder)
+        return find_template(read_from(self._folder), self._origin)
 
     def _named(self, name: str) -> str:
         """Return the spelling of `bos_token` and the like, which templates print."""
@@ -253,24 +257,29 @@ def stop_ids(config: ModelConfig, tokenizer: Tokenizer | None) -> frozenset[int]
     return config.stop_ids | (frozenset() if tokenizer is None else tokenizer.end_ids)
 
 
-def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+def check_text_side(folder: Path, origin: str | None = None) -> None:
+    """Raise LoadError if the tokenizer or the chat template of a folder cannot be used, in the words of an answer's.
+
+    That takes a second for a vocabulary of Gemma's size. `origin` as in `Tokenizer.load`.
+    """
+    Tokenizer.load(folder, origin).check_template()
+
+
+def _read_tokenizer(content: bytes, file: Path | str) -> tokenizers.Tokenizer:
     """Read tokenizer.json. Raises LoadError for one that the library refuses, or would not survive."""
     import tokenizers
 
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LoadError(f"{path} cannot be read ({error.strerror or error}).") from None
+    refuse_pointer(content, file)
     at = content.find(_SUBWORD)
     while at >= 0:  # the library reads beyond the end of tokens that are shorter than such a prefix
         if _WITH_PREFIX.match(content, at):
-            raise LoadError(f"{path} marks parts of words, as no Gemma 4 does. Take the original's tokenizer.json.")
+            raise LoadError(f"{file} marks parts of words, as no Gemma 4 does. Take the original's tokenizer.json.")
         at = content.find(_SUBWORD, at + 1)
     try:
         inner = tokenizers.Tokenizer.from_buffer(content)
     except BaseException as error:
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # pyo3's, which is no Exception
-            raise LoadError(f"{path} is damaged ({error}). {AGAIN}") from error
+            raise LoadError(f"{file} is damaged ({error}). {advice(file)}") from error
         raise
     inner.no_truncation()  # training saves what it was cut and filled to, and the library would go on so
     inner.no_padding()

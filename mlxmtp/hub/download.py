@@ -19,7 +19,7 @@ from mlxmtp.hub.cache import CachedRepo, Record, Records
 from mlxmtp.hub.client import OnWait, RemoteFile
 from mlxmtp.hub.registry import find_entry, same_shape
 from mlxmtp.machine.memory import Need, need
-from mlxmtp.models.chat_template import TOKENIZER, find_template, no_tokenizer
+from mlxmtp.models.chat_template import check_text
 from mlxmtp.models.checkpoint import match
 from mlxmtp.models.config import ModelConfig, check_pair
 from mlxmtp.models.safetensors import INDEX, Chosen, assign, choose_files, header_length, parse_header
@@ -40,12 +40,13 @@ OnBytes = Callable[[int, bool], None]
 
 @dataclass(frozen=True, slots=True)
 class RepoPart:
-    """One repository of a download: its files, small ones first, so that it is complete only at the very end."""
+    """One repository of a download: small files come before weights, so that it is complete only at the very end."""
 
     role: Literal["target", "drafter"]
     commit: str
     revision: str | None
-    files: tuple[RemoteFile, ...]
+    small: tuple[RemoteFile, ...]
+    weights: tuple[RemoteFile, ...]
     cached: CachedRepo
     config: ModelConfig
     asked: str  # the name it was asked for by, which an older one or in another case may be
@@ -53,6 +54,10 @@ class RepoPart:
     @property
     def repo(self) -> str:
         return self.cached.repo
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        return self.small + self.weights
 
     @property
     def size(self) -> int:
@@ -135,17 +140,16 @@ def _plan_part(repo: str, revision: str | None, cache: Path, on_wait: OnWait | N
     repo = remote.found.repo
     if (described := remote.read("config.json")) is None:
         raise LoadError(f"{repo} has no config.json, so it is no model that mlxmtp runs. Try another repository.")
-    config = ModelConfig.parse(described, repo)
+    config = ModelConfig.parse(described, repo, generation=remote.read("generation_config.json"))
     if not config.is_drafter:
-        if TOKENIZER not in remote.found.files:
-            raise LoadError(no_tokenizer(repo))
-        find_template(remote.read, repo)
+        check_text(remote.found.files, remote.read, repo)
     weights = remote.weights(config)
     patterns = _NETWORK if config.is_drafter else _NETWORK + _TEXT_SIDE
     small = [file for name, file in remote.found.files.items() if any(fnmatch(name, pattern) for pattern in patterns)]
-    files = (*sorted(small, key=lambda file: file.size), *weights)
+    small.sort(key=lambda file: file.size)
     role: Literal["target", "drafter"] = "drafter" if config.is_drafter else "target"
-    return RepoPart(role, remote.found.commit, revision, files, remote.cached, config, remote.asked)
+    commit, cached = remote.found.commit, remote.cached
+    return RepoPart(role, commit, revision, tuple(small), tuple(weights), cached, config, remote.asked)
 
 
 class _Remote:
@@ -335,12 +339,26 @@ class Transfer:
                     raise client.explain(error, self._cached.repo, self._commit) from error
 
 
-def download(plan: DownloadPlan, records: Records, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
-    """Fetch what is missing, check everything, pin the commits. Raises DownloadError; what has arrived stays."""
+def download(
+    plan: DownloadPlan,
+    records: Records,
+    *,
+    on_bytes: OnBytes,
+    on_wait: OnWait | None = None,
+    check_target: Callable[[Path, str], None],
+) -> None:
+    """Fetch what is missing, check everything, pin the commits. Raises DownloadError; what has arrived stays.
+
+    ``check_target`` gets the folder of the target's small files, and its repository, before the weights come.
+    """
     plan.check_space()
     for part in plan.parts:
         transfer = Transfer(part, on_bytes, on_wait)
-        for file in part.files:
+        for file in part.small:
+            transfer.fetch(file)
+        if part.role == "target":
+            check_target(part.cached.snapshot(part.commit), part.repo)
+        for file in part.weights:
             transfer.fetch(file)
     drafter = next((part.repo for part in plan.parts if part.role == "drafter"), None)
     # The drafter first: a target is pinned only together with the drafter it was pulled with.

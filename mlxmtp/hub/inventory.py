@@ -13,7 +13,7 @@ from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, folder_size, is_co
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
-from mlxmtp.models.chat_template import check_text
+from mlxmtp.models.chat_template import check_text, read_from
 from mlxmtp.models.checkpoint import check_folder, match
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import read_folder
@@ -114,11 +114,12 @@ def describe(store: Store, checkpoint: Checkpoint) -> KnownModel:
     if config.is_drafter:
         raise LoadError(f"{checkpoint.name} is a drafter: it answers nothing on its own.")
     check_folder(config)
-    check_text(checkpoint.folder)
+    files = [item for item in checkpoint.folder.iterdir() if item.is_file()]
+    check_text([item.name for item in files], read_from(checkpoint.folder), checkpoint.folder)
     cached = CachedRepo.of_snapshot(checkpoint.folder)
     repo = None if cached is None else cached.repo
     drafter = store.drafter_for(checkpoint, None)
-    modified = max(item.stat().st_mtime for item in checkpoint.folder.iterdir() if item.is_file())
+    modified = max(item.stat().st_mtime for item in files)
     size = _files_size(checkpoint.folder)
     if drafter is None:
         return KnownModel(checkpoint.name, repo, config, None, None, size, 0, modified)

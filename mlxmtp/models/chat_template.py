@@ -1,16 +1,17 @@
 """The text side of a checkpoint as far as files tell: its tokenizer and the places of its chat template."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlxmtp.errors import LoadError
-from mlxmtp.models.safetensors import AGAIN
+from mlxmtp.models.safetensors import advice, named
 
 TOKENIZER = "tokenizer.json"
+_SETTINGS = "tokenizer_config.json"
 _PLACES = (
-    "chat_template.jinja", "tokenizer_config.json", "chat_template.json",
+    "chat_template.jinja", _SETTINGS, "chat_template.json",
     "additional_chat_templates/default.jinja", "additional_chat_templates/tool_use.jinja",
 )  # fmt: skip
 
@@ -27,9 +28,10 @@ def find_template(read: Read, origin: object) -> str:
             text = content.decode("utf-8-sig")
             source = text if name.endswith(".jinja") else _default(json.loads(text))
         except UnicodeDecodeError:
-            raise LoadError(f"{name} of {origin} is no UTF-8. Save it as UTF-8, or take another checkpoint.") from None
+            said = f"{named(origin, name)} is no UTF-8. Save it as UTF-8, or take another checkpoint."
+            raise LoadError(said) from None
         except (ValueError, RecursionError) as error:
-            raise LoadError(f"{name} of {origin} cannot be read ({error}). {AGAIN}") from None
+            raise LoadError(f"{named(origin, name)} cannot be read ({error}). {advice(origin)}") from None
         if source is not None and not source.strip():
             raise LoadError(f"The chat template of {origin} ({name}) is empty. Take another checkpoint.")
         if source is not None:
@@ -64,11 +66,24 @@ def read_from(folder: Path) -> Read:
     return read
 
 
-def check_text(folder: Path) -> None:
-    """Raise LoadError if a folder has no tokenizer or no chat template, and so cannot answer."""
-    if not (folder / TOKENIZER).is_file():
-        raise LoadError(no_tokenizer(folder))
-    find_template(read_from(folder), folder)
+def read_settings(read: Read, origin: object) -> dict[str, Any]:
+    """Return tokenizer_config.json, empty where there is none. Raises LoadError, which names ``origin``."""
+    try:
+        value = json.loads(read(_SETTINGS) or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{named(origin, _SETTINGS)} cannot be read ({error}). {advice(origin)}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def check_text(present: Collection[str], read: Read, origin: object) -> None:
+    """Raise LoadError if a checkpoint of such files has no tokenizer or no chat template, and so cannot answer.
+
+    Whether the two can be used is known to those who read them (``engine.tokenizer.check_text_side``).
+    """
+    if TOKENIZER not in present:
+        raise LoadError(no_tokenizer(origin))
+    read_settings(read, origin)
+    find_template(read, origin)
 
 
 def no_tokenizer(origin: object) -> str:

@@ -3,13 +3,14 @@
 All of it follows from names, dtypes and shapes, so it is known before a value is read. Imports no MLX.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.safetensors import Layout, read_with_notes
 from mlxmtp.models.tensors import MODES, Names, Quantization, Tensor, tensors
+from mlxmtp.models.towers import published
 
 _FLOATS = ("BF16", "F16", "F32")
 _ORDERS = ("I64", "I32", "U32")
@@ -69,6 +70,26 @@ def match(config: ModelConfig, layouts: Mapping[str, Layout], origin: object) ->
         problem = f"The checkpoint in {origin} mixes BF16 and F16, which no tool writes."
     if problem:
         raise LoadError(_other_tool(config, layouts, origin) or f"{problem} {_ADVICE}")
+    return sources
+
+
+def match_tower(wanted: Iterable[Tensor], layouts: Mapping[str, Layout], origin: object) -> dict[Tensor, Source]:
+    """Return where every tensor of a tower stands; convolutions may have PyTorch's order of dimensions.
+
+    Raises LoadError, which names ``origin``, for one that is missing or has another shape or type.
+    """
+    sources = {}
+    for tensor in wanted:
+        name = next((one for one in (tensor.name, f"model.{tensor.name}") if one in layouts), None)
+        if name is None:
+            raise LoadError(f"The checkpoint in {origin} lacks {tensor.name} of its {tensor.kind}. {_ADVICE}")
+        stem = name.removesuffix(".weight")
+        names = (name, *(f"{stem}.{part}" for part in _PARTS[1:] if name != stem and f"{stem}.{part}" in layouts))
+        stored = [layouts[one] for one in names]
+        how = _quantization(tensor, stored) if len(stored) > 1 else None
+        if how is None and (said := _problem(tensor, stored)) and _problem(published(tensor), stored):
+            raise LoadError(f"Tensor {name} in {origin} {said}. {_ADVICE}")
+        sources[tensor] = Source(names, None, how)
     return sources
 
 

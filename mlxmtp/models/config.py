@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config_check import is_quantization, problems, token_ids, usable
+from mlxmtp.models.safetensors import AGAIN, advice, named
 
 TARGET_TYPES = frozenset({"gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"})
 DRAFTER_TYPES = frozenset({"gemma4_assistant", "gemma4_unified_assistant"})
@@ -15,7 +16,6 @@ DRAFTER_TYPES = frozenset({"gemma4_assistant", "gemma4_unified_assistant"})
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
-_AGAIN = " Download the model again."
 _OTHER = " Correct it, or take another checkpoint."
 
 
@@ -35,17 +35,15 @@ class ModelConfig:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def parse(
-        cls, raw: Mapping[str, Any] | bytes, origin: Path | str, *, generation: Mapping[str, Any] | None = None
-    ) -> Self:
+    def parse(cls, raw: Mapping[str, Any] | bytes, origin: Path | str, *, generation: bytes | None = None) -> Self:
         """Return the configuration in ``raw``, the object in config.json or the file's bytes.
 
-        ``origin`` names it in errors: the checkpoint folder, or the repository of a model that is not on the disk.
+        ``generation`` are the bytes of generation_config.json. ``origin`` names it in errors: the checkpoint folder, or
+        the repository of a model that is not on the disk.
         Raises LoadError for what cannot be read, or a model type this program does not know.
         """
-        folder, name = (origin, str(origin / "config.json")) if isinstance(origin, Path) else (Path(), "")
-        name = name or f"config.json of {origin}"
-        raw = _object(raw, name, _AGAIN if isinstance(origin, Path) else "") if isinstance(raw, bytes) else raw
+        name = named(origin, "config.json")
+        raw = _object(raw, "config.json", origin) if isinstance(raw, bytes) else raw
         model_type = str(raw.get("model_type"))
         if model_type not in TARGET_TYPES | DRAFTER_TYPES:
             raise LoadError(
@@ -61,9 +59,10 @@ class ModelConfig:
                 text.setdefault(key, raw[key])
         if problem := next(problems(text, raw if model_type in DRAFTER_TYPES else None), None):
             raise LoadError(f"{name} {problem}.{_OTHER}")
-        used, notes = usable(generation or {})
+        used, notes = usable({} if generation is None else _object(generation, "generation_config.json", origin))
         if text.get("rope_scaling"):
             notes.append("rope_scaling of config.json is ignored: no Gemma 4 has it.")
+        folder = origin if isinstance(origin, Path) else Path()
         return cls(folder, model_type, raw, text, used, tuple(notes))
 
     @property
@@ -91,6 +90,11 @@ class ModelConfig:
     def window(self) -> int:
         """Rows a sliding layer attends to, its own position included."""
         return int(self.text["sliding_window"])
+
+    @property
+    def sees_ahead(self) -> bool:
+        """Return True if tokens of one picture attend to each other, in sliding layers and within the window."""
+        return self.text.get("use_bidirectional_attention") == "vision"
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -146,7 +150,7 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig.parse(
         _read(folder / "config.json"),
         folder,
-        generation=_object(_read(generation), str(generation), _AGAIN) if generation.exists() else None,
+        generation=_read(generation) if generation.exists() else None,
     )
 
 
@@ -185,15 +189,15 @@ def _read(path: Path) -> bytes:
             f"{path} is missing. Give a folder in the published layout, or download the model again."
         ) from None
     except OSError as error:
-        raise LoadError(f"{path} cannot be read ({error}).{_AGAIN}") from None
+        raise LoadError(f"{path} cannot be read ({error}). {AGAIN}") from None
 
 
-def _object(content: bytes, name: str, advice: str) -> dict[str, Any]:
-    """Parse the JSON object in ``content``, the file ``name``. Raises LoadError, which ends in ``advice``."""
+def _object(content: bytes, file: str, origin: Path | str) -> dict[str, Any]:
+    """Parse the JSON object in a file of ``origin``. Raises LoadError."""
     try:
         value = json.loads(content)
-    except ValueError as error:
-        raise LoadError(f"{name} cannot be read ({error}).{advice}") from None
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{named(origin, file)} cannot be read ({error}). {advice(origin)}") from None
     if not isinstance(value, dict):
-        raise LoadError(f"{name} does not hold a JSON object.{advice}")
+        raise LoadError(f"{named(origin, file)} does not hold a JSON object. {advice(origin)}")
     return value

@@ -212,6 +212,22 @@ def visible(query: mx.array, key: mx.array, window: int | None) -> mx.array:
     return seen if window is None else seen & (k > q - window)
 
 
+def with_blocks(seen: mx.array, blocks: Sequence[tuple[int, int]], before: int, window: int) -> mx.array:
+    """The mask ``seen`` [L, before + L] of a sliding layer, in which rows of a block attend to each other.
+
+    ``blocks``: first and last row + 1 of each picture. The window holds for what lies behind a row, not for what lies
+    ahead: so transformers does it (Google's own mask ends at both sides; they differ in blocks longer than the window).
+    """
+    rows = seen.shape[0]
+    number = [0] * rows
+    for i, (start, end) in enumerate(blocks, 1):
+        number[start:end] = [i] * (end - start)
+    query = mx.array(number)
+    key = mx.concatenate([mx.full((before,), -1, query.dtype), query])
+    near = mx.arange(before + rows)[None] > mx.arange(before, before + rows)[:, None] - window
+    return seen | ((query[:, None] == key[None]) & (query[:, None] > 0) & near)
+
+
 class FixedView:
     """The buffers during a pass of fixed shape over positions ``offset .. offset + length - 1``.
 
@@ -248,12 +264,22 @@ class PromptView:
     be longer than the ring; only its last rows are stored.
     """
 
-    def __init__(self, spec: CacheSpec, buffers: Sequence[mx.array], start: int, length: int) -> None:
+    def __init__(
+        self,
+        spec: CacheSpec,
+        buffers: Sequence[mx.array],
+        start: int,
+        length: int,
+        blocks: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """``blocks``: rows of the chunk that attend to each other, see `with_blocks`."""
         self.buffers = list(buffers)
         self.positions = mx.arange(start, start + length)
         self._spec, self._start, self._end = spec, start, start + length
         self._before = min(start, spec.window - 1)  # rows before the chunk that a sliding layer may see
         sliding = visible(self.positions, mx.arange(start - self._before, self._end), spec.window)
+        if blocks:  # full layers stay causal
+            sliding = with_blocks(sliding, blocks, self._before, spec.window)
         self.masks: dict[str, mx.array | str] = {FULL: "causal", SLIDING: sliding}
 
     def update(self, i: int, rows: mx.array) -> Rows:

@@ -1,5 +1,6 @@
 """From a checkpoint folder to a network that runs: names, shapes, dtype, pairing, all checked before anything runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,13 +8,15 @@ import mlx.core as mx
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models import device
-from mlxmtp.models.checkpoint import check_folder, match
+from mlxmtp.models.checkpoint import Source, check_folder, match, match_tower
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.safetensors import AGAIN, Layout, read_folder
 from mlxmtp.models.target import Target
-from mlxmtp.models.tensors import Quantization, kv_quantization, quantized_by_default
+from mlxmtp.models.tensors import Quantization, Tensor, kv_quantization, quantized_by_default
+from mlxmtp.models.towers import has_vision, vision_config, vision_tensors
+from mlxmtp.models.vision import PatchEmbedder, VisionTower
 
 _TYPES = {
     mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32", mx.uint32: "U32", mx.int64: "I64", mx.int32: "I32",
@@ -61,6 +64,37 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     drafter = Drafter(parameters, config, target)
     evaluate(drafter)
     return drafter
+
+
+def load_vision(config: ModelConfig) -> PatchEmbedder | VisionTower | None:
+    """Load what makes soft tokens of pictures; None if the checkpoint has none. Raises LoadError, DeviceFailed."""
+    vision = vision_config(config)
+    if vision is None or not has_vision(config):
+        return None
+    stored = {name: one.layout for name, one in read_folder(config.folder).items()}
+    weights = _assemble_tower(match_tower(vision_tensors(vision), stored, config.folder), config.folder)
+    tower = PatchEmbedder(weights, vision) if vision.unified else VisionTower(weights, vision)
+    _evaluate_tower(tower)
+    return tower
+
+
+def _assemble_tower(sources: Mapping[Tensor, Source], folder: Path) -> Weights:
+    """Return a tower's parameters, convolutions in MLX's order, in the dtype of this device."""
+    checkpoint, parameters = read_weights(folder), {}
+    for tensor, source in sources.items():
+        values = tuple(checkpoint[name].astype(device.compute_dtype(checkpoint[name].dtype)) for name in source.names)
+        if source.quantization is None and values[0].shape != tensor.shape:
+            (value,) = values
+            values = (value.reshape(tensor.shape) if tensor.size == 1 else mx.moveaxis(value, 1, -1),)
+        parameters[tensor.name] = Matrix(values, source.quantization)
+    return Weights(parameters)
+
+
+def _evaluate_tower(tower: PatchEmbedder | VisionTower) -> None:
+    try:
+        mx.eval(arrays(tower))
+    except RuntimeError as error:
+        raise device.failure(error) from error
 
 
 def read_weights(folder: Path) -> dict[str, mx.array]:

@@ -26,6 +26,7 @@ WIDTHS = {
 }  # fmt: skip
 """Bytes of one value by dtype."""
 
+_POINTER = b"version "
 _LONGEST_READ = 1 << 30  # one system call takes at most 2 GiB
 
 
@@ -84,9 +85,9 @@ def choose_files(present: Collection[str], index: bytes | None, origin: object) 
         try:
             listed = {str(tensor): str(file) for tensor, file in json.loads(index)["weight_map"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise LoadError(f"{_of(origin, INDEX)} cannot be read. {_advice(origin)}") from None
+            raise LoadError(f"{named(origin, INDEX)} cannot be read. {advice(origin)}") from None
         if any("/" in file or "\\" in file for file in listed.values()):
-            raise LoadError(f"{_of(origin, INDEX)} names files outside of its folder. Take another checkpoint.")
+            raise LoadError(f"{named(origin, INDEX)} names files outside of its folder. Take another checkpoint.")
     wanted = tuple(sorted(set(listed.values())))
     absent = [file for file in wanted if file not in present]
     if wanted and not absent:
@@ -97,21 +98,23 @@ def choose_files(present: Collection[str], index: bytes | None, origin: object) 
         files = tuple(f"model-{at:05}-of-{count}.safetensors" for at in range(1, int(count) + 1))
         complete += [files] if files and all(file in present for file in files) else []
     if len(complete) == 1 or (complete and complete[0] == (SINGLE,)):
-        note = f"{_of(origin, INDEX)} names files that are not there, so it is ignored." if absent else None
+        note = f"{named(origin, INDEX)} names files that are not there, so it is ignored." if absent else None
         return Chosen(complete[0], {}, note)
     if absent:
-        raise LoadError(f"{_of(origin, absent[0])} is missing although the index names it. {_advice(origin)}")
+        raise LoadError(f"{named(origin, absent[0])} is missing although the index names it. {advice(origin)}")
     if complete:
         raise LoadError(f"{origin} holds more than one set of weights and no index. Remove all but one.")
     parts = f": of {' or '.join(str(int(count)) for count in sorted(counts))} numbered files some are missing"
-    raise LoadError(f"{origin} holds no {SINGLE}{parts if counts else ''}. {_advice(origin)}")
+    raise LoadError(f"{origin} holds no {SINGLE}{parts if counts else ''}. {advice(origin)}")
 
 
-def _of(origin: object, file: str) -> str:
+def named(origin: object, file: str) -> str:
+    """Return what errors call a file of a folder (a Path) or a repository."""
     return str(origin / file) if isinstance(origin, Path) else f"{file} of {origin}"
 
 
-def _advice(origin: object) -> str:
+def advice(origin: object) -> str:
+    """Return the next step for a damaged file of a folder (a Path) or a repository."""
     return AGAIN if isinstance(origin, Path) else "Try another --revision, or another repository."
 
 
@@ -147,7 +150,7 @@ def assign(
             notes.append(f"{len(others)} tensors of {origin} are ignored: its index does not name them.")
         return found, notes
     if chosen.index:
-        notes.append(f"{_of(origin, INDEX)} names tensors that are not there, so it is ignored.")
+        notes.append(f"{named(origin, INDEX)} names tensors that are not there, so it is ignored.")
     found = {}
     for header in headers.values():
         if twice := sorted(header.keys() & found.keys()):
@@ -221,11 +224,19 @@ def read_header(file: Path) -> dict[str, Stored]:
         raise LoadError(said) from None
 
 
+def refuse_pointer(begin: bytes, file: object) -> None:
+    """Raise LoadError if a file that begins so is what git leaves in its place without Git LFS."""
+    if begin.startswith(_POINTER):
+        way = "Run git lfs pull in its folder." if isinstance(file, Path) else advice(file)
+        raise LoadError(f"{file} is a pointer of Git LFS, not the file itself. {way}")
+
+
 def header_length(prefix: bytes, size: int, file: object) -> int:
     """Return the length that a file's first eight bytes give its header. Raises LoadError for an impossible one."""
+    refuse_pointer(prefix, file)
     length: int = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
     if length > size - 8:
-        raise LoadError(f"{file} is cut off or not a safetensors file. {_advice(file)}")
+        raise LoadError(f"{file} is cut off or not a safetensors file. {advice(file)}")
     return length
 
 
@@ -243,13 +254,13 @@ def parse_header(text: bytes, size: int, file: Path | str) -> dict[str, Stored]:
             found[name] = Stored(Layout(name, str(dtype), tuple(shape)), Path(file), 8 + len(text) + begin)
             if dtype in WIDTHS and end - begin != found[name].layout.nbytes:
                 nbytes = found[name].layout.nbytes
-                raise LoadError(f"Tensor {name} in {file} has {end - begin} bytes, not {nbytes}. {_advice(file)}")
+                raise LoadError(f"Tensor {name} in {file} has {end - begin} bytes, not {nbytes}. {advice(file)}")
         places = sorted(tuple(entry["data_offsets"]) for entry in header.values())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise LoadError(f"{file} has a damaged header. {_advice(file)}") from None
+        raise LoadError(f"{file} has a damaged header. {advice(file)}") from None
     ends = [0, *(end for _, end in places)]
     if size != 8 + len(text) + ends[-1]:
-        raise LoadError(f"{file} has {size} bytes and should have {8 + len(text) + ends[-1]}. {_advice(file)}")
+        raise LoadError(f"{file} has {size} bytes and should have {8 + len(text) + ends[-1]}. {advice(file)}")
     if ends[:-1] != [begin for begin, _ in places]:
-        raise LoadError(f"{file} has a damaged header: its tensors overlap or leave gaps. {_advice(file)}")
+        raise LoadError(f"{file} has a damaged header: its tensors overlap or leave gaps. {advice(file)}")
     return found

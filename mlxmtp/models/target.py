@@ -59,13 +59,16 @@ class Target:
         """Scaled embeddings [L, H] of ``tokens`` [L]: what the network and the drafter read."""
         return self._table.rows(tokens) * self.config.hidden_size**0.5
 
-    def hidden(self, tokens: mx.array, view: View, *, last_only: bool = False) -> mx.array:
+    def hidden(
+        self, tokens: mx.array, view: View, *, last_only: bool = False, embeddings: mx.array | None = None
+    ) -> mx.array:
         """Post-norm hidden states [L, H] of ``tokens`` [L]; writes their K/V through ``view``.
 
+        ``embeddings`` [L, H]: what is read instead of the tokens' own; rows of pictures and sounds have token 0.
         ``last_only`` returns the last row [1, H] alone. Layers that share K/V then run on that row only: nothing
         reads their other rows, and in E2B and E4B they are more than half of the network.
         """
-        h = self.embed(tokens)
+        h = self.embed(tokens) if embeddings is None else embeddings
         extras = self._per_layer_inputs(tokens, h)
         turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary.items()}
         own_turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary_own.items()}

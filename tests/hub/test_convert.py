@@ -467,6 +467,9 @@ def broken(source: Path, how: str) -> None:
         (source / "packed").rename(target)
     elif how == "quantized elsewhere":
         config["quantization_config"] = {"quant_method": "gptq"}
+        weights.write_bytes(
+            weights.read_bytes().replace(b"layers.3.mlp.up_proj.weight", b"layers.3.mlp.up_proj.qweigh", 1)
+        )
     elif how == "another model":
         config["model_type"] = "llama"
     elif how == "drafter":
@@ -492,7 +495,7 @@ def broken(source: Path, how: str) -> None:
     ("how", "said"),
     [
         ("quantized", "is already quantized and cannot be converted again. Convert the 16-bit weights it was made of."),
-        ("quantized elsewhere", "is already quantized"),
+        ("quantized elsewhere", "holds weights quantized by gptq, which MLX does not read"),
         ("another model", "holds a 'llama' model; mlxmtp runs Gemma 4"),
         ("drafter", "is a drafter. Give its target as SRC and this as --draft-model."),
         ("wrong pair", "does not fit this target: key/value heads of"),

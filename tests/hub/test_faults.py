@@ -89,10 +89,10 @@ def test_a_damaged_file_is_never_seen_as_a_model(here: Here) -> None:
 
 def test_a_damaged_small_file_is_noticed_too(here: Here) -> None:
     publish_family(here.hub, "e2b")
-    here.hub.fail("generation_config.json", flip_at=10)
+    here.hub.fail("tokenizer.json", flip_at=10)
     code, _, err = here.call("pull", "org/e2b")
     assert code == 1
-    assert "generation_config.json of org/e2b arrived damaged" in error_of(err)
+    assert "tokenizer.json of org/e2b arrived damaged" in error_of(err)
 
 
 def test_a_damaged_beginning_is_fetched_anew(here: Here) -> None:

@@ -132,6 +132,37 @@ def test_weights_that_cannot_be_used_are_refused_by_their_header(here: Here) -> 
         assert sentence in refused(here, {**files, WEIGHTS: files[WEIGHTS].replace(old, new)})
 
 
+TEMPLATE, TOKENIZER = "chat_template.jinja", "tokenizer.json"
+TEXT_FAULTS = {
+    "unknown tag": ({TEMPLATE: b"{% unknown %}"}, "The chat template of {} cannot be read (Encountered unknown tag"),
+    "not UTF-8": ({TEMPLATE: b"\xe9"}, "is no UTF-8"),
+    "damaged": ({TOKENIZER: b"{}"}, "is damaged"),
+    "a pointer": ({TOKENIZER: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"}, "a pointer of Git LFS"),
+    "settings": ({"tokenizer_config.json": b"{"}, "cannot be read"),
+    "values": ({"generation_config.json": b"["}, "cannot be read"),
+    "nested": ({"generation_config.json": b"[" * 100_000}, "maximum recursion depth exceeded"),
+}
+
+
+@pytest.mark.parametrize("fault", TEXT_FAULTS)
+def test_a_text_side_that_cannot_be_used_is_refused_everywhere(here: Here, fault: str, tmp_path: Path) -> None:
+    """Before the first byte of weights; in one sentence, in which only the name of the place differs."""
+    changed, said = TEXT_FAULTS[fault]
+    files = {**folder_files(FOLDER / "e2b" / "target"), **text_side(), **changed}
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    error = refused(here, files)
+    assert said.format("org/odd") in error
+    assert "Download the model again" not in error
+    with pytest.raises(LoadError) as loading:
+        load(folder).stream([{"role": "user", "content": "Hello"}])
+    assert said.format(folder) in str(loading.value)
+    for command in ("show", "convert"):
+        assert here.call(command, str(folder)) == (1, "", f"Error: {loading.value}\n")
+
+
 def test_what_commands_and_the_api_say_of_one_folder_is_the_same(here: Here, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     shutil.copytree(FOLDER / "e2b" / "target", folder)

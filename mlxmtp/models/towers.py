@@ -1,0 +1,157 @@
+"""The parts of a checkpoint that see and hear: their configurations and tensors; imports no MLX.
+
+A model has a tower if its checkpoint has the tensors: configurations name towers that conversions left out.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlxmtp.errors import LoadError
+from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.safetensors import read_folder
+from mlxmtp.models.tensors import NORM, Kind, Tensor
+
+VISION: Kind = "vision tower"
+VISION_MARK = "embed_vision.embedding_projection.weight"
+"""The tensor without which a checkpoint makes no soft tokens of pictures."""
+_BOUNDS = ("input_min", "input_max", "output_min", "output_max")
+
+
+@dataclass(frozen=True, slots=True)
+class VisionConfig:
+    """Sizes of what makes soft tokens of a picture. `unified`: the 12B's, a projection of patches without layers.
+
+    `patch`: pixels of a patch's side; `pooling` x `pooling` patches make a soft token.
+    """
+
+    hidden: int
+    patch: int
+    pooling: int
+    positions: int
+    eps: float
+    text: int
+    unified: bool
+    inner: int = 0
+    layers: int = 0
+    heads: int = 0
+    head_dim: int = 0
+    theta: float = 100.0
+    clipped: bool = False
+    standardize: bool = False
+
+    @property
+    def side(self) -> int:
+        """Pixels of a soft token's side, by which sides of resized pictures can be divided."""
+        return self.patch * self.pooling
+
+
+def vision_config(config: ModelConfig) -> VisionConfig | None:
+    """Return the `vision_config` of config.json; None without one. Raises LoadError for what no Gemma 4 has."""
+    table = config.raw.get("vision_config")
+    if not isinstance(table, Mapping):
+        return None
+    read = _Reader(table, f"vision_config of {config.folder}")
+    unified = str(table.get("model_type")).startswith("gemma4_unified")
+    found: dict[str, Any] = {
+        "patch": read.size("patch_size", 16),
+        "pooling": read.size("pooling_kernel_size", 3),
+        "eps": float(table.get("rms_norm_eps") or 1e-6),
+        "text": config.hidden_size,
+        "unified": unified,
+    }
+    if unified:
+        hidden, positions = read.size("mm_embed_dim"), read.size("mm_posemb_size")
+        return VisionConfig(hidden=hidden, positions=positions, **found)
+    heads = read.size("num_attention_heads")
+    hidden = read.size("hidden_size")
+    rope = table.get("rope_parameters")
+    sized = VisionConfig(
+        hidden=hidden,
+        positions=read.size("position_embedding_size", 10240),
+        inner=read.size("intermediate_size"),
+        layers=read.size("num_hidden_layers"),
+        heads=heads,
+        head_dim=read.size("head_dim", hidden // heads),
+        theta=float((rope if isinstance(rope, Mapping) else {}).get("rope_theta") or 100.0),
+        clipped=bool(table.get("use_clipped_linears")),
+        standardize=bool(table.get("standardize")),
+        **found,
+    )
+    if sized.head_dim % 4 or table.get("num_key_value_heads", heads) != heads:
+        raise LoadError(f"{read.name} has heads that no Gemma 4 has. Take another checkpoint.")
+    return sized
+
+
+def has_vision(config: ModelConfig) -> bool:
+    """Return True if the checkpoint holds what makes soft tokens of pictures. Raises LoadError."""
+    return vision_config(config) is not None and not {VISION_MARK, f"model.{VISION_MARK}"}.isdisjoint(
+        read_folder(config.folder)
+    )
+
+
+def vision_tensors(vision: VisionConfig) -> Iterator[Tensor]:
+    """Yield the tensors of what makes soft tokens of pictures, by their names in MLX conversions."""
+    hidden = vision.hidden
+    yield Tensor(VISION_MARK, VISION, (vision.text, hidden))
+    if vision.unified:
+        pixels = 3 * vision.side**2
+        at = "vision_embedder"
+        yield Tensor(f"{at}.patch_dense.weight", VISION, (hidden, pixels))
+        yield _vector(f"{at}.patch_dense.bias", hidden)
+        for name, width in (("patch_ln1", pixels), ("patch_ln2", hidden), ("pos_norm", hidden)):
+            yield _vector(f"{at}.{name}.weight", width)
+            yield _vector(f"{at}.{name}.bias", width)
+        yield Tensor(f"{at}.pos_embedding", VISION, (vision.positions, 2, hidden), quantizable=False)
+        return
+    at, queries = "vision_tower", vision.heads * vision.head_dim
+    yield Tensor(f"{at}.patch_embedder.input_proj.weight", VISION, (hidden, 3 * vision.patch**2))
+    table = (2, vision.positions, hidden)
+    yield Tensor(f"{at}.patch_embedder.position_embedding_table", VISION, table, quantizable=False)
+    for i in range(vision.layers):
+        layer = f"{at}.encoder.layers.{i}"
+        for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            yield _vector(f"{layer}.{name}_layernorm.weight", hidden)
+        for name in ("q_norm", "k_norm"):
+            yield _vector(f"{layer}.self_attn.{name}.weight", vision.head_dim)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            yield from clippable(f"{layer}.self_attn.{name}", (queries, hidden), VISION, clipped=vision.clipped)
+        yield from clippable(f"{layer}.self_attn.o_proj", (hidden, queries), VISION, clipped=vision.clipped)
+        for name in ("gate_proj", "up_proj"):
+            yield from clippable(f"{layer}.mlp.{name}", (vision.inner, hidden), VISION, clipped=vision.clipped)
+        yield from clippable(f"{layer}.mlp.down_proj", (hidden, vision.inner), VISION, clipped=vision.clipped)
+    if vision.standardize:
+        yield _vector(f"{at}.std_bias", hidden)
+        yield _vector(f"{at}.std_scale", hidden)
+
+
+def clippable(name: str, shape: tuple[int, int], kind: Kind, *, clipped: bool) -> Iterator[Tensor]:
+    """Yield a matrix, and the bounds between which its input and its output are held."""
+    yield Tensor(f"{name}.linear.weight", kind, shape)
+    for bound in _BOUNDS if clipped else ():
+        yield Tensor(f"{name}.{bound}", NORM, (1,), quantizable=False)
+
+
+def published(tensor: Tensor) -> Tensor:
+    """Return a convolution's tensor [out, ..., in] as PyTorch orders it, [out, in, ...]; any other as it is."""
+    if not tensor.name.endswith(("conv.weight", "conv1d.weight")):
+        return tensor
+    out, *kernel, inputs = tensor.shape
+    return replace(tensor, shape=(out, inputs, *kernel))
+
+
+def _vector(name: str, width: int) -> Tensor:
+    return Tensor(name, NORM, (width,), quantizable=False)
+
+
+class _Reader:
+    """Sizes of a table of config.json."""
+
+    def __init__(self, table: Mapping[str, Any], name: str) -> None:
+        self._table, self.name = table, name
+
+    def size(self, key: str, default: int | None = None) -> int:
+        value = self._table.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 24:
+            raise LoadError(f"{self.name} has {key} {value!r:.40}, which is no size. Take another checkpoint.")
+        return value

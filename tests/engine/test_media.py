@@ -1,0 +1,105 @@
+"""Texts about pictures: the reference's, with any drafts, in any chunks, and never another picture's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mlxmtp.engine.model import Model
+from mlxmtp.errors import LoadError, UsageError
+from tests.golden import FOLDER
+from tests.media_golden import BUDGET, FAMILIES, IMAGE, MediaGolden, build, pictures
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MediaGolden:
+    return build(request.param, tmp_path_factory.mktemp("media") / request.param)
+
+
+@pytest.fixture(scope="module")
+def model(golden: MediaGolden) -> Model:
+    return Model.load(golden.target, golden.drafter)
+
+
+def text(model: Model, prompt: list[int], media: Sequence[object] | None = None, **options: Any) -> list[int]:
+    given: dict[str, Any] = {
+        "media": pictures() if media is None else media,
+        "image_tokens": BUDGET,
+        "stop": (),
+    } | options
+    rounds = model.rounds(prompt, max_tokens=24, **given)
+    return [token for one in rounds for token in one.tokens]
+
+
+@pytest.mark.parametrize("drafts", [0, 3, "auto"])
+def test_text_about_pictures_is_the_references_whatever_is_drafted(
+    golden: MediaGolden, model: Model, drafts: int | str
+) -> None:
+    assert text(model, golden.ids("prompt"), num_draft_tokens=drafts) == golden.ids("greedy")
+
+
+def test_a_sampled_text_is_the_same_with_and_without_drafts(golden: MediaGolden, model: Model) -> None:
+    sampled = [text(model, golden.ids("prompt"), num_draft_tokens=n, temp=0.8, seed=5) for n in (0, 4)]
+    assert sampled[0] == sampled[1]
+
+
+@pytest.mark.parametrize("chunk", [7, 64, 90])
+def test_chunks_cut_no_picture(golden: MediaGolden, chunk: int) -> None:
+    model = Model.load(golden.target, golden.drafter)
+    model._decoder._chunk = chunk
+    assert text(model, golden.ids("prompt")) == golden.ids("greedy")
+
+
+def test_the_next_turn_reads_no_picture_again_and_another_picture_is_no_prefix(
+    golden: MediaGolden, model: Model
+) -> None:
+    prompt, greedy = golden.ids("prompt"), golden.ids("greedy")
+    said = text(model, prompt)
+    whole = len(golden.ids("whole"))
+    again = text(model, [*prompt, *said, 110, 111, 112])
+    assert model._decoder.reused == whole + len(said) - 1
+    fresh = Model.load(golden.target, golden.drafter)
+    assert again == text(fresh, [*prompt, *said, 110, 111, 112])
+    swapped = text(model, prompt, [pictures()[1], pictures()[0]])
+    assert model._decoder.reused <= prompt.index(IMAGE) + 1  # up to the first picture
+    assert swapped == text(fresh, prompt, [pictures()[1], pictures()[0]])
+    assert swapped != greedy
+
+
+def test_paths_bytes_and_pictures_are_alike(golden: MediaGolden, model: Model, tmp_path: Path) -> None:
+    files = []
+    for i, picture in enumerate(pictures()):
+        files.append(tmp_path / f"{i}.png")
+        picture.save(files[-1])
+    assert text(model, golden.ids("prompt"), list(files)) == golden.ids("greedy")
+    assert text(model, golden.ids("prompt"), [file.read_bytes() for file in files]) == golden.ids("greedy")
+
+
+def test_placeholders_and_media_are_as_many(model: Model) -> None:
+    with pytest.raises(ValueError, match="1 placeholders for 2 pictures"):
+        model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures())
+    with pytest.raises(ValueError, match="70, 140, 280, 560, 1120"):
+        model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures()[:1], image_tokens=100)
+    with pytest.raises(ValueError, match="prompt ids must lie in"):
+        model.rounds([2, -7, 5], max_tokens=1)
+    with pytest.raises(UsageError, match=r"There is no file nowhere\.png"):
+        model.rounds([2, IMAGE], max_tokens=1, media=["nowhere.png"])
+    with pytest.raises(UsageError, match="is no picture that can be read"):
+        model.rounds([2, IMAGE], max_tokens=1, media=[b"some text"])
+
+
+def test_a_prompt_that_ends_in_a_picture_is_answered(golden: MediaGolden, model: Model) -> None:
+    assert len(text(model, [2, 5, IMAGE], pictures()[:1])) == 24
+
+
+def test_a_text_model_says_that_it_sees_nothing() -> None:
+    model = Model.load(FOLDER / "e2b" / "target")
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(buffer, "PNG")
+    with pytest.raises(LoadError, match="no vision tower"):
+        model.rounds([2, IMAGE], max_tokens=1, media=[buffer.getvalue()])
