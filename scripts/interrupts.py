@@ -57,12 +57,16 @@ class Run:
         environ = {"HOME": str(home), "MLXMTP_HOME": str(home), "TMPDIR": str(kernels), "TERM": "xterm-256color"}
         environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "HF_ENDPOINT": endpoint}
         program = START if command else NOTHING
+        begun, begins = os.pipe()  # is closed when the program has taken this one's place: before, nobody hears Ctrl-C
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # ignored where `&` or nohup started this
                 signal.signal(number, signal.SIG_DFL)
             os.chdir(home)
             os.execve(sys.executable, [sys.executable, "-c", program, *command], environ)
+        os.close(begins)
+        os.read(begun, 1)
+        os.close(begun)
 
     def read(self, seconds: float) -> bool:
         """Read what is shown for so long; false once the terminal is closed."""

@@ -56,6 +56,7 @@ class LineEditor(Reader):
             enable_suspend=True,
             tempfile_suffix=".md",
             key_bindings=self._bindings(),
+            input_processors=[_Tabs(char1=" ", char2=" ")],
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             output=output,
         )
