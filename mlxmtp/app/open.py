@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.app.structured import constraint_of
+from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
@@ -101,6 +102,10 @@ class Opener:
     def tokenizer(self, target: Checkpoint) -> Tokenizer:
         """Return the text side of a model. Raises LoadError."""
         return read_tokenizer(target)
+
+    def media(self, target: Checkpoint) -> Media:
+        """Return what a model can see and hear. Raises LoadError."""
+        return Media(read_config(target.folder))
 
     def context(self, target: Checkpoint) -> int:
         """Return the longest context of a model in tokens. Raises LoadError."""

@@ -25,6 +25,7 @@ from mlxmtp.errors import LoadError
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder, Round
+    from mlxmtp.decode.prefill import SoftTokens
     from mlxmtp.engine.constraint import Matcher
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.tokenizer import Tokenizer
@@ -49,6 +50,7 @@ class Answer:
         snapshot_at: Collection[int] = (),
         matcher: Matcher | None = None,
         calls: bool = False,
+        media: Sequence[SoftTokens] = (),
     ) -> None:
         """`stop_ids`: the checkpoint's stop tokens, which the parameters may replace.
 
@@ -57,6 +59,7 @@ class Answer:
         self._decoder, self._config, self._tokenizer = decoder, config, tokenizer
         self._prompt, self._params = prompt, params
         self._on_prefill, self._snapshot_at, self._matcher, self._calls = on_prefill, snapshot_at, matcher, calls
+        self._media = media
         if prompt and max(prompt) >= config.vocab_size:
             told = f"tokenizer.json in {config.folder} knows token {max(prompt)}, the model has {config.vocab_size}"
             raise LoadError(f"{told}: take both from one checkpoint.")
@@ -153,6 +156,7 @@ class Answer:
             on_prefill=None if said else self._on_prefill,
             snapshot_at=() if said else self._snapshot_at,
             constraint=self._matcher,
+            media=self._media,
         )
 
 

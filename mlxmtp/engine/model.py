@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.constraint import Matcher, TokenTable
-from mlxmtp.engine.media import Expanded, Media
+from mlxmtp.engine.media import IMAGE_TOKENS, Media, Medium, expanded, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer, stop_ids
 from mlxmtp.errors import ContextOverflow, LoadError
@@ -108,7 +108,7 @@ class Model:
         seed: int = 0,
         stop: Collection[int] | None = None,
         media: Sequence[object] | None = None,
-        image_tokens: int = 280,
+        image_tokens: int = IMAGE_TOKENS,
     ) -> Iterator[Round]:
         """Decode token ids, round by round, with exactly these settings; `stop` None: at the checkpoint's stop tokens.
 
@@ -120,10 +120,10 @@ class Model:
         from mlxmtp.decode.sampling import Sampling
 
         prepared = [self.media.prepare(one, image_tokens) for one in media or ()]
-        prompt = Expanded(list(prompt_ids)) if media is None else self.media.expand(prompt_ids, prepared)
+        ids = list(prompt_ids) if media is None else expanded(prompt_ids, prepared, self.media.marks)
         return self._decoder.rounds(
-            prompt.ids,
-            media=prompt.soft,
+            ids,
+            media=self.media.soft(ids, prepared),
             max_tokens=max_tokens,
             num_draft_tokens=num_draft_tokens,
             draft_from=draft_from,
@@ -143,18 +143,23 @@ class Model:
         """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
 
         `continues`: the last message is the beginning of the answer. `question`: the end of the last message; a
-        snapshot is taken before it, in case another is asked. Raises LoadError without a tokenizer, ContextOverflow.
+        snapshot is taken before it, in case another is asked. Contents may be lists of parts, `{"type": "text", "text":
+        …}` and `{"type": "image", "image": path, bytes or Pillow's}`. Raises LoadError without tokenizer or tower,
+        UsageError for media that cannot be read, ContextOverflow.
         """
         params = params or Params()
+        if media := media_in(messages):
+            messages = self.media.prepared(messages, params.image_tokens)
+            media = media_in(messages)
         if continues:
             ids = self.tokenizer.continued_ids(messages, think=params.think)
             answer_at = len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) if params.constraint else 0
-            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=ids[answer_at:])
+            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=ids[answer_at:], media=media)
         ids = self.tokenizer.prompt_ids(messages, think=params.think)
         snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
         if question:
             snapshot_at.append(max(0, len(ids) - len(self.tokenizer.encode(question)) - _AROUND))
-        return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at)
+        return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at, media=media)
 
     def stream_ids(
         self,
@@ -165,11 +170,12 @@ class Model:
         snapshot_at: Collection[int] = (),
         begun: Sequence[int] = (),
         calls: bool = False,
+        media: Sequence[Medium] = (),
     ) -> Answer:
         """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin.
 
         `begun`: its last tokens, which a constraint takes for the beginning of the answer. `calls`: tools are declared
-        in it, so calls come as `Call`.
+        in it, so calls come as `Call`. `media`: what stands at its negative ids, in order.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         ids, params, matcher = list(prompt_ids), params or Params(), None
@@ -178,6 +184,7 @@ class Model:
             matcher = Matcher(params.constraint, self._token_table, begun, in_thought=in_thought)
         about = self._decoder, self.config, self.tokenizer, self.stop_ids
         options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
+        options["media"] = self.media.soft(ids, media) if media else ()
         return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)
 
     def hold_texts(self, limit: int | None = None) -> None:

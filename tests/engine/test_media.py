@@ -89,7 +89,7 @@ def test_placeholders_and_media_are_as_many(model: Model) -> None:
         model.rounds([2, -7, 5], max_tokens=1)
     with pytest.raises(UsageError, match=r"There is no file nowhere\.png"):
         model.rounds([2, IMAGE], max_tokens=1, media=["nowhere.png"])
-    with pytest.raises(UsageError, match="is no picture that can be read"):
+    with pytest.raises(UsageError, match="is no picture or sound that can be read"):
         model.rounds([2, IMAGE], max_tokens=1, media=[b"some text"])
 
 
