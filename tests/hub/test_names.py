@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.app.open import load
+from mlxmtp.app.open import load, read_tokenizer
 from mlxmtp.errors import LoadError, ModelNotFound
 from mlxmtp.hub.inventory import describe, unusable
 from mlxmtp.hub.registry import plain_name, split_revision
@@ -194,7 +194,8 @@ def test_a_drafter_alone_is_here_and_not_ready(here: Here) -> None:
         "org/e2b-assistant is here. org/e2b-assistant is a drafter: it answers nothing on its own. "
         "Give it as the draft model.\n",
     )
-    assert "org/e2b-assistant is a drafter: it answers" in here.call("ask", "-m", "org/e2b-assistant", "Hello")[2]
+    with pytest.raises(LoadError, match="org/e2b-assistant is a drafter: it answers nothing on its own"):
+        read_tokenizer(here.store().resolve("org/e2b-assistant"))
 
 
 def test_a_model_that_cannot_answer_is_not_listed(here: Here) -> None:
