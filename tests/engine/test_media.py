@@ -51,7 +51,7 @@ def test_a_sampled_text_is_the_same_with_and_without_drafts(golden: MediaGolden,
 @pytest.mark.parametrize("chunk", [7, 64, 90])
 def test_chunks_cut_no_picture(golden: MediaGolden, chunk: int) -> None:
     model = Model.load(golden.target, golden.drafter)
-    model._decoder._chunk = chunk
+    model._decoder.chunk = chunk
     assert text(model, golden.ids("prompt")) == golden.ids("greedy")
 
 
