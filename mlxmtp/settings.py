@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
-from mlxmtp.limits import MAX_DRAFT, SAMPLING, TOKEN_COUNT, Range
+from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, TOKEN_COUNT, Range
 from mlxmtp.units import nearest
 
 T = TypeVar("T")
@@ -185,6 +185,9 @@ class Settings:
     show_thinking: bool | None = setting(
         "--show-thinking/--hide-thinking", SWITCH, "Reasoning on stderr; shown on terminals by default.",
         "on terminals", commands=_TALKING, section="thinking")
+    image_tokens: int | None = setting(
+        "--image-tokens N", choice(*IMAGE_TOKENS), "At most so many tokens of each picture: 70, 140, 280, 560 or 1120.",
+        "280", commands=_ANSWERING, in_chat=True, of_answer=True)
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
         "any text", **{**_FORM, "commands": ("ask", "bench")})

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from mlxmtp.decode.decoder import Decoder, Round
+from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.round import Round
 from mlxmtp.decode.snapshots import CacheState
 
 

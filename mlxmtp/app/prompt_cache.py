@@ -15,7 +15,7 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.sessions import CACHE_SUFFIX
 from mlxmtp.engine.model import Model
-from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.errors import CacheRefused
 from mlxmtp.settings import Loaded
 from mlxmtp.units import format_bytes
@@ -114,13 +114,19 @@ def _reason(error: OSError | RuntimeError) -> object:
 
 
 def _bytes(ids: Sequence[int]) -> bytes:
-    return b"".join(token.to_bytes(4, "little") for token in ids)
+    return b"".join(token.to_bytes(4, "little", signed=True) for token in ids)
 
 
-def prefix_before_question(tokenizer: Tokenizer, conversation: Conversation, asking: Exchange, think: bool) -> int:
-    """Return how many tokens of the prompt stay the same whatever is asked."""
+def prefix_before_question(
+    tokenizer: Tokenizer,
+    conversation: Conversation,
+    asking: Exchange,
+    think: bool,
+    prepared: Callable[[Sequence[Message]], Sequence[Message]],
+) -> int:
+    """Return how many tokens of the prompt stay the same whatever is asked; `prepared`: messages with their media."""
     prompts = [
-        tokenizer.prompt_ids(conversation.messages(replace(asking, question=question)), think=think)
+        tokenizer.prompt_ids(prepared(conversation.messages(replace(asking, question=question))), think=think)
         for question in (asking.question, *_OTHER_QUESTIONS)
     ]
     alike = (len(set(column)) == 1 for column in zip(*prompts, strict=False))

@@ -9,21 +9,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
-from mlxmtp.decode.constraint import Constraint, choose_allowed
+from mlxmtp.decode.constraint import Constraint, choose_allowed, filled
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
-from mlxmtp.decode.prefill import SoftTokens, block_start, read_prompt
-from mlxmtp.decode.round import State
+from mlxmtp.decode.prefill import (
+    Beginning,
+    SoftTokens,
+    block_start,
+    checked_prompt,
+    drained,
+    first_logits,
+    read_in_chunks,
+)
+from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.decode.texts import HeldText, HeldTexts
-from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
@@ -31,21 +37,8 @@ from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
 OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
-RUNS = (1, 2, 4, MAX_DRAFT, COPIED)  # lengths of drafts that are forced: few, for each is traced
 LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
-    the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
-    is from the text before, not from the drafter."""
-
-    tokens: tuple[int, ...]
-    draft: tuple[int, ...]
-    accepted: int
-    copied: bool = False
 
 
 class _Dispatched(NamedTuple):
@@ -81,13 +74,13 @@ class Decoder:
         self._copying = Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
-        self._compiled = compiled
+        self.compiled = compiled
         self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
-        self._texts: HeldTexts | None = None
-        self._chunk = chunk
+        self.texts: HeldTexts | None = None  # others than this one
+        self.chunk = chunk  # prompt rows read at once
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
         self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
@@ -116,17 +109,7 @@ class Decoder:
         at negative ids of the prompt. Raises ValueError for an empty prompt or a bad number, ContextOverflow without
         room for an answer, later DeviceFailed, or RuntimeError if other rounds have begun.
         """
-        prompt = list(prompt_ids)
-        config = self.target.config
-        limit = config.max_positions - len(prompt)
-        if not prompt or max_tokens < 1:
-            raise ValueError("a prompt needs at least one token and an answer room for one")
-        soft = {place for one in media for place in range(one.start, one.end)}
-        if not all((place in soft) if token < 0 else token < config.vocab_size for place, token in enumerate(prompt)):
-            raise ValueError(f"prompt ids must lie in 0 .. {config.vocab_size - 1}")
-        if limit < 1:
-            told = f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}"
-            raise ContextOverflow(f"{told}: shorten it.")
+        prompt, room = checked_prompt(self.target.config, prompt_ids, max_tokens, media)
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
@@ -136,8 +119,27 @@ class Decoder:
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
         marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
-        room = min(max_tokens, limit)
         return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint, media)
+
+    def read(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        snapshot_at: Collection[int] = (),
+        media: Sequence[SoftTokens] = (),
+    ) -> Generator[int, None, Beginning]:
+        """Read a prompt for a lane to go on with: yield the tokens that are on their way after every chunk.
+
+        Raises as ``rounds`` does. The cache in what is returned is this object's own, until it reads something else.
+        """
+        prompt, _ = checked_prompt(self.target.config, prompt_ids, 1, media)
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
+        self._request += 1
+        self._settle()
+        with self._computing():
+            state, _ = yield from self._begin(prompt, 1, sampling, None, marks, media)
+            return Beginning(cast("int", state.bonus.item()), state.hidden, self._cache)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
@@ -174,19 +176,36 @@ class Decoder:
 
     def hold_texts(self, limit: int) -> None:
         """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
-        self._texts = HeldTexts(limit)
+        self.texts = HeldTexts(limit)
 
     def draft_with(self, drafter: DraftModel | None) -> None:
         """Draft with another drafter from now on, in the same text; rounds of the one before stay compiled."""
         self._set_aside.append((self.drafter, self._rounds))
         known = next((rounds for one, rounds in self._set_aside if one is drafter), None)
         self._set_aside = [item for item in self._set_aside if item[0] is not drafter]
-        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self._compiled)
+        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self.compiled)
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
         for rounds in (self._rounds, self._given, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
+
+    def _begin(
+        self,
+        prompt: list[int],
+        room: int,
+        sampling: Sampling,
+        on_prefill: Callable[[int, int], None] | None,
+        marks: list[int],
+        media: Sequence[SoftTokens],
+    ) -> Generator[int, None, tuple[State, mx.array]]:
+        """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
+        self.reused = 0
+        self._prepare(prompt, room, sampling.filters)
+        hidden = yield from self._read(prompt, on_prefill, marks, media)
+        logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
+        bonus = choose(logits, sampling.key(), position, sampling.filters).astype(mx.int32)
+        return State(bonus, hidden, position), logits
 
     def _generate(
         self,
@@ -200,19 +219,15 @@ class Decoder:
         media: Sequence[SoftTokens],
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
-        self.reused = 0
         self.depth.begin(prompt)
         key = sampling.key()
         self._settle()
         with self._computing():
-            self._prepare(prompt, room, sampling.filters)
-            hidden, position = self._read(prompt, on_prefill, marks, media), mx.array([len(prompt)], mx.int32)
-            logits = self._numbers(hidden)
-            bonus = choose(logits, key, position, sampling.filters).astype(mx.int32)
-            state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
+            state, logits = drained(self._begin(prompt, room, sampling, on_prefill, marks, media))
+            first = [cast("int", state.bonus.item())]
         if constraint is not None:
             first, state = self._obeying(
-                constraint, first, [], stop, False, (hidden, logits), state, key, sampling.filters
+                constraint, first, [], stop, False, (state.hidden, logits), state, key, sampling.filters
             )
         self.tokens += first
         self.depth.follow(self.tokens)
@@ -278,7 +293,7 @@ class Decoder:
         except RuntimeError as error:
             self.forget()
             self._sent.clear()
-            self._texts = None if self._texts is None else self._texts.emptied()
+            self.texts = None if self.texts is None else self.texts.emptied()
             self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
             raise failure(error) from error
 
@@ -330,8 +345,8 @@ class Decoder:
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
         text = HeldText(self._cache, self.tokens, self.rows, self._snapshots)
-        if self._texts is not None:
-            text = self._texts.choose(text, prompt)
+        if self.texts is not None:
+            text = self.texts.choose(text, prompt)
             self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         self.rows = text.shared(prompt)
@@ -344,22 +359,14 @@ class Decoder:
         if self.depth.copying is not None:
             self._given.build(COPIED, filters)
 
-    def _numbers(self, hidden: mx.array) -> mx.array:
-        """Return the logits [1, V] of a prompt's last state. Raises LoadError for infinities, NaN and mere zeros."""
-        logits = self.target.logits(hidden)
-        if not (mx.isfinite(logits.sum()) & mx.isfinite(hidden).all() & mx.any(hidden != 0)).item():
-            said = f"The network in {self.target.config.folder} computes no numbers: weights are damaged, or overflow."
-            raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
-        return logits
-
     def _read(
         self,
         prompt: list[int],
         on_prefill: Callable[[int, int], None] | None,
         marks: list[int],
         media: Sequence[SoftTokens] = (),
-    ) -> mx.array:
-        """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
+    ) -> Generator[int, None, mx.array]:
+        """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
         start, hidden = self._rewind(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
@@ -374,7 +381,7 @@ class Decoder:
             if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
             about = self.target, self._cache, prompt[:end], start
-            hidden = read_prompt(*about, on_written, on_read, self._chunk, media)
+            hidden = yield from read_in_chunks(*about, on_written, on_read, lambda: self.chunk, media)
             start = end
             if end in marks:
                 self._snapshots.take(self._cache, end, hidden)
@@ -409,7 +416,7 @@ class Decoder:
 
         Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
         """
-        given = copied or _filled(forced)
+        given = copied or filled(forced)
         rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
         wanted = k = len(given) or k
         self._cache.reserve(len(self.tokens) + ahead + k)
@@ -434,11 +441,3 @@ class Decoder:
         if not forced:
             self._used.add(use)
         return State(*state), _Dispatched(k, min(len(forced), k), report, rows, timed, new)
-
-
-def _filled(run: list[int]) -> list[int]:
-    """Return drafts for forced tokens, of a length in RUNS; the round adds one token itself, so one less will do."""
-    if not run:
-        return []
-    length = max(length for length in RUNS if 2 * length <= 3 * max(len(run) - 1, 1))
-    return (run + run[-1:] * length)[:length]

@@ -1,6 +1,7 @@
 """One round: the drafter proposes K tokens, the target checks them in one pass, the longest agreed prefix is kept."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -21,6 +22,18 @@ class State(NamedTuple):
     bonus: mx.array
     hidden: mx.array
     offset: mx.array
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
+    the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
+    is from the text before, not from the drafter."""
+
+    tokens: tuple[int, ...]
+    draft: tuple[int, ...]
+    accepted: int
+    copied: bool = False
 
 
 RoundFunction = Callable[..., Any]

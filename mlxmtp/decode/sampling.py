@@ -58,11 +58,13 @@ def _mix(x: mx.array) -> mx.array:
 def gumbel(key: mx.array, positions: mx.array, ids: mx.array) -> mx.array:
     """Noise for token ``ids`` [.., C] at ``positions`` [L] (broadcast to [L, C]): float32, standard Gumbel.
 
+    ``key`` is [2], or [L, 2] for rows of several texts.
+
     ``-log(-log1p(-u))``: with the usual ``-log(-log(u))``, float32 gives +inf once in 2^25 draws, that is every
     hundred tokens with this vocabulary.
     """
-    row = _mix(positions.astype(mx.uint32) ^ key[0])[:, None]
-    bits = _mix(_mix(ids.astype(mx.uint32) ^ row) + key[1])
+    row = _mix(positions.astype(mx.uint32) ^ key[..., 0])[:, None]
+    bits = _mix(_mix(ids.astype(mx.uint32) ^ row) + key[..., 1:])
     u = (bits.astype(mx.float32) + 0.5) * 2.0**-32
     return -mx.log(-mx.log1p(-u))
 

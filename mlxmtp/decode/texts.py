@@ -80,8 +80,13 @@ class HeldTexts:
                 chosen.tokens, chosen.rows = list(begun.tokens), len(begun.tokens)
                 chosen.snapshots = Snapshots(begun.place)
         self._texts = [text for text in self._texts if text is not chosen]
-        if live is not chosen and live.rows >= WORTH and live not in self._texts:
-            self._texts.append(live)
-        while self._texts and sum(text.nbytes for text in self._texts) > self._limit:
-            del self._texts[0]
+        if live is not chosen and live not in self._texts:
+            self.add(live)
         return chosen
+
+    def add(self, text: HeldText) -> None:
+        """Hold a text, if it is worth it, and give up those that were left longest ago where they take too much."""
+        if text.rows >= WORTH:
+            self._texts.append(text)
+        while self._texts and sum(one.nbytes for one in self._texts) > self._limit:
+            del self._texts[0]

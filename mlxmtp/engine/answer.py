@@ -19,14 +19,18 @@ from mlxmtp.engine.events import (
     StopStrings,
     Text,
     Thinking,
+    Waiting,
 )  # fmt: skip
 from mlxmtp.engine.stats import Meter, Stats, explain
 from mlxmtp.errors import LoadError
 
 if TYPE_CHECKING:
-    from mlxmtp.decode.decoder import Decoder, Round
+    from mlxmtp.decode.decoder import Decoder
+    from mlxmtp.decode.prefill import SoftTokens
+    from mlxmtp.decode.round import Round
     from mlxmtp.engine.constraint import Matcher
     from mlxmtp.engine.params import Params
+    from mlxmtp.engine.seat import Seat
     from mlxmtp.engine.tokenizer import Tokenizer
     from mlxmtp.models.config import ModelConfig
 
@@ -38,7 +42,7 @@ class Answer:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Decoder | Seat,
         config: ModelConfig,
         tokenizer: Tokenizer,
         stop_ids: frozenset[int],
@@ -49,6 +53,7 @@ class Answer:
         snapshot_at: Collection[int] = (),
         matcher: Matcher | None = None,
         calls: bool = False,
+        media: Sequence[SoftTokens] = (),
     ) -> None:
         """`stop_ids`: the checkpoint's stop tokens, which the parameters may replace.
 
@@ -57,6 +62,7 @@ class Answer:
         self._decoder, self._config, self._tokenizer = decoder, config, tokenizer
         self._prompt, self._params = prompt, params
         self._on_prefill, self._snapshot_at, self._matcher, self._calls = on_prefill, snapshot_at, matcher, calls
+        self._media = media
         if prompt and max(prompt) >= config.vocab_size:
             told = f"tokenizer.json in {config.folder} knows token {max(prompt)}, the model has {config.vocab_size}"
             raise LoadError(f"{told}: take both from one checkpoint.")
@@ -100,6 +106,9 @@ class Answer:
         # The rounds are closed here and now when this generator is: the cache must be exact by then.
         with closing(self._rounds()) as rounds:
             for round_ in rounds:
+                if not round_.tokens:
+                    yield Waiting()
+                    continue
                 if not self._meter.began:
                     self._meter.reused_tokens = self._decoder.reused
                 self._meter.add(round_)
@@ -120,7 +129,7 @@ class Answer:
 
     def _rounds(self) -> Generator[Round, None, None]:
         """Yield rounds; at its budget of tokens a thought is closed with the mark the model would have written."""
-        from mlxmtp.decode.decoder import Round
+        from mlxmtp.decode.round import Round
 
         params = self._params
         limit = params.token_limit(self._config.generation, self._config.max_positions - len(self._prompt))
@@ -153,6 +162,7 @@ class Answer:
             on_prefill=None if said else self._on_prefill,
             snapshot_at=() if said else self._snapshot_at,
             constraint=self._matcher,
+            media=self._media,
         )
 
 

@@ -43,6 +43,11 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing has come yet of an answer that shares the model with others (`engine/streams.py`); it stays there."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The end of an answer, with its numbers; `stop` is the stop string that ended it."""
 
@@ -51,7 +56,7 @@ class End:
     stop: str | None = None
 
 
-Event = Text | Thinking | Calling | Call | End
+Event = Text | Thinking | Calling | Call | Waiting | End
 
 
 class Splitter:

@@ -21,7 +21,7 @@ class Params:
     `max_tokens` None: until the context is full; `seed` None: a fresh one; `stop` None: the checkpoint's stop tokens.
     `stop_strings`: at one of them in the answer, not in a thought, it ends, and nothing of the string is shown.
     `think_tokens`: after so many tokens, its opening mark counted, a thought is closed. `constraint`: the form of the
-    answer; a thought before it is free. Raises ValueError below 1.
+    answer; a thought before it is free. `image_tokens`: of a picture, at most. Raises ValueError below 1.
     """
 
     max_tokens: int | None = None
@@ -37,6 +37,7 @@ class Params:
     stop: Collection[int] | None = None
     stop_strings: Sequence[str] = ()
     constraint: Constraint | None = None
+    image_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "think_tokens"):
