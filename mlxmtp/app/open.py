@@ -15,13 +15,13 @@ from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import ModelNotFound, TooLarge
+from mlxmtp.errors import LoadError, ModelNotFound, TooLarge
 from mlxmtp.files import write_atomically
 from mlxmtp.hub.registry import BUILT_IN, entries
 from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
-from mlxmtp.models.checkpoint import check_folder
+from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
@@ -176,8 +176,12 @@ def answer_params(settings: Settings) -> Params:
 
 
 def read_tokenizer(found: Checkpoint) -> Tokenizer:
-    """Return the text side of a model. Raises LoadError."""
-    return Tokenizer.load(found.folder)
+    """Return the text side of a model. Raises LoadError, which names what is wrong with the weights first."""
+    try:
+        return Tokenizer.load(found.folder)
+    except LoadError:
+        check_target(read_config(found.folder), found.name)
+        raise
 
 
 def require_memory(
