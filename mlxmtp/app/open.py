@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.media import Media
@@ -27,6 +27,9 @@ from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
+if TYPE_CHECKING:
+    from mlxmtp.app.prompt_cache import PromptCache
+
 __all__ = [
     "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
     "answer_params", "load", "read_tokenizer", "require_memory",
@@ -41,6 +44,7 @@ class OpenModel:
     target: Checkpoint
     drafter: Checkpoint | None
     learned: LearnedDrafting
+    cache: PromptCache | None = field(default=None, kw_only=True)  # keeps its texts when it is closed
 
     @property
     def context(self) -> int:
@@ -51,6 +55,8 @@ class OpenModel:
         self.learned.save(self.model)
 
     def close(self) -> None:
+        if self.cache is not None:
+            self.cache.keep(self.model)
         self.model.close()
 
 
