@@ -186,7 +186,10 @@ def test_a_setting_stands_in_the_table_and_where_it_is_used() -> None:
         for path in package.rglob("*.py")
         if re.search(r"\bmin_p\b", path.read_text(encoding="utf-8"))
     }
-    table, used = {"settings.py", "limits.py"}, {"decode/sampling.py", "engine/params.py", "engine/model.py"}
+    table, used = (
+        {"settings.py", "limits.py"},
+        {"decode/sampling.py", "decode/mixed_sampling.py", "engine/params.py", "engine/model.py"},
+    )
     used.add("models/config_check.py")  # what a checkpoint recommends
     report = {"app/benchmark.py", "bench/report.py", "bench/compare.py"}  # its keys are a file format
     assert table | used <= found <= table | used | report
