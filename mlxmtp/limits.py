@@ -32,6 +32,13 @@ SAMPLING = {
     "min_p": Range(0, 1),
     "seed": Range(0, 2**64 - 1, whole=True),
 }
+PENALTIES = {
+    "logit_bias": Range(-100, 100),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "repetition_penalty": Range(0, above=True),
+}
+TOP_LOGPROBS = Range(0, 20, whole=True)
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)  # budgets of a picture that Gemma 4 was trained with
 TOKEN_COUNT = Range(1, whole=True)
 
