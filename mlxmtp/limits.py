@@ -44,6 +44,7 @@ TOKEN_COUNT = Range(1, whole=True)
 
 MAX_DRAFT = 8  # draft tokens of a round: longer ones are slower on every machine that was measured
 COPIED = 15  # tokens that a round checks when they are copied from the text: 16 rows
+MAX_STREAMS = 64  # answers at a time
 SLACK = 64  # ring rows beyond the window: two rounds in flight write 2 * 16, and a small rewind may take some back
 STEP = 256  # rows by which a KV cache grows at least: a new capacity costs a new trace of the round
 SNAPSHOTS, SNAPSHOT_BYTES = 8, 768 * 2**20  # at most, all together; the newest always stays
