@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.media import Media
@@ -27,13 +27,20 @@ from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
-if TYPE_CHECKING:
-    from mlxmtp.app.prompt_cache import PromptCache
-
 __all__ = [
     "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
     "answer_params", "load", "read_tokenizer", "require_memory",
 ]  # fmt: skip
+
+
+class TextStore(Protocol):
+    """Texts on disk for a model to go on with (see `app/prompt_cache.py`)."""
+
+    def extend(self, model: Model, ids: Sequence[int]) -> None:
+        """Load what is stored of `ids`, if it saves reading."""
+
+    def keep(self, model: Model) -> None:
+        """Store what the model holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +51,7 @@ class OpenModel:
     target: Checkpoint
     drafter: Checkpoint | None
     learned: LearnedDrafting
-    cache: PromptCache | None = field(default=None, kw_only=True)  # keeps its texts when it is closed
+    cache: TextStore | None = field(default=None, kw_only=True)  # keeps its texts when it is closed
 
     @property
     def context(self) -> int:
