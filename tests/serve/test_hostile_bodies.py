@@ -14,11 +14,12 @@ PATHS = [
     "/api/chat", "/api/generate", "/api/show",
 ]  # fmt: skip
 FIELDS = [
-    "content", "role", "type", "text", "name", "id", "input", "messages", "prompt", "system", "tools", "tool_choice",
-    "tool_calls", "function", "arguments", "parameters", "properties", "schema", "json_schema", "response_format",
-    "stop", "format", "n", "max_tokens", "temperature", "top_p", "top_k", "seed", "logprobs", "top_logprobs", "logit_bias",
-    "presence_penalty", "stream_options", "thinking", "think", "reasoning", "reasoning_effort", "options", "include",
-    "tool_use_id", "tool_call_id", "call_id", "output", "instructions", "mlxmtp", "num_draft_tokens", "images",
+    "content", "role", "type", "text", "name", "id", "input", "messages", "prompt", "system", "tools",
+    "tool_choice", "tool_calls", "function", "arguments", "parameters", "properties", "schema", "json_schema",
+    "response_format", "stop", "format", "n", "max_tokens", "temperature", "top_p", "top_k", "seed", "logprobs",
+    "top_logprobs", "logit_bias", "presence_penalty", "stream_options", "thinking", "think", "reasoning",
+    "reasoning_effort", "options", "include", "tool_use_id", "tool_call_id", "call_id", "output", "instructions",
+    "mlxmtp", "num_draft_tokens", "images",
 ]  # fmt: skip
 WORDS = [
     "user", "assistant", "tool", "system", "developer", "text", "function", "auto", "required", "json_object", "object",
