@@ -14,7 +14,7 @@ import sys
 TYPE_CHECKING = False  # as checkers know it; importing typing takes time in which Ctrl-C still has Python's words
 if TYPE_CHECKING:
     from mlxmtp.app.open import load
-    from mlxmtp.decode.decoder import Round
+    from mlxmtp.decode.round import Round
     from mlxmtp.engine.constraint import Constraint
     from mlxmtp.engine.events import End, Text, Thinking
     from mlxmtp.engine.model import Model
@@ -31,7 +31,7 @@ __version__: str
 
 _HOMES = {
     "app.open": ("load",),
-    "decode.decoder": ("Round",),
+    "decode.round": ("Round",),
     "engine.constraint": ("Constraint",),
     "engine.events": ("End", "Text", "Thinking"),
     "engine.model": ("Model",),

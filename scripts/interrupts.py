@@ -3,11 +3,14 @@
     python -m scripts.interrupts                      1,000 runs of `ask`, three at a time, Ctrl-C in the first 1.5 s
     python -m scripts.interrupts -n 200 --how TERM --seconds 4
     python -m scripts.interrupts -n 200 --command turn --seconds 6     Ctrl-C after a question in `chat`
+    python -m scripts.interrupts -n 200 --command pull                 or convert, or bench
+    python -m scripts.interrupts -n 1000 --command nothing             a Python program that hears Ctrl-C at once
 
 Each run has a terminal of its own, as a person's: Ctrl-C reaches everything that runs in it, compilers of kernels too.
 A run is right if it ends with 130 or by the signal, or with 0 because it was over before, and if the terminal shows no
 word of Python, MLX or the C++ library. Words of the interpreter before it has come to the first line of mlxmtp are
-counted apart: every program in Python has them. Every third run has no compiled kernels, so that some are being built.
+counted apart: every program in Python has them, and `nothing` says how many. Every third run has no compiled kernels,
+so that some are being built.
 """
 
 import argparse
@@ -23,25 +26,47 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+
+from tests.hub.hub_server import Hub
 
 WORDS = re.compile(r"Traceback|Exception|KeyboardInterrupt|terminate|Abort|Fatal|Segmentation|Error|core dumped|mutex")
 START = "import sys; from mlxmtp.__main__ import main; sys.exit(main())"  # as the installed command does
+NOTHING = "import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_DFL); import time; time.sleep(2)"
 QUESTION = "What is speculative decoding?"
 ROOT = Path(__file__).parents[1]
+COMMANDS = {
+    "ask": ["ask", QUESTION],
+    "save": ["ask", "--save", QUESTION],
+    "chat": ["chat"],
+    "turn": ["chat"],
+    "pull": ["pull", "-y", "org/pocket"],
+    "convert": ["convert", str(ROOT / "assets" / "pocket" / "target"), "converted"],
+    "bench": ["bench", "-m", "pocket", "-n", "32", "-r", "1", "-p", "64"],
+    "nothing": [],
+}
 PATIENCE = 60.0  # seconds until a run that does not end counts as hanging
 
 
 class Run:
     """One process in a terminal; `ended` is its exit code, a signal's number below zero, None for one that hangs."""
 
-    def __init__(self, command: list[str], home: Path, kernels: Path) -> None:
+    def __init__(self, command: list[str], home: Path, kernels: Path, endpoint: str) -> None:
         self.shown, self.ended = b"", None
         environ = {"HOME": str(home), "MLXMTP_HOME": str(home), "TMPDIR": str(kernels), "TERM": "xterm-256color"}
-        environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+        environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "HF_ENDPOINT": endpoint}
+        program = START if command else NOTHING
+        begun, begins = os.pipe()  # is closed when the program has taken this one's place: before, nobody hears Ctrl-C
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
-            os.execve(sys.executable, [sys.executable, "-c", START, *command], environ)
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # ignored where `&` or nohup started this
+                signal.signal(number, signal.SIG_DFL)
+            os.chdir(home)
+            os.execve(sys.executable, [sys.executable, "-c", program, *command], environ)
+        os.close(begins)
+        os.read(begun, 1)
+        os.close(begun)
 
     def read(self, seconds: float) -> bool:
         """Read what is shown for so long; false once the terminal is closed."""
@@ -90,14 +115,14 @@ def kept(folder: Path) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in (folder / "sessions").glob("*.jsonl"))
 
 
-def one(number: int, options: argparse.Namespace, kernels: Path) -> tuple[str, str]:
+def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str) -> tuple[str, str]:
     """Return how a run ended, and what it showed if that is wrong."""
     chance = random.Random(options.seed * 1_000_003 + number)
     folder = Path(tempfile.mkdtemp(prefix="interrupts-"))
     cold = folder / "kernels"
     cold.mkdir()
-    command = {"ask": ["ask", QUESTION], "save": ["ask", "--save", QUESTION]}.get(options.command, ["chat"])
-    run = Run(command, folder, cold if number % 3 == 0 else kernels)
+    command = COMMANDS[options.command]
+    run = Run(command, folder, cold if number % 3 == 0 else kernels, endpoint)
     if options.command == "turn":  # the signal comes after a question has been sent
         while b"1m>" not in run.shown and run.read(0.1):  # the prompt, in bold
             pass
@@ -135,15 +160,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="the signal comes within so many seconds")
     parser.add_argument("--times", type=int, default=1, help="signals in a run")
     parser.add_argument("--how", default="INT", choices=["INT", "TERM", "HUP"])
-    parser.add_argument("--command", default="ask", choices=["ask", "save", "chat", "turn"])
+    parser.add_argument("--command", default="ask", choices=COMMANDS)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     kernels = Path(tempfile.mkdtemp(prefix="interrupts-kernels-"))
+    hub = Hub()
+    hub.publish("org/pocket", ROOT / "assets" / "pocket" / "target")
     ends: Counter[str] = Counter()
     wrong = []
-    with ThreadPoolExecutor(options.j) as pool:
+    with ThreadPoolExecutor(options.j) as pool, closing(hub):
         for end, shown in pool.map(
-            lambda number: one(number, options, kernels), range(options.first, options.first + options.n)
+            lambda number: one(number, options, kernels, hub.url), range(options.first, options.first + options.n)
         ):
             ends[end] += 1
             if shown:

@@ -8,7 +8,8 @@ from typing import Any
 import mlx.core as mx
 from hypothesis import strategies as st
 
-from mlxmtp.decode.decoder import Decoder, Round
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.round import Round
 from mlxmtp.models.drafter import Drafter, Scores
 from mlxmtp.models.load import load_drafter, load_target
 from mlxmtp.models.target import Target

@@ -28,7 +28,7 @@ INWARDS = {
     "settings": set(),
     "hub": {"machine", "models", "settings"},
     "convert": {"engine", "hub", "machine", "models", "settings"},
-    "chat": {"engine", "hub", "settings"},
+    "chat": {"engine", "hub", "media", "settings"},
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
     "app": {"bench", "chat", "convert", "engine", "hub", "machine", "models", "settings", "__init__"},
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mlxmtp.app.structured import constraint_of
+from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import ModelNotFound, TooLarge
+from mlxmtp.errors import LoadError, ModelNotFound, TooLarge
 from mlxmtp.files import write_atomically
 from mlxmtp.hub.registry import BUILT_IN, entries
 from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
-from mlxmtp.models.checkpoint import check_folder
+from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
@@ -32,6 +33,16 @@ __all__ = [
 ]  # fmt: skip
 
 
+class TextStore(Protocol):
+    """Texts on disk for a model to go on with (see `app/prompt_cache.py`)."""
+
+    def extend(self, model: Model, ids: Sequence[int]) -> None:
+        """Load what is stored of `ids`, if it saves reading."""
+
+    def keep(self, model: Model) -> None:
+        """Store what the model holds."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenModel:
     """A target and its drafter in memory."""
@@ -40,6 +51,7 @@ class OpenModel:
     target: Checkpoint
     drafter: Checkpoint | None
     learned: LearnedDrafting
+    cache: TextStore | None = field(default=None, kw_only=True)  # keeps its texts when it is closed
 
     @property
     def context(self) -> int:
@@ -50,6 +62,8 @@ class OpenModel:
         self.learned.save(self.model)
 
     def close(self) -> None:
+        if self.cache is not None:
+            self.cache.keep(self.model)
         self.model.close()
 
 
@@ -101,6 +115,10 @@ class Opener:
     def tokenizer(self, target: Checkpoint) -> Tokenizer:
         """Return the text side of a model. Raises LoadError."""
         return read_tokenizer(target)
+
+    def media(self, target: Checkpoint) -> Media:
+        """Return what a model can see and hear. Raises LoadError."""
+        return Media(read_config(target.folder))
 
     def context(self, target: Checkpoint) -> int:
         """Return the longest context of a model in tokens. Raises LoadError."""
@@ -171,8 +189,12 @@ def answer_params(settings: Settings) -> Params:
 
 
 def read_tokenizer(found: Checkpoint) -> Tokenizer:
-    """Return the text side of a model. Raises LoadError."""
-    return Tokenizer.load(found.folder)
+    """Return the text side of a model. Raises LoadError, which names what is wrong with the weights first."""
+    try:
+        return Tokenizer.load(found.folder)
+    except LoadError:
+        check_target(read_config(found.folder), found.name)
+        raise
 
 
 def require_memory(

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -15,11 +16,12 @@ from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote import Chunks, Remote
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
+from mlxmtp.engine.media import Media, Medium
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
-from mlxmtp.errors import ModelNotFound
+from mlxmtp.errors import ModelNotFound, UsageError
 from mlxmtp.limits import SAMPLING
 from mlxmtp.settings import Settings, server_key
 
@@ -66,6 +68,9 @@ class RemoteOpener(Opener):
         """Return one that only estimates how many tokens there are."""
         return Estimate()
 
+    def media(self, target: Checkpoint) -> Media:
+        return Unseen()
+
     def context(self, target: Checkpoint) -> int:
         return self._contexts[target.name]
 
@@ -107,12 +112,26 @@ class Estimate(Tokenizer):
         return Prompt("", [0] * sum(len(self.encode(text)) + _FORMAT for text in texts))
 
 
+class Unseen(Media):
+    """Pictures and sounds for a server's model: only text is sent."""
+
+    def __init__(self) -> None:
+        pass
+
+    def prepare(self, source: object, image_tokens: int | None = None) -> Medium:
+        raise UsageError("Pictures are read by a model on this machine: leave out --url.")
+
+
 class ServedModel(Model):
     """Answers conversations by asking the server."""
 
     def __init__(self, remote: Remote, name: str) -> None:
         self.name, self.drafter, self.kv_bits = name, None, None
         self._remote, self._tokenizer = remote, Estimate()
+
+    @cached_property
+    def media(self) -> Media:
+        return Unseen()
 
     def prepare_constraints(self) -> None:
         """Leave that to the server."""

@@ -14,9 +14,10 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import End, FinishReason, Text, Thinking
+from mlxmtp.engine.media import Media
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
-from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer
+from mlxmtp.engine.tokenizer import Message, Tokenizer
 
 Kind = Literal["ask", "edit", "regenerate", "continue"]
 """A new question, other words for the last one, another answer to it, or more of that answer."""
@@ -108,8 +109,9 @@ class Turn:
             return self._conversation.messages()
         return self._conversation.messages(self.asking, instead=self._before is not None)
 
-    def prompt(self, tokenizer: Tokenizer, *, think: bool) -> Prompt:
-        return tokenizer.prompt(self.messages, think=think)
+    def prepared(self, media: Media, image_tokens: int | None) -> list[Message]:
+        """Return the messages with what the network gets of pictures and sounds. Raises as `Media.prepare` does."""
+        return media.prepared(self.messages, image_tokens)
 
     def fit(self, used: int, tokenizer: Tokenizer, context: int, max_tokens: int | None) -> Fit:
         """Judge whether a prompt of `used` tokens leaves room for the answer, and what can be left out if not."""
@@ -126,7 +128,8 @@ class Turn:
         self._opened, self._dropped, self._sampling = opened, drop, asdict(params)
         self._conversation.drop_oldest(drop)
         if self.kind == "ask":
-            self._conversation.ask(self.asking.question, self.asking.attached, self.asking.mentioned)
+            one = self.asking
+            self._conversation.ask(one.question, one.attached, one.mentioned, one.media)
         elif self.kind == "edit":
             self._conversation.replace_question(self.asking.question, self.asking.mentioned)
         elif self.kind == "regenerate":

@@ -13,6 +13,7 @@ from pathlib import Path
 from mlxmtp.chat.material import check_size, decoded, gather, read_text, titled
 from mlxmtp.chat.message import join
 from mlxmtp.errors import UsageError
+from mlxmtp.media.source import MediaFile, media_file
 
 PATIENCE = 2.0
 """Seconds without a byte from a pipe after which a person hears what is waited for."""
@@ -22,11 +23,15 @@ STDIN = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})  # opened
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """The question, the material that stands before it, and remarks for the user, one sentence each."""
+    """The question, the material that stands before it, and remarks for the user, one sentence each.
+
+    `media` are pictures and sounds, which stand before all text.
+    """
 
     question: str
     material: str = ""
     notes: tuple[str, ...] = ()
+    media: tuple[MediaFile, ...] = ()
 
     @property
     def message(self) -> str:
@@ -54,6 +59,14 @@ def join_message(
         raise UsageError(f"Standard input is given twice ({given}), and it can be read only once: name it once.")
     parts: list[str] = []
     notes: list[str] = []
+    media: list[MediaFile] = []
+
+    def piped() -> str:
+        data = _read_all(stdin, on_wait)
+        if (file := media_file(data, "stdin")) is not None:
+            media.append(file)
+            return ""
+        return decode(data, "stdin")
 
     def decode(data: bytes, name: str) -> str:
         text, remarks = decoded(data, name)
@@ -65,20 +78,21 @@ def join_message(
             material = gather(name)
             parts.append(material.text)
             notes += material.notes
-        elif text := decode(_read_all(stdin, on_wait), "stdin"):
+            media += [material.media] if material.media is not None else []
+        elif text := piped():
             parts.append(titled("stdin", text))
     # Surrogates are bytes of the command line that were no text.
     question = decode(" ".join(prompt).encode("utf-8", "surrogateescape"), "the prompt")
     if not named and stdin is not None:
         shared = _is_shared(stdin, attended=attended)
-        if text := decode(_read_all(stdin, on_wait), "stdin"):
+        if text := piped():
             parts.append(text)
             if shared and (question or files):
                 notes.append(
                     "What calls this command reads the same standard input, of which all that was left has become part "
                     "of this question: in a loop, add --no-stdin."
                 )
-    return Attached(question, join(parts), tuple(notes))
+    return Attached(question, join(parts), tuple(notes), tuple(media))
 
 
 def read_reference(text: str, prompts: Mapping[str, str]) -> str:

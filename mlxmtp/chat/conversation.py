@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlxmtp.chat.history import Event, Exchange, History
 from mlxmtp.chat.journal import Journal
-from mlxmtp.chat.message import Message, user_parts
+from mlxmtp.chat.message import MediaPart, Message, user_parts
 from mlxmtp.engine import tokenizer
 from mlxmtp.engine.events import FinishReason
+from mlxmtp.errors import SessionError
+from mlxmtp.media.source import MediaFile
 
 PART_CHARACTERS, PART_SECONDS = 200, 0.25
 """An answer on its way reaches the journal in parts: after so many characters, or so long after the last part."""
@@ -34,6 +36,7 @@ class Conversation:
         self._clock = clock
         self._pending = "", ""  # text and thought of the coming answer that are no event yet
         self._written_at = -math.inf
+        self._files: dict[str, MediaFile] = {}  # of pictures and sounds, by digest
         if system:
             self.set_system(system)
 
@@ -81,13 +84,14 @@ class Conversation:
     def messages(self, asking: Exchange | None = None, *, instead: bool = False) -> list[tokenizer.Message]:
         """Return the messages for the chat template, with one more question `asking`, or `instead` of the last.
 
-        Left out are thoughts, tool calls and media, and questions that got no answer, unless it is the last one.
+        Left out are thoughts, tool calls, and questions that got no answer, unless it is the last one. Raises
+        SessionError where the copy of a picture or a sound is gone.
         """
         said = [*self.exchanges[: -1 if instead else None], *([] if asking is None else [asking])]
         messages: list[tokenizer.Message] = [{"role": "system", "content": self.system}] if self.system else []
         for exchange in said:
             if exchange.answered or exchange is said[-1]:
-                messages.append({"role": "user", "content": exchange.content})
+                messages.append({"role": "user", "content": self._content(exchange)})
             if exchange.reply is not None and exchange.answered:
                 messages.append({"role": "assistant", "content": exchange.reply.text})
         return messages
@@ -104,9 +108,9 @@ class Conversation:
         """Give the session a name (`Sessions.check_name` says first whether it will do)."""
         self._do({"type": "name", "name": name})
 
-    def ask(self, question: str, attached: str = "", mentioned: str = "") -> None:
+    def ask(self, question: str, attached: str = "", mentioned: str = "", media: Sequence[MediaPart] = ()) -> None:
         """Put a question. The session's file is created here, with the first one."""
-        self.add(Message("user", user_parts(question, attached, mentioned)))
+        self.add(Message("user", user_parts(question, attached, mentioned, [self._kept(one) for one in media])))
 
     def add(self, message: Message) -> None:
         """Append a whole message: a question with media, tool results, an answer in place of what came of it."""
@@ -192,6 +196,30 @@ class Conversation:
         self._break_off()
         if self.journal is not None:
             self.journal.close()
+
+    def _content(self, exchange: Exchange) -> str | list[dict[str, Any]]:
+        """Return a question as the template reads it: a text, or media and a text."""
+        if not exchange.media:
+            return exchange.content
+        media = [{"type": one.type, one.type: self._source(one)} for one in exchange.media]
+        return [*media, {"type": "text", "text": exchange.content}]
+
+    def _kept(self, part: MediaPart) -> MediaPart:
+        """Keep the file of a part, for later turns, and where there is a journal beside it, for later windows."""
+        if part.file is not None:
+            self._files[part.digest] = part.file
+            if self.journal is not None:
+                return replace(part, path=self.journal.keep(part.file))
+        return part
+
+    def _source(self, part: MediaPart) -> MediaFile:
+        file = part.file or self._files.get(part.digest)
+        if file is None and self.journal is not None and part.path:
+            file = self.journal.kept(part)
+        if file is None:
+            raise SessionError(f"{part.name} is no longer with this conversation: /undo takes its question back.")
+        self._files[part.digest] = file
+        return file
 
     @property
     def _piece(self) -> Event:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, get_args
 
 from mlxmtp.chat import message
-from mlxmtp.chat.message import MaterialPart, Message, Part, Role, TextPart, join, read_message, string
+from mlxmtp.chat.message import MaterialPart, MediaPart, Message, Part, Role, TextPart, join, read_message, string
 from mlxmtp.engine.events import FinishReason
 from mlxmtp.units import text_width
 
@@ -42,12 +42,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A turn as a question and its reply, after what was `attached` to it, and `mentioned` in it as `@path`."""
+    """A turn as a question and its reply, after what was `attached` to it, and `mentioned` in it as `@path`.
+
+    `media`: pictures and sounds of both kinds, in order.
+    """
 
     question: str
     reply: Reply | None = None
     attached: str = ""
     mentioned: str = ""
+    media: tuple[MediaPart, ...] = ()
     messages: tuple[Message, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -75,7 +79,8 @@ class Turn(tuple[Message, ...]):
         if answers:
             text, thinking = join([one.text for one in answers]), join([one.thinking for one in answers])
             reply = Reply(text, thinking, answers[-1].finish_reason or "stop", answers[-1].stats)
-        return Exchange(asked.text, reply, asked.material(mentioned=False), asked.material(mentioned=True), self)
+        attached, mentioned = (asked.material(mentioned=one) for one in (False, True))
+        return Exchange(asked.text, reply, attached, mentioned, asked.media, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class History:
     def title(self) -> str:
         """The first question in one line of at most 60 columns; its material's first line if it has no words."""
         first = self.turns[0].exchange if self.turns else Exchange("")
-        return title_of(first.question or first.material)
+        return title_of(first.question or first.material or ", ".join(one.name for one in first.media))
 
     @property
     def asked(self) -> bool:

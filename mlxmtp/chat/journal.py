@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlxmtp.chat.history import Event
+from mlxmtp.chat.message import MediaPart
 from mlxmtp.errors import SessionError, SessionInUse
 from mlxmtp.files import try_lock
+from mlxmtp.media.source import MediaFile, media_file
 from mlxmtp.version import installed_version
 
 FORMAT = 2
@@ -123,6 +125,35 @@ class Journal:
             when = "any more" if self._file is not None else ""
             self._trouble = _not_saved(when, f"{reason or error} ({self.path.parent})", first)
 
+    def keep(self, file: MediaFile) -> str:
+        """Write a copy of a picture or a sound beside the session and return its path from there; empty if it cannot.
+
+        It is named by its content, so each is kept once.
+        """
+        name = f"{file.digest.removeprefix('sha256:')[:32]}.{file.media_type.rpartition('/')[2]}"
+        folder = media_folder(self.path)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not (folder / name).is_file():
+                unfinished = folder / f".{name}.{os.getpid()}"
+                unfinished.write_bytes(file.data)
+                unfinished.chmod(0o600)
+                unfinished.replace(folder / name)
+        except OSError:  # said by `trouble`, when the question cannot be written either; in memory it goes on
+            return ""
+        return f"{folder.name}/{name}"
+
+    def kept(self, part: MediaPart) -> MediaFile | None:
+        """Return the copy that a part of this session names; None if it is gone or is another file."""
+        path = self.path.parent / part.path
+        if ".." in Path(part.path).parts or Path(part.path).is_absolute():
+            return None  # a session that was written by somebody else
+        try:
+            found = media_file(path.read_bytes(), part.name)
+        except OSError:
+            return None
+        return found if found is not None and found.digest == part.digest else None
+
     def successor(self, model: str) -> Journal:
         """Return the journal of a new conversation in the same folder."""
         return Journal.new(self.path.parent, model)
@@ -133,6 +164,11 @@ class Journal:
         if self._file is not None and not self._closed:
             os.close(self._file)
         self._closed = True
+
+
+def media_folder(path: Path) -> Path:
+    """Return the folder with copies of the pictures and sounds of a session's file."""
+    return path.with_name(f"{path.name.removesuffix(SUFFIX)}.media")
 
 
 def read_events(data: bytes, path: Path) -> list[Event]:

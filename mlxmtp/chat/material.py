@@ -17,6 +17,8 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
 from mlxmtp.errors import ContextOverflow, UsageError
+from mlxmtp.media.source import HEAD, MediaFile, media_file, media_type_of
+from mlxmtp.media.source import LIMIT as MEDIA_LIMIT
 from mlxmtp.settings import git_environ
 
 LIMIT = 64 * 1024 * 1024  # bytes of one file: several times what the longest context of any supported model can hold
@@ -46,12 +48,16 @@ _SUFFIXES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The text behind one name, every file under a line `--- path ---`, and remarks; `files` counts those with text."""
+    """The text behind one name, every file under a line `--- path ---`, and remarks; `files` counts those with text.
+
+    A picture or a sound is `media` and has no text.
+    """
 
     name: str
     text: str
     files: int = 1
     notes: tuple[str, ...] = ()
+    media: MediaFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Tree:
 
 
 def gather(name: str) -> Material:
-    """Read a text file, or every text file of a folder that git does not ignore (`list_folder`).
+    """Read a text file, a picture or a sound, or every text file of a folder that git does not ignore (`list_folder`).
 
     Raises UsageError for what is not there, cannot be read or is no text, ContextOverflow for more than a model reads.
     """
@@ -76,6 +82,8 @@ def gather(name: str) -> Material:
         raise _unreadable(name, error) from error
     if folder:
         return _gather_folder(name, list_folder(path, name))
+    if media_type_of(_read(path, name, HEAD)) is not None:
+        return Material(name, "", media=media_file(_read(path, name, MEDIA_LIMIT), name))
     text, notes = _read_one(path, name)
     return Material(name, titled(name, text), notes=notes)
 

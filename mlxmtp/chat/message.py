@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from mlxmtp.engine.events import FinishReason
+from mlxmtp.media.source import MediaFile
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -27,7 +28,7 @@ class Part:
         """Return the part as JSON, without fields that have their default value."""
         blank = type(self)()
         table: dict[str, Any] = {"type": self.type} if self.type else {}
-        for name in [one.name for one in fields(self) if one.name != "more"]:
+        for name in [one.name for one in fields(self) if one.name not in ("more", "file")]:
             value = getattr(self, name)
             if value != getattr(blank, name):
                 as_list = isinstance(value, tuple)
@@ -55,10 +56,10 @@ class MaterialPart(Part):
 
 @dataclass(frozen=True, slots=True)
 class MediaPart(Part):
-    """An image or a sound; `path` leads from the session's folder to a copy, because dropped files disappear.
+    """An image or a sound; `path` leads from the folder of sessions to a copy, because dropped files disappear.
 
-    `digest` is of what the network reads (`sha256:…` of resized pixels or samples), so that a prefix can be compared;
-    `shape` of the file: rows and columns, or samples and channels; `size` in bytes.
+    `digest` is of the file (`sha256:…`); prefixes are compared by what the network reads (`engine/media.py`). `shape`
+    of the file: rows and columns, or samples and channels; `size` in bytes. `file`: it, where it was given just now.
     """
 
     digest: str = ""
@@ -67,6 +68,7 @@ class MediaPart(Part):
     size: int = 0
     name: str = ""
     path: str = ""
+    file: MediaFile | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,11 @@ class Message:
     def text(self) -> str:
         return text_of(self.parts)
 
+    @property
+    def media(self) -> tuple[MediaPart, ...]:
+        """The pictures and sounds in it."""
+        return tuple(one for one in self.parts if isinstance(one, MediaPart))
+
     def material(self, *, mentioned: bool) -> str:
         """Return the material that is mentioned, or that is attached."""
         return join([one.text for one in self.parts if isinstance(one, MaterialPart) and one.mentioned == mentioned])
@@ -153,10 +160,19 @@ def text_of(parts: Sequence[Part]) -> str:
     return join([one.text for one in parts if isinstance(one, TextPart)])
 
 
-def user_parts(question: str, attached: str = "", mentioned: str = "") -> tuple[Part, ...]:
+def user_parts(
+    question: str, attached: str = "", mentioned: str = "", media: Sequence[MediaPart] = ()
+) -> tuple[Part, ...]:
     """Return the parts of a question, material first."""
-    parts = (MaterialPart(attached), MaterialPart(mentioned, mentioned=True), TextPart(question))
-    return tuple(one for one in parts if one.text)
+    material = (MaterialPart(attached), MaterialPart(mentioned, mentioned=True))
+    words = (TextPart(question),) if question else ()
+    return (*(one for one in material if one.text), *media, *words)
+
+
+def media_part(file: MediaFile) -> MediaPart:
+    """Return the part of a picture or a sound."""
+    kind = ImagePart if file.kind == "image" else AudioPart
+    return kind(digest=file.digest, media_type=file.media_type, size=len(file.data), name=file.name, file=file)
 
 
 def read_message(data: Mapping[str, Any], role: Role, model: str = "") -> Message:
@@ -164,7 +180,8 @@ def read_message(data: Mapping[str, Any], role: Role, model: str = "") -> Messag
     if "parts" in data:
         parts = read_parts(data["parts"])
     else:
-        parts = user_parts(string(data), *[string(data, key) for key in ("attached", "mentioned") if role == "user"])
+        attached, mentioned = (string(data, key) if role == "user" else "" for key in ("attached", "mentioned"))
+        parts = user_parts(string(data), attached, mentioned)
     if role != "assistant":
         return Message(role, parts)
     reason: FinishReason = next((one for one in get_args(FinishReason) if one == data.get("finish_reason")), "stop")
@@ -190,7 +207,7 @@ def _read_part(data: dict[str, Any], nested: bool) -> Part:
         return Part(more=data)
     blank, values = kind(), {}
     more = {name: value for name, value in data.items() if name != "type"}
-    for name in [one.name for one in fields(kind) if one.name != "more" and one.name in more]:
+    for name in [one.name for one in fields(kind) if one.name not in ("more", "file") and one.name in more]:
         value = more.pop(name)
         if isinstance(value, list):
             value = read_parts(value, nested=True) if name == "content" else tuple(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import History
-from mlxmtp.chat.journal import SUFFIX, Journal, damaged_lines, delete, read_events
+from mlxmtp.chat.journal import SUFFIX, Journal, damaged_lines, delete, media_folder, read_events
 from mlxmtp.errors import MlxmtpError, SessionError, SessionInUse, UsageError
 from mlxmtp.units import nearest
 
@@ -154,6 +155,7 @@ class Sessions:
             except SessionInUse as error:
                 raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.") from error
             _cache_of(summary.path).unlink(missing_ok=True)
+            shutil.rmtree(media_folder(summary.path), ignore_errors=True)
         return summary.size
 
     def _match(self, wanted: str, list_with: str = _LIST) -> Summary | Path:

@@ -2,9 +2,10 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
 
-from mlxmtp.app.open import Opener, OpenModel, answer_params
+from mlxmtp.app.open import Checkpoint, Opener, OpenModel, answer_params
 from mlxmtp.app.prompt_cache import PromptCache, prefix_before_question
 from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
@@ -16,10 +17,11 @@ from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import LastWords, interrupts
 from mlxmtp.engine.events import Text, Thinking
+from mlxmtp.engine.media import Medium, media_in
 from mlxmtp.engine.model import check_length
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
-from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.errors import ContextOverflow, MlxmtpError, UsageError
 from mlxmtp.settings import Loaded
 
@@ -60,7 +62,7 @@ class OneAnswer:
             raise UsageError("--dry-run shows the prompt of a model on this machine: leave out --url.")
         found = self.opener.target(self.settings.model)
         tokenizer = self.opener.tokenizer(found)
-        prompt = self.turn.prompt(tokenizer, think=bool(self.settings.think))
+        prompt = tokenizer.prompt(self._messages(found), think=bool(self.settings.think))
         context, count = self.opener.context(found), len(prompt.ids)
         if self.form.json or self.form.jsonl:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
@@ -77,7 +79,8 @@ class OneAnswer:
         target = self.opener.target(settings.model)
         drafter = self.opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
         tokenizer = self.opener.tokenizer(target)
-        ids = self.turn.prompt(tokenizer, think=bool(self.settings.think)).ids
+        messages = self._messages(target)
+        ids = tokenizer.prompt_ids(messages, think=bool(self.settings.think))
         self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or _ANSWER), bool(settings.cache)
@@ -91,13 +94,27 @@ class OneAnswer:
             self.out.note(f"This conversation was with {before}; {target.name} goes on with it.")
         if before != target.name:
             self.conversation.use_model(target.name)
-        self._stream(opened, ids, params)
+        self._stream(opened, ids, params, media_in(messages))
 
-    def _stream(self, opened: OpenModel, ids: list[int], params: Params) -> None:
+    def _messages(self, target: Checkpoint) -> list[Message]:
+        """Return the conversation as the model reads it, and say what was attached to this question."""
+        messages = self.turn.messages
+        if not media_in(messages):
+            return messages
+        messages = self.turn.prepared(self.opener.media(target), self.settings.image_tokens)
+        for one in media_in(messages[-1:]):
+            for note in one.notes:
+                self.out.note(note)
+            if self.out.error_terminal:
+                self.out.note(presenters.medium(one))
+        return messages
+
+    def _stream(self, opened: OpenModel, ids: list[int], params: Params, media: list[Medium]) -> None:
         model = opened.model
         cache, prefix, loaded = None, 0, 0
         if self.settings.cache and self.settings.url is None:  # a server keeps what it has read by itself
-            prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think)
+            prepared = partial(model.media.prepared, image_tokens=self.settings.image_tokens)
+            prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think, prepared)
             cache = PromptCache.of(self.loaded) if prefix else None
         if cache is not None:
             loaded, remark = cache.load(model, ids)
@@ -106,7 +123,7 @@ class OneAnswer:
         presenter = self._presenter(opened)
         on_prefill = PrefillProgress(self.out).count
         if self.settings.url is None:
-            answer = model.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=[prefix])
+            answer = model.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=[prefix], media=media)
         else:
             answer = self.turn.stream(params, on_prefill)
 

@@ -157,10 +157,10 @@ def plan_conversion(
     target = read_config(source)
     if target.is_drafter:
         raise LoadError(f"{source} is a drafter. Give its target as SRC and this as --draft-model.")
-    if (source / TOKENIZER).exists():  # without one it may be run by token ids
-        check_text_side(source)
     out = dest.with_name(dest.name + PARTIAL) / "model"
     parts = [_part("target", target, recipe, out)]
+    if (source / TOKENIZER).exists():  # without one it may be run by token ids
+        check_text_side(source)
     notes = []
     if drafter is not None:
         try:

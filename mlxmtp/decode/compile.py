@@ -6,23 +6,29 @@ import os
 import queue
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import mlx.core as mx
 
-from mlxmtp.decode.round import Parts, RoundFunction, State, make_parts, make_round
-from mlxmtp.decode.sampling import Filters
+from mlxmtp.decode.batch_round import Slots, make_batch_parts, make_batch_round
+from mlxmtp.decode.mixed_sampling import choices
+from mlxmtp.decode.round import Parts, State, make_parts, make_round
+from mlxmtp.decode.sampling import Filters, Sampling
 from mlxmtp.limits import COPIED, MAX_DRAFT, STEP
 from mlxmtp.models.device import on_cpu
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
+from mlxmtp.models.slots import SlotCache
 from mlxmtp.models.target import Target
 from mlxmtp.version import installed_version
 
 Compiled = Literal["background", "always", "never"]
-Key = tuple[int, Filters]
+Kind = tuple[Any, ...]
+"""What shapes a round beside its draft length: filters of sampling, or for several texts see `BatchRounds`."""
+Key = tuple[int, Kind]
 _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or one there are a few others
 
 
@@ -42,7 +48,7 @@ class Rounds:
 
     def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:
         self._target, self._drafter, self._mode = target, drafter, compiled
-        self._parts: dict[tuple[Filters, bool], Parts] = {}
+        self._parts: dict[tuple[Kind, bool], Parts] = {}
         self._traced: set[tuple[Key, int]] = set()
         self._asked: set[Key] = set()  # kinds of rounds whose kernels are wanted, and are there
         self._ready: set[Key] = set()
@@ -57,31 +63,31 @@ class Rounds:
         self._parts.clear()
         self._traced.clear()
 
-    def get(self, k: int, filters: Filters, capacity: int = 0) -> tuple[RoundFunction, bool]:
+    def get(self, k: int, filters: Kind, capacity: int = 0) -> tuple[Callable[..., Any], bool]:
         """Return the round with ``k`` draft tokens, and whether it is the compiled one."""
         compiled = self._mode == "always" or (self._mode == "background" and self.built(k, filters))
         if compiled:
             self._traced.add(((k, filters), capacity))
         if (filters, compiled) not in self._parts:
-            self._parts[filters, compiled] = make_parts(self._target, self._drafter, filters, compiled=compiled)
-        return make_round(self._parts[filters, compiled], k), compiled
+            self._parts[filters, compiled] = self._make_parts(filters, compiled)
+        return self._make_round(self._parts[filters, compiled], k), compiled
 
-    def traced(self, filters: Filters, capacity: int) -> set[int]:
+    def traced(self, filters: Kind, capacity: int) -> set[int]:
         """Return the draft lengths whose rounds can run at once, in their final form."""
         if self._mode == "never":
             return {*range(MAX_DRAFT + 1), COPIED}
         return {key[0] for key, rows in self._traced if key[1] == filters and rows == capacity}
 
-    def trace(self, k: int, filters: Filters, buffers: list[mx.array], capacity: int) -> None:
+    def trace(self, k: int, filters: Kind, buffers: list[mx.array], capacity: int) -> None:
         """Trace the round with ``k`` draft tokens for buffers like these: a graph, which nobody evaluates."""
         function, _ = self.get(k, filters, capacity)
-        function(*self._arguments(k, [mx.zeros(one.shape, one.dtype) for one in buffers]))
+        function(*self._arguments(k, filters, [mx.zeros(one.shape, one.dtype) for one in buffers]))
 
-    def built(self, k: int, filters: Filters) -> bool:
+    def built(self, k: int, filters: Kind) -> bool:
         """Return True if the kernels of rounds with ``k`` draft tokens are there."""
         return (min(k, _KINDS), filters) in self._ready
 
-    def build(self, k: int, filters: Filters) -> None:
+    def build(self, k: int, filters: Kind) -> None:
         """Have the kernels of rounds with ``k`` draft tokens built behind the scenes, unless they are there."""
         key = (min(k, _KINDS), filters)
         if self._mode != "background" or key in self._asked:
@@ -123,7 +129,7 @@ class Rounds:
                 if (mark := self._mark(*key)) is not None and mark.parent.is_dir():
                     mark.touch()
 
-    def _mark(self, k: int, filters: Filters) -> Path | None:
+    def _mark(self, k: int, filters: Kind) -> Path | None:
         """Return the file beside MLX's kernels that says that those of this kind are there; None if a GPU has them."""
         if not on_cpu():
             return None
@@ -131,20 +137,62 @@ class Rounds:
         folder = Path(tempfile.gettempdir(), "mlx", installed_version("mlx"), "cpu")
         return folder / f"mlxmtp-{hashlib.sha256(repr(kind).encode()).hexdigest()[:24]}"
 
-    def _build(self, k: int, filters: Filters) -> None:
+    def _build(self, k: int, filters: Kind) -> None:
         """Evaluate a round of this thread's own on small buffers: kernels do not depend on sizes.
 
         MLX keeps traces per thread as long as their function lives. Those left when the thread ends are dropped after
         `join` has returned, by when Python may be gone: so the function is gone when this returns.
         """
-        cache = KVCache(self._target.cache_spec, self._target.dtype)
+        cache = self._cache(filters)
         cache.reserve(STEP)
-        compiled = make_round(make_parts(self._target, self._drafter, filters, compiled=True), k)
-        mx.eval(compiled(*self._arguments(k, cache.buffers)))
+        compiled = self._make_round(self._make_parts(filters, True), k)
+        mx.eval(compiled(*self._arguments(k, filters, cache.buffers)))
 
-    def _arguments(self, k: int, buffers: list[mx.array]) -> tuple[Any, ...]:
+    def _make_parts(self, filters: Kind, compiled: bool) -> Parts:
+        return make_parts(self._target, self._drafter, cast("Filters", filters), compiled=compiled)
+
+    def _make_round(self, parts: Parts, k: int) -> Callable[..., Any]:
+        return make_round(parts, k)
+
+    def _cache(self, filters: Kind) -> KVCache:
+        del filters
+        return KVCache(self._target.cache_spec, self._target.dtype)
+
+    def _arguments(self, k: int, filters: Kind, buffers: list[mx.array]) -> tuple[Any, ...]:
         """Arguments of a round with ``k`` draft tokens on ``buffers``, of the right shapes and types."""
-        hidden = mx.zeros((1, self._target.config.hidden_size), self._target.dtype)
-        state = State(mx.zeros((1,), mx.int32), hidden, mx.ones((1,), mx.int32))
+        del filters
         given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
-        return state, buffers, mx.zeros((2,), mx.uint32), *given
+        return self.state(1), buffers, mx.zeros((2,), mx.uint32), *given
+
+    def state(self, texts: int) -> State:
+        """Return the state of so many texts that have not begun."""
+        hidden = mx.zeros((texts, self._target.config.hidden_size), self._target.dtype)
+        return State(mx.zeros((texts,), mx.int32), hidden, mx.ones((texts,), mx.int32))
+
+
+class BatchRounds(Rounds):
+    """Rounds of several texts; their kind is the number of slots, then the kinds of sampling settings."""
+
+    def _make_parts(self, filters: Kind, compiled: bool) -> Parts:
+        return make_batch_parts(self._target, self._drafter, filters[1:], compiled=compiled)
+
+    def _make_round(self, parts: Parts, k: int) -> Callable[..., Any]:
+        return make_batch_round(parts, k)
+
+    @property
+    def drafts(self) -> bool:
+        """True if there is a drafter."""
+        return self._drafter is not None
+
+    def cache(self, slots: int) -> SlotCache:
+        """Return empty buffers for so many texts."""
+        return SlotCache(self._target.cache_spec, self._target.dtype, slots)
+
+    def _cache(self, filters: Kind) -> KVCache:
+        return self.cache(filters[0])
+
+    def _arguments(self, k: int, filters: Kind, buffers: list[mx.array]) -> tuple[Any, ...]:
+        del k
+        texts: int = filters[0]
+        slots = Slots(mx.zeros((texts,), mx.int32), choices([Sampling()] * texts))
+        return self.state(texts), buffers, slots

@@ -9,43 +9,37 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
-from mlxmtp.decode.constraint import Constraint, choose_allowed
+from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed, filled
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
-from mlxmtp.decode.prefill import SoftTokens, block_start, read_prompt
-from mlxmtp.decode.round import State
+from mlxmtp.decode.logprobs import Logprob
+from mlxmtp.decode.prefill import (
+    Beginning,
+    SoftTokens,
+    block_start,
+    checked_prompt,
+    drained,
+    first_logits,
+    read_in_chunks,
+)  # fmt: skip
+from mlxmtp.decode.request import Request
+from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.decode.texts import HeldText, HeldTexts
-from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
-OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
-RUNS = (1, 2, 4, MAX_DRAFT, COPIED)  # lengths of drafts that are forced: few, for each is traced
-LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
+OnPrefill = Callable[[int, int], None]
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
-    the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
-    is from the text before, not from the drafter."""
-
-    tokens: tuple[int, ...]
-    draft: tuple[int, ...]
-    accepted: int
-    copied: bool = False
 
 
 class _Dispatched(NamedTuple):
@@ -81,13 +75,13 @@ class Decoder:
         self._copying = Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
-        self._compiled = compiled
+        self.compiled = compiled
         self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
-        self._texts: HeldTexts | None = None
-        self._chunk = chunk
+        self.texts: HeldTexts | None = None  # others than this one
+        self.chunk = chunk  # prompt rows read at once
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
         self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
@@ -102,10 +96,11 @@ class Decoder:
         draft_from: Collection[str] = ("mtp",),
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
-        on_prefill: Callable[[int, int], None] | None = None,
+        on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
         media: Sequence[SoftTokens] = (),
+        top_logprobs: int | None = None,
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
@@ -113,20 +108,13 @@ class Decoder:
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
         at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``media``: what stands
-        at negative ids of the prompt. Raises ValueError for an empty prompt or a bad number, ContextOverflow without
-        room for an answer, later DeviceFailed, or RuntimeError if other rounds have begun.
+        at negative ids of the prompt. ``top_logprobs``: tell how likely tokens were, and so many others in their places
+        (None: do not). Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an
+        answer, later DeviceFailed, or RuntimeError if other rounds have begun.
         """
-        prompt = list(prompt_ids)
-        config = self.target.config
-        limit = config.max_positions - len(prompt)
-        if not prompt or max_tokens < 1:
-            raise ValueError("a prompt needs at least one token and an answer room for one")
-        soft = {place for one in media for place in range(one.start, one.end)}
-        if not all((place in soft) if token < 0 else token < config.vocab_size for place, token in enumerate(prompt)):
-            raise ValueError(f"prompt ids must lie in 0 .. {config.vocab_size - 1}")
-        if limit < 1:
-            told = f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}"
-            raise ContextOverflow(f"{told}: shorten it.")
+        prompt, room = checked_prompt(self.target.config, prompt_ids, max_tokens, media)
+        if not all(0 <= token < self.target.config.vocab_size for token in sampling.penalties.bias):
+            raise ValueError(f"tokens of a logit_bias must lie in 0 .. {self.target.config.vocab_size - 1}")
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
@@ -136,8 +124,33 @@ class Decoder:
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
         marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
-        room = min(max_tokens, limit)
-        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint, media)
+        asked = Request(len(prompt), sampling, sampling.key(), frozenset(stop), constraint, top_logprobs)
+        return self._generate(prompt, room, asked, on_prefill, marks, media)
+
+    def read(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        sampling: Sampling,
+        snapshot_at: Collection[int] = (),
+        media: Sequence[SoftTokens] = (),
+    ) -> Generator[int, None, Beginning]:
+        """Read a prompt for a lane to go on with: yield the tokens that are on their way after every chunk.
+
+        Raises as ``rounds`` does. The cache in what is returned is this object's own, until it reads something else.
+        """
+        prompt, _ = checked_prompt(self.target.config, prompt_ids, 1, media)
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
+        self._request += 1
+        self._settle()
+        with self._computing():
+            state, _ = yield from self._begin(prompt, 1, sampling, None, marks, media)
+            return Beginning(cast("int", state.bonus.item()), state.hidden, self._cache)
+
+    @property
+    def live(self) -> HeldText:
+        """The text so far."""
+        return HeldText(self._cache, self.tokens, self.rows, self._snapshots)
 
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
@@ -145,19 +158,17 @@ class Decoder:
         Raises DeviceFailed if the last round was never computed.
         """
         self._settle()
-        if length is None:
-            self._snapshots.forget_beyond(self.rows)
-            tokens, cut = self.tokens[: self.rows], self._cache.cut(self.rows)
-            return CacheState(tokens, self._cache.newest, cut, self._snapshots.last())
-        place = self._snapshots.at(length)
-        if place is None:
-            raise ValueError(f"there is no snapshot after {length} tokens")
-        return CacheState(self.tokens[:length], place.newest, self._cache.cut(length, place.rings))
+        return self.live.state(length)
 
     def import_state(self, state: CacheState) -> None:
         """Go on from ``state``. Raises ValueError if the buffers are another model's; nothing is changed then."""
         rings = None if state.place is None else state.place.rings
-        self._cache.fill(state.buffers, len(state.tokens), state.newest, rings)
+        cache = self._cache if self.texts is None else KVCache(self.target.cache_spec, self.target.dtype)
+        cache.fill(state.buffers, len(state.tokens), state.newest, rings)
+        if self.texts is not None:
+            self._settle()
+            self.texts.add(self.live)
+        self._cache = cache
         self._request += 1
         self._snapshots = Snapshots(state.place)
         self.tokens, self.rows = list(state.tokens), len(state.tokens)
@@ -174,68 +185,65 @@ class Decoder:
 
     def hold_texts(self, limit: int) -> None:
         """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
-        self._texts = HeldTexts(limit)
+        self.texts = HeldTexts(limit)
 
     def draft_with(self, drafter: DraftModel | None) -> None:
         """Draft with another drafter from now on, in the same text; rounds of the one before stay compiled."""
         self._set_aside.append((self.drafter, self._rounds))
         known = next((rounds for one, rounds in self._set_aside if one is drafter), None)
         self._set_aside = [item for item in self._set_aside if item[0] is not drafter]
-        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self._compiled)
+        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self.compiled)
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
         for rounds in (self._rounds, self._given, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
-    def _generate(
+    def _begin(
         self,
         prompt: list[int],
         room: int,
         sampling: Sampling,
-        stop: frozenset[int],
-        on_prefill: Callable[[int, int], None] | None,
+        on_prefill: OnPrefill | None,
         marks: list[int],
-        constraint: Constraint | None,
+        media: Sequence[SoftTokens],
+    ) -> Generator[int, None, tuple[State, mx.array]]:
+        """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
+        self.reused = 0
+        self._prepare(prompt, room, sampling.filters)
+        hidden = yield from self._read(prompt, on_prefill, marks, media)
+        logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
+        bonus = choose(logits, sampling.key(), position, sampling.filters).astype(mx.int32)
+        return State(bonus, hidden, position), logits
+
+    def _generate(
+        self,
+        prompt: list[int],
+        room: int,
+        asked: Request,
+        on_prefill: OnPrefill | None,
+        marks: list[int],
         media: Sequence[SoftTokens],
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
-        self.reused = 0
         self.depth.begin(prompt)
-        key = sampling.key()
         self._settle()
         with self._computing():
-            self._prepare(prompt, room, sampling.filters)
-            hidden, position = self._read(prompt, on_prefill, marks, media), mx.array([len(prompt)], mx.int32)
-            logits = self._numbers(hidden)
-            bonus = choose(logits, key, position, sampling.filters).astype(mx.int32)
-            state, first = State(bonus, hidden, position), [cast("int", bonus.item())]
-        if constraint is not None:
-            first, state = self._obeying(
-                constraint, first, [], stop, False, (hidden, logits), state, key, sampling.filters
-            )
-        self.tokens += first
+            state, logits = drained(self._begin(prompt, room, asked.sampling, on_prefill, marks, media))
+            report = [cast("int", state.bonus.item()), 0]
+        state, new, _, told = self._kept(asked, state, report, (state.hidden, logits), room)
+        self.tokens += new
         self.depth.follow(self.tokens)
-        yield Round(tuple(first), (), 0)
+        yield Round(tuple(new), (), 0, logprobs=told)
         queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
-            if self.tokens[-1] in stop:
+            if self.tokens[-1] in asked.stop:
                 return
-            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, room, constraint)
-            chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
-            now = time.perf_counter()
-            # Under a constraint also rows behind a refused token may serve.
-            new = chosen[: min(accepted + 1 if constraint is None else len(chosen), room)]
-            new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
-            if constraint is not None:
-                new, after = self._obeying(
-                    constraint, new, draft, stop, bool(queue), done.rows, state, key, sampling.filters
-                )
-                if after is not state:  # rounds in flight go on from a token that was refused
-                    queue.clear()
-                    state, accepted = after, len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+            state, done, report = self._advance(state, asked, room)
+            draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
+            state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
             if not done.forced:
                 self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, traced=done.traced)
             room -= len(new)
@@ -243,17 +251,16 @@ class Decoder:
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
             draft = draft[: max(done.forced, accepted)] if done.forced else draft  # without what fills them up
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED and not done.forced)
+            copied = done.k == COPIED and not done.forced
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
             clock = time.perf_counter() if not queue else now
 
-    def _advance(
-        self, state: State, key: mx.array, filters: Filters, room: int, constraint: Constraint | None
-    ) -> tuple[State, _Dispatched, list[int]]:
+    def _advance(self, state: State, asked: Request, room: int) -> tuple[State, _Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
-        queue = self._sent
+        queue, constraint, filters = self._sent, asked.constraint, asked.sampling.filters
+        alone = bool(asked.sampling.penalties) or (constraint is not None and self._replaced > OFTEN)
         with self._computing():
-            often = constraint is not None and self._replaced > OFTEN
-            while len(queue) <= (0 if often else self._in_flight):
+            while len(queue) <= (0 if alone else self._in_flight):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())
                 k = self.depth.choose(room, self._traced(filters))
                 if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
@@ -261,7 +268,7 @@ class Decoder:
                 copied = self._copying.proposed if k == COPIED else []
                 forced = [] if queue or copied or len(forced) < k else forced
                 ahead = sum(one.k + 1 for one in queue)
-                state, sent = self._dispatch(state, key, filters, ahead, k, copied, forced)
+                state, sent = self._dispatch(state, asked.key, filters, ahead, k, copied, forced)
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
@@ -278,7 +285,7 @@ class Decoder:
         except RuntimeError as error:
             self.forget()
             self._sent.clear()
-            self._texts = None if self._texts is None else self._texts.emptied()
+            self.texts = None if self.texts is None else self.texts.emptied()
             self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
             raise failure(error) from error
 
@@ -288,25 +295,43 @@ class Decoder:
             while self._sent:
                 mx.eval(self._sent.popleft().report)
 
-    def _obeying(
-        self,
-        constraint: Constraint,
-        chosen: list[int],
-        draft: list[int],
-        stop: frozenset[int],
-        followed: bool,
-        rows: tuple[mx.array, mx.array],
-        state: State,
-        key: mx.array,
-        filters: Filters,
-    ) -> tuple[list[int], State]:
-        """Return the tokens of a round under a constraint: those ``chosen``, and others where it refuses them.
+    def _kept(
+        self, asked: Request, state: State, report: list[int], rows: tuple[mx.array, mx.array], room: int
+    ) -> tuple[State, list[int], int, tuple[Logprob, ...]]:
+        """Return what a round with that report comes to: next state, new tokens, drafts accepted, logprobs.
 
-        ``rows``, hidden [L, H] and logits [L, V], predicted them; one counts as long as the tokens before are the
-        ``draft``, and none was replaced if the round is ``followed`` by another, which then has written over rows of
-        this one. The state is the given one, or, if a token was replaced, the one after the last.
+        ``rows``: hidden [K + 1, H] and logits [K + 1, V] that predicted its tokens. ``state`` is the last one that was
+        dispatched; penalties and constraints may choose other tokens than the round did, and then go on from those.
         """
-        hidden, logits = rows
+        (*report, accepted), (hidden, logits) = report, rows
+        k = (len(report) - 1) // 2
+        chosen, draft = report[: k + 1], report[k + 1 :]
+        if asked.sampling.penalties:
+            with self._computing():
+                chosen, logits = asked.penalized(self.tokens, draft, logits)
+            accepted = next((i for i, token in enumerate(draft) if token != chosen[i]), k)
+            state = self._state_after(chosen[: accepted + 1], hidden)
+        # Under a constraint also rows behind a refused token may serve.
+        new = chosen[: min(accepted + 1 if asked.constraint is None else len(chosen), room)]
+        new = new[: next((i for i, token in enumerate(new, 1) if token in asked.stop), len(new))]
+        if asked.constraint is not None:
+            new, replaced = self._obeying(asked, asked.constraint, new, draft, logits)
+            if replaced:  # rounds in flight go on from a token that was refused
+                self._sent.clear()
+                state = self._state_after(new, hidden)
+                accepted = len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+        with self._computing():
+            return state, new, accepted, asked.logprobs(rows[1], new)
+
+    def _obeying(
+        self, asked: Request, constraint: Constraint, chosen: list[int], draft: list[int], logits: mx.array
+    ) -> tuple[list[int], bool]:
+        """Return the tokens of a round under a constraint, those ``chosen`` or others; true if there are others.
+
+        A row of ``logits`` counts as long as the tokens before are the ``draft``, and none was replaced if another
+        round has followed, which then has written over rows of this one.
+        """
+        key, filters, followed = asked.key, asked.sampling.filters, bool(self._sent)
         new: list[int] = []
         replaced = False
         for row, own in enumerate(chosen):
@@ -318,20 +343,21 @@ class Decoder:
                 if not constraint.accept([token]):
                     raise RuntimeError("a constraint refuses a token of its own mask")
             new.append(token)
-            if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
+            if token in asked.stop or [token] != draft[row : row + 1] or (replaced and followed):
                 break
-        if replaced:
-            last = len(new) - 1
-            position = len(self.tokens) + last
-            state = State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
         self._replaced += (replaced - self._replaced) / 16
-        return new, state
+        return new, replaced
+
+    def _state_after(self, new: list[int], hidden: mx.array) -> State:
+        """Return the state from which to go on after ``new`` tokens, chosen from ``hidden`` [L, H]."""
+        last, position = len(new) - 1, len(self.tokens) + len(new) - 1
+        return State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
 
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
-        text = HeldText(self._cache, self.tokens, self.rows, self._snapshots)
-        if self._texts is not None:
-            text = self._texts.choose(text, prompt)
+        text = self.live
+        if self.texts is not None:
+            text = self.texts.choose(text, prompt)
             self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         self.rows = text.shared(prompt)
@@ -344,22 +370,10 @@ class Decoder:
         if self.depth.copying is not None:
             self._given.build(COPIED, filters)
 
-    def _numbers(self, hidden: mx.array) -> mx.array:
-        """Return the logits [1, V] of a prompt's last state. Raises LoadError for infinities, NaN and mere zeros."""
-        logits = self.target.logits(hidden)
-        if not (mx.isfinite(logits.sum()) & mx.isfinite(hidden).all() & mx.any(hidden != 0)).item():
-            said = f"The network in {self.target.config.folder} computes no numbers: weights are damaged, or overflow."
-            raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
-        return logits
-
     def _read(
-        self,
-        prompt: list[int],
-        on_prefill: Callable[[int, int], None] | None,
-        marks: list[int],
-        media: Sequence[SoftTokens] = (),
-    ) -> mx.array:
-        """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token."""
+        self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()
+    ) -> Generator[int, None, mx.array]:
+        """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
         start, hidden = self._rewind(prompt)
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
@@ -374,7 +388,7 @@ class Decoder:
             if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
             about = self.target, self._cache, prompt[:end], start
-            hidden = read_prompt(*about, on_written, on_read, self._chunk, media)
+            hidden = yield from read_in_chunks(*about, on_written, on_read, lambda: self.chunk, media)
             start = end
             if end in marks:
                 self._snapshots.take(self._cache, end, hidden)
@@ -409,7 +423,7 @@ class Decoder:
 
         Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
         """
-        given = copied or _filled(forced)
+        given = copied or filled(forced)
         rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
         wanted = k = len(given) or k
         self._cache.reserve(len(self.tokens) + ahead + k)
@@ -434,11 +448,3 @@ class Decoder:
         if not forced:
             self._used.add(use)
         return State(*state), _Dispatched(k, min(len(forced), k), report, rows, timed, new)
-
-
-def _filled(run: list[int]) -> list[int]:
-    """Return drafts for forced tokens, of a length in RUNS; the round adds one token itself, so one less will do."""
-    if not run:
-        return []
-    length = max(length for length in RUNS if 2 * length <= 3 * max(len(run) - 1, 1))
-    return (run + run[-1:] * length)[:length]

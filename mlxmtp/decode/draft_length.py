@@ -162,7 +162,11 @@ class DraftLength:
 
     def accepted(self) -> float | None:
         """Expected share of first draft tokens that are accepted; None before anything was drafted."""
-        return self._accepted.tokens()[1] - 1 if self._accepted.mean()[1] else None
+        return self._accepted.tokens()[1] - 1 if self.acceptance()[1] else None
+
+    def acceptance(self) -> tuple[list[float], int]:
+        """Mean share of drafts accepted, by position, and the number of texts that it was taken of."""
+        return self._accepted.mean()
 
     def price(self) -> float | None:
         """Time of one more draft token in units of a plain round; None until that is known."""
@@ -173,7 +177,7 @@ class DraftLength:
         """Return what another process can begin with, as JSON takes it: acceptance by position, the mean of so many
         texts; costs (logarithm of the time in plain rounds and its width) by length, rows attended to. Empty until
         there is something to know."""
-        acceptance, texts = self._accepted.mean()
+        acceptance, texts = self.acceptance()
         if not texts or not any(self._times.measured):
             return {}
         costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}

@@ -4,16 +4,56 @@ Rows of a picture or a sound have negative ids, made of its content, so that equ
 are compared. `SoftTokens` says what is read there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar, cast
 
 import mlx.core as mx
 
+from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.models.chunks import chunk_rows
+from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.kv_cache import KVCache, PromptView
 from mlxmtp.models.target import Target
 
+T = TypeVar("T")
 OnRows = Callable[[int], None]
+
+
+class Beginning(NamedTuple):
+    """A prompt that was read: the token after it, the hidden state [1, H] that predicted that, keys and values."""
+
+    token: int
+    hidden: mx.array
+    cache: KVCache
+
+
+def checked_prompt(
+    config: ModelConfig, prompt_ids: Sequence[int], max_tokens: int, media: Sequence["SoftTokens"] = ()
+) -> tuple[list[int], int]:
+    """Return a prompt as a list and how many tokens may follow it.
+
+    Raises ValueError for an empty one, strange tokens or no tokens wanted, ContextOverflow without room for an answer.
+    """
+    prompt, limit = list(prompt_ids), config.max_positions - len(prompt_ids)
+    if not prompt or max_tokens < 1:
+        raise ValueError("a prompt needs at least one token and an answer room for one")
+    soft = {place for one in media for place in range(one.start, one.end)}
+    if not all((place in soft) if token < 0 else token < config.vocab_size for place, token in enumerate(prompt)):
+        raise ValueError(f"prompt ids must lie in 0 .. {config.vocab_size - 1}")
+    if limit < 1:
+        told = f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}"
+        raise ContextOverflow(f"{told}: shorten it.")
+    return prompt, min(max_tokens, limit)
+
+
+def first_logits(target: Target, hidden: mx.array) -> mx.array:
+    """Return the logits [1, V] of a prompt's last state. Raises LoadError for infinities, NaN and mere zeros."""
+    logits = target.logits(hidden)
+    if not (mx.isfinite(logits.sum()) & mx.isfinite(hidden).all() & mx.any(hidden != 0)).item():
+        said = f"The network in {target.config.folder} computes no numbers: weights are damaged, or overflow."
+        raise LoadError(f"{said} Pull it again, which checks every file, or take another checkpoint.")
+    return logits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,15 +88,38 @@ def read_prompt(
     chunk: int | None = None,
     media: Sequence[SoftTokens] = (),
 ) -> mx.array:
-    """Read ``tokens[start:]`` into ``cache`` and return the post-norm hidden state [1, H] of the last one.
+    """Read ``tokens[start:]`` into ``cache`` and return the post-norm hidden state [1, H] of the last one."""
+    return drained(read_in_chunks(target, cache, tokens, start, on_written, on_read, lambda: chunk, media))
 
-    A chunk (``chunk`` rows; None: as many as the memory for activations allows) is sent to the device while the one
-    before it runs. ``on_written(n)``: n positions are in the cache from now on. ``on_read(n)``: they have been
-    computed. What either raises ends the reading there.
+
+def drained(reading: Generator[int, None, T]) -> T:
+    """Read to the end without a pause and return the result."""
+    while True:
+        try:
+            next(reading)
+        except StopIteration as over:
+            return cast("T", over.value)
+
+
+def read_in_chunks(
+    target: Target,
+    cache: KVCache,
+    tokens: Sequence[int],
+    start: int,
+    on_written: OnRows = lambda _: None,
+    on_read: OnRows = lambda _: None,
+    chunk: Callable[[], int | None] = lambda: None,
+    media: Sequence[SoftTokens] = (),
+) -> Generator[int, None, mx.array]:
+    """Do what ``read_prompt`` does, with a pause after every chunk: yield the number of tokens sent to the device.
+
+    A chunk (``chunk()`` rows, asked for each; None: as many as the memory for activations allows) is sent to the device
+    while the one before it runs. ``on_written(n)``: n positions are in the cache from now on. ``on_read(n)``: they have
+    been computed. What either raises ends the reading there.
     """
     hidden, running, begin = None, mx.array(0), start
     while begin < len(tokens):
-        end = min(begin + (chunk or chunk_rows(target.config, begin, target.dtype.size)), len(tokens))
+        end = min(begin + (chunk() or chunk_rows(target.config, begin, target.dtype.size)), len(tokens))
         end = _uncut(begin, end, media)
         here = [one for one in media if one.start < end and one.end > begin]
         part = mx.array([max(token, 0) for token in tokens[begin:end]], mx.int32)
@@ -76,6 +139,7 @@ def read_prompt(
         if begin > start:
             on_read(begin)
         begin = end
+        yield end
     assert hidden is not None, "a prompt has at least one unread token"
     mx.eval(hidden, cache.buffers)
     on_read(len(tokens))

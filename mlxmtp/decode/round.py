@@ -1,10 +1,12 @@
 """One round: the drafter proposes K tokens, the target checks them in one pass, the longest agreed prefix is kept."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.sampling import Filters, choose
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import FixedView
@@ -21,6 +23,19 @@ class State(NamedTuple):
     bonus: mx.array
     hidden: mx.array
     offset: mx.array
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
+    the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
+    is from the text before, not from the drafter. ``logprobs``: of the tokens, if they were asked for."""
+
+    tokens: tuple[int, ...]
+    draft: tuple[int, ...]
+    accepted: int
+    copied: bool = False
+    logprobs: tuple[Logprob, ...] = ()
 
 
 RoundFunction = Callable[..., Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -19,14 +19,20 @@ from mlxmtp.engine.events import (
     StopStrings,
     Text,
     Thinking,
+    Waiting,
 )  # fmt: skip
+from mlxmtp.engine.logprobs import TextLogprobs
 from mlxmtp.engine.stats import Meter, Stats, explain
 from mlxmtp.errors import LoadError
 
 if TYPE_CHECKING:
-    from mlxmtp.decode.decoder import Decoder, Round
+    from mlxmtp.decode.decoder import Decoder
+    from mlxmtp.decode.logprobs import Logprob
+    from mlxmtp.decode.prefill import SoftTokens
+    from mlxmtp.decode.round import Round
     from mlxmtp.engine.constraint import Matcher
     from mlxmtp.engine.params import Params
+    from mlxmtp.engine.seat import Seat
     from mlxmtp.engine.tokenizer import Tokenizer
     from mlxmtp.models.config import ModelConfig
 
@@ -38,7 +44,7 @@ class Answer:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Decoder | Seat,
         config: ModelConfig,
         tokenizer: Tokenizer,
         stop_ids: frozenset[int],
@@ -49,6 +55,7 @@ class Answer:
         snapshot_at: Collection[int] = (),
         matcher: Matcher | None = None,
         calls: bool = False,
+        media: Sequence[SoftTokens] = (),
     ) -> None:
         """`stop_ids`: the checkpoint's stop tokens, which the parameters may replace.
 
@@ -57,6 +64,7 @@ class Answer:
         self._decoder, self._config, self._tokenizer = decoder, config, tokenizer
         self._prompt, self._params = prompt, params
         self._on_prefill, self._snapshot_at, self._matcher, self._calls = on_prefill, snapshot_at, matcher, calls
+        self._media = media
         if prompt and max(prompt) >= config.vocab_size:
             told = f"tokenizer.json in {config.folder} knows token {max(prompt)}, the model has {config.vocab_size}"
             raise LoadError(f"{told}: take both from one checkpoint.")
@@ -100,12 +108,16 @@ class Answer:
         # The rounds are closed here and now when this generator is: the cache must be exact by then.
         with closing(self._rounds()) as rounds:
             for round_ in rounds:
+                if not round_.tokens:
+                    yield Waiting()
+                    continue
                 if not self._meter.began:
                     self._meter.reused_tokens = self._decoder.reused
                 self._meter.add(round_)
                 self.tokens += round_.tokens
                 last = round_.tokens[-1]
-                for event in _merged(reading.feed(token for token in round_.tokens if token not in self._stop)):
+                spoken = len(round_.tokens) - (last in self._stop)
+                for event in _merged(reading.feed(round_.tokens[:spoken], round_.logprobs[:spoken])):
                     if isinstance(event, Call) or (isinstance(event, Text | Thinking) and event.text):
                         self._meter.show()
                     yield event
@@ -120,7 +132,7 @@ class Answer:
 
     def _rounds(self) -> Generator[Round, None, None]:
         """Yield rounds; at its budget of tokens a thought is closed with the mark the model would have written."""
-        from mlxmtp.decode.decoder import Round
+        from mlxmtp.decode.round import Round
 
         params = self._params
         limit = params.token_limit(self._config.generation, self._config.max_positions - len(self._prompt))
@@ -153,6 +165,8 @@ class Answer:
             on_prefill=None if said else self._on_prefill,
             snapshot_at=() if said else self._snapshot_at,
             constraint=self._matcher,
+            top_logprobs=self._params.top_logprobs,
+            media=self._media,
         )
 
 
@@ -163,12 +177,26 @@ class _Reading:
         self._detokenizer, self._strings = tokenizer.detokenizer(), strings
         self._splitter = Splitter(inside=inside)
         self._calls = CallReader(tokenizer) if calls else None
+        self._told = TextLogprobs(tokenizer)
 
-    def feed(self, tokens: Iterable[int]) -> list[Event]:
+    def feed(self, tokens: Sequence[int], logprobs: Sequence[Logprob] = ()) -> list[Event]:
+        """Return the events that are certain; `logprobs`, if there are any, are those of the tokens."""
+        if logprobs:
+            return [event for token, one in zip(tokens, logprobs, strict=True) for event in self._feed_told(token, one)]
         if self._calls is None:
             return self._before_stop(self._splitter.feed("".join(map(self._detokenizer.add, tokens))))
         events = self._parts([part for token in tokens for part in self._calls.feed(token)])
         return self._before_stop([*events, Calling()] if self._calls.inside else events)
+
+    def _feed_told(self, token: int, logprob: Logprob) -> list[Event]:
+        before, events = self._in_text, self.feed([token])
+        if before and self._in_text:  # no mark, thought or call
+            self._told.add(logprob)
+        return self._told.beside(events)
+
+    @property
+    def _in_text(self) -> bool:
+        return not self._splitter.inside and (self._calls is None or not self._calls.inside)
 
     def finish(self, *, cut: bool) -> list[Event]:
         """Return what had to wait; nothing after a stop string."""
@@ -177,7 +205,7 @@ class _Reading:
         events = [] if self._calls is None else self._parts(self._calls.finish())
         rest = "" if cut else self._detokenizer.flush()
         found = self._before_stop([*events, *self._splitter.feed(rest), *self._splitter.finish()])
-        return [*found, Text(held)] if (held := self._strings.finish()) else found
+        return self._told.beside([*found, Text(held)] if (held := self._strings.finish()) else found)
 
     def _parts(self, parts: Sequence[int | Call]) -> list[Event]:
         events: list[Event] = []
@@ -208,7 +236,10 @@ class _Reading:
 def _merged(events: Sequence[Event]) -> Iterator[Event]:
     """Yield neighbours of one kind as one event."""
     for kind, run in groupby(events, type):
-        if kind is Text or kind is Thinking:
-            yield kind("".join(event.text for event in run if isinstance(event, Text | Thinking)))
+        if kind is Text:
+            texts = [event for event in run if isinstance(event, Text)]
+            yield Text("".join(one.text for one in texts), tuple(told for one in texts for told in one.logprobs))
+        elif kind is Thinking:
+            yield Thinking("".join(event.text for event in run if isinstance(event, Thinking)))
         else:
             yield from run

@@ -1,30 +1,47 @@
-"""Pictures and sounds in a prompt: one placeholder each becomes marks and soft tokens, which are made when read."""
+"""Pictures and sounds in a prompt: one placeholder each becomes marks and soft tokens, which are made when read.
+
+Rows of a medium have negative ids made of what the network gets of it, so prompts can be compared as before: equal ids
+mean equal rows.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxmtp.errors import LoadError, UsageError
+from mlxmtp.media.source import Kind, MediaFile, media_file
 from mlxmtp.models.towers import has_vision, vision_config
 
 if TYPE_CHECKING:
     import mlx.core as mx
-    from PIL.Image import Image
 
     from mlxmtp.decode.prefill import SoftTokens
-    from mlxmtp.media.image import Picture
     from mlxmtp.models.config import ModelConfig
 
-_KEPT = 2**28  # bytes of soft tokens that are kept for a text that is read again; the newest always are
-_PLACEHOLDERS = {"image": ("image_token_id", 258880), "audio": ("audio_token_id", 258881)}
-_MARKS = {
-    "image": (("boi_token_id", 255999), ("eoi_token_id", 258882)),
-    "audio": (("boa_token_id", 256000), ("eoa_token_index", 258883)),
+IMAGE_TOKENS = 280  # of a picture, at most, unless somebody says otherwise; the published default
+_KEPT = 2**28  # bytes of soft tokens, and of pixels, that are kept for a text that is read again; the newest always are
+
+
+class Marks(NamedTuple):
+    """Ids of a medium's placeholder in a prompt and of the marks around its soft tokens."""
+
+    placeholder: int | None
+    begin: int | None
+    end: int | None
+
+
+SPELLINGS: dict[Kind, tuple[str, str, str]] = {
+    "image": ("<|image|>", "<|image>", "<image|>"),
+    "audio": ("<|audio|>", "<|audio>", "<audio|>"),
+}
+_IN_CONFIG: dict[Kind, tuple[tuple[str, int], ...]] = {
+    "image": (("image_token_id", 258880), ("boi_token_id", 255999), ("eoi_token_id", 258882)),
+    "audio": (("audio_token_id", 258881), ("boa_token_id", 256000), ("eoa_token_index", 258883)),
 }
 
 
@@ -32,10 +49,10 @@ _MARKS = {
 class Medium:
     """A picture or a sound as the network gets it: `data` is pixels [H, W, 3] or samples [n], `digest` their hash.
 
-    `count`: soft tokens. `about`: its size in words, for a person.
+    `count`: soft tokens. `about`: its size in words. `notes`: sentences on what was left out of the file.
     """
 
-    kind: Literal["image", "audio"]
+    kind: Kind
     name: str
     digest: str
     count: int
@@ -45,23 +62,10 @@ class Medium:
 
     @property
     def ids(self) -> list[int]:
-        """Negative ids that stand for its rows in a prompt, alike for what the network reads alike."""
+        """Negative ids of its rows, alike for what the network reads alike."""
         content = hashlib.shake_256(f"{self.kind} {self.digest}".encode()).digest(4 * self.count)
         words = (int.from_bytes(content[at : at + 4], "big") for at in range(0, len(content), 4))
         return [-1 - (word >> 1) for word in words]
-
-
-@dataclass(frozen=True, slots=True)
-class Expanded:
-    """A prompt whose placeholders have become soft tokens; `places`: of the placeholders, with the tokens added."""
-
-    ids: list[int]
-    soft: list[SoftTokens] = field(default_factory=list)
-    places: list[tuple[int, int]] = field(default_factory=list)
-
-    def place(self, before: int) -> int:
-        """Return where the token `before` of the prompt with placeholders stands now."""
-        return before + sum(added for at, added in self.places if at < before)
 
 
 class Media:
@@ -69,74 +73,97 @@ class Media:
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
-        self._kept: dict[str, mx.array] = {}
+        self._soft: dict[str, mx.array] = {}
+        self._prepared: dict[tuple[str, int], Medium] = {}
 
     @property
     def sees(self) -> bool:
-        """True if the checkpoint reads pictures."""
-        return has_vision(self._config)
+        """True if the checkpoint reads pictures. Raises LoadError."""
+        return vision_config(self._config) is not None and has_vision(self._config)
 
-    def prepare(self, source: object, image_tokens: int = 280, name: str = "") -> Medium:
-        """Return the medium in a file (its path), in bytes, or a picture that Pillow has opened.
+    @property
+    def marks(self) -> dict[Kind, Marks]:
+        """Ids of placeholders and marks by config.json."""
+        raw = self._config.raw
+        return {
+            kind: Marks(*(value if isinstance(value := raw.get(key), int) else default for key, default in keys))
+            for kind, keys in _IN_CONFIG.items()
+        }
 
-        Raises UsageError for what is missing, damaged or neither, LoadError if the model lacks the tower.
+    def prepare(self, source: object, image_tokens: int | None = None) -> Medium:
+        """Return what the network gets of a file: its path, its bytes, or a picture that Pillow has opened.
+
+        `image_tokens`: at most so many for a picture. Raises UsageError for what is missing, damaged or neither,
+        LoadError if the model lacks the sense, ValueError for a number of tokens that no picture can have.
         """
-        from mlxmtp.media.image import digest, open_picture
+        from PIL.Image import Image
 
+        from mlxmtp.media.image import open_picture
+
+        budget = image_tokens or IMAGE_TOKENS
         if isinstance(source, Medium):
             return source
-        if isinstance(source, str | Path):
-            name = name or str(source)
-            source = _read(Path(source))
-        picture = open_picture(cast("bytes | Image", source), name or "the picture")
-        side = self._side(picture)
-        pixels = picture.pixels(image_tokens, side)
-        count = pixels.shape[0] * pixels.shape[1] // side**2
-        about = f"{picture.size[0]}x{picture.size[1]}"
-        return Medium("image", picture.name, digest(pixels), count, pixels, about, picture.notes)
+        if isinstance(source, Image):
+            return self._see(open_picture(source), budget)
+        file = source if isinstance(source, MediaFile) else _file(source)
+        key = file.digest, budget
+        known = self._prepared.pop(key, None)
+        if known is None:
+            if file.kind == "audio":
+                raise LoadError(f"Sounds are not read yet, so {file.name} was refused: give a text of it.")
+            known = self._see(file.picture, budget)
+        _keep(self._prepared, key, known, lambda one: int(one.data.nbytes))
+        return known
 
-    def expand(self, ids: Sequence[int], media: Sequence[Medium]) -> Expanded:
-        """Put begin mark, soft tokens and end mark where `ids` has a placeholder, one for each of `media` in order.
+    def prepared(self, messages: Sequence[Mapping[str, Any]], image_tokens: int | None) -> list[Mapping[str, Any]]:
+        """Return messages in which the source of every picture and sound is what the network gets of it."""
 
-        Raises ValueError if they are not as many, or a placeholder stands for another kind.
-        """
+        def part(one: Any) -> Any:
+            kind = one.get("type") if isinstance(one, Mapping) else None
+            return {"type": kind, kind: self.prepare(one.get(kind), image_tokens)} if kind in SPELLINGS else one
+
+        return [
+            {**one, "content": [*map(part, one["content"])]} if isinstance(one.get("content"), list | tuple) else one
+            for one in messages
+        ]
+
+    def soft(self, ids: Sequence[int], media: Sequence[Medium]) -> list[SoftTokens]:
+        """Return the soft tokens that stand at runs of negative ids, those of `media` in order."""
         from mlxmtp.decode.prefill import SoftTokens
 
-        kinds = {self._id(*_PLACEHOLDERS[kind]): kind for kind in _PLACEHOLDERS}
-        places = [place for place, token in enumerate(ids) if token in kinds]
-        if len(places) != len(media):
-            raise ValueError(f"the prompt has {len(places)} placeholders for {len(media)} pictures and sounds")
-        made, soft, end = Expanded([]), [], 0
-        for place, medium in zip(places, media, strict=True):
-            if kinds[ids[place]] != medium.kind:
-                raise ValueError(f"{medium.name} is {medium.kind} and its placeholder {kinds[ids[place]]}")
-            opening, closing = (self._id(*mark) for mark in _MARKS[medium.kind])
-            made.ids.extend([*ids[end:place], opening])
-            block = medium.kind == "image" and self._config.sees_ahead
-            soft.append(SoftTokens(len(made.ids), medium.count, partial(self._rows, medium), block))
-            made.ids.extend([*medium.ids, closing])
-            made.places.append((place, medium.count + 1))
-            end = place + 1
-        made.ids.extend(ids[end:])
-        made.soft.extend(soft)
-        return made
+        starts = [place for place, token in enumerate(ids) if token < 0 and not (place and ids[place - 1] < 0)]
+        return [
+            SoftTokens(start, one.count, partial(self._rows, one), one.kind == "image" and self._config.sees_ahead)
+            for start, one in zip(starts, media, strict=False)
+        ]
+
+    def _see(self, picture: Any, budget: int) -> Medium:
+        from mlxmtp.media.image import digest
+
+        vision = vision_config(self._config)
+        if vision is None or not self.sees:
+            raise LoadError(
+                f"The model in {self._config.folder} has no vision tower, so it cannot see {picture.name}: take one "
+                "that has, as e2b and larger ones do, converted without --text-only."
+            )
+        pixels = picture.pixels(budget, vision.side)
+        count, about = pixels.shape[0] * pixels.shape[1] // vision.side**2, "{}x{}".format(*picture.size)
+        return Medium("image", picture.name, digest(pixels), count, pixels, about, picture.notes)
 
     def _rows(self, medium: Medium) -> mx.array:
-        """Return the soft tokens [S, H] of `medium`, those of the last ones from memory."""
+        """Return the soft tokens [S, H] of `medium`, those of the last ones from memory. Raises DeviceFailed."""
         import mlx.core as mx
 
         from mlxmtp.models import device
 
-        known = self._kept.pop(medium.digest, None)
+        known = self._soft.pop(medium.digest, None)
         if known is None:
             try:
                 known = self._vision(mx.array(medium.data))
                 mx.eval(known)
             except RuntimeError as error:
                 raise device.failure(error) from error
-        self._kept[medium.digest] = known
-        while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > _KEPT:
-            del self._kept[next(iter(self._kept))]
+        _keep(self._soft, medium.digest, known, lambda one: int(one.nbytes))
         return known
 
     @cached_property
@@ -145,32 +172,61 @@ class Media:
 
         return load_vision(self._config)
 
-    def _side(self, picture: Picture) -> int:
-        """Return the pixels of a soft token's side. Raises LoadError for a model that sees nothing."""
-        vision = vision_config(self._config)
-        if vision is None or not self.sees:
-            raise LoadError(
-                f"The model in {self._config.folder} has no vision tower, so it cannot see {picture.name}: take one "
-                "that has (e2b and larger, converted without --text-only)."
+
+def expanded(ids: Sequence[int], media: Sequence[Medium], marks: Mapping[Kind, Marks]) -> list[int]:
+    """Put begin mark, soft tokens and end mark where `ids` has a placeholder, one for each of `media` in order.
+
+    Raises ValueError if they are not as many, or a placeholder stands for another kind.
+    """
+    kinds = {mark.placeholder: kind for kind, mark in marks.items() if mark.placeholder is not None}
+    places = [place for place, token in enumerate(ids) if token in kinds]
+    if len(places) != len(media):
+        raise ValueError(f"the prompt has {len(places)} placeholders for {len(media)} pictures and sounds")
+    made: list[int] = []
+    end = 0
+    for place, medium in zip(places, media, strict=True):
+        if kinds[ids[place]] != medium.kind:
+            raise ValueError(
+                f"the placeholder of {medium.name}, which is {medium.kind}, is one for {kinds[ids[place]]}"
             )
-        return vision.side
-
-    def _id(self, key: str, default: int) -> int:
-        """Return a token id of config.json."""
-        value = self._config.raw.get(key)
-        return value if isinstance(value, int) else default
-
-
-def media_in(messages: Collection[Mapping[str, Any]]) -> list[tuple[str, Any]]:
-    """Return kind and source of every picture and sound in the contents of messages, in order."""
-    parts = (part for one in messages if isinstance(one.get("content"), list | tuple) for part in one["content"])
-    return [(part["type"], part.get(part["type"])) for part in parts if part.get("type") in _PLACEHOLDERS]
+        _, begin, behind = marks[medium.kind]
+        around = [[] if mark is None else [mark] for mark in (begin, behind)]
+        made += [*ids[end:place], *around[0], *medium.ids, *around[1]]
+        end = place + 1
+    return [*made, *ids[end:]]
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.expanduser().read_bytes()
-    except FileNotFoundError as error:
-        raise UsageError(f"There is no file {path}.") from error
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
+def media_in(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the source of every picture and sound in the contents of messages, in order."""
+    return [part[part["type"]] for part in _parts(messages) if part.get("type") in SPELLINGS]
+
+
+def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for one in messages:
+        content = one.get("content")
+        yield from (part for part in content if isinstance(part, Mapping)) if isinstance(content, list | tuple) else ()
+
+
+def _file(source: object) -> MediaFile:
+    """Return the picture or sound in a file, by its path or its bytes. Raises UsageError."""
+    name, data = "the picture", source
+    if isinstance(source, str | Path):
+        name = str(source)
+        try:
+            data = Path(source).expanduser().read_bytes()
+        except FileNotFoundError as error:
+            raise UsageError(f"There is no file {name}.") from error
+        except OSError as error:
+            raise UsageError(f"{name} cannot be read: {error.strerror or error}.") from error
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"a picture or sound is a path, bytes or a Pillow image, not {type(source).__name__}")
+    if (found := media_file(bytes(data), name)) is None:
+        raise UsageError(f"{name} is no picture or sound that can be read: give JPEG, PNG, WebP, GIF, TIFF or WAV.")
+    return found
+
+
+def _keep(kept: dict[Any, Any], key: object, value: object, size: Callable[[Any], int]) -> None:
+    """Put a value behind the others and let the oldest go beyond _KEPT bytes."""
+    kept[key] = value
+    while len(kept) > 1 and sum(map(size, kept.values())) > _KEPT:
+        del kept[next(iter(kept))]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.constraint import Matcher, TokenTable
-from mlxmtp.engine.media import Expanded, Media
+from mlxmtp.engine.events import Event
+from mlxmtp.engine.media import IMAGE_TOKENS, Media, Medium, expanded, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer, stop_ids
 from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.machine.chip import this_machine
 
 if TYPE_CHECKING:
-    from mlxmtp.decode.decoder import Decoder, Round
+    from mlxmtp.decode.decoder import Decoder
+    from mlxmtp.decode.round import Round
+    from mlxmtp.decode.texts import HeldText
+    from mlxmtp.engine.seat import Seat
+    from mlxmtp.engine.streams import Streams
     from mlxmtp.models.config import ModelConfig
 
 _AROUND = 16  # more tokens than a template puts behind a question, and those that change with the text beside them
@@ -40,6 +47,8 @@ class Model:
         self.drafter = drafter
         self.kv_bits = kv_bits  # of keys and values of full layers; None: as they are computed
         self._decoder, self._tokenizer = decoder, tokenizer
+        self._seat: Seat | None = None  # of one answer among several, instead of the decoder
+        self._tables: list[TokenTable] = []  # the one of the vocabulary, once a constraint needed it
 
     @classmethod
     def load(
@@ -90,9 +99,11 @@ class Model:
         """Make the vocabulary ready for constraints now, a second or more, so that no answer has to wait for that."""
         _ = self._token_table
 
-    @cached_property
+    @property
     def _token_table(self) -> TokenTable:
-        return TokenTable(self.tokenizer, self.config.vocab_size, self.stop_ids)
+        if not self._tables:
+            self._tables.append(TokenTable(self.tokenizer, self.config.vocab_size, self.stop_ids))
+        return self._tables[0]
 
     def rounds(
         self,
@@ -108,7 +119,7 @@ class Model:
         seed: int = 0,
         stop: Collection[int] | None = None,
         media: Sequence[object] | None = None,
-        image_tokens: int = 280,
+        image_tokens: int = IMAGE_TOKENS,
     ) -> Iterator[Round]:
         """Decode token ids, round by round, with exactly these settings; `stop` None: at the checkpoint's stop tokens.
 
@@ -120,10 +131,10 @@ class Model:
         from mlxmtp.decode.sampling import Sampling
 
         prepared = [self.media.prepare(one, image_tokens) for one in media or ()]
-        prompt = Expanded(list(prompt_ids)) if media is None else self.media.expand(prompt_ids, prepared)
+        ids = list(prompt_ids) if media is None else expanded(prompt_ids, prepared, self.media.marks)
         return self._decoder.rounds(
-            prompt.ids,
-            media=prompt.soft,
+            ids,
+            media=self.media.soft(ids, prepared),
             max_tokens=max_tokens,
             num_draft_tokens=num_draft_tokens,
             draft_from=draft_from,
@@ -143,18 +154,23 @@ class Model:
         """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
 
         `continues`: the last message is the beginning of the answer. `question`: the end of the last message; a
-        snapshot is taken before it, in case another is asked. Raises LoadError without a tokenizer, ContextOverflow.
+        snapshot is taken before it, in case another is asked. Contents may be lists of parts, `{"type": "text", "text":
+        …}` and `{"type": "image", "image": path, bytes or Pillow's}`. Raises LoadError without tokenizer or tower,
+        UsageError for media that cannot be read, ContextOverflow.
         """
         params = params or Params()
+        if media := media_in(messages):
+            messages = self.media.prepared(messages, params.image_tokens)
+            media = media_in(messages)
         if continues:
             ids = self.tokenizer.continued_ids(messages, think=params.think)
             answer_at = len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) if params.constraint else 0
-            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=ids[answer_at:])
+            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=ids[answer_at:], media=media)
         ids = self.tokenizer.prompt_ids(messages, think=params.think)
         snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
         if question:
             snapshot_at.append(max(0, len(ids) - len(self.tokenizer.encode(question)) - _AROUND))
-        return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at)
+        return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at, media=media)
 
     def stream_ids(
         self,
@@ -165,20 +181,60 @@ class Model:
         snapshot_at: Collection[int] = (),
         begun: Sequence[int] = (),
         calls: bool = False,
+        media: Sequence[Medium] = (),
     ) -> Answer:
         """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin.
 
         `begun`: its last tokens, which a constraint takes for the beginning of the answer. `calls`: tools are declared
-        in it, so calls come as `Call`.
+        in it, so calls come as `Call`. `media`: what stands at its negative ids, in order.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         ids, params, matcher = list(prompt_ids), params or Params(), None
         if params.constraint is not None:
             in_thought = self.tokenizer.opens_in_thought(ids)
             matcher = Matcher(params.constraint, self._token_table, begun, in_thought=in_thought)
-        about = self._decoder, self.config, self.tokenizer, self.stop_ids
+        about = self._seat or self._decoder, self.config, self.tokenizer, self.stop_ids
         options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
+        options["media"] = self.media.soft(ids, media) if media else ()
         return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)
+
+    def seated(self, seat: Seat) -> Model:
+        """Return this model for one answer among several: what it streams is decoded at `seat`."""
+        _ = self.media  # with it, its towers
+        other = copy(self)
+        other._seat = seat
+        return other
+
+    def streams(self, parallel: int) -> Streams:
+        """Return a scheduler of at most `parallel` answers at once; while it has any, nothing else may be asked."""
+        from mlxmtp.engine.streams import Streams
+
+        return Streams(self._decoder, parallel)
+
+    def stream_many(
+        self, conversations: Iterable[Sequence[Message]], params: Params | None = None, *, parallel: int = 4
+    ) -> Generator[tuple[int, Event], None, None]:
+        """Answer conversations side by side: yield their events as they come, each with the conversation's number.
+
+        At most `parallel` are answered at once; another is taken whenever one has ended. Every answer is the one that
+        `stream` would give. Raises what one of them raises; the others are given up then.
+        """
+        streams, waiting = self.streams(parallel), enumerate(conversations)
+        try:
+            while True:
+                for index, messages in islice(waiting, parallel - len(streams.running)):
+                    streams.begin(partial(self._stream_at, messages, params), index)
+                if not streams.running:
+                    return
+                for running, event in streams.step():
+                    if isinstance(event, Exception):
+                        raise event
+                    yield running.tag, event
+        finally:
+            streams.close()
+
+    def _stream_at(self, messages: Sequence[Message], params: Params | None, seat: Seat) -> Answer:
+        return self.seated(seat).stream(messages, params)
 
     def hold_texts(self, limit: int | None = None) -> None:
         """Keep keys and values of several conversations, in at most `limit` bytes (None: an eighth of the memory)."""
@@ -210,6 +266,24 @@ class Model:
         from mlxmtp.engine import kv_file
 
         return kv_file.save(self._decoder, path, self.config.folder, length, kv_bits=self.kv_bits)
+
+    def reusable(self, prompt_ids: Sequence[int]) -> int:
+        """Return how many tokens of a prompt need not be read: some text that is held begins with them."""
+        return max(text.usable(prompt_ids) for text in self._held())
+
+    def save_beginnings(self, path_of: Callable[[Sequence[int]], Path | None]) -> None:
+        """Write every text that is held as it was at each of its snapshots, where `path_of` its tokens is a file."""
+        from mlxmtp.engine import kv_file
+
+        for text in self._held():
+            for place in text.snapshots:
+                path = path_of(text.tokens[: place.length]) if place.length <= text.rows else None
+                if path is not None:
+                    kv_file.write(text.state(place.length), path, self.config.folder, kv_bits=self.kv_bits)
+
+    def _held(self) -> Iterator[HeldText]:
+        yield from self._decoder.texts or ()
+        yield self._decoder.live
 
     def load_cache(self, path: Path) -> int:
         """Import what `save_cache` wrote and return its tokens. Raises CacheRefused, and then changes nothing."""

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlxmtp.decode.decoder import Round
     from mlxmtp.decode.draft_length import DraftLength
+    from mlxmtp.decode.round import Round
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.engine.events import CLOSE, OPEN
+from mlxmtp.engine.media import SPELLINGS, Marks, expanded, media_in
 from mlxmtp.errors import LoadError, MlxmtpError
 from mlxmtp.models.chat_template import TOKENIZER, find_template, no_tokenizer, read_from, read_settings
 from mlxmtp.models.safetensors import advice, named, refuse_pointer
@@ -33,7 +34,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _VISIBLE = frozenset({OPEN, CLOSE, "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'})
 """Special tokens that carry meaning for the reader of an answer; all others never come out as text."""
-_FORMAT = frozenset({*_VISIBLE, "<bos>", "<eos>", "<pad>", _TURN, "<turn|>", "<|tool>", "<tool|>", "<|think|>"})
+_FORMAT = frozenset(
+    {*_VISIBLE, "<bos>", "<eos>", "<pad>", _TURN, "<turn|>", "<|tool>", "<tool|>", "<|think|>"}.union(
+        *SPELLINGS.values()
+    )
+)
 """Tokens of the turn format, special whatever a checkpoint's flags say."""
 _FAULTS = (
     ArithmeticError,
@@ -134,7 +139,8 @@ class Tokenizer:
         """Return the prompt that makes the model answer `messages`.
 
         Special tokens come from the template alone: what a user, a file, a tool or an answer spells like one, in any
-        field, is encoded as plain text, so that no material can end a turn or open a thought. Raises MlxmtpError.
+        field, is encoded as plain text, so that no material can end a turn or open a thought. Pictures and sounds in
+        contents must be prepared (`engine/media.py`) and have negative ids. Raises MlxmtpError.
         """
         if not messages:
             raise MlxmtpError("There is no message to answer.")
@@ -143,6 +149,12 @@ class Tokenizer:
         prompt = self._uncovered(self.render(covered, think=think, tools=declared), cover)
         if not prompt.ids:
             raise MlxmtpError(f"The chat template of {self._folder} makes an empty prompt of this conversation.")
+        if media := media_in(messages):
+            marks = {kind: Marks(*map(self.special_id, spelled)) for kind, spelled in SPELLINGS.items()}
+            try:
+                return Prompt(prompt.text, expanded(prompt.ids, media, marks))
+            except ValueError as error:
+                raise MlxmtpError(f"The chat template of {self._folder} shows no pictures: {error}.") from error
         return prompt
 
     def prompt_ids(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> list[int]:

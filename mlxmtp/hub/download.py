@@ -21,7 +21,7 @@ from mlxmtp.hub.registry import find_entry, same_shape
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.chat_template import check_text
 from mlxmtp.models.checkpoint import match
-from mlxmtp.models.config import ModelConfig, check_pair
+from mlxmtp.models.config import ModelConfig, check_pair, no_config
 from mlxmtp.models.safetensors import INDEX, Chosen, assign, choose_files, header_length, parse_header
 from mlxmtp.units import format_bytes
 
@@ -139,11 +139,11 @@ def _plan_part(repo: str, revision: str | None, cache: Path, on_wait: OnWait | N
     remote = _Remote(repo, revision, cache, on_wait)
     repo = remote.found.repo
     if (described := remote.read("config.json")) is None:
-        raise LoadError(f"{repo} has no config.json, so it is no model that mlxmtp runs. Try another repository.")
+        raise LoadError(no_config(remote.found.files, repo))
     config = ModelConfig.parse(described, repo, generation=remote.read("generation_config.json"))
+    weights = remote.weights(config)
     if not config.is_drafter:
         check_text(remote.found.files, remote.read, repo)
-    weights = remote.weights(config)
     patterns = _NETWORK if config.is_drafter else _NETWORK + _TEXT_SIDE
     small = [file for name, file in remote.found.files.items() if any(fnmatch(name, pattern) for pattern in patterns)]
     small.sort(key=lambda file: file.size)

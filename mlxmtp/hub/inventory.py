@@ -14,7 +14,7 @@ from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, split_revi
 from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.memory import Need, need
 from mlxmtp.models.chat_template import check_text, read_from
-from mlxmtp.models.checkpoint import check_folder, match
+from mlxmtp.models.checkpoint import check_target, match
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import read_folder
 from mlxmtp.models.tensors import Names, Quantization, parameter_count
@@ -111,9 +111,7 @@ def unusable(store: Store) -> Iterator[tuple[str, str]]:
 def describe(store: Store, checkpoint: Checkpoint) -> KnownModel:
     """Return a model from its folder. Raises LoadError if that holds none that can answer."""
     config = read_config(checkpoint.folder)
-    if config.is_drafter:
-        raise LoadError(f"{checkpoint.name} is a drafter: it answers nothing on its own.")
-    check_folder(config)
+    check_target(config, checkpoint.name)
     files = [item for item in checkpoint.folder.iterdir() if item.is_file()]
     check_text([item.name for item in files], read_from(checkpoint.folder), checkpoint.folder)
     cached = CachedRepo.of_snapshot(checkpoint.folder)

@@ -34,6 +34,13 @@ class Source(NamedTuple):
     quantization: Quantization | None
 
 
+def check_target(config: ModelConfig, name: object) -> list[str]:
+    """Return what `check_folder` does of a target. Raises LoadError, which gives a drafter's ``name``, for others."""
+    if config.is_drafter:
+        raise LoadError(f"{name} is a drafter: it answers nothing on its own. Give it as the draft model.")
+    return check_folder(config)
+
+
 def check_folder(config: ModelConfig) -> list[str]:
     """Return sentences on what is ignored in a folder. Raises LoadError unless its weights are those of ``config``."""
     stored, notes = read_with_notes(config.folder)

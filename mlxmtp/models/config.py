@@ -1,14 +1,15 @@
 """Configurations of targets and drafters, from their JSON files alone; imports no MLX."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config_check import is_quantization, problems, token_ids, usable
-from mlxmtp.models.safetensors import AGAIN, advice, named
+from mlxmtp.models.safetensors import AGAIN, advice, named, other_weights
 
 TARGET_TYPES = frozenset({"gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"})
 DRAFTER_TYPES = frozenset({"gemma4_assistant", "gemma4_unified_assistant"})
@@ -147,11 +148,26 @@ def read_config(folder: Path) -> ModelConfig:
     if not folder.is_dir():
         raise LoadError(f"{folder} is not a folder. Give the folder that holds config.json and model.safetensors.")
     generation = folder / "generation_config.json"
+    if not (folder / "config.json").exists():
+        raise LoadError(no_config([item.name for item in folder.iterdir()], folder))
     return ModelConfig.parse(
         _read(folder / "config.json"),
         folder,
         generation=_read(generation) if generation.exists() else None,
     )
+
+
+def no_config(present: Collection[str], origin: Path | str) -> str:
+    """Return the sentence for a folder or repository without config.json, by the files that are ``present``."""
+    if isinstance(origin, Path):
+        way = "Give the folder that holds config.json and model.safetensors."
+        places = ("*/config.json", "snapshots/*/config.json", "*/snapshots/*/config.json")
+        found = islice(chain(*map(origin.glob, places)), 100)
+        if inner := sorted(file.parent.relative_to(origin) for file in found):
+            way = f"Give the folder of one model in it: {', '.join(map(str, inner[:3]))}{', …' if inner[3:] else ''}."
+    else:
+        way = "Try another repository."
+    return other_weights(present, origin) or f"{origin} holds no model: it has no config.json. {way}"
 
 
 def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
@@ -184,10 +200,6 @@ def check_pair(target: ModelConfig, drafter: ModelConfig) -> None:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise LoadError(
-            f"{path} is missing. Give a folder in the published layout, or download the model again."
-        ) from None
     except OSError as error:
         raise LoadError(f"{path} cannot be read ({error}). {AGAIN}") from None
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import mlx.core as mx
 
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.kv_cache import FixedView
 from mlxmtp.models.layer import Layer, Rotary, Rotation, halves
 from mlxmtp.models.linear import Linear, Matrix, Weights
+from mlxmtp.models.slots import fixed_view
 from mlxmtp.models.target import Target
 
 QUERY_BEHIND = 1
@@ -20,7 +20,8 @@ transformers uses the bonus token's position (0); engines tuned on the trained w
 
 
 class Scores(NamedTuple):
-    """Scores ``values`` [1, C] float32 of the next token being one of ``ids`` [C] (None: the whole vocabulary)."""
+    """Scores ``values`` [B, C] float32 of the next token being one of ``ids`` [C], or [B, C] for several texts (None:
+    the whole vocabulary)."""
 
     values: mx.array
     ids: mx.array | None
@@ -71,7 +72,12 @@ class CentroidHead:
         self._blocks = Matrix(tuple(blocks), table.quantization)
 
     def __call__(self, x: mx.array) -> Scores:
-        nearest = mx.argpartition(-self._centroids(x), self._top - 1, axis=-1)[0, : self._top]
+        nearest = mx.argpartition(-self._centroids(x), self._top - 1, axis=-1)[:, : self._top]
+        if len(x) > 1:
+            rows = self._blocks.rows(nearest).reshape(len(x), -1, x.shape[-1])  # [B, top * n, width]
+            values = (x[:, None] @ rows.swapaxes(1, 2).astype(x.dtype))[:, 0]
+            return Scores(values.astype(mx.float32), self._ids[nearest].reshape(len(x), -1))
+        nearest = nearest[0]
         rows = self._blocks.rows(nearest)  # [top, n, width]
         values = x @ rows.reshape(-1, rows.shape[-1]).T.astype(x.dtype)
         return Scores(values.astype(mx.float32), self._ids[nearest].reshape(-1))
@@ -94,14 +100,14 @@ class Drafter:
             self._head = CentroidHead(table, sparse.matrix("centroids"), sparse.vector("token_ordering"), top)
 
     def context(self, buffers: list[mx.array], offset: mx.array) -> Context:
-        """Return what the draft steps of a round share whose bonus token stands at ``offset`` [1]."""
+        """Return what the draft steps of a round share whose bonus token stands at ``offset`` [B] in each text."""
         turns = {kind: rotary.at(offset - QUERY_BEHIND) for kind, rotary in self._rotary.items()}
-        return Context(FixedView(self._spec, buffers, offset - 1, 1).masks, turns)
+        return Context(fixed_view(self._spec, buffers, offset - 1, 1).masks, turns)
 
     def step(
         self, embedding: mx.array, hidden: mx.array, position: mx.array, buffers: list[mx.array], context: Context
     ) -> tuple[Scores, mx.array]:
-        """One draft step: the target's scaled embedding and post-norm hidden state [1, B] -> scores, next hidden state.
+        """One draft step: the target's scaled embedding and post-norm hidden state [B, H] -> scores, next hidden state.
 
         The layers have queries only; K/V are those of the target's last own layer of the same kind. No soft-cap, and
         the same rotation for every ``position`` of the token to come.

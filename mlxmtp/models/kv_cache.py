@@ -85,15 +85,16 @@ class CacheSpec:
 
 
 class KVCache:
-    """The K/V buffers of one conversation, as the host holds them.
+    """The K/V buffers of one conversation, as the host holds them (of several in ``slots.py``).
 
     ``buffers`` is replaced as a whole by every pass; nobody may keep a second reference to it, or MLX copies the
     buffers instead of updating them in place.
     """
 
-    def __init__(self, spec: CacheSpec, dtype: mx.Dtype) -> None:
+    def __init__(self, spec: CacheSpec, dtype: mx.Dtype, slots: int = 1) -> None:
         self.spec = spec
         self.dtype = dtype
+        self.slots = slots
         self.capacity = 0
         self.buffers: list[mx.array] = []
         self.newest = -1  # highest position ever written, rejected rows included
@@ -189,7 +190,7 @@ class KVCache:
 
     def _zeros(self, i: int, capacity: int) -> mx.array:
         part = self._layout[i]
-        return mx.zeros((1, part.heads, self.spec.rows(part.kind, capacity), part.width), part.dtype)
+        return mx.zeros((self.slots, part.heads, self.spec.rows(part.kind, capacity), part.width), part.dtype)
 
     def _resized(self, i: int, capacity: int) -> mx.array:
         old, new = self.buffers[i], self._zeros(i, capacity)
@@ -206,8 +207,11 @@ def ring_positions(last: mx.array, rows: int) -> mx.array:
 
 
 def visible(query: mx.array, key: mx.array, window: int | None) -> mx.array:
-    """Mask [L, rows]: which key positions each query position attends to (``window`` None: all before it)."""
-    q, k = query[:, None], key[None]
+    """Mask [.., L, rows]: key positions [.., rows] that each query position [.., L] attends to.
+
+    ``window`` None: all before it.
+    """
+    q, k = query[..., None], key[..., None, :]
     seen = (k <= q) & (k >= 0)
     return seen if window is None else seen & (k > q - window)
 

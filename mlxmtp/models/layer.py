@@ -12,7 +12,7 @@ from mlxmtp.models.kv_quant import QuantizedRows, Rows, dequantized, scores, wei
 from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join, softmax
 
 KV = tuple[Rows, Rows]
-"""Keys and values, each [1, kv_heads, rows, D] or quantized."""
+"""Keys and values, each [slots, kv_heads, rows, D] or quantized; one slot for each text of the pass."""
 
 _FEW = 16
 """Rows up to which the products are written out on a CPU; a chunk of the prompt is better off in MLX's own function."""
@@ -200,36 +200,42 @@ def has_kernel(rows: int, heads_per_group: int, dim: int) -> bool:
 def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     """queries [1, L, heads, D] and the K/V they look at -> [L, heads * D]; ``mask`` [L, rows] or "causal".
 
+    Keys and values of several slots take the queries of one after the other, ``mask`` is [slots, L / slots, rows] then.
     Gemma 4 does not scale its scores. A chunk of the prompt, which dequantizes what is quantized, takes MLX's function,
     and so does a round on a GPU that has a kernel for it. Elsewhere that function would read keys and values once for
     every head of a group, and on a CPU be a dozen operations: here heads and rows of a group are the rows of one
     product. On a CPU they are its columns: K q^T takes OpenBLAS half as long as q K^T.
     """
-    _, rows, heads, dim = queries.shape
+    _, all_rows, heads, dim = queries.shape
     keys, values = kv
-    groups = (keys.values if isinstance(keys, QuantizedRows) else keys).shape[1]
+    slots, groups = (keys.values if isinstance(keys, QuantizedRows) else keys).shape[:2]
+    rows, each = all_rows // slots, heads // groups
+    if not isinstance(mask, str) and mask.ndim == 3:
+        mask = mask[:, None]  # [slots, 1, L, keys]
     many = isinstance(mask, str) or rows > _FEW
     if many:
         keys, values = dequantized(keys), dequantized(values)
-    fused = many or (not device.on_cpu() and has_kernel(rows, heads // groups, dim))
+    fused = many or (not device.on_cpu() and has_kernel(rows, each, dim))
     if fused and isinstance(keys, mx.array) and isinstance(values, mx.array):
-        y = mx.fast.scaled_dot_product_attention(queries.transpose(0, 2, 1, 3), keys, values, scale=1.0, mask=mask)
-        return y.transpose(0, 2, 1, 3).reshape(rows, heads * dim)
+        by_slot = queries.reshape(slots, rows, heads, dim).transpose(0, 2, 1, 3)
+        y = mx.fast.scaled_dot_product_attention(by_slot, keys, values, scale=1.0, mask=mask)
+        return y.transpose(0, 2, 1, 3).reshape(all_rows, heads * dim)
     assert not isinstance(mask, str), "many rows are dequantized"
     if groups > 1:
-        queries = queries.reshape(rows, groups, heads // groups, dim).transpose(1, 0, 2, 3)
-    queries = queries.reshape(1, groups, -1, dim)
+        queries = queries.reshape(slots, rows, groups, each, dim).transpose(0, 2, 1, 3, 4)
+    queries = queries.reshape(slots, groups, -1, dim)
     if isinstance(keys, QuantizedRows) or not device.on_cpu():
-        products = scores(queries, keys)  # [1, groups, L * heads per group, keys]
-        seen = mx.where(mask[:, None], products.reshape(groups, rows, heads // groups, -1), -mx.inf)
+        products = scores(queries, keys)  # [slots, groups, L * heads per group, keys]
+        seen = mx.where(mask[..., None, :], products.reshape(slots, groups, rows, each, -1), -mx.inf)
         y = weighted_sum(mx.softmax(seen, axis=-1, precise=True).reshape(products.shape), values)
     else:
-        products = dequantized(keys) @ queries.swapaxes(2, 3)  # [1, groups, keys, L * heads per group]
-        seen = mx.where(mask.T[..., None], products.reshape(groups, -1, rows, heads // groups), -mx.inf)
-        y = softmax(seen, axis=1).reshape(products.shape).swapaxes(2, 3) @ dequantized(values)
+        products = dequantized(keys) @ queries.swapaxes(2, 3)  # [slots, groups, keys, L * heads per group]
+        by_key = mask.swapaxes(-1, -2)[..., None]
+        seen = mx.where(by_key, products.reshape(slots, groups, -1, rows, each), -mx.inf)
+        y = softmax(seen, axis=2).reshape(products.shape).swapaxes(2, 3) @ dequantized(values)
     if groups > 1:
-        y = y.reshape(groups, rows, -1, dim).transpose(1, 0, 2, 3)
-    return y.reshape(rows, heads * dim)
+        y = y.reshape(slots, groups, rows, -1, dim).transpose(0, 2, 1, 3, 4)
+    return y.reshape(all_rows, heads * dim)
 
 
 class _Sparse:

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models import device
-from mlxmtp.models.checkpoint import Source, check_folder, match, match_tower
+from mlxmtp.models.checkpoint import Source, check_folder, check_target, match, match_tower
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
@@ -30,10 +30,8 @@ def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
     ``kv_bits`` 4 or 8: full layers store quantized keys and values.
     """
     config = read_config(folder)
-    if config.is_drafter:
-        raise LoadError(f"{folder} is a drafter and answers nothing on its own. Give it as the draft model.")
+    check_target(config, folder)
     kv = kv_quantization(config, kv_bits)
-    check_folder(config)
     device.tune_threads(config.hidden_size)
     device.bound_memory()
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.

@@ -104,8 +104,21 @@ def choose_files(present: Collection[str], index: bytes | None, origin: object) 
         raise LoadError(f"{named(origin, absent[0])} is missing although the index names it. {advice(origin)}")
     if complete:
         raise LoadError(f"{origin} holds more than one set of weights and no index. Remove all but one.")
+    if not counts and (problem := other_weights(present, origin)):
+        raise LoadError(problem)
     parts = f": of {' or '.join(str(int(count)) for count in sorted(counts))} numbered files some are missing"
     raise LoadError(f"{origin} holds no {SINGLE}{parts if counts else ''}. {advice(origin)}")
+
+
+def other_weights(present: Collection[str], origin: object) -> str | None:
+    """Return the sentence for a folder or repository whose weights are for other programs, None if it has none such."""
+    adapters = {"adapter_config.json", "adapter_model.safetensors", "adapters.safetensors"}
+    if adapters & set(present):
+        return f"{origin} holds an adapter (LoRA) without its model. Merge it into its model, and save that."
+    kinds = (("GGUF", r".+\.gguf"), ("PyTorch", r"pytorch_model.*\.bin"), ("LiteRT", r".+\.(task|litertlm)"))
+    kind = next((kind for kind, pattern in kinds if any(re.fullmatch(pattern, file) for file in present)), None)
+    way = "Take an MLX conversion of the model, or its original weights."
+    return kind and f"{origin} holds weights as {kind} files, which mlxmtp does not read. {way}"
 
 
 def named(origin: object, file: str) -> str:

@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel
+from mlxmtp.app.prompt_cache import PromptCache
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.serve.fields import Refused
@@ -89,13 +92,9 @@ def models_of(opener: Opener, settings: Settings) -> Models:
     """Return the model that the settings mean, and the others here. Raises ModelNotFound, LoadError, TooLarge."""
     target = opener.target(settings.model)
     first = _served(opener, target, settings)
-    others = [name for name in opener.names() if name not in first.names and opener.has(name)]
-    same = [name for name in others if opener.target(name).folder == target.folder]
-    return Models(first, {name: _later(opener, name, settings) for name in others if name not in same})
-
-
-def _later(opener: Opener, name: str, settings: Settings) -> Callable[[], Served]:
-    return lambda: _served(opener, opener.target(name), settings)
+    named = {name: opener.target(name) for name in opener.names() if opener.has(name)}
+    others = {name: one for name, one in named.items() if name not in first.names and one.folder != target.folder}
+    return Models(first, {name: partial(_served, opener, one, settings) for name, one in others.items()})
 
 
 def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
@@ -106,7 +105,7 @@ def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
         opened = opener.open(target, drafter, settings, tokenizer)
         opened.model.prepare_constraints()  # any request may have one
         opened.model.hold_texts()
-        return opened
+        return replace(opened, cache=PromptCache.of(opener.loaded)) if settings.cache else opened
 
     names = frozenset({target.name, target.name.rpartition("/")[2], "default"})
     return Served(

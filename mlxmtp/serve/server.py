@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 from h11 import LocalProtocolError
 
-from mlxmtp.app.open import Opener, OpenModel
+from mlxmtp.app.open import Opener
 from mlxmtp.app.worker import Worker
 from mlxmtp.errors import UsageError, sentence
 from mlxmtp.serve.connections import Patient
@@ -27,6 +27,7 @@ from mlxmtp.settings import Settings, server_key
 HOST, PORT, WAITING, HEARTBEAT = "127.0.0.1", 8765, 64, 10.0
 _CONNECTIONS = 512
 _PATIENCE = 5  # seconds that answers have to end when the server does
+_WRITING = 120.0  # seconds that the texts of a model may take to be written
 _SAVE_SECONDS = 60.0  # between two writings of what drafting has learned
 
 
@@ -129,7 +130,11 @@ class Server:
             keep.cancel()
             scheduler.stop()
             log.removeHandler(told)
-            _save(worker.model)
+            if worker.model is not None:
+                worker.model.save_learned()
+                if worker.model.cache is not None:
+                    worker.unload()  # which keeps its texts
+                    worker.idle(_WRITING)
         if watch.done():
             watch.result()
         watch.cancel()
@@ -154,12 +159,8 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
 async def _keep(worker: Worker) -> None:
     while True:
         await asyncio.sleep(_SAVE_SECONDS)
-        _save(worker.model)
-
-
-def _save(opened: OpenModel | None) -> None:
-    if opened is not None:
-        opened.save_learned()
+        if worker.model is not None:
+            worker.model.save_learned()
 
 
 class _Uvicorn(uvicorn.Server):

@@ -229,7 +229,7 @@ def test_what_does_not_fit_says_what_can_be_left_out(house: House, kind: Kind) -
     house.conversation.part("y" * 100)
     house.conversation.finish("length")
     turn = house.turn(kind)
-    used = len(turn.prompt(house.tokenizer, think=False).ids)
+    used = len(house.tokenizer.prompt_ids(turn.messages))
     assert not turn.fit(used, house.tokenizer, 2 * used, None).full
     assert turn.fit(used, house.tokenizer, used + 1, None).full == (kind != "continue")  # which needs no reserve
     fit = turn.fit(used, house.tokenizer, used, None)

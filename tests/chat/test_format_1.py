@@ -66,7 +66,10 @@ def test_a_file_goes_on_in_place_and_is_of_this_format_then(tmp_path: Path, name
     marked = before.replace(b'"format": 1', b'"format": 2', 1)
     assert path.read_bytes().startswith(marked)
     assert read(path).history == conversation.history
-    assert read(path).exchanges == (*said, Exchange("And now?", Reply("Now.")))
+    assert read(path).exchanges == (
+        *said,
+        Exchange("And now?", Reply("Now."), media=(ImagePart("sha256:1", name="a.png"),)),
+    )
     path.write_bytes(marked)  # killed between the header and the event
     assert seen(read(path)) == {key: value for key, value in EXPECTED[name].items() if key != "turns"}
 

@@ -17,7 +17,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlxmtp.decode.decoder import Round
+from mlxmtp.decode.round import Round
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.config import read_config

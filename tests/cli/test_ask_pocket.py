@@ -53,20 +53,15 @@ def test_without_a_model_pocket_answers_and_says_so(environment: dict[str, str])
 
 
 def test_a_seed_repeats_the_answer_with_and_without_the_drafter(environment: dict[str, str]) -> None:
-    first = answer(environment, QUESTION, "--max-tokens", "60")
-    seed = str(first["stats"]["seed"])
-    plain = answer(environment, QUESTION, "--max-tokens", "60", "--seed", seed, "--no-draft")
-    assert plain["response"] == first["response"]
+    first = answer(environment, QUESTION, "--max-tokens", "40")
+    again = ("--max-tokens", "40", "--seed", str(first["stats"]["seed"]))
+    plain = answer(environment, QUESTION, *again, "--no-draft")
+    drafted = answer(environment, QUESTION, *again, "--num-draft-tokens", "3")
+    assert drafted["response"] == plain["response"] == first["response"]
     assert (first["model"], first["drafter"], plain["drafter"]) == ("pocket", "pocket", None)
     assert plain["stats"]["drafted"] == 0
-
-
-def test_drafting_happens_at_a_fixed_length(environment: dict[str, str]) -> None:
-    drafted = answer(environment, QUESTION, "--temp", "0", "--num-draft-tokens", "3")
-    stats = drafted["stats"]
-    assert len(stats["acceptance_by_position"]) == 3
-    assert 0 < stats["accepted"] <= stats["drafted"]
-    assert drafted["response"] == answer(environment, QUESTION, "--temp", "0", "--num-draft-tokens", "0")["response"]
+    assert len(drafted["stats"]["acceptance_by_position"]) == 3
+    assert 0 < drafted["stats"]["accepted"] <= drafted["stats"]["drafted"]
 
 
 def test_thinking_is_apart_from_the_answer(environment: dict[str, str]) -> None:
@@ -80,8 +75,8 @@ def test_with_a_cache_the_second_question_on_a_file_reads_only_itself(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     book = tmp_path / "book.txt"
-    book.write_text("".join(f"Rule {i}: a drafter proposes {i % 7} tokens.\n" for i in range(80)))
-    options = ["--temp", "0", "--max-tokens", "20", "-f", str(book)]
+    book.write_text("".join(f"Rule {i}: a drafter proposes {i % 7} tokens.\n" for i in range(20)))
+    options = ["--temp", "0", "--max-tokens", "8", "-f", str(book)]
     first = answer(environment, *options, "--cache", QUESTION)
     (kept,) = (tmp_path / "cache" / "prompts").iterdir()
     assert first["stats"]["reused_tokens"] == 0
@@ -121,12 +116,12 @@ def test_ctrl_c_in_the_middle_of_a_real_answer(environment: dict[str, str], tmp_
 
 
 def test_an_answer_in_a_form_parses_or_fails(environment: dict[str, str]) -> None:
-    form = ("--schema", "name str, age int", "--seed", "2")
+    form = ("--schema", "age int, yes bool", "--seed", "6")  # 52 tokens; a string could be long
     plain, drafted = (ask(environment, "-m", "pocket", *form, *more, "Who are you?") for more in (("--no-draft",), ()))
     assert (plain.returncode, drafted.returncode) == (0, 0), drafted.stderr
     assert plain.stdout == drafted.stdout
     found = json.loads(drafted.stdout)
-    assert [type(found[name]) for name in ("name", "age")] == [str, int]
+    assert [type(found[name]) for name in ("age", "yes")] == [int, bool]
     cut = ask(environment, "-m", "pocket", *form, "--max-tokens", "3", "Who are you?")
     assert cut.returncode == 1
     assert b"--max-tokens allows more" in cut.stderr

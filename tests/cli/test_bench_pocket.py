@@ -58,7 +58,7 @@ def test_a_whole_run_its_files_and_its_comparison(command, tmp_path):
 
 
 def test_ctrl_c_in_the_middle_ends_with_a_report_of_what_there_is(command):
-    args = ("-m", "pocket", "--suite", "chat", "-n", "12", "-r", "500", "-w", "0", "--temp", "0", "--format", "jsonl")
+    args = ("-m", "pocket", "--suite", "chat", "-n", "4", "-r", "500", "-w", "0", "--temp", "0", "--format", "jsonl")
     process = subprocess.Popen(arguments(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **command)
     assert process.stdout is not None
     head = [json.loads(process.stdout.readline()) for _ in range(6)]
@@ -73,7 +73,7 @@ def test_ctrl_c_in_the_middle_ends_with_a_report_of_what_there_is(command):
 
 
 def test_a_reader_that_leaves_ends_the_run(command):
-    args = ("-m", "pocket", "--suite", "chat", "-n", "12", "-r", "500", "-w", "0", "--format", "jsonl")
+    args = ("-m", "pocket", "--suite", "chat", "-n", "4", "-r", "500", "-w", "0", "--format", "jsonl")
     process = subprocess.Popen(arguments(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **command)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["type"] == "start"

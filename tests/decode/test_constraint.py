@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.prefill import drained
 from mlxmtp.decode.sampling import Sampling, choose
 from mlxmtp.errors import MlxmtpError
 from tests.golden import FAMILIES, load_golden
@@ -80,7 +81,7 @@ def by_definition(family: str, allows: Allows, count: int, sampling: Sampling) -
         text = prompt(family) + language.text
         engine.forget()
         engine._cache.reserve(len(text) + 16)
-        logits = engine.target.logits(engine._read(text, None, []))
+        logits = engine.target.logits(drained(engine._read(text, None, [])))
         where = sampling.key(), mx.array([len(text)]), sampling.filters
         own = cast("int", choose(logits, *where).item())
         if not language.accept([own]):

@@ -292,7 +292,9 @@ def test_what_texts_agreed_on_does_not_fade_from_start_to_start():
         again = Acceptance(8)
         again.start_from(*learned)
         learned = again.mean()
-    assert learned == (pytest.approx([0.95] * 8, abs=0.02), 5)
+    mean, texts = learned
+    assert mean == pytest.approx([0.95] * 8, abs=0.02)
+    assert texts == 5
 
 
 def test_one_text_of_another_kind_does_not_undo_what_many_agreed_on():

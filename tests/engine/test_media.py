@@ -51,7 +51,7 @@ def test_a_sampled_text_is_the_same_with_and_without_drafts(golden: MediaGolden,
 @pytest.mark.parametrize("chunk", [7, 64, 90])
 def test_chunks_cut_no_picture(golden: MediaGolden, chunk: int) -> None:
     model = Model.load(golden.target, golden.drafter)
-    model._decoder._chunk = chunk
+    model._decoder.chunk = chunk
     assert text(model, golden.ids("prompt")) == golden.ids("greedy")
 
 
@@ -89,7 +89,7 @@ def test_placeholders_and_media_are_as_many(model: Model) -> None:
         model.rounds([2, -7, 5], max_tokens=1)
     with pytest.raises(UsageError, match=r"There is no file nowhere\.png"):
         model.rounds([2, IMAGE], max_tokens=1, media=["nowhere.png"])
-    with pytest.raises(UsageError, match="is no picture that can be read"):
+    with pytest.raises(UsageError, match="is no picture or sound that can be read"):
         model.rounds([2, IMAGE], max_tokens=1, media=[b"some text"])
 
 

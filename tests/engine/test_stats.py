@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlxmtp.decode.decoder import Round
+from mlxmtp.decode.round import Round
 from mlxmtp.engine.stats import Meter
 from tests.fake_decoder import fake_round
 

@@ -265,6 +265,12 @@ def test_a_disk_that_is_too_small_is_noticed_before(here: Here, monkeypatch: pyt
     ("files", "sentence"),
     [
         ({"README.md": b"x"}, "has no config.json"),
+        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "org/odd holds an adapter (LoRA) without"),
+        ({"model-Q4_K_M.gguf": b"x"}, "org/odd holds weights as GGUF files"),
+        (
+            {"config.json": (FOLDER / "e2b" / "target" / "config.json").read_bytes(), "pytorch_model.bin": b"x"},
+            "org/odd holds weights as PyTorch files",
+        ),
         ({"config.json": b'{"model_type": "llama"}', WEIGHTS: b"x"}, "org/odd holds a 'llama' model"),
         ({"config.json": b"{", WEIGHTS: b"x"}, "config.json of org/odd cannot be read"),
         (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.app.open import load
+from mlxmtp.app.open import load, read_tokenizer
 from mlxmtp.errors import LoadError, ModelNotFound
 from mlxmtp.hub.inventory import describe, unusable
 from mlxmtp.hub.registry import plain_name, split_revision
@@ -103,6 +103,15 @@ def test_a_cache_without_refs_or_with_one_to_a_part_is_used(here: Here) -> None:
     assert here.store().resolve("ORG/NoRefs").folder == whole
 
 
+def test_a_folder_of_models_names_them(here: Here) -> None:
+    whole = cached(here, "org/e2b", "a" * 40)
+    for folder, inner in ((here.cache, whole.relative_to(here.cache)), (whole.parent, "a" * 40)):
+        with pytest.raises(LoadError, match=rf"has no config.json. Give the folder of one model in it: {inner}\."):
+            load(folder)
+    with pytest.raises(ModelNotFound, match=r"github.com/org/e2b is no page of a model on huggingface.co"):
+        load("https://github.com/org/e2b")
+
+
 def refused(here: Here, files: dict[str, bytes]) -> str:
     """The sentence of a pull that fetches nothing large, and is no model afterwards."""
     here.hub.publish("org/odd", files)
@@ -182,8 +191,11 @@ def test_a_drafter_alone_is_here_and_not_ready(here: Here) -> None:
     code, out, _ = here.call("pull", "org/e2b-assistant")
     assert (code, out) == (
         0,
-        "org/e2b-assistant is here. org/e2b-assistant is a drafter: it answers nothing on its own.\n",
+        "org/e2b-assistant is here. org/e2b-assistant is a drafter: it answers nothing on its own. "
+        "Give it as the draft model.\n",
     )
+    with pytest.raises(LoadError, match="org/e2b-assistant is a drafter: it answers nothing on its own"):
+        read_tokenizer(here.store().resolve("org/e2b-assistant"))
 
 
 def test_a_model_that_cannot_answer_is_not_listed(here: Here) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlxmtp.decode.decoder import Round
+from mlxmtp.decode.round import Round
 from tests.fake_decoder import FakeDecoder
 from tests.serve.running import Running, call, running
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @takes(
-    "ask", "model url file system thinking form ... cache dry_run display sampling drafting yes force no_color debug"
+    "ask",
+    "model url file image_tokens system thinking form ... cache dry_run display sampling drafting yes force no_color "
+    "debug",
 )
 def ask(
     ctx: Context,
@@ -26,7 +28,7 @@ def ask(
     ] = None,
     file: Annotated[
         list[str] | None,
-        Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated; - is stdin."),
+        Option("-f", "--file", metavar="PATH", help="Text, picture or folder, can be repeated; - is stdin."),
     ] = None,
     no_stdin: Annotated[bool, Option("--no-stdin", help="Leave standard input alone.")] = False,
     json: Annotated[bool, Option("--json", help="One JSON object instead of text.")] = False,
@@ -45,6 +47,7 @@ def ask(
       mlxmtp ask "What is a drafter?"
       git diff | mlxmtp ask "Write a commit message"
       mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
+      mlxmtp ask -f photo.jpg "What is this?"
       mlxmtp ask -x "A bash line that counts files" | tee count.sh
       mlxmtp ask --schema "city, people int" "The largest town of France"
       mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
@@ -86,6 +89,7 @@ def _question(ctx: Context, out: Output, files: list[str], prompt: list[str], *,
     """Return what the user says. Raises UsageError rather than wait at a terminal for what nobody announced."""
     from mlxmtp.chat.attach import STDIN, join_message
     from mlxmtp.chat.history import Exchange
+    from mlxmtp.chat.message import media_part
 
     named = not STDIN.isdisjoint(files)
     if no_stdin and named:
@@ -102,7 +106,8 @@ def _question(ctx: Context, out: Output, files: list[str], prompt: list[str], *,
     out.clear_progress()
     for note in attached.notes:
         out.note(note)
-    if not attached.message:
+    if not attached.message and not attached.media:
         out.line(ctx.get_usage())
         raise UsageError("There is nothing to ask: give a PROMPT, a file with -f, or pipe text in (-h shows examples).")
-    return Exchange(attached.question, attached=attached.material)
+    media = tuple(map(media_part, attached.media))
+    return Exchange(attached.question, attached=attached.material, media=media)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlxmtp.cli.repl.chat import Chat
 
 
-@takes("chat", "model url file system ... thinking display sampling drafting yes force no_color debug")
+@takes("chat", "model url file image_tokens system ... thinking display sampling drafting yes force no_color debug")
 def chat(
     ctx: Context,
     file: Annotated[

@@ -155,7 +155,7 @@ class Actions:
 
     def _staged_line(self, one: Material) -> str:
         model = self.chat.model
-        count = f", {model.tokens_of(one.text):,} tokens" if model.worker.model is not None else ""
+        count = f", {turns.tokens_of(self.chat, one)} tokens" if model.worker.model is not None else ""
         return f"{one.name}{f', {one.files} files' if one.files > 1 else ''}{count}, goes with the next message"
 
     def do_system(self, argument: str) -> None:
@@ -235,7 +235,8 @@ class Actions:
             return
         conversation, context = chat.conversation, model.opened.context
         tokenizer = model.opened.model.tokenizer
-        prompt = tokenizer.prompt_ids(conversation.messages(Exchange("")), think=bool(chat.settings.think))
+        messages = model.opened.model.media.prepared(conversation.messages(Exchange("")), chat.settings.image_tokens)
+        prompt = tokenizer.prompt_ids(messages, think=bool(chat.settings.think))
         system, said = model.tokens_of(conversation.system), exchange_tokens(conversation, tokenizer)
         staged = sum(model.tokens_of(one.text) for one in chat.line.files)
         reserve = reserve_for(context, chat.settings.max_tokens)

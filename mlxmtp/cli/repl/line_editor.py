@@ -16,7 +16,7 @@ from prompt_toolkit.filters import completion_is_selected, has_completions, is_s
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
-from prompt_toolkit.layout.processors import TabsProcessor
+from prompt_toolkit.layout.processors import TabsProcessor, Transformation, TransformationInput
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.renderer import Renderer
@@ -56,7 +56,7 @@ class LineEditor(Reader):
             enable_suspend=True,
             tempfile_suffix=".md",
             key_bindings=self._bindings(),
-            input_processors=[TabsProcessor(char1=" ", char2=" ")],
+            input_processors=[_Tabs(char1=" ", char2=" ")],
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             output=output,
         )
@@ -185,6 +185,14 @@ class _ClearingOutput(Vt100_Output):
     def erase_down(self) -> None:
         # Between saving the place and going back: there may be no row below. It is always asked for in column 0.
         self.write_raw("\x1b7\x1b[K\x1b[B\x1b[J\x1b8")
+
+
+class _Tabs(TabsProcessor):
+    """Blanks for tabs, and nothing for a line without: taking a long one apart takes seconds."""
+
+    def apply_transformation(self, ti: TransformationInput) -> Transformation:
+        tabs = any("\t" in fragment[1] for fragment in ti.fragments)
+        return super().apply_transformation(ti) if tabs else Transformation(ti.fragments)
 
 
 class _WrappedRenderer(Renderer):

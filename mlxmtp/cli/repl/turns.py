@@ -9,7 +9,7 @@ from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material, gather, mentions, missed
-from mlxmtp.chat.message import join
+from mlxmtp.chat.message import MediaPart, join, media_part
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
 from mlxmtp.cli.terminal.progress import PrefillProgress
@@ -115,11 +115,13 @@ def send(chat: Chat, text: str) -> None:
             chat.out.note(f"There is no file {name}, so @{name} is only text for the model.")
         if edits:  # files that the new words name replace those of the old ones; what was attached stays
             last = chat.conversation.exchanges[-1]
-            mentioned = [one for one in mentioned if one.text not in last.attached]
-            asking = replace(last, question=text, reply=None, mentioned=join([one.text for one in mentioned]))
+            mentioned = [one for one in mentioned if one.media is not None or one.text not in last.attached]
+            files = join([one.text for one in mentioned])
+            asking = replace(last, question=text, reply=None, mentioned=files, media=(*last.media, *_media(mentioned)))
         else:
             attached = join([one.text for one in chat.line.files])
-            asking = Exchange(text, None, attached, join([one.text for one in mentioned]))
+            media = _media([*chat.line.files, *mentioned])
+            asking = Exchange(text, None, attached, join([one.text for one in mentioned]), media)
         answered = _answer(chat, Turn(chat.conversation, "edit" if edits else "ask", asking), mentioned)
         if answered and not edits:
             chat.line.files.clear()
@@ -148,7 +150,7 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     if not chat.ready():
         return False
     for one in mentioned:
-        chat.say(f"{one.name}, {chat.model.tokens_of(one.text):,} tokens")
+        chat.say(f"{one.name}, {tokens_of(chat, one)} tokens")
     drop = _make_fit(chat, turn)
     if drop is None:
         return False
@@ -171,11 +173,26 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     return outcome.said
 
 
+def tokens_of(chat: Chat, one: Material) -> str:
+    """Return the tokens of a file, of a picture after its size. Raises as `Media.prepare` does."""
+    if one.media is None:
+        return f"{chat.model.tokens_of(one.text):,}"
+    prepared = chat.model.opened.model.media.prepare(one.media, chat.settings.image_tokens)
+    for note in prepared.notes:
+        chat.out.note(note)
+    return f"{prepared.about}, {prepared.count:,}"
+
+
+def _media(files: Sequence[Material]) -> tuple[MediaPart, ...]:
+    return tuple(media_part(one.media) for one in files if one.media is not None)
+
+
 def _make_fit(chat: Chat, turn: Turn) -> int | None:
     """Return how many of the oldest exchanges a person wants to leave out, None if the turn cannot be."""
     opened, settings = chat.model.opened, chat.settings
     tokenizer = opened.model.tokenizer
-    used = len(turn.prompt(tokenizer, think=bool(settings.think)).ids)
+    messages = turn.prepared(opened.model.media, settings.image_tokens)
+    used = len(tokenizer.prompt_ids(messages, think=bool(settings.think)))
     fit = turn.fit(used, tokenizer, opened.context, settings.max_tokens)
     if not fit.full:
         if fit.warns and not chat.last.warned_full:

@@ -10,6 +10,7 @@ from mlxmtp.cli.terminal.markdown import FRAME_SECONDS, MarkdownStream
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.rows import RedrawnRows, dim, wrapped
 from mlxmtp.engine.events import FinishReason
+from mlxmtp.engine.media import Medium
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.units import format_bytes
@@ -354,6 +355,11 @@ class AnswerView(Presenter):
 
     def _seconds(self) -> float:
         return 0.0 if self._began is None else self._clock() - self._began
+
+
+def medium(one: Medium) -> str:
+    """Return `photo.jpg: 4032x3024, 266 tokens`."""
+    return f"{one.name}: {one.about}, {one.count} tokens"
 
 
 def stats_line(stats: Stats, context: int) -> str:

@@ -1,0 +1,333 @@
+"""Several answers at once on one model: prompts are read in pieces between rounds, rounds are shared.
+
+Everything runs on the thread that calls `step`. An answer that is the only one runs as it would without this module, in
+rounds of its own. Answers that cannot share rounds (`Seat.alone`) keep such rounds beside the others, one answer at a
+time.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mlxmtp.decode.compile import BatchRounds
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.lane import Lane, Stream
+from mlxmtp.decode.prefill import Beginning
+from mlxmtp.decode.round import Round
+from mlxmtp.decode.texts import WORTH, HeldText
+from mlxmtp.engine.events import End, Event, Waiting
+from mlxmtp.engine.seat import Seat
+from mlxmtp.errors import MlxmtpError
+from mlxmtp.models.chunks import chunk_rows
+
+if TYPE_CHECKING:
+    from mlxmtp.engine.answer import Answer
+
+LANES = (4096, 16384, 65536)
+"""Tokens up to which texts share a lane: every text of a lane costs what attending to the longest costs."""
+
+_AHEAD = 512  # tokens of an answer that count when its lane is chosen
+_PIECE = 1.5  # rounds that a piece of a prompt may take between two rounds
+_SHORTEST, _LONGEST = 32, 512  # rows of such a piece
+_FORGETS = 0.3  # weight of the last measurement
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Seconds of a round and of a row of a prompt, as of late."""
+
+    _round: float = 0.0
+    _row: float = 0.0
+
+    def observe(self, seconds: float, rows: int, rounds: int) -> None:
+        """Take in a step that read so many rows and decoded so many rounds."""
+        if rounds and not rows:
+            self._round += (seconds - self._round) * (_FORGETS if self._round else 1.0)
+        elif rows and (row := (seconds - (self._round if rounds else 0.0)) / rows) > 0:
+            self._row += (row - self._row) * (_FORGETS if self._row else 1.0)
+
+    def piece(self) -> int:
+        """Return how many rows of a prompt to read between two rounds."""
+        if not self._row or not self._round:
+            return _SHORTEST
+        rows = int(_PIECE * self._round / self._row)
+        return max(_SHORTEST, min(_LONGEST, rows // _SHORTEST * _SHORTEST))
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """An answer on its way among others; `tag` is whatever its owner calls it."""
+
+    answer: Answer
+    seat: Seat
+    tag: Any = None
+
+
+class _Reading(NamedTuple):
+    """A prompt being read by `decoder`."""
+
+    seat: Seat
+    decoder: Decoder
+    steps: Generator[int, None, Beginning]
+
+
+class _Solo(NamedTuple):
+    """Rounds of one answer alone."""
+
+    seat: Seat
+    decoder: Decoder
+    rounds: Generator[Round, None, None]
+
+
+class _OthersCome(Exception):
+    """Raised out of the reading of a prompt that began as the only one."""
+
+
+class Streams:
+    """Answers side by side, at most `parallel` of them; `begin` adds one, `step` takes all of them further."""
+
+    def __init__(self, decoder: Decoder, parallel: int) -> None:
+        self.decoder, self.parallel = decoder, parallel
+        self._beside: Decoder | None = None
+        self._rounds = BatchRounds(decoder.target, decoder.drafter, decoder.compiled)
+        self._lanes = [Lane(self._rounds) for _ in range(len(LANES) + 1)]
+        for lane in self._lanes:
+            lane.acceptance = decoder.depth.acceptance()
+        self._running: list[Running] = []
+        self._waiting: list[Seat] = []
+        self._seats: dict[Stream, Seat] = {}
+        self._reading: _Reading | None = None
+        self._solo: _Solo | None = None
+        self._pace = _Pace()
+
+    @property
+    def running(self) -> Sequence[Running]:
+        """The answers that have not ended, those that wait for a place among them."""
+        return tuple(self._running)
+
+    def begin(self, ask: Callable[[Seat], Answer], tag: Any = None) -> Running:
+        """Add the answer that `ask` has the model give at a seat (`Model.seated`)."""
+        seat = Seat(self.decoder, self._wait, self._free)
+        running = Running(ask(seat), seat, tag)
+        self._running.append(running)
+        return running
+
+    def cancel(self, running: Running) -> None:
+        """Close an answer; its place is free at once."""
+        if running in self._running:
+            self._running.remove(running)
+        running.answer.close()
+
+    def close(self) -> None:
+        """Cancel all answers and let go of networks and traces."""
+        for running in self.running:
+            self.cancel(running)
+        self._rounds.close()
+        if self._beside is not None:
+            self._beside.close()
+
+    def step(self) -> list[tuple[Running, Event | Exception]]:
+        """Read a piece of a prompt, decode a round of every text, and return what has come of it.
+
+        An answer is over with its `End`, or with an exception, which concerns no other answer.
+        """
+        found = self._pull()  # those that have just begun ask for their rounds
+        self._admit()
+        began, rows = time.perf_counter(), self._read_on()
+        rounds = self._decode()
+        self._pace.observe(time.perf_counter() - began, rows, rounds)
+        self._decode_alone()
+        return found + self._pull()
+
+    def _wait(self, seat: Seat) -> None:
+        """Put a seat, which wants rounds, into the line."""
+        self._waiting.append(seat)
+
+    def _free(self, seat: Seat) -> None:
+        """Free what a seat occupies; its text is kept, if texts are."""
+        if seat in self._waiting:
+            self._waiting.remove(seat)
+        if self._reading is not None and self._reading.seat is seat:
+            self._reading.steps.close()
+            self._reading = None
+        if self._solo is not None and self._solo.seat is seat:
+            self._leave_solo()
+        if seat.stream is not None and seat.lane is not None:
+            stream, lane = seat.stream, seat.lane
+            seat.stream, seat.lane = None, None
+            del self._seats[stream]
+            texts, rows = self.decoder.texts, stream.rows
+            text = lane.leave(stream, keep=texts is not None and rows >= WORTH)
+            if text is not None and texts is not None:
+                texts.add(HeldText(text, stream.tokens[:rows], rows))
+
+    def _pull(self) -> list[tuple[Running, Event | Exception]]:
+        """Return the events of answers that can go on."""
+        found: list[tuple[Running, Event | Exception]] = []
+        for running in self.running:
+            while running in self._running and running.seat.ready:
+                try:
+                    event: Event | Exception = next(running.answer)
+                except Exception as error:  # noqa: BLE001  (told where this answer is awaited, the others go on)
+                    event = error
+                if not isinstance(event, Waiting):
+                    found.append((running, event))
+                if isinstance(event, End | Exception):
+                    self._running.remove(running)
+        return found
+
+    def _admit(self) -> None:
+        """Give places to those who wait, first come, first served."""
+        if self._solo is not None and not self._solo.seat.alone and len(self._running) > 1:
+            self._share_solo()
+        for seat in list(self._waiting):
+            busy = len(self._seats) + (self._reading is not None) + (self._solo is not None)
+            if busy >= self.parallel:
+                return
+            if (seat.alone or len(self._running) == 1) and self._solo is None:
+                self._waiting.remove(seat)
+                self._solo = self._begin_solo(seat)
+            elif not seat.alone and self._reading is None:
+                self._waiting.remove(seat)
+                wanted, decoder = seat.asked, self._idle_decoder()
+                options = {name: wanted.options[name] for name in ("sampling", "snapshot_at", "media")}
+                self._reading = _Reading(seat, decoder, decoder.read(wanted.prompt, **options))
+
+    def _idle_decoder(self) -> Decoder:
+        """Return a decoder that neither reads a prompt nor decodes."""
+        if self.decoder not in [one.decoder for one in (self._reading, self._solo) if one is not None]:
+            return self.decoder
+        if self._beside is None:
+            self._beside = Decoder(self.decoder.target, self.decoder.drafter, compiled=self.decoder.compiled)
+            self._beside.texts = self.decoder.texts
+        return self._beside
+
+    def _begin_solo(self, seat: Seat) -> _Solo:
+        wanted, decoder = seat.asked, self._idle_decoder()
+
+        def on_prefill(done: int, total: int) -> None:
+            if wanted.on_prefill is not None:
+                wanted.on_prefill(done, total)
+            if len(self._running) > 1 and not seat.alone:
+                raise _OthersCome
+
+        rounds = decoder.rounds(wanted.prompt, max_tokens=wanted.max_tokens, on_prefill=on_prefill, **wanted.options)
+        return _Solo(seat, decoder, rounds)
+
+    def _leave_solo(self) -> None:
+        assert self._solo is not None
+        self._solo.rounds.close()
+        self._solo = None
+
+    def _share_solo(self) -> None:
+        """Bring the answer that was the only one to the others: it goes on from its text so far."""
+        assert self._solo is not None
+        seat, decoder = self._solo.seat, self._solo.decoder
+        self._leave_solo()
+        wanted = seat.asked
+        if wanted.came:
+            wanted.prompt, wanted.max_tokens = list(decoder.tokens), wanted.max_tokens - wanted.came
+            wanted.on_prefill, wanted.options["snapshot_at"], wanted.came = None, (), 0
+        self._waiting.insert(0, seat)
+
+    def _read_on(self) -> int:
+        """Read a piece of a prompt; return its rows."""
+        if self._reading is None:
+            return 0
+        seat, decoder, steps = self._reading
+        wanted = seat.asked
+        longest = chunk_rows(decoder.target.config, len(wanted.prompt), decoder.target.dtype.size)
+        decoder.chunk = min(longest, self._pace.piece()) if self._seats or self._solo else None
+        before = decoder.rows
+        try:
+            done = next(steps)
+            seat.reused = decoder.reused
+            if wanted.on_prefill is not None:
+                wanted.on_prefill(done, len(wanted.prompt))
+            return max(done - max(before, decoder.reused), 0)
+        except StopIteration as over:
+            self._reading, seat.reused = None, decoder.reused
+            self._join(seat, over.value)
+        except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
+            self._reading = None
+            seat.end(error)
+        finally:
+            decoder.chunk = None
+        return 0
+
+    def _join(self, seat: Seat, begun: Beginning) -> None:
+        """Give a text whose prompt has been read a slot beside the others."""
+        wanted = seat.asked
+        draft, options = wanted.options["num_draft_tokens"], wanted.options
+        stream = Stream(
+            [*wanted.prompt, begun.token],
+            wanted.max_tokens - 1,
+            options["sampling"],
+            options["stop"],
+            None if draft == "auto" else draft,
+        )
+        seat.take(Round((begun.token,), (), 0))
+        if stream.over:
+            seat.end()
+            return
+        rows = len(wanted.prompt) + min(wanted.max_tokens, _AHEAD)
+        lane = self._lanes[bisect_left(LANES, rows)]
+        try:
+            lane.join(stream, begun.cache, begun.hidden)
+        except MlxmtpError as error:
+            self._fail(lane, error)
+            seat.end(error)
+            return
+        seat.stream, seat.lane = stream, lane
+        self._seats[stream] = seat
+
+    def _decode(self) -> int:
+        """Decode a round in every lane; return how many had one."""
+        count = 0
+        for lane in self._lanes:
+            if not lane.streams:
+                continue
+            count += 1
+            try:
+                steps = lane.step()
+            except MlxmtpError as error:
+                self._fail(lane, error)
+                continue
+            for stream, round_ in steps:
+                seat = self._seats[stream]
+                seat.take(round_)
+                if stream.over:
+                    self._free(seat)
+                    seat.end()
+        return count
+
+    def _fail(self, lane: Lane, error: Exception) -> None:
+        """End the answers whose lane the device could not compute."""
+        for stream, seat in list(self._seats.items()):
+            if seat.lane is lane:
+                del self._seats[stream]
+                seat.stream, seat.lane = None, None
+                seat.end(error)
+
+    def _decode_alone(self) -> None:
+        """Decode a round of the answer that shares none."""
+        if self._solo is None:
+            return
+        seat = self._solo.seat
+        try:
+            round_ = next(self._solo.rounds)
+            seat.asked.came += len(round_.tokens)
+            seat.reused = self._solo.decoder.reused
+            seat.take(round_)
+        except StopIteration:
+            self._solo = None
+            seat.end()
+        except _OthersCome:
+            self._share_solo()
+        except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
+            self._solo = None
+            seat.end(error)

@@ -1,0 +1,80 @@
+"""Files of pictures and sounds, told from text by their first bytes and never by their names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from mlxmtp.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlxmtp.media.image import Picture
+
+Kind = Literal["image", "audio"]
+
+HEAD = 64
+"""Bytes that tell what a file is."""
+LIMIT = 512 * 2**20  # bytes of a file: an hour of uncompressed sound, more than any picture
+_BEGINNINGS = (
+    (b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"), (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"), (b"II*\0", "image/tiff"), (b"MM\0*", "image/tiff"), (b"BM", "image/bmp"),
+    (b"\0\0\0\x0cjP  ", "image/jp2"), (b"\xff\x4f\xff\x51", "image/jp2"), (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"), (b"ID3", "audio/mpeg"), (b"\xff\xfb", "audio/mpeg"), (b"\xff\xf3", "audio/mpeg"),
+    (b"\xff\xf2", "audio/mpeg"), (b"caff", "audio/x-caf"),
+)  # fmt: skip
+_IN_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
+_BRANDS = {
+    "image/avif": (b"avif", b"avis"),
+    "image/heic": (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"),
+    "audio/mp4": (b"M4A ", b"M4B "),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MediaFile:
+    """A picture or a sound as it lies in a file; `media_type` is what its first bytes say."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+    @property
+    def kind(self) -> Kind:
+        return "image" if self.media_type.startswith("image/") else "audio"
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:` and the hash of the bytes."""
+        return f"sha256:{hashlib.sha256(self.data).hexdigest()}"
+
+    @cached_property
+    def picture(self) -> Picture:
+        """The picture in it. Raises UsageError for one that cannot be read."""
+        from mlxmtp.media.image import open_picture
+
+        return open_picture(self.data, self.name)
+
+
+def media_file(data: bytes, name: str) -> MediaFile | None:
+    """Return the picture or sound in a file's bytes, None for anything else. Raises UsageError for one too large."""
+    media_type = media_type_of(data[:HEAD])
+    if media_type is None:
+        return None
+    if len(data) > LIMIT:
+        raise UsageError(f"{name} has more than {LIMIT >> 20} MB: give a smaller file.")
+    return MediaFile(name, media_type, data)
+
+
+def media_type_of(head: bytes) -> str | None:
+    """Return the type of a picture or sound that begins with `head`; None for anything else."""
+    if head[:4] == b"RIFF":
+        return _IN_RIFF.get(head[8:12])
+    if head[4:8] == b"ftyp":
+        return next((kind for kind, brands in _BRANDS.items() if head[8:12] in brands), None)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return "audio/aiff"
+    if head[:2] == b"BM" and (len(head) < 18 or head[15:18] != b"\0\0\0"):  # a header's size, or words like "BMW"
+        return None
+    return next((kind for beginning, kind in _BEGINNINGS if head.startswith(beginning)), None)

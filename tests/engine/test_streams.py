@@ -1,0 +1,178 @@
+"""Answers side by side equal answers alone, whenever they come, go or share the model with one that cannot share."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+import mlxmtp
+from mlxmtp.engine.constraint import Constraint
+from mlxmtp.engine.events import End, Event, Text, Thinking
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.streams import Running, Streams
+from mlxmtp.engine.tokenizer import Message
+from mlxmtp.errors import DeviceFailed
+
+DIGITS = Constraint("regex", "[0-9]{3}")
+QUESTIONS = [
+    "What is a drafter?",
+    "Hello!",
+    "How do I install a model?",
+    "What does mlxmtp bench measure? " * 12,
+    "Who are you?",
+    "Explain speculative decoding.",
+]
+PARAMS = [
+    Params(max_tokens=24, temp=0.0),
+    Params(max_tokens=30, seed=3),
+    Params(max_tokens=20, temp=1.2, top_k=0, top_p=1.0, min_p=0.05, seed=4),
+    Params(max_tokens=28, temp=0.0, num_draft_tokens=0),
+    Params(max_tokens=24, seed=5, stop_strings=("a",)),
+    Params(max_tokens=1, temp=0.0),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    opened = mlxmtp.load("pocket")
+    opened._decoder.compiled = "never"
+    opened._decoder._rounds._mode = "never"
+    yield opened
+    opened.close()
+
+
+def messages(question: str) -> list[Message]:
+    return [{"role": "user", "content": question}]
+
+
+class Heard:
+    """What came of answers, by tag."""
+
+    def __init__(self) -> None:
+        self.said: dict[Any, str] = {}
+        self.ends: dict[Any, End | Exception] = {}
+
+    def take(self, found: list[tuple[Running, Event | Exception]]) -> None:
+        for running, event in found:
+            if isinstance(event, Text | Thinking):
+                self.said[running.tag] = self.said.get(running.tag, "") + event.text
+            elif isinstance(event, End | Exception):
+                self.ends[running.tag] = event
+
+
+alone_texts: dict[tuple[str, Params], str] = {}
+
+
+def alone(model: Model, question: str, params: Params) -> str:
+    if (question, params) not in alone_texts:
+        model._decoder.forget()
+        events = model.stream(messages(question), params)
+        alone_texts[question, params] = "".join(e.text for e in events if isinstance(e, Text | Thinking))
+    return alone_texts[question, params]
+
+
+def begin(streams: Streams, model: Model, question: str, params: Params, tag: Any) -> Running:
+    return streams.begin(lambda seat: model.seated(seat).stream(messages(question), params), tag)
+
+
+@cache
+def _pairs() -> list[tuple[str, Params]]:
+    return list(zip(QUESTIONS, PARAMS, strict=True))
+
+
+@pytest.mark.parametrize("parallel", [1, 3, 8])
+def test_every_answer_is_the_one_it_would_be_alone(model, parallel):
+    wanted = {i: alone(model, *pair) for i, pair in enumerate(_pairs())}
+    streams, heard = Streams(model._decoder, parallel), Heard()
+    for i, (question, params) in enumerate(_pairs()):
+        begin(streams, model, question, params, i)
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert heard.said == {i: text for i, text in wanted.items() if text}
+    assert all(isinstance(end, End) and end.stats.generation_tokens for end in heard.ends.values())
+    assert set(heard.ends) == set(wanted)
+
+
+def test_one_after_another_joins_and_some_are_cancelled(model):
+    streams, heard = Streams(model._decoder, 4), Heard()
+    running = []
+    for i, pair in enumerate(_pairs()):
+        running.append(begin(streams, model, *pair, i))
+        for _ in range(2):
+            heard.take(streams.step())
+        if i in (1, 3):
+            streams.cancel(running[i])
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    for i, pair in enumerate(_pairs()):
+        whole = alone(model, *pair)
+        assert whole.startswith(heard.said.get(i, ""))
+        if i not in (1, 3):
+            assert heard.said.get(i, "") == whole
+
+
+def test_an_answer_in_a_form_runs_beside_the_others(model):
+    form = Params(max_tokens=12, temp=0.0, constraint=DIGITS)
+    pairs = [(QUESTIONS[0], PARAMS[0]), (QUESTIONS[1], form), (QUESTIONS[2], PARAMS[1]), (QUESTIONS[4], form)]
+    wanted = {i: alone(model, *pair) for i, pair in enumerate(pairs)}
+    streams, heard = Streams(model._decoder, 3), Heard()
+    for i, pair in enumerate(pairs):
+        begin(streams, model, *pair, i)
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert heard.said == wanted
+
+
+def test_a_thought_over_its_budget_goes_on_in_the_lane(model):
+    think = Params(max_tokens=40, temp=0.0, think=True, think_tokens=3)
+    wanted = alone(model, QUESTIONS[0], think)
+    streams, heard = Streams(model._decoder, 2), Heard()
+    begin(streams, model, QUESTIONS[0], think, 0)
+    begin(streams, model, QUESTIONS[2], PARAMS[0], 1)
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert heard.said[0] == wanted
+
+
+def test_what_the_device_cannot_compute_ends_the_lane_and_not_the_rest(model, monkeypatch):
+    streams, heard = Streams(model._decoder, 2), Heard()
+    endless = Params(max_tokens=200, temp=0.0, stop=())
+    begin(streams, model, QUESTIONS[0], endless, 0)
+    begin(streams, model, QUESTIONS[1], endless, 1)
+    begin(streams, model, *_pairs()[2], 2)
+    while len(streams._seats) < 2:
+        heard.take(streams.step())
+
+    def fail(*_: object) -> object:
+        raise RuntimeError("no memory")
+
+    lane = streams._lanes[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(lane, "_dispatch", fail)
+        heard.take(streams.step())
+    assert sorted(heard.ends) == [0, 1]
+    assert all(isinstance(error, DeviceFailed) for error in heard.ends.values())
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert heard.said[2] == alone(model, *_pairs()[2])
+
+
+def test_a_long_prompt_is_read_between_rounds(model):
+    streams, heard = Streams(model._decoder, 2), Heard()
+    begin(streams, model, QUESTIONS[0], Params(max_tokens=60, temp=0.0), "short")
+    begin(streams, model, "word " * 400, Params(max_tokens=8, temp=0.0), "long")
+    came = []
+    while "long" not in heard.said:
+        found = streams.step()
+        came.append(sum(running.tag == "short" for running, _ in found))
+        heard.take(found)
+    streams.close()
+    assert sum(came) > 5, "the short answer went on while the long prompt was read"
