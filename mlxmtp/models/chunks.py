@@ -22,13 +22,14 @@ _TURN = 2 * 4
 
 
 class _Costs(NamedTuple):
-    """Bytes of activations of a row: by kind of layer, of each of its scores, and of its experts.
+    """Bytes of activations of a row: by kind of layer at its peak and beside its experts, of a score, of experts.
 
     The scores are heads times rows times all keys before, which no fused kernel takes over at Gemma's head sizes (for
     512 rows at 128k tokens of the 31B more than 4 GB). So chunks get shorter as the context grows.
     """
 
     row: dict[str, int]
+    late: dict[str, int]
     score: int
     experts: int
     window: int
@@ -38,8 +39,9 @@ class _Costs(NamedTuple):
         """Bytes for ``rows`` rows from position ``start`` on, in the layer that takes most."""
         # A sliding layer scores all rows of a chunk against each other, and what lies outside the window for nothing.
         before = {kind: start if kind == FULL else min(start, self.window - 1) for kind in self.row}
-        # Of scores and experts' arrays the larger counts: when one is complete, most of the other is gone.
-        return rows * max(row + max((before[kind] + rows) * self.score, self.experts) for kind, row in self.row.items())
+        scored = max(row + (before[kind] + rows) * self.score for kind, row in self.row.items())
+        # Experts' arrays are made when scores and rotations are gone.
+        return rows * max(scored, max(self.late.values()) + self.experts)
 
     def rows(self, start: int) -> int:
         fitting = (rows for rows in ROWS if rows <= self.longest and self.total(rows, start) <= BUDGET)
@@ -71,21 +73,26 @@ def head_entries(config: ModelConfig, i: int) -> int:
 
 def _costs(config: ModelConfig, width: int) -> _Costs:
     text, hidden, own = config.text, config.hidden_size, config.layer_types[: own_layers(config)]
-    row = dict.fromkeys(own, 0)
+    row, late = dict.fromkeys(own, 0), dict.fromkeys(own, 0)
     for i, kind in enumerate(own):
         rotated = {kind, *own[:i]} & {kind, *own[i + 1 :]} if i < len(own) - 1 else ()
         # Rotations are made at the first layer of a kind and stay until the last one's.
         rotations = _TURN * sum(head_entries(config, own.index(one)) for one in rotated)
-        row[kind] = max(row[kind], _layer(config, i, last=i == len(own) - 1) * width + rotations)
+        rotating, scoring = _layer(config, i)
+        worst = scoring if i == len(own) - 1 else max(rotating, scoring)
+        row[kind] = max(row[kind], worst * width + rotations)
+        late[kind] = max(late[kind], scoring * width + rotations)
     experts = 0
     if text.get("enable_moe_block"):  # each row is copied for every expert it chose
         experts = int(text["top_k_experts"]) * (4 * hidden + 3 * int(text["moe_intermediate_size"]))
     # Scores are written over by their softmax; beside them stands the mask.
-    return _Costs(row, config.heads * width + 1, experts * width, config.window, max(_SHORT_WINDOW, config.window))
+    return _Costs(
+        row, late, config.heads * width + 1, experts * width, config.window, max(_SHORT_WINDOW, config.window)
+    )
 
 
-def _layer(config: ModelConfig, i: int, *, last: bool) -> int:
-    """Values of a row at layer i's peak, without scores and experts.
+def _layer(config: ModelConfig, i: int) -> tuple[int, int]:
+    """Return the values of a row at two moments of layer i, without scores and experts.
 
     MLX allocates an operation's result when it is sent to the device and frees its inputs when the device is done with
     them; it sends up to eleven tasks of ten steps ahead, about one layer. So what a layer makes is there nearly at
@@ -101,5 +108,5 @@ def _layer(config: ModelConfig, i: int, *, last: bool) -> int:
     entries = head_entries(config, i)
     rotating = 5 * entries + inner + 5 * hidden
     scoring = entries + 4 * inner + 9 * hidden + (3 * (hidden + extra) if extra else 0)
-    worst = scoring if last else max(rotating, scoring)
-    return worst + 3 * queries + len(config.layer_types) * extra
+    always = 3 * queries + len(config.layer_types) * extra
+    return rotating + always, scoring + always

@@ -42,7 +42,7 @@ CONVERSATIONS: list[tuple[str, int, int | None]] = [
     ("pocket", 1500, 8),
     ("pocket", 1500, 4),
 ]
-RUNS, MOST_RUNS = 4, 200
+RUNS, MOST_RUNS = {"pocket": 1}, 200
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def exact_sizes() -> Iterator[None]:
 @pytest.mark.usefixtures("exact_sizes")
 @pytest.mark.parametrize(("family", "tokens", "kv_bits"), CONVERSATIONS)
 def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bits: int | None) -> None:
-    """Within six percent. Of a golden network up to nine tenths are activations; of pocket nearly all are weights.
+    """Within five percent. Of a golden network up to nine tenths are activations; of pocket nearly all are weights.
 
     How far MLX's host works ahead of its device, and with it the peak of one run, depends on what else the machine
-    does. But MLX bounds it, and of some runs one comes up to the bound, on a busy machine soon, on an idle one in the
-    26B's case late; none goes beyond it.
+    does. But MLX bounds it, and of some runs one comes up to the bound, on a busy machine soon, on an idle one
+    late; none goes beyond it. Of pocket one run is as good as another.
     """
     folder = folder_of(family)
     target, drafter = read_config(folder / "target"), read_config(folder / "drafter")
@@ -78,7 +78,7 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
     held = sum(value.nbytes for value in arrays(loaded) if value.dtype != mx.uint32)  # those are rotations
     assert predicted.target == pytest.approx(held, rel=0.001)
     mx.reset_peak_memory()
-    for run in range(MOST_RUNS):
+    for run in range(1, MOST_RUNS):
         decoder = Decoder(loaded, pair, compiled="never")
         for _ in decoder.rounds([5 + i % 40 for i in range(tokens)], max_tokens=5, num_draft_tokens=3):
             pass
@@ -87,9 +87,9 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
         gc.collect()
         mx.synchronize()
         peak = mx.get_peak_memory() - before
-        if run >= RUNS and peak > predicted.total / 1.06:
+        if run >= RUNS.get(family, 4) and peak > predicted.total / 1.05:
             break
-    assert predicted.total == pytest.approx(peak, rel=0.06)
+    assert predicted.total == pytest.approx(peak, rel=0.05)
 
 
 @only_on_cpu
@@ -121,18 +121,18 @@ def test_the_registry_knows_the_shapes_of_the_published_models(family: str, tmp_
 
 @only_on_cpu
 def test_chunks_get_shorter_and_the_peak_stays_with_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A budget of 8 MB makes at 4,000 tokens of pocket what 1 GiB makes at the context of a large model."""
+    """A budget of 8 MB makes at 2,500 tokens of pocket what 1 GiB makes at the context of a large model."""
     loaded = load_target(POCKET / "target")
     monkeypatch.setattr(chunks, "BUDGET", 8_000_000)
     assert [chunk_rows(loaded.config, start, 4) for start in (0, 1000, 2000, 8000)] == [128, 128, 96, 32]
     gc.collect()
     held = mx.get_active_memory()
     decoder = Decoder(loaded, compiled="never")
-    decoder._cache.reserve(5000)
+    decoder._cache.reserve(3000)
     mx.eval(decoder._cache.buffers)
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    for _ in decoder.rounds([5 + i % 40 for i in range(4000)], max_tokens=1):
+    for _ in decoder.rounds([5 + i % 40 for i in range(2500)], max_tokens=1):
         pass
     assert mx.get_peak_memory() - before < 1.2 * 8_000_000
     assert before - held == sum(buffer.nbytes for buffer in decoder._cache.buffers)
