@@ -6,7 +6,8 @@ from mlxmtp.cli.options import begin, takes
 
 
 @takes(
-    "serve", "model image_tokens address access parallel ... drafting sampling thinking yes force quiet no_color debug"
+    "serve",
+    "model image_tokens address access parallel ... cache drafting sampling thinking yes force quiet no_color debug",
 )
 def serve(ctx: Context) -> None:
     """A local server with OpenAI's, Anthropic's and Ollama's protocols.
