@@ -212,7 +212,7 @@ class Settings:
         "-y --yes", SWITCH, "Accept a download.", "off", commands=_FETCHING)
     cache: bool | None = setting(
         "--cache/--no-cache", SWITCH, "Keep what was read on disk: the next question on it reads only itself.",
-        "off", commands=("ask",))
+        "off", commands=("ask", "serve"))
     cache_gb: float | None = setting(
         "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
     parallel: int | None = setting(

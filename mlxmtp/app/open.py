@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.media import Media
@@ -33,6 +33,16 @@ __all__ = [
 ]  # fmt: skip
 
 
+class TextStore(Protocol):
+    """Texts on disk for a model to go on with (see `app/prompt_cache.py`)."""
+
+    def extend(self, model: Model, ids: Sequence[int]) -> None:
+        """Load what is stored of `ids`, if it saves reading."""
+
+    def keep(self, model: Model) -> None:
+        """Store what the model holds."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenModel:
     """A target and its drafter in memory."""
@@ -41,6 +51,7 @@ class OpenModel:
     target: Checkpoint
     drafter: Checkpoint | None
     learned: LearnedDrafting
+    cache: TextStore | None = field(default=None, kw_only=True)  # keeps its texts when it is closed
 
     @property
     def context(self) -> int:
@@ -51,6 +62,8 @@ class OpenModel:
         self.learned.save(self.model)
 
     def close(self) -> None:
+        if self.cache is not None:
+            self.cache.keep(self.model)
         self.model.close()
 
 

@@ -42,8 +42,11 @@ class PromptCache:
         limit = loaded.settings.cache_gb
         return cls(loaded.places.cache / "prompts", int((_GB if limit is None else limit) * 1e9))
 
-    def load(self, model: Model, ids: Sequence[int]) -> tuple[int, str | None]:
-        """Load the longest stored prefix that leaves a token; return its length, and why a longer one failed."""
+    def load(self, model: Model, ids: Sequence[int], beyond: int = 0) -> tuple[int, str | None]:
+        """Load the longest stored prefix that leaves a token; return its length, and why a longer one failed.
+
+        Those of `beyond` tokens and less are not looked at.
+        """
         try:
             names = list(filter(None, (_NAME.fullmatch(path.name) for path in self.folder.iterdir())))
         except OSError:
@@ -51,7 +54,7 @@ class PromptCache:
         label = model.cache_label()[:16]
         lengths = {int(name["tokens"]) for name in names if name["model"] == label}
         digest, begin, found, note = hashlib.sha256(), 0, [], None
-        for length in sorted(length for length in lengths if length < len(ids)):  # the prompt is hashed once
+        for length in sorted(length for length in lengths if beyond < length < len(ids)):  # the prompt is hashed once
             digest.update(_bytes(ids[begin:length]))
             begin = length
             found.append((length, self._path(model, length, digest.hexdigest())))
@@ -82,6 +85,26 @@ class PromptCache:
         if not path.is_file():
             return f"The text is larger than the {self.limit / 1e9:g} GB of cache_gb: it will be read again next time."
         return None
+
+    def extend(self, model: Model, ids: Sequence[int]) -> None:
+        """Load what is stored of `ids` into a model that holds several texts, if it saves reading."""
+        self.load(model, ids, model.reusable(ids) + SHORTEST)
+
+    def keep(self, model: Model) -> None:
+        """Store the beginnings of all texts that `model` holds, as far as there is room."""
+        newest = self.folder
+
+        def path_of(ids: Sequence[int]) -> Path | None:
+            nonlocal newest
+            if len(ids) < SHORTEST:
+                return None
+            newest = self._path(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest())
+            return None if newest.is_file() else newest
+
+        with suppress(OSError, RuntimeError):  # they will be read again then
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            model.save_beginnings(path_of)
+            self._evict(newest)
 
     def _path(self, model: Model, length: int, digest: str) -> Path:
         return self.folder / f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"

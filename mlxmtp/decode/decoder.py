@@ -147,25 +147,28 @@ class Decoder:
             state, _ = yield from self._begin(prompt, 1, sampling, None, marks, media)
             return Beginning(cast("int", state.bonus.item()), state.hidden, self._cache)
 
+    @property
+    def live(self) -> HeldText:
+        """The text so far."""
+        return HeldText(self._cache, self.tokens, self.rows, self._snapshots)
+
     def export_state(self, length: int | None = None) -> CacheState:
         """Return what can be gone on from, as it was after ``length`` tokens; ValueError if no snapshot is there.
 
         Raises DeviceFailed if the last round was never computed.
         """
         self._settle()
-        if length is None:
-            self._snapshots.forget_beyond(self.rows)
-            tokens, cut = self.tokens[: self.rows], self._cache.cut(self.rows)
-            return CacheState(tokens, self._cache.newest, cut, self._snapshots.last())
-        place = self._snapshots.at(length)
-        if place is None:
-            raise ValueError(f"there is no snapshot after {length} tokens")
-        return CacheState(self.tokens[:length], place.newest, self._cache.cut(length, place.rings))
+        return self.live.state(length)
 
     def import_state(self, state: CacheState) -> None:
         """Go on from ``state``. Raises ValueError if the buffers are another model's; nothing is changed then."""
         rings = None if state.place is None else state.place.rings
-        self._cache.fill(state.buffers, len(state.tokens), state.newest, rings)
+        cache = self._cache if self.texts is None else KVCache(self.target.cache_spec, self.target.dtype)
+        cache.fill(state.buffers, len(state.tokens), state.newest, rings)
+        if self.texts is not None:
+            self._settle()
+            self.texts.add(self.live)
+        self._cache = cache
         self._request += 1
         self._snapshots = Snapshots(state.place)
         self.tokens, self.rows = list(state.tokens), len(state.tokens)
@@ -352,7 +355,7 @@ class Decoder:
 
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
-        text = HeldText(self._cache, self.tokens, self.rows, self._snapshots)
+        text = self.live
         if self.texts is not None:
             text = self.texts.choose(text, prompt)
             self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots

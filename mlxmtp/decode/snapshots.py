@@ -1,5 +1,6 @@
 """Places in a conversation from which it can go on although the rings have moved past them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -70,6 +71,9 @@ class Snapshots:
     def before(self, length: int) -> Snapshot | None:
         """Return the furthest one within the first `length` positions."""
         return next((one for one in reversed(self._all) if one.length <= length), None)
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return iter(self._all)
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ A text that is left keeps its buffers; going back to it copies nothing. A prompt
 gets buffers of its own, filled from a snapshot there, so that the other stays as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mlxmtp.decode.prefill import block_start
@@ -43,6 +43,17 @@ class HeldText:
         place = self.snapshots.before(shared)
         return 0 if place is None else place.length
 
+    def state(self, length: int | None = None) -> CacheState:
+        """Return it for another cache, as it is or as it was at a snapshot; ValueError if there is none there."""
+        if length is None:
+            self.snapshots.forget_beyond(self.rows)
+            cut = self.cache.cut(self.rows)
+            return CacheState(self.tokens[: self.rows], self.cache.newest, cut, self.snapshots.last())
+        place = self.snapshots.at(length)
+        if place is None:
+            raise ValueError(f"there is no snapshot after {length} tokens")
+        return CacheState(self.tokens[:length], place.newest, self.cache.cut(length, place.rings))
+
     def beginning(self, length: int) -> CacheState | None:
         """Return the text up to the last snapshot within ``length`` tokens, for another cache to be filled with."""
         place = self.snapshots.before(length)
@@ -57,6 +68,9 @@ class HeldTexts:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._texts: list[HeldText] = []
+
+    def __iter__(self) -> Iterator[HeldText]:
+        return iter(self._texts)
 
     def emptied(self) -> "HeldTexts":
         """Return it without a text."""

@@ -37,11 +37,15 @@ def label_hash(folder: Path, kv_bits: int | None = None) -> str:
 
 
 def save(decoder: Decoder, path: Path, folder: Path, length: int | None = None, *, kv_bits: int | None = None) -> int:
-    """Write what `decoder` holds of the model in `folder`; returns the bytes. The file appears whole or not at all.
+    """Write what `decoder` holds of the model in `folder`; returns the bytes.
 
     `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
     """
-    state = decoder.export_state(length)
+    return write(decoder.export_state(length), path, folder, kv_bits=kv_bits)
+
+
+def write(state: CacheState, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
+    """Write a text of the model in `folder`; returns the bytes. The file appears whole or not at all."""
     if not state.tokens:
         raise ValueError("nothing has been read yet")
     arrays = {f"layer.{i}": buffer for i, buffer in enumerate(state.buffers)}

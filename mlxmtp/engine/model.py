@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property, partial
 from itertools import islice
@@ -21,6 +21,7 @@ from mlxmtp.machine.chip import this_machine
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder
     from mlxmtp.decode.round import Round
+    from mlxmtp.decode.texts import HeldText
     from mlxmtp.engine.seat import Seat
     from mlxmtp.engine.streams import Streams
     from mlxmtp.models.config import ModelConfig
@@ -265,6 +266,24 @@ class Model:
         from mlxmtp.engine import kv_file
 
         return kv_file.save(self._decoder, path, self.config.folder, length, kv_bits=self.kv_bits)
+
+    def reusable(self, prompt_ids: Sequence[int]) -> int:
+        """Return how many tokens of a prompt need not be read: some text that is held begins with them."""
+        return max(text.usable(prompt_ids) for text in self._held())
+
+    def save_beginnings(self, path_of: Callable[[Sequence[int]], Path | None]) -> None:
+        """Write every text that is held as it was at each of its snapshots, where `path_of` its tokens is a file."""
+        from mlxmtp.engine import kv_file
+
+        for text in self._held():
+            for place in text.snapshots:
+                path = path_of(text.tokens[: place.length]) if place.length <= text.rows else None
+                if path is not None:
+                    kv_file.write(text.state(place.length), path, self.config.folder, kv_bits=self.kv_bits)
+
+    def _held(self) -> Iterator[HeldText]:
+        yield from self._decoder.texts or ()
+        yield self._decoder.live
 
     def load_cache(self, path: Path) -> int:
         """Import what `save_cache` wrote and return its tokens. Raises CacheRefused, and then changes nothing."""

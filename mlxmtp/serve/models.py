@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel
+from mlxmtp.app.prompt_cache import PromptCache
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.serve.fields import Refused
@@ -103,7 +105,7 @@ def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
         opened = opener.open(target, drafter, settings, tokenizer)
         opened.model.prepare_constraints()  # any request may have one
         opened.model.hold_texts()
-        return opened
+        return replace(opened, cache=PromptCache.of(opener.loaded)) if settings.cache else opened
 
     names = frozenset({target.name, target.name.rpartition("/")[2], "default"})
     return Served(

@@ -27,6 +27,7 @@ from mlxmtp.settings import Settings, server_key
 HOST, PORT, WAITING, HEARTBEAT = "127.0.0.1", 8765, 64, 10.0
 _CONNECTIONS = 512
 _PATIENCE = 5  # seconds that answers have to end when the server does
+_WRITING = 120.0  # seconds that the texts of a model may take to be written
 _SAVE_SECONDS = 60.0  # between two writings of what drafting has learned
 
 
@@ -131,6 +132,9 @@ class Server:
             log.removeHandler(told)
             if worker.model is not None:
                 worker.model.save_learned()
+                if worker.model.cache is not None:
+                    worker.unload()  # which keeps its texts
+                    worker.idle(_WRITING)
         if watch.done():
             watch.result()
         watch.cancel()

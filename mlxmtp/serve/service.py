@@ -171,6 +171,8 @@ class Service:
 
     def _job(self, prepared: Prepared, params: Params) -> Job:
         def begin(opened: OpenModel, on_prefill: OnPrefill) -> Answer:
+            if opened.cache is not None:
+                opened.cache.extend(opened.model, prepared.ids)
             return opened.model.stream_ids(
                 prepared.ids,
                 params,

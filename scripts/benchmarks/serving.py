@@ -193,7 +193,7 @@ def peers(python: Path, repetitions: int) -> None:
 
 def _row(port: int, system: dict[str, str], repetitions: int) -> str:
     asked: dict[str, Any] = {"model": str(TARGET), "temperature": 0, "max_tokens": TOKENS, "enable_thinking": False}
-    with suppress(OSError, HTTPException):
+    with suppress(OSError, HTTPException, ValueError):  # mlx_lm.server lists what is in the Hugging Face cache, if any
         connection = HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", "/v1/models")
         names = [one["id"] for one in json.loads(connection.getresponse().read())["data"]]

@@ -93,7 +93,8 @@ def test_the_line_has_an_end_and_keeps_its_order(tmp_path: Path) -> None:
         answers = []
         for number in range(3):
             answers.append(pool.submit(server.post, CHAT, **BODY))
-            wait_until(lambda number=number: server.get("/health")["waiting"] == max(0, number))  # type: ignore[misc]
+            wait_until(lambda: server.decoder.requests != [])  # the first is running: others wait
+            wait_until(lambda number=number: server.get("/health")["waiting"] == number)  # type: ignore[misc]
         status, headers, data = server.request("POST", CHAT, BODY)
         assert (status, headers["retry-after"]) == (503, "2")
         assert json.loads(data)["error"]["type"] == "overloaded_error"

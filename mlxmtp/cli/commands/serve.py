@@ -5,7 +5,7 @@ from typer import Context
 from mlxmtp.cli.options import begin, takes
 
 
-@takes("serve", "model image_tokens address access ... drafting sampling thinking yes force quiet no_color debug")
+@takes("serve", "model image_tokens address access ... cache drafting sampling thinking yes force quiet no_color debug")
 def serve(ctx: Context) -> None:
     """A local server with OpenAI's, Anthropic's and Ollama's protocols.
 
