@@ -64,8 +64,10 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
     """The wheel alone is installed; what it depends on is that of the tests, which takes a minute less."""
     folder = tmp_path_factory.mktemp("environment")
     call(sys.executable, "-m", "venv", "--without-pip", folder)
-    pip = [sys.executable, "-m", "pip"] if find_spec("pip") else ["uv", "pip"]
-    call(*pip, "install", "--python", folder / "bin" / "python", "--no-deps", wheel)
+    python = folder / "bin" / "python"
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install"]
+    uv: list[str | Path] = ["uv", "pip", "install", "--python", python]
+    call(*(pip if find_spec("pip") else uv), "--no-deps", wheel)
     (inner,) = folder.glob("lib/python*/site-packages")
     (inner / "tests.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{sysconfig.get_paths()['platlib']}\n")
     return Environment(folder, tmp_path_factory.mktemp("home"))
