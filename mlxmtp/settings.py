@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
-from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, MAX_STREAMS, SAMPLING, TOKEN_COUNT, Range
+from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, STREAMS, TOKEN_COUNT, Range
 from mlxmtp.units import nearest
 
 T = TypeVar("T")
@@ -216,7 +216,7 @@ class Settings:
     cache_gb: float | None = setting(
         "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
     parallel: int | None = setting(
-        "--parallel N", number(Range(1, MAX_STREAMS, whole=True)), "Answers at a time.", "4", commands=("map",))
+        "--parallel N", number(STREAMS), "Answers at a time.", "4; `serve`: 1", commands=("map", "serve"))
     host: str | None = setting(
         "--host ADDRESS", name_of("an interface"), "Address to listen on; others than this machine's need a key.",
         "127.0.0.1", **_SERVING)

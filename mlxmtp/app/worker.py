@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlxmtp.app.open import OpenModel
+from mlxmtp.app.together import Together
 from mlxmtp.engine import events
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.errors import MlxmtpError
@@ -41,7 +42,15 @@ class Failed:
     error: Exception
 
 
-WorkerEvent = Ready | Prefill | events.Event | Failed
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """An event of the answer that was asked for by `answer_beside` with this key."""
+
+    key: object
+    event: events.Event | Failed
+
+
+WorkerEvent = Ready | Prefill | events.Event | Failed | Beside
 """`load` ends in Ready or Failed, `answer` in End or Failed."""
 
 
@@ -52,7 +61,9 @@ class _Stopped(Exception):
 class Worker:
     """One model at a time, one job at a time. Only the thread that made this object may call it."""
 
-    def __init__(self) -> None:
+    def __init__(self, parallel: int = 1) -> None:
+        """`parallel`: answers at a time among those that are asked for with `answer_beside`."""
+        self._together = Together(parallel, self._tell_beside)
         self.model: OpenModel | None = None
         self.error: Exception | None = None  # of reading the model
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -73,6 +84,7 @@ class Worker:
 
         def job() -> None:
             nonlocal before
+            self._together.close()
             if before is not None:
                 before.close()
                 before = None  # here, where its traces are
@@ -102,6 +114,7 @@ class Worker:
 
         def job() -> None:
             nonlocal before
+            self._together.close()
             if before is not None:
                 before.close()
                 before = None  # here, where its traces are
@@ -136,6 +149,25 @@ class Worker:
                 self._emit(Failed(error))
 
         self._do(job)
+
+    def answer_beside(self, key: object, begin: Callable[[OpenModel, OnPrefill], Answer]) -> None:
+        """Answer beside others asked for in this way; events come as `Beside`, ending in End or Failed."""
+
+        def job() -> None:
+            if self.model is None:
+                self._together.fail(self.error or MlxmtpError("No model is loaded."))
+            else:
+                self._together.run(self.model)
+
+        if self._together.join(key, begin):
+            self._do(job)
+
+    def leave(self, key: object) -> None:
+        """End an answer that was asked for with `answer_beside` as soon as possible."""
+        self._together.leave(key)
+
+    def _tell_beside(self, key: object, event: Any) -> None:
+        self._emit(Beside(key, Failed(event) if isinstance(event, Exception) else event))
 
     def prepare(self, job: Callable[[OpenModel], None]) -> None:
         """Have `job` done with the model once it is there, before any later answer; it raises nothing."""

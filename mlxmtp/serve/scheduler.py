@@ -1,4 +1,4 @@
-"""The line in front of the model: one answer at a time, in the order in which they were asked for, with an end.
+"""The line in front of the model: answers in the order in which they were asked for, one or some at a time.
 
 Everything here runs on the thread of the event loop; the model is on the thread of `app/worker.py`. One model is in
 memory; a request for another has it read when its turn has come, after the one before has been freed.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mlxmtp.app.open import OpenModel
-from mlxmtp.app.worker import Failed, Worker, WorkerEvent
+from mlxmtp.app.worker import Beside, Failed, Worker, WorkerEvent
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import End
 from mlxmtp.serve.fields import Refused
@@ -36,13 +36,14 @@ class Job:
 
 
 class Scheduler:
-    """Jobs for the models. `most` may wait beside the one that runs.
+    """Jobs for the models. `most` may wait beside the `parallel` that run.
 
     After `keep_alive` seconds without a job the model's memory is freed; the next job has it read again.
     """
 
-    def __init__(self, worker: Worker, most: int, keep_alive: float | None = None) -> None:
-        self._worker, self._most, self._keep_alive = worker, most, keep_alive
+    def __init__(self, worker: Worker, most: int, keep_alive: float | None = None, parallel: int = 1) -> None:
+        self._worker, self._most, self._keep_alive, self._parallel = worker, most, keep_alive, parallel
+        self._together: list[Job] = []  # those that run, if more than one may
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._current: Served | None = None  # in memory, or being read
@@ -78,7 +79,7 @@ class Scheduler:
 
     @property
     def running(self) -> bool:
-        return self._running is not None
+        return self._running is not None or bool(self._together)
 
     def submit(self, job: Job) -> None:
         """Put a job at the end of the line. Raises Refused if it is too long."""
@@ -95,6 +96,8 @@ class Scheduler:
         """Give a job up: nobody reads its events any more."""
         if job is self._running:
             self._worker.stop()
+        elif job in self._together:
+            self._worker.leave(job)
         elif job in self._waiting:
             self._waiting.remove(job)
 
@@ -102,6 +105,10 @@ class Scheduler:
         if self._running is not None or self._reading:
             return
         self._stay()
+        if self._parallel > 1:
+            self._join()
+        if self._together:
+            return
         if not self._waiting:
             if self._keep_alive is not None and self._current is not None:
                 self._idle = asyncio.get_running_loop().call_later(self._keep_alive, self._free)
@@ -110,6 +117,13 @@ class Scheduler:
         else:
             self._running = self._waiting.popleft()
             self._worker.answer(self._running.start)
+
+    def _join(self) -> None:
+        """Let those at the head of the line join the answers that run, as long as they want the same model."""
+        while self._waiting and self._waiting[0].served is self._current and len(self._together) < self._parallel:
+            job = self._waiting.popleft()
+            self._together.append(job)
+            self._worker.answer_beside(job, job.start)
 
     def _read(self, served: Served) -> None:
         self._save()
@@ -132,7 +146,9 @@ class Scheduler:
 
     def _deliver(self) -> None:
         for event in self._worker.events():
-            if self._reading:
+            if isinstance(event, Beside):
+                self._pass_on(event)
+            elif self._reading:
                 self._reading = False
                 self._take_in(event)
             elif self._running is not None:
@@ -140,6 +156,15 @@ class Scheduler:
                 if isinstance(event, End | Failed):
                     self._running = None
         self._next()
+
+    def _pass_on(self, beside: Beside) -> None:
+        """Give an event to the answer beside others that it belongs to."""
+        job = next((one for one in self._together if one is beside.key), None)
+        if job is None:
+            return
+        job.events.put_nowait(beside.event)
+        if isinstance(beside.event, End | Failed):
+            self._together.remove(job)
 
     def _take_in(self, event: WorkerEvent) -> None:
         """Note that a model is there; or tell those who wait for it that it will not come."""

@@ -41,6 +41,7 @@ class Options:
     waiting: int = WAITING
     keep_alive: float | None = None  # seconds without a request after which the model's memory is freed
     limits: Limits = field(default_factory=Limits)
+    parallel: int = 1  # answers at a time
 
 
 def options_of(settings: Settings) -> Options:
@@ -61,7 +62,7 @@ def options_of(settings: Settings) -> Options:
     waiting = WAITING if settings.max_waiting is None else settings.max_waiting
     port = PORT if settings.port is None else settings.port
     keep_alive = None if settings.keep_alive is None else 60 * settings.keep_alive
-    return Options(host, port, door, waiting, keep_alive, Limits(heartbeat=seconds or None))
+    return Options(host, port, door, waiting, keep_alive, Limits(heartbeat=seconds or None), settings.parallel or 1)
 
 
 class Server:
@@ -99,8 +100,8 @@ class Server:
             self._uvicorn.should_exit = True
 
     async def _serve(self, defaults: dict[str, object]) -> None:
-        worker = Worker()
-        scheduler = Scheduler(worker, self._options.waiting, self._options.keep_alive)
+        worker = Worker(self._options.parallel)
+        scheduler = Scheduler(worker, self._options.waiting, self._options.keep_alive, self._options.parallel)
         service = Service(self._models, scheduler, defaults)
         app = Routes(service, self._options.limits).app(self._options.door)
         config = uvicorn.Config(

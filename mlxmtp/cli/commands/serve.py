@@ -5,7 +5,10 @@ from typer import Context
 from mlxmtp.cli.options import begin, takes
 
 
-@takes("serve", "model image_tokens address access ... cache drafting sampling thinking yes force quiet no_color debug")
+@takes(
+    "serve",
+    "model image_tokens address access parallel ... cache drafting sampling thinking yes force quiet no_color debug",
+)
 def serve(ctx: Context) -> None:
     """A local server with OpenAI's, Anthropic's and Ollama's protocols.
 
@@ -13,6 +16,7 @@ def serve(ctx: Context) -> None:
     Examples:
       mlxmtp serve
       mlxmtp serve -m e4b --port 9000
+      mlxmtp serve --parallel 4
       curl localhost:8765/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hi"}]}'
       MLXMTP_API_KEY=$(cat key) mlxmtp serve --host 0.0.0.0
 

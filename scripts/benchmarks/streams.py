@@ -1,0 +1,262 @@
+"""Several answers at once: tokens per second of all together, beside the batch generators of mlx-lm and mlx-vlm.
+
+    .venv/bin/python -m scripts.benchmarks.streams [--peers .venv-peers/bin/python] [-r 3] [--write docs/benchmarks.md]
+
+Eight questions to the built-in pair, at most 1, 2, 4 or 8 at a time, greedy, in float32 on a CPU; every answer ends
+where it ends. Every engine is a process of its own, which stays; arms take turns. What is timed is the whole job,
+prompts included. On a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+POCKET = ROOT / "assets" / "pocket"
+TOKENS = 48
+STREAMS = (1, 2, 4, 8)
+ARMS = {
+    "ours": "mlxmtp, plain", "ours-mtp": "mlxmtp, drafted", "ours-alone": "mlxmtp, drafted, one after another",
+    "mlx_lm": "mlx-lm, plain", "mlx_vlm": "mlx-vlm, plain", "mlx_vlm-mtp": "mlx-vlm, drafted",
+}  # fmt: skip
+QUESTIONS = (
+    "What is a drafter?", "How do I install a model?", "What does mlxmtp bench measure?", "What is a KV cache?",
+    "Explain speculative decoding.", "Which commands are there?", "How large is E2B?", "How do I stop an answer?",
+)  # fmt: skip
+_ABOUT = """\
+One run of `scripts/benchmarks/streams.py`, {day}, {machine}: {count} questions to the built-in pair, at most {tokens}
+tokens each, greedy, float32. Tokens per second of all answers together, prompts included, median of {repetitions} runs
+(least to most). Answers of ours are the same in every arm: {same}.
+
+| at a time | {heads} |
+|---|{rules}"""
+
+Run = Callable[[list[list[int]], int, bool], list[list[int]]]
+"""(prompts, how many at a time, whether to draft) -> answers"""
+
+
+def _ours() -> Run:
+    import mlxmtp
+    from mlxmtp.engine.params import Params
+    from mlxmtp.engine.streams import Streams
+
+    model = mlxmtp.load("pocket")
+    model._decoder.compiled = model._decoder._rounds._mode = "always"
+    kept: dict[int, Streams] = {}
+
+    def run(prompts: list[list[int]], streams: int, drafted: bool) -> list[list[int]]:
+        many = kept.setdefault(streams, model.streams(streams))
+        params = Params(max_tokens=TOKENS, temp=0.0, num_draft_tokens="auto" if drafted else 0)
+        asked = [many.begin(lambda seat, ids=ids: model.seated(seat).stream_ids(ids, params)) for ids in prompts]
+        while many.running:
+            many.step()
+        return [one.answer.tokens for one in asked]
+
+    return run
+
+
+def _ours_alone() -> Run:
+    import mlxmtp
+    from mlxmtp.engine.params import Params
+
+    model = mlxmtp.load("pocket")
+
+    def run(prompts: list[list[int]], streams: int, drafted: bool) -> list[list[int]]:
+        del streams, drafted
+        answers = []
+        for ids in prompts:
+            answer = model.stream_ids(ids, Params(max_tokens=TOKENS, temp=0.0))
+            list(answer)
+            answers.append(answer.tokens)
+        return answers
+
+    return run
+
+
+def _mlx_lm(stop: list[int]) -> Run:
+    import mlx.core as mx
+    from mlx_lm.generate import BatchGenerator
+    from mlx_lm.utils import load_model
+
+    model, _ = load_model(POCKET / "target")
+    model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+
+    def run(prompts: list[list[int]], streams: int, drafted: bool) -> list[list[int]]:
+        del drafted
+        sizes = {"completion_batch_size": streams, "prefill_batch_size": streams}
+        many = BatchGenerator(model, stop_tokens=[[one] for one in stop], **sizes)
+        answers: dict[int, list[int]] = {uid: [] for uid in many.insert(prompts, [TOKENS] * len(prompts))}
+        while responses := many.next_generated():
+            for one in responses:
+                answers[one.uid].append(one.token)
+        many.close()
+        return list(answers.values())
+
+    return run
+
+
+class _Stops:
+    """What mlx-vlm asks of a tokenizer."""
+
+    def __init__(self, stop: list[int]) -> None:
+        self._stop = stop
+        self.stopping_criteria = self
+
+    def add_eos_token_ids(self, _: object) -> None:
+        """They are known."""
+
+    def __call__(self, token: int) -> bool:
+        return token in self._stop
+
+
+def _mlx_vlm(stop: list[int]) -> Run:
+    import mlx.core as mx
+    from mlx_vlm.generate.ar import BatchGenerator
+    from mlx_vlm.speculative.drafters import load_drafter
+    from mlx_vlm.utils import load_model
+
+    model = load_model(POCKET / "target")
+    drafter, kind = load_drafter(str(POCKET / "drafter"))
+    for network in (model, drafter):
+        network.set_dtype(mx.float32)
+        mx.eval(network.parameters())
+
+    def run(prompts: list[list[int]], streams: int, drafted: bool) -> list[list[int]]:
+        more: dict[str, Any] = {"draft_model": drafter, "draft_kind": kind} if drafted else {}
+        more |= {"completion_batch_size": streams, "prefill_batch_size": streams, "compute_logprobs": False}
+        many = BatchGenerator(model.language_model, _Stops(stop), greedy_sampling=True, **more)
+        known = [model.get_input_embeddings(mx.array([ids]), None).to_dict() for ids in prompts]
+        kwargs = [{name: value for name, value in one.items() if value is not None} for one in known]
+        answers: dict[int, list[int]] = {uid: [] for uid in many.insert(prompts, TOKENS, prompt_kwargs=kwargs)}
+        while many.has_work:
+            _, responses = many.next()
+            for one in responses:
+                answers[one.uid].append(one.token)
+        return list(answers.values())
+
+    return run
+
+
+def work(engine: str) -> None:
+    """Answer requests on stdin as one engine: a line of JSON each."""
+    request = json.loads(sys.stdin.readline())
+    prompts, stop = request["prompts"], request["stop"]
+    makers = {"ours": _ours, "ours-alone": _ours_alone}
+    makers |= {"mlx_lm": lambda: _mlx_lm(stop), "mlx_vlm": lambda: _mlx_vlm(stop)}
+    run = makers[engine]()
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        began = time.perf_counter()
+        answers = run(prompts, asked["streams"], asked["drafted"])
+        seconds = time.perf_counter() - began
+        cut = [[token for token in answer if token not in stop] for answer in answers]
+        print(json.dumps({"seconds": seconds, "answers": cut}), flush=True)
+
+
+class Worker:
+    """An engine in a process of its own."""
+
+    def __init__(self, python: Path, engine: str, prompts: list[list[int]], stop: list[int]) -> None:
+        self._process = subprocess.Popen(
+            [str(python), "-m", "scripts.benchmarks.streams", "--work", engine],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.ask(prompts=prompts, stop=stop)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Return the answer to a request."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+
+def measure(python: Path, repetitions: int, arms: list[str], counts: list[int]) -> dict[tuple[str, int], list[float]]:
+    """Return tokens per second by arm and number of streams."""
+    from mlxmtp import load
+
+    model = load("pocket")
+    prompts = [model.tokenizer.prompt_ids([{"role": "user", "content": one}]) for one in QUESTIONS]
+    stop = sorted(model.stop_ids)
+    engines = {arm: arm.removesuffix("-mtp") for arm in arms}
+    workers = {
+        engine: Worker(Path(sys.executable) if engine.startswith("ours") else python, engine, prompts, stop)
+        for engine in dict.fromkeys(engines.values())
+    }
+    speeds: dict[tuple[str, int], list[float]] = {}
+    texts: dict[str, set[str]] = {}
+    for repetition in range(-1, repetitions):  # the first one is for traces and kernels
+        for streams in counts:
+            for arm in arms:
+                if arm == "ours-alone" and streams > 1:
+                    continue
+                got = workers[engines[arm]].ask(streams=streams, drafted=arm.endswith("-mtp"))
+                texts.setdefault(engines[arm].partition("-")[0], set()).add(json.dumps(got["answers"]))
+                if repetition >= 0:
+                    tokens = sum(map(len, got["answers"]))
+                    speeds.setdefault((arm, streams), []).append(tokens / got["seconds"])
+                    print(arm, streams, f"{speeds[arm, streams][-1]:.0f} tok/s", file=sys.stderr, flush=True)
+    speeds["same", 0] = [len(texts["ours"])]
+    return speeds
+
+
+def main() -> None:
+    """Measure, and write a section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers/bin/python", help="with mlx-lm and mlx-vlm")
+    parser.add_argument("-r", "--repetitions", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS), help="at a time (default: 1 2 4 8)")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the section there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every sample")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        work(given.work)
+        return
+    speeds = measure(given.peers, given.repetitions, given.arms, given.streams)
+    same = "yes" if speeds.pop(("same", 0)) == [1] else "no"
+    if given.json:
+        given.json.write_text(json.dumps({f"{arm} {streams}": found for (arm, streams), found in speeds.items()}))
+    from scripts.benchmarks.harness.report import machine
+    from scripts.benchmarks.harness.section import write_section
+
+    lines = [
+        _ABOUT.format(
+            day=datetime.now(UTC).date(), machine=machine(), count=len(QUESTIONS), tokens=TOKENS,
+            repetitions=given.repetitions, same=same, heads=" | ".join(ARMS[arm] for arm in given.arms),
+            rules="---:|" * len(given.arms),
+        )
+    ]  # fmt: skip
+    for streams in given.streams:
+        cells = []
+        for arm in given.arms:
+            found = speeds.get((arm, streams))
+            cells.append(f"{median(found):.0f} ({min(found):.0f} to {max(found):.0f})" if found else "")
+        lines.append(f"| {streams} | {' | '.join(cells)} |")
+    text = "\n".join(lines)
+    print(text)
+    if given.write:
+        write_section(given.write, "streams", text, script="streams.py", heading="Several answers at once")
+
+
+if __name__ == "__main__":
+    main()
