@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from dataclasses import dataclass
 from email.parser import Parser
+from importlib.metadata import packages_distributions, requires
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 POCKET = ROOT / "assets" / "pocket"
@@ -57,14 +61,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The wheel alone is installed; what it depends on is that of the tests, which takes a minute less."""
     folder = tmp_path_factory.mktemp("environment")
-    call(sys.executable, "-m", "venv", folder)
+    call(sys.executable, "-m", "venv", "--without-pip", folder)
     python = folder / "bin" / "python"
-    uv = shutil.which("uv")
-    if uv and subprocess.run([uv, "--version"], capture_output=True, check=False).returncode == 0:
-        call(uv, "pip", "install", "--python", python, wheel)
-    else:
-        call(python, "-m", "pip", "install", "--disable-pip-version-check", wheel)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "install"]
+    uv: list[str | Path] = ["uv", "pip", "install", "--python", python]
+    call(*(pip if find_spec("pip") else uv), "--no-deps", wheel)
+    (inner,) = folder.glob("lib/python*/site-packages")
+    (inner / "tests.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{sysconfig.get_paths()['platlib']}\n")
     return Environment(folder, tmp_path_factory.mktemp("home"))
 
 
@@ -99,6 +104,36 @@ def test_the_installed_program_knows_its_version_and_runs_from_its_own_files(env
     assert version in environment.run("mlxmtp", "--version").stdout
     shown = environment.run("python", "-c", "import mlxmtp; print(mlxmtp.__version__, mlxmtp.__file__)").stdout
     assert shown.startswith(f"{version} {environment.folder}")
+
+
+def test_every_library_that_an_answer_loads_is_a_declared_one(environment: Environment) -> None:
+    """The environment holds more than is declared, so what is loaded is compared with what an installation brings."""
+    code = (
+        "import sys; from mlxmtp.cli.app import main; main(['ask', '-m', 'pocket', '--max-tokens', '3', 'Hello']); "
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = environment.run("python", "-c", code)
+    loaded = set(done.stderr.splitlines()[-1].split())
+    owners = packages_distributions()
+    allowed = declared("mlxmtp", set())
+    assert {"mlx", "typer", "tokenizers"} <= allowed
+    assert not {name for name in loaded & owners.keys() if not {plain(one) for one in owners[name]} & allowed}
+
+
+def declared(package: str, found: set[str]) -> set[str]:
+    """Add the names of a distribution and of what it requires, without extras, to `found`."""
+    if (name := plain(package)) in found:
+        return found
+    found.add(name)
+    for line in requires(package) or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            declared(requirement.name, found)
+    return found
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_the_installed_program_answers_with_the_drafter_as_without(environment: Environment) -> None:

@@ -17,7 +17,7 @@ from mlxmtp.decode.batch_round import Slots, make_batch_parts, make_batch_round
 from mlxmtp.decode.mixed_sampling import choices
 from mlxmtp.decode.round import Parts, State, make_parts, make_round
 from mlxmtp.decode.sampling import Filters, Sampling
-from mlxmtp.limits import STEP
+from mlxmtp.limits import COPIED, MAX_DRAFT, STEP
 from mlxmtp.models.device import on_cpu
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
@@ -73,7 +73,9 @@ class Rounds:
         return self._make_round(self._parts[filters, compiled], k), compiled
 
     def traced(self, filters: Kind, capacity: int) -> set[int]:
-        """Return the draft lengths whose compiled rounds can run at once."""
+        """Return the draft lengths whose rounds can run at once, in their final form."""
+        if self._mode == "never":
+            return {*range(MAX_DRAFT + 1), COPIED}
         return {key[0] for key, rows in self._traced if key[1] == filters and rows == capacity}
 
     def trace(self, k: int, filters: Kind, buffers: list[mx.array], capacity: int) -> None:

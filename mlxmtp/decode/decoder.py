@@ -412,7 +412,7 @@ class Decoder:
         return place.length, place.hidden if known else None
 
     def _traced(self, filters: Filters) -> set[int]:
-        """Return the draft lengths whose compiled rounds can run at once, COPIED among them."""
+        """Return the draft lengths whose rounds can run at once, COPIED among them."""
         capacity = self._cache.capacity
         return self._rounds.traced(filters, capacity) | ({COPIED} & self._given.traced(filters, capacity))
 

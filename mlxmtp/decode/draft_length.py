@@ -14,6 +14,8 @@ LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8)
 """Candidates, few because the check of each is traced once per buffer capacity. On Metal the products for few rows read
 the weights once for up to 5 rows (4 drafts), and attention for few rows ends at 8 (7 drafts; read in MLX's source); 8
 drafts earn several percent more where rows are nearly free and all is accepted."""
+RUNGS = (0, 3, MAX_DRAFT)
+"""Candidates in the first tokens of an answer, unless traced: few and far apart, so that one more trace is enough."""
 PROBING = 0.01  # share of the plain rounds' time that probes may lose while drafting is parked
 _WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _DARING = 0.5  # widths of an uncertain time that are hoped for
@@ -23,6 +25,7 @@ _KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
 _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
 _COPY = 2.5  # plain rounds that one with copied tokens takes, before it was timed
 _PRICE, _DEAREST = 1.0, 10.0  # of a trace, in rounds of its length, and the most that can be true
+_SHORT = 96  # tokens of an answer before a length between RUNGS is worth its trace
 _TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
 _ENDLESS = 1_000_000
 
@@ -41,7 +44,7 @@ class DraftLength:
     * parked at 0 nothing is learned about the text. Each plain round puts PROBING of itself aside, and a probe with one
       draft is made when that pays for what it is expected to lose, again at once if it was accepted;
     * a length is traced before it runs, at a price. So what counts is the time of the tokens to come, R / speed(K) +
-      price of K. R is as many as there have been, as far as there is room.
+      price of K. R is as many as there have been, as far as there is room. Early in an answer only RUNGS are traced.
 
     ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter.
     """
@@ -60,8 +63,9 @@ class DraftLength:
     _rounds: int = 0
     _rows: int = 0  # that rounds attend to, as far as known
 
-    def choose(self, room: int = _ENDLESS, traced: Collection[int] = ()) -> int:
-        """The draft length of the next round of an answer with ``room`` for so many tokens; ``traced`` are free.
+    def choose(self, room: int = _ENDLESS, traced: Collection[int] | None = None) -> int:
+        """The draft length of the next round of an answer with ``room`` for so many tokens; ``traced`` are free (None:
+        all).
 
         COPIED where what can be copied promises more than any drafts.
         """
@@ -70,7 +74,9 @@ class DraftLength:
         if self.limit == 0 and self.copying is None:
             return 0
         left = min(room, max(self._said, _TO_COME))
-        speeds = self._speeds()
+        traced = (*LENGTHS, COPIED) if traced is None else traced
+        early = self._said < _SHORT
+        speeds = {k: speed for k, speed in self._speeds().items() if k in RUNGS or k in traced or not early}
         hopes = self._hopes(speeds)
         times = {k: left * math.exp(-hopes.get(k, 0.0)) / speed for k, speed in speeds.items()}
         for k in speeds if traced else ():
@@ -156,7 +162,11 @@ class DraftLength:
 
     def accepted(self) -> float | None:
         """Expected share of first draft tokens that are accepted; None before anything was drafted."""
-        return self._accepted.tokens()[1] - 1 if self._accepted.average() else None
+        return self._accepted.tokens()[1] - 1 if self.acceptance()[1] else None
+
+    def acceptance(self) -> tuple[list[float], int]:
+        """Mean share of drafts accepted, by position, and the number of texts that it was taken of."""
+        return self._accepted.mean()
 
     def price(self) -> float | None:
         """Time of one more draft token in units of a plain round; None until that is known."""
@@ -164,25 +174,27 @@ class DraftLength:
         return None if longest is None else (self._times.cost(longest) - 1) / longest
 
     def learned(self) -> dict[str, Any]:
-        """Return what another process can begin with, as JSON takes it: acceptance by position, costs (logarithm of the
-        time in plain rounds and its width) by length, rows attended to. Empty until there is something to know."""
-        if self._rounds < _ROUNDS_TO_KNOW or not any(self._times.measured):
+        """Return what another process can begin with, as JSON takes it: acceptance by position, the mean of so many
+        texts; costs (logarithm of the time in plain rounds and its width) by length, rows attended to. Empty until
+        there is something to know."""
+        acceptance, texts = self.acceptance()
+        if not texts or not any(self._times.measured):
             return {}
         costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}
-        return {"acceptance": self._accepted.average(), "costs": costs, "rows": self._rows}
+        return {"acceptance": acceptance, "texts": texts, "costs": costs, "rows": self._rows}
 
     def start_from(self, learned: Mapping[str, Any]) -> None:
         """Begin with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
         try:
             shares = [float(share) for share in learned["acceptance"]]
             costs = {int(k): (float(mean), float(width)) for k, (mean, width) in learned["costs"].items()}
-            rows = int(learned["rows"])
+            texts, rows = int(learned["texts"]), int(learned["rows"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"this is not what a controller has learned: {error}") from error
-        fits = all(0 <= share <= 1 for share in shares) and len(shares) <= MAX_DRAFT and rows >= 0
+        fits = all(0 <= share <= 1 for share in shares) and len(shares) <= MAX_DRAFT and texts >= 0 and rows >= 0
         if not fits or not all(0 <= mean < _MOST and 0 <= width < _MOST for mean, width in costs.values()):
             raise ValueError("what was learned lies out of range")
-        self._accepted.start_from(shares)
+        self._accepted.start_from(shares, texts)
         self._times.start_from(costs)
         self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
         self._rows = rows

@@ -75,7 +75,7 @@ class Lane:
         self._used: set[tuple[object, ...]] = set()
         self._has_compiled = False
         self._ended = 0.0
-        self.acceptance: Sequence[float] = ()  # of drafts by position, for texts that join
+        self.acceptance: tuple[Sequence[float], int] = (), 0  # the mean of so many texts, for those that join
         self._empty()
 
     def _empty(self) -> None:
@@ -109,7 +109,7 @@ class Lane:
             self._state = State(bonus, states, offset)
             mx.eval(*self._state)
         stream.newest, stream.here = text.newest, True
-        stream.acceptance.start_from(self.acceptance)
+        stream.acceptance.start_from(*self.acceptance)
         self._streams[slot], self._slots = stream, None
 
     def leave(self, stream: Stream, *, keep: bool = False) -> KVCache | None:
@@ -117,7 +117,7 @@ class Lane:
         if not stream.here:
             return None
         stream.here = False
-        self.acceptance = stream.acceptance.average() or self.acceptance
+        self.acceptance = stream.acceptance.mean()
         slot = self._streams.index(stream)
         with self._computing():
             text = self._cache.take(slot, stream.rows, max(stream.newest, stream.rows - 1)) if keep else None

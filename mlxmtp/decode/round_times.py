@@ -56,13 +56,7 @@ class RoundTimes:
         spread = self._sigma[at][at] + _NOISE**2
         wide = math.sqrt(spread)
         error = min(max(math.log(seconds) - self._x[at], -_CUT * wide), _PAUSE * wide)
-        gains = [row[at] / spread for row in self._sigma]
-        column = self._sigma[at].copy()  # symmetric: the row is the column
-        for i, gain in enumerate(gains):
-            self._x[i] += gain * error
-            row = self._sigma[i]
-            for j, value in enumerate(column):
-                row[j] -= gain * value
+        self._correct(self._sigma[at].copy(), error / spread, spread)  # symmetric: the row is the column
 
     def cost(self, k: int) -> float:
         """Time of a round with ``k`` drafts in plain rounds; never less than 1, more work takes no less time."""
@@ -96,13 +90,21 @@ class RoundTimes:
         return {k: (math.log(self.cost(k)), self.width(k, 0)) for k in self.lengths[1:]}
 
     def start_from(self, learned: Mapping[int, tuple[float, float]]) -> None:
-        """Begin with what `learned` gave."""
-        for i, k in enumerate(self.lengths):
+        """Begin with what `learned` gave, taken in as measurements of x(K) - x(0): it tells of other lengths, too."""
+        for at, k in enumerate(self.lengths):
             if k in learned:
-                self._x[i], width = learned[k]
-                self._sigma[i] = [_PACE**2 + (width**2 + _REMEMBERED**2) * (i == j) for j in range(len(self._x))]
-                for j, row in enumerate(self._sigma):
-                    row[i] = self._sigma[i][j]
+                mean, width = learned[k]
+                column = [row[at] - row[0] for row in self._sigma]
+                spread = column[at] - column[0] + width**2 + _REMEMBERED**2
+                self._correct(column, (mean - self._x[at] + self._x[0]) / spread, spread)
+
+    def _correct(self, column: Sequence[float], error: float, spread: float) -> None:
+        """x += column error     Sigma -= column column' / spread"""
+        for i, value in enumerate(column):
+            self._x[i] += value * error
+            row, gain = self._sigma[i], value / spread
+            for j, other in enumerate(column):
+                row[j] -= gain * other
 
     def _slopes(self) -> list[float]:
         """d x(K) / d b of x(K) = log(1 + b K)."""

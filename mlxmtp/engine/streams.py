@@ -96,7 +96,7 @@ class Streams:
         self._rounds = BatchRounds(decoder.target, decoder.drafter, decoder.compiled)
         self._lanes = [Lane(self._rounds) for _ in range(len(LANES) + 1)]
         for lane in self._lanes:
-            lane.acceptance = decoder.depth.learned().get("acceptance", ())
+            lane.acceptance = decoder.depth.acceptance()
         self._running: list[Running] = []
         self._waiting: list[Seat] = []
         self._seats: dict[Stream, Seat] = {}

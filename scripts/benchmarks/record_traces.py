@@ -95,7 +95,7 @@ class Recorder:
         """How many of 8 drafts are accepted here, and the state one token on. The plain pass writes over the rows."""
         _, cache.buffers, report, _ = self._round(DRAFT, sampling)(state, cache.buffers, sampling.key())
         seen = report.tolist()
-        after, cache.buffers, plain = self._round(0, sampling)(state, cache.buffers, sampling.key())
+        after, cache.buffers, plain, _ = self._round(0, sampling)(state, cache.buffers, sampling.key())
         if plain[0].item() != seen[0]:
             raise SystemExit("a round and a plain pass disagree: the trace would be of no text")
         return State(*after), seen[-1]

@@ -13,7 +13,8 @@ def picture(width: int, height: int, seed: int) -> NDArray[np.uint8]:
     red = 255 * x // width + (noise % 16)
     green = 255 * ((x // 20 + y // 15 + seed) % 2) // 2 + (noise // 16 % 32)
     blue = 255 * y // height * ((x + seed) % 3 > 0) + (noise // 512 % 8)
-    return np.clip(np.stack([red, green, blue], -1), 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(np.stack([red, green, blue], -1), 0, 255).astype(np.uint8)
+    return pixels
 
 
 PICTURES = [picture(120, 200, 1), picture(300, 90, 2)]

@@ -69,16 +69,18 @@ def test_luck_in_hard_text_is_not_followed(profile):
 @pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
 def test_steady_text_comes_close_to_its_best_length(profile, chance):
     text = Suite("drawn", drawn(chance, 1500), False)
-    assert regret([text], profile) < 0.08
+    assert regret([text], profile) < 0.07
 
 
 def test_what_was_learned_makes_the_next_start_better():
-    """A short first answer: fewer rounds are spent on finding out what rounds cost."""
+    """A short first answer where answers are easy: fewer rounds are spent on finding that out, and what rounds cost."""
     short = [Suite("short", EASY[:120], False)]
     first_start = second_start = 0.0
     for profile in PROFILES:
         first = DraftLength()
-        play(first, drawn(0.85, 600), profile.costs, Noise(), 3, profile.ahead)
+        for seed in range(4):
+            first.begin()
+            play(first, drawn(0.95, 150, seed), profile.costs, Noise(), seed, profile.ahead)
         first_start += regret(short, profile)
         second_start += regret(short, profile, learned=json.loads(json.dumps(first.learned())))
     assert second_start < 0.8 * first_start
@@ -104,7 +106,8 @@ def test_it_drafts_again_within_about_30_tokens(profile):
 
 @pytest.mark.parametrize("profile", [PROFILES[0], PROFILES[2]], ids=lambda profile: profile.name)
 def test_a_short_first_answer_is_near_the_best_fixed_length_although_lengths_cost_a_trace(profile):
-    """Each in a process of its own, the first round of a length twice as long: 8 % at most on middling text."""
+    """Each in a process of its own, the first round of a length twice as long: 10 % at most, 7 on all three kinds."""
+    shares = []
     for chance, tokens in ((0.5, 64), (0.7, 64), (0.8, 128)):
         spent, least = 0.0, {0: 0.0, 3: 0.0, 8: 0.0}
         for seed in range(10):
@@ -112,7 +115,9 @@ def test_a_short_first_answer_is_near_the_best_fixed_length_although_lengths_cos
             spent += play(DraftLength(), text, profile.costs, Noise(), seed, profile.ahead, 1.0).spent
             for k in least:
                 least[k] += play(Fixed(k), text, profile.costs, Noise(), seed, profile.ahead, 1.0).spent
-        assert spent < 1.08 * min(least.values()), chance
+        shares.append(spent / min(least.values()))
+    assert max(shares) < 1.10, shares
+    assert sum(shares) / len(shares) < 1.07, shares
 
 
 def test_few_lengths_are_used_in_a_short_answer():
@@ -221,12 +226,13 @@ def test_nothing_is_learned_from_nothing():
         {"acceptance": [0.5], "costs": {"1": 3}}, {"acceptance": [0.5], "costs": {"1": [-9, 0.1]}},
         {"acceptance": [0.5], "costs": {"1": [0.2, math.inf]}}, {"acceptance": [None], "costs": {}},
         *({"acceptance": [0.5], "costs": {}, "rows": rows} for rows in (-1, math.inf, math.nan, "many", None)),
+        *({"acceptance": [0.5], "costs": {}, "texts": texts} for texts in (-1, math.inf, "many")),
     ],
 )  # fmt: skip
 def test_what_nobody_learned_is_refused_and_changes_nothing(learned):
     depth = DraftLength()
     with pytest.raises(ValueError, match="learned"):
-        depth.start_from({"rows": 512, **learned})
+        depth.start_from({"rows": 512, "texts": 2, **learned})
     assert depth == DraftLength()
 
 
@@ -275,13 +281,40 @@ def test_compiled_rounds_taking_over_keep_the_proportions():
     assert LENGTHS[-1] == MAX_DRAFT
 
 
-def test_what_was_learned_of_acceptance_does_not_fade_from_start_to_start():
+def test_what_texts_agreed_on_does_not_fade_from_start_to_start():
     first = Acceptance(8)
-    for _ in range(20):
-        first.observe(8, 8)
-    learned = first.average()
+    for _ in range(5):
+        first.begin()
+        for _ in range(20):
+            first.observe(8, 8)
+    learned = first.mean()
     for _ in range(3):
         again = Acceptance(8)
-        again.start_from(learned)
-        learned = again.average()
-    assert learned == pytest.approx([1.0] * 8)
+        again.start_from(*learned)
+        learned = again.mean()
+    mean, texts = learned
+    assert mean == pytest.approx([0.95] * 8, abs=0.02)
+    assert texts == 5
+
+
+def test_one_text_of_another_kind_does_not_undo_what_many_agreed_on():
+    acceptance = Acceptance(8)
+    for accepted in (8, 8, 8, 8, 8, 8, 0):
+        acceptance.begin()
+        for _ in range(20):
+            acceptance.observe(8, accepted)
+    acceptance.begin()
+    assert 0.7 < acceptance.mean()[0][0] < 0.9
+
+
+def test_costs_learned_of_short_drafts_tell_of_longer_ones():
+    """A process that used few lengths teaches the next one what a draft token costs."""
+    for price in (0.05, 0.5):
+        first = DraftLength()
+        for _ in range(30):
+            for k in (0, 1, 2, 3):
+                first.observe(k, k, 0.01 * (1 + price * k))
+        again = DraftLength()
+        again.start_from(json.loads(json.dumps(first.learned())))
+        wrong, untaught = (abs(math.log(one._times.cost(8) / (1 + 8 * price))) for one in (again, DraftLength()))
+        assert wrong < 0.4 * untaught

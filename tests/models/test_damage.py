@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,17 +89,19 @@ def damage_field(data: st.DataObject, table: Any, places: list[tuple[Any, ...]])
     if isinstance(change, str) and change == "remove":
         del table[last]
     else:
-        table[last] = change
+        table[last] = deepcopy(change)
     return place
 
 
-def one_field(data: st.DataObject) -> None:
+def one_field_or_two(data: st.DataObject) -> None:
     family, part = data.draw(st.sampled_from(FAMILIES)), data.draw(st.sampled_from(PARTS))
     with TemporaryDirectory() as to:
         folders = copy(family, part, to)
         file = data.draw(st.sampled_from(sorted(folders[part].glob("*.json"))))
         table = json.loads(file.read_text())
         path = damage_field(data, table, list(leaves(table)))
+        if data.draw(st.booleans()) and (places := list(leaves(table))):
+            path += damage_field(data, table, places)
         file.write_text(json.dumps(table))
         check(family, folders, strict=not OTHER_NETWORK & {*path})
 
@@ -227,7 +230,7 @@ def one_field_of_the_text_side(data: st.DataObject) -> None:
         assert "\n" not in said
 
 
-DAMAGES = [one_file, one_field, one_header_entry, one_tensor, one_field_of_the_text_side]
+DAMAGES = [one_file, one_field_or_two, one_header_entry, one_tensor, one_field_of_the_text_side]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
