@@ -24,6 +24,7 @@ from mlxmtp.limits import MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.kv_cache import KVCache
 
+_LONGEST = 3  # drafts of several texts: rows add up, and each length is a trace for each number of slots
 _GAP = 0.2  # share of a round's time that may pass outside: beyond, it is no measure of the round
 
 
@@ -241,7 +242,8 @@ class Lane:
 
     def _depth(self, slots: int) -> DraftLength:
         if slots not in self._depths:
-            limit = MAX_DRAFT if self._rounds.drafts else 0
+            longest = MAX_DRAFT if slots == 1 else _LONGEST
+            limit = longest if self._rounds.drafts else 0
             self._depths[slots] = DraftLength(limit, _accepted=_Together(self))
         return self._depths[slots]
 

@@ -259,6 +259,14 @@ def test_what_is_wrong_is_named(served: Running, body: Json, param: str) -> None
     assert len(served.decoder.requests) == requests
 
 
+def test_a_result_at_the_end_stays_whole_when_nobody_thinks(served: Running) -> None:
+    served.say("K7-Q9<turn|>")
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "K7-Q9"}
+    body: Json = {"messages": [*HI, asked("f", {"a": "x"}), result], "tools": [TOOL], "enable_thinking": False}
+    assert served.post(CHAT, **body)["choices"][0]["message"]["content"] == "K7-Q9"
+    assert served.prompt().endswith('<|tool_response>response:f{value:<|"|>K7-Q9<|"|>}<tool_response|>')
+
+
 def test_fields_that_change_nothing_are_passed_over(served: Running) -> None:
     served.say("Done.<turn|>")
     extra: dict[str, Any] = {
