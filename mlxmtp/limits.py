@@ -32,11 +32,19 @@ SAMPLING = {
     "min_p": Range(0, 1),
     "seed": Range(0, 2**64 - 1, whole=True),
 }
+PENALTIES = {
+    "logit_bias": Range(-100, 100),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "repetition_penalty": Range(0, above=True),
+}
+TOP_LOGPROBS = Range(0, 20, whole=True)
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)  # budgets of a picture that Gemma 4 was trained with
 TOKEN_COUNT = Range(1, whole=True)
 
 MAX_DRAFT = 8  # draft tokens of a round: longer ones are slower on every machine that was measured
 COPIED = 15  # tokens that a round checks when they are copied from the text: 16 rows
+MAX_STREAMS = 64  # answers at a time
 SLACK = 64  # ring rows beyond the window: two rounds in flight write 2 * 16, and a small rewind may take some back
 STEP = 256  # rows by which a KV cache grows at least: a new capacity costs a new trace of the round
 SNAPSHOTS, SNAPSHOT_BYTES = 8, 768 * 2**20  # at most, all together; the newest always stays

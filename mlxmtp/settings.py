@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
-from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, TOKEN_COUNT, Range
+from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, MAX_STREAMS, SAMPLING, TOKEN_COUNT, Range
 from mlxmtp.units import nearest
 
 T = TypeVar("T")
@@ -75,15 +75,15 @@ TEXT = Rule("a text", str, lambda value: value if isinstance(value, str) else No
 SWITCH = Rule("true or false", bool, lambda value: value if isinstance(value, bool) else None)
 
 EVERY = ("every",)
-_ANSWERING = ("ask", "chat", "serve")
+_ANSWERING = ("ask", "chat", "map", "serve")
 _NAMING = (*_ANSWERING, "connect")
 _TALKING = ("ask", "chat")
-_RUNNING = ("ask", "chat", "bench", "serve")
-_FETCHING = ("ask", "chat", "bench", "serve", "pull", "convert")
+_RUNNING = ("ask", "chat", "map", "bench", "serve")
+_FETCHING = (*_RUNNING, "pull", "convert")
 _SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
 _DRAFTING = {"commands": _RUNNING, "section": "drafting"}
 _SERVING = {"commands": ("serve",), "section": "address"}
-_FORM = {"commands": ("ask",), "section": "form", "in_config": False}
+_FORM = {"commands": ("ask", "map"), "section": "form", "in_config": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Settings:
         "none; `connect`: http://127.0.0.1:8765", commands=("ask", "chat", "connect"), environment="MLXMTP_URL")
     system: str | None = setting(
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
-        "none", commands=("ask", "chat", "bench"))
+        "none", commands=("ask", "chat", "map", "bench"))
     temp: float | None = setting(
         "--temp T", number(SAMPLING["temp"]), "Temperature; 0 is greedy.", "the model's, else 0", **_SAMPLING)
     top_p: float | None = setting(
@@ -190,7 +190,7 @@ class Settings:
         "280", commands=_ANSWERING, in_chat=True, of_answer=True)
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
-        "any text", **{**_FORM, "commands": ("ask", "bench")})
+        "any text", **{**_FORM, "commands": ("ask", "map", "bench")})
     regex: str | None = setting(
         "--regex PATTERN", TEXT, "Text that an expression matches as a whole.", "any text", **_FORM)
     grammar: str | None = setting(
@@ -205,7 +205,7 @@ class Settings:
         "off; `chat`: on", commands=("ask",), section="display")
     quiet: bool | None = setting(
         "-q --quiet", SWITCH, "No notes, progress or reasoning on stderr.",
-        "off", commands=("ask", "bench", "serve", "pull", "convert"), section="display")
+        "off", commands=("ask", "map", "bench", "serve", "pull", "convert"), section="display")
     no_color: bool | None = setting(
         "--no-color", SWITCH, "No colours. Also NO_COLOR.", "off", commands=EVERY, environment="NO_COLOR")
     yes: bool | None = setting(
@@ -215,6 +215,8 @@ class Settings:
         "off", commands=("ask",))
     cache_gb: float | None = setting(
         "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
+    parallel: int | None = setting(
+        "--parallel N", number(Range(1, MAX_STREAMS, whole=True)), "Answers at a time.", "4", commands=("map",))
     host: str | None = setting(
         "--host ADDRESS", name_of("an interface"), "Address to listen on; others than this machine's need a key.",
         "127.0.0.1", **_SERVING)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.round import Round
 from mlxmtp.decode.snapshots import CacheState
 
 
 def fake_round(tokens: Sequence[int], draft: Sequence[int] = (), accepted: int = 0) -> Round:
     return Round(tuple(tokens), tuple(draft), accepted)
+
+
+def fake_logprob(token: int, top: int) -> Logprob:
+    """The token itself is the likeliest, those with the ids behind it follow."""
+    return Logprob(token, -0.5, tuple((token + place, -0.5 - place) for place in range(top)))
 
 
 class FakeDecoder(Decoder):
@@ -44,6 +51,7 @@ class FakeDecoder(Decoder):
         on_prefill: Callable[[int, int], None] | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Any = None,
+        top_logprobs: int | None = None,
         media: Any = (),
     ) -> Generator[Round, None, None]:
         self.requests.append(
@@ -64,7 +72,8 @@ class FakeDecoder(Decoder):
                 on_prefill(len(prompt_ids), len(prompt_ids))
             for number, round_ in enumerate(self._cut(tokens, stop)):
                 self.before_round(number)
-                yield round_
+                told = () if top_logprobs is None else tuple(fake_logprob(one, top_logprobs) for one in round_.tokens)
+                yield replace(round_, logprobs=told)
         finally:
             self.closed += 1
 

@@ -13,7 +13,7 @@ from mlxmtp.app.open import answer_params
 from mlxmtp.decode.sampling import Sampling
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import ConfigError, UsageError
-from mlxmtp.limits import MAX_DRAFT, SAMPLING, SLACK
+from mlxmtp.limits import MAX_DRAFT, PENALTIES, SAMPLING, SLACK
 from mlxmtp.settings import TABLE, Loaded, Settings, find_places, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -169,11 +169,12 @@ def test_what_is_said_about_answers_reaches_them() -> None:
     assert answer_params(said) == wanted
     assert answer_params(Settings()) == Params()
     names = {one.of_answer if isinstance(one.of_answer, str) else name for name, one in TABLE.items() if one.of_answer}
-    assert names == {one.name for one in fields(Params)} - {"stop", "constraint"}
+    programs = {"stop", "constraint", "top_logprobs", *PENALTIES}  # what people at a terminal do not set
+    assert names == {one.name for one in fields(Params)} - programs
 
 
 def test_sampling_allows_what_its_settings_allow() -> None:
-    assert set(SAMPLING) == {one.name for one in fields(Sampling)}
+    assert set(SAMPLING) == {one.name for one in fields(Sampling)} - {"penalties"}
     for name, allowed in SAMPLING.items():
         assert TABLE[name].rule.wanted == str(allowed)
 
@@ -187,7 +188,7 @@ def test_a_setting_stands_in_the_table_and_where_it_is_used() -> None:
         if re.search(r"\bmin_p\b", path.read_text(encoding="utf-8"))
     }
     table, used = {"settings.py", "limits.py"}, {"decode/sampling.py", "engine/params.py", "engine/model.py"}
-    used.add("models/config_check.py")  # what a checkpoint recommends
+    used |= {"decode/mixed_sampling.py", "models/config_check.py"}  # texts of one round, what a checkpoint recommends
     report = {"app/benchmark.py", "bench/report.py", "bench/compare.py"}  # its keys are a file format
     assert table | used <= found <= table | used | report
 

@@ -10,6 +10,7 @@ from mlxmtp.cli.commands.chat import chat
 from mlxmtp.cli.commands.config import app as config
 from mlxmtp.cli.commands.connect import connect
 from mlxmtp.cli.commands.doctor import doctor
+from mlxmtp.cli.commands.map import map_
 from mlxmtp.cli.commands.models import convert, ls, pull, rm, show
 from mlxmtp.cli.commands.serve import serve
 from mlxmtp.cli.commands.sessions import app as sessions
@@ -59,6 +60,7 @@ def frame(
 
 app.command("chat", cls=LoneResume, short_help="A conversation in the terminal.")(chat)
 app.command("ask", short_help="One answer, made for pipes.")(ask)
+app.command("map", short_help="One prompt over many files, several at a time.")(map_)
 app.command("bench", short_help="Speed with and without the drafter.")(bench)
 app.command("serve", short_help="A local server: OpenAI, Anthropic, Ollama.")(serve)
 app.command("connect", short_help="Settings of agents and editors for that server.")(connect)

@@ -12,7 +12,9 @@ import mlx.core as mx
 from mlxmtp.decode.sampling import Filters, choose
 from mlxmtp.limits import COPIED, MAX_DRAFT
 
+OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
 RUNS = (1, 2, 4, MAX_DRAFT, COPIED)  # lengths of drafts that are forced: few, for each is traced
+LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 
 
 class Constraint(Protocol):

@@ -14,9 +14,10 @@ from typing import Literal, NamedTuple, cast
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
-from mlxmtp.decode.constraint import Constraint, choose_allowed, filled
+from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed, filled
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.prefill import (
     Beginning,
     SoftTokens,
@@ -25,7 +26,8 @@ from mlxmtp.decode.prefill import (
     drained,
     first_logits,
     read_in_chunks,
-)
+)  # fmt: skip
+from mlxmtp.decode.request import Request
 from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
@@ -36,8 +38,7 @@ from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
 
-OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
-LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
+OnPrefill = Callable[[int, int], None]
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
 
@@ -95,10 +96,11 @@ class Decoder:
         draft_from: Collection[str] = ("mtp",),
         sampling: Sampling = Sampling(),  # noqa: B008  (frozen)
         stop: Collection[int] = (),
-        on_prefill: Callable[[int, int], None] | None = None,
+        on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
         media: Sequence[SoftTokens] = (),
+        top_logprobs: int | None = None,
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
@@ -106,10 +108,13 @@ class Decoder:
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
         at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``media``: what stands
-        at negative ids of the prompt. Raises ValueError for an empty prompt or a bad number, ContextOverflow without
-        room for an answer, later DeviceFailed, or RuntimeError if other rounds have begun.
+        at negative ids of the prompt. ``top_logprobs``: tell how likely tokens were, and so many others in their places
+        (None: do not). Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an
+        answer, later DeviceFailed, or RuntimeError if other rounds have begun.
         """
         prompt, room = checked_prompt(self.target.config, prompt_ids, max_tokens, media)
+        if not all(0 <= token < self.target.config.vocab_size for token in sampling.penalties.bias):
+            raise ValueError(f"tokens of a logit_bias must lie in 0 .. {self.target.config.vocab_size - 1}")
         fixed = None if num_draft_tokens == "auto" else num_draft_tokens
         if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
             raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
@@ -119,7 +124,8 @@ class Decoder:
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
         marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
-        return self._generate(prompt, room, sampling, frozenset(stop), on_prefill, marks, constraint, media)
+        asked = Request(len(prompt), sampling, sampling.key(), frozenset(stop), constraint, top_logprobs)
+        return self._generate(prompt, room, asked, on_prefill, marks, media)
 
     def read(
         self,
@@ -195,7 +201,7 @@ class Decoder:
         prompt: list[int],
         room: int,
         sampling: Sampling,
-        on_prefill: Callable[[int, int], None] | None,
+        on_prefill: OnPrefill | None,
         marks: list[int],
         media: Sequence[SoftTokens],
     ) -> Generator[int, None, tuple[State, mx.array]]:
@@ -211,46 +217,30 @@ class Decoder:
         self,
         prompt: list[int],
         room: int,
-        sampling: Sampling,
-        stop: frozenset[int],
-        on_prefill: Callable[[int, int], None] | None,
+        asked: Request,
+        on_prefill: OnPrefill | None,
         marks: list[int],
-        constraint: Constraint | None,
         media: Sequence[SoftTokens],
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.depth.begin(prompt)
-        key = sampling.key()
         self._settle()
         with self._computing():
-            state, logits = drained(self._begin(prompt, room, sampling, on_prefill, marks, media))
-            first = [cast("int", state.bonus.item())]
-        if constraint is not None:
-            first, state = self._obeying(
-                constraint, first, [], stop, False, (state.hidden, logits), state, key, sampling.filters
-            )
-        self.tokens += first
+            state, logits = drained(self._begin(prompt, room, asked.sampling, on_prefill, marks, media))
+            report = [cast("int", state.bonus.item()), 0]
+        state, new, _, told = self._kept(asked, state, report, (state.hidden, logits), room)
+        self.tokens += new
         self.depth.follow(self.tokens)
-        yield Round(tuple(first), (), 0)
+        yield Round(tuple(new), (), 0, logprobs=told)
         queue, clock, room = self._sent, time.perf_counter(), room - 1
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
-            if self.tokens[-1] in stop:
+            if self.tokens[-1] in asked.stop:
                 return
-            state, done, (*report, accepted) = self._advance(state, key, sampling.filters, room, constraint)
-            chosen, draft = report[: done.k + 1], report[done.k + 1 :][: done.k]
-            now = time.perf_counter()
-            # Under a constraint also rows behind a refused token may serve.
-            new = chosen[: min(accepted + 1 if constraint is None else len(chosen), room)]
-            new = new[: next((i for i, token in enumerate(new, 1) if token in stop), len(new))]
-            if constraint is not None:
-                new, after = self._obeying(
-                    constraint, new, draft, stop, bool(queue), done.rows, state, key, sampling.filters
-                )
-                if after is not state:  # rounds in flight go on from a token that was refused
-                    queue.clear()
-                    state, accepted = after, len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+            state, done, report = self._advance(state, asked, room)
+            draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
+            state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
             if not done.forced:
                 self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, traced=done.traced)
             room -= len(new)
@@ -258,17 +248,16 @@ class Decoder:
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
             draft = draft[: max(done.forced, accepted)] if done.forced else draft  # without what fills them up
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.k == COPIED and not done.forced)
+            copied = done.k == COPIED and not done.forced
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
             clock = time.perf_counter() if not queue else now
 
-    def _advance(
-        self, state: State, key: mx.array, filters: Filters, room: int, constraint: Constraint | None
-    ) -> tuple[State, _Dispatched, list[int]]:
+    def _advance(self, state: State, asked: Request, room: int) -> tuple[State, _Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
-        queue = self._sent
+        queue, constraint, filters = self._sent, asked.constraint, asked.sampling.filters
+        alone = bool(asked.sampling.penalties) or (constraint is not None and self._replaced > OFTEN)
         with self._computing():
-            often = constraint is not None and self._replaced > OFTEN
-            while len(queue) <= (0 if often else self._in_flight):
+            while len(queue) <= (0 if alone else self._in_flight):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())
                 k = self.depth.choose(room, self._traced(filters))
                 if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
@@ -276,7 +265,7 @@ class Decoder:
                 copied = self._copying.proposed if k == COPIED else []
                 forced = [] if queue or copied or len(forced) < k else forced
                 ahead = sum(one.k + 1 for one in queue)
-                state, sent = self._dispatch(state, key, filters, ahead, k, copied, forced)
+                state, sent = self._dispatch(state, asked.key, filters, ahead, k, copied, forced)
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
@@ -303,25 +292,43 @@ class Decoder:
             while self._sent:
                 mx.eval(self._sent.popleft().report)
 
-    def _obeying(
-        self,
-        constraint: Constraint,
-        chosen: list[int],
-        draft: list[int],
-        stop: frozenset[int],
-        followed: bool,
-        rows: tuple[mx.array, mx.array],
-        state: State,
-        key: mx.array,
-        filters: Filters,
-    ) -> tuple[list[int], State]:
-        """Return the tokens of a round under a constraint: those ``chosen``, and others where it refuses them.
+    def _kept(
+        self, asked: Request, state: State, report: list[int], rows: tuple[mx.array, mx.array], room: int
+    ) -> tuple[State, list[int], int, tuple[Logprob, ...]]:
+        """Return what a round with that report comes to: next state, new tokens, drafts accepted, logprobs.
 
-        ``rows``, hidden [L, H] and logits [L, V], predicted them; one counts as long as the tokens before are the
-        ``draft``, and none was replaced if the round is ``followed`` by another, which then has written over rows of
-        this one. The state is the given one, or, if a token was replaced, the one after the last.
+        ``rows``: hidden [K + 1, H] and logits [K + 1, V] that predicted its tokens. ``state`` is the last one that was
+        dispatched; penalties and constraints may choose other tokens than the round did, and then go on from those.
         """
-        hidden, logits = rows
+        (*report, accepted), (hidden, logits) = report, rows
+        k = (len(report) - 1) // 2
+        chosen, draft = report[: k + 1], report[k + 1 :]
+        if asked.sampling.penalties:
+            with self._computing():
+                chosen, logits = asked.penalized(self.tokens, draft, logits)
+            accepted = next((i for i, token in enumerate(draft) if token != chosen[i]), k)
+            state = self._state_after(chosen[: accepted + 1], hidden)
+        # Under a constraint also rows behind a refused token may serve.
+        new = chosen[: min(accepted + 1 if asked.constraint is None else len(chosen), room)]
+        new = new[: next((i for i, token in enumerate(new, 1) if token in asked.stop), len(new))]
+        if asked.constraint is not None:
+            new, replaced = self._obeying(asked, asked.constraint, new, draft, logits)
+            if replaced:  # rounds in flight go on from a token that was refused
+                self._sent.clear()
+                state = self._state_after(new, hidden)
+                accepted = len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
+        with self._computing():
+            return state, new, accepted, asked.logprobs(rows[1], new)
+
+    def _obeying(
+        self, asked: Request, constraint: Constraint, chosen: list[int], draft: list[int], logits: mx.array
+    ) -> tuple[list[int], bool]:
+        """Return the tokens of a round under a constraint, those ``chosen`` or others; true if there are others.
+
+        A row of ``logits`` counts as long as the tokens before are the ``draft``, and none was replaced if another
+        round has followed, which then has written over rows of this one.
+        """
+        key, filters, followed = asked.key, asked.sampling.filters, bool(self._sent)
         new: list[int] = []
         replaced = False
         for row, own in enumerate(chosen):
@@ -333,14 +340,15 @@ class Decoder:
                 if not constraint.accept([token]):
                     raise RuntimeError("a constraint refuses a token of its own mask")
             new.append(token)
-            if token in stop or [token] != draft[row : row + 1] or (replaced and followed):
+            if token in asked.stop or [token] != draft[row : row + 1] or (replaced and followed):
                 break
-        if replaced:
-            last = len(new) - 1
-            position = len(self.tokens) + last
-            state = State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
         self._replaced += (replaced - self._replaced) / 16
-        return new, state
+        return new, replaced
+
+    def _state_after(self, new: list[int], hidden: mx.array) -> State:
+        """Return the state from which to go on after ``new`` tokens, chosen from ``hidden`` [L, H]."""
+        last, position = len(new) - 1, len(self.tokens) + len(new) - 1
+        return State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
 
     def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
         """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
@@ -360,11 +368,7 @@ class Decoder:
             self._given.build(COPIED, filters)
 
     def _read(
-        self,
-        prompt: list[int],
-        on_prefill: Callable[[int, int], None] | None,
-        marks: list[int],
-        media: Sequence[SoftTokens] = (),
+        self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()
     ) -> Generator[int, None, mx.array]:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
         start, hidden = self._rewind(prompt)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.sampling import Filters, choose
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import FixedView
@@ -28,12 +29,13 @@ class State(NamedTuple):
 class Round:
     """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
     the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
-    is from the text before, not from the drafter."""
+    is from the text before, not from the drafter. ``logprobs``: of the tokens, if they were asked for."""
 
     tokens: tuple[int, ...]
     draft: tuple[int, ...]
     accepted: int
     copied: bool = False
+    logprobs: tuple[Logprob, ...] = ()
 
 
 RoundFunction = Callable[..., Any]

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxmtp.decode.penalties import Penalties
 from mlxmtp.limits import SAMPLING
 
 Filters = tuple[float, float, int, float]  # temperature, top-p, top-k and min-p
@@ -18,7 +19,8 @@ _SORT_BLOCK = 128  # tokens per block in `largest`
 class Sampling:
     """Settings of sampling. ``temp`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
 
-    Filters apply in the order of transformers: temperature, top-k, top-p, min-p. Raises ValueError out of range.
+    ``penalties`` come first, then, in the order of transformers, temperature, top-k, top-p, min-p. Raises ValueError
+    out of range.
     """
 
     temp: float = 0.0
@@ -26,6 +28,7 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     seed: int = 0
+    penalties: Penalties = Penalties()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         for name, allowed in SAMPLING.items():

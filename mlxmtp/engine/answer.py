@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -21,11 +21,13 @@ from mlxmtp.engine.events import (
     Thinking,
     Waiting,
 )  # fmt: skip
+from mlxmtp.engine.logprobs import TextLogprobs
 from mlxmtp.engine.stats import Meter, Stats, explain
 from mlxmtp.errors import LoadError
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder
+    from mlxmtp.decode.logprobs import Logprob
     from mlxmtp.decode.prefill import SoftTokens
     from mlxmtp.decode.round import Round
     from mlxmtp.engine.constraint import Matcher
@@ -114,7 +116,8 @@ class Answer:
                 self._meter.add(round_)
                 self.tokens += round_.tokens
                 last = round_.tokens[-1]
-                for event in _merged(reading.feed(token for token in round_.tokens if token not in self._stop)):
+                spoken = len(round_.tokens) - (last in self._stop)
+                for event in _merged(reading.feed(round_.tokens[:spoken], round_.logprobs[:spoken])):
                     if isinstance(event, Call) or (isinstance(event, Text | Thinking) and event.text):
                         self._meter.show()
                     yield event
@@ -162,6 +165,7 @@ class Answer:
             on_prefill=None if said else self._on_prefill,
             snapshot_at=() if said else self._snapshot_at,
             constraint=self._matcher,
+            top_logprobs=self._params.top_logprobs,
             media=self._media,
         )
 
@@ -173,12 +177,26 @@ class _Reading:
         self._detokenizer, self._strings = tokenizer.detokenizer(), strings
         self._splitter = Splitter(inside=inside)
         self._calls = CallReader(tokenizer) if calls else None
+        self._told = TextLogprobs(tokenizer)
 
-    def feed(self, tokens: Iterable[int]) -> list[Event]:
+    def feed(self, tokens: Sequence[int], logprobs: Sequence[Logprob] = ()) -> list[Event]:
+        """Return the events that are certain; `logprobs`, if there are any, are those of the tokens."""
+        if logprobs:
+            return [event for token, one in zip(tokens, logprobs, strict=True) for event in self._feed_told(token, one)]
         if self._calls is None:
             return self._before_stop(self._splitter.feed("".join(map(self._detokenizer.add, tokens))))
         events = self._parts([part for token in tokens for part in self._calls.feed(token)])
         return self._before_stop([*events, Calling()] if self._calls.inside else events)
+
+    def _feed_told(self, token: int, logprob: Logprob) -> list[Event]:
+        before, events = self._in_text, self.feed([token])
+        if before and self._in_text:  # no mark, thought or call
+            self._told.add(logprob)
+        return self._told.beside(events)
+
+    @property
+    def _in_text(self) -> bool:
+        return not self._splitter.inside and (self._calls is None or not self._calls.inside)
 
     def finish(self, *, cut: bool) -> list[Event]:
         """Return what had to wait; nothing after a stop string."""
@@ -187,7 +205,7 @@ class _Reading:
         events = [] if self._calls is None else self._parts(self._calls.finish())
         rest = "" if cut else self._detokenizer.flush()
         found = self._before_stop([*events, *self._splitter.feed(rest), *self._splitter.finish()])
-        return [*found, Text(held)] if (held := self._strings.finish()) else found
+        return self._told.beside([*found, Text(held)] if (held := self._strings.finish()) else found)
 
     def _parts(self, parts: Sequence[int | Call]) -> list[Event]:
         events: list[Event] = []
@@ -218,7 +236,10 @@ class _Reading:
 def _merged(events: Sequence[Event]) -> Iterator[Event]:
     """Yield neighbours of one kind as one event."""
     for kind, run in groupby(events, type):
-        if kind is Text or kind is Thinking:
-            yield kind("".join(event.text for event in run if isinstance(event, Text | Thinking)))
+        if kind is Text:
+            texts = [event for event in run if isinstance(event, Text)]
+            yield Text("".join(one.text for one in texts), tuple(told for one in texts for told in one.logprobs))
+        elif kind is Thinking:
+            yield Thinking("".join(event.text for event in run if isinstance(event, Thinking)))
         else:
             yield from run

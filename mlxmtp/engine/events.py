@@ -15,10 +15,21 @@ _NAME = "thought"  # of the channel: its first line
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The natural logarithm of a token's probability, its bytes, and the likeliest tokens of its place."""
+
+    token: int
+    bytes: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of the answer, whole characters only."""
+    """A piece of the answer, whole characters only; `logprobs`, if asked for, of the tokens that end with it."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,11 @@ class Splitter:
         self._inside = self._began = inside
         self._naming = False
         self._pending = ""
+
+    @property
+    def inside(self) -> bool:
+        """True while a thought is being written."""
+        return self._inside
 
     def feed(self, piece: str) -> list[Text | Thinking]:
         """Return the events that are certain now; text that may be the start of a mark has to wait."""

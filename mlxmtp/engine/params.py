@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.constraint import Constraint
-from mlxmtp.limits import TOKEN_COUNT
+from mlxmtp.limits import TOKEN_COUNT, TOP_LOGPROBS
 
 if TYPE_CHECKING:
     from mlxmtp.decode.sampling import Sampling
@@ -21,7 +21,11 @@ class Params:
     `max_tokens` None: until the context is full; `seed` None: a fresh one; `stop` None: the checkpoint's stop tokens.
     `stop_strings`: at one of them in the answer, not in a thought, it ends, and nothing of the string is shown.
     `think_tokens`: after so many tokens, its opening mark counted, a thought is closed. `constraint`: the form of the
-    answer; a thought before it is free. `image_tokens`: of a picture, at most. Raises ValueError below 1.
+    answer; a thought before it is free. `logit_bias` is added to logits by token id; `presence_penalty` is taken from
+    those of tokens in the answer once, `frequency_penalty` for every time, `repetition_penalty` divides those of tokens
+    in prompt and answer. `top_logprobs`: texts come with the log-probabilities of their tokens, by the model's own
+    distribution, and of so many others in their places. `image_tokens`: of a picture, at most. Raises ValueError
+    out of range.
     """
 
     max_tokens: int | None = None
@@ -37,6 +41,11 @@ class Params:
     stop: Collection[int] | None = None
     stop_strings: Sequence[str] = ()
     constraint: Constraint | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    top_logprobs: int | None = None
     image_tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -44,6 +53,8 @@ class Params:
             value = getattr(self, name)
             if value is not None and value not in TOKEN_COUNT:
                 raise ValueError(f"{name} must be {TOKEN_COUNT}, not {value}")
+        if self.top_logprobs is not None and self.top_logprobs not in TOP_LOGPROBS:
+            raise ValueError(f"top_logprobs must be {TOP_LOGPROBS}, not {self.top_logprobs}")
         if isinstance(self.stop_strings, str) or not all(self.stop_strings):
             raise ValueError("stop_strings must be a sequence of texts, none of them empty")
 
@@ -62,8 +73,10 @@ class Params:
         As in transformers, a checkpoint samples only where it says `do_sample`; a temperature given here always counts.
         Raises ValueError for values no distribution has.
         """
+        from mlxmtp.decode.penalties import Penalties
         from mlxmtp.decode.sampling import Sampling
 
+        penalties = self.presence_penalty, self.frequency_penalty, self.repetition_penalty
         recommended = float(generation.get("temperature", 1.0)) if generation.get("do_sample") else 0.0
         return Sampling(
             temp=recommended if self.temp is None else self.temp,
@@ -71,6 +84,7 @@ class Params:
             top_k=int(_first(self.top_k, generation.get("top_k"), 0)),
             min_p=float(_first(self.min_p, generation.get("min_p"), 0.0)),
             seed=seed,
+            penalties=Penalties(self.logit_bias, *penalties),
         )
 
 

@@ -53,9 +53,10 @@ class Seat:
 
     @property
     def alone(self) -> bool:
-        """True if this answer cannot share rounds: under a constraint, or with copied drafts."""
+        """True if this answer cannot share rounds: with a constraint, penalties, logprobs or copied drafts."""
         options = self.asked.options
-        return options["constraint"] is not None or "copy" in options["draft_from"]
+        told = options["constraint"] is not None or options["top_logprobs"] is not None
+        return told or bool(options["sampling"].penalties) or "copy" in options["draft_from"]
 
     @property
     def asked(self) -> Wanted:
@@ -89,12 +90,13 @@ class Seat:
         snapshot_at: Collection[int] = (),
         constraint: Constraint | None = None,
         media: Sequence[SoftTokens] = (),
+        top_logprobs: int | None = None,
     ) -> Generator[Round, None, None]:
         """Yield rounds as `Decoder.rounds` does, and an empty one whenever there is none yet."""
         prompt, max_tokens = checked_prompt(self._decoder.target.config, prompt_ids, max_tokens, media)
         options: dict[str, Any] = {"num_draft_tokens": num_draft_tokens, "draft_from": draft_from}
         options |= {"sampling": sampling, "stop": stop, "snapshot_at": snapshot_at}
-        options |= {"constraint": constraint, "media": media}
+        options |= {"constraint": constraint, "media": media, "top_logprobs": top_logprobs}
         self.wanted = Wanted(prompt, max_tokens, on_prefill, options)
         self._over = False
         self._wait(self)

@@ -1,8 +1,8 @@
 """Several answers at once on one model: prompts are read in pieces between rounds, rounds are shared.
 
 Everything runs on the thread that calls `step`. An answer that is the only one runs as it would without this module, in
-rounds of its own. Answers under a constraint or with copied drafts keep such rounds beside the others, one such answer
-at a time.
+rounds of its own. Answers that cannot share rounds (`Seat.alone`) keep such rounds beside the others, one answer at a
+time.
 """
 
 from __future__ import annotations

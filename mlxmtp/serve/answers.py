@@ -3,11 +3,11 @@
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mlxmtp.engine.events import Call, FinishReason, Text, Thinking
+from mlxmtp.engine.events import Call, FinishReason, Text, Thinking, TokenLogprob
 from mlxmtp.engine.stats import Stats
 
 
@@ -60,7 +60,7 @@ class Collected:
     def add(self, piece: Piece) -> None:
         last = self.pieces[-1] if self.pieces else None
         if isinstance(piece, Text) and isinstance(last, Text):
-            self.pieces[-1] = Text(last.text + piece.text)
+            self.pieces[-1] = Text(last.text + piece.text, last.logprobs + piece.logprobs)
         elif isinstance(piece, Thinking) and isinstance(last, Thinking):
             self.pieces[-1] = Thinking(last.text + piece.text)
         else:
@@ -69,6 +69,10 @@ class Collected:
     @property
     def text(self) -> str:
         return "".join(one.text for one in self.pieces if isinstance(one, Text))
+
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        return [told for one in self.pieces if isinstance(one, Text) for told in one.logprobs]
 
     @property
     def thinking(self) -> str:
@@ -124,6 +128,20 @@ def drafting(stats: Stats) -> dict[str, Any]:
         "time_to_first_token": round(stats.time_to_first_token, 4),
         "seed": stats.seed,
     }
+
+
+def told(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """Return log-probabilities in the form of chat completions, which responses and Ollama share."""
+    return [{**_token(one), "top_logprobs": [_token(other) for other in one.top]} for one in logprobs]
+
+
+def _token(one: TokenLogprob) -> dict[str, Any]:
+    return {"token": spelled(one), "logprob": one.logprob, "bytes": [*one.bytes]}
+
+
+def spelled(one: TokenLogprob) -> str:
+    """Return a token as text; a part of a character is a replacement character."""
+    return one.bytes.decode("utf-8", "replace")
 
 
 def total(endings: Sequence[Ending]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxmtp.engine.constraint import Constraint
-from mlxmtp.limits import MAX_DRAFT, SAMPLING, TOKEN_COUNT, Range
+from mlxmtp.limits import MAX_DRAFT, PENALTIES, SAMPLING, TOKEN_COUNT, TOP_LOGPROBS, Range
 from mlxmtp.serve.fields import Fields, Refused
 
 Message = dict[str, Any]
@@ -110,6 +110,30 @@ def sampling_of(body: Fields) -> dict[str, Any]:
         if value is not None:
             found[name] = int(value) % 2**64 if name == "seed" else max(0, value)
     return found
+
+
+def penalties_of(body: Fields, repetition: str = "repetition_penalty") -> dict[str, Any]:
+    """Return the penalties and the bias that a request sets; `repetition` is a protocol's name for that one."""
+    found: dict[str, Any] = {}
+    for name in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
+        value = body.number(repetition if name == "repetition_penalty" else name, PENALTIES[name])
+        if value is not None:
+            found[name] = value
+    bias = body.object("logit_bias")
+    if bias is not None:
+        if not all(key.isascii() and key.isdecimal() for key in bias.table):
+            raise body.wrong("logit_bias", "an object of token ids and numbers")
+        numbers = {int(key[:9]): bias.number(key, PENALTIES["logit_bias"]) for key in bias.table}
+        found["logit_bias"] = {token: value for token, value in numbers.items() if value is not None}
+    return found
+
+
+def logprobs_of(body: Fields) -> dict[str, Any]:
+    """Return how many likely tokens are told in the place of each; nothing if `logprobs` is off. Raises Refused."""
+    wanted, top = body.flag("logprobs"), body.number("top_logprobs", TOP_LOGPROBS)
+    if top and not wanted:
+        raise Refused("top_logprobs needs logprobs: true beside it.", "top_logprobs")
+    return {"top_logprobs": int(top or 0)} if wanted else {}
 
 
 def limit_of(body: Fields, *names: str) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """OpenAI's chat completions, and completions of a plain text."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from mlxmtp.engine.constraint import Constraint
-from mlxmtp.engine.events import Text, Thinking
-from mlxmtp.limits import Range
+from mlxmtp.engine.events import Text, Thinking, TokenLogprob
+from mlxmtp.limits import TOP_LOGPROBS, Range
 from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.asked import Asked, History, Message
@@ -14,10 +15,8 @@ from mlxmtp.serve.tools import choose, functions
 
 _MOST = 8  # answers to one request
 _NOT_HONOURED = (
-    "logit_bias", "logprobs", "top_logprobs", "functions", "function_call", "audio", "web_search_options",
-    "guided_choice", "grammar", "json_schema",
+    "functions", "function_call", "audio", "web_search_options", "guided_choice", "grammar", "json_schema",
 )  # fmt: skip
-_PENALTIES = ("presence_penalty", "frequency_penalty")
 
 
 def read(body: Fields) -> Asked:
@@ -33,7 +32,7 @@ def read(body: Fields) -> Asked:
     return Asked(
         body.text("model", ""),
         history.messages,
-        {**shared(body), **_thinking(body)},
+        {**shared(body), **_thinking(body), **asked.logprobs_of(body)},
         **_tools(body),
         parallel_calls=body.flag("parallel_tool_calls", True),
         stream=body.flag("stream"),
@@ -45,23 +44,23 @@ def read(body: Fields) -> Asked:
 
 def read_plain(body: Fields) -> Asked:
     """Return what a completion asks for. Raises Refused."""
-    body.refuse("logit_bias", "echo", "suffix", "best_of", "logprobs", unless=(1,))
+    body.refuse("echo", "suffix", "best_of", unless=(1,))
+    top = body.number("logprobs", TOP_LOGPROBS)
+    told = {} if top is None else {"top_logprobs": int(top)}
     prompt = body.table.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str):
         raise Refused("prompt must be one text: several, and token ids, are not supported here.", "prompt")
     options: dict[str, Any] = {"stream": body.flag("stream"), "n": _count(body), "stops": body.texts("stop")}
-    return Asked(body.text("model", ""), (), shared(body), raw=prompt, **options)
+    return Asked(body.text("model", ""), (), {**shared(body), **told}, raw=prompt, **options)
 
 
 def shared(body: Fields) -> dict[str, Any]:
     """Return the parameters that both kinds have."""
-    body.refuse(*_PENALTIES, unless=(0,))
-    body.refuse("repetition_penalty", "repeat_penalty", unless=(1, 0))
     limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
     form = asked.form_of(body.object("response_format"), "json_schema") or _guided(body)
-    return {**asked.sampling_of(body), **limits, **form, **asked.drafting_of(body)}
+    return {**asked.sampling_of(body), **asked.penalties_of(body), **limits, **form, **asked.drafting_of(body)}
 
 
 def _guided(body: Fields) -> dict[str, Any]:
@@ -163,17 +162,35 @@ def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str
             message["reasoning_content"] = said.thinking
         if said.calls:
             message["tool_calls"] = [_called(use) for use in said.calls]
-        choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": _reason(ending)})
+        told = _told(said.logprobs)
+        choices.append({"index": index, "message": message, "logprobs": told, "finish_reason": _reason(ending)})
     return _finished(about, "chat.completion", "chatcmpl-", choices, [ending for _, ending in results])
 
 
 def whole_plain(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
     """Return a completion that is not streamed."""
     choices = [
-        {"index": index, "text": said.text, "logprobs": None, "finish_reason": _reason(ending)}
+        {"index": index, "text": said.text, "logprobs": _told_plain(said.logprobs), "finish_reason": _reason(ending)}
         for index, (said, ending) in enumerate(results)
     ]
     return _finished(about, "text_completion", "cmpl-", choices, [ending for _, ending in results])
+
+
+def _told(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    return {"content": answers.told(logprobs), "refusal": None} if logprobs else None
+
+
+def _told_plain(logprobs: Sequence[TokenLogprob], begin: int = 0) -> dict[str, Any] | None:
+    """Return log-probabilities as completions have them; the first token stands at `begin` of the text."""
+    if not logprobs:
+        return None
+    tokens = [answers.spelled(one) for one in logprobs]
+    return {
+        "tokens": tokens,
+        "token_logprobs": [one.logprob for one in logprobs],
+        "top_logprobs": [{answers.spelled(other): other.logprob for other in one.top} for one in logprobs],
+        "text_offset": [*accumulate(map(len, tokens), initial=begin)][:-1],
+    }
 
 
 def _finished(
@@ -212,8 +229,9 @@ class ChatStream:
             return self._call(index, piece)
         if not piece.text:
             return b""
-        name = "reasoning_content" if isinstance(piece, Thinking) else "content"
-        return self._chunk(index, {"delta": {name: piece.text}})
+        if isinstance(piece, Thinking):
+            return self._chunk(index, {"delta": {"reasoning_content": piece.text}})
+        return self._chunk(index, {"delta": {"content": piece.text}, "logprobs": _told(piece.logprobs)})
 
     def end(self, index: int, ending: Ending) -> bytes:
         self._endings.append(ending)
@@ -237,7 +255,7 @@ class ChatStream:
         return first + self._chunk(index, {"delta": {"tool_calls": [rest]}})
 
     def _chunk(self, index: int, choice: Mapping[str, Any], reason: str | None = None, **more: object) -> bytes:
-        chosen = {"index": index, **choice, "logprobs": None, "finish_reason": reason}
+        chosen = {"index": index, "logprobs": None, **choice, "finish_reason": reason}
         return answers.event({**self._head(), "choices": [chosen], **more})
 
     def _head(self) -> dict[str, Any]:
@@ -251,10 +269,15 @@ class PlainStream(ChatStream):
     kind, prefix = "text_completion", "cmpl-"
 
     def start(self) -> bytes:
+        self._told = [0] * self._n  # characters of the tokens so far
         return b""
 
     def piece(self, index: int, piece: Piece) -> bytes:
-        return self._chunk(index, {"text": piece.text}) if isinstance(piece, Text) and piece.text else b""
+        if not isinstance(piece, Text) or not piece.text:
+            return b""
+        told = _told_plain(piece.logprobs, self._told[index])
+        self._told[index] += sum(len(answers.spelled(one)) for one in piece.logprobs)
+        return self._chunk(index, {"text": piece.text, "logprobs": told})
 
     def end(self, index: int, ending: Ending) -> bytes:
         self._endings.append(ending)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel
 from mlxmtp.engine.tokenizer import Tokenizer
@@ -89,13 +90,9 @@ def models_of(opener: Opener, settings: Settings) -> Models:
     """Return the model that the settings mean, and the others here. Raises ModelNotFound, LoadError, TooLarge."""
     target = opener.target(settings.model)
     first = _served(opener, target, settings)
-    others = [name for name in opener.names() if name not in first.names and opener.has(name)]
-    same = [name for name in others if opener.target(name).folder == target.folder]
-    return Models(first, {name: _later(opener, name, settings) for name in others if name not in same})
-
-
-def _later(opener: Opener, name: str, settings: Settings) -> Callable[[], Served]:
-    return lambda: _served(opener, opener.target(name), settings)
+    named = {name: opener.target(name) for name in opener.names() if opener.has(name)}
+    others = {name: one for name, one in named.items() if name not in first.names and one.folder != target.folder}
+    return Models(first, {name: partial(_served, opener, one, settings) for name, one in others.items()})
 
 
 def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:

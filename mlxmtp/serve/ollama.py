@@ -18,7 +18,14 @@ def read_chat(body: Fields) -> Asked:
     history = History()
     for message in body.objects("messages"):
         _add(history, message)
-    return Asked(body.text("model"), history.messages, _given(body), functions(body), stream=body.flag("stream", True))
+    return Asked(
+        body.text("model"),
+        history.messages,
+        _given(body),
+        functions(body),
+        stream=body.flag("stream", True),
+        stops=_stops(body),
+    )
 
 
 def read_generate(body: Fields) -> Asked:
@@ -41,13 +48,13 @@ def read_generate(body: Fields) -> Asked:
 
 
 def _given(body: Fields) -> dict[str, Any]:
-    body.refuse("logprobs", "top_logprobs")
-    found: dict[str, Any] = {**asked.drafting_of(body), **_form(body)}
+    found: dict[str, Any] = {**asked.drafting_of(body), **_form(body), **asked.logprobs_of(body)}
     options = body.object("options")
     if options is not None:
-        options.refuse("presence_penalty", "frequency_penalty", "mirostat", unless=(0,))
-        options.refuse("repeat_penalty", "typical_p", "tfs_z", unless=(1,))
-        found |= {**asked.sampling_of(options), **asked.limit_of(options, "num_predict")}
+        options.refuse("mirostat", unless=(0,))
+        options.refuse("typical_p", "tfs_z", unless=(1,))
+        found |= {**asked.sampling_of(options), **asked.penalties_of(options, "repeat_penalty")}
+        found |= asked.limit_of(options, "num_predict")
     if isinstance(body.table.get("think"), str):
         return {**found, **asked.effort_of(body.text("think"), "think")}
     return {**found, "think": body.flag("think")} if body.has("think") else found
@@ -127,14 +134,15 @@ class OllamaStream:
 
     def _said(self, said: Collected) -> dict[str, Any]:
         thought = {"thinking": said.thinking} if said.thinking else {}
+        told = {"logprobs": answers.told(said.logprobs)} if said.logprobs else {}
         if not self._chat:
-            return {"response": said.text, **thought}
+            return {"response": said.text, **thought, **told}
         calls = [
             {"id": use.id, "function": {"index": index, "name": use.call.name, "arguments": use.call.arguments}}
             for index, use in enumerate(said.calls)
         ]
         made = {"tool_calls": calls} if calls else {}
-        return {"message": {"role": "assistant", "content": said.text, **thought, **made}}
+        return {"message": {"role": "assistant", "content": said.text, **thought, **made}, **told}
 
     @staticmethod
     def _line(value: object) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxmtp.engine.events import Thinking
+from mlxmtp.limits import TOP_LOGPROBS
 from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.asked import Asked, History, Message
@@ -17,7 +18,7 @@ _TEXTS = ("input_text", "output_text", "text", "refusal")
 
 def read(body: Fields) -> Asked:
     """Return what a response asks for. Raises Refused."""
-    body.refuse("previous_response_id", "conversation", "prompt", "background", "top_logprobs", unless=(0,))
+    body.refuse("previous_response_id", "conversation", "prompt", "background")
     text = body.object("text")
     form = asked.form_of(None if text is None else text.object("format"))
     history = _Items()
@@ -37,7 +38,7 @@ def read(body: Fields) -> Asked:
     return Asked(
         body.text("model", ""),
         history.messages,
-        {**given, **form, **asked.effort_of(effort, "reasoning.effort")},
+        {**given, **form, **_logprobs(body), **asked.effort_of(effort, "reasoning.effort")},
         **_tools(body),
         parallel_calls=body.flag("parallel_tool_calls", True),
         stream=body.flag("stream"),
@@ -92,6 +93,12 @@ def _tools(body: Fields) -> dict[str, Any]:
     return choose(tools, body.choice("tool_choice", "auto", "none", "required", default="auto"), None, "tool_choice")
 
 
+def _logprobs(body: Fields) -> dict[str, Any]:
+    top = body.number("top_logprobs", TOP_LOGPROBS)
+    wanted = top or "message.output_text.logprobs" in body.texts("include")
+    return {"top_logprobs": int(top or 0)} if wanted else {}
+
+
 def _usage(ending: Ending) -> dict[str, Any]:
     counts = answers.total([ending])
     return {
@@ -131,8 +138,13 @@ class ResponseStream:
         if self._open is None or self._open["type"] != kind:
             begun = self._stop() + self._begin(kind)
         assert self._open is not None
-        self._open["content"][0]["text"] += piece.text
-        return begun + self._in_part(f"response.{word}.delta", delta=piece.text)
+        [part] = self._open["content"]
+        part["text"] += piece.text
+        if isinstance(piece, Thinking):
+            return begun + self._in_part(f"response.{word}.delta", delta=piece.text)
+        told = answers.told(piece.logprobs)
+        part["logprobs"] += told
+        return begun + self._in_part(f"response.{word}.delta", delta=piece.text, logprobs=told)
 
     def end(self, index: int, ending: Ending) -> bytes:
         self._ending = ending
@@ -194,7 +206,8 @@ class ResponseStream:
         if item is None:
             return done
         [part] = item["content"]
-        done += self._in_part(f"response.{part['type']}.done", text=part["text"])
+        told = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
+        done += self._in_part(f"response.{part['type']}.done", text=part["text"], **told)
         done += self._in_part("response.content_part.done", part=part) + self._item("done", item)
         self._output.append(item)
         self._open = None
@@ -219,8 +232,7 @@ class ResponseStream:
     def _in_part(self, kind: str, **fields: object) -> bytes:
         assert self._open is not None
         place = {"item_id": self._open["id"], "output_index": len(self._output), "content_index": 0}
-        extra: dict[str, Any] = {"logprobs": []} if ".output_text." in kind else {}
-        return self._event(kind, **place, **fields, **extra)
+        return self._event(kind, **place, **fields)
 
     def _event(self, kind: str, **fields: object) -> bytes:
         number, self._number = self._number, self._number + 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 from h11 import LocalProtocolError
 
-from mlxmtp.app.open import Opener, OpenModel
+from mlxmtp.app.open import Opener
 from mlxmtp.app.worker import Worker
 from mlxmtp.errors import UsageError, sentence
 from mlxmtp.serve.connections import Patient
@@ -129,7 +129,8 @@ class Server:
             keep.cancel()
             scheduler.stop()
             log.removeHandler(told)
-            _save(worker.model)
+            if worker.model is not None:
+                worker.model.save_learned()
         if watch.done():
             watch.result()
         watch.cancel()
@@ -154,12 +155,8 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
 async def _keep(worker: Worker) -> None:
     while True:
         await asyncio.sleep(_SAVE_SECONDS)
-        _save(worker.model)
-
-
-def _save(opened: OpenModel | None) -> None:
-    if opened is not None:
-        opened.save_learned()
+        if worker.model is not None:
+            worker.model.save_learned()
 
 
 class _Uvicorn(uvicorn.Server):

@@ -58,6 +58,7 @@ class Service:
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
             ids, places = await asyncio.to_thread(self._prompt, served.name, tokenizer, asked)
+            _require_tokens(tokenizer, asked)
             constraint = await asyncio.to_thread(_constraint, tokenizer, asked)
             params = [self._params(asked, constraint, index) for index in range(asked.n)]
         except UsageError as error:
@@ -179,6 +180,13 @@ class Service:
             )
 
         return Job(prepared.served, begin)
+
+
+def _require_tokens(tokenizer: Tokenizer, asked: Asked) -> None:
+    """Raise Refused if a bias is for tokens that the model does not have."""
+    unknown = [token for token in asked.given.get("logit_bias", ()) if not tokenizer.token_bytes(token)]
+    if unknown:
+        raise Refused(f"logit_bias: the model has no token {unknown[0]}.", "logit_bias", code="invalid_value")
 
 
 def _constraint(tokenizer: Tokenizer, asked: Asked) -> Constraint | None:

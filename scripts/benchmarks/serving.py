@@ -30,8 +30,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scripts.benchmarks.harness.options import say
+
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "assets" / "pocket" / "target"
+DRAFTER = str(TARGET.with_name("drafter"))
 QUESTION = "List all commands."
 QUESTIONS = ("What is a drafter?", "Say hello", "Name three colours.", "What is a snapshot?", QUESTION, "What is MLX?")
 TOKENS = 200
@@ -112,12 +115,7 @@ def serving(command: Sequence[str], path: str = "/v1/models") -> Iterator[tuple[
 
 
 OURS = [sys.executable, "-m", "mlxmtp", "serve", "-m", "pocket", "--port", "{port}", "--quiet"]
-
-
-def say(text: str) -> None:
-    """Write a line at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+PEERS = ("mlx_lm.server", "mlx_vlm.server")
 
 
 def overhead(repetitions: int) -> None:
@@ -175,26 +173,15 @@ def prefix(tokens: int) -> None:
 
 def peers(python: Path, repetitions: int) -> None:
     """Ask the same of other servers with the same weights, as they come: greedy, one client."""
-    there = str(python)
-    drafter = str(TARGET.with_name("drafter"))
+    lm, vlm = ([str(python), "-m", module, "--model", str(TARGET), "--port", "{port}"] for module in PEERS)
+    vlm += ["--host", "127.0.0.1"]
     commands = {
         "mlxmtp serve": OURS,
         "mlxmtp serve --no-draft": [*OURS, "--no-draft"],
-        "mlx_lm.server": [there, "-m", "mlx_lm", "server", "--model", str(TARGET), "--port", "{port}"],
-        "mlx_vlm.server": [
-            there,
-            "-m",
-            "mlx_vlm.server",
-            "--model",
-            str(TARGET),
-            "--port",
-            "{port}",
-            "--host",
-            "127.0.0.1",
-        ],
+        "mlx_lm.server": lm,
+        "mlx_vlm.server": vlm,
+        "mlx_vlm.server with the drafter": [*vlm, "--draft-model", DRAFTER, "--draft-kind", "mtp"],
     }
-    commands["mlx_vlm.server with the drafter"] = [*commands["mlx_vlm.server"], "--draft-model", drafter]
-    commands["mlx_vlm.server with the drafter"] += ["--draft-kind", "mtp"]
     system = {"role": "system", "content": long_text(2000)}
     for name, command in commands.items():
         try:

@@ -85,8 +85,8 @@ def test_openai_errors_and_models(served: Running, openai_client: Any) -> None:
     with pytest.raises(openai.NotFoundError, match="not served here"):
         openai_client.chat.completions.create(model="gpt-4o", messages=HI)
     with pytest.raises(openai.BadRequestError) as error:
-        openai_client.chat.completions.create(model="fake", messages=HI, logit_bias={"5": 1})
-    assert (error.value.param, error.value.code) == ("logit_bias", "unsupported_parameter")
+        openai_client.chat.completions.create(model="fake", messages=HI, functions=[{"name": "f"}])
+    assert (error.value.param, error.value.code) == ("functions", "unsupported_parameter")
     served.say("abc<turn|>")
     plain = openai_client.completions.create(model="fake", prompt="x", max_tokens=2)
     assert (plain.choices[0].text, plain.choices[0].finish_reason) == ("ab", "length")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.serve.running import Json, Running, call
 
 HI: list[Json] = [{"role": "user", "content": "Hi"}]
@@ -53,6 +55,13 @@ def test_generate(served: Running) -> None:
     assert served.prompt().startswith("<bos><|turn>system\nBe kind.<turn|>\n<|turn>user\nHi")
     raw = served.post("/api/generate", model="fake", prompt="Hello", raw=True, stream=False, options={"num_predict": 2})
     assert (raw["response"], raw["done_reason"], served.prompt()) == (" ther", "length", "<bos>Hello")
+
+
+@pytest.mark.parametrize(("path", "body"), [("/api/chat", {"messages": HI}), ("/api/generate", {"prompt": "Hi"})])
+def test_stop_strings(served: Running, path: str, body: Json) -> None:
+    served.say("Hello END there")
+    answer = served.post(path, model="fake", stream=False, options={"stop": ["END"]}, **body)
+    assert (answer.get("response") or answer["message"]["content"], answer["done_reason"]) == ("Hello ", "stop")
 
 
 def test_a_request_for_nothing_loads_the_model(served: Running) -> None:

@@ -1,0 +1,117 @@
+"""One prompt over many inputs, several at a time: the batch job of `mlxmtp map`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from mlxmtp.app.map_inputs import Answers, Item
+from mlxmtp.app.open import OpenModel
+from mlxmtp.engine.answer import Answer
+from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.seat import Seat
+from mlxmtp.engine.streams import Running
+from mlxmtp.errors import MlxmtpError, sentence
+
+
+@dataclass(slots=True)
+class Result:
+    """The answer to one item, or what went wrong with it."""
+
+    item: Item
+    key: str = ""
+    response: str = ""
+    thinking: str = ""
+    end: End | None = None
+    error: str = ""
+
+    def to_text(self) -> str:
+        """Return the answer below the name of its input; nothing without an answer."""
+        return "" if self.error else f"--- {self.item.name} ---\n{self.response.rstrip()}\n\n"
+
+    def to_json(self) -> str:
+        """Return a line of JSON."""
+        found: dict[str, Any] = {"input": self.item.input, "key": self.key}
+        if self.end is None:
+            found["error"] = self.error
+        else:
+            found |= {"response": self.response, "finish_reason": self.end.finish_reason}
+            found |= {"thinking": self.thinking} if self.thinking else {}
+            found["stats"] = self.end.stats.to_dict()
+        return json.dumps(found, ensure_ascii=False) + "\n"
+
+
+@dataclass
+class Job:
+    """Items to ask `opened`, `parallel` at a time; `results` yields them in order."""
+
+    opened: OpenModel
+    items: Sequence[Item]
+    params: Params
+    parallel: int
+    system: str = ""
+    on_progress: Callable[[int, int], None] = lambda done, tokens: None
+    tokens: int = field(default=0, init=False)
+
+    def results(self, start: int = 0) -> Iterator[Result]:
+        """Yield results in the order of the items from number `start` on, each as soon as those before it are there.
+
+        An item that cannot be answered, one too long for the context for instance, has an `error`.
+        """
+        streams, waiting = self.opened.model.streams(self.parallel), iter(range(start, len(self.items)))
+        found: dict[int, Result] = {}
+        ended: set[int] = set()
+        following = start
+        try:
+            while following < len(self.items):
+                while len(streams.running) < self.parallel and (index := next(waiting, None)) is not None:
+                    found[index] = Result(self.items[index])
+                    try:
+                        streams.begin(partial(self._ask, self.items[index]), index)
+                    except MlxmtpError as error:
+                        found[index].error = str(error)
+                        ended.add(index)
+                for running, event in streams.step():
+                    if self._take(found[running.tag], running, event):
+                        ended.add(running.tag)
+                self.on_progress(following + len(ended), self.tokens)
+                while following in ended:
+                    ended.remove(following)
+                    yield found.pop(following)
+                    following += 1
+        finally:
+            streams.close()
+            self.opened.save_learned()
+
+    def _ask(self, item: Item, seat: Seat) -> Answer:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        model = self.opened.model.seated(seat)
+        return model.stream([*system, {"role": "user", "content": item.prompt}], self.params)
+
+    def _take(self, result: Result, running: Running, event: object) -> bool:
+        """Take in an event; return True if it is the last one."""
+        if isinstance(event, Text):
+            result.response += event.text
+        elif isinstance(event, Thinking):
+            result.thinking += event.text
+        elif isinstance(event, End):
+            result.end = event
+            self.tokens += event.stats.generation_tokens
+            if event.finish_reason == "length" and not running.answer.complete:
+                result.end, result.error = None, "The answer was cut before it had its form: allow more --max-tokens."
+        elif isinstance(event, Exception):
+            result.error = sentence(event)
+        return isinstance(event, End | Exception)
+
+
+def keys_of(items: Sequence[Item], model: str, params: Params, system: str) -> list[str]:
+    """Return what tells in a file of answers which question each answers."""
+    about = {"params": repr(params), "system": system}
+    return [item.key(model, about) for item in items]
+
+
+__all__ = ["Answers", "Item", "Job", "Result", "keys_of"]

@@ -1,0 +1,118 @@
+"""The inputs of `map`: files or lines of JSON, a prompt for each, and answers that an earlier run has written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlxmtp.errors import UsageError
+
+_PLACE = re.compile(r"\{(\w*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input: a path, or the object of a line. `name` is for people, `prompt` is asked."""
+
+    input: str | dict[str, Any]
+    name: str
+    prompt: str
+
+    def key(self, model: str, settings: dict[str, Any]) -> str:
+        """Return a word that is another one for another prompt, model or setting."""
+        about = json.dumps([model, self.prompt, settings], sort_keys=True, default=str)
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
+
+
+def items_of_files(template: str, files: Sequence[Path]) -> list[Item]:
+    """Return an item for each file, whose text stands where the template has `{}`. Raises UsageError."""
+    if "{}" not in template:
+        raise UsageError('PROMPT needs {} where the text of a file belongs: "Summarise: {}".')
+    return [Item(str(file), str(file), template.replace("{}", _text(file))) for file in files]
+
+
+def items_of_lines(template: str, source: Path) -> list[Item]:
+    """Return an item for each object in lines of JSON; `{name}` stands for a field of it. Raises UsageError."""
+    names = set(_PLACE.findall(template)) - {""}
+    if not names:
+        raise UsageError('PROMPT needs {name} where a field of the lines belongs: "Translate: {text}".')
+    items = []
+    for number, line in enumerate(_text(source).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"Line {number} of {source} is not JSON: {error}.") from None
+        if not isinstance(fields, dict):
+            raise UsageError(f'Line {number} of {source} must be an object like {{"text": "…"}}.')
+        if missing := sorted(names - fields.keys()):
+            raise UsageError(f"Line {number} of {source} has no field '{missing[0]}', which PROMPT names.")
+        items.append(Item(fields, f"line {number}", _PLACE.sub(partial(_filled, fields), template)))
+    return items
+
+
+def _filled(fields: dict[str, Any], place: re.Match[str]) -> str:
+    if not place[1]:
+        return place[0]
+    value = fields[place[1]]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if b"\0" in data:
+        raise UsageError(f"{path} is no text: give text files.")
+    return data.decode("utf-8", "replace")
+
+
+class Answers:
+    """A file of answers, a line of JSON each, in the order of the inputs. What an earlier run wrote stays."""
+
+    def __init__(self, path: Path, keys: Sequence[str]) -> None:
+        """Raises UsageError if the file has answers to anything else than the inputs with these keys."""
+        self._path = path
+        lines = list(self._complete_lines())
+        self.done = len(lines)
+        for number, (line, wanted) in enumerate(zip(lines, [*keys, *[""] * len(lines)], strict=False), 1):
+            if line.get("key") != wanted:
+                raise UsageError(
+                    f"Line {number} of {path} is no answer to input {number} of this run (another prompt, model or "
+                    "setting): give another -o, or remove the file."
+                )
+
+    def append(self, text: str) -> None:
+        """Add a line. Raises UsageError where that is impossible."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise UsageError(f"{self._path} cannot be written: {error.strerror or error}.") from None
+
+    def _complete_lines(self) -> Iterator[dict[str, Any]]:
+        """Yield what is there; half a line, left by a kill, is cut off."""
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UsageError(f"{self._path} cannot be read: {error.strerror or error}.") from None
+        whole = data[: data.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            try:
+                found = json.loads(line)
+            except ValueError:
+                found = None
+            yield found if isinstance(found, dict) else {}
+        if len(whole) < len(data):
+            os.truncate(self._path, len(whole))

@@ -1,0 +1,150 @@
+"""`map`: prompts from files and lines, answers in order, a file that one run has left and the next goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlxmtp
+from mlxmtp.app.map import Job, keys_of
+from mlxmtp.app.map_inputs import Answers, Item, items_of_files, items_of_lines
+from mlxmtp.app.open import LearnedDrafting, OpenModel
+from mlxmtp.engine.events import Text
+from mlxmtp.engine.params import Params
+from mlxmtp.errors import ContextOverflow, UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_stands_where_the_prompt_has_braces(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "a.txt", "Äpfel {x}"), write(tmp_path / "b.txt", "")
+    items = items_of_files("Say {} and {}; {name}.", [one, two])
+    assert [item.prompt for item in items] == ["Say Äpfel {x} and Äpfel {x}; {name}.", "Say  and ; {name}."]
+    assert items[0].input == str(one)
+
+
+def test_fields_of_a_line_stand_where_they_are_named(tmp_path: Path) -> None:
+    lines = write(tmp_path / "in.jsonl", '{"a": "{b}", "b": [1, "é"]}\n\n{"a": "x", "b": null}\n')
+    items = items_of_lines('{a} is {b}, {"json": {}}', lines)
+    assert [item.prompt for item in items] == ['{b} is [1, "é"], {"json": {}}', 'x is null, {"json": {}}']
+    assert [item.name for item in items] == ["line 1", "line 3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "Line 1 .* is not JSON"), ("[1]", "must be an object"), ('{"b": 1}', "no field 'a'"), ("\0", "no text")],
+)
+def test_lines_that_will_not_do(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        items_of_lines("{a}", write(tmp_path / "in.jsonl", text))
+
+
+def test_prompts_and_files_that_will_not_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"needs \{\}"):
+        items_of_files("Summarise", [tmp_path / "a"])
+    with pytest.raises(UsageError, match=r"needs \{name\}"):
+        items_of_lines("Summarise {}", tmp_path / "a")
+    with pytest.raises(UsageError, match="cannot be read"):
+        items_of_files("{}", [tmp_path / "missing"])
+
+
+def items(*prompts: str) -> list[Item]:
+    return [Item(prompt, prompt, prompt) for prompt in prompts]
+
+
+def test_a_file_of_answers_goes_on_behind_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    keys = keys_of(items("a", "b", "c"), "pocket", Params(), "")
+    assert Answers(path, keys).done == 0
+    answers = Answers(path, keys)
+    answers.append(json.dumps({"key": keys[0]}) + "\n")
+    with path.open("a") as file:
+        file.write('{"key": "' + keys[1])  # killed here
+    assert Answers(path, keys).done == 1
+    assert path.read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("change", ["prompt", "model", "params", "system", "more"])
+def test_answers_to_something_else_are_not_gone_on_with(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    before = keys_of(items("a", "b"), "pocket", Params(temp=0.5), "")
+    for key in before:
+        Answers(path, before).append(json.dumps({"key": key}) + "\n")
+    after = {
+        "prompt": keys_of(items("a", "c"), "pocket", Params(temp=0.5), ""),
+        "model": keys_of(items("a", "b"), "e2b", Params(temp=0.5), ""),
+        "params": keys_of(items("a", "b"), "pocket", Params(temp=0.6), ""),
+        "system": keys_of(items("a", "b"), "pocket", Params(temp=0.5), "Be brief"),
+        "more": keys_of(items("a"), "pocket", Params(temp=0.5), ""),
+    }
+    with pytest.raises(UsageError, match="no answer to input"):
+        Answers(path, after[change])
+    assert Answers(path, before).done == 2
+
+
+def test_answers_come_in_order_and_are_those_that_each_has_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_length(prompt: int, context: int, name: str) -> None:
+        if prompt > 200:
+            raise ContextOverflow(f"'{name}' holds {context} tokens.")
+
+    monkeypatch.setattr("mlxmtp.engine.model.check_length", check_length)
+    model = mlxmtp.load("pocket")
+    model._decoder.compiled = model._decoder._rounds._mode = "never"
+    opened = OpenModel(model, None, None, LearnedDrafting(tmp_path, None))  # type: ignore[arg-type]
+    questions = ["What is a drafter?" * 3, "Hello!", "word " * 300, "Who are you?", "What is MTP?"]
+    params = Params(max_tokens=12, seed=3)
+    results = list(Job(opened, items(*questions), params, 3).results())
+    assert [result.item.prompt for result in results] == questions
+    assert "holds" in results[2].error
+    assert json.loads(results[2].to_json())["error"]
+    for question, result in zip(questions, results, strict=True):
+        if not result.error:
+            events = model.stream([{"role": "user", "content": question}], params)
+            assert result.response == "".join(event.text for event in events if isinstance(event, Text))
+    rest = list(Job(opened, items(*questions), params, 2).results(3))
+    assert [one.response for one in rest] == [one.response for one in results[3:]]
+    model.close()
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_a_second_run_give_the_file_of_an_undisturbed_one(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{i}.txt", f"question {i}: what is MTP?") for i in range(6)]
+    own = {"HOME": str(tmp_path), "MLXMTP_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+
+    def command(output: Path) -> list[str]:
+        flags = ["--seed", "3", "--max-tokens", "40", "--parallel", "2", "-m", "pocket", "-o", str(output)]
+        return [sys.executable, "-m", "mlxmtp", "map", *flags, "Answer: {}", *map(str, files)]
+
+    def answers(output: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+        return [{"input": one["input"], "response": one["response"]} for one in lines]
+
+    environment = {"PATH": os.environ["PATH"], **own}
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    done = subprocess.run(command(whole), env=environment, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, b"")
+    process = subprocess.Popen(command(cut), env=environment, stderr=subprocess.DEVNULL)
+    while not (cut.exists() and cut.read_bytes().count(b"\n")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert 0 < len(answers(cut)) < 6
+    done = subprocess.run(command(cut), env=environment, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"going on behind them" in done.stderr
+    assert answers(cut) == answers(whole)
