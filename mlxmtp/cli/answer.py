@@ -165,7 +165,7 @@ class OneAnswer:
 
     def _show_stats(self, stats: Stats, context: int) -> None:
         if self.settings.stats:
-            self.out.line(presenters.stats_line(stats, context))
+            self.out.remark(presenters.stats_line(stats, context))
 
     def _note(self, remark: str | None) -> None:
         if remark is not None:

@@ -20,6 +20,15 @@ def test_markdown_is_rendered(program: Program) -> None:
     assert terminal.cursor_column == 0
 
 
+def test_statistics_are_broken_between_words(program: Program) -> None:
+    program.answers = ["Hello.<turn|>"]
+    terminal = program.terminal("ask", "Hi", "--stats")
+    assert terminal.finish() == 0
+    figures = terminal.lines()[terminal.lines().index("Hello.") + 1 :]
+    assert len(figures) > 1
+    assert re.fullmatch(r"\d+ tok · .* tok/pass, .* · seed \d+ · no drafter", " ".join(figures))
+
+
 def test_after_ctrl_z_what_the_shell_wrote_stays(program: Program) -> None:
     program.answers = ["row " * 30 + "{sleep 0.2}row {sleep 3}and the end<turn|>"]
     terminal = program.terminal("ask", "Hi", "-q")

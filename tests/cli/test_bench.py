@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -313,3 +314,16 @@ def test_a_model_too_large_is_refused_unless_forced(bench, harness, monkeypatch)
     assert code == 1
     assert "--force" in err
     assert bench(*SHORT, "--force")[0] == 0
+
+
+def test_a_terminal_shows_tables_and_their_source_only_if_it_is_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    drawn, source = bench(*SHORT, "--no-color"), bench(*SHORT, "--format", "md")
+    assert source[1].startswith("# mlxmtp bench\n")
+    assert "\n| prompt" in source[1]
+    rows = re.sub(r"\x1b\[[0-9;]*[mK]", "", drawn[1]).splitlines()
+    assert rows[0] == "mlxmtp bench"
+    assert not any("|" in row for row in rows)
+    assert max(map(len, rows)) <= 80

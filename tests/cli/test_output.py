@@ -47,6 +47,7 @@ DOORS: dict[str, Callable[[Output, str], None]] = {
     "note": Output.note,
     "error": Output.error,
     "line": Output.line,
+    "remark": Output.remark,
     "progress": Output.progress,
     "thinking": Output.thinking,
 }

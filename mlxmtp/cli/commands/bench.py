@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -58,28 +59,32 @@ def bench(
 
     Every text is decoded in each way in turn, end-of-text ignored, so that all produce as many tokens; with --schema
     an answer ends with its document, the same one in each way. With -o the report goes to FILE and the tables to
-    stdout. Ctrl-C keeps what was measured. Progress goes to stderr.
+    stdout. A terminal shows them drawn, unless --format md asks for their source. Ctrl-C keeps what was measured.
+    Progress goes to stderr.
     """
     from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
     from mlxmtp.bench.report import Plan
     from mlxmtp.cli.resume import opener_of
+    from mlxmtp.cli.terminal.presenters import write_document
     from mlxmtp.cli.terminal.progress import RunProgress
     from mlxmtp.cli.terminal.signals import last_words
 
     loaded, out = begin(ctx)
     chosen = _format(form, output)
+    tables = form is None and (chosen == "md" or output is not None)  # what goes to stdout is markdown
+    write = partial(write_document, out) if tables else out.write
     _check_file("-o", output)
     _check_file("--plot", plot)
     try:
         if compare is not None:
             if model or suite or plot is not None:
                 raise UsageError("--compare reads two reports and measures nothing: leave out -m, --suite and --plot.")
-            write_comparison(compare, chosen, output, out.write)
+            write_comparison(compare, chosen, output, write)
             return
         drafts = _draft_lengths(num_draft_tokens, off=loaded.settings.draft is False)
         plan = Plan(_prompt_lengths(prompt_tokens), max_tokens, repetitions, warmup, cooldown, drafts)
         request = Request(tuple(dict.fromkeys(model or [])), _words(suite), plan, chosen, output, plot)
-        benchmark = Benchmark(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=out.write)
+        benchmark = Benchmark(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=write)
         for caution in benchmark.report.environment.cautions:
             out.note(caution)
         with last_words(lambda: _finish(benchmark, out)):

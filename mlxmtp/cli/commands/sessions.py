@@ -66,8 +66,7 @@ def show(ctx: typer.Context, wanted: Id, json: Json = False) -> None:
       mlxmtp sessions show 3f9a | less
     """
     from mlxmtp.chat.transcript import as_markdown, as_table, as_text
-    from mlxmtp.cli.terminal.markdown import MarkdownStream
-    from mlxmtp.cli.terminal.presenters import fits_markdown
+    from mlxmtp.cli.terminal.presenters import write_document
 
     loaded, out = begin(ctx, repairs=True)
     history, session = _read(loaded, out, wanted)
@@ -75,12 +74,10 @@ def show(ctx: typer.Context, wanted: Id, json: Json = False) -> None:
         out.write(as_text(as_table(history, session)))
         return
     text = as_markdown(history, session)
-    if loaded.settings.plain or not fits_markdown(out):
+    if loaded.settings.plain:
         out.write(text)
-        return
-    stream = MarkdownStream(out.draw, out.size, color=out.look.color)
-    stream.feed(text)
-    stream.finish()
+    else:
+        write_document(out, text)
 
 
 @app.command("rm", short_help="Delete some.")

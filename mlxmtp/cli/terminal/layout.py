@@ -118,7 +118,7 @@ class _Page:
         most = max(len(re.findall(r"(?<!\\)\|", line.strip().strip("|"))) + 1 for line in source)
         natural = [max(map(_width_of, column)) for column in by_column]
         widths = [
-            max(min(_NARROWEST_CELL, full), *map(_longest, column))
+            max(_NARROWEST_CELL if full > 2 * _NARROWEST_CELL else 0, *map(_longest, column))
             for full, column in zip(natural, by_column, strict=True)
         ]
         room = columns - 2 * (len(widths) - 1)

@@ -100,10 +100,14 @@ class Output:
     def note(self, text: str) -> None:
         """Tell what the reader of the answer should know; `quiet` drops it."""
         if not self.look.quiet:
-            self._remark(f"Note: {text}")
+            self.remark(f"Note: {text}")
 
     def error(self, text: str) -> None:
-        self._remark(f"Error: {text}")
+        self.remark(f"Error: {text}")
+
+    def remark(self, text: str) -> None:
+        """Write a line to stderr; a terminal gets it broken between words."""
+        self.line("\n".join(wrapped(text, _size(self._stderr)[0])) if self._draws_errors else text)
 
     def line(self, text: str) -> None:
         self.settle()
@@ -164,10 +168,6 @@ class Output:
     @property
     def _draws_errors(self) -> bool:
         return self.error_terminal and not self.look.dumb
-
-    def _remark(self, text: str) -> None:
-        """Write a line to stderr; a terminal gets it broken between words."""
-        self.line("\n".join(wrapped(text, _size(self._stderr)[0])) if self._draws_errors else text)
 
     def _put_error(self, text: str) -> None:
         if self._stderr is None:

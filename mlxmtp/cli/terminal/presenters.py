@@ -33,6 +33,16 @@ def fits_markdown(out: Output) -> bool:
     return out.terminal and not out.look.dumb and out.size()[0] >= _NARROWEST
 
 
+def write_document(out: Output, text: str) -> None:
+    """Write markdown to stdout: drawn on a terminal that can, as it is elsewhere."""
+    if not fits_markdown(out):
+        out.write(text)
+        return
+    stream = MarkdownStream(out.draw, out.size, color=out.look.color)
+    stream.feed(text)
+    stream.finish()
+
+
 class Presenter:
     """Receives an answer piece by piece; a shape overrides what concerns it."""
 
