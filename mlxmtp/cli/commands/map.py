@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
 
 
-@takes("map", "model ... parallel image_tokens system thinking form sampling drafting yes force quiet no_color debug")
+@takes("map", "model ... parallel system thinking form sampling drafting yes force quiet no_color debug")
 def map_(
     ctx: Context,
     prompt: Annotated[str, Argument(metavar="PROMPT", help="What to ask; {} stands for the text of a file.")],
