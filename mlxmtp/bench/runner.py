@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -169,5 +169,5 @@ class Runner:
             device=harness.device,
             dtype=harness.dtype,
             compiled=harness.compiled,
-            sampling=SamplingUsed(**asdict(harness.sampling)),
+            sampling=SamplingUsed(**{one.name: getattr(harness.sampling, one.name) for one in fields(SamplingUsed)}),
         )
