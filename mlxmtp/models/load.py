@@ -30,8 +30,8 @@ def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
     ``kv_bits`` 4 or 8: full layers store quantized keys and values.
     """
     config = read_config(folder)
-    check_target(config, folder)
     kv = kv_quantization(config, kv_bits)
+    check_target(config, folder)
     device.tune_threads(config.hidden_size)
     device.bound_memory()
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.

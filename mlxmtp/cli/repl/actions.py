@@ -21,7 +21,7 @@ from mlxmtp.cli.terminal.output import copy_to_clipboard
 from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.cli.terminal.signals import interrupts, raises
 from mlxmtp.errors import ModelNotFound, SessionError, UsageError
-from mlxmtp.settings import CHAT_KEYS, typed_value
+from mlxmtp.settings import CHAT_KEYS, TABLE, typed_value
 from mlxmtp.units import nearest
 
 _SHOWN = 12  # lines of the last question that a conversation shows when it goes on
@@ -295,8 +295,12 @@ class Actions:
         self.chat.say(f"{key} is {self._shown(key)}.")
 
     def _shown(self, key: str) -> str:
-        value = getattr(self.chat.settings, key.replace("-", "_"))
-        return "the model's own" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        name = key.replace("-", "_")
+        value = getattr(self.chat.settings, name)
+        if value is None:
+            words = TABLE[name].default.partition(";")[0]
+            return "the model's own" if words.startswith("the model's") else words
+        return f"{value:g}" if isinstance(value, float) else str(value)
 
     def do_think(self, argument: str) -> None:
         if argument not in _THINK:
