@@ -157,7 +157,8 @@ def _grid(pixels: mx.array, side: int, positions: int) -> tuple[int, int]:
     """Return rows and columns of patches. Raises LoadError for more than the checkpoint has positions for."""
     rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
     if max(rows, columns) > positions:
-        raise LoadError(f"A picture has {max(rows, columns)} patches in a line, and this model places {positions}.")
+        told = f"A picture has {max(rows, columns)} patches in a line, and this model places {positions}"
+        raise LoadError(f"{told}: crop it, or give it fewer tokens with --image-tokens.")
     return rows, columns
 
 
