@@ -15,21 +15,22 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~"))
 
 
-def write_atomically(path: Path, text: str, *, parents: bool = False, private: bool = False) -> None:
+def write_atomically(path: Path, content: str | bytes, *, parents: bool = False, private: bool = False) -> None:
     """Write a small file whole or not at all, `private` for its owner only; a pipe or terminal is just written to.
 
     Raises OSError.
     """
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8", errors="replace")
+        path.write_bytes(data)
         return
     path = path.resolve()  # a link stays one
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.touch(0o600 if private else 0o666)
-        beside.write_text(text, encoding="utf-8", errors="replace")
+        beside.write_bytes(data)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

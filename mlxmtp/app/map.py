@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mlxmtp.app.map_inputs import Answers, Item
+from mlxmtp.app.map_inputs import Item
 from mlxmtp.app.open import OpenModel
 from mlxmtp.engine.answer import Answer
 from mlxmtp.engine.events import End, Text, Thinking
@@ -112,6 +112,3 @@ def keys_of(items: Sequence[Item], model: str, params: Params, system: str) -> l
     """Return what tells in a file of answers which question each answers."""
     about = {"params": repr(params), "system": system}
     return [item.key(model, about) for item in items]
-
-
-__all__ = ["Answers", "Item", "Job", "Result", "keys_of"]

@@ -28,9 +28,11 @@ from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
 __all__ = [
-    "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
+    "ANSWER", "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
     "answer_params", "load", "read_tokenizer", "require_memory",
 ]  # fmt: skip
+
+ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
 
 
 class TextStore(Protocol):

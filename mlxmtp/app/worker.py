@@ -84,10 +84,8 @@ class Worker:
 
         def job() -> None:
             nonlocal before
-            self._together.close()
-            if before is not None:
-                before.close()
-                before = None  # here, where its traces are
+            self._let_go(before)
+            before = None  # here, where its traces are
             if self._wanted is not wanted:
                 return
             model, error = None, None
@@ -114,12 +112,16 @@ class Worker:
 
         def job() -> None:
             nonlocal before
-            self._together.close()
-            if before is not None:
-                before.close()
-                before = None  # here, where its traces are
+            self._let_go(before)
+            before = None  # here, where its traces are
 
         self._do(job)
+
+    def _let_go(self, model: OpenModel | None) -> None:
+        """Close a model and what answers side by side on it."""
+        self._together.close()
+        if model is not None:
+            model.close()
 
     def answer(self, begin: Callable[[OpenModel, OnPrefill], Answer]) -> None:
         """Answer with the model, once it is there; `begin` runs on the thread."""

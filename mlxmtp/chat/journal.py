@@ -14,7 +14,7 @@ from pathlib import Path
 from mlxmtp.chat.history import Event
 from mlxmtp.chat.message import MediaPart
 from mlxmtp.errors import SessionError, SessionInUse
-from mlxmtp.files import try_lock
+from mlxmtp.files import try_lock, write_atomically
 from mlxmtp.media.source import MediaFile, media_file
 from mlxmtp.version import installed_version
 
@@ -135,10 +135,7 @@ class Journal:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (folder / name).is_file():
-                unfinished = folder / f".{name}.{os.getpid()}"
-                unfinished.write_bytes(file.data)
-                unfinished.chmod(0o600)
-                unfinished.replace(folder / name)
+                write_atomically(folder / name, file.data, private=True)
         except OSError:  # said by `trouble`, when the question cannot be written either; in memory it goes on
             return ""
         return f"{folder.name}/{name}"

@@ -11,6 +11,8 @@ from mlxmtp.media.source import MediaFile
 
 Role = Literal["system", "user", "assistant", "tool"]
 
+_UNSTORED = ("more", "file")  # fields of parts that are no keys of theirs in a session
+
 
 def join(parts: Sequence[str]) -> str:
     """Return material and questions as one text, blank lines between them."""
@@ -28,7 +30,7 @@ class Part:
         """Return the part as JSON, without fields that have their default value."""
         blank = type(self)()
         table: dict[str, Any] = {"type": self.type} if self.type else {}
-        for name in [one.name for one in fields(self) if one.name not in ("more", "file")]:
+        for name in [one.name for one in fields(self) if one.name not in _UNSTORED]:
             value = getattr(self, name)
             if value != getattr(blank, name):
                 as_list = isinstance(value, tuple)
@@ -207,7 +209,7 @@ def _read_part(data: dict[str, Any], nested: bool) -> Part:
         return Part(more=data)
     blank, values = kind(), {}
     more = {name: value for name, value in data.items() if name != "type"}
-    for name in [one.name for one in fields(kind) if one.name not in ("more", "file") and one.name in more]:
+    for name in [one.name for one in fields(kind) if one.name not in _UNSTORED and one.name in more]:
         value = more.pop(name)
         if isinstance(value, list):
             value = read_parts(value, nested=True) if name == "content" else tuple(value)

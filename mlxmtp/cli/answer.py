@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Thread
 
-from mlxmtp.app.open import Checkpoint, Opener, OpenModel, answer_params
+from mlxmtp.app.open import ANSWER, Checkpoint, Opener, OpenModel, answer_params
 from mlxmtp.app.prompt_cache import PromptCache, prefix_before_question
 from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
@@ -24,8 +24,6 @@ from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.errors import ContextOverflow, MlxmtpError, UsageError
 from mlxmtp.settings import Loaded
-
-_ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class OneAnswer:
         ids = tokenizer.prompt_ids(messages, think=bool(self.settings.think))
         self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
-        tokens, cached = len(ids) + (settings.max_tokens or _ANSWER), bool(settings.cache)
+        tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
         self.opener.require_memory(target, drafter, tokens, settings, turns=cached)
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()

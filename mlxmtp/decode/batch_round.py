@@ -6,13 +6,13 @@ anything. What one text differs in from another is data, so texts come and go wi
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from mlxmtp.decode.mixed_sampling import Choices, choose_each
-from mlxmtp.decode.round import Parts, State
-from mlxmtp.models.drafter import DraftModel
+from mlxmtp.decode.round import Parts, State, parts_with
+from mlxmtp.models.drafter import DraftModel, Scores
 from mlxmtp.models.slots import fixed_view
 from mlxmtp.models.target import Target
 
@@ -34,21 +34,8 @@ def make_batch_parts(
 ) -> Parts:
     """Return the parts of rounds for texts with these kinds of settings, as ``make_parts`` does for one text."""
 
-    def begin(buffers: list[mx.array], offset: mx.array) -> Any:
-        assert drafter is not None
-        return drafter.context(buffers, offset)
-
-    def draft(
-        token: mx.array,
-        hidden: mx.array,
-        position: mx.array,
-        buffers: list[mx.array],
-        context: Any,
-        choices: Choices,
-    ) -> tuple[mx.array, mx.array]:
-        assert drafter is not None
-        scores, hidden = drafter.step(target.embed(token), hidden, position, buffers, context)
-        return choose_each(scores.values, Choices(*choices), position, kinds, scores.ids), hidden
+    def choose_draft(scores: Scores, position: mx.array, choices: Choices) -> mx.array:
+        return choose_each(scores.values, Choices(*choices), position, kinds, scores.ids)
 
     def check(
         tokens: mx.array, offset: mx.array, buffers: list[mx.array], slots: Slots
@@ -68,9 +55,7 @@ def make_batch_parts(
         report = mx.concatenate([chosen, drafts, n[:, None]], axis=1)
         return State(bonus, hidden, offset + n + 1), view.buffers, report
 
-    if compiled:
-        return Parts(mx.compile(begin), mx.compile(draft), mx.compile(check))
-    return Parts(begin, draft, check)
+    return parts_with(target, drafter, choose_draft, check, compiled=compiled)
 
 
 def make_batch_round(parts: Parts, k: int) -> BatchFunction:

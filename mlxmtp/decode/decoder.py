@@ -123,9 +123,8 @@ class Decoder:
         self.depth.fixed = fixed
         self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
         self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
-        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
         asked = Request(len(prompt), sampling, sampling.key(), frozenset(stop), constraint, top_logprobs)
-        return self._generate(prompt, room, asked, on_prefill, marks, media)
+        return self._generate(prompt, room, asked, on_prefill, snapshot_at, media)
 
     def read(
         self,
@@ -140,11 +139,10 @@ class Decoder:
         Raises as ``rounds`` does. The cache in what is returned is this object's own, until it reads something else.
         """
         prompt, _ = checked_prompt(self.target.config, prompt_ids, 1, media)
-        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
         self._request += 1
         self._settle()
         with self._computing():
-            state, _ = yield from self._begin(prompt, 1, sampling, None, marks, media)
+            state, _ = yield from self._begin(prompt, 1, sampling, None, snapshot_at, media)
             return Beginning(cast("int", state.bonus.item()), state.hidden, self._cache)
 
     @property
@@ -205,12 +203,13 @@ class Decoder:
         room: int,
         sampling: Sampling,
         on_prefill: OnPrefill | None,
-        marks: list[int],
+        snapshot_at: Collection[int],
         media: Sequence[SoftTokens],
     ) -> Generator[int, None, tuple[State, mx.array]]:
         """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
         self.reused = 0
         self._prepare(prompt, room, sampling.filters)
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
         hidden = yield from self._read(prompt, on_prefill, marks, media)
         logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
         bonus = choose(logits, sampling.key(), position, sampling.filters).astype(mx.int32)
@@ -222,14 +221,14 @@ class Decoder:
         room: int,
         asked: Request,
         on_prefill: OnPrefill | None,
-        marks: list[int],
+        snapshot_at: Collection[int],
         media: Sequence[SoftTokens],
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         self.depth.begin(prompt)
         self._settle()
         with self._computing():
-            state, logits = drained(self._begin(prompt, room, asked.sampling, on_prefill, marks, media))
+            state, logits = drained(self._begin(prompt, room, asked.sampling, on_prefill, snapshot_at, media))
             report = [cast("int", state.bonus.item()), 0]
         state, new, _, told = self._kept(asked, state, report, (state.hidden, logits), room)
         self.tokens += new

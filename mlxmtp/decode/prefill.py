@@ -78,18 +78,9 @@ def block_start(tokens: Sequence[int], place: int) -> int:
     return place
 
 
-def read_prompt(
-    target: Target,
-    cache: KVCache,
-    tokens: Sequence[int],
-    start: int,
-    on_written: OnRows = lambda _: None,
-    on_read: OnRows = lambda _: None,
-    chunk: int | None = None,
-    media: Sequence[SoftTokens] = (),
-) -> mx.array:
+def read_prompt(target: Target, cache: KVCache, tokens: Sequence[int], start: int) -> mx.array:
     """Read ``tokens[start:]`` into ``cache`` and return the post-norm hidden state [1, H] of the last one."""
-    return drained(read_in_chunks(target, cache, tokens, start, on_written, on_read, lambda: chunk, media))
+    return drained(read_in_chunks(target, cache, tokens, start))
 
 
 def drained(reading: Generator[int, None, T]) -> T:

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.sampling import Filters, choose
-from mlxmtp.models.drafter import DraftModel
+from mlxmtp.models.drafter import DraftModel, Scores
 from mlxmtp.models.kv_cache import FixedView
 from mlxmtp.models.target import Target
 
@@ -61,24 +61,37 @@ class Parts(NamedTuple):
     check: Callable[..., Any]
 
 
-def make_parts(target: Target, drafter: DraftModel | None, filters: Filters, *, compiled: bool = False) -> Parts:
-    """Return the parts of rounds; without a drafter only ``check`` can be called."""
+def parts_with(
+    target: Target,
+    drafter: DraftModel | None,
+    choose_draft: Callable[[Scores, mx.array, Any], mx.array],
+    check: Callable[..., Any],
+    *,
+    compiled: bool,
+) -> Parts:
+    """Return parts with that ``check``; ``choose_draft`` (scores, position, key) makes a token of a draft step."""
 
     def begin(buffers: list[mx.array], offset: mx.array) -> Any:
         assert drafter is not None
         return drafter.context(buffers, offset)
 
     def draft(
-        token: mx.array,
-        hidden: mx.array,
-        position: mx.array,
-        buffers: list[mx.array],
-        context: Any,
-        key: mx.array,
+        token: mx.array, hidden: mx.array, position: mx.array, buffers: list[mx.array], context: Any, key: Any
     ) -> tuple[mx.array, mx.array]:
         assert drafter is not None
         scores, hidden = drafter.step(target.embed(token), hidden, position, buffers, context)
-        return choose(scores.values, key, position, filters, scores.ids).astype(mx.int32), hidden
+        return choose_draft(scores, position, key), hidden
+
+    if compiled:
+        return Parts(mx.compile(begin), mx.compile(draft), mx.compile(check))
+    return Parts(begin, draft, check)
+
+
+def make_parts(target: Target, drafter: DraftModel | None, filters: Filters, *, compiled: bool = False) -> Parts:
+    """Return the parts of rounds; without a drafter only ``check`` can be called."""
+
+    def choose_draft(scores: Scores, position: mx.array, key: mx.array) -> mx.array:
+        return choose(scores.values, key, position, filters, scores.ids).astype(mx.int32)
 
     def check(
         tokens: mx.array, offset: mx.array, buffers: list[mx.array], key: mx.array
@@ -97,9 +110,7 @@ def make_parts(target: Target, drafter: DraftModel | None, filters: Filters, *, 
         after = State(chosen[n], hidden[n], offset + n + 1)
         return after, view.buffers, mx.concatenate([chosen, drafts, n]), (hidden, logits)
 
-    if compiled:
-        return Parts(mx.compile(begin), mx.compile(draft), mx.compile(check))
-    return Parts(begin, draft, check)
+    return parts_with(target, drafter, choose_draft, check, compiled=compiled)
 
 
 def make_round(parts: Parts, k: int) -> RoundFunction:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxmtp.errors import LoadError, UsageError
 from mlxmtp.media.source import Kind, MediaFile, media_file
-from mlxmtp.models.towers import has_vision, vision_config
+from mlxmtp.models.towers import VisionConfig, stored_vision
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -79,7 +79,7 @@ class Media:
     @property
     def sees(self) -> bool:
         """True if the checkpoint reads pictures. Raises LoadError."""
-        return vision_config(self._config) is not None and has_vision(self._config)
+        return self._sizes is not None
 
     @property
     def marks(self) -> dict[Kind, Marks]:
@@ -140,8 +140,7 @@ class Media:
     def _see(self, picture: Any, budget: int) -> Medium:
         from mlxmtp.media.image import digest
 
-        vision = vision_config(self._config)
-        if vision is None or not self.sees:
+        if (vision := self._sizes) is None:
             raise LoadError(
                 f"The model in {self._config.folder} has no vision tower, so it cannot see {picture.name}: take one "
                 "that has, as e2b and larger ones do, converted without --text-only."
@@ -165,6 +164,10 @@ class Media:
                 raise device.failure(error) from error
         _keep(self._soft, medium.digest, known, lambda one: int(one.nbytes))
         return known
+
+    @cached_property
+    def _sizes(self) -> VisionConfig | None:
+        return stored_vision(self._config)
 
     @cached_property
     def _vision(self) -> Any:

@@ -15,7 +15,7 @@ from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.safetensors import AGAIN, Layout, read_folder
 from mlxmtp.models.target import Target
 from mlxmtp.models.tensors import Quantization, Tensor, kv_quantization, quantized_by_default
-from mlxmtp.models.towers import has_vision, vision_config, vision_tensors
+from mlxmtp.models.towers import stored_vision, vision_tensors
 from mlxmtp.models.vision import PatchEmbedder, VisionTower
 
 _TYPES = {
@@ -66,13 +66,12 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
 
 def load_vision(config: ModelConfig) -> PatchEmbedder | VisionTower | None:
     """Load what makes soft tokens of pictures; None if the checkpoint has none. Raises LoadError, DeviceFailed."""
-    vision = vision_config(config)
-    if vision is None or not has_vision(config):
+    if (vision := stored_vision(config)) is None:
         return None
     stored = {name: one.layout for name, one in read_folder(config.folder).items()}
     weights = _assemble_tower(match_tower(vision_tensors(vision), stored, config.folder), config.folder)
     tower = PatchEmbedder(weights, vision) if vision.unified else VisionTower(weights, vision)
-    _evaluate_tower(tower)
+    evaluate(tower)
     return tower
 
 
@@ -86,13 +85,6 @@ def _assemble_tower(sources: Mapping[Tensor, Source], folder: Path) -> Weights:
             values = (value.reshape(tensor.shape) if tensor.size == 1 else mx.moveaxis(value, 1, -1),)
         parameters[tensor.name] = Matrix(values, source.quantization)
     return Weights(parameters)
-
-
-def _evaluate_tower(tower: PatchEmbedder | VisionTower) -> None:
-    try:
-        mx.eval(arrays(tower))
-    except RuntimeError as error:
-        raise device.failure(error) from error
 
 
 def read_weights(folder: Path) -> dict[str, mx.array]:
@@ -126,13 +118,13 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
     return Weights(parameters)
 
 
-def evaluate(network: Target | Drafter) -> None:
+def evaluate(network: Target | Drafter | PatchEmbedder | VisionTower) -> None:
     """Read and derive the weights of ``network`` layer by layer and table by table: no second copy of them exists.
 
     Raises DeviceFailed.
     """
     try:
-        for part in (*network.layers, *vars(network).values()):
+        for part in (*getattr(network, "layers", ()), *vars(network).values()):
             mx.eval(arrays(part))
     except RuntimeError as error:
         raise device.failure(error) from error

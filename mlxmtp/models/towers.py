@@ -83,11 +83,12 @@ def vision_config(config: ModelConfig) -> VisionConfig | None:
     return sized
 
 
-def has_vision(config: ModelConfig) -> bool:
-    """Return True if the checkpoint holds what makes soft tokens of pictures. Raises LoadError."""
-    return vision_config(config) is not None and not {VISION_MARK, f"model.{VISION_MARK}"}.isdisjoint(
-        read_folder(config.folder)
-    )
+def stored_vision(config: ModelConfig) -> VisionConfig | None:
+    """Return the sizes of what makes soft tokens of pictures, None if the checkpoint has none. Raises LoadError."""
+    vision = vision_config(config)
+    if vision is None or {VISION_MARK, f"model.{VISION_MARK}"}.isdisjoint(read_folder(config.folder)):
+        return None
+    return vision
 
 
 def vision_tensors(vision: VisionConfig) -> Iterator[Tensor]:

@@ -78,7 +78,7 @@ class Recorder:
         prompt += self._tokenizer.encode(begun) if begun else []
         cache = KVCache(self._target.cache_spec, self._target.dtype)
         cache.reserve(CAPACITY)
-        hidden = read_prompt(self._target, cache, prompt, 0, lambda _: None)
+        hidden = read_prompt(self._target, cache, prompt, 0)
         first = plan.stretches[0][1]
         position = mx.array([len(prompt)], mx.int32)
         bonus = choose(self._target.logits(hidden), first.key(), position, first.filters).astype(mx.int32)

@@ -1,6 +1,6 @@
 """Several answers at once: tokens per second of all together, beside the batch generators of mlx-lm and mlx-vlm.
 
-    .venv/bin/python -m scripts.benchmarks.streams [--peers .venv-peers/bin/python] [-r 3] [--write docs/benchmarks.md]
+    .venv/bin/python -m scripts.benchmarks.streams [--peers PYTHON] [--repetitions 3] [--write docs/benchmarks.md]
 
 Eight questions to the built-in pair, at most 1, 2, 4 or 8 at a time, greedy, in float32 on a CPU; every answer ends
 where it ends. Every engine is a process of its own, which stays; arms take turns. What is timed is the whole job,
@@ -20,6 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from scripts.benchmarks.harness.options import repeated, say
+from scripts.benchmarks.harness.report import machine
+from scripts.benchmarks.harness.section import write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = ROOT / "assets" / "pocket"
@@ -213,20 +217,17 @@ def measure(python: Path, repetitions: int, arms: list[str], counts: list[int]) 
                 if repetition >= 0:
                     tokens = sum(map(len, got["answers"]))
                     speeds.setdefault((arm, streams), []).append(tokens / got["seconds"])
-                    print(arm, streams, f"{speeds[arm, streams][-1]:.0f} tok/s", file=sys.stderr, flush=True)
+                    say(f"{arm} {streams} {speeds[arm, streams][-1]:.0f} tok/s")
     speeds["same", 0] = [len(texts["ours"])]
     return speeds
 
 
 def main() -> None:
     """Measure, and write a section."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = repeated(__doc__, 3)
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers/bin/python", help="with mlx-lm and mlx-vlm")
-    parser.add_argument("-r", "--repetitions", type=int, default=3, help="(default: 3)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS), help="at a time (default: 1 2 4 8)")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the section there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every sample")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
@@ -236,9 +237,6 @@ def main() -> None:
     same = "yes" if speeds.pop(("same", 0)) == [1] else "no"
     if given.json:
         given.json.write_text(json.dumps({f"{arm} {streams}": found for (arm, streams), found in speeds.items()}))
-    from scripts.benchmarks.harness.report import machine
-    from scripts.benchmarks.harness.section import write_section
-
     lines = [
         _ABOUT.format(
             day=datetime.now(UTC).date(), machine=machine(), count=len(QUESTIONS), tokens=TOKENS,

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mlxmtp.cli.terminal.output import Output
     from mlxmtp.settings import Loaded
 
-_ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
-
 
 @takes("map", "model ... parallel system thinking form sampling drafting yes force quiet no_color debug")
 def map_(
@@ -61,8 +59,9 @@ def map_(
 
 
 def _answer(loaded: Loaded, out: Output, items: list[Item], output: Path | None, *, as_json: bool) -> None:
-    from mlxmtp.app.map import Answers, Job, keys_of
-    from mlxmtp.app.open import answer_params
+    from mlxmtp.app.map import Job, keys_of
+    from mlxmtp.app.map_inputs import Answers
+    from mlxmtp.app.open import ANSWER, answer_params
     from mlxmtp.chat.attach import read_reference
     from mlxmtp.cli.resume import opener_of
 
@@ -81,7 +80,7 @@ def _answer(loaded: Loaded, out: Output, items: list[Item], output: Path | None,
     tokenizer = opener.tokenizer(target)
     parallel = min(settings.parallel or 4, len(items) - start)
     longest = max(len(tokenizer.encode(item.prompt)) for item in items[start:])
-    tokens = min(longest, opener.context(target)) + (settings.max_tokens or _ANSWER)
+    tokens = min(longest, opener.context(target)) + (settings.max_tokens or ANSWER)
     opener.require_memory(target, drafter, parallel * tokens, settings, turns=False)
     out.progress(f"loading {target.name}")
     opened = opener.open(target, drafter, settings, tokenizer)
