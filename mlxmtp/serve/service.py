@@ -9,19 +9,19 @@ from typing import Any
 from mlxmtp.app.open import OpenModel
 from mlxmtp.app.worker import Failed
 from mlxmtp.engine.answer import Answer, OnPrefill
+from mlxmtp.engine.call_grammar import calls_only
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.engine.written import Written
 from mlxmtp.errors import MlxmtpError, UsageError, sentence
 from mlxmtp.serve.answers import Collected, Ending, Piece, ToolUse, new_id
 from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Refused
-from mlxmtp.serve.forced import calls_only
 from mlxmtp.serve.metrics import Metrics
 from mlxmtp.serve.models import Models, Served
 from mlxmtp.serve.scheduler import Job, Scheduler
-from mlxmtp.serve.written import Written
 
 _TURN = "<|turn>"
 _MOST_EQUAL = 4

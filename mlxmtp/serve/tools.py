@@ -1,31 +1,25 @@
-"""Declarations of tools in the form that Gemma's templates can write, and the choice among them."""
+"""Tools that a request declares, and the choice among them."""
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from mlxmtp.engine.declarations import TOOL_NAME, declaration
+from mlxmtp.errors import UsageError
 from mlxmtp.serve.fields import Fields, Refused
-
-_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
-_WRITTEN = frozenset({"type", "description", "properties", "required", "items", "enum", "nullable"})
-"""Keywords of a schema that templates write; what others say goes into the description."""
-_SILENT = frozenset({"$schema", "$id", "$defs", "definitions", "$ref", "title", "examples", "$comment", "strict"})
-_DEEPEST, _LARGEST = 32, 5000
-"""Levels of a schema, and schemas in it, after references have been followed."""
 
 Tool = dict[str, Any]
 
 
 def declare(name: str, description: str, parameters: object, path: str) -> Tool:
     """Return a declaration as templates read it. Raises Refused for a name or a schema that is none."""
-    if not _NAME.fullmatch(name):
+    if not TOOL_NAME.fullmatch(name):
         raise Refused(f"{path}.name must be letters, digits and _ . : / -, at most 128.", f"{path}.name")
     if parameters is not None and not isinstance(parameters, dict):
         raise Refused(f"{path}.parameters must be a JSON schema.", f"{path}.parameters")
-    schema = {"type": "object", "properties": {}, **(parameters or {})}
-    written = _Writable(schema, f"{path}.parameters").of(schema)
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": written}}
+    try:
+        return declaration(name, description, parameters, f"{path}.parameters")
+    except UsageError as error:
+        raise Refused(str(error), f"{path}.parameters") from error
 
 
 def choose(tools: Sequence[Tool], choice: str | None, named: str | None, path: str) -> dict[str, Any]:
@@ -73,107 +67,3 @@ def flat_functions(body: Fields) -> list[Tool]:
 def _declared(function: Fields) -> Tool:
     description = function.text("description", "")
     return declare(function.text("name"), description, function.table.get("parameters"), function.where)
-
-
-class _Writable:
-    """Schemas that say the same with the keywords that templates write.
-
-    Templates read `type` as one word and pass over $ref, anyOf, limits and formats: so references are put in place, the
-    first branch stands for all, and the rest is said in the description.
-    """
-
-    def __init__(self, root: Mapping[str, Any], path: str) -> None:
-        self._root, self._path = root, path
-        self._left = _LARGEST
-
-    def of(self, schema: Any, depth: int = 0, inside: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Return a schema; `inside` are the references that led to it, which a circle would follow for ever."""
-        self._left -= 1
-        if self._left < 0 or depth > _DEEPEST:
-            raise Refused(f"{self._path} is too large: {_LARGEST} schemas and {_DEEPEST} levels at most.", self._path)
-        schema, inside = self._resolved(schema, inside)
-        branch, others, inside = self._branch(schema, inside)
-        merged = {**schema, **branch}
-        kind, nullable = _type_of(merged)
-        found: dict[str, Any] = {"type": kind}
-        if nullable or any(one.get("type") == "null" for one in others):
-            found["nullable"] = True
-        if kind == "object":
-            properties = merged.get("properties")
-            if isinstance(properties, dict):
-                found["properties"] = {key: self.of(value, depth + 1, inside) for key, value in properties.items()}
-            found["required"] = [name for name in _list(merged, "required") if isinstance(name, str)]
-        if kind == "array":
-            found["items"] = self.of(merged.get("items"), depth + 1, inside)
-        values = merged.get("enum", [merged["const"]] if "const" in merged else None)
-        if isinstance(values, list) and kind == "string":
-            found["enum"] = [value for value in values if isinstance(value, str)]
-        if description := _described(merged, values if kind != "string" else None, others):
-            found["description"] = description
-        return {key: value for key, value in found.items() if value != []}
-
-    def _resolved(self, schema: Any, inside: frozenset[str]) -> tuple[dict[str, Any], frozenset[str]]:
-        """Follow references within the schema; one that leads nowhere, or in a circle, stands for anything."""
-        schema = schema if isinstance(schema, dict) else {}
-        while isinstance(reference := schema.get("$ref"), str):
-            found: Any = self._root
-            for step in reference.removeprefix("#").strip("/").split("/"):
-                found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
-            known = isinstance(found, dict) and reference not in inside
-            rest = {key: value for key, value in schema.items() if key != "$ref"}
-            schema, inside = {**(found if known else {}), **rest}, inside | {reference}
-        return schema, inside
-
-    def _branch(
-        self, schema: Mapping[str, Any], inside: frozenset[str]
-    ) -> tuple[dict[str, Any], list[dict[str, Any]], frozenset[str]]:
-        """Return the branch of anyOf, oneOf or allOf that stands for the schema, the others, and what led to it."""
-        joint: dict[str, Any] = {}
-        led = inside
-        for part in _list(schema, "allOf"):
-            found, led = self._resolved(part, led)
-            joint |= found
-        options = [self._resolved(one, inside) for one in _list(schema, "anyOf") or _list(schema, "oneOf")]
-        first, through = next((one for one in options if one[0].get("type") != "null"), ({}, led))
-        return joint | first, [one for one, _ in options if one is not first], led | through
-
-
-def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
-    value = schema.get(key)
-    return value if isinstance(value, list) else []
-
-
-def _type_of(schema: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return one type, and whether null is allowed beside it."""
-    kind = schema.get("type")
-    kinds = [one for one in (kind if isinstance(kind, list) else [kind]) if isinstance(one, str)]
-    named = [one for one in kinds if one != "null"]
-    if named:
-        return named[0], "null" in kinds or schema.get("nullable") is True
-    values = schema.get("enum", [schema.get("const")])
-    value = values[0] if isinstance(values, list) and values else None
-    known = {bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
-    shape = "object" if "properties" in schema else "array" if "items" in schema else "string"
-    return known.get(type(value), shape), "null" in kinds
-
-
-def _described(schema: Mapping[str, Any], values: Any, others: Sequence[Mapping[str, Any]]) -> str:
-    description = schema.get("description")
-    parts = [description] if isinstance(description, str) and description else []
-    if values is not None:
-        parts.append(f"One of {_json(values)}.")
-    rest = [one for one in others if one.get("type") != "null"]
-    if rest:
-        parts.append(f"Or: {_json(rest)}.")
-    left = {key: value for key, value in schema.items() if key not in _WRITTEN | _SILENT | {"const"}}
-    for key in ("anyOf", "oneOf", "allOf"):
-        left.pop(key, None)
-    if left.get("additionalProperties") in (True, False, {}):
-        del left["additionalProperties"]
-    if left:
-        parts.append("(" + ", ".join(f"{key}: {_json(value)}" for key, value in left.items()) + ")")
-    return " ".join(parts)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxmtp.engine.call_grammar import calls_only
 from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.serve.forced import calls_only
 from mlxmtp.serve.tools import declare
 from tests.serve.running import Json, Running, call
 from tests.text_checkpoint import write_text_checkpoint
