@@ -15,6 +15,7 @@ from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.engine.written import Written
 from mlxmtp.errors import LoadError, ModelNotFound, TooLarge
 from mlxmtp.files import write_atomically
 from mlxmtp.hub.registry import BUILT_IN, entries
@@ -54,6 +55,7 @@ class OpenModel:
     drafter: Checkpoint | None
     learned: LearnedDrafting
     cache: TextStore | None = field(default=None, kw_only=True)  # keeps its texts when it is closed
+    written: Written = field(default_factory=Written, kw_only=True)  # answers with calls
 
     @property
     def context(self) -> int:

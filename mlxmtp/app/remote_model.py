@@ -15,13 +15,14 @@ from typing import Any
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote import Chunks, Remote
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
+from mlxmtp.engine.events import Call, End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.media import Media, Medium
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
-from mlxmtp.errors import ModelNotFound, UsageError
+from mlxmtp.engine.written import Written
+from mlxmtp.errors import MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.limits import SAMPLING
 from mlxmtp.settings import Settings, server_key
 
@@ -144,9 +145,13 @@ class ServedModel(Model):
         on_prefill: OnPrefill | None = None,
         continues: bool = False,
         question: str = "",
+        tools: Sequence[Tool] = (),
+        written: Written | None = None,
     ) -> Answer:
         """Answer a conversation. Errors are raised while the answer is read."""
-        body = {"model": self.name, "messages": [*messages], **_parameters(params or Params())}
+        body = {"model": self.name, "messages": [*map(_sent, messages)], **_parameters(params or Params())}
+        if tools:
+            body["tools"] = [*tools]
         if continues:
             body["continue_final_message"] = True
         return RemoteAnswer(self._remote.chat(body), on_prefill)
@@ -156,6 +161,17 @@ class ServedModel(Model):
 
     def close(self) -> None:
         """Leave the model to the server."""
+
+
+def _sent(message: Message) -> Message:
+    """Return a message as the protocol has it: arguments of calls are a text there."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {**one, "function": {**one["function"], "arguments": json.dumps(one["function"]["arguments"])}}
+        for one in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
 
 
 def _parameters(params: Params) -> dict[str, Any]:
@@ -185,6 +201,7 @@ class RemoteAnswer(Answer):
         self._more: Mapping[str, Any] = {}
         self._pieces = 0
         self._reason = ""
+        self._called: dict[int, list[str]] = {}  # name and arguments of calls so far
         self._events = self._run()
 
     @property
@@ -227,6 +244,7 @@ class RemoteAnswer(Answer):
             for choice in chunk.get("choices") or ():
                 delta = choice.get("delta") or {}
                 self._reason = choice.get("finish_reason") or self._reason
+                self._add_calls(delta.get("tool_calls") or ())
                 thought = delta.get("reasoning_content") or delta.get("reasoning")
                 for kind, text in ((Thinking, thought), (Text, delta.get("content"))):
                     if isinstance(text, str) and text:
@@ -234,7 +252,25 @@ class RemoteAnswer(Answer):
                         self._first = self._first or self._last
                         self._pieces += 1
                         yield kind(text)
+        for name, arguments in self._called.values():
+            yield Call(name, self._parsed(arguments))
         yield End(_REASONS.get(self._reason, "stop"), self.stats)
+
+    def _add_calls(self, deltas: Sequence[Mapping[str, Any]]) -> None:
+        for one in deltas:
+            function, index = one.get("function") or {}, one.get("index", len(self._called))
+            call = self._called.setdefault(index, ["", ""])
+            call[0] = call[0] or str(function.get("name") or "")
+            call[1] += str(function.get("arguments") or "")
+
+    def _parsed(self, arguments: str) -> dict[str, Any]:
+        try:
+            value = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise MlxmtpError("The server's model wrote a call whose arguments are no JSON object: ask again.")
+        return value
 
     def _arriving(self) -> Iterator[dict[str, Any]]:
         """Yield chunks; while none comes, `on_prefill` is called, which may end the wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -12,12 +13,14 @@ from typing import Any, Literal
 from mlxmtp.app.open import OpenModel
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
+from mlxmtp.chat.message import Message, ToolCall, ToolResult
+from mlxmtp.engine import tokenizer
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.events import End, FinishReason, Text, Thinking
+from mlxmtp.engine.events import Call, End, FinishReason, Text, Thinking
 from mlxmtp.engine.media import Media
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
-from mlxmtp.engine.tokenizer import Message, Tokenizer
+from mlxmtp.engine.tokenizer import Tokenizer, Tool
 
 Kind = Literal["ask", "edit", "regenerate", "continue"]
 """A new question, other words for the last one, another answer to it, or more of that answer."""
@@ -78,11 +81,12 @@ class Outcome:
     stats: Stats | None
     error: Exception | None
     context: int
+    called: bool = False
 
     @property
     def said(self) -> bool:
-        """True if there is an answer: a thought is none."""
-        return bool(self.text.strip())
+        """True if there is an answer, or a tool was called: a thought is none."""
+        return self.called or bool(self.text.strip())
 
     @property
     def fills_context(self) -> bool:
@@ -102,30 +106,38 @@ class Turn:
         self._sampling: dict[str, Any] | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
+        self._tools: Sequence[Tool] = ()
+        self._answer: Answer | None = None
+        self._thought_of_calls = ""
+        self.calls: list[ToolCall] = []  # that wait for results; see `pause`
+        self._called = False
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[tokenizer.Message]:
         if self._opened is not None:
             return self._conversation.messages()
         return self._conversation.messages(self.asking, instead=self._before is not None)
 
-    def prepared(self, media: Media, image_tokens: int | None) -> list[Message]:
+    def prepared(self, media: Media, image_tokens: int | None) -> list[tokenizer.Message]:
         """Return the messages with what the network gets of pictures and sounds. Raises as `Media.prepare` does."""
         return media.prepared(self.messages, image_tokens)
 
-    def fit(self, used: int, tokenizer: Tokenizer, context: int, max_tokens: int | None) -> Fit:
+    def fit(self, used: int, text: Tokenizer, context: int, max_tokens: int | None) -> Fit:
         """Judge whether a prompt of `used` tokens leaves room for the answer, and what can be left out if not."""
         reserve = reserve_for(context, max_tokens)
         # An answer goes on while there is any room.
         state = fit(used, (), context, 1 if self.kind == "continue" else reserve)
         if not state.full:
             return state
-        shares = exchange_tokens(self._conversation, tokenizer)
+        shares = exchange_tokens(self._conversation, text)
         return fit(used, shares if self._before is None else shares[:-1], context, reserve)
 
-    def begin(self, opened: OpenModel, params: Params, drop: int = 0) -> None:
-        """Change the conversation so that the answer can come; `drop` of its oldest exchanges leave the prompt."""
-        self._opened, self._dropped, self._sampling = opened, drop, asdict(params)
+    def begin(self, opened: OpenModel, params: Params, drop: int = 0, tools: Sequence[Tool] = ()) -> None:
+        """Change the conversation so that the answer can come; `drop` of its oldest exchanges leave the prompt.
+
+        `tools` may be called in it.
+        """
+        self._opened, self._dropped, self._sampling, self._tools = opened, drop, asdict(params), tools
         self._conversation.drop_oldest(drop)
         if self.kind == "ask":
             one = self.asking
@@ -137,18 +149,22 @@ class Turn:
 
     def stream(self, params: Params, on_prefill: OnPrefill | None = None) -> Answer:
         assert self._opened is not None
-        stream, goes_on = self._opened.model.stream, self.kind == "continue"
-        return stream(self.messages, params, on_prefill=on_prefill, continues=goes_on, question=self.asking.question)
+        goes_on = self.kind == "continue" and not self._called
+        options: dict[str, Any] = {"continues": goes_on, "question": "" if self._called else self.asking.question}
+        options |= {"tools": self._tools, "written": self._opened.written}
+        self._answer = self._opened.model.stream(self.messages, params, on_prefill=on_prefill, **options)
+        return self._answer
 
     def run(
         self,
         answer: Answer,
         show: Callable[[Text | Thinking], bool],
         waiting: AbstractContextManager[object] = _NOTHING,
-    ) -> Outcome:
+    ) -> Outcome | None:
         """Take a whole answer on this thread, until `show` returns false; what is raised cancels the turn.
 
-        `waiting` is entered whenever the model is at work, and only then.
+        None: it has `calls`, and another one follows their results (`returned`). `waiting` is entered whenever the
+        model is at work, and only then.
         """
         reason: FinishReason = "stop"
         events = iter(answer)
@@ -161,31 +177,54 @@ class Turn:
                 if isinstance(event, End):
                     reason = event.finish_reason
                     break
-                if isinstance(event, Text | Thinking):  # no tools are declared, so nothing else comes
+                if isinstance(event, Text | Thinking | Call):
                     self.take(event)
-                    if not show(event):
-                        break
+                if isinstance(event, Text | Thinking) and not show(event):
+                    break
         except BaseException:
             answer.close()
             self.end("cancelled", answer.stats)
             raise
         answer.close()
+        if self.calls and reason != "length":
+            self.pause(answer.stats)
+            return None
         return self.end(reason, answer.stats)
 
-    def take(self, event: Text | Thinking) -> None:
-        if isinstance(event, Text):
+    def take(self, event: Text | Thinking | Call) -> None:
+        if isinstance(event, Call):
+            number = f"call_{secrets.token_hex(8)}"
+            self.calls.append(ToolCall(id=number, name=event.name, arguments=event.arguments))
+        elif isinstance(event, Text):
             self._text.append(event.text)
             self._conversation.part(text=event.text)
         elif event.text:
             self._thinking.append(event.text)
+            self._thought_of_calls += event.text
             self._conversation.part(thinking=event.text)
+
+    def pause(self, stats: Stats) -> None:
+        """End an answer that has calls: what was said so far is kept, and the turn goes on with `returned`."""
+        assert self._opened is not None
+        answer, first, count = self._answer, self.calls[0].id, len(self.calls)
+        if answer is not None and answer.tokens:
+            said, thought = answer.tokens, self._thought_of_calls
+            self._opened.written.keep(first, count, answer.prompt, said, thought, self._opened.model.tokenizer)
+        self._conversation.finish("tool", stats.to_dict(), self._sampling, self.calls)
+        self._called, self._thought_of_calls = True, ""
+
+    def returned(self, results: Sequence[ToolResult]) -> None:
+        """Take the results of the calls: `stream` goes on from there."""
+        self.calls = []
+        self._conversation.add(Message("tool", tuple(results)))
 
     def end(
         self, reason: FinishReason, stats: Stats | None = None, error: Exception | None = None, *, returns: bool = False
     ) -> Outcome:
         """Finish the answer and save what drafting learned. Silence is undone; `returns`: the question, too."""
         assert self._opened is not None
-        outcome = Outcome("".join(self._text), "".join(self._thinking), reason, stats, error, self._opened.context)
+        said, thought = "".join(self._text), "".join(self._thinking)
+        outcome = Outcome(said, thought, reason, stats, error, self._opened.context, self._called)
         self._conversation.finish(reason, None if stats is None else stats.to_dict(), self._sampling)
         if not (outcome.text if self.kind == "continue" else outcome.said) and (self._before is not None or returns):
             if self._before is not None:
@@ -197,9 +236,9 @@ class Turn:
         return outcome
 
 
-def exchange_tokens(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
+def exchange_tokens(conversation: Conversation, text: Tokenizer) -> list[int]:
     """Return the tokens of every exchange in the prompt without the template's marks, oldest first."""
     return [
-        len(tokenizer.encode(one.content)) + len(tokenizer.encode(one.reply.text)) if one.answered and one.reply else 0
+        len(text.encode(one.content)) + len(text.encode(one.reply.text)) if one.answered and one.reply else 0
         for one in conversation.exchanges
     ]

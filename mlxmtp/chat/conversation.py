@@ -10,7 +10,7 @@ from typing import Any
 
 from mlxmtp.chat.history import Event, Exchange, History
 from mlxmtp.chat.journal import Journal
-from mlxmtp.chat.message import MediaPart, Message, user_parts
+from mlxmtp.chat.message import MediaPart, Message, ToolCall, user_parts, with_calls
 from mlxmtp.engine import tokenizer
 from mlxmtp.engine.events import FinishReason
 from mlxmtp.errors import SessionError
@@ -84,15 +84,17 @@ class Conversation:
     def messages(self, asking: Exchange | None = None, *, instead: bool = False) -> list[tokenizer.Message]:
         """Return the messages for the chat template, with one more question `asking`, or `instead` of the last.
 
-        Left out are thoughts, tool calls, and questions that got no answer, unless it is the last one. Raises
+        Left out are thoughts, and questions that got no answer, unless it is the last one. Raises
         SessionError where the copy of a picture or a sound is gone.
         """
         said = [*self.exchanges[: -1 if instead else None], *([] if asking is None else [asking])]
         messages: list[tokenizer.Message] = [{"role": "system", "content": self.system}] if self.system else []
         for exchange in said:
-            if exchange.answered or exchange is said[-1]:
+            if exchange.answered or exchange.calls or exchange is said[-1]:
                 messages.append({"role": "user", "content": self._content(exchange)})
-            if exchange.reply is not None and exchange.answered:
+            if exchange.calls:
+                messages += with_calls(exchange.messages[1:])
+            elif exchange.reply is not None and exchange.answered:
                 messages.append({"role": "assistant", "content": exchange.reply.text})
         return messages
 
@@ -128,13 +130,21 @@ class Conversation:
             self._written_at = now
 
     def finish(
-        self, reason: FinishReason, stats: Mapping[str, Any] | None = None, sampling: Mapping[str, Any] | None = None
+        self,
+        reason: FinishReason,
+        stats: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        calls: Sequence[ToolCall] = (),
     ) -> None:
-        """End the answer whose parts came. `sampling`: the settings it was made with, None where the checkpoint's."""
+        """End the answer whose parts came, and its `calls`, if it has any: their results are the next message.
+
+        `sampling`: the settings it was made with, None where the checkpoint's.
+        """
         assert self._history.asked
         coming = self.history.coming or Message("assistant")
         chosen = {name: value for name, value in (sampling or {}).items() if value is not None}
-        end = replace(coming, finish_reason=reason, stats=stats, model=self.model, sampling=chosen or None)
+        parts = (*coming.parts, *calls)
+        end = replace(coming, parts=parts, finish_reason=reason, stats=stats, model=self.model, sampling=chosen or None)
         self._do(self._history.ending(end))
 
     def retract_reply(self) -> str | None:

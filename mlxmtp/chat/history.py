@@ -64,6 +64,11 @@ class Exchange:
         return join([self.material, self.question])
 
     @property
+    def calls(self) -> bool:
+        """True if the model called tools."""
+        return any(one.calls for one in self.messages)
+
+    @property
     def answered(self) -> bool:
         """True if the model said anything; a reply that was cancelled within its thought did not."""
         return self.reply is not None and bool(self.reply.text)

@@ -135,6 +135,10 @@ class Message:
         """The pictures and sounds in it."""
         return tuple(one for one in self.parts if isinstance(one, MediaPart))
 
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        return tuple(one for one in self.parts if isinstance(one, ToolCall))
+
     def material(self, *, mentioned: bool) -> str:
         """Return the material that is mentioned, or that is attached."""
         return join([one.text for one in self.parts if isinstance(one, MaterialPart) and one.mentioned == mentioned])
@@ -155,6 +159,31 @@ class Message:
         answer = {name: getattr(self, name) for name in ("thinking", "finish_reason", "stats", "model", "sampling")}
         set_ones = {name: value for name, value in answer.items() if value not in (None, "")}
         return {"role": self.role, "parts": [one.to_dict() for one in self.parts], **set_ones}
+
+
+def with_calls(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return answers, calls and results as templates read them; a call whose result was lost has one that says so.
+
+    Templates write the calls of a message before its text, so a text stands in a message of its own.
+    """
+    found: list[dict[str, Any]] = []
+    results = {part.call_id: part for one in messages for part in one.parts if isinstance(part, ToolResult)}
+    for message in messages:
+        if message.role != "assistant":
+            continue
+        if message.text or not message.calls:
+            found.append({"role": "assistant", "content": message.text})
+        if message.calls:
+            called = [
+                {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": dict(one.arguments)}}
+                for one in message.calls
+            ]
+            found.append({"role": "assistant", "content": "", "tool_calls": called})
+        for one in message.calls:
+            result = results.get(one.id)
+            said = "There is no result: it was interrupted." if result is None else text_of(result.content)
+            found.append({"role": "tool", "tool_call_id": one.id, "name": one.name, "content": said})
+    return found
 
 
 def text_of(parts: Sequence[Part]) -> str:

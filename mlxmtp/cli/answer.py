@@ -7,9 +7,12 @@ from threading import Thread
 
 from mlxmtp.app.open import ANSWER, Checkpoint, Opener, OpenModel, answer_params
 from mlxmtp.app.prompt_cache import PromptCache, prefix_before_question
-from mlxmtp.app.turn import Turn
+from mlxmtp.app.tools.calls import ROUNDS, CallRunner
+from mlxmtp.app.tools.chosen import Tools
+from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
+from mlxmtp.cli.calls import call_line
 from mlxmtp.cli.terminal import presenters
 from mlxmtp.cli.terminal.keyboard import resumption
 from mlxmtp.cli.terminal.markdown import warm_up
@@ -46,10 +49,12 @@ class OneAnswer:
     conversation: Conversation
     asking: Exchange
     form: Form
+    tools: Tools
 
     def __post_init__(self) -> None:
         self.settings = self.loaded.settings
         self.turn = Turn(self.conversation, "ask", self.asking)
+        self._runner = CallRunner(self.tools.box, self.tools.approvals)
         # Markdown is drawn on a terminal, unless someone wants the answer as it is.
         as_is = self.settings.plain or self.settings.in_form or self.form.json or self.form.jsonl or self.form.extract
         self.renders = not as_is and presenters.fits_markdown(self.out)
@@ -60,7 +65,8 @@ class OneAnswer:
             raise UsageError("--dry-run shows the prompt of a model on this machine: leave out --url.")
         found = self.opener.target(self.settings.model)
         tokenizer = self.opener.tokenizer(found)
-        prompt = tokenizer.prompt(self._messages(found), think=bool(self.settings.think))
+        tools = self.tools.declarations
+        prompt = tokenizer.prompt(self._messages(found), think=bool(self.settings.think), tools=tools)
         context, count = self.opener.context(found), len(prompt.ids)
         if self.form.json or self.form.jsonl:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
@@ -78,7 +84,7 @@ class OneAnswer:
         drafter = self.opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
         tokenizer = self.opener.tokenizer(target)
         messages = self._messages(target)
-        ids = tokenizer.prompt_ids(messages, think=bool(self.settings.think))
+        ids = tokenizer.prompt_ids(messages, think=bool(self.settings.think), tools=self.tools.declarations)
         self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
@@ -117,10 +123,10 @@ class OneAnswer:
         if cache is not None:
             loaded, remark = cache.load(model, ids)
             self._note(remark)
-        self.turn.begin(opened, params)
+        self.turn.begin(opened, params, tools=self.tools.declarations)
         presenter = self._presenter(opened)
         on_prefill = PrefillProgress(self.out).count
-        if self.settings.url is None:
+        if self.settings.url is None and not self.tools.box:
             answer = model.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=[prefix], media=media)
         else:
             answer = self.turn.stream(params, on_prefill)
@@ -135,20 +141,46 @@ class OneAnswer:
         last_words = LastWords(cut_short)
         with interrupts(last_words), resumption():
             outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
+            while outcome is None and self._call(last_words):
+                answer = self.turn.stream(params, on_prefill)
+                outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
+            outcome = outcome or self.turn.end("stop", answer.stats)
         presenter.end(outcome.reason, answer.stats)
         if outcome.reason == "length":
-            limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
-            why = "the context is full" if outcome.fills_context else limit
-            self.out.note(f"The answer was cut after {answer.stats.generation_tokens} tokens ({why}).")
-            if outcome.thinking and not outcome.said:
-                self.out.note("All of it was reasoning. Give more --max-tokens, or end that with --think-tokens N.")
+            self._say_cut(outcome, answer.stats.generation_tokens)
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
         if outcome.reason == "length" and not answer.complete:
             raise MlxmtpError("The answer was cut before it had the form that was asked for: --max-tokens allows more.")
+        self.tools.approvals.require_none_refused()
         if self.conversation.trouble is not None:
             raise MlxmtpError(self.conversation.trouble)
+
+    def _say_cut(self, outcome: Outcome, tokens: int) -> None:
+        limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
+        why = "the context is full" if outcome.fills_context else limit
+        self.out.note(f"The answer was cut after {tokens} tokens ({why}).")
+        if outcome.thinking and not outcome.said:
+            self.out.note("All of it was reasoning. Give more --max-tokens, or end that with --think-tokens N.")
+
+    def _call(self, waiting: LastWords) -> bool:
+        """Carry out the calls of the answer; false if it has had all it may have. What is raised ends the turn."""
+        called = self.turn.calls
+        try:
+            with waiting:
+                results = self._runner.carry_out(called)
+        except BaseException:
+            self.turn.end("cancelled")
+            raise
+        self.turn.returned(results)
+        if self.out.error_terminal and not self.settings.quiet:
+            self.out.settle()
+            for call, result in zip(called, results, strict=True):
+                self.out.line(call_line(call, result))
+        if self._runner.spent:
+            self.out.note(f"The answer was ended: it went on calling tools after {ROUNDS} rounds.")
+        return not self._runner.spent
 
     def _show(self, event: Text | Thinking, presenter: presenters.Presenter) -> bool:
         if isinstance(event, Text):

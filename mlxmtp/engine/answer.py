@@ -72,6 +72,7 @@ class Answer:
         wanted = None if matcher is not None else params.stop
         self._stop = stop_ids if wanted is None else frozenset(wanted)
         self._meter = Meter(len(prompt), params.with_seed())
+        self.prompt: Sequence[int] = prompt
         self.tokens: list[int] = []  # so far, those of marks and the stop token among them
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer
         self._events = self._run()

@@ -1,8 +1,8 @@
-"""Grammars for answers that have to be calls: Gemma's format, with the arguments that a tool's schema allows."""
+"""Grammars for answers with calls: Gemma's format, with the arguments that a tool's schema allows."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlxmtp.engine.calls import CALL_CLOSE, CALL_OPEN, QUOTE
@@ -24,6 +24,21 @@ INTEGER: /-?(0|[1-9][0-9]{0,17})/
 
 def calls_only(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *, several: bool) -> Constraint:
     """Return the constraint to one call of one of `tools`, or to `several`."""
+    return Constraint("grammar", f"start: call{'+' if several else ''}\n{_calls(tools, tokenizer)}")
+
+
+def text_or_calls(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, stop: Collection[int]) -> Constraint:
+    """Return the constraint to any text, behind which calls of `tools` may stand; nothing else may follow them.
+
+    `stop`: the tokens that end an answer.
+    """
+    marks = {tokenizer.special_id(CALL_OPEN), tokenizer.special_id(CALL_CLOSE), *stop}
+    others = ",".join(str(one) for one in sorted(one for one in marks if one is not None))
+    return Constraint("grammar", f"start: free call*\nfree: <[^{others}]>*\n{_calls(tools, tokenizer)}")
+
+
+def _calls(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> str:
+    """Return the rules of `call` and all below it."""
     opening, closing, quote = (f"<[{tokenizer.special_id(mark)}]>" for mark in (CALL_OPEN, CALL_CLOSE, QUOTE))
     rules = _Rules(quote)
     for tool in tools:
@@ -31,9 +46,9 @@ def calls_only(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *, seve
         name = f"tool{len(rules.lines)}"
         rules.tools.append(name)
         rules.lines.append(f"{name}: {json.dumps('call:' + function['name'])} {rules.of(function['parameters'])}")
-    start = f"start: call{'+' if several else ''}\ncall: {opening} ({' | '.join(rules.tools)}) {closing}\n"
+    call = f"call: {opening} ({' | '.join(rules.tools)}) {closing}\n"
     text = f"string: {quote} TEXT {quote}\n"
-    return Constraint("grammar", start + "\n".join(rules.lines) + _ANY + text)
+    return call + "\n".join(rules.lines) + _ANY + text
 
 
 class _Rules:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.constraint import Matcher, TokenTable
+from mlxmtp.engine.call_grammar import text_or_calls
+from mlxmtp.engine.calls import CALL_OPEN
+from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
 from mlxmtp.engine.events import Event
 from mlxmtp.engine.media import IMAGE_TOKENS, Media, Medium, expanded, media_in
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.tokenizer import Message, Tokenizer, stop_ids
-from mlxmtp.errors import ContextOverflow, LoadError
+from mlxmtp.engine.tokenizer import Message, Tokenizer, Tool, stop_ids
+from mlxmtp.engine.written import Written
+from mlxmtp.errors import ContextOverflow, LoadError, UsageError
 from mlxmtp.machine.chip import this_machine
 
 if TYPE_CHECKING:
@@ -150,27 +154,47 @@ class Model:
         on_prefill: OnPrefill | None = None,
         continues: bool = False,
         question: str = "",
+        tools: Sequence[Tool] = (),
+        written: Written | None = None,
     ) -> Answer:
         """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
 
-        `continues`: the last message is the beginning of the answer. `question`: the end of the last message; a
-        snapshot is taken before it, in case another is asked. Contents may be lists of parts, `{"type": "text", "text":
-        …}` and `{"type": "image", "image": path, bytes or Pillow's}`. Raises LoadError without tokenizer or tower,
-        UsageError for media that cannot be read, ContextOverflow.
+        `tools`: declarations (`engine/declarations.py`) of what may be called: calls come as `Call`, with arguments of
+        their schema. `written`: answers to be read as they were written. `continues`: the last message is the
+        beginning of the answer. `question`: the end of the last message; a snapshot is taken before it, in case another
+        is asked. Contents may be lists of parts, `{"type": "text", "text": …}` and `{"type": "image", "image": path,
+        bytes or Pillow's}`. Raises LoadError without tokenizer or tower, UsageError for media that cannot be read and
+        for tools that the model does not know, ContextOverflow.
         """
         params = params or Params()
+        if tools:
+            params = replace(params, constraint=self._with_calls(params, tools))
+        messages = messages if written is None else written.with_thoughts(messages)
         if media := media_in(messages):
             messages = self.media.prepared(messages, params.image_tokens)
             media = media_in(messages)
         if continues:
-            ids = self.tokenizer.continued_ids(messages, think=params.think)
-            answer_at = len(self.tokenizer.prompt_ids(messages[:-1], think=params.think)) if params.constraint else 0
-            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=ids[answer_at:], media=media)
-        ids = self.tokenizer.prompt_ids(messages, think=params.think)
-        snapshot_at = [self.tokenizer.lasting(messages, ids, think=params.think)]
+            ids = self.tokenizer.continued_ids(messages, think=params.think, tools=tools)
+            before = self.tokenizer.prompt_ids(messages[:-1], think=params.think, tools=tools)
+            begun = ids[len(before) if params.constraint else 0 :]
+            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=begun, calls=bool(tools), media=media)
+        ids = self.tokenizer.prompt_ids(messages, think=params.think, tools=tools)
+        lasting = self.tokenizer.lasting(messages, ids, think=params.think, tools=tools)
+        if written is not None:
+            ids, places = written.splice(ids, messages, self.tokenizer)
+            lasting = places[lasting]
+        snapshot_at = [lasting]
         if question:
             snapshot_at.append(max(0, len(ids) - len(self.tokenizer.encode(question)) - _AROUND))
-        return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at, media=media)
+        options: dict[str, Any] = {"calls": bool(tools), "media": media}
+        return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at, **options)
+
+    def _with_calls(self, params: Params, tools: Sequence[Tool]) -> Constraint:
+        if params.constraint is not None:
+            raise UsageError("A form of the answer and tools cannot be asked for together: leave one of them out.")
+        if not self.tokenizer.declares_tools or self.tokenizer.special_id(CALL_OPEN) is None:
+            raise UsageError(f"'{self.name}' knows no tools: take another model, or leave the tools out.")
+        return text_or_calls(tools, self.tokenizer, self.stop_ids)
 
     def stream_ids(
         self,

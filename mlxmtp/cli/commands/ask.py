@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Context, Option
 
-from mlxmtp.cli.options import Continue, Resume, begin, takes
+from mlxmtp.cli.options import Allow, Continue, Functions, Resume, ToolWords, begin, can_ask, takes
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import UsageError
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @takes(
     "ask",
-    "model url file image_tokens system thinking form ... cache dry_run display sampling drafting yes force no_color "
+    "model url file image_tokens system tools functions allow thinking form ... "
+    "cache dry_run display sampling drafting yes force no_color "
     "debug",
 )
 def ask(
@@ -30,6 +31,9 @@ def ask(
         list[str] | None,
         Option("-f", "--file", metavar="PATH", help="Text, picture or folder, can be repeated; - is stdin."),
     ] = None,
+    tools: ToolWords = None,
+    functions: Functions = None,
+    allow: Allow = None,
     no_stdin: Annotated[bool, Option("--no-stdin", help="Leave standard input alone.")] = False,
     json: Annotated[bool, Option("--json", help="One JSON object instead of text.")] = False,
     jsonl: Annotated[bool, Option("--jsonl", help="One JSON event per line, as they come.")] = False,
@@ -52,6 +56,7 @@ def ask(
       mlxmtp ask --schema "city, people int" "The largest town of France"
       mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
       mlxmtp ask --cache -f handbook.txt "How do I return it?"
+      mlxmtp ask --tools calculator,files=src "Which file is the longest?"
       mlxmtp ask --save "Name a prime" && mlxmtp ask -c "And the next?"
       mlxmtp ask --url localhost:8765 "A model that mlxmtp serve has in memory"
 
@@ -61,6 +66,8 @@ def ask(
     0 answered, also if cut at --max-tokens (finish_reason "length" in JSON), 1 failure, also a form or code block (-x)
     that was cut, 2 usage, 3 the model is not here, 130 Ctrl-C, 141 the reader is gone.
     """
+    from mlxmtp.app.tools.chosen import chosen_tools
+    from mlxmtp.cli import calls
     from mlxmtp.cli.answer import Form, OneAnswer
     from mlxmtp.cli.resume import conversation_for, opener_of
 
@@ -72,7 +79,9 @@ def ask(
     asking = _question(ctx, out, file or [], prompt or [], no_stdin=no_stdin)  # first: a pipe may write the session
     opener = opener_of(loaded, out)
     loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save)
-    turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream))
+    person = calls.asking(out) if can_ask(out) else None
+    chosen = chosen_tools(tools or [], functions or [], allow or [], loaded.places, person)
+    turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream), chosen)
     try:
         if dry_run:
             turn.show_prompt()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Context, Exit, Option
 
-from mlxmtp.cli.options import Continue, Resume, begin, takes
+from mlxmtp.cli.options import Allow, Continue, Functions, Resume, ToolWords, begin, takes
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.signals import kills
 from mlxmtp.errors import UsageError
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from mlxmtp.cli.repl.chat import Chat
 
 
-@takes("chat", "model url file image_tokens system ... thinking display sampling drafting yes force no_color debug")
+@takes(
+    "chat",
+    "model url file image_tokens system tools functions allow ... thinking display sampling drafting yes force "
+    "no_color debug",
+)
 def chat(
     ctx: Context,
     file: Annotated[
         list[str] | None, Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated.")
     ] = None,
+    tools: ToolWords = None,
+    functions: Functions = None,
+    allow: Allow = None,
     continue_: Continue = False,
     resume: Resume = None,
     no_save: Annotated[bool, Option("--no-save", help="Keep neither session nor history.")] = False,
@@ -42,6 +49,7 @@ def chat(
       mlxmtp chat -c
       mlxmtp chat -r          (a list to choose from)
       mlxmtp chat -r 3f9a
+      mlxmtp chat --tools calculator,files=src
       mlxmtp chat --url localhost:8765
 
     Everything is saved as it is said; -c goes on with the latest conversation. The model is read while you type.
@@ -69,6 +77,7 @@ def chat(
     try:
         target = opener.target(loaded.settings.model)
         talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
+        _give_tools(talk, tools or [], functions or [], allow or [])
         with kills() as killed:
             talk.line.files = [gather(name) for name in file or []]
             for note in (note for one in talk.line.files for note in one.notes):
@@ -88,6 +97,15 @@ def chat(
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()
+
+
+def _give_tools(talk: Chat, words: list[str], functions: list[str], allow: list[str]) -> None:
+    """Let the model call tools, after asking in the conversation. Raises UsageError for what there is none of."""
+    if words or functions or allow:
+        from mlxmtp.app.tools.chosen import chosen_tools
+        from mlxmtp.cli.calls import asking_in_chat
+
+        talk.tools = chosen_tools(words, functions, allow, talk.loaded.places, asking_in_chat(talk.answer_to))
 
 
 def _prepare(

@@ -13,6 +13,7 @@ from mlxmtp.chat.history import Exchange, title_of
 from mlxmtp.chat.material import Material, gather, read_text
 from mlxmtp.chat.sessions import Sessions
 from mlxmtp.chat.transcript import as_markdown, export
+from mlxmtp.cli.calls import call_in_full
 from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.chat import Chat, Leave
@@ -236,7 +237,7 @@ class Actions:
         conversation, context = chat.conversation, model.opened.context
         tokenizer = model.opened.model.tokenizer
         messages = model.opened.model.media.prepared(conversation.messages(Exchange("")), chat.settings.image_tokens)
-        prompt = tokenizer.prompt_ids(messages, think=bool(chat.settings.think))
+        prompt = tokenizer.prompt_ids(messages, think=bool(chat.settings.think), tools=chat.tools.declarations)
         system, said = model.tokens_of(conversation.system), exchange_tokens(conversation, tokenizer)
         staged = sum(model.tokens_of(one.text) for one in chat.line.files)
         reserve = reserve_for(context, chat.settings.max_tokens)
@@ -308,6 +309,22 @@ class Actions:
         self.chat.change(**_THINK[argument])
         shown = "hidden" if self.chat.settings.show_thinking is False else "shown while it lasts"
         self.chat.say(f"Thinking is on and {shown}." if self.chat.settings.think else "Thinking is off.")
+
+    def do_tools(self, argument: str) -> None:
+        chat, box = self.chat, self.chat.tools.box
+        word, _, name = argument.partition(" ")
+        if argument == "show":
+            chat.say("\n".join(call_in_full(*one) for one in chat.last.calls) or "The last answer called no tools.")
+        elif not box:
+            raise UsageError("There are no tools here: mlxmtp chat --tools time,files=FOLDER gives some.")
+        elif word in ("on", "off") and name:
+            names = box.switch(name.strip(), on=word == "on")
+            chat.say(f"{', '.join(names)}: {word}.")
+        elif argument:
+            raise UsageError("/tools takes nothing, show, on NAME or off NAME.")
+        else:
+            rows = [(one, f"{'off; ' if one in box.off else ''}{tool.label}") for one, tool in box.tools.items()]
+            chat.say_rows([(one, f"{said}{'' if box.tools[one].reads else ', asks first'}") for one, said in rows])
 
     def do_schema(self, argument: str) -> None:
         chat = self.chat

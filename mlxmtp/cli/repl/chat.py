@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel
 from mlxmtp.app.prompt_cache import SessionCache
+from mlxmtp.app.tools.chosen import Tools, no_tools
 from mlxmtp.app.turn import Outcome
 from mlxmtp.app.worker import Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material
+from mlxmtp.chat.message import ToolCall, ToolResult
 from mlxmtp.cli.repl.slash import Reader
 from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.markdown import warm_up
@@ -89,6 +91,7 @@ class LastAnswer:
 
     stats: tuple[Stats, int] | None = None  # with the context it was given in
     thought: str = ""
+    calls: list[tuple[ToolCall, ToolResult]] = field(default_factory=list)
     warned_full: bool = False
     warned_unsaved: bool = False
 
@@ -145,6 +148,7 @@ class Chat:
     model: ChosenModel
     keys: Keyboard
     reader: Reader
+    tools: Tools = field(default_factory=no_tools)
     clock: Callable[[], float] = time.monotonic
     line: NextLine = field(default_factory=NextLine)
     last: LastAnswer = field(default_factory=LastAnswer)
@@ -183,6 +187,7 @@ class Chat:
     def begin_anew(self, conversation: Conversation) -> None:
         """Go over to another conversation, or to the same one that was cleared; nothing waits for the next message."""
         self.conversation = conversation
+        self.tools.approvals.forget()
         self.line.files.clear()
         self.undone.clear()
         self.last = LastAnswer()
@@ -212,6 +217,14 @@ class Chat:
         """Return whether the answer is yes. What was typed before the question was there is no answer to it."""
         self.keys.take_in()
         return self.reader.agree(question)
+
+    def answer_to(self, question: str) -> str | None:
+        """Return what a person types after a question; None for Ctrl+C. What was typed before is no answer."""
+        self.out.clear_progress()
+        self.keys.take_in()
+        *rows, last = question.split("\n")
+        self.say("\n".join(rows))
+        return self.reader.answer(last)
 
     def complain(self, error: Exception) -> None:
         explain(error, self.out, debug=bool(self.settings.debug))

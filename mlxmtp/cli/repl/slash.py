@@ -40,15 +40,20 @@ class Reader(ABC):
 
     def agree(self, question: str) -> bool:
         """Ask `question [Y/n]` in a plain line; Enter alone means yes, Ctrl+C and Ctrl+D mean no."""
+        answer = self.answer(f"{question} [Y/n]")
+        return answer is not None and answer.strip().lower() in ("", "y", "yes")
+
+    def answer(self, question: str) -> str | None:
+        """Return what is typed after a question in a plain line; None for Ctrl+C and Ctrl+D."""
         keyboard.release()
-        *rows, last = wrapped(f"{question} [Y/n]", get_terminal_size().columns - 1)
+        *rows, last = wrapped(question, get_terminal_size().columns - 1)
         sys.stdout.write("".join(f"{row}\n" for row in rows))
         try:
             with raises():
-                return input(f"{last} ").strip().lower() in ("", "y", "yes")
+                return input(f"{last} ")
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
-            return False
+            return None
 
 
 class PlainReader(Reader):
@@ -124,6 +129,10 @@ COMMANDS = (
     Command(
         "schema", "[SCHEMA|off]", "answers as JSON of a schema: show it, or set it", (),
         "SCHEMA is a file, JSON, module:Class of pydantic, or fields such as 'name, age int'.",
+    ),
+    Command(
+        "tools", "[show|on NAME|off NAME]", "what the model may call; switch it", (),
+        "show: the last answer's calls in full. NAME is a tool or a server.",
     ),
     Command(
         "draft", "[on|off|N|auto]", "the drafter, live: tokens drafted per round", (),

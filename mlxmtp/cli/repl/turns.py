@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mlxmtp.app.open import answer_params
+from mlxmtp.app.tools.calls import CallRunner
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material, gather, mentions, missed
-from mlxmtp.chat.message import MediaPart, join, media_part
+from mlxmtp.chat.message import MediaPart, ToolCall, join, media_part
+from mlxmtp.cli.calls import call_line
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
-from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import ContextOverflow
 
@@ -33,7 +35,11 @@ class Answering:
 
     def __init__(self, chat: Chat, view: AnswerView, interrupted: Interrupts) -> None:
         self._worker, self._keys, self._out = chat.model.worker, chat.keys, chat.out
-        self._view, self._interrupted = view, interrupted
+        self.view, self._interrupted = view, interrupted
+        self._chat = chat
+        box, approvals = chat.tools.box, chat.tools.approvals
+        stopped, shows = lambda: bool(interrupted.count), self._running
+        self._runner = CallRunner(box, approvals, stopped=stopped, on_progress=shows)
         self._progress, self._clock = PrefillProgress(chat.out), chat.clock
         self._stopping_since: float | None = None
         self._said_so = False  # and with that, shown for the last time
@@ -41,6 +47,31 @@ class Answering:
 
     def run(self, turn: Turn, params: Params) -> Outcome:
         """Return what came of a turn that has begun. Raises Leave if Ctrl+C after Ctrl+C finds no ear."""
+        self._chat.last.calls = []
+        while (outcome := self._stream(turn, params)) is None:
+            called = turn.calls
+            try:
+                results = self._runner.carry_out(called)
+            except BaseException:
+                turn.end("cancelled")
+                raise
+            turn.returned(results)
+            self._out.clear_progress()
+            for call, result in zip(called, results, strict=True):
+                self._chat.last.calls.append((call, result))
+                self._chat.say(call_line(call, result))
+            if self._interrupted.count or self._runner.spent:
+                return turn.end("cancelled" if self._interrupted.count else "stop", returns=True)
+            self._out.write("\n")
+            self.view = self.view.another()
+        return outcome
+
+    def _running(self, call: ToolCall, seconds: float) -> None:
+        if seconds >= 1:
+            self._out.progress(f"{call.name}, {seconds:.0f} s")
+
+    def _stream(self, turn: Turn, params: Params) -> Outcome | None:
+        """Return what came of one answer; None if tools are called in it."""
         with self._keys:
             self._worker.events()  # what an earlier wait left over
             self._worker.answer(lambda _, on_prefill: turn.stream(params, on_prefill))
@@ -55,6 +86,9 @@ class Answering:
                     self._close()  # the shell's prompt begins a line of its own
                 raise
         if isinstance(last, End):
+            if turn.calls and last.finish_reason in ("stop", "tool"):
+                turn.pause(last.stats)
+                return None
             return turn.end(last.finish_reason, last.stats, returns=True)
         # MLX fails where its compiler heard Ctrl+C, maybe sooner than this process. Not the worker's own wait, which
         # the bell of an event just taken may end.
@@ -65,10 +99,10 @@ class Answering:
 
     def _until_the_end(self, turn: Turn) -> End | Failed:
         while True:
-            patience = _SOON / 5 if self._interrupted.count else self._view.patience
+            patience = _SOON / 5 if self._interrupted.count else self.view.patience
             if self._worker.wait(*self._keys.descriptors, seconds=patience):
                 for _ in self._keys.pressed():
-                    self._view.toggle()
+                    self.view.toggle()
             if self._interrupted.count:
                 self._stopping()
             for event in self._worker.events():
@@ -76,15 +110,17 @@ class Answering:
                     return event
                 if isinstance(event, Prefill):
                     self._progress.count(event.done, event.total)
+                elif isinstance(event, Call):
+                    turn.take(event)
                 elif isinstance(event, Text | Thinking):
                     turn.take(event)
                     if self._said_so:
                         continue
                     self._out.clear_progress()
-                    show = self._view.text if isinstance(event, Text) else self._view.thinking
+                    show = self.view.text if isinstance(event, Text) else self.view.thinking
                     show(event.text)
             if not self._said_so:
-                self._view.tick()
+                self.view.tick()
 
     def _stopping(self) -> None:
         """Say that the model does not stop at once, and that one more Ctrl+C leaves. Raises Leave."""
@@ -101,7 +137,7 @@ class Answering:
     def _close(self) -> None:
         self._out.clear_progress()
         if not self._said_so:
-            self._view.end()
+            self.view.end()
 
 
 def send(chat: Chat, text: str) -> None:
@@ -163,11 +199,12 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
         view = AnswerView(chat.out, show_thoughts=shows, plain=plain, clock=chat.clock)
         view.text(lead)
         params = answer_params(settings)
-        turn.begin(chat.model.opened, params, drop)
+        turn.begin(chat.model.opened, params, drop, chat.tools.declarations)
         chat.undone.clear()
-        outcome = Answering(chat, view, interrupted).run(turn, params)
-        if view.shows_thoughts != shows:
-            chat.change(show_thinking=view.shows_thoughts)
+        answering = Answering(chat, view, interrupted)
+        outcome = answering.run(turn, params)
+        if answering.view.shows_thoughts != shows:
+            chat.change(show_thinking=answering.view.shows_thoughts)
         chat.last.remember(outcome)
         _remarks(chat, outcome)
     return outcome.said
@@ -192,7 +229,7 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
     opened, settings = chat.model.opened, chat.settings
     tokenizer = opened.model.tokenizer
     messages = turn.prepared(opened.model.media, settings.image_tokens)
-    used = len(tokenizer.prompt_ids(messages, think=bool(settings.think)))
+    used = len(tokenizer.prompt_ids(messages, think=bool(settings.think), tools=chat.tools.declarations))
     fit = turn.fit(used, tokenizer, opened.context, settings.max_tokens)
     if not fit.full:
         if fit.warns and not chat.last.warned_full:

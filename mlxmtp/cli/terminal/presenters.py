@@ -278,6 +278,10 @@ class AnswerView(Presenter):
         self._undrawn = self._thinks = self._started = False
         self._ends_line = True
 
+    def another(self) -> "AnswerView":
+        """Return the view of an answer that follows this one."""
+        return AnswerView(self._out, show_thoughts=self.shows_thoughts, plain=not self._redraws, clock=self._clock)
+
     @property
     def patience(self) -> float | None:
         """Seconds after which `tick` should be called even if nothing comes; None if it need not."""

@@ -1,0 +1,211 @@
+"""Tools that come with the program. All but `fetch` only read, and files only below the folder that was named."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from mlxmtp.app.tools.toolbox import Tool
+from mlxmtp.errors import UsageError
+
+SERVER = "builtin"
+_MOST_FILES, _MOST_LINES, _LARGEST = 500, 400, 4 * 2**20
+_TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 1}
+_FETCH_SECONDS = 20
+
+
+def builtin(name: str) -> list[Tool]:
+    """Return the tools that a word stands for: time, calculator, fetch, `files=FOLDER`. Raises UsageError."""
+    word, _, folder = name.partition("=")
+    if word == "files":
+        return _Files(Path(folder or ".")).tools()
+    found = {"time": _time, "calculator": _calculator, "fetch": _fetch}.get(name)
+    if found is None:
+        raise UsageError(f"There are no tools '{name}': give time, calculator, fetch, files=FOLDER or a server's name.")
+    return [found()]
+
+
+def _tool(
+    name: str, description: str, run: Callable[[Mapping[str, Any]], str], *, reads: bool = True, **properties: Any
+) -> Tool:
+    required = [key for key, one in properties.items() if not one.get("optional")]
+    plain = {key: {word: value for word, value in one.items() if word != "optional"} for key, one in properties.items()}
+    schema = {"type": "object", "properties": plain, "required": required}
+    return Tool(SERVER, name, description, schema, run, reads)
+
+
+def _time() -> Tool:
+    return _tool(
+        "now", "The date and time here.", lambda _: datetime.now().astimezone().strftime("%A %Y-%m-%d %H:%M:%S %z")
+    )
+
+
+def _calculator() -> Tool:
+    told = "Value of an arithmetic expression: + - * / // % ** and parentheses."
+    return _tool("calculate", told, lambda given: calculate(str(given["expression"])), expression=_TEXT)
+
+
+def _fetch() -> Tool:
+    return _tool("fetch", "Text of a web address.", lambda given: fetch(str(given["url"])), reads=False, url=_TEXT)
+
+
+_TWO: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+
+
+def calculate(expression: str) -> str:
+    """Return the value of an expression of numbers. Raises ValueError for anything else and for huge ones."""
+
+    def value(node: ast.AST) -> Any:
+        match node:
+            case ast.Expression(body=body):
+                return value(body)
+            case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+                return number
+            case ast.UnaryOp(op=ast.USub(), operand=one):
+                return -value(one)
+            case ast.UnaryOp(op=ast.UAdd(), operand=one):
+                return value(one)
+            case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _TWO:
+                a, b = value(left), value(right)
+                if isinstance(operation, ast.Pow) and (abs(b) > 1000 or abs(a) > 1e6):
+                    raise ValueError("the power is too large")
+                return _TWO[type(operation)](a, b)
+        raise ValueError("only numbers, + - * / // % ** and parentheses can be calculated")
+
+    if len(expression) > 1000:
+        raise ValueError("the expression is too long")
+    try:
+        return str(value(ast.parse(expression.strip(), mode="eval")))
+    except (SyntaxError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise ValueError(f"it cannot be calculated: {error}") from error
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Leaves a redirection to the model: what was approved is the address that was shown."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def fetch(url: str) -> str:
+    """Return the text at an http address. Raises ValueError."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError("only http and https addresses can be fetched")
+    try:
+        request = Request(url, headers={"User-Agent": "mlxmtp"})
+        with build_opener(_NoRedirect).open(request, timeout=_FETCH_SECONDS) as response:
+            kind = response.headers.get_content_type()
+            if not kind.startswith("text/") and kind not in ("application/json", "application/xml"):
+                raise ValueError(f"it is {kind}, no text")
+            data: bytes = response.read(_LARGEST)
+            return data.decode(response.headers.get_content_charset() or "utf-8", "replace")
+    except HTTPError as error:
+        where = error.headers.get("Location")
+        raise ValueError(f"{error.code} {error.reason}" + (f", see {where}" if where else "")) from error
+    except (URLError, HTTPException, OSError, LookupError) as error:
+        raise ValueError(f"it cannot be fetched: {error}") from error
+
+
+class _Files:
+    """Files below one folder, whatever links lead out of it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raise UsageError if there is no such folder."""
+        self._root = folder.expanduser().resolve()
+        if not self._root.is_dir():
+            raise UsageError(f"There is no folder {folder}: --tools files=FOLDER names one to read below.")
+
+    def tools(self) -> list[Tool]:
+        where = {**_TEXT, "description": "Path below the folder; '.' is the folder itself.", "optional": True}
+        path = {**_TEXT, "description": "Path below the folder."}
+        first = {**_COUNT, "description": "First line, 1 by default.", "optional": True}
+        text = {**_TEXT, "description": "Plain text, upper and lower case alike."}
+        return [
+            _tool("list_files", "Names of files and folders; folders end in /.", self._list, path=where),
+            _tool("read_file", f"At most {_MOST_LINES} lines of a text file.", self._read, path=path, first_line=first),
+            _tool("search_files", "Lines of files that contain a text.", self._search, text=text, path=where),
+        ]
+
+    def _inside(self, name: object) -> Path:
+        path = (self._root / str(name or ".")).resolve()
+        if not path.is_relative_to(self._root):
+            raise ValueError(f"{name} is not below the folder that may be read")
+        if not path.exists():
+            raise ValueError(f"there is no {name}")
+        return path
+
+    def _list(self, given: Mapping[str, Any]) -> str:
+        folder = self._inside(given.get("path"))
+        if not folder.is_dir():
+            raise ValueError(f"{given.get('path')} is a file: read_file reads it")
+        names = sorted(f"{one.name}/" if one.is_dir() else one.name for one in folder.iterdir())
+        more = [f"[{len(names) - _MOST_FILES} more]"] if len(names) > _MOST_FILES else []
+        return "\n".join([*names[:_MOST_FILES], *more]) or "It is empty."
+
+    def _read(self, given: Mapping[str, Any]) -> str:
+        path = self._inside(given["path"])
+        lines = _text_of(path).split("\n")
+        first = max(1, int(given.get("first_line") or 1))
+        shown = lines[first - 1 : first - 1 + _MOST_LINES]
+        if not shown:
+            raise ValueError(f"it has {len(lines)} lines")
+        end = first - 1 + len(shown)
+        return "\n".join(shown) + (f"\n[lines {first} to {end} of {len(lines)}]" if len(shown) < len(lines) else "")
+
+    def _search(self, given: Mapping[str, Any]) -> str:
+        wanted, found = str(given["text"]).casefold(), list[str]()
+        if not wanted:
+            raise ValueError("there is no text to look for")
+        for path in self._below(self._inside(given.get("path"))):
+            try:
+                text = _text_of(path)
+            except ValueError:
+                continue
+            name = path.relative_to(self._root)
+            found += [
+                f"{name}:{at}: {line[:200]}" for at, line in enumerate(text.split("\n"), 1) if wanted in line.casefold()
+            ]
+            if len(found) >= _MOST_LINES:
+                return "\n".join([*found[:_MOST_LINES], "[more were found]"])
+        return "\n".join(found) or "Nothing was found."
+
+    def _below(self, start: Path) -> Iterator[Path]:
+        """Yield files, without hidden ones and without links."""
+        if start.is_file():
+            yield start
+            return
+        for path in sorted(start.iterdir()):
+            if not path.name.startswith(".") and not path.is_symlink():
+                yield from self._below(path) if path.is_dir() else [path]
+
+
+def _text_of(path: Path) -> str:
+    """Return a file's text. Raises ValueError for what is none, is too large or cannot be read."""
+    try:
+        if not path.is_file():
+            raise ValueError(f"{path.name} is no file")
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"{path.name} is larger than {_LARGEST // 2**20} MB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
+    if b"\0" in data:
+        raise ValueError(f"{path.name} is no text")
+    return data.decode("utf-8", "replace")

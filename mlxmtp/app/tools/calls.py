@@ -1,0 +1,109 @@
+"""The calls of one answer: approved, run side by side, and answered, whatever happens to them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from mlxmtp.app.tools.approval import Approvals
+from mlxmtp.app.tools.toolbox import Tool, Toolbox, cleaned
+from mlxmtp.chat.message import TextPart, ToolCall, ToolResult
+from mlxmtp.errors import MlxmtpError
+
+ROUNDS, EQUAL, SECONDS = 10, 3, 60.0
+"""Rounds of calls in one answer, equal calls in a row, and seconds of a call."""
+_LOOK = 0.05  # seconds after which a stop is noticed
+
+OnProgress = Callable[[ToolCall, float], None]  # that runs, for so many seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    text: str
+    failed: bool = False
+
+
+class CallRunner:
+    """Runs the calls of one answer. `stopped` says when the person wants no more of it."""
+
+    def __init__(
+        self,
+        box: Toolbox,
+        approvals: Approvals,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        on_progress: OnProgress = lambda call, seconds: None,
+        seconds: float = SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._box, self._approvals, self._stopped, self._on_progress = box, approvals, stopped, on_progress
+        self._seconds, self._clock = seconds, clock
+        self._rounds = self._equal = 0
+        self._last = ""
+
+    @property
+    def spent(self) -> bool:
+        """True if the answer has had all its calls, and the model was told so."""
+        return self._rounds > ROUNDS
+
+    def carry_out(self, calls: Sequence[ToolCall]) -> tuple[ToolResult, ...]:
+        """Return a result for each call, in order; those that are allowed run side by side. Raises MlxmtpError."""
+        self._rounds += 1
+        begun = [(call, self._begin(call)) for call in calls]
+        return tuple(self._result(call, self._wait(call, said)) for call, said in begun)
+
+    def _begin(self, call: ToolCall) -> _Said | SimpleQueue[_Said]:
+        """Return the queue in which what the tool says will be, or the reason why it does not run."""
+        same = json.dumps([call.name, call.arguments], sort_keys=True)
+        self._equal = self._equal + 1 if same == self._last else 1
+        self._last = same
+        tool = self._box.find(call.name)
+        if tool is None:
+            return _Said(f"There is no tool {call.name}.", failed=True)
+        if self._rounds > ROUNDS:
+            return _Said("No more calls in this answer: say what is known.", failed=True)
+        if self._equal > EQUAL:
+            return _Said("This call was made before with the same arguments: use its result.", failed=True)
+        if self._stopped():
+            return _STOPPED
+        decision = self._approvals.decide(tool, call.arguments)
+        if decision.grant == "no":
+            return _Said(f"It was not allowed{f': {decision.why}' if decision.why else ''}.", failed=True)
+        said = SimpleQueue[_Said]()
+        Thread(target=_run, args=(tool, call.arguments, said), name=f"tool {tool.label}", daemon=True).start()
+        return said
+
+    def _wait(self, call: ToolCall, said: _Said | SimpleQueue[_Said]) -> _Said:
+        if isinstance(said, _Said):
+            return said
+        began = self._clock()
+        while said.empty():
+            waited = self._clock() - began
+            if self._stopped():
+                return _STOPPED
+            if waited >= self._seconds:
+                return _Said(f"It did not answer within {self._seconds:.0f} seconds.", failed=True)
+            self._on_progress(call, waited)
+            time.sleep(_LOOK)
+        return said.get()
+
+    def _result(self, call: ToolCall, said: _Said) -> ToolResult:
+        content = (TextPart(text=cleaned(said.text)),)
+        return ToolResult(call_id=call.id, name=call.name, content=content, is_error=said.failed)
+
+
+_STOPPED = _Said("The person stopped it.", failed=True)
+
+
+def _run(tool: Tool, arguments: Mapping[str, Any], said: SimpleQueue[_Said]) -> None:
+    try:
+        said.put(_Said(tool.run(arguments)))
+    except MlxmtpError as error:
+        said.put(_Said(str(error), failed=True))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code; the model reads what became of it)
+        said.put(_Said(f"It failed: {str(error) or type(error).__name__}.", failed=True))

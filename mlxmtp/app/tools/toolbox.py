@@ -1,0 +1,103 @@
+"""The tools of a conversation, wherever they come from, as the model and the person see them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlxmtp.engine.declarations import TOOL_NAME, Declaration, declaration
+from mlxmtp.errors import UsageError
+
+LONGEST = 48_000
+"""Characters of a result that the model reads, about 12,000 tokens; of a description 4,000."""
+_DESCRIPTION = 4_000
+_LINES = frozenset("\n\t")
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool. `run` gets arguments that fit `parameters` and returns text; what it raises the model reads.
+
+    `reads`: it only looks at what the person has named, so its calls need no approval.
+    """
+
+    server: str
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    run: Callable[[Mapping[str, Any]], str]
+    reads: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.server}/{self.name}"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that was agreed to: a tool that changes its words or its arguments is another one."""
+        said = [self.server, self.name, self.description, self.parameters]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Toolbox:
+    """Tools by the names that the model calls; some may be switched off."""
+
+    def __init__(self, tools: Iterable[Tool] = ()) -> None:
+        """Raise UsageError for a schema that is too large."""
+        self._tools: dict[str, Tool] = {}
+        self._declared: dict[str, Declaration] = {}
+        self.off: set[str] = set()
+        for tool in tools:
+            name = self._free_name(tool)
+            told = cleaned(tool.description, _DESCRIPTION)
+            self._declared[name] = declaration(name, told, tool.parameters, f"The schema of {tool.label}")
+            self._tools[name] = tool
+
+    def __bool__(self) -> bool:
+        return bool(self._tools)
+
+    @property
+    def declarations(self) -> Sequence[Declaration]:
+        """The tools that are on, for the prompt."""
+        return [one for name, one in self._declared.items() if name not in self.off]
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        return self._tools
+
+    def find(self, name: str) -> Tool | None:
+        """Return the tool that a call names, if it is on."""
+        return None if name in self.off else self._tools.get(name)
+
+    def switch(self, name: str, *, on: bool) -> list[str]:
+        """Switch one tool, or all of a server, and return their names. Raises UsageError if there is none."""
+        found = [called for called, tool in self._tools.items() if name in (called, tool.label, tool.server)]
+        if not found:
+            raise UsageError(f"There is no tool {name}: /tools lists them.")
+        self.off = self.off - {*found} if on else self.off | {*found}
+        return found
+
+    def _free_name(self, tool: Tool) -> str:
+        plain = _NO_NAME.sub("_", tool.name)[:64] or "tool"
+        candidates = [plain, f"{_NO_NAME.sub('_', tool.server)[:48]}.{plain}"]
+        candidates += [f"{candidates[1]}_{number}" for number in range(2, 1000)]
+        return next(one for one in candidates if one not in self._tools and TOOL_NAME.fullmatch(one))
+
+
+def cleaned(text: str, longest: int = LONGEST) -> str:
+    """Return a stranger's text without control characters, and not longer than that.
+
+    Marks of the turn format in it are neutralized where every prompt is written (`engine/tokenizer.py`).
+    """
+    whole = len(text)
+    text = text[:longest]
+    text = "".join(one for one in text if one in _LINES or unicodedata.category(one) not in ("Cc", "Cf", "Cs"))
+    return (
+        text if whole <= longest else f"{text}\n[cut: {whole:,} characters, of which these are the first {longest:,}]"
+    )

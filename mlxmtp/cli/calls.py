@@ -1,0 +1,68 @@
+"""Calls of tools on a terminal: the question whether one may run, and the line that stays of it."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlxmtp.app.tools.approval import AskPerson, Decision, Grant
+from mlxmtp.app.tools.toolbox import Tool
+from mlxmtp.chat.history import title_of
+from mlxmtp.chat.message import ToolCall, ToolResult, text_of
+from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.terminal.output import Output
+
+_COLUMNS = 60  # of the arguments, and of the result, in the line of a call
+_GRANTS: dict[str, Grant] = {
+    **dict.fromkeys(("y", "yes"), "once"),
+    **dict.fromkeys(("c", "conversation"), "conversation"),
+    **dict.fromkeys(("a", "always"), "always"),
+    **dict.fromkeys(("", "n", "no"), "no"),
+}
+QUESTION = "Run it? [y]es, in this [c]onversation, [a]lways, [N]o, or say why not:"
+
+
+def request_text(tool: Tool, arguments: Mapping[str, Any]) -> str:
+    """Return a call in full: server, tool, and every argument as it is."""
+    shown = [f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items()]
+    return "\n".join([f"{tool.label} wants to run" + (" with" if shown else ", without arguments"), *shown])
+
+
+def decision_of(answer: str | None) -> Decision:
+    """Return what a person typed as a decision; None is Ctrl+C or Ctrl+D."""
+    if answer is None:
+        return Decision("no")
+    said = answer.strip()
+    grant = _GRANTS.get(said.lower())
+    return Decision("no", said) if grant is None else Decision(grant)
+
+
+def call_line(call: ToolCall, result: ToolResult) -> str:
+    """Return one line: `calculate {"expression": "1+1"} → 2`."""
+    arguments = title_of(json.dumps(call.arguments, ensure_ascii=False), _COLUMNS)
+    outcome = title_of(text_of(result.content).strip() or "(nothing)", _COLUMNS)
+    return f"{title_of(call.name)} {arguments} {'✗' if result.is_error else '→'} {outcome}"
+
+
+def call_in_full(call: ToolCall, result: ToolResult) -> str:
+    """Return a call with all its arguments and its result."""
+    return f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}\n{text_of(result.content)}"
+
+
+def asking(out: Output) -> AskPerson:
+    """Return the question of `ask`, on stderr, answered at the terminal of stdin."""
+
+    def ask(tool: Tool, arguments: Mapping[str, Any]) -> Decision:
+        out.settle()
+        keyboard.release()
+        out.line(request_text(tool, arguments))
+        out.line(QUESTION)
+        answer = sys.stdin.readline()
+        return decision_of(answer.rstrip("\n") if answer else None)
+
+    return ask
+
+
+def asking_in_chat(read: Callable[[str], str | None]) -> AskPerson:
+    """Return the question of `chat`; `read` shows it and returns the answer, None for Ctrl+C."""
+    return lambda tool, arguments: decision_of(read(f"{request_text(tool, arguments)}\n{QUESTION}"))
