@@ -30,9 +30,8 @@ def number(allowed: Range) -> Rule:
 
     def check(value: object) -> float | None:
         kinds = int if allowed.whole else int | float
-        if isinstance(value, bool) or not isinstance(value, kinds) or value not in allowed:
-            return None
-        return value if allowed.whole else float(value)
+        good = isinstance(value, kinds) and not isinstance(value, bool) and value in allowed
+        return None if not good else value if allowed.whole else float(value)  # type: ignore[arg-type]
 
     return Rule(str(allowed), int if allowed.whole else float, check)
 
@@ -83,6 +82,7 @@ _FETCHING = (*_RUNNING, "pull", "convert")
 _SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
 _DRAFTING = {"commands": _RUNNING, "section": "drafting"}
 _SERVING = {"commands": ("serve",), "section": "address"}
+_TOOLS = {"commands": _TALKING, "section": "tools", "in_config": False}
 _FORM = {"commands": ("ask", "map"), "section": "form", "in_config": False}
 
 
@@ -197,6 +197,9 @@ class Settings:
         "--grammar FILE", name_of("a file"), "Text that a grammar (Lark) derives.", "any text", **_FORM)
     json_output: bool | None = setting(
         "--json-output", SWITCH, "Any JSON.", "any text", **_FORM)
+    functions: tuple[str, ...] | None = setting(
+        "--functions FILE", TEXTS, "Let it call the functions of a Python file.", "none", **_TOOLS)
+    allow: tuple[str, ...] | None = setting("--allow TOOL", TEXTS, "Run SERVER/TOOL without asking.", "none", **_TOOLS)
     plain: bool | None = setting(
         "--plain", SWITCH, "Raw text on a terminal, too.",
         "off", commands=("ask", "chat", "sessions show"), section="display")
@@ -307,9 +310,7 @@ def load_settings(
         return replace(loaded, broken=str(error), warnings=(str(error), *loaded.warnings))
 
 
-def _combined(
-    flags: Mapping[str, object], environ: Mapping[str, str], places: Places, config: dict[str, Any]
-) -> Loaded:
+def _combined(flags: Mapping[str, object], environ: Mapping[str, str], places: Places, config: Any) -> Loaded:
     tables = {name: config.pop(name, {}) for name in ("aliases", "prompts")}
     for name, table in tables.items():
         if not isinstance(table, dict) or not all(isinstance(item, str) for item in table.values()):
@@ -322,9 +323,8 @@ def _combined(
         advice = f": did you mean '{near}'?" if near else " has no effect."
         warnings.append(f"Unknown key '{key}' in {places.config}{advice}")
     settings, origins = resolve(Settings, flags, environ, config, places.config)
-    said = tuple(warnings)
-    dumb, aliases, prompts = dumb_terminal(environ), tables["aliases"], tables["prompts"]
-    return Loaded(settings, places, aliases, said, dumb, prompts=prompts, origins=origins)
+    more = {**tables, "warnings": tuple(warnings), "dumb_terminal": dumb_terminal(environ), "origins": origins}
+    return Loaded(settings, places, **more)
 
 
 def resolve(
@@ -387,8 +387,8 @@ def client_folder(variable: str, below_home: str, environ: Mapping[str, str] = o
 
 def user_config(variable: str, name: str, environ: Mapping[str, str] = os.environ) -> Path:
     """Return another program's folder: where its variable says, else where this system keeps such folders."""
-    mac = Path.home() / "Library" / "Application Support"
-    usual = mac if sys.platform == "darwin" else client_folder("XDG_CONFIG_HOME", ".config", environ)
+    mac, xdg = Path.home() / "Library" / "Application Support", client_folder("XDG_CONFIG_HOME", ".config", environ)
+    usual = mac if sys.platform == "darwin" else xdg
     return Path(environ.get(variable) or usual / name)
 
 

@@ -201,7 +201,7 @@ class RemoteAnswer(Answer):
         self._more: Mapping[str, Any] = {}
         self._pieces = 0
         self._reason = ""
-        self._called: dict[int, list[str]] = {}  # name and arguments of calls so far
+        self._called: dict[int, tuple[str, str]] = {}  # name and arguments of calls so far
         self._events = self._run()
 
     @property
@@ -244,7 +244,11 @@ class RemoteAnswer(Answer):
             for choice in chunk.get("choices") or ():
                 delta = choice.get("delta") or {}
                 self._reason = choice.get("finish_reason") or self._reason
-                self._add_calls(delta.get("tool_calls") or ())
+                for one in delta.get("tool_calls") or ():
+                    function, index = one.get("function") or {}, one.get("index", len(self._called))
+                    name, arguments = self._called.get(index, ("", ""))
+                    more = str(function.get("arguments") or "")
+                    self._called[index] = name or str(function.get("name") or ""), arguments + more
                 thought = delta.get("reasoning_content") or delta.get("reasoning")
                 for kind, text in ((Thinking, thought), (Text, delta.get("content"))):
                     if isinstance(text, str) and text:
@@ -255,13 +259,6 @@ class RemoteAnswer(Answer):
         for name, arguments in self._called.values():
             yield Call(name, self._parsed(arguments))
         yield End(_REASONS.get(self._reason, "stop"), self.stats)
-
-    def _add_calls(self, deltas: Sequence[Mapping[str, Any]]) -> None:
-        for one in deltas:
-            function, index = one.get("function") or {}, one.get("index", len(self._called))
-            call = self._called.setdefault(index, ["", ""])
-            call[0] = call[0] or str(function.get("name") or "")
-            call[1] += str(function.get("arguments") or "")
 
     def _parsed(self, arguments: str) -> dict[str, Any]:
         try:

@@ -115,12 +115,6 @@ ToolWords = Annotated[
     list[str] | None,
     Option("--tools", metavar="NAME", help="Let it use time, calculator, files=FOLDER, fetch; can be repeated."),
 ]
-Functions = Annotated[
-    list[str] | None, Option("--functions", metavar="FILE", help="Let it call the functions of a Python file.")
-]
-Allow = Annotated[
-    list[str] | None, Option("--allow", metavar="SERVER/TOOL", help="Run this tool's calls without asking.")
-]
 _RESUME = "Go on with another: id or name; chat lists them."
 Continue = Annotated[bool, Option("-c", "--continue", help="Go on with the latest session.")]
 Resume = Annotated[str | None, Option("-r", "--resume", metavar="ID", help=_RESUME, autocompletion=session_ids)]

@@ -100,7 +100,7 @@ def test_functions_become_tools(tmp_path: Path) -> None:
 
 
 def test_functions_without_annotations_are_named() -> None:
-    def bare(x):  # type: ignore[no-untyped-def]
+    def bare(x):
         return x
 
     with pytest.raises(UsageError, match="its parameter x has no annotation"):
@@ -148,7 +148,13 @@ class TestLimits:
 
     def test_a_person_stops_a_running_tool(self, tmp_path: Path) -> None:
         stops: list[int] = []
-        slow = tool(run=lambda given: (stops.append(1), time.sleep(30)), reads=True)
+
+        def run(given: Mapping[str, Any]) -> str:
+            stops.append(1)
+            time.sleep(30)
+            return ""
+
+        slow = tool(run=run, reads=True)
         runner = runner_of(tmp_path, slow, stopped=lambda: bool(stops))
         assert said(runner, called("act")) == ["The person stopped it."]
 

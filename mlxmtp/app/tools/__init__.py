@@ -1,1 +1,1 @@
-"""Tools that a model may call in `ask` and `chat`: which there are, who allows their calls, how they are run."""
+"""Tools that a model may call in `ask` and `chat`: a list of them, approval, and how calls are run."""

@@ -1,4 +1,4 @@
-"""Who may run what: answers of the person, for one call, for a conversation, or for good.
+"""Approval of calls: answers of the person, for one call, for a conversation, or for good.
 
 What holds for good is a file beside the config: labels of tools with the hash of what was agreed to, so that a server
 that changes a tool's description or schema has to be allowed anew.
@@ -50,7 +50,11 @@ class Approvals:
         if decision.grant == "conversation":
             self._here.add(tool.fingerprint)
         elif decision.grant == "always":
-            self._keep(tool)
+            kept = {**self._read(), tool.label: tool.fingerprint}
+            try:
+                write_atomically(self._file, json.dumps(kept, indent=1) + "\n", parents=True)
+            except OSError as error:
+                raise MlxmtpError(f"{self._file} cannot be written: {error.strerror or error}.") from error
         return decision
 
     def require_none_refused(self) -> None:
@@ -67,13 +71,6 @@ class Approvals:
         if {tool.label, f"{tool.server}/*"} & self._named or tool.fingerprint in self._here:
             return True
         return self._read().get(tool.label) == tool.fingerprint
-
-    def _keep(self, tool: Tool) -> None:
-        kept = {**self._read(), tool.label: tool.fingerprint}
-        try:
-            write_atomically(self._file, json.dumps(kept, indent=1) + "\n", parents=True)
-        except OSError as error:
-            raise MlxmtpError(f"{self._file} cannot be written: {error.strerror or error}.") from error
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -21,6 +21,7 @@ _MOST_FILES, _MOST_LINES, _LARGEST = 500, 400, 4 * 2**20
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1}
 _FETCH_SECONDS = 20
+_TIME = "%A %Y-%m-%d %H:%M:%S %z"
 
 
 def builtin(name: str) -> list[Tool]:
@@ -28,10 +29,16 @@ def builtin(name: str) -> list[Tool]:
     word, _, folder = name.partition("=")
     if word == "files":
         return _Files(Path(folder or ".")).tools()
-    found = {"time": _time, "calculator": _calculator, "fetch": _fetch}.get(name)
-    if found is None:
-        raise UsageError(f"There are no tools '{name}': give time, calculator, fetch, files=FOLDER or a server's name.")
-    return [found()]
+    if name == "time":
+        return [_tool("now", "The date and time here.", lambda _: f"{datetime.now().astimezone():{_TIME}}")]
+    if name == "calculator":
+        told = "Value of an arithmetic expression: + - * / // % ** and parentheses."
+        return [_tool("calculate", told, lambda given: calculate(str(given["expression"])), expression=_TEXT)]
+    if name == "fetch":
+        return [
+            _tool("fetch", "Text of a web address.", lambda given: fetch(str(given["url"])), reads=False, url=_TEXT)
+        ]
+    raise UsageError(f"There are no tools '{name}': give time, calculator, fetch or files=FOLDER.")
 
 
 def _tool(
@@ -41,21 +48,6 @@ def _tool(
     plain = {key: {word: value for word, value in one.items() if word != "optional"} for key, one in properties.items()}
     schema = {"type": "object", "properties": plain, "required": required}
     return Tool(SERVER, name, description, schema, run, reads)
-
-
-def _time() -> Tool:
-    return _tool(
-        "now", "The date and time here.", lambda _: datetime.now().astimezone().strftime("%A %Y-%m-%d %H:%M:%S %z")
-    )
-
-
-def _calculator() -> Tool:
-    told = "Value of an arithmetic expression: + - * / // % ** and parentheses."
-    return _tool("calculate", told, lambda given: calculate(str(given["expression"])), expression=_TEXT)
-
-
-def _fetch() -> Tool:
-    return _tool("fetch", "Text of a web address.", lambda given: fetch(str(given["url"])), reads=False, url=_TEXT)
 
 
 _TWO: dict[type, Callable[[Any, Any], Any]] = {

@@ -55,7 +55,13 @@ class CallRunner:
         """Return a result for each call, in order; those that are allowed run side by side. Raises MlxmtpError."""
         self._rounds += 1
         begun = [(call, self._begin(call)) for call in calls]
-        return tuple(self._result(call, self._wait(call, said)) for call, said in begun)
+        waited = [(call, self._wait(call, said)) for call, said in begun]
+        return tuple(
+            ToolResult(
+                call_id=call.id, name=call.name, content=(TextPart(text=cleaned(said.text)),), is_error=said.failed
+            )
+            for call, said in waited
+        )
 
     def _begin(self, call: ToolCall) -> _Said | SimpleQueue[_Said]:
         """Return the queue in which what the tool says will be, or the reason why it does not run."""
@@ -91,10 +97,6 @@ class CallRunner:
             self._on_progress(call, waited)
             time.sleep(_LOOK)
         return said.get()
-
-    def _result(self, call: ToolCall, said: _Said) -> ToolResult:
-        content = (TextPart(text=cleaned(said.text)),)
-        return ToolResult(call_id=call.id, name=call.name, content=content, is_error=said.failed)
 
 
 _STOPPED = _Said("The person stopped it.", failed=True)

@@ -12,7 +12,7 @@ from mlxmtp.app.tools.builtin import builtin
 from mlxmtp.app.tools.functions import functions_in
 from mlxmtp.app.tools.toolbox import Tool, Toolbox
 from mlxmtp.errors import UsageError
-from mlxmtp.settings import Places
+from mlxmtp.settings import Loaded
 
 APPROVALS = "approvals.json"  # beside the config file
 
@@ -35,19 +35,18 @@ def no_tools() -> Tools:
     return Tools(Toolbox(), Approvals(Path()))
 
 
-def chosen_tools(
-    words: Sequence[str], functions: Sequence[str], allow: Sequence[str], places: Places, ask: AskPerson | None
-) -> Tools:
-    """Return tools by the words of --tools, with commas between or several, and files of functions.
+def chosen_tools(words: Sequence[str], loaded: Loaded, ask: AskPerson | None) -> Tools:
+    """Return tools by the words of --tool, with commas between or several, and files of functions.
 
     Raises UsageError for what there is none of, also for an --allow that no tool has.
     """
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     tools: list[Tool] = [tool for name in names for tool in builtin(name)]
-    tools += [tool for file in functions for tool in functions_in(file)]
+    settings, allow = loaded.settings, loaded.settings.allow or ()
+    tools += [tool for file in settings.functions or () for tool in functions_in(file)]
     labels = {tool.label for tool in tools} | {f"{tool.server}/*" for tool in tools}
     for one in allow:
         if one not in labels:
             there = ", ".join(sorted(tool.label for tool in tools if not tool.reads)) or "none that asks"
             raise UsageError(f"--allow {one} names no tool that was given: there is {there}.")
-    return Tools(Toolbox(tools), Approvals(places.config.with_name(APPROVALS), allow, ask))
+    return Tools(Toolbox(tools), Approvals(loaded.places.config.with_name(APPROVALS), allow, ask))

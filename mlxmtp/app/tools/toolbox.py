@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxmtp.engine.declarations import TOOL_NAME, Declaration, declaration
+from mlxmtp.engine.declarations import Declaration, declaration
 from mlxmtp.errors import UsageError
 
 LONGEST = 48_000
@@ -54,7 +54,9 @@ class Toolbox:
         self._declared: dict[str, Declaration] = {}
         self.off: set[str] = set()
         for tool in tools:
-            name = self._free_name(tool)
+            plain, server = (_NO_NAME.sub("_", one)[:48] or "tool" for one in (tool.name, tool.server))
+            candidates = [plain, f"{server}.{plain}", *(f"{server}.{plain}_{number}" for number in range(2, 1000))]
+            name = next(one for one in candidates if one not in self._tools)
             told = cleaned(tool.description, _DESCRIPTION)
             self._declared[name] = declaration(name, told, tool.parameters, f"The schema of {tool.label}")
             self._tools[name] = tool
@@ -82,12 +84,6 @@ class Toolbox:
             raise UsageError(f"There is no tool {name}: /tools lists them.")
         self.off = self.off - {*found} if on else self.off | {*found}
         return found
-
-    def _free_name(self, tool: Tool) -> str:
-        plain = _NO_NAME.sub("_", tool.name)[:64] or "tool"
-        candidates = [plain, f"{_NO_NAME.sub('_', tool.server)[:48]}.{plain}"]
-        candidates += [f"{candidates[1]}_{number}" for number in range(2, 1000)]
-        return next(one for one in candidates if one not in self._tools and TOOL_NAME.fullmatch(one))
 
 
 def cleaned(text: str, longest: int = LONGEST) -> str:

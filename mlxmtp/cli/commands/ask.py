@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Context, Option
 
-from mlxmtp.cli.options import Allow, Continue, Functions, Resume, ToolWords, begin, can_ask, takes
+from mlxmtp.cli.options import Continue, Resume, ToolWords, begin, can_ask, takes
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import UsageError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @takes(
     "ask",
-    "model url file image_tokens system tools functions allow thinking form ... "
+    "model url file image_tokens system tool tools thinking form ... "
     "cache dry_run display sampling drafting yes force no_color "
     "debug",
 )
@@ -31,9 +31,7 @@ def ask(
         list[str] | None,
         Option("-f", "--file", metavar="PATH", help="Text, picture or folder, can be repeated; - is stdin."),
     ] = None,
-    tools: ToolWords = None,
-    functions: Functions = None,
-    allow: Allow = None,
+    tool: ToolWords = None,
     no_stdin: Annotated[bool, Option("--no-stdin", help="Leave standard input alone.")] = False,
     json: Annotated[bool, Option("--json", help="One JSON object instead of text.")] = False,
     jsonl: Annotated[bool, Option("--jsonl", help="One JSON event per line, as they come.")] = False,
@@ -80,7 +78,7 @@ def ask(
     opener = opener_of(loaded, out)
     loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save)
     person = calls.asking(out) if can_ask(out) else None
-    chosen = chosen_tools(tools or [], functions or [], allow or [], loaded.places, person)
+    chosen = chosen_tools(tool or [], loaded, person)
     turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream), chosen)
     try:
         if dry_run:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Context, Exit, Option
 
-from mlxmtp.cli.options import Allow, Continue, Functions, Resume, ToolWords, begin, takes
+from mlxmtp.cli.options import Continue, Resume, ToolWords, begin, takes
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.signals import kills
 from mlxmtp.errors import UsageError
@@ -21,17 +21,14 @@ if TYPE_CHECKING:
 
 @takes(
     "chat",
-    "model url file image_tokens system tools functions allow ... thinking display sampling drafting yes force "
-    "no_color debug",
+    "model url file image_tokens system tool tools ... thinking display sampling drafting yes force no_color debug",
 )
 def chat(
     ctx: Context,
     file: Annotated[
         list[str] | None, Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated.")
     ] = None,
-    tools: ToolWords = None,
-    functions: Functions = None,
-    allow: Allow = None,
+    tool: ToolWords = None,
     continue_: Continue = False,
     resume: Resume = None,
     no_save: Annotated[bool, Option("--no-save", help="Keep neither session nor history.")] = False,
@@ -77,7 +74,7 @@ def chat(
     try:
         target = opener.target(loaded.settings.model)
         talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
-        _give_tools(talk, tools or [], functions or [], allow or [])
+        _give_tools(talk, tool or [])
         with kills() as killed:
             talk.line.files = [gather(name) for name in file or []]
             for note in (note for one in talk.line.files for note in one.notes):
@@ -99,13 +96,13 @@ def chat(
         out.settle()
 
 
-def _give_tools(talk: Chat, words: list[str], functions: list[str], allow: list[str]) -> None:
+def _give_tools(talk: Chat, words: list[str]) -> None:
     """Let the model call tools, after asking in the conversation. Raises UsageError for what there is none of."""
-    if words or functions or allow:
+    if words or talk.settings.functions or talk.settings.allow:
         from mlxmtp.app.tools.chosen import chosen_tools
         from mlxmtp.cli.calls import asking_in_chat
 
-        talk.tools = chosen_tools(words, functions, allow, talk.loaded.places, asking_in_chat(talk.answer_to))
+        talk.tools = chosen_tools(words, talk.loaded, asking_in_chat(talk.answer_to))
 
 
 def _prepare(

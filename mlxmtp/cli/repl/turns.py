@@ -38,8 +38,12 @@ class Answering:
         self.view, self._interrupted = view, interrupted
         self._chat = chat
         box, approvals = chat.tools.box, chat.tools.approvals
-        stopped, shows = lambda: bool(interrupted.count), self._running
-        self._runner = CallRunner(box, approvals, stopped=stopped, on_progress=shows)
+
+        def running(call: ToolCall, seconds: float) -> None:
+            if seconds >= 1:
+                self._out.progress(f"{call.name}, {seconds:.0f} s")
+
+        self._runner = CallRunner(box, approvals, stopped=lambda: bool(interrupted.count), on_progress=running)
         self._progress, self._clock = PrefillProgress(chat.out), chat.clock
         self._stopping_since: float | None = None
         self._said_so = False  # and with that, shown for the last time
@@ -65,10 +69,6 @@ class Answering:
             self._out.write("\n")
             self.view = self.view.another()
         return outcome
-
-    def _running(self, call: ToolCall, seconds: float) -> None:
-        if seconds >= 1:
-            self._out.progress(f"{call.name}, {seconds:.0f} s")
 
     def _stream(self, turn: Turn, params: Params) -> Outcome | None:
         """Return what came of one answer; None if tools are called in it."""
