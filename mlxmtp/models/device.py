@@ -42,8 +42,8 @@ def tune_threads(hidden_size: int) -> None:
 def find_compiler() -> None:
     """Have MLX look for its C++ compiler, which it does once in a process: to be called before there are threads.
 
-    It asks with system(), which ignores Ctrl-C in the whole process until the compiler has said its version, so one
-    that comes then would be lost, and MLX would find none if it ended the compiler. Blocked, it waits. A GPU needs none.
+    It asks with system(), which ignores Ctrl-C in the whole process until the compiler has said its version: one that
+    comes then would be lost, and with it the compiler, for MLX. Blocked, it waits. A GPU needs no compiler.
     """
     if not on_cpu():
         return

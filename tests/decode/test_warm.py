@@ -88,7 +88,7 @@ def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("[Compiled::eval_cpu] Failed to compile")
 
-    monkeypatch.setattr("mlxmtp.decode.compile.mx.compile", lambda _: broken)
+    monkeypatch.setattr(Rounds, "_build", broken)
     monkeypatch.setattr(Rounds, "_mark", lambda *_: None)
     decoder = Decoder(target("e2b"), drafter("e2b"))
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
