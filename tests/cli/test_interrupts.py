@@ -40,6 +40,15 @@ def test_ctrl_c_while_mlx_asks_for_its_compiler_is_not_lost(command: str, tmp_pa
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     environ |= {"HOME": str(tmp_path), "MLXMTP_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     run = [sys.executable, "-m", "mlxmtp", *COMMANDS[command]]
-    options = {"cwd": tmp_path, "env": environ, "stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    done = subprocess.run(run, **options, start_new_session=True, timeout=60, check=False)
+    done = subprocess.run(
+        run,
+        cwd=tmp_path,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 130, done.stdout + done.stderr
