@@ -146,12 +146,6 @@ class Opener:
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
         return [BUILT_IN, *here, *self.loaded.aliases]
 
-    def prepare(self) -> None:
-        """Do what must be done before there are threads: one for the model, or others beside it."""
-        from mlxmtp.models.device import find_compiler
-
-        find_compiler()
-
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:

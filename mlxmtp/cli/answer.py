@@ -83,7 +83,6 @@ class OneAnswer:
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
         self.opener.require_memory(target, drafter, tokens, settings, turns=cached)
-        self.opener.prepare()
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}" if settings.url is None else f"asking {settings.url}")
