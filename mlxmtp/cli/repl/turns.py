@@ -15,6 +15,7 @@ from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
 from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.media import largest, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import ContextOverflow
 
@@ -192,6 +193,8 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
     opened, settings = chat.model.opened, chat.settings
     tokenizer = opened.model.tokenizer
     messages = turn.prepared(opened.model.media, settings.image_tokens)
+    if picture := largest(media_in(messages)):
+        chat.model.require_memory(picture, settings)
     used = len(tokenizer.prompt_ids(messages, think=bool(settings.think)))
     fit = turn.fit(used, tokenizer, opened.context, settings.max_tokens)
     if not fit.full:
