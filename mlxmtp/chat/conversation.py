@@ -154,10 +154,17 @@ class Conversation:
             self._do({"type": "retract"})
         return self.exchanges[-1].question
 
-    def replace_question(self, question: str, mentioned: str = "") -> None:
-        """Put other words for the last question, whose reply goes; what they mention replaces what the old ones did."""
+    def replace_question(self, question: str, mentioned: str = "", media: Sequence[MediaPart] | None = None) -> None:
+        """Put other words for the last question, whose reply goes; what they mention replaces what the old ones did.
+
+        `media` None: its pictures and sounds stay.
+        """
         self._break_off()
         assert self._history.asked
+        if media is not None and tuple(media) != (last := self.exchanges[-1]).media:
+            parts = user_parts(question, last.attached, mentioned, [self._kept(one) for one in media])
+            self._do({"type": "edit", **Message("user", parts).to_dict()})
+            return
         other = {} if mentioned == self.exchanges[-1].mentioned else {"mentioned": mentioned}
         self._do({"type": "edit", "text": question, **other})
 

@@ -161,7 +161,7 @@ def check(data: bytes) -> str:
 
 
 def test_damaged_files_are_pictures_or_one_sentence() -> None:
-    """`python -m tests.media.hostile` does so with thousands, in processes of their own."""
+    """`python -m scripts.hostile_media` does so with thousands, in processes of their own."""
     for name, data in samples().items():
         assert check(data) == "", name
         dice = random.Random(name)
