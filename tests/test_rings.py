@@ -33,7 +33,7 @@ INWARDS = {
     "app": {"bench", "chat", "convert", "engine", "hub", "machine", "models", "settings", "__init__"},
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
     "serve": {"app", "engine", "media", "settings"},
-    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "settings", "__init__"},
+    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "media", "settings", "__init__"},
     "__main__": {"cli"},
 }
 

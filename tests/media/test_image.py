@@ -35,11 +35,11 @@ def seen(data: bytes) -> Any:
 
 
 def test_pixels_are_those_of_the_reference_at_every_budget() -> None:
-    sizes = list(dict.fromkeys(tuple(one["size"]) for one in RECORDED))
+    sizes = list(dict.fromkeys((one["size"][0], one["size"][1]) for one in RECORDED))
     files = {size: png(Image.fromarray(picture(*size, seed))) for seed, size in enumerate(sizes)}
     opened = {size: open_picture(data) for size, data in files.items()}
     for one in RECORDED:
-        pixels = opened[tuple(one["size"])].pixels(one["budget"], 48)
+        pixels = opened[one["size"][0], one["size"][1]].pixels(one["budget"], 48)
         assert [*pixels.shape] == one["pixels"]
         assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == one["sha256"], one
 
@@ -68,7 +68,9 @@ def test_a_turned_photo_is_seen_upright(kind: str, turn: int) -> None:
     stored = upright if turn == 1 else upright.transpose(Image.Transpose(ways[turn]))
     exif = Image.Exif()
     exif[0x0112] = turn
-    options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
+    options: dict[str, Any] = (
+        {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    )
     found = seen(png(stored, kind, exif=exif, **options))
     assert found.shape == (40, 80, 3)
     assert np.abs(found.astype(int) - np.asarray(upright)).mean() < (2 if kind == "JPEG" else 1e-9)
@@ -102,7 +104,7 @@ def test_sixteen_bits_of_grey_keep_their_shades() -> None:
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_of_an_animation_the_first_picture_is_seen(kind: str) -> None:
     frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "blue", "green")]
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     found = open_picture(png(frames[0], kind, save_all=True, append_images=frames[1:], **options), "many")
     assert np.asarray(found.image)[0, 0].tolist() == [255, 0, 0]
     assert found.notes == ("many has 3 frames or pages, of which the first is read.",)

@@ -94,8 +94,6 @@ def _as_shell(path: str) -> str:
 
 def quoted(path: str, *, always: bool = False) -> str:
     """Return a path in quotes if it has blanks; a folder's closing quote waits for what comes below it."""
-    if not always and not any(character.isspace() or character == "\\" for character in path):
+    if not always and not any(character.isspace() for character in path):
         return path
-    if '"' in path:
-        return f"'{path}'" if "'" not in path else re.sub(r"([\s\\])", r"\\\1", path)
     return f'"{path}' + ("" if path.endswith("/") else '"')

@@ -111,7 +111,7 @@ class LineEditor(Reader):
     def _paste(self, buffer: Buffer, text: str) -> None:
         paths = dropped_paths(text)
         if paths and not buffer.document.char_before_cursor.strip():
-            text = "".join(f"@{quoted(path)} " for path in paths)  # files were dropped on the window
+            text = "".join(f"@{_named(path)} " for path in paths)  # files were dropped on the window
         elif buffer.cursor_position == 0:
             self._literal = _beginning(text)
         buffer.insert_text(text)
@@ -239,6 +239,13 @@ class _Completer(Completer):
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         length, words = complete(document.text_before_cursor, self._sources)
         return (Completion(word, start_position=-length) for word in words)
+
+
+def _named(path: str) -> str:
+    """Return a path as it can stand behind an `@`."""
+    if '"' not in path:
+        return quoted(path)
+    return f"'{path}'" if "'" not in path else re.sub(r"([\s\\])", r"\\\1", path)
 
 
 def _beginning(text: str) -> str:

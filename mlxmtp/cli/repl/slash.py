@@ -107,10 +107,10 @@ COMMANDS = (
         "all: the whole conversation; code: the last code block; N: the Nth code block of the last answer.",
     ),
     Command(
-        "file", "PATH...", "put files, pictures or a folder before the next message", (),
+        "file", "PATH...", "files, pictures, a folder before the next message", (),
         "@PATH within a message does the same. /file alone lists what waits; /file drop N drops one, /file clear all.",
     ),
-    Command("paste", "", "put the clipboard's picture before the next message", (), "Ctrl+V does the same."),
+    Command("paste", "", "the clipboard's picture before the next message", (), "Ctrl+V does the same."),
     Command(
         "system", "[TEXT]", "the system prompt: show it, or set it", (), "@FILE reads a file, /system - removes it."
     ),
