@@ -23,7 +23,6 @@ from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
-from mlxmtp.models.device import find_compiler
 from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
@@ -80,7 +79,6 @@ class Opener:
     attended: bool = False
 
     def __post_init__(self) -> None:
-        find_compiler()  # now: later the model may live on a thread of its own, and others run beside it
         self._store = Store(self.loaded.places, self.loaded.aliases)
 
     def target(self, name: str | None) -> Checkpoint:
@@ -155,6 +153,12 @@ class Opener:
     def names(self) -> list[str]:
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
         return [BUILT_IN, *here, *self.loaded.aliases]
+
+    def prepare(self) -> None:
+        """Do what must be done before there are threads: one for the model, or others beside it."""
+        from mlxmtp.models.device import find_compiler
+
+        find_compiler()
 
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None

@@ -60,11 +60,16 @@ class Models:
         self._others = dict(others or {})
         self._known: dict[str, Served] = {}
 
-    def find(self, name: str) -> Served:
-        """Return the model of that name; none at all, and default, mean the first. Raises Refused."""
+    def known(self, name: str) -> Served | None:
+        """Return the model of that name if it was looked at before; none at all, and default, mean the first."""
         plain = name.removesuffix(":latest")
-        if not plain or plain in self.first.names:
-            return self.first
+        return self.first if not plain or plain in self.first.names else self._known.get(plain)
+
+    def find(self, name: str) -> Served:
+        """Return the model of that name, as `known` does, and look at it if need be. Raises Refused."""
+        if (known := self.known(name)) is not None:
+            return known
+        plain = name.removesuffix(":latest")
         if plain not in self._others:
             there = ", ".join(f"'{one}'" for one in self.names())
             raise Refused(
@@ -73,11 +78,10 @@ class Models:
                 status=404,
                 code="model_not_found",
             )
-        if plain not in self._known:
-            try:
-                self._known[plain] = self._others[plain]()
-            except MlxmtpError as error:
-                raise Refused(str(error), "model", status=503) from error
+        try:
+            self._known[plain] = self._others[plain]()
+        except MlxmtpError as error:
+            raise Refused(str(error), "model", status=503) from error
         return self._known[plain]
 
     def names(self) -> list[str]:

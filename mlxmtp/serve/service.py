@@ -57,13 +57,14 @@ class Service:
 
     async def prepare(self, asked: Asked) -> Prepared:
         """Write the prompt. Raises Refused for a conversation that the template refuses or the context cannot hold."""
-        served = await asyncio.to_thread(self.models.find, asked.model)
+        served = self.models.known(asked.model)
+        if served is None:
+            served = await asyncio.to_thread(self.models.find, asked.model)
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
-            asked = await asyncio.to_thread(self._with_media, served, asked)
-            ids, places = await asyncio.to_thread(self._prompt, served.name, tokenizer, asked)
-            _require_tokens(tokenizer, asked)
-            constraint = await asyncio.to_thread(_constraint, tokenizer, asked)
+            if media_in(asked.messages):
+                asked = await asyncio.to_thread(self._with_media, served, asked)
+            ids, places, constraint = await asyncio.to_thread(self._written_out, served.name, tokenizer, asked)
             params = [self._params(asked, constraint, index) for index in range(asked.n)]
         except UsageError as error:
             raise Refused(str(error), "response_format") from error
@@ -95,21 +96,12 @@ class Service:
         for job in jobs:
             self.scheduler.cancel(job)
 
-    async def pieces(
-        self, job: Job, prepared: Prepared, heartbeat: float | None, prefix: str
-    ) -> AsyncIterator[Piece | Ending | None]:
-        """Yield an answer, its ending last, and None whenever `heartbeat` seconds have passed without anything.
-
-        Raises AnswerFailed, with a sentence for the client.
-        """
+    async def pieces(self, job: Job, prepared: Prepared, prefix: str) -> AsyncIterator[Piece | Ending]:
+        """Yield an answer, its ending last. Raises AnswerFailed, with a sentence for the client."""
         calls: Counter[str] = Counter()
         cut, thought, first = False, "", ""
         while True:
-            try:
-                event = await asyncio.wait_for(job.events.get(), heartbeat)
-            except TimeoutError:
-                yield None
-                continue
+            event = await job.events.get()
             if isinstance(event, Failed):
                 self.metrics.failed += 1
                 raise AnswerFailed(sentence(event.error)) from event.error
@@ -140,10 +132,10 @@ class Service:
         answers = []
         for job in jobs:
             said = Collected()
-            async for piece in self.pieces(job, prepared, None, prefix):
+            async for piece in self.pieces(job, prepared, prefix):
                 if isinstance(piece, Ending):
                     answers.append((said, piece))
-                elif piece is not None:
+                else:
                     said.add(piece)
         return answers
 
@@ -152,8 +144,6 @@ class Service:
         count = len(media_in(asked.messages))
         if count > MOST_MEDIA:
             raise Refused(f"The messages have {count} pictures, and at most {MOST_MEDIA} are taken.", "messages")
-        if not count:
-            return asked
         tokens = asked.given.get("image_tokens", self._defaults.get("image_tokens"))
         if served.no_pictures:
             raise Refused(served.no_pictures, "messages", status=503)
@@ -161,6 +151,14 @@ class Service:
             return replace(asked, messages=[dict(one) for one in served.media.prepared(asked.messages, tokens)])
         except UsageError as error:
             raise Refused(str(error), "messages", code="invalid_value") from error
+
+    def _written_out(
+        self, name: str, tokenizer: Tokenizer, asked: Asked
+    ) -> tuple[list[int], list[int], Constraint | None]:
+        """Return the prompt, places in it, and the form of the answer."""
+        ids, places = self._prompt(name, tokenizer, asked)
+        _require_tokens(tokenizer, asked)
+        return ids, places, _constraint(tokenizer, asked)
 
     def _prompt(self, name: str, tokenizer: Tokenizer, asked: Asked) -> tuple[list[int], list[int]]:
         if asked.raw is not None:
