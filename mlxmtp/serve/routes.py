@@ -253,7 +253,12 @@ class Routes:
         served = self._service.models.find(body.text("model", "") or body.text("name", ""))
         info = {"general.architecture": "gemma4", "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
-        capabilities = ["completion", "tools", "thinking"]
+        capabilities = [
+            "completion",
+            "tools",
+            "thinking",
+            *(["vision"] if served.media.sees and not served.no_pictures else []),
+        ]
         return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
 
 

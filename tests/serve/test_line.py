@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_read_ends_the_server(tmp_path: Path) -> None:
     def read() -> None:
         raise LoadError("The weights are damaged.")
 
-    sides: Any = {"read": lambda _: read(), "read_tokenizer": lambda: None}
+    sides: Any = {"read": lambda _: read(), "read_tokenizer": lambda: None, "media": None}
     server = Server(Models(Served("fake", frozenset({"fake"}), 9, has_drafter=False, **sides)), Options(port=0), print)
     with pytest.raises(LoadError, match="damaged"):
         server.run({})
