@@ -6,7 +6,8 @@
     .venv/bin/python -m scripts.benchmarks.serving load --minutes 10 # 32 clients, some of which go away
 
 Everything stays on this machine. `load` compares every text with the Python API's for the same seed and watches the
-server's memory; it fails if a text differs, an answer is lost or the server does not end quietly.
+server's memory; it fails if a text differs, an answer is lost, memory grows by more than a tenth between the second and
+the last fifth of the time, or the server does not end quietly.
 """
 
 from __future__ import annotations
@@ -282,11 +283,13 @@ def load(minutes: float, clients: int) -> None:
                 thread.join(30 / clients)
         alone = ask(port, _question(QUESTIONS[0]), **_asked(1))
         quiet = process.poll() is None
-    settled = memory[len(memory) // 5 :] or memory
-    say(f"memory after the first fifth: {min(settled):.0f} to {max(settled):.0f} MB; at the end {memory[-1]:.0f} MB")
+    early, late = median(memory[len(memory) // 5 :][: len(memory) // 5 + 1]), median(memory[-len(memory) // 5 :])
+    say(f"memory in the second fifth {early:.0f} MB, in the last {late:.0f} MB, at most {max(memory):.0f} MB")
     lost = {what: count for what, count in run.counts.items() if what.startswith("failed")}
-    fine = quiet and not lost and not run.wrong and alone is not None and process.returncode == 0
-    say(f"{dict(run.counts)}; {len(run.wrong)} wrong; ended with {process.returncode}")
+    flat = late <= 1.1 * early
+    done = run.counts["answered"] > 0 and alone is not None and alone.text == expected[QUESTIONS[0], 1]
+    fine = quiet and done and flat and not lost and not run.wrong and process.returncode == 0
+    say(f"{dict(run.counts)}; {len(run.wrong)} wrong; ended with {process.returncode}: {'fine' if fine else 'FAILED'}")
     for one in run.wrong[:5]:
         say(one)
     raise SystemExit(0 if fine else 1)
