@@ -158,7 +158,7 @@ def test_types_of_fields_are_those_that_their_rules_return() -> None:
     samples = {bool: True, str: "4", int: 4, float: 0.5, list[str]: ["a"]}
     for name, one in TABLE.items():
         allowed = [get_origin(kind) or kind for kind in get_args(hints[name]) if kind is not NoneType]
-        sample = {"draft_from": "mtp,copy", "image_tokens": 70}.get(name, samples[one.rule.reads])
+        sample = {"draft_from": "mtp,copy", "exact": "on", "image_tokens": 70}.get(name, samples[one.rule.reads])
         assert type(one.rule.check(sample)) in allowed, name
         assert one.rule.check(object()) is None
 

@@ -77,6 +77,7 @@ class View(Protocol):
 
     positions: mx.array  # [L]
     masks: dict[str, Any]
+    unused: int  # of the last rows, nobody reads so many
 
     def update(self, i: int, rows: mx.array) -> Rows: ...
 
@@ -123,7 +124,9 @@ class Layer:
         h = h + self._norm(attended, after_attention)
         gate, up = mx.split(self._gate_up(self._norm(h, before_mlp)), 2, axis=-1)
         dense = self._down(gelu(gate) * up)
-        h = h + self._norm(dense if self._experts is None else self._experts(h, dense), after_mlp)
+        if self._experts is not None:
+            dense = self._experts(h, dense, 0 if view is None else view.unused)
+        h = h + self._norm(dense, after_mlp)
         if extra is not None and self._extra is not None:
             narrow, widen, norm = self._extra
             h = h + self._norm(widen(gelu(narrow(h)) * extra), norm)
@@ -201,11 +204,15 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     """queries [1, L, heads, D] and the K/V they look at -> [L, heads * D]; ``mask`` [L, rows] or "causal".
 
     Keys and values of several slots take the queries of one after the other, ``mask`` is [slots, L / slots, rows] then.
+    A mask for more rows than there are queries has the last of them computed more than once (`FixedView`).
     Gemma 4 does not scale its scores. A chunk of the prompt, which dequantizes what is quantized, takes MLX's function,
     and so does a round on a GPU that has a kernel for it. Elsewhere that function would read keys and values once for
     every head of a group, and on a CPU be a dozen operations: here heads and rows of a group are the rows of one
     product. On a CPU they are its columns: K q^T takes OpenBLAS half as long as q K^T.
     """
+    if not isinstance(mask, str) and (more := mask.shape[-2] - queries.shape[1]) > 0:
+        last = mx.broadcast_to(queries[:, -1:], (1, more, *queries.shape[2:]))
+        return attend(mx.concatenate([queries, last], axis=1), kv, mask)[:-more]
     _, all_rows, heads, dim = queries.shape
     keys, values = kv
     slots, groups = (keys.values if isinstance(keys, QuantizedRows) else keys).shape[:2]
@@ -253,13 +260,19 @@ class _Sparse:
         glu = weights.below("experts.switch_glu")
         self._experts = Experts(*(glu.matrix(name) for name in ("gate_proj", "up_proj", "down_proj")))
 
-    def __call__(self, h: mx.array, dense: mx.array) -> mx.array:
-        """h [L, H] and the dense MLP's result [L, H] -> [L, H]; weights are the softmax over the k highest scores."""
+    def __call__(self, h: mx.array, dense: mx.array, unused: int) -> mx.array:
+        """h [L, H] and the dense MLP's result [L, H] -> [L, H]; weights are the softmax over the k highest scores.
+
+        The last ``unused`` rows go through no expert, whose weights would be read for nothing.
+        """
         scores = self._router.project(mx.fast.rms_norm(h, self._router_norm, self._eps))
         indices = mx.argpartition(scores, kth=-self._k, axis=-1)[..., -self._k :]  # [L, k]
         chosen = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1, precise=True)
         weights = chosen * self._expert_scale[indices]
-        sparse = self._experts(mx.fast.rms_norm(h, self._before, self._eps), indices, weights)
+        used, normed = h.shape[0] - unused, mx.fast.rms_norm(h, self._before, self._eps)
+        sparse = self._experts(normed[:used], indices[:used], weights[:used])
+        if unused:
+            sparse = mx.concatenate([sparse, normed[used:]])
         dense = mx.fast.rms_norm(dense, self._after_dense, self._eps)
         return dense + mx.fast.rms_norm(sparse, self._after, self._eps)
 
@@ -297,5 +310,8 @@ def _expert_product(x: mx.array, matrix: Matrix, rows: Sequence[int] | None, exp
     pairs: dict[str, Any] = {"lhs_indices": None if rows is None else mx.array(list(rows), mx.uint32)}
     pairs |= {"rhs_indices": experts, "sorted_indices": rows is None}
     if matrix.quantization is None:
-        return mx.gather_mm(x, matrix.arrays[0].swapaxes(1, 2), **pairs)
+        weights, dtype = matrix.arrays[0].swapaxes(1, 2), x.dtype
+        if device.on_cpu() and dtype != mx.float32:  # the only one that MLX's CPU backend takes here
+            return mx.gather_mm(x.astype(mx.float32), weights.astype(mx.float32), **pairs).astype(dtype)
+        return mx.gather_mm(x, weights, **pairs)
     return mx.gather_qmm(x, matrix.arrays[0], **pairs, **matrix.arguments)
