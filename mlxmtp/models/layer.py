@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from mlxmtp.models import device
+from mlxmtp.models import device, metal
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.kv_quant import QuantizedRows, Rows, dequantized, scores, weighted_sum
 from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join, softmax
@@ -21,9 +21,6 @@ _SORTED, _SORTED_PER_EXPERT = 64, 4
 """From so many pairs of row and expert on they are sorted by expert, so that the weights of each are read once.
 
 MLX's kernel for sorted quantized pairs on Metal takes over at four for each expert: before that, sorting is lost."""
-
-KERNEL_ROWS, KERNEL_QUERIES, KERNEL_HEADS = 8, 32, frozenset({64, 96, 128, 192, 256})
-"""Limits of that kernel: rows, rows times query heads of a K/V head, and head sizes. Gemma's full layers have 512."""
 
 _FINER = 12
 """Bits of a speed below 2^-32 turns; their product with a position must stay below 2^32."""
@@ -195,11 +192,6 @@ def halves(rows: Rows) -> KV:
     return keys, values
 
 
-def has_kernel(rows: int, heads_per_group: int, dim: int) -> bool:
-    """Return True if MLX's Metal backend attends with a few rows under a mask in one kernel (0.32.4, as shipped)."""
-    return rows <= KERNEL_ROWS and rows * heads_per_group <= KERNEL_QUERIES and dim in KERNEL_HEADS
-
-
 def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     """queries [1, L, heads, D] and the K/V they look at -> [L, heads * D]; ``mask`` [L, rows] or "causal".
 
@@ -222,7 +214,7 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     many = isinstance(mask, str) or rows > _FEW
     if many:
         keys, values = dequantized(keys), dequantized(values)
-    fused = many or (not device.on_cpu() and has_kernel(rows, each, dim))
+    fused = many or (not device.on_cpu() and metal.has_kernel(rows, each, dim))
     if fused and isinstance(keys, mx.array) and isinstance(values, mx.array):
         by_slot = queries.reshape(slots, rows, heads, dim).transpose(0, 2, 1, 3)
         y = mx.fast.scaled_dot_product_attention(by_slot, keys, values, scale=1.0, mask=mask)

@@ -23,7 +23,7 @@ from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.exact import Passes, find_passes, probe, room_for
 from mlxmtp.decode.sampling import Sampling, near_ties
 from mlxmtp.errors import LoadError, UsageError
-from mlxmtp.models import device, layer, linear
+from mlxmtp.models import device, layer, linear, metal
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.load import load_drafter, load_target
 from mlxmtp.models.target import Target
@@ -59,7 +59,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     monkeypatch.setattr(device, "compute_dtype", lambda stored: stored)
     monkeypatch.setattr(exact, "_FREE", 1e9)  # what passes cost here says nothing
     monkeypatch.setattr(decoder_module, "AHEAD", 1)  # short buffers, which grow under way
-    monkeypatch.setattr(layer, "KERNEL_HEADS", frozenset({SLIDING}))
+    monkeypatch.setattr(metal, "HEADS", frozenset({SLIDING}))
     gathered: Any = mx.gather_mm
 
     def wide(x: mx.array, weights: mx.array, **pairs: Any) -> mx.array:

@@ -4,7 +4,7 @@ The graph is traced on the CPU and written by ``mx.export_to_dot``. Two things d
 
 * RMS norm, rotary embedding and attention are one kernel each on a GPU, where the CPU takes several. They are traced as
   one opaque node (``Depends``), which, like them, nothing is fused with. Attention only where MLX's Metal backend has a
-  kernel for it (`layer.has_kernel`); elsewhere, heads of 512 among it, the operations in its place are counted.
+  kernel for it (`metal.has_kernel`); elsewhere, heads of 512 among it, the operations in its place are counted.
 * Nodes are not launches: views of memory launch nothing, a concatenation copies each of its inputs, a write at a place
   known to the device first computes that place.
 
@@ -24,7 +24,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxmtp.models import device, layer
+from mlxmtp.models import device, metal
 from scripts.benchmarks.graphs.narrow import HEAD
 
 VIEWS = frozenset(
@@ -107,7 +107,7 @@ def as_on_a_gpu() -> Iterator[Counter[str]]:
     opaque: Counter[str] = Counter()
     norm, rope, attention, on_cpu = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, device.on_cpu
     fast: Any = mx.fast
-    sizes = layer.KERNEL_HEADS
+    sizes = metal.HEADS
 
     def hide(name: str, x: mx.array, *others: Any) -> mx.array:
         opaque[name] += 1
@@ -115,16 +115,16 @@ def as_on_a_gpu() -> Iterator[Counter[str]]:
 
     def attended(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, **_: Any) -> mx.array:
         _, heads, rows, dim = queries.shape
-        if layer.has_kernel(rows, heads // keys.shape[1], dim):
+        if metal.has_kernel(rows, heads // keys.shape[1], dim):
             return hide("attention", queries, keys, values, mask)
         return attention(queries, keys, values, scale=scale, mask=mask)
 
     fast.rms_norm = lambda x, weight, eps: hide("RMS norm", x, weight)
     fast.rope = lambda x, *_, offset, freqs=None, **__: hide("rotary embedding", x, offset, freqs)
     fast.scaled_dot_product_attention = attended
-    device.on_cpu, layer.KERNEL_HEADS = (lambda: False), frozenset({HEAD})
+    device.on_cpu, metal.HEADS = (lambda: False), frozenset({HEAD})
     try:
         yield opaque
     finally:
         fast.rms_norm, fast.rope, fast.scaled_dot_product_attention = norm, rope, attention
-        device.on_cpu, layer.KERNEL_HEADS = on_cpu, sizes
+        device.on_cpu, metal.HEADS = on_cpu, sizes
