@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from mlxmtp.models import device, metal
 from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.fused import add_norm, usable
 from mlxmtp.models.kv_quant import QuantizedRows, Rows, dequantized, scores, weighted_sum
 from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join, softmax
 
@@ -79,6 +80,16 @@ class View(Protocol):
     def update(self, i: int, rows: mx.array) -> Rows: ...
 
 
+class Residual(NamedTuple):
+    """What goes from layer to layer [L, H], and normed as the next one reads it."""
+
+    values: mx.array
+    normed: mx.array
+
+    def last(self) -> "Residual":
+        return Residual(self.values[-1:], self.normed[-1:])
+
+
 class Layer:
     """One decoder layer, number ``i`` of the network of ``config``; ``own``: it has keys and values of its own."""
 
@@ -101,36 +112,51 @@ class Layer:
             )
         # A vector: mx.compile writes constants of one element into a kernel's source, a library for every layer.
         self._scalar = mx.contiguous(mx.broadcast_to(weights.vector("layer_scalar"), (config.hidden_size,)))
+        usable(self._scalar.dtype, config.hidden_size, config.eps)  # tried out now, not inside of a trace
 
     def __call__(
         self,
-        h: mx.array,
+        state: Residual,
+        following: mx.array,
         mask: Any,
         turn: Rotation,
         *,
         kv: KV | None = None,
         view: View | None = None,
         extra: mx.array | None = None,
-    ) -> tuple[mx.array, KV]:
-        """h [L, H] -> [L, H] and the K/V it attended to: ``kv`` where given, else its own, written through ``view``.
+    ) -> tuple[Residual, KV]:
+        """Return the next state and the K/V it attended to: ``kv`` where given, else its own, written through ``view``.
 
-        ``extra`` [L, P] is the per-layer input.
+        ``following`` [H] is the weight of the norm that comes next, ``extra`` [L, P] the per-layer input.
         """
-        before_attention, after_attention, before_mlp, after_mlp = self._norms
-        attended, kv = self.attention(self._norm(h, before_attention), mask, turn, kv, view, self._i)
-        h = h + self._norm(attended, after_attention)
-        gate, up = mx.split(self._gate_up(self._norm(h, before_mlp)), 2, axis=-1)
+        _, after_attention, before_mlp, after_mlp = self._norms
+        attended, kv = self.attention(state.normed, mask, turn, kv, view, self._i)
+        h, normed = add_norm(state.values, attended, after_attention, self._eps, following=before_mlp)
+        gate, up = mx.split(self._gate_up(normed), 2, axis=-1)
         dense = self._down(gelu(gate) * up)
         if self._experts is not None:
             dense = self._experts(h, dense, 0 if view is None else view.unused)
-        h = h + self._norm(dense, after_mlp)
-        if extra is not None and self._extra is not None:
-            narrow, widen, norm = self._extra
-            h = h + self._norm(widen(gelu(narrow(h)) * extra), norm)
-        return h * self._scalar, kv
+        last: dict[str, mx.array] = {"scale": self._scalar, "following": following}
+        if extra is None or self._extra is None:
+            return Residual(*add_norm(h, dense, after_mlp, self._eps, **last)), kv
+        narrow, widen, norm = self._extra
+        h, _ = add_norm(h, dense, after_mlp, self._eps)
+        return Residual(*add_norm(h, widen(gelu(narrow(h)) * extra), norm, self._eps, **last)), kv
 
-    def _norm(self, x: mx.array, weight: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, weight, self._eps)
+    @property
+    def first_norm(self) -> mx.array:
+        """The weight of the norm before the layer."""
+        return self._norms[0]
+
+
+def begin(h: mx.array, layers: Sequence[Layer], eps: float) -> Residual:
+    """Return the state before the first of ``layers``."""
+    return Residual(h, mx.fast.rms_norm(h, layers[0].first_norm, eps))
+
+
+def following_norms(layers: Sequence[Layer], last: mx.array) -> list[mx.array]:
+    """Return the weight of the norm behind each layer; ``last`` is that of the network's own."""
+    return [*(layer.first_norm for layer in layers[1:]), last]
 
 
 class Attention:
@@ -265,8 +291,7 @@ class _Sparse:
         sparse = self._experts(normed[:used], indices[:used], weights[:used])
         if unused:
             sparse = mx.concatenate([sparse, normed[used:]])
-        dense = mx.fast.rms_norm(dense, self._after_dense, self._eps)
-        return dense + mx.fast.rms_norm(sparse, self._after, self._eps)
+        return add_norm(mx.fast.rms_norm(dense, self._after_dense, self._eps), sparse, self._after, self._eps)[0]
 
 
 class Experts:
