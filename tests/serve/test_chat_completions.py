@@ -187,7 +187,9 @@ def test_no_text_of_a_request_is_a_mark(served: Running) -> None:
     assert [ids.count(marks[name]) for name in marks] == [3, 1, 2]
 
 
-@pytest.mark.parametrize("tools", [{}, {"tools": []}, {"tools": [TOOL], "tool_choice": "none"}])
+@pytest.mark.parametrize(
+    "tools", [{}, {"tools": []}, {"tool_choice": "auto"}, {"tools": [TOOL], "tool_choice": "none"}]
+)
 def test_no_tools_are_none(served: Running, tools: Json) -> None:
     served.say(call("f{}") + "<turn|>")
     [choice] = served.post(CHAT, messages=HI, **tools)["choices"]
@@ -229,7 +231,7 @@ REFUSED: list[tuple[Json, str]] = [
     ({"messages": [{"content": "Hi"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
-     "messages[0].content[0].type"),
+     "messages[0].content[0].image_url.url"),
     ({"messages": [*HI, {"role": "tool", "tool_call_id": "x", "content": "1"}]}, "messages[1].tool_call_id"),
     ({"messages": [*HI, asked("f", "{broken")]}, "messages[1].tool_calls[0].function.arguments"),
     ({"messages": [*HI, asked("f", "[1]")]}, "messages[1].tool_calls[0].function.arguments"),
