@@ -99,7 +99,12 @@ def probe(target: Target) -> Passes | str:
                 seconds[rows] = min(took, seconds.get(rows, took))
     alike = [all(bool(mx.array_equal(one[a][0], one[b][0])) for one in bits) for a, b in pairwise(range(1, MOST + 1))]
     for passes in _candidates(alike, seconds):
-        if all(_place_is_nothing(target, cache, offset, passes) for offset in positions):
+        rows, same = passes.most, True
+        for offset in positions:
+            whole = _scores(target, cache, offset, rows, passes)  # the cache holds the keys of its first row then
+            later = _scores(target, cache, offset + 1, rows, passes)
+            same = same and bool(mx.array_equal(whole[1:], later[: rows - 1]))
+        if same:
             return passes
     return "the last bits of its numbers depend on where a token stands in a pass"
 
@@ -112,13 +117,6 @@ def _candidates(alike: Sequence[bool], seconds: dict[int, float]) -> Iterator[Pa
                 yield Passes(fewest, most, seconds[fewest] / seconds[1])
     for rows in range(MOST, _LEAST - 1, -1):
         yield Passes(rows, rows, seconds[rows] / seconds[1])  # by construction, if a row may stand anywhere
-
-
-def _place_is_nothing(target: Target, cache: KVCache, offset: int, passes: Passes) -> bool:
-    """Return True if rows have the same bits wherever they stand in a pass: the cache holds the keys of the first."""
-    whole = _scores(target, cache, offset, passes.most, passes)
-    later = _scores(target, cache, offset + 1, passes.most, passes)
-    return bool(mx.array_equal(whole[1:], later[: passes.most - 1]))
 
 
 def _filled(target: Target) -> tuple[KVCache, list[int]]:

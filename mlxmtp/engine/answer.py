@@ -91,7 +91,7 @@ class Answer:
             self._meter.reused_tokens = self._decoder.reused
         decoder = self._decoder
         ties = None if decoder.near_ties is None else cast("int", decoder.near_ties.item())
-        reason = explain(decoder.depth, exact=decoder.passes is not None)
+        reason = explain(decoder.depth) + ("" if decoder.passes is None else ", exact text")
         return self._meter.stats(peak_memory=mx.get_peak_memory(), draft_reason=reason, near_ties=ties)
 
     @property

@@ -122,13 +122,8 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
-def explain(depth: DraftLength, *, exact: bool = False) -> str:
-    """Return one phrase for the statistics: the draft length, what it gains, the two numbers that decide, and whether
-    the text is `exact`."""
-    return _explained(depth) + (", exact text" if exact else "")
-
-
-def _explained(depth: DraftLength) -> str:
+def explain(depth: DraftLength) -> str:
+    """Return one phrase for the statistics: the draft length, what it gains, and the two numbers that decide."""
     if depth.limit == 0:
         return "no drafter" if depth.copying is None else "copies of the text alone"
     if depth.fixed is not None:

@@ -94,16 +94,11 @@ def _costs(config: ModelConfig, width: int) -> _Costs:
     if text.get("enable_moe_block"):  # each row is copied for every expert it chose
         experts = int(text["top_k_experts"]) * (4 * hidden + 3 * int(text["moe_intermediate_size"]))
     # Scores are written over by their softmax; beside them stands the mask.
-    longest = max(_SHORT_WINDOW, config.window)
-    return _Costs(row, late, config.heads * width + 1, experts * width, config.window, longest, _blocked(config, width))
-
-
-def _blocked(config: ModelConfig, width: int) -> bool:
-    """Return True if full layers attend to long chunks without keeping scores."""
-    if FULL not in config.layer_types or width != _ON_GPU:
-        return False
-    dim, heads = config.head_dim(FULL), config.kv_heads(FULL)
-    return route(BLOCKED_ROWS, config.heads, heads, dim, "causal", BLOCKED_ROWS) == "blocked"
+    longest, blocked = max(_SHORT_WINDOW, config.window), False
+    if FULL in own and width == _ON_GPU:
+        shape = config.heads, config.kv_heads(FULL), config.head_dim(FULL)
+        blocked = route(BLOCKED_ROWS, *shape, "causal", BLOCKED_ROWS) == "blocked"
+    return _Costs(row, late, config.heads * width + 1, experts * width, config.window, longest, blocked)
 
 
 def _layer(config: ModelConfig, i: int) -> tuple[int, int]:

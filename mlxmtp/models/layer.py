@@ -81,7 +81,7 @@ class View(Protocol):
 
 
 class Residual(NamedTuple):
-    """What goes from layer to layer [L, H], and normed as the next one reads it."""
+    """Values [L, H] that go from layer to layer, and normed as the next one reads them."""
 
     values: mx.array
     normed: mx.array
