@@ -1,22 +1,22 @@
 """Sounds as a model hears them: mono samples at 16 kHz, in pieces of at most 30 s, and features of them.
 
-The reference is transformers' loader (librosa: libsndfile, mean of the channels, soxr) and its Gemma4AudioFeatureExtractor.
-Other on purpose: there what lies behind 30 s is lost, here it is a piece of its own.
+The reference is transformers' loader (librosa: libsndfile, mean of the channels, soxr) and its
+Gemma4AudioFeatureExtractor. Other on purpose: there what lies behind 30 s is lost, here it is a piece of its own.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -32,7 +32,8 @@ MOST_SECONDS = 3 * 3600
 """Of one file: at 25 tokens a second, more than any model's context holds."""
 SHORTEST = 161
 """Samples below which there is no frame, and so no token."""
-_PIECE = 30 * RATE
+PIECE = 30 * RATE
+"""Samples that a model hears at once; the 12B's preparation has no such bound, but it was trained with it."""
 _SEARCHED = 5 * RATE  # of a piece's end, for a quiet place
 _QUIET = RATE // 10  # samples of such a place
 _LEFT = RATE  # at least so much for the last piece
@@ -44,6 +45,14 @@ _BLOCK = 2**18  # values that are decoded at once
 _FAULTS = (ArithmeticError, AssertionError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 """What soundfile and soxr raise for damaged files."""
 _PATIENCE = 600  # seconds for a converter
+_DECODE = f"""
+import sys, soundfile
+with soundfile.SoundFile(sys.argv[1]) as file, soundfile.SoundFile(
+    sys.argv[2], "w", file.samplerate, 1, "FLOAT", format="RF64"
+) as made:
+    for block in file.blocks({_BLOCK}, dtype="float32", always_2d=True, frames={MOST_SECONDS + 1} * file.samplerate):
+        made.write(block.mean(axis=1))
+"""
 _CONVERTERS = {
     "afconvert": ["-f", "WAVE", "-d", "LEF32", "{source}", "{made}"],  # a part of macOS
     "ffmpeg": [
@@ -68,8 +77,8 @@ class Sound:
     def pieces(self) -> Iterator[NDArray[np.float32]]:
         """Yield the samples in pieces of at most 30 s, cut at the quietest place of a piece's last 5 s."""
         rest = self.samples
-        while len(rest) > _PIECE:
-            first, last = _PIECE - _SEARCHED, min(_PIECE, len(rest) - _LEFT)
+        while len(rest) > PIECE:
+            first, last = PIECE - _SEARCHED, min(PIECE, len(rest) - _LEFT)
             energy = np.concatenate([[0.0], np.cumsum(np.square(rest[first:last], dtype=np.float64))])
             around = energy[_QUIET:] - energy[:-_QUIET]
             cut = last - _QUIET // 2 - int(np.argmin(around[::-1]))  # the last one of those that are as quiet
@@ -124,7 +133,7 @@ def _mel_filters() -> NDArray[np.float64]:
 
 
 def _resampled(file: soundfile.SoundFile, name: str) -> NDArray[np.float32]:
-    """Return the mean of all channels at 16 kHz, read in blocks: no more than the result is in memory."""
+    """Return the mean of all channels at 16 kHz, as librosa makes it, read in blocks: no more is in memory."""
     rate, channels = file.samplerate, file.channels
     if rate not in _RATES:
         raise UsageError(f"{name} has {rate:,} samples a second, which no recording has: give an undamaged file.")
@@ -140,28 +149,28 @@ def _resampled(file: soundfile.SoundFile, name: str) -> NDArray[np.float32]:
         mono = block.mean(axis=1) if channels > 1 else block[:, 0]
         parts.append(mono if resampler is None else resampler.resample_chunk(mono, last=not more))
     samples, wanted = np.concatenate(parts), math.ceil(total * RATE / rate)
-    return np.pad(samples, (0, max(0, wanted - len(samples))))[:wanted]  # as librosa rounds
+    return np.pad(samples, (0, max(0, wanted - len(samples))))[:wanted]
 
 
 @contextmanager
-def _decodable(data: bytes, media_type: str, name: str) -> Iterator[BinaryIO | Path]:
-    """Provide what libsndfile reads: the bytes, or a file that a converter of this system made of AAC."""
-    if media_type not in ("audio/mp4", "audio/aac"):
-        yield io.BytesIO(data)
-        return
-    program = next(filter(shutil.which, _CONVERTERS), None)
-    if program is None:
-        raise UsageError(f"{name} is AAC, which takes ffmpeg to read: install that, or give WAV, FLAC, MP3 or Ogg.")
+def _decodable(data: bytes, media_type: str, name: str) -> Iterator[Path]:
+    """Provide a file that libsndfile reads; where it cannot, or would write warnings to our stderr, a converted one."""
     with TemporaryDirectory() as folder:
-        source, made = Path(folder, "source.m4a"), Path(folder, "made.wav")
+        source, made = Path(folder, "source"), Path(folder, "made.wav")
         source.write_bytes(data)
-        arguments = [one.format(source=source, made=made) for one in _CONVERTERS[program]]
+        if media_type == "audio/mpeg":
+            command = [sys.executable, "-P", "-c", _DECODE, str(source), str(made)]
+        elif media_type in ("audio/mp4", "audio/aac"):
+            if (program := next(filter(shutil.which, _CONVERTERS), None)) is None:
+                raise UsageError(f"{name} is AAC, which takes ffmpeg to read: install that, or give WAV, FLAC or MP3.")
+            command = [program, *(one.format(source=source, made=made) for one in _CONVERTERS[program])]
+        else:
+            yield source
+            return
         try:
-            subprocess.run(
-                [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True
-            )
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)
         except (OSError, subprocess.SubprocessError) as error:
-            raise UsageError(f"{name} cannot be read by {program}: give WAV, FLAC, MP3 or Ogg.") from error
+            raise UsageError(f"{name} is damaged, or no sound that can be read: give WAV, FLAC or Ogg.") from error
         yield made
 
 
