@@ -23,6 +23,7 @@ from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
+from mlxmtp.models.device import find_compiler
 from mlxmtp.settings import Loaded, Settings, load_settings
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
@@ -79,6 +80,7 @@ class Opener:
     attended: bool = False
 
     def __post_init__(self) -> None:
+        find_compiler()  # now: later the model may live on a thread of its own, and others run beside it
         self._store = Store(self.loaded.places, self.loaded.aliases)
 
     def target(self, name: str | None) -> Checkpoint:

@@ -18,7 +18,7 @@ from mlxmtp.decode.mixed_sampling import choices
 from mlxmtp.decode.round import Parts, State, make_parts, make_round
 from mlxmtp.decode.sampling import Filters, Sampling
 from mlxmtp.limits import COPIED, MAX_DRAFT, STEP
-from mlxmtp.models.device import on_cpu
+from mlxmtp.models.device import find_compiler, on_cpu
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.slots import SlotCache
@@ -29,6 +29,7 @@ Compiled = Literal["background", "always", "never"]
 Kind = tuple[Any, ...]
 """What shapes a round beside its draft length: filters of sampling, or for several texts see `BatchRounds`."""
 Key = tuple[int, Kind]
+_TRIES = 3  # at building kernels: Ctrl-C in a terminal ends the compiler, too, and a conversation goes on after it
 _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or one there are a few others
 
 
@@ -55,6 +56,8 @@ class Rounds:
         self._wanted: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._over = False
+        if compiled != "never":
+            find_compiler()
 
     def close(self) -> None:
         """End the thread and let go of the networks."""
@@ -120,10 +123,8 @@ class Rounds:
 
     def _work(self) -> None:
         while (key := self._wanted.get()) is not None and not self._over:
-            try:
-                self._build(*key)
-            except RuntimeError:  # no compiler after all, or its output is damaged: the rounds stay as they are
-                return
+            if not self._builds(key):
+                return  # no compiler after all, or its output is damaged: the rounds stay as they are
             self._ready.add(key)
             with suppress(OSError):
                 if (mark := self._mark(*key)) is not None and mark.parent.is_dir():
@@ -136,6 +137,16 @@ class Rounds:
         kind = (k, filters, self._target.config, getattr(self._drafter, "config", None), installed_version())
         folder = Path(tempfile.gettempdir(), "mlx", installed_version("mlx"), "cpu")
         return folder / f"mlxmtp-{hashlib.sha256(repr(kind).encode()).hexdigest()[:24]}"
+
+    def _builds(self, key: Key) -> bool:
+        """Return whether the kernels of such rounds could be built."""
+        for _ in range(_TRIES):
+            with suppress(RuntimeError):
+                self._build(*key)
+                return True
+            if self._over:
+                break
+        return False
 
     def _build(self, k: int, filters: Kind) -> None:
         """Evaluate a round of this thread's own on small buffers: kernels do not depend on sizes.
