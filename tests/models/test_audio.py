@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -137,7 +138,7 @@ def test_mlx_conversions_order_convolutions_otherwise_and_may_quantize(golden: M
     index = {tensor.name: tensor for tensor in audio_tensors(audio)}
     made: dict[str, mx.array] = {}
     for file in golden.target.glob("*.safetensors"):
-        for name, value in mx.load(str(file)).items():
+        for name, value in cast("dict[str, mx.array]", mx.load(str(file))).items():
             tensor = index.get(name.removeprefix("model."))
             if tensor is None:
                 made[name] = value
