@@ -33,8 +33,8 @@ INWARDS = {
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
     "app": {"bench", "chat", "convert", "engine", "hub", "machine", "models", "settings", "__init__"},
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
-    "serve": {"app", "engine", "settings"},
-    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "settings", "__init__"},
+    "serve": {"app", "engine", "media", "settings"},
+    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "media", "settings", "__init__"},
     "__main__": {"cli"},
 }
 

@@ -18,7 +18,7 @@ from mlxmtp.decode.mixed_sampling import choices
 from mlxmtp.decode.round import Parts, State, make_parts, make_round
 from mlxmtp.decode.sampling import Filters, Sampling
 from mlxmtp.limits import COPIED, MAX_DRAFT, STEP
-from mlxmtp.models.device import find_compiler, on_cpu
+from mlxmtp.models.device import on_cpu
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.slots import SlotCache
@@ -56,8 +56,6 @@ class Rounds:
         self._wanted: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._over = False
-        if compiled != "never":
-            find_compiler()
 
     def close(self) -> None:
         """End the thread and let go of the networks."""

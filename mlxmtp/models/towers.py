@@ -21,6 +21,8 @@ AUDIO_MARK = "embed_audio.embedding_projection.weight"
 """The tensor without which a checkpoint makes no soft tokens of sounds."""
 MELS = 128  # features of a frame of sound
 _TOWER = "audio_tower.output_proj.weight"  # the 12B has none
+VISION_SCORES = 2**26
+"""Bytes of attention scores at once where no kernel fuses them: queries are independent, so slices change nothing."""
 _BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 
 
