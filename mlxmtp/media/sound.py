@@ -94,14 +94,19 @@ def open_sound(data: bytes, media_type: str, name: str = "the sound") -> Sound:
             samples = _resampled(file, name)
             declared = file.frames
             read = file.tell()
+    except UsageError:
+        raise
     except _FAULTS as error:
-        raise _unreadable(name, error) from error
+        said = str(getattr(error, "error_string", error)).strip().rstrip(".") or type(error).__name__
+        raise UsageError(f"{name} is damaged ({said:.100}): give an undamaged file.") from error
     if len(samples) < SHORTEST:
         told = f"{1000 * len(samples) / RATE:.0f} ms" if len(samples) else "no samples"
         raise UsageError(f"{name} is too short: it has {told}, and 11 ms are the least that a model hears.")
     if not float(np.abs(samples).max()) < _LOUDEST:  # false for NaN, too
         raise UsageError(f"{name} is damaged (samples that are no sound): give an undamaged file.")
-    cut = read < declared or (data[:4] == b"RIFF" and len(data) + 1 < _size_in_header(data))
+    size = int.from_bytes(data[4:8], "little") + 8
+    promised = data[:4] == b"RIFF" and size < 2**31 - 2**16  # what writes to a pipe cannot know the size
+    cut = read < declared or (promised and len(data) + 1 < size)
     notes = (f"{name} is cut off: it holds less than its header says, and what there is was read.",) if cut else ()
     return Sound(name, samples, notes)
 
@@ -113,7 +118,7 @@ def mel_features(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[: count * _HOP : _HOP]
     window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)
     magnitudes = np.abs(np.fft.rfft(frames * window, n=_FFT))
-    return np.log(magnitudes @ _mel_filters() + _FLOOR).astype(np.float32)
+    return np.log(magnitudes @ mel_filters() + _FLOOR).astype(np.float32)
 
 
 def frames_of(samples: NDArray[np.float32], width: int) -> NDArray[np.float32]:
@@ -122,7 +127,7 @@ def frames_of(samples: NDArray[np.float32], width: int) -> NDArray[np.float32]:
 
 
 @cache
-def _mel_filters() -> NDArray[np.float64]:
+def mel_filters() -> NDArray[np.float64]:
     """Return triangles [frequencies, 128] that are evenly spaced on HTK's mel scale and not scaled by their area."""
     highest = 2595.0 * math.log10(1.0 + _HIGHEST / 700.0)
     corners = 700.0 * (10.0 ** (np.linspace(0.0, highest, _MELS + 2) / 2595.0) - 1.0)
@@ -172,16 +177,3 @@ def _decodable(data: bytes, media_type: str, name: str) -> Iterator[Path]:
         except (OSError, subprocess.SubprocessError) as error:
             raise UsageError(f"{name} is damaged, or no sound that can be read: give WAV, FLAC or Ogg.") from error
         yield made
-
-
-def _size_in_header(data: bytes) -> int:
-    """Return the bytes of a RIFF file by its header; 0 where what wrote it to a pipe could not know."""
-    size = int.from_bytes(data[4:8], "little")
-    return 0 if size >= 2**31 - 2**16 else size + 8
-
-
-def _unreadable(name: str, error: BaseException) -> UsageError:
-    if isinstance(error, UsageError):
-        return error
-    said = str(getattr(error, "error_string", error)).strip().rstrip(".") or type(error).__name__
-    return UsageError(f"{name} is damaged ({said:.100}): give an undamaged file.")
