@@ -28,10 +28,10 @@ class Rule:
 def number(allowed: Range) -> Rule:
     """Allow the numbers of a range."""
 
-    def check(value: object) -> float | None:
+    def check(value: Any) -> float | None:
         kinds = int if allowed.whole else int | float
         good = isinstance(value, kinds) and not isinstance(value, bool) and value in allowed
-        return None if not good else value if allowed.whole else float(value)  # type: ignore[arg-type]
+        return None if not good else value if allowed.whole else float(value)
 
     return Rule(str(allowed), int if allowed.whole else float, check)
 
@@ -80,6 +80,7 @@ _TALKING = ("ask", "chat")
 _RUNNING = ("ask", "chat", "map", "bench", "serve")
 _FETCHING = (*_RUNNING, "pull", "convert")
 _SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
+_DRAFTS = {"commands": _ANSWERING, "section": "drafting", "of_answer": True}
 _DRAFTING = {"commands": _RUNNING, "section": "drafting"}
 _SERVING = {"commands": ("serve",), "section": "address"}
 _TOOLS = {"commands": _TALKING, "section": "tools", "in_config": False}
@@ -164,12 +165,13 @@ class Settings:
         "the paired one", **_DRAFTING)
     num_draft_tokens: int | Literal["auto"] | None = setting(
         "--num-draft-tokens N|auto", number_or(Range(0, MAX_DRAFT, whole=True), "auto"),
-        f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.",
-        "auto", commands=_ANSWERING, section="drafting", of_answer=True)
+        f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.", "auto", **_DRAFTS)
     draft_from: str | None = setting(
         "--draft-from SOURCE", choice("mtp", "copy", "mtp,copy"),
-        "Drafts of automatic length: mtp (the drafter), copy (of the text so far), or mtp,copy.",
-        "mtp", commands=_ANSWERING, section="drafting", of_answer=True)
+        "Drafts of automatic length: mtp (the drafter), copy (of the text so far), or mtp,copy.", "mtp", **_DRAFTS)
+    exact: Literal["on", "off", "auto"] | None = setting(
+        "--exact MODE", choice("on", "off", "auto"), "The same text bit for bit with any drafts: on, off or auto.",
+        "auto: on a GPU where it costs nothing", **_DRAFTING)
     draft_bits: int | None = setting(
         "--draft-bits N", choice(4, 8, 16), "Pack the drafter to 4 or 8 bits; 16 keeps it.",
         "by the drafter's size", **_DRAFTING)
@@ -187,7 +189,7 @@ class Settings:
         "on terminals", commands=_TALKING, section="thinking")
     image_tokens: int | None = setting(
         "--image-tokens N", choice(*IMAGE_TOKENS), "At most so many tokens of each picture: 70, 140, 280, 560 or 1120.",
-        "280", commands=("ask", "chat"), in_chat=True, of_answer=True)
+        "280", commands=("ask", "chat", "serve"), in_chat=True, of_answer=True)
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
         "any text", **{**_FORM, "commands": ("ask", "map", "bench")})
@@ -195,8 +197,7 @@ class Settings:
         "--regex PATTERN", TEXT, "Text that an expression matches as a whole.", "any text", **_FORM)
     grammar: str | None = setting(
         "--grammar FILE", name_of("a file"), "Text that a grammar (Lark) derives.", "any text", **_FORM)
-    json_output: bool | None = setting(
-        "--json-output", SWITCH, "Any JSON.", "any text", **_FORM)
+    json_output: bool | None = setting("--json-output", SWITCH, "Any JSON.", "any text", **_FORM)
     functions: tuple[str, ...] | None = setting(
         "--functions FILE", TEXTS, "Let it call the functions of a Python file.", "none", **_TOOLS)
     allow: tuple[str, ...] | None = setting("--allow TOOL", TEXTS, "Run SERVER/TOOL without asking.", "none", **_TOOLS)
@@ -204,8 +205,7 @@ class Settings:
         "--plain", SWITCH, "Raw text on a terminal, too.",
         "off", commands=("ask", "chat", "sessions show"), section="display")
     stats: bool | None = setting(
-        "--stats", SWITCH, "Speed, acceptance and seed on stderr.",
-        "off; `chat`: on", commands=("ask",), section="display")
+        "--stats", SWITCH, "Speed, drafts and seed on stderr.", "off; `chat`: on", commands=("ask",), section="display")
     quiet: bool | None = setting(
         "-q --quiet", SWITCH, "No notes, progress or reasoning on stderr.",
         "off", commands=("ask", "map", "bench", "serve", "pull", "convert"), section="display")

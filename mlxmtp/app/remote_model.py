@@ -76,7 +76,14 @@ class RemoteOpener(Opener):
         return self._contexts[target.name]
 
     def require_memory(
-        self, target: Checkpoint, drafter: Checkpoint | None, tokens: int, settings: Settings, *, turns: bool
+        self,
+        target: Checkpoint,
+        drafter: Checkpoint | None,
+        tokens: int,
+        settings: Settings,
+        *,
+        turns: bool,
+        picture: int = 0,
     ) -> None:
         """Ask for none."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ BEFORE_MENTION = r"(?:^|(?<=[\s{open}])|(?<=[{quotes}])(?<![^\s{open}][{quotes}]
     open=re.escape(_OPENING), quotes=_QUOTES
 )
 _MENTION = re.compile(BEFORE_MENTION + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|((?:\\.|\S)+))""")
+_FILE_ADDRESS = re.compile("file://(localhost)?(?=/)")
 _SUFFIXES = frozenset(
     ".c .cfg .conf .cpp .css .csv .docx .go .h .html .ini .java .jpeg .jpg .js .json .jsonl .log .md .mp3 .pdf .png "
     ".py .rb .rs .rst .sh .sql .swift .tex .toml .ts .tsv .tsx .txt .wav .xlsx .xml .yaml .yml".split()
@@ -99,6 +102,11 @@ def mentions(message: str) -> list[str]:
     return list(dict.fromkeys(one for one in chosen if one is not None))
 
 
+def names_in(message: str) -> set[str]:
+    """Return all that `message` may name behind an `@`, whether it is there or not."""
+    return {name for names in _mentioned(message) for name in names}
+
+
 def missed(message: str) -> list[str]:
     """Return the names behind an `@` that look like a file's, where there is none."""
     absent = [names[-1] for names in _mentioned(message) if not any(map(_exists, names))]
@@ -114,16 +122,25 @@ def _mentioned(message: str) -> list[list[str]]:
     return found
 
 
-def dropped_path(text: str) -> str | None:
-    """Return the path that a terminal pastes for a file dropped on it, escaped or in quotes; None for other text."""
-    name = text.strip()
-    if "\n" in name or not name.startswith(("/", "~/", "'/", '"/', "file:///")):
-        return None
-    if name.startswith("file://"):
-        name = unquote(name.removeprefix("file://"))
-    elif name[0] in "'\"":
-        name = name[1:-1] if name.endswith(name[0]) else ""
-    return next((one for one in (name, unescaped(name)) if _exists(one)), None)
+def dropped_paths(text: str) -> list[str]:
+    """Return the paths that a terminal pastes for files dropped on it: escaped, in quotes, or as addresses of files.
+
+    None of them for any other text, and for several lines unless they are addresses, as file managers copy them.
+    """
+    whole = text.strip()
+    if not whole.startswith(("/", "~/", "'/", '"/', "file://")):
+        return []
+    if "\n" in whole and not whole.startswith("file://"):
+        return []
+    if _exists(whole):  # blanks that nobody escaped
+        return [whole]
+    try:
+        words = shlex.split(whole)
+    except ValueError:  # a quotation mark without the other
+        words = [unescaped(whole)]
+    names = [unquote(_FILE_ADDRESS.sub("", word)) if _FILE_ADDRESS.match(word) else word for word in words]
+    rooted = all(name.startswith(("/", "~/")) for name in names)
+    return names if rooted and all(map(_exists, names)) else []
 
 
 def unescaped(name: str) -> str:
@@ -191,7 +208,7 @@ def list_folder(root: Path, name: str) -> Tree:
     found = _regular(_walk(root, name, unread), name)
     says_so = any((folder / ".gitignore").exists() for folder in {root, *(one.parent for one in found)})
     ignored = _ignored(root) if says_so else frozenset()
-    files = tuple(one for one in found if one.relative_to(root).as_posix() not in ignored)
+    files = tuple(one for one in found if _composed(one.relative_to(root).as_posix()) not in ignored)
     note = f"git lists no files of {name}, so hidden files and {', '.join(sorted(_BUILDS))} are left out."
     remarks = (note, *_left_out(unread, name, "cannot be read and is", "cannot be read and are"))
     return Tree(root, files, remarks, because=" besides hidden ones and builds")
@@ -231,7 +248,13 @@ def _ignored(root: Path) -> frozenset[str]:
     with TemporaryDirectory() as empty:
         repository = (f"--git-dir={empty}", f"--work-tree={root.absolute()}")
         _git(root, *repository, "init", "--quiet")
-        return frozenset(_git(root, *repository, "ls-files", "-z", "--others", "--ignored", "--exclude-standard") or ())
+        found = _git(root, *repository, "ls-files", "-z", "--others", "--ignored", "--exclude-standard")
+        return frozenset(map(_composed, found or ()))
+
+
+def _composed(name: str) -> str:
+    """Return a name in the form that git prints on a Mac, where a file may be stored in the other one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _git(root: Path, *arguments: str) -> list[str] | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import mlx.core as mx
 
 from mlxmtp.decode.batch_round import Slots, make_batch_parts, make_batch_round
+from mlxmtp.decode.exact import Passes
 from mlxmtp.decode.mixed_sampling import choices
 from mlxmtp.decode.round import Parts, State, make_parts, make_round
 from mlxmtp.decode.sampling import Filters, Sampling
@@ -29,6 +30,7 @@ Compiled = Literal["background", "always", "never"]
 Kind = tuple[Any, ...]
 """What shapes a round beside its draft length: filters of sampling, or for several texts see `BatchRounds`."""
 Key = tuple[int, Kind]
+_TRIES = 3  # at building kernels: Ctrl-C in a terminal ends the compiler, too, and a conversation goes on after it
 _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or one there are a few others
 
 
@@ -46,8 +48,10 @@ class Rounds:
     cores for 0.1 s to find that out, has nothing to do.
     """
 
-    def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:
-        self._target, self._drafter, self._mode = target, drafter, compiled
+    def __init__(
+        self, target: Target, drafter: DraftModel | None, compiled: Compiled, passes: Passes | None = None
+    ) -> None:
+        self._target, self._drafter, self._mode, self._passes = target, drafter, compiled, passes
         self._parts: dict[tuple[Kind, bool], Parts] = {}
         self._traced: set[tuple[Key, int]] = set()
         self._asked: set[Key] = set()  # kinds of rounds whose kernels are wanted, and are there
@@ -120,10 +124,8 @@ class Rounds:
 
     def _work(self) -> None:
         while (key := self._wanted.get()) is not None and not self._over:
-            try:
-                self._build(*key)
-            except RuntimeError:  # no compiler after all, or its output is damaged: the rounds stay as they are
-                return
+            if not self._builds(key):
+                return  # no compiler after all, or its output is damaged: the rounds stay as they are
             self._ready.add(key)
             with suppress(OSError):
                 if (mark := self._mark(*key)) is not None and mark.parent.is_dir():
@@ -133,9 +135,26 @@ class Rounds:
         """Return the file beside MLX's kernels that says that those of this kind are there; None if a GPU has them."""
         if not on_cpu():
             return None
-        kind = (k, filters, self._target.config, getattr(self._drafter, "config", None), installed_version())
+        kind = (
+            k,
+            filters,
+            self._passes,
+            self._target.config,
+            getattr(self._drafter, "config", None),
+            installed_version(),
+        )
         folder = Path(tempfile.gettempdir(), "mlx", installed_version("mlx"), "cpu")
         return folder / f"mlxmtp-{hashlib.sha256(repr(kind).encode()).hexdigest()[:24]}"
+
+    def _builds(self, key: Key) -> bool:
+        """Return whether the kernels of such rounds could be built."""
+        for _ in range(_TRIES):
+            with suppress(RuntimeError):
+                self._build(*key)
+                return True
+            if self._over:
+                break
+        return False
 
     def _build(self, k: int, filters: Kind) -> None:
         """Evaluate a round of this thread's own on small buffers: kernels do not depend on sizes.
@@ -149,7 +168,8 @@ class Rounds:
         mx.eval(compiled(*self._arguments(k, filters, cache.buffers)))
 
     def _make_parts(self, filters: Kind, compiled: bool) -> Parts:
-        return make_parts(self._target, self._drafter, cast("Filters", filters), compiled=compiled)
+        about = self._target, self._drafter, cast("Filters", filters)
+        return make_parts(*about, compiled=compiled, passes=self._passes)
 
     def _make_round(self, parts: Parts, k: int) -> Callable[..., Any]:
         return make_round(parts, k)

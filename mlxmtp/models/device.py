@@ -1,5 +1,7 @@
 """The machine as the networks see it; the rest of the program never asks for the device."""
 
+import signal
+import subprocess
 from functools import cache
 
 import mlx.core as mx
@@ -34,6 +36,21 @@ def tune_threads(hidden_size: int) -> None:
     """OpenBLAS runs small networks faster on one thread: waking the others costs more than a small product."""
     if on_cpu() and hidden_size < _ONE_THREAD_BELOW:
         blas.set_threads(1)
+
+
+@cache
+def find_compiler() -> None:
+    """Have MLX look for its C++ compiler, which it does once in a process, without losing a Ctrl-C that comes then.
+
+    MLX asks with system(), which ignores Ctrl-C in the whole process until the compiler has said its version. A witness
+    in the same terminal does not, and what has ended it is told to this process. A GPU needs no compiler.
+    """
+    if not on_cpu():
+        return
+    with subprocess.Popen(["/bin/sh", "-c", "read line"], stdin=subprocess.PIPE) as witness:
+        mx.compile(lambda x: x)(mx.zeros(1))
+    if witness.returncode == -signal.SIGINT:
+        signal.raise_signal(signal.SIGINT)
 
 
 @cache

@@ -70,7 +70,9 @@ class House:
             return True
 
         turn.begin(self.opened, params, drop)
-        return turn.run(turn.stream(params), show)
+        outcome = turn.run(turn.stream(params), show)
+        assert outcome is not None
+        return outcome
 
     @property
     def reply(self) -> Reply:
@@ -196,6 +198,7 @@ def test_enough_of_an_answer_is_a_complete_one(house: House) -> None:
     turn = house.turn("ask")
     turn.begin(house.opened, PLAIN)
     outcome = turn.run(turn.stream(PLAIN), lambda _: False)
+    assert outcome is not None
     assert (outcome.text, outcome.reason) == ("a", "stop")
     assert house.reply.text == "a"
 

@@ -1,5 +1,9 @@
 """What is asked of MLX's memory on a GPU; there is none where the tests run, so MLX's functions are recorded."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -43,3 +47,33 @@ def test_a_cpu_keeps_what_a_round_over_a_long_context_frees(monkeypatch):
     rows, heads, width = 8, 4, 4
     arrays_of_scores = 4  # the product, masked, exponentials, weights
     assert arrays_of_scores * 16_384 * rows * heads * width < limits[0] < BUDGET
+
+
+ASKS_FOR_ITS_COMPILER = """
+import signal, time, numpy
+from threading import Thread
+from mlxmtp.models.device import find_compiler
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append("Ctrl-C"))
+thread = Thread(target=find_compiler)
+thread.start()
+thread.join()
+find_compiler()
+print(*heard)
+"""
+
+
+@pytest.mark.cpu
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX has another compiler")
+def test_ctrl_c_while_mlx_looks_for_its_compiler_is_heard(tmp_path):
+    """As from a terminal, by all that run in it; on another thread than the main one, and beside those of BLAS."""
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nkill -INT 0\nsleep 0.1\n")
+    compiler.chmod(0o755)
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environ.pop("OPENBLAS_NUM_THREADS", None)
+    command = [sys.executable, "-c", ASKS_FOR_ITS_COMPILER]
+    done = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=60, check=True, start_new_session=True
+    )
+    assert done.stdout.split() == ["Ctrl-C"]

@@ -55,13 +55,12 @@ class CallRunner:
         """Return a result for each call, in order; those that are allowed run side by side. Raises MlxmtpError."""
         self._rounds += 1
         begun = [(call, self._begin(call)) for call in calls]
-        waited = [(call, self._wait(call, said)) for call, said in begun]
-        return tuple(
-            ToolResult(
-                call_id=call.id, name=call.name, content=(TextPart(text=cleaned(said.text)),), is_error=said.failed
-            )
-            for call, said in waited
-        )
+        results = []
+        for call, coming in begun:
+            said = self._wait(call, coming)
+            content = (TextPart(text=cleaned(said.text)),)
+            results.append(ToolResult(call_id=call.id, name=call.name, content=content, is_error=said.failed))
+        return tuple(results)
 
     def _begin(self, call: ToolCall) -> _Said | SimpleQueue[_Said]:
         """Return the queue in which what the tool says will be, or the reason why it does not run."""
