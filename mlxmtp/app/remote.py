@@ -168,6 +168,28 @@ class Chunks:
         return chunk
 
 
+def sent(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a message as the protocol has it: arguments of calls are a text there."""
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {**one, "function": {**one["function"], "arguments": json.dumps(one["function"]["arguments"])}}
+        for one in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def arguments_in(text: str) -> dict[str, Any]:
+    """Return the arguments of a call that a server sent. Raises MlxmtpError."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise MlxmtpError("The server's model wrote a call whose arguments are no JSON object: ask again.")
+    return value
+
+
 def _message(body: Mapping[str, Any]) -> str:
     error = body.get("error")
     said = error.get("message") if isinstance(error, dict) else error

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
-from mlxmtp.app.remote import Chunks, Remote
+from mlxmtp.app.remote import Chunks, Remote, arguments_in, sent
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import Call, End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.media import Media, Medium
@@ -22,7 +22,7 @@ from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
 from mlxmtp.engine.written import Written
-from mlxmtp.errors import MlxmtpError, ModelNotFound, UsageError
+from mlxmtp.errors import ModelNotFound, UsageError
 from mlxmtp.limits import SAMPLING
 from mlxmtp.settings import Settings, server_key
 
@@ -156,7 +156,7 @@ class ServedModel(Model):
         written: Written | None = None,
     ) -> Answer:
         """Answer a conversation. Errors are raised while the answer is read."""
-        body = {"model": self.name, "messages": [*map(_sent, messages)], **_parameters(params or Params())}
+        body = {"model": self.name, "messages": [*map(sent, messages)], **_parameters(params or Params())}
         if tools:
             body["tools"] = [*tools]
         if continues:
@@ -168,17 +168,6 @@ class ServedModel(Model):
 
     def close(self) -> None:
         """Leave the model to the server."""
-
-
-def _sent(message: Message) -> Message:
-    """Return a message as the protocol has it: arguments of calls are a text there."""
-    if not message.get("tool_calls"):
-        return message
-    calls = [
-        {**one, "function": {**one["function"], "arguments": json.dumps(one["function"]["arguments"])}}
-        for one in message["tool_calls"]
-    ]
-    return {**message, "tool_calls": calls}
 
 
 def _parameters(params: Params) -> dict[str, Any]:
@@ -264,17 +253,8 @@ class RemoteAnswer(Answer):
                         self._pieces += 1
                         yield kind(text)
         for name, arguments in self._called.values():
-            yield Call(name, self._parsed(arguments))
+            yield Call(name, arguments_in(arguments))
         yield End(_REASONS.get(self._reason, "stop"), self.stats)
-
-    def _parsed(self, arguments: str) -> dict[str, Any]:
-        try:
-            value = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise MlxmtpError("The server's model wrote a call whose arguments are no JSON object: ask again.")
-        return value
 
     def _arriving(self) -> Iterator[dict[str, Any]]:
         """Yield chunks; while none comes, `on_prefill` is called, which may end the wait."""

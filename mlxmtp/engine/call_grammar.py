@@ -8,6 +8,7 @@ from typing import Any
 from mlxmtp.engine.calls import CALL_CLOSE, CALL_OPEN, QUOTE
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import UsageError
 
 _ANY = r"""
 any: string | number | "true" | "false" | "null" | object | array
@@ -30,8 +31,10 @@ def calls_only(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *, seve
 def text_or_calls(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, stop: Collection[int]) -> Constraint:
     """Return the constraint to any text, behind which calls of `tools` may stand; nothing else may follow them.
 
-    `stop`: the tokens that end an answer.
+    `stop`: the tokens that end an answer. Raises UsageError for a model that knows no tools.
     """
+    if not tokenizer.declares_tools or tokenizer.special_id(CALL_OPEN) is None:
+        raise UsageError("This model knows no tools: take another one, or leave the tools out.")
     marks = {tokenizer.special_id(CALL_OPEN), tokenizer.special_id(CALL_CLOSE), *stop}
     others = ",".join(str(one) for one in sorted(one for one in marks if one is not None))
     return Constraint("grammar", f"start: free call*\nfree: <[^{others}]>*\n{_calls(tools, tokenizer)}")

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.call_grammar import text_or_calls
-from mlxmtp.engine.calls import CALL_OPEN
-from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
+from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.events import Event
 from mlxmtp.engine.media import IMAGE_TOKENS, Media, Medium, expanded, media_in
 from mlxmtp.engine.params import Params
@@ -173,7 +172,9 @@ class Model:
         """
         params = params or Params()
         if tools:
-            params = replace(params, constraint=self._with_calls(params, tools))
+            if params.constraint is not None:
+                raise UsageError("A form of the answer and tools cannot be asked for together: leave one of them out.")
+            params = replace(params, constraint=text_or_calls(tools, self.tokenizer, self.stop_ids))
         messages = messages if written is None else written.with_thoughts(messages)
         if media := media_in(messages):
             messages = self.media.prepared(messages, params.image_tokens)
@@ -193,13 +194,6 @@ class Model:
             snapshot_at.append(max(0, len(ids) - len(self.tokenizer.encode(question)) - _AROUND))
         options: dict[str, Any] = {"calls": bool(tools), "media": media}
         return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at, **options)
-
-    def _with_calls(self, params: Params, tools: Sequence[Tool]) -> Constraint:
-        if params.constraint is not None:
-            raise UsageError("A form of the answer and tools cannot be asked for together: leave one of them out.")
-        if not self.tokenizer.declares_tools or self.tokenizer.special_id(CALL_OPEN) is None:
-            raise UsageError(f"'{self.name}' knows no tools: take another model, or leave the tools out.")
-        return text_or_calls(tools, self.tokenizer, self.stop_ids)
 
     def stream_ids(
         self,

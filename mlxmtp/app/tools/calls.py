@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 from mlxmtp.app.tools.approval import Approvals
-from mlxmtp.app.tools.toolbox import Tool, Toolbox, cleaned
+from mlxmtp.app.tools.toolbox import Toolbox, cleaned
 from mlxmtp.chat.message import TextPart, ToolCall, ToolResult
 from mlxmtp.errors import MlxmtpError
 
@@ -80,7 +79,16 @@ class CallRunner:
         if decision.grant == "no":
             return _Said(f"It was not allowed{f': {decision.why}' if decision.why else ''}.", failed=True)
         said = SimpleQueue[_Said]()
-        Thread(target=_run, args=(tool, call.arguments, said), name=f"tool {tool.label}", daemon=True).start()
+
+        def run() -> None:
+            try:
+                said.put(_Said(tool.run(call.arguments)))
+            except MlxmtpError as error:
+                said.put(_Said(str(error), failed=True))
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code; the model reads of it)
+                said.put(_Said(f"It failed: {str(error) or type(error).__name__}.", failed=True))
+
+        Thread(target=run, name=f"tool {tool.label}", daemon=True).start()
         return said
 
     def _wait(self, call: ToolCall, said: _Said | SimpleQueue[_Said]) -> _Said:
@@ -99,12 +107,3 @@ class CallRunner:
 
 
 _STOPPED = _Said("The person stopped it.", failed=True)
-
-
-def _run(tool: Tool, arguments: Mapping[str, Any], said: SimpleQueue[_Said]) -> None:
-    try:
-        said.put(_Said(tool.run(arguments)))
-    except MlxmtpError as error:
-        said.put(_Said(str(error), failed=True))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code; the model reads what became of it)
-        said.put(_Said(f"It failed: {str(error) or type(error).__name__}.", failed=True))
