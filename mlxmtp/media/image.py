@@ -21,6 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import IMAGE_TOKENS
+from mlxmtp.media.heif import open_heif
+from mlxmtp.media.source import HEAD, media_type_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,6 +94,8 @@ def open_picture(source: bytes | Image.Image, name: str = "the picture") -> Pict
         return _upright(source, name)
     if not source:
         raise UsageError(f"{name} is empty: give a picture.")
+    if media_type_of(source[:HEAD]) == "image/heic":
+        return _upright(open_heif(source, name), name)
     try:
         with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about odd metadata: they are no news for a reader

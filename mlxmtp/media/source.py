@@ -72,7 +72,8 @@ def media_type_of(head: bytes) -> str | None:
     if head[:4] == b"RIFF":
         return _IN_RIFF.get(head[8:12])
     if head[4:8] == b"ftyp":
-        return next((kind for kind, brands in _BRANDS.items() if head[8:12] in brands), None)
+        kind = next((kind for kind, brands in _BRANDS.items() if head[8:12] in brands), None)
+        return "image/avif" if kind == "image/heic" and b"avif" in head[16:] else kind  # mif1 says neither
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "audio/aiff"
     if head[:2] == b"BM" and (len(head) < 18 or head[15:18] != b"\0\0\0"):  # a header's size, or words like "BMW"
