@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -156,6 +157,8 @@ class Opener:
 
     def prepare(self) -> None:
         """Do what must be done before there are threads: one for the model, or others beside it."""
+        if sys.platform == "darwin":  # computes on Metal, and importing MLX would put off the first line
+            return
         from mlxmtp.models.device import find_compiler
 
         find_compiler()
