@@ -105,7 +105,7 @@ def of_bytes(data: bytes, name: str) -> Material | None:
     seen = [MediaFile(f"{name}, page {page.number}", "image/png", page.picture) for page in pages if page.picture]
     notes: tuple[str, ...] = ()
     if texts and seen:
-        notes = (f"{name}: {len(texts)} pages are read as text, {len(seen)} without text as pictures.",)
+        notes = (f"Of {len(pages)} pages of {name} those without text ({len(seen)}) are read as pictures.",)
     elif texts:
         notes = (f"{name} is read as text: pictures in it are not seen.",)
     return Material(name, join(texts), notes=notes, media=tuple(seen))
