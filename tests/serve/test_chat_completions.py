@@ -187,7 +187,9 @@ def test_no_text_of_a_request_is_a_mark(served: Running) -> None:
     assert [ids.count(marks[name]) for name in marks] == [3, 1, 2]
 
 
-@pytest.mark.parametrize("tools", [{}, {"tools": []}, {"tools": [TOOL], "tool_choice": "none"}])
+@pytest.mark.parametrize(
+    "tools", [{}, {"tools": []}, {"tool_choice": "auto"}, {"tools": [TOOL], "tool_choice": "none"}]
+)
 def test_no_tools_are_none(served: Running, tools: Json) -> None:
     served.say(call("f{}") + "<turn|>")
     [choice] = served.post(CHAT, messages=HI, **tools)["choices"]
