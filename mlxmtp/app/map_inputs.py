@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,10 @@ class Item:
         """What is asked, as the content of a message."""
         if self.picture is None:
             return self.prompt
-        first, *others = ({"type": "text", "text": text} for text in self.prompt.split("{}"))
-        seen = {"type": "image", "image": self.picture}
-        return [part for part in (first, *chain(*((seen, one) for one in others))) if part.get("text") != ""]
+        found: list[dict[str, Any]] = []
+        for text in self.prompt.split("{}"):
+            found += [{"type": "image", "image": self.picture}, {"type": "text", "text": text}]
+        return [part for part in found[1:] if part.get("text") != ""]
 
     def key(self, model: str, settings: dict[str, Any]) -> str:
         """Return a word that is another one for another prompt, model or setting."""

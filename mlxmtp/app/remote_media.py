@@ -39,22 +39,24 @@ class Sent(Media):
 
 def as_sent(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return messages as OpenAI's chat completions have them."""
-    return [_with_parts(message, _as_sent) for message in messages]
+
+    def part(one: Mapping[str, Any]) -> Mapping[str, Any]:
+        if one["type"] != "image":
+            return one
+        file: MediaFile = one["image"]
+        data, media_type = file.data, file.media_type
+        if media_type not in _SENT:
+            buffer = io.BytesIO()
+            file.picture.image.save(buffer, "PNG", compress_level=1)
+            data, media_type = buffer.getvalue(), "image/png"
+        return {
+            "type": "image_url",
+            "image_url": {"url": f"data:{media_type};base64,{base64.b64encode(data).decode()}"},
+        }
+
+    return [_with_parts(message, part) for message in messages]
 
 
 def _with_parts(message: Mapping[str, Any], part: Any) -> Mapping[str, Any]:
     content = message.get("content")
     return {**message, "content": [part(one) for one in content]} if isinstance(content, list) else message
-
-
-def _as_sent(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    if part["type"] != "image":
-        return part
-    file: MediaFile = part["image"]
-    data, media_type = file.data, file.media_type
-    if media_type not in _SENT:
-        buffer = io.BytesIO()
-        file.picture.image.save(buffer, "PNG", compress_level=1)
-        data, media_type = buffer.getvalue(), "image/png"
-    url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}

@@ -14,7 +14,13 @@ from mlxmtp.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
+BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _SECONDS = 60
+
+
+def is_heif(head: bytes) -> bool:
+    """Return True for the beginning of a HEIC; mif1 and msf1 may be AVIF, too, and that is said behind them."""
+    return head[4:8] == b"ftyp" and head[8:12] in BRANDS and b"avif" not in head[16:64]
 
 
 def open_heif(data: bytes, name: str) -> Image.Image:

@@ -21,8 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import IMAGE_TOKENS
-from mlxmtp.media.heif import open_heif
-from mlxmtp.media.source import HEAD, media_type_of
+from mlxmtp.media.heif import is_heif, open_heif
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,7 +93,7 @@ def open_picture(source: bytes | Image.Image, name: str = "the picture") -> Pict
         return _upright(source, name)
     if not source:
         raise UsageError(f"{name} is empty: give a picture.")
-    if media_type_of(source[:HEAD]) == "image/heic":
+    if is_heif(source):
         return _upright(open_heif(source, name), name)
     try:
         with _OPENING, warnings.catch_warnings():

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from mlxmtp.errors import UsageError
+from mlxmtp.media.heif import is_heif
 
 if TYPE_CHECKING:
     from mlxmtp.media.image import Picture
@@ -26,8 +27,7 @@ _BEGINNINGS = (
 )  # fmt: skip
 _IN_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 _BRANDS = {
-    "image/avif": (b"avif", b"avis"),
-    "image/heic": (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"),
+    "image/avif": (b"avif", b"avis", b"mif1", b"msf1"),
     "audio/mp4": (b"M4A ", b"M4B "),
 }
 
@@ -72,8 +72,9 @@ def media_type_of(head: bytes) -> str | None:
     if head[:4] == b"RIFF":
         return _IN_RIFF.get(head[8:12])
     if head[4:8] == b"ftyp":
-        kind = next((kind for kind, brands in _BRANDS.items() if head[8:12] in brands), None)
-        return "image/avif" if kind == "image/heic" and b"avif" in head[16:] else kind  # mif1 says neither
+        if is_heif(head):
+            return "image/heic"
+        return next((kind for kind, brands in _BRANDS.items() if head[8:12] in brands), None)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "audio/aiff"
     if head[:2] == b"BM" and (len(head) < 18 or head[15:18] != b"\0\0\0"):  # a header's size, or words like "BMW"

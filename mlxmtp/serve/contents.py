@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from mlxmtp.errors import UsageError
-from mlxmtp.media.source import MediaFile, media_file
+from mlxmtp.media.source import media_file
 from mlxmtp.serve.fields import Fields, Refused
 
 Part = dict[str, Any]
@@ -70,7 +70,13 @@ def part_of(part: Fields, kinds: Sequence[str] = _TEXTS) -> str | Part:
 
 def encoded_image(text: str, path: str) -> Part:
     """Return the picture in base64, or in a data URI. Raises Refused."""
-    return {"type": "image", "image": _file(_decoded(text, path), path)}
+    try:
+        found = media_file(_decoded(text, path), path)
+    except UsageError as error:
+        raise Refused(str(error), path) from error
+    if found is None or found.kind != "image":
+        raise Refused(f"{path} is no picture that can be read: send JPEG, PNG, WebP or GIF.", path)
+    return {"type": "image", "image": found}
 
 
 def _picture(holder: Fields, name: str, detailed: Fields) -> Part:
@@ -99,14 +105,3 @@ def _decoded(text: str, path: str) -> bytes:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise Refused(f"{path} must be base64, which it is not.", path, code="invalid_value") from None
-
-
-def _file(data: bytes, path: str) -> MediaFile:
-    """Return the picture in a file's bytes. Raises Refused for anything else."""
-    try:
-        found = media_file(data, path)
-    except UsageError as error:
-        raise Refused(str(error), path) from error
-    if found is None or found.kind != "image":
-        raise Refused(f"{path} is no picture that can be read: send JPEG, PNG, WebP or GIF.", path)
-    return found
