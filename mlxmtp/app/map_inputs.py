@@ -34,7 +34,7 @@ class Item:
 
     @property
     def content(self) -> str | list[dict[str, Any]]:
-        """What is asked, as the content of a message."""
+        """The content of the message that asks."""
         if self.picture is None:
             return self.prompt
         found: list[dict[str, Any]] = []
