@@ -148,7 +148,7 @@ class OneAnswer:
             outcome = outcome or self.turn.end("stop", answer.stats)
         presenter.end(outcome.reason, answer.stats)
         if outcome.reason == "length":
-            self._say_cut(outcome, answer.stats.generation_tokens)
+            self.say_cut(outcome, answer.stats.generation_tokens)
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
@@ -158,7 +158,7 @@ class OneAnswer:
         if self.conversation.trouble is not None:
             raise MlxmtpError(self.conversation.trouble)
 
-    def _say_cut(self, outcome: Outcome, tokens: int) -> None:
+    def say_cut(self, outcome: Outcome, tokens: int) -> None:
         limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
         why = "the context is full" if outcome.fills_context else limit
         self.out.note(f"The answer was cut after {tokens} tokens ({why}).")

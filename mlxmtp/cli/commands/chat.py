@@ -74,7 +74,7 @@ def chat(
     try:
         target = opener.target(loaded.settings.model)
         talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
-        _give_tools(talk, tool or [])
+        give_tools(talk, tool or [])
         with kills() as killed:
             talk.line.files = [gather(name) for name in file or []]
             for note in (note for one in talk.line.files for note in one.notes):
@@ -96,7 +96,7 @@ def chat(
         out.settle()
 
 
-def _give_tools(talk: Chat, words: list[str]) -> None:
+def give_tools(talk: Chat, words: list[str]) -> None:
     """Let the model call tools, after asking in the conversation. Raises UsageError for what there is none of."""
     if words or talk.settings.functions or talk.settings.allow:
         from mlxmtp.app.tools.chosen import chosen_tools
