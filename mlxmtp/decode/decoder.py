@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, cast
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
-from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed, filled
+from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.logprobs import Logprob
@@ -47,7 +47,8 @@ class _Dispatched(NamedTuple):
     length that was traced before it or beside it."""
 
     k: int
-    forced: int  # so many of its drafts are a constraint's
+    forced: int  # so many of its drafts are a constraint's, the first ones
+    drafted: int  # and so many the drafter's, the last ones
     report: mx.array
     rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
     timed: bool
@@ -76,7 +77,7 @@ class Decoder:
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
         self.compiled = compiled
-        self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
+        self._rounds = Rounds(target, drafter, compiled)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
@@ -85,7 +86,7 @@ class Decoder:
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
         self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
-        self._used: set[tuple[int, Filters, bool, int]] = set()
+        self._used: set[tuple[int, bool, Filters, bool, int]] = set()
 
     def rounds(
         self,
@@ -194,7 +195,7 @@ class Decoder:
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
-        for rounds in (self._rounds, self._given, *(rounds for _, rounds in self._set_aside)):
+        for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
     def _begin(
@@ -243,14 +244,15 @@ class Decoder:
             state, done, report = self._advance(state, asked, room)
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
             state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
-            if not done.forced:
-                self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, traced=done.traced)
+            took, given = now - clock, done.k - done.drafted
+            self.depth.observe(done.k, accepted, took, new, timed=done.timed, traced=done.traced, given=given)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
-            draft = draft[: max(done.forced, accepted)] if done.forced else draft  # without what fills them up
-            copied = done.k == COPIED and not done.forced
+            if done.forced and not done.drafted:
+                draft = draft[: max(done.forced, accepted)]  # without what fills them up
+            copied = given == COPIED and not done.forced
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
             clock = time.perf_counter() if not queue else now
 
@@ -264,10 +266,11 @@ class Decoder:
                 k = self.depth.choose(room, self._traced(filters))
                 if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
                     break
-                copied = self._copying.proposed if k == COPIED else []
-                forced = [] if queue or copied or len(forced) < k else forced
-                ahead = sum(one.k + 1 for one in queue)
-                state, sent = self._dispatch(state, asked.key, filters, ahead, k, copied, forced)
+                given, ahead = self._copying.proposed if k == COPIED else [], sum(one.k + 1 for one in queue)
+                if forced := [] if queue or given else forced:
+                    checked = self._rounds.traced(filters, self._cache.capacity, drafting=False)
+                    k, given = self.depth.beside_forced(forced, k, room, self._traced(filters), checked)
+                state, sent = self._dispatch(state, asked.key, filters, ahead, k, given, len(forced))
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
@@ -367,7 +370,7 @@ class Decoder:
         for k in self.depth.likely():
             self._rounds.build(k, filters)
         if self.depth.copying is not None:
-            self._given.build(COPIED, filters)
+            self._rounds.build(COPIED, filters)
 
     def _read(
         self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()
@@ -412,38 +415,35 @@ class Decoder:
 
     def _traced(self, filters: Filters) -> set[int]:
         """Return the draft lengths whose rounds can run at once, COPIED among them."""
-        capacity = self._cache.capacity
-        return self._rounds.traced(filters, capacity) | ({COPIED} & self._given.traced(filters, capacity))
+        rounds, capacity = self._rounds, self._cache.capacity
+        return rounds.traced(filters, capacity) | ({COPIED} & rounds.traced(filters, capacity, drafting=False))
 
     def _dispatch(
-        self, state: State, key: mx.array, filters: Filters, ahead: int, k: int, copied: list[int], forced: list[int]
+        self, state: State, key: mx.array, filters: Filters, ahead: int, k: int, given: list[int], forced: int
     ) -> tuple[State, _Dispatched]:
         """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet.
 
-        Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
+        Of its ``k`` drafts the first may be ``given``, as many of these as are ``forced`` by a constraint.
         """
-        given = copied or filled(forced)
-        rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
-        wanted = k = len(given) or k
+        rounds, drafting, wanted = self._rounds, not given or len(given) < k, k
         self._cache.reserve(len(self.tokens) + ahead + k)
         self.depth.attend_to(self._cache.capacity)
         rounds.build(k, filters)
-        traced, capacity = rounds.traced(filters, self._cache.capacity), self._cache.capacity
+        traced = rounds.traced(filters, capacity := self._cache.capacity, drafting=drafting)
         if not given and self.depth.fixed is None and traced and k not in traced and rounds.built(k, filters):
             k = self.depth.among(traced)  # the other is traced while the device works on this one
         self._cache.newest = max(self._cache.newest, len(self.tokens) - 1 + ahead + k)  # highest row it can write
-        function, compiled = rounds.get(k, filters, capacity)
-        if compiled and not forced and not self._has_compiled:
+        function, compiled = rounds.get(k, filters, capacity, drafting=drafting)
+        if compiled and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
-        use = (k, filters, compiled, capacity)
-        state, self._cache.buffers, report, rows = function(state, self._cache.buffers, key, *drafts)
+        use = (k, drafting, filters, compiled, capacity)
+        state, self._cache.buffers, report, rows = function(state, self._cache.buffers, key, given)
         mx.async_eval(report, *state, *self._cache.buffers)
         if k != wanted:
             rounds.trace(wanted, filters, self._cache.buffers, capacity)
         new = wanted if compiled and wanted not in traced else None
         # The first use of a shape is no measure, nor is an uncompiled round once others are compiled.
         timed = use in self._used and compiled == self._has_compiled and new is None
-        if not forced:
-            self._used.add(use)
-        return State(*state), _Dispatched(k, min(len(forced), k), report, rows, timed, new)
+        self._used.add(use)
+        return State(*state), _Dispatched(k, min(forced, k), k - len(given), report, rows, timed, new)
