@@ -97,21 +97,22 @@ class DraftLength:
         return best
 
     def beside_forced(
-        self, forced: list[int], k: int, room: int, traced: Collection[int], checked: Collection[int]
+        self, forced: list[int], k: int, room: int, most: int, traced: Collection[int], checked: Collection[int]
     ) -> tuple[int, list[int]]:
         """Return the draft length of a round that begins with ``forced`` tokens, and its first drafts, or all of them:
         these tokens, filled up or cut.
 
-        ``k`` would be the length without them. ``traced`` are free, without the drafter all that are ``checked``.
+        ``k`` would be the length without them, ``most`` may be drafted. Those ``traced`` are free, without the drafter
+        all that are ``checked``.
         """
         left = min(room, max(self._said, _TO_COME))
         tokens, times = self._accepted.tokens(), {(0, False): float(left)}
-        for length in {*GIVEN, *checked} - {0}:
+        for length in {one for one in (*GIVEN, *checked) if 0 < one <= most}:
             cost = self._given_cost(length)
             price = self._price * cost if checked and length not in checked else 0.0
             times[length, False] = left * cost / (min(length, len(forced)) + 1) + price
         for length in {k} if self.fixed is not None or not traced else set(LENGTHS).intersection(traced):
-            if len(forced) < length <= self.limit:
+            if len(forced) < length <= min(self.limit, most):
                 gained = len(forced) + tokens[length - len(forced)]
                 times[length, True] = left * self._drafted_cost(length) / gained
         length, drafting = min(times, key=times.__getitem__)

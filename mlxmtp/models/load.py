@@ -25,10 +25,11 @@ _TYPES = {
 }  # fmt: skip
 
 
-def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
+def load_target(folder: Path, *, kv_bits: int | None = None, widen: bool = True) -> Target:
     """Load a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError, DeviceFailed.
 
-    ``kv_bits`` 4 or 8: full layers store quantized keys and values.
+    ``kv_bits`` 4 or 8: full layers store quantized keys and values. ``widen`` False: compute in the dtype as stored,
+    slowly on a CPU.
     """
     config = read_config(folder)
     kv = kv_quantization(config, kv_bits)
@@ -37,7 +38,7 @@ def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
     device.tune_threads(config.hidden_size)
     device.bound_memory()
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.
-    target = Target(assemble(config, read_weights(folder)), config, kv)
+    target = Target(assemble(config, read_weights(folder), widen=widen), config, kv)
     evaluate(target)
     return target
 
@@ -111,8 +112,9 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     return {name: files[one.file][name] for name, one in stored.items()}
 
 
-def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 16) -> Weights:
-    """Return the network's parameters out of a checkpoint's tensors, in the dtype of this device.
+def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 16, *, widen: bool = True) -> Weights:
+    """Return the network's parameters out of a checkpoint's tensors, in the dtype of this device or without ``widen``
+    as they are stored.
 
     ``bits`` 4 or 8 quantizes what is stored in full width. Raises LoadError for tensors that are not the network's.
     """
@@ -121,7 +123,7 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
     parameters: dict[str, Matrix] = {}
     for tensor, (names, half, how) in sources.items():
         stored = (checkpoint[name] if half is None else mx.split(checkpoint[name], 2, axis=-2)[half] for name in names)
-        values = tuple(value.astype(device.compute_dtype(value.dtype)) for value in stored)
+        values = tuple(value.astype(device.compute_dtype(value.dtype)) if widen else value for value in stored)
         matrix = Matrix(values if how else (values[0].reshape(tensor.shape),), how)
         wanted = Quantization(bits, 64).fitting(tensor) if how is None and bits != 16 and tensor.quantizable else None
         if wanted is not None:

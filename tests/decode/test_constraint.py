@@ -244,25 +244,25 @@ def test_a_text_that_is_forced_to_its_end(drafts, in_flight):
 def test_forced_drafts_have_the_length_that_earns_most():
     run, every = list(range(100, 115)), (0, 1, 3, 8, 15)
     depth = DraftLength(limit=0)
-    assert depth.beside_forced(run[:1], 0, 99, (0,), every) == (1, run[:1])
-    assert depth.beside_forced(run[:3], 0, 99, (0,), every) == (3, run[:3])
-    assert depth.beside_forced(run, 0, 99, (0,), every) == (15, run)
+    assert depth.beside_forced(run[:1], 0, 99, 15, (0,), every) == (1, run[:1])
+    assert depth.beside_forced(run[:3], 0, 99, 15, (0,), every) == (3, run[:3])
+    assert depth.beside_forced(run, 0, 99, 15, (0,), every) == (15, run)
     # Filled up, as long as another trace would cost more than it saves; one answer is too short for it.
-    assert depth.beside_forced(run[:2], 0, 6, (0,), (0, 3)) == (3, [100, 101, 101])
+    assert depth.beside_forced(run[:2], 0, 6, 15, (0,), (0, 3)) == (3, [100, 101, 101])
     depth = DraftLength()
     for _ in range(30):
         depth.observe(8, 8, 0.02)
         depth.observe(0, 0, 0.01)
-    assert depth.beside_forced(run[:2], 8, 99, (0, 8), every) == (8, run[:2])  # the drafter goes on
-    assert depth.beside_forced(run, 8, 99, (0, 8), every) == (15, run)  # it has nothing to do
+    assert depth.beside_forced(run[:2], 8, 99, 15, (0, 8), every) == (8, run[:2])  # the drafter goes on
+    assert depth.beside_forced(run, 8, 99, 15, (0, 8), every) == (15, run)  # it has nothing to do
     for _ in range(30):
         depth.observe(8, 0, 0.02)
-    assert depth.beside_forced(run[:3], 8, 99, (0, 8), every) == (3, run[:3])  # it is not worth its time
+    assert depth.beside_forced(run[:3], 8, 99, 15, (0, 8), every) == (3, run[:3])  # it is not worth its time
     for _ in range(30):
         depth.observe(15, 15, 0.3, given=15)
-    assert depth.beside_forced(run, 0, 99, (0, 8), every)[0] < 15  # nor are so many rows
+    assert depth.beside_forced(run, 0, 99, 15, (0, 8), every)[0] < 15  # nor are so many rows
     depth = DraftLength(fixed=3)
-    assert depth.beside_forced(run[:1], 3, 99, (0, 3, 8), every)[0] in (1, 3)
+    assert depth.beside_forced(run[:1], 3, 99, 15, (0, 3, 8), every)[0] in (1, 3)
 
 
 def test_rounds_with_given_drafts_say_nothing_of_the_drafter():
