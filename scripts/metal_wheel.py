@@ -56,6 +56,7 @@ def fetched(version: str, folder: Path) -> Path:
 
 
 def main() -> int:
+    """Compare, or store; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("version", help="of MLX")
     parser.add_argument("--write", action="store_true", help="store what it has")
