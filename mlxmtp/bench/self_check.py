@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from mlxmtp.decode.compile import Compiled, Rounds
+from mlxmtp.decode.compile import Rounds
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.exact import probe
 from mlxmtp.decode.round import State
@@ -209,7 +209,7 @@ def _exact_text(target: Target) -> Check:
         return Check("exact text", verdict, f"cannot be had: {found}", advice, {"available": False})
     texts = []
     for compiled in ("never", "always"):
-        decoder = Decoder(target, compiled=cast("Compiled", compiled), passes=found)
+        decoder = Decoder(target, compiled=compiled, passes=found)
         rounds = decoder.rounds(_PROMPT, max_tokens=_TOKENS)
         texts.append([token for one in rounds for token in one.tokens])
         decoder.close()
