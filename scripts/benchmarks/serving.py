@@ -97,7 +97,7 @@ def serving(command: Sequence[str], path: str = "/v1/models") -> Iterator[tuple[
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(given, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(600):
+        for _ in range(1200):
             with suppress(OSError, HTTPException):
                 connection = HTTPConnection("127.0.0.1", port, timeout=5)
                 connection.request("GET", path)
@@ -106,6 +106,8 @@ def serving(command: Sequence[str], path: str = "/v1/models") -> Iterator[tuple[
             if process.poll() is not None:
                 raise RuntimeError(f"{given[0]} ended with {process.returncode}")
             time.sleep(0.2)
+        else:
+            raise RuntimeError(f"{given[0]} does not answer at {path}")
         yield port, process
     finally:
         process.send_signal(signal.SIGINT)
