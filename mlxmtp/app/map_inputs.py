@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlxmtp.chat.material import decoded, read_text
 from mlxmtp.errors import UsageError
 
 _PLACE = re.compile(r"\{(\w*)\}")
@@ -35,7 +36,7 @@ def items_of_files(template: str, files: Sequence[Path]) -> list[Item]:
     """Return an item for each file, whose text stands where the template has `{}`. Raises UsageError."""
     if "{}" not in template:
         raise UsageError('PROMPT needs {} where the text of a file belongs: "Summarise: {}".')
-    return [Item(str(file), str(file), template.replace("{}", _text(file))) for file in files]
+    return [Item(str(file), str(file), template.replace("{}", read_text(str(file)))) for file in files]
 
 
 def items_of_lines(template: str, source: Path) -> list[Item]:
@@ -44,7 +45,7 @@ def items_of_lines(template: str, source: Path) -> list[Item]:
     if not names:
         raise UsageError('PROMPT needs {name} where a field of the lines belongs: "Translate: {text}".')
     items = []
-    for number, line in enumerate(_text(source).splitlines(), 1):
+    for number, line in enumerate(_lines(source), 1):
         if not line.strip():
             continue
         try:
@@ -66,14 +67,12 @@ def _filled(fields: dict[str, Any], place: re.Match[str]) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file, of which there may be more than of a text to be read at once."""
     try:
-        data = path.read_bytes()
+        return decoded(path.read_bytes(), str(path))[0].split("\n")  # no others: a string of JSON may hold them
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if b"\0" in data:
-        raise UsageError(f"{path} is no text: give text files.")
-    return data.decode("utf-8", "replace")
 
 
 class Answers:
