@@ -5,8 +5,8 @@
 
 Eight answers of the built-in pair, at most 1, 2, 4 or 8 at a time, greedy, in float32 on a CPU; every answer goes on to
 its last token. Every engine is a process of its own, which stays; arms take turns. What is timed is the whole job,
-prompts included. The first repetition, which makes kernels and traces, does not count; ours begins
-with what it learned there. No repetition is begun that would end after `--minutes`. On a machine that does nothing else.
+prompts included. The first repetition, which makes kernels and traces, does not count; ours begins with what it learned
+there. No repetition is begun that would end after `--minutes`. On a machine that does nothing else.
 """
 
 from __future__ import annotations
