@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mlxmtp").rglob("*.py"))
 SOURCES = {path: path.read_text(encoding="utf-8") for path in MODULES}
 TREES = {path: ast.parse(text) for path, text in SOURCES.items()}
+NODES = {path: list(ast.walk(tree)) for path, tree in TREES.items()}
 
 LONGEST_FILE, LONGEST_FUNCTION = 450, 80
 HEADERS = 0.10
@@ -20,8 +21,8 @@ CALLED_ONCE = 0.45
 OPENINGS = re.compile(r"(What|Which|Whether|Where|How|When|Why|Who|Everything)\b")
 
 
-def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    return (node for node in NODES[path] if isinstance(node, ast.FunctionDef))
 
 
 def named(path: Path) -> str:
@@ -42,8 +43,8 @@ def test_files_and_functions_end_somewhere() -> None:
     long = [named(path) for path, text in SOURCES.items() if len(text.splitlines()) > LONGEST_FILE]
     long += [
         f"{named(path)}:{one.name}"
-        for path, tree in TREES.items()
-        for one in functions(tree)
+        for path in MODULES
+        for one in functions(path)
         if one.end_lineno is not None and one.end_lineno - one.lineno >= LONGEST_FUNCTION
     ]
     assert not long
@@ -57,8 +58,8 @@ def test_files_are_more_than_their_headers() -> None:
 def test_most_private_functions_have_more_than_one_caller() -> None:
     private = [
         (path, one.name)
-        for path, tree in TREES.items()
-        for one in functions(tree)
+        for path in MODULES
+        for one in functions(path)
         if one.name.startswith("_") and not one.name.startswith("__")
     ]
     once = [name for path, name in private if len(re.findall(rf"\b{name}\b", SOURCES[path])) == 2]
@@ -69,9 +70,9 @@ def test_docstrings_say_what_is_done() -> None:
     """A docstring begins with a verb phrase or a noun, never with a question word. Those of commands are help texts."""
     asking = [
         f"{named(path)}:{getattr(node, 'lineno', 1)}"
-        for path, tree in TREES.items()
+        for path in MODULES
         if path.parent.name != "commands"
-        for node in ast.walk(tree)
+        for node in NODES[path]
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         and OPENINGS.match(ast.get_docstring(node) or "")
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,8 @@ INWARDS = {
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
     "app": {"bench", "chat", "convert", "engine", "hub", "machine", "models", "settings", "__init__"},
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
-    "serve": {"app", "engine", "settings"},
-    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "settings", "__init__"},
+    "serve": {"app", "engine", "media", "settings"},
+    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "media", "settings", "__init__"},
     "__main__": {"cli"},
 }
 
@@ -82,10 +83,15 @@ def ring(path: Path) -> str:
     return first.removesuffix(".py")
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imported(path: Path) -> set[str]:
     """Every module named by an import anywhere in the file, also inside functions."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -95,9 +101,8 @@ def imported(path: Path) -> set[str]:
 
 
 def reads_environment(path: Path) -> bool:
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    names |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names = {node.attr for node in nodes(path) if isinstance(node, ast.Attribute)}
+    names |= {alias.name for node in nodes(path) if isinstance(node, ast.ImportFrom) for alias in node.names}
     return bool(names & {"environ", "getenv", "environb"})
 
 
@@ -150,7 +155,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 def _modules(path: Path) -> set[str]:
     """Modules a file imports, with those named in `from package import module`."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlxmtp.engine.media import IMAGE_TOKENS
 from mlxmtp.errors import DownloadError, LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.files import is_path
 from mlxmtp.hub import inventory
@@ -55,6 +56,7 @@ class Listing:
             "installed": installed,
             "memory": needed,
             "fits": needed <= self.usable,
+            "sees": model.sees,
         }
 
 
@@ -113,6 +115,7 @@ class ModelReport:
     modules: tuple[Group, ...]
     drafter: DrafterReport | None
     memory: tuple[MemoryReport, ...]
+    picture_bytes: int | None  # of memory, beside that, once a picture is read; None for a model that sees none
     prediction: Speed | None
     conversion: dict[str, Any] | None
 
@@ -170,6 +173,7 @@ class Catalog:
             *_described(model.config),
             None if model.drafter is None or paired is None else DrafterReport(model.drafter, *_described(paired)),
             tuple(MemoryReport.of(model, context) for context in CONTEXTS if context <= model.config.max_positions),
+            model.needs(picture=IMAGE_TOKENS).vision if model.sees else None,
             None if bandwidth is None else predict(model.config, paired, bandwidth),
             conversion_record(checkpoint.folder),
         )

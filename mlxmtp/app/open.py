@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -127,10 +128,18 @@ class Opener:
         return context_of(target.folder)
 
     def require_memory(
-        self, target: Checkpoint, drafter: Checkpoint | None, tokens: int, settings: Settings, *, turns: bool
+        self,
+        target: Checkpoint,
+        drafter: Checkpoint | None,
+        tokens: int,
+        settings: Settings,
+        *,
+        turns: bool,
+        picture: int = 0,
     ) -> None:
         """Raise TooLarge if the memory does not hold it all."""
-        require_memory(target, drafter, tokens, force=bool(settings.force), turns=turns, kv_bits=settings.kv_bits)
+        options: dict[str, Any] = {"turns": turns, "kv_bits": settings.kv_bits, "picture": picture}
+        require_memory(target, drafter, tokens, force=bool(settings.force), **options)
 
     def has_drafter(self, target: Checkpoint) -> bool:
         return self._store.drafter_for(target, None) is not None
@@ -145,6 +154,14 @@ class Opener:
     def names(self) -> list[str]:
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
         return [BUILT_IN, *here, *self.loaded.aliases]
+
+    def prepare(self) -> None:
+        """Do what must be done before there are threads: one for the model, or others beside it."""
+        if sys.platform == "darwin":  # computes on Metal, and importing MLX would put off the first line
+            return
+        from mlxmtp.models.device import find_compiler
+
+        find_compiler()
 
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
@@ -207,18 +224,26 @@ def require_memory(
     force: bool = False,
     turns: bool = False,
     kv_bits: int | None = None,
+    picture: int = 0,
 ) -> None:
-    """Raise TooLarge if `tokens` tokens cannot run here, in one turn or `turns`; LoadError for impossible `kv_bits`."""
+    """Raise TooLarge if `tokens` tokens cannot run here, in one turn or `turns`; LoadError for impossible `kv_bits`.
+
+    `picture`: soft tokens of the largest picture among them, 0 without any.
+    """
     if force:
         return
     config = read_config(found.folder)
     drafting = None if drafter is None else read_config(drafter.folder)
-    needed = need(config, drafting, tokens, turns=turns, kv_bits=kv_bits)
+    needed = need(config, drafting, tokens, turns=turns, kv_bits=kv_bits, picture=picture)
     machine = this_machine()
     if needed.total <= machine.usable:
         return
     weights = needed.target + needed.drafter
-    if weights < 0.9 * machine.usable:
+    if needed.total - needed.vision <= machine.usable:
+        advice = (
+            f"Without pictures it fits; {format_bytes(needed.vision)} are for the tower: ask with fewer --image-tokens"
+        )
+    elif weights < 0.9 * machine.usable:
         advice = f"It is the {tokens} tokens that are too many: shorten the prompt or --max-tokens"
         if kv_bits is None and config.head_dim(FULL) % 32 == 0:
             quantized = {bits: need(config, drafting, tokens, turns=turns, kv_bits=bits).total for bits in (8, 4)}

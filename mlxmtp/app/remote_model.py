@@ -78,9 +78,19 @@ class RemoteOpener(Opener):
         return self._contexts[target.name]
 
     def require_memory(
-        self, target: Checkpoint, drafter: Checkpoint | None, tokens: int, settings: Settings, *, turns: bool
+        self,
+        target: Checkpoint,
+        drafter: Checkpoint | None,
+        tokens: int,
+        settings: Settings,
+        *,
+        turns: bool,
+        picture: int = 0,
     ) -> None:
         """Ask for none."""
+
+    def prepare(self) -> None:
+        """Do nothing: MLX is not needed."""
 
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None

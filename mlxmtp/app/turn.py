@@ -131,7 +131,7 @@ class Turn:
             one = self.asking
             self._conversation.ask(one.question, one.attached, one.mentioned, one.media)
         elif self.kind == "edit":
-            self._conversation.replace_question(self.asking.question, self.asking.mentioned)
+            self._conversation.replace_question(self.asking.question, self.asking.mentioned, self.asking.media)
         elif self.kind == "regenerate":
             self._conversation.retract_reply()
 

@@ -54,6 +54,10 @@ WorkerEvent = Ready | Prefill | events.Event | Failed | Beside
 """`load` ends in Ready or Failed, `answer` in End or Failed."""
 
 
+_TAKING = 0.002
+"""Seconds that the reader of events has to take the first words."""
+
+
 class _Stopped(Exception):
     """Raised into the prefill of a prompt, to end it."""
 
@@ -68,7 +72,7 @@ class Worker:
         self.error: Exception | None = None  # of reading the model
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._events: deque[WorkerEvent] = deque()
-        self._stop = Event()
+        self._stop, self._taken = Event(), Event()
         self._wanted: object = None  # stands for the model that was asked for last
         self._lock = Lock()
         self._bell, self._button = os.pipe()
@@ -138,11 +142,15 @@ class Worker:
                 return
             try:
                 answer = begin(self.model, on_prefill)
+                silent = True
                 with suppress(_Stopped):
                     for event in answer:
                         self._emit(event)
                         if isinstance(event, events.End):
                             return
+                        if silent and isinstance(event, events.Text | events.Thinking):
+                            silent = False
+                            self._wait_for_reader()
                         if stop.is_set():
                             break
                 answer.close()
@@ -218,10 +226,18 @@ class Worker:
         with suppress(BlockingIOError):  # so many rings are waiting already
             os.write(self._button, b"\0")
 
+    def _wait_for_reader(self) -> None:
+        """Let the first words of an answer be taken before the next round is built, which keeps others from running."""
+        self._taken.clear()
+        if self._events:
+            self._taken.wait(_TAKING)
+
     def events(self) -> Sequence[WorkerEvent]:
         with suppress(BlockingIOError):
             os.read(self._bell, 1 << 16)
-        return [self._events.popleft() for _ in range(len(self._events))]
+        found = [self._events.popleft() for _ in range(len(self._events))]
+        self._taken.set()
+        return found
 
     def _emit(self, event: WorkerEvent) -> None:
         self._events.append(event)

@@ -20,7 +20,7 @@ from mlxmtp.hub.registry import entries
 from mlxmtp.hub.store import built_in
 from mlxmtp.machine.checks import Check
 from mlxmtp.models.config import FULL, ModelConfig
-from mlxmtp.models.device import backend
+from mlxmtp.models.device import backend, find_compiler
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.kv_cache import FixedView, KVCache, PromptView
 from mlxmtp.models.load import assemble, load_drafter, load_target
@@ -41,6 +41,7 @@ _QUANTIZATION = Quantization(4, 64)
 
 def measure() -> Iterator[Check]:
     """Yield what was found, one after the other; half a minute on a CPU."""
+    find_compiler()  # before there are threads
     yield from _guarded("memory limits", _memory_limits)
     for family in dict.fromkeys(entry.family for entry in entries()):
         yield from _guarded(f"network {family}", partial(_network, family))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlxmtp.errors import ContextOverflow, UsageError
 
-SUITES = ("code", "chat", "summary", "extract", "rewrite")
+SUITES = ("code", "chat", "summary", "extract", "rewrite", "edit")
 _FOLDER = Path(__file__).with_name("suites")
 _KEYS = frozenset({"prompt", "text", "name", "kind", "system"})
 _TRIES = 12  # steps towards a length in tokens; three or four are usual

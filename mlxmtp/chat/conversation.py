@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mlxmtp.chat.history import Event, Exchange, History
-from mlxmtp.chat.journal import Journal
+from mlxmtp.chat.journal import Journal, kept
 from mlxmtp.chat.message import MediaPart, Message, user_parts
 from mlxmtp.engine import tokenizer
 from mlxmtp.engine.events import FinishReason
@@ -36,17 +37,24 @@ class Conversation:
         self._clock = clock
         self._pending = "", ""  # text and thought of the coming answer that are no event yet
         self._written_at = -math.inf
+        self._session: Path | None = None  # the file that it is from, where there is no journal
         self._files: dict[str, MediaFile] = {}  # of pictures and sounds, by digest
         if system:
             self.set_system(system)
 
     @classmethod
-    def restore(cls, events: Iterable[Event], journal: Journal | None = None) -> Conversation:
-        """Return the conversation that wrote `events`, to go on in `journal`; impossible events are passed over."""
+    def restore(
+        cls, events: Iterable[Event], journal: Journal | None = None, session: Path | None = None
+    ) -> Conversation:
+        """Return the conversation that wrote `events`, to go on in `journal`; impossible events are passed over.
+
+        `session`: the file that they are from, where nothing is written.
+        """
         conversation = cls()
         for event in events:
             conversation._history = conversation._history.after(event)
         conversation.journal = journal
+        conversation._session = session
         conversation._break_off()
         return conversation
 
@@ -146,10 +154,17 @@ class Conversation:
             self._do({"type": "retract"})
         return self.exchanges[-1].question
 
-    def replace_question(self, question: str, mentioned: str = "") -> None:
-        """Put other words for the last question, whose reply goes; what they mention replaces what the old ones did."""
+    def replace_question(self, question: str, mentioned: str = "", media: Sequence[MediaPart] | None = None) -> None:
+        """Put other words for the last question, whose reply goes; what they mention replaces what the old ones did.
+
+        `media` None: its pictures and sounds stay.
+        """
         self._break_off()
         assert self._history.asked
+        if media is not None and tuple(media) != (last := self.exchanges[-1]).media:
+            parts = user_parts(question, last.attached, mentioned, [self._kept(one) for one in media])
+            self._do({"type": "edit", **Message("user", parts).to_dict()})
+            return
         other = {} if mentioned == self.exchanges[-1].mentioned else {"mentioned": mentioned}
         self._do({"type": "edit", "text": question, **other})
 
@@ -214,8 +229,9 @@ class Conversation:
 
     def _source(self, part: MediaPart) -> MediaFile:
         file = part.file or self._files.get(part.digest)
-        if file is None and self.journal is not None and part.path:
-            file = self.journal.kept(part)
+        session = self._session if self.journal is None else self.journal.path
+        if file is None and session is not None:
+            file = kept(session, part)
         if file is None:
             raise SessionError(f"{part.name} is no longer with this conversation: /undo takes its question back.")
         self._files[part.digest] = file

@@ -7,13 +7,14 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mlxmtp.chat.history import Event
 from mlxmtp.chat.message import MediaPart
-from mlxmtp.errors import SessionError, SessionInUse
+from mlxmtp.errors import SessionError, SessionInUse, UsageError
 from mlxmtp.files import try_lock, write_atomically
 from mlxmtp.media.source import MediaFile, media_file
 from mlxmtp.version import installed_version
@@ -69,6 +70,7 @@ class Journal:
         forked = path.with_name(f"{_fresh_id()}{SUFFIX}")
         model = str(events[0].get("model", "")) if events else ""
         lines = [_header(forked, model, forked_from=path.stem), *map(_line, events[1:])]
+        _copy_media(path, forked)
         return cls(forked, None, lines, _WAIT_FOR_QUESTION | _WAIT_FOR_MORE), events
 
     @property
@@ -140,17 +142,6 @@ class Journal:
             return ""
         return f"{folder.name}/{name}"
 
-    def kept(self, part: MediaPart) -> MediaFile | None:
-        """Return the copy that a part of this session names; None if it is gone or is another file."""
-        path = self.path.parent / part.path
-        if ".." in Path(part.path).parts or Path(part.path).is_absolute():
-            return None  # a session that was written by somebody else
-        try:
-            found = media_file(path.read_bytes(), part.name)
-        except OSError:
-            return None
-        return found if found is not None and found.digest == part.digest else None
-
     def successor(self, model: str) -> Journal:
         """Return the journal of a new conversation in the same folder."""
         return Journal.new(self.path.parent, model)
@@ -166,6 +157,29 @@ class Journal:
 def media_folder(path: Path) -> Path:
     """Return the folder with copies of the pictures and sounds of a session's file."""
     return path.with_name(f"{path.name.removesuffix(SUFFIX)}.media")
+
+
+def kept(session: Path, part: MediaPart) -> MediaFile | None:
+    """Return the copy that a part of a session's file names; None if it is gone or is another file.
+
+    A session that was forked has it in a folder of its own, under the same name.
+    """
+    name = Path(part.path).name
+    if not name or not part.path:
+        return None
+    try:
+        found = media_file((media_folder(session) / name).read_bytes(), part.name)
+    except (OSError, UsageError):
+        return None
+    return found if found is not None and found.digest == part.digest else None
+
+
+def _copy_media(session: Path, to: Path) -> None:
+    """Give a session that is forked pictures and sounds of its own: the first one may be removed."""
+    with suppress(OSError):  # there are none, or the disk is full: then a question about one says so
+        for file in media_folder(session).iterdir():
+            media_folder(to).mkdir(mode=0o700, exist_ok=True)
+            shutil.copy2(file, media_folder(to) / file.name)
 
 
 def read_events(data: bytes, path: Path) -> list[Event]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -40,6 +41,7 @@ BEFORE_MENTION = r"(?:^|(?<=[\s{open}])|(?<=[{quotes}])(?<![^\s{open}][{quotes}]
     open=re.escape(_OPENING), quotes=_QUOTES
 )
 _MENTION = re.compile(BEFORE_MENTION + r"""@(?:"([^"\n]+)"|'([^'\n]+)'|((?:\\.|\S)+))""")
+_FILE_ADDRESS = re.compile("file://(localhost)?(?=/)")
 _SUFFIXES = frozenset(
     ".c .cfg .conf .cpp .css .csv .docx .go .h .html .ini .java .jpeg .jpg .js .json .jsonl .log .md .mp3 .pdf .png "
     ".py .rb .rs .rst .sh .sql .swift .tex .toml .ts .tsv .tsx .txt .wav .xlsx .xml .yaml .yml".split()
@@ -99,6 +101,11 @@ def mentions(message: str) -> list[str]:
     return list(dict.fromkeys(one for one in chosen if one is not None))
 
 
+def names_in(message: str) -> set[str]:
+    """Return all that `message` may name behind an `@`, whether it is there or not."""
+    return {name for names in _mentioned(message) for name in names}
+
+
 def missed(message: str) -> list[str]:
     """Return the names behind an `@` that look like a file's, where there is none."""
     absent = [names[-1] for names in _mentioned(message) if not any(map(_exists, names))]
@@ -114,16 +121,25 @@ def _mentioned(message: str) -> list[list[str]]:
     return found
 
 
-def dropped_path(text: str) -> str | None:
-    """Return the path that a terminal pastes for a file dropped on it, escaped or in quotes; None for other text."""
-    name = text.strip()
-    if "\n" in name or not name.startswith(("/", "~/", "'/", '"/', "file:///")):
-        return None
-    if name.startswith("file://"):
-        name = unquote(name.removeprefix("file://"))
-    elif name[0] in "'\"":
-        name = name[1:-1] if name.endswith(name[0]) else ""
-    return next((one for one in (name, unescaped(name)) if _exists(one)), None)
+def dropped_paths(text: str) -> list[str]:
+    """Return the paths that a terminal pastes for files dropped on it: escaped, in quotes, or as addresses of files.
+
+    None of them for any other text, and for several lines unless they are addresses, as file managers copy them.
+    """
+    whole = text.strip()
+    if not whole.startswith(("/", "~/", "'/", '"/', "file://")):
+        return []
+    if "\n" in whole and not whole.startswith("file://"):
+        return []
+    if _exists(whole):  # blanks that nobody escaped
+        return [whole]
+    try:
+        words = shlex.split(whole)
+    except ValueError:  # a quotation mark without the other
+        words = [unescaped(whole)]
+    names = [unquote(_FILE_ADDRESS.sub("", word)) if _FILE_ADDRESS.match(word) else word for word in words]
+    rooted = all(name.startswith(("/", "~/")) for name in names)
+    return names if rooted and all(map(_exists, names)) else []
 
 
 def unescaped(name: str) -> str:

@@ -135,7 +135,9 @@ class Sessions:
         """Return a session without claiming it: what follows is not saved. Raises as `open`."""
         with _as_sentences(summary, "has been removed", f"{summary.path} cannot be read"):
             data = summary.path.read_bytes()
-            return Resumed(Conversation.restore(read_events(data, summary.path)), _damage(summary, data))
+            return Resumed(
+                Conversation.restore(read_events(data, summary.path), session=summary.path), _damage(summary, data)
+            )
 
     def check_name(self, name: str, own_id: str) -> str:
         """Return `name`, trimmed, if the session `own_id` can have it. Raises UsageError."""
@@ -235,6 +237,6 @@ def _cache_of(path: Path) -> Path:
 
 
 def _size(path: Path, status: os.stat_result) -> int:
-    """Return the bytes of a session and of its KV cache."""
-    cache = _cache_of(path)
-    return status.st_size + (cache.stat().st_size if cache.exists() else 0)
+    """Return the bytes of a session, of its KV cache, and of its pictures and sounds."""
+    beside = [_cache_of(path), *media_folder(path).glob("*")]
+    return status.st_size + sum(file.stat().st_size for file in beside if file.exists())

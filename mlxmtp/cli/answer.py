@@ -17,7 +17,7 @@ from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import LastWords, interrupts
 from mlxmtp.engine.events import Text, Thinking
-from mlxmtp.engine.media import Medium, media_in
+from mlxmtp.engine.media import Medium, largest, media_in
 from mlxmtp.engine.model import check_length
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
@@ -82,7 +82,9 @@ class OneAnswer:
         self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
-        self.opener.require_memory(target, drafter, tokens, settings, turns=cached)
+        picture = largest(media_in(messages))
+        self.opener.require_memory(target, drafter, tokens, settings, turns=cached, picture=picture)
+        self.opener.prepare()
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}" if settings.url is None else f"asking {settings.url}")

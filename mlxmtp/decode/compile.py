@@ -29,6 +29,7 @@ Compiled = Literal["background", "always", "never"]
 Kind = tuple[Any, ...]
 """What shapes a round beside its draft length: filters of sampling, or for several texts see `BatchRounds`."""
 Key = tuple[int, Kind]
+_TRIES = 3  # at building kernels: Ctrl-C in a terminal ends the compiler, too, and a conversation goes on after it
 _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or one there are a few others
 
 
@@ -120,10 +121,8 @@ class Rounds:
 
     def _work(self) -> None:
         while (key := self._wanted.get()) is not None and not self._over:
-            try:
-                self._build(*key)
-            except RuntimeError:  # no compiler after all, or its output is damaged: the rounds stay as they are
-                return
+            if not self._builds(key):
+                return  # no compiler after all, or its output is damaged: the rounds stay as they are
             self._ready.add(key)
             with suppress(OSError):
                 if (mark := self._mark(*key)) is not None and mark.parent.is_dir():
@@ -136,6 +135,16 @@ class Rounds:
         kind = (k, filters, self._target.config, getattr(self._drafter, "config", None), installed_version())
         folder = Path(tempfile.gettempdir(), "mlx", installed_version("mlx"), "cpu")
         return folder / f"mlxmtp-{hashlib.sha256(repr(kind).encode()).hexdigest()[:24]}"
+
+    def _builds(self, key: Key) -> bool:
+        """Return whether the kernels of such rounds could be built."""
+        for _ in range(_TRIES):
+            with suppress(RuntimeError):
+                self._build(*key)
+                return True
+            if self._over:
+                break
+        return False
 
     def _build(self, k: int, filters: Kind) -> None:
         """Evaluate a round of this thread's own on small buffers: kernels do not depend on sizes.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxmtp.errors import LoadError, UsageError
@@ -75,6 +76,7 @@ class Media:
         self._config = config
         self._soft: dict[str, mx.array] = {}
         self._prepared: dict[tuple[str, int], Medium] = {}
+        self._preparing = Lock()  # one picture after another: each takes its own size of memory
 
     @property
     def sees(self) -> bool:
@@ -116,26 +118,35 @@ class Media:
         return known
 
     def prepared(self, messages: Sequence[Mapping[str, Any]], image_tokens: int | None) -> list[Mapping[str, Any]]:
-        """Return messages in which the source of every picture and sound is what the network gets of it."""
+        """Return messages in which the source of every picture and sound is what the network gets of it.
+
+        `image_tokens` holds for pictures whose part says nothing of its own. May be called from several threads.
+        """
 
         def part(one: Any) -> Any:
             kind = one.get("type") if isinstance(one, Mapping) else None
-            return {"type": kind, kind: self.prepare(one.get(kind), image_tokens)} if kind in SPELLINGS else one
+            if kind not in SPELLINGS:
+                return one
+            return {"type": kind, kind: self.prepare(one.get(kind), one.get("image_tokens") or image_tokens)}
 
-        return [
-            {**one, "content": [*map(part, one["content"])]} if isinstance(one.get("content"), list | tuple) else one
-            for one in messages
-        ]
+        with self._preparing:
+            return [
+                {**one, "content": [*map(part, content)]}
+                if isinstance(content := one.get("content"), list | tuple)
+                else one
+                for one in messages
+            ]
 
     def soft(self, ids: Sequence[int], media: Sequence[Medium]) -> list[SoftTokens]:
         """Return the soft tokens that stand at runs of negative ids, those of `media` in order."""
         from mlxmtp.decode.prefill import SoftTokens
 
-        starts = [place for place, token in enumerate(ids) if token < 0 and not (place and ids[place - 1] < 0)]
-        return [
-            SoftTokens(start, one.count, partial(self._rows, one), one.kind == "image" and self._config.sees_ahead)
-            for start, one in zip(starts, media, strict=False)
-        ]
+        found, end = [], 0
+        for one in media:
+            start = next(place for place in range(end, len(ids)) if ids[place] < 0)
+            end, block = start + one.count, one.kind == "image" and self._config.sees_ahead
+            found.append(SoftTokens(start, one.count, partial(self._rows, one), block))
+        return found
 
     def _see(self, picture: Any, budget: int) -> Medium:
         from mlxmtp.media.image import digest
@@ -146,6 +157,12 @@ class Media:
                 "that has, as e2b and larger ones do, converted without --text-only."
             )
         pixels = picture.pixels(budget, vision.side)
+        longest = max(pixels.shape[:2]) // (vision.side if vision.unified else vision.patch)
+        if longest > vision.positions:
+            raise UsageError(
+                f"{picture.name} has {longest} patches in a line, and this model places {vision.positions}: crop it, "
+                "or give it fewer tokens."
+            )
         count, about = pixels.shape[0] * pixels.shape[1] // vision.side**2, "{}x{}".format(*picture.size)
         return Medium("image", picture.name, digest(pixels), count, pixels, about, picture.notes)
 
@@ -202,6 +219,11 @@ def expanded(ids: Sequence[int], media: Sequence[Medium], marks: Mapping[Kind, M
 def media_in(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Return the source of every picture and sound in the contents of messages, in order."""
     return [part[part["type"]] for part in _parts(messages) if part.get("type") in SPELLINGS]
+
+
+def largest(media: Sequence[Medium]) -> int:
+    """Return the soft tokens of the largest picture, 0 without any."""
+    return max((one.count for one in media if one.kind == "image"), default=0)
 
 
 def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -18,6 +18,7 @@ from mlxmtp.models.checkpoint import check_target, match
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import read_folder
 from mlxmtp.models.tensors import Names, Quantization, parameter_count
+from mlxmtp.models.towers import VISION, stored_vision, vision_config
 
 _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "int32"}
 
@@ -41,7 +42,8 @@ def groups(config: ModelConfig) -> list[Group]:
     for name, layout in layouts.items():
         source = loaded.get(name)
         kind: str = names.kind(source.names[0] if source else name)
-        kind += " (not loaded)" if kind.endswith("tower") else ""
+        if kind.endswith("tower"):
+            kind += " (for pictures)" if kind == VISION and _sees(config) else " (not loaded)"
         storage, parameters = _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape)
         if source and (how := source.quantization):
             storage = f"{how.title}, groups of {how.group_size}" if how.mode == "affine" else how.title
@@ -49,6 +51,14 @@ def groups(config: ModelConfig) -> list[Group]:
         so_far = found.get((kind, storage), Group(kind, storage, 0, 0))
         found[kind, storage] = Group(kind, storage, so_far.parameters + parameters, so_far.bytes + layout.nbytes)
     return sorted(found.values(), key=lambda group: -group.bytes)
+
+
+def _sees(config: ModelConfig, *, stored: bool = True) -> bool:
+    """Return True for a model that reads pictures: by its tensors if they are `stored` here, else by what it says."""
+    try:
+        return (stored_vision(config) if stored else vision_config(config)) is not None
+    except LoadError:  # a damaged configuration of the tower: the text side may be fine
+        return False
 
 
 CONTEXT = 4096  # tokens of the conversation for which it is decided if a model fits
@@ -84,8 +94,13 @@ class KnownModel:
     def drafter_quantization(self) -> str | None:
         return None if self.drafter_config is None else quantization(self.drafter_config)
 
-    def needs(self, context: int = CONTEXT) -> Need:
-        return need(self.config, self.drafter_config, context)
+    @property
+    def sees(self) -> bool:
+        """True if its checkpoint reads pictures; of one that is not here, if its configuration says so."""
+        return _sees(self.config, stored=self.modified is not None)
+
+    def needs(self, context: int = CONTEXT, *, picture: int = 0) -> Need:
+        return need(self.config, self.drafter_config, context, picture=picture)
 
 
 def installed(store: Store) -> list[KnownModel]:

@@ -12,6 +12,7 @@ import io
 import math
 import struct
 import threading
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_PIXELS = 300_000_000
 """Pixels of a picture: more than any camera's, less than what fills the memory. Pillow's own limit refuses phones."""
+_STRIP = 1024  # rows of a transparent picture that are put on white at once
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000")
 _FAULTS = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
@@ -91,7 +93,8 @@ def open_picture(source: bytes | Image.Image, name: str = "the picture") -> Pict
     if not source:
         raise UsageError(f"{name} is empty: give a picture.")
     try:
-        with _OPENING:
+        with _OPENING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about odd metadata: they are no news for a reader
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 Image.init()  # an installation may lack some formats
@@ -113,27 +116,33 @@ def _upright(image: Image.Image, name: str) -> Picture:
     if not width or not height:
         raise UsageError(f"{name} has no pixels: give a picture.")
     kind = Image.MIME.get(image.format or "PNG", "image/png")
-    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1  # there the others are depth and previews
-    notes = (f"{name} has {frames} frames or pages, of which the first is read.",) if frames > 1 else ()
     try:
-        image.load()
-        upright = _rgb(ImageOps.exif_transpose(image), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1  # there others are depth, previews
+            upright = _rgb(ImageOps.exif_transpose(image), name)
     except _FAULTS as error:
         raise _unreadable(name, error) from error
+    notes = (f"{name} has {frames} frames or pages, of which the first is read.",) if frames > 1 else ()
     return Picture(name, upright, kind, notes)
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     """Return the picture in RGB, on white where it is transparent."""
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.clip(np.rint(grey / 257), 0, 255).astype(np.uint8)).convert("RGB")
+        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise UsageError(f"{name} has floating-point pixels: convert it to PNG first.")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layers = image.convert("RGBA")
-        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layers).convert("RGB")
+        width, height = image.size
+        made = Image.new("RGB", image.size)
+        for top in range(0, height, _STRIP):  # the whole picture would be in memory four times
+            layers = image.crop((0, top, width, min(top + _STRIP, height))).convert("RGBA")
+            white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
+            made.paste(Image.alpha_composite(white, layers).convert("RGB"), (0, top))
+        return made
     return image.convert("RGB")
 
 

@@ -1,5 +1,6 @@
 """The machine as the networks see it; the rest of the program never asks for the device."""
 
+import signal
 from functools import cache
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ from mlxmtp.models.chunks import BUDGET
 
 _ONE_THREAD_BELOW = 1024
 _FREED_ON_CPU = 2**27
+_FROM_THE_KEYBOARD = {signal.SIGINT, signal.SIGQUIT}
 
 
 def on_cpu() -> bool:
@@ -34,6 +36,22 @@ def tune_threads(hidden_size: int) -> None:
     """OpenBLAS runs small networks faster on one thread: waking the others costs more than a small product."""
     if on_cpu() and hidden_size < _ONE_THREAD_BELOW:
         blas.set_threads(1)
+
+
+@cache
+def find_compiler() -> None:
+    """Have MLX look for its C++ compiler, which it does once in a process: to be called before there are threads.
+
+    It asks with system(), which ignores Ctrl-C in the whole process until the compiler has said its version: one that
+    comes then would be lost, and with it the compiler, for MLX. Blocked, it waits. A GPU needs no compiler.
+    """
+    if not on_cpu():
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_THE_KEYBOARD)
+    try:
+        mx.compile(lambda x: x)(mx.zeros(1))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @cache

@@ -32,6 +32,7 @@ def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
     config = read_config(folder)
     kv = kv_quantization(config, kv_bits)
     check_target(config, folder)
+    device.find_compiler()
     device.tune_threads(config.hidden_size)
     device.bound_memory()
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.

@@ -15,6 +15,8 @@ from mlxmtp.models.tensors import NORM, Kind, Tensor
 VISION: Kind = "vision tower"
 VISION_MARK = "embed_vision.embedding_projection.weight"
 """The tensor without which a checkpoint makes no soft tokens of pictures."""
+VISION_SCORES = 2**26
+"""Bytes of attention scores at once where no kernel fuses them: queries are independent, so slices change nothing."""
 _BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 
 

@@ -6,14 +6,11 @@ Pictures are not padded, and every token of one sees all others, so there is no 
 
 import mlx.core as mx
 
-from mlxmtp.errors import LoadError
 from mlxmtp.models import device
 from mlxmtp.models.linear import Linear, Weights, gelu
-from mlxmtp.models.towers import VisionConfig
+from mlxmtp.models.towers import VISION_SCORES, VisionConfig
 
 _LAYER_NORM_EPS = 1e-5  # PyTorch's default, which the configuration does not name; RMS norms have its 1e-6
-_SCORES = 2**26
-"""Bytes of attention scores at once where no kernel fuses them: queries are independent, so slices change nothing."""
 _FUSED_HEADS = (64, 80, 128)  # of MLX's attention on Metal; heads of 72 are filled up with zeros
 
 
@@ -154,11 +151,9 @@ class Clipped:
 
 
 def _grid(pixels: mx.array, side: int, positions: int) -> tuple[int, int]:
-    """Return rows and columns of patches. Raises LoadError for more than the checkpoint has positions for."""
+    """Return rows and columns of patches, for which the checkpoint must have positions."""
     rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
-    if max(rows, columns) > positions:
-        told = f"A picture has {max(rows, columns)} patches in a line, and this model places {positions}"
-        raise LoadError(f"{told}: crop it, or give it fewer tokens with --image-tokens.")
+    assert max(rows, columns) <= positions, "Media.prepare has refused it"
     return rows, columns
 
 
@@ -177,7 +172,7 @@ def _attention(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         wide = next(size for size in _FUSED_HEADS if size >= dim)
         padded = [mx.pad(x, [(0, 0), (0, 0), (0, 0), (0, wide - dim)]) for x in (queries, keys, values)]
         return mx.fast.scaled_dot_product_attention(*padded, scale=1.0)[..., :dim]
-    rows = max(1, _SCORES // (4 * heads * count))
+    rows = max(1, VISION_SCORES // (4 * heads * count))
     parts = [
         mx.fast.scaled_dot_product_attention(queries[:, :, start : start + rows], keys, values, scale=1.0)
         for start in range(0, count, rows)

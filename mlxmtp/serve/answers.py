@@ -100,9 +100,12 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 COMMENT = b": still working\n\n"  # a line that every reader of event streams passes over
 
 
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def json_bytes(value: object) -> bytes:
     """Return compact JSON; lone surrogates, which a request may have named, become question marks."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _COMPACT.encode(value).encode("utf-8", "replace")
 
 
 def event(value: object, name: str | None = None) -> bytes:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxmtp.engine.constraint import Constraint
-from mlxmtp.limits import MAX_DRAFT, PENALTIES, SAMPLING, TOKEN_COUNT, TOP_LOGPROBS, Range
+from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, PENALTIES, SAMPLING, TOKEN_COUNT, TOP_LOGPROBS, Range
+from mlxmtp.serve.contents import Content
 from mlxmtp.serve.fields import Fields, Refused
 
 Message = dict[str, Any]
@@ -47,9 +48,9 @@ class History:
         self.messages: list[Message] = []
         self._open: dict[str, str] = {}  # calls of the last assistant message without a result: name by id
 
-    def say(self, role: str, text: str) -> None:
+    def say(self, role: str, content: Content) -> None:
         """Append a message of the system or the user."""
-        self.messages.append({"role": role, "content": text})
+        self.messages.append({"role": role, "content": content})
 
     def answer(self, text: str = "", reasoning: str = "", calls: Sequence[Message] = ()) -> None:
         """Append what the model said before. A thought and calls that follow belong to one turn, in their order."""
@@ -64,14 +65,14 @@ class History:
         self._open = {call["id"]: call["function"]["name"] for call in calls}
         self.messages.append(said)
 
-    def result(self, text: str, fields: Fields, id_name: str) -> None:
+    def result(self, content: Content, fields: Fields, id_name: str) -> None:
         """Append the result of a call; without an id it is that of the first call that has none yet."""
         number = fields.text(id_name, "") or next(iter(self._open), "")
         name = self._open.pop(number, None)
         if name is None:
             path = fields.path(id_name)
             raise Refused(f"{path} names no tool call of the message before it that waits for a result.", path)
-        self.messages.append({"role": "tool", "content": text, "tool_call_id": number, "name": name})
+        self.messages.append({"role": "tool", "content": content, "tool_call_id": number, "name": name})
 
 
 def call_of(number: str, name: str, arguments: object, path: str) -> Message:
@@ -88,7 +89,7 @@ def call_of(number: str, name: str, arguments: object, path: str) -> Message:
 
 
 def joined(fields: Fields, name: str = "content", kinds: Sequence[str] = ("text",)) -> str:
-    """Return a content as one text: a text itself, or text parts a line apart. Raises Refused for images and others."""
+    """Return a content as one text: a text itself, or text parts a line apart. Raises Refused for other parts."""
     value = fields.table.get(name)
     if value is None or isinstance(value, str):
         return value or ""
@@ -171,12 +172,18 @@ def effort_of(effort: str | None, path: str) -> dict[str, Any]:
     return {"think": True} if tokens is None else {"think": True, "think_tokens": tokens}
 
 
-def drafting_of(body: Fields) -> dict[str, Any]:
-    """Return the draft length that the extension field sets."""
+def extension_of(body: Fields) -> dict[str, Any]:
+    """Return the draft length and the tokens of pictures that the extension field sets."""
     extension = body.object(EXTENSION)
     if extension is None:
         return {}
+    found: dict[str, Any] = {}
+    if extension.has("image_tokens"):
+        found["image_tokens"] = extension.number("image_tokens", Range(1, whole=True))
+        if found["image_tokens"] not in IMAGE_TOKENS:
+            raise extension.wrong("image_tokens", f"one of {', '.join(map(str, IMAGE_TOKENS))}")
     wanted = extension.table.get("num_draft_tokens")
-    if wanted in (None, "auto"):
-        return {} if wanted is None else {"num_draft_tokens": "auto"}
-    return {"num_draft_tokens": extension.number("num_draft_tokens", Range(0, MAX_DRAFT, whole=True))}
+    if wanted == "auto":
+        return {**found, "num_draft_tokens": "auto"}
+    drafts = extension.number("num_draft_tokens", Range(0, MAX_DRAFT, whole=True))
+    return found if drafts is None else {**found, "num_draft_tokens": drafts}

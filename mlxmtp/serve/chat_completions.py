@@ -10,6 +10,7 @@ from mlxmtp.limits import TOP_LOGPROBS, Range
 from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.asked import Asked, History, Message
+from mlxmtp.serve.contents import content_of
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.tools import choose, functions
 
@@ -60,7 +61,7 @@ def shared(body: Fields) -> dict[str, Any]:
     """Return the parameters that both kinds have."""
     limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
     form = asked.form_of(body.object("response_format"), "json_schema") or _guided(body)
-    return {**asked.sampling_of(body), **asked.penalties_of(body), **limits, **form, **asked.drafting_of(body)}
+    return {**asked.sampling_of(body), **asked.penalties_of(body), **limits, **form, **asked.extension_of(body)}
 
 
 def _guided(body: Fields) -> dict[str, Any]:
@@ -75,10 +76,12 @@ def _guided(body: Fields) -> dict[str, Any]:
 
 def _add(history: History, message: Fields) -> None:
     role = message.choice("role", "system", "developer", "user", "assistant", "tool", default=message.text("role", ""))
-    if role in ("system", "developer", "user"):
-        history.say("user" if role == "user" else "system", asked.joined(message))
+    if role == "user":
+        history.say(role, content_of(message))
+    elif role in ("system", "developer"):
+        history.say("system", asked.joined(message))
     elif role == "tool":
-        history.result(asked.joined(message), message, "tool_call_id")
+        history.result(content_of(message), message, "tool_call_id")
     else:
         message.refuse("function_call", "audio")
         reasoning = message.text("reasoning_content", "") or message.text("reasoning", "")

@@ -67,6 +67,46 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(found)
 
 
+class Outgoing:
+    """A streamed answer on its way to the client; after `seconds` without a byte (None: never) `alive` goes out."""
+
+    def __init__(self, send: Send, alive: bytes, seconds: float | None) -> None:
+        self._send, self._alive, self._seconds = send, alive, seconds
+        self._clock = asyncio.get_running_loop().time
+        self._last = 0.0
+        self._beating: asyncio.Task[None] | None = None
+
+    async def begin(self, content_type: str, data: bytes) -> None:
+        """Send the head and the first bytes."""
+        headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-cache")]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self.put(data)
+        if self._seconds is not None and self._alive:
+            self._beating = asyncio.create_task(self._beat(self._seconds))
+
+    async def put(self, data: bytes) -> None:
+        """Send bytes, if there are any."""
+        if data:
+            self._last = self._clock()
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes) -> None:
+        """Send the last bytes."""
+        self.close()
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    def close(self) -> None:
+        """Give no more signs of life."""
+        if self._beating is not None:
+            self._beating.cancel()
+
+    async def _beat(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(self._last + seconds - self._clock())
+            if self._clock() - self._last >= seconds:
+                await self.put(self._alive)
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """Says who may ask: with `key` None whoever names one of `hosts`; pages in a browser only if of `origins`."""

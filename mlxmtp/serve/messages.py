@@ -8,6 +8,7 @@ from mlxmtp.limits import TOKEN_COUNT, Range
 from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.asked import Asked, History, Message
+from mlxmtp.serve.contents import Part, content_of, in_order, part_of
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.tools import choose, declare
 
@@ -29,7 +30,7 @@ def read(body: Fields, *, counting: bool = False) -> Asked:
     limit = body.number("max_tokens", TOKEN_COUNT)
     if limit is None and not counting:
         raise Refused("max_tokens must be there: a whole number from 1 up.", "max_tokens")
-    given = {**asked.sampling_of(body), **_thinking(body), **asked.drafting_of(body)}
+    given = {**asked.sampling_of(body), **_thinking(body), **asked.extension_of(body)}
     if limit is not None:
         given["max_tokens"] = int(limit)
     output = body.object("output_config")
@@ -65,22 +66,21 @@ def _add(history: History, message: Fields) -> None:
         return
     for block in blocks:
         if block.text("type") == "tool_result":
-            text = asked.joined(block)
-            history.result(f"Error: {text}" if block.flag("is_error") else text, block, "tool_use_id")
-    texts = [_said(block) for block in blocks if block.text("type") != "tool_result"]
-    if texts:
-        history.say(role, "\n".join(texts))
+            content = content_of(block)
+            if block.flag("is_error"):
+                content = f"Error: {asked.joined(block)}"
+            history.result(content, block, "tool_use_id")
+    said = [_said(block) for block in blocks if block.text("type") != "tool_result"]
+    if said:
+        history.say(role, in_order(said))
 
 
-def _said(block: Fields) -> str:
-    """Return the text of a block of the user's. Raises Refused for what cannot be read."""
-    kind = block.text("type")
-    source = block.object("source") if kind == "document" else None
+def _said(block: Fields) -> str | Part:
+    """Return the text or the picture of a block of the user's. Raises Refused for what cannot be read."""
+    source = block.object("source") if block.text("type") == "document" else None
     if source is not None and source.text("type") == "text":
         return source.text("data")
-    if kind != "text":
-        raise Refused(f"{block.path('type')}: '{kind}' cannot be read here, only text.", block.path("type"))
-    return block.text("text")
+    return part_of(block)
 
 
 def _answer(history: History, blocks: Sequence[Fields]) -> None:

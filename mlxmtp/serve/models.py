@@ -8,8 +8,10 @@ from functools import partial
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel
 from mlxmtp.app.prompt_cache import PromptCache
+from mlxmtp.engine.media import Media
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import MlxmtpError
+from mlxmtp.errors import MlxmtpError, TooLarge
+from mlxmtp.limits import IMAGE_TOKENS
 from mlxmtp.serve.fields import Refused
 from mlxmtp.settings import Settings
 
@@ -26,10 +28,14 @@ class Served:
         context: int,
         *,
         has_drafter: bool,
+        media: Media,
+        no_pictures: str = "",
         read: Callable[[Tokenizer], OpenModel],
         read_tokenizer: Callable[[], Tokenizer],
     ) -> None:
         self.name, self.names, self.context, self.has_drafter = name, names, context, has_drafter
+        self.media = media  # makes prompts; the model's own reads its towers
+        self.no_pictures = no_pictures  # why none can be read, for a model that could
         self.created = int(time.time())
         self._read, self._read_tokenizer = read, read_tokenizer
         self._tokenizer: Future[Tokenizer] | None = None
@@ -54,11 +60,16 @@ class Models:
         self._others = dict(others or {})
         self._known: dict[str, Served] = {}
 
-    def find(self, name: str) -> Served:
-        """Return the model of that name; none at all, and default, mean the first. Raises Refused."""
+    def known(self, name: str) -> Served | None:
+        """Return the model of that name if it was looked at before; none at all, and default, mean the first."""
         plain = name.removesuffix(":latest")
-        if not plain or plain in self.first.names:
-            return self.first
+        return self.first if not plain or plain in self.first.names else self._known.get(plain)
+
+    def find(self, name: str) -> Served:
+        """Return the model of that name, as `known` does, and look at it if need be. Raises Refused."""
+        if (known := self.known(name)) is not None:
+            return known
+        plain = name.removesuffix(":latest")
         if plain not in self._others:
             there = ", ".join(f"'{one}'" for one in self.names())
             raise Refused(
@@ -67,11 +78,10 @@ class Models:
                 status=404,
                 code="model_not_found",
             )
-        if plain not in self._known:
-            try:
-                self._known[plain] = self._others[plain]()
-            except MlxmtpError as error:
-                raise Refused(str(error), "model", status=503) from error
+        try:
+            self._known[plain] = self._others[plain]()
+        except MlxmtpError as error:
+            raise Refused(str(error), "model", status=503) from error
         return self._known[plain]
 
     def names(self) -> list[str]:
@@ -100,6 +110,11 @@ def models_of(opener: Opener, settings: Settings) -> Models:
 def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
     drafter = opener.drafter(target, settings)
     opener.require_memory(target, drafter, _CONVERSATION, settings, turns=True)
+    no_pictures = ""
+    try:
+        opener.require_memory(target, drafter, _CONVERSATION, settings, turns=True, picture=max(IMAGE_TOKENS))
+    except TooLarge as error:
+        no_pictures = str(error)
 
     def read(tokenizer: Tokenizer) -> OpenModel:
         opened = opener.open(target, drafter, settings, tokenizer)
@@ -113,6 +128,8 @@ def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
         names,
         opener.context(target),
         has_drafter=drafter is not None,
+        media=opener.media(target),
+        no_pictures=no_pictures,
         read=read,
         read_tokenizer=lambda: opener.tokenizer(target),
     )

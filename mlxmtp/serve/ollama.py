@@ -9,6 +9,7 @@ from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece
 from mlxmtp.serve.asked import Asked, History, Message
+from mlxmtp.serve.contents import Content, encoded_image, in_order
 from mlxmtp.serve.fields import Fields
 from mlxmtp.serve.tools import functions
 
@@ -30,13 +31,15 @@ def read_chat(body: Fields) -> Asked:
 
 def read_generate(body: Fields) -> Asked:
     """Return what a generation asks for; without a prompt it asks only for the model to be loaded. Raises Refused."""
-    body.refuse("suffix", "template", "images", "context")
+    body.refuse("suffix", "template", "context")
     prompt, history = body.text("prompt", ""), History()
     raw = prompt if body.flag("raw") and prompt else None
+    if raw is not None:
+        body.refuse("images")
     if prompt and raw is None:
         if system := body.text("system", ""):
             history.say("system", system)
-        history.say("user", prompt)
+        history.say("user", _with_images(body, prompt))
     return Asked(
         body.text("model"),
         history.messages,
@@ -48,7 +51,7 @@ def read_generate(body: Fields) -> Asked:
 
 
 def _given(body: Fields) -> dict[str, Any]:
-    found: dict[str, Any] = {**asked.drafting_of(body), **_form(body), **asked.logprobs_of(body)}
+    found: dict[str, Any] = {**asked.extension_of(body), **_form(body), **asked.logprobs_of(body)}
     options = body.object("options")
     if options is not None:
         options.refuse("mirostat", unless=(0,))
@@ -75,16 +78,26 @@ def _stops(body: Fields) -> tuple[str, ...]:
 
 
 def _add(history: History, message: Fields) -> None:
-    message.refuse("images")
     role = message.choice("role", "system", "user", "assistant", "tool", default=message.text("role", ""))
     text = message.text("content", "")
     if role == "tool":
-        history.result(text, message, "tool_call_id")
+        history.result(_with_images(message, text), message, "tool_call_id")
+    elif role == "user":
+        history.say(role, _with_images(message, text))
     elif role == "assistant":
+        message.refuse("images")
         calls = [_call(one, f"call_{index}") for index, one in enumerate(message.objects("tool_calls"))]
         history.answer(text, message.text("thinking", ""), calls)
     else:
+        message.refuse("images")
         history.say(role, text)
+
+
+def _with_images(fields: Fields, text: str) -> Content:
+    """Return a text with the pictures that are sent beside it before it."""
+    images = fields.texts("images")
+    found = [encoded_image(one, fields.path(f"images[{index}]")) for index, one in enumerate(images)]
+    return in_order([*found, text] if text else found) if found else text
 
 
 def _call(fields: Fields, number: str) -> Message:

@@ -8,6 +8,7 @@ from mlxmtp.limits import TOP_LOGPROBS
 from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.asked import Asked, History, Message
+from mlxmtp.serve.contents import content_of
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.tools import choose, flat_functions
 
@@ -34,7 +35,7 @@ def read(body: Fields) -> Asked:
         raise Refused("input must be a text, or a list with at least one message.", "input")
     reasoning = body.object("reasoning")
     effort = None if reasoning is None else reasoning.text("effort", "") or None
-    given = {**asked.sampling_of(body), **asked.limit_of(body, "max_output_tokens"), **asked.drafting_of(body)}
+    given = {**asked.sampling_of(body), **asked.limit_of(body, "max_output_tokens"), **asked.extension_of(body)}
     return Asked(
         body.text("model", ""),
         history.messages,
@@ -68,10 +69,13 @@ class _Items(History):
         elif kind == "message":
             self.flush()
             role = item.choice("role", "user", "system", "developer", "assistant", default=item.text("role"))
-            self.say("user" if role == "user" else "system", asked.joined(item, kinds=_TEXTS))
+            if role == "user":
+                self.say(role, content_of(item, kinds=_TEXTS))
+            else:
+                self.say("system", asked.joined(item, kinds=_TEXTS))
         elif kind == "function_call_output":
             self.flush()
-            self.result(asked.joined(item, "output", _TEXTS), item, "call_id")
+            self.result(content_of(item, "output", _TEXTS), item, "call_id")
         elif kind == "item_reference":
             raise Refused(f"{item.where}: items are not stored here, send the item itself.", item.where)
 

@@ -18,7 +18,7 @@ from mlxmtp.serve import chat_completions, messages, ollama, responses
 from mlxmtp.serve.answers import About, Collected, Ending, Writer
 from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Fields, Refused, read_json
-from mlxmtp.serve.http import Door, Gate, Json, Silence, error_response, read_body
+from mlxmtp.serve.http import Door, Gate, Json, Outgoing, Silence, error_response, read_body
 from mlxmtp.serve.models import Served
 from mlxmtp.serve.scheduler import Job
 from mlxmtp.serve.service import AnswerFailed, Prepared, Service
@@ -116,28 +116,24 @@ class Answering(Response):
 
     async def _stream(self, send: Send) -> None:
         writer = self._endpoint.stream(self._about, self._body, self._prepared.asked)
-        headers = [(b"content-type", writer.content_type.encode()), (b"cache-control", b"no-cache")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-        async def put(data: bytes, *, more: bool = True) -> None:
-            if data or not more:
-                await send({"type": "http.response.body", "body": data, "more_body": more})
-
-        await put(writer.start())
-        heartbeat, prefix = self._limits.heartbeat, self._endpoint.call_ids
+        out = Outgoing(send, writer.heartbeat, self._limits.heartbeat)
+        data = b""  # of what has come together, to be sent together
         try:
+            await out.begin(writer.content_type, writer.start())
             for index, job in enumerate(self._jobs):
-                async for piece in self._service.pieces(job, self._prepared, heartbeat, prefix):
-                    if piece is None:
-                        await put(writer.heartbeat)
-                    elif isinstance(piece, Ending):
-                        await put(writer.end(index, piece))
-                    else:
-                        await put(writer.piece(index, piece))
-            last = writer.close()
+                async for piece in self._service.pieces(job, self._prepared, self._endpoint.call_ids):
+                    if isinstance(piece, Ending):
+                        data += writer.end(index, piece)
+                        continue
+                    data += writer.piece(index, piece)
+                    if job.events.empty():
+                        await out.put(data)
+                        data = b""
+            await out.end(data + writer.close())
         except AnswerFailed as failed:
-            last = writer.error(str(failed))
-        await put(last, more=False)
+            await out.end(data + writer.error(str(failed)))
+        finally:
+            out.close()
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -257,7 +253,12 @@ class Routes:
         served = self._service.models.find(body.text("model", "") or body.text("name", ""))
         info = {"general.architecture": "gemma4", "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
-        capabilities = ["completion", "tools", "thinking"]
+        capabilities = [
+            "completion",
+            "tools",
+            "thinking",
+            *(["vision"] if served.media.sees and not served.no_pictures else []),
+        ]
         return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
 
 

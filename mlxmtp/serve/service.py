@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxmtp.app.open import OpenModel
@@ -11,11 +11,13 @@ from mlxmtp.app.worker import Failed
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Text, Thinking
+from mlxmtp.engine.media import Medium, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, UsageError, sentence
 from mlxmtp.serve.answers import Collected, Ending, Piece, ToolUse, new_id
 from mlxmtp.serve.asked import Asked
+from mlxmtp.serve.contents import MOST_MEDIA
 from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.forced import calls_only
 from mlxmtp.serve.metrics import Metrics
@@ -36,6 +38,7 @@ class Prepared:
     asked: Asked
     ids: Sequence[int]
     places: Sequence[int]
+    media: Sequence[Medium]  # at the negative ids of the prompt, in order
     params: Sequence[Params]
 
 
@@ -54,12 +57,14 @@ class Service:
 
     async def prepare(self, asked: Asked) -> Prepared:
         """Write the prompt. Raises Refused for a conversation that the template refuses or the context cannot hold."""
-        served = await asyncio.to_thread(self.models.find, asked.model)
+        served = self.models.known(asked.model)
+        if served is None:
+            served = await asyncio.to_thread(self.models.find, asked.model)
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
-            ids, places = await asyncio.to_thread(self._prompt, served.name, tokenizer, asked)
-            _require_tokens(tokenizer, asked)
-            constraint = await asyncio.to_thread(_constraint, tokenizer, asked)
+            if media_in(asked.messages):
+                asked = await asyncio.to_thread(self._with_media, served, asked)
+            ids, places, constraint = await asyncio.to_thread(self._written_out, served.name, tokenizer, asked)
             params = [self._params(asked, constraint, index) for index in range(asked.n)]
         except UsageError as error:
             raise Refused(str(error), "response_format") from error
@@ -73,7 +78,7 @@ class Service:
                 "messages",
                 code="context_length_exceeded",
             )
-        return Prepared(served, asked, ids, places, params)
+        return Prepared(served, asked, ids, places, media_in(asked.messages), params)
 
     def submit(self, prepared: Prepared) -> list[Job]:
         """Put every answer that is wanted into the line. Raises Refused if it is full."""
@@ -91,21 +96,12 @@ class Service:
         for job in jobs:
             self.scheduler.cancel(job)
 
-    async def pieces(
-        self, job: Job, prepared: Prepared, heartbeat: float | None, prefix: str
-    ) -> AsyncIterator[Piece | Ending | None]:
-        """Yield an answer, its ending last, and None whenever `heartbeat` seconds have passed without anything.
-
-        Raises AnswerFailed, with a sentence for the client.
-        """
+    async def pieces(self, job: Job, prepared: Prepared, prefix: str) -> AsyncIterator[Piece | Ending]:
+        """Yield an answer, its ending last. Raises AnswerFailed, with a sentence for the client."""
         calls: Counter[str] = Counter()
         cut, thought, first = False, "", ""
         while True:
-            try:
-                event = await asyncio.wait_for(job.events.get(), heartbeat)
-            except TimeoutError:
-                yield None
-                continue
+            event = await job.events.get()
             if isinstance(event, Failed):
                 self.metrics.failed += 1
                 raise AnswerFailed(sentence(event.error)) from event.error
@@ -136,12 +132,33 @@ class Service:
         answers = []
         for job in jobs:
             said = Collected()
-            async for piece in self.pieces(job, prepared, None, prefix):
+            async for piece in self.pieces(job, prepared, prefix):
                 if isinstance(piece, Ending):
                     answers.append((said, piece))
-                elif piece is not None:
+                else:
                     said.add(piece)
         return answers
+
+    def _with_media(self, served: Served, asked: Asked) -> Asked:
+        """Return the request with pictures as the network gets them. Raises Refused for what cannot be read."""
+        count = len(media_in(asked.messages))
+        if count > MOST_MEDIA:
+            raise Refused(f"The messages have {count} pictures, and at most {MOST_MEDIA} are taken.", "messages")
+        tokens = asked.given.get("image_tokens", self._defaults.get("image_tokens"))
+        if served.no_pictures:
+            raise Refused(served.no_pictures, "messages", status=503)
+        try:
+            return replace(asked, messages=[dict(one) for one in served.media.prepared(asked.messages, tokens)])
+        except UsageError as error:
+            raise Refused(str(error), "messages", code="invalid_value") from error
+
+    def _written_out(
+        self, name: str, tokenizer: Tokenizer, asked: Asked
+    ) -> tuple[list[int], list[int], Constraint | None]:
+        """Return the prompt, places in it, and the form of the answer."""
+        ids, places = self._prompt(name, tokenizer, asked)
+        _require_tokens(tokenizer, asked)
+        return ids, places, _constraint(tokenizer, asked)
 
     def _prompt(self, name: str, tokenizer: Tokenizer, asked: Asked) -> tuple[list[int], list[int]]:
         if asked.raw is not None:
@@ -179,6 +196,7 @@ class Service:
                 on_prefill=on_prefill,
                 snapshot_at=prepared.places,
                 calls=bool(prepared.asked.tools),
+                media=prepared.media,
             )
 
         return Job(prepared.served, begin)

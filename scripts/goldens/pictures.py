@@ -18,3 +18,5 @@ def picture(width: int, height: int, seed: int) -> NDArray[np.uint8]:
 
 
 PICTURES = [picture(120, 200, 1), picture(300, 90, 2)]
+SIZES = [(1, 1), (3, 2), (1, 700), (640, 480), (300, 90), (1170, 2532), (97, 1013), (768, 768), (50, 30)]
+"""Width and height of pictures whose pixels are recorded at every budget."""

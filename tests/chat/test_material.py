@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from mlxmtp.chat import material
 from mlxmtp.chat.attach import join_message
-from mlxmtp.chat.material import dropped_path, gather, mentions, missed, read_text
+from mlxmtp.chat.material import dropped_paths, gather, mentions, missed, read_text
 from mlxmtp.errors import ContextOverflow, UsageError
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -339,16 +341,33 @@ def test_a_name_that_looks_like_a_file_and_is_none_is_told(tmp_path: Path, monke
     assert missed("ask @maria, mail a@b.txt, use @pytest.fixture and @scope/name") == []
 
 
-@pytest.mark.parametrize("form", ["{}", "'{}'", '"{}"', "{escaped}", "file://{url}", " {escaped} \n"])
+FORMS = ["{}", "'{}'", '"{}"', "{escaped}", "file://{url}", " {escaped} \n", "file://localhost{url}", "'file://{url}'"]
+
+
+@pytest.mark.parametrize("form", FORMS[:-1])
 def test_a_file_dropped_on_the_window_is_a_path(tmp_path: Path, form: str) -> None:
     path = tmp_path / "my notes (1).txt"
     path.write_text("x")
     escaped = str(path).replace(" ", "\\ ").replace("(", "\\(").replace(")", "\\)")
     text = form.format(path, escaped=escaped, url=str(path).replace(" ", "%20"))
-    assert dropped_path(text) == str(path)
-    assert dropped_path(f"{text} and more") is None
-    assert dropped_path("/no/such/file.txt") is None
-    assert dropped_path("plain words") is None
+    assert dropped_paths(text) == [str(path)]
+    assert dropped_paths(f"{text} and more") == []
+    assert dropped_paths("/no/such/file.txt") == []
+    assert dropped_paths("plain words") == []
+
+
+def test_several_files_dropped_at_once_are_all_there(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a b.png", "it's.jpg", 'say "hi" (2).webp', "ünï.png")]
+    for path in paths:
+        path.write_text("x")
+    wanted = list(map(str, paths))
+    escaped = " ".join(re.sub(r"([^\w/.-])", r"\\\1", str(path)) for path in paths)
+    addresses = [path.as_uri() for path in paths]
+    for text in (escaped, " ".join(map(shlex.quote, wanted)), "\n".join(addresses), "\r\n".join(addresses)):
+        assert dropped_paths(text) == wanted, text
+    assert dropped_paths(f"{escaped} and some words") == []
+    assert dropped_paths("\n".join(wanted[:1] * 2)) == [], "a list of paths is text"
+    assert dropped_paths(f"'{wanted[0]}") == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])

@@ -77,9 +77,9 @@ class Script(Reader):
 class Conversing:
     """Say lines, get the transcript; `{stop}` in an answer is a Ctrl+C there."""
 
-    def __init__(self, folder: Path, *, context: int = 400) -> None:
+    def __init__(self, folder: Path, *, context: int = 400, model: Path | None = None) -> None:
         self.folder = folder
-        model_folder = write_text_checkpoint(folder / "model", context=context)
+        model_folder = model or write_text_checkpoint(folder / "model", context=context)
         self.paper = Paper()
         self.script = Script(self.paper)
         self.tokenizer = Tokenizer.load(model_folder)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.cli.terminal import clipboard
 from mlxmtp.cli.terminal.output import Look, Output, copy_to_clipboard
+from mlxmtp.errors import UsageError
 
 
 def test_the_macs_own_program_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,3 +69,49 @@ def test_tmux_is_given_the_text_and_nothing_more_is_claimed(monkeypatch: pytest.
     assert copy_to_clipboard("a", Output(sent, None)).startswith("Copied 1 character to tmux: paste with prefix ],")
     assert calls == [(["tmux", "load-buffer", "-w", "-"], "a")]
     assert sent.getvalue() == ""
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(60)
+
+
+def test_a_copied_picture_comes_from_whatever_the_desktop_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(clipboard, "which", lambda _: None)
+    with pytest.raises(UsageError, match=r"install wl-clipboard \(Wayland\) or xclip \(X11\)"):
+        clipboard.copied_picture()
+    monkeypatch.setattr(clipboard, "which", lambda name: name == "xclip" or None)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, b""))
+    with pytest.raises(UsageError, match="There is no picture in the clipboard"):
+        clipboard.copied_picture()
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(
+        command, 0, PNG if command[-1] == "image/png" and command[0] == "xclip" else b"some words"))  # fmt: skip
+    assert clipboard.copied_picture() == PNG
+    monkeypatch.setattr(clipboard, "which", lambda name: name == "wl-paste" or None)
+    address = b"file:///home/me/a%20b.png\r\nfile:///home/me/c.png\r\n"
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(
+        command, 0, address if command[-1] == "text/uri-list" else PNG))  # fmt: skip
+    assert clipboard.copied_picture() == "/home/me/a b.png", "the file, not the icon beside it"
+    monkeypatch.setenv("SSH_CONNECTION", "x")
+    monkeypatch.setattr(clipboard, "which", lambda _: None)
+    with pytest.raises(UsageError, match="on the machine where you sit"):
+        clipboard.copied_picture()
+
+
+def test_a_mac_hands_pictures_over_as_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(clipboard, "which", lambda _: None)
+    said = {"furl": b"", "PNGf": "«data PNGf".encode() + PNG.hex().upper().encode() + "»\n".encode()}
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        out = next(out for kind, out in said.items() if kind in command[-1])
+        return subprocess.CompletedProcess(command, 0 if out else 1, out)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert clipboard.copied_picture() == PNG
+    said["furl"] = b"/Users/me/Desktop/a b.png\n"
+    assert clipboard.copied_picture() == "/Users/me/Desktop/a b.png"
+    said |= {"furl": b"", "PNGf": b""}
+    with pytest.raises(UsageError, match="There is no picture in the clipboard"):
+        clipboard.copied_picture()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +17,38 @@ def test_a_signal_at_any_moment_ends_quietly(options: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "scripts.interrupts", "--seed", "7", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+COMMANDS = {
+    "ask": ["ask", "Hi"],
+    "bench": ["bench", "-n", "16", "-r", "1"],
+    "map": ["map", "Hi {}", "input.txt"],
+    "serve": ["serve", "--port", "0"],
+    "doctor": ["doctor", "--check"],
+}
+
+
+@pytest.mark.cpu
+@pytest.mark.skipif(sys.platform != "linux", reason="MLX asks for a compiler elsewhere only on the CPU")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_while_mlx_asks_for_its_compiler_is_not_lost(command: str, tmp_path: Path) -> None:
+    """MLX ignores it in the whole process meanwhile. Here the compiler itself strikes all that the terminal runs."""
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nkill -INT 0\nsleep 0.1\n")
+    compiler.chmod(0o755)
+    (tmp_path / "input.txt").write_text("one")
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environ |= {"HOME": str(tmp_path), "MLXMTP_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    run = [sys.executable, "-m", "mlxmtp", *COMMANDS[command]]
+    done = subprocess.run(
+        run,
+        cwd=tmp_path,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 130, done.stdout + done.stderr

@@ -16,7 +16,7 @@ from mlxmtp.models.kv_cache import KVCache
 from tests.golden import FAMILIES, load_golden
 from tests.networks import decode, drafter, target
 
-LONG = 2 * SLACK + 40
+LONG = SLACK + 40
 """Tokens of an answer after which no ring of the goldens (windows of 16 and less) can go back to its beginning."""
 
 
@@ -183,7 +183,7 @@ def test_ctrl_c_at_any_line_leaves_a_cache_that_tells_the_truth():
             break
         assert decode(engine, then, 3) == expected, at
         held += engine.reused
-        at += 5
+        at += 7
     assert at > 100
     assert held > 0
 
@@ -219,11 +219,11 @@ def test_ctrl_c_between_two_layers_of_a_chunk_does_not_leave_a_broken_ring(monke
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[int, int, int, int]]:
     """Turns: where to cut the conversation, new tokens, answer length, how far from the end a snapshot is taken."""
-    turn = st.tuples(st.integers(0, 400), st.integers(1, 30), st.integers(1, 60), st.integers(0, 12))
+    turn = st.tuples(st.integers(0, 400), st.integers(1, 30), st.integers(1, 40), st.integers(0, 12))
     return draw(st.lists(turn, min_size=2, max_size=4))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(histories(), st.sampled_from([0, 1]))
 def test_any_conversation_says_what_fresh_decoders_would_say(history, in_flight):
     engine = decoder("e2b", in_flight=in_flight)

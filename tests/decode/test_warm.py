@@ -88,11 +88,28 @@ def test_a_failed_compilation_leaves_the_uncompiled_rounds(monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("[Compiled::eval_cpu] Failed to compile")
 
-    monkeypatch.setattr("mlxmtp.decode.compile.mx.compile", lambda _: broken)
+    monkeypatch.setattr(Rounds, "_build", broken)
     monkeypatch.setattr(Rounds, "_mark", lambda *_: None)
     decoder = Decoder(target("e2b"), drafter("e2b"))
     assert decode(decoder, record.prompt, 40, num_draft_tokens=3) == record.greedy
     assert not decoder._has_compiled
+
+
+def test_kernels_whose_compiler_was_ended_are_built_after_all(monkeypatch):
+    """As by a Ctrl-C that stopped the answer: the next one of the conversation is a compiled one."""
+    tried: list[int] = []
+
+    def build(_: Rounds, k: int, __: object) -> None:
+        tried.append(k)
+        if len(tried) == 1:
+            raise RuntimeError("[Compile::eval_cpu] Failed to compile")
+
+    monkeypatch.setattr(Rounds, "_build", build)
+    monkeypatch.setattr(Rounds, "_mark", lambda *_: None)
+    decoder = Decoder(target("e2b"), drafter("e2b"))
+    decoder._rounds.build(3, Sampling().filters)
+    wait_for_the_compiled(decoder)
+    assert tried == [2, 2]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temp=0.9, seed=4)], ids=["greedy", "sampled"])

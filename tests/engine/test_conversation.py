@@ -50,10 +50,10 @@ def turn(model: Model, messages: Messages, params: Params, **options: Any) -> tu
 
 
 @pytest.mark.parametrize("think", [False, True])
-def test_twenty_turns_read_each_token_of_their_history_once(fresh, think):
+def test_twelve_turns_read_each_token_of_their_history_once(fresh, think):
     model, messages, before, written = fresh(), [], 0, 0
-    params = Params(temp=0.0, think=think, max_tokens=120)
-    for number in range(20):
+    params = Params(temp=0.0, think=think, max_tokens=100)
+    for number in range(12):
         messages.append({"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]})
         text, thought, stats = turn(model, messages, params)
         assert bool(thought) == think

@@ -82,7 +82,7 @@ def test_paths_bytes_and_pictures_are_alike(golden: MediaGolden, model: Model, t
 
 def test_placeholders_and_media_are_as_many(model: Model) -> None:
     with pytest.raises(ValueError, match="1 placeholders for 2 pictures"):
-        model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures())
+        model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures(), image_tokens=70)
     with pytest.raises(ValueError, match="70, 140, 280, 560, 1120"):
         model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures()[:1], image_tokens=100)
     with pytest.raises(ValueError, match="prompt ids must lie in"):
@@ -103,3 +103,20 @@ def test_a_text_model_says_that_it_sees_nothing() -> None:
     Image.new("RGB", (9, 9)).save(buffer, "PNG")
     with pytest.raises(LoadError, match="no vision tower"):
         model.rounds([2, IMAGE], max_tokens=1, media=[buffer.getvalue()])
+
+
+def test_a_question_without_a_picture_reads_no_tower(golden: MediaGolden, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("the tower is read")
+
+    monkeypatch.setattr("mlxmtp.models.load.load_vision", refuse)
+    model = Model.load(golden.target, golden.drafter)
+    assert len([*model.rounds([2, 5, 9], max_tokens=3, num_draft_tokens=0, stop=())]) == 3
+    with pytest.raises(AssertionError, match="the tower is read"):
+        text(model, golden.ids("prompt"))
+
+
+def test_pictures_beside_each_other_without_marks_keep_their_places(golden: MediaGolden, model: Model) -> None:
+    prepared = [model.media.prepare(one, BUDGET) for one in pictures()]
+    soft = model.media.soft([2, *prepared[0].ids, *prepared[1].ids, 5], prepared)
+    assert [(one.start, one.end) for one in soft] == [(1, 61), (61, 121)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -16,13 +17,16 @@ from mlxmtp.hub.registry import entries, find_entry, same_shape
 from mlxmtp.hub.store import Checkpoint
 from mlxmtp.machine import memory
 from mlxmtp.machine.chip import Machine
-from mlxmtp.machine.memory import cache_bytes, need, usable, weight_bytes
+from mlxmtp.machine.memory import cache_bytes, need, usable, vision_bytes, weight_bytes
 from mlxmtp.models import chunks
 from mlxmtp.models.chunks import ROWS, activation_bytes, chunk_rows
 from mlxmtp.models.config import read_config
 from mlxmtp.models.device import bound_memory, on_cpu
+from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.load import arrays, load_drafter, load_target
 from mlxmtp.models.tensors import parameter_count
+from mlxmtp.models.towers import VisionConfig, vision_tensors
+from mlxmtp.models.vision import PatchEmbedder, VisionTower
 from tests import full_size
 from tests.golden import FAMILIES, FOLDER
 
@@ -227,3 +231,26 @@ def test_a_small_mac_keeps_a_third_for_itself(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("mlxmtp.machine.memory.sys.platform", "darwin")
     assert usable(16 * 2**30) == 16 * 2**30 * 2 // 3
     assert usable(64 * 2**30) == 48 * 2**30
+
+
+@only_on_cpu
+@pytest.mark.parametrize("family", ["tower", "12b"])
+def test_the_peak_of_reading_a_picture_is_predicted(family: str, exact_sizes: None) -> None:
+    sizes: dict[str, Any] = {"hidden": 768, "patch": 16, "pooling": 3, "positions": 256, "eps": 1e-6, "text": 512}
+    if family == "tower":
+        config = VisionConfig(**sizes, unified=False, inner=3072, layers=2, heads=12, head_dim=64, standardize=True)
+    else:
+        config = VisionConfig(**sizes, unified=True)
+    gc.collect()
+    before = mx.get_active_memory()
+    parts = {one.name: Matrix((mx.random.normal(one.shape) * 0.02,), None) for one in vision_tensors(config)}
+    mx.eval([part.arrays for part in parts.values()])
+    weights = Weights(parts)
+    tower = PatchEmbedder(weights, config) if config.unified else VisionTower(weights, config)
+    del parts, weights
+    mx.eval(list(arrays(tower)))
+    gc.collect()
+    mx.reset_peak_memory()
+    mx.eval(tower(mx.zeros((432, 336, 3), mx.uint8)))
+    peak = mx.get_peak_memory() - before
+    assert peak == pytest.approx(vision_bytes(config, 63, cpu=True), rel=0.2)

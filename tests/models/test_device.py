@@ -1,5 +1,9 @@
 """What is asked of MLX's memory on a GPU; there is none where the tests run, so MLX's functions are recorded."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -43,3 +47,31 @@ def test_a_cpu_keeps_what_a_round_over_a_long_context_frees(monkeypatch):
     rows, heads, width = 8, 4, 4
     arrays_of_scores = 4  # the product, masked, exponentials, weights
     assert arrays_of_scores * 16_384 * rows * heads * width < limits[0] < BUDGET
+
+
+ASKS_FOR_ITS_COMPILER = """
+import os, signal, mlx.core as mx
+from mlxmtp.models.device import find_compiler
+heard, traced = [], []
+signal.signal(signal.SIGINT, lambda *_: heard.append("Ctrl-C"))
+os.environ["PROCESS"] = str(os.getpid())
+find_compiler()
+function = mx.compile(lambda x: traced.append("traced") or x)
+function(mx.zeros(1)), function(mx.zeros(1))
+print(*heard, *traced)
+"""
+
+
+@pytest.mark.cpu
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere MLX compiles without a compiler, or with the system's own"
+)
+def test_ctrl_c_while_mlx_looks_for_its_compiler_is_heard(tmp_path):
+    """And the compiler is found: a compiled function is traced once, others at every call."""
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nkill -INT $PROCESS\n")
+    compiler.chmod(0o755)
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", ASKS_FOR_ITS_COMPILER]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["Ctrl-C", "traced"]

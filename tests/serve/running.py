@@ -101,7 +101,7 @@ class Running:
             return opened
 
         names = frozenset({"fake", "default"})
-        sides: Any = {"read": read, "read_tokenizer": lambda: self.tokenizer}
+        sides: Any = {"read": read, "read_tokenizer": lambda: self.tokenizer, "media": model.media}
         self.served = served = Served("fake", names, context, has_drafter=False, **sides)
         self.server = Server(Models(served, others), options, self.told.append)
         self._thread = Thread(target=self.server.run, args=({"max_tokens": 4096},))

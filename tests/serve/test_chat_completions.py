@@ -229,7 +229,7 @@ REFUSED: list[tuple[Json, str]] = [
     ({"messages": [{"content": "Hi"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
-     "messages[0].content[0].type"),
+     "messages[0].content[0].image_url.url"),
     ({"messages": [*HI, {"role": "tool", "tool_call_id": "x", "content": "1"}]}, "messages[1].tool_call_id"),
     ({"messages": [*HI, asked("f", "{broken")]}, "messages[1].tool_calls[0].function.arguments"),
     ({"messages": [*HI, asked("f", "[1]")]}, "messages[1].tool_calls[0].function.arguments"),

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.app.open import OpenModel
+from mlxmtp.engine.answer import OnPrefill
 from mlxmtp.errors import LoadError
 from mlxmtp.serve.models import Models, Served
 from mlxmtp.serve.routes import Limits
+from mlxmtp.serve.scheduler import Job, Scheduler
 from mlxmtp.serve.server import Options, Server
 from tests.serve.running import Json, Running, running, wait_until
 
@@ -56,6 +59,34 @@ def test_a_stream_begins_before_the_model_is_there_and_shows_that_it_lives(tmp_p
             until(peer, b'"x"')
         assert server.get("/health")["status"] == "ok"
         assert len(server.told) == 1
+
+
+def test_signs_of_life_come_by_the_clock_while_a_prompt_is_read(tmp_path: Path) -> None:
+    with running(tmp_path, Options(port=0, limits=Limits(heartbeat=0.1))) as server:
+        seen = Event()
+
+        def on_read(begin: Any) -> Any:
+            def start(opened: OpenModel, on_prefill: OnPrefill) -> Any:
+                while not seen.wait(0.01):  # chunks are read more often than signs come
+                    on_prefill(1, 2)
+                return begin(opened, on_prefill)
+
+            return start
+
+        submit = Scheduler.submit
+
+        def submitted(self: Scheduler, job: Job) -> None:
+            job.begin = on_read(job.begin)
+            submit(self, job)
+
+        server.say("x<turn|>")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Scheduler, "submit", submitted)
+            with send(server, CHAT, {**BODY, "stream": True}) as peer:
+                until(peer, b": still working\n\n")
+                until(peer, b": still working\n\n")
+                seen.set()
+                until(peer, b"[DONE]")
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -147,7 +178,7 @@ def test_a_model_that_cannot_be_read_ends_the_server(tmp_path: Path) -> None:
     def read() -> None:
         raise LoadError("The weights are damaged.")
 
-    sides: Any = {"read": lambda _: read(), "read_tokenizer": lambda: None}
+    sides: Any = {"read": lambda _: read(), "read_tokenizer": lambda: None, "media": None}
     server = Server(Models(Served("fake", frozenset({"fake"}), 9, has_drafter=False, **sides)), Options(port=0), print)
     with pytest.raises(LoadError, match="damaged"):
         server.run({})

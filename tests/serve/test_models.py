@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
+from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import LoadError, TooLarge
@@ -31,7 +32,7 @@ class Other:
 
     def served(self) -> Served:
         tokenizer = Tokenizer.load(self.folder)
-        sides: Any = {"read": self.read, "read_tokenizer": lambda: tokenizer}
+        sides: Any = {"read": self.read, "read_tokenizer": lambda: tokenizer, "media": Media(read_config(self.folder))}
         return Served("other", frozenset({"other"}), 2048, has_drafter=False, **sides)
 
     def read(self, tokenizer: Tokenizer) -> OpenModel:

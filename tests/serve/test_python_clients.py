@@ -1,4 +1,4 @@
-"""langchain-openai, pydantic-ai, llm and, where they are installed, litellm and instructor against the server."""
+"""langchain-openai, pydantic-ai, llm, litellm and instructor, those that are installed, against the server."""
 
 from __future__ import annotations
 

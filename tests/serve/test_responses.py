@@ -91,7 +91,10 @@ REFUSED: list[tuple[Json, str]] = [
     ({"input": "Hi", "previous_response_id": "resp_1"}, "previous_response_id"),
     ({"input": "Hi", "background": True}, "background"),
     ({"input": "Hi", "text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
-    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0].type"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        "input[0].content[0].image_url",
+    ),
     ({"input": [{"type": "function_call_output", "call_id": "x", "output": "1"}]}, "input[0].call_id"),
     ({"input": "Hi", "tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
 ]

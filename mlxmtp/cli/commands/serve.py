@@ -7,7 +7,7 @@ from mlxmtp.cli.options import begin, takes
 
 @takes(
     "serve",
-    "model address access parallel ... cache drafting sampling thinking yes force quiet no_color debug",
+    "model address access parallel image_tokens ... cache drafting sampling thinking yes force quiet no_color debug",
 )
 def serve(ctx: Context) -> None:
     """A local server with OpenAI's, Anthropic's and Ollama's protocols.

@@ -1,6 +1,5 @@
 """The loop of the conversation: a line comes in, a turn or a command goes out."""
 
-import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +9,11 @@ from mlxmtp.app.open import Checkpoint
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.app.turn import exchange_tokens, reserve_for
 from mlxmtp.chat.history import Exchange, title_of
-from mlxmtp.chat.material import Material, gather, read_text
+from mlxmtp.chat.material import read_text
 from mlxmtp.chat.sessions import Sessions
 from mlxmtp.chat.transcript import as_markdown, export
 from mlxmtp.cli.commands.sessions import show_list
-from mlxmtp.cli.repl import turns
+from mlxmtp.cli.repl import files, turns
 from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, PLAIN_KEYS_HELP, Call, Message, Unknown, help_of, parse
 from mlxmtp.cli.terminal.output import copy_to_clipboard
@@ -133,30 +132,17 @@ class Actions:
         return blocks[number - 1]
 
     def do_file(self, argument: str) -> None:
-        files = self.chat.line.files
-        if not argument:
-            rows = [self._staged_line(one) for one in files]
-            self.chat.say("\n".join(rows) if rows else "No file waits for the next message. /file PATH adds one.")
-            return
-        if argument == "clear":
-            files.clear()
-            self.chat.say("No file waits any more.")
-            return
-        materials = [gather(name) for name in _names("/file", argument)]
-        for one in materials:
-            for note in one.notes:
-                self.chat.out.note(note)
-            files.append(one)
-        try:
-            self.chat.ready()
-        finally:  # without the model they wait all the same, only their tokens are not known
-            for one in materials:
-                self.chat.say(self._staged_line(one))
+        files.carry_out(self.chat, argument)
 
-    def _staged_line(self, one: Material) -> str:
-        model = self.chat.model
-        count = f", {turns.tokens_of(self.chat, one)} tokens" if model.worker.model is not None else ""
-        return f"{one.name}{f', {one.files} files' if one.files > 1 else ''}{count}, goes with the next message"
+    def do_paste(self, _: str) -> None:
+        files.paste(self.chat)
+
+    def paste_key(self) -> None:
+        """Do what /paste does, while a line is being typed."""
+        try:
+            files.paste(self.chat)
+        except Exception as error:  # noqa: BLE001  (the line that is typed goes on)
+            self.chat.complain(error)
 
     def do_system(self, argument: str) -> None:
         conversation = self.chat.conversation
@@ -225,7 +211,7 @@ class Actions:
     def do_export(self, argument: str) -> None:
         if not argument:
             raise UsageError("/export takes the name of a file that ends in .md or .json.")
-        name = _names("/export", argument)[0] if argument[0] in "\"'" else argument
+        name = files.names("/export", argument)[0] if argument[0] in "\"'" else argument
         path = export(self.chat.conversation.history, name, self.chat.conversation.session)
         self.chat.say(f"Written to {path}.")
 
@@ -370,6 +356,7 @@ class Actions:
 def run(chat: Chat) -> None:
     """Carry out lines until Ctrl+D or /exit. Ctrl+C leaves what is being done, never the conversation."""
     actions, refused = Actions(chat), False
+    chat.reader.on_picture = actions.paste_key
     with interrupts(lambda: None):
         while True:
             text, edits = chat.line.take_text(), chat.line.edits
@@ -413,11 +400,3 @@ def show_resumed(chat: Chat) -> None:
         view.text(reply.text)
         view.end()
     chat.out.write("\n")
-
-
-def _names(command: str, argument: str) -> list[str]:
-    """Return names as a shell takes them apart. Raises UsageError."""
-    try:
-        return shlex.split(argument)
-    except ValueError as error:
-        raise UsageError(f"{command} {argument}: a quotation mark is missing.") from error

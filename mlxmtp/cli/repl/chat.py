@@ -114,6 +114,11 @@ class ChosenModel:
         assert self.worker.model is not None
         return self.worker.model
 
+    def require_memory(self, picture: int, settings: Settings) -> None:
+        """Raise TooLarge if the memory does not hold the model with a picture of so many tokens."""
+        assert self.target is not None
+        self.opener.require_memory(self.target, self.drafter, _ANSWER, settings, turns=True, picture=picture)
+
     def load(self, target: Checkpoint, settings: Settings, *, draws: bool) -> None:
         """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
         drafter = self.opener.drafter(target, settings)

@@ -22,7 +22,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.renderer import Renderer
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from mlxmtp.chat.material import dropped_path
+from mlxmtp.chat.material import dropped_paths
 from mlxmtp.cli.repl.completion import Sources, common_start, complete, quoted
 from mlxmtp.cli.repl.slash import CONTINUED, PROMPT, Line, Reader, is_open
 from mlxmtp.cli.terminal import keyboard
@@ -109,9 +109,9 @@ class LineEditor(Reader):
         run_in_terminal(lambda: sys.stdout.writelines([shown]))
 
     def _paste(self, buffer: Buffer, text: str) -> None:
-        path = dropped_path(text)
-        if path is not None and not buffer.document.char_before_cursor.strip():
-            text = f"@{quoted(path)} "  # a file was dropped on the window
+        paths = dropped_paths(text)
+        if paths and not buffer.document.char_before_cursor.strip():
+            text = "".join(f"@{_named(path)} " for path in paths)  # files were dropped on the window
         elif buffer.cursor_position == 0:
             self._literal = _beginning(text)
         buffer.insert_text(text)
@@ -165,6 +165,18 @@ class LineEditor(Reader):
             else:
                 event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
 
+        self._bind_tools(bindings)
+        return bindings
+
+    def _bind_tools(self, bindings: KeyBindings) -> None:
+        """Bind the keys that leave the line as it is: the editor, the thought, the clipboard's picture."""
+        typing = ~is_searching
+
+        @bindings.add("c-v", filter=typing)
+        def _(event: KeyPressEvent) -> None:
+            if self.on_picture is not None:  # a terminal pastes text by keys of its own
+                run_in_terminal(self.on_picture)
+
         @bindings.add("c-g", filter=typing)
         def _(event: KeyPressEvent) -> None:
             self._edit(event.current_buffer)
@@ -175,8 +187,6 @@ class LineEditor(Reader):
             text = "\n".join(wrapped(self._thought.strip("\n"), columns))
             shown = f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought.')}\n"
             run_in_terminal(lambda: sys.stdout.writelines([shown]))
-
-        return bindings
 
 
 class _ClearingOutput(Vt100_Output):
@@ -229,6 +239,13 @@ class _Completer(Completer):
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         length, words = complete(document.text_before_cursor, self._sources)
         return (Completion(word, start_position=-length) for word in words)
+
+
+def _named(path: str) -> str:
+    """Return a path as it can stand behind an `@`."""
+    if '"' not in path:
+        return quoted(path)
+    return f"'{path}'" if "'" not in path else re.sub(r"([\s\\])", r"\\\1", path)
 
 
 def _beginning(text: str) -> str:

@@ -29,6 +29,7 @@ class Reader(ABC):
     """Gives lines; `refused` if the text that is given comes back, for a reason that stands above the line."""
 
     refused = False
+    on_picture: Callable[[], None] | None = None  # takes the clipboard's picture to the next message
 
     @abstractmethod
     def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
@@ -106,9 +107,10 @@ COMMANDS = (
         "all: the whole conversation; code: the last code block; N: the Nth code block of the last answer.",
     ),
     Command(
-        "file", "PATH...", "put text files or a folder before the next message", (),
-        "@PATH within a message does the same. /file alone lists what waits, /file clear drops it.",
+        "file", "PATH...", "files, pictures, a folder before the next message", (),
+        "@PATH within a message does the same. /file alone lists what waits; /file drop N drops one, /file clear all.",
     ),
+    Command("paste", "", "the clipboard's picture before the next message", (), "Ctrl+V does the same."),
     Command(
         "system", "[TEXT]", "the system prompt: show it, or set it", (), "@FILE reads a file, /system - removes it."
     ),
@@ -220,6 +222,7 @@ KEYS_HELP = '''
 Enter sends, Alt+Enter or Ctrl+J starts a line, """ begins and ends a block
 Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history
 Tab completes, Ctrl+G opens the editor, Ctrl+T shows or hides the thought
+Ctrl+V puts the clipboard's picture before the next message
 @path reads a file or folder; a space before / sends it as text'''
 
 PLAIN_KEYS_HELP = '''

@@ -8,13 +8,14 @@ from mlxmtp.app.open import answer_params
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange
-from mlxmtp.chat.material import Material, gather, mentions, missed
+from mlxmtp.chat.material import Material, gather, mentions, missed, names_in
 from mlxmtp.chat.message import MediaPart, join, media_part
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
 from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.media import largest, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import ContextOverflow
 
@@ -117,7 +118,10 @@ def send(chat: Chat, text: str) -> None:
             last = chat.conversation.exchanges[-1]
             mentioned = [one for one in mentioned if one.media is not None or one.text not in last.attached]
             files = join([one.text for one in mentioned])
-            asking = replace(last, question=text, reply=None, mentioned=files, media=(*last.media, *_media(mentioned)))
+            named, new = names_in(last.question), _media(mentioned)
+            known = {one.digest for one in new}
+            media = (*(one for one in last.media if one.name not in named and one.digest not in known), *new)
+            asking = replace(last, question=text, reply=None, mentioned=files, media=media)
         else:
             attached = join([one.text for one in chat.line.files])
             media = _media([*chat.line.files, *mentioned])
@@ -192,6 +196,8 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
     opened, settings = chat.model.opened, chat.settings
     tokenizer = opened.model.tokenizer
     messages = turn.prepared(opened.model.media, settings.image_tokens)
+    if picture := largest(media_in(messages)):
+        chat.model.require_memory(picture, settings)
     used = len(tokenizer.prompt_ids(messages, think=bool(settings.think)))
     fit = turn.fit(used, tokenizer, opened.context, settings.max_tokens)
     if not fit.full:

@@ -30,7 +30,7 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print goes to stderr; only answers go to the driver
     blas = "none"
     if name != "transformers":
-        blas = _load_openblas()
+        blas = load_openblas()
     engine: Engine = importlib.import_module(f"scripts.benchmarks.engines.{name}").load(Path(target), Path(drafter))
     _send(out, {"hello": {"python": sys.version.split()[0], "blas": blas, **engine.describe()}})
     for line in sys.stdin:
@@ -44,7 +44,7 @@ def main() -> None:
             _send(out, {"error": f"{type(error).__name__}: {error}"})
 
 
-def _load_openblas() -> str:
+def load_openblas() -> str:
     """The same BLAS under every mlx: it takes over only if it is in the process before mlx is."""
     if sys.platform != "linux":
         return "system"
