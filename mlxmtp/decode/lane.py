@@ -291,7 +291,8 @@ class Lane:
 
     def learned(self) -> dict[str, Any]:
         """Return what `DraftLength.learned` returns, by number of slots."""
-        return {str(slots): learned for slots, depth in self._depths.items() if (learned := depth.learned())}
+        depths = list(self._depths.items())  # asked from another thread, too
+        return {str(slots): learned for slots, depth in depths if (learned := depth.learned())}
 
     def start_from(self, learned: Mapping[str, Any]) -> None:
         """Begin with what `learned` gave. Raises ValueError for anything else."""

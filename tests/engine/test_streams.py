@@ -166,14 +166,15 @@ def test_what_the_device_cannot_compute_ends_the_lane_and_not_the_rest(model, mo
     assert heard.said[2] == alone(model, *_pairs()[2])
 
 
-def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(model):
+def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(model, monkeypatch):
     """Counted, not timed: `scripts/benchmarks/joining.py` times it."""
     streams, heard = Streams(model._decoder, 4), Heard()
     endless = Params(max_tokens=2000, temp=0.0, stop=())
     others = [begin(streams, model, question, endless, question) for question in QUESTIONS[:3]]
     while len(streams._seats) < 3:
         heard.take(streams.step())
-    begin(streams, model, "word " * 1500, Params(max_tokens=4, temp=0.0), "long")
+    monkeypatch.setattr("mlxmtp.engine.streams._LONGEST", 96)
+    begin(streams, model, "word " * 500, Params(max_tokens=4, temp=0.0), "long")
     pieces = []
     while "long" not in heard.said and "long" not in heard.ends:
         before, had = (0 if streams._reading is None else streams._reading.decoder.rows), len_of(others)
@@ -183,7 +184,7 @@ def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(mode
         assert all(now > then for now, then in zip(len_of(others), had, strict=True)), "a round for each in every step"
     streams.close()
     assert len(pieces) > 3
-    assert max(pieces[1:]) <= 512, "no piece keeps the others waiting for long"
+    assert max(pieces[1:]) <= 96, "no piece keeps the others waiting for long"
 
 
 def len_of(answers: list[Running]) -> list[int]:
@@ -205,7 +206,8 @@ def test_answers_wait_for_memory_and_not_for_ever(model):
     assert most == 1
 
 
-def test_a_text_from_disk_changes_nothing_of_one_that_is_being_read(model, tmp_path):
+def test_a_text_from_disk_changes_nothing_of_one_that_is_being_read(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxmtp.engine.streams._LONGEST", 64)  # rows of a piece
     path, long = tmp_path / "kept.safetensors", "word " * 400
     other = model.tokenizer.prompt_ids(messages("other words " * 200))
     model._decoder.forget()
@@ -219,6 +221,7 @@ def test_a_text_from_disk_changes_nothing_of_one_that_is_being_read(model, tmp_p
         begin(streams, model, long, PARAMS[0], "long")
         while streams._reading is None or streams._reading.decoder.rows < 64:
             heard.take(streams.step())
+            assert streams.running
         model.load_cache(path)
         assert model.reusable(other) > 300, "it is held for those who ask for it"
         while streams.running:
@@ -252,13 +255,11 @@ def test_what_rounds_of_several_taught_is_known_at_the_next_start(model):
     learned = json.loads(json.dumps(model.learned()))
     assert set(learned["together"]) == {"2"}
     model.start_from(learned)
-    known = model.streams(2)._lanes[0]._depth(2)
-    assert known.learned()["costs"] == learned["together"]["2"]["costs"] or known._tried > 1
-    for damaged in (
-        {"x": {}},
-        [],
-        {"2": {"costs": 1}},
-        {"4": {"acceptance": [2.0], "costs": {}, "texts": 1, "rows": 1}},
-    ):
+    known, taught = model.streams(2)._lanes[0]._depth(2), learned["together"]["2"]
+    assert known.acceptance() == (taught["acceptance"], taught["texts"])
+    assert taught["costs"].keys() & {"1", "3"}, "what drafts cost was measured"
+    bad = {"acceptance": [2.0], "costs": {}, "texts": 1, "rows": 1}
+    damages: list[Any] = [{"x": {}}, [], {"2": {"costs": 1}}, {"4": bad}]
+    for damaged in damages:
         with pytest.raises(ValueError, match="learned"):
             model.start_from({"together": damaged})
