@@ -78,7 +78,7 @@ class Benchmark:
 
     @property
     def samples(self) -> list[Sample]:
-        """What was measured."""
+        """All that was measured."""
         return self.report.samples
 
     @property

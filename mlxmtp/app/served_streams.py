@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mlxmtp.engine.events import End, Event
 from mlxmtp.engine.streams import Running, Streams
 
 if TYPE_CHECKING:
-    from mlxmtp.app.remote_model import RemoteAnswer
     from mlxmtp.engine.answer import Answer
     from mlxmtp.engine.seat import Seat
 
 _NO_SEAT = cast("Seat", None)
+
+
+class Served(Protocol):
+    """An answer that a server gives."""
+
+    def leave(self) -> None:
+        """Tell the server to stop, from any thread."""
 
 
 class ServedStreams(Streams):
@@ -37,7 +43,7 @@ class ServedStreams(Streams):
         """Give an answer up; the server hears of it."""
         if running in self._running:
             self._running.remove(running)
-        cast("RemoteAnswer", running.answer).leave()
+        cast("Served", running.answer).leave()
 
     def close(self) -> None:
         """Cancel all answers."""

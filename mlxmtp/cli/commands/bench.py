@@ -1,7 +1,7 @@
 """`mlxmtp bench`: its flags, its progress, and the comparison of two reports."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,8 +15,9 @@ from mlxmtp.errors import UsageError
 from mlxmtp.limits import MAX_DRAFT, STREAMS
 
 if TYPE_CHECKING:
-    from mlxmtp.app.benchmark import Benchmark
+    from mlxmtp.app.benchmark import Benchmark, Request
     from mlxmtp.app.stream_benchmark import StreamsBenchmark
+    from mlxmtp.settings import Loaded
 
 _MODELS = "Alias, org/repo or path; can be repeated."
 _SUITES = "Of code, chat, summary, extract, rewrite; a .jsonl; text files, folders.  [default: all five]"
@@ -67,13 +68,9 @@ def bench(
     stdout. A terminal shows them drawn, unless --format md asks for their source. Ctrl-C keeps what was measured.
     Progress goes to stderr.
     """
-    from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
-    from mlxmtp.app.stream_benchmark import StreamsBenchmark
+    from mlxmtp.app.benchmark import Request, write_comparison
     from mlxmtp.bench.report import Plan
-    from mlxmtp.cli.resume import opener_of
     from mlxmtp.cli.terminal.presenters import write_document
-    from mlxmtp.cli.terminal.progress import RunProgress
-    from mlxmtp.cli.terminal.signals import last_words
 
     loaded, out = begin(ctx)
     chosen = _format(form, output)
@@ -83,8 +80,8 @@ def bench(
     _check_file("--plot", plot)
     try:
         if compare is not None:
-            if model or suite or plot is not None:
-                raise UsageError("--compare reads two reports and measures nothing: leave out -m, --suite and --plot.")
+            if model or suite or plot is not None or streams is not None:
+                raise UsageError("--compare reads two reports and measures nothing: leave out -m, --suite, --streams and --plot.")
             write_comparison(compare, chosen, output, write)
             return
         drafts = _draft_lengths(num_draft_tokens, off=loaded.settings.draft is False)
@@ -93,19 +90,29 @@ def bench(
         if counts and (chosen not in ("md", "json") or plot is not None):
             raise UsageError("--streams makes a table or JSON: leave out --plot, and give --format md or json.")
         request = Request(tuple(dict.fromkeys(model or [])), _words(suite), plan, chosen, output, plot, counts)
-        kind = StreamsBenchmark if counts else Benchmark
-        benchmark = kind(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=write)
-        for caution in benchmark.cautions:
-            out.note(caution)
-        with last_words(lambda: _finish(benchmark, out)):
-            try:
-                benchmark.run(RunProgress(out, benchmark.runs).starting)
-            except Exception:
-                _finish(benchmark, out)
-                raise
-        _finish(benchmark, out)
+        _measure(loaded, request, out, write)
     finally:
         out.settle()
+
+
+def _measure(loaded: "Loaded", request: "Request", out: Output, write: Callable[[str], None]) -> None:
+    from mlxmtp.app.benchmark import Benchmark
+    from mlxmtp.app.stream_benchmark import StreamsBenchmark
+    from mlxmtp.cli.resume import opener_of
+    from mlxmtp.cli.terminal.progress import RunProgress
+    from mlxmtp.cli.terminal.signals import last_words
+
+    kind = StreamsBenchmark if request.streams else Benchmark
+    benchmark = kind(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=write)
+    for caution in benchmark.cautions:
+        out.note(caution)
+    with last_words(lambda: _finish(benchmark, out)):
+        try:
+            benchmark.run(RunProgress(out, benchmark.runs).starting)
+        except Exception:
+            _finish(benchmark, out)
+            raise
+    _finish(benchmark, out)
 
 
 def _finish(benchmark: "Benchmark | StreamsBenchmark", out: Output) -> None:
