@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -154,14 +153,6 @@ class Opener:
     def names(self) -> list[str]:
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
         return [BUILT_IN, *here, *self.loaded.aliases]
-
-    def prepare(self) -> None:
-        """Do what must be done before there are threads: one for the model, or others beside it."""
-        if sys.platform == "darwin":  # computes on Metal, and importing MLX would put off the first line
-            return
-        from mlxmtp.models.device import find_compiler
-
-        find_compiler()
 
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None

@@ -89,9 +89,6 @@ class RemoteOpener(Opener):
     ) -> None:
         """Ask for none."""
 
-    def prepare(self) -> None:
-        """Do nothing: MLX is not needed."""
-
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:

@@ -70,6 +70,7 @@ class Worker:
         self._together = Together(parallel, self._tell_beside)
         self.model: OpenModel | None = None
         self.error: Exception | None = None  # of reading the model
+        self._silent: set[object] = set()  # keys of answers beside others of which nothing has come
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._events: deque[WorkerEvent] = deque()
         self._stop, self._taken = Event(), Event()
@@ -169,6 +170,7 @@ class Worker:
             else:
                 self._together.run(self.model)
 
+        self._silent.add(key)
         if self._together.join(key, begin):
             self._do(job)
 
@@ -178,6 +180,9 @@ class Worker:
 
     def _tell_beside(self, key: object, event: Any) -> None:
         self._emit(Beside(key, Failed(event) if isinstance(event, Exception) else event))
+        if key in self._silent:
+            self._silent.remove(key)
+            self._wait_for_reader()
 
     def prepare(self, job: Callable[[OpenModel], None]) -> None:
         """Have `job` done with the model once it is there, before any later answer; it raises nothing."""

@@ -41,7 +41,7 @@ _QUANTIZATION = Quantization(4, 64)
 
 def measure() -> Iterator[Check]:
     """Yield what was found, one after the other; half a minute on a CPU."""
-    find_compiler()  # before there are threads
+    find_compiler()  # now: a Ctrl-C that comes with it ends no check
     yield from _guarded("memory limits", _memory_limits)
     for family in dict.fromkeys(entry.family for entry in entries()):
         yield from _guarded(f"network {family}", partial(_network, family))

@@ -84,7 +84,6 @@ class OneAnswer:
         tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
         picture = largest(media_in(messages))
         self.opener.require_memory(target, drafter, tokens, settings, turns=cached, picture=picture)
-        self.opener.prepare()
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}" if settings.url is None else f"asking {settings.url}")

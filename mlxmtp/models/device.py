@@ -1,6 +1,7 @@
 """The machine as the networks see it; the rest of the program never asks for the device."""
 
 import signal
+import subprocess
 from functools import cache
 
 import mlx.core as mx
@@ -11,7 +12,6 @@ from mlxmtp.models.chunks import BUDGET
 
 _ONE_THREAD_BELOW = 1024
 _FREED_ON_CPU = 2**27
-_FROM_THE_KEYBOARD = {signal.SIGINT, signal.SIGQUIT}
 
 
 def on_cpu() -> bool:
@@ -40,18 +40,17 @@ def tune_threads(hidden_size: int) -> None:
 
 @cache
 def find_compiler() -> None:
-    """Have MLX look for its C++ compiler, which it does once in a process: to be called before there are threads.
+    """Have MLX look for its C++ compiler, which it does once in a process, without losing a Ctrl-C that comes then.
 
-    It asks with system(), which ignores Ctrl-C in the whole process until the compiler has said its version: one that
-    comes then would be lost, and with it the compiler, for MLX. Blocked, it waits. A GPU needs no compiler.
+    MLX asks with system(), which ignores Ctrl-C in the whole process until the compiler has said its version. A witness
+    in the same terminal does not, and what has ended it is told to this process. A GPU needs no compiler.
     """
     if not on_cpu():
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_THE_KEYBOARD)
-    try:
+    with subprocess.Popen(["/bin/sh", "-c", "read line"], stdin=subprocess.PIPE) as witness:
         mx.compile(lambda x: x)(mx.zeros(1))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if witness.returncode == -signal.SIGINT:
+        signal.raise_signal(signal.SIGINT)
 
 
 @cache

@@ -1,5 +1,6 @@
 """OpenAI's chat completions, and completions of a plain text."""
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -16,13 +17,14 @@ from mlxmtp.serve.tools import choose, functions
 
 _MOST = 8  # answers to one request
 _NOT_HONOURED = (
-    "functions", "function_call", "audio", "web_search_options", "guided_choice", "grammar", "json_schema",
+    "functions", "function_call", "audio", "web_search_options", "grammar", "json_schema", "chat_template",
+    "ignore_eos", "stop_token_ids", "bad_words", "allowed_token_ids", "include_stop_str_in_output", "prompt_logprobs",
 )  # fmt: skip
+_NOT_HONOURED_UNLESS_0 = ("min_tokens", "mirostat", "xtc_probability", "dry_multiplier")  # of vLLM and llama.cpp
 
 
 def read(body: Fields) -> Asked:
     """Return what a chat completion asks for. Raises Refused."""
-    body.refuse(*_NOT_HONOURED)
     history = History()
     for message in body.objects("messages"):
         _add(history, message)
@@ -58,20 +60,34 @@ def read_plain(body: Fields) -> Asked:
 
 
 def shared(body: Fields) -> dict[str, Any]:
-    """Return the parameters that both kinds have."""
+    """Return the parameters that both kinds have. Raises Refused."""
+    body.refuse(*_NOT_HONOURED)
+    body.refuse(*_NOT_HONOURED_UNLESS_0, unless=(0,))
+    body.refuse("typical_p", unless=(1,))
     limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
     form = asked.form_of(body.object("response_format"), "json_schema") or _guided(body)
     return {**asked.sampling_of(body), **asked.penalties_of(body), **limits, **form, **asked.extension_of(body)}
 
 
 def _guided(body: Fields) -> dict[str, Any]:
-    """Return the constraint that vLLM's parameters ask for."""
-    if body.has("guided_regex"):
-        return {"constraint": Constraint("regex", body.text("guided_regex"))}
-    if body.has("guided_grammar"):
-        return {"constraint": Constraint("grammar", body.text("guided_grammar"))}
-    schema = body.object("guided_json")
-    return {} if schema is None else {"constraint": Constraint.schema(schema.table)}
+    """Return the constraint that vLLM's parameters ask for, `guided_regex` and the like or `structured_outputs`."""
+    within = body.object("structured_outputs")
+    if within is not None:
+        within.refuse("structural_tag", "whitespace_pattern")
+        if within.flag("json_object"):
+            return {"constraint": Constraint.schema({"type": "object"})}
+    for fields, prefix in ((body, "guided_"), (within, "")):
+        if fields is None:
+            continue
+        if fields.has(f"{prefix}regex"):
+            return {"constraint": Constraint("regex", fields.text(f"{prefix}regex"))}
+        if fields.has(f"{prefix}grammar"):
+            return {"constraint": Constraint("grammar", fields.text(f"{prefix}grammar"))}
+        if choices := fields.texts(f"{prefix}choice"):
+            return {"constraint": Constraint("grammar", f"start: {' | '.join(map(json.dumps, choices))}")}
+        if (schema := fields.object(f"{prefix}json")) is not None:
+            return {"constraint": Constraint.schema(schema.table)}
+    return {}
 
 
 def _add(history: History, message: Fields) -> None:

@@ -38,7 +38,8 @@ class Silence(Response):
 
 def error_response(path: str, error: Refused) -> Response:
     """Return an error as the protocol of a path has it."""
-    message, kind = str(error), _TYPES.get(error.status, "api_error")
+    message = str(error)
+    kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     if path.startswith("/api/"):
         body: dict[str, Any] = {"error": message}
     elif path.startswith("/v1/messages"):

@@ -154,7 +154,6 @@ class Server:
 
 def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[str], None]) -> None:
     """Serve the model that the settings mean. Raises ModelNotFound, LoadError, TooLarge, UsageError."""
-    opener.prepare()
     Server(models_of(opener, settings), options, tell).run(settings.of_answer())
 
 

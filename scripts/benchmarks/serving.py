@@ -1,12 +1,13 @@
 """Measure `mlxmtp serve` with the built-in model: what HTTP costs, a shared prefix, other servers, and a long load.
 
-    .venv/bin/python -m scripts.benchmarks.serving overhead          # beside the Python API, two minutes
+    .venv/bin/python -m scripts.benchmarks.serving overhead          # beside the Python API, a minute
     .venv/bin/python -m scripts.benchmarks.serving prefix            # two conversations after 17,000 equal tokens
     .venv/bin/python -m scripts.benchmarks.serving peers --python .venv-peers/bin/python
     .venv/bin/python -m scripts.benchmarks.serving load --minutes 10 # 32 clients, some of which go away
 
 Everything stays on this machine. `load` compares every text with the Python API's for the same seed and watches the
-server's memory; it fails if a text differs, an answer is lost or the server does not end quietly.
+server's memory; it fails if a text differs, an answer is lost, memory grows by more than a tenth between the second and
+the last fifth of the time, or the server does not end quietly.
 """
 
 from __future__ import annotations
@@ -119,7 +120,11 @@ PEERS = ("mlx_lm.server", "mlx_vlm.server")
 
 
 def overhead(repetitions: int) -> None:
-    """Compare a stream over HTTP with the Python API's, in turn; three drafts, so that both do the same work."""
+    """Compare a stream over HTTP with the Python API's, in turn; three drafts, so that both do the same work.
+
+    Exits with 1 if the median pair is 3 % slower over HTTP, or its first text 5 ms later.
+    """
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the server has it; MLX is not imported yet
     from mlxmtp import Params, load
     from mlxmtp.engine.events import Text
 
@@ -138,16 +143,28 @@ def overhead(repetitions: int) -> None:
 
     with serving(OURS) as (port, _):
         asked: dict[str, Any] = {"temperature": 0, "max_tokens": TOKENS, "mlxmtp": {"num_draft_tokens": 3}}
-        pairs = [(by_api(), ask(port, messages, **asked)) for _ in range(repetitions + 3)][3:]
-    api = [one for one, _ in pairs]
-    http = [one for _, one in pairs if one is not None]
-    assert {one.text for one in api} == {one.text for one in http}
-    for name, replies in (("Python API", api), ("HTTP stream", http)):
+
+        def by_http() -> Reply:
+            reply = ask(port, messages, **asked)
+            assert reply is not None
+            return reply
+
+        pairs = []
+        for turn in range(repetitions + 3):  # each goes first in turn
+            pair = [by_api(), by_http()] if turn % 2 else [by_http(), by_api()][::-1]
+            pairs.append((pair[0], pair[1]))
+        pairs = pairs[3:]
+    assert len({one.text for pair in pairs for one in pair}) == 1
+    for name, replies in zip(("Python API", "HTTP stream"), zip(*pairs, strict=True), strict=True):
         speeds, firsts = sorted(one.tps for one in replies), sorted(1e3 * one.first for one in replies)
         say(
             f"{name}: {median(speeds):.1f} tokens/s ({speeds[0]:.1f} to {speeds[-1]:.1f}), first text after "
             f"{median(firsts):.1f} ms ({firsts[0]:.1f} to {firsts[-1]:.1f}), {replies[0].tokens} tokens"
         )
+    slower = 100 * (1 - median(http.tps / api.tps for api, http in pairs))
+    later = 1e3 * median(http.first - api.first for api, http in pairs)
+    say(f"median pair: {slower:.1f} % slower over HTTP (at most 3), first text {later:.1f} ms later (at most 5)")
+    raise SystemExit(0 if slower < 3 and later < 5 else 1)
 
 
 def long_text(tokens: int) -> str:
@@ -282,11 +299,13 @@ def load(minutes: float, clients: int) -> None:
                 thread.join(30 / clients)
         alone = ask(port, _question(QUESTIONS[0]), **_asked(1))
         quiet = process.poll() is None
-    settled = memory[len(memory) // 5 :] or memory
-    say(f"memory after the first fifth: {min(settled):.0f} to {max(settled):.0f} MB; at the end {memory[-1]:.0f} MB")
+    early, late = median(memory[len(memory) // 5 :][: len(memory) // 5 + 1]), median(memory[-len(memory) // 5 :])
+    say(f"memory in the second fifth {early:.0f} MB, in the last {late:.0f} MB, at most {max(memory):.0f} MB")
     lost = {what: count for what, count in run.counts.items() if what.startswith("failed")}
-    fine = quiet and not lost and not run.wrong and alone is not None and process.returncode == 0
-    say(f"{dict(run.counts)}; {len(run.wrong)} wrong; ended with {process.returncode}")
+    flat = late <= 1.1 * early
+    done = run.counts["answered"] > 0 and alone is not None and alone.text == expected[QUESTIONS[0], 1]
+    fine = quiet and done and flat and not lost and not run.wrong and process.returncode == 0
+    say(f"{dict(run.counts)}; {len(run.wrong)} wrong; ended with {process.returncode}: {'fine' if fine else 'FAILED'}")
     for one in run.wrong[:5]:
         say(one)
     raise SystemExit(0 if fine else 1)

@@ -276,7 +276,7 @@ def test_a_busy_machine_is_told(bench, monkeypatch):
         (("--temp", "-1"), 2, "--temp must be a number from 0 up"),
         (("-m", "nothing"), 3, "Model 'nothing' is not known"),
         (("--draft-model", "e2b"), 3, "Run: mlxmtp pull e2b"),
-        (("--compare", "a.json", "b.json"), 2, "leave out -m, --suite and --plot"),
+        (("--compare", "a.json", "b.json"), 2, "leave out -m, --suite, --streams and --plot"),
         (("-n", "1"), 2, "greater than or equal to 2"),
         (("-r", "0"), 2, "greater than or equal to 1"),
     ],

@@ -60,6 +60,20 @@ def test_a_beginning_that_is_shared_is_read_once_and_stays_with_both() -> None:
     assert engine.reused == len(following) - 3
 
 
+def test_two_agents_with_one_beginning_read_every_token_once() -> None:
+    engine, (first, other) = decoder("e2b", ENOUGH), prompts("e2b")
+    beginning = (first * 3)[:300]  # long enough to be kept for its own sake
+    talks = [[*beginning, *first[:9]], [*beginning, *other[:9]]]
+    read = [0, 0]
+    for number in range(6):
+        for agent, talk in enumerate(talks):
+            said = decode(engine, talk, 8, num_draft_tokens=3, snapshot_at=[len(beginning), len(talk)])
+            read[agent] += len(talk) - engine.reused
+            talk += [*said, 5 + number, 6, 7]  # a call and its result
+    # All that was said is in the cache, but for the last token of an answer; behind it come three.
+    assert read == [len(beginning) + 9 + 5 * 4, 9 + 5 * 4]
+
+
 @pytest.mark.parametrize("limit", [0, 200_000, ENOUGH])
 @pytest.mark.parametrize("family", ["12b"])
 def test_whatever_is_asked_in_whatever_order_the_texts_are_the_same(family: str, limit: int) -> None:

@@ -187,7 +187,9 @@ def test_no_text_of_a_request_is_a_mark(served: Running) -> None:
     assert [ids.count(marks[name]) for name in marks] == [3, 1, 2]
 
 
-@pytest.mark.parametrize("tools", [{}, {"tools": []}, {"tools": [TOOL], "tool_choice": "none"}])
+@pytest.mark.parametrize(
+    "tools", [{}, {"tools": []}, {"tool_choice": "auto"}, {"tools": [TOOL], "tool_choice": "none"}]
+)
 def test_no_tools_are_none(served: Running, tools: Json) -> None:
     served.say(call("f{}") + "<turn|>")
     [choice] = served.post(CHAT, messages=HI, **tools)["choices"]
@@ -244,6 +246,9 @@ REFUSED: list[tuple[Json, str]] = [
     ({"messages": HI, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
     ({"messages": HI, "tool_choice": "required"}, "tool_choice"),
     ({"messages": HI, "stream": "yes"}, "stream"),
+    ({"messages": HI, "ignore_eos": True}, "ignore_eos"),
+    ({"messages": HI, "min_tokens": 5}, "min_tokens"),
+    ({"messages": HI, "typical_p": 0.5}, "typical_p"),
     ({"messages": HI, "mlxmtp": {"num_draft_tokens": 99}}, "mlxmtp.num_draft_tokens"),
 ]  # fmt: skip
 
@@ -272,7 +277,7 @@ def test_fields_that_change_nothing_are_passed_over(served: Running) -> None:
     extra: dict[str, Any] = {
         "metadata": {"a": "b"}, "store": True, "user": "me", "service_tier": "auto", "logprobs": False, "n": 1,
         "prompt_cache_key": "k", "presence_penalty": 0, "response_format": {"type": "text"}, "unheard_of": [1],
-        "logit_bias": {}, "stop": None,
+        "logit_bias": {}, "stop": None, "ignore_eos": False, "min_tokens": 0, "typical_p": 1.0, "stop_token_ids": [],
     }  # fmt: skip
     assert served.post(CHAT, messages=HI, **extra)["http"] == 200
 

@@ -197,6 +197,8 @@ def test_a_head_that_does_not_come_is_not_waited_for(served: Running, monkeypatc
 
 def test_paths_and_methods_that_do_not_exist(served: Running) -> None:
     assert served.request("GET", "/v1/nothing")[0] == 404
+    refused = served.get(CHAT)
+    assert refused["error"]["type"] == "invalid_request_error"
     assert served.request("GET", CHAT)[0] == 405
     assert served.request("HEAD", "/")[0] == 200
     assert served.get("/v1/models/fake")["id"] == "fake"

@@ -135,6 +135,30 @@ def test_a_format_reaches_the_decoder(served: Running, path: str, body: Json) ->
     assert matcher.accept(served.tokenizer.encode('{"a":"')) < 6
 
 
+GUIDED: list[tuple[Json, str, str]] = [
+    ({"guided_json": SCHEMA}, '{"a":1}', '{"a":"'),
+    ({"guided_regex": "[ab]+c"}, "abac", "abd"),
+    ({"guided_grammar": 'start: "yes" | "no"'}, "no", "nn"),
+    ({"guided_choice": ["grün", 'a "b" \\n']}, 'a "b" \\n', "a b"),
+    ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes", "yn"),
+    ({"structured_outputs": {"json": SCHEMA}}, '{"a":1}', '{"a":"'),
+    ({"structured_outputs": {"json_object": True}}, '{"b":1}', "[1]"),
+    ({"structured_outputs": {"regex": "[ab]+c"}}, "abac", "abd"),
+    ({"structured_outputs": {"grammar": 'start: "yes" | "no"'}}, "no", "nn"),
+]
+
+
+@pytest.mark.parametrize(("body", "right", "wrong"), GUIDED)
+@pytest.mark.parametrize("asked", [{"messages": HI}, {"prompt": "Hi"}])
+def test_forms_as_vllm_names_them(served: Running, asked: Json, body: Json, right: str, wrong: str) -> None:
+    path = "/v1/chat/completions" if "messages" in asked else "/v1/completions"
+    for text in (right, wrong):
+        served.say(f"{right}<turn|>")
+        assert served.post(path, **asked, **body)["http"] == 200
+        matcher, tokens = served.decoder.requests[-1].constraint, served.tokenizer.encode(text)
+        assert (matcher.accept(tokens) == len(tokens)) == (text == right)
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
 def test_a_forced_call_reaches_the_decoder(served: Running, choice: object) -> None:
     served.say(call("f{a:1}") + "<|tool_response>")
@@ -153,6 +177,8 @@ REFUSED: list[tuple[Json, str]] = [
         "response_format",
     ),
     ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "tools"),
+    ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
+    ({"guided_choice": [1]}, "guided_choice"),
 ]
 
 

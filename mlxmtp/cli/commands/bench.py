@@ -80,8 +80,9 @@ def bench(
     _check_file("--plot", plot)
     try:
         if compare is not None:
-            if model or suite or plot is not None or streams is not None:
-                raise UsageError("--compare reads two reports and measures nothing: leave out -m, --suite, --streams and --plot.")
+            if model or suite or streams or plot is not None:
+                told = "--compare reads two reports and measures nothing"
+                raise UsageError(f"{told}: leave out -m, --suite, --streams and --plot.")
             write_comparison(compare, chosen, output, write)
             return
         drafts = _draft_lengths(num_draft_tokens, off=loaded.settings.draft is False)

@@ -115,7 +115,6 @@ def _prepare(
 
         path = loaded.places.data / "history" if history else None
         reader = LineEditor(path, Sources(opener.names, session_names, CHAT_KEYS), color=out.look.color)
-    opener.prepare()
     worker = Worker()
     cache = SessionCache(worker, loaded.places.sessions) if keep_cache else None
     return Chat(loaded, out, conversation, ChosenModel(opener, worker, cache), keys, reader)
