@@ -214,6 +214,7 @@ def test_a_text_from_disk_changes_nothing_of_one_that_is_being_read(model, tmp_p
     list(model.stream_ids(other, Params(max_tokens=1, temp=0.0)))
     model.save_cache(path)
     wanted, short = alone(model, long, PARAMS[0]), alone(model, QUESTIONS[0], PARAMS[0])
+    model._decoder.forget()
     model.hold_texts(2**30)
     try:
         streams, heard = Streams(model._decoder, 2), Heard()
