@@ -159,7 +159,8 @@ def test_noise_and_filters_are_those_of_a_single_text(sampling):
     assert mx.array_equal(gumbel(keys, positions, ids), gumbel(sampling.key(), positions, ids))
 
 
-def test_slots_follow_the_number_of_texts_and_a_stop_token_ends_one():
+def test_slots_follow_the_number_of_texts_and_a_stop_token_ends_one(monkeypatch):
+    monkeypatch.setattr("mlxmtp.decode.lane._PATIENCE", 2)
     lane = Lane(rounds("e2b"), in_flight=0)
     greedy = alone("e2b", 80, Sampling())
     streams = [join(lane, "e2b", n, Sampling()) for n in (80, 16, 81)]
@@ -180,13 +181,14 @@ _BITS = """
 import mlx.core as mx  # before OpenBLAS: products are MLX's own, and a row's bits do not depend on the rows beside it
 from mlxmtp.decode.lane import Lane
 from mlxmtp.decode.sampling import Sampling
-from tests.decode.test_lane import join, rounds
+from tests.decode.test_lane import join, reader, rounds
 
 for family in ("e2b", "26b"):
     several, lanes = Lane(rounds(family), in_flight=0), [Lane(rounds(family), in_flight=0) for _ in range(3)]
     lengths = (80, 5, 33)
     for length, lane in zip(lengths, lanes):
         for one in (several, lane):
+            reader(family).forget()  # what is read row by row has other bits than what is read at once
             join(one, family, length, Sampling(temp=1.0, seed=length), 0)
     for _ in range(5):
         several.step()
