@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,13 @@ PENALTIES = {
     "repetition_penalty": Range(0, above=True),
 }
 TOP_LOGPROBS = Range(0, 20, whole=True)
+Exact = Literal["on", "off", "auto"]  # text, see `decode/exact.py`
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)  # budgets of a picture that Gemma 4 was trained with
 TOKEN_COUNT = Range(1, whole=True)
 STREAMS = Range(1, 64, whole=True)  # answers at a time
 
 MAX_DRAFT = 8  # draft tokens of a round: longer ones are slower on every machine that was measured
+EXACT_DRAFT = 4  # the most in exact text: more rows are products of another kind
 COPIED = 15  # tokens that a round checks when they are copied from the text: 16 rows
 SLACK = 64  # ring rows beyond the window: two rounds in flight write 2 * 16, and a small rewind may take some back
 STEP = 256  # rows by which a KV cache grows at least: a new capacity costs a new trace of the round

@@ -81,6 +81,7 @@ _TALKING = ("ask", "chat")
 _RUNNING = ("ask", "chat", "map", "bench", "serve")
 _FETCHING = (*_RUNNING, "pull", "convert")
 _SAMPLING = {"commands": _RUNNING, "section": "sampling", "in_chat": True, "of_answer": True}
+_DRAFTS = {"commands": _ANSWERING, "section": "drafting", "of_answer": True}
 _DRAFTING = {"commands": _RUNNING, "section": "drafting"}
 _SERVING = {"commands": ("serve",), "section": "address"}
 _FORM = {"commands": ("ask", "map"), "section": "form", "in_config": False}
@@ -164,12 +165,13 @@ class Settings:
         "the paired one", **_DRAFTING)
     num_draft_tokens: int | Literal["auto"] | None = setting(
         "--num-draft-tokens N|auto", number_or(Range(0, MAX_DRAFT, whole=True), "auto"),
-        f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.",
-        "auto", commands=_ANSWERING, section="drafting", of_answer=True)
+        f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.", "auto", **_DRAFTS)
     draft_from: str | None = setting(
         "--draft-from SOURCE", choice("mtp", "copy", "mtp,copy"),
-        "Drafts of automatic length: mtp (the drafter), copy (of the text so far), or mtp,copy.",
-        "mtp", commands=_ANSWERING, section="drafting", of_answer=True)
+        "Drafts of automatic length: mtp (the drafter), copy (of the text so far), or mtp,copy.", "mtp", **_DRAFTS)
+    exact: Literal["on", "off", "auto"] | None = setting(
+        "--exact MODE", choice("on", "off", "auto"), "The same text bit for bit with any drafts: on, off or auto.",
+        "auto: on a GPU where it costs nothing", **_DRAFTING)
     draft_bits: int | None = setting(
         "--draft-bits N", choice(4, 8, 16), "Pack the drafter to 4 or 8 bits; 16 keeps it.",
         "by the drafter's size", **_DRAFTING)
@@ -195,14 +197,12 @@ class Settings:
         "--regex PATTERN", TEXT, "Text that an expression matches as a whole.", "any text", **_FORM)
     grammar: str | None = setting(
         "--grammar FILE", name_of("a file"), "Text that a grammar (Lark) derives.", "any text", **_FORM)
-    json_output: bool | None = setting(
-        "--json-output", SWITCH, "Any JSON.", "any text", **_FORM)
+    json_output: bool | None = setting("--json-output", SWITCH, "Any JSON.", "any text", **_FORM)
     plain: bool | None = setting(
         "--plain", SWITCH, "Raw text on a terminal, too.",
         "off", commands=("ask", "chat", "sessions show"), section="display")
     stats: bool | None = setting(
-        "--stats", SWITCH, "Speed, acceptance and seed on stderr.",
-        "off; `chat`: on", commands=("ask",), section="display")
+        "--stats", SWITCH, "Speed, drafts and seed on stderr.", "off; `chat`: on", commands=("ask",), section="display")
     quiet: bool | None = setting(
         "-q --quiet", SWITCH, "No notes, progress or reasoning on stderr.",
         "off", commands=("ask", "map", "bench", "serve", "pull", "convert"), section="display")

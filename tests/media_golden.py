@@ -32,8 +32,11 @@ class MediaGolden:
         return cast("list[int]", self.arrays[name].tolist())
 
 
-def build(family: str, dest: Path, *, window: int | None = None) -> MediaGolden:
-    """Put text network and tower together in the folder ``dest``, by an index that leaves the stand-ins out."""
+def build(family: str, dest: Path, *, window: int | None = None, record: str = "golden") -> MediaGolden:
+    """Put text network and towers together in the folder ``dest``, by an index that leaves the stand-ins out.
+
+    ``record``: "golden" of two pictures, "hearing" of two sounds and the first picture.
+    """
     golden = FOLDER / "media" / family
     dest.mkdir()
     config = json.loads((golden / "config.json").read_text())
@@ -42,15 +45,15 @@ def build(family: str, dest: Path, *, window: int | None = None) -> MediaGolden:
     (dest / "config.json").write_text(json.dumps(config))
     (dest / "generation_config.json").write_bytes((golden / "generation_config.json").read_bytes())
     weight_map: dict[str, str] = {}
-    files = [*sorted((FOLDER / family / "target").glob("*.safetensors")), golden / "towers.safetensors"]
+    files = [*sorted((FOLDER / family / "target").glob("*.safetensors")), *sorted(golden.glob("*towers.safetensors"))]
     for i, file in enumerate(files, 1):
         name = f"model-{i:05d}-of-{len(files):05d}.safetensors"
         (dest / name).symlink_to(file)
         stored = cast("dict[str, mx.array]", mx.load(str(file)))
-        weight_map |= {one: name for one in stored if "language_model" in one or file.stem == "towers"}
+        weight_map |= {one: name for one in stored if "language_model" in one or "towers" in file.stem}
     (dest / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    arrays = cast("dict[str, mx.array]", mx.load(str(golden / "golden.safetensors")))
-    facts = json.loads((golden / "golden.json").read_text())
+    arrays = cast("dict[str, mx.array]", mx.load(str(golden / f"{record}.safetensors")))
+    facts = json.loads((golden / f"{record}.json").read_text())
     return MediaGolden(family, dest, FOLDER / family / "drafter", arrays, facts)
 
 

@@ -1,4 +1,4 @@
-"""The built-in model with a random vision tower: it answers in words, and pictures change its numbers, not its wits."""
+"""The built-in model with random towers: it answers in words, and what it sees and hears changes its numbers only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def write_seeing_pocket(folder: Path) -> Path:
     config = json.loads((POCKET / "config.json").read_text())
     kept = {key: seen[key] for key in ("vision_config", "audio_config") if key in seen}
     write_json(folder / "config.json", config | IDS | kept)
-    towers = cast("dict[str, mx.array]", mx.load(str(golden / "towers.safetensors")))
+    towers: dict[str, mx.array] = {}
+    for file in golden.glob("*towers.safetensors"):
+        towers |= cast("dict[str, mx.array]", mx.load(str(file)))
     for name in [name for name in towers if name.endswith("embedding_projection.weight")]:
         width = towers[name].shape[1]
         key = mx.random.key(len(name))

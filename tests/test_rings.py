@@ -56,6 +56,8 @@ KEPT_IN = {
     "transformers": set(),
     "torch": set(),
     "numpy": {"media"},
+    "soundfile": {"media"},
+    "soxr": {"media"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "h11": {"serve"},

@@ -5,7 +5,7 @@ import runpy
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, SimpleNamespace
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -157,8 +157,9 @@ def test_types_of_fields_are_those_that_their_rules_return() -> None:
     hints = get_type_hints(Settings)
     samples = {bool: True, str: "4", int: 4, float: 0.5, list[str]: ["a"]}
     for name, one in TABLE.items():
-        allowed = [get_origin(kind) or kind for kind in get_args(hints[name]) if kind is not NoneType]
-        sample = {"draft_from": "mtp,copy", "image_tokens": 70}.get(name, samples[one.rule.reads])
+        kinds = [kind for kind in get_args(hints[name]) if kind is not NoneType]
+        allowed = [str if get_origin(kind) is Literal else get_origin(kind) or kind for kind in kinds]
+        sample = {"draft_from": "mtp,copy", "exact": "on", "image_tokens": 70}.get(name, samples[one.rule.reads])
         assert type(one.rule.check(sample)) in allowed, name
         assert one.rule.check(object()) is None
 

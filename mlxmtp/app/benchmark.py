@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlxmtp.app.open import Opener, answer_params, read_tokenizer, require_memory
+from mlxmtp.app.open import Opener, answer_params, exact_of, read_tokenizer, require_memory
 from mlxmtp.bench import Format, compare, environment, formats, plot, suite
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report, to_json
 from mlxmtp.bench.runner import OnProgress, Runner, prompts_of
@@ -63,7 +63,8 @@ class Benchmark:
             longest = max(len(prompt.ids) for found in prompts.values() for prompt in found)
             tokens, kv_bits = longest + request.plan.max_tokens, settings.kv_bits
             require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=kv_bits)
-            pair, params = (target, drafter, settings.draft_bits, kv_bits), answer_params(settings)
+            exact = exact_of(settings, [one for one in request.plan.num_draft_tokens if drafter is not None])
+            pair, params = (target, drafter, settings.draft_bits, kv_bits, exact), answer_params(settings)
             self._runners.append(Runner(*pair, tokenizer, params, prompts, request.plan))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
         asked = RunSettings(

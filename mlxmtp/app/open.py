@@ -15,10 +15,11 @@ from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import LoadError, ModelNotFound, TooLarge
+from mlxmtp.errors import LoadError, ModelNotFound, TooLarge, UsageError
 from mlxmtp.files import write_atomically
 from mlxmtp.hub.registry import BUILT_IN, entries
 from mlxmtp.hub.store import Checkpoint, Store, best_fit
+from mlxmtp.limits import EXACT_DRAFT, Exact
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import machine_memory, need
 from mlxmtp.models.checkpoint import check_folder, check_target
@@ -29,7 +30,7 @@ from mlxmtp.version import installed_version
 
 __all__ = [
     "ANSWER", "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
-    "answer_params", "load", "read_tokenizer", "require_memory",
+    "answer_params", "exact_of", "load", "read_tokenizer", "require_memory",
 ]  # fmt: skip
 
 ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
@@ -163,7 +164,8 @@ class Opener:
                 for note in check_folder(read_config(folder)):
                     self.tell(note)
         bits, data = settings.draft_bits, self.loaded.places.data
-        model = _read_weights(target, drafter, bits, settings.kv_bits, tokenizer or read_tokenizer(target))
+        how = {"draft_bits": bits, "kv_bits": settings.kv_bits, "exact": exact_of(settings)}
+        model = _read_weights(target, drafter, tokenizer or read_tokenizer(target), **how)
         learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
         learned.start(model)
         if settings.in_form:
@@ -177,20 +179,39 @@ def load(
     *,
     draft_bits: int | None = None,
     kv_bits: int | None = None,
+    exact: Exact = "auto",
 ) -> Model:
     """Load a target and its drafter: an alias (`pocket`, `e2b`, `12b:8bit`), `org/repo`, or the path of a folder.
 
     `drafter=None` takes the paired one: for a name the drafter published for it, for a folder the one in or next to it
     (`drafter`, or the folder's own name with `-assistant`), if there is one; `drafter=False` never loads one.
     `draft_bits` quantizes the drafter while it is read (None: by its size), `kv_bits` (4 or 8) keys and values of
-    full-attention layers. A folder without tokenizer.json is fine for `Model.rounds`, not for `Model.stream`.
-    Raises ModelNotFound when a name is not on this machine, LoadError when files cannot be used together.
+    full-attention layers. `exact` "on": texts are the same bit for bit with any drafts and with none; "auto": on a GPU
+    where that costs nothing; "off". A folder without tokenizer.json is fine for `Model.rounds`, not for `Model.stream`.
+    Raises ModelNotFound when a name is not on this machine, LoadError when files cannot be used together or exact
+    texts cannot be had here.
     """
     loaded = load_settings({})
     store = Store(loaded.places, loaded.aliases)
     found = store.resolve(str(target))
     paired = store.drafter_for(found, None if drafter is None else drafter if drafter is False else str(drafter))
-    return _read_weights(found, paired, draft_bits, kv_bits, None)
+    return _read_weights(found, paired, None, draft_bits=draft_bits, kv_bits=kv_bits, exact=exact)
+
+
+def exact_of(settings: Settings, drafts: Sequence[int | Literal["auto"]] = ()) -> Exact:
+    """Return how exact texts have to be, with these draft lengths or those of the settings.
+
+    Raises UsageError if more drafts are asked for than exact texts can have. Left to us, what is asked for comes first.
+    """
+    lengths = drafts or (settings.num_draft_tokens,)
+    longest = max((one for one in lengths if isinstance(one, int)), default=0)
+    copies = "copy" in (settings.draft_from or "")
+    if longest <= EXACT_DRAFT and not copies:
+        return settings.exact or "auto"
+    if settings.exact == "on":
+        what = "no copied drafts" if copies else f"at most {EXACT_DRAFT} drafts a round, not {longest}"
+        raise UsageError(f"Exact text takes {what}: leave one of the two options out.")
+    return "off"
 
 
 def answer_params(settings: Settings) -> Params:
@@ -250,12 +271,9 @@ def require_memory(
     )
 
 
-def _read_weights(
-    target: Checkpoint, drafter: Checkpoint | None, draft_bits: int | None, kv_bits: int | None, text: Tokenizer | None
-) -> Model:
+def _read_weights(target: Checkpoint, drafter: Checkpoint | None, text: Tokenizer | None, **how: Any) -> Model:
     folder, name = (None, None) if drafter is None else (drafter.folder, drafter.name)
-    bits = {"draft_bits": draft_bits, "kv_bits": kv_bits}
-    return Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **bits)
+    return Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
 
 
 class LearnedDrafting:

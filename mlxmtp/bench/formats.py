@@ -198,6 +198,7 @@ def _environment(report: Report) -> Iterator[str]:
         drafter = f"drafter {model.drafter} ({model.drafter_quantization})" if model.drafter else "no drafter"
         quantized = f", keys and values in {model.kv_bits} bits" if model.kv_bits else ""
         compiled = "" if model.compiled else ", rounds not compiled"
+        compiled += ", exact text" if model.exact else ""
         sampling = f"temperature {model.sampling.temp:g}" if model.sampling.temp else "greedy"
         computed = f"computed on {model.device} in {model.dtype}{quantized}"
         yield f"{model.name}: stored as {model.quantization}, {computed}, {drafter}{compiled}, {sampling}"

@@ -15,11 +15,13 @@ from mlxmtp.bench.samples import DraftSetting, Round
 from mlxmtp.decode.constraint import Constraint
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
+from mlxmtp.decode.exact import Passes, find_passes
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.sampling import Sampling, gumbel
 from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer, stop_ids
+from mlxmtp.limits import Exact
 from mlxmtp.models.device import backend
 from mlxmtp.models.drafter import Scores
 from mlxmtp.models.kv_cache import KVCache
@@ -40,6 +42,7 @@ class Run(NamedTuple):
     first_token_seconds: float
     total_seconds: float
     peak_memory: int
+    near_ties: int | None = None  # tokens that the last bits of 16-bit numbers may decide; wider ones have none
 
 
 class Harness:
@@ -57,14 +60,15 @@ class Harness:
         *,
         constraint: Callable[[], Constraint | None] = lambda: None,
         stop: Collection[int] = (),
+        passes: Passes | None = None,
     ) -> None:
-        """`constraint` makes that of a run, and with one the tokens in `stop` end it."""
+        """`constraint` makes that of a run, and with one the tokens in `stop` end it; `passes` are for exact text."""
         self.sampling = sampling or Sampling()
         self._constraint, self._stop = constraint, stop
         self._target, self._drafter = target, drafter
         self._free = _FreeDrafter()  # one for all timings: rounds are traced once for each drafter
         # Compiled in this thread: a thread of its own would keep the weights for as long as the process lives.
-        self._decoder = Decoder(target, drafter, compiled="always")
+        self._decoder = Decoder(target, drafter, compiled="always", passes=passes)
         self.compiled = True
         """Whether rounds are compiled; known after `prepare`."""
         self._fresh = deepcopy(self._decoder.depth)
@@ -80,20 +84,26 @@ class Harness:
         tokenizer: Tokenizer | None = None,
         draft_bits: int | None = None,
         kv_bits: int | None = None,
+        exact: Exact = "off",
     ) -> Self:
         """Read the weights; what `params` leave open is sampled as the checkpoint recommends. Raises LoadError.
 
-        With the `tokenizer`, runs are held to the constraint of `params`.
+        With the `tokenizer`, runs are held to the constraint of `params`. `exact`: see `decode/exact.py`.
         """
         target = load_target(folder, kv_bits=kv_bits)
         params = params or Params()
         sampling = params.sampling(target.config.generation, params.seed or 0)
         network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
+        passes = find_passes(target, exact)
         if (wanted := params.constraint) is None or tokenizer is None:
-            return cls(target, network, sampling)
+            return cls(target, network, sampling, passes=passes)
         stop = stop_ids(target.config, tokenizer)
         table = TokenTable(tokenizer, target.config.vocab_size, stop)
-        return cls(target, network, sampling, constraint=lambda: Matcher(wanted, table), stop=stop)
+        return cls(target, network, sampling, constraint=lambda: Matcher(wanted, table), stop=stop, passes=passes)
+
+    @property
+    def exact(self) -> bool:
+        return self._decoder.passes is not None
 
     @property
     def device(self) -> str:
@@ -122,7 +132,7 @@ class Harness:
             if not self.compiled:
                 raise
             self.compiled = False
-            self._decoder = Decoder(self._target, self._drafter, compiled="never")
+            self._decoder = Decoder(self._target, self._drafter, compiled="never", passes=self._decoder.passes)
             self.prepare(prompt, tokens, wanted)
 
     def run(self, prompt: Sequence[int], tokens: int, length: DraftSetting) -> Run:
@@ -162,7 +172,8 @@ class Harness:
             found += step.tokens
             last = now
         seconds = prefilled_at[-1] - start, first - start, last - start
-        return Run(tuple(found), tuple(rounds), *seconds, int(mx.get_peak_memory()))
+        ties = None if decoder.near_ties is None else cast("int", decoder.near_ties.item())
+        return Run(tuple(found), tuple(rounds), *seconds, int(mx.get_peak_memory()), ties)
 
     def margin(self, prefix: Sequence[int], token: int, other: int) -> tuple[float, float]:
         """Return margin and resolution of two tokens after `prefix`, in a pass of its own over it: see `Divergence`."""

@@ -75,6 +75,7 @@ class ModelInfo:
     dtype: str
     compiled: bool
     sampling: SamplingUsed
+    exact: bool | None = None
 
 
 Result = ModelInfo | Sample | DrafterTiming

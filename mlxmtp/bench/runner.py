@@ -14,6 +14,7 @@ from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow
 from mlxmtp.hub.inventory import quantization
 from mlxmtp.hub.store import Checkpoint
+from mlxmtp.limits import Exact
 from mlxmtp.models.config import read_config
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Runner:
     drafter: Checkpoint | None
     draft_bits: int | None
     kv_bits: int | None
+    exact: Exact
     tokenizer: Tokenizer
     params: Params
     prompts: Mapping[int | None, tuple[Prompt, ...]]
@@ -97,8 +99,10 @@ class Runner:
         self._report(f"loading {self.target.name}")
         release()  # what an earlier model has left
         drafter = None if self.drafter is None else self.drafter.folder
-        bits = {"draft_bits": self.draft_bits, "kv_bits": self.kv_bits}
-        harness = Harness.load(self.target.folder, drafter, self.params, tokenizer=self.tokenizer, **bits)
+        harness = Harness.load(
+            self.target.folder, drafter, self.params, tokenizer=self.tokenizer,
+            draft_bits=self.draft_bits, kv_bits=self.kv_bits, exact=self.exact,
+        )  # fmt: skip
         described = False
         for length, prompts in self.prompts.items():
             case = Case(self.target.name, length)
@@ -169,5 +173,6 @@ class Runner:
             device=harness.device,
             dtype=harness.dtype,
             compiled=harness.compiled,
+            exact=harness.exact,
             sampling=SamplingUsed(**{one.name: getattr(harness.sampling, one.name) for one in fields(SamplingUsed)}),
         )

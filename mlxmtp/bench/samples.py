@@ -69,7 +69,8 @@ class Divergence:
 class Sample:
     """One text decoded with one draft length. Seconds count from the request; `peak_memory` is bytes with weights.
 
-    `generation_tps` is of the tokens after the first one, which is the prefill's.
+    `generation_tps` is of the tokens after the first one, which is the prefill's. `near_ties` counts tokens that the
+    last bits of 16-bit numbers may decide (None: numbers are wider).
     """
 
     model: str
@@ -89,6 +90,7 @@ class Sample:
     divergence: Divergence | None = field(metadata={"key": "parting"})
     tokens: tuple[int, ...]
     rounds: tuple[Round, ...] = field(metadata=_WRITTEN)
+    near_ties: int | None = None
 
     def __post_init__(self) -> None:
         prompt_tps = self.prompt_tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0

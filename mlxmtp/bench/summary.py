@@ -78,7 +78,8 @@ class Row:
     """All texts of a case with one draft length. Speeds in tokens per second, times in seconds, memory in bytes.
 
     `wait_seconds` are quantiles of the time between two rounds; `acceptance_by_position[i]` is of the draft tokens
-    proposed at position i; `divergences` are the texts that differ from plain, out of `texts_compared`.
+    proposed at position i; `divergences` are the texts that differ from plain, out of `texts_compared`; `near_ties` of
+    all `tokens`: see `Sample`.
     """
 
     case: Case = field(metadata={"inline": True})
@@ -96,6 +97,8 @@ class Row:
     texts_compared: int
     texts_different: int
     divergences: tuple[Divergence, ...] = field(metadata={"key": None})
+    tokens: int = field(metadata={"key": None})
+    near_ties: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,8 @@ def _row(case: Case, length: DraftSetting, samples: list[Sample], plain: list[Sa
         0 if length == 0 else len(samples),
         len(divergences),
         divergences,
+        sum(len(sample.tokens) for sample in samples),
+        None if None in (ties := [sample.near_ties for sample in samples]) else sum(filter(None, ties)),
     )
 
 
@@ -286,8 +291,10 @@ def _cost(case: CaseSummary) -> str:
 def _same_text(drafted: Sequence[Row]) -> str:
     compared = sum(row.texts_compared for row in drafted)
     divergences = [divergence for row in drafted for divergence in row.divergences]
+    near = sum(row.near_ties or 0 for row in drafted)
+    told = f" {near} of {sum(row.tokens for row in drafted)} tokens were near ties." if near else ""
     if not divergences:
-        return f"Every text is the same as plain ({compared} of {compared})."
+        return f"Every text is the same as plain ({compared} of {compared}).{told}"
     ties = sum(divergence.near_tie for divergence in divergences)
     first = min(divergences, key=lambda divergence: divergence.at)
     told = f"{len(divergences)} of {compared} texts differ from plain, the first at token {first.at}"

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ def list_folder(root: Path, name: str) -> Tree:
     found = _regular(_walk(root, name, unread), name)
     says_so = any((folder / ".gitignore").exists() for folder in {root, *(one.parent for one in found)})
     ignored = _ignored(root) if says_so else frozenset()
-    files = tuple(one for one in found if one.relative_to(root).as_posix() not in ignored)
+    files = tuple(one for one in found if _composed(one.relative_to(root).as_posix()) not in ignored)
     note = f"git lists no files of {name}, so hidden files and {', '.join(sorted(_BUILDS))} are left out."
     remarks = (note, *_left_out(unread, name, "cannot be read and is", "cannot be read and are"))
     return Tree(root, files, remarks, because=" besides hidden ones and builds")
@@ -247,7 +248,13 @@ def _ignored(root: Path) -> frozenset[str]:
     with TemporaryDirectory() as empty:
         repository = (f"--git-dir={empty}", f"--work-tree={root.absolute()}")
         _git(root, *repository, "init", "--quiet")
-        return frozenset(_git(root, *repository, "ls-files", "-z", "--others", "--ignored", "--exclude-standard") or ())
+        found = _git(root, *repository, "ls-files", "-z", "--others", "--ignored", "--exclude-standard")
+        return frozenset(map(_composed, found or ()))
+
+
+def _composed(name: str) -> str:
+    """Return a name in the form that git prints on a Mac, where a file may be stored in the other one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _git(root: Path, *arguments: str) -> list[str] | None:

@@ -13,6 +13,7 @@ from mlxmtp.machine.memory import need
 from mlxmtp.models.config import read_config
 from mlxmtp.models.kv_cache import KVCache, PromptView
 from mlxmtp.models.load import load_drafter, load_target
+from mlxmtp.models.safetensors import read_folder
 from mlxmtp.units import format_bytes
 
 # Prose, a list, code, a question.
@@ -32,6 +33,7 @@ def mean(values: list[float]) -> float:
 What is the capital of Portugal, and on which river does it lie? Lisbon lies on the Tagus, a few miles from the sea.
 """
 _TOKENS = 192  # of it at most
+_FEW = 24  # tokens that are computed in float16: the largest values come with the first ones
 _ROWS = 16  # positions compared at a time: a row of the full vocabulary is a megabyte
 
 
@@ -60,6 +62,10 @@ def compare(source: Path, result: Path, ids: Sequence[int]) -> Agreement:
     got = text_logits(result, ids, drafter=result / "drafter")
     if not mx.isfinite(got).all().item():
         raise LoadError(f"The conversion in {result} computes values that are no numbers. Choose other --q-* flags.")
+    stored = {one.layout.dtype for name, one in read_folder(result).items() if name.endswith("norm.weight")}
+    # A CPU has computed in float32, a GPU does so in float16.
+    if "F16" in stored and not mx.isfinite(text_logits(result, ids[:_FEW], widen=False)).all().item():
+        raise LoadError(f"In float16 values of the conversion in {result} overflow on a GPU: take --dtype bfloat16.")
     divergence, same = 0.0, 0
     for start in range(0, len(ids), _ROWS):
         rows = slice(start, start + _ROWS)
@@ -69,9 +75,12 @@ def compare(source: Path, result: Path, ids: Sequence[int]) -> Agreement:
     return Agreement(max(0.0, divergence / len(ids)), same / len(ids), len(ids))
 
 
-def text_logits(folder: Path, ids: Sequence[int], *, drafter: Path | None = None) -> mx.array:
-    """Return the logits [L, V] in float32 of ``ids`` [L]; a ``drafter`` that is there is loaded as a check."""
-    network = load_target(folder)
+def text_logits(folder: Path, ids: Sequence[int], *, drafter: Path | None = None, widen: bool = True) -> mx.array:
+    """Return the logits [L, V] in float32 of ``ids`` [L]; a ``drafter`` that is there is loaded as a check.
+
+    ``widen``: see `load_target`.
+    """
+    network = load_target(folder, widen=widen)
     if drafter is not None and (drafter / "config.json").is_file():
         load_drafter(drafter, network)
     cache = KVCache(network.cache_spec, network.dtype)

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import mlx.core as mx
 
 from mlxmtp.decode.batch_round import Slots, make_batch_parts, make_batch_round
+from mlxmtp.decode.exact import Passes
 from mlxmtp.decode.mixed_sampling import choices
 from mlxmtp.decode.round import Parts, State, make_parts, make_round
 from mlxmtp.decode.sampling import Filters, Sampling
@@ -47,8 +48,10 @@ class Rounds:
     cores for 0.1 s to find that out, has nothing to do.
     """
 
-    def __init__(self, target: Target, drafter: DraftModel | None, compiled: Compiled) -> None:
-        self._target, self._drafter, self._mode = target, drafter, compiled
+    def __init__(
+        self, target: Target, drafter: DraftModel | None, compiled: Compiled, passes: Passes | None = None
+    ) -> None:
+        self._target, self._drafter, self._mode, self._passes = target, drafter, compiled, passes
         self._parts: dict[tuple[Kind, bool], Parts] = {}
         self._traced: set[tuple[Key, int]] = set()
         self._asked: set[Key] = set()  # kinds of rounds whose kernels are wanted, and are there
@@ -132,7 +135,14 @@ class Rounds:
         """Return the file beside MLX's kernels that says that those of this kind are there; None if a GPU has them."""
         if not on_cpu():
             return None
-        kind = (k, filters, self._target.config, getattr(self._drafter, "config", None), installed_version())
+        kind = (
+            k,
+            filters,
+            self._passes,
+            self._target.config,
+            getattr(self._drafter, "config", None),
+            installed_version(),
+        )
         folder = Path(tempfile.gettempdir(), "mlx", installed_version("mlx"), "cpu")
         return folder / f"mlxmtp-{hashlib.sha256(repr(kind).encode()).hexdigest()[:24]}"
 
@@ -158,7 +168,8 @@ class Rounds:
         mx.eval(compiled(*self._arguments(k, filters, cache.buffers)))
 
     def _make_parts(self, filters: Kind, compiled: bool) -> Parts:
-        return make_parts(self._target, self._drafter, cast("Filters", filters), compiled=compiled)
+        about = self._target, self._drafter, cast("Filters", filters)
+        return make_parts(*about, compiled=compiled, passes=self._passes)
 
     def _make_round(self, parts: Parts, k: int) -> Callable[..., Any]:
         return make_round(parts, k)

@@ -41,9 +41,12 @@ def choose_allowed(logits: mx.array, mask: bytes, key: mx.array, position: int, 
     return cast("int", choose(masked, key, mx.array([position], mx.int32), filters).item())
 
 
-def filled(run: list[int]) -> list[int]:
-    """Return drafts for forced tokens, of a length in RUNS; the round adds one token itself, so one less will do."""
-    if not run:
+def filled(run: list[int], most: int) -> list[int]:
+    """Return drafts for forced tokens, of a length in RUNS up to ``most``; none if there is no room for one.
+
+    The round adds one token itself, so one less will do.
+    """
+    if not run or not most:
         return []
-    length = max(length for length in RUNS if 2 * length <= 3 * max(len(run) - 1, 1))
+    length = max(length for length in RUNS if length <= most and 2 * length <= 3 * max(len(run) - 1, 1))
     return (run + run[-1:] * length)[:length]

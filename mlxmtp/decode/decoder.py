@@ -9,14 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
-from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, choose_allowed, filled
+from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, filled
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.exact import Passes, room_for
 from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.prefill import (
     Beginning,
@@ -28,7 +29,7 @@ from mlxmtp.decode.prefill import (
     read_in_chunks,
 )  # fmt: skip
 from mlxmtp.decode.request import Request
-from mlxmtp.decode.round import Round, State
+from mlxmtp.decode.round import Dispatched, Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
 from mlxmtp.decode.texts import HeldText, HeldTexts
@@ -42,18 +43,6 @@ OnPrefill = Callable[[int, int], None]
 AHEAD = 512  # rows reserved when an answer begins: growing costs a new trace of every round in use
 
 
-class _Dispatched(NamedTuple):
-    """A round on its way. Its time is ``timed`` where it says what others of its length will take; ``traced``: the
-    length that was traced before it or beside it."""
-
-    k: int
-    forced: int  # so many of its drafts are a constraint's
-    report: mx.array
-    rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
-    timed: bool
-    traced: int | None
-
-
 class Decoder:
     """Decoding on one target, with or without a drafter, and the KV cache of the text so far."""
 
@@ -65,9 +54,11 @@ class Decoder:
         in_flight: int | None = None,
         compiled: Compiled = "background",
         chunk: int | None = None,
+        passes: Passes | None = None,
     ) -> None:
-        """``in_flight``: rounds dispatched ahead; ``chunk``: prompt rows read at once (None: what suits the device)."""
-        self.target, self.drafter = target, drafter
+        """``in_flight``: rounds dispatched ahead; ``chunk``: prompt rows read at once (None: what suits the device);
+        ``passes``: keep to these, for exact text."""
+        self.target, self.drafter, self.passes = target, drafter, passes
         self.tokens: list[int] = []
         self.rows = 0
         self.reused = 0
@@ -76,15 +67,16 @@ class Decoder:
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
         self.compiled = compiled
-        self._rounds, self._given = Rounds(target, drafter, compiled), Rounds(target, None, compiled)
+        self._rounds, self._given = Rounds(target, drafter, compiled, passes), Rounds(target, None, compiled, passes)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
         self.texts: HeldTexts | None = None  # others than this one
         self.chunk = chunk  # prompt rows read at once
+        self.near_ties: mx.array | None = None  # of this answer; in float32 near ones make no difference
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
-        self._sent: deque[_Dispatched] = deque()  # rounds that nobody has read yet
+        self._sent: deque[Dispatched] = deque()  # rounds that nobody has read yet
         self._used: set[tuple[int, Filters, bool, int]] = set()
 
     def rounds(
@@ -121,8 +113,10 @@ class Decoder:
         if not draft_from or not set(draft_from) <= {"mtp", "copy"}:
             raise ValueError(f"draft_from holds 'mtp', 'copy' or both, not {draft_from!r}")
         self.depth.fixed = fixed
-        self.depth.limit = MAX_DRAFT if self.drafter is not None and "mtp" in draft_from else 0
-        self.depth.copying = self._copying if fixed is None and "copy" in draft_from else None
+        longest = MAX_DRAFT if self.passes is None else self.passes.longest
+        self.depth.limit = longest if self.drafter is not None and "mtp" in draft_from else 0
+        copying = fixed is None and self.passes is None and "copy" in draft_from  # of too many rows for exact text
+        self.depth.copying = self._copying if copying else None
         asked = Request(len(prompt), sampling, sampling.key(), frozenset(stop), constraint, top_logprobs)
         return self._generate(prompt, room, asked, on_prefill, snapshot_at, media)
 
@@ -191,7 +185,7 @@ class Decoder:
         self._set_aside.append((self.drafter, self._rounds))
         known = next((rounds for one, rounds in self._set_aside if one is drafter), None)
         self._set_aside = [item for item in self._set_aside if item[0] is not drafter]
-        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self.compiled)
+        self.drafter, self._rounds = drafter, known or Rounds(self.target, drafter, self.compiled, self.passes)
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
@@ -208,7 +202,7 @@ class Decoder:
         media: Sequence[SoftTokens],
     ) -> Generator[int, None, tuple[State, mx.array]]:
         """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
-        self.reused = 0
+        self.reused, self.near_ties = 0, None
         self._prepare(prompt, room, sampling.filters)
         marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
         hidden = yield from self._read(prompt, on_prefill, marks, media)
@@ -255,20 +249,23 @@ class Decoder:
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
             clock = time.perf_counter() if not queue else now
 
-    def _advance(self, state: State, asked: Request, room: int) -> tuple[State, _Dispatched, list[int]]:
+    def _advance(self, state: State, asked: Request, room: int) -> tuple[State, Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
         queue, constraint, filters = self._sent, asked.constraint, asked.sampling.filters
         alone = bool(asked.sampling.penalties) or (constraint is not None and self._replaced > OFTEN)
         with self._computing():
             while len(queue) <= (0 if alone else self._in_flight):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())
-                k = self.depth.choose(room, self._traced(filters))
+                ahead = sum(one.k + 1 for one in queue)
+                if (most := self._most(asked.begin, ahead)) is None:
+                    break
+                k = min(self.depth.choose(room, self._traced(filters)), most)
                 if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
                     break
                 copied = self._copying.proposed if k == COPIED else []
                 forced = [] if queue or copied or len(forced) < k else forced
-                ahead = sum(one.k + 1 for one in queue)
-                state, sent = self._dispatch(state, asked.key, filters, ahead, k, copied, forced)
+                given = copied or filled(forced, most)
+                state, sent = self._dispatch(state, asked, ahead, k, most, given, len(forced))
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
@@ -315,38 +312,19 @@ class Decoder:
         new = chosen[: min(accepted + 1 if asked.constraint is None else len(chosen), room)]
         new = new[: next((i for i, token in enumerate(new, 1) if token in asked.stop), len(new))]
         if asked.constraint is not None:
-            new, replaced = self._obeying(asked, asked.constraint, new, draft, logits)
+            with self._computing():
+                new, replaced = asked.obeying(new, draft, logits, len(self.tokens), followed=bool(self._sent))
+            self._replaced += (replaced - self._replaced) / 16
             if replaced:  # rounds in flight go on from a token that was refused
                 self._sent.clear()
                 state = self._state_after(new, hidden)
                 accepted = len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
         with self._computing():
+            if self.target.dtype.size < mx.float32.size:  # not awaited
+                ties = asked.near_ties(logits[: len(new)], len(self.tokens))
+                self.near_ties = ties if self.near_ties is None else self.near_ties + ties
+                mx.async_eval(self.near_ties)
             return state, new, accepted, asked.logprobs(rows[1], new)
-
-    def _obeying(
-        self, asked: Request, constraint: Constraint, chosen: list[int], draft: list[int], logits: mx.array
-    ) -> tuple[list[int], bool]:
-        """Return the tokens of a round under a constraint, those ``chosen`` or others; true if there are others.
-
-        A row of ``logits`` counts as long as the tokens before are the ``draft``, and none was replaced if another
-        round has followed, which then has written over rows of this one.
-        """
-        key, filters, followed = asked.key, asked.sampling.filters, bool(self._sent)
-        new: list[int] = []
-        replaced = False
-        for row, own in enumerate(chosen):
-            position, token = len(self.tokens) + row, own
-            if not constraint.accept([own]):
-                mask, replaced = constraint.mask(), True
-                with self._computing():
-                    token = choose_allowed(logits[row : row + 1], mask, key, position, filters)
-                if not constraint.accept([token]):
-                    raise RuntimeError("a constraint refuses a token of its own mask")
-            new.append(token)
-            if token in asked.stop or [token] != draft[row : row + 1] or (replaced and followed):
-                break
-        self._replaced += (replaced - self._replaced) / 16
-        return new, replaced
 
     def _state_after(self, new: list[int], hidden: mx.array) -> State:
         """Return the state from which to go on after ``new`` tokens, chosen from ``hidden`` [L, H]."""
@@ -361,9 +339,12 @@ class Decoder:
             self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         self.rows = text.shared(prompt)
-        rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (COPIED + 1)
-        self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
-        self._cache.reserve(rows)
+        if self.passes is None:
+            rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (COPIED + 1)
+            self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+            self._cache.reserve(rows)
+        else:
+            self._cache.resize(room_for(self.target.cache_spec.window, len(prompt) + AHEAD, 0).capacity)
         self.depth.attend_to(self._cache.capacity)
         for k in self.depth.likely():
             self._rounds.build(k, filters)
@@ -416,29 +397,44 @@ class Decoder:
         capacity = self._cache.capacity
         return self._rounds.traced(filters, capacity) | ({COPIED} & self._given.traced(filters, capacity))
 
+    def _most(self, begin: int, ahead: int) -> int | None:
+        """Return how many drafts the next round may have; None: rounds in flight have to be read first.
+
+        For exact text the capacity depends on the position, so no round may lie on both sides of where it changes.
+        """
+        if self.passes is None:
+            return COPIED
+        first, last = len(self.tokens) - 1 + len(self._sent), len(self.tokens) - 1 + ahead  # where it may begin
+        capacity, end = room_for(self.target.cache_spec.window, begin + AHEAD, first)
+        self._cache.resize(capacity)
+        return min(self.passes.longest, end - 1 - last) if last < end else None
+
     def _dispatch(
-        self, state: State, key: mx.array, filters: Filters, ahead: int, k: int, copied: list[int], forced: list[int]
-    ) -> tuple[State, _Dispatched]:
+        self, state: State, asked: Request, ahead: int, k: int, most: int, given: list[int], forced: int
+    ) -> tuple[State, Dispatched]:
         """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet.
 
-        Its drafts are the ``copied`` or ``forced`` tokens, or else ``k`` of the drafter's.
+        Its drafts are ``given``, by a constraint if there are ``forced`` ones, or else ``k``, at most ``most``, of the
+        drafter's.
         """
-        given = copied or filled(forced)
+        filters = asked.sampling.filters
         rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
         wanted = k = len(given) or k
         self._cache.reserve(len(self.tokens) + ahead + k)
         self.depth.attend_to(self._cache.capacity)
         rounds.build(k, filters)
-        traced, capacity = rounds.traced(filters, self._cache.capacity), self._cache.capacity
+        capacity = self._cache.capacity
+        traced = {length for length in rounds.traced(filters, capacity) if length <= most}
         if not given and self.depth.fixed is None and traced and k not in traced and rounds.built(k, filters):
             k = self.depth.among(traced)  # the other is traced while the device works on this one
-        self._cache.newest = max(self._cache.newest, len(self.tokens) - 1 + ahead + k)  # highest row it can write
+        unused = 0 if self.passes is None else self.passes.unused(k + 1)
+        self._cache.newest = max(self._cache.newest, len(self.tokens) - 1 + ahead + k + unused)  # it can write
         function, compiled = rounds.get(k, filters, capacity)
         if compiled and not forced and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
         use = (k, filters, compiled, capacity)
-        state, self._cache.buffers, report, rows = function(state, self._cache.buffers, key, *drafts)
+        state, self._cache.buffers, report, rows = function(state, self._cache.buffers, asked.key, *drafts)
         mx.async_eval(report, *state, *self._cache.buffers)
         if k != wanted:
             rounds.trace(wanted, filters, self._cache.buffers, capacity)
@@ -447,4 +443,4 @@ class Decoder:
         timed = use in self._used and compiled == self._has_compiled and new is None
         if not forced:
             self._used.add(use)
-        return State(*state), _Dispatched(k, min(len(forced), k), report, rows, timed, new)
+        return State(*state), Dispatched(k, min(forced, k), report, rows, timed, new)

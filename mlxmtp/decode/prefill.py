@@ -110,8 +110,7 @@ def read_in_chunks(
     """
     hidden, running, begin = None, mx.array(0), start
     while begin < len(tokens):
-        end = min(begin + (chunk() or chunk_rows(target.config, begin, target.dtype.size)), len(tokens))
-        end = _uncut(begin, end, media)
+        end = _chunk_end(target, begin, len(tokens), chunk(), media)
         here = [one for one in media if one.start < end and one.end > begin]
         part = mx.array([max(token, 0) for token in tokens[begin:end]], mx.int32)
         embeddings = _with_media(target.embed(part), begin, here) if here else None
@@ -135,6 +134,17 @@ def read_in_chunks(
     mx.eval(hidden, cache.buffers)
     on_read(len(tokens))
     return hidden
+
+
+def _chunk_end(target: Target, begin: int, end: int, rows: int | None, media: Sequence[SoftTokens]) -> int:
+    """Return where a chunk ends that begins at ``begin``: after ``rows``, or as many as the memory allows."""
+    left = end - begin
+    while True:
+        wanted = min(rows or chunk_rows(target.config, begin, target.dtype.size, left), end - begin)
+        uncut = _uncut(begin, begin + wanted, media)
+        if rows or uncut - begin >= wanted or left < end - begin:
+            return uncut
+        left = uncut - begin  # cut before a picture: a shorter chunk may keep scores that the longer one does not
 
 
 def _uncut(begin: int, end: int, media: Sequence[SoftTokens]) -> int:

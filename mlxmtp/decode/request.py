@@ -6,9 +6,10 @@ from typing import cast
 
 import mlx.core as mx
 
-from mlxmtp.decode.constraint import Constraint
+from mlxmtp.decode.constraint import Constraint, choose_allowed
 from mlxmtp.decode.logprobs import Logprob, logprobs
-from mlxmtp.decode.sampling import Sampling, choose
+from mlxmtp.decode.sampling import Sampling, choose, near_ties
+from mlxmtp.errors import MlxmtpError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +31,34 @@ class Request:
         logits = self.sampling.penalties.apply(logits, text, self.begin, draft)
         positions = len(text) + mx.arange(len(draft) + 1)
         return cast("list[int]", choose(logits, self.key, positions, self.sampling.filters).tolist()), logits
+
+    def obeying(
+        self, chosen: Sequence[int], draft: list[int], logits: mx.array, position: int, *, followed: bool
+    ) -> tuple[list[int], bool]:
+        """Return the tokens of a round under the constraint, those ``chosen`` or others; true if there are others.
+
+        The first stands at ``position``. A row of ``logits`` counts as long as the tokens before are the ``draft``, and
+        none was replaced if another round has ``followed``, which then has written over rows of this one.
+        """
+        constraint, new, replaced = self.constraint, list[int](), False
+        assert constraint is not None
+        for row, own in enumerate(chosen):
+            token = own
+            if not constraint.accept([own]):
+                mask, replaced = constraint.mask(), True
+                place = position + row
+                token = choose_allowed(logits[row : row + 1], mask, self.key, place, self.sampling.filters)
+                if not constraint.accept([token]):
+                    raise MlxmtpError("The constraint refuses a token that it allows: please report it.")
+            new.append(token)
+            if token in self.stop or [token] != draft[row : row + 1] or (replaced and followed):
+                break
+        return new, replaced
+
+    def near_ties(self, logits: mx.array, position: int) -> mx.array:
+        """Return how many of the tokens from ``position`` on were chosen by next to nothing."""
+        positions = position + mx.arange(logits.shape[0])
+        return near_ties(logits, self.key, positions, self.sampling.filters)
 
     def logprobs(self, logits: mx.array, tokens: Sequence[int]) -> tuple[Logprob, ...]:
         """Return those of ``tokens`` if they are wanted; ``logits`` are the round's own."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from mlxmtp.decode.exact import Passes
 from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.sampling import Filters, choose
 from mlxmtp.models.drafter import DraftModel, Scores
@@ -36,6 +37,18 @@ class Round:
     accepted: int
     copied: bool = False
     logprobs: tuple[Logprob, ...] = ()
+
+
+class Dispatched(NamedTuple):
+    """A round on its way. Its time is ``timed`` where it says what others of its length will take; ``traced``: the
+    length that was traced before it or beside it."""
+
+    k: int
+    forced: int  # so many of its drafts are a constraint's
+    report: mx.array
+    rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
+    timed: bool
+    traced: int | None
 
 
 RoundFunction = Callable[..., Any]
@@ -87,8 +100,15 @@ def parts_with(
     return Parts(begin, draft, check)
 
 
-def make_parts(target: Target, drafter: DraftModel | None, filters: Filters, *, compiled: bool = False) -> Parts:
-    """Return the parts of rounds; without a drafter only ``check`` can be called."""
+def make_parts(
+    target: Target,
+    drafter: DraftModel | None,
+    filters: Filters,
+    *,
+    compiled: bool = False,
+    passes: Passes | None = None,
+) -> Parts:
+    """Return the parts of rounds; without a drafter only ``check`` can be called. ``passes``: for exact text."""
 
     def choose_draft(scores: Scores, position: mx.array, key: mx.array) -> mx.array:
         return choose(scores.values, key, position, filters, scores.ids).astype(mx.int32)
@@ -97,10 +117,14 @@ def make_parts(target: Target, drafter: DraftModel | None, filters: Filters, *, 
         tokens: mx.array, offset: mx.array, buffers: list[mx.array], key: mx.array
     ) -> tuple[State, list[mx.array], mx.array, tuple[mx.array, mx.array]]:
         rows = len(tokens)
-        view = FixedView(target.cache_spec, buffers, offset, rows)
-        hidden = target.hidden(tokens, view)
+        unused, queries = (0, 0) if passes is None else (passes.unused(rows), passes.most)
+        read = mx.concatenate([tokens, *[tokens[-1:]] * unused]) if unused else tokens
+        view = FixedView(target.cache_spec, buffers, offset, rows + unused, queries=queries, unused=unused)
+        hidden = target.hidden(read, view)
         positions = offset + mx.arange(1, rows + 1)
         logits = target.logits(hidden)
+        if unused:
+            hidden, logits = hidden[:rows], logits[:rows]
         chosen = choose(logits, key, positions, filters).astype(mx.int32)  # [K + 1]
         if rows == 1:
             report = mx.concatenate([chosen, mx.zeros((1,), mx.int32)])

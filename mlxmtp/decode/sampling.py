@@ -12,6 +12,9 @@ from mlxmtp.limits import SAMPLING
 
 Filters = tuple[float, float, int, float]  # temperature, top-p, top-k and min-p
 _COLDEST = 1e-30  # below, a logit divided by it leaves float32, and only the likeliest token is left anyway
+NEAR = 0.25
+"""Distance of two logits below which the last bits of 16-bit numbers may decide."""
+
 _SORT_BLOCK = 128  # tokens per block in `largest`
 
 
@@ -104,10 +107,27 @@ def choose(
     The token at position p is the argmax over v of log P(v) + g(seed, p, v), g = -log(-log(u)), u uniform in (0, 1):
     exactly a draw from P (the Gumbel-max trick; Maddison, Tarlow, Minka, "A* Sampling", 2014).
     """
-    temp, top_p, top_k, min_p = filters
-    if temp == 0:
+    if filters[0] == 0:
         best = mx.argmax(logits, axis=-1)
         return best if ids is None else ids[best]
+    scores, columns = _noisy(logits, key, positions, filters, ids)
+    best = mx.argmax(scores, axis=-1, keepdims=True)
+    return mx.take_along_axis(mx.broadcast_to(columns, scores.shape), best, axis=-1)[:, 0]
+
+
+def near_ties(logits: mx.array, key: mx.array, positions: mx.array, filters: Filters) -> mx.array:
+    """Return how many of the rows of ``logits`` [L, V] have a second token within NEAR of the one that is chosen."""
+    temp = filters[0]
+    scores = logits if temp == 0 else _noisy(logits, key, positions, filters, None)[0]
+    near = scores >= scores.max(axis=-1, keepdims=True) - NEAR / (temp or 1.0)
+    return (near.sum(axis=-1) > 1).sum()
+
+
+def _noisy(
+    logits: mx.array, key: mx.array, positions: mx.array, filters: Filters, ids: mx.array | None
+) -> tuple[mx.array, Any]:
+    """Return the scores [L, C] of which the largest is chosen, and the tokens' ids, [L, C] or [1, C]."""
+    temp, top_p, top_k, min_p = filters
     scores = logits * (1 / temp)
     columns: Any = mx.arange(logits.shape[-1])[None] if ids is None else ids[None]  # [1, C], later [L, k]
     if top_k or top_p < 1:
@@ -120,5 +140,4 @@ def choose(
         scores = mx.where(before < top_p, scores, -mx.inf)
     if min_p > 0:
         scores = mx.where(scores >= scores.max(axis=-1, keepdims=True) + math.log(min_p), scores, -mx.inf)
-    best = mx.argmax(scores + gumbel(key, positions, columns), axis=-1, keepdims=True)
-    return mx.take_along_axis(mx.broadcast_to(columns, scores.shape), best, axis=-1)[:, 0]
+    return scores + gumbel(key, positions, columns), columns

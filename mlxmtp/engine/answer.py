@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mlxmtp.engine.calls import CallReader
 from mlxmtp.engine.events import (
@@ -89,7 +89,10 @@ class Answer:
 
         if self._asked and not self._meter.began:
             self._meter.reused_tokens = self._decoder.reused
-        return self._meter.stats(peak_memory=mx.get_peak_memory(), draft_reason=explain(self._decoder.depth))
+        decoder = self._decoder
+        ties = None if decoder.near_ties is None else cast("int", decoder.near_ties.item())
+        reason = explain(decoder.depth) + ("" if decoder.passes is None else ", exact text")
+        return self._meter.stats(peak_memory=mx.get_peak_memory(), draft_reason=reason, near_ties=ties)
 
     @property
     def complete(self) -> bool:

@@ -15,8 +15,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxmtp.errors import LoadError, UsageError
-from mlxmtp.media.source import Kind, MediaFile, media_file
-from mlxmtp.models.towers import VisionConfig, stored_vision
+from mlxmtp.media.source import Kind, MediaFile, digest, media_file
+from mlxmtp.models.towers import AudioConfig, VisionConfig, stored_audio, stored_vision
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -48,9 +48,10 @@ _IN_CONFIG: dict[Kind, tuple[tuple[str, int], ...]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Medium:
-    """A picture or a sound as the network gets it: `data` is pixels [H, W, 3] or samples [n], `digest` their hash.
+    """A picture or a sound as the network gets it: `data` is pixels [H, W, 3] or frames [n, W], `digest` their hash.
 
-    `count`: soft tokens. `about`: its size in words. `notes`: sentences on what was left out of the file.
+    `count`: soft tokens. `about`: its size in words. `notes`: sentences on what was left out of the file. `pieces`: of
+    a long sound, each with marks of its own.
     """
 
     kind: Kind
@@ -60,6 +61,16 @@ class Medium:
     data: Any
     about: str = ""
     notes: tuple[str, ...] = ()
+    pieces: tuple[Medium, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Medium, ...]:
+        """The pieces, or the whole: each has marks around it."""
+        return self.pieces or (self,)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(one.data.nbytes) for one in self.parts)
 
     @property
     def ids(self) -> list[int]:
@@ -82,6 +93,11 @@ class Media:
     def sees(self) -> bool:
         """True if the checkpoint reads pictures. Raises LoadError."""
         return self._sizes is not None
+
+    @property
+    def hears(self) -> bool:
+        """True if the checkpoint reads sounds. Raises LoadError."""
+        return self._audio_sizes is not None
 
     @property
     def marks(self) -> dict[Kind, Marks]:
@@ -111,10 +127,8 @@ class Media:
         key = file.digest, budget
         known = self._prepared.pop(key, None)
         if known is None:
-            if file.kind == "audio":
-                raise LoadError(f"Sounds are not read yet, so {file.name} was refused: give a text of it.")
-            known = self._see(file.picture, budget)
-        _keep(self._prepared, key, known, lambda one: int(one.data.nbytes))
+            known = self._hear(file) if file.kind == "audio" else self._see(file.picture, budget)
+        _keep(self._prepared, key, known, lambda one: one.nbytes)
         return known
 
     def prepared(self, messages: Sequence[Mapping[str, Any]], image_tokens: int | None) -> list[Mapping[str, Any]]:
@@ -142,15 +156,13 @@ class Media:
         from mlxmtp.decode.prefill import SoftTokens
 
         found, end = [], 0
-        for one in media:
+        for one in (part for medium in media for part in medium.parts):
             start = next(place for place in range(end, len(ids)) if ids[place] < 0)
             end, block = start + one.count, one.kind == "image" and self._config.sees_ahead
             found.append(SoftTokens(start, one.count, partial(self._rows, one), block))
         return found
 
     def _see(self, picture: Any, budget: int) -> Medium:
-        from mlxmtp.media.image import digest
-
         if (vision := self._sizes) is None:
             raise LoadError(
                 f"The model in {self._config.folder} has no vision tower, so it cannot see {picture.name}: take one "
@@ -166,6 +178,27 @@ class Media:
         count, about = pixels.shape[0] * pixels.shape[1] // vision.side**2, "{}x{}".format(*picture.size)
         return Medium("image", picture.name, digest(pixels), count, pixels, about, picture.notes)
 
+    def _hear(self, file: MediaFile) -> Medium:
+        from mlxmtp.media.sound import PIECE, RATE, frames_of, mel_features, open_sound
+
+        if (audio := self._audio_sizes) is None:
+            raise LoadError(
+                f"The model in {self._config.folder} has no audio tower, so it cannot hear {file.name}: take e2b, e4b "
+                "or 12b, converted without --text-only."
+            )
+        sound = open_sound(file.data, file.media_type, file.name)
+        about, pieces = f"{sound.seconds:.1f} s", []
+        for samples in sound.pieces():
+            data = frames_of(samples, audio.hidden) if audio.unified else mel_features(samples)
+            count = len(data) if audio.unified else -(-len(data) // 4)
+            pieces.append(Medium("audio", file.name, digest(data), count, data, about, sound.notes))
+        if len(pieces) == 1:
+            return pieces[0]
+        told = f"{file.name} has {about}, and a model hears {PIECE // RATE} s at once"
+        notes = (*sound.notes, f"{told}: it is read in {len(pieces)} pieces, cut where it is quiet.")
+        whole = "".join(one.digest for one in pieces)
+        return Medium("audio", file.name, whole, sum(one.count for one in pieces), None, about, notes, tuple(pieces))
+
     def _rows(self, medium: Medium) -> mx.array:
         """Return the soft tokens [S, H] of `medium`, those of the last ones from memory. Raises DeviceFailed."""
         import mlx.core as mx
@@ -175,7 +208,8 @@ class Media:
         known = self._soft.pop(medium.digest, None)
         if known is None:
             try:
-                known = self._vision(mx.array(medium.data))
+                tower = self._vision if medium.kind == "image" else self._audio
+                known = tower(mx.array(medium.data))
                 mx.eval(known)
             except RuntimeError as error:
                 raise device.failure(error) from error
@@ -191,6 +225,16 @@ class Media:
         from mlxmtp.models.load import load_vision
 
         return load_vision(self._config)
+
+    @cached_property
+    def _audio_sizes(self) -> AudioConfig | None:
+        return stored_audio(self._config)
+
+    @cached_property
+    def _audio(self) -> Any:
+        from mlxmtp.models.load import load_audio
+
+        return load_audio(self._config)
 
 
 def expanded(ids: Sequence[int], media: Sequence[Medium], marks: Mapping[Kind, Marks]) -> list[int]:
@@ -211,7 +255,9 @@ def expanded(ids: Sequence[int], media: Sequence[Medium], marks: Mapping[Kind, M
             )
         _, begin, behind = marks[medium.kind]
         around = [[] if mark is None else [mark] for mark in (begin, behind)]
-        made += [*ids[end:place], *around[0], *medium.ids, *around[1]]
+        made += ids[end:place]
+        for part in medium.parts:
+            made += [*around[0], *part.ids, *around[1]]
         end = place + 1
     return [*made, *ids[end:]]
 
@@ -234,7 +280,7 @@ def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
 
 def _file(source: object) -> MediaFile:
     """Return the picture or sound in a file, by its path or its bytes. Raises UsageError."""
-    name, data = "the picture", source
+    name, data = "the picture or sound", source
     if isinstance(source, str | Path):
         name = str(source)
         try:
@@ -246,7 +292,9 @@ def _file(source: object) -> MediaFile:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"a picture or sound is a path, bytes or a Pillow image, not {type(source).__name__}")
     if (found := media_file(bytes(data), name)) is None:
-        raise UsageError(f"{name} is no picture or sound that can be read: give JPEG, PNG, WebP, GIF, TIFF or WAV.")
+        raise UsageError(
+            f"{name} is no picture or sound that can be read: give JPEG, PNG, WebP, GIF, TIFF, WAV, FLAC, MP3 or Ogg."
+        )
     return found
 
 

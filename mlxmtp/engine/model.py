@@ -16,6 +16,7 @@ from mlxmtp.engine.media import IMAGE_TOKENS, Media, Medium, expanded, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer, stop_ids
 from mlxmtp.errors import ContextOverflow, LoadError
+from mlxmtp.limits import Exact
 from mlxmtp.machine.chip import this_machine
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class Model:
         name: str = "",
         drafter: str | None = None,
         kv_bits: int | None = None,
+        exact: Exact = "auto",
     ) -> None:
-        self.config = config
+        self.config, self.exact = config, exact
         self.name = name or config.folder.name
         self.drafter = drafter
         self.kv_bits = kv_bits  # of keys and values of full layers; None: as they are computed
@@ -62,22 +64,25 @@ class Model:
         drafter_name: str | None = None,
         draft_bits: int | None = None,
         kv_bits: int | None = None,
+        exact: Exact = "auto",
         tokenizer: Tokenizer | None = None,
     ) -> Model:
         """Read target, drafter and tokenizer from their folders (a tokenizer that was read before can be given).
 
-        Raises LoadError for files that are missing, damaged or do not belong together.
+        `exact`: "on" for texts that are the same bit for bit with any drafts, "auto" where that costs nothing. Raises
+        LoadError for files that are missing, damaged or do not belong together, or where exact texts cannot be had.
         """
         from mlxmtp.decode.decoder import Decoder
+        from mlxmtp.decode.exact import find_passes
         from mlxmtp.models.load import load_drafter, load_target
 
         if tokenizer is None and (folder / "tokenizer.json").is_file():
             tokenizer = Tokenizer.load(folder)
         target = load_target(folder, kv_bits=kv_bits)
         network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
-        decoder, name = Decoder(target, network), name or str(folder)
+        decoder, name = Decoder(target, network, passes=find_passes(target, exact)), name or str(folder)
         shown = None if drafter is None else drafter_name or str(drafter)
-        return cls(decoder, target.config, tokenizer, name=name, drafter=shown, kv_bits=kv_bits)
+        return cls(decoder, target.config, tokenizer, name=name, drafter=shown, kv_bits=kv_bits, exact=exact)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -211,7 +216,7 @@ class Model:
         """Return a scheduler of at most `parallel` answers at once; while it has any, nothing else may be asked."""
         from mlxmtp.engine.streams import Streams
 
-        streams = Streams(self._decoder, parallel)
+        streams = Streams(self._decoder, parallel, alone=self.exact == "on")
         streams.start_from(self._together())
         self._streams = streams
         return streams

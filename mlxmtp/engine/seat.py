@@ -11,9 +11,12 @@ from mlxmtp.decode.prefill import checked_prompt
 from mlxmtp.decode.round import Round
 
 if TYPE_CHECKING:
+    import mlx.core as mx
+
     from mlxmtp.decode.constraint import Constraint
     from mlxmtp.decode.decoder import Decoder
     from mlxmtp.decode.draft_length import DraftLength
+    from mlxmtp.decode.exact import Passes
     from mlxmtp.decode.lane import Lane, Stream
     from mlxmtp.decode.prefill import SoftTokens
     from mlxmtp.decode.sampling import Sampling
@@ -35,8 +38,11 @@ class Wanted:
 class Seat:
     """The decoder of one answer among several, as far as `Answer` needs one."""
 
-    def __init__(self, decoder: Decoder, wait: Callable[[Seat], None], free: Callable[[Seat], None]) -> None:
+    def __init__(
+        self, decoder: Decoder, wait: Callable[[Seat], None], free: Callable[[Seat], None], *, never_shared: bool
+    ) -> None:
         """`wait` is told when rounds are wanted, `free` when no more are; `decoder` is the one of answers alone."""
+        self._never_shared = never_shared
         self._decoder, self._wait, self._free = decoder, wait, free
         self.reused = 0
         self.wanted: Wanted | None = None
@@ -52,10 +58,20 @@ class Seat:
         return self._decoder.depth if self.lane is None else self.lane.depth
 
     @property
+    def passes(self) -> Passes | None:
+        """The limits of exact text, which only an answer alone has."""
+        return self._decoder.passes if self.lane is None else None
+
+    @property
+    def near_ties(self) -> mx.array | None:
+        return self._decoder.near_ties if self.lane is None else None
+
+    @property
     def alone(self) -> bool:
-        """True if this answer cannot share rounds: with a constraint, penalties, logprobs or copied drafts."""
+        """True if this answer cannot share rounds: with a constraint, penalties, logprobs or copied drafts, or none
+        may."""
         options = self.asked.options
-        told = options["constraint"] is not None or options["top_logprobs"] is not None
+        told = self._never_shared or options["constraint"] is not None or options["top_logprobs"] is not None
         return told or bool(options["sampling"].penalties) or "copy" in options["draft_from"]
 
     @property

@@ -20,7 +20,8 @@ class Stats:
     The first token comes from the prefill, so speeds and tokens per pass of the generation leave it out.
     `time_to_first_token` runs from the request to the first visible piece of the answer or the thought.
     In `copy_rounds` drafts were copies of the text, of which `copied` tokens were accepted; `drafted`, `accepted` and
-    `acceptance_by_position` count the drafter's.
+    `acceptance_by_position` count the drafter's. `near_ties`: tokens with another one so near that the last bits of
+    16-bit numbers may decide; None where numbers are wider, or an answer shares rounds with others.
     """
 
     prompt_tokens: int = 0
@@ -41,6 +42,7 @@ class Stats:
     peak_memory: int = 0
     draft_reason: str = ""
     seed: int = 0
+    near_ties: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields under their own names, ready for JSON."""
@@ -87,7 +89,7 @@ class Meter:
         if self._shown is None:
             self._shown = self._clock()
 
-    def stats(self, *, peak_memory: int = 0, draft_reason: str = "") -> Stats:
+    def stats(self, *, peak_memory: int = 0, draft_reason: str = "", near_ties: int | None = None) -> Stats:
         """Return the numbers so far."""
         now = self._clock()
         prompt_seconds = (now if self._first is None else self._first) - self._started
@@ -112,6 +114,7 @@ class Meter:
             peak_memory=peak_memory,
             draft_reason=draft_reason,
             seed=self.seed,
+            near_ties=near_ties,
         )
 
 
@@ -124,6 +127,8 @@ def explain(depth: DraftLength) -> str:
     if depth.limit == 0:
         return "no drafter" if depth.copying is None else "copies of the text alone"
     if depth.fixed is not None:
+        if depth.fixed > depth.limit:
+            return f"drafting {depth.limit}, the most in exact text"
         return f"drafting {depth.fixed}, as asked" if depth.fixed else "not drafting, as asked"
     best, gain, accepted, price = depth.best(), depth.gain(), depth.accepted(), depth.price()
     if gain is None:

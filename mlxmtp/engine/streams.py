@@ -93,8 +93,9 @@ class _OthersCome(Exception):
 class Streams:
     """Answers side by side, at most `parallel` of them; `begin` adds one, `step` takes all of them further."""
 
-    def __init__(self, decoder: Decoder, parallel: int) -> None:
-        self.decoder, self.parallel = decoder, parallel
+    def __init__(self, decoder: Decoder, parallel: int, *, alone: bool = False) -> None:
+        """`alone`: answers share no rounds, so that each is as exact as it would be by itself."""
+        self.decoder, self.parallel, self._alone = decoder, parallel, alone
         self._beside: Decoder | None = None
         self._rounds = BatchRounds(decoder.target, decoder.drafter, decoder.compiled)
         self._lanes = [Lane(self._rounds) for _ in range(len(LANES) + 1)]
@@ -115,7 +116,7 @@ class Streams:
 
     def begin(self, ask: Callable[[Seat], Answer], tag: Any = None) -> Running:
         """Add the answer that `ask` has the model give at a seat (`Model.seated`)."""
-        seat = Seat(self.decoder, self._wait, self._free)
+        seat = Seat(self.decoder, self._wait, self._free, never_shared=self._alone)
         running = Running(ask(seat), seat, tag)
         self._running.append(running)
         return running
@@ -227,7 +228,8 @@ class Streams:
         if self.decoder not in [one.decoder for one in (self._reading, self._solo) if one is not None]:
             return self.decoder
         if self._beside is None:
-            self._beside = Decoder(self.decoder.target, self.decoder.drafter, compiled=self.decoder.compiled)
+            about = self.decoder.target, self.decoder.drafter
+            self._beside = Decoder(*about, compiled=self.decoder.compiled, passes=self.decoder.passes)
             self._beside.texts = self.decoder.texts
         return self._beside
 

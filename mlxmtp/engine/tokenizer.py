@@ -174,9 +174,17 @@ class Tokenizer:
         self, messages: Sequence[Message], prompt_ids: Sequence[int], *, think: bool = False, tools: Sequence[Tool] = ()
     ) -> int:
         """Return how many of `prompt_ids`, those of `messages`, the next turn's prompt begins with; thoughts go."""
-        answered = self.prompt_ids([*messages, {"role": "assistant", "content": "."}], think=think, tools=tools)
-        pairs = zip(prompt_ids, answered, strict=False)
-        return next((i for i, (now, then) in enumerate(pairs) if now != then), min(len(prompt_ids), len(answered)))
+        answer, cover = {"role": "assistant", "content": "."}, Cover([messages, tools])
+        start = None
+        if not media_in(messages):
+            covered, declared = [self._covered(one, cover) for one in messages], self._covered_value(tools, cover)
+            now, then = (self.render(one, think=think, tools=declared) for one in (covered, [*covered, answer]))
+            start = self._last_mark(now[: _same(now, then)])
+        if start is None:
+            return _same(prompt_ids, self.prompt_ids([*messages, answer], think=think, tools=tools))
+        # Marks cut a text for the encoder, so it is enough to encode what follows the last one that both have.
+        ends = [self._uncovered(text[start:], cover).ids for text in (now, then)]
+        return len(prompt_ids) - len(ends[0]) + _same(*ends)
 
     def render(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> str:
         """Return the prompt as text, by the checkpoint's own chat template. Raises LoadError if that fails."""
@@ -191,6 +199,11 @@ class Tokenizer:
         except (TemplateError, *_FAULTS) as error:
             said = str(error).rstrip(".") or type(error).__name__
             raise MlxmtpError(f"The chat template of {self._folder} refuses this conversation: {said}.") from error
+
+    def _last_mark(self, covered: str) -> int | None:
+        """Return where the last special token of a rendered text begins; material has none that begins with `<`."""
+        found = (one for one in self._marks.finditer(covered) if one[0] in self._specials and one[0][0] == "<")
+        return max((one.start() for one in found), default=None)
 
     def check_template(self) -> None:
         """Raise LoadError if there is no chat template, or none that can be read."""
@@ -330,8 +343,6 @@ class Cover:
         used = set().union(*map(set, _strings(material)))
         free = (character for character in map(chr, range(0xE000, 0xF900)) if character not in used)
         self._open, self._close, self._other = islice(free, 3)
-        self._put = str.maketrans("<>", self._open + self._close)
-        self._off = str.maketrans(self._open + self._close, "<>")
 
     def put_on(self, text: str, marks: re.Pattern[str], specials: Collection[str], meant: Collection[str]) -> str:
         """Return a text without special tokens but for those that are `meant`."""
@@ -339,9 +350,12 @@ class Cover:
         for found in marks.finditer(text):
             if found[0] in meant or (found[0] in specials and found[0][0] != "<"):
                 other = "" if found[0] in meant else self._other
-                parts += [text[end : found.start()].translate(self._put), other, found[0]]
+                parts += [self._bare(text[end : found.start()]), other, found[0]]
                 end = found.end()
-        return "".join([*parts, text[end:].translate(self._put)])
+        return "".join([*parts, self._bare(text[end:])])
+
+    def _bare(self, text: str) -> str:
+        return text.replace("<", self._open).replace(">", self._close)
 
     def taken_off(
         self, text: str, marks: re.Pattern[str], specials: Collection[str]
@@ -350,13 +364,22 @@ class Cover:
         others = [found.start() for found in re.finditer(self._other, text)]
         places = {place - i for i, place in enumerate(others)}
         text = text.replace(self._other, "")
-        meant = text.translate(self._off)
+        meant = text.replace(self._open, "<").replace(self._close, ">")
         covered = {self._open, self._close}
         return meant, [
             found.span()
             for found in marks.finditer(meant)
             if found[0] in specials and (found.start() in places or covered & set(text[found.start() : found.end()]))
         ]
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Return the length of the common beginning of two texts or lists."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -7,7 +7,6 @@ grey keeps its shades (there all but the darkest 256 are white).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import struct
@@ -76,11 +75,6 @@ def target_size(height: int, width: int, budget: int, side: int = 48) -> tuple[i
     if columns == 0:
         return min(height // width * side, budget * side), side
     return rows, columns
-
-
-def digest(pixels: NDArray[np.uint8]) -> str:
-    """Return a hash of what the network gets; the budget is in the shape."""
-    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
 def open_picture(source: bytes | Image.Image, name: str = "the picture") -> Picture:

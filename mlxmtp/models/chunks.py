@@ -6,16 +6,20 @@
 from typing import NamedTuple
 
 from mlxmtp.models.config import FULL, ModelConfig
+from mlxmtp.models.metal import BLOCKED_ROWS, route
 from mlxmtp.models.tensors import own_layers
 
-ROWS = (512, 384, 256, 192, 128, 96, 64, 32)
-"""Lengths of a chunk, longest first: a few, because every length is a shape of its own for the kernels."""
+ROWS = (BLOCKED_ROWS, 512, 384, 256, 192, 128, 96, 64, 32)
+"""Lengths of a chunk, longest first, the first on a GPU only; few, because each is a shape of its own for kernels."""
 
 BUDGET = 2**30
 """Bytes that a chunk's activations may take; the shortest chunk is read even where it takes more."""
 
 _SHORT_WINDOW = 256
 """Rows that are read at once even if the window is shorter: on a CPU pocket (128) takes 15 % more time with 512."""
+
+_ON_GPU = 2
+"""Bytes of a value that a GPU computes with: a CPU's are wider."""
 
 _TURN = 2 * 4
 """Bytes of a row's rotation for one entry of queries, keys and values: cosine and sine, float32 in every dtype."""
@@ -24,8 +28,9 @@ _TURN = 2 * 4
 class _Costs(NamedTuple):
     """Bytes of activations of a row: by kind of layer at its peak and beside its experts, of a score, of experts.
 
-    The scores are heads times rows times all keys before, which no fused kernel takes over at Gemma's head sizes (for
-    512 rows at 128k tokens of the 31B more than 4 GB). So chunks get shorter as the context grows.
+    The scores are heads times rows times all keys before (for 512 rows at 128k tokens of the 31B more than 4 GB). So
+    chunks get shorter as the context grows, unless a kernel ``blocked`` of full layers keeps no scores: on a GPU, from
+    BLOCKED_ROWS rows on.
     """
 
     row: dict[str, int]
@@ -34,23 +39,26 @@ class _Costs(NamedTuple):
     experts: int
     window: int
     longest: int
+    blocked: bool
 
     def total(self, rows: int, start: int) -> int:
         """Bytes for ``rows`` rows from position ``start`` on, in the layer that takes most."""
         # A sliding layer scores all rows of a chunk against each other, and what lies outside the window for nothing.
         before = {kind: start if kind == FULL else min(start, self.window - 1) for kind in self.row}
-        scored = max(row + (before[kind] + rows) * self.score for kind, row in self.row.items())
+        kept = {kind: not (self.blocked and kind == FULL and rows >= BLOCKED_ROWS) for kind in self.row}
+        scored = max(row + kept[kind] * (before[kind] + rows) * self.score for kind, row in self.row.items())
         # Experts' arrays are made when scores and rotations are gone.
         return rows * max(scored, max(self.late.values()) + self.experts)
 
-    def rows(self, start: int) -> int:
-        fitting = (rows for rows in ROWS if rows <= self.longest and self.total(rows, start) <= BUDGET)
+    def rows(self, start: int, left: int) -> int:
+        longest = BLOCKED_ROWS if self.blocked and left >= BLOCKED_ROWS else min(self.longest, ROWS[1])
+        fitting = (rows for rows in ROWS if rows <= longest and self.total(rows, start) <= BUDGET)
         return next(fitting, ROWS[-1])
 
 
-def chunk_rows(config: ModelConfig, start: int, width: int) -> int:
-    """Rows to read at once from position ``start`` on; ``width`` bytes a value."""
-    return _costs(config, width).rows(start)
+def chunk_rows(config: ModelConfig, start: int, width: int, left: int = 0) -> int:
+    """Rows to read at once from position ``start`` on, of ``left`` or more; ``width`` bytes a value."""
+    return _costs(config, width).rows(start, left)
 
 
 def activation_bytes(config: ModelConfig, context: int, width: int) -> int:
@@ -58,7 +66,7 @@ def activation_bytes(config: ModelConfig, context: int, width: int) -> int:
     costs = _costs(config, width)
     peak = start = 0
     while start < context:
-        rows = min(costs.rows(start), context - start)
+        rows = min(costs.rows(start, context - start), context - start)
         peak = max(peak, costs.total(rows, start))
         start += rows
     return peak + 3 * config.vocab_size * 4  # the last row's logits
@@ -86,9 +94,11 @@ def _costs(config: ModelConfig, width: int) -> _Costs:
     if text.get("enable_moe_block"):  # each row is copied for every expert it chose
         experts = int(text["top_k_experts"]) * (4 * hidden + 3 * int(text["moe_intermediate_size"]))
     # Scores are written over by their softmax; beside them stands the mask.
-    return _Costs(
-        row, late, config.heads * width + 1, experts * width, config.window, max(_SHORT_WINDOW, config.window)
-    )
+    longest, blocked = max(_SHORT_WINDOW, config.window), False
+    if FULL in own and width == _ON_GPU:
+        shape = config.heads, config.kv_heads(FULL), config.head_dim(FULL)
+        blocked = route(BLOCKED_ROWS, *shape, "causal", BLOCKED_ROWS) == "blocked"
+    return _Costs(row, late, config.heads * width + 1, experts * width, config.window, longest, blocked)
 
 
 def _layer(config: ModelConfig, i: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import mlx.core as mx
 
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.layer import Layer, Rotary, Rotation, halves
+from mlxmtp.models.layer import Layer, Rotary, Rotation, begin, following_norms, halves
 from mlxmtp.models.linear import Linear, Matrix, Weights
 from mlxmtp.models.slots import fixed_view
 from mlxmtp.models.target import Target
@@ -115,8 +115,8 @@ class Drafter:
         del position
         masks, turns = context
         kv = {kind: halves(self._spec.layer(buffers, i)) for kind, i in self._stores.items()}
-        x = self._pre(mx.concatenate([embedding, hidden], axis=-1))
-        for layer in self.layers:
-            x, _ = layer(x, masks[layer.kind], Rotation(*turns[layer.kind]), kv=kv[layer.kind])
-        x = mx.fast.rms_norm(x, self._norm, self.config.eps)
-        return self._head(x), self._post(x)
+        state = begin(self._pre(mx.concatenate([embedding, hidden], axis=-1)), self.layers, self.config.eps)
+        for layer, following in zip(self.layers, following_norms(self.layers, self._norm), strict=True):
+            about = following, masks[layer.kind], Rotation(*turns[layer.kind])
+            state, _ = layer(state, *about, kv=kv[layer.kind])
+        return self._head(state.normed), self._post(state.normed)

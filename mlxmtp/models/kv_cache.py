@@ -90,6 +90,16 @@ class CacheSpec:
         return self.quantization if kind == FULL else None
 
 
+def aligned(rows: int) -> int:
+    """Return the capacity that so many rows need."""
+    return -(-rows // STEP) * STEP
+
+
+def grown(capacity: int) -> int:
+    """Return the next capacity."""
+    return aligned(int((1 + GROWTH) * capacity))
+
+
 class KVCache:
     """The K/V buffers of one conversation, as the host holds them (of several in ``slots.py``).
 
@@ -120,9 +130,14 @@ class KVCache:
         if 2 * max(rows, STEP, self.spec.window + SLACK) < self.capacity:
             self._resize(max(rows, self.spec.window + SLACK))
 
+    def resize(self, rows: int) -> None:
+        """Make the capacity what ``rows`` positions need, at least the rings' length, whatever it was before."""
+        if aligned(rows) != self.capacity:
+            self._resize(rows)
+
     def _resize(self, rows: int) -> None:
         """Interrupted half way, it leaves a capacity of 0, so that the next ``reserve`` does it for all buffers."""
-        self.capacity, capacity = 0, -(-rows // STEP) * STEP
+        self.capacity, capacity = 0, aligned(rows)
         if not self.buffers:
             self.buffers = [self._zeros(i, capacity) for i in range(len(self._layout))]
         else:
@@ -242,17 +257,31 @@ class FixedView:
     """The buffers during a pass of fixed shape over positions ``offset .. offset + length - 1``.
 
     ``offset`` [1] int32 stays on the device. ``masks[kind]`` is [length, rows]. ``buffers`` holds the result.
+    ``queries``: full layers attend with so many rows, with more of the last kind than there are (0: with those there
+    are). ``unused``: nobody reads so many of the last rows.
     """
 
-    def __init__(self, spec: CacheSpec, buffers: Sequence[mx.array], offset: mx.array, length: int) -> None:
-        self.buffers = list(buffers)
+    def __init__(
+        self,
+        spec: CacheSpec,
+        buffers: Sequence[mx.array],
+        offset: mx.array,
+        length: int,
+        *,
+        queries: int = 0,
+        unused: int = 0,
+    ) -> None:
+        self.buffers, self.unused = list(buffers), unused
         self.positions = offset + mx.arange(length)  # [L]
         self._spec, self._offset = spec, offset
         rows = {kind: buffers[spec.places(spec.kinds.index(kind))[0]].shape[2] for kind in spec.kinds}
         self.masks: dict[str, mx.array] = {}
         for kind, n in rows.items():
-            held = mx.arange(n) if kind == FULL else ring_positions(self.positions[-1:], n)
-            self.masks[kind] = visible(self.positions, held, None if kind == FULL else spec.window)
+            if kind == FULL:
+                wanted = offset + mx.arange(queries) if queries > length else self.positions
+                self.masks[kind] = visible(wanted, mx.arange(n), None)
+            else:
+                self.masks[kind] = visible(self.positions, ring_positions(self.positions[-1:], n), spec.window)
         self._ring = (self.positions % rows.get(SLIDING, 1))[None, None, :, None]
 
     def update(self, i: int, rows: mx.array) -> Rows:
@@ -273,6 +302,8 @@ class PromptView:
     Sliding layers attend to the last ``window - 1`` rows before the chunk and to the chunk itself, so a chunk may
     be longer than the ring; only its last rows are stored.
     """
+
+    unused = 0
 
     def __init__(
         self,

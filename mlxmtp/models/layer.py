@@ -6,8 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from mlxmtp.models import device
+from mlxmtp.models import device, metal
 from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.fused import add_norm, usable
 from mlxmtp.models.kv_quant import QuantizedRows, Rows, dequantized, scores, weighted_sum
 from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join, softmax
 
@@ -21,9 +22,6 @@ _SORTED, _SORTED_PER_EXPERT = 64, 4
 """From so many pairs of row and expert on they are sorted by expert, so that the weights of each are read once.
 
 MLX's kernel for sorted quantized pairs on Metal takes over at four for each expert: before that, sorting is lost."""
-
-KERNEL_ROWS, KERNEL_QUERIES, KERNEL_HEADS = 8, 32, frozenset({64, 96, 128, 192, 256})
-"""Limits of that kernel: rows, rows times query heads of a K/V head, and head sizes. Gemma's full layers have 512."""
 
 _FINER = 12
 """Bits of a speed below 2^-32 turns; their product with a position must stay below 2^32."""
@@ -77,8 +75,19 @@ class View(Protocol):
 
     positions: mx.array  # [L]
     masks: dict[str, Any]
+    unused: int  # of the last rows, nobody reads so many
 
     def update(self, i: int, rows: mx.array) -> Rows: ...
+
+
+class Residual(NamedTuple):
+    """Values [L, H] that go from layer to layer, and normed as the next one reads them."""
+
+    values: mx.array
+    normed: mx.array
+
+    def last(self) -> "Residual":
+        return Residual(self.values[-1:], self.normed[-1:])
 
 
 class Layer:
@@ -103,34 +112,51 @@ class Layer:
             )
         # A vector: mx.compile writes constants of one element into a kernel's source, a library for every layer.
         self._scalar = mx.contiguous(mx.broadcast_to(weights.vector("layer_scalar"), (config.hidden_size,)))
+        usable(self._scalar.dtype, config.hidden_size, config.eps)  # tried out now, not inside of a trace
 
     def __call__(
         self,
-        h: mx.array,
+        state: Residual,
+        following: mx.array,
         mask: Any,
         turn: Rotation,
         *,
         kv: KV | None = None,
         view: View | None = None,
         extra: mx.array | None = None,
-    ) -> tuple[mx.array, KV]:
-        """h [L, H] -> [L, H] and the K/V it attended to: ``kv`` where given, else its own, written through ``view``.
+    ) -> tuple[Residual, KV]:
+        """Return the next state and the K/V it attended to: ``kv`` where given, else its own, written through ``view``.
 
-        ``extra`` [L, P] is the per-layer input.
+        ``following`` [H] is the weight of the norm that comes next, ``extra`` [L, P] the per-layer input.
         """
-        before_attention, after_attention, before_mlp, after_mlp = self._norms
-        attended, kv = self.attention(self._norm(h, before_attention), mask, turn, kv, view, self._i)
-        h = h + self._norm(attended, after_attention)
-        gate, up = mx.split(self._gate_up(self._norm(h, before_mlp)), 2, axis=-1)
+        _, after_attention, before_mlp, after_mlp = self._norms
+        attended, kv = self.attention(state.normed, mask, turn, kv, view, self._i)
+        h, normed = add_norm(state.values, attended, after_attention, self._eps, following=before_mlp)
+        gate, up = mx.split(self._gate_up(normed), 2, axis=-1)
         dense = self._down(gelu(gate) * up)
-        h = h + self._norm(dense if self._experts is None else self._experts(h, dense), after_mlp)
-        if extra is not None and self._extra is not None:
-            narrow, widen, norm = self._extra
-            h = h + self._norm(widen(gelu(narrow(h)) * extra), norm)
-        return h * self._scalar, kv
+        if self._experts is not None:
+            dense = self._experts(h, dense, 0 if view is None else view.unused)
+        last: dict[str, mx.array] = {"scale": self._scalar, "following": following}
+        if extra is None or self._extra is None:
+            return Residual(*add_norm(h, dense, after_mlp, self._eps, **last)), kv
+        narrow, widen, norm = self._extra
+        h, _ = add_norm(h, dense, after_mlp, self._eps)
+        return Residual(*add_norm(h, widen(gelu(narrow(h)) * extra), norm, self._eps, **last)), kv
 
-    def _norm(self, x: mx.array, weight: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, weight, self._eps)
+    @property
+    def first_norm(self) -> mx.array:
+        """The weight of the norm before the layer."""
+        return self._norms[0]
+
+
+def begin(h: mx.array, layers: Sequence[Layer], eps: float) -> Residual:
+    """Return the state before the first of ``layers``."""
+    return Residual(h, mx.fast.rms_norm(h, layers[0].first_norm, eps))
+
+
+def following_norms(layers: Sequence[Layer], last: mx.array) -> list[mx.array]:
+    """Return the weight of the norm behind each layer; ``last`` is that of the network's own."""
+    return [*(layer.first_norm for layer in layers[1:]), last]
 
 
 class Attention:
@@ -192,20 +218,19 @@ def halves(rows: Rows) -> KV:
     return keys, values
 
 
-def has_kernel(rows: int, heads_per_group: int, dim: int) -> bool:
-    """Return True if MLX's Metal backend attends with a few rows under a mask in one kernel (0.32.4, as shipped)."""
-    return rows <= KERNEL_ROWS and rows * heads_per_group <= KERNEL_QUERIES and dim in KERNEL_HEADS
-
-
 def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     """queries [1, L, heads, D] and the K/V they look at -> [L, heads * D]; ``mask`` [L, rows] or "causal".
 
     Keys and values of several slots take the queries of one after the other, ``mask`` is [slots, L / slots, rows] then.
+    A mask for more rows than there are queries has the last of them computed more than once (`FixedView`).
     Gemma 4 does not scale its scores. A chunk of the prompt, which dequantizes what is quantized, takes MLX's function,
     and so does a round on a GPU that has a kernel for it. Elsewhere that function would read keys and values once for
     every head of a group, and on a CPU be a dozen operations: here heads and rows of a group are the rows of one
     product. On a CPU they are its columns: K q^T takes OpenBLAS half as long as q K^T.
     """
+    if not isinstance(mask, str) and (more := mask.shape[-2] - queries.shape[1]) > 0:
+        last = mx.broadcast_to(queries[:, -1:], (1, more, *queries.shape[2:]))
+        return attend(mx.concatenate([queries, last], axis=1), kv, mask)[:-more]
     _, all_rows, heads, dim = queries.shape
     keys, values = kv
     slots, groups = (keys.values if isinstance(keys, QuantizedRows) else keys).shape[:2]
@@ -215,7 +240,7 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     many = isinstance(mask, str) or rows > _FEW
     if many:
         keys, values = dequantized(keys), dequantized(values)
-    fused = many or (not device.on_cpu() and has_kernel(rows, each, dim))
+    fused = many or (not device.on_cpu() and metal.has_kernel(rows, each, dim))
     if fused and isinstance(keys, mx.array) and isinstance(values, mx.array):
         by_slot = queries.reshape(slots, rows, heads, dim).transpose(0, 2, 1, 3)
         y = mx.fast.scaled_dot_product_attention(by_slot, keys, values, scale=1.0, mask=mask)
@@ -253,15 +278,20 @@ class _Sparse:
         glu = weights.below("experts.switch_glu")
         self._experts = Experts(*(glu.matrix(name) for name in ("gate_proj", "up_proj", "down_proj")))
 
-    def __call__(self, h: mx.array, dense: mx.array) -> mx.array:
-        """h [L, H] and the dense MLP's result [L, H] -> [L, H]; weights are the softmax over the k highest scores."""
+    def __call__(self, h: mx.array, dense: mx.array, unused: int) -> mx.array:
+        """h [L, H] and the dense MLP's result [L, H] -> [L, H]; weights are the softmax over the k highest scores.
+
+        The last ``unused`` rows go through no expert, whose weights would be read for nothing.
+        """
         scores = self._router.project(mx.fast.rms_norm(h, self._router_norm, self._eps))
         indices = mx.argpartition(scores, kth=-self._k, axis=-1)[..., -self._k :]  # [L, k]
         chosen = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1, precise=True)
         weights = chosen * self._expert_scale[indices]
-        sparse = self._experts(mx.fast.rms_norm(h, self._before, self._eps), indices, weights)
-        dense = mx.fast.rms_norm(dense, self._after_dense, self._eps)
-        return dense + mx.fast.rms_norm(sparse, self._after, self._eps)
+        used, normed = h.shape[0] - unused, mx.fast.rms_norm(h, self._before, self._eps)
+        sparse = self._experts(normed[:used], indices[:used], weights[:used])
+        if unused:
+            sparse = mx.concatenate([sparse, normed[used:]])
+        return add_norm(mx.fast.rms_norm(dense, self._after_dense, self._eps), sparse, self._after, self._eps)[0]
 
 
 class Experts:
@@ -297,5 +327,8 @@ def _expert_product(x: mx.array, matrix: Matrix, rows: Sequence[int] | None, exp
     pairs: dict[str, Any] = {"lhs_indices": None if rows is None else mx.array(list(rows), mx.uint32)}
     pairs |= {"rhs_indices": experts, "sorted_indices": rows is None}
     if matrix.quantization is None:
-        return mx.gather_mm(x, matrix.arrays[0].swapaxes(1, 2), **pairs)
+        weights, dtype = matrix.arrays[0].swapaxes(1, 2), x.dtype
+        if device.on_cpu() and dtype != mx.float32:  # the only one that MLX's CPU backend takes here
+            return mx.gather_mm(x.astype(mx.float32), weights.astype(mx.float32), **pairs).astype(dtype)
+        return mx.gather_mm(x, weights, **pairs)
     return mx.gather_qmm(x, matrix.arrays[0], **pairs, **matrix.arguments)

@@ -1,6 +1,6 @@
 """From a checkpoint folder to a network that runs: names, shapes, dtype, pairing, all checked before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,14 +8,15 @@ import mlx.core as mx
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models import device
-from mlxmtp.models.checkpoint import Source, check_folder, check_target, match, match_tower
+from mlxmtp.models.audio import AudioTower, FrameEmbedder
+from mlxmtp.models.checkpoint import check_folder, check_target, match, match_tower
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.safetensors import AGAIN, Layout, read_folder
 from mlxmtp.models.target import Target
 from mlxmtp.models.tensors import Quantization, Tensor, kv_quantization, quantized_by_default
-from mlxmtp.models.towers import stored_vision, vision_tensors
+from mlxmtp.models.towers import audio_tensors, stored_audio, stored_vision, vision_tensors
 from mlxmtp.models.vision import PatchEmbedder, VisionTower
 
 _TYPES = {
@@ -24,10 +25,11 @@ _TYPES = {
 }  # fmt: skip
 
 
-def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
+def load_target(folder: Path, *, kv_bits: int | None = None, widen: bool = True) -> Target:
     """Load a target from a published or MLX checkpoint folder; towers are left out. Raises LoadError, DeviceFailed.
 
-    ``kv_bits`` 4 or 8: full layers store quantized keys and values.
+    ``kv_bits`` 4 or 8: full layers store quantized keys and values. ``widen`` False: compute in the dtype as stored,
+    slowly on a CPU.
     """
     config = read_config(folder)
     kv = kv_quantization(config, kv_bits)
@@ -36,7 +38,7 @@ def load_target(folder: Path, *, kv_bits: int | None = None) -> Target:
     device.tune_threads(config.hidden_size)
     device.bound_memory()
     # No name holds the arrays as read: where they are widened (float32 on a CPU), both would exist until the end.
-    target = Target(assemble(config, read_weights(folder)), config, kv)
+    target = Target(assemble(config, read_weights(folder), widen=widen), config, kv)
     evaluate(target)
     return target
 
@@ -69,17 +71,27 @@ def load_vision(config: ModelConfig) -> PatchEmbedder | VisionTower | None:
     """Load what makes soft tokens of pictures; None if the checkpoint has none. Raises LoadError, DeviceFailed."""
     if (vision := stored_vision(config)) is None:
         return None
-    stored = {name: one.layout for name, one in read_folder(config.folder).items()}
-    weights = _assemble_tower(match_tower(vision_tensors(vision), stored, config.folder), config.folder)
+    weights = _assemble_tower(vision_tensors(vision), config.folder)
     tower = PatchEmbedder(weights, vision) if vision.unified else VisionTower(weights, vision)
     evaluate(tower)
     return tower
 
 
-def _assemble_tower(sources: Mapping[Tensor, Source], folder: Path) -> Weights:
-    """Return a tower's parameters, convolutions in MLX's order, in the dtype of this device."""
+def load_audio(config: ModelConfig) -> FrameEmbedder | AudioTower | None:
+    """Load what makes soft tokens of sounds; None if the checkpoint has none. Raises LoadError, DeviceFailed."""
+    if (audio := stored_audio(config)) is None:
+        return None
+    weights = _assemble_tower(audio_tensors(audio), config.folder)
+    tower = FrameEmbedder(weights, audio) if audio.unified else AudioTower(weights, audio)
+    evaluate(tower)
+    return tower
+
+
+def _assemble_tower(tensors: Iterable[Tensor], folder: Path) -> Weights:
+    """Return a tower's parameters, convolutions in MLX's order, in the dtype of this device. Raises LoadError."""
+    stored = {name: one.layout for name, one in read_folder(folder).items()}
     checkpoint, parameters = read_weights(folder), {}
-    for tensor, source in sources.items():
+    for tensor, source in match_tower(tensors, stored, folder).items():
         values = tuple(checkpoint[name].astype(device.compute_dtype(checkpoint[name].dtype)) for name in source.names)
         if source.quantization is None and values[0].shape != tensor.shape:
             (value,) = values
@@ -100,8 +112,9 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     return {name: files[one.file][name] for name, one in stored.items()}
 
 
-def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 16) -> Weights:
-    """Return the network's parameters out of a checkpoint's tensors, in the dtype of this device.
+def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 16, *, widen: bool = True) -> Weights:
+    """Return the network's parameters out of a checkpoint's tensors, in the dtype of this device or without ``widen``
+    as they are stored.
 
     ``bits`` 4 or 8 quantizes what is stored in full width. Raises LoadError for tensors that are not the network's.
     """
@@ -110,7 +123,7 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
     parameters: dict[str, Matrix] = {}
     for tensor, (names, half, how) in sources.items():
         stored = (checkpoint[name] if half is None else mx.split(checkpoint[name], 2, axis=-2)[half] for name in names)
-        values = tuple(value.astype(device.compute_dtype(value.dtype)) for value in stored)
+        values = tuple(value.astype(device.compute_dtype(value.dtype)) if widen else value for value in stored)
         matrix = Matrix(values if how else (values[0].reshape(tensor.shape),), how)
         wanted = Quantization(bits, 64).fitting(tensor) if how is None and bits != 16 and tensor.quantizable else None
         if wanted is not None:
@@ -119,7 +132,7 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
     return Weights(parameters)
 
 
-def evaluate(network: Target | Drafter | PatchEmbedder | VisionTower) -> None:
+def evaluate(network: Target | Drafter | PatchEmbedder | VisionTower | FrameEmbedder | AudioTower) -> None:
     """Read and derive the weights of ``network`` layer by layer and table by table: no second copy of them exists.
 
     Raises DeviceFailed.

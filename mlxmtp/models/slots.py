@@ -21,6 +21,8 @@ class SlotsView:
     [slots, length, rows].
     """
 
+    unused = 0
+
     def __init__(self, spec: CacheSpec, buffers: Sequence[mx.array], offset: mx.array, length: int) -> None:
         self.buffers = list(buffers)
         self._spec, self._slots, self._length = spec, len(offset), length

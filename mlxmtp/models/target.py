@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.kv_cache import CacheSpec
-from mlxmtp.models.layer import KV, Layer, Rotary, View
+from mlxmtp.models.layer import KV, Layer, Rotary, View, begin, following_norms
 from mlxmtp.models.linear import Linear, Weights
 from mlxmtp.models.tensors import Quantization, own_layers
 
@@ -68,21 +68,23 @@ class Target:
         ``last_only`` returns the last row [1, H] alone. Layers that share K/V then run on that row only: nothing
         reads their other rows, and in E2B and E4B they are more than half of the network.
         """
-        h = self.embed(tokens) if embeddings is None else embeddings
-        extras = self._per_layer_inputs(tokens, h)
+        embedded = self.embed(tokens) if embeddings is None else embeddings
+        extras, state = self._per_layer_inputs(tokens, embedded), begin(embedded, self.layers, self.config.eps)
+        following = following_norms(self.layers, self._norm)
         turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary.items()}
         own_turns = {kind: rotary.at(view.positions) for kind, rotary in self._rotary_own.items()}
         masks = view.masks
         stored: dict[str, KV] = {}
         for i, layer in enumerate(self.layers):
             if last_only and i == self._own:
-                h, extras = h[-1:], [None if e is None else e[-1:] for e in extras]
+                state, extras = state.last(), [None if e is None else e[-1:] for e in extras]
                 turns = {kind: turn.last() for kind, turn in turns.items()}
                 masks = {kind: mask if isinstance(mask, str) else mask[-1:] for kind, mask in masks.items()}
             kind = layer.kind
             turn, kv = (own_turns[kind], None) if i < self._own else (turns[kind], stored[kind])
-            h, stored[kind] = layer(h, masks[kind], turn, kv=kv, view=view, extra=extras[i])
-        return mx.fast.rms_norm(h[-1:] if last_only else h, self._norm, self.config.eps)
+            about = following[i], masks[kind], turn
+            state, stored[kind] = layer(state, *about, kv=kv, view=view, extra=extras[i])
+        return state.normed[-1:] if last_only else state.normed
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Soft-capped logits [L, V] in float32 of post-norm hidden states [L, H]; suppressed tokens never win.

@@ -3,6 +3,7 @@
 A model has a tower if its checkpoint has the tensors: configurations name towers that conversions left out.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +14,13 @@ from mlxmtp.models.safetensors import read_folder
 from mlxmtp.models.tensors import NORM, Kind, Tensor
 
 VISION: Kind = "vision tower"
+AUDIO: Kind = "audio tower"
 VISION_MARK = "embed_vision.embedding_projection.weight"
 """The tensor without which a checkpoint makes no soft tokens of pictures."""
+AUDIO_MARK = "embed_audio.embedding_projection.weight"
+"""The tensor without which a checkpoint makes no soft tokens of sounds."""
+MELS = 128  # features of a frame of sound
+_TOWER = "audio_tower.output_proj.weight"  # the 12B has none
 VISION_SCORES = 2**26
 """Bytes of attention scores at once where no kernel fuses them: queries are independent, so slices change nothing."""
 _BOUNDS = ("input_min", "input_max", "output_min", "output_max")
@@ -46,6 +52,35 @@ class VisionConfig:
     def side(self) -> int:
         """Pixels of a soft token's side, by which sides of resized pictures can be divided."""
         return self.patch * self.pooling
+
+
+@dataclass(frozen=True, slots=True)
+class AudioConfig:
+    """Sizes of what makes soft tokens of a sound. `unified`: the 12B's, a projection of frames of `hidden` samples.
+
+    `channels` of the two convolutions, `kernel` of the depthwise one. `chunk` queries at once look at themselves and
+    fewer than `past` rows behind. `out`: width before the projection.
+    """
+
+    hidden: int
+    eps: float
+    text: int
+    unified: bool
+    layers: int = 0
+    heads: int = 0
+    channels: tuple[int, int] = (0, 0)
+    kernel: int = 0
+    chunk: int = 0
+    past: int = 0
+    cap: float = 0.0
+    out: int = 0
+    residual: float = 0.0
+    bound: float = 0.0
+    clipped: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
 
 
 def vision_config(config: ModelConfig) -> VisionConfig | None:
@@ -93,6 +128,41 @@ def stored_vision(config: ModelConfig) -> VisionConfig | None:
     return vision
 
 
+def stored_audio(config: ModelConfig) -> AudioConfig | None:
+    """Return the sizes of what makes soft tokens of sounds, None if the checkpoint has none. Raises LoadError.
+
+    Copies of config.json that lack `audio_config` have the published sizes.
+    """
+    stored = read_folder(config.folder)
+    if {AUDIO_MARK, f"model.{AUDIO_MARK}"}.isdisjoint(stored):
+        return None
+    table = config.raw.get("audio_config")
+    read = _Reader(table if isinstance(table, Mapping) else {}, f"audio_config of {config.folder}")
+    eps = read.number("rms_norm_eps", 1e-6)
+    if {_TOWER, f"model.{_TOWER}"}.isdisjoint(stored):
+        return AudioConfig(hidden=read.size("audio_embed_dim", 640), eps=eps, text=config.hidden_size, unified=True)
+    sized = AudioConfig(
+        hidden=read.size("hidden_size", 1024),
+        eps=eps,
+        text=config.hidden_size,
+        unified=False,
+        layers=read.size("num_hidden_layers", 12),
+        heads=read.size("num_attention_heads", 8),
+        channels=read.pair("subsampling_conv_channels", (128, 32)),
+        kernel=read.size("conv_kernel_size", 5),
+        chunk=read.size("attention_chunk_size", 12),
+        past=read.size("attention_context_left", 13) - 1,
+        cap=read.number("attention_logit_cap", 50.0),
+        out=read.size("output_proj_dims", 1536),
+        residual=read.number("residual_weight", 0.5),
+        bound=read.number("gradient_clipping", 1e10),
+        clipped=bool(read.table.get("use_clipped_linears", True)),
+    )
+    if sized.hidden % (2 * sized.heads) or not sized.past or read.table.get("attention_context_right", 0) != 0:
+        raise LoadError(f"{read.name} has attention that no Gemma 4 has. Take another checkpoint.")
+    return sized
+
+
 def vision_tensors(vision: VisionConfig) -> Iterator[Tensor]:
     """Yield the tensors of what makes soft tokens of pictures, by their names in MLX conversions."""
     hidden = vision.hidden
@@ -128,6 +198,39 @@ def vision_tensors(vision: VisionConfig) -> Iterator[Tensor]:
         yield _vector(f"{at}.std_scale", hidden)
 
 
+def audio_tensors(audio: AudioConfig) -> Iterator[Tensor]:
+    """Yield the tensors of what makes soft tokens of sounds, by their names in MLX conversions."""
+    if audio.unified:
+        yield Tensor(AUDIO_MARK, AUDIO, (audio.text, audio.hidden))
+        return
+    at, hidden, (first, second) = "audio_tower", audio.hidden, audio.channels
+    yield Tensor(AUDIO_MARK, AUDIO, (audio.text, audio.out))
+    for i, (inputs, channels) in enumerate(((1, first), (first, second))):
+        layer = f"{at}.subsample_conv_projection.layer{i}"
+        yield Tensor(f"{layer}.conv.weight", AUDIO, (channels, 3, 3, inputs), quantizable=False)
+        yield _vector(f"{layer}.norm.weight", channels)
+    yield Tensor(f"{at}.subsample_conv_projection.input_proj_linear.weight", AUDIO, (hidden, MELS // 4 * second))
+    for i in range(audio.layers):
+        layer = f"{at}.layers.{i}"
+        for name in ("norm_pre_attn", "norm_post_attn", "norm_out", "lconv1d.pre_layer_norm", "lconv1d.conv_norm"):
+            yield _vector(f"{layer}.{name}.weight", hidden)
+        for part in ("feed_forward1", "feed_forward2"):
+            for name in ("pre_layer_norm", "post_layer_norm"):
+                yield _vector(f"{layer}.{part}.{name}.weight", hidden)
+            yield from clippable(f"{layer}.{part}.ffw_layer_1", (4 * hidden, hidden), AUDIO, clipped=audio.clipped)
+            yield from clippable(f"{layer}.{part}.ffw_layer_2", (hidden, 4 * hidden), AUDIO, clipped=audio.clipped)
+        for name in ("q_proj", "k_proj", "v_proj", "post"):
+            yield from clippable(f"{layer}.self_attn.{name}", (hidden, hidden), AUDIO, clipped=audio.clipped)
+        yield Tensor(f"{layer}.self_attn.relative_k_proj.weight", AUDIO, (hidden, hidden))
+        yield _vector(f"{layer}.self_attn.per_dim_scale", audio.head_dim)
+        yield from clippable(f"{layer}.lconv1d.linear_start", (2 * hidden, hidden), AUDIO, clipped=audio.clipped)
+        yield from clippable(f"{layer}.lconv1d.linear_end", (hidden, hidden), AUDIO, clipped=audio.clipped)
+        kernel = (hidden, audio.kernel, 1)
+        yield Tensor(f"{layer}.lconv1d.depthwise_conv1d.weight", AUDIO, kernel, quantizable=False)
+    yield Tensor(f"{at}.output_proj.weight", AUDIO, (audio.out, hidden))
+    yield _vector(f"{at}.output_proj.bias", audio.out)
+
+
 def clippable(name: str, shape: tuple[int, int], kind: Kind, *, clipped: bool) -> Iterator[Tensor]:
     """Yield a matrix, and the bounds between which its input and its output are held."""
     yield Tensor(f"{name}.linear.weight", kind, shape)
@@ -151,10 +254,23 @@ class _Reader:
     """Sizes of a table of config.json."""
 
     def __init__(self, table: Mapping[str, Any], name: str) -> None:
-        self._table, self.name = table, name
+        self.table, self.name = table, name
 
     def size(self, key: str, default: int | None = None) -> int:
-        value = self._table.get(key, default)
+        value = self.table.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 24:
             raise LoadError(f"{self.name} has {key} {value!r:.40}, which is no size. Take another checkpoint.")
         return value
+
+    def pair(self, key: str, default: tuple[int, int]) -> tuple[int, int]:
+        value = self.table.get(key, default)
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise LoadError(f"{self.name} has {key} {value!r:.40}, which are no two sizes. Take another checkpoint.")
+        first, second = (_Reader({key: one}, self.name).size(key) for one in value)
+        return first, second
+
+    def number(self, key: str, default: float) -> float:
+        value = self.table.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise LoadError(f"{self.name} has {key} {value!r:.40}, which is no number. Take another checkpoint.")
+        return float(value)

@@ -1,4 +1,4 @@
-"""Contents of messages with pictures in them; every protocol has its own form for those."""
+"""Contents of messages with pictures and sounds in them; every protocol has its own form for those."""
 
 import base64
 import binascii
@@ -7,22 +7,29 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from mlxmtp.errors import UsageError
-from mlxmtp.media.source import MediaFile, media_file
+from mlxmtp.media.source import Kind, MediaFile, media_file
 from mlxmtp.serve.fields import Fields, Refused
 
 Part = dict[str, Any]
 Content = str | list[Part]
-"""A text, or parts as chat templates read them, where a picture is `{"type": "image", "image": MediaFile}`."""
+"""A text, or parts as chat templates read them, where a picture is `{"type": "image", "image": MediaFile}`.
+
+A sound is `{"type": "audio", "audio": MediaFile}`.
+"""
 
 MOST_MEDIA = 100
-"""Pictures of a request."""
+"""Pictures and sounds of a request."""
 _TEXTS = ("text",)
+_READ: dict[Kind, tuple[str, str]] = {
+    "image": ("picture", "JPEG, PNG, WebP or GIF"),
+    "audio": ("sound", "WAV, MP3, FLAC or Ogg"),
+}
 _DETAILS: dict[str, int | None] = {"auto": None, "original": None, "low": 70, "high": 1120}
 """Tokens of a picture by OpenAI's `detail`; None: the server's."""
 
 
 def content_of(fields: Fields, name: str = "content", kinds: Sequence[str] = _TEXTS) -> Content:
-    """Return a content: one text, or with pictures in it parts in their order. Raises Refused for other parts.
+    """Return a content: one text, or with media in it parts in their order. Raises Refused for other parts.
 
     `kinds`: types of parts that hold a text.
     """
@@ -33,7 +40,7 @@ def content_of(fields: Fields, name: str = "content", kinds: Sequence[str] = _TE
 
 
 def in_order(parts: Sequence[str | Part]) -> Content:
-    """Return texts and pictures as one content: texts that follow each other are one, a line apart."""
+    """Return texts and media as one content: texts that follow each other are one, a line apart."""
     if all(isinstance(part, str) for part in parts):
         return "\n".join(part for part in parts if isinstance(part, str))
     found: list[Part] = []
@@ -48,7 +55,7 @@ def in_order(parts: Sequence[str | Part]) -> Content:
 
 
 def part_of(part: Fields, kinds: Sequence[str] = _TEXTS) -> str | Part:
-    """Return the text or the picture that a part of a content is. Raises Refused for anything else."""
+    """Return the text, picture or sound that a part of a content is. Raises Refused for anything else."""
     kind = part.text("type")
     if kind in kinds:
         return part.text("refusal" if kind == "refusal" else "text")
@@ -65,17 +72,25 @@ def part_of(part: Fields, kinds: Sequence[str] = _TEXTS) -> str | Part:
             raise part.wrong("source", "an object")
         source.choice("type", "base64", "url", default=source.text("type"))
         return _picture(source, "url" if source.text("type") == "url" else "data", part)
-    raise Refused(f"{part.path('type')}: '{kind}' cannot be read here, only text and pictures.", part.path("type"))
+    if kind == "input_audio":  # chat completions and responses; `format` is not asked, the bytes tell it
+        sound = part.object(kind)
+        if sound is None:
+            raise part.wrong(kind, "an object")
+        path = sound.path("data")
+        return _part(_file(_decoded(sound.text("data"), path), path, "audio"))
+    told = f"{part.path('type')}: '{kind}' cannot be read here, only text, pictures and sounds."
+    raise Refused(told, part.path("type"))
 
 
-def encoded_image(text: str, path: str) -> Part:
-    """Return the picture in base64, or in a data URI. Raises Refused."""
-    return {"type": "image", "image": _file(_decoded(text, path), path)}
+def encoded_medium(text: str, path: str) -> Part:
+    """Return the picture or sound in base64, or in a data URI: Ollama has one field for both. Raises Refused."""
+    return _part(_file(_decoded(text, path), path, "image", "audio"))
 
 
 def _picture(holder: Fields, name: str, detailed: Fields) -> Part:
     """Return the picture at `name`; `detailed` may say how closely it is looked at."""
-    found = encoded_image(holder.text(name), holder.path(name))
+    path = holder.path(name)
+    found = _part(_file(_decoded(holder.text(name), path), path, "image"))
     detail = detailed.choice("detail", *_DETAILS, default="auto")
     return found if _DETAILS[detail] is None else {**found, "image_tokens": _DETAILS[detail]}
 
@@ -84,7 +99,7 @@ def _decoded(text: str, path: str) -> bytes:
     scheme, _, rest = text[:64].partition(":")
     if scheme.lower() in ("http", "https", "file", "ftp"):
         raise Refused(
-            f"{path}: nothing is fetched from an address here: send the picture itself, in base64 as a data: URI.",
+            f"{path}: nothing is fetched from an address here: send the file itself, in base64 as a data: URI.",
             path,
             code="unsupported_parameter",
         )
@@ -101,12 +116,17 @@ def _decoded(text: str, path: str) -> bytes:
         raise Refused(f"{path} must be base64, which it is not.", path, code="invalid_value") from None
 
 
-def _file(data: bytes, path: str) -> MediaFile:
-    """Return the picture in a file's bytes. Raises Refused for anything else."""
+def _part(file: MediaFile) -> Part:
+    return {"type": file.kind, file.kind: file}
+
+
+def _file(data: bytes, path: str, *kinds: Kind) -> MediaFile:
+    """Return the picture or sound in a file's bytes. Raises Refused for anything else."""
     try:
         found = media_file(data, path)
     except UsageError as error:
         raise Refused(str(error), path) from error
-    if found is None or found.kind != "image":
-        raise Refused(f"{path} is no picture that can be read: send JPEG, PNG, WebP or GIF.", path)
+    if found is None or found.kind not in kinds:
+        names, formats = (" or ".join(words) for words in zip(*(_READ[kind] for kind in kinds), strict=True))
+        raise Refused(f"{path} is no {names} that can be read: send {formats}.", path)
     return found

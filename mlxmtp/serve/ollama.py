@@ -9,7 +9,7 @@ from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.serve import answers, asked
 from mlxmtp.serve.answers import About, Collected, Ending, Piece
 from mlxmtp.serve.asked import Asked, History, Message
-from mlxmtp.serve.contents import Content, encoded_image, in_order
+from mlxmtp.serve.contents import Content, encoded_medium, in_order
 from mlxmtp.serve.fields import Fields
 from mlxmtp.serve.tools import functions
 
@@ -94,9 +94,9 @@ def _add(history: History, message: Fields) -> None:
 
 
 def _with_images(fields: Fields, text: str) -> Content:
-    """Return a text with the pictures that are sent beside it before it."""
+    """Return a text with the pictures and sounds that are sent beside it before it."""
     images = fields.texts("images")
-    found = [encoded_image(one, fields.path(f"images[{index}]")) for index, one in enumerate(images)]
+    found = [encoded_medium(one, fields.path(f"images[{index}]")) for index, one in enumerate(images)]
     return in_order([*found, text] if text else found) if found else text
 
 

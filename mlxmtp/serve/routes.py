@@ -258,6 +258,7 @@ class Routes:
             "tools",
             "thinking",
             *(["vision"] if served.media.sees and not served.no_pictures else []),
+            *(["audio"] if served.media.hears and not served.no_pictures else []),
         ]
         return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
 

@@ -140,10 +140,11 @@ class Service:
         return answers
 
     def _with_media(self, served: Served, asked: Asked) -> Asked:
-        """Return the request with pictures as the network gets them. Raises Refused for what cannot be read."""
+        """Return the request with media as the network gets them. Raises Refused for what cannot be read."""
         count = len(media_in(asked.messages))
         if count > MOST_MEDIA:
-            raise Refused(f"The messages have {count} pictures, and at most {MOST_MEDIA} are taken.", "messages")
+            told = f"The messages have {count} pictures and sounds, and at most {MOST_MEDIA} are taken."
+            raise Refused(told, "messages")
         tokens = asked.given.get("image_tokens", self._defaults.get("image_tokens"))
         if served.no_pictures:
             raise Refused(served.no_pictures, "messages", status=503)

@@ -43,6 +43,16 @@ IDS = {
     "audio_token_id": 125, "video_token_id": 126,
 }  # fmt: skip
 HIDDEN, INNER, HEADS, POSITIONS = 32, 48, 2, 64
+AUDIO = {
+    "e2b": {
+        "model_type": "gemma4_audio", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "hidden_act": "silu", "subsampling_conv_channels": [128, 4], "conv_kernel_size": 5, "residual_weight": 0.5,
+        "attention_chunk_size": 12, "attention_context_left": 13, "attention_context_right": 0,
+        "attention_logit_cap": 50.0, "attention_invalid_logits_value": -1e9, "use_clipped_linears": True,
+        "rms_norm_eps": 1e-6, "gradient_clipping": 1e10, "output_proj_dims": 40,
+    },
+    "12b": {"model_type": "gemma4_unified_audio", "audio_embed_dim": 640, "rms_norm_eps": 1e-6},
+}  # fmt: skip
 SUPPRESSED = sorted(IDS.values())
 COUNT, ROWS, MARGIN = 24, 12, 1e-3
 WINDOWS = {"": None, "wide.": 128}  # shorter and longer than a picture
@@ -52,6 +62,8 @@ def config_of(family: str) -> dict[str, Any]:
     """Return the golden target's config.json with a tower, as published."""
     config = json.loads((GOLDENS / family / "target" / "config.json").read_text()) | IDS
     config["text_config"]["use_bidirectional_attention"] = None if family == "e2b" else "vision"
+    if family in AUDIO:
+        config["audio_config"] = AUDIO[family]
     if family == "12b":
         config["vision_config"] = {
             "model_type": "gemma4_unified_vision", "patch_size": 16, "pooling_kernel_size": 3, "model_patch_size": 48,

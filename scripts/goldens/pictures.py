@@ -17,6 +17,17 @@ def picture(width: int, height: int, seed: int) -> NDArray[np.uint8]:
     return pixels
 
 
+def sound(count: int, seed: int) -> NDArray[np.float32]:
+    """Return samples [count] at 16 kHz: a rising tone of triangles, and noise that comes and goes."""
+    n = np.arange(count, dtype=np.int64)
+    phase = n * (300 + 40 * seed) + n * n * seed // 16
+    tone = np.abs(phase % 32768 - 16384) - 8192
+    noise = ((n * 7919 + seed * 15485863) * 2654435761 >> 7) % 8192 - 4096
+    samples: NDArray[np.float32] = ((tone + noise * (n // 1600 % 2)) / 32768).astype(np.float32)
+    return samples
+
+
+SOUNDS = [sound(13_333, 1), sound(5_000, 2)]
 PICTURES = [picture(120, 200, 1), picture(300, 90, 2)]
 SIZES = [(1, 1), (3, 2), (1, 700), (640, 480), (300, 90), (1170, 2532), (97, 1013), (768, 768), (50, 30)]
 """Width and height of pictures whose pixels are recorded at every budget."""

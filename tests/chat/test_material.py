@@ -82,6 +82,15 @@ def test_on_a_mac_without_developer_tools_git_is_not_asked(tree: Path, tools: bo
     assert calls.exists() == tools
 
 
+def test_an_ignored_name_counts_in_both_forms_of_unicode(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Mac may store a name decomposed, and git prints it composed."""
+    (tree / ".gitignore").write_text("x\n")
+    (tree / "u\u0308ber.txt").write_text("private")
+    printed = lambda _, *said: ["\u00fcber.txt"] if "--ignored" in said else None  # noqa: E731
+    monkeypatch.setattr(material, "_git", printed)
+    assert not [one for one in material.list_folder(tree, "t").files if "ber" in one.name]
+
+
 @needs_git
 def test_without_a_repository_what_a_gitignore_names_is_left_out_all_the_same(tree: Path) -> None:
     (tree / ".gitignore").write_text("*.md\n/a.txt\n")

@@ -381,7 +381,9 @@ def test_naming_and_loading_sessions(asked: Conversing) -> None:
     assert asked.say("/save") == f"> /save\nSaved as session {first}. /save NAME gives it a name.\n"
     assert asked.say("/save greetings") == "> /save greetings\nSaved as greetings.\n"
     asked.say("/clear")
-    assert asked.say("/save").endswith("Nothing has been asked yet; from the first question on everything is saved.\n")
+    nothing = "There is nothing to save yet; from the next question on everything is saved"
+    assert asked.say("/save").endswith(f"{nothing}.\n")
+    assert asked.say("/save later").endswith(f"{nothing} as later.\n")
     asked.say("Other", answers=["Thing.<turn|>"])
     assert "greetings" in asked.say("/sessions")
     assert asked.say("/load greetings") == ("> /load greetings\nGoing on with: Hi (1 exchange)\n\n> Hi\n\nHello.\n\n")

@@ -37,6 +37,8 @@ EDGES = sorted(
 class Uncached:
     """A view of a whole text: rows are seen by position, nothing is stored."""
 
+    unused = 0
+
     def __init__(self, length: int, window: int) -> None:
         self.positions = mx.arange(length)
         self.masks: dict[str, Any] = {

@@ -38,6 +38,8 @@ CASE = ("family", "dim", "bits")
 class Whole:
     """A view of a whole text: rows are seen by position, nothing is stored; full layers see theirs as packed."""
 
+    unused = 0
+
     def __init__(self, network: Target, length: int) -> None:
         self.positions = mx.arange(length)
         self._spec = network.cache_spec

@@ -259,6 +259,24 @@ def test_random_spellings_of_marks_make_none(name: str, text: str, tmp_path_fact
         assert pair[0] == pair[1], bad
 
 
+@settings(deadline=None, max_examples=12)
+@given(text=st.lists(st.sampled_from([*SCRAPS, " ", "é", "<eos>"]), max_size=9).map("".join), think=st.booleans())
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_lasts_of_a_prompt_is_what_the_next_one_begins_with(
+    name: str, text: str, think: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tokenizer = _cached(name, tmp_path_factory)
+    for messages in conversations(text):
+        try:
+            now = tokenizer.prompt_ids(messages, think=think)
+            then = tokenizer.prompt_ids([*messages, {"role": "assistant", "content": "."}], think=think)
+        except MlxmtpError:
+            continue
+        lasts = tokenizer.lasting(messages, now, think=think)
+        assert now[:lasts] == then[:lasts]
+        assert now[lasts : lasts + 1] != then[lasts : lasts + 1] or lasts == len(now)
+
+
 _TOKENIZERS: dict[str, Tokenizer] = {}
 
 

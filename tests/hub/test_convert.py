@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 import mlxmtp
@@ -587,3 +588,23 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     convert(plan(FOLDER / "31b", dest), watch=seen(fresh))
     assert fresh.count(False) > 10
     assert folder_files(dest) == folder_files(whole)
+
+
+@pytest.mark.parametrize("family", ["e2b", "26b"])
+def test_float16_is_refused_where_values_overflow_on_a_gpu(family: str, tmp_path: Path) -> None:
+    """A CPU computes in float32 and would find nothing; norms make what is read from such values small again."""
+    source, dest = tmp_path / "source", tmp_path / "made"
+    shutil.copytree(FOLDER / family, source)
+    for file in (source / "target").glob("*.safetensors"):
+        weights: Any = mx.load(str(file))
+        large = [name for name in weights if name.endswith("layers.1.post_feedforward_layernorm.weight")]
+        if large:
+            mx.eval(weights)
+            mx.save_safetensors(str(file), weights | {name: weights[name] * 30000 for name in large})
+    half = make_recipe({"bits": 16, "dtype": "float16"})
+    with pytest.raises(LoadError, match="overflow on a GPU: take --dtype bfloat16"):
+        convert(plan(source, dest, half, drafter=False), compare=lambda a, b: compare(a, b, IDS))
+    wide = convert(plan(source, tmp_path / "wide", make_recipe({"bits": 16}), drafter=False))
+    assert compare(source / "target", wide.folder, IDS).top1 == 1.0
+    whole = convert(plan(FOLDER / family, tmp_path / "half", half, drafter=False))
+    assert compare(FOLDER / family / "target", whole.folder, IDS).top1 > 0.9

@@ -6,7 +6,8 @@ import mlx.core as mx
 import pytest
 
 from mlxmtp.models import device
-from mlxmtp.models.layer import attend, has_kernel
+from mlxmtp.models.layer import attend
+from mlxmtp.models.metal import has_kernel, route
 from tests.full_size import PAIRS
 
 SLIDING, FULL = "sliding", "full"
@@ -45,3 +46,25 @@ def test_sliding_layers_have_a_kernel_up_to_so_many_rows_and_full_ones_have_none
     assert [n for n in range(1, 10) if has_kernel(n, group, dim)] == list(range(1, rows + 1))
     group, dim = heads_per_group(family, FULL)
     assert not any(has_kernel(n, group, dim) for n in range(1, 10))
+
+
+@pytest.mark.parametrize("family", list(PAIRS))
+@pytest.mark.parametrize("keys", [100, 1023, 1024, 2048, 131072])
+@pytest.mark.parametrize("m5", [False, True])
+def test_attention_on_metal_goes_where_the_wheel_sends_it(family, keys, m5):
+    """Rounds of every length, draft steps and chunks of prompts; the limits are written out once more here."""
+    text = PAIRS[family].text
+    heads, sliding, full = text["num_attention_heads"], *(heads_per_group(family, kind)[0] for kind in (SLIDING, FULL))
+    for rows in range(1, 10):
+        fused = rows <= 8 and rows * sliding <= 32
+        wanted = "few rows" if fused else "products"
+        assert route(rows, heads, heads // sliding, 256, "array", keys, m5=m5) == wanted
+        assert route(rows, heads, heads // full, 512, "array", keys, m5=m5) == "products"
+    alone = "few rows" if full == 8 and keys >= 1024 else "products"
+    assert route(1, heads, heads // full, 512, "none", keys, m5=m5) == alone
+    for rows in (512, 1023, 1024, 2048):
+        assert route(rows, heads, heads // full, 512, "causal", keys) == ("blocked" if rows >= 1024 else "products")
+        assert route(rows, heads, heads // full, 512, "array", keys) == "products"
+        least = 1024 if m5 else 2048
+        wide = "blocked" if rows >= least and (m5 or rows == keys) else "products"
+        assert route(rows, heads, heads // sliding, 256, "causal", keys, m5=m5) == wide

@@ -18,6 +18,8 @@ FAMILIES = ("e2b", "31b")
 class Scattered:
     """A view of tokens at given positions and of nothing else: every layer sees these rows alone."""
 
+    unused = 0
+
     def __init__(self, positions: mx.array, window: int) -> None:
         self.positions = positions
         self.masks: dict[str, Any] = {

@@ -169,10 +169,11 @@ class Actions:
         conversation.journal.flush()
         if conversation.trouble is not None:
             raise SessionError(conversation.trouble)
-        if argument:
+        if not conversation.exchanges:
+            named = f" as {conversation.history.name}" if argument else ""
+            self.chat.say(f"There is nothing to save yet; from the next question on everything is saved{named}.")
+        elif argument:
             self.chat.say(f"Saved as {conversation.history.name}.")
-        elif conversation.session is None:
-            self.chat.say("Nothing has been asked yet; from the first question on everything is saved.")
         else:
             name = conversation.history.name or conversation.journal.id
             self.chat.say(f"Saved as session {name}. /save NAME gives it a name.")

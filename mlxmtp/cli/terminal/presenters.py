@@ -375,6 +375,7 @@ def medium(one: Medium) -> str:
 def stats_line(stats: Stats, context: int) -> str:
     """Return `318 tok · 62.4 tok/s · 3.1 tok/pass, 74 % accepted · prompt 1204 tok (980 reused) 0.2 s · context …`."""
     reason = [stats.draft_reason] if stats.draft_reason else []
+    reason += [f"{stats.near_ties} near tie{'s' * (stats.near_ties > 1)}"] if stats.near_ties else []
     return " · ".join([*turn_parts(stats, context), f"seed {stats.seed}", *reason])
 
 
@@ -409,6 +410,7 @@ def stats_rows(stats: Stats, context: int) -> list[tuple[str, str]]:
         ("drafts", drafts),
         ("copies", f"{stats.copied} tokens in {stats.copy_rounds} passes" if stats.copy_rounds else ""),
         ("drafting", stats.draft_reason),
+        ("near ties", f"{stats.near_ties} tokens, which the last bits may decide" if stats.near_ties else ""),
         ("context", f"{stats.prompt_tokens + stats.generation_tokens:,} of {context:,} tokens"),
         ("memory", f"{format_bytes(stats.peak_memory)} at the peak"),
         ("seed", str(stats.seed)),

@@ -2,9 +2,10 @@
 
 The graph is traced on the CPU and written by ``mx.export_to_dot``. Two things differ from Metal and are put right:
 
-* RMS norm, rotary embedding and attention are one kernel each on a GPU, where the CPU takes several. They are traced as
-  one opaque node (``Depends``), which, like them, nothing is fused with. Attention only where MLX's Metal backend has a
-  kernel for it (`layer.has_kernel`); elsewhere, heads of 512 among it, the operations in its place are counted.
+* RMS norm, rotary embedding, attention and norm, sum and norm are one kernel each on a GPU, where the CPU takes several
+  (the last in `models/fused.py`, where it proves itself). They are traced as one opaque node (``Depends``), which,
+  like them, nothing is fused with. Attention only where MLX's Metal backend has a kernel for it (`metal.has_kernel`);
+  elsewhere, heads of 512 among it, the operations in its place are counted.
 * Nodes are not launches: views of memory launch nothing, a concatenation copies each of its inputs, a write at a place
   known to the device first computes that place.
 
@@ -24,7 +25,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxmtp.models import device, layer
+from mlxmtp.models import device, fused, metal
 from scripts.benchmarks.graphs.narrow import HEAD
 
 VIEWS = frozenset(
@@ -107,7 +108,7 @@ def as_on_a_gpu() -> Iterator[Counter[str]]:
     opaque: Counter[str] = Counter()
     norm, rope, attention, on_cpu = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, device.on_cpu
     fast: Any = mx.fast
-    sizes = layer.KERNEL_HEADS
+    sizes, plain = metal.HEADS, (fused.usable, fused.in_one_kernel)
 
     def hide(name: str, x: mx.array, *others: Any) -> mx.array:
         opaque[name] += 1
@@ -115,16 +116,25 @@ def as_on_a_gpu() -> Iterator[Counter[str]]:
 
     def attended(queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any, **_: Any) -> mx.array:
         _, heads, rows, dim = queries.shape
-        if layer.has_kernel(rows, heads // keys.shape[1], dim):
+        if metal.has_kernel(rows, heads // keys.shape[1], dim):
             return hide("attention", queries, keys, values, mask)
         return attention(queries, keys, values, scale=scale, mask=mask)
 
+    def added(
+        h: mx.array, x: mx.array, weight: Any, eps: float, scale: Any, following: Any
+    ) -> tuple[mx.array, mx.array]:
+        opaque["norm, sum and norm"] += 1
+        y, z = mx.depends([h, x], [one for one in (weight, scale, following) if one is not None])
+        return y, y if following is None else z
+
+    fused.usable, fused.in_one_kernel = (lambda *_: True), added  # type: ignore[assignment]
     fast.rms_norm = lambda x, weight, eps: hide("RMS norm", x, weight)
     fast.rope = lambda x, *_, offset, freqs=None, **__: hide("rotary embedding", x, offset, freqs)
     fast.scaled_dot_product_attention = attended
-    device.on_cpu, layer.KERNEL_HEADS = (lambda: False), frozenset({HEAD})
+    device.on_cpu, metal.HEADS = (lambda: False), frozenset({HEAD})
     try:
         yield opaque
     finally:
         fast.rms_norm, fast.rope, fast.scaled_dot_product_attention = norm, rope, attention
-        device.on_cpu, layer.KERNEL_HEADS = on_cpu, sizes
+        device.on_cpu, metal.HEADS = on_cpu, sizes
+        fused.usable, fused.in_one_kernel = plain

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
-from mlxmtp.decode.compile import Rounds
-from mlxmtp.decode.round import State
+from mlxmtp.decode.round import State, make_parts
 from mlxmtp.decode.sampling import Filters
 from mlxmtp.models.kv_cache import FixedView, KVCache
 from mlxmtp.models.layer import halves
@@ -19,15 +20,27 @@ _AT = 700  # position of the bonus token
 
 
 def count_round(pair: Pair, k: int, filters: Filters) -> Count:
-    """A round with `k` draft tokens, as `mlxmtp.decode` compiles it."""
-    state, buffers = _begin(pair)
+    """A round with `k` draft tokens, part by part, as `mlxmtp.decode` compiles it."""
+    (bonus, hidden, offset), buffers = _begin(pair)
+    parts, key = make_parts(pair.target, pair.drafter, filters, compiled=True), mx.zeros((2,), mx.uint32)
 
-    def run() -> list[mx.array]:
-        function, _ = Rounds(pair.target, pair.drafter, "always").get(k, filters)
-        after, written, report, *_ = function(state, buffers, mx.zeros((2,), mx.uint32))
+    def check() -> list[mx.array]:
+        after, written, report, *_ = parts.check(mx.zeros((k + 1,), mx.int32), offset, buffers, key)
         return [report, *after, *written]
 
-    return count(run, k + 1)
+    total = count(check, k + 1)
+    if not k:
+        return total
+    context = parts.begin(buffers, offset)
+    mx.eval(context)
+    begin = count(lambda: [one for _, one in tree_flatten(parts.begin(buffers, offset))], 1)
+    step = count(lambda: list(parts.draft(bonus, hidden, offset, buffers, context, key)), 1)
+    joined = Counter({"Concatenate": k + 1, "Add": 1})  # tokens to check, positions
+    for name in ("nodes", "launches"):
+        counter = getattr(total, name)
+        for one in [getattr(begin, name), *[getattr(step, name)] * k, joined]:
+            counter.update(one)
+    return total
 
 
 def count_stock_pass(pair: Pair) -> Count:

@@ -1,0 +1,179 @@
+"""Sounds as a model hears them: mono samples at 16 kHz, in pieces of at most 30 s, and features of them.
+
+The reference is transformers' loader (librosa: libsndfile, mean of the channels, soxr) and its
+Gemma4AudioFeatureExtractor. Other on purpose: there what lies behind 30 s is lost, here it is a piece of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+import soxr
+
+from mlxmtp.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RATE = 16_000
+MOST_SECONDS = 3 * 3600
+"""Of one file: at 25 tokens a second, more than any model's context holds."""
+SHORTEST = 161
+"""Samples below which there is no frame, and so no token."""
+PIECE = 30 * RATE
+"""Samples that a model hears at once; the 12B's preparation has no such bound, but it was trained with it."""
+_SEARCHED = 5 * RATE  # of a piece's end, for a quiet place
+_QUIET = RATE // 10  # samples of such a place
+_LEFT = RATE  # at least so much for the last piece
+_HOP, _FRAME, _FFT = 160, 320, 512
+_MELS, _FLOOR, _HIGHEST = 128, 1e-3, 8000.0
+_RATES = range(1000, 768_001)
+_LOUDEST = 1e6  # floating-point files may go beyond 1, and some hold whole numbers
+_BLOCK = 2**18  # values that are decoded at once
+_FAULTS = (ArithmeticError, AssertionError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+"""What soundfile and soxr raise for damaged files."""
+_PATIENCE = 600  # seconds for a converter
+_DECODE = f"""
+import sys, soundfile
+with soundfile.SoundFile(sys.argv[1]) as file, soundfile.SoundFile(
+    sys.argv[2], "w", file.samplerate, 1, "FLOAT", format="RF64"
+) as made:
+    for block in file.blocks({_BLOCK}, dtype="float32", always_2d=True, frames={MOST_SECONDS + 1} * file.samplerate):
+        made.write(block.mean(axis=1))
+"""
+_CONVERTERS = {
+    "afconvert": ["-f", "WAVE", "-d", "LEF32", "{source}", "{made}"],  # a part of macOS
+    "ffmpeg": [
+        "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", "{source}", "-vn", "-t", f"{MOST_SECONDS + 1}",
+        "-c:a", "pcm_f32le", "-rf64", "auto", "{made}",
+    ],
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """Samples [n] of a file, mono at 16 kHz. `notes`: sentences on what was found wrong with it."""
+
+    name: str
+    samples: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / RATE
+
+    def pieces(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the samples in pieces of at most 30 s, cut at the quietest place of a piece's last 5 s."""
+        rest = self.samples
+        while len(rest) > PIECE:
+            first, last = PIECE - _SEARCHED, min(PIECE, len(rest) - _LEFT)
+            energy = np.concatenate([[0.0], np.cumsum(np.square(rest[first:last], dtype=np.float64))])
+            around = energy[_QUIET:] - energy[:-_QUIET]
+            cut = last - _QUIET // 2 - int(np.argmin(around[::-1]))  # the last one of those that are as quiet
+            yield rest[:cut]
+            rest = rest[cut:]
+        yield rest
+
+
+def open_sound(data: bytes, media_type: str, name: str = "the sound") -> Sound:
+    """Return the sound in the bytes of a file. Raises UsageError, which names it, for what cannot be heard."""
+    try:
+        with _decodable(data, media_type, name) as source, soundfile.SoundFile(source) as file:
+            samples = _resampled(file, name)
+            declared = file.frames
+            read = file.tell()
+    except UsageError:
+        raise
+    except _FAULTS as error:
+        said = str(getattr(error, "error_string", error)).strip().rstrip(".") or type(error).__name__
+        raise UsageError(f"{name} is damaged ({said:.100}): give an undamaged file.") from error
+    if len(samples) < SHORTEST:
+        told = f"{1000 * len(samples) / RATE:.0f} ms" if len(samples) else "no samples"
+        raise UsageError(f"{name} is too short: it has {told}, and 11 ms are the least that a model hears.")
+    if not float(np.abs(samples).max()) < _LOUDEST:  # false for NaN, too
+        raise UsageError(f"{name} is damaged (samples that are no sound): give an undamaged file.")
+    size = int.from_bytes(data[4:8], "little") + 8
+    promised = data[:4] == b"RIFF" and size < 2**31 - 2**16  # what writes to a pipe cannot know the size
+    cut = read < declared or (promised and len(data) + 1 < size)
+    notes = (f"{name} is cut off: it holds less than its header says, and what there is was read.",) if cut else ()
+    return Sound(name, samples, notes)
+
+
+def mel_features(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return logarithms of mel magnitudes [frames, 128], 100 frames a second, of at least SHORTEST samples."""
+    padded = np.pad(samples, (_FRAME // 2, 0))
+    count = (len(padded) - _FRAME - 1) // _HOP + 1  # a frame needs a sample behind it, as the reference has it
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[: count * _HOP : _HOP]
+    window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)
+    magnitudes = np.abs(np.fft.rfft(frames * window, n=_FFT))
+    return np.log(magnitudes @ mel_filters() + _FLOOR).astype(np.float32)
+
+
+def frames_of(samples: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Return the samples in frames [count, width], zeros behind the last."""
+    return np.pad(samples, (0, -len(samples) % width)).reshape(-1, width)
+
+
+@cache
+def mel_filters() -> NDArray[np.float64]:
+    """Return triangles [frequencies, 128] that are evenly spaced on HTK's mel scale and not scaled by their area."""
+    highest = 2595.0 * math.log10(1.0 + _HIGHEST / 700.0)
+    corners = 700.0 * (10.0 ** (np.linspace(0.0, highest, _MELS + 2) / 2595.0) - 1.0)
+    distances = corners - np.linspace(0.0, RATE / 2, _FFT // 2 + 1)[:, None]
+    widths = np.diff(corners)
+    rising, falling = -distances[:, :-2] / widths[:-1], distances[:, 2:] / widths[1:]
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+def _resampled(file: soundfile.SoundFile, name: str) -> NDArray[np.float32]:
+    """Return the mean of all channels at 16 kHz, as librosa makes it, read in blocks: no more is in memory."""
+    rate, channels = file.samplerate, file.channels
+    if rate not in _RATES:
+        raise UsageError(f"{name} has {rate:,} samples a second, which no recording has: give an undamaged file.")
+    resampler = None if rate == RATE else soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
+    parts: list[NDArray[np.float32]] = []
+    total, more = 0, True
+    while more:
+        block = file.read(max(1, _BLOCK // channels), dtype="float32", always_2d=True)
+        more = len(block) > 0
+        total += len(block)
+        if total > MOST_SECONDS * rate:
+            raise UsageError(f"{name} is longer than {MOST_SECONDS // 3600} hours, which no model hears: give a part.")
+        mono = block.mean(axis=1) if channels > 1 else block[:, 0]
+        parts.append(mono if resampler is None else resampler.resample_chunk(mono, last=not more))
+    samples, wanted = np.concatenate(parts), math.ceil(total * RATE / rate)
+    return np.pad(samples, (0, max(0, wanted - len(samples))))[:wanted]
+
+
+@contextmanager
+def _decodable(data: bytes, media_type: str, name: str) -> Iterator[Path]:
+    """Provide a file that libsndfile reads; where it cannot, or would write warnings to our stderr, a converted one."""
+    with TemporaryDirectory() as folder:
+        source, made = Path(folder, "source"), Path(folder, "made.wav")
+        source.write_bytes(data)
+        if media_type == "audio/mpeg":
+            command = [sys.executable, "-P", "-c", _DECODE, str(source), str(made)]
+        elif media_type in ("audio/mp4", "audio/aac"):
+            if (program := next(filter(shutil.which, _CONVERTERS), None)) is None:
+                raise UsageError(f"{name} is AAC, which takes ffmpeg to read: install that, or give WAV, FLAC or MP3.")
+            command = [program, *(one.format(source=source, made=made) for one in _CONVERTERS[program])]
+        else:
+            yield source
+            return
+        try:
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise UsageError(f"{name} is damaged, or no sound that can be read: give WAV, FLAC or Ogg.") from error
+        yield made

@@ -1,0 +1,221 @@
+"""Files of sound: every format gives the same samples, and what cannot be heard is one sentence."""
+
+from __future__ import annotations
+
+import io
+import random
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlxmtp.errors import UsageError
+from mlxmtp.media.sound import PIECE, RATE, SHORTEST, Sound, frames_of, mel_features, open_sound
+from mlxmtp.media.source import media_file, media_type_of
+from scripts.goldens.pictures import sound
+
+FORMATS = {
+    "WAV": ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM"),
+    "FLAC": ("PCM_S8", "PCM_16", "PCM_24"),
+    "OGG": ("VORBIS", "OPUS"),
+    "MP3": ("MPEG_LAYER_III",),
+    "AIFF": ("PCM_16",),
+    "CAF": ("PCM_16", "ALAC_16"),
+    "AU": ("PCM_16",),
+    "RF64": ("PCM_16",),
+}
+LOSSY = {"PCM_U8", "PCM_S8", "ULAW", "ALAW", "IMA_ADPCM", "VORBIS", "OPUS", "MPEG_LAYER_III"}
+MEMO = sound(24_000, 1)
+
+
+def encoded(samples: np.ndarray, container: str = "WAV", coding: str = "FLOAT", rate: int = RATE) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=container, subtype=coding)
+    return file.getvalue()
+
+
+def opened(data: bytes) -> Sound:
+    found = media_file(data, "memo.wav")
+    assert found is not None
+    assert found.kind == "audio"
+    return open_sound(found.data, found.media_type, found.name)
+
+
+@pytest.mark.parametrize(("container", "coding"), [(one, how) for one, all_of in FORMATS.items() for how in all_of])
+def test_every_format_is_told_by_its_bytes_and_heard(container: str, coding: str) -> None:
+    smooth = np.sin(np.arange(24_000) / 9).astype(np.float32) * 0.5
+    heard = opened(encoded(smooth, container, coding)).samples
+    assert abs(len(heard) - len(smooth)) <= (0 if coding not in LOSSY else 2500)  # frames of codecs, and their delay
+    if coding not in LOSSY:
+        np.testing.assert_allclose(heard, smooth, rtol=0, atol=2**-15)
+    spectrum = np.abs(np.fft.rfft(heard[4000:20_000]))
+    assert abs(int(spectrum.argmax()) - round(16_000 / (9 * 2 * np.pi))) <= 1
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100, 48_000, 96_000])
+def test_other_rates_become_16_khz_by_soxr_and_channels_their_mean(rate: int) -> None:
+    left, right = sound(rate + 77, 1), sound(rate + 77, 2)
+    heard = opened(encoded(np.stack([left, right], 1), rate=rate)).samples
+    mean = np.stack([left, right], 1).mean(axis=1)
+    wanted = soxr.resample(mean, rate, RATE, quality="HQ")
+    assert len(heard) == -(-len(left) * RATE // rate)  # librosa rounds upwards and fills up with zeros
+    np.testing.assert_array_equal(heard[: len(wanted)], wanted[: len(heard)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    count=st.integers(PIECE - 2 * RATE, 4 * PIECE),
+    quiet=st.lists(st.integers(0, 4 * PIECE - 1), max_size=6),
+)
+def test_pieces_lose_nothing_are_short_enough_and_long_enough(count: int, quiet: list[int]) -> None:
+    samples = np.ones(count, np.float32)
+    for place in quiet:
+        samples[place : place + 4000] = 0
+    pieces = [*Sound("memo.wav", samples).pieces()]
+    np.testing.assert_array_equal(np.concatenate(pieces), samples)
+    assert all(len(one) <= PIECE for one in pieces)
+    assert len(pieces) == 1 or all(len(one) >= RATE for one in pieces)
+    assert len(pieces) <= -(-count // (PIECE - 5 * RATE))
+
+
+def test_a_word_is_not_cut_where_it_is_quiet_nearby() -> None:
+    samples = sound(PIECE + 5 * RATE, 1)
+    pause = slice(PIECE - 3 * RATE, PIECE - 3 * RATE + 3200)
+    samples[pause] = 0
+    first, _ = Sound("memo.wav", samples).pieces()
+    assert pause.start + 500 < len(first) < pause.stop - 500
+
+
+def test_the_12bs_frames_end_in_zeros() -> None:
+    frames = frames_of(np.ones(1000, np.float32), 640)
+    assert frames.shape == (2, 640)
+    assert frames[1, 360:].sum() == 0
+    assert frames_of(np.ones(1280, np.float32), 640).shape == (2, 640)
+
+
+def test_silence_is_the_logarithm_of_the_floor() -> None:
+    np.testing.assert_allclose(mel_features(np.zeros(5000, np.float32)), np.log(1e-3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 80, SHORTEST - 1])
+def test_too_short_is_said(count: int) -> None:
+    with pytest.raises(UsageError, match=r"memo\.wav is too short"):
+        opened(encoded(MEMO[:count]))
+    opened(encoded(MEMO[:SHORTEST]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_samples_that_are_no_numbers_are_refused(value: float) -> None:
+    damaged = MEMO.copy()
+    damaged[5000] = value
+    with pytest.raises(UsageError, match="samples that are no sound"):
+        opened(encoded(damaged))
+
+
+def test_hours_are_bounded_before_they_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.media.sound.MOST_SECONDS", 3600)
+    silent = encoded(np.zeros(3600 * 1000 + 1, np.float32), "FLAC", "PCM_S8", 1000)
+    assert len(silent) < 2**20
+    with pytest.raises(UsageError, match="is longer than 1 hour"):
+        opened(silent)
+
+
+def test_headers_that_promise_more_than_there_is() -> None:
+    whole = encoded(MEMO, coding="PCM_16")
+    cut = opened(whole[: len(whole) // 2])
+    assert 10_000 < len(cut.samples) < 13_000
+    assert "is cut off" in cut.notes[0]
+    assert not opened(whole).notes
+    streamed = whole[:4] + b"\xff\xff\xff\xff" + whole[8:40] + b"\xff\xff\xff\xff" + whole[44:]  # ffmpeg to a pipe
+    assert not opened(streamed).notes
+    assert len(opened(streamed).samples) == len(MEMO)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"ID3 tags are explained here", b"OggS is a container", b"caffeine is a drug", b"RIFF is a format of files"],
+)
+def test_words_that_begin_like_a_sound_are_text(head: bytes) -> None:
+    assert media_type_of(head) is None
+
+
+def test_aac_takes_a_converter_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memo = b"\0\0\0\x1cftypM4A \0\0\0\0" + bytes(200)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=r"memo\.wav is AAC, which takes ffmpeg to read"):
+        opened(memo)
+    (tmp_path / "made.wav").write_bytes(encoded(MEMO))
+    program = tmp_path / "ffmpeg"
+
+    def convert_by(body: str) -> None:
+        program.write_text(f"#!{sys.executable}\nimport shutil, sys\n{body}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+    convert_by(f"shutil.copy({str(tmp_path / 'made.wav')!r}, sys.argv[-1])")
+    np.testing.assert_array_equal(opened(memo).samples, MEMO)
+    convert_by("sys.exit('moov atom not found')")
+    with pytest.raises(UsageError, match=r"memo\.wav is damaged"):
+        opened(memo)
+
+
+def damage(container: str, seed: int) -> None:
+    """Damage a file at random and open it: a sound, or one sentence."""
+    rng = random.Random(seed)
+    whole = bytearray(_WHOLE[container, rng.choice(FORMATS[container])])
+    for _ in range(rng.choice([1, 1, 2, 5, 30])):
+        place = rng.randrange(4, min(len(whole), rng.choice([64, 400, len(whole)])))
+        kind = rng.randrange(5)
+        if kind == 0:
+            whole[place] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            whole[place : place + 4] = rng.choice([b"\xff\xff\xff\xff", bytes(4), b"\xff\xff\xff\x7f", b"\0\0\0\x80"])
+        elif kind == 2:
+            del whole[place : place + rng.choice([1, 7, 1000])]
+        elif kind == 3:
+            whole[place:place] = rng.randbytes(rng.choice([1, 7, 1000]))
+        else:
+            del whole[place:]
+        if len(whole) < 8:
+            break
+    found = media_file(bytes(whole), "memo.wav")
+    if found is None:
+        return
+    try:
+        heard = open_sound(found.data, found.media_type, found.name)
+    except UsageError as error:
+        said = str(error)
+        if "\n" in said or "memo.wav" not in said:
+            pytest.fail(said)
+        return
+    assert heard.samples.dtype == np.float32
+    assert np.isfinite(heard.samples).all()
+    assert len(heard.samples) >= SHORTEST
+    assert np.isfinite(mel_features(heard.samples[:PIECE])).all()
+
+
+_WHOLE = {
+    (container, coding): encoded(MEMO[:8000], container, coding)
+    for container, codings in FORMATS.items()
+    for coding in codings
+}
+
+
+def test_some_damages(capfd: pytest.CaptureFixture[str]) -> None:
+    for container in FORMATS:
+        for seed in range(3 if container == "MP3" else 15):  # each MP3 is a process of its own
+            damage(container, seed)
+    assert capfd.readouterr() == ("", "")  # no library speaks past us
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("container", FORMATS)
+def test_thousands_of_damages(container: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for seed in range(1000, 1100 if container == "MP3" else 2000):
+        damage(container, seed)
+    assert capfd.readouterr() == ("", "")

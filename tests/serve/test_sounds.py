@@ -1,0 +1,99 @@
+"""Sounds in requests: OpenAI's `input_audio` and Ollama's `images`, by real clients to a miniature."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from scripts.goldens.pictures import SOUNDS
+from tests.seeing import POCKET, write_seeing_pocket
+from tests.serve.running import Json
+from tests.serve.test_pictures import QUESTION, Seeing, part, said, serving, user
+
+openai = pytest.importorskip("openai")
+ollama = pytest.importorskip("ollama")
+
+
+def encoded(number: int, container: str = "WAV") -> str:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, SOUNDS[number], 16_000, format=container)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+FIRST, SECOND = encoded(0), encoded(1)
+
+
+def heard(data: str = FIRST, container: str = "wav") -> Json:
+    return {"type": "input_audio", "input_audio": {"data": data, "format": container}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seeing]:
+    folder = write_seeing_pocket(tmp_path_factory.mktemp("models") / "seeing")
+    (folder.parent / "seeing-assistant").symlink_to(POCKET.parent / "drafter")
+    with serving(folder, tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+def test_every_client_sends_the_same_sound(server: Seeing) -> None:
+    wanted = said(server.chat(heard(), QUESTION))
+    about: Json = {"base_url": f"{server.url}/v1", "api_key": "none", "max_retries": 0}
+    with openai.OpenAI(**about) as client:
+        messages: Any = [user(heard(), QUESTION)]
+        chat = client.chat.completions.create(model="default", messages=messages, max_tokens=8, temperature=0)
+        content: Any = [heard(), {"type": "input_text", "text": QUESTION}]
+        response = client.responses.create(
+            model="default", input=[{"role": "user", "content": content}], max_output_tokens=8, temperature=0
+        )
+    with ollama.Client(host=server.url) as client:
+        asking: Any = [{"role": "user", "content": QUESTION, "images": [base64.b64decode(FIRST)]}]
+        told = client.chat(model="default", messages=asking, options={"num_predict": 8, "temperature": 0})
+        assert "audio" in client.show("default").capabilities
+    assert [chat.choices[0].message.content, response.output_text, told.message.content] == [wanted] * 3
+
+
+def test_sounds_count_and_another_sound_is_no_prefix(server: Seeing) -> None:
+    def usage(*content: Any) -> tuple[int, int]:
+        table = server.chat(*content)["usage"]
+        return table["prompt_tokens"], table["prompt_tokens_details"]["cached_tokens"]
+
+    long = "word " * 300
+    alone, _ = usage(long, QUESTION)
+    prompt, _ = usage(heard(), long, QUESTION)
+    assert prompt - alone == 21 + 2  # a sound and its marks
+    assert usage(heard(), long, QUESTION)[1] > prompt - 100
+    assert usage(heard(SECOND), long, QUESTION)[1] < 30
+    both, _ = usage(heard(), part(), heard(encoded(1, "FLAC"), "flac"), long, QUESTION)
+    assert both - alone > 21 + 8 + 6 + 50
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "is no sound that can be read"),
+        ({"type": "input_audio", "input_audio": {"data": "?", "format": "wav"}}, "must be base64"),
+        ({"type": "input_audio", "input_audio": "x"}, "must be an object"),
+        ({"type": "input_audio"}, "must be an object"),
+        ({"type": "input_audio", "input_audio": {"data": "https://example.org/a.wav"}}, "nothing is fetched"),
+        (heard(FIRST[:60]), "is "),
+        (heard(base64.b64encode(base64.b64decode(FIRST)[:100]).decode()), "is too short"),
+    ],
+)
+def test_what_is_no_sound_is_refused_by_name(server: Seeing, content: Json, sentence: str) -> None:
+    answer = server.chat(content, QUESTION)
+    assert answer["http"] == 400
+    assert sentence in answer["error"]["message"]
+    assert "input_audio" in answer["error"]["message"]
+
+
+def test_a_model_that_does_not_hear_says_so(tmp_path: Path) -> None:
+    with serving(POCKET, tmp_path) as running:
+        answer = running.chat(heard(), QUESTION)
+        assert answer["http"] == 400
+        assert "has no audio tower, so it cannot hear" in answer["error"]["message"]
