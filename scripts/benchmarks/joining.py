@@ -64,13 +64,13 @@ def _measure(model: mlxmtp.Model, streams: Streams, tokens: int, repetition: int
     waits: list[float] = []
 
     def step() -> set[str]:
-        came = {running.tag for running, event in streams.step() if isinstance(event, Text | Thinking)}
+        found = streams.step()
         now = time.perf_counter()
-        for tag in came & set(QUESTIONS):
+        for tag in {running.tag for running, event in found if isinstance(event, Text | Thinking)} & set(QUESTIONS):
             if tag in last:
                 waits.append(now - last[tag])
             last[tag] = now
-        return came
+        return {running.tag for running, _ in found}
 
     while len(waits) < BEFORE * RUNNING:
         step()
