@@ -1,4 +1,6 @@
-"""Thousands of damaged pictures: each must be a picture or one sentence. `python -m scripts.hostile_media [-n 5000]`
+"""Thousands of damaged pictures or sounds: each must be one, or one sentence.
+
+    python -m scripts.hostile_media [-n 5000] [--sounds]
 
 Each runs in a process of its own group, which is watched: a crash, a hang, more memory than allowed, or any fault but a
 sentence is reported with its seed, and the file is written to the folder of `--keep`.
@@ -14,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.media.damage import damaged, samples
+from tests.media.damage import damaged, samples, sounds
 from tests.media.test_image import check
+from tests.media.test_sound import check as check_sound
 
 BATCH, SECONDS, MEMORY = 250, 60, 6 * 2**30
 
@@ -25,16 +28,16 @@ def file_of(name: str, data: bytes, seed: int) -> bytes:
     return damaged(data, random.Random(f"{name} {seed}"))
 
 
-def work(first: int, count: int) -> None:
+def work(first: int, count: int, *, heard: bool) -> None:
     """Read the files of a batch; the name and seed of each is printed before."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    kinds = samples()
+    kinds, checked = (sounds(), check_sound) if heard else (samples(), check)
     names = list(kinds)
     for seed in range(first, first + count):
         name = names[seed % len(names)]
         print(seed, name, sep="\t", flush=True)
         began = time.monotonic()
-        said = check(file_of(name, kinds[name], seed))
+        said = checked(file_of(name, kinds[name], seed))
         if time.monotonic() - began > SECONDS / 6:
             raise TimeoutError(f"{time.monotonic() - began:.1f} s")
         print("said" if said else "seen", flush=True)
@@ -46,11 +49,13 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=5000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--sounds", action="store_true")
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work is not None:
-        work(options.first, options.work)
+        work(options.first, options.work, heard=options.sounds)
         return 0
+    kinds = sounds() if options.sounds else samples()
     seen = said = failed = noise = 0
     first, end = options.first, options.first + options.n
     while first < end:
@@ -65,6 +70,7 @@ def main() -> int:
             str(first),
             "--work",
             str(count),
+            *(["--sounds"] if options.sounds else []),
         ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS * 4, check=False)
@@ -79,9 +85,9 @@ def main() -> int:
             seed, name = [line for line in lines if "\t" in line][-1].split("\t")
             print(f"seed {seed}, {name}, exit {code}: {error.strip().splitlines()[-1:]}", flush=True)
             if options.keep is not None:
-                (options.keep / f"{seed}").write_bytes(file_of(name, samples()[name], int(seed)))
+                (options.keep / f"{seed}").write_bytes(file_of(name, kinds[name], int(seed)))
             first = int(seed) + 1
-    print(f"{seen} pictures, {said} sentences, {failed} failures, {noise} lines of libraries on stderr")
+    print(f"{seen} read, {said} sentences, {failed} failures, {noise} lines of libraries on stderr")
     return 1 if failed else 0
 
 

@@ -1,4 +1,4 @@
-"""Damaged pictures: small files of every format, and what disks, networks and people who mean harm do to them."""
+"""Damaged pictures and sounds: small files of every format, and what disks, networks and people do to them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import io
 import random
 from collections.abc import Callable
 
+import soundfile
 from PIL import Image
 
-from scripts.goldens.pictures import picture
+from scripts.goldens.pictures import picture, sound
 
+SOUND_FORMATS = {
+    "WAV": ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM"),
+    "FLAC": ("PCM_S8", "PCM_16", "PCM_24"),
+    "OGG": ("VORBIS", "OPUS"),
+    "MP3": ("MPEG_LAYER_III",),
+    "AIFF": ("PCM_16",),
+    "CAF": ("PCM_16", "ALAC_16"),
+    "AU": ("PCM_16",),
+    "RF64": ("PCM_16",),
+}
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000")
 
 
@@ -33,6 +44,17 @@ def samples() -> dict[str, bytes]:
     found["JPEG CMYK"] = encoded("JPEG", "CMYK")
     found["PNG palette"] = encoded("PNG", "P", transparency=3)
     found["TIFF packed"] = encoded("TIFF", compression="tiff_lzw")
+    return found
+
+
+def sounds() -> dict[str, bytes]:
+    """Return a file of each format and coding that libsndfile writes and we read."""
+    found = {}
+    for container, codings in SOUND_FORMATS.items():
+        for coding in codings:
+            buffer = io.BytesIO()
+            soundfile.write(buffer, sound(8000, 1), 16_000, format=container, subtype=coding)
+            found[f"{container} {coding}"] = buffer.getvalue()
     return found
 
 

@@ -28,7 +28,7 @@ def ask(
     ] = None,
     file: Annotated[
         list[str] | None,
-        Option("-f", "--file", metavar="PATH", help="Text, picture or folder, can be repeated; - is stdin."),
+        Option("-f", "--file", metavar="PATH", help="Text, picture, sound or folder, can be repeated; - is stdin."),
     ] = None,
     no_stdin: Annotated[bool, Option("--no-stdin", help="Leave standard input alone.")] = False,
     json: Annotated[bool, Option("--json", help="One JSON object instead of text.")] = False,

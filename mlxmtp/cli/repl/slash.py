@@ -107,7 +107,7 @@ COMMANDS = (
         "all: the whole conversation; code: the last code block; N: the Nth code block of the last answer.",
     ),
     Command(
-        "file", "PATH...", "files, pictures, a folder before the next message", (),
+        "file", "PATH...", "files, pictures, sounds, a folder before the next message", (),
         "@PATH within a message does the same. /file alone lists what waits; /file drop N drops one, /file clear all.",
     ),
     Command("paste", "", "the clipboard's picture before the next message", (), "Ctrl+V does the same."),
