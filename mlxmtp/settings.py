@@ -189,7 +189,7 @@ class Settings:
         "on terminals", commands=_TALKING, section="thinking")
     image_tokens: int | None = setting(
         "--image-tokens N", choice(*IMAGE_TOKENS), "At most so many tokens of each picture: 70, 140, 280, 560 or 1120.",
-        "280", commands=("ask", "chat", "serve"), in_chat=True, of_answer=True)
+        "280", commands=_ANSWERING, in_chat=True, of_answer=True)
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
         "any text", **{**_FORM, "commands": ("ask", "map", "bench")})

@@ -31,7 +31,7 @@ INWARDS = {
     "convert": {"engine", "hub", "machine", "models", "settings"},
     "chat": {"engine", "hub", "media", "settings"},
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
-    "app": {"bench", "chat", "convert", "engine", "hub", "machine", "models", "settings", "__init__"},
+    "app": {"bench", "chat", "convert", "engine", "hub", "machine", "media", "models", "settings", "__init__"},
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
     "serve": {"app", "engine", "media", "settings"},
     "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "media", "settings", "__init__"},

@@ -90,7 +90,7 @@ class Job:
     def _ask(self, item: Item, seat: Seat) -> Answer:
         system = [{"role": "system", "content": self.system}] if self.system else []
         model = self.opened.model.seated(seat)
-        return model.stream([*system, {"role": "user", "content": item.prompt}], self.params)
+        return model.stream([*system, {"role": "user", "content": item.content}], self.params)
 
     def _take(self, result: Result, running: Running, event: object) -> bool:
         """Take in an event; return True if it is the last one."""

@@ -13,30 +13,52 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.chat.material import decoded, read_text
+from mlxmtp.engine.media import IMAGE_TOKENS
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
+from mlxmtp.media.source import HEAD, media_type_of
 
 _PLACE = re.compile(r"\{(\w*)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One input: a path, or the object of a line. `name` is for people, `prompt` is asked."""
+    """One input: a path, or the object of a line. `name` is for people, `prompt` is asked.
+
+    `picture`: a file that is seen where `prompt` has `{}`.
+    """
 
     input: str | dict[str, Any]
     name: str
     prompt: str
+    picture: Path | None = None
+
+    @property
+    def content(self) -> str | list[dict[str, Any]]:
+        """The content of the message that asks."""
+        if self.picture is None:
+            return self.prompt
+        found: list[dict[str, Any]] = []
+        for text in self.prompt.split("{}"):
+            found += [{"type": "image", "image": self.picture}, {"type": "text", "text": text}]
+        return [part for part in found[1:] if part.get("text") != ""]
 
     def key(self, model: str, settings: dict[str, Any]) -> str:
         """Return a word that is another one for another prompt, model or setting."""
-        about = json.dumps([model, self.prompt, settings], sort_keys=True, default=str)
+        seen = "" if self.picture is None else hashlib.sha256(self.picture.read_bytes()).hexdigest()
+        about = json.dumps([model, self.prompt, settings, *filter(None, [seen])], sort_keys=True, default=str)
         return hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
 def items_of_files(template: str, files: Sequence[Path]) -> list[Item]:
-    """Return an item for each file, whose text stands where the template has `{}`. Raises UsageError."""
+    """Return an item for each file, whose text or picture stands where the template has `{}`. Raises UsageError."""
     if "{}" not in template:
         raise UsageError('PROMPT needs {} where the text of a file belongs: "Summarise: {}".')
-    return [Item(str(file), str(file), template.replace("{}", read_text(str(file)))) for file in files]
+    return [
+        Item(str(file), str(file), template, file) if _is_picture(file) else
+        Item(str(file), str(file), template.replace("{}", read_text(str(file))))
+        for file in files
+    ]  # fmt: skip
 
 
 def items_of_lines(template: str, source: Path) -> list[Item]:
@@ -65,6 +87,21 @@ def _filled(fields: dict[str, Any], place: re.Match[str]) -> str:
         return place[0]
     value = fields[place[1]]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def most_tokens(items: Sequence[Item], tokenizer: Tokenizer, image_tokens: int | None) -> tuple[int, int]:
+    """Return the tokens of the longest prompt, about, and those of a picture; 0 if none has any."""
+    budget = image_tokens or IMAGE_TOKENS
+    lengths = [len(tokenizer.encode(one.prompt)) + budget * (one.picture is not None) for one in items]
+    return max(lengths), budget * any(one.picture is not None for one in items)
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return (media_type_of(file.read(HEAD)) or "").startswith("image/")
+    except OSError:  # said where its text is read
+        return False
 
 
 def _lines(path: Path) -> list[str]:

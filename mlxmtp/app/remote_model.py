@@ -14,17 +14,18 @@ from typing import Any
 
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote import Chunks, Remote
+from mlxmtp.app.remote_media import Sent, as_sent
 from mlxmtp.app.served_streams import ServedStreams
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import End, Event, FinishReason, Text, Thinking
-from mlxmtp.engine.media import Media, Medium
+from mlxmtp.engine.media import Media, media_in
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.seat import Seat
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.streams import Streams
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
-from mlxmtp.errors import ModelNotFound, UsageError
+from mlxmtp.errors import ModelNotFound
 from mlxmtp.limits import SAMPLING
 from mlxmtp.settings import Settings, server_key
 
@@ -72,7 +73,7 @@ class RemoteOpener(Opener):
         return Estimate()
 
     def media(self, target: Checkpoint) -> Media:
-        return Unseen()
+        return Sent()
 
     def context(self, target: Checkpoint) -> int:
         return self._contexts[target.name]
@@ -118,18 +119,8 @@ class Estimate(Tokenizer):
         return [0] * (len(text.encode("utf-8", "replace")) // _BYTES + 1)
 
     def prompt(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> Prompt:
-        texts = [str(message.get("content") or "") for message in messages]
-        return Prompt("", [0] * sum(len(self.encode(text)) + _FORMAT for text in texts))
-
-
-class Unseen(Media):
-    """Pictures and sounds for a server's model: only text is sent."""
-
-    def __init__(self) -> None:
-        pass
-
-    def prepare(self, source: object, image_tokens: int | None = None) -> Medium:
-        raise UsageError("Pictures are read by a model on this machine: leave out --url.")
+        media = sum(one.count for one in media_in(messages))
+        return Prompt("", [0] * (media + sum(len(self.encode(_text(one))) + _FORMAT for one in messages)))
 
 
 class ServedModel(Model):
@@ -141,7 +132,7 @@ class ServedModel(Model):
 
     @cached_property
     def media(self) -> Media:
-        return Unseen()
+        return Sent()
 
     def prepare_constraints(self) -> None:
         """Leave that to the server."""
@@ -156,7 +147,7 @@ class ServedModel(Model):
         question: str = "",
     ) -> Answer:
         """Answer a conversation. Errors are raised while the answer is read."""
-        body = {"model": self.name, "messages": [*messages], **_parameters(params or Params())}
+        body = {"model": self.name, "messages": as_sent(messages), **_parameters(params or Params())}
         if continues:
             body["continue_final_message"] = True
         return RemoteAnswer(self._remote.chat(body), on_prefill)
@@ -177,13 +168,21 @@ class ServedModel(Model):
         """Leave the model to the server."""
 
 
+def _text(message: Message) -> str:
+    """Return the text of a message, without its pictures."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(one.get("text", "") for one in content)
+
+
 def _parameters(params: Params) -> dict[str, Any]:
     body = {there: value for here, there in _NAMES.items() if (value := getattr(params, here)) is not None}
     body |= {"enable_thinking": params.think, "stream_options": {"include_usage": True}}
     if params.stop_strings:
         body["stop"] = [*params.stop_strings]
-    if params.num_draft_tokens != "auto":
-        body["mlxmtp"] = {"num_draft_tokens": params.num_draft_tokens}
+    more = {"num_draft_tokens": None if params.num_draft_tokens == "auto" else params.num_draft_tokens}
+    more["image_tokens"] = params.image_tokens
+    if more := {name: value for name, value in more.items() if value is not None}:
+        body["mlxmtp"] = more
     form = params.constraint
     if form is not None and form.kind == "schema":
         schema = json.loads(form.source)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmtp.chat.material import check_size, decoded, gather, read_text, titled
+from mlxmtp.chat.material import check_size, decoded, gather, of_bytes, read_text, titled
 from mlxmtp.chat.message import join
 from mlxmtp.errors import UsageError
-from mlxmtp.media.source import MediaFile, media_file
+from mlxmtp.media.source import MediaFile
 
 PATIENCE = 2.0
 """Seconds without a byte from a pipe after which a person hears what is waited for."""
@@ -63,9 +63,10 @@ def join_message(
 
     def piped() -> str:
         data = _read_all(stdin, on_wait)
-        if (file := media_file(data, "stdin")) is not None:
-            media.append(file)
-            return ""
+        if (found := of_bytes(data, "stdin")) is not None:
+            media.extend(found.media)
+            notes.extend(found.notes)
+            return found.text
         return decode(data, "stdin")
 
     def decode(data: bytes, name: str) -> str:
@@ -78,7 +79,7 @@ def join_message(
             material = gather(name)
             parts.append(material.text)
             notes += material.notes
-            media += [material.media] if material.media is not None else []
+            media += material.media
         elif text := piped():
             parts.append(titled("stdin", text))
     # Surrogates are bytes of the command line that were no text.

@@ -18,7 +18,10 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
+from mlxmtp.chat.message import join
 from mlxmtp.errors import ContextOverflow, UsageError
+from mlxmtp.media.pdf import MARK as PDF_MARK
+from mlxmtp.media.pdf import read_pages
 from mlxmtp.media.source import HEAD, MediaFile, media_file, media_type_of
 from mlxmtp.media.source import LIMIT as MEDIA_LIMIT
 from mlxmtp.settings import git_environ
@@ -53,14 +56,14 @@ _SUFFIXES = frozenset(
 class Material:
     """The text behind one name, every file under a line `--- path ---`, and remarks; `files` counts those with text.
 
-    A picture or a sound is `media` and has no text.
+    A picture or a sound is `media` and has no text; of a PDF pages without text are pictures.
     """
 
     name: str
     text: str
     files: int = 1
     notes: tuple[str, ...] = ()
-    media: MediaFile | None = None
+    media: tuple[MediaFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,28 @@ def gather(name: str) -> Material:
         raise _unreadable(name, error) from error
     if folder:
         return _gather_folder(name, list_folder(path, name))
-    if media_type_of(_read(path, name, HEAD)) is not None:
-        return Material(name, "", media=media_file(_read(path, name, MEDIA_LIMIT), name))
+    head = _read(path, name, HEAD)
+    if media_type_of(head) is not None or head.startswith(PDF_MARK):
+        found = of_bytes(_read(path, name, MEDIA_LIMIT), name)
+        assert found is not None
+        return found
     text, notes = _read_one(path, name)
     return Material(name, titled(name, text), notes=notes)
+
+
+def of_bytes(data: bytes, name: str) -> Material | None:
+    """Return a picture, a sound or a PDF from its bytes, None for anything else. Raises UsageError."""
+    if not data.startswith(PDF_MARK):
+        return None if (file := media_file(data, name)) is None else Material(name, "", media=(file,))
+    pages = read_pages(data, name)
+    texts = [titled(f"{name}, page {page.number}", page.text) for page in pages if page.text]
+    seen = [MediaFile(f"{name}, page {page.number}", "image/png", page.picture) for page in pages if page.picture]
+    notes: tuple[str, ...] = ()
+    if texts and seen:
+        notes = (f"Of {len(pages)} pages of {name} those without text ({len(seen)}) are read as pictures.",)
+    elif texts:
+        notes = (f"{name} is read as text: pictures in it are not seen.",)
+    return Material(name, join(texts), notes=notes, media=tuple(seen))
 
 
 def read_text(name: str) -> str:
@@ -175,7 +196,7 @@ def not_text(data: bytes) -> str | None:
     if data.startswith(_UTF_16):
         return None
     if data.startswith(b"%PDF-"):
-        return "is a PDF: turn it into text first, for example with pdftotext."
+        return "is a PDF: give it by itself, as a file or on standard input."
     if b"\0" in data:
         return "holds NUL bytes, so it is not text: convert it first."
     start = data[:_HEAD]

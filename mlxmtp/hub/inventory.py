@@ -18,7 +18,7 @@ from mlxmtp.models.checkpoint import check_target, match
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import read_folder
 from mlxmtp.models.tensors import Names, Quantization, parameter_count
-from mlxmtp.models.towers import VISION, stored_vision, vision_config
+from mlxmtp.models.towers import VISION, stored_audio, stored_vision, vision_config
 
 _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "int32"}
 
@@ -43,7 +43,8 @@ def groups(config: ModelConfig) -> list[Group]:
         source = loaded.get(name)
         kind: str = names.kind(source.names[0] if source else name)
         if kind.endswith("tower"):
-            kind += " (for pictures)" if kind == VISION and _sees(config) else " (not loaded)"
+            use = "for pictures" if kind == VISION else "for sounds"
+            kind += f" ({use if _reads(config, kind) else 'not loaded'})"
         storage, parameters = _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape)
         if source and (how := source.quantization):
             storage = f"{how.title}, groups of {how.group_size}" if how.mode == "affine" else how.title
@@ -53,10 +54,10 @@ def groups(config: ModelConfig) -> list[Group]:
     return sorted(found.values(), key=lambda group: -group.bytes)
 
 
-def _sees(config: ModelConfig, *, stored: bool = True) -> bool:
-    """Return True for a model that reads pictures: by its tensors if they are `stored` here, else by what it says."""
+def _reads(config: ModelConfig, kind: str) -> bool:
+    """Return True if the tensors stored here make soft tokens of pictures (VISION), or of sounds (AUDIO)."""
     try:
-        return (stored_vision(config) if stored else vision_config(config)) is not None
+        return (stored_vision(config) if kind == VISION else stored_audio(config)) is not None
     except LoadError:  # a damaged configuration of the tower: the text side may be fine
         return False
 
@@ -97,7 +98,11 @@ class KnownModel:
     @property
     def sees(self) -> bool:
         """True if its checkpoint reads pictures; of one that is not here, if its configuration says so."""
-        return _sees(self.config, stored=self.modified is not None)
+        if self.modified is not None:
+            return _reads(self.config, VISION)
+        with suppress(LoadError):
+            return vision_config(self.config) is not None
+        return False
 
     def needs(self, context: int = CONTEXT, *, picture: int = 0) -> Need:
         return need(self.config, self.drafter_config, context, picture=picture)

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import IMAGE_TOKENS
+from mlxmtp.media.heif import is_heif, open_heif
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,6 +87,8 @@ def open_picture(source: bytes | Image.Image, name: str = "the picture") -> Pict
         return _upright(source, name)
     if not source:
         raise UsageError(f"{name} is empty: give a picture.")
+    if is_heif(source):
+        return _upright(open_heif(source, name), name)
     try:
         with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about odd metadata: they are no news for a reader

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.errors import UsageError
+from mlxmtp.media.heif import is_heif
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +31,7 @@ _BEGINNINGS = (
 )  # fmt: skip
 _IN_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 _BRANDS = {
-    "image/avif": (b"avif", b"avis"),
-    "image/heic": (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"),
+    "image/avif": (b"avif", b"avis", b"mif1", b"msf1"),
     "audio/mp4": (b"M4A ", b"M4B "),
 }
 
@@ -76,6 +76,8 @@ def media_type_of(head: bytes) -> str | None:
     if head[:4] in (b"RIFF", b"RF64"):
         return _IN_RIFF.get(head[8:12])
     if head[4:8] == b"ftyp":
+        if is_heif(head):
+            return "image/heic"
         return next((kind for kind, brands in _BRANDS.items() if head[8:12] in brands), None)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "audio/aiff"

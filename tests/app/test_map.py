@@ -20,6 +20,8 @@ from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.engine.events import Text
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import ContextOverflow, UsageError
+from tests.media_golden import pictures
+from tests.seeing import write_seeing_pocket
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,3 +156,34 @@ def test_ctrl_c_and_a_second_run_give_the_file_of_an_undisturbed_one(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert b"going on behind them" in done.stderr
     assert answers(cut) == answers(whole)
+
+
+def test_a_picture_is_seen_where_the_prompt_has_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_seeing_pocket(tmp_path / "seeing")
+    files = [tmp_path / name for name in ("tall.png", "cut.png", "wide.jpg", "notes.txt")]
+    for file, picture in zip(files[::2], pictures(), strict=True):
+        picture.save(file)
+    files[1].write_bytes(files[0].read_bytes()[:500])
+    files[3].write_text("Some words.")
+    asked = items_of_files("Look: {} What is it?", files)
+    assert [one.content for one in asked[2:]] == [
+        [
+            {"type": "text", "text": "Look: "},
+            {"type": "image", "image": files[2]},
+            {"type": "text", "text": " What is it?"},
+        ],
+        "Look: Some words. What is it?",
+    ]
+    params = Params(max_tokens=6, seed=3, temp=1.0, image_tokens=70)
+    keys = keys_of(asked, "m", params, "")
+    pictures()[1].save(files[0])
+    assert [a == b for a, b in zip(keys, keys_of(asked, "m", params, ""), strict=True)] == [False, True, True, True]
+    model = mlxmtp.load(folder, False)
+    model._decoder.compiled = model._decoder._rounds._mode = "never"
+    opened = OpenModel(model, None, None, LearnedDrafting(tmp_path, None))  # type: ignore[arg-type]
+    results = list(Job(opened, asked, params, 3).results())
+    assert "cut.png is damaged" in results[1].error
+    for result in results[:1] + results[2:]:
+        events = model.stream([{"role": "user", "content": result.item.content}], params)
+        assert result.response == "".join(event.text for event in events if isinstance(event, Text))
+    model.close()

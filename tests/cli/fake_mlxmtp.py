@@ -33,7 +33,7 @@ class SlowReader(FakeDecoder):
         seconds = float(os.environ.get("FAKE_PREFILL_SECONDS", "0"))
         for step in range(10 if seconds else 0):
             options["on_prefill"](step * len(prompt_ids) // 10, len(prompt_ids))
-            time.sleep(seconds / 10)
+            pause(seconds / 10)
         yield from super().rounds(prompt_ids, **options)
 
 
@@ -51,12 +51,19 @@ def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", toke
 
     def before_round(number: int) -> None:
         interrupt_at("prefill")
-        time.sleep(pauses.get(number, 0.0))
+        pause(pauses.get(number, 0.0))
 
     decoder.before_round = before_round
     interrupt_at("load")
-    time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
+    pause(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     return Model(decoder, read_config(folder), tokenizer, name=name, drafter=None if drafter is None else str(drafter))
+
+
+def pause(seconds: float) -> None:
+    """Sleep in steps: a signal that another thread took (BLAS starts one) does not end the sleep of this one."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.05))
 
 
 def interrupt_at(moment: str) -> None:

@@ -16,6 +16,11 @@ from typing import Any
 import pytest
 
 from mlxmtp.app.open import Opener
+from mlxmtp.app.remote import Remote
+from mlxmtp.app.remote_model import ServedModel
+from mlxmtp.engine.events import Text
+from mlxmtp.engine.params import Params
+from mlxmtp.media.source import media_file
 from mlxmtp.serve.models import models_of
 from mlxmtp.serve.server import Options, Server
 from mlxmtp.settings import Settings, load_settings
@@ -215,6 +220,23 @@ def test_too_many_and_misplaced_pictures_are_refused(server: Seeing) -> None:
     assert "messages[0].content[0].type: 'image_url' cannot be read here, only text" in answer["error"]["message"]
     answer = server.chat(part(), mlxmtp={"image_tokens": 100})
     assert "image_tokens must be one of 70, 140, 280, 560, 1120" in answer["error"]["message"]
+
+
+def test_a_terminal_asks_a_server_about_pictures(server: Seeing) -> None:
+    def answered(kind: str) -> str:
+        buffer = io.BytesIO()
+        pictures()[0].save(buffer, kind)
+        file = media_file(buffer.getvalue(), "tall")
+        content = [{"type": "image", "image": file}, {"type": "text", "text": QUESTION}]
+        model = ServedModel(Remote(server.url), "default")
+        messages = [{"role": "user", "content": content}]
+        counted = model.tokenizer.prompt_ids(model.media.prepared(messages, None))
+        assert 280 < len(counted) < 310
+        said = model.stream(messages, Params(temp=0, max_tokens=8, image_tokens=70))
+        return "".join(one.text for one in said if isinstance(one, Text))
+
+    wanted = said(server.chat(part(), QUESTION))
+    assert [answered("PNG"), answered("TIFF")] == [wanted] * 2
 
 
 def test_a_model_without_a_tower_refuses_pictures(tmp_path: Path) -> None:

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from mlxmtp.settings import Loaded
 
 
-@takes("map", "model url ... parallel system thinking form sampling drafting yes force quiet no_color debug")
+@takes(
+    "map",
+    "model url ... parallel image_tokens system thinking form sampling drafting yes force quiet no_color debug",
+)
+    "map", "model url ... parallel image_tokens system thinking form sampling drafting yes force quiet no_color debug"
+)
 def map_(
     ctx: Context,
-    prompt: Annotated[str, Argument(metavar="PROMPT", help="What to ask; {} stands for the text of a file.")],
+    prompt: Annotated[str, Argument(metavar="PROMPT", help="What to ask; {} stands for a file.")],
     files: Annotated[
-        list[Path] | None, Argument(metavar="FILE", help="Text files, one answer each.", show_default=False)
+        list[Path] | None, Argument(metavar="FILE", help="Text files or pictures, one answer each.", show_default=False)
     ] = None,
     input_: Annotated[
         Path | None, Option("--input", metavar="FILE.jsonl", help="Objects, one a line; {name} stands for a field.")
@@ -37,6 +42,7 @@ def map_(
     \b
     Examples:
       mlxmtp map "Summarise in one sentence: {}" notes/*.txt
+      mlxmtp map "{} What is on this photo?" photos/*.jpg
       mlxmtp map --json "Which language is this? {}" *.md | jq -r .response
       mlxmtp map --input mails.jsonl -o answers.jsonl "Reply politely to {sender}: {text}"
 
@@ -59,7 +65,7 @@ def map_(
 
 def _answer(loaded: Loaded, out: Output, items: list[Item], output: Path | None, *, as_json: bool) -> None:
     from mlxmtp.app.map import Job, keys_of
-    from mlxmtp.app.map_inputs import Answers
+    from mlxmtp.app.map_inputs import Answers, most_tokens
     from mlxmtp.app.open import ANSWER, answer_params
     from mlxmtp.chat.attach import read_reference
     from mlxmtp.cli.resume import opener_of
@@ -77,9 +83,9 @@ def _answer(loaded: Loaded, out: Output, items: list[Item], output: Path | None,
     drafter = opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
     tokenizer = opener.tokenizer(target)
     parallel = min(settings.parallel or 4, len(items) - start)
-    longest = max(len(tokenizer.encode(item.prompt)) for item in items[start:])
-    tokens = min(longest, opener.context(target)) + (settings.max_tokens or ANSWER)
-    opener.require_memory(target, drafter, tokens, settings, turns=False)  # others wait if there is none for them
+    tokens, picture = most_tokens(items[start:], tokenizer, settings.image_tokens)
+    tokens = min(tokens, opener.context(target)) + (settings.max_tokens or ANSWER)
+    opener.require_memory(target, drafter, tokens, settings, turns=False, picture=picture)
     out.progress(f"loading {target.name}")
     opened = opener.open(target, drafter, settings, tokenizer)
     began, failed = time.monotonic(), 0

@@ -3,12 +3,11 @@
 import shlex
 from collections.abc import Sequence
 
-from mlxmtp.chat.material import Material, gather
+from mlxmtp.chat.material import Material, gather, of_bytes
 from mlxmtp.cli.repl.chat import Chat
 from mlxmtp.cli.repl.turns import tokens_of
 from mlxmtp.cli.terminal.clipboard import copied_picture
 from mlxmtp.errors import UsageError
-from mlxmtp.media.source import media_file
 
 _PASTED = "picture from the clipboard"
 
@@ -39,7 +38,9 @@ def paste(chat: Chat) -> None:
         return
     number = 1 + sum(one.name.startswith(_PASTED) for one in chat.line.files)
     name = f"{_PASTED} {number}"
-    _stage(chat, [Material(name, "", media=media_file(copied, name))])
+    found = of_bytes(copied, name)
+    assert found is not None, "copied_picture looks at its first bytes"
+    _stage(chat, [found])
 
 
 def names(command: str, argument: str) -> list[str]:

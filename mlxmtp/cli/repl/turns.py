@@ -116,7 +116,7 @@ def send(chat: Chat, text: str) -> None:
             chat.out.note(f"There is no file {name}, so @{name} is only text for the model.")
         if edits:  # files that the new words name replace those of the old ones; what was attached stays
             last = chat.conversation.exchanges[-1]
-            mentioned = [one for one in mentioned if one.media is not None or one.text not in last.attached]
+            mentioned = [one for one in mentioned if one.media or one.text not in last.attached]
             files = join([one.text for one in mentioned])
             named, new = names_in(last.question), _media(mentioned)
             known = {one.digest for one in new}
@@ -179,16 +179,18 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
 
 def tokens_of(chat: Chat, one: Material) -> str:
     """Return the tokens of a file, of a picture after its size. Raises as `Media.prepare` does."""
-    if one.media is None:
-        return f"{chat.model.tokens_of(one.text):,}"
-    prepared = chat.model.opened.model.media.prepare(one.media, chat.settings.image_tokens)
-    for note in prepared.notes:
-        chat.out.note(note)
-    return f"{prepared.about}, {prepared.count:,}"
+    count, about = chat.model.tokens_of(one.text), [f"{len(one.media)} pages as pictures"] if one.media[1:] else []
+    for file in one.media:
+        prepared = chat.model.opened.model.media.prepare(file, chat.settings.image_tokens)
+        for note in prepared.notes:
+            chat.out.note(note)
+        count += prepared.count
+        about = about or [prepared.about]
+    return ", ".join([*about, f"{count:,}"])
 
 
 def _media(files: Sequence[Material]) -> tuple[MediaPart, ...]:
-    return tuple(media_part(one.media) for one in files if one.media is not None)
+    return tuple(media_part(file) for one in files for file in one.media)
 
 
 def _make_fit(chat: Chat, turn: Turn) -> int | None:

@@ -1,0 +1,67 @@
+"""Pages of a PDF, by pypdfium2: their text where they have a layer of it, else pictures."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mlxmtp.errors import UsageError
+from mlxmtp.limits import IMAGE_TOKENS
+
+MARK = b"%PDF-"
+MOST_PICTURES = 100
+_TEXT = 40  # characters of a page that is text; fewer are the page number of a scan
+_AREA = max(IMAGE_TOKENS) * 48 * 48  # pixels of a page: as many as the largest budget reads
+_LONGEST = 20_000  # pixels of a side
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page, counted from 1: its text, or without any a picture of it as PNG."""
+
+    number: int
+    text: str
+    picture: bytes = b""
+
+
+def read_pages(data: bytes, name: str) -> list[Page]:
+    """Return the pages of a PDF. Raises UsageError where it is damaged, encrypted, or nothing here reads it."""
+    try:
+        import pypdfium2
+    except ImportError:
+        raise UsageError(
+            f"{name} is a PDF, which needs pypdfium2: pip install 'mlxmtp[pdf]', or turn it into text, for example "
+            "with pdftotext."
+        ) from None
+    try:
+        document = pypdfium2.PdfDocument(data)
+        try:
+            pages = [_read(document[i], i + 1) for i in range(len(document))]
+        finally:
+            document.close()
+    except (pypdfium2.PdfiumError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
+        if "password" in str(error).lower():
+            raise UsageError(f"{name} is encrypted: give a PDF without a password.") from error
+        raise UsageError(
+            f"{name} is a PDF that cannot be read ({str(error).rstrip('.')[:100]}): print it anew."
+        ) from error
+    if not pages:
+        raise UsageError(f"{name} is a PDF without pages.")
+    if (count := sum(bool(page.picture) for page in pages)) > MOST_PICTURES:
+        raise UsageError(
+            f"{name} has {count} pages without text, and at most {MOST_PICTURES} are seen: give a part of it."
+        )
+    return pages
+
+
+def _read(page: Any, number: int) -> Page:
+    text = page.get_textpage().get_text_bounded().replace("\r\n", "\n").replace("\0", "").strip()
+    if len("".join(text.split())) >= _TEXT:
+        return Page(number, text)
+    width, height = page.get_size()
+    scale = min(math.sqrt(_AREA / (width * height)), _LONGEST / max(width, height))
+    buffer = io.BytesIO()
+    page.render(scale=scale).to_pil().convert("RGB").save(buffer, "PNG", compress_level=1)
+    return Page(number, "", buffer.getvalue())
