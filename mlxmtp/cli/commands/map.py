@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     "map",
     "model url ... parallel image_tokens system thinking form sampling drafting yes force quiet no_color debug",
 )
-    "map", "model url ... parallel image_tokens system thinking form sampling drafting yes force quiet no_color debug"
-)
 def map_(
     ctx: Context,
     prompt: Annotated[str, Argument(metavar="PROMPT", help="What to ask; {} stands for a file.")],
