@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mlxmtp.errors import LoadError
 from mlxmtp.serve import chat_completions, messages, ollama, responses
 from mlxmtp.serve.answers import About, Collected, Ending, Writer
 from mlxmtp.serve.asked import Asked
@@ -253,14 +254,18 @@ class Routes:
         served = self._service.models.find(body.text("model", "") or body.text("name", ""))
         info = {"general.architecture": "gemma4", "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
-        capabilities = [
-            "completion",
-            "tools",
-            "thinking",
-            *(["vision"] if served.media.sees and not served.no_pictures else []),
-            *(["audio"] if served.media.hears and not served.no_pictures else []),
-        ]
+        tokenizer = await asyncio.wrap_future(served.tokenizer)
+        capabilities = ["completion", *(["tools"] if tokenizer.declares_tools else []), "thinking", *_senses(served)]
         return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
+
+
+def _senses(served: Served) -> list[str]:
+    """Return what a model reads beside text, in Ollama's words; nothing if its weights are not there yet."""
+    if served.no_pictures:
+        return []
+    with suppress(LoadError):
+        return [*(["vision"] if served.media.sees else []), *(["audio"] if served.media.hears else [])]
+    return []
 
 
 def _described(served: Served) -> dict[str, Any]:

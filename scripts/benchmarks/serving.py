@@ -97,7 +97,7 @@ def serving(command: Sequence[str], path: str = "/v1/models") -> Iterator[tuple[
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(given, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(600):
+        for _ in range(1200):
             with suppress(OSError, HTTPException):
                 connection = HTTPConnection("127.0.0.1", port, timeout=5)
                 connection.request("GET", path)
@@ -106,6 +106,8 @@ def serving(command: Sequence[str], path: str = "/v1/models") -> Iterator[tuple[
             if process.poll() is not None:
                 raise RuntimeError(f"{given[0]} ended with {process.returncode}")
             time.sleep(0.2)
+        else:
+            raise RuntimeError(f"{given[0]} does not answer at {path}")
         yield port, process
     finally:
         process.send_signal(signal.SIGINT)
@@ -188,7 +190,7 @@ def prefix(tokens: int) -> None:
             say(f"{name} conversation after about {tokens:,} equal tokens: first text after {reply.first:.2f} s")
 
 
-def peers(python: Path, repetitions: int) -> None:
+def peers(python: Path, repetitions: int, only: str) -> None:
     """Ask the same of other servers with the same weights, as they come: greedy, one client."""
     lm, vlm = ([str(python), "-m", module, "--model", str(TARGET), "--port", "{port}"] for module in PEERS)
     vlm += ["--host", "127.0.0.1"]
@@ -201,6 +203,8 @@ def peers(python: Path, repetitions: int) -> None:
     }
     system = {"role": "system", "content": long_text(2000)}
     for name, command in commands.items():
+        if only not in name:
+            continue
         try:
             with serving(command) as (port, _):
                 say(f"{name}: {_row(port, system, repetitions)}")
@@ -322,6 +326,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["overhead", "prefix", "peers", "load"])
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-peers/bin/python", help="with mlx-lm and mlx-vlm")
+    parser.add_argument("--only", default="", metavar="TEXT", help="peers whose name has it, `drafter` say")
     parser.add_argument("-r", "--repetitions", type=int, default=9, help="(default: 9)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of load (default: 10)")
     parser.add_argument("--clients", type=int, default=32, help="(default: 32)")
@@ -332,7 +337,7 @@ def main() -> None:
     elif given.what == "prefix":
         prefix(given.tokens)
     elif given.what == "peers":
-        peers(given.python, given.repetitions)
+        peers(given.python, given.repetitions, given.only)
     else:
         load(given.minutes, given.clients)
 

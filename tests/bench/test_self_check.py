@@ -9,8 +9,11 @@ import mlx.core as mx
 import pytest
 
 from mlxmtp.bench import self_check
+from mlxmtp.decode.exact import Passes
 from mlxmtp.hub.registry import entries
+from mlxmtp.hub.store import built_in
 from mlxmtp.machine.checks import Check
+from mlxmtp.models.load import load_target
 from mlxmtp.models.target import Target
 
 FAMILIES = ("e2b", "e4b", "12b", "26b", "31b")
@@ -47,6 +50,25 @@ def test_a_device_that_computes_wrong_numbers_is_found(wrong: float, monkeypatch
     found = self_check._network("e2b")
     assert found.verdict == "bad"
     assert "wrong numbers" in str(found.advice)
+
+
+def test_a_machine_whose_cpu_is_wrong_as_well_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = self_check._scores
+    monkeypatch.setattr(self_check, "_scores", lambda target: real(target) + 20)
+    found = self_check._network("e2b")
+    assert found.verdict == "bad"
+    assert found.figures is not None
+    assert found.figures["difference"] < self_check.FAR < found.figures["from_recorded"]
+
+
+@pytest.mark.parametrize(("found", "told"), [(Passes(2, 5), "2 to 5 rows"), ("its numbers wander", "cannot be had")])
+def test_exact_text_is_tried_out(found: Passes | str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_check, "probe", lambda _: found)
+    monkeypatch.setattr(self_check, "_TOKENS", 4)
+    check = self_check._exact_text(load_target(built_in("target")))
+    assert told in check.found
+    assert check.figures is not None
+    assert check.figures["available"] == (found == Passes(2, 5))
 
 
 def test_a_device_that_fails_is_a_result_and_the_rest_is_still_checked() -> None:
