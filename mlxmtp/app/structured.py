@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlxmtp.chat.material import read_text
 from mlxmtp.engine.constraint import Constraint
@@ -90,4 +90,15 @@ def _of_class(module: str, name: str) -> dict[str, Any]:
         raise UsageError(f"{module}:{name} gives no schema: {error}. It must be a pydantic class.") from error
     finally:
         sys.path.remove("")
-    return dict(schema)
+    return cast("dict[str, Any]", _closed(schema))
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema of classes with no other properties than theirs, where it does not say that there may be some."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    named = closed.get("type") == "object" and "properties" in closed
+    return {"additionalProperties": False, **closed} if named else closed

@@ -35,7 +35,7 @@ _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or 
 
 
 class Rounds:
-    """Round functions by draft length and sampling filters; without a drafter they take the draft tokens.
+    """Round functions by draft length and sampling filters; all drafts, or the first ones, may be given to them.
 
     A compiled round is 1.3 to 2 times faster and costs twice before: its kernels are built once for each kind of round
     (by a thread, see `_build`), and it is traced for each length and capacity, which takes one to three rounds' time
@@ -53,7 +53,8 @@ class Rounds:
     ) -> None:
         self._target, self._drafter, self._mode, self._passes = target, drafter, compiled, passes
         self._parts: dict[tuple[Kind, bool], Parts] = {}
-        self._traced: set[tuple[Key, int]] = set()
+        self._checks: set[tuple[Key, int]] = set()  # traced, by capacity
+        self._steps: set[tuple[Kind, int]] = set()  # kinds whose draft steps are traced
         self._asked: set[Key] = set()  # kinds of rounds whose kernels are wanted, and are there
         self._ready: set[Key] = set()
         self._wanted: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
@@ -65,22 +66,28 @@ class Rounds:
         self._end()
         atexit.unregister(self._finish)
         self._parts.clear()
-        self._traced.clear()
+        self._checks.clear()
+        self._steps.clear()
 
-    def get(self, k: int, filters: Kind, capacity: int = 0) -> tuple[Callable[..., Any], bool]:
-        """Return the round with ``k`` draft tokens, and whether it is the compiled one."""
+    def get(
+        self, k: int, filters: Kind, capacity: int = 0, *, drafting: bool = True
+    ) -> tuple[Callable[..., Any], bool]:
+        """Return the round with ``k`` draft tokens, and whether it is the compiled one; not ``drafting``: all given."""
         compiled = self._mode == "always" or (self._mode == "background" and self.built(k, filters))
         if compiled:
-            self._traced.add(((k, filters), capacity))
+            self._checks.add(((k, filters), capacity))
+            if k and drafting:
+                self._steps.add((filters, capacity))
         if (filters, compiled) not in self._parts:
             self._parts[filters, compiled] = self._make_parts(filters, compiled)
         return self._make_round(self._parts[filters, compiled], k), compiled
 
-    def traced(self, filters: Kind, capacity: int) -> set[int]:
-        """Return the draft lengths whose rounds can run at once, in their final form."""
+    def traced(self, filters: Kind, capacity: int, *, drafting: bool = True) -> set[int]:
+        """Return the draft lengths whose rounds can run at once, in their final form; not ``drafting``: all given."""
         if self._mode == "never":
             return {*range(MAX_DRAFT + 1), COPIED}
-        return {key[0] for key, rows in self._traced if key[1] == filters and rows == capacity}
+        lengths = {key[0] for key, rows in self._checks if key[1] == filters and rows == capacity}
+        return lengths & {0} if drafting and (filters, capacity) not in self._steps else lengths
 
     def trace(self, k: int, filters: Kind, buffers: list[mx.array], capacity: int) -> None:
         """Trace the round with ``k`` draft tokens for buffers like these: a graph, which nobody evaluates."""
@@ -181,8 +188,8 @@ class Rounds:
     def _arguments(self, k: int, filters: Kind, buffers: list[mx.array]) -> tuple[Any, ...]:
         """Arguments of a round with ``k`` draft tokens on ``buffers``, of the right shapes and types."""
         del filters
-        given = [mx.zeros((k,), mx.int32)] if k and self._drafter is None else []
-        return self.state(1), buffers, mx.zeros((2,), mx.uint32), *given
+        given = [0] * k if self._drafter is None else []
+        return self.state(1), buffers, mx.zeros((2,), mx.uint32), given
 
     def state(self, texts: int) -> State:
         """Return the state of so many texts that have not begun."""

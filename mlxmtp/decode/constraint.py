@@ -10,10 +10,8 @@ from typing import Any, Protocol, cast
 import mlx.core as mx
 
 from mlxmtp.decode.sampling import Filters, choose
-from mlxmtp.limits import COPIED, MAX_DRAFT
 
 OFTEN = 0.25  # share of rounds with a replaced token from which no round is dispatched behind one that is not read
-RUNS = (1, 2, 4, MAX_DRAFT, COPIED)  # lengths of drafts that are forced: few, for each is traced
 LONG_RUN = 4  # forced tokens for which rounds in flight are awaited: a round of these earns more than they do
 
 
@@ -39,14 +37,3 @@ def choose_allowed(logits: mx.array, mask: bytes, key: mx.array, position: int, 
     able = bits.reshape(1, -1)[:, : logits.shape[-1]].astype(mx.bool_)
     masked = mx.where(able, logits, -mx.inf)
     return cast("int", choose(masked, key, mx.array([position], mx.int32), filters).item())
-
-
-def filled(run: list[int], most: int) -> list[int]:
-    """Return drafts for forced tokens, of a length in RUNS up to ``most``; none if there is no room for one.
-
-    The round adds one token itself, so one less will do.
-    """
-    if not run or not most:
-        return []
-    length = max(length for length in RUNS if length <= most and 2 * length <= 3 * max(len(run) - 1, 1))
-    return (run + run[-1:] * length)[:length]

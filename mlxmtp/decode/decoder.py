@@ -14,7 +14,7 @@ from typing import Literal, cast
 import mlx.core as mx
 
 from mlxmtp.decode.compile import Compiled, Rounds
-from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint, filled
+from mlxmtp.decode.constraint import LONG_RUN, OFTEN, Constraint
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.exact import Passes, room_for
@@ -67,7 +67,7 @@ class Decoder:
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
         self.compiled = compiled
-        self._rounds, self._given = Rounds(target, drafter, compiled, passes), Rounds(target, None, compiled, passes)
+        self._rounds = Rounds(target, drafter, compiled, passes)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
@@ -77,7 +77,7 @@ class Decoder:
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
         self._sent: deque[Dispatched] = deque()  # rounds that nobody has read yet
-        self._used: set[tuple[int, Filters, bool, int]] = set()
+        self._used: set[tuple[int, bool, Filters, bool, int]] = set()
 
     def rounds(
         self,
@@ -189,7 +189,7 @@ class Decoder:
 
     def close(self) -> None:
         """Let go of networks and traces, on the thread that decoded; nothing can be asked afterwards."""
-        for rounds in (self._rounds, self._given, *(rounds for _, rounds in self._set_aside)):
+        for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
     def _begin(
@@ -238,14 +238,15 @@ class Decoder:
             state, done, report = self._advance(state, asked, room)
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
             state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
-            if not done.forced:
-                self.depth.observe(done.k, accepted, now - clock, new, timed=done.timed, traced=done.traced)
+            took, given = now - clock, done.k - done.drafted
+            self.depth.observe(done.k, accepted, took, new, timed=done.timed, traced=done.traced, given=given)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
-            draft = draft[: max(done.forced, accepted)] if done.forced else draft  # without what fills them up
-            copied = done.k == COPIED and not done.forced
+            if done.forced and not done.drafted:
+                draft = draft[: max(done.forced, accepted)]  # without what fills them up
+            copied = given == COPIED and not done.forced
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
             clock = time.perf_counter() if not queue else now
 
@@ -262,9 +263,10 @@ class Decoder:
                 k = min(self.depth.choose(room, self._traced(filters)), most)
                 if queue and (k == COPIED or len(forced) >= LONG_RUN):  # the text must be known up to where they begin
                     break
-                copied = self._copying.proposed if k == COPIED else []
-                forced = [] if queue or copied or len(forced) < k else forced
-                given = copied or filled(forced, most)
+                given = self._copying.proposed if k == COPIED else []
+                if forced := [] if queue or given else forced:
+                    checked = self._rounds.traced(filters, self._cache.capacity, drafting=False)
+                    k, given = self.depth.beside_forced(forced, k, room, most, self._traced(filters), checked)
                 state, sent = self._dispatch(state, asked, ahead, k, most, given, len(forced))
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
@@ -349,7 +351,7 @@ class Decoder:
         for k in self.depth.likely():
             self._rounds.build(k, filters)
         if self.depth.copying is not None:
-            self._given.build(COPIED, filters)
+            self._rounds.build(COPIED, filters)
 
     def _read(
         self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()
@@ -394,8 +396,8 @@ class Decoder:
 
     def _traced(self, filters: Filters) -> set[int]:
         """Return the draft lengths whose rounds can run at once, COPIED among them."""
-        capacity = self._cache.capacity
-        return self._rounds.traced(filters, capacity) | ({COPIED} & self._given.traced(filters, capacity))
+        rounds, capacity = self._rounds, self._cache.capacity
+        return rounds.traced(filters, capacity) | ({COPIED} & rounds.traced(filters, capacity, drafting=False))
 
     def _most(self, begin: int, ahead: int) -> int | None:
         """Return how many drafts the next round may have; None: rounds in flight have to be read first.
@@ -414,33 +416,30 @@ class Decoder:
     ) -> tuple[State, Dispatched]:
         """Dispatch one more round; up to ``ahead`` rows are written by rounds not read yet.
 
-        Its drafts are ``given``, by a constraint if there are ``forced`` ones, or else ``k``, at most ``most``, of the
-        drafter's.
+        Of its ``k`` drafts, at most ``most``, the first may be ``given``, as many as are ``forced`` by a constraint.
         """
-        filters = asked.sampling.filters
-        rounds, drafts = (self._given, [mx.array(given, mx.int32)]) if given else (self._rounds, [])
-        wanted = k = len(given) or k
+        filters, rounds, wanted = asked.sampling.filters, self._rounds, k
+        drafting = not given or len(given) < k
         self._cache.reserve(len(self.tokens) + ahead + k)
         self.depth.attend_to(self._cache.capacity)
         rounds.build(k, filters)
         capacity = self._cache.capacity
-        traced = {length for length in rounds.traced(filters, capacity) if length <= most}
+        traced = {length for length in rounds.traced(filters, capacity, drafting=drafting) if length <= most}
         if not given and self.depth.fixed is None and traced and k not in traced and rounds.built(k, filters):
             k = self.depth.among(traced)  # the other is traced while the device works on this one
         unused = 0 if self.passes is None else self.passes.unused(k + 1)
         self._cache.newest = max(self._cache.newest, len(self.tokens) - 1 + ahead + k + unused)  # it can write
-        function, compiled = rounds.get(k, filters, capacity)
-        if compiled and not forced and not self._has_compiled:
+        function, compiled = rounds.get(k, filters, capacity, drafting=drafting)
+        if compiled and not self._has_compiled:
             self._has_compiled = True
             self.depth.forget_times()
-        use = (k, filters, compiled, capacity)
-        state, self._cache.buffers, report, rows = function(state, self._cache.buffers, asked.key, *drafts)
+        use = (k, drafting, filters, compiled, capacity)
+        state, self._cache.buffers, report, rows = function(state, self._cache.buffers, asked.key, given)
         mx.async_eval(report, *state, *self._cache.buffers)
         if k != wanted:
             rounds.trace(wanted, filters, self._cache.buffers, capacity)
         new = wanted if compiled and wanted not in traced else None
         # The first use of a shape is no measure, nor is an uncompiled round once others are compiled.
         timed = use in self._used and compiled == self._has_compiled and new is None
-        if not forced:
-            self._used.add(use)
-        return State(*state), Dispatched(k, min(forced, k), report, rows, timed, new)
+        self._used.add(use)
+        return State(*state), Dispatched(k, min(forced, k), k - len(given), report, rows, timed, new)

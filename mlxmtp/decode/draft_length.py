@@ -23,7 +23,9 @@ _SURELY = 2.0  # the same for plain rounds that were never timed: drafting blind
 _MOST = 5.0  # logarithm of a cost that can be true
 _KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
 _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the first rounds
-_COPY = 2.5  # plain rounds that one with copied tokens takes, before it was timed
+GIVEN = (1, 3, MAX_DRAFT, COPIED)
+"""Lengths of drafts that are given, copied or forced, unless traced: few for the same reason."""
+_CHECKING = 0.5  # share of what drafts cost that is left where they are given, before it was timed
 _PRICE, _DEAREST = 1.0, 10.0  # of a trace, in rounds of its length, and the most that can be true
 _SHORT = 96  # tokens of an answer before a length between RUNGS is worth its trace
 _TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
@@ -60,7 +62,7 @@ class DraftLength:
     _tried: int = 1
     _probe: int = 1
     _price: float = _PRICE
-    _copy: float = _COPY
+    _checking: float = _CHECKING
     _said: int = 0  # tokens of this answer
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
@@ -90,14 +92,37 @@ class DraftLength:
                 times[k] = left / speeds[k] + self._price * self._times.cost(k)
         best = _least(times)
         if self.copying is not None and (tokens := self.copying.tokens()):
-            price = self._price * self._copy if traced and COPIED not in traced else 0.0
-            if (1 + _WORTHWHILE) * (left * self._copy / min(tokens, left) + price) < times[best]:
+            cost = self._given_cost(COPIED)
+            price = self._price * cost if traced and COPIED not in traced else 0.0
+            if (1 + _WORTHWHILE) * (left * cost / min(tokens, left) + price) < times[best]:
                 return COPIED
         self._probe = min((k for k in self.lengths[1:] if k in traced), default=1)
         if best == 0 and self.limit and self._saved >= self._stake():
             self._saved = 0.0
             return self._probe
         return best
+
+    def beside_forced(
+        self, forced: list[int], k: int, room: int, most: int, traced: Collection[int], checked: Collection[int]
+    ) -> tuple[int, list[int]]:
+        """Return the draft length of a round that begins with ``forced`` tokens, and its first drafts, or all of them:
+        these tokens, filled up or cut.
+
+        ``k`` would be the length without them, ``most`` may be drafted. Those ``traced`` are free, without the drafter
+        all that are ``checked``.
+        """
+        left = min(room, max(self._said, _TO_COME))
+        tokens, times = self._accepted.tokens(), {(0, False): float(left)}
+        for length in {one for one in (*GIVEN, *checked) if 0 < one <= most}:
+            cost = self._given_cost(length)
+            price = self._price * cost if checked and length not in checked else 0.0
+            times[length, False] = left * cost / (min(length, len(forced)) + 1) + price
+        for length in {k} if self.fixed is not None or not traced else set(LENGTHS).intersection(traced):
+            if len(forced) < length <= min(self.limit, most):
+                gained = len(forced) + tokens[length - len(forced)]
+                times[length, True] = left * self._drafted_cost(length) / gained
+        length, drafting = min(times, key=times.__getitem__)
+        return length, forced if drafting else (forced + forced[-1:] * length)[:length]
 
     def among(self, traced: Collection[int]) -> int:
         """The best of the lengths that are ``traced``, for a round beside which another is traced."""
@@ -123,9 +148,11 @@ class DraftLength:
         *,
         timed: bool = True,
         traced: int | None = None,
+        given: int = 0,
     ) -> None:
         """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` that say what others will take if
-        it is ``timed``, or what a trace costs if a length was ``traced`` in it.
+        it is ``timed``, or what a trace costs if a length was ``traced`` in it. ``given``: first drafts that were not
+        the drafter's.
 
         ``followed``: the tokens it gave, by which copies are judged even where none was made.
         """
@@ -136,29 +163,44 @@ class DraftLength:
             self.copying.judge(followed)
         self._rounds += 1
         self._said += accepted + 1
-        if k != COPIED:
-            self._tried = max(self._tried, k)
-            self._accepted.observe(k, accepted)
+        if given and given == k:
+            self._check(k, seconds)
+            return
+        self._tried = max(self._tried, k)
+        if accepted >= given:
+            self._accepted.observe(k - given, accepted - given)
         if seconds is not None and k in self.lengths:
             self._times.observe(k, seconds)
-        if k == COPIED:
-            plain = self._times.plain()
-            if seconds is not None and plain is not None:
-                self._copy += 0.3 * (min(max(seconds / plain, 1.0), 2 * self._copy) - self._copy)
-        elif k == 0:
+        if k == 0:
             self._saved += PROBING
-        elif accepted:  # it begins to pay: look again at once
+        elif accepted > given:  # it begins to pay: look again at once
             self._saved = self._stake()
+
+    def _check(self, k: int, seconds: float | None) -> None:
+        """Take in the time of a round whose ``k`` drafts were given."""
+        plain, drafted = self._times.plain(), self._drafted_cost(k)
+        if seconds is not None and plain is not None and drafted > 1:
+            share = (seconds / plain - 1) / (drafted - 1)
+            self._checking += 0.3 * (min(max(share, 0.0), 2 * self._checking + 0.1) - self._checking)
 
     def _pay(self, k: int, traced: int, seconds: float) -> None:
         """Take in how long a round with ``k`` drafts took in which a length was ``traced``."""
         plain = self._times.plain()
         if plain is not None:
-            price = (seconds / plain - self._cost(k)) / self._cost(traced)
+            price = (seconds / plain - self._drafted_cost(k)) / self._drafted_cost(traced)
             self._price += 0.5 * (min(max(price, 0.0), _DEAREST) - self._price)
 
-    def _cost(self, k: int) -> float:
-        return self._copy if k not in self.lengths else self._times.cost(k)
+    def _drafted_cost(self, k: int) -> float:
+        """Time of a round with ``k`` drafts in plain rounds, also of lengths that are no candidates."""
+        return (
+            self._times.cost(k)
+            if k in self.lengths
+            else 1 + (self._times.cost(self.lengths[-1]) - 1) * k / self.lengths[-1]
+        )
+
+    def _given_cost(self, k: int) -> float:
+        """Time of a round whose ``k`` drafts are given, in plain rounds."""
+        return 1 + self._checking * (self._drafted_cost(k) - 1)
 
     def gain(self) -> float | None:
         """Expected speed of the best length above 0 in units of the plain speed; None until that is known."""

@@ -1,6 +1,6 @@
 """One round: the drafter proposes K tokens, the target checks them in one pass, the longest agreed prefix is kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,7 +44,8 @@ class Dispatched(NamedTuple):
     length that was traced before it or beside it."""
 
     k: int
-    forced: int  # so many of its drafts are a constraint's
+    forced: int  # so many of its drafts are a constraint's, the first ones
+    drafted: int  # and so many the drafter's, the last ones
     report: mx.array
     rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
     timed: bool
@@ -138,9 +139,10 @@ def make_parts(
 
 
 def make_round(parts: Parts, k: int) -> RoundFunction:
-    """Return the round with ``k`` draft tokens; k = 0 is plain decoding. They may be given as an argument [k].
+    """Return the round with ``k`` draft tokens; k = 0 is plain decoding. The first of them, or all, may be ``given``.
 
-    draft     d_1 .. d_k      each from the drafter's scores, its own last hidden state and the token before
+    draft     d_1 .. d_k      each from the drafter's scores, its own last hidden state and the token before; no steps
+                              where all are given
     check     t_0 .. t_k      the target's choice after each of [bonus, d_1 .. d_k]
     accept    n = number of leading i with t_i = d_{i+1}
     keep      t_0 .. t_n      n accepted draft tokens and one of the target's own: the next bonus
@@ -149,21 +151,22 @@ def make_round(parts: Parts, k: int) -> RoundFunction:
     the device in fixed shapes, so rounds can be dispatched without reading any result.
     """
 
-    def drafted(state: State, buffers: list[mx.array], key: mx.array) -> list[mx.array]:
+    def drafted(state: State, buffers: list[mx.array], key: mx.array, given: Sequence[int]) -> list[mx.array]:
         context = parts.begin(buffers, state.offset)
         token, hidden, tokens = state.bonus, state.hidden, []
         positions = state.offset + mx.arange(1, k + 1)  # at once: a sum for each would be a kernel for each
         for i in range(k):
             token, hidden = parts.draft(token, hidden, positions[i : i + 1], buffers, context, key)
+            token = mx.array([given[i]], mx.int32) if i < len(given) else token
             tokens.append(token)
         return tokens
 
     def round_(
-        state: State, buffers: list[mx.array], key: mx.array, *given: mx.array
+        state: State, buffers: list[mx.array], key: mx.array, given: Sequence[int] = ()
     ) -> tuple[State, list[mx.array], mx.array, tuple[mx.array, mx.array]]:
         state = State(*state)
-        drafts = list(given) if given or not k else drafted(state, buffers, key)
-        tokens = mx.concatenate([state.bonus, *drafts]) if drafts else state.bonus
+        drafts = [mx.array([*given], mx.int32)] if len(given) == k else drafted(state, buffers, key, given)
+        tokens = mx.concatenate([state.bonus, *drafts]) if k else state.bonus
         after, written, report, rows = parts.check(tokens, state.offset, buffers, key)
         return State(*after), written, report, rows
 

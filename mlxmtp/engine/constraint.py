@@ -28,6 +28,8 @@ _OPTIONS = {
         "json_allow_general_unicode_escapes": True,
     }
 }
+_BY_NAME = {"properties", "patternProperties", "$defs", "definitions"}  # their keys are names, not keywords
+_DATA = {"const", "enum", "default", "examples"}
 _NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 
 
@@ -73,7 +75,7 @@ class Constraint:
         import llguidance
 
         if self.kind == "schema":
-            schema = json.loads(self.source)
+            schema = _reduced(json.loads(self.source))
             own: dict[str, Any] = {"json_schema": {**schema, **_OPTIONS} if isinstance(schema, dict) else schema}
         elif self.kind == "regex":
             (own,) = json.loads(llguidance.LLMatcher.grammar_from_regex(self.source))["grammars"]
@@ -159,6 +161,21 @@ class Matcher:
     def _complain(self) -> None:
         if self._inner.is_error():
             raise MlxmtpError(f"The constraint failed: {self._inner.get_error().strip()}")
+
+
+def _reduced(schema: Any, *, by_name: bool = False) -> Any:
+    """Return a schema without each `propertyNames` that says only that names are texts, as zod writes it."""
+    if isinstance(schema, list):
+        return [_reduced(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = dict(schema)
+    if not by_name and kept.get("propertyNames") in ({"type": "string"}, {}, True):
+        del kept["propertyNames"]
+    return {
+        key: value if key in _DATA and not by_name else _reduced(value, by_name=key in _BY_NAME and not by_name)
+        for key, value in kept.items()
+    }
 
 
 def _thought(table: TokenTable, inside: bool) -> str:

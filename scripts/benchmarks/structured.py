@@ -2,32 +2,47 @@
 
     .venv/bin/python -m scripts.benchmarks.structured [--write docs/benchmarks.md]
 
-The built-in model knows no JSON: its documents are nonsense of the right form, and nearly every round has a token that
-is replaced. So they are the worst case of a constraint, and text that obeys it anyway is the best. About two minutes,
-on a machine that does nothing else.
+One text, a config file that the model writes by itself, free and held to its form: keys that are forced, values that
+are not. The pair's drafter is nearly always right there; a second one is its own, made wrong at three of ten positions.
+The built-in model knows no JSON, so its table is nonsense of the right form: the worst case, with a replaced token in
+nearly every round. Two minutes, on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import cache
 from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+import mlx.core as mx
+
 import mlxmtp
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
 from mlxmtp.engine.events import End
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
+from mlxmtp.models.drafter import Scores
 from scripts.benchmarks.harness.options import repeated, say
 from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
 
 QUESTION = "List all commands."
+CONFIG = "Show a config file."
+_TEXT, _NUMBER = r' = "[^"\n]*"\n', r" = [0-9.]+\n"
+CONFIG_FORM = Constraint(
+    "regex",
+    rf"[^\n]*\n\n```toml\nmodel{_TEXT}system{_TEXT}temp{_NUMBER}top_p{_NUMBER}top_k{_NUMBER}max_tokens{_NUMBER}"
+    rf"num_draft_tokens{_TEXT}\n\[aliases\]\nwork{_TEXT}small{_TEXT}\n\[prompts\]\nreview{_TEXT}```\n[\s\S]*",
+)
 ROW: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -41,21 +56,28 @@ ROW: dict[str, Any] = {
 }
 TABLE = Constraint.schema({"type": "array", "items": ROW, "minItems": 4, "maxItems": 4})
 ANY_TEXT = Constraint("regex", r"[\s\S]*")
-USUAL = [  # schemas of people and agents
+USUAL: list[Any] = [  # schemas of people and agents
     {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name"]},
     {"enum": ["positive", "neutral", "negative"]},
     {"type": "array", "items": ROW},
     {},
 ]
+WRONG = 0.3
 ARMS: dict[str, dict[str, Any]] = {
-    "free text, plain": {"num_draft_tokens": 0},
-    "the same text, held to any text, plain": {"num_draft_tokens": 0, "constraint": ANY_TEXT},
-    "free text, 3 drafts": {"num_draft_tokens": 3},
-    "the same text, held to any text, 3 drafts": {"num_draft_tokens": 3, "constraint": ANY_TEXT},
+    "config file, free, plain": {"question": CONFIG, "num_draft_tokens": 0},
+    "config file, held to any text, plain": {"question": CONFIG, "num_draft_tokens": 0, "constraint": ANY_TEXT},
+    "config file, free": {"question": CONFIG},
+    "config file, held to any text": {"question": CONFIG, "constraint": ANY_TEXT},
+    "config file, held to its form": {"question": CONFIG, "constraint": CONFIG_FORM},
+    "the same, drafter often wrong, free": {"question": CONFIG, "wrong": True},
+    "the same, in its form, drafter alone": {
+        "question": CONFIG, "constraint": CONFIG_FORM, "wrong": True, "forced": False
+    },
+    "the same, in its form, with forced tokens": {"question": CONFIG, "constraint": CONFIG_FORM, "wrong": True},
     "table, plain": {"num_draft_tokens": 0, "constraint": TABLE},
     "table, drafter alone": {"constraint": TABLE, "forced": False},
-    "table, drafter and forced tokens": {"constraint": TABLE},
-}
+    "table, with forced tokens": {"constraint": TABLE},
+}  # fmt: skip
 GEMMA = 262_144  # tokens
 
 
@@ -78,13 +100,35 @@ class Grown:
         return self._bytes[token] if token < len(self._bytes) else b""
 
 
+class OftenWrong:
+    """A drafter that says the opposite at a share of the positions."""
+
+    def __init__(self, inner: Any, share: float) -> None:
+        self._inner, self._below = inner, int(1024 * share)
+
+    def context(self, *about: Any) -> Any:
+        return self._inner.context(*about)
+
+    def step(self, embedding: mx.array, hidden: mx.array, position: mx.array, *about: Any) -> tuple[Scores, mx.array]:
+        scores, hidden = self._inner.step(embedding, hidden, position, *about)
+        mixed = position.astype(mx.uint32) * 2654435761
+        mixed = (mixed ^ (mixed >> 15)) * 2246822519
+        wrong = ((mixed >> 8) & 1023) < self._below
+        return Scores(mx.where(wrong[:, None], -scores.values, scores.values), scores.ids), hidden
+
+
 def main() -> None:
     """Measure and report."""
-    options = repeated(__doc__, 5).parse_args()
+    parser = repeated(__doc__, 3)
+    parser.add_argument("--only", default="", help="lines whose name has this in it")
+    options = parser.parse_args()
     model = mlxmtp.load("pocket")
-    found: dict[str, list[Stats]] = {name: [] for name in ARMS}
+    arms = {name: params for name, params in ARMS.items() if options.only in name}
+    found: dict[str, list[Stats]] = {name: [] for name in arms}
+    depths = {name: DraftLength() for name in arms}  # what one line learns of drafting is not told to another
     for turn in range(options.repetitions + 1):  # the first builds kernels
-        for name, params in ARMS.items():
+        for name, params in arms.items():
+            model._decoder.depth = depths[name]
             stats = answer(model, **params)
             if turn:
                 found[name].append(stats)
@@ -95,18 +139,31 @@ def main() -> None:
         tokens, passes = runs[0].generation_tokens, sorted(one.rounds for one in runs)
         span = f"{passes[0]} to {passes[-1]}" if passes[0] != passes[-1] else str(passes[0])
         lines.append(f"| {name} | {tokens} | {span} | {median(speeds):.0f} ({speeds[0]:.0f} to {speeds[-1]:.0f}) |")
-    lines += ["", *preparation(model), "", first_tokens(model), "", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}."]
+    if not options.only:
+        lines += ["", *preparation(model), "", first_tokens(model), "", processes(options.repetitions + 1)]
+    lines += ["", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}."]
     print("\n".join(lines))
     if options.write:
         write_section(options.write, "structured", "\n".join(lines), script="structured.py", heading="Constraints")
 
 
-def answer(model: Model, forced: bool = True, **params: Any) -> Stats:
+def answer(model: Model, question: str = QUESTION, *, forced: bool = True, wrong: bool = False, **params: Any) -> Stats:
     """Return the numbers of one answer, with drafts of what is `forced` or without."""
-    stream = model.stream([{"role": "user", "content": QUESTION}], Params(temp=0.0, max_tokens=240, **params))
+    decoder = model._decoder
+    drafter: Any = decoder.drafter
+    if wrong:
+        decoder.draft_with(_often_wrong(drafter))
+    settings = Params(temp=0.0, max_tokens=180, **params)
     with nullcontext() if forced else patch.object(Matcher, "forced", lambda matcher: []):
-        (end,) = (event for event in stream if isinstance(event, End))
+        events = list(model.stream([{"role": "user", "content": question}], settings))
+    decoder.draft_with(drafter)
+    (end,) = (event for event in events if isinstance(event, End))
     return end.stats
+
+
+@cache
+def _often_wrong(drafter: Any) -> OftenWrong:
+    return OftenWrong(drafter, WRONG)
 
 
 def first_tokens(model: Model) -> str:
@@ -119,6 +176,23 @@ def first_tokens(model: Model) -> str:
     return (
         f"The first token of an answer to one of {len(USUAL)} usual schemas comes {1000 * median(later):.1f} ms later "
         f"than without (at most {1000 * max(later):.1f}; vocabulary of the built-in model)."
+    )
+
+
+def processes(repetitions: int) -> str:
+    """Return how much longer a whole `mlxmtp ask` takes for one token with a schema than without, in turns."""
+    later = []
+    command = [sys.executable, "-m", "mlxmtp", "ask", "-m", "pocket", "-q", "--max-tokens", "1", "--no-draft", QUESTION]
+    for _ in range(repetitions):
+        seconds = []
+        for form in ([], ["--schema", "name, age int"]):
+            start = time.perf_counter()
+            subprocess.run([*command, *form], capture_output=True, check=False)  # 1: one token is no document
+            seconds.append(time.perf_counter() - start)
+        later.append(seconds[1] - seconds[0])
+    return (
+        f"A process (`mlxmtp ask --max-tokens 1`) takes {1000 * median(later):.0f} ms longer with a schema "
+        f"({1000 * min(later):.0f} to {1000 * max(later):.0f}): llguidance is loaded and the vocabulary prepared."
     )
 
 

@@ -68,8 +68,8 @@ def main() -> None:
         assert peer.stdin is not None
         assert peer.stdout is not None
         for turn in range(options.repetitions + 1):  # the first builds kernels
-            for name, params in {"plain": {"num_draft_tokens": 0}, "drafter and forced tokens": {}}.items():
-                stats = answer(model, constraint=TABLE, **params)
+            for name, drafts in {"plain": 0, "drafter and forced tokens": "auto"}.items():
+                stats = answer(model, constraint=TABLE, num_draft_tokens=drafts)
                 found.setdefault(f"mlxmtp, table, {name}", []).append((stats.generation_tokens, stats.generation_tps))
             for name, kind in {"table, plain": "schema", "free text, plain": "free"}.items():
                 peer.stdin.write(f"{kind}\n")

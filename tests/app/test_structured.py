@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -13,6 +14,7 @@ from mlxmtp.app.structured import constraint_of, read_schema
 from mlxmtp.engine.constraint import Constraint, TokenTable
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import UsageError
+from mlxmtp.serve.models import models_of
 from mlxmtp.settings import Settings, load_settings
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -25,13 +27,41 @@ def test_a_schema_in_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         f"class Row:\n    @classmethod\n    def model_json_schema(cls): return {SCHEMA}\nclass Bare: pass\n"
     )
     monkeypatch.chdir(tmp_path)
-    for text in (json.dumps(SCHEMA), str(file), "a.json", "own_models:Row", f"  {json.dumps(SCHEMA)}"):
+    for text in (json.dumps(SCHEMA), str(file), "a.json", f"  {json.dumps(SCHEMA)}"):
         assert read_schema(text) == SCHEMA
     assert answer_params(Settings(schema="a.json")).constraint == Constraint.schema(SCHEMA)
+    assert read_schema("own_models:Row") == {**SCHEMA, "additionalProperties": False}
     with pytest.raises(UsageError, match="own_models:Bare gives no schema"):
         read_schema("own_models:Bare")
     with pytest.raises(UsageError, match="no_such:Row"):
         read_schema("no_such:Row")
+
+
+def test_a_class_allows_its_own_fields_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop.py").write_text(
+        """
+from pydantic import BaseModel, ConfigDict
+
+class Line(BaseModel):
+    properties: int
+    type: str
+
+class Invoice(BaseModel):
+    lines: list[Line]
+    prices: dict[str, float]
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    n: int
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    schema = read_schema("shop:Invoice")
+    assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Line"]["additionalProperties"] is False
+    assert set(schema["$defs"]["Line"]["properties"]) == {"properties", "type"}
+    assert schema["properties"]["prices"]["additionalProperties"] == {"type": "number"}
+    assert read_schema("shop:Open")["additionalProperties"] is True
 
 
 def test_the_short_form() -> None:
@@ -98,3 +128,12 @@ def test_the_vocabulary_is_prepared_while_the_model_is_loaded_and_only_for_forms
     params = Params(max_tokens=2, constraint=Constraint("regex", "(a|b)"))
     list(opened.model.stream([{"role": "user", "content": "Hi"}], params))
     assert len(made) == 1
+
+
+def test_a_server_prepares_it_before_it_is_ready():
+    opener = Opener(load_settings({}), tell=print)
+    served = models_of(opener, Settings(model="pocket")).first
+    model = served.read().model
+    with patch("mlxmtp.engine.model.TokenTable", side_effect=AssertionError("too late")):
+        params = Params(max_tokens=2, constraint=Constraint("regex", "(a|b)"))
+        list(model.stream([{"role": "user", "content": "Hi"}], params))

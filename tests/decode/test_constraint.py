@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.prefill import drained
 from mlxmtp.decode.sampling import Sampling, choose
 from mlxmtp.errors import MlxmtpError
@@ -37,7 +38,7 @@ class Language:
 
     def forced(self) -> list[int]:
         run: list[int] = []
-        for _ in range(12):
+        for _ in range(40):
             able = [token for token in range(self._vocab) if self._allows([*self.text, *run], token)]
             if len(able) != 1:
                 break
@@ -194,7 +195,7 @@ def test_a_dead_end_is_an_error_and_the_next_text_is_right():
 
 
 @pytest.mark.parametrize("in_flight", [0, 1])
-@pytest.mark.parametrize("drafts", [1, 3, "auto"])
+@pytest.mark.parametrize("drafts", [1, 3, 8, "auto"])
 @pytest.mark.parametrize("drafting", [False, True])
 def test_forced_tokens_are_drafts_that_need_no_drafter(drafting, drafts, in_flight):
     """Every fifth token is free, the others are not: where the target wants another spelling of them, it wins."""
@@ -210,3 +211,68 @@ def test_forced_tokens_are_drafts_that_need_no_drafter(drafting, drafts, in_flig
     assert tokens(rounds) == expected
     assert len(rounds) < 14
     assert any(round_.accepted == 4 for round_ in rounds) or language.asked > 5
+
+
+def test_the_drafter_goes_on_behind_forced_tokens():
+    """Two tokens are forced wherever one was free: a round has them and what the drafter knows of the free ones."""
+
+    def allows(text, token):
+        return len(text) % 3 == 0 or token == (7 * len(text) + text[-1]) % 128
+
+    plain = decode(decoder("e2b"), prompt("e2b"), 24, constraint=Language(allows))
+    engine = decoder("e2b", Oracle(prompt("e2b") + plain, 128), in_flight=0)
+    for _ in range(30):  # it is known to be right
+        engine.depth.observe(8, 8, 0.02)
+    language = Language(allows)
+    rounds = list(engine.rounds(prompt("e2b"), num_draft_tokens=8, constraint=language, max_tokens=25))
+    assert tokens(rounds)[:24] == plain
+    assert [len(one.tokens) for one in rounds] == [1, 9, 9, 6]
+
+
+@pytest.mark.parametrize("in_flight", [0, 1])
+@pytest.mark.parametrize("drafts", [0, 3, "auto"])
+def test_a_text_that_is_forced_to_its_end(drafts, in_flight):
+    """One document alone: fifteen of its tokens a round, in another order than any the target would choose."""
+    document = [(17 * place + 5) % 128 for place in range(33)]
+    language = Language(lambda text, token: token == document[len(text)] if len(text) < 33 else token == 1)
+    options = {"num_draft_tokens": drafts, "constraint": language, "max_tokens": 50, "stop": [1]}
+    rounds = list(decoder("31b", drafter("31b"), in_flight=in_flight).rounds(prompt("31b"), **options))
+    assert tokens(rounds) == [*document, 1]
+    assert len(rounds) == (34 if drafts == 0 else 4) or in_flight
+
+
+def test_forced_drafts_have_the_length_that_earns_most():
+    run, every = list(range(100, 115)), (0, 1, 3, 8, 15)
+    depth = DraftLength(limit=0)
+    assert depth.beside_forced(run[:1], 0, 99, 15, (0,), every) == (1, run[:1])
+    assert depth.beside_forced(run[:3], 0, 99, 15, (0,), every) == (3, run[:3])
+    assert depth.beside_forced(run, 0, 99, 15, (0,), every) == (15, run)
+    # Filled up, as long as another trace would cost more than it saves; one answer is too short for it.
+    assert depth.beside_forced(run[:2], 0, 6, 15, (0,), (0, 3)) == (3, [100, 101, 101])
+    depth = DraftLength()
+    for _ in range(30):
+        depth.observe(8, 8, 0.02)
+        depth.observe(0, 0, 0.01)
+    assert depth.beside_forced(run[:2], 8, 99, 15, (0, 8), every) == (8, run[:2])  # the drafter goes on
+    assert depth.beside_forced(run, 8, 99, 15, (0, 8), every) == (15, run)  # it has nothing to do
+    for _ in range(30):
+        depth.observe(8, 0, 0.02)
+    assert depth.beside_forced(run[:3], 8, 99, 15, (0, 8), every) == (3, run[:3])  # it is not worth its time
+    for _ in range(30):
+        depth.observe(15, 15, 0.3, given=15)
+    assert depth.beside_forced(run, 0, 99, 15, (0, 8), every)[0] < 15  # nor are so many rows
+    depth = DraftLength(fixed=3)
+    assert depth.beside_forced(run[:1], 3, 99, 15, (0, 3, 8), every)[0] in (1, 3)
+
+
+def test_rounds_with_given_drafts_say_nothing_of_the_drafter():
+    depth = DraftLength()
+    for _ in range(20):
+        depth.observe(3, 3, 0.02)
+    tokens = depth._accepted.tokens()
+    for _ in range(20):
+        depth.observe(8, 8, 0.02, given=8)
+        depth.observe(3, 0, 0.02, given=2)  # the target spells the forced text in another way
+    assert depth._accepted.tokens() == tokens
+    depth.observe(3, 2, 0.02, given=2)
+    assert depth._accepted.tokens() < tokens

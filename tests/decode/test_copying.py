@@ -134,7 +134,7 @@ def play(text: list[int], start: int, *, copies: bool, copy_cost: float = 2.4) -
             pairs = zip(depth.copying.proposed, text[at:], strict=False)
             right = next((i for i, (one, other) in enumerate(pairs) if one != other), COPIED)
         spent += cost
-        depth.observe(k, right, 0.01 * cost, text[at : at + right + 1])
+        depth.observe(k, right, 0.01 * cost, text[at : at + right + 1], given=k * (k == COPIED))
         at += right + 1
         depth.follow(text[:at])
     return spent

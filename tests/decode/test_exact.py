@@ -18,8 +18,8 @@ import pytest
 from mlxmtp.app.open import exact_of
 from mlxmtp.decode import decoder as decoder_module
 from mlxmtp.decode import exact
-from mlxmtp.decode.constraint import filled
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.exact import Passes, find_passes, probe, room_for
 from mlxmtp.decode.sampling import Sampling, near_ties
 from mlxmtp.errors import LoadError, UsageError
@@ -198,9 +198,10 @@ def test_more_drafts_than_exact_text_can_have():
 
 
 def test_forced_tokens_stay_within_the_limit():
-    assert len(filled(list(range(20)), 4)) == 4
-    assert len(filled(list(range(20)), 3)) == 2
-    assert filled([1, 2], 0) == []
+    for most in (4, 3, 0):
+        for k in (0, 8):
+            length, given = DraftLength().beside_forced([*range(20)], min(k, most), 99, most, (0, 3, 8), (0, 3, 8, 15))
+            assert length == len(given) <= most
 
 
 def test_near_ties_are_tokens_that_the_last_bits_decide():

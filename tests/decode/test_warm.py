@@ -126,10 +126,10 @@ def test_a_length_is_traced_beside_a_round_of_another(drafts, sampling, in_fligh
     rounds._asked = rounds._ready = {(kind, sampling.filters) for kind in range(3)}
     used: dict[int, list[int]] = {}  # by capacity
 
-    def seen(k: int, filters: Filters, capacity: int, real=rounds.get) -> object:
-        function, compiled = real(k, filters, capacity)
+    def seen(k: int, filters: Filters, capacity: int, *, drafting: bool = True, real=rounds.get) -> object:
+        function, compiled = real(k, filters, capacity, drafting=drafting)
         assert compiled
-        used.setdefault(capacity, []).append(k)
+        used.setdefault(capacity, []).extend([k] * drafting)
         return function, compiled
 
     def traced(k: int, filters: Filters, buffers: list[mx.array], capacity: int, real=rounds.trace) -> None:

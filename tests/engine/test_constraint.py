@@ -38,7 +38,14 @@ DECLARATIONS = (Path(__file__).parent / "declarations.jsonl").read_text(encoding
 # descriptions, defaults and editors' own keys.
 STORED = (Path(__file__).parent / "schemastore.jsonl").read_text(encoding="utf-8").splitlines()
 
+# What tools of coding agents take (Claude Code 2.1.197, Codex 0.171.0, opencode 1.18.33, as they sent them), by name,
+# without descriptions, titles and defaults.
+AGENTS = (Path(__file__).parent / "agents.jsonl").read_text(encoding="utf-8").splitlines()
+
 BY_HAND: dict[str, Any] = {
+    "names that are texts": {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": False,
+                             "properties": {"propertyNames": {"type": "string", "maxLength": 2},
+                                            "const": {"const": {"propertyNames": True}}}, "required": ["const"]},
     "recursion": {"$defs": {"tree": {"type": "object", "properties": {"v": {"type": "integer"}, "kids": {
         "type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 2}}, "required": ["v"],
         "additionalProperties": False}}, "$ref": "#/$defs/tree"},
@@ -115,6 +122,16 @@ def test_every_document_is_one_of_its_schema(part):
             jsonschema.validate(json.loads(text), schema)
     assert len(lines) > 75
     assert endless < 8  # any object, for ever
+
+
+def test_every_document_is_one_for_a_tool_of_an_agent():
+    for line in AGENTS:
+        ((name, schema),) = json.loads(line).items()
+        Constraint.schema(schema).check()
+        text = written(Constraint.schema(schema), name, 400)
+        assert text is not None or name == "WebFetch", "an address without end"
+        if text is not None:
+            jsonschema.validators.validator_for(schema)(schema).validate(json.loads(text))
 
 
 @pytest.mark.parametrize("part", range(3))
@@ -270,3 +287,12 @@ def test_an_answer_that_was_cut_goes_on_in_its_form(pocket):
     jsonschema.validate(json.loads(begun + rest), PERSON)
     with pytest.raises(UsageError, match="does not fit"):
         pocket.stream([question, {"role": "assistant", "content": "I am"}], params, continues=True)
+
+
+def test_a_grammar_without_an_end_stops_at_the_limit(pocket):
+    constraint = Constraint("grammar", 'start: "[" next\nnext: %json {"const": "x"} next')
+    constraint.check()  # what is in a grammar beside plain Lark is not looked into
+    for drafts in (0, "auto"):
+        text, _, reason, complete = answer(pocket, constraint, temp=0.0, max_tokens=40, num_draft_tokens=drafts)
+        assert (reason, complete) == ("length", False)
+        assert text.startswith('["x"')
