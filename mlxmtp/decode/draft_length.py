@@ -117,7 +117,7 @@ class DraftLength:
             cost = self._given_cost(length)
             price = self._price * cost if checked and length not in checked else 0.0
             times[length, False] = left * cost / (min(length, len(forced)) + 1) + price
-        for length in {k} if self.fixed is not None or not traced else set(LENGTHS).intersection(traced):
+        for length in {k} if self.fixed is not None or not traced else set(self.lengths).intersection(traced):
             if len(forced) < length <= min(self.limit, most):
                 gained = len(forced) + tokens[length - len(forced)]
                 times[length, True] = left * self._drafted_cost(length) / gained
