@@ -112,7 +112,7 @@ def test_anthropic_with_a_tool_round(served: Running, anthropic_client: Any) -> 
     assert (second.content[0].text, second.stop_reason) == ("Warm.", "end_turn")
     assert second.usage.input_tokens + second.usage.cache_read_input_tokens == counted
     image = {"type": "image", "source": {"type": "url", "url": "http://127.0.0.1/x.png"}}
-    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.type: 'image'"):
+    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.source\.url: nothing"):
         anthropic_client.messages.create(model="fake", max_tokens=9, messages=[{"role": "user", "content": [image]}])
 
 
