@@ -135,7 +135,7 @@ class Settings:
         "an installed model, else pocket", commands=_NAMING, environment="MLXMTP_MODEL")
     url: str | None = setting(
         "--url URL", name_of("a server"), "Server that answers, in place of a model here. Also MLXMTP_URL.",
-        "none; `connect`: http://127.0.0.1:8765", commands=("ask", "chat", "connect"), environment="MLXMTP_URL")
+        "none; `connect`: http://127.0.0.1:8765", commands=("ask", "chat", "map", "connect"), environment="MLXMTP_URL")
     system: str | None = setting(
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",
         "none", commands=("ask", "chat", "map", "bench"))
@@ -219,7 +219,7 @@ class Settings:
     cache_gb: float | None = setting(
         "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
     parallel: int | None = setting(
-        "--parallel N", number(STREAMS), "Answers at a time.", "4; `serve`: 1", commands=("map", "serve"))
+        "--parallel N", number(STREAMS), "Answers at a time.", "4", commands=("map", "serve"))
     host: str | None = setting(
         "--host ADDRESS", name_of("an interface"), "Address to listen on; others than this machine's need a key.",
         "127.0.0.1", **_SERVING)

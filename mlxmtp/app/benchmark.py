@@ -30,6 +30,7 @@ class Request:
     form: Format = "md"
     output: Path | None = None
     plot: Path | None = None
+    streams: tuple[int, ...] = ()  # numbers of answers at a time: another benchmark, `StreamsBenchmark`
 
 
 class Benchmark:
@@ -72,6 +73,16 @@ class Benchmark:
         self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment.environment())
 
     @property
+    def cautions(self) -> list[str]:
+        """Sentences that speak against measuring now."""
+        return self.report.environment.cautions
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All that was measured."""
+        return self.report.samples
+
+    @property
     def runs(self) -> int:
         """The number of measured runs."""
         return sum(runner.runs for runner in self._runners)
@@ -103,16 +114,16 @@ class Benchmark:
             else:
                 forms.callback(lambda: self._deliver(formats.report_text(report, request.form)))
             if request.plot is not None:
-                forms.callback(_failure_named(request.plot)(plot.write_plot), report, request.plot)
+                forms.callback(failure_named(request.plot)(plot.write_plot), report, request.plot)
 
     def _deliver(self, text: str, *, append: bool = False) -> None:
         if self._request.output is None:
             self._write(text)
         elif append:
-            with _failure_named(self._request.output), self._request.output.open("a", encoding="utf-8") as file:
+            with failure_named(self._request.output), self._request.output.open("a", encoding="utf-8") as file:
                 file.write(text)
         else:
-            _failure_named(self._request.output)(write_atomically)(self._request.output, text)
+            failure_named(self._request.output)(write_atomically)(self._request.output, text)
 
 
 def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None, write: Callable[[str], None]) -> None:
@@ -121,13 +132,14 @@ def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None
     comparison = compare.compare_reports(before, after, (str(paths[0]), str(paths[1])))
     text = formats.comparison_text(comparison, form)
     if output is not None:
-        _failure_named(output)(write_atomically)(output, text)
+        failure_named(output)(write_atomically)(output, text)
         text = formats.comparison_text(comparison)
     write(text)
 
 
 @contextmanager
-def _failure_named(path: Path) -> Iterator[None]:
+def failure_named(path: Path) -> Iterator[None]:
+    """Raise MlxmtpError with the name of the file if it cannot be written."""
     try:
         yield
     except OSError as error:

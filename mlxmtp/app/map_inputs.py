@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlxmtp.chat.material import decoded, read_text
 from mlxmtp.engine.media import IMAGE_TOKENS
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
@@ -55,7 +56,7 @@ def items_of_files(template: str, files: Sequence[Path]) -> list[Item]:
         raise UsageError('PROMPT needs {} where the text of a file belongs: "Summarise: {}".')
     return [
         Item(str(file), str(file), template, file) if _is_picture(file) else
-        Item(str(file), str(file), template.replace("{}", _text(file)))
+        Item(str(file), str(file), template.replace("{}", read_text(str(file))))
         for file in files
     ]  # fmt: skip
 
@@ -66,7 +67,7 @@ def items_of_lines(template: str, source: Path) -> list[Item]:
     if not names:
         raise UsageError('PROMPT needs {name} where a field of the lines belongs: "Translate: {text}".')
     items = []
-    for number, line in enumerate(_text(source).splitlines(), 1):
+    for number, line in enumerate(_lines(source), 1):
         if not line.strip():
             continue
         try:
@@ -103,14 +104,12 @@ def _is_picture(path: Path) -> bool:
         return False
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file, of which there may be more than of a text to be read at once."""
     try:
-        data = path.read_bytes()
+        return decoded(path.read_bytes(), str(path))[0].split("\n")  # no others: a string of JSON may hold them
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
-    if b"\0" in data:
-        raise UsageError(f"{path} is no text: give text files.")
-    return data.decode("utf-8", "replace")
 
 
 class Answers:

@@ -1,4 +1,4 @@
-"""The model of a running server in place of one here, for `ask --url` and `chat --url`."""
+"""The model of a running server in place of one here: `ask --url`, `chat --url`, `map --url`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from typing import Any
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote import Chunks, Remote, arguments_in, sent
 from mlxmtp.app.remote_media import Sent, as_sent
+from mlxmtp.app.served_streams import ServedStreams
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import Call, End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.media import Media, media_in
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
+from mlxmtp.engine.seat import Seat
 from mlxmtp.engine.stats import Stats
+from mlxmtp.engine.streams import Streams
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import ModelNotFound
@@ -155,6 +158,15 @@ class ServedModel(Model):
             body["continue_final_message"] = True
         return RemoteAnswer(self._remote.chat(body), on_prefill)
 
+    def streams(self, parallel: int) -> Streams:
+        """Return what asks for so many answers at a time."""
+        return ServedStreams(parallel)
+
+    def seated(self, seat: Seat) -> Model:
+        """Return this model: the server finds a place for the answer."""
+        del seat
+        return self
+
     def learned(self) -> dict[str, Any]:
         return {}
 
@@ -228,8 +240,12 @@ class RemoteAnswer(Answer):
 
     def close(self) -> None:
         """Stop here; the server hears of it."""
-        self._chunks.close()
+        self.leave()
         self._events.close()
+
+    def leave(self) -> None:
+        """Tell the server to stop, from any thread."""
+        self._chunks.close()
 
     def _run(self) -> Generator[Event, None, None]:
         for chunk in self._arriving():

@@ -92,7 +92,7 @@ def _comparison_markdown(comparison: Comparison) -> str:
         place = [line.case.model, _length(line.case), draft_label(line.num_draft_tokens), line.kind or "all", line.what]
         values = [f"{side.text(1, factor)} {unit}" for side in (line.a, line.b)]
         table.append([*place, *values, f"{line.b_over_a:.3f}", line.verdict])
-    parts.append(_table(header, table))
+    parts.append(markdown_table(header, table))
     return "\n\n".join(parts) + "\n"
 
 
@@ -126,7 +126,7 @@ def _speeds(rows: Sequence[Row]) -> str:
         accepted = [_percent(speed.acceptance), f"{speed.tokens_per_pass:.2f}"]
         memory = f"{row.peak_memory / 1e6:,.0f} MB"
         table.append([*_place(row), speed.generation_tps.text(1), gain, *accepted, memory, same])
-    return _table(header, table)
+    return markdown_table(header, table)
 
 
 def _times(rows: Sequence[Row]) -> str:
@@ -143,7 +143,7 @@ def _times(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     note = "A wait is the time between two moments at which text appears; the tokens of a round appear at once."
-    return f"{_table(header, table)}\n\n{note}"
+    return f"{markdown_table(header, table)}\n\n{note}"
 
 
 def _kinds(cases: Sequence[CaseSummary]) -> str:
@@ -160,7 +160,7 @@ def _kinds(cases: Sequence[CaseSummary]) -> str:
         for case in cases
         for kind in case.kinds
     ]
-    told = _table(["model", "prompt", "text", *map(draft_label, lengths)], table)
+    told = markdown_table(["model", "prompt", "text", *map(draft_label, lengths)], table)
     return f"{told}\n\nPlain in tok/s; the others in times plain, with the share of drafts accepted."
 
 
@@ -171,7 +171,7 @@ def _positions(rows: Sequence[Row]) -> str:
     for row in drafted:
         shares = [_percent(share) for share in row.acceptance_by_position]
         table.append([*_place(row), *shares, *[""] * (most - len(shares))])
-    return _table(["model", "prompt", "drafts", *(f"{place}." for place in range(1, most + 1))], table)
+    return markdown_table(["model", "prompt", "drafts", *(f"{place}." for place in range(1, most + 1))], table)
 
 
 def _costs(cases: Sequence[CaseSummary]) -> str:
@@ -186,7 +186,7 @@ def _costs(cases: Sequence[CaseSummary]) -> str:
             table.append([*place, *times, speed, predicted])
     header = ["model", "prompt", "K", "rounds", "measured", "a + b K", "tok/s measured", "tok/s predicted"]
     note = "Measured speeds also hold pauses of the machine, and rounds that the end of a run cut off."
-    return f"{_table(header, table)}\n\n{note}"
+    return f"{markdown_table(header, table)}\n\n{note}"
 
 
 def _environment(report: Report) -> Iterator[str]:
@@ -213,7 +213,7 @@ def _environment(report: Report) -> Iterator[str]:
     yield f"{asked.texts} texts ({suites}), {plan.max_tokens} new tokens each, {repeated}, seed {asked.seed}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a markdown table with aligned columns, without a first column that says the same everywhere."""
     grid = [list(header), *([value.replace("|", "\\|").replace("\n", " ") for value in row] for row in rows)]
     if len({row[0] for row in grid[1:]}) == 1 and header[0] == "model":

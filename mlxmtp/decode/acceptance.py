@@ -33,6 +33,8 @@ class Acceptance:
     _weights: list[float] = field(init=False)
     _text: list[tuple[int, int]] = field(init=False)
     """Of this text: accepted and drafted, by position."""
+    _tokens: list[float] = field(init=False, default_factory=list)
+    """What `tokens` gave, as long as it holds: plain rounds, many while drafting is parked, change nothing."""
 
     def __post_init__(self) -> None:
         self._mean = [_PRIOR] * self.positions
@@ -43,8 +45,11 @@ class Acceptance:
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Take in a round: ``drafted`` tokens, of which the first ``accepted`` were accepted."""
+        if not drafted:
+            return
+        self._tokens = []
         for hits, seen, decay in zip(self._hits, self._seen, _DECAY, strict=True):
-            for i in range(self.positions if drafted else 0):
+            for i in range(self.positions):
                 hits[i] *= decay
                 seen[i] *= decay
         before = None
@@ -60,14 +65,21 @@ class Acceptance:
                 seen[i] += 1
             self._text[i] = self._text[i][0] + hit, self._text[i][1] + 1
 
-    def tokens(self) -> list[float]:
-        """Return the expected tokens of a round with k = 0, 1, ... drafts: 1 + a_1 + a_1 a_2 + ... + a_1 ... a_k."""
+    def tokens(self, most: int | None = None) -> list[float]:
+        """Return the expected tokens of a round with k = 0, 1, ... drafts: 1 + a_1 + a_1 a_2 + ... + a_1 ... a_k.
+
+        ``most``: drafts up to which they are needed (None: all).
+        """
+        positions = self.positions if most is None else min(most, self.positions)
+        if len(self._tokens) > positions:
+            return self._tokens
         found, total, product, before = [1.0], 1.0, 1.0, None
-        for i in range(self.positions):
+        for i in range(positions):
             before = self._together(self._forecasts(i, before))
             product *= before
             total += product
             found.append(total)
+        self._tokens = found
         return found
 
     def mean(self) -> tuple[list[float], int]:
@@ -82,6 +94,7 @@ class Acceptance:
 
     def begin(self) -> None:
         """Begin another text: what was seen counts for at most so many observations of it."""
+        self._tokens = []
         self._mean, self.texts = self.mean()
         self._text = [(0, 0)] * self.positions
         for hits, seen in zip(self._hits, self._seen, strict=True):
@@ -92,6 +105,7 @@ class Acceptance:
 
     def start_from(self, mean: Sequence[float], texts: int) -> None:
         """Begin with what `mean` gave."""
+        self._tokens = []
         self._mean[: len(mean)], self.texts = mean[: self.positions], min(texts, _TEXTS)
 
     def _together(self, forecasts: Sequence[float]) -> float:

@@ -153,13 +153,14 @@ class Decoder:
         return self.live.state(length)
 
     def import_state(self, state: CacheState) -> None:
-        """Go on from ``state``. Raises ValueError if the buffers are another model's; nothing is changed then."""
+        """Go on from ``state``, or hold it as one of several texts: another may be on its way. Raises ValueError if the
+        buffers are another model's; nothing is changed then."""
         rings = None if state.place is None else state.place.rings
         cache = self._cache if self.texts is None else KVCache(self.target.cache_spec, self.target.dtype)
         cache.fill(state.buffers, len(state.tokens), state.newest, rings)
         if self.texts is not None:
-            self._settle()
-            self.texts.add(self.live)
+            self.texts.add(HeldText(cache, list(state.tokens), len(state.tokens), Snapshots(state.place)))
+            return
         self._cache = cache
         self._request += 1
         self._snapshots = Snapshots(state.place)

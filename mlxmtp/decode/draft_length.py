@@ -7,7 +7,7 @@ from typing import Any
 
 from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.copying import Copying
-from mlxmtp.decode.round_times import RoundTimes
+from mlxmtp.decode.round_times import TOKEN, RoundTimes
 from mlxmtp.limits import COPIED, MAX_DRAFT
 
 LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8)
@@ -48,14 +48,17 @@ class DraftLength:
     * a length is traced before it runs, at a price. So what counts is the time of the tokens to come, R / speed(K) +
       price of K. R is as many as there have been, as far as there is room. Early in an answer only RUNGS are traced.
 
-    ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter.
+    ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter. ``lengths`` are all
+    candidates, ``token`` is what a draft token costs in plain rounds, as far as one can guess.
     """
 
     limit: int = MAX_DRAFT
     fixed: int | None = None
     copying: Copying | None = None
+    lengths: Sequence[int] = LENGTHS
+    token: float = TOKEN
     _accepted: Acceptance = field(default_factory=lambda: Acceptance(MAX_DRAFT))
-    _times: RoundTimes = field(default_factory=lambda: RoundTimes(LENGTHS))
+    _times: RoundTimes = field(init=False)
     _tried: int = 1
     _probe: int = 1
     _price: float = _PRICE
@@ -64,6 +67,9 @@ class DraftLength:
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
     _rows: int = 0  # that rounds attend to, as far as known
+
+    def __post_init__(self) -> None:
+        self._times = RoundTimes(self.lengths, self.token)
 
     def choose(self, room: int = _ENDLESS, traced: Collection[int] | None = None) -> int:
         """The draft length of the next round of an answer with ``room`` for so many tokens; ``traced`` are free (None:
@@ -76,8 +82,8 @@ class DraftLength:
         if self.limit == 0 and self.copying is None:
             return 0
         left = min(room, max(self._said, _TO_COME))
-        traced = (*LENGTHS, COPIED) if traced is None else traced
-        early = self._said < _SHORT
+        traced = (*self.lengths, COPIED) if traced is None else traced
+        early = self._said < _SHORT and len(self.lengths) > len(RUNGS)
         speeds = {k: speed for k, speed in self._speeds().items() if k in RUNGS or k in traced or not early}
         hopes = self._hopes(speeds)
         times = {k: left * math.exp(-hopes.get(k, 0.0)) / speed for k, speed in speeds.items()}
@@ -90,7 +96,7 @@ class DraftLength:
             price = self._price * cost if traced and COPIED not in traced else 0.0
             if (1 + _WORTHWHILE) * (left * cost / min(tokens, left) + price) < times[best]:
                 return COPIED
-        self._probe = min((k for k in LENGTHS[1:] if k in traced), default=1)
+        self._probe = min((k for k in self.lengths[1:] if k in traced), default=1)
         if best == 0 and self.limit and self._saved >= self._stake():
             self._saved = 0.0
             return self._probe
@@ -111,7 +117,7 @@ class DraftLength:
             cost = self._given_cost(length)
             price = self._price * cost if checked and length not in checked else 0.0
             times[length, False] = left * cost / (min(length, len(forced)) + 1) + price
-        for length in {k} if self.fixed is not None or not traced else set(LENGTHS).intersection(traced):
+        for length in {k} if self.fixed is not None or not traced else set(self.lengths).intersection(traced):
             if len(forced) < length <= min(self.limit, most):
                 gained = len(forced) + tokens[length - len(forced)]
                 times[length, True] = left * self._drafted_cost(length) / gained
@@ -163,7 +169,7 @@ class DraftLength:
         self._tried = max(self._tried, k)
         if accepted >= given:
             self._accepted.observe(k - given, accepted - given)
-        if seconds is not None and k in LENGTHS:
+        if seconds is not None and k in self.lengths:
             self._times.observe(k, seconds)
         if k == 0:
             self._saved += PROBING
@@ -186,7 +192,11 @@ class DraftLength:
 
     def _drafted_cost(self, k: int) -> float:
         """Time of a round with ``k`` drafts in plain rounds, also of lengths that are no candidates."""
-        return self._times.cost(k) if k in LENGTHS else 1 + (self._times.cost(MAX_DRAFT) - 1) * k / MAX_DRAFT
+        return (
+            self._times.cost(k)
+            if k in self.lengths
+            else 1 + (self._times.cost(self.lengths[-1]) - 1) * k / self.lengths[-1]
+        )
 
     def _given_cost(self, k: int) -> float:
         """Time of a round whose ``k`` drafts are given, in plain rounds."""
@@ -200,7 +210,7 @@ class DraftLength:
 
     def accepted(self) -> float | None:
         """Expected share of first draft tokens that are accepted; None before anything was drafted."""
-        return self._accepted.tokens()[1] - 1 if self.acceptance()[1] else None
+        return self._accepted.tokens(1)[1] - 1 if self.acceptance()[1] else None
 
     def acceptance(self) -> tuple[list[float], int]:
         """Mean share of drafts accepted, by position, and the number of texts that it was taken of."""
@@ -208,7 +218,7 @@ class DraftLength:
 
     def price(self) -> float | None:
         """Time of one more draft token in units of a plain round; None until that is known."""
-        longest = max(filter(self._knows, LENGTHS), default=None)
+        longest = max(filter(self._knows, self.lengths), default=None)
         return None if longest is None else (self._times.cost(longest) - 1) / longest
 
     def learned(self) -> dict[str, Any]:
@@ -265,8 +275,8 @@ class DraftLength:
 
     def _speeds(self) -> dict[int, float]:
         """Expected tokens in the time of a plain round, by length."""
-        tokens = self._accepted.tokens()
-        return {k: tokens[k] / self._times.cost(k) for k in LENGTHS if k <= self.limit}
+        tokens = self._accepted.tokens(self.limit)
+        return {k: tokens[k] / self._times.cost(k) for k in self.lengths if k <= self.limit}
 
     def _hopes(self, speeds: dict[int, float]) -> dict[int, float]:
         """By how much the logarithm of each time may turn out smaller, beside that of the best length measured."""
@@ -280,7 +290,7 @@ class DraftLength:
 
     def _stake(self) -> float:
         """Return the expected loss of a probe, in plain rounds."""
-        return max(self._times.cost(self._probe) - self._accepted.tokens()[self._probe], _WORTHWHILE)
+        return max(self._times.cost(self._probe) - self._accepted.tokens(self._probe)[self._probe], _WORTHWHILE)
 
 
 def _least(times: dict[int, float]) -> int:

@@ -6,25 +6,30 @@ never on its slot or on what its neighbours do.
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 
 from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.batch_round import Slots
 from mlxmtp.decode.compile import BatchRounds
+from mlxmtp.decode.decoder import AHEAD
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.mixed_sampling import choices, kind_of
 from mlxmtp.decode.round import Round, State
+from mlxmtp.decode.round_times import TOKEN
 from mlxmtp.decode.sampling import Sampling
 from mlxmtp.limits import MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
 from mlxmtp.models.kv_cache import KVCache
 
-_LONGEST = 3  # drafts of several texts: rows add up, and each length is a trace for each number of slots
+LENGTHS = (0, 1, 3)
+"""Drafts of several texts: rows add up, and each length is a trace for each number of slots."""
+_CROWD = 0.7  # exponent: a draft token for B texts costs B ** 0.7 of one, a plain round a little more than one (CPU)
+_PATIENCE = 12  # rounds with half of the slots empty before there are fewer: another number is another trace
 _GAP = 0.2  # share of a round's time that may pass outside: beyond, it is no measure of the round
 
 
@@ -51,10 +56,10 @@ class Stream:
     def over(self) -> bool:
         return self.room <= 0 or self.tokens[-1] in self.stop
 
-    def expected(self) -> list[float]:
-        """Return the expected tokens of a round with 0, 1, ... drafts."""
-        tokens, limit = self.acceptance.tokens(), MAX_DRAFT if self.limit is None else self.limit
-        return [tokens[min(k, limit)] for k in range(len(tokens))]
+    def expected(self, most: int) -> list[float]:
+        """Return the expected tokens of a round with 0, 1, ... ``most`` drafts."""
+        tokens = self.acceptance.tokens(most)[: most + 1]
+        return tokens if self.limit is None else [tokens[min(k, self.limit)] for k in range(len(tokens))]
 
 
 class _Sent(NamedTuple):
@@ -62,6 +67,7 @@ class _Sent(NamedTuple):
     report: mx.array
     streams: list[Stream | None]
     timed: bool
+    traced: int | None  # the length that was traced before it or beside it
 
 
 class Lane:
@@ -76,7 +82,8 @@ class Lane:
         self._used: set[tuple[object, ...]] = set()
         self._has_compiled = False
         self._ended = 0.0
-        self.acceptance: tuple[Sequence[float], int] = (), 0  # the mean of so many texts, for those that join
+        self._half_empty = 0  # rounds for which so few texts have been here
+        self.acceptance: tuple[list[float], int] = [], 0  # the mean of so many texts, for those that join
         self._empty()
 
     def _empty(self) -> None:
@@ -97,13 +104,33 @@ class Lane:
     def capacity(self) -> int:
         return self._cache.capacity
 
-    def join(self, stream: Stream, text: KVCache, hidden: mx.array) -> None:
-        """Take in a text: ``text`` holds all positions but the last token's, ``hidden`` [1, H] predicted that token."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(buffer.nbytes for buffer in self._cache.buffers)
+
+    def nbytes_with(self, rows: int, expected: int) -> int:
+        """Return the bytes after a text of so many rows has joined, among ``expected`` ones."""
+        slots = self._slots_for(expected)
+        return slots * self._cache.spec.nbytes(self._cache.dtype, max(self._cache.capacity, rows + self._margin))
+
+    def _slots_for(self, expected: int) -> int:
+        """Return the number of slots when another text has come: no more, as long as one is empty."""
+        if None in self._streams:
+            return len(self._streams)
+        return 1 << (max(len(self._streams) + 1, expected) - 1).bit_length()
+
+    def join(self, stream: Stream, text: KVCache, hidden: mx.array, *, expected: int = 1) -> None:
+        """Take in a text: ``text`` holds all positions but the last token's, ``hidden`` [1, H] predicted that token.
+
+        ``expected``: so many texts will soon be here, so that they need not begin with fewer slots.
+        """
         with self._computing():
             if None not in self._streams:
-                self._arrange(range(len(self._streams)), max(1, 2 * len(self._streams)))
+                self._arrange(range(len(self._streams)), self._slots_for(expected))
             slot = self._streams.index(None)
-            self._cache.reserve(max(len(stream.tokens), text.newest + 1) + self._margin)
+            rows = len(stream.tokens) + min(stream.room, AHEAD)
+            self._cache.reserve(max(rows, text.newest + 1) + self._margin)
             self._cache.put(slot, text, stream.rows)
             bonus, states, offset = self._state
             bonus[slot], states[slot], offset[slot] = stream.tokens[-1], hidden[0], stream.rows
@@ -124,18 +151,17 @@ class Lane:
             text = self._cache.take(slot, stream.rows, max(stream.newest, stream.rows - 1)) if keep else None
             self._state.offset[slot] = 1  # what is still written there lies at the beginning
             self._streams[slot], self._slots = None, None
-            held = [i for i, one in enumerate(self._streams) if one is not None]
-            if not held:
+            if not self.streams:
                 self._settle()
                 self._empty()
-            elif 2 * len(held) <= len(self._streams):
-                self._arrange(held, len(self._streams) // 2)
         return text
 
     def step(self) -> list[tuple[Stream, Round]]:
         """Return what the next round gives every text; a text that is over leaves by `leave`."""
         if not self.streams:
             return []
+        with self._computing():
+            self._narrow()
         began = time.perf_counter()
         with self._computing():
             while len(self._sent) <= self._in_flight:
@@ -150,7 +176,7 @@ class Lane:
         since = began if not self._in_flight or self._ended == 0 else self._ended
         timed = sent.timed and began - since <= _GAP * (ended - since)
         accepted = round(sum(one.accepted for _, one in steps) / max(len(steps), 1))
-        self._depth(len(sent.streams)).observe(sent.k, accepted, ended - since, timed=timed)
+        self._depth(len(sent.streams)).observe(sent.k, accepted, ended - since, timed=timed, traced=sent.traced)
         self._ended = ended
         return steps
 
@@ -170,6 +196,14 @@ class Lane:
     def _settle(self) -> None:
         while self._sent:
             mx.eval(self._sent.popleft().report)
+
+    def _narrow(self) -> None:
+        """Give half of the slots up if they have been empty for some rounds."""
+        held = [i for i, one in enumerate(self._streams) if one is not None]
+        self._half_empty = self._half_empty + 1 if 2 * len(held) <= len(self._streams) else 0
+        if self._half_empty > _PATIENCE:
+            self._half_empty = 0
+            self._arrange(held, len(self._streams) // 2)
 
     def _arrange(self, held: Sequence[int], slots: int) -> None:
         """Put the texts of the slots ``held`` into the first of ``slots``."""
@@ -193,15 +227,18 @@ class Lane:
         kind, capacity, depth = (slots, *self._kinds), self._cache.capacity, self._depth(slots)
         depth.attend_to(capacity)
         traced = self._rounds.traced(kind, capacity)
-        k = depth.choose(max(one.room for one in here), traced)
+        wanted = k = depth.choose(max(one.room for one in here), traced)
         self._rounds.build(k, kind)
+        if depth.fixed is None and traced and k not in traced and self._rounds.built(k, kind):
+            k = depth.among(traced)  # the other is traced while the device works on this one
         function, compiled = self._rounds.get(k, kind, capacity)
         if compiled and not self._has_compiled:
             self._has_compiled = True
             for other in self._depths.values():
                 other.forget_times()
         use = (k, kind, compiled, capacity)
-        timed = use in self._used and compiled == self._has_compiled
+        new = wanted if compiled and wanted not in traced else None
+        timed = use in self._used and compiled == self._has_compiled and new is None
         self._used.add(use)
         for one in here:
             one.newest = max(one.newest, one.rows + ahead + k)
@@ -209,7 +246,9 @@ class Lane:
         state, self._cache.buffers, report = function(self._state, self._cache.buffers, self._slots)
         self._state = State(*state)
         mx.async_eval(report, *self._state, *self._cache.buffers)
-        return _Sent(k, report, streams, timed)
+        if k != wanted:
+            self._rounds.trace(wanted, kind, self._cache.buffers, capacity)
+        return _Sent(k, report, streams, timed, new)
 
     def _refresh(self) -> None:
         """Bring what is asked of the texts to the device, after one has joined or left."""
@@ -242,10 +281,23 @@ class Lane:
 
     def _depth(self, slots: int) -> DraftLength:
         if slots not in self._depths:
-            longest = MAX_DRAFT if slots == 1 else _LONGEST
-            limit = longest if self._rounds.drafts else 0
-            self._depths[slots] = DraftLength(limit, _accepted=_Together(self))
+            limit, together = max(LENGTHS) if self._rounds.drafts else 0, _Together(self)
+            if slots == 1:
+                depth = DraftLength(MAX_DRAFT if limit else 0, _accepted=together)
+            else:
+                depth = DraftLength(limit, lengths=LENGTHS, token=TOKEN * slots**_CROWD, _accepted=together)
+            self._depths[slots] = depth
         return self._depths[slots]
+
+    def learned(self) -> dict[str, Any]:
+        """Return what `DraftLength.learned` returns, by number of slots."""
+        depths = list(self._depths.items())  # asked from another thread, too
+        return {str(slots): learned for slots, depth in depths if (learned := depth.learned())}
+
+    def start_from(self, learned: Mapping[str, Any]) -> None:
+        """Begin with what `learned` gave. Raises ValueError for anything else."""
+        for slots, known in learned.items():
+            self._depth(int(slots)).start_from(known)
 
 
 class _Together(Acceptance):
@@ -255,7 +307,18 @@ class _Together(Acceptance):
         super().__init__(MAX_DRAFT)
         self._lane = lane
 
-    def tokens(self) -> list[float]:
+    def tokens(self, most: int | None = None) -> list[float]:
         """Return the expected tokens of a round per text."""
-        each = [stream.expected() for stream in self._lane.streams]
-        return [sum(of_length) / len(each) for of_length in zip(*each, strict=True)] if each else super().tokens()
+        each = [stream.expected(MAX_DRAFT if most is None else most) for stream in self._lane.streams]
+        return [sum(of_length) / len(each) for of_length in zip(*each, strict=True)] if each else super().tokens(most)
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """Leave that to the texts."""
+
+    def mean(self) -> tuple[list[float], int]:
+        """Return the mean share accepted by position, over the texts that have left, and their number."""
+        return self._lane.acceptance
+
+    def start_from(self, mean: Sequence[float], texts: int) -> None:
+        """Begin with what `mean` gave."""
+        self._lane.acceptance = list(mean), texts

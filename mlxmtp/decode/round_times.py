@@ -16,7 +16,8 @@ _TAKES_OVER = 0.1  # added when compiled rounds take over: they are faster, in n
 
 @dataclass(slots=True)
 class RoundTimes:
-    """The belief about the seconds of a round for each of ``lengths``, the first of which is 0.
+    """The belief about the seconds of a round for each of ``lengths``, the first of which is 0. ``token``: the price of
+    a draft token in plain rounds, before anything is measured.
 
     The logarithms x(K) are jointly Gaussian. They share the machine's pace (a constant), the price of a draft token
     (t = a + b K in first order, so d_K = K / (1 + b K) in the logarithm) and what any draft costs; every length has a
@@ -32,13 +33,14 @@ class RoundTimes:
     """
 
     lengths: Sequence[int]
+    token: float = TOKEN
     _x: list[float] = field(init=False)
     _sigma: list[list[float]] = field(init=False)
     measured: set[int] = field(default_factory=set)
     """Lengths timed since the rounds became what they are now."""
 
     def __post_init__(self) -> None:
-        self._x = [math.log1p(TOKEN * k) for k in self.lengths]
+        self._x = [math.log1p(self.token * k) for k in self.lengths]
         slope = [_SLOPE * d for d in self._slopes()]
         first = [_FIRST * (k > 0) for k in self.lengths]
         self._sigma = [
@@ -108,7 +110,7 @@ class RoundTimes:
 
     def _slopes(self) -> list[float]:
         """d x(K) / d b of x(K) = log(1 + b K)."""
-        return [k / (1 + TOKEN * k) for k in self.lengths]
+        return [k / (1 + self.token * k) for k in self.lengths]
 
     def _widen(self, pace: float, own: float) -> None:
         for i, row in enumerate(self._sigma):

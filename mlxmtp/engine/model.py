@@ -53,6 +53,8 @@ class Model:
         self.kv_bits = kv_bits  # of keys and values of full layers; None: as they are computed
         self._decoder, self._tokenizer = decoder, tokenizer
         self._seat: Seat | None = None  # of one answer among several, instead of the decoder
+        self._streams: Streams | None = None  # the last ones
+        self._known_together: dict[str, Any] = {}  # about drafting in rounds of several texts, from before
         self._tables: list[TokenTable] = []  # the one of the vocabulary, once a constraint needed it
 
     @classmethod
@@ -232,7 +234,10 @@ class Model:
         """Return a scheduler of at most `parallel` answers at once; while it has any, nothing else may be asked."""
         from mlxmtp.engine.streams import Streams
 
-        return Streams(self._decoder, parallel, alone=self.exact == "on")
+        streams = Streams(self._decoder, parallel, alone=self.exact == "on")
+        streams.start_from(self._together())
+        self._streams = streams
+        return streams
 
     def stream_many(
         self, conversations: Iterable[Sequence[Message]], params: Params | None = None, *, parallel: int = 4
@@ -265,11 +270,25 @@ class Model:
 
     def learned(self) -> dict[str, Any]:
         """Return what was found out about drafting here, as JSON; empty until there is something to know."""
-        return self._decoder.depth.learned()
+        learned, together = self._decoder.depth.learned(), self._together()
+        return {**learned, "together": together} if together else learned
+
+    def _together(self) -> dict[str, Any]:
+        """Return what was found out in rounds of several texts."""
+        return {**self._known_together, **({} if self._streams is None else self._streams.learned())}
 
     def start_from(self, learned: Mapping[str, Any]) -> None:
         """Begin with what `learned` returned in another process. Raises ValueError for anything else."""
-        self._decoder.depth.start_from(learned)
+        from mlxmtp.decode.draft_length import DraftLength
+
+        together = learned.get("together", {})
+        if not isinstance(together, dict) or not all(size.isdecimal() for size in together):
+            raise ValueError("this is not what was learned of several texts")
+        for known in together.values():
+            DraftLength().start_from(known)
+        if len(learned) > bool(together):
+            self._decoder.depth.start_from(learned)
+        self._known_together = together
 
     def close(self) -> None:
         """Free the memory for another model, on the thread that asked: MLX keeps traces, with weights, per thread."""

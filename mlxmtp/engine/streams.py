@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import mlx.core as mx
+
 from mlxmtp.decode.compile import BatchRounds
-from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.decoder import AHEAD, Decoder
 from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.decode.prefill import Beginning
 from mlxmtp.decode.round import Round
@@ -22,6 +24,7 @@ from mlxmtp.decode.texts import WORTH, HeldText
 from mlxmtp.engine.events import End, Event, Waiting
 from mlxmtp.engine.seat import Seat
 from mlxmtp.errors import MlxmtpError
+from mlxmtp.machine.chip import this_machine
 from mlxmtp.models.chunks import chunk_rows
 
 if TYPE_CHECKING:
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 LANES = (4096, 16384, 65536)
 """Tokens up to which texts share a lane: every text of a lane costs what attending to the longest costs."""
 
-_AHEAD = 512  # tokens of an answer that count when its lane is chosen
-_PIECE = 1.5  # rounds that a piece of a prompt may take between two rounds
+_FILLED = 0.7  # share of the memory beside the weights that keys and values may take: some are copied now and then
+_PIECE = 1.0  # rounds that a piece of a prompt may take between two rounds
 _SHORTEST, _LONGEST = 32, 512  # rows of such a piece
 _FORGETS = 0.3  # weight of the last measurement
 
@@ -104,6 +107,7 @@ class Streams:
         self._reading: _Reading | None = None
         self._solo: _Solo | None = None
         self._pace = _Pace()
+        self._memory = _FILLED * max(0, this_machine().usable - mx.get_active_memory())
 
     @property
     def running(self) -> Sequence[Running]:
@@ -130,6 +134,16 @@ class Streams:
         self._rounds.close()
         if self._beside is not None:
             self._beside.close()
+            self._beside = None
+
+    def learned(self) -> dict[str, Any]:
+        """Return what was found out about drafting in rounds of several texts, as JSON."""
+        return self._lanes[0].learned()
+
+    def start_from(self, learned: Mapping[str, Any]) -> None:
+        """Begin with what `learned` returned. Raises ValueError for anything else."""
+        for lane in self._lanes:
+            lane.start_from(learned)
 
     def step(self) -> list[tuple[Running, Event | Exception]]:
         """Read a piece of a prompt, decode a round of every text, and return what has come of it.
@@ -193,10 +207,21 @@ class Streams:
                 self._waiting.remove(seat)
                 self._solo = self._begin_solo(seat)
             elif not seat.alone and self._reading is None:
+                if self._seats and not self._fits(self._lane_of(seat), _rows(seat), 1):
+                    return  # until another has left
                 self._waiting.remove(seat)
                 wanted, decoder = seat.asked, self._idle_decoder()
                 options = {name: wanted.options[name] for name in ("sampling", "snapshot_at", "media")}
                 self._reading = _Reading(seat, decoder, decoder.read(wanted.prompt, **options))
+
+    def _lane_of(self, seat: Seat) -> Lane:
+        return self._lanes[bisect_left(LANES, _rows(seat))]
+
+    def _fits(self, lane: Lane, rows: int, expected: int) -> bool:
+        """Return True if there is memory for another text in a lane, among ``expected`` ones, and for reading it."""
+        spec, dtype = self.decoder.target.cache_spec, self.decoder.target.dtype
+        others = sum(one.nbytes for one in self._lanes if one is not lane)
+        return others + lane.nbytes_with(rows, expected) + spec.nbytes(dtype, rows) <= self._memory
 
     def _idle_decoder(self) -> Decoder:
         """Return a decoder that neither reads a prompt nor decodes."""
@@ -276,10 +301,10 @@ class Streams:
         if stream.over:
             seat.end()
             return
-        rows = len(wanted.prompt) + min(wanted.max_tokens, _AHEAD)
-        lane = self._lanes[bisect_left(LANES, rows)]
+        lane, expected = self._lane_of(seat), min(self.parallel, len(self._running))
+        expected = expected if self._fits(lane, _rows(seat), expected) else 1
         try:
-            lane.join(stream, begun.cache, begun.hidden)
+            lane.join(stream, begun.cache, begun.hidden, expected=expected)
         except MlxmtpError as error:
             self._fail(lane, error)
             seat.end(error)
@@ -333,3 +358,8 @@ class Streams:
         except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
             self._solo = None
             seat.end(error)
+
+
+def _rows(seat: Seat) -> int:
+    """Return the rows that an answer needs, as far as one can know when it begins."""
+    return len(seat.asked.prompt) + min(seat.asked.max_tokens, AHEAD)

@@ -62,6 +62,12 @@ class CacheSpec:
             found += [Buffer(kind, 2 * heads, *size) for size in sizes]
         return found
 
+    def nbytes(self, dtype: mx.Dtype, capacity: int) -> int:
+        """Bytes of all buffers of one text at ``capacity`` positions."""
+        return sum(
+            part.heads * part.width * self.rows(part.kind, capacity) * part.dtype.size for part in self.buffers(dtype)
+        )
+
     def places(self, i: int) -> range:
         """Indices of layer ``i``'s buffers among all."""
         if self.quantization is None:

@@ -62,7 +62,7 @@ def options_of(settings: Settings) -> Options:
     waiting = WAITING if settings.max_waiting is None else settings.max_waiting
     port = PORT if settings.port is None else settings.port
     keep_alive = None if settings.keep_alive is None else 60 * settings.keep_alive
-    return Options(host, port, door, waiting, keep_alive, Limits(heartbeat=seconds or None), settings.parallel or 1)
+    return Options(host, port, door, waiting, keep_alive, Limits(heartbeat=seconds or None), settings.parallel or 4)
 
 
 class Server:

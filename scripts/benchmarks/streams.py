@@ -1,10 +1,12 @@
 """Several answers at once: tokens per second of all together, beside the batch generators of mlx-lm and mlx-vlm.
 
-    .venv/bin/python -m scripts.benchmarks.streams [--peers PYTHON] [--repetitions 3] [--write docs/benchmarks.md]
+    .venv/bin/python -m scripts.benchmarks.streams [--peers PYTHON] [--repetitions 2] [--write docs/benchmarks.md]
+        [--plot assets/streams.svg]
 
-Eight questions to the built-in pair, at most 1, 2, 4 or 8 at a time, greedy, in float32 on a CPU; every answer ends
-where it ends. Every engine is a process of its own, which stays; arms take turns. What is timed is the whole job,
-prompts included. On a machine that does nothing else.
+Eight answers of the built-in pair, at most 1, 2, 4 or 8 at a time, greedy, in float32 on a CPU; every answer goes on to
+its last token. Every engine is a process of its own, which stays; arms take turns. What is timed is the whole job,
+prompts included. The first repetition, which makes kernels and traces, does not count; ours begins with what it learned
+there. No repetition is begun that would end after `--minutes`. On a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ from typing import Any
 from scripts.benchmarks.harness.options import repeated, say
 from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
+from scripts.benchmarks.harness.stream_chart import chart
 
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = ROOT / "assets" / "pocket"
-TOKENS = 48
+TOKENS = 64
+_FEW = 4  # of the peers in the first repetition: they trace nothing
+_NEVER = 4095  # a token that does not come: no answer ends before its last token
 STREAMS = (1, 2, 4, 8)
 ARMS = {
     "ours": "mlxmtp, plain", "ours-mtp": "mlxmtp, drafted", "ours-alone": "mlxmtp, drafted, one after another",
@@ -38,15 +43,15 @@ QUESTIONS = (
     "Explain speculative decoding.", "Which commands are there?", "How large is E2B?", "How do I stop an answer?",
 )  # fmt: skip
 _ABOUT = """\
-One run of `scripts/benchmarks/streams.py`, {day}, {machine}: {count} questions to the built-in pair, at most {tokens}
-tokens each, greedy, float32. Tokens per second of all answers together, prompts included, median of {repetitions} runs
-(least to most). Answers of ours are the same in every arm: {same}.
+One run of `scripts/benchmarks/streams.py`, {day}, {machine}: {count} answers of the built-in pair, {tokens} tokens
+each, greedy, float32. Tokens per second of all answers together, prompts included, median of {repetitions} runs (least
+to most). Answers of ours are the same in every arm: {same}.
 
 | at a time | {heads} |
 |---|{rules}"""
 
-Run = Callable[[list[list[int]], int, bool], list[list[int]]]
-"""(prompts, how many at a time, whether to draft) -> answers"""
+Run = Callable[[list[list[int]], int, bool, int], list[list[int]]]
+"""(prompts, how many at a time, whether to draft, tokens of an answer) -> answers"""
 
 
 def _ours() -> Run:
@@ -55,12 +60,11 @@ def _ours() -> Run:
     from mlxmtp.engine.streams import Streams
 
     model = mlxmtp.load("pocket")
-    model._decoder.compiled = model._decoder._rounds._mode = "always"
     kept: dict[int, Streams] = {}
 
-    def run(prompts: list[list[int]], streams: int, drafted: bool) -> list[list[int]]:
+    def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
         many = kept.setdefault(streams, model.streams(streams))
-        params = Params(max_tokens=TOKENS, temp=0.0, num_draft_tokens="auto" if drafted else 0)
+        params = Params(max_tokens=tokens, temp=0.0, num_draft_tokens="auto" if drafted else 0, stop=())
         asked = [many.begin(lambda seat, ids=ids: model.seated(seat).stream_ids(ids, params)) for ids in prompts]
         while many.running:
             many.step()
@@ -75,11 +79,11 @@ def _ours_alone() -> Run:
 
     model = mlxmtp.load("pocket")
 
-    def run(prompts: list[list[int]], streams: int, drafted: bool) -> list[list[int]]:
+    def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
         del streams, drafted
         answers = []
         for ids in prompts:
-            answer = model.stream_ids(ids, Params(max_tokens=TOKENS, temp=0.0))
+            answer = model.stream_ids(ids, Params(max_tokens=tokens, temp=0.0, stop=()))
             list(answer)
             answers.append(answer.tokens)
         return answers
@@ -96,11 +100,11 @@ def _mlx_lm(stop: list[int]) -> Run:
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
 
-    def run(prompts: list[list[int]], streams: int, drafted: bool) -> list[list[int]]:
+    def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
         del drafted
         sizes = {"completion_batch_size": streams, "prefill_batch_size": streams}
         many = BatchGenerator(model, stop_tokens=[[one] for one in stop], **sizes)
-        answers: dict[int, list[int]] = {uid: [] for uid in many.insert(prompts, [TOKENS] * len(prompts))}
+        answers: dict[int, list[int]] = {uid: [] for uid in many.insert(prompts, [tokens] * len(prompts))}
         while responses := many.next_generated():
             for one in responses:
                 answers[one.uid].append(one.token)
@@ -136,13 +140,13 @@ def _mlx_vlm(stop: list[int]) -> Run:
         network.set_dtype(mx.float32)
         mx.eval(network.parameters())
 
-    def run(prompts: list[list[int]], streams: int, drafted: bool) -> list[list[int]]:
+    def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
         more: dict[str, Any] = {"draft_model": drafter, "draft_kind": kind} if drafted else {}
         more |= {"completion_batch_size": streams, "prefill_batch_size": streams, "compute_logprobs": False}
         many = BatchGenerator(model.language_model, _Stops(stop), greedy_sampling=True, **more)
         known = [model.get_input_embeddings(mx.array([ids]), None).to_dict() for ids in prompts]
         kwargs = [{name: value for name, value in one.items() if value is not None} for one in known]
-        answers: dict[int, list[int]] = {uid: [] for uid in many.insert(prompts, TOKENS, prompt_kwargs=kwargs)}
+        answers: dict[int, list[int]] = {uid: [] for uid in many.insert(prompts, tokens, prompt_kwargs=kwargs)}
         while many.has_work:
             _, responses = many.next()
             for one in responses:
@@ -163,7 +167,7 @@ def work(engine: str) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         began = time.perf_counter()
-        answers = run(prompts, asked["streams"], asked["drafted"])
+        answers = run(prompts, asked["streams"], asked["drafted"], asked["tokens"])
         seconds = time.perf_counter() - began
         cut = [[token for token in answer if token not in stop] for answer in answers]
         print(json.dumps({"seconds": seconds, "answers": cut}), flush=True)
@@ -193,13 +197,15 @@ class Worker:
         return answer
 
 
-def measure(python: Path, repetitions: int, arms: list[str], counts: list[int]) -> dict[tuple[str, int], list[float]]:
+def measure(
+    python: Path, repetitions: int, arms: list[str], counts: list[int], minutes: float
+) -> dict[tuple[str, int], list[float]]:
     """Return tokens per second by arm and number of streams."""
     from mlxmtp import load
 
     model = load("pocket")
     prompts = [model.tokenizer.prompt_ids([{"role": "user", "content": one}]) for one in QUESTIONS]
-    stop = sorted(model.stop_ids)
+    stop = [_NEVER]
     engines = {arm: arm.removesuffix("-mtp") for arm in arms}
     workers = {
         engine: Worker(Path(sys.executable) if engine.startswith("ours") else python, engine, prompts, stop)
@@ -207,14 +213,19 @@ def measure(python: Path, repetitions: int, arms: list[str], counts: list[int]) 
     }
     speeds: dict[tuple[str, int], list[float]] = {}
     texts: dict[str, set[str]] = {}
+    began = time.perf_counter()
     for repetition in range(-1, repetitions):  # the first one is for traces and kernels
+        if repetition > 0 and time.perf_counter() - began > 60 * minutes * repetition / (repetition + 1):
+            say(f"no repetition after {repetition}: it would not end within {minutes:g} minutes")
+            break
         for streams in counts:
             for arm in arms:
                 if arm == "ours-alone" and streams > 1:
                     continue
-                got = workers[engines[arm]].ask(streams=streams, drafted=arm.endswith("-mtp"))
-                texts.setdefault(engines[arm].partition("-")[0], set()).add(json.dumps(got["answers"]))
+                tokens = TOKENS if repetition >= 0 or arm.startswith("ours") else _FEW
+                got = workers[engines[arm]].ask(streams=streams, drafted=arm.endswith("-mtp"), tokens=tokens)
                 if repetition >= 0:
+                    texts.setdefault(engines[arm].partition("-")[0], set()).add(json.dumps(got["answers"]))
                     tokens = sum(map(len, got["answers"]))
                     speeds.setdefault((arm, streams), []).append(tokens / got["seconds"])
                     say(f"{arm} {streams} {speeds[arm, streams][-1]:.0f} tok/s")
@@ -224,7 +235,9 @@ def measure(python: Path, repetitions: int, arms: list[str], counts: list[int]) 
 
 def main() -> None:
     """Measure, and write a section."""
-    parser = repeated(__doc__, 3)
+    parser = repeated(__doc__, 2)
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw a chart")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no repetition that would end later (default: 9)")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers/bin/python", help="with mlx-lm and mlx-vlm")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS), help="at a time (default: 1 2 4 8)")
@@ -233,14 +246,14 @@ def main() -> None:
     if given.work:
         work(given.work)
         return
-    speeds = measure(given.peers, given.repetitions, given.arms, given.streams)
+    speeds = measure(given.peers, given.repetitions, given.arms, given.streams, given.minutes)
     same = "yes" if speeds.pop(("same", 0)) == [1] else "no"
     if given.json:
         given.json.write_text(json.dumps({f"{arm} {streams}": found for (arm, streams), found in speeds.items()}))
     lines = [
         _ABOUT.format(
             day=datetime.now(UTC).date(), machine=machine(), count=len(QUESTIONS), tokens=TOKENS,
-            repetitions=given.repetitions, same=same, heads=" | ".join(ARMS[arm] for arm in given.arms),
+            repetitions=max(map(len, speeds.values())), same=same, heads=" | ".join(ARMS[arm] for arm in given.arms),
             rules="---:|" * len(given.arms),
         )
     ]  # fmt: skip
@@ -252,6 +265,11 @@ def main() -> None:
         lines.append(f"| {streams} | {' | '.join(cells)} |")
     text = "\n".join(lines)
     print(text)
+    if given.plot:
+        given.plot.write_text(chart(speeds, ARMS), encoding="utf-8")
+        if given.write:
+            where = os.path.relpath(given.plot.resolve(), given.write.resolve().parent)
+            text = f"![Tokens per second by the number of answers at a time]({where})\n\n{text}"
     if given.write:
         write_section(given.write, "streams", text, script="streams.py", heading="Several answers at once")
 

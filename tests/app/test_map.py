@@ -39,15 +39,21 @@ def test_a_file_stands_where_the_prompt_has_braces(tmp_path: Path) -> None:
 
 
 def test_fields_of_a_line_stand_where_they_are_named(tmp_path: Path) -> None:
-    lines = write(tmp_path / "in.jsonl", '{"a": "{b}", "b": [1, "é"]}\n\n{"a": "x", "b": null}\n')
+    lines = write(tmp_path / "in.jsonl", '{"a": "{b}", "b": [1, "é"]}\n\n{"a": "x\u2028", "b": null}\n')
     items = items_of_lines('{a} is {b}, {"json": {}}', lines)
-    assert [item.prompt for item in items] == ['{b} is [1, "é"], {"json": {}}', 'x is null, {"json": {}}']
+    assert [item.prompt for item in items] == ['{b} is [1, "é"], {"json": {}}', 'x\u2028 is null, {"json": {}}']
     assert [item.name for item in items] == ["line 1", "line 3"]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "Line 1 .* is not JSON"), ("[1]", "must be an object"), ('{"b": 1}', "no field 'a'"), ("\0", "no text")],
+    [
+        ("{", "Line 1 .* is not JSON"),
+        ("[1]", "must be an object"),
+        ('{"b": 1}', "no field 'a'"),
+        ("\0", "not text"),
+        ("x" * 70_000, "is not JSON"),
+    ],
 )
 def test_lines_that_will_not_do(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
@@ -59,7 +65,7 @@ def test_prompts_and_files_that_will_not_do(tmp_path: Path) -> None:
         items_of_files("Summarise", [tmp_path / "a"])
     with pytest.raises(UsageError, match=r"needs \{name\}"):
         items_of_lines("Summarise {}", tmp_path / "a")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="There is no file"):
         items_of_files("{}", [tmp_path / "missing"])
 
 

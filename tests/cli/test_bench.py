@@ -276,7 +276,7 @@ def test_a_busy_machine_is_told(bench, monkeypatch):
         (("--temp", "-1"), 2, "--temp must be a number from 0 up"),
         (("-m", "nothing"), 3, "Model 'nothing' is not known"),
         (("--draft-model", "e2b"), 3, "Run: mlxmtp pull e2b"),
-        (("--compare", "a.json", "b.json"), 2, "leave out -m, --suite and --plot"),
+        (("--compare", "a.json", "b.json"), 2, "leave out -m, --suite, --streams and --plot"),
         (("-n", "1"), 2, "greater than or equal to 2"),
         (("-r", "0"), 2, "greater than or equal to 1"),
     ],
@@ -327,3 +327,36 @@ def test_a_terminal_shows_tables_and_their_source_only_if_it_is_asked_for(
     assert rows[0] == "mlxmtp bench"
     assert not any("|" in row for row in rows)
     assert max(map(len, rows)) <= 80
+
+
+def test_several_answers_at_a_time_on_the_built_in_model(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr("mlxmtp.decode.compile.Rounds.build", lambda *_: None)  # uncompiled, nothing is built
+    (tmp_path / "own.jsonl").write_text('{"prompt": "Hi"}\n{"prompt": "What is a drafter?"}\n{"prompt": "Who?"}\n')
+    arms = "--streams", "1,2", "--suite", "own.jsonl", "-n", "6", "-r", "1", "-w", "0", "--temp", "0"
+    code, out, _ = bench(*arms, "-o", "here.json")
+    assert code == 0
+    assert "All 16 answers are the same" in out
+    found = json.loads((tmp_path / "here.json").read_text())
+    assert [(row["streams"], row["num_draft_tokens"]) for row in found["summary"]] == [
+        (1, 0), (1, "auto"), (2, 0), (2, "auto")
+    ]  # fmt: skip
+    assert all(job["tokens"] == 4 * 6 for job in found["jobs"])
+    assert found["summary"][0]["gain"] == found["summary"][0]["draft_gain"] == 1
+    assert found["complete"]
+    assert found["different"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--streams", "0"], "--streams must be a whole number from 1 to 64"),
+        (["--streams", "two"], "--streams must be numbers of answers"),
+        (["--streams", ""], "--streams must be numbers of answers"),
+        (["--streams", "2", "--format", "csv"], "give --format md or json"),
+        (["--streams", "2", "--plot", "a.svg"], "leave out --plot"),
+    ],
+)
+def test_streams_that_will_not_do(bench, flags, told):
+    code, out, err = bench(*flags)
+    assert (code, out) == (2, "")
+    assert told in err

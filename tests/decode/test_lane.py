@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -28,7 +31,8 @@ SAMPLINGS = (
     Sampling(temp=1.0, top_p=0.7, seed=5),
     Sampling(temp=1.5, seed=6),
 )
-LENGTH = 24  # tokens of a text
+ROOT = Path(__file__).parents[2]
+LENGTH = 16  # tokens of a text
 
 
 @cache
@@ -63,7 +67,15 @@ def check(family: str, length: int, stream: Stream) -> None:
     assert stream.tokens[length:] == alone(family, length, stream.sampling)[: len(stream.tokens) - length]
 
 
-@pytest.mark.parametrize(("family", "compiled"), [*((family, "never") for family in FAMILIES), ("12b", "always")])
+@pytest.mark.parametrize(
+    ("family", "compiled"),
+    [
+        ("e2b", "never"),
+        ("26b", "never"),
+        ("12b", "always"),
+        *(pytest.param(family, "never", marks=pytest.mark.slow) for family in FAMILIES if family not in ("e2b", "26b")),
+    ],
+)
 def test_texts_of_all_settings_side_by_side(family, compiled):
     lane = Lane(rounds(family, compiled), in_flight=0)
     lengths = [5, 17, 80, 90, 33]
@@ -84,7 +96,7 @@ ACTION = st.tuples(
 )
 
 
-@settings(max_examples=int(os.environ.get("MLXMTP_SCHEDULES", "10")), deadline=None)
+@settings(max_examples=int(os.environ.get("MLXMTP_SCHEDULES", "5")), deadline=None)
 @given(
     actions=st.lists(ACTION, min_size=5, max_size=40),
     in_flight=st.integers(0, 2),
@@ -147,7 +159,8 @@ def test_noise_and_filters_are_those_of_a_single_text(sampling):
     assert mx.array_equal(gumbel(keys, positions, ids), gumbel(sampling.key(), positions, ids))
 
 
-def test_slots_follow_the_number_of_texts_and_a_stop_token_ends_one():
+def test_slots_follow_the_number_of_texts_and_a_stop_token_ends_one(monkeypatch):
+    monkeypatch.setattr("mlxmtp.decode.lane._PATIENCE", 2)
     lane = Lane(rounds("e2b"), in_flight=0)
     greedy = alone("e2b", 80, Sampling())
     streams = [join(lane, "e2b", n, Sampling()) for n in (80, 16, 81)]
@@ -157,11 +170,40 @@ def test_slots_follow_the_number_of_texts_and_a_stop_token_ends_one():
         lane.step()
     assert streams[0].tokens[80:] == greedy[: greedy.index(greedy[7]) + 1]
     lane.leave(streams[0])
-    assert len(lane._streams) == 2
     while not streams[1].over:
         lane.step()
+    assert len(lane._streams) == 2, "half of the slots have been empty for long"
     check("e2b", 16, streams[1])
     check("e2b", 81, streams[2])
+
+
+_BITS = """
+import mlx.core as mx  # before OpenBLAS: products are MLX's own, and a row's bits do not depend on the rows beside it
+from mlxmtp.decode.lane import Lane
+from mlxmtp.decode.sampling import Sampling
+from tests.decode.test_lane import join, reader, rounds
+
+for family in ("e2b", "26b"):
+    several, lanes = Lane(rounds(family), in_flight=0), [Lane(rounds(family), in_flight=0) for _ in range(3)]
+    lengths = (80, 5, 33)
+    for length, lane in zip(lengths, lanes):
+        for one in (several, lane):
+            reader(family).forget()  # what is read row by row has other bits than what is read at once
+            join(one, family, length, Sampling(temp=1.0, seed=length), 0)
+    for _ in range(5):
+        several.step()
+        for slot, lane in enumerate(lanes):
+            lane.step()
+            assert several.streams[slot].tokens == lane.streams[0].tokens
+            assert mx.array_equal(several._state.hidden[slot], lane._state.hidden[0]), (family, slot)
+print("same bits")
+"""
+
+
+def test_a_text_has_the_same_bits_in_any_slot_with_the_reference_blas():
+    """Without OpenBLAS any difference is a wrong mask, position or ring: no tolerance."""
+    done = subprocess.run([sys.executable, "-c", _BITS], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "same bits\n", done.stderr
 
 
 def test_a_limit_of_drafts_holds_for_its_text_alone():

@@ -132,12 +132,12 @@ def test_ctrl_c_at_any_moment_leaves_a_decoder_that_goes_on():
         engine = decoder(family, drafter(family), in_flight=1)
         calls = 0
 
-        def interrupted(*arguments: object, real=engine._rounds.get, at=moment) -> object:
+        def interrupted(*arguments: object, real=engine._rounds.get, at=moment, **options: object) -> object:
             nonlocal calls
             calls += 1
             if calls == at:
                 raise KeyboardInterrupt
-            return real(*arguments)
+            return real(*arguments, **options)
 
         engine._rounds.get = interrupted  # type: ignore[method-assign, assignment]
         kept: list[int] = []

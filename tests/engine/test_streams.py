@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.streams import Running, Streams
 from mlxmtp.engine.tokenizer import Message
-from mlxmtp.errors import DeviceFailed
+from mlxmtp.errors import ContextOverflow, DeviceFailed
 
 DIGITS = Constraint("regex", "[0-9]{3}")
 QUESTIONS = [
@@ -165,14 +166,101 @@ def test_what_the_device_cannot_compute_ends_the_lane_and_not_the_rest(model, mo
     assert heard.said[2] == alone(model, *_pairs()[2])
 
 
-def test_a_long_prompt_is_read_between_rounds(model):
-    streams, heard = Streams(model._decoder, 2), Heard()
-    begin(streams, model, QUESTIONS[0], Params(max_tokens=60, temp=0.0), "short")
-    begin(streams, model, "word " * 400, Params(max_tokens=8, temp=0.0), "long")
-    came = []
-    while "long" not in heard.said:
-        found = streams.step()
-        came.append(sum(running.tag == "short" for running, _ in found))
-        heard.take(found)
+def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(model, monkeypatch):
+    """Counted, not timed: `scripts/benchmarks/joining.py` times it."""
+    streams, heard = Streams(model._decoder, 4), Heard()
+    endless = Params(max_tokens=2000, temp=0.0, stop=())
+    others = [begin(streams, model, question, endless, question) for question in QUESTIONS[:3]]
+    while len(streams._seats) < 3:
+        heard.take(streams.step())
+    monkeypatch.setattr("mlxmtp.engine.streams._LONGEST", 96)
+    begin(streams, model, "word " * 500, Params(max_tokens=4, temp=0.0), "long")
+    pieces = []
+    while "long" not in heard.said and "long" not in heard.ends:
+        before, had = (0 if streams._reading is None else streams._reading.decoder.rows), len_of(others)
+        heard.take(streams.step())
+        if streams._reading is not None:
+            pieces.append(streams._reading.decoder.rows - before)
+        assert all(now > then for now, then in zip(len_of(others), had, strict=True)), "a round for each in every step"
     streams.close()
-    assert sum(came) > 5, "the short answer went on while the long prompt was read"
+    assert len(pieces) > 3
+    assert max(pieces[1:]) <= 96, "no piece keeps the others waiting for long"
+
+
+def len_of(answers: list[Running]) -> list[int]:
+    return [len(running.answer.tokens) for running in answers]
+
+
+def test_answers_wait_for_memory_and_not_for_ever(model):
+    """Beside a text that runs another comes only if there is memory for both; a lone one always runs."""
+    wanted = {i: alone(model, *pair) for i, pair in enumerate(_pairs()[:3])}
+    streams, heard, most = Streams(model._decoder, 4), Heard(), 0
+    streams._memory = 1.0
+    for i, pair in enumerate(_pairs()[:3]):
+        begin(streams, model, *pair, i)
+    while streams.running:
+        heard.take(streams.step())
+        most = max(most, len(streams._seats))
+    streams.close()
+    assert heard.said == wanted
+    assert most == 1
+
+
+def test_a_text_from_disk_changes_nothing_of_one_that_is_being_read(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxmtp.engine.streams._LONGEST", 64)  # rows of a piece
+    path, long = tmp_path / "kept.safetensors", "word " * 400
+    other = model.tokenizer.prompt_ids(messages("other words " * 200))
+    model._decoder.forget()
+    list(model.stream_ids(other, Params(max_tokens=1, temp=0.0)))
+    model.save_cache(path)
+    wanted, short = alone(model, long, PARAMS[0]), alone(model, QUESTIONS[0], PARAMS[0])
+    model._decoder.forget()
+    model.hold_texts(2**30)
+    try:
+        streams, heard = Streams(model._decoder, 2), Heard()
+        begin(streams, model, QUESTIONS[0], PARAMS[0], "short")
+        begin(streams, model, long, PARAMS[0], "long")
+        while streams._reading is None or streams._reading.decoder.rows < 64:
+            heard.take(streams.step())
+            assert streams.running
+        model.load_cache(path)
+        assert model.reusable(other) > 300, "it is held for those who ask for it"
+        while streams.running:
+            heard.take(streams.step())
+        streams.close()
+    finally:
+        model._decoder.texts = None
+    assert heard.said == {"short": short, "long": wanted}
+
+
+def test_stream_many_answers_all_and_raises_what_one_of_them_raises(model):
+    wanted = [alone(model, question, PARAMS[0]) for question in QUESTIONS[:3]]
+    said = ["", "", ""]
+    for index, event in model.stream_many(map(messages, QUESTIONS[:3]), PARAMS[0], parallel=2):
+        if isinstance(event, Text):
+            said[index] += event.text
+    assert said == wanted
+    too_long = [messages(QUESTIONS[0]), messages("word " * 40_000)]
+    with pytest.raises(ContextOverflow):
+        list(model.stream_many(too_long, PARAMS[0]))
+    assert alone(model, QUESTIONS[1], PARAMS[0]), "the model goes on"
+
+
+def test_what_rounds_of_several_taught_is_known_at_the_next_start(model):
+    streams = model.streams(2)
+    for i, question in enumerate(QUESTIONS[:2]):
+        begin(streams, model, question, Params(max_tokens=40, temp=0.0, stop=()), i)
+    while streams.running:
+        streams.step()
+    streams.close()
+    learned = json.loads(json.dumps(model.learned()))
+    assert set(learned["together"]) == {"2"}
+    model.start_from(learned)
+    known, taught = model.streams(2)._lanes[0]._depth(2), learned["together"]["2"]
+    assert known.acceptance() == (taught["acceptance"], taught["texts"])
+    assert taught["costs"].keys() & {"1", "3"}, "what drafts cost was measured"
+    bad = {"acceptance": [2.0], "costs": {}, "texts": 1, "rows": 1}
+    damages: list[Any] = [{"x": {}}, [], {"2": {"costs": 1}}, {"4": bad}]
+    for damaged in damages:
+        with pytest.raises(ValueError, match="learned"):
+            model.start_from({"together": damaged})

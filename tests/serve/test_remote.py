@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxmtp.app.open import Opener
+from mlxmtp.app.map import Job
+from mlxmtp.app.map_inputs import Item
+from mlxmtp.app.open import LearnedDrafting, Opener
 from mlxmtp.app.remote import Remote
-from mlxmtp.app.remote_model import RemoteOpener, ServedModel
+from mlxmtp.app.remote_model import RemoteOpener, RemoteOpenModel, ServedModel
 from mlxmtp.cli import app
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import End, Text, Thinking
@@ -45,6 +47,21 @@ def test_an_answer_with_a_thought_and_its_numbers(served: Running) -> None:
     assert end.finish_reason == "stop"
     assert (end.stats.prompt_tokens, end.stats.seed) == (len(request.prompt), 3)
     assert end.stats.rounds > 0
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_job_asks_a_server(served: Running, parallel: int) -> None:
+    """`map --url`: in order, and what the server refuses is an error of that input alone."""
+    served.say(*["Yes.<turn|>"] * 3)
+    here = RemoteOpenModel(model_of(served), served.served, None, LearnedDrafting(Path(), None), 1000)  # type: ignore[arg-type]
+    asked = [
+        Item(name, name, prompt) for name, prompt in (("a", "Hi"), ("b", "word " * 9_000), ("c", "Ho"), ("d", "Hu"))
+    ]
+    found = list(Job(here, asked, Params(max_tokens=8), parallel).results())
+    assert [one.item.name for one in found] == ["a", "b", "c", "d"]
+    assert [one.response for one in found] == ["Yes.", "", "Yes.", "Yes."]
+    assert "context" in found[1].error
+    assert found[3].end is not None
 
 
 def test_an_answer_goes_on_and_is_held_to_a_form(served: Running) -> None:

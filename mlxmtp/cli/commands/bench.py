@@ -1,7 +1,7 @@
 """`mlxmtp bench`: its flags, its progress, and the comparison of two reports."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,10 +12,12 @@ from mlxmtp.bench import FORMATS, Format
 from mlxmtp.cli.options import begin, model_names, takes
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import UsageError
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.limits import MAX_DRAFT, STREAMS
 
 if TYPE_CHECKING:
-    from mlxmtp.app.benchmark import Benchmark
+    from mlxmtp.app.benchmark import Benchmark, Request
+    from mlxmtp.app.stream_benchmark import StreamsBenchmark
+    from mlxmtp.settings import Loaded
 
 _MODELS = "Alias, org/repo or path; can be repeated."
 _SUITES = "Of code, chat, summary, extract, rewrite; a .jsonl; text files, folders.  [default: all five]"
@@ -39,6 +41,9 @@ def bench(
     num_draft_tokens: Annotated[
         str, Option(metavar="N,…|auto", help="Draft lengths; plain is always measured.")
     ] = "0,auto",
+    streams: Annotated[
+        str | None, Option(metavar="N,…", help="Measure so many answers at a time, all together and each.")
+    ] = None,
     cooldown: Annotated[float, Option(metavar="S", help="Seconds of rest before each run.", min=0)] = 0.0,
     form: Annotated[str | None, Option("--format", metavar="|".join(FORMATS), help="Form of the report.")] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="FILE", help="Write the report here.")] = None,
@@ -54,6 +59,7 @@ def bench(
       mlxmtp bench -m e4b
       mlxmtp bench -m e2b -m e4b --num-draft-tokens 0,1,2,4,auto --temp 0
       mlxmtp bench -p 512,4096 --suite code -r 5 --plot speed.svg
+      mlxmtp bench --streams 1,2,4,8 -n 128
       mlxmtp bench --format json -o today.json
       mlxmtp bench --compare before.json today.json
 
@@ -62,12 +68,9 @@ def bench(
     stdout. A terminal shows them drawn, unless --format md asks for their source. Ctrl-C keeps what was measured.
     Progress goes to stderr.
     """
-    from mlxmtp.app.benchmark import Benchmark, Request, write_comparison
+    from mlxmtp.app.benchmark import Request, write_comparison
     from mlxmtp.bench.report import Plan
-    from mlxmtp.cli.resume import opener_of
     from mlxmtp.cli.terminal.presenters import write_document
-    from mlxmtp.cli.terminal.progress import RunProgress
-    from mlxmtp.cli.terminal.signals import last_words
 
     loaded, out = begin(ctx)
     chosen = _format(form, output)
@@ -77,31 +80,46 @@ def bench(
     _check_file("--plot", plot)
     try:
         if compare is not None:
-            if model or suite or plot is not None:
-                raise UsageError("--compare reads two reports and measures nothing: leave out -m, --suite and --plot.")
+            if model or suite or streams or plot is not None:
+                told = "--compare reads two reports and measures nothing"
+                raise UsageError(f"{told}: leave out -m, --suite, --streams and --plot.")
             write_comparison(compare, chosen, output, write)
             return
         drafts = _draft_lengths(num_draft_tokens, off=loaded.settings.draft is False)
         plan = Plan(_prompt_lengths(prompt_tokens), max_tokens, repetitions, warmup, cooldown, drafts)
-        request = Request(tuple(dict.fromkeys(model or [])), _words(suite), plan, chosen, output, plot)
-        benchmark = Benchmark(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=write)
-        for caution in benchmark.report.environment.cautions:
-            out.note(caution)
-        with last_words(lambda: _finish(benchmark, out)):
-            try:
-                benchmark.run(RunProgress(out, benchmark.runs).starting)
-            except Exception:
-                _finish(benchmark, out)
-                raise
-        _finish(benchmark, out)
+        counts = _stream_counts(streams)
+        if counts and (chosen not in ("md", "json") or plot is not None):
+            raise UsageError("--streams makes a table or JSON: leave out --plot, and give --format md or json.")
+        request = Request(tuple(dict.fromkeys(model or [])), _words(suite), plan, chosen, output, plot, counts)
+        _measure(loaded, request, out, write)
     finally:
         out.settle()
 
 
-def _finish(benchmark: "Benchmark", out: Output) -> None:
+def _measure(loaded: "Loaded", request: "Request", out: Output, write: Callable[[str], None]) -> None:
+    from mlxmtp.app.benchmark import Benchmark
+    from mlxmtp.app.stream_benchmark import StreamsBenchmark
+    from mlxmtp.cli.resume import opener_of
+    from mlxmtp.cli.terminal.progress import RunProgress
+    from mlxmtp.cli.terminal.signals import last_words
+
+    kind = StreamsBenchmark if request.streams else Benchmark
+    benchmark = kind(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=write)
+    for caution in benchmark.cautions:
+        out.note(caution)
+    with last_words(lambda: _finish(benchmark, out)):
+        try:
+            benchmark.run(RunProgress(out, benchmark.runs).starting)
+        except Exception:
+            _finish(benchmark, out)
+            raise
+    _finish(benchmark, out)
+
+
+def _finish(benchmark: "Benchmark | StreamsBenchmark", out: Output) -> None:
     """Report what there is, however the run ended."""
     out.clear_progress()
-    if benchmark.report.samples:
+    if benchmark.samples:
         benchmark.finish()
     else:
         out.line("Nothing had been measured yet.")
@@ -141,6 +159,16 @@ def _prompt_lengths(value: str | None) -> tuple[int | None, ...]:
     if not words or not all(word.isascii() and word.isdecimal() and int(word) > 0 for word in words):
         raise UsageError(f"-p must be lengths in tokens like 512 or 128,4096, not '{value}'.")
     return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _stream_counts(value: str | None) -> tuple[int, ...]:
+    words = [] if value is None else _words([value])
+    if value is not None and not (words and all(word.isascii() and word.isdecimal() for word in words)):
+        raise UsageError(f"--streams must be numbers of answers like 1,2,4,8, not '{value}'.")
+    counts = sorted({int(word) for word in words})
+    if not all(count in STREAMS for count in counts):
+        raise UsageError(f"--streams must be {STREAMS}, not '{value}'.")
+    return tuple(counts)
 
 
 def _draft_lengths(value: str, *, off: bool) -> tuple[int | Literal["auto"], ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,10 @@ if TYPE_CHECKING:
     from mlxmtp.settings import Loaded
 
 
-@takes("map", "model ... parallel image_tokens system thinking form sampling drafting yes force quiet no_color debug")
+@takes(
+    "map",
+    "model url ... parallel image_tokens system thinking form sampling drafting yes force quiet no_color debug",
+)
 def map_(
     ctx: Context,
     prompt: Annotated[str, Argument(metavar="PROMPT", help="What to ask; {} stands for a file.")],
@@ -66,8 +68,7 @@ def _answer(loaded: Loaded, out: Output, items: list[Item], output: Path | None,
     from mlxmtp.chat.attach import read_reference
     from mlxmtp.cli.resume import opener_of
 
-    settings = replace(loaded.settings, url=None)  # a server would have to schedule them
-    opener = opener_of(replace(loaded, settings=settings), out)
+    settings, opener = loaded.settings, opener_of(loaded, out)
     params, system = answer_params(settings), read_reference(settings.system or "", loaded.prompts)
     target = opener.target(settings.model)
     keys = keys_of(items, target.name, params, system)
@@ -82,7 +83,7 @@ def _answer(loaded: Loaded, out: Output, items: list[Item], output: Path | None,
     parallel = min(settings.parallel or 4, len(items) - start)
     tokens, picture = most_tokens(items[start:], tokenizer, settings.image_tokens)
     tokens = min(tokens, opener.context(target)) + (settings.max_tokens or ANSWER)
-    opener.require_memory(target, drafter, parallel * tokens, settings, turns=False, picture=picture)
+    opener.require_memory(target, drafter, tokens, settings, turns=False, picture=picture)
     out.progress(f"loading {target.name}")
     opened = opener.open(target, drafter, settings, tokenizer)
     began, failed = time.monotonic(), 0

@@ -1,0 +1,98 @@
+"""The benchmark of several answers at a time, from the request to the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from mlxmtp.app.benchmark import Request, failure_named
+from mlxmtp.app.open import Opener, answer_params, read_tokenizer, require_memory
+from mlxmtp.bench import environment, streams, suite
+from mlxmtp.bench.report import to_json
+from mlxmtp.bench.runner import OnProgress, prompts_of
+from mlxmtp.chat.attach import read_reference
+from mlxmtp.engine.model import context_of
+from mlxmtp.files import write_atomically
+from mlxmtp.settings import Loaded
+
+
+class StreamsBenchmark:
+    """`bench --streams`: every model's prompts, so many at a time as `request.streams` says, plain and drafted."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        request: Request,
+        opener: Opener,
+        *,
+        on_progress: Callable[[str], None],
+        write: Callable[[str], None],
+    ) -> None:
+        """Choose the models and prepare their prompts. Raises MlxmtpError for whatever cannot be measured."""
+        self._loaded, self._request, self._opener, self._write = loaded, request, opener, write
+        settings, plan = loaded.settings, request.plan
+        system = read_reference(settings.system, loaded.prompts) if settings.system else ""
+        texts = suite.read_suites(request.suites or suite.SUITES, system)
+        self._models = []
+        for name in request.models or (settings.model,):
+            target = opener.target(name)
+            drafter = opener.drafter(target, settings, off=plan.num_draft_tokens == (0,))
+            on_progress(f"{target.name}: preparing the prompts")
+            tokenizer, context = read_tokenizer(target), context_of(target.folder)
+            found = prompts_of(texts, plan, tokenizer, context, target.name, think=bool(settings.think))
+            prompts = [prompt for one in found.values() for prompt in one]
+            longest = max(len(prompt.ids) for prompt in prompts)
+            force, kv_bits = bool(settings.force), settings.kv_bits
+            require_memory(target, drafter, longest + plan.max_tokens, force=force, kv_bits=kv_bits)
+            self._models.append((target, drafter, tokenizer, prompts))
+        self.samples: list[streams.Job] = []
+        self._environment = environment.environment()
+        self.cautions = self._environment.cautions
+        self._created = datetime.now(UTC).isoformat(timespec="seconds")
+        self._complete = False
+
+    @property
+    def runs(self) -> int:
+        """The number of measured jobs."""
+        lengths = [
+            1 if drafter is None else len(self._request.plan.num_draft_tokens) for _, drafter, *_ in self._models
+        ]
+        return sum(lengths) * self._request.plan.repetitions * len(self._request.streams)
+
+    def run(self, starting: Callable[[int], OnProgress]) -> None:
+        """Measure; `starting` returns what a model reports to, given the jobs that were done before it."""
+        settings, plan = self._loaded.settings, self._request.plan
+        asked = replace(answer_params(settings), max_tokens=plan.max_tokens, stop=(), seed=settings.seed or 0)
+        for target, drafter, tokenizer, prompts in self._models:
+            opened = self._opener.open(target, drafter, settings, tokenizer)
+            try:
+                for job in streams.measure(
+                    opened.model,
+                    target.name,
+                    prompts,
+                    lambda drafts: replace(asked, num_draft_tokens=drafts),
+                    plan,
+                    self._request.streams,
+                    starting(len(self.samples)),
+                ):
+                    self.samples.append(job)
+            finally:
+                opened.close()
+        self._complete = True
+
+    def finish(self) -> None:
+        """Write the report of what was measured."""
+        text, output = streams.to_markdown(self.samples, complete=self._complete), self._request.output
+        if self._request.form == "json":
+            found = {"created": self._created, **streams.to_dict(self.samples, complete=self._complete)}
+            found |= {"environment": to_json(self._environment)}
+            whole = json.dumps(found, ensure_ascii=False) + "\n"
+        else:
+            whole = text
+        if output is None:
+            self._write(whole)
+            return
+        failure_named(output)(write_atomically)(output, whole)
+        self._write(text)
