@@ -4,8 +4,6 @@ What holds for good is a file beside the config: labels of tools with the hash o
 that changes a tool's description or schema has to be allowed anew.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Tools that come with the program. All but `fetch` only read, and files only below the folder that was named."""
 
-from __future__ import annotations
-
 import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping

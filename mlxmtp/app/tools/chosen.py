@@ -1,7 +1,5 @@
 """The tools that a command was given, with who may run them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Plain Python functions as tools: their annotations become a schema, their docstrings the description."""
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import json

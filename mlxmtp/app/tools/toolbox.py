@@ -1,7 +1,5 @@
 """The tools of a conversation, wherever they come from, as the model and the person see them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
