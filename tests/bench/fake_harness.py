@@ -27,12 +27,16 @@ class FakeHarness:
     device = "CPU"
     dtype = "float32"
     compiled = True
+    exact = False
     sampling = Sampling()
     bits: dict[str, int | None] = field(default_factory=dict)
     runs: list[tuple[tuple[int, ...], DraftSetting]] = field(default_factory=list)
     prepared: list[tuple[int, int, tuple[DraftSetting, ...]]] = field(default_factory=list)
 
-    def load(self, folder: Path, drafter: Path | None = None, params: Any = None, **bits: int | None) -> FakeHarness:
+    def load(
+        self, folder: Path, drafter: Path | None = None, params: Any = None, exact: str = "off", **bits: int | None
+    ) -> FakeHarness:
+        assert exact in ("auto", "off")
         self.bits = bits
         return self
 

@@ -203,7 +203,7 @@ def test_ctrl_c_between_two_layers_of_a_chunk_does_not_leave_a_broken_ring(monke
 
     class Interrupting:
         def __init__(self, layer: object) -> None:
-            self.kind = layer.kind  # type: ignore[attr-defined]
+            self.kind, self.first_norm = layer.kind, layer.first_norm  # type: ignore[attr-defined]
 
         def __call__(self, *arguments: object, **named: object) -> None:
             raise KeyboardInterrupt

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlxmtp.settings import Loaded
 
 _MODELS = "Alias, org/repo or path; can be repeated."
-_SUITES = "Of code, chat, summary, extract, rewrite; a .jsonl; text files, folders.  [default: all five]"
+_SUITES = "Of code, chat, summary, extract, rewrite, edit; a .jsonl; text files, folders.  [default: these six]"
 
 
 @takes("bench", "... system schema thinking sampling drafting yes force quiet no_color debug")

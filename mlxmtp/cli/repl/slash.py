@@ -112,7 +112,7 @@ COMMANDS = (
         "all: the whole conversation; code: the last code block; N: the Nth code block of the last answer.",
     ),
     Command(
-        "file", "PATH...", "files, pictures, sounds, a folder before the next message", (),
+        "file", "PATH...", "files, pictures, sounds for the next message", (),
         "@PATH within a message does the same. /file alone lists what waits; /file drop N drops one, /file clear all.",
     ),
     Command("paste", "", "the clipboard's picture before the next message", (), "Ctrl+V does the same."),
@@ -133,7 +133,7 @@ COMMANDS = (
         "SCHEMA is a file, JSON, module:Class of pydantic, or fields such as 'name, age int'.",
     ),
     Command(
-        "tools", "[show|on NAME|off NAME]", "what the model may call; switch it", (),
+        "tools", "[show|on|off NAME]", "what the model may call; switch it", (),
         "show: the last answer's calls in full. NAME is a tool or a server.",
     ),
     Command(
