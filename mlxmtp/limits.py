@@ -44,6 +44,7 @@ Exact = Literal["on", "off", "auto"]  # text, see `decode/exact.py`
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)  # budgets of a picture that Gemma 4 was trained with
 TOKEN_COUNT = Range(1, whole=True)
 STREAMS = Range(1, 64, whole=True)  # answers at a time
+PARALLEL = 4  # of them, unless asked
 
 MAX_DRAFT = 8  # draft tokens of a round: longer ones are slower on every machine that was measured
 EXACT_DRAFT = 4  # the most in exact text: more rows are products of another kind

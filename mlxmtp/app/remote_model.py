@@ -10,25 +10,26 @@ from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote import Chunks, Remote, arguments_in, sent
 from mlxmtp.app.remote_media import Sent, as_sent
-from mlxmtp.app.served_streams import ServedStreams
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import Call, End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.media import Media, media_in
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.seat import Seat
 from mlxmtp.engine.stats import Stats
-from mlxmtp.engine.streams import Streams
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import ModelNotFound
 from mlxmtp.limits import SAMPLING
 from mlxmtp.settings import Settings, server_key
+
+if TYPE_CHECKING:
+    from mlxmtp.engine.seat import Seat
+    from mlxmtp.engine.streams import Streams
 
 _CONTEXT = 32_768  # where a server does not say
 _BYTES, _FORMAT = 4, 8  # of a token, about, and the tokens around a message
@@ -160,6 +161,8 @@ class ServedModel(Model):
 
     def streams(self, parallel: int) -> Streams:
         """Return what asks for so many answers at a time."""
+        from mlxmtp.app.served_streams import ServedStreams  # imports MLX, which one answer does without
+
         return ServedStreams(parallel)
 
     def seated(self, seat: Seat) -> Model:

@@ -11,6 +11,7 @@ from operator import sub
 from typing import Any, Literal
 
 from mlxmtp.app.open import OpenModel
+from mlxmtp.app.tools.calls import CallRunner
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.message import Message, ToolCall, ToolResult
@@ -213,8 +214,19 @@ class Turn:
         self._conversation.finish("tool", stats.to_dict(), self._sampling, self.calls)
         self._called, self._thought_of_calls = True, ""
 
+    def carry_out(self, runner: CallRunner) -> list[tuple[ToolCall, ToolResult]]:
+        """Run the calls and take their results: `stream` goes on from there. What is raised cancels the turn."""
+        called = self.calls
+        try:
+            results = runner.carry_out(called)
+        except BaseException:
+            self.end("cancelled")
+            raise
+        self.returned(results)
+        return list(zip(called, results, strict=True))
+
     def returned(self, results: Sequence[ToolResult]) -> None:
-        """Take the results of the calls: `stream` goes on from there."""
+        """Take the results of the calls."""
         self.calls = []
         self._conversation.add(Message("tool", tuple(results)))
 

@@ -167,17 +167,11 @@ class OneAnswer:
 
     def _call(self, waiting: LastWords) -> bool:
         """Carry out the calls of the answer; false if it has had all it may have. What is raised ends the turn."""
-        called = self.turn.calls
-        try:
-            with waiting:
-                results = self._runner.carry_out(called)
-        except BaseException:
-            self.turn.end("cancelled")
-            raise
-        self.turn.returned(results)
+        with waiting:
+            answered = self.turn.carry_out(self._runner)
         if self.out.error_terminal and not self.settings.quiet:
             self.out.settle()
-            for call, result in zip(called, results, strict=True):
+            for call, result in answered:
                 self.out.line(call_line(call, result))
         if self._runner.spent:
             self.out.note(f"The answer was ended: it went on calling tools after {ROUNDS} rounds.")

@@ -183,8 +183,9 @@ class Model:
             media = media_in(messages)
         if continues:
             ids = self.tokenizer.continued_ids(messages, think=params.think, tools=tools)
-            before = self.tokenizer.prompt_ids(messages[:-1], think=params.think, tools=tools)
-            begun = ids[len(before) if params.constraint else 0 :]
+            begun = ids
+            if params.constraint:
+                begun = ids[len(self.tokenizer.prompt_ids(messages[:-1], think=params.think, tools=tools)) :]
             return self.stream_ids(ids, params, on_prefill=on_prefill, begun=begun, calls=bool(tools), media=media)
         ids = self.tokenizer.prompt_ids(messages, think=params.think, tools=tools)
         lasting = self.tokenizer.lasting(messages, ids, think=params.think, tools=tools)

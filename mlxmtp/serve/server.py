@@ -16,6 +16,7 @@ from h11 import LocalProtocolError
 from mlxmtp.app.open import Opener
 from mlxmtp.app.worker import Worker
 from mlxmtp.errors import UsageError, sentence
+from mlxmtp.limits import PARALLEL
 from mlxmtp.serve.connections import Patient
 from mlxmtp.serve.http import LOOPBACK, Door, origins_of
 from mlxmtp.serve.models import Models, models_of
@@ -62,7 +63,9 @@ def options_of(settings: Settings) -> Options:
     waiting = WAITING if settings.max_waiting is None else settings.max_waiting
     port = PORT if settings.port is None else settings.port
     keep_alive = None if settings.keep_alive is None else 60 * settings.keep_alive
-    return Options(host, port, door, waiting, keep_alive, Limits(heartbeat=seconds or None), settings.parallel or 4)
+    return Options(
+        host, port, door, waiting, keep_alive, Limits(heartbeat=seconds or None), settings.parallel or PARALLEL
+    )
 
 
 class Server:

@@ -1,13 +1,11 @@
 """The tools that a command was given, with who may run them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlxmtp.app.tools.approval import Approvals, AskPerson
-from mlxmtp.app.tools.builtin import builtin
-from mlxmtp.app.tools.functions import functions_in
 from mlxmtp.app.tools.toolbox import Tool, Toolbox
 from mlxmtp.errors import UsageError
 from mlxmtp.settings import Loaded
@@ -21,7 +19,6 @@ class Tools:
 
     box: Toolbox
     approvals: Approvals
-    close: Callable[[], None] = field(default=lambda: None)
 
     @property
     def declarations(self) -> Sequence[Mapping[str, Any]]:
@@ -34,10 +31,13 @@ def no_tools() -> Tools:
 
 
 def chosen_tools(words: Sequence[str], loaded: Loaded, ask: AskPerson | None) -> Tools:
-    """Return tools by the words of --tool, with commas between or several, and files of functions.
+    """Return tools by the words of --tools, with commas between or several, and files of functions.
 
     Raises UsageError for what there is none of, also for an --allow that no tool has.
     """
+    from mlxmtp.app.tools.builtin import builtin  # imports a client of HTTP
+    from mlxmtp.app.tools.functions import functions_in
+
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     tools: list[Tool] = [tool for name in names for tool in builtin(name)]
     settings, allow = loaded.settings, loaded.settings.allow or ()

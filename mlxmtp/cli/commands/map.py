@@ -10,6 +10,7 @@ from typer import Argument, Context, Option
 
 from mlxmtp.cli.options import begin, takes
 from mlxmtp.errors import MlxmtpError, UsageError
+from mlxmtp.limits import PARALLEL
 
 if TYPE_CHECKING:
     from mlxmtp.app.map_inputs import Item
@@ -80,7 +81,7 @@ def _answer(loaded: Loaded, out: Output, items: list[Item], output: Path | None,
         return
     drafter = opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
     tokenizer = opener.tokenizer(target)
-    parallel = min(settings.parallel or 4, len(items) - start)
+    parallel = min(settings.parallel or PARALLEL, len(items) - start)
     tokens, picture = most_tokens(items[start:], tokenizer, settings.image_tokens)
     tokens = min(tokens, opener.context(target)) + (settings.max_tokens or ANSWER)
     opener.require_memory(target, drafter, tokens, settings, turns=False, picture=picture)

@@ -54,15 +54,9 @@ class Answering:
         """Return what came of a turn that has begun. Raises Leave if Ctrl+C after Ctrl+C finds no ear."""
         self._chat.last.calls = []
         while (outcome := self._stream(turn, params)) is None:
-            called = turn.calls
-            try:
-                results = self._runner.carry_out(called)
-            except BaseException:
-                turn.end("cancelled")
-                raise
-            turn.returned(results)
+            answered = turn.carry_out(self._runner)
             self._out.clear_progress()
-            for call, result in zip(called, results, strict=True):
+            for call, result in answered:
                 self._chat.last.calls.append((call, result))
                 self._chat.say(call_line(call, result))
             if self._interrupted.count or self._runner.spent:
