@@ -29,7 +29,7 @@ for _number, _handler in _HEEDED.items():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--as-gpu", action="store_true", help="run what a GPU runs: MLX's attention, views, rounds ahead")
-    parser.addoption("--thorough", action="store_true", help="run every variant of the tests marked few, and 'thorough'")
+    parser.addoption("--thorough", action="store_true", help="run every variant of every test")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -141,7 +141,8 @@ def main() -> None:
         span = f"{passes[0]} to {passes[-1]}" if passes[0] != passes[-1] else str(passes[0])
         lines.append(f"| {name} | {tokens} | {span} | {median(speeds):.0f} ({speeds[0]:.0f} to {speeds[-1]:.0f}) |")
     if not options.only:
-        lines += ["", kept(model), "", *preparation(model), "", first_tokens(model), "", processes(options.repetitions + 1)]
+        lines += ["", kept(model), "", *preparation(model)]
+        lines += ["", first_tokens(model), "", processes(options.repetitions + 1)]
     lines += ["", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}."]
     print("\n".join(lines))
     if options.write:
