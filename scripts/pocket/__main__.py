@@ -26,6 +26,9 @@ from scripts.pocket.tasks import sounds
 STEPS = {"vision": [2400], "hearing": [2400], "target": [2400, 1000], "drafter": [300, 250]}
 """Steps of each cycle of the learning rate, by network, in the order in which they are trained."""
 
+CHECKED = {"vision": 240, "hearing": 240, "target": 160, "drafter": 120}
+"""Held-out pictures, sounds or conversations that are tried after each checkpoint."""
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
     options = parser.parse_args()
     if options.tiny:
-        vars(options).update({f"{name}_steps": [4] for name in STEPS})
+        vars(options).update({f"{name}_steps": [2] for name in STEPS})
     if unknown := [name for name in options.stages if name not in STAGES]:  # `choices` cannot be left out in 3.11
         parser.error(f"there is no stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
     return options
@@ -78,7 +81,8 @@ def _job(name: str, options: argparse.Namespace) -> None:
     from scripts.pocket.target import TargetJob
 
     jobs = {"vision": VisionJob, "hearing": HearingJob, "target": TargetJob, "drafter": DrafterJob}
-    _train(options, getattr(options, f"{name}_steps"), partial(jobs[name], options.work, options.seed))
+    checked = 6 if options.tiny else CHECKED[name]
+    _train(options, getattr(options, f"{name}_steps"), partial(jobs[name], options.work, options.seed, checked))
 
 
 def _train(options: argparse.Namespace, cycles: Sequence[int], job: Callable[..., Any]) -> None:

@@ -24,7 +24,6 @@ from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER
 from scripts.pocket.train import load_module
 
 BUDGET = 2048
-HELD_OUT = 96
 STEPS = 5
 
 
@@ -71,8 +70,9 @@ class DrafterJob:
 
     name = "drafter"
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, checked: int) -> None:
         torch.manual_seed(seed)
+        self._checked = checked
         self._target = load_target(folder / "target.pt")
         self.module = Drafter()
         with torch.no_grad():
@@ -129,7 +129,7 @@ class DrafterJob:
         """Share of positions where the drafts up to the n-th are all the target's choice, greedy."""
         agreed = torch.zeros(STEPS)
         count = torch.zeros(STEPS)
-        for batch in self._data.held_out(HELD_OUT):
+        for batch in self._data.held_out(self._checked):
             hidden, shared, wanted = self._read(batch)
             choice = wanted.argmax(-1)
             streak = torch.ones(len(choice), dtype=torch.bool)

@@ -17,7 +17,6 @@ from scripts.pocket.senses.soft import TrainedSenses
 from scripts.pocket.sizes import TARGET
 
 BUDGET = 2560
-HELD_OUT = 128
 SUBJECT_WEIGHT = 1.0
 
 
@@ -40,8 +39,9 @@ class TargetJob:
 
     name = "target"
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, checked: int) -> None:
         torch.manual_seed(seed)
+        self._checked = checked
         senses = TrainedSenses(folder)
         generator = Generator(corpus.load(folder / "corpus"), seed, senses.clips)
         self.module = TargetWithSubjects(len(generator.subjects))
@@ -69,7 +69,7 @@ class TargetJob:
         """Loss, share of right tokens, of conversations and tasks without one wrong token, of subjects
         understood."""
         loss = rows = right = exact = count = understood = asked = done = tasks = 0.0
-        for batch in self._data.held_out(HELD_OUT):
+        for batch in self._data.held_out(self._checked):
             hidden = self._hidden(batch)
             at, labels = batch.rows, batch.labels
             logits = self.module.target.logits(hidden[at]).float()

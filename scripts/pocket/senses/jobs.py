@@ -27,7 +27,6 @@ from scripts.pocket.tasks.task import Medium
 
 POOL = 128
 PICTURES, CLIPS = 8, 24  # of a batch
-MEASURED = 240
 _NOTHING = 0.2
 """Weight of places where nothing is: they are fifty times as many."""
 _COLOURS = tuple(COLOURS)
@@ -81,9 +80,10 @@ class VisionJob:
 
     name = "vision"
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, checked: int) -> None:
+        """`checked`: how many held-out ones are tried after each checkpoint."""
         torch.manual_seed(seed)
-        self._seed, self._source = seed, Source(folder)
+        self._seed, self._checked, self._source = seed, checked, Source(folder)
         self.module = VisionWithHeads()
 
     def stream(self, rank: int, world: int) -> Stream:
@@ -119,7 +119,7 @@ class VisionJob:
     def validate(self) -> dict[str, float]:
         """Return the share of unseen pictures of which everything was told, and at its place."""
         right = count = 0
-        for batch in self._batches([Medium("image", i, held_out=True) for i in range(MEASURED)]):
+        for batch in self._batches([Medium("image", i, held_out=True) for i in range(self._checked)]):
             what, colour = (logits.argmax(-1) for logits in self.module(batch))
             same = (what == batch.what) & ((colour == batch.colour) | (batch.what == 0))
             right, count = right + int(same.all(1).sum()), count + len(same)
@@ -155,9 +155,10 @@ class HearingJob:
 
     name = "hearing"
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, checked: int) -> None:
+        """`checked`: how many held-out ones are tried after each checkpoint."""
         torch.manual_seed(seed)
-        self._seed, self._source = seed, Source(folder)
+        self._seed, self._checked, self._source = seed, checked, Source(folder)
         self.module = HearingWithHead()
 
     def stream(self, rank: int, world: int) -> Stream:
@@ -196,7 +197,7 @@ class HearingJob:
     def validate(self) -> dict[str, float]:
         """Return the share of sounds by voices never heard of which every word was told."""
         right = count = 0
-        for batch in self._batches([Medium("audio", i, held_out=True) for i in range(MEASURED)]):
+        for batch in self._batches([Medium("audio", i, held_out=True) for i in range(self._checked)]):
             told = self.module(batch).argmax(-1)
             for row, frames, words, many in zip(told, batch.frames, batch.words, batch.many, strict=True):
                 kept = torch.unique_consecutive(row[: rows_of(int(frames))])

@@ -18,13 +18,11 @@ from scripts.pocket import kernels
 from scripts.pocket.network import Norm, linear
 from scripts.pocket.sizes import TARGET, VISION, VisionSizes
 
-SIDE = 48  # pixels of a soft token
-
 
 def patches(pixels: NDArray[np.uint8]) -> Tensor:
     """pixels [H, W, 3] -> patches [P, 768] between -1 and 1."""
     height, width, _ = pixels.shape
-    grid = torch.from_numpy(np.ascontiguousarray(pixels)).view(height // 16, 16, width // 16, 16, 3)
+    grid = torch.from_numpy(pixels.copy()).view(height // 16, 16, width // 16, 16, 3)
     return 2 * (grid.permute(0, 2, 1, 3, 4).reshape(-1, 768).float() / 255 - 0.5)
 
 

@@ -118,11 +118,11 @@ def task(rng: Random, *, held_out: bool = False) -> Task:
     if held_out:
         return _made_up(rng, held_out=True)
     if draw < 0.30:
-        return _builtin(rng)
+        return own_tools(rng)
     if draw < 0.36:
         return _convert(rng)
     if draw < 0.46:
-        return _nothing_fits(rng)
+        return nothing_fits(rng)
     return _made_up(rng, held_out=False)
 
 
@@ -144,10 +144,10 @@ def _made_up(rng: Random, *, held_out: bool) -> Task:
     return Task(steps, tuple(declared))
 
 
-def _nothing_fits(rng: Random) -> Task:
-    """A request for a tool that is not there."""
-    wanted = _tool(rng, held_out=False)
-    others = [one for one in (_tool(rng, held_out=False) for _ in range(rng.randint(1, 3))) if one.noun != wanted.noun]
+def nothing_fits(rng: Random, *, held_out: bool = False) -> Task:
+    """Return a request for a tool that is not there."""
+    wanted = _tool(rng, held_out=held_out)
+    others = [one for one in (_tool(rng, held_out=held_out) for _ in range(rng.randint(1, 3))) if one.noun != wanted.noun]
     declared = tuple(one.declared for one in others) or _chosen(rng)[0]
     return Task((Ask(_spoken(wanted.request, rng)), Say(NOTHING_FITS)), declared)
 
@@ -227,8 +227,8 @@ def _outcome(tool: _Tool, rng: Random) -> tuple[str, str]:
     return result, f"Done: {result}."
 
 
-def _builtin(rng: Random) -> Task:
-    """A conversation with the program's own tools."""
+def own_tools(rng: Random) -> Task:
+    """Return a conversation with the program's own tools."""
     declared, names = _chosen(rng)
     name = rng.choice(names)
     steps = {
