@@ -87,7 +87,9 @@ class Generator:
             case "tools":
                 return tools.task(rng, held_out=held_out)
             case "questions beside tools":
-                turn = self._refused(rng) if rng.random() < 0.3 else self._known(rng.choice(self._single), rng, held_out)
+                turn = (
+                    self._refused(rng) if rng.random() < 0.3 else self._known(rng.choice(self._single), rng, held_out)
+                )
                 return Task((Ask(turn.question), Say(turn.answer)), tools.some_tools(rng))
             case "extraction":
                 return extraction.task(rng, held_out=held_out)

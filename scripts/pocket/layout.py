@@ -67,7 +67,9 @@ def _of_task(task: Task) -> Iterator[Segment]:
             case Say(answer):
                 yield Segment(f"{answer.strip()}<turn|>", learned=True)
             case Call(name, arguments):  # the mark of the result is where the model stops
-                yield Segment(f"<|tool_call>call:{name}{{{_pairs(arguments)}}}<tool_call|><|tool_response>", learned=True)
+                yield Segment(
+                    f"<|tool_call>call:{name}{{{_pairs(arguments)}}}<tool_call|><|tool_response>", learned=True
+                )
             case Result(name, result):
                 yield Segment(f"response:{name}{{value:{_value(result.strip())}}}<tool_response|>")
         head = "\n"

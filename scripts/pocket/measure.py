@@ -13,7 +13,6 @@ import io
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +44,10 @@ class Drafts:
     def add(self, stats: dict[str, Any]) -> None:
         """Count an answer."""
         self.drafted, self.accepted = self.drafted + stats["drafted"], self.accepted + stats["accepted"]
-        self.rounds, self.tokens = self.rounds + stats["rounds"], self.tokens + stats["tokens_per_pass"] * stats["rounds"]
+        self.rounds, self.tokens = (
+            self.rounds + stats["rounds"],
+            self.tokens + stats["tokens_per_pass"] * stats["rounds"],
+        )
 
 
 @dataclass(slots=True)
@@ -113,7 +115,7 @@ class Examiner:
                 self.scores[after].add(right=text.strip() == said.text, told=told)
 
     def tools(self, count: int) -> None:
-        """Calls of tools with names, and often arguments, never seen; the program's own; and requests that none fits."""
+        """Calls of tools with names never seen, and of the program's own, and requests that none fits."""
         self._calls("tools never seen", (tools.task(Random(f"measure/{i}"), held_out=True) for i in range(count)))
         self._calls("own tools", (tools.own_tools(Random(f"measure/{i}")) for i in range(count // 2)))
         for i in range(count // 2):
@@ -151,7 +153,9 @@ class Examiner:
             seen = pictures.picture(Medium("image", i, held_out=True))
             file = io.BytesIO()
             seen.draw().save(file, "PNG")
-            kind = f"{len(seen.things)} digits" if seen.kind == "digits" else {"word": "words"}.get(seen.kind, seen.kind)
+            kind = (
+                f"{len(seen.things)} digits" if seen.kind == "digits" else {"word": "words"}.get(seen.kind, seen.kind)
+            )
             asked = [(kind, "What is in the picture?", pictures.described(seen))]
             if seen.kind == "shapes":
                 asked.append(("counts", *_counted(seen)))
@@ -209,7 +213,10 @@ def tables(scores: dict[str, Score]) -> str:
     """Return the tables of docs/pocket.md."""
     lines = ["| asked | right | |", "|---|---|---|"]
     lines += [f"| {kind} | {one.right} of {one.count} | {one.right / one.count:.1%} |" for kind, one in scores.items()]
-    lines += ["", "| drafts, 4 a round | accepted, greedy | tokens per pass | accepted, temperature 1 | tokens per pass |"]
+    lines += [
+        "",
+        "| drafts, 4 a round | accepted, greedy | tokens per pass | accepted, temperature 1 | tokens per pass |",
+    ]
     lines.append("|---|---|---|---|---|")
     for kind, one in scores.items():
         if one.drafts.drafted and one.sampled.drafted:
@@ -242,11 +249,19 @@ def main() -> None:
         part, count = PARTS[name]
         part(examiner, options.count or count)
     for kind, score in examiner.scores.items():
-        print(f"{kind}: {score.right} of {score.count}", *(f"  {told}" for told in score.missed[:8]), sep="\n", file=sys.stderr)
+        print(
+            f"{kind}: {score.right} of {score.count}",
+            *(f"  {told}" for told in score.missed[:8]),
+            sep="\n",
+            file=sys.stderr,
+        )
     text = tables(examiner.scores)
     print(text)
     if options.json:
-        found = {kind: {"right": one.right, "count": one.count, "missed": one.missed} for kind, one in examiner.scores.items()}
+        found = {
+            kind: {"right": one.right, "count": one.count, "missed": one.missed}
+            for kind, one in examiner.scores.items()
+        }
         options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     if options.write:
         write(options.write, text)

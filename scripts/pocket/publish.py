@@ -88,7 +88,8 @@ def _tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
 
 def _save(tensors: dict[str, Tensor], folder: Path) -> None:
     published = {
-        name: (one if one.dtype == torch.int64 else one.bfloat16()).clone().contiguous() for name, one in tensors.items()
+        name: (one if one.dtype == torch.int64 else one.bfloat16()).clone().contiguous()
+        for name, one in tensors.items()
     }
     save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
 

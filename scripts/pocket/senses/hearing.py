@@ -1,6 +1,7 @@
 """The audio tower of E2B's kind for training: parameters have the published names, numbers are the product's.
 
-Formulas as in `mlxmtp/models/audio.py`. Sounds of a batch are filled up behind; no row looks ahead, so that changes nothing.
+Formulas as in `mlxmtp/models/audio.py`. Sounds of a batch are filled up behind; no row
+looks ahead, so that changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _KEY_SCALE = math.log(1 + math.e) / math.log(2)
 
 def rows_of(frames: int) -> int:
     """Return the soft tokens of that many frames."""
-    return -(-(-(-frames // 2)) // 2)
+    return ((frames + 1) // 2 + 1) // 2
 
 
 class _Convolution(nn.Module):
@@ -160,7 +161,7 @@ class Hearing(nn.Module):
         self.embed_audio.embedding_projection = linear(sizes.out, TARGET.hidden)
 
     def forward(self, mel: Tensor, frames: Tensor) -> Tensor:
-        """mel [B, T, 128] with `frames` [B] frames each -> soft tokens [B, T/4, H], of which those beyond are nothing."""
+        """mel [B, T, 128] with `frames` [B] frames each -> soft tokens [B, T/4, H]."""
         x = self.audio_tower.subsample_conv_projection(mel, frames)
         for layer in self.audio_tower.layers:
             x = layer(x)

@@ -1,7 +1,7 @@
 """Training the towers alone, each with a classifier that is thrown away.
 
-A picture says what stands where: the soft token at a thing's centre is to tell thing and colour, all others that there is
-nothing. A sound is to tell its words in order (CTC). So the target finds soft tokens that it only has to read.
+A picture says what stands where: the soft token at a thing's centre is to tell thing and colour, all others that
+there is nothing. A sound is to tell its words in order (CTC). So the target finds soft tokens that it only has to read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _COLOURS = tuple(COLOURS)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Pictures of one grid: patches [B, P, 768]; what [B, S]: 0 for nothing, else a thing's number from 1 on; colour [B, S]."""
+    """Pictures of one grid: patches [B, P, 768], and what stands where: what [B, S], 0 for nothing; colour [B, S]."""
 
     pieces: Tensor
     grid: tuple[int, int]

@@ -1,7 +1,7 @@
 """The vision tower of E2B's kind for training: parameters have the published names, numbers are the product's.
 
-Formulas as in `mlxmtp/models/vision.py`. Bounds of clipped products are written when it is published, so wide that nothing
-is clipped.
+Formulas as in `mlxmtp/models/vision.py`. Bounds of clipped products are written when it is published, so wide that
+nothing is clipped.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class _Layer(nn.Module):
         super().__init__()
         self.self_attn, self.mlp = _Attention(sizes), _Mlp(sizes.hidden, sizes.inner)
         self.input_layernorm, self.pre_feedforward_layernorm = Norm(sizes.hidden), Norm(sizes.hidden)
-        self.post_attention_layernorm, self.post_feedforward_layernorm = Norm(sizes.hidden, 0.5), Norm(sizes.hidden, 0.5)
+        self.post_attention_layernorm, self.post_feedforward_layernorm = (
+            Norm(sizes.hidden, 0.5),
+            Norm(sizes.hidden, 0.5),
+        )
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
         """x [B, P, hidden] -> the same."""

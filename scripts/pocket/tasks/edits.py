@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a row of a table is read best as one line)
 """Short code and text to be changed in one place: rename, correct a word, repeat with one change."""
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from scripts.pocket.tasks.task import Ask, Say, Task
 from scripts.pocket.words import ADJECTIVES, NOUNS, PLACES, VERBS
 
 HELD_OUT_EVERY = 8
-_RENAME = ("Rename {a} to {b}", "Replace {a} by {b}", "Change {a} to {b}", "Call {a} {b} instead", "{a} should be called {b}")
+_RENAME = (
+    "Rename {a} to {b}",
+    "Replace {a} by {b}",
+    "Change {a} to {b}",
+    "Call {a} {b} instead",
+    "{a} should be called {b}",
+)
 _REPEAT = ("Repeat this with {b} instead of {a}", "The same with {b} in place of {a}", "Write it again, but with {b} for {a}", "Again, with {b} instead of {a}")  # fmt: skip
 _FIX = ("Fix the typo", "Correct the spelling", "There is a misspelled word, fix it", "Fix the word {a}", "Correct the spelling of {a}")  # fmt: skip
 _PLAIN = ("Repeat this", "Repeat it word for word", "Write this again", "Copy this")
@@ -48,7 +55,13 @@ def edit(rng: Random, *, held_out: bool = False) -> Edit:
             return Edit(shown.replace(word, wrong, 1), rng.choice(_FIX).format(a=wrong), shown)
     if draw < 0.3:
         return Edit(shown, rng.choice(_PLAIN), shown)
-    new = rng.choice((rng.choice(NOUNS), values.word(rng), f"{rng.choice(NOUNS)}_{rng.choice(NOUNS)}" if is_code else rng.choice(PLACES)))
+    new = rng.choice(
+        (
+            rng.choice(NOUNS),
+            values.word(rng),
+            f"{rng.choice(NOUNS)}_{rng.choice(NOUNS)}" if is_code else rng.choice(PLACES),
+        )
+    )
     asked = rng.choice(_RENAME if is_code or draw < 0.6 else _REPEAT).format(a=old, b=new)
     return Edit(shown, asked, "".join(_replaced(shown, old, new)))
 

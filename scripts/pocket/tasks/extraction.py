@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a row of a table is read best as one line)
 """Sentences with data in them, and the data as flat JSON under a schema.
 
 Every field has several names and clauses; the last clause of each is kept for measuring.

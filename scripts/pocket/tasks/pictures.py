@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a row of a table is read best as one line)
 """Pictures of shapes, digits and words, drawn by Pillow, and what can be asked about them.
 
 A picture is described by its number, so it can be drawn again. One font and an eighth of the arrangements are kept for

@@ -28,7 +28,23 @@ COMMANDS = (
 )  # fmt: skip
 WORDS = (*DIGITS, *COMMANDS)
 _ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
-_VARIANTS = ("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f3", "f5", "Andy", "Annie", "belinda", "steph", "linda", "edward")
+_VARIANTS = (
+    "m1",
+    "m2",
+    "m3",
+    "m5",
+    "m7",
+    "f1",
+    "f2",
+    "f3",
+    "f5",
+    "Andy",
+    "Annie",
+    "belinda",
+    "steph",
+    "linda",
+    "edward",
+)
 VOICES = tuple(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)
 HELD_OUT_VOICES = ("en-gb-x-rp+m4", "en-us-nyc+f4", "en-us+Michael")
 TRAINED, MEASURED = 9000, 600
@@ -36,7 +52,12 @@ _QUESTIONS = (
     "What do you hear?", "What was said?", "Write down what you hear", "Transcribe this", "what is said here?",
     "Listen: what is it?", "Which words are these?", "Tell me what you hear", "please transcribe", "what did I say?",
 )  # fmt: skip
-_DIGIT_QUESTIONS = ("Which digits are spoken?", "Which number was said?", "What number do you hear?", "Write the digits")
+_DIGIT_QUESTIONS = (
+    "Which digits are spoken?",
+    "Which number was said?",
+    "What number do you hear?",
+    "Write the digits",
+)
 _COMMAND_QUESTIONS = ("Which command was given?", "What was the command?", "Which word is it?")
 
 

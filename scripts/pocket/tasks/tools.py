@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a row of a table is read best as one line)
 """Conversations with tools: the program's own ones, and others made of verbs, nouns and arguments.
 
 An eighth of the pairs of verb and noun, and some names of arguments, are kept for measuring.
@@ -135,7 +136,11 @@ def some_tools(rng: Random) -> tuple[Mapping[str, Any], ...]:
 
 def _made_up(rng: Random, *, held_out: bool) -> Task:
     wanted = _tool(rng, held_out=held_out)
-    others = [one for one in (_tool(rng, held_out=held_out) for _ in range(rng.choice((0, 1, 1, 2, 3)))) if one.noun != wanted.noun]
+    others = [
+        one
+        for one in (_tool(rng, held_out=held_out) for _ in range(rng.choice((0, 1, 1, 2, 3))))
+        if one.noun != wanted.noun
+    ]
     declared = [wanted.declared, *(one.declared for one in others)]
     rng.shuffle(declared)
     result, answer = _outcome(wanted, rng)
@@ -147,7 +152,9 @@ def _made_up(rng: Random, *, held_out: bool) -> Task:
 def nothing_fits(rng: Random, *, held_out: bool = False) -> Task:
     """Return a request for a tool that is not there."""
     wanted = _tool(rng, held_out=held_out)
-    others = [one for one in (_tool(rng, held_out=held_out) for _ in range(rng.randint(1, 3))) if one.noun != wanted.noun]
+    others = [
+        one for one in (_tool(rng, held_out=held_out) for _ in range(rng.randint(1, 3))) if one.noun != wanted.noun
+    ]
     declared = tuple(one.declared for one in others) or _chosen(rng)[0]
     return Task((Ask(_spoken(wanted.request, rng)), Say(NOTHING_FITS)), declared)
 
@@ -196,7 +203,12 @@ def _argument(rng: Random, number: int, *, held_out: bool) -> tuple[str, dict[st
     if number > len(_KINDS):
         choices, key = rng.choice(_CHOICES), rng.choice(_CHOICE_NAMES)
         value = rng.choice(choices)
-        return key, {"enum": list(choices), "type": "string"}, value, rng.choice((f"{value}", f"in {value}", f"as {value}"))
+        return (
+            key,
+            {"enum": list(choices), "type": "string"},
+            value,
+            rng.choice((f"{value}", f"in {value}", f"as {value}")),
+        )
     kind = _KINDS[number]
     key = kind.names[-1] if held_out and rng.random() < 0.5 else rng.choice(kind.names[:-1])
     if rng.random() < 0.1:
@@ -223,7 +235,16 @@ def _outcome(tool: _Tool, rng: Random) -> tuple[str, str]:
             key = rng.choice(("value", "result", tool.noun))
             return json.dumps({key: result}), f"The {tool.noun} is {result}."
         return result, f"The {tool.noun} is {result}."
-    result = rng.choice(("ok", "done", "true", f"saved as {values.count(rng)}", f"{tool.noun} {values.number(rng)}", f"id {values.count(rng)}"))
+    result = rng.choice(
+        (
+            "ok",
+            "done",
+            "true",
+            f"saved as {values.count(rng)}",
+            f"{tool.noun} {values.number(rng)}",
+            f"id {values.count(rng)}",
+        )
+    )
     return result, f"Done: {result}."
 
 
@@ -255,7 +276,9 @@ def _now(rng: Random) -> tuple[Step, ...]:
     asked = (
         _wording("(what time is it|what's the time|how late is it|tell me the time|the time)( now| please|)", rng)
         if kind == "time"
-        else _wording("(what day is (it|today)|which date is today|what is the date|what's the date|today's date)( now|)", rng)
+        else _wording(
+            "(what day is (it|today)|which date is today|what is the date|what's the date|today's date)( now|)", rng
+        )
     )
     answer = f"It is {clock}." if kind == "time" else f"Today is {when}."
     result = f"{when} {clock}:{rng.randrange(60):02} {rng.choice(('+0000', '+0100', '-0500', '+0530'))}"
@@ -264,7 +287,10 @@ def _now(rng: Random) -> tuple[Step, ...]:
 
 def _calculate(rng: Random) -> tuple[Step, ...]:
     many = rng.choice((2, 2, 2, 3))
-    numbers = [str(values.amount(rng) if rng.random() < 0.2 else rng.randrange(2, 10 ** rng.randint(1, 4))) for _ in range(many)]
+    numbers = [
+        str(values.amount(rng) if rng.random() < 0.2 else rng.randrange(2, 10 ** rng.randint(1, 4)))
+        for _ in range(many)
+    ]
     signs = [rng.choice("+-*/") for _ in numbers[1:]]
     spelled = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
     expression, said = numbers[0], numbers[0]
@@ -274,14 +300,22 @@ def _calculate(rng: Random) -> tuple[Step, ...]:
         said += f" {spelled[sign] if in_words else sign} {number}"
     asked = _wording(f"(what is|what's|how much is|calculate|compute|) {said}", rng)
     result = calculate(expression)
-    return Ask(asked), Call("calculate", {"expression": expression}), Result("calculate", result), Say(f"{expression} = {result}")
+    return (
+        Ask(asked),
+        Call("calculate", {"expression": expression}),
+        Result("calculate", result),
+        Say(f"{expression} = {result}"),
+    )
 
 
 def _list(rng: Random) -> tuple[Step, ...]:
     folder = rng.choice((".", ".", f"{rng.choice(_SINGULAR)}", "src", "docs"))
     names = sorted({values.path(rng).rpartition("/")[2] for _ in range(rng.randint(1, 5))})
     where = rng.choice(("here", "in this folder", "")) if folder == "." else f"in {folder}"
-    asked = _wording(f"(which files are {where}|list the files {where}|what is {where or 'here'}|show me the files {where}|what files are there {where})", rng)
+    asked = _wording(
+        f"(which files are {where}|list the files {where}|what is {where or 'here'}|show me the files {where}|what files are there {where})",
+        rng,
+    )
     told = f"There are {len(names)} files:" if len(names) > 1 else "There is one file:"
     answer = told + "".join(f"\n- {name}" for name in names)
     return Ask(asked), Call("list_files", {"path": folder}), Result("list_files", "\n".join(names)), Say(answer)
@@ -296,9 +330,16 @@ def _read(rng: Random) -> tuple[Step, ...]:
 def _search(rng: Random) -> tuple[Step, ...]:
     text = rng.choice((values.word(rng), rng.choice(_SINGULAR)))
     found = [f"{values.path(rng)}:{rng.randint(1, 300)}" for _ in range(rng.randint(1, 3))]
-    asked = _wording(f"(search for|where is|find|which files contain|look for) {text}( in the files| in my files|)", rng)
+    asked = _wording(
+        f"(search for|where is|find|which files contain|look for) {text}( in the files| in my files|)", rng
+    )
     lines = "\n".join(f"{where}: {values.phrase(rng)} {text}" for where in found)
-    return Ask(asked), Call("search_files", {"text": text}), Result("search_files", lines), Say(f"It is in {', '.join(found)}.")
+    return (
+        Ask(asked),
+        Call("search_files", {"text": text}),
+        Result("search_files", lines),
+        Say(f"It is in {', '.join(found)}."),
+    )
 
 
 def _fetch(rng: Random) -> tuple[Step, ...]:
@@ -314,11 +355,16 @@ def _convert(rng: Random) -> Task:
     properties = {word: {"type": kind} for word, kind in zip(words, types, strict=True)}
     name = rng.choice(("convert", "convert_units", "unit_converter", "units", "conversion"))
     parameters = {"type": "object", "properties": properties, "required": list(words)}
-    about = rng.choice(("Converts units.", "Convert a value from one unit to another.", "Converts one unit into another."))
+    about = rng.choice(
+        ("Converts units.", "Convert a value from one unit to another.", "Converts one unit into another.")
+    )
     declared = {"type": "function", "function": {"name": name, "description": about, "parameters": parameters}}
     given, wanted = rng.sample(rng.choice(_MEASURES), 2)
     value, result = values.amount(rng), values.amount(rng)
-    asked = _wording(f"(convert {value} {given} (to|into) {wanted}|how many {wanted} are {value} {given}|what is {value} {given} in {wanted}|{value} {given} in {wanted})", rng)
+    asked = _wording(
+        f"(convert {value} {given} (to|into) {wanted}|how many {wanted} are {value} {given}|what is {value} {given} in {wanted}|{value} {given} in {wanted})",
+        rng,
+    )
     others = [one.declared for one in (_tool(rng, held_out=False) for _ in range(rng.randint(0, 2)))]
     call = Call(name, dict(zip(words, (value, given, wanted), strict=True)))
     answer = Say(f"{value} {given} are {result} {wanted}.")

@@ -72,7 +72,9 @@ def thing(rng: Random) -> str:
 
 def phrase(rng: Random) -> str:
     """Return a few words, as of a title or message."""
-    return " ".join(rng.choice((rng.choice(NOUNS), rng.choice(ADJECTIVES), word(rng))) for _ in range(rng.randint(1, 4)))
+    return " ".join(
+        rng.choice((rng.choice(NOUNS), rng.choice(ADJECTIVES), word(rng))) for _ in range(rng.randint(1, 4))
+    )
 
 
 def path(rng: Random) -> str:
