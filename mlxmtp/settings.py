@@ -3,7 +3,7 @@
 import os
 import pwd
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,67 +11,11 @@ from typing import Any, Literal, TypeVar
 
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
 from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, STREAMS, TOKEN_COUNT, Range
+from mlxmtp.rules import SWITCH, TEXT, TEXTS, Rule, choice, name_of, number, number_or
 from mlxmtp.units import nearest
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """The values a setting may have."""
-
-    wanted: str  # completes "it must be"
-    reads: Any  # the type of a flag's value
-    check: Callable[[object], Any]  # returns the value in the field's type, None for one that is not allowed
-
-
-def number(allowed: Range) -> Rule:
-    """Allow the numbers of a range."""
-
-    def check(value: Any) -> float | None:
-        kinds = int if allowed.whole else int | float
-        good = isinstance(value, kinds) and not isinstance(value, bool) and value in allowed
-        return None if not good else value if allowed.whole else float(value)
-
-    return Rule(str(allowed), int if allowed.whole else float, check)
-
-
-def number_or(allowed: Range, word: str) -> Rule:
-    """Allow the whole numbers of a range, also as text, and one word."""
-    numbers = number(allowed)
-
-    def check(value: object) -> Any:
-        if isinstance(value, str) and value.isascii() and value.isdecimal():
-            return numbers.check(int(value))
-        return word if value == word else numbers.check(value)
-
-    return Rule(f"{allowed}, or {word}", str, check)
-
-
-def choice(*values: str | int) -> Rule:
-    """Allow some words, or some numbers."""
-
-    def check(value: object) -> object:
-        return None if isinstance(value, bool) else next((one for one in values if one == value), None)
-
-    return Rule(f"{', '.join(map(str, values[:-1]))} or {values[-1]}", type(values[0]), check)
-
-
-def name_of(what: str) -> Rule:
-    """Allow a text that is not blank."""
-    return Rule(f"the name of {what}", str, lambda value: value.strip() or None if isinstance(value, str) else None)
-
-
-def texts(value: object) -> tuple[str, ...] | None:
-    """Return one text or several as a tuple, None for anything else and for an empty text."""
-    found = [value] if isinstance(value, str) else value
-    good = isinstance(found, list | tuple) and all(isinstance(one, str) and one for one in found)
-    return tuple(found) if good and found else None  # type: ignore[arg-type]
-
-
-TEXTS = Rule("a text, or a list of texts, none of them empty", list[str], texts)
-TEXT = Rule("a text", str, lambda value: value if isinstance(value, str) else None)
-SWITCH = Rule("true or false", bool, lambda value: value if isinstance(value, bool) else None)
 
 EVERY = ("every",)
 _ANSWERING = ("ask", "chat", "map", "serve")
@@ -117,8 +61,8 @@ def setting(usage: str, rule: Rule, help: str, default: str, **more: Any) -> Any
 
 
 def table_of(settings: type) -> dict[str, Setting]:
-    """Return the entries of a dataclass whose fields are settings, by name."""
-    return {item.name: item.metadata["setting"] for item in fields(settings)}
+    """Return the entries of a dataclass, of which some fields are settings, by name."""
+    return {item.name: item.metadata["setting"] for item in fields(settings) if item.metadata}
 
 
 # fmt: off
@@ -291,6 +235,9 @@ class Loaded:
     broken: str = ""  # what is wrong with the config file, which counts as empty then
     prompts: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)  # "flag", "environment" or "config file", by field
+    endpoints: Mapping[str, Any] = field(default_factory=dict)  # [endpoint.NAME], as written: `app/endpoints.py` checks
+    router: Mapping[str, Any] = field(default_factory=dict)  # [router], as written: `app/router.py` checks
+    skills: tuple[Any, ...] = ()  # [[skill]], as written
 
 
 def load_settings(
@@ -315,20 +262,42 @@ def _combined(flags: Mapping[str, object], environ: Mapping[str, str], places: P
     for name, table in tables.items():
         if not isinstance(table, dict) or not all(isinstance(item, str) for item in table.values()):
             raise ConfigError(f"[{name}] in {places.config} must be a table of strings.")
+    nested = {"endpoints": config.pop("endpoint", {}), "router": config.pop("router", {})}
+    skills = config.pop("skill", [])
+    if not all(isinstance(one, dict) for one in nested.values()) or not isinstance(skills, list):
+        written = "[endpoint.NAME] and [router] once each, [[skill]] as often as needed"
+        raise ConfigError(f"Endpoints and the router stand in tables in {places.config}: {written}.")
     known = {name for name, one in TABLE.items() if one.in_config}
     warnings = []
     for key in [key for key in config if key.replace("-", "_") not in known]:
         del config[key]
-        near = nearest(key.replace("-", "_"), sorted(known | tables.keys()))
+        near = nearest(key.replace("-", "_"), sorted(known | tables.keys() | {"endpoint", "router", "skill"}))
         advice = f": did you mean '{near}'?" if near else " has no effect."
         warnings.append(f"Unknown key '{key}' in {places.config}{advice}")
     settings, origins = resolve(Settings, flags, environ, config, places.config)
-    more = {**tables, "warnings": tuple(warnings), "dumb_terminal": dumb_terminal(environ), "origins": origins}
-    return Loaded(settings, places, **more)
+    more = {**tables, **nested, "skills": tuple(skills), "warnings": tuple(warnings), "origins": origins}
+    return Loaded(settings, places, dumb_terminal=dumb_terminal(environ), **more)
+
+
+def read_table(table: type[T], said: object, where: str) -> T:
+    """Return a table of the config file with its values checked. Raises ConfigError, also for keys it does not have."""
+    entries = table_of(table)
+    if not isinstance(said, dict):
+        raise ConfigError(f"{where} must be a table of {', '.join(entries)}.")
+    for key in said:
+        if key.replace("-", "_") not in entries:
+            near = nearest(key.replace("-", "_"), sorted(entries))
+            there = f"did you mean '{near}'?" if near else f"there are {', '.join(entries)}."
+            raise ConfigError(f"{where} has no key '{key}': {there}")
+    return resolve(table, {}, {}, said, where)[0]
 
 
 def resolve(
-    table: type[T], flags: Mapping[str, object], environ: Mapping[str, str], config: Mapping[str, object], file: Path
+    table: type[T],
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    config: Mapping[str, object],
+    file: Path | str,
 ) -> tuple[T, dict[str, str]]:
     """Return the values of a table of settings, checked, and who set them. Raises as `load_settings` does."""
     entries = table_of(table)
@@ -377,7 +346,12 @@ def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
 
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
-    return environ.get("MLXMTP_API_KEY", "").strip() or None
+    return key_in("MLXMTP_API_KEY", environ)
+
+
+def key_in(variable: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the key that a variable holds, by the name that a config file gives; None if it is not set."""
+    return environ.get(variable, "").strip() or None
 
 
 def client_folder(variable: str, below_home: str, environ: Mapping[str, str] = os.environ) -> Path:

@@ -26,12 +26,13 @@ INWARDS = {
     "machine": {"models"},
     "media": set(),
     "engine": {"decode", "machine", "media", "models"},
-    "settings": set(),
+    "rules": set(),
+    "settings": {"rules"},
     "hub": {"machine", "models", "settings"},
     "convert": {"engine", "hub", "machine", "models", "settings"},
     "chat": {"engine", "hub", "media", "settings"},
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
-    "app": {"bench", "chat", "convert", "engine", "hub", "machine", "media", "models", "settings", "__init__"},
+    "app": {"bench", "chat", "convert", "engine", "hub", "machine", "media", "models", "rules", "settings", "__init__"},
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
     "serve": {"app", "engine", "media", "settings"},
     "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "media", "settings", "__init__"},
@@ -142,7 +143,7 @@ def test_the_commands_are_listed_without_importing_what_they_do() -> None:
     command = "import sys, mlxmtp.cli.program; print(*(name for name in sys.modules if name.startswith('mlxmtp.')))"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     rings = {name.split(".")[1] for name in done.stdout.split() if name != "mlxmtp.bench"}  # its names of formats
-    assert rings == {"cli", "errors", "limits", "settings", "units"}
+    assert rings == {"cli", "errors", "limits", "rules", "settings", "units"}
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

@@ -6,16 +6,18 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.map_inputs import Item
 from mlxmtp.app.open import OpenModel
 from mlxmtp.engine.answer import Answer
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.seat import Seat
-from mlxmtp.engine.streams import Running
 from mlxmtp.errors import MlxmtpError, sentence
+
+if TYPE_CHECKING:  # networks, which a server's answers do without
+    from mlxmtp.engine.seat import Seat
+    from mlxmtp.engine.streams import Running
 
 
 @dataclass(slots=True)

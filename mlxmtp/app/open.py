@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.media import Media
@@ -74,8 +74,12 @@ class OpenModel:
 
 @dataclass
 class Opener:
-    """Chooses among the models here and opens them; remarks go to `tell`, which a person reads if `attended`."""
+    """Chooses among the models here and opens them; remarks go to `tell`, which a person reads if `attended`.
 
+    `here`: the model is one of this machine, so that it can be asked by token ids.
+    """
+
+    here: ClassVar[bool] = True
     loaded: Loaded
     tell: Callable[[str], None]
     obtain: Callable[[str, ModelNotFound], None] | None = None  # get a missing model, or raise the error given

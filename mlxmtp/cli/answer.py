@@ -61,8 +61,8 @@ class OneAnswer:
 
     def show_prompt(self) -> None:
         """Write the prompt and its length for --dry-run, from the tokenizer alone."""
-        if self.settings.url is not None:
-            raise UsageError("--dry-run shows the prompt of a model on this machine: leave out --url.")
+        if not self.opener.here:
+            raise UsageError("--dry-run shows the prompt of a model on this machine: name one with -m.")
         found = self.opener.target(self.settings.model)
         tokenizer = self.opener.tokenizer(found)
         tools = self.tools.declarations
@@ -92,7 +92,7 @@ class OneAnswer:
         self.opener.require_memory(target, drafter, tokens, settings, turns=cached, picture=picture)
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
-        self.out.progress(f"loading {target.name}" if settings.url is None else f"asking {settings.url}")
+        self.out.progress(f"loading {target.name}" if self.opener.here else f"asking {target.name}")
         opened = self.opener.open(target, drafter, settings, tokenizer)
         before = self.conversation.model
         if before and before != target.name:
@@ -117,7 +117,7 @@ class OneAnswer:
     def _stream(self, opened: OpenModel, ids: list[int], params: Params, media: list[Medium]) -> None:
         model = opened.model
         cache, prefix, loaded = None, 0, 0
-        if self.settings.cache and self.settings.url is None:  # a server keeps what it has read by itself
+        if self.settings.cache and self.opener.here:  # a server keeps what it has read by itself
             prepared = partial(model.media.prepared, image_tokens=self.settings.image_tokens)
             prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think, prepared)
             cache = PromptCache.of(self.loaded) if prefix else None
@@ -127,7 +127,7 @@ class OneAnswer:
         self.turn.begin(opened, params, tools=self.tools.declarations)
         presenter = self._presenter(opened)
         on_prefill = PrefillProgress(self.out).count
-        if self.settings.url is None and not self.tools.box:
+        if self.opener.here and not self.tools.box:
             answer = model.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=[prefix], media=media)
         else:
             answer = self.turn.stream(params, on_prefill)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from mlxmtp.app.endpoints import endpoint_named, endpoint_of
 from mlxmtp.app.open import Opener
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Sessions
@@ -18,19 +19,18 @@ from mlxmtp.settings import Loaded
 def opener_of(loaded: Loaded, out: Output) -> Opener:
     """Return the models on this machine; one that is missing is offered for download, if somebody can be asked.
 
-    With --url there is one model, the server's. Raises UsageError for what is no address.
+    Where the settings name an endpoint there is one model, the server's. Raises UsageError for what is no address.
     """
-    if loaded.settings.url is not None:
+    if (endpoint := endpoint_of(loaded)) is not None:
         from mlxmtp.app.remote_model import RemoteOpener
 
-        return RemoteOpener(loaded, tell=out.note, attended=out.error_terminal)
+        return RemoteOpener(loaded, tell=out.note, attended=out.error_terminal, endpoint=endpoint)
     return Opener(loaded, tell=out.note, obtain=partial(offer, loaded, out), attended=out.error_terminal)
 
 
 def conversation_for(
     loaded: Loaded,
     out: Output,
-    opener: Opener,
     *,
     latest: bool,
     resume: str | None,
@@ -56,7 +56,8 @@ def conversation_for(
     if loaded.origins.get("system") == "flag" and system != conversation.system:
         conversation.set_system(system)
     if conversation.model and loaded.origins.get("model") != "flag":
-        if opener.has(conversation.model):
+        elsewhere = endpoint_named(loaded, conversation.model) is not None
+        if elsewhere or opener_of(loaded, out).has(conversation.model):
             return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
         out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")
     return loaded, conversation

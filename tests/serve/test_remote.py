@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxmtp.app.endpoints import endpoint_of
 from mlxmtp.app.map import Job
 from mlxmtp.app.map_inputs import Item
 from mlxmtp.app.open import LearnedDrafting, Opener
@@ -131,7 +132,7 @@ def test_ask_says_what_the_server_refuses(served: Running, home: Path, capsys: p
     assert (code, out) == (1, "")
     assert "refuses: The prompt has" in err
     code, _, err = program(served, home, capsys, "--dry-run", "Hi")
-    assert (code, "leave out --url" in err) == (2, True)
+    assert (code, "name one with -m" in err) == (2, True)
     code, _, err = program(served, home, capsys, "-m", "e4b", "Hi")
     assert (code, "it has fake" in err) == (3, True)
 
@@ -219,7 +220,11 @@ def test_the_servers_model_counts_as_there(served: Running, loaded: Callable[...
 def loaded(home: Path) -> Callable[..., Opener]:
     from mlxmtp.settings import load_settings
 
-    return lambda **flags: RemoteOpener(load_settings(flags), tell=lambda _: None)
+    def opener(**flags: str) -> Opener:
+        loaded = load_settings(flags)
+        return RemoteOpener(loaded, tell=lambda _: None, endpoint=endpoint_of(loaded))
+
+    return opener
 
 
 def test_asking_imports_no_networks() -> None:
