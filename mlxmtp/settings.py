@@ -1,21 +1,77 @@
-"""The table of settings, and the only module that reads `os.environ` and `config.toml`."""
+"""The table of settings, and the only module that reads `config.toml`; with `environment.py` it reads `os.environ`."""
 
 import os
 import pwd
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from mlxmtp.environment import dumb_terminal
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
 from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, STREAMS, TOKEN_COUNT, Range
-from mlxmtp.rules import SWITCH, TEXT, TEXTS, Rule, choice, name_of, number, number_or
 from mlxmtp.units import nearest
 
 T = TypeVar("T")
 
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The values a setting may have."""
+
+    wanted: str  # completes "it must be"
+    reads: Any  # the type of a flag's value
+    check: Callable[[object], Any]  # returns the value in the field's type, None for one that is not allowed
+
+
+def number(allowed: Range) -> Rule:
+    """Allow the numbers of a range."""
+
+    def check(value: Any) -> float | None:
+        kinds = int if allowed.whole else int | float
+        good = isinstance(value, kinds) and not isinstance(value, bool) and value in allowed
+        return None if not good else value if allowed.whole else float(value)
+
+    return Rule(str(allowed), int if allowed.whole else float, check)
+
+
+def number_or(allowed: Range, word: str) -> Rule:
+    """Allow the whole numbers of a range, also as text, and one word."""
+    numbers = number(allowed)
+
+    def check(value: object) -> Any:
+        if isinstance(value, str) and value.isascii() and value.isdecimal():
+            return numbers.check(int(value))
+        return word if value == word else numbers.check(value)
+
+    return Rule(f"{allowed}, or {word}", str, check)
+
+
+def choice(*values: str | int) -> Rule:
+    """Allow some words, or some numbers."""
+
+    def check(value: object) -> object:
+        return None if isinstance(value, bool) else next((one for one in values if one == value), None)
+
+    return Rule(f"{', '.join(map(str, values[:-1]))} or {values[-1]}", type(values[0]), check)
+
+
+def name_of(what: str) -> Rule:
+    """Allow a text that is not blank."""
+    return Rule(f"the name of {what}", str, lambda value: value.strip() or None if isinstance(value, str) else None)
+
+
+def texts(value: object) -> tuple[str, ...] | None:
+    """Return one text or several as a tuple, None for anything else and for an empty text."""
+    found = [value] if isinstance(value, str) else value
+    good = isinstance(found, list | tuple) and all(isinstance(one, str) and one for one in found)
+    return tuple(found) if good and found else None  # type: ignore[arg-type]
+
+
+TEXTS = Rule("a text, or a list of texts, none of them empty", list[str], texts)
+TEXT = Rule("a text", str, lambda value: value if isinstance(value, str) else None)
+SWITCH = Rule("true or false", bool, lambda value: value if isinstance(value, bool) else None)
 
 EVERY = ("every",)
 _ANSWERING = ("ask", "chat", "map", "serve")
@@ -327,54 +383,6 @@ def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError])
         shown = shown.lower() if isinstance(value, bool) else shown
         raise error(f"{where} must be {entry.rule.wanted}, not {shown}.")
     return result
-
-
-def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return True if the terminal knows no escape codes."""
-    return environ.get("TERM") == "dumb"
-
-
-def in_tmux(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return True in a window of tmux."""
-    return bool(environ.get("TMUX"))
-
-
-def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return True if the person sits at another machine."""
-    return bool(environ.get("SSH_CONNECTION"))
-
-
-def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
-    return key_in("MLXMTP_API_KEY", environ)
-
-
-def key_in(variable: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key that a variable holds, by the name that a config file gives; None if it is not set."""
-    return environ.get(variable, "").strip() or None
-
-
-def client_folder(variable: str, below_home: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return another program's folder: where its variable says, else below the home folder."""
-    return Path(environ.get(variable) or Path.home() / below_home)
-
-
-def user_config(variable: str, name: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return another program's folder: where its variable says, else where this system keeps such folders."""
-    mac, xdg = Path.home() / "Library" / "Application Support", client_folder("XDG_CONFIG_HOME", ".config", environ)
-    usual = mac if sys.platform == "darwin" else xdg
-    return Path(environ.get(variable) or usual / name)
-
-
-def editor(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the command that edits a text, as people have set it."""
-    return environ.get("VISUAL") or environ.get("EDITOR") or "vi"
-
-
-def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment without a hook's variables, with which git would answer for the hook's repository."""
-    of_a_hook = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
-    return {name: value for name, value in environ.items() if name not in of_a_hook}
 
 
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mlxmtp.app.remote import FIRST_BYTE, Remote
+from mlxmtp.environment import key_in
 from mlxmtp.errors import ConfigError
 from mlxmtp.limits import TOKEN_COUNT, Range
-from mlxmtp.rules import Rule, name_of, number, texts
-from mlxmtp.settings import Loaded, key_in, read_table, setting
+from mlxmtp.settings import Loaded, Rule, name_of, number, read_table, setting, texts
 
 AUTO = "auto"  # the name of the router: `-m auto`
 ATTACHMENTS, RESULTS = "attachments", "tool results"

@@ -13,8 +13,7 @@ from typing import Literal
 from mlxmtp.app.endpoints import ATTACHMENTS, RESULTS, Endpoint
 from mlxmtp.errors import ConfigError
 from mlxmtp.limits import TOKEN_COUNT, Range
-from mlxmtp.rules import SWITCH, TEXT, TEXTS, choice, name_of, number
-from mlxmtp.settings import Loaded, read_table, setting
+from mlxmtp.settings import SWITCH, TEXT, TEXTS, Loaded, choice, name_of, number, read_table, setting
 
 SMALL, BIG = "small", "big"
 _EXAMPLE = '[router] needs big = "26b", the model for what its skills send there, in'
@@ -32,7 +31,7 @@ class Router:
         "", TEXTS, "Model for harder questions; of several, endpoints among them, the first that can.", "must be there")
     remote: Literal["never", "ask", "fallback"] | None = setting(
         "", choice("never", "ask", "fallback"),
-        "Text may leave this machine: never, after a question each time, or where a skill or `big` leads to an endpoint.",
+        "Text may leave this machine: never, after a question, or where a skill or `big` leads to an endpoint.",
         "never")
     wait: float | None = setting(
         "", number(Range(0)), "Longest time to load a big model, in seconds, as estimated.", "no limit")
@@ -54,7 +53,7 @@ class Skill:
     think: bool | None = setting("", SWITCH, "The model reasons first.", "either")
     images: bool | None = setting("", SWITCH, "Pictures or sounds are in the prompt.", "either")
     attachments: bool | None = setting("", SWITCH, "Files are in the prompt.", "either")
-    prompt_tokens: int | None = setting("", number(TOKEN_COUNT), "The prompt has so many tokens, or more.", "any number")
+    prompt_tokens: int | None = setting("", number(TOKEN_COUNT), "The prompt has so many tokens, or more.", "any")
     pattern: str | None = setting("", TEXT, "An expression (Python's) that the question matches somewhere.", "any text")
 
     def holds(self, facts: Facts) -> bool:

@@ -15,8 +15,7 @@ from mlxmtp.cli.options import LoneResume, Resume, takes
 from mlxmtp.cli.program import app as mlxmtp_app
 from mlxmtp.errors import ConfigError, UsageError
 from mlxmtp.limits import Range
-from mlxmtp.rules import SWITCH, TEXT, Rule, choice, number
-from mlxmtp.settings import EVERY, resolve, setting
+from mlxmtp.settings import EVERY, SWITCH, TEXT, Rule, choice, number, resolve, setting
 
 
 def texts(value: object) -> list[str] | None:
