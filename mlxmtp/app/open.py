@@ -14,7 +14,7 @@ from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import LoadError, ModelNotFound, TooLarge, UsageError
 from mlxmtp.files import write_atomically
@@ -30,7 +30,7 @@ from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
 __all__ = [
-    "ANSWER", "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
+    "ANSWER", "Asked", "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
     "answer_params", "exact_of", "load", "read_tokenizer", "require_memory",
 ]  # fmt: skip
 
@@ -47,6 +47,21 @@ class TextStore(Protocol):
         """Store what the model holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A turn before it begins, as a router sees it.
+
+    `material`: there are files in the prompt. `goes_on`: more of an answer is wanted, from the model that began it.
+    """
+
+    messages: Sequence[Message]
+    params: Params
+    question: str = ""
+    tools: bool = False
+    material: bool = False
+    goes_on: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenModel:
     """A target and its drafter in memory."""
@@ -61,6 +76,17 @@ class OpenModel:
     @property
     def context(self) -> int:
         return self.model.config.max_positions
+
+    def prepare(self) -> None:
+        """Do now what the first answer would have to wait for, where that was left for later."""
+
+    def begin_turn(self, asked: Asked) -> str:
+        """Hear of a turn, all of whose answers follow; return what will be done first, in a word or two, if anything.
+
+        Raises MlxmtpError if nobody can answer.
+        """
+        del asked
+        return ""
 
     def save_learned(self) -> None:
         """Write what drafting has learned."""
@@ -84,6 +110,7 @@ class Opener:
     tell: Callable[[str], None]
     obtain: Callable[[str, ModelNotFound], None] | None = None  # get a missing model, or raise the error given
     attended: bool = False
+    agree: Callable[[str], bool] | None = None  # ask a person, if there is one, who may say no
 
     def __post_init__(self) -> None:
         self._store = Store(self.loaded.places, self.loaded.aliases)

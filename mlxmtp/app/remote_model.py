@@ -117,7 +117,7 @@ class RemoteOpener(Opener):
     ) -> OpenModel:
         """Return the server's model."""
         found = self._models[target.name]
-        model = ServedModel(self._remote, found.name, ours=found.ours)
+        model = ServedModel(self._remote, found.name, ours=found.ours, patience=self.endpoint.timeout or self.timeout)
         return RemoteOpenModel(model, target, None, LearnedDrafting(Path(), None), self.context(target))
 
 
@@ -143,16 +143,20 @@ class Estimate(Tokenizer):
 
     def prompt(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> Prompt:
         media = sum(one.count for one in media_in(messages))
-        return Prompt("", [0] * (media + sum(len(self.encode(_text(one))) + _FORMAT for one in messages)))
+        return Prompt("", [0] * (media + sum(len(self.encode(text_in(one))) + _FORMAT for one in messages)))
 
 
 class ServedModel(Model):
     """Answers conversations by asking the server."""
 
-    def __init__(self, remote: Remote, name: str, *, ours: bool = True) -> None:
-        """`ours`: the server is an mlxmtp, which knows parameters that others may refuse."""
+    def __init__(self, remote: Remote, name: str, *, ours: bool = True, patience: float = FIRST_BYTE) -> None:
+        """`ours`: the server is an mlxmtp, which knows parameters that others may refuse.
+
+        `patience`: seconds to the first token of an answer.
+        """
         self.name, self.drafter, self.kv_bits = name, None, None
         self._remote, self._tokenizer, self._ours = remote, Estimate(), ours
+        self._patience = patience
 
     @cached_property
     def media(self) -> Media:
@@ -180,7 +184,7 @@ class ServedModel(Model):
         if continues:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         form = None if params is None or self._ours else params.constraint
-        return RemoteAnswer(self._remote.chat(body), on_prefill, form)
+        return RemoteAnswer(self._remote.chat(body), on_prefill, form, self._patience)
 
     def streams(self, parallel: int) -> Streams:
         """Return what asks for so many answers at a time."""
@@ -198,7 +202,7 @@ class ServedModel(Model):
         """Leave the model to the server."""
 
 
-def _text(message: Message) -> str:
+def text_in(message: Message) -> str:
     """Return the text of a message, without its pictures."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else "\n".join(one.get("text", "") for one in content)
@@ -231,8 +235,15 @@ def _parameters(params: Params, *, ours: bool) -> dict[str, Any]:
 class RemoteAnswer(Answer):
     """An answer that comes from a server: its events, and its numbers as far as the server says them."""
 
-    def __init__(self, chunks: Chunks, on_prefill: OnPrefill | None, form: Constraint | None = None) -> None:
+    def __init__(
+        self,
+        chunks: Chunks,
+        on_prefill: OnPrefill | None,
+        form: Constraint | None = None,
+        patience: float = FIRST_BYTE,
+    ) -> None:
         """`form`: of the answer, to be looked at here, because many servers pass over it without a word."""
+        self._patience = patience
         self._chunks, self._on_prefill, self._form, self._text = chunks, on_prefill, form, ""
         self._started, self._first, self._last = time.perf_counter(), 0.0, 0.0
         self._usage: Mapping[str, Any] = {}
@@ -312,6 +323,7 @@ class RemoteAnswer(Answer):
         name, arguments = self._called.get(index, ("", ""))
         more = function.get("arguments") or ""
         written = more if isinstance(more, str) else json.dumps(more)  # some servers send the object itself
+        self._first = self._first or time.perf_counter()
         self._called[index] = name or str(function.get("name") or ""), arguments + written
 
     def _arriving(self) -> Iterator[dict[str, Any]]:
@@ -331,14 +343,25 @@ class RemoteAnswer(Answer):
             try:
                 chunk = arrived.get(timeout=_LOOK)
             except Empty:
+                chunk = {}
                 if not self._first and self._on_prefill is not None:
                     self._on_prefill(0, 0)
+            self._require_progress()
+            if chunk == {}:
                 continue
             if isinstance(chunk, Exception):
                 raise chunk
             if chunk is None:
                 return
             yield chunk
+
+    def _require_progress(self) -> None:
+        """Raise EndpointFailed if the first token has been awaited too long, however many signs of life have come."""
+        if not self._first and time.perf_counter() - self._started > self._patience:
+            self.leave()
+            seconds = f"{self._patience:g} seconds"
+            told = f"The server at {self._chunks.remote.url} gave no token within {seconds}: ask another one."
+            raise EndpointFailed(told, f"gave no token within {seconds}")
 
 
 def _has_form(text: str, form: Constraint) -> bool:

@@ -97,7 +97,9 @@ class Rules:
     @property
     def models(self) -> tuple[str, ...]:
         """All that may answer: `small`, then names."""
-        return tuple(dict.fromkeys([SMALL, *self.big, *(one.model or "" for one in self.skills if one.model != BIG)]))
+        return tuple(
+            dict.fromkeys([SMALL, *self.big, *(one.model or SMALL for one in self.skills if one.model != BIG)])
+        )
 
     def stays_here(self, name: str, facts: Facts) -> str:
         """Return why what is asked may not be sent to an endpoint; empty if it may, or if `name` is no endpoint."""

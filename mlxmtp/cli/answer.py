@@ -19,6 +19,7 @@ from mlxmtp.cli.terminal.markdown import warm_up
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import LastWords, interrupts
+from mlxmtp.engine.answer import Answer
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.media import Medium, largest, media_in
 from mlxmtp.engine.model import check_length
@@ -124,7 +125,8 @@ class OneAnswer:
         if cache is not None:
             loaded, remark = cache.load(model, ids)
             self._note(remark)
-        self.turn.begin(opened, params, tools=self.tools.declarations)
+        if doing := self.turn.begin(opened, params, tools=self.tools.declarations):
+            self.out.progress(doing)
         presenter = self._presenter(opened)
         on_prefill = PrefillProgress(self.out).count
         if self.opener.here and not self.tools.box:
@@ -152,6 +154,10 @@ class OneAnswer:
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
+        self._require_whole(outcome, answer)
+
+    def _require_whole(self, outcome: Outcome, answer: Answer) -> None:
+        """Raise MlxmtpError for an answer that lacks what was asked for."""
         if outcome.reason == "length" and not answer.complete:
             raise MlxmtpError("The answer was cut before it had the form that was asked for: --max-tokens allows more.")
         self.tools.approvals.require_none_refused()
@@ -189,6 +195,8 @@ class OneAnswer:
         return True
 
     def _show_stats(self, stats: Stats, context: int) -> None:
+        if stats.route and stats.sent_to:
+            self.out.note(f"The {presenters.went_to(stats)}.")
         if self.settings.stats:
             self.out.remark(presenters.stats_line(stats, context))
 
