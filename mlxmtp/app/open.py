@@ -52,6 +52,7 @@ class Asked:
     """A turn before it begins, as a router sees it.
 
     `material`: there are files in the prompt. `goes_on`: more of an answer is wanted, from the model that began it.
+    `wanted`: "small" or "big" answers whatever skills say.
     """
 
     messages: Sequence[Message]
@@ -60,6 +61,7 @@ class Asked:
     tools: bool = False
     material: bool = False
     goes_on: bool = False
+    wanted: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

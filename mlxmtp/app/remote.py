@@ -34,6 +34,13 @@ class RemoteModel:
     context: int = 0
     ours: bool = False
 
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> RemoteModel:
+        """Return a model as a server lists it."""
+        context = said.get("max_model_len")
+        good = isinstance(context, int) and not isinstance(context, bool) and context > 0
+        return cls(str(said["id"]), context if good else 0, said.get("owned_by") == "mlxmtp")
+
 
 class Remote:
     """A server's address. `key` is sent to it and shown to nobody; `key_from` is the variable that holds it."""
@@ -62,7 +69,7 @@ class Remote:
             listed = self.table(said).get("data")
         if not isinstance(listed, list) or not all(isinstance(one, dict) and "id" in one for one in listed):
             raise self.foreign()
-        return [_described(one) for one in listed]
+        return [RemoteModel.of(one) for one in listed]
 
     def model(self, name: str | None = None) -> RemoteModel:
         """Return the model of that name, by default the server's first. Raises MlxmtpError, ModelNotFound."""
@@ -122,8 +129,9 @@ class Remote:
             said = _message(self.table(response))
         except MlxmtpError:
             said = f"{status} {response.reason}"
-        told = f"The server at {self.url} refuses: {said}"
-        return EndpointFailed(told, f"{status}", counts=not lasting, retry_after=_seconds(response))
+        told, wait = f"The server at {self.url} refuses: {said}", response.headers.get("Retry-After", "").strip()
+        seconds = float(wait) if wait.isascii() and wait.isdecimal() and len(wait) < 10 else None  # no dates
+        return EndpointFailed(told, f"{status}", counts=not lasting, retry_after=seconds)
 
     def table(self, response: HTTPResponse) -> dict[str, Any]:
         """Return the object of a response that is no stream. Raises EndpointFailed."""
@@ -163,10 +171,13 @@ class Chunks:
                     yield self._checked(self.remote.table(response))
                     return
                 ended = False
-                for data in self._events(response):
+                for data, whole in self._events(response):
                     if data == b"[DONE]" or self._closed:
                         return
-                    chunk = self._chunk(data)
+                    try:
+                        chunk = self._checked(json.loads(data))
+                    except (ValueError, RecursionError):
+                        raise (self.remote.foreign() if whole else self.remote.broken_off()) from None
                     ended = ended or any(one.get("finish_reason") for one in chunk["choices"])
                     yield chunk
         if not ended and not self._closed:
@@ -179,20 +190,14 @@ class Chunks:
             with suppress(OSError):  # it has ended
                 self._socket.shutdown(SHUT_RDWR)
 
-    def _events(self, response: HTTPResponse) -> Iterator[bytes]:
-        """Yield the data of events; comments, names and empty events are passed over. Raises EndpointFailed."""
+    def _events(self, response: HTTPResponse) -> Iterator[tuple[bytes, bool]]:
+        """Yield the data of events, and whether their line is whole; all else is passed over. Raises EndpointFailed."""
         try:
             for line in iter(lambda: response.readline(_LARGEST), b""):
                 if line.startswith(b"data:") and (data := line.removeprefix(b"data:").strip()):
-                    yield data
+                    yield data, line.endswith(b"\n")
         except (OSError, HTTPException) as error:
             raise self.remote.broken_off() from error
-
-    def _chunk(self, data: bytes) -> dict[str, Any]:
-        try:
-            return self._checked(json.loads(data))
-        except (ValueError, RecursionError):
-            raise self.remote.foreign() from None
 
     def _checked(self, chunk: Any) -> dict[str, Any]:
         """Return a chunk whose `choices` are objects with an object `delta`. Raises EndpointFailed."""
@@ -233,12 +238,6 @@ def arguments_in(text: str) -> dict[str, Any]:
     return value
 
 
-def _described(said: Mapping[str, Any]) -> RemoteModel:
-    context = said.get("max_model_len")
-    good = isinstance(context, int) and not isinstance(context, bool) and context > 0
-    return RemoteModel(str(said["id"]), context if good else 0, said.get("owned_by") == "mlxmtp")
-
-
 def _is_list_of_calls(calls: object) -> bool:
     if calls is None:
         return True
@@ -251,9 +250,3 @@ def _message(body: Mapping[str, Any]) -> str:
     error = body.get("error")
     said = error.get("message") if isinstance(error, dict) else error
     return str(said)[:1000] if said else "it does not say why."
-
-
-def _seconds(response: HTTPResponse) -> float | None:
-    """Return the seconds of Retry-After; a date there counts as none."""
-    said = response.headers.get("Retry-After", "").strip()
-    return min(float(said), 86_400.0) if said.isascii() and said.isdecimal() else None

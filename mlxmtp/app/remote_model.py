@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote import FIRST_BYTE, Chunks, Remote, RemoteModel, arguments_in, sent
 from mlxmtp.app.remote_media import Sent, as_sent
 from mlxmtp.app.served_streams import ServedStreams
+from mlxmtp.app.structured import has_form
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Event, FinishReason, Text, Thinking
@@ -310,7 +310,7 @@ class RemoteAnswer(Answer):
                         yield kind(text)
         for name, arguments in self._called.values():
             yield Call(name, arguments_in(arguments))
-        if self._form is not None and self._reason != "length" and not _has_form(self._text, self._form):
+        if self._form is not None and self._reason != "length" and not has_form(self._text, self._form):
             told = f"The server at {self._chunks.remote.url} did not keep to the form of the answer: ask another one."
             raise EndpointFailed(told, "it knows no forms", counts=False)
         yield End(_REASONS.get(self._reason, "stop"), self.stats)
@@ -346,7 +346,11 @@ class RemoteAnswer(Answer):
                 chunk = {}
                 if not self._first and self._on_prefill is not None:
                     self._on_prefill(0, 0)
-            self._require_progress()
+            if not self._first and time.perf_counter() - self._started > self._patience:  # in spite of signs of life
+                self.leave()
+                seconds = f"{self._patience:g} seconds"
+                told = f"The server at {self._chunks.remote.url} gave no token within {seconds}: ask another one."
+                raise EndpointFailed(told, f"gave no token within {seconds}")
             if chunk == {}:
                 continue
             if isinstance(chunk, Exception):
@@ -354,27 +358,6 @@ class RemoteAnswer(Answer):
             if chunk is None:
                 return
             yield chunk
-
-    def _require_progress(self) -> None:
-        """Raise EndpointFailed if the first token has been awaited too long, however many signs of life have come."""
-        if not self._first and time.perf_counter() - self._started > self._patience:
-            self.leave()
-            seconds = f"{self._patience:g} seconds"
-            told = f"The server at {self._chunks.remote.url} gave no token within {seconds}: ask another one."
-            raise EndpointFailed(told, f"gave no token within {seconds}")
-
-
-def _has_form(text: str, form: Constraint) -> bool:
-    """Return whether a text is JSON with the keys that a schema requires, or matches an expression."""
-    if form.kind != "schema":
-        return form.kind != "regex" or re.fullmatch(form.source, text) is not None
-    schema = json.loads(form.source)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    required = schema.get("required", []) if isinstance(schema, dict) else []
-    return not required or (isinstance(value, dict) and {*required} <= value.keys())
 
 
 def _number(table: Mapping[str, Any], name: str) -> float:

@@ -14,7 +14,7 @@ from mlxmtp.app.candidates import Candidates
 from mlxmtp.app.endpoints import AUTO, endpoints_of
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote_model import RemoteOpenModel, text_in
-from mlxmtp.app.router import SMALL, Facts, Route, Rules, reason, route, rules_of
+from mlxmtp.app.router import SMALL, Facts, Route, Skill, reason, route, rules_of
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.declarations import declaration
 from mlxmtp.engine.events import Call, End, Event, Text, Thinking
@@ -122,9 +122,11 @@ class RoutedModel(Model):
     def media(self) -> Media:  # type: ignore[override]
         return self.candidates.media
 
-    def choose(self, asked: Asked, rules: Rules | None = None) -> str:
+    def choose(self, asked: Asked) -> str:
         """Choose who answers a turn, and return what will be done first. Raises MlxmtpError if nobody can."""
-        rules, facts = rules or self.rules, self._facts(asked)
+        rules, facts = self.rules, self._facts(asked)
+        if asked.wanted:
+            rules = replace(rules, skills=(Skill("asked for", asked.wanted),))
         obstacles = {name: self.candidates.obstacle(name, facts) for name in self.candidates}
         if not any(one.get("role") == "assistant" for one in asked.messages):
             self._current = None  # a conversation begins
@@ -132,20 +134,23 @@ class RoutedModel(Model):
             rules = replace(rules, skills=())
         found = route(rules, facts, obstacles, self._current)
         if rules.remote == "ask":
-            while (first := next(iter(found.order), None)) in rules.endpoints and not self._agreed(first, facts):
+            while found.order and (first := found.order[0]) in rules.endpoints:
+                told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {first}"
+                if self._agree is not None and self._agree(f"{told} at {rules.endpoints[first].remote().host}?"):
+                    break
                 obstacles[first] = "was not allowed"
                 found = route(rules, facts, obstacles, self._current)
-            asked_for = {*rules.endpoints} - {first}  # the others were not, so they are no way out either
-            found = replace(found, order=tuple(name for name in found.order if name not in asked_for))
+            unasked = {*rules.endpoints} - {*found.order[:1]}  # so they are no way out either
+            found = replace(found, order=tuple(name for name in found.order if name not in unasked))
         if not found.order:
             told = ", ".join(f"{self.candidates[name].title} {obstacle}" for name, obstacle in found.passed)
             raise MlxmtpError(f"No model of the router can answer this: {told}.")
         self.chosen = found
-        first = self.candidates[found.order[0]]
-        if first.breaker is not None:
-            return f"asking {first.title}"
-        seconds = first.seconds_to_load
-        return f"loading {first.title}, about {seconds:.0f} s" if seconds >= 1 else ""
+        one = self.candidates[found.order[0]]
+        if one.breaker is not None:
+            return f"asking {one.title}"
+        seconds = one.seconds_to_load
+        return f"loading {one.title}, about {seconds:.0f} s" if seconds >= 1 else ""
 
     def _facts(self, asked: Asked) -> Facts:
         """Return what skills look at; tokens are those of the texts, without the template's marks."""
@@ -161,11 +166,6 @@ class RoutedModel(Model):
             attachments=asked.material,
             results=any(one.get("role") == "tool" for one in asked.messages),
         )
-
-    def _agreed(self, name: str, facts: Facts) -> bool:
-        host = self.rules.endpoints[name].remote().host
-        told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {name} at {host}?"
-        return self._agree is not None and self._agree(told)
 
     def stream(
         self,
@@ -270,8 +270,8 @@ class RoutedAnswer(Answer):
             except MlxmtpError as error:
                 if self._shown or not rest:
                     raise
-                failed = f"failed ({error.reason})" if isinstance(error, EndpointFailed) else f"failed ({error})"
-                self._passed.append((self._title, failed))
+                why = error.reason if isinstance(error, EndpointFailed) else str(error).rstrip(".")
+                self._passed.append((self._title, f"failed ({why})"))
                 continue
             if over is None:
                 return

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlxmtp.app.endpoints import ATTACHMENTS, RESULTS, Endpoint
+from mlxmtp.app.endpoints import ATTACHMENTS, AUTO, RESULTS, Endpoint, endpoints_of
 from mlxmtp.errors import ConfigError
 from mlxmtp.limits import TOKEN_COUNT, Range
 from mlxmtp.settings import SWITCH, TEXT, TEXTS, Loaded, choice, name_of, number, read_table, setting
@@ -107,11 +107,11 @@ class Rules:
             return ""
         sends = self.endpoints[name].sends or ()
         if self.remote == "never":
-            return "would get the text, which stays here"
+            return "gets no text from here"
         if (facts.attachments or facts.images) and ATTACHMENTS not in sends:
-            return "would get attachments, which stay here"
+            return "gets no attachments"
         if (facts.results or facts.tools) and RESULTS not in sends:
-            return "would get tool results, which stay here"
+            return "gets no tool results"
         return ""
 
 
@@ -136,6 +136,15 @@ def rules_of(loaded: Loaded, endpoints: Mapping[str, Endpoint]) -> Rules:
             raise ConfigError(f"pattern in {where} is no expression: {error}.") from None
         skills.append(skill)
     return Rules(router, tuple(skills), endpoints, router.big)
+
+
+def small_of(loaded: Loaded) -> Loaded:
+    """Return settings in which the small model stands in place of the router. Raises ConfigError."""
+    settings = loaded.settings
+    if settings.model != AUTO or settings.url is not None:
+        return loaded
+    small = rules_of(loaded, endpoints_of(loaded)).router.small
+    return replace(loaded, settings=replace(settings, model=small))
 
 
 @dataclass(frozen=True, slots=True)
