@@ -88,18 +88,18 @@ class Candidates:
     @property
     def media(self) -> Media:
         """The senses of the first model here that sees, else those of the small one."""
-        found = [self._opener.media(one.target) for one in self._here()]
+        found = [self._opener.media(one.target) for one in self._here() if one.target is not None]
         return next((one for one in found if one.sees), found[0])
 
     @property
     def context(self) -> int:
         """The longest context of those that may answer."""
-        here = [self._opener.context(one.target) for one in self._here()]
+        here = [self._opener.context(one.target) for one in self._here() if one.target is not None]
         remote = self._rules.endpoints.values() if self._rules.remote != "never" else ()
         return max([*here, *(one.context or 0 for one in remote)])
 
     def _here(self) -> list[Candidate]:
-        return [one for one in self._all.values() if one.target is not None and one.opener.here]
+        return [one for one in self._all.values() if one.opener.here]
 
     def obstacle(self, name: str, facts: Facts) -> str:
         """Return why one cannot answer this, a phrase behind its name; empty if it can."""

@@ -38,8 +38,8 @@ class RemoteModel:
     def of(cls, said: Mapping[str, Any]) -> RemoteModel:
         """Return a model as a server lists it."""
         context = said.get("max_model_len")
-        good = isinstance(context, int) and not isinstance(context, bool) and context > 0
-        return cls(str(said["id"]), context if good else 0, said.get("owned_by") == "mlxmtp")
+        tokens = max(0, context) if isinstance(context, int) and not isinstance(context, bool) else 0
+        return cls(str(said["id"]), tokens, said.get("owned_by") == "mlxmtp")
 
 
 class Remote:

@@ -363,5 +363,6 @@ class RemoteAnswer(Answer):
 def _number(table: Mapping[str, Any], name: str) -> float:
     """Return a number that a server sent; 0 for anything else."""
     value = table.get(name)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value > 0
-    return value if good else 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        return 0
+    return max(0, value)

@@ -119,7 +119,7 @@ class RoutedModel(Model):
         self.chosen = Route((SMALL,), "")
 
     @property
-    def media(self) -> Media:  # type: ignore[override]
+    def media(self) -> Media:
         return self.candidates.media
 
     def choose(self, asked: Asked) -> str:
@@ -238,7 +238,7 @@ class RoutedAnswer(Answer):
         self._title = model.candidates[model.chosen.order[0]].title
         self._answer: Answer | None = None
         self._shown = False
-        self._events = self._run(model.chosen.order)
+        self._events = self._tried(model.chosen.order)
 
     @property
     def stats(self) -> Stats:
@@ -262,7 +262,7 @@ class RoutedAnswer(Answer):
             self._answer.close()
         self._events.close()
 
-    def _run(self, order: Sequence[str]) -> Generator[Event, None, None]:
+    def _tried(self, order: Sequence[str]) -> Generator[Event, None, None]:
         for place, name in enumerate(order):
             self._title, rest = self._model.candidates[name].title, order[place + 1 :]
             try:
@@ -289,7 +289,7 @@ class RoutedAnswer(Answer):
         try:
             opened = self._model.candidates.opened(name)
             cascade = self._cascade if name == SMALL and rest else "off"
-            for event in self._asked(opened, cascade):
+            for event in self._heard(opened, cascade):
                 if isinstance(event, str):
                     told = True
                     return event
@@ -310,7 +310,7 @@ class RoutedAnswer(Answer):
                 breaker.give_up()
         return None
 
-    def _asked(self, opened: OpenModel, cascade: str) -> Iterator[Event | str]:
+    def _heard(self, opened: OpenModel, cascade: str) -> Iterator[Event | str]:
         """Yield the events of a model; a text in place of one is its reason to hand over, and the last."""
         params, tools = self._params, self._tools
         if cascade == "logprob":

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 Step = bytes | float
 """Bytes to send, or seconds to wait."""
@@ -38,7 +39,7 @@ class Peer:
         self.requests: list[bytes] = []
 
     @property
-    def bodies(self) -> list[dict[str, object]]:
+    def bodies(self) -> list[dict[str, Any]]:
         """The bodies of those that had one."""
         return [json.loads(body) for one in self.requests if (body := one.partition(b"\r\n\r\n")[2])]
 

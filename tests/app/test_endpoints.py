@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -115,7 +117,7 @@ FAULTS: dict[str, tuple[list[Step], str, bool]] = {
     "cut in a chunked stream": (
         [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n" + said("Half")], "it broke off", True),
     "slow to begin": ([SLOW * 5, STREAM + said("late", reason="stop")], "", True),
-    "alive without a token": ([STREAM, *[b": keepalive\n\n", 0.1] * 30], "no token within", True),
+    "alive without a token": ([STREAM, *(cast("list[Step]", [b": keepalive\n\n", 0.1]) * 30)], "no token within", True),
     "arguments that are none": (
         [STREAM + delta(tool_calls=[{"id": "a", "function": {"name": "f", "arguments": "[1]"}}])
          + said(reason="tool_calls") + DONE], "cannot be read", False),
@@ -225,7 +227,7 @@ class Given(Chunks):
     def __init__(self, chunks: list[object]) -> None:
         self.remote, self._given = Remote("127.0.0.1"), chunks
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from (self._checked(one) for one in self._given)
 
     def close(self) -> None:
@@ -261,7 +263,7 @@ def test_an_endpoint_of_the_config_answers(home: Path, capsys: pytest.CaptureFix
         assert app.main(["ask", "--no-stdin", "-m", "team", "Third?"]) == 1
         assert "sk-secret" not in capsys.readouterr().err
     assert all(b"Authorization: Bearer sk-secret" in one for one in server.requests)
-    assert [message["content"] for message in server.bodies[1]["messages"]] == ["First?", "One.", "Second?"]  # type: ignore[attr-defined]
+    assert [message["content"] for message in server.bodies[1]["messages"]] == ["First?", "One.", "Second?"]
     kept = [one.read_text() for one in home.rglob("*") if one.is_file()]
     assert not any("sk-secret" in text for text in kept)
 

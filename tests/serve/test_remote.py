@@ -222,7 +222,9 @@ def loaded(home: Path) -> Callable[..., Opener]:
 
     def opener(**flags: str) -> Opener:
         loaded = load_settings(flags)
-        return RemoteOpener(loaded, tell=lambda _: None, endpoint=endpoint_of(loaded))
+        endpoint = endpoint_of(loaded)
+        assert endpoint is not None
+        return RemoteOpener(loaded, tell=lambda _: None, endpoint=endpoint)
 
     return opener
 
