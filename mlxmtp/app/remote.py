@@ -23,6 +23,8 @@ _CONNECT, _SILENT = 3.0, 30.0  # seconds: until a connection stands, and between
 FIRST_BYTE = 600.0  # seconds until an answer begins: some servers are silent while they read a prompt
 _LARGEST = 16 * 2**20  # bytes of a body that is no stream
 _TRANSIENT = (408, 429)  # and 5xx: the same request may be answered later
+_FOREIGN = "it speaks another protocol"
+_UNLISTED = ("404", "405", "501", _FOREIGN)  # reasons why a list of models cannot be read where answers can
 _VERSIONED = re.compile(r"/v\d\w*(/|$)")
 
 
@@ -72,9 +74,22 @@ class Remote:
         return [RemoteModel.of(one) for one in listed]
 
     def model(self, name: str | None = None) -> RemoteModel:
-        """Return the model of that name, by default the server's first. Raises MlxmtpError, ModelNotFound."""
-        models = self.models()
+        """Return the model of that name, by default the server's first. Raises MlxmtpError, ModelNotFound.
+
+        Other servers than ours may know names that they do not list, and some list none.
+        """
+        try:
+            models = self.models()
+        except EndpointFailed as error:
+            if name is None and error.reason in _UNLISTED:
+                told = f"The server at {self.url} lists no models: name one, --url {self.url} -m NAME."
+                raise EndpointFailed(told, error.reason, counts=False) from None
+            if name is None or error.reason not in _UNLISTED:
+                raise
+            models = []
         found = next((one for one in models if name in (None, one.name)), None)
+        if found is None and name is not None and not any(one.ours for one in models):
+            return RemoteModel(name)
         if found is None:
             there = ", ".join(one.name for one in models) or "none"
             raise ModelNotFound(f"The server at {self.url} has no model '{name or ''}': it has {there}.")
@@ -145,7 +160,7 @@ class Remote:
 
     def foreign(self) -> EndpointFailed:
         told = f"What answers at {self.url} does not speak OpenAI's protocol: name another server."
-        return EndpointFailed(told, "it speaks another protocol")
+        return EndpointFailed(told, _FOREIGN)
 
     def broken_off(self) -> EndpointFailed:
         told = f"The server at {self.url} broke off its answer: look there for the reason, and ask again."

@@ -61,13 +61,7 @@ class RemoteOpener(Opener):
     def target(self, name: str | None) -> Checkpoint:
         """Return the endpoint's model, which goes by the endpoint's own name if it has one. Raises MlxmtpError."""
         del name  # the endpoint says which
-        wanted = self.endpoint.model
-        try:
-            model = self._remote.model(wanted)
-        except EndpointFailed as error:
-            if wanted is None or error.reason != "404":  # some servers list no models
-                raise
-            model = RemoteModel(wanted)
+        model = self._remote.model(self.endpoint.model)
         shown = self.endpoint.name or model.name
         self._models[shown] = model
         return Checkpoint(shown, Path(self._remote.url))
@@ -183,8 +177,9 @@ class ServedModel(Model):
             body["tools"] = [*tools]
         if continues:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        form = None if params is None or self._ours else params.constraint
-        return RemoteAnswer(self._remote.chat(body), on_prefill, form, self._patience)
+        form = None if params is None else params.constraint
+        chunks, patience = self._remote.chat(body), self._patience
+        return RemoteAnswer(chunks, on_prefill, form=form, trusted=self._ours, patience=patience)
 
     def streams(self, parallel: int) -> Streams:
         """Return what asks for so many answers at a time."""
@@ -239,11 +234,13 @@ class RemoteAnswer(Answer):
         self,
         chunks: Chunks,
         on_prefill: OnPrefill | None,
+        *,
         form: Constraint | None = None,
+        trusted: bool = False,
         patience: float = FIRST_BYTE,
     ) -> None:
-        """`form`: of the answer, to be looked at here, because many servers pass over it without a word."""
-        self._patience = patience
+        """`form`: of the answer, looked at here unless the server is `trusted`: many pass over it without a word."""
+        self._patience, self._trusted = patience, trusted
         self._chunks, self._on_prefill, self._form, self._text = chunks, on_prefill, form, ""
         self._started, self._first, self._last = time.perf_counter(), 0.0, 0.0
         self._usage: Mapping[str, Any] = {}
@@ -255,7 +252,7 @@ class RemoteAnswer(Answer):
 
     @property
     def complete(self) -> bool:
-        return self._reason != "length"
+        return self._form is None or self._reason != "length"
 
     @property
     def stats(self) -> Stats:
@@ -310,7 +307,7 @@ class RemoteAnswer(Answer):
                         yield kind(text)
         for name, arguments in self._called.values():
             yield Call(name, arguments_in(arguments))
-        if self._form is not None and self._reason != "length" and not has_form(self._text, self._form):
+        if self._form is not None and self.complete and not (self._trusted or has_form(self._text, self._form)):
             told = f"The server at {self._chunks.remote.url} did not keep to the form of the answer: ask another one."
             raise EndpointFailed(told, "it knows no forms", counts=False)
         yield End(_REASONS.get(self._reason, "stop"), self.stats)

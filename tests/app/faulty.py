@@ -45,8 +45,8 @@ class Peer:
 
 
 @contextmanager
-def peer(*answers: Sequence[Step] | bytes) -> Iterator[Peer]:
-    """A server that answers one connection after the other; the list of models it always knows."""
+def peer(*answers: Sequence[Step] | bytes, models: bytes = MODELS) -> Iterator[Peer]:
+    """A server that answers one connection after the other; asked for its models it always says `models`."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server, waiting, over = Peer(listener.getsockname()[1]), list(answers), threading.Event()
 
@@ -54,7 +54,7 @@ def peer(*answers: Sequence[Step] | bytes) -> Iterator[Peer]:
             with line, suppress(OSError):
                 request = _request(line)
                 server.requests.append(request)
-                steps: Sequence[Step] | bytes = MODELS
+                steps: Sequence[Step] | bytes = models
                 if b"/models" not in request.partition(b"\r\n")[0]:
                     steps = waiting.pop(0) if waiting else b""
                 for step in [steps] if isinstance(steps, bytes) else steps:

@@ -22,7 +22,7 @@ from mlxmtp.engine.events import Call, End, Event, Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import ConfigError, EndpointFailed, MlxmtpError
 from mlxmtp.settings import load_settings
-from tests.app.faulty import DONE, STREAM, Step, http, peer, refused, said
+from tests.app.faulty import DONE, MODELS, STREAM, Step, http, peer, refused, said
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -268,6 +268,16 @@ def test_an_endpoint_of_the_config_answers(home: Path, capsys: pytest.CaptureFix
     assert not any("sk-secret" in text for text in kept)
 
 
+def test_an_answer_that_is_cut_is_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a form a limit is no failure; in one it is."""
+    answers = [STREAM + said("One", reason="length")] * 2
+    with peer(*answers) as server:
+        words = ["ask", "--no-stdin", "-m", server.url, "--max-tokens", "1", "Hi"]
+        assert app.main(words) == 0
+        assert "was cut after 1 tokens (--max-tokens)" in capsys.readouterr().err
+        assert app.main([*words, "--json-output"]) == 1
+
+
 def test_a_key_that_is_not_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEAM_KEY")
     endpoint = Endpoint(url="127.0.0.1:1", key_env="TEAM_KEY", name="team")
@@ -275,8 +285,16 @@ def test_a_key_that_is_not_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
         RemoteOpener(load_settings({}), print, endpoint=endpoint)
 
 
-def test_a_server_without_a_list_of_models(home: Path) -> None:
-    opener = RemoteOpener(load_settings({}), print, endpoint=Endpoint(url="127.0.0.1:1", model="x"))
+@pytest.mark.parametrize("listed", [http(b"", "404 Not Found"), http(b""), MODELS])
+def test_a_server_that_does_not_list_its_models(home: Path, listed: bytes) -> None:
+    """The name that the config gives is believed; without one it must be asked for."""
+    with peer(models=listed) as server:
+        opener = RemoteOpener(load_settings({}), print, endpoint=Endpoint(url=server.url, model="x"))
+        assert opener.target(None).name == "x"
+        if listed is not MODELS:
+            with pytest.raises(MlxmtpError, match="lists no models: name one"):
+                Remote(server.url).model()
+    opener = RemoteOpener(load_settings({}), print, endpoint=Endpoint(url=refused(), model="x"))
     with pytest.raises(MlxmtpError, match="No server answers"):
         opener.target(None)
 

@@ -173,9 +173,9 @@ STREAM = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 ASKS: list[tuple[bytes, str]] = [
     (b"", "No server answers"),
     (b"SSH-2.0-OpenSSH\r\n", "No server answers"),
-    (http(b"<html>"), "does not speak OpenAI's protocol"),
-    (http(b"[]"), "does not speak OpenAI's protocol"),
-    (http(b'{"data": [1]}'), "does not speak OpenAI's protocol"),
+    (http(b"<html>"), "lists no models: name one"),
+    (http(b"[]"), "lists no models: name one"),
+    (http(b'{"data": [1]}'), "lists no models: name one"),
     (http(b"gone", "502 Bad Gateway"), "refuses: 502 Bad Gateway"),
     (http(b'{"error": "busy"}', "503 x"), "refuses: busy"),
 ]
