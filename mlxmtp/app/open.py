@@ -150,6 +150,11 @@ class Opener:
             note += f" {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
         self.tell(note)
 
+    def about(self, target: Checkpoint, drafter: Checkpoint | None) -> str:
+        """Return who answers, in a line."""
+        with_ = "without a drafter" if drafter is None else f"with the drafter {drafter.name}"
+        return f"{target.name}, {with_}, in {target.folder}"
+
     def tokenizer(self, target: Checkpoint) -> Tokenizer:
         """Return the text side of a model. Raises LoadError."""
         return read_tokenizer(target)

@@ -64,6 +64,10 @@ class RouterOpener(Opener):
     def drafter(self, target: Checkpoint, settings: Settings, *, off: bool = False) -> Checkpoint | None:
         return None if off else self.candidates[SMALL].drafter
 
+    def about(self, target: Checkpoint, drafter: Checkpoint | None) -> str:
+        first, *others = (self.candidates[name].title for name in self.candidates)
+        return f"{AUTO}: {first}, or as skills say {', '.join(others)}"
+
     def media(self, target: Checkpoint) -> Media:
         """Return the senses of the first model that sees, else those of the small one."""
         return self.candidates.media
@@ -138,7 +142,9 @@ class RoutedModel(Model):
                 told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {first}"
                 if self._agree is not None and self._agree(f"{told} at {rules.endpoints[first].remote().host}?"):
                     break
-                obstacles[first] = "was not allowed"
+                obstacles |= {
+                    name: obstacles[name] or "was not allowed" for name in rules.endpoints if name in obstacles
+                }
                 found = route(rules, facts, obstacles, self._current)
             unasked = {*rules.endpoints} - {*found.order[:1]}  # so they are no way out either
             found = replace(found, order=tuple(name for name in found.order if name not in unasked))
