@@ -137,7 +137,7 @@ class Matcher:
 
     @property
     def whole(self) -> bool:
-        """True if the answer has ended, or may end here and cannot go on: what is cut elsewhere may be half a number."""
+        """True if the answer has ended, or may end here and cannot go on. What is cut elsewhere may be half a word."""
         if self._ended or not self._inner.is_accepting():
             return self._ended
         following = int.from_bytes(self._inner.compute_bitmask(), "little")
