@@ -293,8 +293,8 @@ def test_what_could_have_gone_on_is_not_complete_where_it_was_cut(pocket):
     number = Constraint("regex", "[0-9]+")
     assert answer(pocket, number, max_tokens=3, temp=0.0)[2:] == ("length", False)
     assert answer(pocket, Constraint("regex", "[0-9]{3}"), temp=0.0)[2:] == ("stop", True)
-    fence = {"constraint": Constraint("regex", "(yes|no), [a-z]{3}"), "stop_strings": [","], "temp": 0.0}
-    text, _, reason, complete = answer(pocket, **fence)
+    word = Constraint("regex", "(yes|no), [a-z]{3}")
+    text, _, reason, complete = answer(pocket, word, stop_strings=[","], temp=0.0)
     assert (text in ("yes", "no"), reason, complete) == (True, "stop", False)
 
 
