@@ -130,7 +130,7 @@ class RoutedModel(Model):
         """Choose who answers a turn, and return what will be done first. Raises MlxmtpError if nobody can."""
         rules, facts = self.rules, self._facts(asked)
         if asked.wanted:
-            rules = replace(rules, skills=(Skill("asked for", asked.wanted),))
+            rules = replace(rules, skills=(Skill("summary", asked.wanted),))
         obstacles = {name: self.candidates.obstacle(name, facts) for name in self.candidates}
         if not any(one.get("role") == "assistant" for one in asked.messages):
             self._current = None  # a conversation begins
