@@ -9,7 +9,7 @@ from typing import Any
 from mlxmtp.app.open import OpenModel
 from mlxmtp.app.worker import Failed
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.call_grammar import calls_only
+from mlxmtp.engine.call_grammar import calls_only, form_or_calls
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.media import Medium, media_in
@@ -212,11 +212,11 @@ def _require_tokens(tokenizer: Tokenizer, asked: Asked) -> None:
 
 def _constraint(tokenizer: Tokenizer, asked: Asked) -> Constraint | None:
     """Return the form that an answer must have. Raises UsageError for a schema that is not supported."""
+    form: Constraint | None = asked.given.get("constraint")
+    if form is not None:
+        form.check()
     if asked.forced:
         return calls_only(asked.forced, tokenizer, several=asked.parallel_calls)
-    constraint: Constraint | None = asked.given.get("constraint")
-    if constraint is not None:
-        if asked.tools:
-            raise Refused("A format and tools cannot be asked for together: leave one of them out.", "tools")
-        constraint.check()
-    return constraint
+    if form is not None and asked.tools:
+        return form_or_calls(form, asked.tools, tokenizer, several=asked.parallel_calls)
+    return form
