@@ -20,10 +20,11 @@ _LARGEST = 16 * 2**20  # bytes of a body that is no stream
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A model that a server has; `context` 0: it does not say."""
+    """A model that a server has; `context` 0: it does not say. `sees`: it reads pictures."""
 
     name: str
     context: int = 0
+    sees: bool = False
 
 
 class Remote:
@@ -49,13 +50,14 @@ class Remote:
             listed = self._json(said).get("data")
         if not isinstance(listed, list) or not all(isinstance(one, dict) and "id" in one for one in listed):
             raise self.foreign()
-        models = {str(one["id"]): one.get("max_model_len") for one in listed}
+        models = {str(one["id"]): one for one in listed}
         if not models or (name is not None and name not in models):
             there = ", ".join(models) or "none"
             raise ModelNotFound(f"The server at {self.url} has no model '{name or ''}': it has {there}.")
         found = next(iter(models)) if name is None else name
-        context = models[found]
-        return RemoteModel(found, context if isinstance(context, int) and context > 0 else 0)
+        context, reads = models[found].get("max_model_len"), models[found].get("input_modalities")
+        sees = isinstance(reads, list) and "image" in reads
+        return RemoteModel(found, context if isinstance(context, int) and context > 0 else 0, sees)
 
     def chat(self, body: Mapping[str, Any]) -> Chunks:
         """Ask for a chat completion. Raises nothing yet."""

@@ -203,11 +203,7 @@ class Routes:
         return Fields(read_json(await read_body(request, self._limits.body)))
 
     async def _load(self, endpoint: Endpoint, asked: Asked) -> Response:
-        served = self._service.models.find(asked.model)
-        error = await self._service.scheduler.loaded()
-        if error is not None:
-            raise Refused(str(error), status=503)
-        about = About(served.name)
+        about = About((await self._service.load(asked.model)).name)
         return Json(ollama.OllamaStream(about, chat=endpoint.path == "/api/chat").loaded())
 
     async def _count(self, request: Request) -> Response:
@@ -259,6 +255,9 @@ class Routes:
         return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
 
 
+_MODALITIES = {"vision": "image", "audio": "audio"}
+
+
 def _senses(served: Served) -> list[str]:
     """Return what a model reads beside text, in Ollama's words; nothing if its weights are not there yet."""
     if served.no_pictures:
@@ -278,6 +277,7 @@ def _described(served: Served) -> dict[str, Any]:
         "created_at": _time(served.created),
         "owned_by": "mlxmtp",
         "max_model_len": served.context,
+        "input_modalities": ["text", *(_MODALITIES[one] for one in _senses(served))],
     }
 
 

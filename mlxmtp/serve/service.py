@@ -56,10 +56,8 @@ class Service:
         self._defaults = defaults
 
     async def prepare(self, asked: Asked) -> Prepared:
-        """Write the prompt. Raises Refused for a conversation that the template refuses or the context cannot hold."""
-        served = self.models.known(asked.model)
-        if served is None:
-            served = await asyncio.to_thread(self.models.find, asked.model)
+        """Write the prompt. Raises Refused for a conversation that the template refuses."""
+        served = await self._found(asked.model)
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
             if media_in(asked.messages):
@@ -72,16 +70,29 @@ class Service:
             raise Refused(str(error), "messages") from error
         except ValueError as error:
             raise Refused(f"{error}.") from error
-        if len(ids) >= served.context:
-            raise Refused(
-                f"The prompt has {len(ids)} tokens, and the context of '{served.name}' holds {served.context}.",
-                "messages",
-                code="context_length_exceeded",
-            )
         return Prepared(served, asked, ids, places, media_in(asked.messages), params)
 
+    async def load(self, name: str) -> Served:
+        """Return the model of that name once it is in memory, which is when its turn has come. Raises Refused."""
+        job = Job(await self._found(name), begin=None)
+        self.scheduler.submit(job)
+        event = await job.events.get()
+        if isinstance(event, Failed):
+            raise Refused(sentence(event.error), status=503) from event.error
+        return job.served
+
+    async def _found(self, name: str) -> Served:
+        return self.models.known(name) or await asyncio.to_thread(self.models.find, name)
+
     def submit(self, prepared: Prepared) -> list[Job]:
-        """Put every answer that is wanted into the line. Raises Refused if it is full."""
+        """Put every answer that is wanted into the line.
+
+        Raises Refused if it is full, or the context cannot hold the prompt.
+        """
+        tokens, most = len(prepared.ids), prepared.served.context
+        if tokens >= most:  # agents look for these words, and then shorten the conversation
+            told = f"The prompt is too long: {tokens} tokens > {most} maximum for '{prepared.served.name}'."
+            raise Refused(told, "messages", code="context_length_exceeded")
         jobs: list[Job] = []
         try:
             for params in prepared.params:
