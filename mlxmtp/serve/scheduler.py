@@ -82,8 +82,8 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def running(self) -> bool:
-        return self._running is not None or bool(self._together)
+    def running(self) -> int:
+        return (self._running is not None) + len(self._together)
 
     def submit(self, job: Job) -> None:
         """Put a job at the end of the line. Raises Refused if it is too long."""

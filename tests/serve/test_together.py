@@ -139,11 +139,12 @@ def test_who_goes_away_ends_the_reading_of_a_long_prompt_within_a_layer(
             layers = Layers(patch)
             leaving = begin(port, "word " * 3000)
             assert layers.fifth.wait(30)
+            assert running(port) == 1 + beside
             leaving.close()
             assert layers.cancelled.wait(30)
             if other is not None:
                 other.close()
-            wait_until(lambda: not running(port))
+            wait_until(lambda: running(port) == 0)
             assert layers.count - layers.after <= 1
         assert ask(port, QUESTIONS[0])
 
@@ -155,10 +156,10 @@ def until_text(peer: socket.socket) -> None:
         got += peer.recv(4096)
 
 
-def running(port: int) -> bool:
-    """True while answers are being written."""
+def running(port: int) -> int:
+    """Answers that are being written."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/metrics")
     metrics = connection.getresponse().read().decode()
     connection.close()
-    return "mlxmtp_requests_running 1" in metrics
+    return int(metrics.partition("\nmlxmtp_requests_running ")[2].split()[0])
