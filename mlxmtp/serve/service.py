@@ -91,7 +91,7 @@ class Service:
         """
         tokens, most = len(prepared.ids), prepared.served.context
         if tokens >= most:  # agents look for these words, and then shorten the conversation
-            told = f"The prompt is too long: {tokens} tokens > {most} maximum for '{prepared.served.name}'."
+            told = f"The prompt is too long: {tokens} tokens > {most} maximum, the context of '{prepared.served.name}'."
             raise Refused(told, "messages", code="context_length_exceeded")
         jobs: list[Job] = []
         try:
