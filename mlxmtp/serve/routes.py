@@ -236,7 +236,7 @@ class Routes:
         return Json(_described(self._service.models.find(request.path_params["name"])))
 
     async def _version(self, _: Request) -> Response:
-        return Json({"version": installed_version(missing="0.0.0")})
+        return Json({"version": ollama.VERSION, "mlxmtp": installed_version(missing="0.0.0")})
 
     async def _tags(self, _: Request) -> Response:
         return Json({"models": [_tag(one) for one in await asyncio.to_thread(self._service.models.listed)]})
@@ -248,7 +248,8 @@ class Routes:
     async def _show(self, request: Request) -> Response:
         body = await self._fields(request)
         served = self._service.models.find(body.text("model", "") or body.text("name", ""))
-        info = {"general.architecture": "gemma4", "gemma4.context_length": served.context}
+        about = {"general.architecture": "gemma4", "general.basename": served.name}
+        info = {**about, "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
         tokenizer = await asyncio.wrap_future(served.tokenizer)
         capabilities = ["completion", *(["tools"] if tokenizer.declares_tools else []), "thinking", *_senses(served)]
