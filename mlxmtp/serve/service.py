@@ -82,7 +82,8 @@ class Service:
         return job.served
 
     async def _found(self, name: str) -> Served:
-        return self.models.known(name) or await asyncio.to_thread(self.models.find, name)
+        served = self.models.known(name)
+        return await asyncio.to_thread(self.models.find, name) if served is None else served
 
     def submit(self, prepared: Prepared) -> list[Job]:
         """Put every answer that is wanted into the line.

@@ -185,7 +185,11 @@ def test_interrupted_reading_of_a_prompt_keeps_what_was_read(moment):
 
 @pytest.mark.parametrize("layers", [1, 4, 7, 12])
 def test_what_is_raised_after_a_layer_ends_the_reading_there(layers, monkeypatch):
-    engine, sent, called = decoder("31b", chunk=10), [], []
+    engine, send, sent, called = decoder("31b", chunk=10), mx.async_eval, [], []
+
+    def counted(*arrays):
+        sent.append(arrays)
+        send(*arrays)
 
     def stop_there(done: int, total: int) -> None:
         called.append(done)
@@ -193,8 +197,7 @@ def test_what_is_raised_after_a_layer_ends_the_reading_there(layers, monkeypatch
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        send = mx.async_eval
-        patch.setattr(mx, "async_eval", lambda *arrays: (sent.append(arrays), send(*arrays)))
+        patch.setattr(mx, "async_eval", counted)
         with pytest.raises(KeyboardInterrupt):
             list(engine.rounds(prompt("31b"), max_tokens=5, on_prefill=stop_there))
         assert len(sent) == layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as all_of
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ import pytest
 
 import mlxmtp
 from mlxmtp.app.open import Opener
+from mlxmtp.decode import decoder
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text
 from mlxmtp.engine.params import Params
@@ -100,13 +101,15 @@ def test_many_clients_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Layers:
-    """Counts the layers of prompts that are sent to the device; the fifth waits until `cancelled` is set."""
+    """Counts the layers of a long prompt that are sent to the device; the fifth waits until `cancelled` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.after = 0, 0
         self.fifth, self.cancelled = Event(), Event()
-        self._really = mx.async_eval
+        self._reads = False
+        self._really, self._steps = mx.async_eval, decoder.read_in_chunks
         monkeypatch.setattr(mx, "async_eval", self._send)
+        monkeypatch.setattr(decoder, "read_in_chunks", self._read)
         cancel = Scheduler.cancel
 
         def cancelled(scheduler: Scheduler, job: Job) -> None:
@@ -119,11 +122,23 @@ class Layers:
 
     def _send(self, *arrays: Any) -> None:
         self._really(*arrays)
-        if len(arrays) == 1:  # rounds send several
+        if self._reads:
             self.count += 1
             if self.count == 5:
                 self.fifth.set()
                 assert self.cancelled.wait(30)
+
+    def _read(self, target: Any, cache: Any, tokens: list[int], *more: Any) -> Generator[int, None, Any]:
+        steps = self._steps(target, cache, tokens, *more)
+        while True:
+            self._reads = len(tokens) > 1000
+            try:
+                done = next(steps)
+            except StopIteration as over:
+                return over.value
+            finally:
+                self._reads = False
+            yield done
 
 
 @pytest.mark.parametrize(("parallel", "beside"), [(1, False), (3, False), (3, True)])
