@@ -18,7 +18,7 @@ import pytest
 
 import mlxmtp
 from mlxmtp.app.open import Opener
-from mlxmtp.decode import decoder
+from mlxmtp.decode.prefill import read_in_chunks
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text
 from mlxmtp.engine.params import Params
@@ -107,9 +107,9 @@ class Layers:
         self.count, self.after = 0, 0
         self.fifth, self.cancelled = Event(), Event()
         self._reads = False
-        self._really, self._steps = mx.async_eval, decoder.read_in_chunks
+        self._really, self._steps = mx.async_eval, read_in_chunks
         monkeypatch.setattr(mx, "async_eval", self._send)
-        monkeypatch.setattr(decoder, "read_in_chunks", self._read)
+        monkeypatch.setattr("mlxmtp.decode.decoder.read_in_chunks", self._read)
         cancel = Scheduler.cancel
 
         def cancelled(scheduler: Scheduler, job: Job) -> None:
