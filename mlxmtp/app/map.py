@@ -106,8 +106,9 @@ class Job:
         elif isinstance(event, End):
             result.end = event
             self.tokens += event.stats.generation_tokens
-            if event.finish_reason == "length" and not running.answer.complete:
-                result.end, result.error = None, "The answer was cut before it had its form: allow more --max-tokens."
+            if not running.answer.complete:
+                way = "allow more --max-tokens" if event.finish_reason == "length" else "leave out --stop"
+                result.end, result.error = None, f"The answer was cut before it had its form: {way}."
         elif isinstance(event, Exception):
             result.error = sentence(event)
         return isinstance(event, End | Exception)

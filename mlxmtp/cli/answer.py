@@ -158,8 +158,9 @@ class OneAnswer:
 
     def _require_whole(self, outcome: Outcome, answer: Answer) -> None:
         """Raise MlxmtpError for an answer that lacks what was asked for."""
-        if outcome.reason == "length" and not answer.complete:
-            raise MlxmtpError("The answer was cut before it had the form that was asked for: --max-tokens allows more.")
+        if outcome.reason in ("length", "stop") and not answer.complete:
+            way = "--max-tokens allows more" if outcome.reason == "length" else "leave out --stop"
+            raise MlxmtpError(f"The answer was cut before it had the form that was asked for: {way}.")
         self.tools.approvals.require_none_refused()
         if self.conversation.trouble is not None:
             raise MlxmtpError(self.conversation.trouble)
