@@ -1,4 +1,4 @@
-"""Make the built-in model: corpus -> sounds -> tokenizer -> vision -> hearing -> target -> drafter -> assets/pocket -> plot.
+"""Make the built-in model: corpus, sounds, tokenizer, vision, hearing, target, drafter; then assets/pocket and a plot.
 
 Needs an environment of its own, none of it is needed to run mlxmtp, and espeak-ng for spoken words:
     apt-get install espeak-ng          # brew install espeak-ng

@@ -1,8 +1,9 @@
 """Compare the training networks with others on the published files.
 
 Run in the training environment (with transformers==5.17.0 and mlx installed): `python -m scripts.pocket.check_parity
-[FOLDER]`. The target's hidden states and a chain of drafts at one position must agree with transformers' classes to float32
-rounding, soft tokens of a picture and of two sounds with the program's own towers, which tests hold to transformers'.
+[FOLDER]`. The target's hidden states and a chain of drafts at one position must agree with transformers' classes to
+float32 rounding, soft tokens of a picture and of two sounds with the program's towers, which tests hold to
+transformers'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measure what the built-in model can do, through the program itself, and write the tables of docs/pocket.md.
 
 Run from the repository's root in the project's own environment, with espeak-ng for spoken words:
-    python -m scripts.pocket.measure [--only tools,edits] [--count 50] [--model FOLDER] [--json FILE] [--write docs/pocket.md]
+    python -m scripts.pocket.measure [--only tools,edits] [--count 50] [--model FOLDER] [--json FILE] [--write PAGE]
 Everything asked here is held out: tools, sentences, texts, pictures and voices that training never draws, and questions
 that were written apart. Acceptance is that of the same answers, greedy and at temperature 1.
 """
@@ -102,7 +102,9 @@ class Examiner:
         """Ask for calls, and where a call was right, for the answer from its result."""
         for task in tasks:
             ask, called, result, said = task.steps
-            assert isinstance(ask, Ask) and isinstance(called, Called) and isinstance(said, Say)
+            assert isinstance(ask, Ask)
+            assert isinstance(called, Called)
+            assert isinstance(said, Say)
             text, call = self.ask(kind, task.messages(1), declared=task.tools)
             found = None if call is None else (call.name, call.arguments)
             right = found == (called.name, called.arguments)
