@@ -127,7 +127,9 @@ def _nested(loaded: Loaded) -> list[tuple[str, dict[str, Any]]]:
     from mlxmtp.app.endpoints import Endpoint
     from mlxmtp.app.router import Router, Skill
 
-    found = [(f"[endpoint.{name}]", said, Endpoint) for name, said in loaded.endpoints.items()]
+    found: list[tuple[str, Any, type]] = [
+        (f"[endpoint.{name}]", said, Endpoint) for name, said in loaded.endpoints.items()
+    ]
     found += [("[router]", loaded.router, Router)] if loaded.router else []
     found += [("[[skill]]", said, Skill) for said in loaded.skills]
     return [
