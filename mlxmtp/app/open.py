@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+from mlxmtp.app.endpoints import others_of
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
@@ -193,7 +194,7 @@ class Opener:
 
     def names(self) -> list[str]:
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
-        return [BUILT_IN, *here, *self.loaded.aliases]
+        return [BUILT_IN, *here, *self.loaded.aliases, *others_of(self.loaded)]
 
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None

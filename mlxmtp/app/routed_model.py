@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlxmtp.app.candidates import Candidates
+from mlxmtp.app.candidates import FIRST_TOKEN, Candidates
 from mlxmtp.app.endpoints import AUTO, endpoints_of
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote_model import RemoteOpenModel, text_in
@@ -140,7 +140,9 @@ class RoutedModel(Model):
         if rules.remote == "ask":
             while found.order and (first := found.order[0]) in rules.endpoints:
                 told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {first}"
-                if self._agree is not None and self._agree(f"{told} at {rules.endpoints[first].remote().host}?"):
+                if self._agree is not None and self._agree(
+                    f"{told} at {rules.endpoints[first].remote(FIRST_TOKEN).host}?"
+                ):
                     break
                 obstacles |= {
                     name: obstacles[name] or "was not allowed" for name in rules.endpoints if name in obstacles
