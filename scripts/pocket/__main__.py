@@ -21,13 +21,19 @@ from typing import Any
 from scripts.pocket import corpus, tokenizer
 from scripts.pocket.conversation import Generator
 from scripts.pocket.layout import texts
+from scripts.pocket.sizes import Scale
 from scripts.pocket.tasks import sounds
 
 STEPS = {"vision": [2400], "hearing": [2400], "target": [2400, 1000], "drafter": [300, 250]}
 """Steps of each cycle of the learning rate, by network, in the order in which they are trained."""
 
-CHECKED = {"vision": 240, "hearing": 240, "target": 160, "drafter": 120}
-"""Held-out pictures, sounds or conversations that are tried after each checkpoint."""
+SCALES = {
+    "vision": Scale(8, 128, 240),
+    "hearing": Scale(24, 192, 240),
+    "target": Scale(2560, 1024, 160),
+    "drafter": Scale(2048, 1024, 120),
+}
+TINY = Scale(160, 24, 2)
 
 
 def _arguments() -> argparse.Namespace:
@@ -81,8 +87,8 @@ def _job(name: str, options: argparse.Namespace) -> None:
     from scripts.pocket.target import TargetJob
 
     jobs = {"vision": VisionJob, "hearing": HearingJob, "target": TargetJob, "drafter": DrafterJob}
-    checked = 6 if options.tiny else CHECKED[name]
-    _train(options, getattr(options, f"{name}_steps"), partial(jobs[name], options.work, options.seed, checked))
+    scale = TINY if options.tiny else SCALES[name]
+    _train(options, getattr(options, f"{name}_steps"), partial(jobs[name], options.work, options.seed, scale))
 
 
 def _train(options: argparse.Namespace, cycles: Sequence[int], job: Callable[..., Any]) -> None:

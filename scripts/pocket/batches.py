@@ -14,9 +14,9 @@ from torch import Tensor
 from scripts.pocket.conversation import Conversation, Generator
 from scripts.pocket.layout import MARKS, PAD, THOUGHT, Segment, segments
 from scripts.pocket.network import Soft
+from scripts.pocket.sizes import Scale
 from scripts.pocket.tasks.task import Medium, Task
 
-POOL = 1024
 CUT_SHARE = 0.5
 CUT_AFTER, CUT_THOUGHT = 10, 24
 DRILL_AFTER, DRILL_THOUGHT = 4, 12
@@ -194,19 +194,20 @@ class Conversations:
     generator: Generator
     tokenizer: Tokenizer
     senses: Senses
-    budget: int
+    scale: Scale
 
     def pool(self, number: int, *, shorter: bool = False) -> list[Batch]:
         """Return the batches of a pool; `shorter`: cut as `cut` says."""
-        rows = self._rows([self.generator.draw(number * POOL + i) for i in range(POOL)])
+        rows = self._rows([self.generator.draw(number * self.scale.pool + i) for i in range(self.scale.pool)])
         rng = Random(f"{self.generator.seed}/{number}")
-        made = pack(cut(rows, rng) if shorter else rows, self.budget)
+        made = pack(cut(rows, rng) if shorter else rows, self.scale.budget)
         rng.shuffle(made)
         return made
 
-    def held_out(self, count: int) -> list[Batch]:
+    def held_out(self) -> list[Batch]:
         """Return batches of conversations whose wordings, tools and media are not in the training stream."""
-        return pack(self._rows([self.generator.draw(i, held_out=True) for i in range(count)]), self.budget)
+        drawn = [self.generator.draw(i, held_out=True) for i in range(self.scale.checked)]
+        return pack(self._rows(drawn), self.scale.budget)
 
     def _rows(self, conversations: Sequence[Conversation | Task]) -> list[Row]:
         return encode(self.tokenizer, conversations, self.senses)

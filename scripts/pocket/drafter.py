@@ -20,10 +20,9 @@ from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.conversation import Generator
 from scripts.pocket.network import Drafter, Target
 from scripts.pocket.senses.soft import TrainedSenses
-from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER
+from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER, Scale
 from scripts.pocket.train import load_module
 
-BUDGET = 2048
 STEPS = 5
 
 
@@ -70,9 +69,8 @@ class DrafterJob:
 
     name = "drafter"
 
-    def __init__(self, folder: Path, seed: int, checked: int) -> None:
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
-        self._checked = checked
         self._target = load_target(folder / "target.pt")
         self.module = Drafter()
         with torch.no_grad():
@@ -83,7 +81,7 @@ class DrafterJob:
         self.module.masked_embedding.token_ordering.copy_(torch.load(saved))
         senses = TrainedSenses(folder)
         generator = Generator(corpus.load(folder / "corpus"), seed + 1, senses.clips)
-        self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, BUDGET)
+        self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""
@@ -129,7 +127,7 @@ class DrafterJob:
         """Share of positions where the drafts up to the n-th are all the target's choice, greedy."""
         agreed = torch.zeros(STEPS)
         count = torch.zeros(STEPS)
-        for batch in self._data.held_out(self._checked):
+        for batch in self._data.held_out():
             hidden, shared, wanted = self._read(batch)
             choice = wanted.argmax(-1)
             streak = torch.ones(len(choice), dtype=torch.bool)

@@ -84,3 +84,15 @@ HEARING = HearingSizes()
 MELS = 128
 IMAGE_TOKENS = 70
 """At most so many soft tokens for a picture, the least of Gemma's budgets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much there is at a time: `budget` positions, pictures or sounds of a batch, and batches of a `pool` of items.
+
+    `checked`: how many held-out items are tried after each checkpoint.
+    """
+
+    budget: int
+    pool: int
+    checked: int

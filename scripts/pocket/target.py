@@ -14,9 +14,8 @@ from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.conversation import Generator
 from scripts.pocket.network import Target
 from scripts.pocket.senses.soft import TrainedSenses
-from scripts.pocket.sizes import TARGET
+from scripts.pocket.sizes import TARGET, Scale
 
-BUDGET = 2560
 SUBJECT_WEIGHT = 1.0
 
 
@@ -39,13 +38,12 @@ class TargetJob:
 
     name = "target"
 
-    def __init__(self, folder: Path, seed: int, checked: int) -> None:
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
-        self._checked = checked
         senses = TrainedSenses(folder)
         generator = Generator(corpus.load(folder / "corpus"), seed, senses.clips)
         self.module = TargetWithSubjects(len(generator.subjects))
-        self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, BUDGET)
+        self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""
@@ -69,7 +67,7 @@ class TargetJob:
         """Loss, share of right tokens, of conversations and tasks without one wrong token, of subjects
         understood."""
         loss = rows = right = exact = count = understood = asked = done = tasks = 0.0
-        for batch in self._data.held_out(self._checked):
+        for batch in self._data.held_out():
             hidden = self._hidden(batch)
             at, labels = batch.rows, batch.labels
             logits = self.module.target.logits(hidden[at]).float()

@@ -20,13 +20,11 @@ from scripts.pocket.batches import Stream
 from scripts.pocket.senses.hearing import Hearing, rows_of
 from scripts.pocket.senses.media import SIDE, Source
 from scripts.pocket.senses.vision import Vision, patches
-from scripts.pocket.sizes import MELS, TARGET
+from scripts.pocket.sizes import MELS, TARGET, Scale
 from scripts.pocket.tasks.pictures import COLOURS, THINGS, Picture, picture
 from scripts.pocket.tasks.sounds import WORDS
 from scripts.pocket.tasks.task import Medium
 
-POOL = 128
-PICTURES, CLIPS = 8, 24  # of a batch
 _NOTHING = 0.2
 """Weight of places where nothing is: they are fifty times as many."""
 _COLOURS = tuple(COLOURS)
@@ -80,10 +78,9 @@ class VisionJob:
 
     name = "vision"
 
-    def __init__(self, folder: Path, seed: int, checked: int) -> None:
-        """`checked`: how many held-out ones are tried after each checkpoint."""
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
-        self._seed, self._checked, self._source = seed, checked, Source(folder)
+        self._seed, self._scale, self._source = seed, scale, Source(folder)
         self.module = VisionWithHeads()
 
     def stream(self, rank: int, world: int) -> Stream:
@@ -91,7 +88,7 @@ class VisionJob:
         return Stream(self._pool, rank, world)
 
     def _pool(self, number: int) -> list[Seen]:
-        made = self._batches([Medium("image", number * POOL + i) for i in range(POOL)])
+        made = self._batches([Medium("image", number * self._scale.pool + i) for i in range(self._scale.pool)])
         Random(f"{self._seed}/vision/{number}").shuffle(made)
         return made
 
@@ -104,7 +101,7 @@ class VisionJob:
         return [
             Seen(torch.stack(pieces), (3 * rows, 3 * columns), torch.stack(what), torch.stack(colour))
             for (rows, columns), all_of in grids.items()
-            for pieces, what, colour in (zip(*some, strict=True) for some in _groups(all_of, PICTURES))
+            for pieces, what, colour in (zip(*some, strict=True) for some in _groups(all_of, self._scale.budget))
         ]
 
     def loss(self, batch: Seen) -> tuple[Tensor, int]:
@@ -119,7 +116,7 @@ class VisionJob:
     def validate(self) -> dict[str, float]:
         """Return the share of unseen pictures of which everything was told, and at its place."""
         right = count = 0
-        for batch in self._batches([Medium("image", i, held_out=True) for i in range(self._checked)]):
+        for batch in self._batches([Medium("image", i, held_out=True) for i in range(self._scale.checked)]):
             what, colour = (logits.argmax(-1) for logits in self.module(batch))
             same = (what == batch.what) & ((colour == batch.colour) | (batch.what == 0))
             right, count = right + int(same.all(1).sum()), count + len(same)
@@ -155,10 +152,9 @@ class HearingJob:
 
     name = "hearing"
 
-    def __init__(self, folder: Path, seed: int, checked: int) -> None:
-        """`checked`: how many held-out ones are tried after each checkpoint."""
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
-        self._seed, self._checked, self._source = seed, checked, Source(folder)
+        self._seed, self._scale, self._source = seed, scale, Source(folder)
         self.module = HearingWithHead()
 
     def stream(self, rank: int, world: int) -> Stream:
@@ -166,7 +162,7 @@ class HearingJob:
         return Stream(self._pool, rank, world)
 
     def _pool(self, number: int) -> list[Heard]:
-        made = list(self._batches([Medium("audio", number * POOL + i) for i in range(POOL)]))
+        made = list(self._batches([Medium("audio", number * self._scale.pool + i) for i in range(self._scale.pool)]))
         Random(f"{self._seed}/hearing/{number}").shuffle(made)
         return made
 
@@ -177,7 +173,7 @@ class HearingJob:
             words = self._source.sounds.text(medium).words
             clips.append((torch.from_numpy(self._source.mel(medium)), [1 + WORDS.index(word) for word in words]))
         clips.sort(key=lambda clip: len(clip[0]))
-        for some in _groups(clips, CLIPS):
+        for some in _groups(clips, self._scale.budget):
             mel = torch.zeros(len(some), -(-len(some[-1][0]) // 16) * 16, MELS)
             words = torch.zeros(len(some), max(len(said) for _, said in some), dtype=torch.long)
             for i, (features, said) in enumerate(some):
@@ -197,7 +193,7 @@ class HearingJob:
     def validate(self) -> dict[str, float]:
         """Return the share of sounds by voices never heard of which every word was told."""
         right = count = 0
-        for batch in self._batches([Medium("audio", i, held_out=True) for i in range(self._checked)]):
+        for batch in self._batches([Medium("audio", i, held_out=True) for i in range(self._scale.checked)]):
             told = self.module(batch).argmax(-1)
             for row, frames, words, many in zip(told, batch.frames, batch.words, batch.many, strict=True):
                 kept = torch.unique_consecutive(row[: rows_of(int(frames))])
