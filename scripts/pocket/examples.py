@@ -1,4 +1,4 @@
-"""Write assets/shapes.png and assets/digits.wav, which the README's examples ask about: drawn and spoken by our scripts.
+"""Write assets/shapes.png and assets/digits.wav, for the examples of the README: drawn and spoken by our scripts.
 
 Needs Pillow and espeak-ng: `python -m scripts.pocket.examples`. Text and picture are our own, under the licence of the
 project; espeak-ng (GPL 3) is a program that is run, and puts no licence on what it speaks.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import soundfile
+
+from mlxmtp.media.sound import RATE, open_sound
 from scripts.pocket.tasks.pictures import Picture, Thing
 from scripts.pocket.tasks.sounds import Spoken, speak
 
@@ -31,7 +34,7 @@ DIGITS = Spoken(("three", "one", "four"), "en-gb", 150, 50)
 def main() -> None:
     """Write both files."""
     SHAPES.draw().save(ASSETS / "shapes.png", optimize=True)
-    (ASSETS / "digits.wav").write_bytes(speak(DIGITS))
+    soundfile.write(ASSETS / "digits.wav", open_sound(speak(DIGITS), "audio/wav").samples, RATE, subtype="PCM_16")
 
 
 if __name__ == "__main__":
