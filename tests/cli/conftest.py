@@ -37,7 +37,7 @@ class Program:
     model: Path
     answers: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
-    anew: bool = False
+    anew: bool = sys.platform == "darwin"  # whose frameworks are not to be used behind a fork
     names_model: bool = True
     terminals: list[Terminal] = field(default_factory=list)
 
