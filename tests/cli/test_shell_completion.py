@@ -12,6 +12,7 @@ import pexpect
 import pytest
 
 from mlxmtp.cli.app import main
+from mlxmtp.cli.commands.connect import client_names
 from mlxmtp.cli.options import model_names, removable_names
 from tests.cli.conftest import ROOT, Program
 from tests.test_scripts import NEWER_THAN_BASH_3_2
@@ -101,11 +102,12 @@ def test_the_script_for_bash_needs_no_newer_one_than_macos_has(capsys: pytest.Ca
     assert not NEWER_THAN_BASH_3_2.search(script)
 
 
-def test_only_what_can_be_removed_is_offered_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_names_are_offered_where_they_mean_something(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLXMTP_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert "e2b:qat" in model_names("")
     assert removable_names("") == []
+    assert client_names("co") == ["codex", "continue"]
 
 
 @pytest.mark.parametrize(
