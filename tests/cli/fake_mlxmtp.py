@@ -50,20 +50,19 @@ class SlowReader(FakeDecoder):
 
 def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", tokenizer: Tokenizer, **_: object) -> Model:
     decoder = SlowReader()
-    pauses: dict[int, str] = {}
-    for text in json.loads(os.environ["FAKE_ANSWERS"]):
+    pauses: dict[tuple[int, int], str] = {}  # by answer and round
+    for answer, text in enumerate(json.loads(os.environ["FAKE_ANSWERS"]), 1):
         tokens: list[int] = []
         for part in _PAUSE.split(text):
             if part in ("wait", "stop", "never") or part.startswith("sleep "):
-                pauses[1 + (len(tokens) + 1) // 3] = part
+                pauses[answer, 1 + (len(tokens) + 1) // 3] = part
             else:
                 tokens += tokenizer.encode(part)
         decoder.enqueue(tokens)
 
     def before_round(number: int) -> None:
         interrupt_at("prefill")
-        if number in pauses:
-            pause_at(pauses[number])
+        pause_at(pauses.get((len(decoder.requests), number), ""))
 
     decoder.before_round = before_round
     interrupt_at("load")
