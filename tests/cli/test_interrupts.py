@@ -26,9 +26,9 @@ def test_a_signal_at_any_moment_ends_quietly(options: tuple[str, ...]) -> None:
 def test_ctrl_c_that_the_main_thread_cannot_hear_ends_it(tmp_path: Path) -> None:
     """The compiler of kernels does not end by it here; in the middle of a run, none may be running just then."""
     compiler, begun = tmp_path / "g++", tmp_path / "begun"
-    compiler.write_text(
-        f"#!/bin/sh\ntrap '' INT\ncase $* in *--version*) exit ;; esac\ntouch {begun}\nwhile [ -e {begun} ]; do sleep 0.1; done\n"
-    )
+    script = ("#!/bin/sh", "trap '' INT", "case $* in *--version*) exit ;; esac")
+    waits = (f"touch {begun}", f"while [ -e {begun} ]; do sleep 0.1; done")
+    compiler.write_text("\n".join((*script, *waits, "")))
     compiler.chmod(0o755)
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     environ |= {"HOME": str(tmp_path), "MLXMTP_HOME": str(tmp_path), "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
