@@ -26,17 +26,24 @@ INWARDS = {
     "machine": {"models"},
     "media": set(),
     "engine": {"decode", "machine", "media", "models"},
-    "settings": set(),
+    "environment": set(),
+    "settings": {"environment"},
     "hub": {"machine", "models", "settings"},
     "convert": {"engine", "hub", "machine", "models", "settings"},
-    "chat": {"engine", "hub", "media", "settings"},
+    "chat": {"engine", "environment", "hub", "media", "settings"},
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
-    "app": {"bench", "chat", "convert", "engine", "hub", "machine", "media", "models", "settings", "__init__"},
+    "app": {
+        "bench", "chat", "convert", "engine", "environment", "hub", "machine", "media", "models", "settings",
+        "__init__",
+    },
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
-    "serve": {"app", "engine", "media", "settings"},
-    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "media", "settings", "__init__"},
+    "serve": {"app", "engine", "environment", "media", "settings"},
+    "cli": {
+        "app", "serve", "bench", "chat", "convert", "engine", "environment", "machine", "media", "settings",
+        "__init__",
+    },
     "__main__": {"cli"},
-}
+}  # fmt: skip
 
 # Libraries that only these rings may import.
 KEPT_IN = {
@@ -127,7 +134,7 @@ def test_imports_point_inwards_and_libraries_stay_in_their_ring(path: Path) -> N
 def test_only_settings_reads_the_environment() -> None:
     """The others take no setting from it: PATH is hidden from MLX's compiler, a shell says what to complete."""
     readers = {path.relative_to(ROOT / "mlxmtp").as_posix() for path in MODULES if reads_environment(path)}
-    assert readers == {"settings.py", "decode/compile.py", "cli/app.py"}
+    assert readers == {"settings.py", "environment.py", "decode/compile.py", "cli/app.py"}
 
 
 @pytest.mark.parametrize("module", ["mlxmtp", "mlxmtp.cli.app"])
@@ -142,7 +149,7 @@ def test_the_commands_are_listed_without_importing_what_they_do() -> None:
     command = "import sys, mlxmtp.cli.program; print(*(name for name in sys.modules if name.startswith('mlxmtp.')))"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     rings = {name.split(".")[1] for name in done.stdout.split() if name != "mlxmtp.bench"}  # its names of formats
-    assert rings == {"cli", "errors", "limits", "settings", "units"}
+    assert rings == {"cli", "environment", "errors", "limits", "settings", "units"}
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

@@ -19,6 +19,7 @@ from mlxmtp.cli.terminal.markdown import warm_up
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import LastWords, interrupts
+from mlxmtp.engine.answer import Answer
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.media import Medium, largest, media_in
 from mlxmtp.engine.model import check_length
@@ -61,8 +62,8 @@ class OneAnswer:
 
     def show_prompt(self) -> None:
         """Write the prompt and its length for --dry-run, from the tokenizer alone."""
-        if self.settings.url is not None:
-            raise UsageError("--dry-run shows the prompt of a model on this machine: leave out --url.")
+        if not self.opener.here:
+            raise UsageError("--dry-run shows the prompt of a model on this machine: name one with -m.")
         found = self.opener.target(self.settings.model)
         tokenizer = self.opener.tokenizer(found)
         tools = self.tools.declarations
@@ -92,7 +93,7 @@ class OneAnswer:
         self.opener.require_memory(target, drafter, tokens, settings, turns=cached, picture=picture)
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
-        self.out.progress(f"loading {target.name}" if settings.url is None else f"asking {settings.url}")
+        self.out.progress(f"loading {target.name}" if self.opener.here else f"asking {target.name}")
         opened = self.opener.open(target, drafter, settings, tokenizer)
         before = self.conversation.model
         if before and before != target.name:
@@ -117,17 +118,18 @@ class OneAnswer:
     def _stream(self, opened: OpenModel, ids: list[int], params: Params, media: list[Medium]) -> None:
         model = opened.model
         cache, prefix, loaded = None, 0, 0
-        if self.settings.cache and self.settings.url is None:  # a server keeps what it has read by itself
+        if self.settings.cache and self.opener.here:  # a server keeps what it has read by itself
             prepared = partial(model.media.prepared, image_tokens=self.settings.image_tokens)
             prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think, prepared)
             cache = PromptCache.of(self.loaded) if prefix else None
         if cache is not None:
             loaded, remark = cache.load(model, ids)
             self._note(remark)
-        self.turn.begin(opened, params, tools=self.tools.declarations)
+        if doing := self.turn.begin(opened, params, tools=self.tools.declarations):
+            self.out.progress(doing)
         presenter = self._presenter(opened)
         on_prefill = PrefillProgress(self.out).count
-        if self.settings.url is None and not self.tools.box:
+        if self.opener.here and not self.tools.box:
             answer = model.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=[prefix], media=media)
         else:
             answer = self.turn.stream(params, on_prefill)
@@ -152,8 +154,13 @@ class OneAnswer:
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
-        if outcome.reason == "length" and not answer.complete:
-            raise MlxmtpError("The answer was cut before it had the form that was asked for: --max-tokens allows more.")
+        self._require_whole(outcome, answer)
+
+    def _require_whole(self, outcome: Outcome, answer: Answer) -> None:
+        """Raise MlxmtpError for an answer that lacks what was asked for."""
+        if outcome.reason in ("length", "stop") and not answer.complete:
+            way = "--max-tokens allows more" if outcome.reason == "length" else "leave out --stop"
+            raise MlxmtpError(f"The answer was cut before it had the form that was asked for: {way}.")
         self.tools.approvals.require_none_refused()
         if self.conversation.trouble is not None:
             raise MlxmtpError(self.conversation.trouble)
@@ -189,6 +196,8 @@ class OneAnswer:
         return True
 
     def _show_stats(self, stats: Stats, context: int) -> None:
+        if stats.route and stats.sent_to:
+            self.out.note(f"The {presenters.went_to(stats)}.")
         if self.settings.stats:
             self.out.remark(presenters.stats_line(stats, context))
 

@@ -1,16 +1,14 @@
 """The picture that a person has copied, by the programs that systems have for that. No terminal can hand it over."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Sequence
 from shutil import which
 from urllib.parse import unquote
 
+from mlxmtp.environment import over_ssh
 from mlxmtp.errors import UsageError
 from mlxmtp.media.source import HEAD, media_type_of
-from mlxmtp.settings import over_ssh
 
 _SECONDS = 10.0
 _WAYLAND = ("wl-paste", "--no-newline", "--type")
