@@ -104,9 +104,9 @@ def replace_networks() -> None:
     Model.load = load_fake  # type: ignore[assignment, method-assign]
     stop = Worker.stop
 
-    def told(worker: Worker) -> None:
+    def told(self: Worker) -> None:
         stopped.set()
-        stop(worker)
+        stop(self)
 
     Worker.stop = told  # type: ignore[method-assign]
 
