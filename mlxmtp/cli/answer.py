@@ -196,10 +196,10 @@ class OneAnswer:
         return True
 
     def _show_stats(self, stats: Stats, context: int) -> None:
-        if stats.route and stats.sent_to:
-            self.out.note(f"The {presenters.went_to(stats)}.")
         if self.settings.stats:
             self.out.remark(presenters.stats_line(stats, context))
+        elif stats.route and stats.sent_to:
+            self.out.note(f"The {presenters.went_to(stats)}.")
 
     def _note(self, remark: str | None) -> None:
         if remark is not None:
