@@ -102,6 +102,14 @@ def model_names(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def removable_names(incomplete: str) -> list[str]:
+    """Return the models here that begin like that and are no part of the program."""
+    from mlxmtp.app.models import BUILT_IN, Catalog
+
+    here = Catalog(load_settings({}, tolerant=True)).listing().models
+    return [model.name for model in here if model.name != BUILT_IN and model.name.startswith(incomplete)]
+
+
 def session_ids(incomplete: str) -> list[tuple[str, str]]:
     """Return ids and names of sessions that begin like that, with their titles, newest first."""
     from mlxmtp.chat.sessions import Sessions

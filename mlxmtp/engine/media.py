@@ -15,6 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxmtp.errors import LoadError, UsageError
+from mlxmtp.limits import IMAGE_TOKENS as BUDGETS
 from mlxmtp.media.source import Kind, MediaFile, digest, media_file
 from mlxmtp.models.towers import AudioConfig, VisionConfig, stored_audio, stored_vision
 
@@ -108,6 +109,12 @@ class Media:
             for kind, keys in _IN_CONFIG.items()
         }
 
+    @property
+    def _published_budget(self) -> int:
+        """Tokens of a picture, at most, that the checkpoint was published with."""
+        value = self._config.raw.get("vision_soft_tokens_per_image")
+        return value if isinstance(value, int) and value in BUDGETS else IMAGE_TOKENS
+
     def prepare(self, source: object, image_tokens: int | None = None) -> Medium:
         """Return what the network gets of a file: its path, its bytes, or a picture that Pillow has opened.
 
@@ -118,7 +125,7 @@ class Media:
 
         from mlxmtp.media.image import open_picture
 
-        budget = image_tokens or IMAGE_TOKENS
+        budget = image_tokens or self._published_budget
         if isinstance(source, Medium):
             return source
         if isinstance(source, Image):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import LoadError, UsageError
+from mlxmtp.models.config import read_config
 from tests.golden import FOLDER
 from tests.media_golden import BUDGET, FAMILIES, IMAGE, MediaGolden, build, pictures
 
@@ -120,3 +123,13 @@ def test_pictures_beside_each_other_without_marks_keep_their_places(golden: Medi
     prepared = [model.media.prepare(one, BUDGET) for one in pictures()]
     soft = model.media.soft([2, *prepared[0].ids, *prepared[1].ids, 5], prepared)
     assert [(one.start, one.end) for one in soft] == [(1, 61), (61, 121)]
+
+
+@pytest.mark.parametrize(("said", "most"), [(70, 70), (280, 280), (71, 280), ("70", 280), (None, 280)])
+def test_a_picture_has_at_most_the_tokens_that_the_checkpoint_was_published_with(
+    golden: MediaGolden, said: object, most: int
+) -> None:
+    config = read_config(golden.target)
+    media = Media(replace(config, raw={**config.raw, "vision_soft_tokens_per_image": said}))
+    assert most // 2 < media.prepare(pictures()[0]).count <= most
+    assert 70 < media.prepare(pictures()[0], 140).count <= 140
