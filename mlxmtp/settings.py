@@ -1,14 +1,14 @@
-"""The table of settings, and the only module that reads `os.environ` and `config.toml`."""
+"""The table of settings: flags over the environment over `config.toml`, which only this module reads."""
 
 import os
 import pwd
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from mlxmtp.environment import dumb_terminal
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
 from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, STREAMS, TOKEN_COUNT, Range
 from mlxmtp.units import nearest
@@ -358,49 +358,6 @@ def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError])
         shown = shown.lower() if isinstance(value, bool) else shown
         raise error(f"{where} must be {entry.rule.wanted}, not {shown}.")
     return result
-
-
-def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return True if the terminal knows no escape codes."""
-    return environ.get("TERM") == "dumb"
-
-
-def in_tmux(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return True in a window of tmux."""
-    return bool(environ.get("TMUX"))
-
-
-def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return True if the person sits at another machine."""
-    return bool(environ.get("SSH_CONNECTION"))
-
-
-def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
-    return environ.get("MLXMTP_API_KEY", "").strip() or None
-
-
-def client_folder(variable: str, below_home: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return another program's folder: where its variable says, else below the home folder."""
-    return Path(environ.get(variable) or Path.home() / below_home)
-
-
-def user_config(variable: str, name: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return another program's folder: where its variable says, else where this system keeps such folders."""
-    mac, xdg = Path.home() / "Library" / "Application Support", client_folder("XDG_CONFIG_HOME", ".config", environ)
-    usual = mac if sys.platform == "darwin" else xdg
-    return Path(environ.get(variable) or usual / name)
-
-
-def editor(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the command that edits a text, as people have set it."""
-    return environ.get("VISUAL") or environ.get("EDITOR") or "vi"
-
-
-def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment without a hook's variables, with which git would answer for the hook's repository."""
-    of_a_hook = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
-    return {name: value for name, value in environ.items() if name not in of_a_hook}
 
 
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:

@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mlxmtp").rglob("*.py"))
 
 # What a ring may import of this package, besides itself and what all may; files at the top are rings of their own.
-EVERYBODY = {"errors", "files", "limits", "units", "version"}
+EVERYBODY = {"environment", "errors", "files", "limits", "units", "version"}
 INWARDS = {
+    "environment": set(),
     "errors": set(),
     "files": set(),
     "limits": set(),
@@ -127,7 +128,7 @@ def test_imports_point_inwards_and_libraries_stay_in_their_ring(path: Path) -> N
 def test_only_settings_reads_the_environment() -> None:
     """The others take no setting from it: PATH is hidden from MLX's compiler, a shell says what to complete."""
     readers = {path.relative_to(ROOT / "mlxmtp").as_posix() for path in MODULES if reads_environment(path)}
-    assert readers == {"settings.py", "decode/compile.py", "cli/app.py"}
+    assert readers == {"settings.py", "environment.py", "decode/compile.py", "cli/app.py"}
 
 
 @pytest.mark.parametrize("module", ["mlxmtp", "mlxmtp.cli.app"])
@@ -142,7 +143,7 @@ def test_the_commands_are_listed_without_importing_what_they_do() -> None:
     command = "import sys, mlxmtp.cli.program; print(*(name for name in sys.modules if name.startswith('mlxmtp.')))"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     rings = {name.split(".")[1] for name in done.stdout.split() if name != "mlxmtp.bench"}  # its names of formats
-    assert rings == {"cli", "errors", "limits", "settings", "units"}
+    assert rings == {"cli", "environment", "errors", "limits", "settings", "units"}
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.app.remote import RemoteModel
+from mlxmtp.environment import client_folder, user_config
 from mlxmtp.errors import UsageError
 from mlxmtp.files import write_atomically
-from mlxmtp.settings import client_folder, user_config
 
 KEY = "MLXMTP_API_KEY"
 _CONTEXT = 32_768  # where the server does not say

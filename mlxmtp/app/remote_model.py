@@ -23,9 +23,10 @@ from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
 from mlxmtp.engine.written import Written
+from mlxmtp.environment import server_key
 from mlxmtp.errors import ModelNotFound
 from mlxmtp.limits import SAMPLING
-from mlxmtp.settings import Settings, server_key
+from mlxmtp.settings import Settings
 
 if TYPE_CHECKING:
     from mlxmtp.engine.seat import Seat

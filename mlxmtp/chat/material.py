@@ -19,12 +19,12 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
 from mlxmtp.chat.message import join
+from mlxmtp.environment import git_environ
 from mlxmtp.errors import ContextOverflow, UsageError
 from mlxmtp.media.pdf import MARK as PDF_MARK
 from mlxmtp.media.pdf import read_pages
 from mlxmtp.media.source import HEAD, MediaFile, media_file, media_type_of
 from mlxmtp.media.source import LIMIT as MEDIA_LIMIT
-from mlxmtp.settings import git_environ
 
 LIMIT = 64 * 1024 * 1024  # bytes of one file: several times what the longest context of any supported model can hold
 FOLDER_LIMIT = 4 * 1024 * 1024  # bytes of text in a folder: about a million tokens, more than any context

@@ -15,6 +15,7 @@ from h11 import LocalProtocolError
 
 from mlxmtp.app.open import Opener
 from mlxmtp.app.worker import Worker
+from mlxmtp.environment import server_key
 from mlxmtp.errors import UsageError, sentence
 from mlxmtp.limits import PARALLEL
 from mlxmtp.serve.connections import Patient
@@ -23,7 +24,7 @@ from mlxmtp.serve.models import Models, models_of
 from mlxmtp.serve.routes import Limits, Routes
 from mlxmtp.serve.scheduler import Scheduler
 from mlxmtp.serve.service import Service
-from mlxmtp.settings import Settings, server_key
+from mlxmtp.settings import Settings
 
 HOST, PORT, WAITING, HEARTBEAT = "127.0.0.1", 8765, 64, 10.0
 _CONNECTIONS = 512

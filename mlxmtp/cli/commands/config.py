@@ -9,8 +9,9 @@ from typer import Context, Typer
 
 from mlxmtp.cli.options import Json, begin, takes
 from mlxmtp.cli.terminal.output import Output
+from mlxmtp.environment import editor
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.settings import TABLE, editor, find_places, load_settings
+from mlxmtp.settings import TABLE, find_places, load_settings
 
 _TEMPLATE = """\
 # Settings of mlxmtp. Keys are the names of the flags; a flag or an environment variable wins over this file.

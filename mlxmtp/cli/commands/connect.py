@@ -5,8 +5,8 @@ from typing import Annotated
 from typer import Argument, Context, Option
 
 from mlxmtp.cli.options import begin, takes
+from mlxmtp.environment import server_key
 from mlxmtp.errors import UsageError
-from mlxmtp.settings import server_key
 from mlxmtp.units import nearest
 
 

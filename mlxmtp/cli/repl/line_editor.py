@@ -27,8 +27,8 @@ from mlxmtp.cli.repl.completion import Sources, common_start, complete, quoted
 from mlxmtp.cli.repl.slash import CONTINUED, PROMPT, Line, Reader, is_open
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import bold, dim, folded, wrapped
+from mlxmtp.environment import editor
 from mlxmtp.files import write_atomically
-from mlxmtp.settings import editor
 
 _LONGEST_HISTORY = 2**21  # bytes: all of it is read at every start, and a page that was pasted is an entry, too
 _BEGINNING = re.compile(r"\s*\S*")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from shutil import which
 from urllib.parse import unquote
 
+from mlxmtp.environment import over_ssh
 from mlxmtp.errors import UsageError
 from mlxmtp.media.source import HEAD, media_type_of
-from mlxmtp.settings import over_ssh
 
 _SECONDS = 10.0
 _WAYLAND = ("wl-paste", "--no-newline", "--type")

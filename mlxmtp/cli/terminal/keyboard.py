@@ -62,7 +62,7 @@ class Modes:
 
     def mark_pastes(self) -> None:
         """Let the terminal mark pastes, where a person reads and escape codes are understood."""
-        from mlxmtp.settings import dumb_terminal
+        from mlxmtp.environment import dumb_terminal
 
         if sys.stdout is not None and sys.stdout.isatty() and not dumb_terminal():
             self.marked = True  # first: Ctrl+C may come as soon as it is written

@@ -11,8 +11,8 @@ from typing import Self, TextIO
 from mlxmtp.cli.terminal.keyboard import modes
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.cli.terminal.signals import writing
+from mlxmtp.environment import in_tmux, over_ssh
 from mlxmtp.errors import MlxmtpError, sentence
-from mlxmtp.settings import in_tmux, over_ssh
 
 _LONGEST_COPY = 74_994  # bytes: what terminals take in one sequence (xterm's limit of 100,000 base64 characters)
 
