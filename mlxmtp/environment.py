@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
@@ -53,5 +53,8 @@ def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def with_variables(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Return a text with the value of NAME in place of each `${NAME}`. Raises KeyError for one that is not set."""
-    return _NAMED.sub(lambda found: environ[found[1]], text)
+    """Return a text with the value of NAME in place of each `${NAME}`, or of `${NAME:-other}` what stands there.
+
+    Raises KeyError for one that is not set.
+    """
+    return _NAMED.sub(lambda found: environ[found[1]] if found[2] is None else environ.get(found[1]) or found[2], text)

@@ -298,11 +298,13 @@ class Actions:
         self.chat.say(f"Thinking is on and {shown}." if self.chat.settings.think else "Thinking is off.")
 
     def do_tools(self, argument: str) -> None:
-        chat, box = self.chat, self.chat.tools.box
+        chat = self.chat
+        chat.renew_tools()
+        box = chat.tools.box
         word, _, name = argument.partition(" ")
         if argument == "show":
             chat.say("\n".join(call_in_full(*one) for one in chat.last.calls) or "The last answer called no tools.")
-        elif not box:
+        elif not chat.tools:
             raise UsageError("There are no tools here: mlxmtp chat --tools time,files=FOLDER gives some.")
         elif word in ("on", "off") and name:
             names = box.switch(name.strip(), on=word == "on")

@@ -170,6 +170,8 @@ class Chat:
     def load(self, target: Checkpoint) -> None:
         """Begin to read the model that goes on with the conversation. Raises as `ChosenModel.load`."""
         self.model.load(target, self.settings, draws=not self.out.look.dumb)
+        if self.tools:  # what holds calls to their form takes a second: while the first question is typed
+            self.model.worker.prepare(lambda opened: opened.model.prepare_constraints())
         if self.conversation.model != target.name:
             self.conversation.use_model(target.name)
 
@@ -188,6 +190,17 @@ class Chat:
         if self.model.cache is not None:
             self._say_if(self.model.cache.load(self.conversation))
         return True
+
+    def renew_tools(self) -> None:
+        """Take the servers' tools as they are now, waiting for those that start; Ctrl+C raises KeyboardInterrupt."""
+        if self.tools.servers is not None:
+            self.out.progress("asking the tool servers")
+        try:
+            remarks = self.tools.renew()
+        finally:
+            self.out.clear_progress()
+        for remark in remarks:
+            self.out.note(remark)
 
     def begin_anew(self, conversation: Conversation) -> None:
         """Go over to another conversation, or to the same one that was cleared; nothing waits for the next message."""
