@@ -39,7 +39,7 @@ async def slow(seconds: float, ctx: Context) -> str:
             await ctx.report_progress(spent, seconds, "stirring")
             await asyncio.sleep(0.05)
     except asyncio.CancelledError:
-        print("cancelled", file=sys.stderr, flush=True)
+        sys.stderr.write("cancelled\n")
         raise
     return "done"
 
@@ -51,7 +51,7 @@ def where() -> str:
 
 
 if __name__ == "__main__":
-    print("serving", file=sys.stderr, flush=True)
+    sys.stderr.write("serving\n")
     if sys.argv[1:2] == ["http"]:
         server.run("streamable-http", port=int(sys.argv[2]))
     else:
