@@ -1,4 +1,4 @@
-"""The environment beside the settings: the terminal, other programs' folders, keys that no file should hold."""
+"""The surroundings of the process as its environment tells them: terminal, other programs' folders, a key."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The table of settings: flags over the environment over `config.toml`, which only this module reads."""
+"""The table of settings, and the only module that reads `config.toml`; with `environment.py` it reads `os.environ`."""
 
 import os
 import pwd

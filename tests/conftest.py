@@ -29,6 +29,7 @@ for _number, _handler in _HEEDED.items():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--as-gpu", action="store_true", help="run what a GPU runs: MLX's attention, views, rounds ahead")
+    parser.addoption("--thorough", action="store_true", help="run every variant of every test")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,6 +52,39 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--thorough"):
+        left = _without_most(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in left])
+        items[:] = [item for item in items if item in left]
     for item in items:
         if config.getoption("--as-gpu") and item.get_closest_marker("cpu"):
             item.add_marker(pytest.mark.skip(reason="about the CPU backend"))
+
+
+def _without_most(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the items of a usual run: none that is marked thorough, of a test marked ``few(n)`` n variants.
+
+    Each is the one that shows most values of the parameters that those before it do not.
+    """
+    variants: dict[tuple[Any, str], list[Any]] = {}
+    for item in items:
+        if not item.get_closest_marker("thorough"):
+            variants.setdefault((item.parent, getattr(item, "originalname", item.name)), []).append(item)
+    left: set[pytest.Item] = set()
+    for group in variants.values():
+        mark = group[0].get_closest_marker("few")
+        seen: set[tuple[str, str]] = set()
+        for _ in range(min(mark.args[0], len(group)) if mark else 0):
+            if all(_values(item) <= seen for item in group):
+                seen.clear()
+            best = max(group, key=lambda item: len(_values(item) - seen))  # the first of equals
+            group.remove(best)
+            left.add(best)
+            seen |= _values(best)
+        if mark is None:
+            left.update(group)
+    return left
+
+
+def _values(item: Any) -> set[tuple[str, str]]:
+    return {(name, repr(value)) for name, value in item.callspec.params.items()}

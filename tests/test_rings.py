@@ -14,9 +14,8 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mlxmtp").rglob("*.py"))
 
 # What a ring may import of this package, besides itself and what all may; files at the top are rings of their own.
-EVERYBODY = {"environment", "errors", "files", "limits", "units", "version"}
+EVERYBODY = {"errors", "files", "limits", "units", "version"}
 INWARDS = {
-    "environment": set(),
     "errors": set(),
     "files": set(),
     "limits": set(),
@@ -27,17 +26,24 @@ INWARDS = {
     "machine": {"models"},
     "media": set(),
     "engine": {"decode", "machine", "media", "models"},
-    "settings": set(),
+    "environment": set(),
+    "settings": {"environment"},
     "hub": {"machine", "models", "settings"},
     "convert": {"engine", "hub", "machine", "models", "settings"},
-    "chat": {"engine", "hub", "media", "settings"},
+    "chat": {"engine", "environment", "hub", "media", "settings"},
     "bench": {"engine", "hub", "machine", "models", "decode", "settings"},
-    "app": {"bench", "chat", "convert", "engine", "hub", "machine", "media", "models", "settings", "__init__"},
+    "app": {
+        "bench", "chat", "convert", "engine", "environment", "hub", "machine", "media", "models", "settings",
+        "__init__",
+    },
     "__init__": {"app", "engine", "decode", "models"},  # models for OpenBLAS alone
-    "serve": {"app", "engine", "media", "settings"},
-    "cli": {"app", "serve", "bench", "chat", "convert", "engine", "machine", "media", "settings", "__init__"},
+    "serve": {"app", "engine", "environment", "media", "settings"},
+    "cli": {
+        "app", "serve", "bench", "chat", "convert", "engine", "environment", "machine", "media", "settings",
+        "__init__",
+    },
     "__main__": {"cli"},
-}
+}  # fmt: skip
 
 # Libraries that only these rings may import.
 KEPT_IN = {

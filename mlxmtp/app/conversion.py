@@ -1,7 +1,5 @@
 """One conversion: its source (`e2b`: Google's own weights, `e2b:qat`: those trained for 4 bits), plan and result."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Checks of this machine, one line each, with advice where something is missing."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Pictures for a server's model: sent as data URIs; how many tokens they take there is estimated."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

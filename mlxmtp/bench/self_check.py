@@ -1,7 +1,5 @@
 """`doctor --check`: what this machine computes, compared with its own CPU, and how long that takes."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import time

@@ -40,15 +40,20 @@ class Request:
         The first stands at ``position``. A row of ``logits`` counts as long as the tokens before are the ``draft``, and
         none was replaced if another round has ``followed``, which then has written over rows of this one.
         """
-        constraint, new, replaced = self.constraint, list[int](), False
+        constraint, new, replaced, taken = self.constraint, list[int](), False, 0
         assert constraint is not None
+        last = len(chosen) - 1
         for row, own in enumerate(chosen):
             token = own
-            if not constraint.accept([own]):
+            if row == taken:  # all that may count at once: the constraint's code is not in the caches after a round
+                ends = (i for i in range(row, last) if chosen[i] in self.stop or chosen[i] != draft[i])
+                taken += constraint.accept(chosen[row : next(ends, last) + 1])
+            if row == taken:
                 mask, replaced = constraint.mask(), True
                 place = position + row
                 token = choose_allowed(logits[row : row + 1], mask, self.key, place, self.sampling.filters)
-                if not constraint.accept([token]):
+                taken += constraint.accept([token])
+                if row == taken:
                     raise MlxmtpError("The constraint refuses a token that it allows: please report it.")
             new.append(token)
             if token in self.stop or [token] != draft[row : row + 1] or (replaced and followed):

@@ -4,8 +4,6 @@ The rules that can end are found as usual for context-free grammars, from those 
 (Hopcroft, Ullman 1979, 4.4), because llguidance looks no further than the next token.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The environment that chat templates are written for: that of transformers' chat_template_utils."""
 
-from __future__ import annotations
-
 import json
 from datetime import datetime
 from typing import Any

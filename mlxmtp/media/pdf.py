@@ -1,7 +1,5 @@
 """Pages of a PDF, by pypdfium2: their text where they have a layer of it, else pictures."""
 
-from __future__ import annotations
-
 import io
 import math
 from dataclasses import dataclass

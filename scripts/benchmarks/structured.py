@@ -79,6 +79,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "table, with forced tokens": {"constraint": TABLE},
 }  # fmt: skip
 GEMMA = 262_144  # tokens
+PAIRS = 16
 
 
 class Grown:
@@ -140,7 +141,8 @@ def main() -> None:
         span = f"{passes[0]} to {passes[-1]}" if passes[0] != passes[-1] else str(passes[0])
         lines.append(f"| {name} | {tokens} | {span} | {median(speeds):.0f} ({speeds[0]:.0f} to {speeds[-1]:.0f}) |")
     if not options.only:
-        lines += ["", *preparation(model), "", first_tokens(model), "", processes(options.repetitions + 1)]
+        lines += ["", kept(model), "", *preparation(model)]
+        lines += ["", first_tokens(model), "", processes(options.repetitions + 1)]
     lines += ["", f"{machine()}, {datetime.now(UTC):%Y-%m-%d}."]
     print("\n".join(lines))
     if options.write:
@@ -164,6 +166,24 @@ def answer(model: Model, question: str = QUESTION, *, forced: bool = True, wrong
 @cache
 def _often_wrong(drafter: Any) -> OftenWrong:
     return OftenWrong(drafter, WRONG)
+
+
+def kept(model: Model) -> str:
+    """Return the share of a free answer's speed that one held to its form has, in pairs; one draft length for both."""
+    said = []
+    for drafts in (3, 8):
+        found: dict[bool, list[float]] = {False: [], True: []}
+        for turn in range(PAIRS + 1):
+            for held in (False, True) if turn % 2 else (True, False):
+                form = CONFIG_FORM if held else None
+                stats = answer(model, CONFIG, num_draft_tokens=drafts, constraint=form)
+                found[held] += [stats.generation_tps] * bool(turn)
+        shares = sorted(held / free for free, held in zip(found[False], found[True], strict=True))
+        said.append(
+            f"with {drafts} drafts {median(shares):.3f} (quartiles {shares[PAIRS // 4]:.3f} and "
+            f"{shares[-1 - PAIRS // 4]:.3f}; best run to best run {max(found[True]) / max(found[False]):.3f})"
+        )
+    return f"Held to its form the config file keeps of its free speed, median of {PAIRS} pairs: {'; '.join(said)}."
 
 
 def first_tokens(model: Model) -> str:

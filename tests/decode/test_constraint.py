@@ -117,6 +117,7 @@ def test_drafts_do_not_change_a_constrained_text(family, sampling, share, salt, 
     assert decode(decoder(family, draft, in_flight=in_flight), prompt(family), 12, **options) == plain == language.text
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("in_flight", [0, 1])
 @pytest.mark.parametrize("drafts", [0, 3, 8])
 def test_a_refusal_at_every_row_and_at_the_limit(drafts, in_flight):
@@ -144,6 +145,7 @@ def test_a_refusal_at_every_row_and_at_the_limit(drafts, in_flight):
             assert engine.rows == len(engine.tokens) - 1
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled", "filtered"])
 @pytest.mark.parametrize("drafts", [0, 3, "auto"])
 def test_a_constraint_that_allows_everything_changes_no_round(drafts, sampling):
@@ -170,6 +172,7 @@ def test_a_stop_token_counts_only_where_the_constraint_allows_it():
         assert text[-1] == stop
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("in_flight", [0, 1])
 def test_closing_after_every_round_and_going_on_equals_a_fresh_run(in_flight):
     allows = scattered(0.5, 4)

@@ -73,6 +73,7 @@ def test_trust_follows_what_happened():
     assert copying.tokens() < 0.5 * start
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("compiled", ["never", "always"])
 @pytest.mark.parametrize("in_flight", [0, 1])
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
@@ -97,6 +98,7 @@ def test_a_text_that_is_known_is_copied_and_says_so():
     assert not any(one.copied for one in rounds if not one.draft)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("in_flight", [0, 1])
 def test_closing_after_every_round_with_copies_and_going_on_equals_a_fresh_run(in_flight):
     options: Any = {"draft_from": ("mtp", "copy")}

@@ -69,6 +69,7 @@ def poison(decoder: Decoder) -> None:
         array[...] = mx.full(array.shape, float("nan"), array.dtype)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("family", "in_flight", "temp"), [("e2b", 1, 0.0), ("26b", 0, 1.0)])
 def test_after_a_failure_anywhere_in_a_turn_the_next_one_is_that_of_a_fresh_process(family, in_flight, temp, device):
     first = load_golden(family).records["short"].prompt

@@ -69,6 +69,7 @@ def test_the_numbers_here_are_the_goldens():
     assert (config.window, config.max_positions) == (WINDOW, LIMIT)
 
 
+@pytest.mark.few(21)
 @pytest.mark.parametrize("family", ["e2b", "31b"])
 @pytest.mark.parametrize("length", EDGES)
 def test_a_prompt_that_ends_at_an_edge(family, length):
@@ -80,6 +81,7 @@ def test_a_prompt_that_ends_at_an_edge(family, length):
         assert_greedy(family, following, decode(engine, following, 6, num_draft_tokens=3))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", ["e2b", "26b"])
 @pytest.mark.parametrize("length", [3, RING - 5])
 def test_an_answer_that_crosses_every_edge(family, length, monkeypatch):
@@ -90,6 +92,7 @@ def test_an_answer_that_crosses_every_edge(family, length, monkeypatch):
     assert_greedy(family, prompt(length), said)
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("left", [1, 2, 3, 8, 9])
 @pytest.mark.parametrize("drafts", [0, 8])
 @pytest.mark.parametrize("in_flight", [0, 1])

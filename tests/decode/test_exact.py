@@ -107,6 +107,7 @@ def texts(
     return found
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("family", "temp"), [("e2b", 1.0), ("26b", 0.0)])
 def test_any_drafts_write_one_text(use, family, temp):
     use(few_row_kernels)

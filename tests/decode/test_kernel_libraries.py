@@ -53,6 +53,7 @@ def count(compiler: Path, built: Path, *arguments: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("family", ["e2b", "26b"])  # between them all kinds of layers and both heads
 def test_rounds_of_a_family_need_few_libraries(family, compiler, tmp_path):
     assert 20 < count(compiler, tmp_path / "built", family, "--lengths", "0", "3") <= MOST

@@ -67,6 +67,7 @@ def check(family: str, length: int, stream: Stream) -> None:
     assert stream.tokens[length:] == alone(family, length, stream.sampling)[: len(stream.tokens) - length]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("family", "compiled"),
     [

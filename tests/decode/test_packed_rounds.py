@@ -71,6 +71,7 @@ def assert_greedy(network: Target, read: list[int], said: list[int]) -> None:
     assert float((logits.max(axis=1) - chosen).max()) < 0.02
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(CASE, CASES)
 def test_the_text_is_that_of_the_rounded_rows_and_of_no_others(family, dim, bits):
     network, read = pair(family, dim, bits)[0], prompt(100)
@@ -80,6 +81,7 @@ def test_the_text_is_that_of_the_rounded_rows_and_of_no_others(family, dim, bits
         assert said != decode(Decoder(pair(family, dim, None)[0], compiled="never"), read, 60)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temp=1.0, top_p=0.9, seed=5)], ids=str)
 @pytest.mark.parametrize(CASE, CASES)
 def test_no_draft_length_and_no_drafter_changes_a_text(family, dim, bits, sampling):
@@ -149,6 +151,7 @@ def test_chunks_capacity_and_drafts_never_change_a_text(
         assert decode(engine, prompt(length), 24, sampling=sampling, num_draft_tokens=drafts) == wanted
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(CASE, CASES)
 def test_turns_go_back_to_rows_that_were_packed_once(family, dim, bits):
     engine, first = decoder(family, dim, bits), prompt(45)

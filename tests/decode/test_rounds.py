@@ -27,6 +27,7 @@ def prompt(family: str, name: str = "long") -> list[int]:
     return load_golden(family).records[name].prompt
 
 
+@pytest.mark.few(25)
 @pytest.mark.parametrize("name", PROMPTS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("drafts", [0, 1, 2, 4, 8])
@@ -50,6 +51,7 @@ def test_every_round_drafts_and_accepts_as_the_reference(family, name, drafts):
         assert r.tokens[:-1] == r.draft[: r.accepted]
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("compiled", ["never", "always"])
 @pytest.mark.parametrize("in_flight", [0, 1, 2])
 @pytest.mark.parametrize("drafts", [0, 1, 5, "auto"])
@@ -59,6 +61,7 @@ def test_no_way_of_running_a_round_changes_the_text(drafts, in_flight, compiled)
     assert decode(engine, record.prompt, 40, num_draft_tokens=drafts) == record.greedy
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("family", "sampling"),
     [*((family, Sampling()) for family in FAMILIES), *zip(FAMILIES, [*SAMPLINGS, *SAMPLINGS], strict=False)],
@@ -107,6 +110,7 @@ def test_the_size_of_prompt_chunks_does_not_matter(chunk):
     assert decode(decoder("26b", chunk=chunk), record.prompt, 40) == record.greedy
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("in_flight", [0, 1])
 @pytest.mark.parametrize("sampling", [Sampling(), SAMPLINGS[0]], ids=["greedy", "sampled"])
 def test_closing_after_every_round_and_going_on_equals_a_fresh_run(sampling, in_flight):

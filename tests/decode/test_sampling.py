@@ -39,6 +39,7 @@ def chi_square(counts: list[int], probabilities: list[float]) -> float:
     return sum((c - n * p) ** 2 / (n * p) for c, p in zip(counts, probabilities, strict=True) if p > 0)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     "settings_",
     [

@@ -54,6 +54,7 @@ def judge(target: Target, read: list[int], said: list[int]) -> None:
     assert float((scores.max(axis=1) - chosen).max()) <= NEAR
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_draft_length_writes_the_text_of_the_network(family):
     target, drafter = load(family)
@@ -66,6 +67,7 @@ def test_every_draft_length_writes_the_text_of_the_network(family):
         judge(target, prompt, said)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("family", "chunk"), [("e2b", 16), ("31b", 500)])
 def test_chunks_and_turns_keep_to_it(family, chunk):
     target, drafter = load(family)

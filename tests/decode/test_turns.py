@@ -28,6 +28,7 @@ def prompt(family: str) -> list[int]:
     return load_golden(family).records["long"].prompt
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_turn_whose_answer_is_not_repeated_goes_back_to_its_prompt(family):
     """As after a thought: the next prompt holds the last one, then something else than what was generated."""
@@ -56,6 +57,7 @@ def test_the_same_prompt_again_reads_nothing(family):
     assert (again, engine.reused, read) == (said, len(first), [])
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_question_about_the_same_material_goes_back_to_before_the_question(family, monkeypatch):
     monkeypatch.setattr(snapshots, "APART", 8)
@@ -125,6 +127,7 @@ def test_a_short_conversation_after_a_long_one_is_as_small_and_says_the_same():
     assert engine.reused == len(first) + len(said) - 1
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("back", range(4, 64, 12))
 def test_a_snapshot_knows_what_its_rings_had_forgotten_already(back):
     """A text is cut, gone on with and cut again: rings that were further on before have lost what a pass before the

@@ -112,6 +112,7 @@ def test_kernels_whose_compiler_was_ended_are_built_after_all(monkeypatch):
     assert tried == [2, 2]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temp=0.9, seed=4)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("drafts", [0, 1, 4, 8, "auto"])
 @pytest.mark.parametrize("in_flight", [0, 1])

@@ -49,6 +49,7 @@ def turn(model: Model, messages: Messages, params: Params, **options: Any) -> tu
     raise AssertionError("a stream ends with End")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("think", [False, True])
 def test_twelve_turns_read_each_token_of_their_history_once(fresh, think):
     model, messages, before, written = fresh(), [], 0, 0
@@ -66,6 +67,7 @@ def test_twelve_turns_read_each_token_of_their_history_once(fresh, think):
         messages.append({"role": "assistant", "content": text})
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("think", [False, True])
 def test_answering_again_and_taking_back_read_almost_nothing(fresh, think):
     model, params = fresh(), Params(temp=0.0, think=think, max_tokens=150)
@@ -83,6 +85,7 @@ def test_answering_again_and_taking_back_read_almost_nothing(fresh, think):
     assert turn(model, longer, params)[:2] == second[:2]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("think", [False, True])
 def test_another_question_about_a_long_text_does_not_read_the_text_again(fresh, think):
     model, params = fresh(), Params(temp=0.0, think=think, max_tokens=150)
@@ -116,6 +119,7 @@ def test_an_answer_that_was_closed_is_continued_from_where_it_stood(fresh):
     assert stats.prompt_tokens - stats.reused_tokens <= 3
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("drafts", [0, 3, "auto"])
 def test_a_thought_ends_at_its_budget_whatever_is_drafted(fresh, drafts):
     messages = [{"role": "user", "content": "What is a drafter?"}]

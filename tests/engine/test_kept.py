@@ -27,6 +27,7 @@ def said(model: Model, prompt: list[int], count: int = 20) -> list[int]:
     return tokens(model.rounds(prompt, max_tokens=count, num_draft_tokens=3, stop=()))
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("length", [7, 300])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_process_goes_on_as_if_it_had_read_the_text(family, length, tmp_path):

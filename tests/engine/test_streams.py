@@ -84,6 +84,7 @@ def _pairs() -> list[tuple[str, Params]]:
     return list(zip(QUESTIONS, PARAMS, strict=True))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("parallel", [1, 3, 8])
 def test_every_answer_is_the_one_it_would_be_alone(model, parallel):
     wanted = {i: alone(model, *pair) for i, pair in enumerate(_pairs())}

@@ -62,6 +62,7 @@ def models(folder: Path) -> list[Path]:
     return [place for place in places if (place / "config.json").exists()]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_unpacked_pairs_answer_like_their_sources(family: str, tmp_path: Path) -> None:
     golden, dest = load_golden(family), tmp_path / "made"
@@ -76,6 +77,7 @@ def test_unpacked_pairs_answer_like_their_sources(family: str, tmp_path: Path) -
     assert compare(golden.target, dest, IDS) == Agreement(0.0, 1.0, len(IDS))
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("flags", [{"bits": 8}, {"mode": "mxfp8"}, {"bits": 5, "draft_bits": 8}], ids=str)
 def test_packed_pairs_run_with_their_drafters(family: str, flags: dict[str, Any], tmp_path: Path) -> None:
@@ -420,6 +422,7 @@ def test_stock_mlx_lm_loads_every_family_and_computes_the_same(tmp_path: Path) -
         assert float(mx.abs(ours - theirs).max()) < 1e-3 * float(mx.abs(theirs).max()), folder.name
 
 
+@pytest.mark.few(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--q-bits", "16"], ["--q-mode", "mxfp8"]], ids=str)
 def test_memory_depends_on_the_slice_and_not_on_the_tensor(flags: list[str], tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def served(here: Here, name: str) -> int:
     return sum(item.sent for item in here.hub.served if name in item.path)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_pulled_converted_and_answers(here: Here, family: str) -> None:
     repo = publish_family(here.hub, family)

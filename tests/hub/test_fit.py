@@ -63,6 +63,7 @@ def exact_sizes() -> Iterator[None]:
     mx.set_cache_limit(limit)
 
 
+@pytest.mark.few(8)
 @only_on_cpu
 @pytest.mark.usefixtures("exact_sizes")
 @pytest.mark.parametrize(("family", "tokens", "kv_bits"), CONVERSATIONS)

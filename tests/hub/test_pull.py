@@ -36,6 +36,7 @@ def rest_served(home: Home) -> tuple[str | None, int]:
     return last.range, last.sent
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_pulled_and_answers_like_the_original(
     home: Home, family: str, monkeypatch: pytest.MonkeyPatch

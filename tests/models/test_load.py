@@ -104,6 +104,7 @@ def test_quantized_targets_compute_what_mlx_lm_computes(family, mode, tmp_path):
     assert relative_error(logits(folder), wanted) < 1e-4
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("family", ["e2b", "31b"])
 def test_a_quantized_drafter_drafts_like_its_unpacked_self(family, bits, tmp_path):

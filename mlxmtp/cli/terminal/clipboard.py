@@ -1,7 +1,5 @@
 """The picture that a person has copied, by the programs that systems have for that. No terminal can hand it over."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Sequence
