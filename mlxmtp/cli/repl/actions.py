@@ -386,7 +386,7 @@ def run(chat: Chat) -> None:
                 whole = "\n".join(part for part in (text, typed.text) if part)
                 literal = bool(text) or typed.pasted
                 chat.reader.refused, refused = refused and bool(text), False
-                line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.thought)
+                line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.unfolded)
             except EOFError:
                 return
             except KeyboardInterrupt:

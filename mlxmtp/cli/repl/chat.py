@@ -14,6 +14,7 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material
 from mlxmtp.chat.message import ToolCall, ToolResult
+from mlxmtp.cli.calls import call_in_full
 from mlxmtp.cli.repl.slash import Reader
 from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.markdown import warm_up
@@ -87,13 +88,18 @@ class NextLine:
 
 @dataclass(slots=True)
 class LastAnswer:
-    """The figures and the thought of the last answer, and warnings that need not be repeated."""
+    """The figures, the thought and the calls of the last answer, and warnings that need not be repeated."""
 
     stats: tuple[Stats, int] | None = None  # with the context it was given in
     thought: str = ""
     calls: list[tuple[ToolCall, ToolResult]] = field(default_factory=list)
     warned_full: bool = False
     warned_unsaved: bool = False
+
+    @property
+    def unfolded(self) -> str:
+        """The thought, and calls with their results, in full."""
+        return "\n\n".join(filter(None, [self.thought.strip("\n"), *(call_in_full(*one) for one in self.calls)]))
 
     def remember(self, outcome: Outcome) -> None:
         self.thought = outcome.thinking
