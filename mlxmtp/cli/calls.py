@@ -1,19 +1,23 @@
 """Calls of tools on a terminal: the question whether one may run, and the line that stays of it."""
 
+from __future__ import annotations
+
 import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.tools.approval import AskPerson, Decision, Grant
-from mlxmtp.app.tools.chosen import Tools
 from mlxmtp.app.tools.toolbox import Tool
 from mlxmtp.chat.history import title_of
 from mlxmtp.chat.message import ToolCall, ToolResult, text_of
 from mlxmtp.cli.terminal import keyboard, signals
 from mlxmtp.cli.terminal.output import Output
+
+if TYPE_CHECKING:
+    from mlxmtp.app.tools.mcp_servers import Servers  # which imports asyncio
 
 _COLUMNS = 60  # of the arguments, and of the result, in the line of a call
 _GRANTS: dict[str, Grant] = {
@@ -77,15 +81,15 @@ def asking_in_chat(read: Callable[[str], str | None]) -> AskPerson:
 
 
 @contextmanager
-def in_use(tools: Tools) -> Iterator[None]:
-    """End the tool servers with the command, however it ends."""
-    if tools.servers is None:
+def in_use(servers: Servers | None) -> Iterator[None]:
+    """End tool servers with the command, however it ends."""
+    if servers is None:
         yield
         return
-    signals.before_the_end.append(tools.kill)
+    signals.before_the_end.append(servers.kill)
     try:
         with signals.handled({signal.SIGTERM: signals.end, signal.SIGHUP: signals.end}):
             yield
     finally:
-        tools.close()
-        signals.before_the_end.remove(tools.kill)
+        servers.close()
+        signals.before_the_end.remove(servers.kill)

@@ -1,4 +1,7 @@
-"""A tool server without any library, which starts in no time and may behave badly: `raw_server.py [MANNER...]`."""
+"""A tool server without any library, which starts in no time and may behave badly: `raw_server.py [MANNER...]`.
+
+`heard=PATH` among the manners: that file is there once a tool was called.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 MANNERS = {*sys.argv[1:]}
@@ -106,9 +110,13 @@ def answer(message: dict[str, Any]) -> None:
         tell("cancelled")
     elif method == "tools/list":
         send(id=number, result={"tools": tools()})
-    elif method == "tools/call" and message["params"]["name"] != "wait":
-        send(id=number, result=call(message["params"]["name"], message["params"].get("arguments") or {}))
-    elif number is not None and method not in ("tools/call", "initialize"):
+    elif method == "tools/call":
+        for manner in MANNERS:
+            if manner.startswith("heard="):
+                Path(manner.removeprefix("heard=")).touch()
+        if message["params"]["name"] != "wait":
+            send(id=number, result=call(message["params"]["name"], message["params"].get("arguments") or {}))
+    elif number is not None and method != "initialize":
         send(id=number, error={"code": -32601, "message": "Method not found"})
 
 

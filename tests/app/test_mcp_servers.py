@@ -36,13 +36,12 @@ def raw(*manners: str, name: str = "raw") -> ServerEntry:
 def using(*entries: ServerEntry, allow: Sequence[str] = ("*",), ask: Any = None, folder: Path) -> Iterator[Tools]:
     """Tools of servers, all of them allowed unless it is said which."""
     named = [f"{one.name}/*" for one in entries] if allow == ("*",) else allow
-    tools = Tools(Approvals(folder / "approvals.json", named, ask), servers=Servers(entries))
+    servers = Servers(entries)
     try:
-        yield tools
+        yield Tools(Approvals(folder / "approvals.json", named, ask), servers=servers)
     finally:
-        tools.close()
-        assert tools.servers is not None
-        assert not tools.servers._thread.is_alive()
+        servers.close()
+        assert not servers._thread.is_alive()
 
 
 def called(tools: Tools, name: str, seconds: float = 20.0, stopped: Any = lambda: False, **arguments: Any) -> str:

@@ -16,7 +16,6 @@ from mlxmtp.chat.material import whole_text
 from mlxmtp.errors import UsageError
 
 SERVER = "builtin"
-WORDS = frozenset({"time", "calculator", "fetch", "files"})
 _MOST_FILES, _MOST_LINES, _LARGEST = 500, 400, 4 * 2**20
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlxmtp.app.tools.mcp_servers import Servers
 
 APPROVALS = "approvals.json"  # beside the config file
+BUILT_IN = frozenset({"time", "calculator", "fetch", "files"})
 
 
 @dataclass(slots=True)
@@ -68,16 +69,6 @@ class Tools:
             if one.complaint:
                 raise MlxmtpError(f"{one.complaint} Try: mlxmtp mcp check {one.entry.name}")
 
-    def close(self) -> None:
-        """End the servers."""
-        if self.servers is not None:
-            self.servers.close()
-
-    def kill(self) -> None:
-        """End the servers at once; for a signal's handler, too."""
-        if self.servers is not None:
-            self.servers.kill()
-
 
 def no_tools() -> Tools:
     """Return an empty toolbox."""
@@ -99,15 +90,18 @@ def chosen_tools(words: Sequence[str], loaded: Loaded, ask: AskPerson | None) ->
 
     Servers begin to start. Raises UsageError for what there is none of, also for an --allow that no tool can have.
     """
-    from mlxmtp.app.tools.builtin import WORDS, builtin  # imports a client of HTTP
-    from mlxmtp.app.tools.functions import functions_in
-
     settings, allow = loaded.settings, loaded.settings.allow or ()
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
-    ours = [name for name in names if name.partition("=")[0] in WORDS]
+    own: list[Tool] = []
+    if ours := [name for name in names if name.partition("=")[0] in BUILT_IN]:
+        from mlxmtp.app.tools.builtin import builtin  # imports a client of HTTP
+
+        own += [tool for name in ours for tool in builtin(name)]
+    if settings.functions:
+        from mlxmtp.app.tools.functions import functions_in
+
+        own += [tool for file in settings.functions for tool in functions_in(file)]
     entries = _entries([name for name in names if name not in ours], loaded)
-    own = [tool for name in ours for tool in builtin(name)]
-    own += [tool for file in settings.functions or () for tool in functions_in(file)]
     approvals = Approvals(approvals_file(loaded), allow, ask)
     servers = {one.name for one in entries}
     if both := servers & {tool.server for tool in own}:

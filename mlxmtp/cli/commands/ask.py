@@ -81,7 +81,7 @@ def ask(
     chosen = chosen_tools(tool or [], loaded, person)
     turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream), chosen)
     try:
-        with calls.in_use(chosen):
+        with calls.in_use(chosen.servers):
             turn.take_tools()
             if dry_run:
                 turn.show_prompt()

@@ -75,7 +75,7 @@ def chat(
         target = opener.target(loaded.settings.model)
         talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
         give_tools(talk, tool or [])
-        with calls.in_use(talk.tools), kills() as killed:
+        with calls.in_use(talk.tools.servers), kills() as killed:
             attach(talk, file or [])
             talk.load(target)
             talk.say(target.name if talk.model.drafter is None else f"{target.name} with its drafter")

@@ -78,7 +78,7 @@ def add(
 
     ${NAME} is replaced by the environment's value when the server is started, so that no key stands in the file.
     """
-    from mlxmtp.app.tools.builtin import WORDS
+    from mlxmtp.app.tools.chosen import BUILT_IN
     from mlxmtp.app.tools.server_list import ServerEntry
 
     loaded, out = begin(ctx, repairs=True)
@@ -97,7 +97,7 @@ def add(
         entry = ServerEntry(name, words[0], tuple(words[1:]), variables)
     servers = _servers(loaded)
     servers.add(entry, overwrite=force)
-    called = f"mcp={name}" if name in WORDS else name
+    called = f"mcp={name}" if name in BUILT_IN else name
     out.line(f"{name} is in {servers.file}. Try it: mlxmtp mcp check {name}; use it: mlxmtp chat --tools {called}")
 
 
@@ -135,8 +135,6 @@ def check(
 
     Exit codes: 0 all work, 1 one does not.
     """
-    from mlxmtp.app.tools.approval import Approvals
-    from mlxmtp.app.tools.chosen import Tools
     from mlxmtp.app.tools.mcp_servers import Servers
     from mlxmtp.cli.calls import in_use
     from mlxmtp.cli.terminal.presenters import as_json
@@ -148,7 +146,7 @@ def check(
         raise UsageError(f"There are no tool servers in {servers.file}: mlxmtp mcp add names one.")
     out.progress(f"starting {', '.join(one.name for one in entries)}")
     running = Servers(entries)
-    with in_use(Tools(Approvals(servers.file), servers=running)):
+    with in_use(running):
         running.wait()
         out.clear_progress()
         if json:
