@@ -123,14 +123,9 @@ def ask(terminal: Terminal, text: str) -> None:
 
 
 def prompts(terminal: Terminal, count: int) -> None:
+    """Wait for the prompt behind that many answers with their figures."""
     terminal.wait_until(
-        f"{count} prompts", lambda lines: sum(line == ">" for line in lines) >= 1 and _ends(lines, count)
-    )
-
-
-def _ends(lines: list[str], count: int) -> bool:
-    return (
-        lines[-1] == ">" and sum("tok/s" in line or "Stopped" in line or "stopped" in line for line in lines) >= count
+        f"answer {count}", lambda lines: lines[-1] == ">" and sum("tok/s" in line for line in lines) >= count
     )
 
 

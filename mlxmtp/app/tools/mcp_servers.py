@@ -128,7 +128,10 @@ class Servers:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve_all())
+        try:
+            self._loop.run_until_complete(self._serve_all())
+        finally:
+            self._loop.close()
 
     async def _serve_all(self) -> None:
         for one in self.all:

@@ -116,6 +116,8 @@ async def _ended(process: Process, groups: Groups) -> None:
         while process.returncode is None:  # `wait` would wait for its pipes, which a child of its may hold
             await anyio.sleep(0.01)
     await anyio.to_thread.run_sync(groups.end, _PATIENCE, [process.pid])
+    with anyio.move_on_after(_PATIENCE):  # so that its pipes are closed here, too
+        await process.wait()
 
 
 @asynccontextmanager
