@@ -88,7 +88,7 @@ class _Talk:
             return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
         except ValueError:  # many print a greeting
             if line.strip():
-                self._tail.add(b"\nno message: " + line[:200])
+                self._tail.add(b"\nno message: " + line[:200] + b"\n")
             return None
 
     async def speak(self, messages: Any) -> None:
