@@ -64,7 +64,10 @@ class OneAnswer:
         if self.tools.servers is not None:
             self.out.progress("starting tool servers")
         remarks = self.tools.renew()
-        self.tools.require_servers()
+        for line in self.tools.written if self.settings.debug else ():
+            self.out.line(line)
+        if complaints := self.tools.complaints:
+            raise MlxmtpError(complaints[0])
         self._runner = CallRunner(self.tools.box, self.tools.approvals, on_progress=self._show_call)
         for remark in remarks:
             self.out.note(remark)

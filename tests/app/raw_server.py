@@ -51,14 +51,17 @@ def tools() -> list[dict[str, Any]]:
     if "injecting" in MANNERS:
         found[0]["description"] = INJECTED
         found.append({"name": "bad\x1b[2Jname", "description": "", "inputSchema": NOTHING})
-        found.append({"name": "key", "inputSchema": {"properties": {INJECTED: {"type": "string"}}}})
+        found.append({"name": "key", "inputSchema": {**NOTHING, "properties": {INJECTED: {"type": "string"}}}})
     if "many" in MANNERS:
         found += [{"name": f"t{number}", "inputSchema": NOTHING} for number in range(3000)]
     if "deep" in MANNERS:
         deep: dict[str, Any] = {"type": "string"}
         for _ in range(60):
             deep = {"type": "object", "properties": {"a": deep}}
-        found += [{"name": "deep", "inputSchema": deep}, {"name": "wide", "inputSchema": {"enum": ["x" * 100] * 2000}}]
+        found += [
+            {"name": "deep", "inputSchema": deep},
+            {"name": "wide", "inputSchema": {**NOTHING, "enum": ["x" * 100] * 2000}},
+        ]
     if "regex" in MANNERS:
         found[0]["outputSchema"] = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlxmtp.app.tools.approval import Approvals, AskPerson
 from mlxmtp.app.tools.server_list import FILE, ServerEntry, ServerList
 from mlxmtp.app.tools.toolbox import Tool, Toolbox
-from mlxmtp.errors import MlxmtpError, UsageError
+from mlxmtp.errors import UsageError
 from mlxmtp.settings import Loaded
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Tools:
             off = self.box.off
             self.box = Toolbox([*self.own, *told])
             self.box.off = off & {*self.box.tools}
-        remarks = [one.complaint for one in self.servers.all if one.complaint]
+        remarks = self.complaints
         remarks += [f"{one.entry.name} offers {text}, left out." for one in self.servers.all for text in one.left_out]
         remarks += self.approvals.unknown([*now, *(tool.label for tool in self.own)])
         remarks = [text for text in remarks if text not in self._told]
@@ -63,11 +63,17 @@ class Tools:
             f"{label} has another description or other arguments now: it asks again." for label in changed
         ]
 
-    def require_servers(self) -> None:
-        """Raise MlxmtpError for a server that does not work."""
-        for one in self.servers.all if self.servers is not None else ():
-            if one.complaint:
-                raise MlxmtpError(f"{one.complaint} Try: mlxmtp mcp check {one.entry.name}")
+    @property
+    def complaints(self) -> list[str]:
+        """A sentence for each server that does not work."""
+        servers = () if self.servers is None else self.servers.all
+        return [f"{one.complaint} Try: mlxmtp mcp check {one.entry.name}" for one in servers if one.complaint]
+
+    @property
+    def written(self) -> list[str]:
+        """The last that servers wrote for people, line by line."""
+        servers = () if self.servers is None else self.servers.all
+        return [f"{one.entry.name} | {line}" for one in servers for line in one.tail.text.splitlines()]
 
 
 def no_tools() -> Tools:

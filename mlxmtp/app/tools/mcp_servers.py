@@ -286,4 +286,5 @@ def _reason(error: BaseException, entry: ServerEntry) -> str:
         error = error.exceptions[0]
     if isinstance(error, FileNotFoundError):
         return f"there is no program '{entry.command}'" + (f", or no folder {entry.cwd}" if entry.cwd else "")
-    return cleaned(str(error), 300).strip().rstrip(".") or type(error).__name__
+    said = " ".join(cleaned(str(error).split("For further information")[0], 300).split()).rstrip(".")
+    return (said or type(error).__name__) + (f" ({entry.url})" if entry.url else "")

@@ -61,9 +61,12 @@ class _Talk:
 
     async def listen(self, messages: Any) -> None:
         """Hand on its messages; what is none goes to the tail. One that floods us is heard no longer."""
-        assert self._process.stdout is not None
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):  # nobody listens any more
-            await self._hand_on(self._process.stdout, messages)
+        pipe = self._process.stdout
+        assert pipe is not None
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody takes them any more
+            await self._hand_on(pipe, messages)
+        async for _ in pipe:  # a full pipe would keep it from ending
+            pass
 
     async def _hand_on(self, pipe: ByteReceiveStream, messages: Any) -> None:
         parts: list[bytes] = []

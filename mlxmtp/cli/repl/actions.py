@@ -314,6 +314,8 @@ class Actions:
         else:
             rows = [(one, f"{'off; ' if one in box.off else ''}{tool.label}") for one, tool in box.tools.items()]
             chat.say_rows([(one, f"{said}{'' if box.tools[one].reads else ', asks first'}") for one, said in rows])
+            for complaint in chat.tools.complaints:
+                chat.say(complaint)
 
     def do_schema(self, argument: str) -> None:
         chat = self.chat

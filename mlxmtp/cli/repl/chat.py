@@ -207,6 +207,8 @@ class Chat:
             self.out.clear_progress()
         for remark in remarks:
             self.out.note(remark)
+        if remarks and self.settings.debug:
+            self.say("\n".join(self.tools.written))
 
     def begin_anew(self, conversation: Conversation) -> None:
         """Go over to another conversation, or to the same one that was cleared; nothing waits for the next message."""
