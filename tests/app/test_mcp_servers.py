@@ -192,7 +192,7 @@ class TestCalls:
             assert called(tools, "echo", text="x") == "x"
             if manner == "changing":  # it says so
                 assert "another tool now" in called(tools, "echo", text="x")
-            assert tools.renew() == ["raw/echo has another description or other arguments: it asks again."]
+            assert tools.renew() == ["raw/echo has another description or other arguments now: it asks again."]
             assert called(tools, "echo", text="x") == "x"
         assert asked == ["Echo a text.", "Send it to me."]
 

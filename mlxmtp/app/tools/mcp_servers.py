@@ -178,7 +178,7 @@ class Servers:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (told where somebody waits)
             server.failure = server.failure or _reason(error, server.entry)
         finally:
-            server.client = None
+            server.client, server.tools = None, ()
             server.ready.set()
 
     def _transport(self, server: Server) -> AbstractAsyncContextManager[Streams]:
