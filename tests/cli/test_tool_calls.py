@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from mlxmtp.app.tools.approval import Approvals
+from mlxmtp.app.tools.builtin import builtin
+from mlxmtp.app.tools.chosen import Tools
+from mlxmtp.cli.repl.chat import ChosenModel
 from tests.cli.conftest import Program, Terminal
+from tests.cli.talking import Conversing
 from tests.serve.running import TEMPLATE, call
 from tests.text_checkpoint import write_text_checkpoint
 
@@ -229,3 +234,19 @@ assert result.is_error
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_vocabulary_for_calls_is_ready_before_the_first_question(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talking = Conversing(tmp_path, model=program.model)
+    monkeypatch.setattr(ChosenModel, "load", lambda *_, **__: None)  # it is there
+    target = talking.talk.model.target
+    assert target is not None
+    talking.talk.load(target)
+    assert talking.worker.idle(20)
+    assert not talking.model._tables
+    talking.talk.tools = Tools(Approvals(tmp_path / "approvals.json"), own=builtin("time"))
+    talking.talk.load(target)
+    assert talking.worker.idle(20)
+    assert talking.model._tables
