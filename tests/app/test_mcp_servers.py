@@ -44,9 +44,9 @@ def using(*entries: ServerEntry, allow: Sequence[str] = ("*",), ask: Any = None,
         assert not servers._thread.is_alive()
 
 
-def called(tools: Tools, name: str, seconds: float = 20.0, stopped: Any = lambda: False, **arguments: Any) -> str:
+def called(tools: Tools, name: str, limit: float = 20.0, stopped: Any = lambda: False, **arguments: Any) -> str:
     """What the model reads of one call."""
-    runner = CallRunner(tools.box, tools.approvals, seconds=seconds, stopped=stopped)
+    runner = CallRunner(tools.box, tools.approvals, seconds=limit, stopped=stopped)
     [result] = runner.carry_out([ToolCall(id="call_1", name=name, arguments=arguments)])
     return text_of(result.content)
 
@@ -201,7 +201,7 @@ class TestCalls:
             tools.renew()
             assert tools.servers is not None
             [server] = tools.servers.all
-            assert called(tools, "wait", seconds=0.1) == "It did not answer within 0 seconds."
+            assert called(tools, "wait", limit=0.1) == "It did not answer within 0 seconds."
             wait_until(lambda: server.tail.text == "cancelled")
             began = time.monotonic()
             assert called(tools, "wait", stopped=lambda: time.monotonic() > began + 0.1) == "The person stopped it."
@@ -264,7 +264,7 @@ def test_a_server_made_with_the_library(tmp_path: Path, kitchen: str, over: str)
         runner = CallRunner(tools.box, tools.approvals, on_progress=lambda call, seconds, text: told.append(text))
         runner.carry_out([ToolCall(id="1", name="slow", arguments={"seconds": 0.4})])
         assert any("of 0.4 stirring" in text for text in told)
-        assert "not answer" in called(tools, "slow", seconds=0.3)
+        assert "not answer" in called(tools, "slow", limit=0.3, seconds=5)
 
 
 class TestHostile:
@@ -297,7 +297,7 @@ class TestHostile:
     def test_an_expression_of_the_servers_is_never_run(self, tmp_path: Path) -> None:
         with using(raw("regex"), folder=tmp_path) as tools:
             tools.renew()
-            assert called(tools, "echo", text="x", seconds=10) == "x"
+            assert called(tools, "echo", text="x", limit=10) == "x"
 
     def test_what_cannot_be_offered_is_left_out(self, tmp_path: Path) -> None:
         with using(raw("many", "deep", "injecting"), folder=tmp_path) as tools:

@@ -113,4 +113,4 @@ def test_everything(tmp_path: Path, everything: ServerEntry) -> None:
         assert tools.renew() == []
         assert "hello" in called(tools, "echo", message="hello")
         for name in tools.box.tools:
-            assert isinstance(called(tools, name, seconds=5.0), str)
+            assert isinstance(called(tools, name, limit=5.0), str)

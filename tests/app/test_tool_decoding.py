@@ -22,8 +22,9 @@ from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.message import ToolCall
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.engine import model as engine
-from mlxmtp.engine.call_grammar import calls_only, text_or_calls
+from mlxmtp.engine.call_grammar import calls_only
 from mlxmtp.engine.constraint import Constraint
+from mlxmtp.engine.events import Call
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
@@ -95,29 +96,22 @@ def tool(name: str, schema: dict[str, Any], run: Callable[[Any], str] = lambda g
     return Tool("far", name, "Tells.", schema, lambda given, running: run(given), reads=True)
 
 
-@pytest.mark.parametrize("drafts", [0, 4])
-def test_what_a_grammar_makes_a_network_call_fits_the_schema(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drafts: int
-) -> None:
-    box = Toolbox([tool("weather", SCHEMA), tool("now", {"type": "object"})])
-    forms = iter(())
-
-    def form(tools: Any, tokenizer: Tokenizer, stop: Any) -> Constraint:
-        return next(forms, None) or text_or_calls(tools, tokenizer, stop)
-
-    monkeypatch.setattr(engine, "text_or_calls", form)
-    made: list[ToolCall] = []
-    for seed in range(8):
-        forms = iter([calls_only(box.declarations, model.tokenizer, several=False)])
-        talk = Talk(model, box, tmp_path)
-        params = Params(temp=1.5, seed=seed, max_tokens=120, num_draft_tokens=drafts)
-        made += talk.ask("Is it raining?", params)
-        assert made[seed:], "no call was made"
-    assert {one.name for one in made} == {"weather", "now"}
-    for one in made:
+def test_what_a_grammar_makes_a_network_call_fits_the_schema(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Toolbox([tool("weather", SCHEMA)])
+    must_call = calls_only(box.declarations, model.tokenizer, several=False)
+    monkeypatch.setattr(engine, "text_or_calls", lambda *_: must_call)
+    made: dict[tuple[int, int], Call] = {}
+    for drafts in (0, 4):
+        for seed in range(2):
+            params = Params(temp=0.5, seed=seed, max_tokens=150, think_tokens=1, num_draft_tokens=drafts)
+            asked = [{"role": "user", "content": "Is it raining?"}]
+            events = model.stream(asked, params, tools=box.declarations)
+            [made[drafts, seed]] = [one for one in events if isinstance(one, Call)]
+    for (drafts, seed), one in made.items():
         found = box.find(one.name)
         assert found is not None
         jsonschema.validate(one.arguments, found.parameters)
+        assert one == made[0, seed], drafts
 
 
 def test_a_loop_of_calls_reads_every_token_once(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
