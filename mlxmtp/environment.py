@@ -26,7 +26,12 @@ def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
 
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
-    return environ.get("MLXMTP_API_KEY", "").strip() or None
+    return key_in("MLXMTP_API_KEY", environ)
+
+
+def key_in(variable: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the key that a variable holds, by the name that a config file gives; None if it is not set."""
+    return environ.get(variable, "").strip() or None
 
 
 def client_folder(variable: str, below_home: str, environ: Mapping[str, str] = os.environ) -> Path:

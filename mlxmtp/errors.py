@@ -11,6 +11,7 @@
     ├── SessionError   1   a saved conversation cannot be read
     │   └── SessionInUse   another window has it open
     ├── ConversionError 1  the weights could not be converted or written
+    ├── EndpointFailed 1   a server elsewhere gave no answer, or only half of one
     ├── CacheRefused   1   stored keys and values do not serve; the text is read again
     └── DownloadError  1   the hub, the network or the disk did not give what a download needs
 
@@ -82,6 +83,18 @@ class TooLarge(MlxmtpError):
 
 class DeviceFailed(MlxmtpError, RuntimeError):
     """MLX could not compute, mostly for want of memory. What it leaves behind cannot be trusted and is forgotten."""
+
+
+class EndpointFailed(MlxmtpError):
+    """A server elsewhere did not answer. `reason`: why, in a word or two for a line about another one that did.
+
+    `counts`: it is the server's fault and not that of the request, so a circuit breaker counts it; `retry_after`:
+    seconds that the server asks to be left alone for.
+    """
+
+    def __init__(self, message: object, reason: str, *, counts: bool = True, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.counts, self.retry_after = _visible(reason), counts, retry_after
 
 
 class CacheRefused(MlxmtpError):

@@ -117,8 +117,8 @@ def setting(usage: str, rule: Rule, help: str, default: str, **more: Any) -> Any
 
 
 def table_of(settings: type) -> dict[str, Setting]:
-    """Return the entries of a dataclass whose fields are settings, by name."""
-    return {item.name: item.metadata["setting"] for item in fields(settings)}
+    """Return the entries of a dataclass, of which some fields are settings, by name."""
+    return {item.name: item.metadata["setting"] for item in fields(settings) if item.metadata}
 
 
 # fmt: off
@@ -291,6 +291,9 @@ class Loaded:
     broken: str = ""  # what is wrong with the config file, which counts as empty then
     prompts: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)  # "flag", "environment" or "config file", by field
+    endpoints: Mapping[str, Any] = field(default_factory=dict)  # [endpoint.NAME], as written: `app/endpoints.py` checks
+    router: Mapping[str, Any] = field(default_factory=dict)  # [router], as written: `app/router.py` checks
+    skills: tuple[Any, ...] = ()  # [[skill]], as written
 
 
 def load_settings(
@@ -315,20 +318,42 @@ def _combined(flags: Mapping[str, object], environ: Mapping[str, str], places: P
     for name, table in tables.items():
         if not isinstance(table, dict) or not all(isinstance(item, str) for item in table.values()):
             raise ConfigError(f"[{name}] in {places.config} must be a table of strings.")
+    nested = {"endpoints": config.pop("endpoint", {}), "router": config.pop("router", {})}
+    skills = config.pop("skill", [])
+    if not all(isinstance(one, dict) for one in nested.values()) or not isinstance(skills, list):
+        written = "[endpoint.NAME] and [router] once each, [[skill]] as often as needed"
+        raise ConfigError(f"Endpoints and the router stand in tables in {places.config}: {written}.")
     known = {name for name, one in TABLE.items() if one.in_config}
     warnings = []
     for key in [key for key in config if key.replace("-", "_") not in known]:
         del config[key]
-        near = nearest(key.replace("-", "_"), sorted(known | tables.keys()))
+        near = nearest(key.replace("-", "_"), sorted(known | tables.keys() | {"endpoint", "router", "skill"}))
         advice = f": did you mean '{near}'?" if near else " has no effect."
         warnings.append(f"Unknown key '{key}' in {places.config}{advice}")
     settings, origins = resolve(Settings, flags, environ, config, places.config)
-    more = {**tables, "warnings": tuple(warnings), "dumb_terminal": dumb_terminal(environ), "origins": origins}
-    return Loaded(settings, places, **more)
+    more = {**tables, **nested, "skills": tuple(skills), "warnings": tuple(warnings), "origins": origins}
+    return Loaded(settings, places, dumb_terminal=dumb_terminal(environ), **more)
+
+
+def read_table(table: type[T], said: object, where: str) -> T:
+    """Return a table of the config file with its values checked. Raises ConfigError, also for keys it does not have."""
+    entries = table_of(table)
+    if not isinstance(said, dict):
+        raise ConfigError(f"{where} must be a table of {', '.join(entries)}.")
+    for key in said:
+        if key.replace("-", "_") not in entries:
+            near = nearest(key.replace("-", "_"), sorted(entries))
+            there = f"did you mean '{near}'?" if near else f"there are {', '.join(entries)}."
+            raise ConfigError(f"{where} has no key '{key}': {there}")
+    return resolve(table, {}, {}, said, where)[0]
 
 
 def resolve(
-    table: type[T], flags: Mapping[str, object], environ: Mapping[str, str], config: Mapping[str, object], file: Path
+    table: type[T],
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    config: Mapping[str, object],
+    file: Path | str,
 ) -> tuple[T, dict[str, str]]:
     """Return the values of a table of settings, checked, and who set them. Raises as `load_settings` does."""
     entries = table_of(table)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.map_inputs import Item
-from mlxmtp.app.open import OpenModel
+from mlxmtp.app.open import Asked, OpenModel
+from mlxmtp.app.turn import reserve_for
 from mlxmtp.engine.answer import Answer
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.seat import Seat
-from mlxmtp.engine.streams import Running
-from mlxmtp.errors import MlxmtpError, sentence
+from mlxmtp.errors import ContextOverflow, MlxmtpError, sentence
+
+if TYPE_CHECKING:  # networks, which a server's answers do without
+    from mlxmtp.engine.seat import Seat
+    from mlxmtp.engine.streams import Running
+
+_MARKS = 64  # tokens of a template around a prompt, and more
 
 
 @dataclass(slots=True)
@@ -101,11 +106,69 @@ class Job:
         elif isinstance(event, End):
             result.end = event
             self.tokens += event.stats.generation_tokens
-            if event.finish_reason == "length" and not running.answer.complete:
-                result.end, result.error = None, "The answer was cut before it had its form: allow more --max-tokens."
+            if not running.answer.complete:
+                way = "allow more --max-tokens" if event.finish_reason == "length" else "leave out --stop"
+                result.end, result.error = None, f"The answer was cut before it had its form: {way}."
         elif isinstance(event, Exception):
             result.error = sentence(event)
         return isinstance(event, End | Exception)
+
+
+def summarise(
+    opened: OpenModel,
+    prompt: str,
+    answers: Sequence[tuple[str, str]],
+    params: Params,
+    system: str = "",
+    on_progress: Callable[[str], None] = lambda doing: None,
+) -> Result:
+    """Ask `prompt` about all answers, which come with names; where they are too long, about parts and then about those.
+
+    A router's big model answers. Raises MlxmtpError.
+    """
+    texts = [f"--- {name} ---\n{text.strip()}" for name, text in answers]
+    params = replace(params, constraint=None)
+    room = opened.context - reserve_for(opened.context, params.max_tokens) - _MARKS
+    text_side = opened.model.tokenizer
+    room -= len(text_side.encode(f"{system}\n{prompt}"))
+    while True:
+        parts = grouped(texts, [len(text_side.encode(text)) + 2 for text in texts], room)
+        if len(parts) == 1:
+            on_progress("summary")
+            return _answer_about(opened, prompt, parts[0], params, system)
+        if len(parts) == len(texts):
+            raise ContextOverflow("The answers are too long to be summed up: ask for shorter ones.")
+        texts = []
+        for number, part in enumerate(parts, 1):
+            on_progress(f"summary of part {number} of {len(parts)}")
+            found = _answer_about(opened, prompt, part, params, system)
+            texts.append(f"--- part {number} ---\n{found.response.strip()}")
+
+
+def grouped(texts: Sequence[str], tokens: Sequence[int], room: int) -> list[list[str]]:
+    """Return texts in their order in groups of at most `room` tokens; a longer one is a group of its own."""
+    groups: list[list[str]] = []
+    filled = 0
+    for text, count in zip(texts, tokens, strict=True):
+        if not groups or filled + count > room:
+            groups.append([])
+            filled = 0
+        groups[-1].append(text)
+        filled += count
+    return groups
+
+
+def _answer_about(opened: OpenModel, prompt: str, texts: Sequence[str], params: Params, system: str) -> Result:
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": "\n\n".join([*texts, prompt])})
+    opened.begin_turn(Asked(messages, params, prompt, material=True, wanted="big"))
+    result = Result(Item("summary", "summary", prompt))
+    for event in opened.model.stream(messages, params):
+        if isinstance(event, Text):
+            result.response += event.text
+        elif isinstance(event, End):
+            result.end = event
+    return result
 
 
 def keys_of(items: Sequence[Item], model: str, params: Params, system: str) -> list[str]:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import LoadError, ModelNotFound, TooLarge, UsageError
 from mlxmtp.files import write_atomically
@@ -30,7 +30,7 @@ from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
 
 __all__ = [
-    "ANSWER", "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
+    "ANSWER", "Asked", "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
     "answer_params", "exact_of", "load", "read_tokenizer", "require_memory",
 ]  # fmt: skip
 
@@ -45,6 +45,23 @@ class TextStore(Protocol):
 
     def keep(self, model: Model) -> None:
         """Store what the model holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A turn before it begins, as a router sees it.
+
+    `material`: there are files in the prompt. `goes_on`: more of an answer is wanted, from the model that began it.
+    `wanted`: "small" or "big" answers whatever skills say.
+    """
+
+    messages: Sequence[Message]
+    params: Params
+    question: str = ""
+    tools: bool = False
+    material: bool = False
+    goes_on: bool = False
+    wanted: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +79,17 @@ class OpenModel:
     def context(self) -> int:
         return self.model.config.max_positions
 
+    def prepare(self) -> None:
+        """Do now what the first answer would have to wait for, where that was left for later."""
+
+    def begin_turn(self, asked: Asked) -> str:
+        """Hear of a turn, all of whose answers follow; return what will be done first, in a word or two, if anything.
+
+        Raises MlxmtpError if nobody can answer.
+        """
+        del asked
+        return ""
+
     def save_learned(self) -> None:
         """Write what drafting has learned."""
         self.learned.save(self.model)
@@ -74,12 +102,17 @@ class OpenModel:
 
 @dataclass
 class Opener:
-    """Chooses among the models here and opens them; remarks go to `tell`, which a person reads if `attended`."""
+    """Chooses among the models here and opens them; remarks go to `tell`, which a person reads if `attended`.
 
+    `here`: the model is one of this machine, so that it can be asked by token ids.
+    """
+
+    here: ClassVar[bool] = True
     loaded: Loaded
     tell: Callable[[str], None]
     obtain: Callable[[str, ModelNotFound], None] | None = None  # get a missing model, or raise the error given
     attended: bool = False
+    agree: Callable[[str], bool] | None = None  # ask a person, if there is one, who may say no
 
     def __post_init__(self) -> None:
         self._store = Store(self.loaded.places, self.loaded.aliases)

@@ -1,8 +1,13 @@
-"""A running server as a program sees it: OpenAI's chat completions over HTTP, by the standard library alone."""
+"""A running server as a program sees it: OpenAI's chat completions over HTTP, by the standard library alone.
+
+Servers differ in small things, all of which are read: comments and CRLF in streams, no `[DONE]`, usage in a chunk of
+its own, with the last words or nowhere, one JSON object where a stream was asked for.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -11,26 +16,41 @@ from socket import SHUT_RDWR, socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlxmtp.errors import MlxmtpError, ModelNotFound, UsageError
+from mlxmtp.errors import EndpointFailed, MlxmtpError, ModelNotFound, UsageError
 
 DEFAULT_URL = "http://127.0.0.1:8765"
-_CONNECT_SECONDS, _SILENT_SECONDS = 5.0, 60.0  # a server that lives sends a sign every ten seconds
+_CONNECT, _SILENT = 3.0, 30.0  # seconds: until a connection stands, and between two pieces of what comes
+FIRST_BYTE = 600.0  # seconds until an answer begins: some servers are silent while they read a prompt
 _LARGEST = 16 * 2**20  # bytes of a body that is no stream
+_TRANSIENT = (408, 429)  # and 5xx: the same request may be answered later
+_FOREIGN = "it speaks another protocol"
+_UNLISTED = ("404", "405", "501", _FOREIGN)  # reasons why a list of models cannot be read where answers can
+_VERSIONED = re.compile(r"/v\d\w*(/|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A model that a server has; `context` 0: it does not say."""
+    """A model that a server has; `context` 0: it does not say. `ours`: the server is an mlxmtp."""
 
     name: str
     context: int = 0
+    ours: bool = False
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> RemoteModel:
+        """Return a model as a server lists it."""
+        context = said.get("max_model_len")
+        tokens = max(0, context) if isinstance(context, int) and not isinstance(context, bool) else 0
+        return cls(str(said["id"]), tokens, said.get("owned_by") == "mlxmtp")
 
 
 class Remote:
-    """A server's address. `key` is sent to it and shown to nobody."""
+    """A server's address. `key` is sent to it and shown to nobody; `key_from` is the variable that holds it."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
-        """Raise UsageError for what is no address."""
+    def __init__(
+        self, url: str, key: str | None = None, key_from: str = "MLXMTP_API_KEY", first_byte: float = FIRST_BYTE
+    ) -> None:
+        """`first_byte`: seconds until an answer must have begun. Raise UsageError for what is no address."""
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             self._port = parts.port
@@ -39,38 +59,56 @@ class Remote:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise UsageError(f"{url} is no address of a server: write it as {DEFAULT_URL}.")
         self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._host, self._key = parts.hostname, key
-        self._path = parts.path.rstrip("/").removesuffix("/v1")
-        self.url = f"{parts.scheme}://{parts.netloc}{self._path}"
+        self.host, self._key, self._key_from = parts.hostname, key, key_from
+        self._first_byte = first_byte
+        path = parts.path.rstrip("/")
+        self._path = path if _VERSIONED.search(path) else f"{path}/v1"
+        self.url = f"{parts.scheme}://{parts.netloc}{path.removesuffix('/v1')}"
 
-    def model(self, name: str | None = None) -> RemoteModel:
-        """Return the model of that name, by default the server's first. Raises MlxmtpError, ModelNotFound."""
-        with closing(self.connection()) as connection, closing(self.response(connection, "GET", "/v1/models")) as said:
-            listed = self._json(said).get("data")
+    def models(self) -> list[RemoteModel]:
+        """Return the models that the server names, at least one. Raises MlxmtpError."""
+        with closing(self.connection()) as connection, closing(self.response(connection, "GET", "/models")) as said:
+            listed = self.table(said).get("data")
         if not isinstance(listed, list) or not all(isinstance(one, dict) and "id" in one for one in listed):
             raise self.foreign()
-        models = {str(one["id"]): one.get("max_model_len") for one in listed}
-        if not models or (name is not None and name not in models):
-            there = ", ".join(models) or "none"
+        return [RemoteModel.of(one) for one in listed]
+
+    def model(self, name: str | None = None) -> RemoteModel:
+        """Return the model of that name, by default the server's first. Raises MlxmtpError, ModelNotFound.
+
+        Other servers than ours may know names that they do not list, and some list none.
+        """
+        try:
+            models = self.models()
+        except EndpointFailed as error:
+            if name is None and error.reason in _UNLISTED:
+                told = f"The server at {self.url} lists no models: name one, --url {self.url} -m NAME."
+                raise EndpointFailed(told, error.reason, counts=False) from None
+            if name is None or error.reason not in _UNLISTED:
+                raise
+            models = []
+        found = next((one for one in models if name in (None, one.name)), None)
+        if found is None and name is not None and not any(one.ours for one in models):
+            return RemoteModel(name)
+        if found is None:
+            there = ", ".join(one.name for one in models) or "none"
             raise ModelNotFound(f"The server at {self.url} has no model '{name or ''}': it has {there}.")
-        found = next(iter(models)) if name is None else name
-        context = models[found]
-        return RemoteModel(found, context if isinstance(context, int) and context > 0 else 0)
+        return found
 
     def chat(self, body: Mapping[str, Any]) -> Chunks:
         """Ask for a chat completion. Raises nothing yet."""
         return Chunks(self, {**body, "stream": True})
 
     def connection(self) -> HTTPConnection:
-        """Return a connection that stands. Raises MlxmtpError."""
-        connection = self._connection(self._host, self._port, timeout=_CONNECT_SECONDS)
+        """Return a connection that stands. Raises EndpointFailed."""
+        connection = self._connection(self.host, self._port, timeout=_CONNECT)
         with self._reaching():
             connection.connect()
-            connection.sock.settimeout(_SILENT_SECONDS)
+            connection.sock.settimeout(_SILENT)
         return connection
 
     def response(self, connection: HTTPConnection, method: str, path: str, body: object = None) -> HTTPResponse:
-        """Return the response to a request that was carried out. Raises MlxmtpError."""
+        """Return the response to a request that was carried out. Raises EndpointFailed."""
         headers = {"Accept": "application/json, text/event-stream"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -79,7 +117,10 @@ class Remote:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         with self._reaching():
             connection.request(method, self._path + path, data, headers)
+            line = connection.sock
+            line.settimeout(_SILENT if body is None else self._first_byte)
             response = connection.getresponse()
+            line.settimeout(_SILENT)
         if response.status == 200:
             return response
         with closing(response):
@@ -91,20 +132,24 @@ class Remote:
             yield
         except (OSError, HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise MlxmtpError(
-                f"No server answers at {self.url} ({reason}): start one with mlxmtp serve, or name it with --url."
-            ) from error
+            told = f"No server answers at {self.url} ({reason}): start one with mlxmtp serve, or name another one."
+            raise EndpointFailed(told, reason) from error
 
-    def _refusal(self, response: HTTPResponse) -> MlxmtpError:
-        if response.status == 401:
-            return MlxmtpError(f"The server at {self.url} wants its key: set MLXMTP_API_KEY to it.")
+    def _refusal(self, response: HTTPResponse) -> EndpointFailed:
+        status, lasting = response.status, not (response.status in _TRANSIENT or response.status >= 500)
+        if status in (401, 403) and self._key is None:
+            wants = f"The server at {self.url} wants its key: set {self._key_from} to it."
+            return EndpointFailed(wants, f"{status}", counts=False)
         try:
-            said = _message(self._json(response))
+            said = _message(self.table(response))
         except MlxmtpError:
-            said = f"{response.status} {response.reason}"
-        return MlxmtpError(f"The server at {self.url} refuses: {said}")
+            said = f"{status} {response.reason}"
+        told, wait = f"The server at {self.url} refuses: {said}", response.headers.get("Retry-After", "").strip()
+        seconds = float(wait) if wait.isascii() and wait.isdecimal() and len(wait) < 10 else None  # no dates
+        return EndpointFailed(told, f"{status}", counts=not lasting, retry_after=seconds)
 
-    def _json(self, response: HTTPResponse) -> dict[str, Any]:
+    def table(self, response: HTTPResponse) -> dict[str, Any]:
+        """Return the object of a response that is no stream. Raises EndpointFailed."""
         try:
             value = json.loads(response.read(_LARGEST))
         except (OSError, HTTPException, ValueError, RecursionError):
@@ -113,35 +158,45 @@ class Remote:
             raise self.foreign()
         return value
 
-    def foreign(self) -> MlxmtpError:
-        return MlxmtpError(
-            f"What answers at {self.url} does not speak OpenAI's protocol: name another server with --url."
-        )
+    def foreign(self) -> EndpointFailed:
+        told = f"What answers at {self.url} does not speak OpenAI's protocol: name another server."
+        return EndpointFailed(told, _FOREIGN)
 
-    def broken_off(self) -> MlxmtpError:
-        return MlxmtpError(f"The server at {self.url} broke off its answer: look there for the reason, and ask again.")
+    def broken_off(self) -> EndpointFailed:
+        told = f"The server at {self.url} broke off its answer: look there for the reason, and ask again."
+        return EndpointFailed(told, "it broke off")
 
 
 class Chunks:
-    """The chunks of a streamed chat completion. `close`, from any thread, ends it: the server stops, too."""
+    """The chunks of a chat completion. `close`, from any thread, ends it: the server stops, too."""
 
     def __init__(self, remote: Remote, body: Mapping[str, Any]) -> None:
-        self._remote, self._body = remote, body
+        self.remote, self._body = remote, body
         self._socket: socket | None = None
         self._closed = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield them up to the last. Raises MlxmtpError, also if the server breaks off."""
-        with closing(self._remote.connection()) as connection:
+        """Yield them up to the last. Raises EndpointFailed, also if the server breaks off."""
+        with closing(self.remote.connection()) as connection:
             self._socket = connection.sock
-            with closing(self._remote.response(connection, "POST", "/v1/chat/completions", self._body)) as response:
-                for line in self._lines(response):
-                    data = line.removeprefix(b"data:").strip()
+            with closing(self.remote.response(connection, "POST", "/chat/completions", self._body)) as response:
+                if self._closed:
+                    return
+                if response.headers.get_content_type() == "application/json":  # it does not stream
+                    yield self._checked(self.remote.table(response))
+                    return
+                ended = False
+                for data, whole in self._events(response):
                     if data == b"[DONE]" or self._closed:
                         return
-                    if line.startswith(b"data:"):
-                        yield self._chunk(data)
-        raise self._remote.broken_off()
+                    try:
+                        chunk = self._checked(json.loads(data))
+                    except (ValueError, RecursionError):
+                        raise (self.remote.foreign() if whole else self.remote.broken_off()) from None
+                    ended = ended or any(one.get("finish_reason") for one in chunk["choices"])
+                    yield chunk
+        if not ended and not self._closed:
+            raise self.remote.broken_off()
 
     def close(self) -> None:
         """End it."""
@@ -150,22 +205,29 @@ class Chunks:
             with suppress(OSError):  # it has ended
                 self._socket.shutdown(SHUT_RDWR)
 
-    def _lines(self, response: HTTPResponse) -> Iterator[bytes]:
+    def _events(self, response: HTTPResponse) -> Iterator[tuple[bytes, bool]]:
+        """Yield the data of events, and whether their line is whole; all else is passed over. Raises EndpointFailed."""
         try:
-            yield from iter(lambda: response.readline(_LARGEST), b"")
+            for line in iter(lambda: response.readline(_LARGEST), b""):
+                if line.startswith(b"data:") and (data := line.removeprefix(b"data:").strip()):
+                    yield data, line.endswith(b"\n")
         except (OSError, HTTPException) as error:
-            raise self._remote.broken_off() from error
+            raise self.remote.broken_off() from error
 
-    def _chunk(self, data: bytes) -> dict[str, Any]:
-        try:
-            chunk = json.loads(data)
-        except (ValueError, RecursionError):
-            raise self._remote.foreign() from None
+    def _checked(self, chunk: Any) -> dict[str, Any]:
+        """Return a chunk whose `choices` are objects with an object `delta`. Raises EndpointFailed."""
         if not isinstance(chunk, dict):
-            raise self._remote.foreign()
-        if "error" in chunk:
-            raise MlxmtpError(f"The server at {self._remote.url} could not answer: {_message(chunk)}")
-        return chunk
+            raise self.remote.foreign()
+        if chunk.get("error"):
+            told = f"The server at {self.remote.url} could not answer: {_message(chunk)}"
+            raise EndpointFailed(told, "it could not answer")
+        choices = chunk.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
+            raise self.remote.foreign()
+        deltas = [one.get("delta") or one.get("message") or {} for one in choices]
+        if not all(isinstance(one, dict) and _is_list_of_calls(one.get("tool_calls")) for one in deltas):
+            raise self.remote.foreign()
+        return {**chunk, "choices": [{**one, "delta": delta} for one, delta in zip(choices, deltas, strict=True)]}
 
 
 def sent(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -180,17 +242,26 @@ def sent(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def arguments_in(text: str) -> dict[str, Any]:
-    """Return the arguments of a call that a server sent. Raises MlxmtpError."""
+    """Return the arguments of a call that a server sent. Raises EndpointFailed."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise MlxmtpError("The server's model wrote a call whose arguments are no JSON object: ask again.")
+        told = "The server's model wrote a call whose arguments are no JSON object: ask again."
+        raise EndpointFailed(told, "it wrote a call that cannot be read", counts=False)
     return value
+
+
+def _is_list_of_calls(calls: object) -> bool:
+    if calls is None:
+        return True
+    return isinstance(calls, list) and all(
+        isinstance(one, dict) and isinstance(one.get("function") or {}, dict) for one in calls
+    )
 
 
 def _message(body: Mapping[str, Any]) -> str:
     error = body.get("error")
     said = error.get("message") if isinstance(error, dict) else error
-    return str(said) if said else "it does not say why."
+    return str(said)[:1000] if said else "it does not say why."

@@ -1,21 +1,26 @@
-"""The model of a running server in place of one here: `ask --url`, `chat --url`, `map --url`."""
+"""The model of a server in place of one here: for the front ends an opener, a model and its answers like any other."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from mlxmtp.app.endpoints import Endpoint
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, Opener, OpenModel
-from mlxmtp.app.remote import Chunks, Remote, arguments_in, sent
+from mlxmtp.app.remote import FIRST_BYTE, Chunks, Remote, RemoteModel, arguments_in, sent
 from mlxmtp.app.remote_media import Sent, as_sent
+from mlxmtp.app.served_streams import ServedStreams
+from mlxmtp.app.structured import has_form
 from mlxmtp.engine.answer import Answer, OnPrefill
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.media import Media, media_in
 from mlxmtp.engine.model import Model
@@ -23,8 +28,7 @@ from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
 from mlxmtp.engine.written import Written
-from mlxmtp.environment import server_key
-from mlxmtp.errors import ModelNotFound
+from mlxmtp.errors import EndpointFailed, ModelNotFound
 from mlxmtp.limits import SAMPLING
 from mlxmtp.settings import Settings
 
@@ -37,23 +41,30 @@ _BYTES, _FORMAT = 4, 8  # of a token, about, and the tokens around a message
 _LOOK = 0.1  # seconds after which a stop is noticed while nothing comes
 
 _REASONS: dict[str, FinishReason] = {"length": "length", "tool_calls": "tool"}
-_NAMES = {name: name for name in SAMPLING} | {"temp": "temperature"}
-_NAMES |= {"max_tokens": "max_completion_tokens", "think_tokens": "thinking_budget"}
+_NAMES = {name: name for name in SAMPLING} | {"temp": "temperature"} | {"max_tokens": "max_tokens"}
 
 
+@dataclass
 class RemoteOpener(Opener):
-    """Opens the server's model. Nothing is read here, and no memory is needed."""
+    """Opens the model of an endpoint. Nothing is read here, and no memory is needed."""
+
+    here: ClassVar[bool] = False
+    endpoint: Endpoint = field(kw_only=True)
+    timeout: float = field(default=FIRST_BYTE, kw_only=True)
+    """Seconds until an answer must have begun, where the config says nothing else."""
 
     def __post_init__(self) -> None:
-        """Raise UsageError for what is no address."""
-        self._remote = Remote(self.loaded.settings.url or "", server_key())
-        self._contexts: dict[str, int] = {}
+        """Raise UsageError for what is no address, ConfigError for a key that is not there."""
+        self._remote = self.endpoint.remote(self.timeout)
+        self._models: dict[str, RemoteModel] = {}  # by the names of their checkpoints
 
     def target(self, name: str | None) -> Checkpoint:
-        """Return the server's model; a `name` counts if it came with the command. Raises MlxmtpError."""
-        model = self._remote.model(name if self.loaded.origins.get("model") == "flag" else None)
-        self._contexts[model.name] = model.context or _CONTEXT
-        return Checkpoint(model.name, Path(self._remote.url))
+        """Return the endpoint's model, which goes by the endpoint's own name if it has one. Raises MlxmtpError."""
+        del name  # the endpoint says which
+        model = self._remote.model(self.endpoint.model)
+        shown = self.endpoint.name or model.name
+        self._models[shown] = model
+        return Checkpoint(shown, Path(self._remote.url))
 
     def drafter(self, target: Checkpoint, settings: Settings, *, off: bool = False) -> Checkpoint | None:
         """Return none: the server has its own."""
@@ -63,13 +74,15 @@ class RemoteOpener(Opener):
         return False
 
     def has(self, name: str) -> bool:
+        if name == self.endpoint.name:
+            return True
         try:
             return self._remote.model(name).name == name
         except ModelNotFound:
             return False
 
     def names(self) -> list[str]:
-        return [*self._contexts]
+        return [*self._models]
 
     def tokenizer(self, target: Checkpoint) -> Tokenizer:
         """Return one that only estimates how many tokens there are."""
@@ -79,7 +92,7 @@ class RemoteOpener(Opener):
         return Sent()
 
     def context(self, target: Checkpoint) -> int:
-        return self._contexts[target.name]
+        return self.endpoint.context or self._models[target.name].context or _CONTEXT
 
     def require_memory(
         self,
@@ -97,8 +110,9 @@ class RemoteOpener(Opener):
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None
     ) -> OpenModel:
         """Return the server's model."""
-        model = ServedModel(self._remote, target.name)
-        return RemoteOpenModel(model, target, None, LearnedDrafting(Path(), None), self._contexts[target.name])
+        found = self._models[target.name]
+        model = ServedModel(self._remote, found.name, ours=found.ours, patience=self.endpoint.timeout or self.timeout)
+        return RemoteOpenModel(model, target, None, LearnedDrafting(Path(), None), self.context(target))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,15 +137,20 @@ class Estimate(Tokenizer):
 
     def prompt(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> Prompt:
         media = sum(one.count for one in media_in(messages))
-        return Prompt("", [0] * (media + sum(len(self.encode(_text(one))) + _FORMAT for one in messages)))
+        return Prompt("", [0] * (media + sum(len(self.encode(text_in(one))) + _FORMAT for one in messages)))
 
 
 class ServedModel(Model):
     """Answers conversations by asking the server."""
 
-    def __init__(self, remote: Remote, name: str) -> None:
+    def __init__(self, remote: Remote, name: str, *, ours: bool = True, patience: float = FIRST_BYTE) -> None:
+        """`ours`: the server is an mlxmtp, which knows parameters that others may refuse.
+
+        `patience`: seconds to the first token of an answer.
+        """
         self.name, self.drafter, self.kv_bits = name, None, None
-        self._remote, self._tokenizer = remote, Estimate()
+        self._remote, self._tokenizer, self._ours = remote, Estimate(), ours
+        self._patience = patience
 
     @cached_property
     def media(self) -> Media:
@@ -154,18 +173,18 @@ class ServedModel(Model):
     ) -> Answer:
         """Answer a conversation. Errors are raised while the answer is read."""
         asked = as_sent([*map(sent, messages)])
-        body = {"model": self.name, "messages": asked, **_parameters(params or Params())}
+        body = {"model": self.name, "messages": asked, **_parameters(params or Params(), ours=self._ours)}
         if tools:
             body["tools"] = [*tools]
         if continues:
-            body["continue_final_message"] = True
-        return RemoteAnswer(self._remote.chat(body), on_prefill)
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        form = None if params is None else params.constraint
+        chunks, patience = self._remote.chat(body), self._patience
+        return RemoteAnswer(chunks, on_prefill, form=form, trusted=self._ours, patience=patience)
 
     def streams(self, parallel: int) -> Streams:
         """Return what asks for so many answers at a time."""
-        from mlxmtp.app.served_streams import ServedStreams  # imports MLX, which one answer does without
-
-        return ServedStreams(parallel)
+        return cast("Streams", ServedStreams(parallel))
 
     def seated(self, seat: Seat) -> Model:
         """Return this model: the server finds a place for the answer."""
@@ -179,20 +198,25 @@ class ServedModel(Model):
         """Leave the model to the server."""
 
 
-def _text(message: Message) -> str:
+def text_in(message: Message) -> str:
     """Return the text of a message, without its pictures."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else "\n".join(one.get("text", "") for one in content)
 
 
-def _parameters(params: Params) -> dict[str, Any]:
+def _parameters(params: Params, *, ours: bool) -> dict[str, Any]:
+    """Return parameters as the protocol names them; what only some servers know is sent if somebody has set it."""
     body = {there: value for here, there in _NAMES.items() if (value := getattr(params, here)) is not None}
-    body |= {"enable_thinking": params.think, "stream_options": {"include_usage": True}}
+    body["stream_options"] = {"include_usage": True}
+    if ours or params.think:
+        body["chat_template_kwargs"] = {"enable_thinking": params.think}
+    if params.think_tokens is not None:
+        body["thinking_budget"] = params.think_tokens
     if params.stop_strings:
         body["stop"] = [*params.stop_strings]
     more = {"num_draft_tokens": None if params.num_draft_tokens == "auto" else params.num_draft_tokens}
     more["image_tokens"] = params.image_tokens
-    if more := {name: value for name, value in more.items() if value is not None}:
+    if ours and (more := {name: value for name, value in more.items() if value is not None}):
         body["mlxmtp"] = more
     form = params.constraint
     if form is not None and form.kind == "schema":
@@ -207,8 +231,18 @@ def _parameters(params: Params) -> dict[str, Any]:
 class RemoteAnswer(Answer):
     """An answer that comes from a server: its events, and its numbers as far as the server says them."""
 
-    def __init__(self, chunks: Chunks, on_prefill: OnPrefill | None) -> None:
-        self._chunks, self._on_prefill = chunks, on_prefill
+    def __init__(
+        self,
+        chunks: Chunks,
+        on_prefill: OnPrefill | None,
+        *,
+        form: Constraint | None = None,
+        trusted: bool = False,
+        patience: float = FIRST_BYTE,
+    ) -> None:
+        """`form`: of the answer, looked at here unless the server is `trusted`: many pass over it without a word."""
+        self._patience, self._trusted = patience, trusted
+        self._chunks, self._on_prefill, self._form, self._text = chunks, on_prefill, form, ""
         self._started, self._first, self._last = time.perf_counter(), 0.0, 0.0
         self._usage: Mapping[str, Any] = {}
         self._more: Mapping[str, Any] = {}
@@ -219,28 +253,29 @@ class RemoteAnswer(Answer):
 
     @property
     def complete(self) -> bool:
-        return self._reason != "length"
+        return self._form is None or self._reason != "length"
 
     @property
     def stats(self) -> Stats:
         usage, more, now = self._usage, self._more, time.perf_counter()
         first, last = self._first or now, self._last or now
-        tokens = _number(usage, "completion_tokens") or self._pieces
+        tokens = int(_number(usage, "completion_tokens")) or self._pieces  # a piece is a token, about
         details = usage.get("prompt_tokens_details")
         seconds = last - first
         return Stats(
-            prompt_tokens=_number(usage, "prompt_tokens"),
-            reused_tokens=_number(details, "cached_tokens") if isinstance(details, dict) else 0,
+            prompt_tokens=int(_number(usage, "prompt_tokens")),
+            reused_tokens=int(_number(details, "cached_tokens")) if isinstance(details, dict) else 0,
             prompt_seconds=first - self._started,
             time_to_first_token=first - self._started,
             generation_tokens=tokens,
             generation_seconds=seconds,
             generation_tps=(tokens - 1) / seconds if seconds > 0 and tokens > 1 else 0.0,
-            rounds=_number(more, "passes"),
-            drafted=_number(more, "drafted"),
-            accepted=_number(more, "accepted"),
-            tokens_per_pass=float(more["tokens_per_pass"]) if _number(more, "passes") else 0.0,
-            seed=_number(more, "seed"),
+            rounds=int(_number(more, "passes")),
+            drafted=int(_number(more, "drafted")),
+            accepted=int(_number(more, "accepted")),
+            tokens_per_pass=_number(more, "tokens_per_pass"),
+            seed=int(_number(more, "seed")),
+            sent_to=self._chunks.remote.host,
         )
 
     def close(self) -> None:
@@ -258,24 +293,36 @@ class RemoteAnswer(Answer):
                 self._usage = chunk["usage"]
             if isinstance(chunk.get("mlxmtp"), dict):
                 self._more = chunk["mlxmtp"]
-            for choice in chunk.get("choices") or ():
-                delta = choice.get("delta") or {}
-                self._reason = choice.get("finish_reason") or self._reason
+            for choice in chunk["choices"]:
+                delta = choice["delta"]
+                self._reason = str(choice.get("finish_reason") or self._reason)
                 for one in delta.get("tool_calls") or ():
-                    function, index = one.get("function") or {}, one.get("index", len(self._called))
-                    name, arguments = self._called.get(index, ("", ""))
-                    more = str(function.get("arguments") or "")
-                    self._called[index] = name or str(function.get("name") or ""), arguments + more
+                    self._take_call(one)
                 thought = delta.get("reasoning_content") or delta.get("reasoning")
                 for kind, text in ((Thinking, thought), (Text, delta.get("content"))):
                     if isinstance(text, str) and text:
                         self._last = time.perf_counter()
                         self._first = self._first or self._last
                         self._pieces += 1
+                        self._text += text if kind is Text and self._form is not None else ""
                         yield kind(text)
         for name, arguments in self._called.values():
             yield Call(name, arguments_in(arguments))
+        if self._form is not None and self.complete and not (self._trusted or has_form(self._text, self._form)):
+            told = f"The server at {self._chunks.remote.url} did not keep to the form of the answer: ask another one."
+            raise EndpointFailed(told, "it knows no forms", counts=False)
         yield End(_REASONS.get(self._reason, "stop"), self.stats)
+
+    def _take_call(self, one: Mapping[str, Any]) -> None:
+        """Take a call or a piece of one: the first piece has the name, later ones more of the arguments."""
+        function, last = one.get("function") or {}, len(self._called) - 1
+        index = one.get("index", last if one.get("id") is None and last >= 0 else last + 1)
+        index = index if isinstance(index, int) else last + 1
+        name, arguments = self._called.get(index, ("", ""))
+        more = function.get("arguments") or ""
+        written = more if isinstance(more, str) else json.dumps(more)  # some servers send the object itself
+        self._first = self._first or time.perf_counter()
+        self._called[index] = name or str(function.get("name") or ""), arguments + written
 
     def _arriving(self) -> Iterator[dict[str, Any]]:
         """Yield chunks; while none comes, `on_prefill` is called, which may end the wait."""
@@ -294,8 +341,15 @@ class RemoteAnswer(Answer):
             try:
                 chunk = arrived.get(timeout=_LOOK)
             except Empty:
+                chunk = {}
                 if not self._first and self._on_prefill is not None:
                     self._on_prefill(0, 0)
+            if not self._first and time.perf_counter() - self._started > self._patience:  # in spite of signs of life
+                self.leave()
+                seconds = f"{self._patience:g} seconds"
+                told = f"The server at {self._chunks.remote.url} gave no token within {seconds}: ask another one."
+                raise EndpointFailed(told, f"gave no token within {seconds}")
+            if chunk == {}:
                 continue
             if isinstance(chunk, Exception):
                 raise chunk
@@ -304,6 +358,9 @@ class RemoteAnswer(Answer):
             yield chunk
 
 
-def _number(table: Mapping[str, Any], name: str) -> int:
+def _number(table: Mapping[str, Any], name: str) -> float:
+    """Return a number that a server sent; 0 for anything else."""
     value = table.get(name)
-    return value if isinstance(value, int) else 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        return 0
+    return max(0, value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mlxmtp.engine.events import End, Event
-from mlxmtp.engine.streams import Running, Streams
 
 if TYPE_CHECKING:
     from mlxmtp.engine.answer import Answer
@@ -24,13 +24,27 @@ class Served(Protocol):
         """Tell the server to stop, from any thread."""
 
 
-class ServedStreams(Streams):
+@dataclass(frozen=True, slots=True, eq=False)
+class Running:
+    """An answer on its way among others; `tag` is whatever its owner calls it."""
+
+    answer: Answer
+    seat: Seat
+    tag: Any = None
+
+
+class ServedStreams:
     """Answers side by side, each a request of its own that a thread reads."""
 
     def __init__(self, parallel: int) -> None:
         self.parallel = parallel
         self._running: list[Running] = []
         self._came: SimpleQueue[tuple[Running, Event | Exception]] = SimpleQueue()
+
+    @property
+    def running(self) -> Sequence[Running]:
+        """The answers that have not ended."""
+        return tuple(self._running)
 
     def begin(self, ask: Callable[[Seat], Answer], tag: Any = None) -> Running:
         """Add the answer that `ask` has the server give; it gets no seat."""

@@ -102,3 +102,16 @@ def _closed(schema: Any) -> Any:
     closed = {key: _closed(value) for key, value in schema.items()}
     named = closed.get("type") == "object" and "properties" in closed
     return {"additionalProperties": False, **closed} if named else closed
+
+
+def has_form(text: str, form: Constraint) -> bool:
+    """Return whether a text is JSON with the keys that a schema requires, or matches an expression."""
+    if form.kind != "schema":
+        return form.kind != "regex" or re.fullmatch(form.source, text) is not None
+    schema = json.loads(form.source)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    required = schema.get("required", []) if isinstance(schema, dict) else []
+    return not required or (isinstance(value, dict) and {*required} <= value.keys())

@@ -10,7 +10,7 @@ from itertools import accumulate
 from operator import sub
 from typing import Any, Literal
 
-from mlxmtp.app.open import OpenModel
+from mlxmtp.app.open import Asked, OpenModel
 from mlxmtp.app.tools.calls import CallRunner
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
@@ -133,11 +133,14 @@ class Turn:
         shares = exchange_tokens(self._conversation, text)
         return fit(used, shares if self._before is None else shares[:-1], context, reserve)
 
-    def begin(self, opened: OpenModel, params: Params, drop: int = 0, tools: Sequence[Tool] = ()) -> None:
+    def begin(self, opened: OpenModel, params: Params, drop: int = 0, tools: Sequence[Tool] = ()) -> str:
         """Change the conversation so that the answer can come; `drop` of its oldest exchanges leave the prompt.
 
-        `tools` may be called in it.
+        `tools` may be called in it. Returns what is done before, if anything. Raises MlxmtpError if nobody can answer.
         """
+        material = any(one.material or one.media for one in [*self._conversation.exchanges[drop:], self.asking])
+        goes_on, prompt = self.kind == "continue", self.messages
+        doing = opened.begin_turn(Asked(prompt, params, self.asking.question, bool(tools), material, goes_on))
         self._opened, self._dropped, self._sampling, self._tools = opened, drop, asdict(params), tools
         self._conversation.drop_oldest(drop)
         if self.kind == "ask":
@@ -147,6 +150,7 @@ class Turn:
             self._conversation.replace_question(self.asking.question, self.asking.mentioned, self.asking.media)
         elif self.kind == "regenerate":
             self._conversation.retract_reply()
+        return doing
 
     def stream(
         self, params: Params, on_prefill: OnPrefill | None = None, snapshot_at: Collection[int] | None = None

@@ -20,6 +20,7 @@ from mlxmtp.cli.terminal.markdown import warm_up
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import LastWords, interrupts
+from mlxmtp.engine.answer import Answer
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.media import Medium, largest, media_in
 from mlxmtp.engine.model import Model, check_length
@@ -74,8 +75,8 @@ class OneAnswer:
 
     def show_prompt(self) -> None:
         """Write the prompt and its length for --dry-run, from the tokenizer alone."""
-        if self.settings.url is not None:
-            raise UsageError("--dry-run shows the prompt of a model on this machine: leave out --url.")
+        if not self.opener.here:
+            raise UsageError("--dry-run shows the prompt of a model on this machine: name one with -m.")
         found = self.opener.target(self.settings.model)
         tokenizer = self.opener.tokenizer(found)
         tools = self.tools.declarations
@@ -105,7 +106,7 @@ class OneAnswer:
         self.opener.require_memory(target, drafter, tokens, settings, turns=cached, picture=picture)
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
-        self.out.progress(f"loading {target.name}" if settings.url is None else f"asking {settings.url}")
+        self.out.progress(f"loading {target.name}" if self.opener.here else f"asking {target.name}")
         opened = self.opener.open(target, drafter, settings, tokenizer)
         before = self.conversation.model
         if before and before != target.name:
@@ -130,10 +131,11 @@ class OneAnswer:
     def _stream(self, opened: OpenModel, ids: list[int], params: Params, media: list[Medium]) -> None:
         model = opened.model
         cache, prefix, loaded = self._from_cache(model, ids, params)
-        self.turn.begin(opened, params, tools=self.tools.declarations)
+        if doing := self.turn.begin(opened, params, tools=self.tools.declarations):
+            self.out.progress(doing)
         presenter = self._presenter(opened)
         on_prefill = PrefillProgress(self.out).count
-        if self.settings.url is None and not self.tools.box:
+        if self.opener.here and not self.tools.box:
             answer = model.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=[prefix], media=media)
         else:
             answer = self.turn.stream(params, on_prefill, [prefix])
@@ -158,8 +160,13 @@ class OneAnswer:
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
-        if outcome.reason == "length" and not answer.complete:
-            raise MlxmtpError("The answer was cut before it had the form that was asked for: --max-tokens allows more.")
+        self._require_whole(outcome, answer)
+
+    def _require_whole(self, outcome: Outcome, answer: Answer) -> None:
+        """Raise MlxmtpError for an answer that lacks what was asked for."""
+        if outcome.reason in ("length", "stop") and not answer.complete:
+            way = "--max-tokens allows more" if outcome.reason == "length" else "leave out --stop"
+            raise MlxmtpError(f"The answer was cut before it had the form that was asked for: {way}.")
         if self._runner.spent:
             raise MlxmtpError(f"The answer was ended: it went on calling tools after {ROUNDS} rounds.")
         self.tools.approvals.require_none_refused()
@@ -168,7 +175,7 @@ class OneAnswer:
 
     def _from_cache(self, model: Model, ids: list[int], params: Params) -> tuple[PromptCache | None, int, int]:
         """Return the cache of prompts, the tokens that other questions share with this one, and how many it had."""
-        if not self.settings.cache or self.settings.url is not None:  # a server keeps what it has read by itself
+        if not self.settings.cache or not self.opener.here:  # a server keeps what it has read by itself
             return None, 0, 0
         prepared = partial(model.media.prepared, image_tokens=self.settings.image_tokens)
         about = model.tokenizer, self.conversation, self.asking, params.think, prepared
@@ -213,6 +220,8 @@ class OneAnswer:
         return True
 
     def _show_stats(self, stats: Stats, context: int) -> None:
+        if stats.route and stats.sent_to:
+            self.out.note(f"The {presenters.went_to(stats)}.")
         if self.settings.stats:
             self.out.remark(presenters.stats_line(stats, context))
 

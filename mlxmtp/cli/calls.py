@@ -75,6 +75,14 @@ def asking(out: Output) -> AskPerson:
     return ask
 
 
+def agrees(out: Output, question: str) -> bool:
+    """Ask on stderr, and return whether the answer at the terminal is a yes; Enter alone is none."""
+    out.settle()
+    keyboard.release()
+    out.line(f"{question} [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def asking_in_chat(read: Callable[[str], str | None]) -> AskPerson:
     """Return the question of `chat`; `read` shows it and returns the answer, None for Ctrl+C."""
     return lambda tool, arguments: decision_of(read(f"{request_text(tool, arguments)}\n{QUESTION}"))

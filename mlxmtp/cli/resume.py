@@ -5,10 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from mlxmtp.app.endpoints import AUTO, endpoint_named, endpoint_of
 from mlxmtp.app.open import Opener
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Sessions
+from mlxmtp.cli.calls import agrees
 from mlxmtp.cli.obtain import offer
+from mlxmtp.cli.options import can_ask
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import SessionError, UsageError
@@ -18,19 +21,23 @@ from mlxmtp.settings import Loaded
 def opener_of(loaded: Loaded, out: Output) -> Opener:
     """Return the models on this machine; one that is missing is offered for download, if somebody can be asked.
 
-    With --url there is one model, the server's. Raises UsageError for what is no address.
+    Where the settings name an endpoint there is one model, the server's, or the router's several. Raises UsageError for
+    what is no address, ConfigError for a router that is incomplete.
     """
-    if loaded.settings.url is not None:
+    agree = partial(agrees, out) if can_ask(out) else None
+    if (endpoint := endpoint_of(loaded)) is not None:
         from mlxmtp.app.remote_model import RemoteOpener
 
-        return RemoteOpener(loaded, tell=out.note, attended=out.error_terminal)
-    return Opener(loaded, tell=out.note, obtain=partial(offer, loaded, out), attended=out.error_terminal)
+        return RemoteOpener(loaded, tell=out.note, attended=out.error_terminal, endpoint=endpoint)
+    kind: type[Opener] = Opener
+    if loaded.settings.model == AUTO:
+        from mlxmtp.app.routed_model import RouterOpener as kind
+    return kind(loaded, out.note, partial(offer, loaded, out), out.error_terminal, agree)
 
 
 def conversation_for(
     loaded: Loaded,
     out: Output,
-    opener: Opener,
     *,
     latest: bool,
     resume: str | None,
@@ -56,7 +63,8 @@ def conversation_for(
     if loaded.origins.get("system") == "flag" and system != conversation.system:
         conversation.set_system(system)
     if conversation.model and loaded.origins.get("model") != "flag":
-        if opener.has(conversation.model):
+        elsewhere = conversation.model == AUTO or endpoint_named(loaded, conversation.model) is not None
+        if elsewhere or opener_of(loaded, out).has(conversation.model):
             return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
         out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")
     return loaded, conversation

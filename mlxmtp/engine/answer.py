@@ -74,6 +74,7 @@ class Answer:
         self._meter = Meter(len(prompt), params.with_seed())
         self.prompt: Sequence[int] = prompt
         self.tokens: list[int] = []  # so far, those of marks and the stop token among them
+        self._strings = StopStrings(params.stop_strings)
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer
         self._events = self._run()
 
@@ -97,15 +98,15 @@ class Answer:
 
     @property
     def complete(self) -> bool:
-        """True unless the parameters' constraint demands more than what has come so far."""
-        return self._matcher is None or self._matcher.complete
+        """True unless the parameters' constraint demands or allows more than what has come so far."""
+        return self._matcher is None or (self._matcher.whole and not self._strings.found)
 
     def close(self) -> None:
         """Stop here."""
         self._events.close()
 
     def _run(self) -> Generator[Event, None, None]:
-        inside, strings = self._tokenizer.opens_in_thought(self._prompt), StopStrings(self._params.stop_strings)
+        inside, strings = self._tokenizer.opens_in_thought(self._prompt), self._strings
         reading = _Reading(self._tokenizer, strings, inside=inside, calls=self._calls)
         last: int | None = None
         self._asked = True

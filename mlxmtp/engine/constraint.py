@@ -135,6 +135,14 @@ class Matcher:
         """True if the answer may end here."""
         return self._ended or self._inner.is_accepting()
 
+    @property
+    def whole(self) -> bool:
+        """True if the answer has ended, or may end here and cannot go on. What is cut elsewhere may be half a word."""
+        if self._ended or not self._inner.is_accepting():
+            return self._ended
+        following = int.from_bytes(self._inner.compute_bitmask(), "little")
+        return not following & ~sum(1 << token for token in self._stop)
+
     def accept(self, tokens: Sequence[int]) -> int:
         """Go on by the leading tokens that are allowed; return their number."""
         if self._ended:

@@ -9,17 +9,9 @@ from typing import Any, Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
 from mlxmtp.files import is_path
+from mlxmtp.hub import registry
 from mlxmtp.hub.cache import CachedRepo, Records
-from mlxmtp.hub.registry import (
-    BUILT_IN,
-    Entry,
-    entries,
-    find_entry,
-    known_names,
-    plain_name,
-    same_shape,
-    split_revision,
-)
+from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, plain_name, same_shape, split_revision
 from mlxmtp.machine.memory import fits, machine_memory
 from mlxmtp.models.config import check_pair, read_config
 from mlxmtp.settings import Places
@@ -155,7 +147,7 @@ class Store:
             return (None if (path / "config.json").exists() else cached.complete(cached.newest())) or path
         if path.exists():
             raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
-        names = ", ".join(known_names())
+        names = ", ".join(registry.known_names())
         if "://" in name:
             sentence = f"{name} is no page of a model on huggingface.co. Give its org/repo, a path or one of: {names}."
             raise ModelNotFound(sentence)
@@ -166,7 +158,7 @@ class Store:
             if folder := self.cached(name):
                 return folder
             raise ModelNotFound(f"{role} '{name}' is not on this machine. Run: mlxmtp pull {name}")
-        near = nearest(name.lower(), [*known_names(), *(entry.name for entry in entries())])
+        near = nearest(name.lower(), [*registry.known_names(), *(entry.name for entry in entries())])
         hint = f" (did you mean '{near}'?)" if near else ""
         raise ModelNotFound(f"{role} '{name}' is not known{hint}. There are: {names}, any org/repo or path.")
 

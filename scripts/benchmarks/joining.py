@@ -3,8 +3,8 @@
     .venv/bin/python -m scripts.benchmarks.joining [--tokens 10000] [--repetitions 3] [--write docs/benchmarks.md]
 
 Three answers of the built-in pair run, greedy, without an end. A prompt of so many tokens comes beside them and is read
-in pieces between their rounds. Waits are those between two pieces of text of one answer, in units of the median wait
-before the prompt came. Takes about two minutes; on a machine that does nothing else.
+in pieces between their rounds. Waits are those between two rounds that gave tokens of one answer, in units of the
+median wait before the prompt came. Takes about two minutes; on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from statistics import median
 
 import mlxmtp
 from mlxmtp.bench.summary import quantile
-from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.streams import Streams
 from scripts.benchmarks.harness.options import repeated, say
@@ -47,8 +46,8 @@ def main() -> None:
         f"One run of `scripts/benchmarks/joining.py`, {datetime.now(UTC).date()}, {machine()}: {RUNNING} answers of "
         f"the built-in pair, greedy, and a prompt of {given.tokens:,} tokens that joins them; medians of "
         f"{given.repetitions} runs.\nBefore it came, a reader waited {middle['round']:.1f} ms between two pieces of "
-        f"text (median). While it was read, {middle['seconds']:.1f} s in {middle['rounds']:.0f} rounds of the others, "
-        f"p50 was {middle['p50']:.2f}, p95 {middle['p95']:.2f} and the longest wait {middle['most']:.2f} times that."
+        f"an answer (median). While it was read, {middle['seconds']:.1f} s in {middle['rounds']:.0f} rounds of the "
+        f"others, p50 was {middle['p50']:.2f}, p95 {middle['p95']:.2f} and the longest {middle['most']:.2f} times that."
     )
     print(text)
     if given.write:
@@ -60,16 +59,18 @@ def _measure(model: mlxmtp.Model, streams: Streams, tokens: int, repetition: int
     for question in QUESTIONS:
         ids = model.tokenizer.prompt_ids([{"role": "user", "content": question}])
         streams.begin(lambda seat, ids=ids: model.seated(seat).stream_ids(ids, endless), question)
-    last: dict[str, float] = {}
+    last: dict[str, tuple[int, float]] = {}  # tokens, and when the latest came
     waits: list[float] = []
 
     def step() -> set[str]:
         found = streams.step()
         now = time.perf_counter()
-        for tag in {running.tag for running, event in found if isinstance(event, Text | Thinking)} & set(QUESTIONS):
-            if tag in last:
-                waits.append(now - last[tag])
-            last[tag] = now
+        for running in streams.running:  # by tokens: what follows the end of an answer is not always text
+            count = len(running.answer.tokens)
+            if running.tag in QUESTIONS and count > last.get(running.tag, (0, now))[0]:
+                if running.tag in last:
+                    waits.append(now - last[running.tag][1])
+                last[running.tag] = count, now
         return {running.tag for running, _ in found}
 
     while len(waits) < BEFORE * RUNNING:

@@ -31,6 +31,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scripts.benchmarks.harness.environment import environment
 from scripts.benchmarks.harness.options import say
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,8 +95,8 @@ def serving(command: Sequence[str], path: str = "/v1/models") -> Iterator[tuple[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     given = [word.format(port=port) for word in command]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(given, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    offline = {**environment(), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(given, env=offline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(1200):
             with suppress(OSError, HTTPException):

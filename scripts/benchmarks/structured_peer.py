@@ -13,6 +13,7 @@ import subprocess
 from statistics import median
 
 import mlxmtp
+from scripts.benchmarks.harness.environment import environment
 from scripts.benchmarks.harness.options import repeated, say
 from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
@@ -64,7 +65,8 @@ def main() -> None:
     prompt = model.tokenizer.prompt_ids([{"role": "user", "content": QUESTION}])
     command = [options.peers, "-c", PEER, str(model.config.folder), TABLE.source, json.dumps(prompt), "240"]
     found: dict[str, list[tuple[int, float]]] = {}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(), text=True, **pipes) as peer:
         assert peer.stdin is not None
         assert peer.stdout is not None
         for turn in range(options.repetitions + 1):  # the first builds kernels

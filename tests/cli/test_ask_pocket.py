@@ -125,6 +125,8 @@ def test_an_answer_in_a_form_parses_or_fails(environment: dict[str, str]) -> Non
     cut = ask(environment, "-m", "pocket", *form, "--max-tokens", "3", "Who are you?")
     assert cut.returncode == 1
     assert b"--max-tokens allows more" in cut.stderr
+    stopped = ask(environment, "-m", "pocket", *form, "--stop", "yes", "Who are you?")
+    assert (stopped.returncode, b"yes" in stopped.stdout, b"--stop" in stopped.stderr) == (1, False, True)
     bad = ask(environment, "-m", "pocket", "--schema", '{"not": {}}', "Who are you?")
     assert (bad.returncode, bad.stdout) == (2, b"")
     assert b'"not"' in bad.stderr

@@ -289,6 +289,15 @@ def test_an_answer_that_was_cut_goes_on_in_its_form(pocket):
         pocket.stream([question, {"role": "assistant", "content": "I am"}], params, continues=True)
 
 
+def test_what_could_have_gone_on_is_not_complete_where_it_was_cut(pocket):
+    number = Constraint("regex", "[0-9]+")
+    assert answer(pocket, number, max_tokens=3, temp=0.0)[2:] == ("length", False)
+    assert answer(pocket, Constraint("regex", "[0-9]{3}"), temp=0.0)[2:] == ("stop", True)
+    word = Constraint("regex", "(yes|no), [a-z]{3}")
+    text, _, reason, complete = answer(pocket, word, stop_strings=[","], temp=0.0)
+    assert (text in ("yes", "no"), reason, complete) == (True, "stop", False)
+
+
 def test_a_grammar_without_an_end_stops_at_the_limit(pocket):
     constraint = Constraint("grammar", 'start: "[" next\nnext: %json {"const": "x"} next')
     constraint.check()  # what is in a grammar beside plain Lark is not looked into

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxmtp.app.endpoints import endpoint_of
 from mlxmtp.app.map import Job
 from mlxmtp.app.map_inputs import Item
 from mlxmtp.app.open import LearnedDrafting, Opener
@@ -131,7 +132,7 @@ def test_ask_says_what_the_server_refuses(served: Running, home: Path, capsys: p
     assert (code, out) == (1, "")
     assert "refuses: The prompt has" in err
     code, _, err = program(served, home, capsys, "--dry-run", "Hi")
-    assert (code, "leave out --url" in err) == (2, True)
+    assert (code, "name one with -m" in err) == (2, True)
     code, _, err = program(served, home, capsys, "-m", "e4b", "Hi")
     assert (code, "it has fake" in err) == (3, True)
 
@@ -172,9 +173,9 @@ STREAM = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 ASKS: list[tuple[bytes, str]] = [
     (b"", "No server answers"),
     (b"SSH-2.0-OpenSSH\r\n", "No server answers"),
-    (http(b"<html>"), "does not speak OpenAI's protocol"),
-    (http(b"[]"), "does not speak OpenAI's protocol"),
-    (http(b'{"data": [1]}'), "does not speak OpenAI's protocol"),
+    (http(b"<html>"), "lists no models: name one"),
+    (http(b"[]"), "lists no models: name one"),
+    (http(b'{"data": [1]}'), "lists no models: name one"),
     (http(b"gone", "502 Bad Gateway"), "refuses: 502 Bad Gateway"),
     (http(b'{"error": "busy"}', "503 x"), "refuses: busy"),
 ]
@@ -219,7 +220,13 @@ def test_the_servers_model_counts_as_there(served: Running, loaded: Callable[...
 def loaded(home: Path) -> Callable[..., Opener]:
     from mlxmtp.settings import load_settings
 
-    return lambda **flags: RemoteOpener(load_settings(flags), tell=lambda _: None)
+    def opener(**flags: str) -> Opener:
+        loaded = load_settings(flags)
+        endpoint = endpoint_of(loaded)
+        assert endpoint is not None
+        return RemoteOpener(loaded, tell=lambda _: None, endpoint=endpoint)
+
+    return opener
 
 
 def test_asking_imports_no_networks() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.tools.approval import Approvals, AskPerson
-from mlxmtp.app.tools.server_list import FILE, ServerEntry, ServerList
+from mlxmtp.app.tools.server_list import FILE, ServerList
 from mlxmtp.app.tools.toolbox import Tool, Toolbox
 from mlxmtp.errors import UsageError
 from mlxmtp.settings import Loaded
@@ -107,7 +107,8 @@ def chosen_tools(words: Sequence[str], loaded: Loaded, ask: AskPerson | None) ->
         from mlxmtp.app.tools.functions import functions_in
 
         own += [tool for file in settings.functions for tool in functions_in(file)]
-    entries = _entries([name for name in names if name not in ours], loaded)
+    others = [name for name in names if name not in ours]
+    entries = server_list(loaded).meant(others) if others else []
     approvals = Approvals(approvals_file(loaded), allow, ask)
     servers = {one.name for one in entries}
     if both := servers & {tool.server for tool in own}:
@@ -121,27 +122,3 @@ def chosen_tools(words: Sequence[str], loaded: Loaded, ask: AskPerson | None) ->
     from mlxmtp.app.tools.mcp_servers import Servers
 
     return Tools(approvals, Toolbox(own), own, Servers(entries))
-
-
-def _entries(names: Sequence[str], loaded: Loaded) -> list[ServerEntry]:
-    """Return the servers that words of --tools mean: NAME, mcp=NAME, or mcp for all. Raises UsageError."""
-    if not names:
-        return []
-    known = server_list(loaded)
-    found: dict[str, ServerEntry] = {}
-    for word in names:
-        if word == "mcp":
-            some = [one for one in known.entries() if not one.off]
-            if not some:
-                raise UsageError(f"There are no tool servers in {known.file}: mlxmtp mcp add names one.")
-        elif word.startswith("mcp="):
-            some = [known.find(word.removeprefix("mcp="))]
-        else:
-            some = [one for one in known.entries() if one.name == word]
-            if not some:
-                raise UsageError(
-                    f"There are no tools '{word}': give time, calculator, fetch, files=FOLDER or the name of a tool "
-                    "server (mlxmtp mcp ls)."
-                )
-        found |= {one.name: one for one in some}
-    return [*found.values()]

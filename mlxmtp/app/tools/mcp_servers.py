@@ -14,7 +14,7 @@ import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -31,8 +31,6 @@ from mlxmtp.version import installed_version
 if TYPE_CHECKING:
     from mcp import Client
     from mcp.types import CallToolResult
-
-    from mlxmtp.app.tools.transports import Streams
 
 START, RENEW, CLOSE = 30.0, 5.0, 1.5
 """Seconds that servers have to start and list their tools, to list them again, and to end."""
@@ -75,6 +73,19 @@ class Server:
         more = f" It wrote: {last}" if last else ""
         return f"The tool server '{self.entry.name}' does not work: {self.failure}.{more}"
 
+    def as_table(self) -> dict[str, Any]:
+        """Return what is known of it, ready for JSON."""
+        return {
+            "name": self.entry.name,
+            "title": self.title,
+            "works": not self.failure,
+            "failure": self.failure,
+            "seconds": round(self.seconds, 3),
+            "tools": [{"name": one.name, "description": one.description} for one in self.tools],
+            "left_out": self.left_out,
+            "stderr": self.tail.text,
+        }
+
 
 class Servers:
     """Servers on a thread of their own, from here on until `close`."""
@@ -104,6 +115,15 @@ class Servers:
 
     def renew(self) -> None:
         """List the tools of all servers again; one that has ended since is started again, once. After `wait`."""
+
+        async def restart(server: Server) -> None:
+            if server.task is not None:
+                server.task.cancel()
+                await asyncio.wait([server.task])
+            server.failure = ""
+            server.ready.clear()
+            server.task = asyncio.create_task(self._serve(server))
+
         waiting = [(one, self._begin(self._list(one))) for one in self.all if one.client is not None]
         deadline = time.monotonic() + RENEW
         for server, listing in waiting:
@@ -112,7 +132,7 @@ class Servers:
             except NotYet:  # its tools stay as they were; a call will tell what is wrong
                 listing.cancel()
             except Exception:  # noqa: BLE001  (its end, told by `wait` if there is no other beginning)
-                self._begin(self._restart(server)).result(RENEW)
+                self._begin(restart(server)).result(RENEW)
         self.wait()
 
     def close(self) -> None:
@@ -128,25 +148,17 @@ class Servers:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+
+        async def serve_all() -> None:
+            for one in self.all:
+                one.task = asyncio.create_task(self._serve(one))
+            await self._over.wait()
+            await asyncio.gather(*(one.task for one in self.all if one.task is not None), return_exceptions=True)
+
         try:
-            self._loop.run_until_complete(self._serve_all())
+            self._loop.run_until_complete(serve_all())
         finally:
             self._loop.close()
-
-    async def _serve_all(self) -> None:
-        for one in self.all:
-            one.task = asyncio.create_task(self._serve(one))
-        await self._over.wait()
-        await asyncio.gather(*(one.task for one in self.all if one.task is not None), return_exceptions=True)
-
-    async def _restart(self, server: Server) -> None:
-        server.ready.clear()
-        if server.task is not None:
-            server.task.cancel()
-            await asyncio.wait([server.task])
-        server.failure = ""
-        server.ready.clear()
-        server.task = asyncio.create_task(self._serve(server))
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -156,18 +168,22 @@ class Servers:
         from mcp import Client
         from mcp.types import Implementation
 
-        began = time.monotonic()
+        from mlxmtp.app.tools.transports import over_http, spoken_to
+
+        began, entry = time.monotonic(), server.entry
 
         async def noticed(message: Any) -> None:
             server.changed = server.changed or getattr(message, "method", "") == _CHANGED
 
+        async def unchecked(name: str, result: CallToolResult) -> None:
+            """Take a result as it is."""
+
         about = Implementation(name="mlxmtp", version=installed_version())
         try:
-            async with Client(
-                self._transport(server), client_info=about, message_handler=noticed, cache=None
-            ) as client:
+            speaks = over_http(entry) if entry.url else spoken_to(entry, server.tail, self._groups)
+            async with Client(speaks, client_info=about, message_handler=noticed, cache=None) as client:
                 # It would check results by the server's own expressions, and one that never ends stops every thread.
-                setattr(client.session, "validate_tool_result", _unchecked)  # noqa: B010
+                setattr(client.session, "validate_tool_result", unchecked)  # noqa: B010
                 info = client.server_info
                 server.title = "" if info is None else cleaned(f"{info.name} {info.version}", 80)
                 server.client = client
@@ -180,12 +196,6 @@ class Servers:
         finally:
             server.client, server.tools = None, ()
             server.ready.set()
-
-    def _transport(self, server: Server) -> AbstractAsyncContextManager[Streams]:
-        from mlxmtp.app.tools.transports import over_http, spoken_to
-
-        entry = server.entry
-        return over_http(entry) if entry.url else spoken_to(entry, server.tail, self._groups)
 
     async def _list(self, server: Server) -> None:
         """Take in a server's tools as they are now."""
@@ -217,7 +227,9 @@ class Servers:
             size = _LARGEST_SCHEMA + 1
         if size > _LARGEST_SCHEMA:
             raise ValueError(f"{told.name} (its schema is too large)")
-        tool = Tool(server.entry.name, told.name, told.description or told.title or "", told.input_schema, _nothing)
+        tool = Tool(
+            server.entry.name, told.name, told.description or told.title or "", told.input_schema, lambda *_: ""
+        )
         return replace(tool, run=partial(self._call, server, tool.fingerprint, told.name))
 
     def _call(self, server: Server, agreed: str, name: str, arguments: Mapping[str, Any], running: Running) -> str:
@@ -246,8 +258,8 @@ class Servers:
         if agreed not in {one.fingerprint for one in server.tools}:
             raise ToolError(f"{name} is another tool now than the one that was declared, so it was not run.")
 
-        async def progressed(done: float, total: float | None, message: str | None) -> None:
-            running.progress = cleaned(f"{done:g}{f' of {total:g}' if total else ''} {message or ''}".strip(), 100)
+        async def progressed(progress: float, total: float | None, message: str | None) -> None:
+            running.progress = cleaned(f"{progress:g}{f' of {total:g}' if total else ''} {message or ''}".strip(), 100)
 
         try:
             result = await client.call_tool(name, dict(arguments), progress_callback=progressed)
@@ -257,14 +269,6 @@ class Servers:
         if result.is_error:
             raise ToolError(text or "It failed, and does not say why.")
         return text
-
-
-async def _unchecked(name: str, result: CallToolResult) -> None:
-    """Take a result as it is."""
-
-
-def _nothing(arguments: Mapping[str, Any], running: Running) -> str:
-    raise NotImplementedError
 
 
 def _texts(result: CallToolResult) -> Iterator[str]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from mlxmtp.environment import with_variables
@@ -53,6 +53,23 @@ class ServerEntry:
         if self.url and (urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).netloc):
             raise ConfigError(f"The url of the tool server '{self.name}' must begin with http:// or https://.")
 
+    @classmethod
+    def read(cls, name: str, said: object, file: Path) -> Self:
+        """Return a server as `file` tells of it. Raises ConfigError, which names what is wrong."""
+        wrong = f"{file}: the tool server '{name}'"
+        if not isinstance(said, dict):
+            raise ConfigError(f"{wrong} must be an object.")
+        if said.get("type") == "sse":
+            raise ConfigError(f"{wrong} speaks SSE, which the protocol has given up: name its streamable HTTP address.")
+        kinds: dict[str, type] = {"command": str, "args": list, "env": dict, "cwd": str, "url": str, "headers": dict}
+        given = {key: said[key] for key in kinds if said.get(key) is not None}
+        for key, value in given.items():
+            inner = value if isinstance(value, list) else [*value.values()] if isinstance(value, dict) else [value]
+            if not isinstance(value, kinds[key]) or not all(isinstance(one, str) for one in inner):
+                raise ConfigError(f"{wrong} has no usable {key}: texts are wanted.")
+        given["args"] = tuple(given.get("args", ()))
+        return cls(name, **given, off=said.get("disabled") is True)
+
     @property
     def shown(self) -> str:
         """The command line or the address, without keys."""
@@ -81,7 +98,7 @@ class ServerList:
 
     def entries(self) -> list[ServerEntry]:
         """Return all servers. Raises ConfigError for a file that cannot be used."""
-        return [self._entry(name, said) for name, said in self._read()[_KEY].items()]
+        return [ServerEntry.read(name, said, self.file) for name, said in self._read()[_KEY].items()]
 
     def find(self, name: str) -> ServerEntry:
         """Return a server by its name. Raises UsageError if there is none."""
@@ -91,6 +108,22 @@ class ServerList:
             there = f"did you mean '{near}'?" if near else f"there are {', '.join(entries) or 'none'}."
             raise UsageError(f"There is no tool server '{name}': {there} mlxmtp mcp add names one.")
         return entries[name]
+
+    def meant(self, words: Sequence[str]) -> list[ServerEntry]:
+        """Return the servers that words of --tools mean: NAME, mcp=NAME, or mcp for all. Raises UsageError."""
+        known, found = self.entries(), dict[str, ServerEntry]()
+        for word in words:
+            name = word.removeprefix("mcp=")
+            some = [one for one in known if one.name == name or (word == "mcp" and not one.off)]
+            if not some and word == "mcp":
+                raise UsageError(f"There are no tool servers in {self.file}: mlxmtp mcp add names one.")
+            if not some:
+                raise UsageError(
+                    f"There are no tools '{word}': give time, calculator, fetch, files=FOLDER or the name of a tool "
+                    "server (mlxmtp mcp ls)."
+                )
+            found |= {one.name: one for one in some}
+        return [*found.values()]
 
     def add(self, entry: ServerEntry, *, overwrite: bool = False) -> None:
         """Write a server into the file. Raises UsageError for a name that is there, unless it may be overwritten."""
@@ -127,22 +160,3 @@ class ServerList:
             write_atomically(self.file, text, parents=True, private=True)  # keys may be in it
         except OSError as error:
             raise MlxmtpError(f"{self.file} cannot be written: {error.strerror or error}.") from error
-
-    def _entry(self, name: str, said: object) -> ServerEntry:
-        wrong = f"{self.file}: the tool server '{name}'"
-        if not isinstance(said, dict):
-            raise ConfigError(f"{wrong} must be an object.")
-        if said.get("type") == "sse":
-            raise ConfigError(f"{wrong} speaks SSE, which the protocol has given up: name its streamable HTTP address.")
-        kinds: dict[str, type] = {"command": str, "args": list, "env": dict, "cwd": str, "url": str, "headers": dict}
-        given = {key: said[key] for key in kinds if said.get(key) is not None}
-        for key, value in given.items():
-            inner = [value] if isinstance(value, str) else value if isinstance(value, list) else [*_values(value)]
-            if not isinstance(value, kinds[key]) or not all(isinstance(one, str) for one in inner):
-                raise ConfigError(f"{wrong} has no usable {key}: texts are wanted.")
-        given["args"] = tuple(given.get("args", ()))
-        return ServerEntry(name, **given, off=said.get("disabled") is True)
-
-
-def _values(value: object) -> list[object]:
-    return [*value.values()] if isinstance(value, dict) else [value]

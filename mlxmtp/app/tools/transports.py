@@ -64,35 +64,31 @@ class _Talk:
         pipe = self._process.stdout
         assert pipe is not None
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody takes them any more
-            await self._hand_on(pipe, messages)
+            async with messages:
+                async for line in self._lines(pipe):
+                    try:
+                        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                    except ValueError:  # many print a greeting
+                        self._tail.add(b"\nno message: " + line[:200] + b"\n" if line.strip() else b"")
+                    else:
+                        await messages.send(SessionMessage(message))
         async for _ in pipe:  # a full pipe would keep it from ending
             pass
 
-    async def _hand_on(self, pipe: ByteReceiveStream, messages: Any) -> None:
+    async def _lines(self, pipe: ByteReceiveStream) -> AsyncIterator[bytes]:
         parts: list[bytes] = []
-        async with messages:
-            async for chunk in pipe:
-                self._unasked += len(chunk)
-                if self._unasked > MOST:
-                    self._tail.add(b"\nmlxmtp: it wrote more than 32 MB without being asked, so it was ended.")
-                    self._process.kill()
-                    return
-                parts.append(chunk)
-                if b"\n" not in chunk:
-                    continue
+        async for chunk in pipe:
+            self._unasked += len(chunk)
+            if self._unasked > MOST:
+                self._tail.add(b"\nmlxmtp: it wrote more than 32 MB without being asked, so it was ended.")
+                self._process.kill()
+                return
+            parts.append(chunk)
+            if b"\n" in chunk:
                 *lines, rest = b"".join(parts).split(b"\n")
                 parts = [rest]
                 for line in lines:
-                    if (message := self._parsed(line)) is not None:
-                        await messages.send(message)
-
-    def _parsed(self, line: bytes) -> SessionMessage | None:
-        try:
-            return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
-        except ValueError:  # many print a greeting
-            if line.strip():
-                self._tail.add(b"\nno message: " + line[:200] + b"\n")
-            return None
+                    yield line
 
     async def speak(self, messages: Any) -> None:
         assert self._process.stdin is not None
@@ -121,6 +117,9 @@ async def _ended(process: Process, groups: Groups) -> None:
     await anyio.to_thread.run_sync(groups.end, _PATIENCE, [process.pid])
     with anyio.move_on_after(_PATIENCE):  # so that its pipes are closed here, too
         await process.wait()
+    if (transport := getattr(getattr(process, "_process", None), "_transport", None)) is not None:
+        transport.close()  # a process that left the group may hold a pipe; nothing public lets go of it
+        await anyio.sleep(0.01)
 
 
 @asynccontextmanager

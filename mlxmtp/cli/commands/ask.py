@@ -75,8 +75,8 @@ def ask(
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx)
     asking = _question(ctx, out, file or [], prompt or [], no_stdin=no_stdin)  # first: a pipe may write the session
+    loaded, conversation = conversation_for(loaded, out, latest=continue_, resume=resume, save=save)
     opener = opener_of(loaded, out)
-    loaded, conversation = conversation_for(loaded, out, opener, latest=continue_, resume=resume, save=save)
     person = calls.asking(out) if can_ask(out) else None
     chosen = chosen_tools(tool or [], loaded, person)
     turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream), chosen)

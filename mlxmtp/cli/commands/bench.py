@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Context, Option
 
@@ -16,10 +17,11 @@ from mlxmtp.limits import MAX_DRAFT, STREAMS
 
 if TYPE_CHECKING:
     from mlxmtp.app.benchmark import Benchmark, Request
+    from mlxmtp.app.endpoint_benchmark import EndpointBenchmark
     from mlxmtp.app.stream_benchmark import StreamsBenchmark
     from mlxmtp.settings import Loaded
 
-_MODELS = "Alias, org/repo or path; can be repeated."
+_MODELS = "Alias, org/repo or path, or a server's; can be repeated."
 _SUITES = "Of code, chat, summary, extract, rewrite, edit; a .jsonl; text files, folders.  [default: these six]"
 
 
@@ -98,13 +100,24 @@ def bench(
 
 def _measure(loaded: "Loaded", request: "Request", out: Output, write: Callable[[str], None]) -> None:
     from mlxmtp.app.benchmark import Benchmark
+    from mlxmtp.app.endpoint_benchmark import EndpointBenchmark
+    from mlxmtp.app.endpoints import AUTO
     from mlxmtp.app.stream_benchmark import StreamsBenchmark
     from mlxmtp.cli.resume import opener_of
     from mlxmtp.cli.terminal.progress import RunProgress
     from mlxmtp.cli.terminal.signals import last_words
 
-    kind = StreamsBenchmark if request.streams else Benchmark
-    benchmark = kind(loaded, request, opener_of(loaded, out), on_progress=out.progress, write=write)
+    named = [replace(loaded, settings=replace(loaded.settings, model=name)) for name in request.models] or [loaded]
+    openers = [opener_of(one, out) for one in named]
+    elsewhere = [one for one in openers if not one.here]
+    how: dict[str, Any] = {"on_progress": out.progress, "write": write}
+    benchmark: Benchmark | StreamsBenchmark | EndpointBenchmark
+    if AUTO in request.models or (elsewhere and len(elsewhere) < len(openers)):
+        raise UsageError("bench measures models here or servers: name one kind with -m, without the router.")
+    if elsewhere:
+        benchmark = EndpointBenchmark(loaded, request, elsewhere, **how)
+    else:
+        benchmark = (StreamsBenchmark if request.streams else Benchmark)(loaded, request, openers[0], **how)
     for caution in benchmark.cautions:
         out.note(caution)
     with last_words(lambda: _finish(benchmark, out)):
@@ -116,7 +129,7 @@ def _measure(loaded: "Loaded", request: "Request", out: Output, write: Callable[
     _finish(benchmark, out)
 
 
-def _finish(benchmark: "Benchmark | StreamsBenchmark", out: Output) -> None:
+def _finish(benchmark: "Benchmark | EndpointBenchmark | StreamsBenchmark", out: Output) -> None:
     """Report what there is, however the run ended."""
     out.clear_progress()
     if benchmark.samples:

@@ -66,10 +66,10 @@ def chat(
 
     if resume == "":
         resume = chosen(loaded, out)
-    opener = opener_of(loaded, out)
     loaded, conversation = conversation_for(
-        loaded, out, opener, latest=continue_, resume=resume, save=not no_save, read_only=no_save
+        loaded, out, latest=continue_, resume=resume, save=not no_save, read_only=no_save
     )
+    opener = opener_of(loaded, out)
     talk: Chat | None = None
     try:
         target = opener.target(loaded.settings.model)
@@ -124,8 +124,8 @@ def _prepare(
     from mlxmtp.cli.repl.slash import PlainReader, Reader
     from mlxmtp.cli.terminal.keyboard import Keyboard
 
-    if keep_cache and loaded.settings.url is not None:
-        raise UsageError("--keep-cache keeps what a model on this machine has read: leave out --url.")
+    if keep_cache and not opener.here:
+        raise UsageError("--keep-cache keeps what a model on this machine has read: name one with -m.")
 
     def session_names() -> list[str]:
         return [one.name or one.id for one in Sessions(loaded.places.sessions).listing().sessions]

@@ -14,6 +14,7 @@ from mlxmtp.limits import PARALLEL
 
 if TYPE_CHECKING:
     from mlxmtp.app.map_inputs import Item
+    from mlxmtp.app.open import OpenModel
     from mlxmtp.cli.terminal.output import Output
     from mlxmtp.settings import Loaded
 
@@ -34,6 +35,9 @@ def map_(
     output: Annotated[
         Path | None, Option("-o", "--output", metavar="FILE", help="Write JSON lines here; go on where they end.")
     ] = None,
+    summary: Annotated[
+        str | None, Option("--summary", metavar="PROMPT", help="Ask this of all the answers in the end.")
+    ] = None,
     json: Annotated[bool, Option("--json", help="JSON lines instead of text.")] = False,
 ) -> None:
     """Ask the same of many files or lines, several at a time, and write the answers in their order.
@@ -43,6 +47,7 @@ def map_(
       mlxmtp map "Summarise in one sentence: {}" notes/*.txt
       mlxmtp map "{} What is on this photo?" photos/*.jpg
       mlxmtp map --json "Which language is this? {}" *.md | jq -r .response
+      mlxmtp map -m auto --summary "What do they share?" "Summarise: {}" papers/*.md
       mlxmtp map --input mails.jsonl -o answers.jsonl "Reply politely to {sender}: {text}"
 
     On stdout every answer follows a line `--- FILE ---`; with --json it is an object with input, response,
@@ -57,52 +62,101 @@ def map_(
     loaded, out = begin(ctx)
     items = items_of_files(prompt, files) if files else items_of_lines(prompt, input_ or Path())
     try:
-        _answer(loaded, out, items, output, as_json=json or output is not None)
+        batch = _Batch(loaded, out, items, output, as_json=json or output is not None)
+        batch.answer()
+        if summary is not None:
+            batch.summarise(summary, as_json=json)
     finally:
         out.settle()
+    if batch.failed:
+        raise MlxmtpError(f"{batch.failed} of {len(items)} inputs have no answer.")
 
 
-def _answer(loaded: Loaded, out: Output, items: list[Item], output: Path | None, *, as_json: bool) -> None:
-    from mlxmtp.app.map import Job, keys_of
-    from mlxmtp.app.map_inputs import Answers, most_tokens
-    from mlxmtp.app.open import ANSWER, answer_params
-    from mlxmtp.chat.attach import read_reference
-    from mlxmtp.cli.resume import opener_of
+class _Batch:
+    """The answers to all items: those in the file of an earlier run, and the others."""
 
-    settings, opener = loaded.settings, opener_of(loaded, out)
-    params, system = answer_params(settings), read_reference(settings.system or "", loaded.prompts)
-    target = opener.target(settings.model)
-    keys = keys_of(items, target.name, params, system)
-    answers = None if output is None else Answers(output, keys)
-    start = 0 if answers is None else answers.done
-    if start:
-        out.note(f"{output} holds {start} of {len(items)} answers already: going on behind them.")
-    if start == len(items):
-        return
-    drafter = opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
-    tokenizer = opener.tokenizer(target)
-    parallel = min(settings.parallel or PARALLEL, len(items) - start)
-    tokens, picture = most_tokens(items[start:], tokenizer, settings.image_tokens)
-    tokens = min(tokens, opener.context(target)) + (settings.max_tokens or ANSWER)
-    opener.require_memory(target, drafter, tokens, settings, turns=False, picture=picture)
-    out.progress(f"loading {target.name}")
-    opened = opener.open(target, drafter, settings, tokenizer)
-    began, failed = time.monotonic(), 0
+    def __init__(self, loaded: Loaded, out: Output, items: list[Item], output: Path | None, *, as_json: bool) -> None:
+        from mlxmtp.app.open import answer_params
+        from mlxmtp.app.router import small_of
+        from mlxmtp.chat.attach import read_reference
+        from mlxmtp.cli.resume import opener_of
 
-    def progress(done: int, tokens: int) -> None:
-        speed = tokens / max(time.monotonic() - began, 1e-3)
-        out.progress(f"{done} of {len(items)} answered, {parallel} at a time, {speed:.0f} tok/s")
+        self.loaded, self.out, self.items, self.output, self.as_json = loaded, out, items, output, as_json
+        self.params = answer_params(loaded.settings)
+        self.system = read_reference(loaded.settings.system or "", loaded.prompts)
+        self.opener = opener_of(small_of(loaded), out)
+        self.target = self.opener.target(self.opener.loaded.settings.model)
+        self.responses: list[tuple[str, str]] = []
+        self.failed = 0
+        self._opened: OpenModel | None = None
 
-    job = Job(opened, items, params, parallel, system, progress)
-    for key, result in zip(keys[start:], job.results(start), strict=True):
-        result.key = key
-        failed += bool(result.error)
-        out.clear_progress()
-        if answers is None:
-            out.write(result.to_json() if as_json else result.to_text())
-        else:
-            answers.append(result.to_json())
-        if result.error and not as_json:
-            out.note(f"{result.item.name}: {result.error}")
-    if failed:
-        raise MlxmtpError(f"{failed} of {len(items)} inputs have no answer.")
+    def answer(self) -> None:
+        """Answer what has no answer yet, and write it."""
+        from mlxmtp.app.map import Job, keys_of
+        from mlxmtp.app.map_inputs import Answers
+
+        out, items = self.out, self.items
+        keys = keys_of(items, self.target.name, self.params, self.system)
+        answers = None if self.output is None else Answers(self.output, keys)
+        start = 0 if answers is None else answers.done
+        if answers is not None and start:
+            out.note(f"{self.output} holds {start} of {len(items)} answers already: going on behind them.")
+            self.responses = [(one.name, text) for one, text in zip(items, answers.responses, strict=False) if text]
+        if start == len(items):
+            return
+        parallel = min(self.loaded.settings.parallel or PARALLEL, len(items) - start)
+        opened, began = self._open(items[start:]), time.monotonic()
+
+        def progress(done: int, tokens: int) -> None:
+            speed = tokens / max(time.monotonic() - began, 1e-3)
+            out.progress(f"{done} of {len(items)} answered, {parallel} at a time, {speed:.0f} tok/s")
+
+        job = Job(opened, items, self.params, parallel, self.system, progress)
+        for key, result in zip(keys[start:], job.results(start), strict=True):
+            result.key = key
+            out.clear_progress()
+            if answers is None:
+                out.write(result.to_json() if self.as_json else result.to_text())
+            else:
+                answers.append(result.to_json())
+            if result.error:
+                self.failed += 1
+                if not self.as_json:
+                    out.note(f"{result.item.name}: {result.error}")
+            else:
+                self.responses.append((result.item.name, result.response))
+
+    def summarise(self, prompt: str, *, as_json: bool) -> None:
+        """Ask about all answers, and write that; a router's big model sums up."""
+        from mlxmtp.app.endpoints import AUTO
+        from mlxmtp.app.map import summarise
+        from mlxmtp.cli.resume import opener_of
+
+        settings = self.loaded.settings
+        if not self.responses:
+            raise MlxmtpError("There is no answer to be summed up.")
+        if settings.model == AUTO and settings.url is None:
+            if self._opened is not None:
+                self._opened.close()
+            router = opener_of(self.loaded, self.out)
+            self._opened = router.open(router.target(AUTO), None, settings)
+        opened = self._opened or self._open(self.items)
+        result = summarise(opened, prompt, self.responses, self.params, self.system, self.out.progress)
+        self.out.clear_progress()
+        self.out.write(result.to_json() if as_json else result.to_text())
+        if result.end is not None and result.end.stats.route:
+            self.out.note(f"Summed up by {result.end.stats.route}.")
+
+    def _open(self, items: list[Item]) -> OpenModel:
+        from mlxmtp.app.map_inputs import most_tokens
+        from mlxmtp.app.open import ANSWER
+
+        opener, target, settings = self.opener, self.target, self.opener.loaded.settings
+        drafter = opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
+        tokenizer = opener.tokenizer(target)
+        tokens, picture = most_tokens(items, tokenizer, settings.image_tokens)
+        tokens = min(tokens, opener.context(target)) + (settings.max_tokens or ANSWER)
+        opener.require_memory(target, drafter, tokens, settings, turns=False, picture=picture)
+        self.out.progress(f"loading {target.name}")
+        self._opened = opener.open(target, drafter, settings, tokenizer)
+        return self._opened

@@ -150,7 +150,7 @@ def check(
         running.wait()
         out.clear_progress()
         if json:
-            out.write(as_json({"servers": [_about(one) for one in running.all]}))
+            out.write(as_json({"servers": [one.as_table() for one in running.all]}))
         else:
             for one in running.all:
                 _show(out, one, debug=bool(loaded.settings.debug))
@@ -185,19 +185,6 @@ def _pairs(given: list[str] | None, mark: str, wanted: str) -> dict[str, str]:
     if not all(key.strip() and between for key, between, _ in split):
         raise UsageError(f"{wanted} is wanted, not {given}.")
     return {key.strip(): value.strip() if mark == ":" else value for key, _, value in split}
-
-
-def _about(server: Server) -> dict[str, object]:
-    return {
-        "name": server.entry.name,
-        "title": server.title,
-        "works": not server.failure,
-        "failure": server.failure,
-        "seconds": round(server.seconds, 3),
-        "tools": [{"name": one.name, "description": one.description} for one in server.tools],
-        "left_out": server.left_out,
-        "stderr": server.tail.text,
-    }
 
 
 def _show(out: Output, server: Server, *, debug: bool) -> None:

@@ -3,6 +3,7 @@
 from typer import Context
 
 from mlxmtp.cli.options import begin, takes
+from mlxmtp.errors import UsageError
 
 
 @takes(
@@ -26,4 +27,7 @@ def serve(ctx: Context) -> None:
     from mlxmtp.serve.server import options_of, serve
 
     loaded, out = begin(ctx)
-    serve(opener_of(loaded, out), options_of(loaded.settings), loaded.settings, out.line)
+    opener = opener_of(loaded, out)
+    if not opener.here:
+        raise UsageError("mlxmtp serve answers with models on this machine: name one with -m.")
+    serve(opener, options_of(loaded.settings), loaded.settings, out.line)

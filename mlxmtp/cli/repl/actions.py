@@ -17,6 +17,7 @@ from mlxmtp.cli.commands.sessions import show_list
 from mlxmtp.cli.repl import files, turns
 from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, PLAIN_KEYS_HELP, Call, Message, Unknown, help_of, parse
+from mlxmtp.cli.resume import opener_of
 from mlxmtp.cli.terminal.output import copy_to_clipboard
 from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
 from mlxmtp.cli.terminal.signals import interrupts, raises
@@ -259,12 +260,16 @@ class Actions:
 
     def _load_with(self, target: str | Checkpoint, **settings: object) -> None:
         """Begin to read a model with other settings, which are taken back if it is refused."""
-        before = self.chat.loaded
+        before, opener = self.chat.loaded, self.chat.model.opener
         self.chat.change(**settings)
         try:
-            self.chat.load(self.chat.model.opener.target(target) if isinstance(target, str) else target)
+            if isinstance(target, str):
+                self.chat.loaded = replace(self.chat.loaded, origins={**before.origins, "model": "flag"})
+                self.chat.model.opener = opener_of(self.chat.loaded, self.chat.out)
+                target = self.chat.model.opener.target(target)
+            self.chat.load(target)
         except BaseException:
-            self.chat.loaded = before
+            self.chat.loaded, self.chat.model.opener = before, opener
             raise
 
     def do_set(self, argument: str) -> None:

@@ -138,6 +138,7 @@ class ChosenModel:
 
         def read() -> OpenModel:
             opened = self.opener.open(target, drafter, settings)
+            opened.prepare()
             if draws:  # what drawing needs is imported here, while nobody waits for it
                 warm_up()
             return opened

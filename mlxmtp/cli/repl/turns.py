@@ -13,7 +13,7 @@ from mlxmtp.chat.material import Material, gather, mentions, missed, names_in
 from mlxmtp.chat.message import MediaPart, ToolCall, join, media_part
 from mlxmtp.cli.calls import call_line, progress_line
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
-from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts
+from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts, went_to
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
 from mlxmtp.engine.events import Call, End, Text, Thinking
@@ -198,7 +198,8 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
         view = AnswerView(chat.out, show_thoughts=shows, plain=plain, clock=chat.clock)
         view.text(lead)
         params = answer_params(settings)
-        turn.begin(chat.model.opened, params, drop, chat.tools.declarations)
+        if doing := turn.begin(chat.model.opened, params, drop, chat.tools.declarations):
+            chat.out.progress(doing)
         chat.undone.clear()
         answering = Answering(chat, view, interrupted)
         outcome = answering.run(turn, params)
@@ -268,6 +269,8 @@ def _remarks(chat: Chat, outcome: Outcome) -> None:
     if outcome.said and stats is not None and chat.settings.stats is not False:
         parts = turn_parts(stats, outcome.context)
         chat.say_figures(["stopped", *parts] if outcome.reason == "cancelled" else parts)
+    if stats is not None and stats.route and stats.sent_to and chat.settings.stats is False:
+        chat.say(f"The {went_to(stats)}.")
     if outcome.error is not None:
         chat.complain(outcome.error)
     elif not outcome.said:

@@ -383,9 +383,16 @@ def stats_line(stats: Stats, context: int) -> str:
     return " · ".join([*turn_parts(stats, context), f"seed {stats.seed}", *reason])
 
 
+def went_to(stats: Stats) -> str:
+    """Return where the text went, if it left this program; a tunnel may begin at this machine's own address."""
+    here = stats.sent_to == "localhost" or stats.sent_to.startswith("127.")
+    return "" if not stats.sent_to else f"text {'went to' if here else 'left this machine for'} {stats.sent_to}"
+
+
 def turn_parts(stats: Stats, context: int) -> list[str]:
     """Return the parts of `stats_line` that everybody wants to know; `context`: tokens the model's context holds."""
-    parts = [f"{stats.generation_tokens} tok", f"{stats.generation_tps:.1f} tok/s"]
+    parts = [part for part in (stats.route, went_to(stats)) if part]
+    parts += [f"{stats.generation_tokens} tok", f"{stats.generation_tps:.1f} tok/s"]
     if stats.drafted:
         parts.append(f"{stats.tokens_per_pass:.1f} tok/pass, {100 * stats.accepted / stats.drafted:.0f} % accepted")
     if stats.copy_rounds:
@@ -393,7 +400,7 @@ def turn_parts(stats: Stats, context: int) -> list[str]:
     reused = f" ({stats.reused_tokens} reused)" if stats.reused_tokens else ""
     parts.append(f"prompt {stats.prompt_tokens} tok{reused} {stats.prompt_seconds:.1f} s")
     parts.append(f"context {_short(stats.prompt_tokens + stats.generation_tokens)}/{_short(context)}")
-    parts.append(format_bytes(stats.peak_memory))
+    parts += [format_bytes(stats.peak_memory)] if stats.peak_memory else []
     return parts
 
 
@@ -405,6 +412,8 @@ def stats_rows(stats: Stats, context: int) -> list[tuple[str, str]]:
         share = 100 * stats.accepted / stats.drafted
         drafts = f"{stats.accepted} of {stats.drafted} accepted, {share:.0f} % ({by_position} by position)"
     rows = [
+        ("model", stats.route),
+        ("sent to", stats.sent_to),
         ("prompt", f"{stats.prompt_tokens:,} tokens, {stats.reused_tokens:,} of them reused"),
         ("reading", f"{stats.prompt_seconds:.2f} s, {stats.prompt_tps:.1f} tok/s"),
         ("first word", f"after {stats.time_to_first_token:.2f} s"),

@@ -1,0 +1,95 @@
+"""Servers that answer in place of a model here: by address, or by the name of an `[endpoint.NAME]` in the config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mlxmtp.app.remote import FIRST_BYTE, Remote
+from mlxmtp.environment import key_in
+from mlxmtp.errors import ConfigError
+from mlxmtp.limits import TOKEN_COUNT, Range
+from mlxmtp.settings import Loaded, Rule, name_of, number, read_table, setting, texts
+
+AUTO = "auto"  # the name of the router: `-m auto`
+ATTACHMENTS, RESULTS = "attachments", "tool results"
+
+
+def _sends(value: object) -> tuple[str, ...] | None:
+    found = () if value == [] else texts(value)
+    return found if found is not None and {*found} <= {ATTACHMENTS, RESULTS} else None
+
+
+_SENDS = Rule(f"a list of '{ATTACHMENTS}' and '{RESULTS}'", list[str], _sends)
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server that speaks OpenAI's protocol. The fields from `url` on are the keys of its table."""
+
+    url: str | None = setting(
+        "", name_of("a server"), "Address, with or without /v1.", "must be there")
+    model: str | None = setting(
+        "", name_of("a model"), "Name of the model there.", "the server's first")
+    key_env: str | None = setting(
+        "", name_of("an environment variable"), "NAME of the variable that holds the key; never the key.", "none")
+    timeout: float | None = setting(
+        "", number(Range(0, above=True)), "Seconds until its first token.", "600; in a router 30")
+    context: int | None = setting(
+        "", number(TOKEN_COUNT), "Tokens that it takes.", "what the server says, else 32768")
+    sends: tuple[str, ...] | None = setting(
+        "", _SENDS, "What a router may send besides questions.", "nothing else")
+    name: str = ""  # in the config; empty for an address that was given directly
+
+    @property
+    def title(self) -> str:
+        """Its name in the config, else its address."""
+        return self.name or self.url or ""
+
+    def remote(self, timeout: float = FIRST_BYTE) -> Remote:
+        """Return the server, of which an answer must begin within `timeout` seconds unless the config says another
+        time. Raises UsageError for what is no address, ConfigError for a key that is not there."""
+        variable = self.key_env or "MLXMTP_API_KEY"
+        key = key_in(variable)
+        if self.key_env is not None and key is None:
+            raise ConfigError(f"Endpoint '{self.name}' takes its key from {variable}, which is not set: export it.")
+        return Remote(self.url or "", key, variable, self.timeout or timeout)
+# fmt: on
+
+
+def endpoints_of(loaded: Loaded) -> dict[str, Endpoint]:
+    """Return the endpoints of the config by name. Raises ConfigError."""
+    return {name: _endpoint(loaded, name) for name in loaded.endpoints}
+
+
+def endpoint_named(loaded: Loaded, name: str) -> Endpoint | None:
+    """Return the endpoint that a name of the config or an address means; None for anything else. Raises ConfigError."""
+    if name in loaded.endpoints:
+        return _endpoint(loaded, name)
+    return Endpoint(url=name) if name.startswith(("http://", "https://")) else None
+
+
+def endpoint_of(loaded: Loaded) -> Endpoint | None:
+    """Return the endpoint that the settings ask, None for models here. Raises ConfigError.
+
+    `--url` takes an address or a name, and a model named beside it on the command line is one of that server.
+    """
+    settings = loaded.settings
+    if settings.url is not None:
+        found = endpoint_named(loaded, settings.url) or Endpoint(url=settings.url)
+        named = settings.model if loaded.origins.get("model") == "flag" else None
+        return found if named is None else replace(found, model=named)
+    return None if settings.model is None else endpoint_named(loaded, settings.model)
+
+
+def _endpoint(loaded: Loaded, name: str) -> Endpoint:
+    where = f"[endpoint.{name}] in {loaded.places.config}"
+    said = loaded.endpoints[name]
+    if isinstance(said, dict) and {"key", "api_key", "api-key", "token"} & said.keys():
+        raise ConfigError(f"{where} holds a key: put it into an environment variable, and its name into key_env.")
+    if name == AUTO:
+        raise ConfigError(f"{where}: '{AUTO}' is the router's name, so an endpoint needs another one.")
+    found = read_table(Endpoint, said, where)
+    if found.url is None:
+        raise ConfigError(f'{where} needs the server\'s address: url = "https://gpu.example.org/v1".')
+    return replace(found, name=name)

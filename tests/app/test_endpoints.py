@@ -1,0 +1,314 @@
+"""Other servers' ways of speaking the protocol, and every fault of theirs, on this machine's own address."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxmtp.app.endpoints import Endpoint
+from mlxmtp.app.remote import Chunks, Remote
+from mlxmtp.app.remote_model import RemoteAnswer, RemoteOpener, ServedModel
+from mlxmtp.cli import app
+from mlxmtp.engine.constraint import Constraint
+from mlxmtp.engine.events import Call, End, Event, Text, Thinking
+from mlxmtp.engine.params import Params
+from mlxmtp.errors import ConfigError, EndpointFailed, MlxmtpError
+from mlxmtp.settings import load_settings
+from tests.app.faulty import DONE, MODELS, STREAM, Step, http, peer, refused, said
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def delta(**fields: object) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": fields}]}).encode() + b"\n\n"
+
+
+def ask(url: str, params: Params | None = None, *, ours: bool = False, patience: float = 5) -> list[Event]:
+    model = ServedModel(Remote(url, first_byte=patience), "large", ours=ours, patience=patience)
+    return [event for event in model.stream(HI, params) if not isinstance(event, Thinking) or event.text]
+
+
+WAYS: dict[str, bytes] = {
+    "as usual": said("Hello ü.") + said(reason="stop") + DONE,
+    "a role first, a null at the end": delta(role="assistant", content="") + said("Hello ü.", reason="stop") + DONE,
+    "comments and CRLF": b": keepalive 1/2\r\n\r\n" + said("Hello ", newline=b"\r\n") + b":\r\n\r\n"
+    + said("ü.", reason="stop", newline=b"\r\n") + b"data: [DONE]\r\n\r\n",
+    "no blank after the colon, names of events": said("Hello ü.", reason="stop").replace(b"data: ", b"event: x\ndata:"),
+    "no [DONE]": said("Hello ü.") + said(reason="stop"),
+    "ends with the last line": (said("Hello ü.") + said(reason="stop")).rstrip(b"\n"),
+    "usage with the last words": said("Hello ü.", reason="stop", usage={"prompt_tokens": 9, "completion_tokens": 3}),
+    "usage in a chunk of its own": said("Hello ü.", reason="stop")
+    + b'data: {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}\n\n' + DONE,
+    "usage of another kind": said("Hello ü.", reason="stop", usage={"prompt_tokens": None, "completion_tokens": "3",
+    "prompt_tokens_details": 7}, mlxmtp={"passes": 3, "tokens_per_pass": "many"}) + DONE,
+    "choices null beside": b'data: {"choices": null, "id": "x"}\n\n' + said("Hello ü.", reason="stop") + DONE,
+    "an error that is null": said("Hello ü.", reason="stop", error=None) + DONE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_streaming_is_read(way: str) -> None:
+    with peer(STREAM + WAYS[way]) as server:
+        *events, end = ask(server.url)
+    assert "".join(one.text for one in events if isinstance(one, Text)) == "Hello ü."
+    assert isinstance(end, End)
+    assert (end.finish_reason, end.stats.sent_to) == ("stop", "127.0.0.1")
+    if "usage" in way and "kind" not in way:
+        assert (end.stats.prompt_tokens, end.stats.generation_tokens) == (9, 3)
+    assert end.stats.tokens_per_pass == 0
+
+
+def test_one_object_where_a_stream_was_asked_for() -> None:
+    body = {"choices": [{"message": {"role": "assistant", "content": "Hello."}, "finish_reason": "length"}]}
+    with peer(http(json.dumps(body).encode(), "200 OK", "Content-Type: application/json")) as server:
+        text, end = ask(server.url)
+    assert (text, getattr(end, "finish_reason", None)) == (Text("Hello."), "length")
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_thoughts_by_both_names(name: str) -> None:
+    with peer(STREAM + delta(**{name: "Hm."}) + said("So.", reason="stop") + DONE) as server:
+        assert ask(server.url)[:2] == [Thinking("Hm."), Text("So.")]
+
+
+def test_calls_in_pieces_whole_and_as_objects() -> None:
+    def call(**fields: object) -> bytes:
+        return delta(tool_calls=[fields])
+
+    ways = [
+        call(index=0, id="a", function={"name": "f", "arguments": '{"x'})
+        + call(index=0, function={"arguments": '": 1}'})
+        + call(index=1, id="b", function={"name": "g", "arguments": ""}),
+        call(id="a", function={"name": "f", "arguments": '{"x": 1}'}) + call(id="b", function={"name": "g"}),
+        call(id="a", function={"name": "f", "arguments": {"x": 1}}) + call(id="b", function={"name": "g"}),
+        call(id="a", function={"name": "f", "arguments": '{"x'}) + call(function={"arguments": '": 1}'})
+        + call(id="b", function={"name": "g"}),
+    ]  # fmt: skip
+    for way in ways:
+        with peer(STREAM + way + said(reason="tool_calls") + DONE) as server:
+            first, second, end = ask(server.url)
+        assert (first, second) == (Call("f", {"x": 1}), Call("g", {}))
+        assert getattr(end, "finish_reason", "") == "tool"
+
+
+SLOW = 0.4
+FAULTS: dict[str, tuple[list[Step], str, bool]] = {
+    "429": ([http(b'{"error": {"message": "slow down"}}', "429 Too Many", "Retry-After: 7")], "429", True),
+    "503": ([http(b"<html>", "503 Service Unavailable")], "503", True),
+    "400": ([http(b'{"error": "no such model"}', "400 Bad")], "400", False),
+    "401": ([http(b"", "401 Unauthorized")], "401", False),
+    "no status": ([b"SSH-2.0-OpenSSH\r\n"], "SSH", True),
+    "nothing": ([b""], "Remote end closed", True),
+    "a page": ([http(b"<html>", "200 OK", "Content-Type: text/html")], "it broke off", True),
+    "garbage": ([STREAM + b"data: nonsense\n\n"], "another protocol", True),
+    "other JSON": ([STREAM + b'data: {"choices": [3]}\n\n'], "another protocol", True),
+    "a list": ([STREAM + b"data: []\n\n"], "another protocol", True),
+    "calls of another kind": ([STREAM + delta(tool_calls=[3])], "another protocol", True),
+    "an error": ([STREAM + b'data: {"error": {"message": "no memory"}}\n\n'], "could not answer", True),
+    "cut": ([STREAM + said("Half")], "it broke off", True),
+    "cut in a chunked stream": (
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n" + said("Half")], "it broke off", True),
+    "slow to begin": ([SLOW * 5, STREAM + said("late", reason="stop")], "", True),
+    "alive without a token": ([STREAM, *(cast("list[Step]", [b": keepalive\n\n", 0.1]) * 30)], "no token within", True),
+    "arguments that are none": (
+        [STREAM + delta(tool_calls=[{"id": "a", "function": {"name": "f", "arguments": "[1]"}}])
+         + said(reason="tool_calls") + DONE], "cannot be read", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_a_sentence(fault: str) -> None:
+    steps, reason, counts = FAULTS[fault]
+    with peer(steps) as server, pytest.raises(EndpointFailed) as error:
+        ask(server.url, patience=SLOW)
+    assert reason in error.value.reason
+    assert (error.value.counts, error.value.retry_after) == (counts, 7 if fault == "429" else None)
+    assert str(error.value).count("\n") == 0
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(EndpointFailed, match="No server answers"):
+        ask(refused())
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "good"),
+    [
+        (Constraint.schema({"type": "object", "required": ["a"]}), '{"a": 1}', True),
+        (Constraint.schema({"type": "object", "required": ["a"]}), '{"b": 1}', False),
+        (Constraint.schema({"type": "object"}), "Sure! Here it is", False),
+        (Constraint("regex", "[ab]+"), "abab", True),
+        (Constraint("regex", "[ab]+"), "abc", False),
+    ],
+)
+def test_a_form_that_a_server_passes_over_is_noticed(form: Constraint, text: str, good: bool) -> None:
+    with peer(STREAM + said(text, reason="stop") + DONE) as server:
+        if good:
+            assert Text(text) in ask(server.url, Params(constraint=form))
+        else:
+            with pytest.raises(EndpointFailed, match="did not keep to the form"):
+                ask(server.url, Params(constraint=form))
+
+
+def test_other_servers_get_only_what_they_know() -> None:
+    with peer(*[STREAM + said("x", reason="stop")] * 3) as server:
+        ask(server.url, Params(temp=0.5, max_tokens=7, num_draft_tokens=2))
+        ask(server.url, Params(think=True))
+        ask(server.url, Params(num_draft_tokens=2), ours=True)
+    plain, thinks, ours = server.bodies
+    assert {*plain} == {"model", "messages", "temperature", "max_tokens", "stream", "stream_options"}
+    assert thinks["chat_template_kwargs"] == {"enable_thinking": True}
+    assert ours["mlxmtp"] == {"num_draft_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [("", "/v1"), ("/v1/", "/v1"), ("/api", "/api/v1"), ("/v1beta/openai", "/v1beta/openai"), ("/x/v2", "/x/v2")],
+)
+def test_addresses_with_and_without_a_version(given: str, sent: str) -> None:
+    with peer() as server:
+        assert Remote(server.url + given).model().name == "large"
+    assert server.requests[0].startswith(f"GET {sent}/models HTTP".encode())
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+NAMED = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": VALUES
+        | st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "delta": VALUES
+                    | st.fixed_dictionaries(
+                        {},
+                        optional={
+                            "content": VALUES,
+                            "reasoning": VALUES,
+                            "tool_calls": VALUES
+                            | st.lists(
+                                st.fixed_dictionaries(
+                                    {},
+                                    optional={"index": VALUES, "id": VALUES, "function": VALUES
+                                              | st.fixed_dictionaries({"name": VALUES, "arguments": VALUES})},
+                                ),
+                                max_size=2,
+                            ),
+                        },
+                    ),
+                    "finish_reason": VALUES,
+                },
+            ),
+            max_size=2,
+        ),
+        "usage": VALUES | st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens"]), VALUES),
+        "mlxmtp": VALUES | st.dictionaries(st.sampled_from(["passes", "drafted", "tokens_per_pass"]), VALUES),
+        "error": VALUES,
+    },
+)  # fmt: skip
+
+
+class Given(Chunks):
+    """Chunks that came already."""
+
+    def __init__(self, chunks: list[object]) -> None:
+        self.remote, self._given = Remote("127.0.0.1"), chunks
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from (self._checked(one) for one in self._given)
+
+    def close(self) -> None:
+        pass
+
+
+@given(st.lists(NAMED | VALUES, max_size=3))
+def test_whatever_a_server_sends(chunks: list[object]) -> None:
+    try:
+        *_, end = RemoteAnswer(Given(chunks), None)
+    except EndpointFailed:
+        return
+    assert isinstance(end, End)
+    assert json.dumps(end.stats.to_dict())
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLXMTP_HOME", str(tmp_path))
+    monkeypatch.setenv("TEAM_KEY", "sk-secret")
+    return tmp_path
+
+
+def test_an_endpoint_of_the_config_answers(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [STREAM + said("One.", reason="stop"), STREAM + said("Two.", reason="stop"), http(b"", "401 No")]
+    with peer(*answers) as server:
+        (home / "config.toml").write_text(f'[endpoint.team]\nurl = "{server.url}"\nkey_env = "TEAM_KEY"\n')
+        assert app.main(["ask", "--no-stdin", "-m", "team", "--save", "--json", "First?"]) == 0
+        first = json.loads(capsys.readouterr().out)
+        assert (first["model"], first["response"], first["stats"]["sent_to"]) == ("large", "One.", "127.0.0.1")
+        assert app.main(["ask", "--no-stdin", "-c", "Second?"]) == 0  # the conversation was with it
+        assert capsys.readouterr().out == "Two.\n"
+        assert app.main(["ask", "--no-stdin", "-m", "team", "Third?"]) == 1
+        assert "sk-secret" not in capsys.readouterr().err
+    assert all(b"Authorization: Bearer sk-secret" in one for one in server.requests)
+    assert [message["content"] for message in server.bodies[1]["messages"]] == ["First?", "One.", "Second?"]
+    kept = [one.read_text() for one in home.rglob("*") if one.is_file()]
+    assert not any("sk-secret" in text for text in kept)
+
+
+def test_an_answer_that_is_cut_is_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a form a limit is no failure; in one it is."""
+    answers = [STREAM + said("One", reason="length")] * 2
+    with peer(*answers) as server:
+        words = ["ask", "--no-stdin", "-m", server.url, "--max-tokens", "1", "Hi"]
+        assert app.main(words) == 0
+        assert "was cut after 1 tokens (--max-tokens)" in capsys.readouterr().err
+        assert app.main([*words, "--json-output"]) == 1
+
+
+def test_a_key_that_is_not_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEAM_KEY")
+    endpoint = Endpoint(url="127.0.0.1:1", key_env="TEAM_KEY", name="team")
+    with pytest.raises(ConfigError, match="takes its key from TEAM_KEY, which is not set"):
+        RemoteOpener(load_settings({}), print, endpoint=endpoint)
+
+
+@pytest.mark.parametrize("listed", [http(b"", "404 Not Found"), http(b""), MODELS])
+def test_a_server_that_does_not_list_its_models(home: Path, listed: bytes) -> None:
+    """The name that the config gives is believed; without one it must be asked for."""
+    with peer(models=listed) as server:
+        opener = RemoteOpener(load_settings({}), print, endpoint=Endpoint(url=server.url, model="x"))
+        assert opener.target(None).name == "x"
+        if listed is not MODELS:
+            with pytest.raises(MlxmtpError, match="lists no models: name one"):
+                Remote(server.url).model()
+    opener = RemoteOpener(load_settings({}), print, endpoint=Endpoint(url=refused(), model="x"))
+    with pytest.raises(MlxmtpError, match="No server answers"):
+        opener.target(None)
+
+
+@pytest.mark.parametrize("command", ["ask", "map"])
+def test_an_endpoint_needs_no_networks(home: Path, command: str) -> None:
+    """Neither MLX nor tokenizers are imported, and no memory is asked for."""
+    (home / "a.txt").write_text("a")
+    words = {"ask": ["--no-stdin", "Hi"], "map": ["Say {}", str(home / "a.txt")]}[command]
+    with peer(STREAM + said("Hello.", reason="stop")) as server:
+        code = (
+            "import sys\nfrom mlxmtp.cli import app\n"
+            f"code = app.main([{command!r}, '-m', {server.url!r}, *{words!r}])\n"
+            "sys.exit(code or bool({'mlx.core', 'tokenizers', 'jinja2', 'httpx2'} & sys.modules.keys()))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Hello." in done.stdout) == (0, True), done.stderr
