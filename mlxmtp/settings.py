@@ -131,10 +131,10 @@ class Settings:
     """
 
     model: str | None = setting(
-        "-m --model NAME", name_of("a model"), "Alias, org/repo or path. Also MLXMTP_MODEL.",
+        "-m --model NAME", name_of("a model"), "Alias, org/repo, path, server, or auto (router). Also MLXMTP_MODEL.",
         "an installed model, else pocket", commands=_NAMING, environment="MLXMTP_MODEL")
     url: str | None = setting(
-        "--url URL", name_of("a server"), "Server that answers, in place of a model here. Also MLXMTP_URL.",
+        "--url URL", name_of("a server"), "Server that answers: address or endpoint. Also MLXMTP_URL.",
         "none; `connect`: http://127.0.0.1:8765", commands=("ask", "chat", "map", "connect"), environment="MLXMTP_URL")
     system: str | None = setting(
         "-s --system TEXT", TEXT, "System prompt; @FILE reads a file, @NAME one of [prompts] in the config.",

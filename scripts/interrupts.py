@@ -7,10 +7,10 @@
     python -m scripts.interrupts -n 1000 --command nothing             a Python program that hears Ctrl-C at once
 
 Each run has a terminal of its own, as a person's: Ctrl-C reaches everything that runs in it, compilers of kernels too.
-A run is right if it ends with 130 or by the signal, or with 0 because it was over before, and if the terminal shows no
-word of Python, MLX or the C++ library. Words of the interpreter before it has come to the first line of mlxmtp are
-counted apart: every program in Python has them, and `nothing` says how many. Every third run has no compiled kernels,
-so that some are being built.
+A run is right if it ends with 130 or by the signal, and if the terminal shows no word of Python, MLX or C++. What was
+over before the signal came is counted as such, and ends with 0; a conversation, which Ctrl-C does not end, is
+left after it. Words of the interpreter before it has come to the first line of mlxmtp are counted apart: every program
+in Python has them, and `nothing` says how many. Every third run has no compiled kernels, so that some are being built.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 from tests.hub.hub_server import Hub
@@ -82,6 +83,17 @@ class Run:
                 self.shown += data
         return True
 
+    @property
+    def name(self) -> str:
+        """How it ended."""
+        if self.ended is None:
+            return "hangs"
+        return f"exit {self.ended}" if self.ended >= 0 else signal.Signals(-self.ended).name
+
+    @property
+    def over(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def strike(self, how: str) -> None:
         """Press Ctrl-C, or send another signal to the process alone."""
         try:
@@ -128,26 +140,29 @@ def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str) 
             pass
         os.write(run.terminal, QUESTION.encode() + b"\r")
     moments = sorted(chance.uniform(0, options.seconds) for _ in range(options.times))
-    spent = 0.0
-    for moment in moments:
-        run.read(moment - spent)
-        spent = moment
+    run.read(moments[0])
+    over = run.over
+    run.strike(options.how)
+    for before, moment in pairwise(moments):
+        run.read(moment - before)
         run.strike(options.how)
-    while command == ["chat"] and os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while command == ["chat"] and not run.over:
         run.read(0.3)
         os.write(run.terminal, b"\x15\x04")  # clear the line, and leave
     run.wait()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]", "", run.shown.decode(errors="replace"))
     number_of = getattr(signal, f"SIG{options.how}")
-    fine = {0, 130, 128 + number_of, -number_of}
+    fine = {0} if over else {128 + number_of, -number_of}
+    if command == ["chat"] and options.how == "INT":
+        fine |= {0, 130}
     words = WORDS.search(text)
-    before = words is not None and f"{ROOT}/mlxmtp" not in text
+    early = words is not None and f"{ROOT}/mlxmtp" not in text
     lost = options.command == "turn" and QUESTION not in text + kept(folder)
-    wrong = lost or (not before and (words is not None or run.ended not in fine))
+    wrong = lost or (not early and (words is not None or run.ended not in fine))
     shutil.rmtree(folder, ignore_errors=True)
-    name = "hangs" if run.ended is None else f"exit {run.ended}" if run.ended >= 0 else signal.Signals(-run.ended).name
+    name = "over before" if over else run.name
     at = ", ".join(f"{moment:.3f}" for moment in moments)
-    name += " before the first line" if before else " with words" if words else ""
+    name += " before the first line" if early else " with words" if words else ""
     return name, f"run {number} at {at} s: {name}\n{text}" if wrong else ""
 
 

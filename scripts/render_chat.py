@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Draw a real conversation with the built-in model as assets/chat.svg, for the README.
 
-    python scripts/render_chat.py [-o FILE] [--columns 100] [--rows 40]
+    python scripts/render_chat.py [-o FILE] [--columns 100] [--rows 48]
+    python scripts/render_chat.py -o assets/chat-80.svg --columns 80      and -120, for docs/usage.md
 
 Starts `mlxmtp chat` in a pseudo-terminal, types the lines below, and writes what the terminal shows in the end, in its
 colours. Needs the dev extras (pexpect, pyte). The figures in the picture are those of this machine at this moment.
@@ -15,6 +16,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ LINES = (
     "And what is a drafter?",
     "/draft off",
     "/regen",
+    "/undo",
+    "/redo",
 )
 
 CELL, LINE, MARGIN, SIZE = 8.4, 19, 18, 14
@@ -71,9 +75,10 @@ class Session:
             self.wait(lambda: self._at_prompt and self._answers > before)
 
     def leave(self) -> None:
-        """Ctrl+D."""
+        """Ctrl+D, and the words that come after it."""
         self._child.send("\x04")
-        self._child.expect(pexpect.EOF)
+        with suppress(pexpect.EOF):
+            self.wait(lambda: False)
         self._child.close()
 
     def wait(self, condition: Any) -> None:
@@ -95,15 +100,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "assets" / "chat.svg")
     parser.add_argument("--columns", type=int, default=100)
-    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--rows", type=int, default=48)
     options = parser.parse_args()
     for _ in range(2):
         with tempfile.TemporaryDirectory() as home:
             session = Session(home, options.columns, options.rows)
             for line in LINES:
                 session.type(line)
-            picture = svg(session.screen)
             session.leave()
+            picture = svg(session.screen)
     options.output.write_text(picture, encoding="utf-8")
     print(f"{options.output}: {len(picture):,} bytes")
 

@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mlxmtp.settings import EVERY, TABLE, Setting  # noqa: E402
+from mlxmtp.app.endpoints import Endpoint  # noqa: E402
+from mlxmtp.app.router import Router, Skill  # noqa: E402
+from mlxmtp.settings import EVERY, TABLE, Setting, table_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "settings.md"
 HEAD = """\
@@ -25,13 +28,26 @@ nobody sets is the model's own choice (its `generation_config.json`) or the defa
 and by whom. Keys may be written with `-` or `_`; a switch is `true` or `false` there. `/set` changes a setting within
 `mlxmtp chat`.
 """
+NESTED = (Endpoint, Router, Skill)
 COLUMNS = ("Setting", "Flag", "Environment", "Must be", "Default", "Flag of", "/set", "Meaning")
 
 
 def page() -> str:
     """Return the whole page."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(_row(name, one) for name, one in TABLE.items())]
-    return HEAD + "\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return HEAD + "\n" + _table(rows) + "".join(map(_nested, NESTED))
+
+
+def _nested(kind: type) -> str:
+    """Return the keys of a table in the config file."""
+    title = {Endpoint: "[endpoint.NAME]", Router: "[router]", Skill: "[[skill]]"}[kind]
+    rows = [(f"`{name}`", one.rule.wanted, one.default, one.help) for name, one in table_of(kind).items()]
+    head = [("Key", "Must be", "Default", "Meaning"), ("---",) * 4]
+    return f"\n## {title}\n\n[router.md](router.md) has examples.\n\n{_table([*head, *rows])}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _row(name: str, one: Setting) -> tuple[str, ...]:

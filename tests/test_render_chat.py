@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pyte
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,8 +37,12 @@ def test_rows_runs_and_colours() -> None:
     assert float(str(texts[2].get("textLength"))) == 4 * script.CELL
 
 
-def test_the_shipped_picture_is_such_a_file() -> None:
-    root = ElementTree.parse(ROOT / "assets" / "chat.svg").getroot()
+@pytest.mark.parametrize("name", ["chat.svg", "chat-80.svg", "chat-120.svg"])
+def test_the_shipped_pictures_are_such_files(name: str) -> None:
+    root = ElementTree.parse(ROOT / "assets" / name).getroot()
     text = "\n".join(element.text or "" for element in root.iter())
     assert "mlxmtp chat: /help, Ctrl+D to leave" in text
-    assert "reused" in text
+    assert "To come back: mlxmtp chat -r" in text
+    figures = [row for row in text.split("\n") if "tok/s" in row]
+    assert len(figures) == 3
+    assert all("context" in row for row in figures), "the line of figures takes one row"

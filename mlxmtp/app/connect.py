@@ -60,6 +60,7 @@ def _claude(server: Server) -> Table:
     # More than the context holds is asked for otherwise, and the vendor is told of every start.
     environment |= {
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(server.answer),
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(server.context),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     if server.locked:
@@ -77,14 +78,17 @@ def _codex(server: Server) -> str:
 
 def _opencode(server: Server) -> Table:
     limit = {"context": server.context, "output": server.answer}
-    models = {server.model.name: {"name": server.model.name, "tool_call": True, "reasoning": True, "limit": limit}}
+    model: Table = {"name": server.model.name, "tool_call": True, "reasoning": True, "limit": limit}
+    if server.model.sees:
+        model |= {"attachment": True, "modalities": {"input": ["text", "image"], "output": ["text"]}}
     options = {"baseURL": f"{server.url}/v1", "apiKey": f"{{env:{KEY}}}" if server.locked else "none"}
-    provider = {"npm": "@ai-sdk/openai-compatible", "name": "mlxmtp", "options": options, "models": models}
+    provider: Table = {"npm": "@ai-sdk/openai-compatible", "name": "mlxmtp", "options": options}
+    provider["models"] = {server.model.name: model}
     return {"$schema": "https://opencode.ai/config.json", "provider": {"mlxmtp": provider}}
 
 
 def _zed(server: Server) -> Table:
-    able = {"tools": True, "images": False, "parallel_tool_calls": True, "prompt_cache_key": False}
+    able = {"tools": True, "images": server.model.sees, "parallel_tool_calls": True, "prompt_cache_key": False}
     model = {"name": server.model.name, "max_tokens": server.context, "max_output_tokens": server.answer}
     provider = {"api_url": f"{server.url}/v1", "available_models": [{**model, "capabilities": able}]}
     return {"language_models": {"openai_compatible": {"mlxmtp": provider}}}
@@ -94,6 +98,7 @@ def _llm(server: Server) -> str:
     lines = [f"- model_id: {json.dumps('mlxmtp')}", f"  model_name: {json.dumps(server.model.name)}"]
     lines += [f"  api_base: {json.dumps(f'{server.url}/v1')}"]
     lines += ["  can_stream: true", "  supports_tools: true", "  supports_schema: true"]
+    lines += ["  vision: true"] if server.model.sees else []
     lines += ["  api_key_name: mlxmtp"] if server.locked else []
     return _BEGIN + "\n".join([*lines, ""]) + _END
 
@@ -103,7 +108,8 @@ def _continue(server: Server) -> str:
     lines = ["name: mlxmtp", "version: 0.0.1", "schema: v1", "models:", f"  - name: {json.dumps(server.model.name)}"]
     lines += ["    provider: openai", f"    model: {json.dumps(server.model.name)}"]
     lines += [f"    apiBase: {json.dumps(f'{server.url}/v1')}", f"    apiKey: {json.dumps(key)}"]
-    lines += ["    roles: [chat, edit, apply]", "    capabilities: [tool_use]", "    defaultCompletionOptions:"]
+    able = "tool_use, image_input" if server.model.sees else "tool_use"
+    lines += ["    roles: [chat, edit, apply]", f"    capabilities: [{able}]", "    defaultCompletionOptions:"]
     return "\n".join([*lines, f"      contextLength: {server.context}", f"      maxTokens: {server.answer}", ""])
 
 

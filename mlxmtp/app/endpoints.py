@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from mlxmtp.app.remote import FIRST_BYTE, Remote
 from mlxmtp.environment import key_in
 from mlxmtp.errors import ConfigError
 from mlxmtp.limits import TOKEN_COUNT, Range
 from mlxmtp.settings import Loaded, Rule, name_of, number, read_table, setting, texts
+
+if TYPE_CHECKING:
+    from mlxmtp.app.remote import Remote
 
 AUTO = "auto"  # the name of the router: `-m auto`
 ATTACHMENTS, RESULTS = "attachments", "tool results"
@@ -46,9 +49,11 @@ class Endpoint:
         """Its name in the config, else its address."""
         return self.name or self.url or ""
 
-    def remote(self, timeout: float = FIRST_BYTE) -> Remote:
+    def remote(self, timeout: float) -> Remote:
         """Return the server, of which an answer must begin within `timeout` seconds unless the config says another
         time. Raises UsageError for what is no address, ConfigError for a key that is not there."""
+        from mlxmtp.app.remote import Remote  # a client of HTTP, which models here do without
+
         variable = self.key_env or "MLXMTP_API_KEY"
         key = key_in(variable)
         if self.key_env is not None and key is None:
@@ -60,6 +65,11 @@ class Endpoint:
 def endpoints_of(loaded: Loaded) -> dict[str, Endpoint]:
     """Return the endpoints of the config by name. Raises ConfigError."""
     return {name: _endpoint(loaded, name) for name in loaded.endpoints}
+
+
+def others_of(loaded: Loaded) -> list[str]:
+    """Return the names that -m takes besides those of models: endpoints and, where there is one, the router."""
+    return [*loaded.endpoints, *([AUTO] if loaded.router else [])]
 
 
 def endpoint_named(loaded: Loaded, name: str) -> Endpoint | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+from mlxmtp.app.endpoints import others_of
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model, context_of
@@ -150,6 +151,11 @@ class Opener:
             note += f" {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
         self.tell(note)
 
+    def about(self, target: Checkpoint, drafter: Checkpoint | None) -> str:
+        """Return who answers, in a line."""
+        with_ = "without a drafter" if drafter is None else f"with the drafter {drafter.name}"
+        return f"{target.name}, {with_}, in {target.folder}"
+
     def tokenizer(self, target: Checkpoint) -> Tokenizer:
         """Return the text side of a model. Raises LoadError."""
         return read_tokenizer(target)
@@ -188,7 +194,7 @@ class Opener:
 
     def names(self) -> list[str]:
         here = [entry.name for entry in entries() if self._store.cached(entry.target.repo) is not None]
-        return [BUILT_IN, *here, *self.loaded.aliases]
+        return [BUILT_IN, *here, *self.loaded.aliases, *others_of(self.loaded)]
 
     def open(
         self, target: Checkpoint, drafter: Checkpoint | None, settings: Settings, tokenizer: Tokenizer | None = None

@@ -30,18 +30,24 @@ _VERSIONED = re.compile(r"/v\d\w*(/|$)")
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A model that a server has; `context` 0: it does not say. `ours`: the server is an mlxmtp."""
+    """A model that a server has; `context` 0: it does not say.
+
+    `ours`: the server is an mlxmtp. `sees`: the model reads pictures.
+    """
 
     name: str
     context: int = 0
     ours: bool = False
+    sees: bool = False
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> RemoteModel:
         """Return a model as a server lists it."""
         context = said.get("max_model_len")
         tokens = max(0, context) if isinstance(context, int) and not isinstance(context, bool) else 0
-        return cls(str(said["id"]), tokens, said.get("owned_by") == "mlxmtp")
+        reads = said.get("input_modalities")
+        sees = isinstance(reads, list) and "image" in reads
+        return cls(str(said["id"]), tokens, said.get("owned_by") == "mlxmtp", sees)
 
 
 class Remote:

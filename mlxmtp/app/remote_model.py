@@ -84,6 +84,14 @@ class RemoteOpener(Opener):
     def names(self) -> list[str]:
         return [*self._models]
 
+    def about(self, target: Checkpoint, drafter: Checkpoint | None) -> str:
+        model = self._models[target.name].name
+        return (
+            f"{model} at {self._remote.url}"
+            if model == target.name
+            else f"{target.name}: {model} at {self._remote.url}"
+        )
+
     def tokenizer(self, target: Checkpoint) -> Tokenizer:
         """Return one that only estimates how many tokens there are."""
         return Estimate()
@@ -179,8 +187,8 @@ class ServedModel(Model):
         if continues:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         form = None if params is None else params.constraint
-        chunks, patience = self._remote.chat(body), self._patience
-        return RemoteAnswer(chunks, on_prefill, form=form, trusted=self._ours, patience=patience)
+        chunks, patience, seed = self._remote.chat(body), self._patience, 0 if params is None else params.seed or 0
+        return RemoteAnswer(chunks, on_prefill, form=form, trusted=self._ours, patience=patience, seed=seed)
 
     def streams(self, parallel: int) -> Streams:
         """Return what asks for so many answers at a time."""
@@ -208,8 +216,7 @@ def _parameters(params: Params, *, ours: bool) -> dict[str, Any]:
     """Return parameters as the protocol names them; what only some servers know is sent if somebody has set it."""
     body = {there: value for here, there in _NAMES.items() if (value := getattr(params, here)) is not None}
     body["stream_options"] = {"include_usage": True}
-    if ours or params.think:
-        body["chat_template_kwargs"] = {"enable_thinking": params.think}
+    body["chat_template_kwargs"] = {"enable_thinking": params.think}  # some servers think unless told not to
     if params.think_tokens is not None:
         body["thinking_budget"] = params.think_tokens
     if params.stop_strings:
@@ -239,9 +246,10 @@ class RemoteAnswer(Answer):
         form: Constraint | None = None,
         trusted: bool = False,
         patience: float = FIRST_BYTE,
+        seed: int = 0,
     ) -> None:
         """`form`: of the answer, looked at here unless the server is `trusted`: many pass over it without a word."""
-        self._patience, self._trusted = patience, trusted
+        self._patience, self._trusted, self._seed = patience, trusted, seed
         self._chunks, self._on_prefill, self._form, self._text = chunks, on_prefill, form, ""
         self._started, self._first, self._last = time.perf_counter(), 0.0, 0.0
         self._usage: Mapping[str, Any] = {}
@@ -274,7 +282,7 @@ class RemoteAnswer(Answer):
             drafted=int(_number(more, "drafted")),
             accepted=int(_number(more, "accepted")),
             tokens_per_pass=_number(more, "tokens_per_pass"),
-            seed=int(_number(more, "seed")),
+            seed=int(_number(more, "seed")) or self._seed,
             sent_to=self._chunks.remote.host,
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlxmtp.app.candidates import Candidates
+from mlxmtp.app.candidates import FIRST_TOKEN, Candidates
 from mlxmtp.app.endpoints import AUTO, endpoints_of
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote_model import RemoteOpenModel, text_in
@@ -63,6 +63,10 @@ class RouterOpener(Opener):
 
     def drafter(self, target: Checkpoint, settings: Settings, *, off: bool = False) -> Checkpoint | None:
         return None if off else self.candidates[SMALL].drafter
+
+    def about(self, target: Checkpoint, drafter: Checkpoint | None) -> str:
+        first, *others = (self.candidates[name].title for name in self.candidates)
+        return f"{AUTO}: {first}, or as skills say {', '.join(others)}"
 
     def media(self, target: Checkpoint) -> Media:
         """Return the senses of the first model that sees, else those of the small one."""
@@ -126,7 +130,7 @@ class RoutedModel(Model):
         """Choose who answers a turn, and return what will be done first. Raises MlxmtpError if nobody can."""
         rules, facts = self.rules, self._facts(asked)
         if asked.wanted:
-            rules = replace(rules, skills=(Skill("asked for", asked.wanted),))
+            rules = replace(rules, skills=(Skill("summary", asked.wanted),))
         obstacles = {name: self.candidates.obstacle(name, facts) for name in self.candidates}
         if not any(one.get("role") == "assistant" for one in asked.messages):
             self._current = None  # a conversation begins
@@ -136,9 +140,13 @@ class RoutedModel(Model):
         if rules.remote == "ask":
             while found.order and (first := found.order[0]) in rules.endpoints:
                 told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {first}"
-                if self._agree is not None and self._agree(f"{told} at {rules.endpoints[first].remote().host}?"):
+                if self._agree is not None and self._agree(
+                    f"{told} at {rules.endpoints[first].remote(FIRST_TOKEN).host}?"
+                ):
                     break
-                obstacles[first] = "was not allowed"
+                obstacles |= {
+                    name: obstacles[name] or "was not allowed" for name in rules.endpoints if name in obstacles
+                }
                 found = route(rules, facts, obstacles, self._current)
             unasked = {*rules.endpoints} - {*found.order[:1]}  # so they are no way out either
             found = replace(found, order=tuple(name for name in found.order if name not in unasked))

@@ -177,4 +177,5 @@ def route(rules: Rules, facts: Facts, obstacles: Mapping[str, str], current: str
 
 def reason(answered: str, why: str, passed: Sequence[tuple[str, str]]) -> str:
     """Return who answered and why, in a line: `e2b: code, but team did not answer (429)`."""
-    return f"{answered}: {why}" + "".join(f", but {name} {obstacle}" for name, obstacle in passed)
+    others = " and ".join(f"{name} {obstacle}" for name, obstacle in passed)
+    return f"{answered}: {why}, but {others}" if others else f"{answered}: {why}"

@@ -131,11 +131,15 @@ class Worker:
     def answer(self, begin: Callable[[OpenModel, OnPrefill], Answer]) -> None:
         """Answer with the model, once it is there; `begin` runs on the thread."""
         self._stop = stop = Event()
+        told = -1
 
         def on_prefill(done: int, total: int) -> None:
+            nonlocal told
             if stop.is_set():
                 raise _Stopped
-            self._emit(Prefill(done, total))
+            if done != told:  # it is called after every layer
+                told = done
+                self._emit(Prefill(done, total))
 
         def job() -> None:
             if self.model is None:

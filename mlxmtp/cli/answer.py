@@ -164,7 +164,7 @@ class OneAnswer:
 
     def _require_whole(self, outcome: Outcome, answer: Answer) -> None:
         """Raise MlxmtpError for an answer that lacks what was asked for."""
-        if outcome.reason in ("length", "stop") and not answer.complete:
+        if self.settings.in_form and outcome.reason in ("length", "stop") and not answer.complete:
             way = "--max-tokens allows more" if outcome.reason == "length" else "leave out --stop"
             raise MlxmtpError(f"The answer was cut before it had the form that was asked for: {way}.")
         if self._runner.spent:
@@ -220,10 +220,10 @@ class OneAnswer:
         return True
 
     def _show_stats(self, stats: Stats, context: int) -> None:
-        if stats.route and stats.sent_to:
-            self.out.note(f"The {presenters.went_to(stats)}.")
         if self.settings.stats:
             self.out.remark(presenters.stats_line(stats, context))
+        elif stats.route and stats.sent_to:
+            self.out.note(f"The {presenters.went_to(stats)}.")
 
     def _note(self, remark: str | None) -> None:
         if remark is not None:

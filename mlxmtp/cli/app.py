@@ -95,9 +95,12 @@ def _run(arguments: list[str]) -> int:
 
 @contextmanager
 def _words_of_bash(environ: MutableMapping[str, str]) -> Iterator[None]:
-    """Let typer complete `e2b:q` as one word within it: bash makes three of it and wants what replaces the last."""
+    """Let typer complete `e2b:q` as one word within it: bash makes three of it and wants what replaces the last.
+
+    Bash 3.2, which macOS has, makes one word of it and replaces what follows the last colon all the same.
+    """
     taken = environ.get("COMP_WORDS", "").split("\n")[: int(environ.get("COMP_CWORD", "0")) + 1]
-    if environ.get("_MLXMTP_COMPLETE") != "complete_bash" or ":" not in taken:
+    if environ.get("_MLXMTP_COMPLETE") != "complete_bash" or not any(":" in word for word in taken):
         yield
         return
     words: list[str] = []
@@ -107,7 +110,8 @@ def _words_of_bash(environ: MutableMapping[str, str]) -> Iterator[None]:
         else:
             words.append(word)
     environ.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(len(words) - 1))
-    known = words[-1][: words[-1].rfind(":") + 1] if ":" in taken[-2:] else ""
+    replaced_in_part = ":" in taken[-2:] or (sys.platform == "darwin" and ":" in taken[-1])
+    known = words[-1][: words[-1].rfind(":") + 1] if replaced_in_part else ""
     found = StringIO()
     try:
         with redirect_stdout(found):

@@ -90,15 +90,24 @@ def model_names(incomplete: str) -> list[str]:
     """Return the models that begin like that: those here and on the hub, aliases of one's own, folders."""
     from pathlib import Path
 
+    from mlxmtp.app.endpoints import others_of
     from mlxmtp.app.models import Catalog
     from mlxmtp.files import is_path
 
     loaded = load_settings({}, tolerant=True)
-    names = [*(model.name for model in Catalog(loaded).listing(every=True).models), *loaded.aliases]
+    names = [*(model.name for model in Catalog(loaded).listing(every=True).models), *loaded.aliases, *others_of(loaded)]
     if is_path(incomplete):
         folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
         names += [f"{folder}{one.name}/" for one in Path(folder or ".").expanduser().iterdir() if one.is_dir()]
     return [name for name in names if name.startswith(incomplete)]
+
+
+def removable_names(incomplete: str) -> list[str]:
+    """Return the models here that begin like that and are no part of the program."""
+    from mlxmtp.app.models import BUILT_IN, Catalog
+
+    here = Catalog(load_settings({}, tolerant=True)).listing().models
+    return [model.name for model in here if model.name != BUILT_IN and model.name.startswith(incomplete)]
 
 
 def session_ids(incomplete: str) -> list[tuple[str, str]]:

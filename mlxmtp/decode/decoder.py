@@ -96,7 +96,8 @@ class Decoder:
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
-        ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens.
+        ``reused`` says how much of the prompt the cache held; ``on_prefill(done, total)`` counts its tokens, layer by
+        layer, and what it raises ends the reading.
         ``draft_from``: "mtp" and "copy", where drafts of automatic length come from. ``snapshot_at``: later prompts may
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
         at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``media``: what stands
@@ -125,6 +126,7 @@ class Decoder:
         prompt_ids: Sequence[int],
         *,
         sampling: Sampling,
+        on_prefill: OnPrefill | None = None,
         snapshot_at: Collection[int] = (),
         media: Sequence[SoftTokens] = (),
     ) -> Generator[int, None, Beginning]:
@@ -136,7 +138,7 @@ class Decoder:
         self._request += 1
         self._settle()
         with self._computing():
-            state, _ = yield from self._begin(prompt, 1, sampling, None, snapshot_at, media)
+            state, _ = yield from self._begin(prompt, 1, sampling, on_prefill, snapshot_at, media)
             return Beginning(cast("int", state.bonus.item()), state.hidden, self._cache)
 
     @property

@@ -106,7 +106,8 @@ def read_in_chunks(
 
     A chunk (``chunk()`` rows, asked for each; None: as many as the memory for activations allows) is sent to the device
     while the one before it runs. ``on_written(n)``: n positions are in the cache from now on. ``on_read(n)``: they have
-    been computed. What either raises ends the reading there.
+    been computed; called after every layer, so what it raises ends the reading within one. The layers of its chunk that
+    are left then are computed when somebody goes on from there, and only then.
     """
     hidden, running, begin = None, mx.array(0), start
     while begin < len(tokens):
@@ -126,7 +127,6 @@ def read_in_chunks(
             mx.async_eval(layer)
             mx.eval(running)
             running = layer
-        if begin > start:
             on_read(begin)
         begin = end
         yield end

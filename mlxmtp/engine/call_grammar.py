@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mlxmtp.engine.calls import CALL_CLOSE, CALL_OPEN, QUOTE
@@ -33,11 +34,26 @@ def text_or_calls(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, stop
 
     `stop`: the tokens that end an answer. Raises UsageError for a model that knows no tools.
     """
-    if not tokenizer.declares_tools or tokenizer.special_id(CALL_OPEN) is None:
-        raise UsageError("This model knows no tools: take another one, or leave the tools out.")
+    _require_tools(tokenizer)
     marks = {tokenizer.special_id(CALL_OPEN), tokenizer.special_id(CALL_CLOSE), *stop}
     others = ",".join(str(one) for one in sorted(one for one in marks if one is not None))
     return Constraint("grammar", f"start: free call*\nfree: <[^{others}]>*\n{_calls(tools, tokenizer)}")
+
+
+def form_or_calls(
+    form: Constraint, tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *, several: bool = True
+) -> Constraint:
+    """Return the constraint to an answer of a form or, in its place, one call of one of `tools`, or `several`.
+
+    Raises UsageError for a model that knows no tools.
+    """
+    _require_tools(tokenizer)
+    return replace(form, calls=f"calls: call{'+' if several else ''}\n{_calls(tools, tokenizer)}")
+
+
+def _require_tools(tokenizer: Tokenizer) -> None:
+    if not tokenizer.declares_tools or tokenizer.special_id(CALL_OPEN) is None:
+        raise UsageError("This model knows no tools: take another one, or leave the tools out.")
 
 
 def _calls(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> str:

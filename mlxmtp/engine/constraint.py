@@ -37,11 +37,13 @@ _NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "gr
 class Constraint:
     """The form of an answer: JSON that a schema allows, text that an expression matches or a Lark grammar derives.
 
-    Expressions are those of Rust's regex library and match the whole answer; grammars begin with `start`.
+    Expressions are those of Rust's regex library and match the whole answer; grammars begin with `start`. `calls`: the
+    rules of tool calls, from `calls` on, which may come in place of that form (`call_grammar.form_or_calls`).
     """
 
     kind: Kind
     source: str
+    calls: str = ""
 
     @classmethod
     def schema(cls, schema: Mapping[str, Any] | bool) -> Constraint:
@@ -70,8 +72,8 @@ class Constraint:
             return endless_reference(json.loads(self.source))
         return endless_rule(self.source) if self.kind == "grammar" else None
 
-    def _grammar(self, thought: str = "") -> str:
-        """Return llguidance's form of it, behind the rules of a `thought`."""
+    def _grammar(self, beginning: str = "") -> str:
+        """Return llguidance's form of it, behind the rules of a `beginning`."""
         import llguidance
 
         if self.kind == "schema":
@@ -81,7 +83,7 @@ class Constraint:
             (own,) = json.loads(llguidance.LLMatcher.grammar_from_regex(self.source))["grammars"]
         else:
             own = {"lark_grammar": self.source}
-        whole = [{"lark_grammar": thought}] if thought else []
+        whole = [{"lark_grammar": beginning}] if beginning else []
         return json.dumps({"grammars": [*whole, {**own, "name": "answer"}]})
 
 
@@ -124,7 +126,7 @@ class Matcher:
 
         self._stop, self._ended = table.stop, False
         limits = llguidance.LLParserLimits(verbose_errors=False)
-        grammar = constraint._grammar(_thought(table, in_thought))
+        grammar = constraint._grammar(_beginning(table, in_thought, constraint.calls))
         self._inner = llguidance.LLMatcher(table.inner, grammar, log_level=0, limits=limits)
         self._complain()
         if self.accept(begun) < len(begun):
@@ -186,14 +188,15 @@ def _reduced(schema: Any, *, by_name: bool = False) -> Any:
     }
 
 
-def _thought(table: TokenTable, inside: bool) -> str:
-    """Return the rules of a thought that may come before the answer, or that the prompt has begun."""
+def _beginning(table: TokenTable, inside: bool, calls: str) -> str:
+    """Return the rules of a thought that may come first, or that the prompt has begun, and of `calls` after it."""
+    answer = f"(@answer | calls)\n{calls}" if calls else "@answer"
     if table.open is None or table.close is None:
-        return "start: @answer"
+        return f"start: {answer}"
     free = f"<[^{','.join(map(str, sorted({table.close, *table.stop})))}]>*"
     if inside:
-        return f"start: {free} <[{table.close}]> @answer"
-    return f"start: thought? @answer\nthought: <[{table.open}]> {free} <[{table.close}]>"
+        return f"start: {free} <[{table.close}]> {answer}"
+    return f"start: thought? {answer}\nthought: <[{table.open}]> {free} <[{table.close}]>"
 
 
 @cache

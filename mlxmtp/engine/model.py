@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.call_grammar import text_or_calls
+from mlxmtp.engine.call_grammar import form_or_calls, text_or_calls
 from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.events import Event
 from mlxmtp.engine.media import IMAGE_TOKENS, Media, Medium, expanded, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer, Tool, stop_ids
 from mlxmtp.engine.written import Written
-from mlxmtp.errors import ContextOverflow, LoadError, UsageError
+from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import Exact
 from mlxmtp.machine.chip import this_machine
 
@@ -176,9 +176,10 @@ class Model:
         """
         params = params or Params()
         if tools:
-            if params.constraint is not None:
-                raise UsageError("A form of the answer and tools cannot be asked for together: leave one of them out.")
-            params = replace(params, constraint=text_or_calls(tools, self.tokenizer, self.stop_ids))
+            if (form := params.constraint) is None:
+                params = replace(params, constraint=text_or_calls(tools, self.tokenizer, self.stop_ids))
+            else:
+                params = replace(params, constraint=form_or_calls(form, tools, self.tokenizer))
         messages = messages if written is None else written.with_thoughts(messages)
         if media := media_in(messages):
             messages = self.media.prepared(messages, params.image_tokens)

@@ -212,7 +212,8 @@ class Streams:
                 self._waiting.remove(seat)
                 wanted, decoder = seat.asked, self._idle_decoder()
                 options = {name: wanted.options[name] for name in ("sampling", "snapshot_at", "media")}
-                self._reading = _Reading(seat, decoder, decoder.read(wanted.prompt, **options))
+                steps = decoder.read(wanted.prompt, on_prefill=wanted.on_prefill, **options)
+                self._reading = _Reading(seat, decoder, steps)
 
     def _lane_of(self, seat: Seat) -> Lane:
         return self._lanes[bisect_left(LANES, _rows(seat))]
@@ -273,8 +274,6 @@ class Streams:
         try:
             done = next(steps)
             seat.reused = decoder.reused
-            if wanted.on_prefill is not None:
-                wanted.on_prefill(done, len(wanted.prompt))
             return max(done - max(before, decoder.reused), 0)
         except StopIteration as over:
             self._reading, seat.reused = None, decoder.reused

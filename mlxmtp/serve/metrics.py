@@ -29,11 +29,11 @@ class Metrics:
         self._seconds += stats.time_to_first_token
         self._peak = max(self._peak, stats.peak_memory)
 
-    def text(self, *, waiting: int, running: bool) -> str:
+    def text(self, *, waiting: int, running: int) -> str:
         """Return all numbers, each with its type and one line of help."""
         return "".join(self._lines(waiting, running))
 
-    def _lines(self, waiting: int, running: bool) -> Iterator[str]:
+    def _lines(self, waiting: int, running: int) -> Iterator[str]:
         yield _head("requests_total", "counter", "HTTP requests by path and status.")
         for (path, status), count in sorted(self.requests.items()):
             yield f'mlxmtp_requests_total{{path="{path}",status="{status}"}} {count}\n'
@@ -53,7 +53,7 @@ class Metrics:
         yield f"mlxmtp_time_to_first_token_seconds_count {sums['answers']}\n"
         for name, gauge, help_text in (
             ("requests_waiting", waiting, "Answers that wait for the model."),
-            ("requests_running", int(running), "Answers that are being written."),
+            ("requests_running", running, "Answers that are being written."),
             ("peak_memory_bytes", self._peak, "Highest memory of MLX."),
         ):
             yield _head(name, "gauge", help_text) + f"mlxmtp_{name} {gauge}\n"

@@ -13,6 +13,9 @@ from mlxmtp.serve.contents import Content, encoded_medium, in_order
 from mlxmtp.serve.fields import Fields
 from mlxmtp.serve.tools import functions
 
+VERSION = "0.40.0"
+"""The version of Ollama whose protocol this is; programs turn away from what is older than the one they know."""
+
 
 def read_chat(body: Fields) -> Asked:
     """Return what a chat asks for; without messages it asks only for the model to be loaded. Raises Refused."""

@@ -203,11 +203,7 @@ class Routes:
         return Fields(read_json(await read_body(request, self._limits.body)))
 
     async def _load(self, endpoint: Endpoint, asked: Asked) -> Response:
-        served = self._service.models.find(asked.model)
-        error = await self._service.scheduler.loaded()
-        if error is not None:
-            raise Refused(str(error), status=503)
-        about = About(served.name)
+        about = About((await self._service.load(asked.model)).name)
         return Json(ollama.OllamaStream(about, chat=endpoint.path == "/api/chat").loaded())
 
     async def _count(self, request: Request) -> Response:
@@ -240,7 +236,7 @@ class Routes:
         return Json(_described(self._service.models.find(request.path_params["name"])))
 
     async def _version(self, _: Request) -> Response:
-        return Json({"version": installed_version(missing="0.0.0")})
+        return Json({"version": ollama.VERSION, "mlxmtp": installed_version(missing="0.0.0")})
 
     async def _tags(self, _: Request) -> Response:
         return Json({"models": [_tag(one) for one in await asyncio.to_thread(self._service.models.listed)]})
@@ -252,11 +248,15 @@ class Routes:
     async def _show(self, request: Request) -> Response:
         body = await self._fields(request)
         served = self._service.models.find(body.text("model", "") or body.text("name", ""))
-        info = {"general.architecture": "gemma4", "gemma4.context_length": served.context}
+        about = {"general.architecture": "gemma4", "general.basename": served.name}
+        info = {**about, "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
         tokenizer = await asyncio.wrap_future(served.tokenizer)
         capabilities = ["completion", *(["tools"] if tokenizer.declares_tools else []), "thinking", *_senses(served)]
         return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
+
+
+_MODALITIES = {"vision": "image", "audio": "audio"}
 
 
 def _senses(served: Served) -> list[str]:
@@ -278,6 +278,7 @@ def _described(served: Served) -> dict[str, Any]:
         "created_at": _time(served.created),
         "owned_by": "mlxmtp",
         "max_model_len": served.context,
+        "input_modalities": ["text", *(_MODALITIES[one] for one in _senses(served))],
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mlxmtp.app.open import OpenModel
-from mlxmtp.app.worker import Beside, Failed, Worker, WorkerEvent
+from mlxmtp.app.worker import Beside, Failed, Ready, Worker, WorkerEvent
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import End
 from mlxmtp.serve.fields import Refused
@@ -22,15 +22,19 @@ Begin = Callable[[OpenModel, OnPrefill], Answer]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """An answer that was asked for; `events` has all of it, ending in End or Failed. `answer` is there once it runs."""
+    """An answer that was asked for; `events` has all of it, ending in End or Failed. `answer` is there once it runs.
+
+    `begin` None: the model is to be read and no more, `events` has Ready or Failed.
+    """
 
     served: Served
-    begin: Begin
+    begin: Begin | None
     events: asyncio.Queue[WorkerEvent] = field(default_factory=asyncio.Queue)
     answer: Answer | None = None
 
     def start(self, opened: OpenModel, on_prefill: OnPrefill) -> Answer:
         """Begin the answer, on the thread of the model."""
+        assert self.begin is not None, "there is nothing to answer"
         self.answer = self.begin(opened, on_prefill)
         return self.answer
 
@@ -78,8 +82,8 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def running(self) -> bool:
-        return self._running is not None or bool(self._together)
+    def running(self) -> int:
+        return (self._running is not None) + len(self._together)
 
     def submit(self, job: Job) -> None:
         """Put a job at the end of the line. Raises Refused if it is too long."""
@@ -102,7 +106,12 @@ class Scheduler:
             self._waiting.remove(job)
 
     def _next(self) -> None:
-        if self._running is not None or self._reading:
+        if self._reading:
+            return
+        for job in [one for one in self._waiting if one.begin is None and one.served is self._current]:
+            self._waiting.remove(job)
+            job.events.put_nowait(Ready())
+        if self._running is not None:
             return
         self._stay()
         if self._parallel > 1:

@@ -9,7 +9,7 @@ from typing import Any
 from mlxmtp.app.open import OpenModel
 from mlxmtp.app.worker import Failed
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.call_grammar import calls_only
+from mlxmtp.engine.call_grammar import calls_only, form_or_calls
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.media import Medium, media_in
@@ -56,10 +56,8 @@ class Service:
         self._defaults = defaults
 
     async def prepare(self, asked: Asked) -> Prepared:
-        """Write the prompt. Raises Refused for a conversation that the template refuses or the context cannot hold."""
-        served = self.models.known(asked.model)
-        if served is None:
-            served = await asyncio.to_thread(self.models.find, asked.model)
+        """Write the prompt. Raises Refused for a conversation that the template refuses."""
+        served = await self._found(asked.model)
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
             if media_in(asked.messages):
@@ -72,16 +70,30 @@ class Service:
             raise Refused(str(error), "messages") from error
         except ValueError as error:
             raise Refused(f"{error}.") from error
-        if len(ids) >= served.context:
-            raise Refused(
-                f"The prompt has {len(ids)} tokens, and the context of '{served.name}' holds {served.context}.",
-                "messages",
-                code="context_length_exceeded",
-            )
         return Prepared(served, asked, ids, places, media_in(asked.messages), params)
 
+    async def load(self, name: str) -> Served:
+        """Return the model of that name once it is in memory, which is when its turn has come. Raises Refused."""
+        job = Job(await self._found(name), begin=None)
+        self.scheduler.submit(job)
+        event = await job.events.get()
+        if isinstance(event, Failed):
+            raise Refused(sentence(event.error), status=503) from event.error
+        return job.served
+
+    async def _found(self, name: str) -> Served:
+        served = self.models.known(name)
+        return await asyncio.to_thread(self.models.find, name) if served is None else served
+
     def submit(self, prepared: Prepared) -> list[Job]:
-        """Put every answer that is wanted into the line. Raises Refused if it is full."""
+        """Put every answer that is wanted into the line.
+
+        Raises Refused if it is full, or the context cannot hold the prompt.
+        """
+        tokens, most = len(prepared.ids), prepared.served.context
+        if tokens >= most:  # agents look for these words, and then shorten the conversation
+            told = f"The prompt is too long: {tokens} tokens > {most} maximum, the context of '{prepared.served.name}'."
+            raise Refused(told, "messages", code="context_length_exceeded")
         jobs: list[Job] = []
         try:
             for params in prepared.params:
@@ -212,11 +224,11 @@ def _require_tokens(tokenizer: Tokenizer, asked: Asked) -> None:
 
 def _constraint(tokenizer: Tokenizer, asked: Asked) -> Constraint | None:
     """Return the form that an answer must have. Raises UsageError for a schema that is not supported."""
+    form: Constraint | None = asked.given.get("constraint")
+    if form is not None:
+        form.check()
     if asked.forced:
         return calls_only(asked.forced, tokenizer, several=asked.parallel_calls)
-    constraint: Constraint | None = asked.given.get("constraint")
-    if constraint is not None:
-        if asked.tools:
-            raise Refused("A format and tools cannot be asked for together: leave one of them out.", "tools")
-        constraint.check()
-    return constraint
+    if form is not None and asked.tools:
+        return form_or_calls(form, asked.tools, tokenizer, several=asked.parallel_calls)
+    return form

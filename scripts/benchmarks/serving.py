@@ -44,12 +44,15 @@ TOKENS = 200
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A streamed answer: seconds to its first text, from there to its last, and tokens by the server's count."""
+    """A streamed answer: seconds to its first text, from there to its last, and by the server's count its tokens,
+    draft tokens and those of them that were accepted."""
 
     text: str
     first: float
     rest: float
     tokens: int
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def tps(self) -> float:
@@ -66,7 +69,7 @@ def ask(port: int, messages: Sequence[dict[str, str]], *, leave_after: int | Non
     if response.status != 200:
         raise RuntimeError(response.read().decode())
     text, tokens, first, last = "", 0, 0.0, 0.0
-    pieces = 0
+    pieces, drafts = 0, (0, 0)
     for line in response:
         if not line.startswith(b"data: {"):
             continue
@@ -74,6 +77,7 @@ def ask(port: int, messages: Sequence[dict[str, str]], *, leave_after: int | Non
         if "error" in chunk:
             raise RuntimeError(str(chunk["error"]))
         tokens = (chunk.get("usage") or {}).get("completion_tokens", tokens)
+        drafts = _drafts(chunk) or drafts
         for choice in chunk["choices"]:
             if piece := choice["delta"].get("content"):
                 last = time.perf_counter() - begun
@@ -85,7 +89,15 @@ def ask(port: int, messages: Sequence[dict[str, str]], *, leave_after: int | Non
             response.close()
             return None
     connection.close()
-    return Reply(text, first, last - first, tokens)
+    return Reply(text, first, last - first, tokens, *drafts)
+
+
+def _drafts(chunk: dict[str, Any]) -> tuple[int, int] | None:
+    """Return the draft tokens and those accepted, as far as a chunk tells them: in our field or in mlx-vlm's."""
+    ours, theirs = chunk.get("mlxmtp") or {}, chunk.get("timings") or {}
+    if "drafted" in ours:
+        return ours["drafted"], ours["accepted"]
+    return (theirs["draft_n"], theirs["draft_n_accepted"]) if theirs.get("draft_n") else None
 
 
 @contextmanager
@@ -229,7 +241,8 @@ def _row(port: int, system: dict[str, str], repetitions: int) -> str:
     assert cold is not None
     firsts = sorted(one.first for one in warm if one is not None)
     return (
-        f"{median(speeds):.1f} tokens/s ({speeds[0]:.1f} to {speeds[-1]:.1f}; {found[0].tokens} tokens), first text "
+        f"{median(speeds):.1f} tokens/s ({speeds[0]:.1f} to {speeds[-1]:.1f}; {found[0].tokens} tokens, "
+        f"{found[-1].accepted} of {found[-1].drafted} drafts accepted), first text "
         f"{1e3 * median(one.first for one in found):.0f} ms; after 2,000 new tokens {cold.first:.2f} s, "
         f"after them in other conversations {median(firsts):.2f} s"
     )

@@ -1,12 +1,13 @@
 """Several answers at once: tokens per second of all together, beside the batch generators of mlx-lm and mlx-vlm.
 
     .venv/bin/python -m scripts.benchmarks.streams [--peers PYTHON] [--repetitions 2] [--write docs/benchmarks.md]
-        [--plot assets/streams.svg]
+        [--plot assets/streams.svg] [--pair FOLDER --tokens 16]
 
 Eight answers of the built-in pair, at most 1, 2, 4 or 8 at a time, greedy, in float32 on a CPU; every answer goes on to
 its last token. Every engine is a process of its own, which stays; arms take turns. What is timed is the whole job,
 prompts included. The first repetition, which makes kernels and traces, does not count; ours begins with what it learned
-there. No repetition is begun that would end after `--minutes`. On a machine that does nothing else.
+there. No repetition is begun that would end after `--minutes`. On a machine that does nothing else. `--pair`: a folder
+with `target` and `drafter` in place of the built-in pair, such as one of random weights that cold_start.py makes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from scripts.benchmarks.harness.section import write_section
 from scripts.benchmarks.harness.stream_chart import chart
 
 ROOT = Path(__file__).resolve().parents[2]
-POCKET = ROOT / "assets" / "pocket"
+PAIR = Path(os.environ.get("PAIR", ROOT / "assets" / "pocket"))  # the workers' way to hear of --pair
 TOKENS = 64
 _FEW = 4  # of the peers in the first repetition: they trace nothing
 _NEVER = 4095  # a token that does not come: no answer ends before its last token
@@ -43,7 +44,7 @@ QUESTIONS = (
     "Explain speculative decoding.", "Which commands are there?", "How large is E2B?", "How do I stop an answer?",
 )  # fmt: skip
 _ABOUT = """\
-One run of `scripts/benchmarks/streams.py`, {day}, {machine}: {count} answers of the built-in pair, {tokens} tokens
+One run of `scripts/benchmarks/streams.py`, {day}, {machine}: {count} answers of {pair}, {tokens} tokens
 each, greedy, float32. Tokens per second of all answers together, prompts included, median of {repetitions} runs (least
 to most). Answers of ours are the same in every arm: {same}.
 
@@ -59,7 +60,7 @@ def _ours() -> Run:
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.streams import Streams
 
-    model = mlxmtp.load("pocket")
+    model = mlxmtp.load(PAIR / "target", PAIR / "drafter")
     kept: dict[int, Streams] = {}
 
     def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
@@ -77,7 +78,7 @@ def _ours_alone() -> Run:
     import mlxmtp
     from mlxmtp.engine.params import Params
 
-    model = mlxmtp.load("pocket")
+    model = mlxmtp.load(PAIR / "target", PAIR / "drafter")
 
     def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
         del streams, drafted
@@ -96,7 +97,7 @@ def _mlx_lm(stop: list[int]) -> Run:
     from mlx_lm.generate import BatchGenerator
     from mlx_lm.utils import load_model
 
-    model, _ = load_model(POCKET / "target")
+    model, _ = load_model(PAIR / "target")
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
 
@@ -134,8 +135,8 @@ def _mlx_vlm(stop: list[int]) -> Run:
     from mlx_vlm.speculative.drafters import load_drafter
     from mlx_vlm.utils import load_model
 
-    model = load_model(POCKET / "target")
-    drafter, kind = load_drafter(str(POCKET / "drafter"))
+    model = load_model(PAIR / "target")
+    drafter, kind = load_drafter(str(PAIR / "drafter"))
     for network in (model, drafter):
         network.set_dtype(mx.float32)
         mx.eval(network.parameters())
@@ -176,11 +177,11 @@ def work(engine: str) -> None:
 class Worker:
     """An engine in a process of its own."""
 
-    def __init__(self, python: Path, engine: str, prompts: list[list[int]], stop: list[int]) -> None:
+    def __init__(self, python: Path, engine: str, pair: Path, prompts: list[list[int]], stop: list[int]) -> None:
         self._process = subprocess.Popen(
             [str(python), "-m", "scripts.benchmarks.streams", "--work", engine],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "PAIR": str(pair)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -197,32 +198,32 @@ class Worker:
         return answer
 
 
-def measure(
-    python: Path, repetitions: int, arms: list[str], counts: list[int], minutes: float
-) -> dict[tuple[str, int], list[float]]:
+def measure(given: argparse.Namespace) -> dict[tuple[str, int], list[float]]:
     """Return tokens per second by arm and number of streams."""
     from mlxmtp import load
 
     model = load("pocket")
     prompts = [model.tokenizer.prompt_ids([{"role": "user", "content": one}]) for one in QUESTIONS]
     stop = [_NEVER]
-    engines = {arm: arm.removesuffix("-mtp") for arm in arms}
+    engines = {arm: arm.removesuffix("-mtp") for arm in given.arms}
     workers = {
-        engine: Worker(Path(sys.executable) if engine.startswith("ours") else python, engine, prompts, stop)
+        engine: Worker(
+            Path(sys.executable) if engine.startswith("ours") else given.peers, engine, given.pair, prompts, stop
+        )
         for engine in dict.fromkeys(engines.values())
     }
     speeds: dict[tuple[str, int], list[float]] = {}
     texts: dict[str, set[str]] = {}
     began = time.perf_counter()
-    for repetition in range(-1, repetitions):  # the first one is for traces and kernels
-        if repetition > 0 and time.perf_counter() - began > 60 * minutes * repetition / (repetition + 1):
-            say(f"no repetition after {repetition}: it would not end within {minutes:g} minutes")
+    for repetition in range(-1, given.repetitions):  # the first one is for traces and kernels
+        if repetition > 0 and time.perf_counter() - began > 60 * given.minutes * repetition / (repetition + 1):
+            say(f"no repetition after {repetition}: it would not end within {given.minutes:g} minutes")
             break
-        for streams in counts:
-            for arm in arms:
+        for streams in given.streams:
+            for arm in given.arms:
                 if arm == "ours-alone" and streams > 1:
                     continue
-                tokens = TOKENS if repetition >= 0 or arm.startswith("ours") else _FEW
+                tokens = given.tokens if repetition >= 0 or arm.startswith("ours") else _FEW
                 got = workers[engines[arm]].ask(streams=streams, drafted=arm.endswith("-mtp"), tokens=tokens)
                 if repetition >= 0:
                     texts.setdefault(engines[arm].partition("-")[0], set()).add(json.dumps(got["answers"]))
@@ -241,18 +242,21 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers/bin/python", help="with mlx-lm and mlx-vlm")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS), help="at a time (default: 1 2 4 8)")
+    parser.add_argument("--pair", type=Path, default=PAIR, metavar="FOLDER", help="with `target` and `drafter`")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"of an answer (default: {TOKENS})")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
         work(given.work)
         return
-    speeds = measure(given.peers, given.repetitions, given.arms, given.streams, given.minutes)
+    speeds = measure(given)
     same = "yes" if speeds.pop(("same", 0)) == [1] else "no"
     if given.json:
         given.json.write_text(json.dumps({f"{arm} {streams}": found for (arm, streams), found in speeds.items()}))
     lines = [
         _ABOUT.format(
-            day=datetime.now(UTC).date(), machine=machine(), count=len(QUESTIONS), tokens=TOKENS,
+            day=datetime.now(UTC).date(), machine=machine(), count=len(QUESTIONS), tokens=given.tokens,
+            pair="the built-in pair" if given.pair == PAIR else given.pair.name,
             repetitions=max(map(len, speeds.values())), same=same, heads=" | ".join(ARMS[arm] for arm in given.arms),
             rules="---:|" * len(given.arms),
         )

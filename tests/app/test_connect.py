@@ -52,7 +52,15 @@ def test_forms_are_those_that_the_programs_read(home: Path) -> None:
     assert (provider["wire_api"], provider["env_key"]) == ("responses", "MLXMTP_API_KEY")
     claude = json.loads(text_of(CLIENTS["claude"], OPEN))["env"]
     assert claude["ANTHROPIC_BASE_URL"] == OPEN.url
-    assert int(claude["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) < 65_536
+    assert int(claude["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) < int(claude["CLAUDE_CODE_MAX_CONTEXT_TOKENS"]) == 65_536
+
+
+def test_a_model_that_sees_gets_pictures() -> None:
+    seeing = replace(OPEN, model=replace(OPEN.model, sees=True))
+    differ = [name for name, client in CLIENTS.items() if text_of(client, seeing) != text_of(client, OPEN)]
+    assert differ == ["opencode", "llm", "zed", "continue"]  # the others ask no one
+    model = json.loads(text_of(CLIENTS["opencode"], seeing))["provider"]["mlxmtp"]["models"]["gemma/26b"]
+    assert (model["attachment"], model["modalities"]["input"]) == (True, ["text", "image"])
 
 
 @pytest.mark.parametrize("name", ["claude", "opencode", "zed"])

@@ -164,6 +164,8 @@ def test_other_servers_get_only_what_they_know() -> None:
         ask(server.url, Params(think=True))
         ask(server.url, Params(num_draft_tokens=2), ours=True)
     plain, thinks, ours = server.bodies
+    thinking = plain.pop("chat_template_kwargs")
+    assert thinking == {"enable_thinking": False}
     assert {*plain} == {"model", "messages", "temperature", "max_tokens", "stream", "stream_options"}
     assert thinks["chat_template_kwargs"] == {"enable_thinking": True}
     assert ours["mlxmtp"] == {"num_draft_tokens": 2}

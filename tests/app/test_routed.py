@@ -227,7 +227,7 @@ def test_nothing_leaves_without_permission(house: House) -> None:
         house.answer_to = answer
         house.open('remote = "ask"', url=server.url)
         assert house.route("far") == "big: far, but team was not allowed"
-        assert not server.requests
+        assert not server.requests  # the answer was no
         assert house.route("far") == "team: far"
     assert questions[0].startswith("Send this conversation, about ")
     assert questions[0].endswith("tokens, to team at 127.0.0.1?")

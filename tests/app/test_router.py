@@ -190,6 +190,6 @@ def test_names_of_endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = endpoint_named(loaded(tmp_path, CONFIG), "team")
     assert found is not None
     with pytest.raises(ConfigError, match="TEAM_KEY, which is not set"):
-        found.remote()
+        found.remote(9)
     monkeypatch.setenv("TEAM_KEY", "sk-1")
-    assert "sk-1" not in repr(found) + found.remote().url
+    assert "sk-1" not in repr(found) + found.remote(9).url

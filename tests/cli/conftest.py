@@ -2,61 +2,69 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import termios
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pexpect
 import pyte
 import pytest
 
+from tests.cli.forks import Process
 from tests.text_checkpoint import write_text_checkpoint
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0  # seconds until what does not come is missed
 
 
 @dataclass
 class Program:
-    """Runs `mlxmtp` with a home folder of its own; `answers` is what the model will say."""
+    """Runs `mlxmtp` with a home folder of its own; `answers` is what the model will say.
+
+    `anew`: as new interpreters instead of forks, where the start itself is the matter. `names_model`: with `-m` in
+    every command that asks.
+    """
 
     home: Path
     model: Path
     answers: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
+    anew: bool = sys.platform == "darwin"  # whose frameworks are not to be used behind a fork
+    names_model: bool = True
+    terminals: list[Terminal] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL")}
         own = {"HOME": str(self.home), "MLXMTP_HOME": str(self.home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
         return {**kept, **own, "FAKE_ANSWERS": json.dumps(self.answers), **self.env}
 
-    def command(self, *args: str, model: str | None = None) -> list[str]:
-        chosen = ["-m", model or str(self.model)] if {"ask", "chat"} & {*args} and "-m" not in args else []
-        return [sys.executable, str(Path(__file__).with_name("fake_mlxmtp.py")), *args, *chosen]
+    def command(self, *args: str) -> list[str]:
+        """The words that start a new interpreter with it."""
+        return [sys.executable, str(Path(__file__).with_name("fake_mlxmtp.py")), *self._arguments(args)]
 
-    def run(self, *args: str, stdin: bytes | int | None = subprocess.DEVNULL) -> subprocess.CompletedProcess[bytes]:
-        """Run to the end with pipes; `stdin` is bytes to pipe in, or what subprocess takes."""
-        given: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
-        return subprocess.run(
-            self.command(*args),
-            env=self.environment(),
-            cwd=self.home,
-            capture_output=True,
-            timeout=60,
-            **given,
-            check=False,
-        )
+    def start(self, *args: str, stdin: int | None = None) -> Process:
+        """Start with pipes and go on; `stdin` is a descriptor, nothing if there is none."""
+        with Path(os.devnull).open("rb") as nothing:
+            return self._process(args, stdin=nothing.fileno() if stdin is None else stdin)
+
+    def run(self, *args: str, stdin: bytes | int | None = None) -> subprocess.CompletedProcess[bytes]:
+        """Run to the end with pipes; `stdin` may be bytes to pipe in."""
+        process = self._process(args) if isinstance(stdin, bytes) else self.start(*args, stdin=stdin)
+        out, err = process.communicate(stdin if isinstance(stdin, bytes) else b"")
+        return subprocess.CompletedProcess(args, process.wait(), out, err)
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:
         """Run a bash script in which `mlxmtp` is the program and `$MODEL` its model."""
-        fake = Path(__file__).with_name("fake_mlxmtp.py")
-        head = f'mlxmtp() {{ "{sys.executable}" "{fake}" "$@"; }}; MODEL="{self.model}"\n'
+        python, program = self.command()
+        head = f'mlxmtp() {{ "{python}" "{program}" "$@"; }}; MODEL="{self.model}"\n'
         return subprocess.run(
             ["bash", "-c", head + script],
             env=self.environment(),
@@ -68,36 +76,35 @@ class Program:
             check=False,
         )
 
-    def start(self, *args: str) -> subprocess.Popen[bytes]:
-        """Start with pipes and go on."""
-        return subprocess.Popen(
-            self.command(*args),
-            env=self.environment(),
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
     def terminal(self, *args: str, columns: int = 60, rows: int = 24) -> Terminal:
         """Start in a terminal that is stdin, stdout and stderr."""
-        program, *rest = self.command(*args)
-        child = pexpect.spawn(
-            program,
-            rest,
-            env=self.environment(),
-            cwd=str(self.home),
-            dimensions=(rows, columns),
-            timeout=30,
-        )
-        return Terminal(child, columns, rows)
+        shown = Terminal(columns, rows, lambda descriptor: self._process(args, terminal=descriptor))
+        self.terminals.append(shown)
+        return shown
+
+    def go_on(self) -> None:
+        """Let the model go on that has come to `{wait}`."""
+        (self.home / "go on").touch()
+
+    def _process(self, args: tuple[str, ...], stdin: int | None = None, terminal: int | None = None) -> Process:
+        words = self.command(*args) if self.anew else self._arguments(args)
+        return Process(words, self.environment(), self.home, stdin=stdin, terminal=terminal, anew=self.anew)
+
+    def _arguments(self, args: tuple[str, ...]) -> list[str]:
+        asks = self.names_model and {"ask", "chat"} & {*args} and "-m" not in args
+        return [*args, "-m", str(self.model)] if asks else [*args]
 
 
 class Terminal:
-    """What a person would see; `raw` is every byte that was sent."""
+    """What a person would see; `raw` is every byte that was sent, `descriptor` this end of the terminal."""
 
-    def __init__(self, child: pexpect.spawn, columns: int, rows: int) -> None:
-        self.child = child
+    def __init__(self, columns: int, rows: int, start: Callable[[int], Process]) -> None:
+        """`start` begins what runs in it, with the descriptor of its end."""
+        self.descriptor, theirs = os.openpty()
+        termios.tcsetwinsize(self.descriptor, (rows, columns))
+        self._name = os.ttyname(theirs)
+        self.process = start(theirs)
+        os.close(theirs)
         self.raw = b""
         self._screen = pyte.HistoryScreen(columns, rows, history=1000, ratio=1.0)
         self._stream = pyte.ByteStream(self._screen)
@@ -107,47 +114,65 @@ class Terminal:
 
     def wait_until(self, what: str, holds: Callable[[list[str]], bool]) -> None:
         """Read until `holds` is true of all rows."""
-        while not holds(self.lines()):
-            try:
-                self._take(self.child.read_nonblocking(4096, timeout=20))
-            except (pexpect.TIMEOUT, pexpect.EOF) as error:
-                shown = "\n".join(self.lines())
-                raise AssertionError(f"{type(error).__name__} before {what} came; there is:\n{shown}") from None
+        end = time.monotonic() + PATIENCE
+        while not holds(lines := self.lines()):
+            if not (data := self._read(end - time.monotonic())):
+                shown = "\n".join(lines)
+                why = "the end" if data is not None else "nothing more"
+                raise AssertionError(f"{why} came instead of {what}; there is:\n{shown}")
+            self._take(data)
 
-    def send(self, keys: str) -> None:
+    def send(self, keys: str | bytes) -> None:
         """Press keys; Enter is `\\r`."""
-        self.child.send(keys)
+        data = keys.encode() if isinstance(keys, str) else keys
+        while data:
+            data = data[os.write(self.descriptor, data) :]
+
+    def wait_until_taken(self) -> None:
+        """Let the program take all keys that were sent."""
+        theirs = os.open(self._name, os.O_RDWR | os.O_NOCTTY)
+        try:
+            end = time.monotonic() + PATIENCE
+            while int.from_bytes(fcntl.ioctl(theirs, termios.FIONREAD, bytes(4)), sys.byteorder):
+                assert time.monotonic() < end, "the program takes no keys"
+                time.sleep(0.01)
+        finally:
+            os.close(theirs)
 
     def suspend(self, shown: str) -> None:
         """The program, which waits for something, is stopped, the shell writes `shown`, and the program goes on."""
-        with suppress(pexpect.TIMEOUT):
-            while True:
-                self._take(self.child.read_nonblocking(4096, timeout=0.3))
-        self.child.kill(signal.SIGSTOP)
-        os.waitpid(self.child.pid, os.WUNTRACED)
+        while data := self._read(0.3):
+            self._take(data)
+        self.process.send_signal(signal.SIGSTOP)
+        self.process.wait_until_stopped()
         self._take(shown.encode())
-        self.child.kill(signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)
 
     def resize(self, columns: int, rows: int) -> None:
         """Another window size; what is on the screen stays where it is, rows that are too long are cut."""
-        self.child.setwinsize(rows, columns)
+        termios.tcsetwinsize(self.descriptor, (rows, columns))
         self._screen.resize(rows, columns)
 
     def finish(self) -> int:
         """Read to the end and return the exit code."""
         code = self.drain()
-        self.child.close()
+        self.close()
         return code
 
     def drain(self) -> int:
         """The same, with the terminal still open; a signal's number counts below zero."""
-        while True:
-            try:
-                self._take(self.child.read_nonblocking(4096, timeout=20))
-            except pexpect.EOF:
-                break
-        self.child.wait()
-        return int(-self.child.signalstatus if self.child.exitstatus is None else self.child.exitstatus)
+        while data := self._read(PATIENCE):
+            self._take(data)
+        assert data is not None, "\n".join(["it does not end; there is:", *self.lines()])
+        return self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        """Close the window; a program that is still there is ended."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+            self.process.kill()
+            self.process.wait(PATIENCE)
 
     def lines(self) -> list[str]:
         """Every row from the first one that scrolled away to the last with text."""
@@ -165,9 +190,21 @@ class Terminal:
         self.raw += data
         self._stream.feed(data)
 
+    def _read(self, seconds: float) -> bytes | None:
+        """Read what there is, nothing at the end, None if nothing comes for so long."""
+        if not select.select([self.descriptor], [], [], max(0.0, seconds))[0]:
+            return None
+        try:
+            return os.read(self.descriptor, 65536)
+        except OSError:  # how Linux says that nobody is at the other end
+            return b""
+
 
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
+def program(tmp_path: Path) -> Iterator[Program]:
     home = tmp_path / "home"
     home.mkdir()
-    return Program(home, write_text_checkpoint(tmp_path / "model", context=400))
+    made = Program(home, write_text_checkpoint(tmp_path / "model", context=400))
+    yield made
+    for terminal in made.terminals:
+        terminal.close()

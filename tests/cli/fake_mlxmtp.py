@@ -1,8 +1,10 @@
 """`mlxmtp` with a queue instead of a network: everything else is the real program.
 
-FAKE_ANSWERS is a JSON list; each answer is a text, and `{sleep 0.5}` or `{never}` in it pauses there.
+FAKE_ANSWERS is a JSON list; each answer is a text, and the model pauses at `{sleep 0.5}` in it, at `{wait}` until the
+test says so (`Program.go_on`), at `{stop}` until Ctrl+C has reached the conversation, at `{never}` for good.
 FAKE_INTERRUPT_AT names the moment of a Ctrl-C: the import of a module, `load` or `prefill`.
-FAKE_LOAD_SECONDS makes loading last, FAKE_PREFILL_SECONDS the reading of every prompt, in ten steps.
+FAKE_LOAD is such a mark without its braces for loading, FAKE_PREFILL a JSON list of them for the prompts, one each, in
+the middle of their reading.
 """
 
 from __future__ import annotations
@@ -13,57 +15,76 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+from mlxmtp.app.worker import Worker
 from mlxmtp.decode.round import Round
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.config import read_config
 from tests.fake_decoder import FakeDecoder
 
-_PAUSE = re.compile(r"\{(sleep [\d.]+|never)\}")
+_PAUSE = re.compile(r"\{(sleep [\d.]+|wait|stop|never)\}")
+_PATIENCE = 20.0  # seconds until what is waited for comes no more
+stopped = Event()  # the answer that is being made
 
 
 class SlowReader(FakeDecoder):
-    """Reads prompts in steps that last."""
+    """Reads prompts in steps, and may pause there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks: list[str] = json.loads(os.environ.get("FAKE_PREFILL", "[]"))
 
     def rounds(self, prompt_ids: Sequence[int], **options: Any) -> Generator[Round, None, None]:
-        seconds = float(os.environ.get("FAKE_PREFILL_SECONDS", "0"))
-        for step in range(10 if seconds else 0):
-            options["on_prefill"](step * len(prompt_ids) // 10, len(prompt_ids))
-            pause(seconds / 10)
+        stopped.clear()
+        if self.marks:
+            for done, mark in ((0, self.marks.pop(0)), (len(prompt_ids) // 2, "")):
+                options["on_prefill"](done, len(prompt_ids))
+                pause_at(mark)
         yield from super().rounds(prompt_ids, **options)
 
 
 def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", tokenizer: Tokenizer, **_: object) -> Model:
     decoder = SlowReader()
-    pauses: dict[int, float] = {}
-    for text in json.loads(os.environ["FAKE_ANSWERS"]):
+    pauses: dict[tuple[int, int], str] = {}  # by answer and round
+    for answer, text in enumerate(json.loads(os.environ["FAKE_ANSWERS"]), 1):
         tokens: list[int] = []
         for part in _PAUSE.split(text):
-            if part == "never" or part.startswith("sleep "):
-                pauses[1 + (len(tokens) + 1) // 3] = 3600.0 if part == "never" else float(part[6:])
+            if part in ("wait", "stop", "never") or part.startswith("sleep "):
+                pauses[answer, 1 + (len(tokens) + 1) // 3] = part
             else:
                 tokens += tokenizer.encode(part)
         decoder.enqueue(tokens)
 
     def before_round(number: int) -> None:
         interrupt_at("prefill")
-        pause(pauses.get(number, 0.0))
+        pause_at(pauses.get((len(decoder.requests), number), ""))
 
     decoder.before_round = before_round
     interrupt_at("load")
-    pause(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
+    pause_at(os.environ.get("FAKE_LOAD", ""))
     return Model(decoder, read_config(folder), tokenizer, name=name, drafter=None if drafter is None else str(drafter))
 
 
-def pause(seconds: float) -> None:
+def pause_at(mark: str) -> None:
+    if mark == "wait":
+        pause(_PATIENCE, until=Path("go on").exists)
+        Path("go on").unlink()
+    elif mark == "stop":
+        pause(_PATIENCE, until=stopped.is_set)
+    elif mark:
+        pause(3600.0 if mark == "never" else float(mark.removeprefix("sleep ")))
+
+
+def pause(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
     """Sleep in steps: a signal that another thread took (BLAS starts one) does not end the sleep of this one."""
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, 0.05))
+    while (left := end - time.monotonic()) > 0 and not until():
+        time.sleep(min(left, 0.02))
 
 
 def interrupt_at(moment: str) -> None:
@@ -79,10 +100,21 @@ class InterruptingFinder:
         interrupt_at(name)
 
 
+def replace_networks() -> None:
+    Model.load = load_fake  # type: ignore[assignment, method-assign]
+    stop = Worker.stop
+
+    def told(self: Worker) -> None:
+        stopped.set()
+        stop(self)
+
+    Worker.stop = told  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     from mlxmtp.__main__ import main
 
-    Model.load = load_fake  # type: ignore[assignment, method-assign]
+    replace_networks()
     for name in [name for name in sys.modules if name.startswith(("mlxmtp.settings", "tokenizers", "jinja2"))]:
         del sys.modules[name]  # so that the program imports it itself
     sys.meta_path.insert(0, InterruptingFinder())

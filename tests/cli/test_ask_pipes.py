@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Program
+from tests.cli.forks import Process
 
 
-def wait_for_output(process: subprocess.Popen[bytes]) -> bytes:
+def wait_for_output(process: Process) -> bytes:
     assert process.stdout is not None
     return os.read(process.stdout.fileno(), 100)
 
@@ -45,7 +47,7 @@ def test_dry_run_needs_no_weights_and_no_mlx(program: Program) -> None:
     code = "import sys; from mlxmtp.cli.app import main; main(sys.argv[1:]); print('mlx.core' in sys.modules)"
     args = ["ask", "-m", str(program.model), "Hi", "--dry-run", "--json"]
     done = subprocess.run(
-        [program.command("x")[0], "-c", code, *args],
+        [sys.executable, "-c", code, *args],
         env=program.environment(), cwd=program.home, stdin=subprocess.DEVNULL, capture_output=True, check=True,
     )  # fmt: skip
     shown, imported = done.stdout.decode().splitlines()
@@ -218,7 +220,7 @@ def test_a_pipe_is_a_promise_and_a_loop_has_a_way_out(program: Program) -> None:
 def test_closed_descriptors_are_nobodys(program: Program, closed: str) -> None:
     """A file that is opened next must not take the number of one of the three."""
     program.answers = ["abc<turn|>"]
-    done = program.shell(f'mlxmtp ask -m "$MODEL" --save Hi {closed}; echo "$?" > code; mlxmtp sessions ls')
+    done = program.shell(f'mlxmtp ask -m "$MODEL" --save Hi {closed}; echo "$?" > code; cat sessions/*')
     code = (program.home / "code").read_text().strip()
     assert code == ("1" if ">&-" in closed.replace("2>&-", "") else "0")
     assert done.stdout.startswith("abc\n") == (code == "0")
@@ -287,7 +289,7 @@ def test_ctrl_c_leaves_json_complete(program: Program) -> None:
 def test_ctrl_c_before_the_answer_is_quiet(program: Program, moment: str) -> None:
     """The process gets the signal while it imports that module, loads the model, reads the prompt."""
     program.answers = ["never said"]
-    program.env = {"FAKE_INTERRUPT_AT": moment}
+    program.anew, program.env = True, {"FAKE_INTERRUPT_AT": moment}
     done = program.run("ask", "Hi")
     assert (done.returncode, done.stdout.strip(), done.stderr) == (130, b"", b"")
 
@@ -307,5 +309,6 @@ def test_no_stream_waits_for_the_end(program: Program) -> None:
 
 def test_utf8_whatever_the_locale(program: Program) -> None:
     program.answers = ["é 中<turn|>"]
+    program.anew = True
     program.env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     assert program.run("ask", "Hi").stdout == "é 中\n".encode()

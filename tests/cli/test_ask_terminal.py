@@ -30,10 +30,11 @@ def test_statistics_are_broken_between_words(program: Program) -> None:
 
 
 def test_after_ctrl_z_what_the_shell_wrote_stays(program: Program) -> None:
-    program.answers = ["row " * 30 + "{sleep 0.2}row {sleep 3}and the end<turn|>"]
+    program.answers = ["row " * 30 + "{sleep 0.2}row {wait}and the end<turn|>"]
     terminal = program.terminal("ask", "Hi", "-q")
     terminal.wait_until("two rows", lambda lines: "\n".join(lines).count("row") > 20)
     terminal.suspend("\r\n[1]+  Stopped\r\n$ fg\r\n")
+    program.go_on()
     assert terminal.finish() == 0
     text = "\n".join(terminal.lines())
     assert "[1]+  Stopped\n$ fg\n" in text
@@ -93,7 +94,7 @@ def test_ctrl_c_keeps_what_was_said_and_leaves_a_clean_terminal(program: Program
     program.answers = ["First paragraph.\n\nThe second one goes{sleep 0.2} on{never} and on"]
     terminal = program.terminal("ask", "Hi", "-q")
     terminal.wait_for("goes")
-    terminal.child.sendintr()
+    terminal.send("\x03")
     assert terminal.finish() == 130
     lines = terminal.lines()
     assert lines[0] == "First paragraph."
@@ -104,10 +105,10 @@ def test_ctrl_c_keeps_what_was_said_and_leaves_a_clean_terminal(program: Program
 
 def test_ctrl_c_while_loading_leaves_nothing_behind(program: Program) -> None:
     """Neither the progress line nor the terminal's own `^C`."""
-    program.env = {"FAKE_LOAD_SECONDS": "60"}
+    program.env = {"FAKE_LOAD": "sleep 60"}
     terminal = program.terminal("ask", "Hi", "--no-draft")
     terminal.wait_for("loading")
-    terminal.child.sendintr()
+    terminal.send("\x03")
     assert terminal.finish() == 130
     assert b"^C" in terminal.raw
     assert terminal.lines() == []

@@ -8,10 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-import pexpect
 import pytest
 
 from tests.cli.conftest import Terminal
+from tests.cli.forks import Process
 
 ROOT = Path(__file__).parents[2]
 POCKET = ROOT / "assets" / "pocket"
@@ -29,10 +29,9 @@ def start(home: Path, *args: str, **env: str) -> Terminal:
     own = {"HOME": str(home), "MLXMTP_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
     environment = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **own, **env}
     command = ["-m", "mlxmtp", "chat", "-m", "pocket", "--temp", "0", *args]
-    child = pexpect.spawn(
-        sys.executable, command, env=environment, cwd=str(home), dimensions=(ROWS, COLUMNS), timeout=60
+    terminal = Terminal(
+        COLUMNS, ROWS, lambda end: Process([sys.executable, *command], environment, home, terminal=end, anew=True)
     )
-    terminal = Terminal(child, COLUMNS, ROWS)
     terminal.wait_until("the prompt", lambda lines: "pocket with its drafter" in lines and lines[-1] == ">")
     return terminal
 
@@ -161,7 +160,7 @@ def test_a_window_that_is_closed_keeps_them_and_after_a_thought_only_the_answer_
     terminal.send("List all commands\r")
     first = re.search(r"prompt (\d+) tok", answered(terminal, 1)[0])
     assert first is not None
-    terminal.child.kill(signal.SIGTERM)
+    terminal.process.send_signal(signal.SIGTERM)
     assert terminal.finish() == 128 + signal.SIGTERM
     terminal = start(tmp_path, "--keep-cache", "--think", "--temp", "0", "-c")
     terminal.send("And what is MTP?\r")

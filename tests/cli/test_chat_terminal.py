@@ -38,6 +38,12 @@ def leave(terminal: Terminal) -> list[str]:
     return terminal.lines()
 
 
+def go_on(program: Program, terminal: Terminal) -> None:
+    """Let the answer go on, once what was typed has been taken."""
+    terminal.wait_until_taken()
+    program.go_on()
+
+
 def one_turn(program: Program, question: str, answer: str) -> None:
     """A conversation of its own."""
     terminal = begin(program)
@@ -64,6 +70,7 @@ def test_two_turns_and_out(program: Program) -> None:
 
 
 def test_a_question_typed_before_the_prompt_is_there(program: Program) -> None:
+    program.anew = True
     program.answers = ["Hello.<turn|>"]
     terminal = program.terminal("chat")
     terminal.wait_for(FIRST)
@@ -81,7 +88,7 @@ def test_it_wants_a_terminal(program: Program) -> None:
 
 
 def test_ctrl_c_while_the_model_is_read(program: Program) -> None:
-    program.env = {"FAKE_LOAD_SECONDS": "5"}
+    program.env = {"FAKE_LOAD": "wait"}
     program.answers = ["Hello.<turn|>"]
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
@@ -89,13 +96,14 @@ def test_ctrl_c_while_the_model_is_read(program: Program) -> None:
     terminal.send(CTRL_C)
     terminal.wait_for("loaded.\n> Hi")
     assert "is still being loaded." in " ".join(terminal.lines())
+    program.go_on()
     terminal.send(ENTER)
     terminal.wait_for("Hello.")
     assert [line for line in leave(terminal) if line.startswith("> ")] == ["> Hi", "> Hi"]
 
 
 def test_ctrl_c_while_the_prompt_is_read(program: Program) -> None:
-    program.env = {"FAKE_PREFILL_SECONDS": "3"}
+    program.env = {"FAKE_PREFILL": '["stop"]'}
     program.answers = ["Never.<turn|>", "Hello.<turn|>"]
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
@@ -109,7 +117,7 @@ def test_ctrl_c_while_the_prompt_is_read(program: Program) -> None:
 
 
 def test_ctrl_c_within_a_thought(program: Program) -> None:
-    program.answers = ["<|channel>thought\nLet me see{sleep 1.5} what this is<channel|>Never.<turn|>", "Hello.<turn|>"]
+    program.answers = ["<|channel>thought\nLet me see{stop} what this is<channel|>Never.<turn|>", "Hello.<turn|>"]
     terminal = begin(program, "--think")
     terminal.send("Hi" + ENTER)
     terminal.wait_for("Let me")
@@ -123,7 +131,7 @@ def test_ctrl_c_within_a_thought(program: Program) -> None:
 
 
 def test_ctrl_c_within_an_answer(program: Program) -> None:
-    program.answers = ["First paragraph.\n\nThe second goes{sleep 1.5} on and on and on<turn|>", "Hello.<turn|>"]
+    program.answers = ["First paragraph.\n\nThe second goes{stop} on and on and on<turn|>", "Hello.<turn|>"]
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
     terminal.wait_for("goes")
@@ -138,7 +146,7 @@ def test_ctrl_c_within_an_answer(program: Program) -> None:
 
 
 def test_a_thought_folds_and_ctrl_t_brings_it_back(program: Program) -> None:
-    program.answers = ["<|channel>thought\nLet me see.{sleep 2} Done.<channel|>Yes.<turn|>"]
+    program.answers = ["<|channel>thought\nLet me see.{wait} Done.<channel|>Yes.<turn|>"]
     terminal = begin(program, "--think")
     terminal.send("Hi" + ENTER)
     terminal.wait_for("Ctrl+T hides it")
@@ -148,6 +156,7 @@ def test_a_thought_folds_and_ctrl_t_brings_it_back(program: Program) -> None:
     assert "Let me see" not in "\n".join(terminal.lines())
     terminal.send(CTRL_T)
     terminal.wait_for("Let me see")
+    program.go_on()
     terminal.wait_for("tok/pass")
     lines = terminal.lines()
     folded = next(at for at, line in enumerate(lines) if re.fullmatch(r"thought for \d(\.\d)? s", line))
@@ -192,12 +201,13 @@ def test_three_ctrl_c_leave_a_model_that_does_not_react(program: Program, flags:
 
 
 def test_a_thought_without_words_is_seen_while_it_lasts(program: Program) -> None:
-    program.answers = ["<|channel>thought{sleep 5}\n<channel|>Yes.<turn|>"]
+    program.answers = ["<|channel>thought{wait}\n<channel|>Yes.<turn|>"]
     terminal = begin(program, "--think")
     terminal.send("Hi" + ENTER)
     terminal.wait_until(
         "seconds", lambda lines: re.match(r"thinking [1-9] s · Ctrl\+T hides it", lines[-1]) is not None
     )
+    program.go_on()
     terminal.wait_for("tok/pass")
     lines = leave(terminal)
     start = lines.index("> Hi")
@@ -205,11 +215,12 @@ def test_a_thought_without_words_is_seen_while_it_lasts(program: Program) -> Non
 
 
 def test_what_is_typed_ahead_waits_in_the_next_line(program: Program) -> None:
-    program.answers = ["One{sleep 1.5} two<turn|>", "Three<turn|>"]
+    program.answers = ["One{wait} two<turn|>", "Three<turn|>"]
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
     terminal.wait_for("One")
     terminal.send("next" + ENTER)
+    go_on(program, terminal)
     terminal.wait_for("> next")
     assert "next" not in "\n".join(terminal.lines()).partition("One two")[0]
     terminal.send(" one" + ENTER)
@@ -218,11 +229,12 @@ def test_what_is_typed_ahead_waits_in_the_next_line(program: Program) -> None:
 
 
 def test_ctrl_d_during_an_answer_leaves_after_it(program: Program) -> None:
-    program.answers = ["One{sleep 1} two<turn|>"]
+    program.answers = ["One{wait} two<turn|>"]
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
     terminal.wait_for("One")
     terminal.send(CTRL_D)
+    go_on(program, terminal)
     assert terminal.finish() == 0
     assert "One two" in terminal.lines()
 
@@ -243,13 +255,14 @@ MARKS, NO_MARKS = b"\x1b[?2004h", b"\x1b[?2004l"
 
 
 def test_what_is_pasted_during_an_answer_is_no_command(program: Program) -> None:
-    program.answers = ["One{sleep 1.5} two<turn|>", "Three<turn|>"]
+    program.answers = ["One{wait} two<turn|>", "Three<turn|>"]
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
     terminal.wait_for("One")
     assert terminal.raw.rfind(MARKS) > terminal.raw.rfind(NO_MARKS)
     terminal.send("\x1a")  # there is no shell to go back to, so the answer goes on
     terminal.send(PASTED.format("/exit\r\nsecond line\rthird"))
+    go_on(program, terminal)
     terminal.wait_for("> /exit\n  second line\n  third")
     terminal.send(ENTER)
     terminal.wait_for("Three")
@@ -258,6 +271,7 @@ def test_what_is_pasted_during_an_answer_is_no_command(program: Program) -> None
 
 
 def test_what_is_pasted_before_the_prompt_is_there_waits_in_it(program: Program) -> None:
+    program.anew = True
     program.answers = ["Hello.<turn|>"]
     terminal = program.terminal("chat")
     terminal.wait_until("marks", lambda _: MARKS in terminal.raw)
@@ -271,16 +285,17 @@ def test_what_is_pasted_before_the_prompt_is_there_waits_in_it(program: Program)
 
 @pytest.mark.parametrize("end", ["SIGTERM", "Ctrl+C", "no model"])
 def test_an_end_before_the_prompt_leaves_the_terminal_as_it_was(program: Program, end: str) -> None:
+    program.anew = True
     program.env = {"FAKE_INTERRUPT_AT": "prompt_toolkit"} if end == "Ctrl+C" else {}
     terminal = program.terminal("chat", *(["-m", "no/model"] if end == "no model" else []))
-    before = termios.tcgetattr(terminal.child.child_fd)
+    before = termios.tcgetattr(terminal.descriptor)
     terminal.wait_until("marks", lambda _: MARKS in terminal.raw)
     if end == "SIGTERM":
-        terminal.child.kill(signal.SIGTERM)
+        terminal.process.send_signal(signal.SIGTERM)
     assert terminal.drain() in {"SIGTERM": (-15, 128 + 15), "Ctrl+C": (130,), "no model": (1, 3)}[end]
-    assert termios.tcgetattr(terminal.child.child_fd) == before
+    assert termios.tcgetattr(terminal.descriptor) == before
     assert terminal.raw.rfind(NO_MARKS) > terminal.raw.rfind(MARKS)
-    terminal.child.close()
+    terminal.close()
 
 
 def test_a_command_typed_after_a_paste_was_taken_away_is_one(program: Program) -> None:
@@ -304,7 +319,7 @@ def test_a_command_from_the_history_is_one_after_a_paste(program: Program) -> No
 
 
 def test_a_command_typed_in_place_of_a_returned_question_is_one(program: Program) -> None:
-    program.answers = ["<|channel>thought\nLet me see{sleep 1.5} what this is<channel|>Never.<turn|>"]
+    program.answers = ["<|channel>thought\nLet me see{stop} what this is<channel|>Never.<turn|>"]
     terminal = begin(program, "--think")
     terminal.send(" /exit is what?" + ENTER)
     terminal.wait_for("Let me")
@@ -315,7 +330,7 @@ def test_a_command_typed_in_place_of_a_returned_question_is_one(program: Program
 
 
 def test_a_returned_question_that_looks_like_a_command_is_a_question(program: Program) -> None:
-    program.answers = ["<|channel>thought\nLet me see{sleep 1.5} what this is<channel|>Never.<turn|>", "Hello.<turn|>"]
+    program.answers = ["<|channel>thought\nLet me see{stop} what this is<channel|>Never.<turn|>", "Hello.<turn|>"]
     terminal = begin(program, "--think")
     terminal.send(" /exit is what?" + ENTER)
     terminal.wait_for("Let me")
@@ -462,13 +477,15 @@ def test_ctrl_g_opens_the_editor(program: Program) -> None:
 
 def test_a_window_that_gets_narrower_and_wider_in_mid_answer(program: Program) -> None:
     words = " ".join(f"word{number:02}" for number in range(30))
-    program.answers = [f"Short.\n\nwide{{sleep 1}} {words}{{sleep 1}} end<turn|>"]
+    program.answers = [f"Short.\n\nwide{{wait}} {words}{{wait}} end<turn|>"]
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
     terminal.wait_for("wide")
     terminal.resize(50, 30)
+    program.go_on()
     terminal.wait_for("word29")
     terminal.resize(90, 30)
+    program.go_on()
     terminal.wait_for("tok/pass")
     lines = leave(terminal)
     start, end = lines.index("Short."), next(at for at, line in enumerate(lines) if "tok/s" in line)
@@ -546,7 +563,7 @@ def test_plain_shows_an_answer_as_it_was_written(program: Program) -> None:
 
 def test_a_dumb_terminal_gets_no_escape_at_all(program: Program) -> None:
     program.env = {"TERM": "dumb"}
-    program.answers = ["<|channel>thought\nHm.<channel|>Some **text**.<turn|>", "Long{sleep 1.5} and longer<turn|>"]
+    program.answers = ["<|channel>thought\nHm.<channel|>Some **text**.<turn|>", "Long{stop} and longer<turn|>"]
     terminal = begin(program, "--think", "--hide-thinking")
     terminal.send('"""\n/exit\n"""\n')
     terminal.wait_for("Some **text**.")
@@ -622,15 +639,15 @@ def test_a_signal_ends_it_with_the_terminal_as_it_was_and_nothing_lost(
 ) -> None:
     program.answers = [answer]
     terminal = program.terminal("chat", "--think", columns=100)
-    before = termios.tcgetattr(terminal.child.child_fd)
+    before = termios.tcgetattr(terminal.descriptor)
     terminal.wait_for("/model\n>")
     if shown not in "/model\n>":
         terminal.send("Count" + ENTER)
     terminal.wait_for(shown)
-    terminal.child.kill(number)
+    terminal.process.send_signal(number)
     assert terminal.drain() == 128 + number
-    assert termios.tcgetattr(terminal.child.child_fd) == before
-    terminal.child.close()
+    assert termios.tcgetattr(terminal.descriptor) == before
+    terminal.close()
     assert terminal.raw.rfind(b"\x1b[?2004l") > terminal.raw.rfind(b"\x1b[?2004h")  # no bracketed paste is left
     assert terminal.raw.rfind(b"\x1b[?25h") >= terminal.raw.rfind(b"\x1b[?25l")
     if shown == "three":
@@ -644,7 +661,7 @@ def test_a_signal_ends_it_with_the_terminal_as_it_was_and_nothing_lost(
 def test_bytes_that_are_no_text_do_not_end_it(program: Program) -> None:
     program.answers = ["Coffee.<turn|>"]
     terminal = begin(program)
-    terminal.child.send(b"caf\xe9\r")
+    terminal.send(b"caf\xe9\r")
     terminal.wait_for("Coffee.")
     leave(terminal)
 

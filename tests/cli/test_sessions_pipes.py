@@ -15,6 +15,7 @@ from typing import IO, Any
 import pytest
 
 from tests.cli.conftest import Program
+from tests.cli.forks import Process
 from tests.text_checkpoint import write_text_checkpoint
 
 
@@ -22,29 +23,21 @@ from tests.text_checkpoint import write_text_checkpoint
 def talk(program: Program) -> Program:
     """A program whose model is set by the environment, as for somebody who never names it."""
     program.env = {"MLXMTP_MODEL": str(program.model)}
+    program.names_model = False
     return program
-
-
-def command(talk: Program, *args: str) -> list[str]:
-    return [*talk.command("x")[:2], *args]
 
 
 def run(talk: Program, *args: str, answers: list[str] | None = None) -> subprocess.CompletedProcess[str]:
     talk.answers = answers or []
-    return subprocess.run(
-        command(talk, *args), env=talk.environment(), cwd=talk.home, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = talk.run(*args)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @contextmanager
-def answering(talk: Program, *args: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def answering(talk: Program, *args: str) -> Iterator[tuple[Process, IO[bytes]]]:
     """A process that has said `a` and then stays in the middle of its answer, and its output."""
     talk.answers = ["abcd{never}efgh"]
-    process = subprocess.Popen(
-        command(talk, "ask", *args), env=talk.environment(), cwd=talk.home,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-    )  # fmt: skip
+    process = talk.start("ask", *args)
     try:
         assert process.stdout is not None
         assert os.read(process.stdout.fileno(), 1) == b"a"
@@ -113,8 +106,7 @@ def test_nothing_to_continue_is_a_usage_error(talk: Program) -> None:
 
 def test_the_answer_of_the_command_before_in_a_pipe_is_there(talk: Program) -> None:
     talk.answers = ["1<turn|>"]
-    fake = talk.command("x")
-    done = talk.shell(f'"{fake[0]}" "{fake[1]}" ask --save One? | "{fake[0]}" "{fake[1]}" ask -c Two? --dry-run')
+    done = talk.shell("mlxmtp ask --save One? | mlxmtp ask -c Two? --dry-run")
     assert "One?<turn|>\n<|turn>model\n1<turn|>\n<|turn>user\n1\n\nTwo?<turn|>" in done.stdout
     assert done.stderr == ""
 
@@ -180,8 +172,7 @@ def test_ctrl_c_keeps_what_was_said(talk: Program) -> None:
 
 def test_a_reader_that_leaves_costs_no_session(talk: Program) -> None:
     talk.answers = ["a line that goes on\n" * 15]
-    fake = talk.command("x")
-    done = talk.shell(f'"{fake[0]}" "{fake[1]}" ask --save One? | head -c 10; echo "|${{PIPESTATUS[0]}}"')
+    done = talk.shell('mlxmtp ask --save One? | head -c 10; echo "|${PIPESTATUS[0]}"')
     assert done.stdout == "a line tha|141\n"
     assert "a line tha" in run(talk, "sessions", "show", listed(talk)[0]["id"]).stdout
 
@@ -311,7 +302,7 @@ def test_rm_asks_on_a_terminal(talk: Program) -> None:
     for answer, left in (("n", 1), ("y", 0)):
         terminal = talk.terminal("sessions", "rm", session)
         terminal.wait_for("Delete 1 session? [y/N]")
-        terminal.child.sendline(answer)
+        terminal.send(answer + "\r")
         assert terminal.finish() == 0
         assert len(files(talk)) == left
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,11 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.cli.conftest import ROOT
+from mlxmtp.cli.app import main
+from mlxmtp.cli.commands.connect import client_names
+from mlxmtp.cli.options import model_names, removable_names
+from tests.cli.conftest import ROOT, Program
+from tests.test_scripts import NEWER_THAN_BASH_3_2
 
 SHELLS = {
     "bash": ("--norc", 'eval "$(_MLXMTP_COMPLETE=source_bash mlxmtp)"'),
@@ -61,9 +64,50 @@ def test_tab_knows_models_aliases_and_folders(shell: pexpect.spawn[str], home: P
     shell.send(f"{CTRL_U}mlxmtp convert ./b\t")
     shell.expect_exact("./bin/")
     (home / "config.toml").write_text("temp =\n")
-    shell.send(f"{CTRL_U}mlxmtp rm poc\t")
+    shell.send(f"{CTRL_U}mlxmtp show poc\t")
     shell.expect_exact("pocket")
     assert "Traceback" not in str(shell.before)
+
+
+@pytest.mark.parametrize(
+    ("platform", "words", "replacement"),
+    [
+        ("linux", ["e2b", ":", "q"], "qat"),
+        ("linux", ["e2b:q"], "e2b:qat"),  # somebody has taken the colon out of COMP_WORDBREAKS
+        ("darwin", ["e2b:q"], "qat"),
+        ("darwin", ["e2b", ":", "q"], "qat"),
+        ("darwin", ["/models:old/x"], ""),
+    ],
+)
+def test_what_bash_replaces_of_a_word_with_a_colon(
+    platform: str,
+    words: list[str],
+    replacement: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("_MLXMTP_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "\n".join(["mlxmtp", "show", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(1 + len(words)))
+    main([])
+    assert capsys.readouterr().out.strip() == replacement
+
+
+def test_the_script_for_bash_needs_no_newer_one_than_macos_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--show-completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "complete -o default -F" in script
+    assert "compopt" not in script
+    assert not NEWER_THAN_BASH_3_2.search(script)
+
+
+def test_names_are_offered_where_they_mean_something(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLXMTP_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert "e2b:qat" in model_names("")
+    assert removable_names("") == []
+    assert client_names("co") == ["codex", "continue"]
 
 
 @pytest.mark.parametrize(
@@ -75,31 +119,27 @@ def test_tab_knows_models_aliases_and_folders(shell: pexpect.spawn[str], home: P
         (["config", "set"], "mlxmtp config edit"),
     ],
 )
-def test_what_was_meant_is_named(home: Path, arguments: list[str], hint: str) -> None:
-    done = subprocess.run([home / "bin" / "mlxmtp", *arguments], env={"PYTHONPATH": str(ROOT), "HOME": str(home)},
-                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+def test_what_was_meant_is_named(program: Program, arguments: list[str], hint: str) -> None:
+    program.names_model = False
+    done = program.run(*arguments)
     assert done.returncode == 2
-    assert hint in done.stderr.splitlines()[-1]
+    assert hint in done.stderr.decode().splitlines()[-1]
 
 
 @pytest.mark.parametrize("broken", ["temp =\n", "temp = -1\n", 'aliases = "x"\n', None])
-def test_commands_that_help_work_with_a_broken_config(home: Path, broken: str | None) -> None:
-    file = home / "config.toml"
-    file.unlink()
+def test_commands_that_help_work_with_a_broken_config(program: Program, broken: str | None) -> None:
+    program.env = {"HF_HUB_OFFLINE": "1"}
+    file = program.home / "config.toml"
     if broken is None:
-        file.symlink_to(home / "nowhere.toml")
+        file.symlink_to(program.home / "nowhere.toml")
     else:
         file.write_text(broken)
-    environ = {"PYTHONPATH": str(ROOT), "HOME": str(home), "MLXMTP_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    for arguments, code in ((["config"], 0), (["sessions"], 0), (["doctor"], 1), (["ls"], 2)):
-        done = subprocess.run([home / "bin" / "mlxmtp", *arguments], env={**environ, "PATH": os.environ["PATH"]},
-                              capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
-        assert done.returncode == code, (arguments, done.stderr)
-        assert str(file) in done.stderr
+    for command, code in (("config", 0), ("sessions", 0), ("doctor", 1), ("ls", 2)):
+        done = program.run(command)
+        assert done.returncode == code, (command, done.stderr)
+        assert str(file) in done.stderr.decode()
 
 
-def test_a_byte_order_mark_is_no_mistake(home: Path) -> None:
-    (home / "config.toml").write_bytes(b"\xef\xbb\xbftemp = 0.5\n")
-    environ = {"PYTHONPATH": str(ROOT), "HOME": str(home), "MLXMTP_HOME": str(home)}
-    done = subprocess.run([home / "bin" / "mlxmtp", "config"], env=environ, capture_output=True, text=True, check=True)
-    assert "temp = 0.5" in done.stdout
+def test_a_byte_order_mark_is_no_mistake(program: Program) -> None:
+    (program.home / "config.toml").write_bytes(b"\xef\xbb\xbftemp = 0.5\n")
+    assert b"temp = 0.5" in program.run("config").stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from copy import copy
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 
 import mlxmtp
 from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
-from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.declarations import declaration
+from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
@@ -274,6 +276,38 @@ def test_a_thought_comes_before_a_document_and_its_budget_holds(pocket):
     text, thought, reason, complete = answer(pocket, constraint, think=True, think_tokens=9)
     assert (text in ("yes", "no"), reason, complete) == (True, "stop", True)
     assert len(thought) < 80
+
+
+@pytest.fixture(scope="module")
+def caller(pocket, tmp_path_factory) -> Model:
+    """The built-in model with a template that declares tools."""
+    folder = tmp_path_factory.mktemp("caller")
+    for file in POCKET.glob("*.json"):
+        (folder / file.name).symlink_to(file)
+    (folder / "chat_template.jinja").write_text("{{ tools }}{{ messages[0].content }}")
+    model = copy(pocket)
+    model._tokenizer = Tokenizer.load(folder)
+    return model
+
+
+@pytest.mark.parametrize("bias", [{}, {48: 50.0}], ids=["free", "wants to call"])
+def test_with_tools_an_answer_is_calls_or_has_the_form(caller, bias):
+    tool = declaration("f", "", {"properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"]}, "")
+    form = Constraint.schema({"enum": ["red", "blue"]})
+    answers = []
+    for drafts in (0, 3):
+        params = Params(max_tokens=20, temp=1.0, seed=1, num_draft_tokens=drafts, constraint=form, logit_bias=bias)
+        *events, end = caller.stream([{"role": "user", "content": "Which?"}], params, tools=[tool])
+        calls = {event.arguments["unit"] for event in events if isinstance(event, Call)}
+        answers.append((calls, "".join(event.text for event in events if isinstance(event, Text))))
+    assert answers[1] == answers[0]
+    calls, text = answers[0]
+    if bias:
+        assert calls
+        assert calls <= {"C", "F"}
+        assert text in ("", "<|tool_call>call:f{")  # it never stops to call, until the limit cuts it
+    else:
+        assert (calls, json.loads(text) in ("red", "blue"), end.finish_reason) == (set(), True, "stop")
 
 
 def test_an_answer_that_was_cut_goes_on_in_its_form(pocket):

@@ -169,6 +169,26 @@ def test_a_forced_call_reaches_the_decoder(served: Running, choice: object) -> N
     assert matcher.accept(served.tokenizer.encode("Hello")) == 0
 
 
+@pytest.mark.parametrize(
+    ("more", "form", "calls"),
+    [
+        ({}, True, 2),
+        ({"tool_choice": "auto", "parallel_tool_calls": False}, True, 1),
+        ({"tool_choice": "none"}, True, 0),
+        ({"tool_choice": "required"}, False, 2),
+    ],
+)
+@pytest.mark.parametrize("written", ['{"a":1}', call("f{a:1}"), call("f{a:1}") * 2, 'I see: {"a":1}', call('f{a:"x"}')])
+def test_with_a_form_and_tools_an_answer_is_one_or_the_other(
+    served: Running, more: Json, form: bool, calls: int, written: str
+) -> None:
+    served.say(written + "<turn|>")
+    served.post("/v1/chat/completions", messages=HI, guided_json=SCHEMA, tools=[TOOL], **more)
+    matcher, tokens = served.decoder.requests[-1].constraint, served.tokenizer.encode(written)
+    allowed = (written == '{"a":1}' and form) or written in (call("f{a:1}"), call("f{a:1}") * 2)[:calls]
+    assert (matcher.accept(tokens) == len(tokens) and matcher.complete) == allowed
+
+
 REFUSED: list[tuple[Json, str]] = [
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
@@ -177,7 +197,10 @@ REFUSED: list[tuple[Json, str]] = [
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object", "not": {}}}}},
         "response_format",
     ),
-    ({"response_format": {"type": "json_object"}, "tools": [TOOL]}, "tools"),
+    (
+        {"guided_json": {"type": "object", "not": {}}, "tools": [TOOL], "tool_choice": "required"},
+        "response_format",
+    ),
     ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
     ({"guided_choice": [1]}, "guided_choice"),
 ]

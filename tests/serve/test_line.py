@@ -18,7 +18,8 @@ from mlxmtp.errors import LoadError
 from mlxmtp.serve.models import Models, Served
 from mlxmtp.serve.routes import Limits
 from mlxmtp.serve.scheduler import Job, Scheduler
-from mlxmtp.serve.server import Options, Server
+from mlxmtp.serve.server import Options, Server, options_of
+from mlxmtp.settings import load_settings
 from tests.serve.running import Json, Running, running, wait_until
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -87,6 +88,10 @@ def test_signs_of_life_come_by_the_clock_while_a_prompt_is_read(tmp_path: Path) 
                 until(peer, b": still working\n\n")
                 seen.set()
                 until(peer, b"[DONE]")
+
+
+def test_signs_of_life_can_be_left_out() -> None:
+    assert options_of(load_settings({"heartbeat": 0.0}).settings).limits.heartbeat is None  # some read no comments
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -84,6 +84,14 @@ def test_a_stop_sequence_is_named(served: Running) -> None:
     assert delta == {"stop_reason": "stop_sequence", "stop_sequence": " Tw"}
 
 
+def test_a_prompt_beyond_the_context_is_counted_and_refused(served: Running) -> None:
+    body: Json = {"messages": [{"role": "user", "content": "x" * 9000}]}
+    assert served.post(f"{MESSAGES}/count_tokens", **body)["input_tokens"] > 9000
+    refused = served.post(MESSAGES, **body, max_tokens=9)
+    assert (refused["http"], refused["error"]["type"]) == (400, "invalid_request_error")
+    assert "prompt is too long: 90" in refused["error"]["message"]
+
+
 def test_counted_tokens_are_those_of_the_request(served: Running) -> None:
     served.say("Hi.<turn|>", "Hi.<turn|>")
     body = {"messages": [{"role": "user", "content": "How are you?"}], "system": "Be kind.", "tools": [TOOL]}

@@ -59,7 +59,7 @@ def too_large() -> Served:
 def test_a_model_is_read_when_it_is_asked_for_and_the_one_before_is_freed(tmp_path: Path) -> None:
     other = Other(tmp_path, "Other.<turn|>")
     with running(tmp_path, others={"other": other.served, "huge": too_large}) as server:
-        server.say("First.<turn|>", "Again.<turn|>", "Last.<turn|>")
+        server.say("First.<turn|>", "Again.<turn|>", "Back.<turn|>", "Last.<turn|>")
         assert [one["id"] for one in server.get("/v1/models")["data"]] == ["fake", "other"]
         assert said(server, "fake") == "First."
         assert other.decoders == []
@@ -68,11 +68,15 @@ def test_a_model_is_read_when_it_is_asked_for_and_the_one_before_is_freed(tmp_pa
         assert [one["name"] for one in server.get("/api/ps")["models"]] == ["other:latest"]
         assert said(server, "fake") == "Again."
         assert other.decoders[0].let_go
+        loaded = server.post("/api/chat", model="other")  # Ollama's way to have a model read before it is needed
+        assert (loaded["done_reason"], server.get("/health")["loaded"]) == ("load", "other")
         refused = server.post(CHAT, model="huge", messages=[{"role": "user", "content": "Hi"}])
         assert (refused["http"], "900 GB" in refused["error"]["message"]) == (503, True)
         missing = server.post(CHAT, model="/etc", messages=[{"role": "user", "content": "Hi"}])
         assert (missing["http"], missing["error"]["code"]) == (404, "model_not_found")
+        assert said(server, "fake") == "Back."
         other.broken = True
+        assert server.post("/api/generate", model="other")["http"] == 503
         broken = server.post(CHAT, model="other", messages=[{"role": "user", "content": "Hi"}])
         assert (broken["http"], broken["error"]["message"]) == (500, "Its weights are damaged.")
         assert said(server, "fake") == "Last."

@@ -130,7 +130,7 @@ def test_ask_with_a_session(served: Running, home: Path, capsys: pytest.CaptureF
 def test_ask_says_what_the_server_refuses(served: Running, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = program(served, home, capsys, "x" * 6000)
     assert (code, out) == (1, "")
-    assert "refuses: The prompt has" in err
+    assert "refuses: The prompt is too long: 60" in err
     code, _, err = program(served, home, capsys, "--dry-run", "Hi")
     assert (code, "name one with -m" in err) == (2, True)
     code, _, err = program(served, home, capsys, "-m", "e4b", "Hi")

@@ -11,6 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,23 @@ class Process:
         return self.process.returncode, out, error
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Process]:
-    process = Process(tmp_path)
-    yield process
-    process.process.kill()
-    process.process.communicate()
+@contextmanager
+def process(home: Path) -> Iterator[Process]:
+    running = Process(home)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.communicate()
 
 
-def test_every_text_is_that_of_ask_with_the_same_seed(server: Process, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with process(tmp_path_factory.mktemp("serve")) as running:
+        yield running
+
+
+def test_every_text_is_that_of_ask_with_the_same_seed(server: Process) -> None:
     with ThreadPoolExecutor(4) as pool:  # at once: no answer may depend on those before it
         said = list(pool.map(lambda one: server.ask(one, seed=5, max_tokens=40), [*QUESTIONS, *QUESTIONS]))
     texts = [one["choices"][0]["message"]["content"] for one in said]
@@ -117,12 +126,11 @@ def test_two_conversations_do_not_throw_each_other_out(server: Process) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_quietly_and_keeps_what_drafting_has_learned(
-    server: Process, tmp_path: Path, number: int
-) -> None:
-    for seed in range(4):
-        server.ask("What is a drafter?", seed=seed, max_tokens=120)
-    assert server.end(number) == (0, "", "")
+def test_a_signal_ends_it_quietly_and_keeps_what_drafting_has_learned(tmp_path: Path, number: int) -> None:
+    with process(tmp_path) as running:
+        for seed in range(2):
+            running.ask("What is a drafter?", seed=seed, max_tokens=120)
+        assert running.end(number) == (0, "", "")
     assert list((tmp_path / "tuning").glob("*.json"))
 
 

@@ -1,26 +1,29 @@
-"""`serve --parallel`: answers side by side over HTTP are those of each alone, whoever goes away meanwhile."""
+"""The built-in model behind `serve`, in this process: answers side by side, and who goes away meanwhile."""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as all_of
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 import mlxmtp
 from mlxmtp.app.open import Opener
+from mlxmtp.decode.prefill import read_in_chunks
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text
 from mlxmtp.engine.params import Params
 from mlxmtp.serve.models import models_of
+from mlxmtp.serve.scheduler import Job, Scheduler
 from mlxmtp.serve.server import Options, Server
 from mlxmtp.settings import Settings, load_settings
 from tests.serve.running import wait_until
@@ -29,11 +32,13 @@ QUESTIONS = ["What is a drafter?", "Hello!", "Who are you?", "word " * 300, "Wha
 
 
 @contextmanager
-def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, model: str = "pocket", parallel: int = 3
+) -> Iterator[int]:
     monkeypatch.setattr("mlxmtp.decode.compile.Rounds.build", lambda *_: None)  # uncompiled, nothing is built
     opener = Opener(load_settings({}, {"MLXMTP_HOME": str(tmp_path), "HOME": str(tmp_path)}), tell=lambda _: None)
     told: list[str] = []
-    server = Server(models_of(opener, Settings(model="pocket")), Options(port=0, parallel=3), told.append)
+    server = Server(models_of(opener, Settings(model=model)), Options(port=0, parallel=parallel), told.append)
     thread = Thread(target=server.run, args=({},))
     thread.start()
     try:
@@ -60,6 +65,16 @@ def ask(port: int, question: str, **more: Any) -> str:
     return content
 
 
+def begin(port: int, question: str) -> socket.socket:
+    """A long answer as a stream, on a socket that stays open."""
+    data = json.dumps({"messages": [{"role": "user", "content": question}], "max_tokens": 4000, "stream": True})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    peer = socket.create_connection(("127.0.0.1", port))
+    peer.settimeout(60)
+    peer.sendall((head + data).encode())
+    return peer
+
+
 def test_many_clients_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = mlxmtp.load("pocket")
     model._decoder.compiled = model._decoder._rounds._mode = "never"
@@ -73,11 +88,7 @@ def test_many_clients_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     number = alone("A number", Constraint.schema({"enum": [42]}))
     model.close()
     with serving(tmp_path, monkeypatch) as port, ThreadPoolExecutor(8) as pool:
-        endless = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4000, "stream": True}
-        leaving = socket.create_connection(("127.0.0.1", port))
-        data = json.dumps({**endless, "stop": None}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-        leaving.sendall(head.encode() + data)
+        leaving = begin(port, "Hi")
         leaving.recv(100)
         asked = [pool.submit(ask, port, question) for question in QUESTIONS]
         form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [42]}}}
@@ -87,3 +98,83 @@ def test_many_clients_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert [one.result() for one in asked] == wanted
         assert held.result() == number
         assert ask(port, QUESTIONS[0]) == wanted[0]
+
+
+class Layers:
+    """Counts the layers of a long prompt that are sent to the device; the fifth waits until `cancelled` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.after = 0, 0
+        self.fifth, self.cancelled = Event(), Event()
+        self._reads = False
+        self._really, self._steps = mx.async_eval, read_in_chunks
+        monkeypatch.setattr(mx, "async_eval", self._send)
+        monkeypatch.setattr("mlxmtp.decode.decoder.read_in_chunks", self._read)
+        cancel = Scheduler.cancel
+
+        def cancelled(scheduler: Scheduler, job: Job) -> None:
+            cancel(scheduler, job)
+            if self.fifth.is_set() and not self.cancelled.is_set():
+                self.after = self.count
+                self.cancelled.set()
+
+        monkeypatch.setattr(Scheduler, "cancel", cancelled)
+
+    def _send(self, *arrays: Any) -> None:
+        self._really(*arrays)
+        if self._reads:
+            self.count += 1
+            if self.count == 5:
+                self.fifth.set()
+                assert self.cancelled.wait(30)
+
+    def _read(self, target: Any, cache: Any, tokens: list[int], *more: Any) -> Generator[int, None, Any]:
+        steps = self._steps(target, cache, tokens, *more)
+        while True:
+            self._reads = len(tokens) > 1000
+            try:
+                done = next(steps)
+            except StopIteration as over:
+                return over.value
+            finally:
+                self._reads = False
+            yield done
+
+
+@pytest.mark.parametrize(("parallel", "beside"), [(1, False), (3, False), (3, True)])
+def test_who_goes_away_ends_the_reading_of_a_long_prompt_within_a_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: int, beside: bool
+) -> None:
+    with serving(tmp_path, monkeypatch, parallel=parallel) as port:
+        other = begin(port, "Hi") if beside else None
+        if other is not None:
+            other.recv(100)
+            until_text(other)
+        with monkeypatch.context() as patch:
+            layers = Layers(patch)
+            leaving = begin(port, "word " * 3000)
+            assert layers.fifth.wait(30)
+            assert running(port) == 1 + beside
+            leaving.close()
+            assert layers.cancelled.wait(30)
+            if other is not None:
+                other.close()
+            wait_until(lambda: running(port) == 0)
+            assert layers.count - layers.after <= 1
+        assert ask(port, QUESTIONS[0])
+
+
+def until_text(peer: socket.socket) -> None:
+    """Read a stream until a piece of its answer has come."""
+    got = b""
+    while got.count(b'"content":"') < 2:  # the first chunk has an empty one
+        got += peer.recv(4096)
+
+
+def running(port: int) -> int:
+    """Answers that are being written."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/metrics")
+    metrics = connection.getresponse().read().decode()
+    connection.close()
+    return int(metrics.partition("\nmlxmtp_requests_running ")[2].split()[0])

@@ -112,7 +112,7 @@ def _measure(loaded: "Loaded", request: "Request", out: Output, write: Callable[
     elsewhere = [one for one in openers if not one.here]
     how: dict[str, Any] = {"on_progress": out.progress, "write": write}
     benchmark: Benchmark | StreamsBenchmark | EndpointBenchmark
-    if AUTO in request.models or (elsewhere and len(elsewhere) < len(openers)):
+    if any(one.settings.model == AUTO for one in named) or (elsewhere and len(elsewhere) < len(openers)):
         raise UsageError("bench measures models here or servers: name one kind with -m, without the router.")
     if elsewhere:
         benchmark = EndpointBenchmark(loaded, request, elsewhere, **how)

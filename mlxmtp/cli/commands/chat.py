@@ -78,7 +78,7 @@ def chat(
         with calls.in_use(talk.tools.servers), kills() as killed:
             attach(talk, file or [])
             talk.load(target)
-            talk.say(target.name if talk.model.drafter is None else f"{target.name} with its drafter")
+            talk.greet()
             if continue_ or resume is not None:
                 actions.show_resumed(talk)
             actions.run(talk)
@@ -139,4 +139,6 @@ def _prepare(
         reader = LineEditor(path, Sources(opener.names, session_names, CHAT_KEYS), color=out.look.color)
     worker = Worker()
     cache = SessionCache(worker, loaded.places.sessions) if keep_cache else None
-    return Chat(loaded, out, conversation, ChosenModel(opener, worker, cache), keys, reader)
+    talk = Chat(loaded, out, conversation, ChosenModel(opener, worker, cache), keys, reader)
+    opener.agree = talk.permits
+    return talk

@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 from json import dumps
+from typing import Any
 
 from typer import Context, Typer
 
@@ -11,7 +12,7 @@ from mlxmtp.cli.options import Json, begin, takes
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.environment import editor
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.settings import TABLE, find_places, load_settings
+from mlxmtp.settings import TABLE, Loaded, find_places, load_settings, table_of
 
 _TEMPLATE = """\
 # Settings of mlxmtp. Keys are the names of the flags; a flag or an environment variable wins over this file.
@@ -25,6 +26,10 @@ _TEMPLATE = """\
 
 [prompts]
 # review = "You review code. Name bugs first."     # ask -s @review
+
+# [endpoint.team]                  # -m team; docs/router.md has more, and the router behind -m auto
+# url = "https://gpu.example.org/v1"
+# key_env = "TEAM_KEY"             # the name of a variable that holds the key
 """
 
 app = Typer(invoke_without_command=True, no_args_is_help=False)
@@ -82,8 +87,15 @@ def edit(ctx: Context) -> None:
         raise MlxmtpError(f"The editor '{command[0]}' is not installed: set VISUAL or EDITOR.") from error
     except subprocess.CalledProcessError as error:
         raise MlxmtpError(f"The editor '{command[0]}' ended with code {error.returncode}.") from error
-    for warning in load_settings({}).warnings:  # a bad value is refused here, with its own sentence
+    from mlxmtp.app.endpoints import endpoints_of
+    from mlxmtp.app.router import rules_of
+
+    loaded = load_settings({})  # a bad value is refused here, with its own sentence
+    for warning in loaded.warnings:
         out.line(warning)
+    endpoints = endpoints_of(loaded)
+    if loaded.router or loaded.skills:
+        rules_of(loaded, endpoints)
 
 
 def _show(ctx: Context, *, json: bool) -> None:
@@ -93,18 +105,38 @@ def _show(ctx: Context, *, json: bool) -> None:
         from mlxmtp.cli.terminal.presenters import as_json
 
         shown = {"file": str(loaded.places.config), "settings": chosen, "from": dict(loaded.origins)}
-        out.write(as_json({**shown, "aliases": dict(loaded.aliases), "prompts": dict(loaded.prompts)}))
+        shown |= {"aliases": dict(loaded.aliases), "prompts": dict(loaded.prompts)}
+        out.write(as_json({**shown, "tables": [[title, said] for title, said in _nested(loaded)]}))
         return
     exists = "" if loaded.places.config.is_file() else " (not there yet)"
     out.write(f"# {loaded.places.config}{exists}\n")
     for key, value in chosen.items():
         out.write(f"{key} = {_toml(value)}  # {loaded.origins[key]}\n")
-    for name, table in (("aliases", loaded.aliases), ("prompts", loaded.prompts)):
-        if table:
-            out.write(f"\n[{name}]\n")
+    named = [
+        (f"[{name}]", table) for name, table in (("aliases", loaded.aliases), ("prompts", loaded.prompts)) if table
+    ]
+    for title, table in [*named, *_nested(loaded)]:
+        out.write(f"\n{title}\n")
         for key, value in table.items():
             bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
             out.write(f"{key if bare else _toml(key)} = {_toml(value)}\n")
+
+
+def _nested(loaded: Loaded) -> list[tuple[str, dict[str, Any]]]:
+    """Return the titles and known keys of endpoints, router and skills; others may hold what nobody should see."""
+    from mlxmtp.app.endpoints import Endpoint
+    from mlxmtp.app.router import Router, Skill
+
+    found: list[tuple[str, Any, type]] = [
+        (f"[endpoint.{name}]", said, Endpoint) for name, said in loaded.endpoints.items()
+    ]
+    found += [("[router]", loaded.router, Router)] if loaded.router else []
+    found += [("[[skill]]", said, Skill) for said in loaded.skills]
+    return [
+        (title, {key: value for key, value in said.items() if key.replace("-", "_") in table_of(kind)})
+        for title, said, kind in found
+        if isinstance(said, dict)
+    ]
 
 
 def _toml(value: object) -> str:

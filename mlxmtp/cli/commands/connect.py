@@ -10,10 +10,20 @@ from mlxmtp.errors import UsageError
 from mlxmtp.units import nearest
 
 
+def client_names(incomplete: str) -> list[str]:
+    """Return the programs that begin like that."""
+    from mlxmtp.app.connect import CLIENTS
+
+    return [name for name in CLIENTS if name.startswith(incomplete)]
+
+
 @takes("connect", "url model ... no_color debug")
 def connect(
     ctx: Context,
-    client: Annotated[str, Argument(metavar="CLIENT", help="claude, codex, opencode, llm, zed or continue.")],
+    client: Annotated[
+        str,
+        Argument(metavar="CLIENT", help="claude, codex, opencode, llm, zed or continue.", autocompletion=client_names),
+    ],
     write_: Annotated[
         bool, Option("--write", help="Put them into the program's own file; a copy of that is kept beside it.")
     ] = False,

@@ -131,6 +131,7 @@ class _Batch:
         from mlxmtp.app.endpoints import AUTO
         from mlxmtp.app.map import summarise
         from mlxmtp.cli.resume import opener_of
+        from mlxmtp.cli.terminal.presenters import went_to
 
         settings = self.loaded.settings
         if not self.responses:
@@ -145,7 +146,8 @@ class _Batch:
         self.out.clear_progress()
         self.out.write(result.to_json() if as_json else result.to_text())
         if result.end is not None and result.end.stats.route:
-            self.out.note(f"Summed up by {result.end.stats.route}.")
+            stats = result.end.stats
+            self.out.note("; ".join(["Summed up by " + stats.route, *filter(None, [went_to(stats)])]) + ".")
 
     def _open(self, items: list[Item]) -> OpenModel:
         from mlxmtp.app.map_inputs import most_tokens

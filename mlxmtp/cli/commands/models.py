@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from mlxmtp.cli.options import Json, Unasked, begin, can_ask, model_names, takes
+from mlxmtp.cli.options import Json, Unasked, begin, can_ask, model_names, removable_names, takes
 from mlxmtp.cli.terminal.output import Output, show_table
 from mlxmtp.errors import UsageError
 from mlxmtp.units import ago, format_bytes, format_count
@@ -171,7 +171,7 @@ def show(
 @takes("rm", "... no_color debug")
 def rm(
     ctx: typer.Context,
-    name: Annotated[str, Argument(metavar="NAME", help="Alias or org/repo.", autocompletion=model_names)],
+    name: Annotated[str, Argument(metavar="NAME", help="Alias or org/repo.", autocompletion=removable_names)],
     yes: Unasked = False,
 ) -> None:
     """Remove a model and its drafter from the disk.

@@ -247,8 +247,7 @@ class Actions:
         chat, model = self.chat, self.chat.model
         if not argument:
             assert model.target is not None
-            drafter = "without a drafter" if model.drafter is None else f"with the drafter {model.drafter.name}"
-            chat.say(f"{model.target.name}, {drafter}, in {model.target.folder}")
+            chat.say(model.opener.about(model.target, model.drafter))
             return
         try:
             # A drafter that was named belongs to the model before; the new one's own is taken.
@@ -266,6 +265,7 @@ class Actions:
             if isinstance(target, str):
                 self.chat.loaded = replace(self.chat.loaded, origins={**before.origins, "model": "flag"})
                 self.chat.model.opener = opener_of(self.chat.loaded, self.chat.out)
+                self.chat.model.opener.agree = self.chat.permits
                 target = self.chat.model.opener.target(target)
             self.chat.load(target)
         except BaseException:

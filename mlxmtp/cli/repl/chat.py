@@ -219,6 +219,15 @@ class Chat:
         self.undone.clear()
         self.last = LastAnswer()
 
+    def greet(self) -> None:
+        """Say who answers."""
+        target, drafter, opener = self.model.target, self.model.drafter, self.model.opener
+        assert target is not None
+        if opener.here:
+            self.say(target.name if drafter is None else f"{target.name} with its drafter")
+        else:
+            self.say(opener.about(target, drafter))
+
     def say_goodbye(self) -> None:
         """Say how to come back to what was said, or that it is lost."""
         conversation = self.conversation
@@ -245,12 +254,17 @@ class Chat:
         self.keys.take_in()
         return self.reader.agree(question)
 
+    def permits(self, question: str) -> bool:
+        """Return whether the answer is yes; Enter alone is none."""
+        return (self.answer_to(f"{question} [y/N]") or "").strip().lower() in ("y", "yes")
+
     def answer_to(self, question: str) -> str | None:
         """Return what a person types after a question; None for Ctrl+C. What was typed before is no answer."""
         self.out.clear_progress()
         self.keys.take_in()
         *rows, last = question.split("\n")
-        self.say("\n".join(rows))
+        if rows:
+            self.say("\n".join(rows))
         return self.reader.answer(last)
 
     def complain(self, error: Exception) -> None:

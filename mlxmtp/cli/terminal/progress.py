@@ -72,18 +72,18 @@ class PrefillProgress:
 
     def count(self, done: int, total: int) -> None:
         """Show that `done` of `total` tokens have been read; 0 of 0: nothing is known of it."""
-        if not total:
+        if not total or (self._pace is not None and done == self._before[1]):  # it is called after every layer
             return
         if done >= total:
             self._pace = None
             self._out.clear_progress()
             return
-        now = self._clock()
-        if self._pace is None or done < self._before[1]:
-            self._pace = _Pace(total)
-        else:
-            self._pace.observe(self._before[1], done, now - self._before[0])
+        now, before = self._clock(), self._before
         self._before = now, done
+        if self._pace is None or done < before[1]:
+            self._pace = _Pace(total)
+            return
+        self._pace.observe(before[1], done, now - before[0])
         text = f"reading the prompt, {done:,} of {total:,} tokens"
         if self._pace.tokens and self._pace.seconds > 0:
             speed = self._pace.tokens / self._pace.seconds

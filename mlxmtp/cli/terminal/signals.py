@@ -17,6 +17,7 @@ Handler = Callable[[int, FrameType | None], object]
 
 # Seconds in which a Ctrl-C arrives here that a child has heard already: the failure of MLX's compiler may come first.
 ON_ITS_WAY = 0.2
+_DEAF = 1.0  # seconds after which a main thread that has not come back to Python is not waited for
 
 before_the_end: list[Callable[[], None]] = []
 """What leaves the terminal as it was; called by `end`, which may come between any two steps of the main thread."""
@@ -96,18 +97,18 @@ class LastWords:
 
     def __init__(self, say: Callable[[], None]) -> None:
         self._say = say
-        self._open = self._came = False
+        self._open = self.came = False
 
     def __call__(self) -> None:
-        if self._came:
+        if self.came:
             end(signal.SIGINT)
-        self._came = True
+        self.came = True
         if self._open:
             writing.after(self._finish)
 
     def __enter__(self) -> None:
         self._open = True
-        if self._came:
+        if self.came:
             self._finish()
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
@@ -123,6 +124,30 @@ class LastWords:
             end(signal.SIGINT)
 
 
+@contextmanager
+def _beside(words: LastWords) -> Iterator[None]:
+    """Hear Ctrl-C in another thread, too: MLX builds dozens of kernels in one call, and Python waits for the last."""
+    from threading import Thread
+
+    ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+
+    def listen() -> None:
+        with open(ear, "rb", buffering=0) as told:  # noqa: PTH123  (a descriptor)
+            while number := told.read(1):
+                time.sleep(_DEAF)
+                if number[0] == signal.SIGINT and not words.came:
+                    words()
+
+    Thread(target=listen, name="mlxmtp-signals", daemon=True).start()
+    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(mouth)
+
+
 class _Killed(SystemExit):
     """Leads out of everything, to `kills`; asyncio lets only SystemExit and KeyboardInterrupt through."""
 
@@ -132,7 +157,7 @@ def last_words(say: Callable[[], None]) -> Iterator[None]:
     """Let Ctrl-C within it call `say()` and end the process; within a conversation raise KeyboardInterrupt after it."""
     if signal.getsignal(signal.SIGINT) is end:
         words = LastWords(say)
-        with interrupts(words), words:
+        with interrupts(words), _beside(words), words:
             yield
         return
     try:
