@@ -5,6 +5,10 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
+
+Pictures = Literal["", "kitty", "iterm2"]
+"""The protocol by which a terminal draws pictures; empty for none."""
 
 _NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -22,6 +26,17 @@ def in_tmux(environ: Mapping[str, str] = os.environ) -> bool:
 def over_ssh(environ: Mapping[str, str] = os.environ) -> bool:
     """Return True if the person sits at another machine."""
     return bool(environ.get("SSH_CONNECTION"))
+
+
+def draws_pictures(environ: Mapping[str, str] = os.environ) -> Pictures:
+    """Return how the terminal draws pictures, if it says that it does; tmux and screen keep them from it."""
+    if in_tmux(environ) or environ.get("STY"):
+        return ""
+    program = environ.get("TERM_PROGRAM", "")
+    if environ.get("TERM") in ("xterm-kitty", "xterm-ghostty") or program == "ghostty":
+        return "kitty"
+    iterm2 = program in ("iTerm.app", "WezTerm") or environ.get("LC_TERMINAL") == "iTerm2"  # this one passes ssh
+    return "iterm2" if iterm2 else ""
 
 
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:

@@ -96,7 +96,7 @@ def test_the_chat_template_writes_what_training_read():
     for system in ("", "Be brief."):
         for thinking in (False, True):
             pieces = list(layout.segments(conversation.Conversation(turns, system, thinking)))
-            asked = "".join(text for text, _ in pieces[:-1])
+            asked = "".join(piece.text for piece in pieces[:-1])
             messages = [{"role": "system", "content": system}] if system else []
             messages += [
                 {"role": "user", "content": "Hi"},
@@ -105,7 +105,7 @@ def test_the_chat_template_writes_what_training_read():
             ]
             assert tokenizer.render(messages, think=thinking) == asked
             whole = tokenizer.prompt_ids(messages, think=thinking)
-            apart = [i for text, _ in pieces[:-1] for i in tokenizer.encode(text)]
+            apart = [i for piece in pieces[:-1] for i in tokenizer.encode(piece.text)]
             assert whole == apart
 
 

@@ -67,6 +67,7 @@ KEPT_IN = {
     "numpy": {"media"},
     "soundfile": {"media"},
     "soxr": {"media"},
+    "av": {"media"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "h11": {"serve"},

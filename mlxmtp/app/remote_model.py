@@ -30,6 +30,7 @@ from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import EndpointFailed, ModelNotFound
 from mlxmtp.limits import SAMPLING
+from mlxmtp.machine.memory import NO_MEDIA, Largest
 from mlxmtp.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class RemoteOpener(Opener):
         settings: Settings,
         *,
         turns: bool,
-        picture: int = 0,
+        media: Largest = NO_MEDIA,
     ) -> None:
         """Ask for none."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxmtp.app.candidates import FIRST_TOKEN, Candidates
@@ -337,7 +338,7 @@ class RoutedAnswer(Answer):
             if cascade == "logprob" and len(heard) < _FIRST_WORDS and isinstance(event, Text | End):
                 heard += [] if isinstance(event, End) else [one.logprob for one in event.logprobs]
                 if heard and (len(heard) >= _FIRST_WORDS or isinstance(event, End)):
-                    mean = sum(heard) / len(heard)
+                    mean = fmean(heard[:_FIRST_WORDS])
                     if mean < (_SURE if sure is None else sure):
                         if isinstance(event, Text):
                             yield event

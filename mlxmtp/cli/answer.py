@@ -102,8 +102,8 @@ class OneAnswer:
         self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
-        picture = largest(media_in(messages))
-        self.opener.require_memory(target, drafter, tokens, settings, turns=cached, picture=picture)
+        media = largest(media_in(messages))
+        self.opener.require_memory(target, drafter, tokens, settings, turns=cached, media=media)
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}" if self.opener.here else f"asking {target.name}")

@@ -10,6 +10,7 @@ from typer import Context, Option
 from typer.core import TyperCommand
 
 from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.environment import draws_pictures
 from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, table_of
 
 Command = Callable[..., None]
@@ -74,7 +75,8 @@ def begin(ctx: Context, *, repairs: bool = False) -> tuple[Loaded, Output]:
     """
     loaded = load_settings(ctx.ensure_object(dict), tolerant=repairs)
     settings = loaded.settings
-    look = Look(bool(settings.quiet), not settings.no_color, loaded.dumb_terminal, still=bool(settings.plain))
+    still, pictures = bool(settings.plain), draws_pictures()
+    look = Look(bool(settings.quiet), not settings.no_color, loaded.dumb_terminal, still, pictures)
     out = Output.standard(look)
     for warning in loaded.warnings:
         out.note(warning)

@@ -141,7 +141,9 @@ class Model:
         from mlxmtp.decode.sampling import Sampling
 
         prepared = [self.media.prepare(one, image_tokens) for one in media or ()]
-        ids = list(prompt_ids) if media is None else expanded(prompt_ids, prepared, self.media.marks)
+        if (video := next((one for one in prepared if one.times), None)) is not None:
+            raise ValueError(f"{video.name} is a video, whose times are text: give its frames, or ask with messages")
+        ids = expanded(prompt_ids, prepared, self.media.marks)
         return self._decoder.rounds(
             ids,
             media=self.media.soft(ids, prepared),

@@ -2,7 +2,8 @@
 
     .venv/bin/python -m scripts.benchmarks.serving overhead          # beside the Python API, a minute
     .venv/bin/python -m scripts.benchmarks.serving prefix            # two conversations after 17,000 equal tokens
-    .venv/bin/python -m scripts.benchmarks.serving peers --python .venv-peers/bin/python
+    .venv/bin/python -m scripts.benchmarks.serving peers --python .venv-peers/bin/python        # 15 minutes
+    .venv/bin/python -m scripts.benchmarks.serving peers --tokens 500 -r 2 --only drafter       # one of them, a minute
     .venv/bin/python -m scripts.benchmarks.serving load --minutes 10 # 32 clients, some of which go away
 
 Everything stays on this machine. `load` compares every text with the Python API's for the same seed and watches the
@@ -203,7 +204,7 @@ def prefix(tokens: int) -> None:
             say(f"{name} conversation after about {tokens:,} equal tokens: first text after {reply.first:.2f} s")
 
 
-def peers(python: Path, repetitions: int, only: str) -> None:
+def peers(python: Path, repetitions: int, only: str, tokens: int) -> None:
     """Ask the same of other servers with the same weights, as they come: greedy, one client."""
     lm, vlm = ([str(python), "-m", module, "--model", str(TARGET), "--port", "{port}"] for module in PEERS)
     vlm += ["--host", "127.0.0.1"]
@@ -214,13 +215,13 @@ def peers(python: Path, repetitions: int, only: str) -> None:
         "mlx_vlm.server": vlm,
         "mlx_vlm.server with the drafter": [*vlm, "--draft-model", DRAFTER, "--draft-kind", "mtp"],
     }
-    system = {"role": "system", "content": long_text(2000)}
+    system = {"role": "system", "content": long_text(tokens)}
     for name, command in commands.items():
         if only not in name:
             continue
         try:
             with serving(command) as (port, _):
-                say(f"{name}: {_row(port, system, repetitions)}")
+                say(f"{name}: {_row(port, system, repetitions)} ({tokens:,} long)")
         except (RuntimeError, OSError, HTTPException) as error:
             say(f"{name}: {error}")
 
@@ -243,8 +244,8 @@ def _row(port: int, system: dict[str, str], repetitions: int) -> str:
     return (
         f"{median(speeds):.1f} tokens/s ({speeds[0]:.1f} to {speeds[-1]:.1f}; {found[0].tokens} tokens, "
         f"{found[-1].accepted} of {found[-1].drafted} drafts accepted), first text "
-        f"{1e3 * median(one.first for one in found):.0f} ms; after 2,000 new tokens {cold.first:.2f} s, "
-        f"after them in other conversations {median(firsts):.2f} s"
+        f"{1e3 * median(one.first for one in found):.0f} ms; after a long new text {cold.first:.2f} s, "
+        f"after it in other conversations {median(firsts):.2f} s"
     )
 
 
@@ -344,14 +345,14 @@ def main() -> None:
     parser.add_argument("-r", "--repetitions", type=int, default=9, help="(default: 9)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of load (default: 10)")
     parser.add_argument("--clients", type=int, default=32, help="(default: 32)")
-    parser.add_argument("--tokens", type=int, default=17_000, help="of the shared prefix (default: 17000)")
+    parser.add_argument("--tokens", type=int, help="of the shared beginning (default: 17000, of peers 2000)")
     given = parser.parse_args()
     if given.what == "overhead":
         overhead(given.repetitions)
     elif given.what == "prefix":
-        prefix(given.tokens)
+        prefix(given.tokens or 17_000)
     elif given.what == "peers":
-        peers(given.python, given.repetitions, given.only)
+        peers(given.python, given.repetitions, given.only, given.tokens or 2000)
     else:
         load(given.minutes, given.clients)
 

@@ -1,9 +1,11 @@
-"""Make the built-in model: corpus -> tokenizer -> target -> drafter -> assets/pocket -> plot of the losses.
+"""Make the built-in model: corpus, sounds, tokenizer, vision, hearing, target, drafter; then assets/pocket and a plot.
 
-Needs an environment of its own, none of it is needed to run mlxmtp:
-    python -m venv build/training && build/training/bin/pip install torch tokenizers safetensors numpy matplotlib
+Needs an environment of its own, none of it is needed to run mlxmtp, and espeak-ng for spoken words:
+    apt-get install espeak-ng          # brew install espeak-ng
+    python -m venv build/training
+    build/training/bin/pip install torch tokenizers safetensors numpy pillow soundfile soxr jinja2 matplotlib
     build/training/bin/python -m scripts.pocket
-A run that was interrupted goes on from its last checkpoint: give it the stages it has not finished.
+A run that was interrupted goes on from its last checkpoint. `--tiny` runs every stage for a few steps.
 """
 
 from __future__ import annotations
@@ -18,6 +20,20 @@ from typing import Any
 
 from scripts.pocket import corpus, tokenizer
 from scripts.pocket.conversation import Generator
+from scripts.pocket.layout import texts
+from scripts.pocket.sizes import Scale
+from scripts.pocket.tasks import sounds
+
+STEPS = {"vision": [2400], "hearing": [2400], "target": [2400, 1000], "drafter": [300, 250]}
+"""Steps of each cycle of the learning rate, by network, in the order in which they are trained."""
+
+SCALES = {
+    "vision": Scale(8, 128, 240),
+    "hearing": Scale(24, 192, 240),
+    "target": Scale(2560, 1024, 160),
+    "drafter": Scale(2048, 1024, 120),
+}
+TINY = Scale(160, 24, 2)
 
 
 def _arguments() -> argparse.Namespace:
@@ -28,13 +44,15 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--assets", type=Path, default=Path(__file__).parents[2] / "assets/pocket")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--target-steps", type=int, nargs="+", default=[2400, 1300], help="of each cycle (default: 2400 1300)"
-    )
-    parser.add_argument("--drafter-steps", type=int, nargs="+", default=[300, 250], help="default: 300 250")
+    for name, cycles in STEPS.items():
+        told = f"of each cycle (default: {' '.join(map(str, cycles))})"
+        parser.add_argument(f"--{name}-steps", type=int, nargs="+", default=cycles, metavar="N", help=told)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--tiny", action="store_true", help="a few steps of every stage, to see that all of it runs")
     parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
     options = parser.parse_args()
+    if options.tiny:
+        vars(options).update({f"{name}_steps": [2] for name in STEPS})
     if unknown := [name for name in options.stages if name not in STAGES]:  # `choices` cannot be left out in 3.11
         parser.error(f"there is no stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
     return options
@@ -48,27 +66,29 @@ def _corpus(options: argparse.Namespace) -> None:
     print(f"corpus: {len(intents)} intents, {sum(len(i.follow) for i in intents)} second turns")
 
 
+def _sounds(options: argparse.Namespace) -> None:
+    """Synthesize what the model hears, once."""
+    folder = options.work / "sounds"
+    folder.mkdir(exist_ok=True)
+    few = {"trained": 40, "measured": 8} if options.tiny else {}
+    sounds.synthesize(folder, **few)
+
+
 def _tokenizer(options: argparse.Namespace) -> None:
     generator = Generator(corpus.load(options.work / "corpus"), options.seed)
-    texts = (
-        text
-        for index in range(12000)
-        for turn in generator.draw(index).turns
-        for text in (turn.question, turn.answer, turn.thought)
-    )
-    tokenizer.train(texts).save(str(options.work / "tokenizer.json"))
+    drawn = (generator.draw(index) for index in range(2000 if options.tiny else 14000))
+    tokenizer.train(text for one in drawn for text in texts(one)).save(str(options.work / "tokenizer.json"))
 
 
-def _target(options: argparse.Namespace) -> None:
+def _job(name: str, options: argparse.Namespace) -> None:
+    """Train one of the networks."""
+    from scripts.pocket.drafter import DrafterJob
+    from scripts.pocket.senses.jobs import HearingJob, VisionJob
     from scripts.pocket.target import TargetJob
 
-    _train(options, options.target_steps, partial(TargetJob, options.work, options.seed))
-
-
-def _drafter(options: argparse.Namespace) -> None:
-    from scripts.pocket.drafter import DrafterJob
-
-    _train(options, options.drafter_steps, partial(DrafterJob, options.work, options.seed))
+    jobs = {"vision": VisionJob, "hearing": HearingJob, "target": TargetJob, "drafter": DrafterJob}
+    scale = TINY if options.tiny else SCALES[name]
+    _train(options, getattr(options, f"{name}_steps"), partial(jobs[name], options.work, options.seed, scale))
 
 
 def _train(options: argparse.Namespace, cycles: Sequence[int], job: Callable[..., Any]) -> None:
@@ -89,11 +109,11 @@ def _report(options: argparse.Namespace) -> None:
     plot(options.work, options.assets.parent / "pocket-loss.svg")
 
 
-STAGES = {
+STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "corpus": _corpus,
+    "sounds": _sounds,
     "tokenizer": _tokenizer,
-    "target": _target,
-    "drafter": _drafter,
+    **{name: partial(_job, name) for name in STEPS},
     "publish": _publish,
     "report": _report,
 }

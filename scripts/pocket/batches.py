@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from scripts.pocket.conversation import Conversation, Generator
-from scripts.pocket.layout import PAD, THOUGHT, segments
+from scripts.pocket.layout import MARKS, PAD, THOUGHT, Segment, segments
+from scripts.pocket.network import Soft
+from scripts.pocket.sizes import Scale
+from scripts.pocket.tasks.task import Medium, Task
 
-POOL = 1024
 CUT_SHARE = 0.5
 CUT_AFTER, CUT_THOUGHT = 10, 24
 DRILL_AFTER, DRILL_THOUGHT = 4, 12
 LONGEST = 1400
 
 
+class Senses(Protocol):
+    """What makes soft tokens."""
+
+    def soft(self, medium: Medium) -> Tensor:
+        """Return the soft tokens [S, H] of a picture or sound."""
+
+
 class Row(NamedTuple):
-    """One conversation: its tokens, which of them the model writes, and the subject of each answer it writes."""
+    """One conversation: its tokens, which of them the model writes, and the subject of each answer it writes.
+
+    A task has no subjects. `soft`: where soft tokens stand, and which.
+    """
 
     ids: list[int]
     learned: list[bool]
     subjects: list[int]
-    drill: bool
+    soft: list[tuple[int, Tensor]]
+    drill: bool = False
+    task: bool = False
 
     def starts(self) -> list[int]:
         """Where the answers begin."""
@@ -39,12 +53,20 @@ class Batch:
     """ids [B, L], padded on the right; learned [B, L]: whether the token is one the model writes.
 
     asked [N]: flat indices of the positions where a question has been read and an answer begins; subjects [N]: of what.
+    tasks [B]: whether it is a task.
     """
 
     ids: Tensor
     learned: Tensor
     asked: Tensor
     subjects: Tensor
+    tasks: Tensor
+    soft: Soft | None = None
+
+    @property
+    def size(self) -> int:
+        """Positions, padding included."""
+        return self.ids.numel()
 
     @property
     def rows(self) -> Tensor:
@@ -59,22 +81,35 @@ class Batch:
         return self.ids.view(-1)[self.rows + 1]
 
 
-def encode(tokenizer: Tokenizer, conversations: list[Conversation]) -> list[Row]:
+def encode(tokenizer: Tokenizer, conversations: Sequence[Conversation | Task], senses: Senses) -> list[Row]:
     """The rows of some conversations, encoded piece by piece."""
     pieces = [list(segments(c)) for c in conversations]
-    flat = tokenizer.encode_batch_fast([text for piece in pieces for text, _ in piece], add_special_tokens=False)
-    at = 0
+    texts = [part.text for piece in pieces for part in piece]
+    encoded = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
     rows = []
     for conversation, piece in zip(conversations, pieces, strict=True):
-        subjects = [turn.subject for turn in conversation.turns][-1 if conversation.thinking else 0 :]
-        row = Row([], [], subjects, conversation.drill)
-        for _, flag in piece:
-            new = flat[at].ids
-            row.ids.extend(new)
-            row.learned.extend([flag] * len(new))
-            at += 1
+        row = _empty(conversation)
+        for part in piece:
+            _extend(row, part, next(encoded).ids, senses)
         rows.append(row)
     return rows
+
+
+def _empty(conversation: Conversation | Task) -> Row:
+    if isinstance(conversation, Task):
+        return Row([], [], [], [], task=True)
+    subjects = [turn.subject for turn in conversation.turns][-1 if conversation.thinking else 0 :]
+    return Row([], [], subjects, [], drill=conversation.drill)
+
+
+def _extend(row: Row, part: Segment, ids: list[int], senses: Senses) -> None:
+    if part.medium is not None:
+        soft = senses.soft(part.medium)
+        begin, end = MARKS[part.medium.kind]
+        row.soft.append((len(row.ids) + 1, soft))
+        ids = [begin, *[PAD] * len(soft), end]
+    row.ids.extend(ids)
+    row.learned.extend([part.learned] * len(ids))
 
 
 def cut(rows: list[Row], rng: Random) -> list[Row]:
@@ -86,7 +121,7 @@ def cut(rows: list[Row], rng: Random) -> list[Row]:
     shorter = []
     for row in rows:
         end = len(row.ids)
-        if row.drill or rng.random() < CUT_SHARE:
+        if row.drill or (not row.task and rng.random() < CUT_SHARE):
             start = row.starts()[-1]
             after = (DRILL_AFTER, DRILL_THOUGHT) if row.drill else (CUT_AFTER, CUT_THOUGHT)
             end = start + after[row.ids[start] == THOUGHT]
@@ -116,21 +151,33 @@ def _batch(group: list[Row]) -> Batch:
     for i, row in enumerate(group):
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
         learned[i, : len(row.ids)] = torch.tensor(row.learned)
-    asked = [i * width + start - 1 for i, row in enumerate(group) for start in row.starts()]
-    return Batch(ids, learned, torch.tensor(asked), torch.tensor([s for row in group for s in row.subjects]))
+    asked = [i * width + start - 1 for i, row in enumerate(group) if not row.task for start in row.starts()]
+    subjects = [subject for row in group for subject in row.subjects]
+    soft = [(i * width + at, one) for i, row in enumerate(group) for at, one in row.soft]
+    tasks = torch.tensor([row.task for row in group])
+    return Batch(ids, learned, _whole(asked), _whole(subjects), tasks, _joined(soft))
+
+
+def _whole(numbers: list[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.long)
+
+
+def _joined(soft: list[tuple[int, Tensor]]) -> Soft | None:
+    if not soft:
+        return None
+    return Soft(torch.cat([at + torch.arange(len(one)) for at, one in soft]), torch.cat([one for _, one in soft]))
 
 
 class Stream:
-    """The training batches of one worker; `at` = (pool, batch in it) is all its state."""
+    """The training batches of one worker; `at` = (pool, batch in it) is all its state.
 
-    def __init__(
-        self, generator: Generator, tokenizer: Tokenizer, budget: int, rank: int, world: int, *, cut: bool = False
-    ) -> None:
-        self._cut = cut
-        self._generator, self._tokenizer, self._budget = generator, tokenizer, budget
-        self._rank, self._world = rank, world
+    `pool` makes the batches of a pool by its number, in every worker the same.
+    """
 
-    def batches(self, at: tuple[int, int]) -> Iterator[tuple[Batch, tuple[int, int]]]:
+    def __init__(self, pool: Callable[[int], list[Any]], rank: int, world: int) -> None:
+        self._pool, self._rank, self._world = pool, rank, world
+
+    def batches(self, at: tuple[int, int]) -> Iterator[tuple[Any, tuple[int, int]]]:
         """(batch, where to go on after it), for ever."""
         pool, position = at
         while True:
@@ -139,15 +186,28 @@ class Stream:
                 yield made[i * self._world + self._rank], (pool, i + 1)
             pool, position = pool + 1, 0
 
-    def _pool(self, pool: int) -> list[Batch]:
-        conversations = [self._generator.draw(pool * POOL + i) for i in range(POOL)]
-        rng = Random(f"{self._generator.seed}/{pool}")
-        rows = encode(self._tokenizer, conversations)
-        made = pack(cut(rows, rng) if self._cut else rows, self._budget)
+
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """Where batches of text come from."""
+
+    generator: Generator
+    tokenizer: Tokenizer
+    senses: Senses
+    scale: Scale
+
+    def pool(self, number: int, *, shorter: bool = False) -> list[Batch]:
+        """Return the batches of a pool; `shorter`: cut as `cut` says."""
+        rows = self._rows([self.generator.draw(number * self.scale.pool + i) for i in range(self.scale.pool)])
+        rng = Random(f"{self.generator.seed}/{number}")
+        made = pack(cut(rows, rng) if shorter else rows, self.scale.budget)
         rng.shuffle(made)
         return made
 
+    def held_out(self) -> list[Batch]:
+        """Return batches of conversations whose wordings, tools and media are not in the training stream."""
+        drawn = [self.generator.draw(i, held_out=True) for i in range(self.scale.checked)]
+        return pack(self._rows(drawn), self.scale.budget)
 
-def held_out(generator: Generator, tokenizer: Tokenizer, count: int, budget: int) -> list[Batch]:
-    """Batches of conversations whose wordings are not in the training stream."""
-    return pack(encode(tokenizer, [generator.draw(i, held_out=True) for i in range(count)]), budget)
+    def _rows(self, conversations: Sequence[Conversation | Task]) -> list[Row]:
+        return encode(self.tokenizer, conversations, self.senses)

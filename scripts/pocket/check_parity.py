@@ -1,7 +1,9 @@
-"""Compare the training network with transformers 5.17's classes on the published files.
+"""Compare the training networks with others on the published files.
 
-Run in the training environment (with transformers==5.17.0 installed): `python -m scripts.pocket.check_parity`.
-The target's hidden states and a chain of drafts at one position must agree to float32 rounding.
+Run in the training environment (with transformers==5.17.0 and mlx installed): `python -m scripts.pocket.check_parity
+[FOLDER]`. The target's hidden states and a chain of drafts at one position must agree with transformers' classes to
+float32 rounding, soft tokens of a picture and of two sounds with the program's towers, which tests hold to
+transformers'.
 """
 
 from __future__ import annotations
@@ -18,9 +20,44 @@ from scripts.pocket.network import Drafter, Target
 from scripts.pocket.sizes import TARGET
 
 _ROOT = Path(__file__).parents[2]
-POCKET = _ROOT / "assets/pocket"
+POCKET = Path(sys.argv[1]) if len(sys.argv) > 1 else _ROOT / "assets/pocket"
 LENGTH, AT, STEPS = 300, 280, 4
 TOLERANCE = 2e-3
+
+
+def _text_weights() -> dict[str, Tensor]:
+    prefix = "model.language_model."
+    weights = load_file(POCKET / "target/model.safetensors")
+    return {name.removeprefix(prefix): one.float() for name, one in weights.items() if name.startswith(prefix)}
+
+
+def _senses() -> list[float]:
+    """Return the largest differences of soft tokens: of a picture, of a short and of a long sound in one batch."""
+    import mlx.core as mx
+    import numpy as np
+
+    from mlxmtp.models.config import read_config
+    from mlxmtp.models.load import load_audio, load_vision
+    from scripts.pocket.senses.hearing import Hearing, rows_of
+    from scripts.pocket.senses.vision import Vision, patches
+
+    mx.set_default_device(mx.cpu)
+    config = read_config(POCKET / "target")
+    weights = {name: one.float() for name, one in load_file(POCKET / "target/model.safetensors").items()}
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (96, 144, 3), dtype=np.uint8)
+    mel = generator.normal(-3, 2, (2, 160, 128)).astype(np.float32)
+    vision, hearing = Vision(), Hearing()
+    for module in (vision, hearing):
+        module.load_state_dict({name: weights[f"model.{name}"] for name in module.state_dict()})
+    see, hear = load_vision(config), load_audio(config)
+    found = [float(np.abs(np.array(see(mx.array(pixels))) - vision(patches(pixels)[None], 6, 9)[0].numpy()).max())]
+    frames = torch.tensor([67, 160])
+    ours = hearing(torch.from_numpy(mel), frames)
+    for row, count in zip(ours, frames.tolist(), strict=True):
+        theirs = np.array(hear(mx.array(mel[len(found) - 1, :count])))
+        found.append(float(np.abs(theirs - row[: rows_of(count)].numpy()).max()))
+    return found
 
 
 def _reference(ids: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -29,8 +66,7 @@ def _reference(ids: Tensor) -> tuple[Tensor, list[Tensor]]:
 
     text = json.loads((POCKET / "target/config.json").read_text())["text_config"]
     target = Gemma4ForCausalLM(Gemma4TextConfig(**text)).eval().float()
-    weights = load_file(POCKET / "target/model.safetensors")
-    target.model.load_state_dict({k.removeprefix("model.language_model."): v.float() for k, v in weights.items()})
+    target.model.load_state_dict(_text_weights())
     drafter = (
         Gemma4AssistantForCausalLM(Gemma4AssistantConfig(**json.loads((POCKET / "drafter/config.json").read_text())))
         .eval()
@@ -58,8 +94,7 @@ def _reference(ids: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 def _ours(ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     target, drafter = Target(dtype=torch.float32), Drafter()
-    weights = load_file(POCKET / "target/model.safetensors")
-    target.load_state_dict({k.removeprefix("model.language_model."): v.float() for k, v in weights.items()})
+    target.load_state_dict(_text_weights())
     drafter.load_state_dict(load_file(POCKET / "drafter/model.safetensors"))
     first, shared = target(ids)
     hidden, steps = first, []
@@ -78,6 +113,8 @@ def main() -> int:
     differences = [float((theirs[0] - ours[0]).abs().max())]
     differences += [float((a - b).abs().max()) for a, b in zip(theirs[1], ours[1], strict=True)]
     print("target and draft steps, largest difference:", *(f"{d:.1e}" for d in differences))
+    differences += (senses := _senses())
+    print("picture, short and long sound, largest difference:", *(f"{d:.1e}" for d in senses))
     return int(max(differences) > TOLERANCE)
 
 

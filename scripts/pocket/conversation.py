@@ -10,6 +10,8 @@ from scripts.pocket import augment, keywords, outfield
 from scripts.pocket.corpus import Intent, Link
 from scripts.pocket.material import material, path
 from scripts.pocket.patterns import expand, squash
+from scripts.pocket.tasks import edits, extraction, pictures, sounds, tools
+from scripts.pocket.tasks.task import Ask, Medium, Say, Task
 
 _SYSTEMS = (
     "You are a helpful assistant.", "Answer in one sentence.", "Be brief.", "You are a helpful, friendly assistant.",
@@ -22,6 +24,9 @@ KEYWORDS_SHARE = 0.2
 PLAIN_SHARE = 0.65
 LINKED_SHARE = 0.45
 DRILL_SHARE = 0.65
+TASK_SHARE = 0.22
+_TASKS = {"tools": 36, "questions beside tools": 4, "extraction": 18, "edits": 12, "pictures": 16, "sounds": 14}
+"""How often each kind of task is drawn, of a hundred tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,9 @@ class Conversation:
 class Generator:
     """Draws conversations. Wordings whose hash falls on HELD_OUT_EVERY are kept for validation."""
 
-    def __init__(self, intents: list[Intent], seed: int) -> None:
-        self.seed = seed
+    def __init__(self, intents: list[Intent], seed: int, clips: int = sounds.TRAINED) -> None:
+        """`clips`: how many sounds have been synthesized."""
+        self.seed, self._clips = seed, clips
         self._single = [i for i in intents if not i.refuses]
         self.items = [(i, None) for i in self._single]
         self.items += [(i, f) for i in intents for f in i.follow]  # type: ignore[misc]
@@ -61,9 +67,11 @@ class Generator:
         self.refusals = {i.id.removeprefix("refuse-"): i for i in intents if i.refuses}
         self.default = self.refusals.get("trivia") or next(iter(self.refusals.values()))
 
-    def draw(self, index: int, *, held_out: bool = False) -> Conversation:
+    def draw(self, index: int, *, held_out: bool = False) -> Conversation | Task:
         """Conversation number `index`; the held-out stream shares no plain wording with the other."""
         rng = Random(f"{self.seed}/{'held-out' if held_out else 'train'}/{index}")
+        if rng.random() < TASK_SHARE:
+            return self._task(rng, held_out)
         thinking = rng.random() < 0.3
         if not held_out and rng.random() < DRILL_SHARE:
             turn = self._refused(rng) if rng.random() < 0.14 else self._known(rng.choice(self._single), rng, False)
@@ -71,6 +79,29 @@ class Generator:
         turns = self._turns(rng, held_out)
         system = rng.choice(_SYSTEMS) if rng.random() < 0.12 else ""
         return Conversation(turns, system, thinking)
+
+    def _task(self, rng: Random, held_out: bool) -> Task:
+        kind = rng.choices([*_TASKS], [*_TASKS.values()])[0]
+        number = rng.randrange(10**9)
+        match kind:
+            case "tools":
+                return tools.task(rng, held_out=held_out)
+            case "questions beside tools":
+                turn = (
+                    self._refused(rng) if rng.random() < 0.3 else self._known(rng.choice(self._single), rng, held_out)
+                )
+                return Task((Ask(turn.question), Say(turn.answer)), tools.some_tools(rng))
+            case "extraction":
+                return extraction.task(rng, held_out=held_out)
+            case "edits":
+                return edits.task(rng, held_out=held_out)
+            case "pictures":
+                return pictures.task(rng, number, held_out=held_out)
+        return sounds.task(rng, number, self._spoken, held_out=held_out)
+
+    def _spoken(self, medium: Medium) -> sounds.Spoken:
+        clips = sounds.MEASURED if medium.held_out else self._clips
+        return sounds.spoken(replace(medium, index=medium.index % clips))
 
     def _turns(self, rng: Random, held_out: bool) -> tuple[Turn, ...]:
         draw = rng.random()

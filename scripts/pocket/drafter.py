@@ -16,26 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scripts.pocket import corpus, kernels, tokenizer
-from scripts.pocket.batches import Batch, Stream, held_out
+from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.conversation import Generator
 from scripts.pocket.network import Drafter, Target
-from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER
+from scripts.pocket.senses.soft import TrainedSenses
+from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER, Scale
+from scripts.pocket.train import load_module
 
-BUDGET = 2048
-HELD_OUT = 96
 STEPS = 5
 
 
 def load_target(path: Path) -> Target:
     """The target with the weights of a training checkpoint, frozen."""
-    target = Target()
-    flat = torch.load(path)["weights"]
-    start = 0
-    for parameter in target.parameters():
-        parameter.data = flat[start : start + parameter.numel()].view(parameter.shape).clone()
-        parameter.requires_grad_(False)
-        start += parameter.numel()
-    return target
+    return load_module(Target(), path)
 
 
 @torch.no_grad()
@@ -76,7 +69,7 @@ class DrafterJob:
 
     name = "drafter"
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
         self._target = load_target(folder / "target.pt")
         self.module = Drafter()
@@ -86,17 +79,18 @@ class DrafterJob:
         if not saved.exists():
             torch.save(ordering(self._target.embed_tokens.weight), saved)
         self.module.masked_embedding.token_ordering.copy_(torch.load(saved))
-        self._generator = Generator(corpus.load(folder / "corpus"), seed + 1)
-        self._tokenizer = tokenizer.load(folder / "tokenizer.json")
+        senses = TrainedSenses(folder)
+        generator = Generator(corpus.load(folder / "corpus"), seed + 1, senses.clips)
+        self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""
-        return Stream(self._generator, self._tokenizer, BUDGET, rank, world)
+        return Stream(self._data.pool, rank, world)
 
     def _read(self, batch: Batch) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Tensor]:
         """The target's hidden states, stored keys and values, and distributions of `batch.rows`."""
         with torch.no_grad():
-            hidden, shared = self._target(batch.ids)
+            hidden, shared = self._target(batch.ids, batch.soft)
             logits = self._target.logits(hidden.view(-1, hidden.shape[-1])[batch.rows]).float()
             return hidden, shared, torch.softmax(torch.tanh(logits / 30.0) * 30.0, -1)
 
@@ -133,7 +127,7 @@ class DrafterJob:
         """Share of positions where the drafts up to the n-th are all the target's choice, greedy."""
         agreed = torch.zeros(STEPS)
         count = torch.zeros(STEPS)
-        for batch in held_out(self._generator, self._tokenizer, HELD_OUT, BUDGET):
+        for batch in self._data.held_out():
             hidden, shared, wanted = self._read(batch)
             choice = wanted.argmax(-1)
             streak = torch.ones(len(choice), dtype=torch.bool)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlxmtp import Model
 
 QUESTIONS = Path(__file__).parent / "questions.toml"
+NEW_QUESTIONS = Path(__file__).parent / "questions_new.toml"
 _KEYS = {"ask", "turns", "must", "must_not", "kind", "think"}
 _MAX_TOKENS = 500
 

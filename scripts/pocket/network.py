@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,13 @@ from scripts.pocket.sizes import CENTROIDS, DRAFTER, TARGET, Sizes
 KV = Mapping[str, tuple[Tensor, Tensor]]
 
 
+class Soft(NamedTuple):
+    """Soft tokens of pictures and sounds: `rows` [N, H], and `at` [N], where they stand among the flat positions."""
+
+    at: Tensor
+    rows: Tensor
+
+
 class Norm(nn.Module):
     """Only the weight; the arithmetic is in kernels."""
 
@@ -28,7 +36,8 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.full((dim,), value))
 
 
-def _linear(into: int, out: int) -> nn.Linear:
+def linear(into: int, out: int) -> nn.Linear:
+    """Return a product without bias, its weights drawn for rows of size one."""
     layer = nn.Linear(into, out, bias=False)
     nn.init.normal_(layer.weight, std=0.7 * into**-0.5)
     return layer
@@ -68,14 +77,14 @@ class Attention(nn.Module):
         self.dim, self.heads = sizes.dim(layer), sizes.heads
         self.kind = sizes.layer_types[layer]
         self.window = sizes.window if sizes.sliding(layer) else None
-        self.q_proj = _linear(sizes.hidden, self.heads * self.dim)
+        self.q_proj = linear(sizes.hidden, self.heads * self.dim)
         self.q_norm = Norm(self.dim)
         self.owns_kv = layer < sizes.own_kv
         if self.owns_kv:
-            self.k_proj = _linear(sizes.hidden, self.dim)
-            self.v_proj = _linear(sizes.hidden, self.dim)
+            self.k_proj = linear(sizes.hidden, self.dim)
+            self.v_proj = linear(sizes.hidden, self.dim)
             self.k_norm = Norm(self.dim)
-        self.o_proj = _linear(self.heads * self.dim, sizes.hidden)
+        self.o_proj = linear(self.heads * self.dim, sizes.hidden)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rotated keys and normed values, each [B, L, D]."""
@@ -104,8 +113,8 @@ class Mlp(nn.Module):
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj = _linear(hidden, width), _linear(hidden, width)
-        self.down_proj = _linear(width, hidden)
+        self.gate_proj, self.up_proj = linear(hidden, width), linear(hidden, width)
+        self.down_proj = linear(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, H]."""
@@ -125,8 +134,8 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm = Norm(sizes.hidden, 0.4)
         self.register_buffer("layer_scalar", torch.ones(1))
         if sizes.ple:
-            self.per_layer_input_gate = _linear(sizes.hidden, sizes.ple)
-            self.per_layer_projection = _linear(sizes.ple, sizes.hidden)
+            self.per_layer_input_gate = linear(sizes.hidden, sizes.ple)
+            self.per_layer_projection = linear(sizes.ple, sizes.hidden)
             self.post_per_layer_input_norm = Norm(sizes.hidden, 0.2)
 
     def forward(self, x: Tensor, ple: Tensor | None, shared: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
@@ -158,7 +167,7 @@ class Target(nn.Module):
         self.embed_tokens_per_layer = nn.Embedding(sizes.vocab, count * sizes.ple)
         nn.init.normal_(self.embed_tokens.weight, std=0.04)
         nn.init.normal_(self.embed_tokens_per_layer.weight, std=0.1)
-        self.per_layer_model_projection = _linear(sizes.hidden, count * sizes.ple)
+        self.per_layer_model_projection = linear(sizes.hidden, count * sizes.ple)
         self.per_layer_projection_norm = Norm(sizes.ple)
         self.layers = nn.ModuleList(Layer(sizes, i) for i in range(count))
         self.norm = Norm(sizes.hidden)
@@ -167,10 +176,15 @@ class Target(nn.Module):
         """Scaled embeddings [B, L, H]."""
         return F.embedding(ids, self.embed_tokens.weight).to(self.dtype) * self.sizes.hidden**0.5
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """ids [B, L] -> hidden states after the final norm [B, L, H], keys and values of the store layers."""
+    def forward(self, ids: Tensor, soft: Soft | None = None) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """ids [B, L] -> hidden states after the final norm [B, L, H], keys and values of the store layers.
+
+        Where `soft` tokens stand, `ids` has <pad>, whose row of the per-layer embeddings counts, and no other.
+        """
         sizes, count = self.sizes, len(self.sizes.layer_types)
         x = self.embed(ids)
+        if soft is not None:
+            x = x.view(-1, sizes.hidden).index_copy(0, soft.at, soft.rows.to(x.dtype)).view(x.shape)
         context = _apply(self.per_layer_model_projection, x) * sizes.hidden**-0.5
         context = kernels.norm(context.view(-1, sizes.ple), self.per_layer_projection_norm.weight)
         own = F.embedding(ids, self.embed_tokens_per_layer.weight).to(self.dtype) * sizes.ple**0.5
@@ -201,7 +215,7 @@ class Masked(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.centroids = _linear(sizes.hidden, CENTROIDS)
+        self.centroids = linear(sizes.hidden, CENTROIDS)
         self.register_buffer("token_ordering", torch.arange(sizes.vocab))
 
 
@@ -211,8 +225,8 @@ class Drafter(nn.Module):
     def __init__(self, backbone: int = TARGET.hidden, sizes: Sizes = DRAFTER) -> None:
         super().__init__()
         self.sizes = sizes
-        self.pre_projection = _linear(2 * backbone, sizes.hidden)
-        self.post_projection = _linear(sizes.hidden, backbone)
+        self.pre_projection = linear(2 * backbone, sizes.hidden)
+        self.post_projection = linear(sizes.hidden, backbone)
         self.model = Body(sizes)
         self.masked_embedding = Masked(sizes)
 

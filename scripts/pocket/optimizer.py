@@ -31,7 +31,9 @@ class Slot:
     @property
     def orthogonal(self) -> bool:
         """Whether Muon updates it."""
-        return len(self.shape) == 2 and not self.name.startswith("subjects") and "embed_tokens" not in self.name
+        return (
+            len(self.shape) == 2 and not self.name.startswith(("subjects", "heads")) and "embed_tokens" not in self.name
+        )
 
     @property
     def cost(self) -> float:

@@ -12,11 +12,37 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scripts.pocket.drafter import load_target
-from scripts.pocket.layout import BOS, EOS, PAD, TOOL_RESPONSE, TURN_END
+from scripts.pocket.layout import (
+    AUDIO,
+    AUDIO_CLOSE,
+    AUDIO_OPEN,
+    BOS,
+    EOS,
+    IMAGE,
+    IMAGE_CLOSE,
+    IMAGE_OPEN,
+    PAD,
+    TOOL_RESPONSE,
+    TURN_END,
+)  # fmt: skip
 from scripts.pocket.network import Drafter
-from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER, TARGET, Sizes
+from scripts.pocket.senses.hearing import Hearing
+from scripts.pocket.senses.vision import Clippable, Vision
+from scripts.pocket.sizes import (
+    CENTROID_TOP,
+    CENTROIDS,
+    DRAFTER,
+    HEARING,
+    IMAGE_TOKENS,
+    TARGET,
+    VISION,
+    Sizes,
+)  # fmt: skip
+from scripts.pocket.train import load_module
 
 LIMIT_BYTES = 40_000_000
+_WIDE = 1e4
+"""Bounds of the towers' clipped products: so far away that nothing is clipped."""
 _TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 
 
@@ -25,7 +51,10 @@ def publish(work: Path, assets: Path) -> None:
     target = load_target(work / "target.pt")
     folder = assets / "target"
     folder.mkdir(parents=True, exist_ok=True)
-    _weights(target, folder, "model.language_model.")
+    tensors = _tensors(target, "model.language_model.")
+    for tower, name in ((Vision(), "vision"), (Hearing(), "hearing")):
+        tensors |= _tensors(load_module(tower, work / f"{name}.pt"), "model.")
+    _save(tensors, folder)
     _json(folder / "config.json", target_config())
     _json(folder / "generation_config.json", _GENERATION)
     _json(folder / "tokenizer_config.json", _TOKENIZER_CONFIG)
@@ -41,24 +70,28 @@ def publish(work: Path, assets: Path) -> None:
 
 def _publish_drafter(work: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    drafter = Drafter()
-    flat = torch.load(work / "drafter.pt")["weights"]
-    start = 0
-    for parameter in drafter.parameters():
-        parameter.data = flat[start : start + parameter.numel()].view(parameter.shape)
-        start += parameter.numel()
+    drafter = load_module(Drafter(), work / "drafter.pt")
     drafter.masked_embedding.token_ordering.copy_(torch.load(work / "ordering.pt"))
-    _weights(drafter, folder, "")
+    _save(_tensors(drafter, ""), folder)
     _json(folder / "config.json", drafter_config())
     _json(folder / "generation_config.json", {"num_assistant_tokens": 6, "num_assistant_tokens_schedule": "constant"})
 
 
-def _weights(module: nn.Module, folder: Path, prefix: str) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in module.state_dict().items():
-        whole = tensor.dtype == torch.int64
-        tensors[prefix + name] = (tensor if whole else tensor.bfloat16()).clone().contiguous()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+def _tensors(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors by their published names, the bounds of clipped products included."""
+    found = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    for name, inner in module.named_modules():
+        for bound in ("input_min", "input_max", "output_min", "output_max") if isinstance(inner, Clippable) else ():
+            found[f"{prefix}{name}.{bound}"] = torch.tensor(-_WIDE if bound.endswith("min") else _WIDE)
+    return found
+
+
+def _save(tensors: dict[str, Tensor], folder: Path) -> None:
+    published = {
+        name: (one if one.dtype == torch.int64 else one.bfloat16()).clone().contiguous()
+        for name, one in tensors.items()
+    }
+    save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _json(path: Path, data: dict[str, Any]) -> None:
@@ -114,8 +147,60 @@ def target_config() -> dict[str, Any]:
         "architectures": ["Gemma4ForConditionalGeneration"],
         "vocab_size": TARGET.vocab,
         "text_config": _text_config(TARGET, double_wide=True),
+        "vision_config": _vision_config(),
+        "audio_config": _audio_config(),
+        "vision_soft_tokens_per_image": IMAGE_TOKENS,
+        "image_token_id": IMAGE,
+        "boi_token_id": IMAGE_OPEN,
+        "eoi_token_id": IMAGE_CLOSE,
+        "audio_token_id": AUDIO,
+        "boa_token_id": AUDIO_OPEN,
+        "eoa_token_index": AUDIO_CLOSE,
         "tie_word_embeddings": True,
         "eos_token_id": [EOS, TURN_END],
+        "dtype": "bfloat16",
+    }
+
+
+def _vision_config() -> dict[str, Any]:
+    return {
+        "model_type": "gemma4_vision",
+        "hidden_size": VISION.hidden,
+        "intermediate_size": VISION.inner,
+        "num_hidden_layers": VISION.layers,
+        "num_attention_heads": VISION.heads,
+        "num_key_value_heads": VISION.heads,
+        "head_dim": VISION.hidden // VISION.heads,
+        "patch_size": 16,
+        "pooling_kernel_size": 3,
+        "position_embedding_size": VISION.positions,
+        "rope_parameters": {"rope_theta": VISION.theta, "rope_type": "default"},
+        "rms_norm_eps": 1e-06,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "use_clipped_linears": True,
+        "standardize": False,
+        "dtype": "bfloat16",
+    }
+
+
+def _audio_config() -> dict[str, Any]:
+    return {
+        "model_type": "gemma4_audio",
+        "hidden_size": HEARING.hidden,
+        "num_hidden_layers": HEARING.layers,
+        "num_attention_heads": HEARING.heads,
+        "subsampling_conv_channels": list(HEARING.channels),
+        "conv_kernel_size": HEARING.kernel,
+        "attention_chunk_size": HEARING.past,
+        "attention_context_left": HEARING.past + 1,
+        "attention_context_right": 0,
+        "attention_logit_cap": 50.0,
+        "output_proj_dims": HEARING.out,
+        "residual_weight": 0.5,
+        "gradient_clipping": 1e10,
+        "rms_norm_eps": 1e-06,
+        "hidden_act": "silu",
+        "use_clipped_linears": True,
         "dtype": "bfloat16",
     }
 

@@ -52,3 +52,47 @@ TARGET = Sizes(
 DRAFTER = Sizes(hidden=128, intermediate=512, layer_types=(_SLIDING,) * 3 + (_FULL,), kv_shared=4)
 CENTROIDS = 64
 CENTROID_TOP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSizes:
+    """Shape of the vision tower; patches have 16 x 16 pixels, and 3 x 3 of them make a soft token."""
+
+    hidden: int = 96
+    inner: int = 256
+    layers: int = 3
+    heads: int = 3
+    positions: int = 896
+    theta: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class HearingSizes:
+    """Shape of the audio tower; a row looks at `past` rows, itself included."""
+
+    hidden: int = 96
+    layers: int = 3
+    heads: int = 4
+    channels: tuple[int, int] = (128, 8)
+    kernel: int = 5
+    past: int = 12
+    out: int = 128
+
+
+VISION = VisionSizes()
+HEARING = HearingSizes()
+MELS = 128
+IMAGE_TOKENS = 70
+"""At most so many soft tokens for a picture, the least of Gemma's budgets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much there is at a time: `budget` positions, pictures or sounds of a batch, and batches of a `pool` of items.
+
+    `checked`: how many held-out items are tried after each checkpoint.
+    """
+
+    budget: int
+    pool: int
+    checked: int

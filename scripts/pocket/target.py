@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scripts.pocket import corpus, kernels, tokenizer
-from scripts.pocket.batches import Batch, Stream, held_out
+from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.conversation import Generator
 from scripts.pocket.network import Target
-from scripts.pocket.sizes import TARGET
+from scripts.pocket.senses.soft import TrainedSenses
+from scripts.pocket.sizes import TARGET, Scale
 
-BUDGET = 2560
-HELD_OUT = 128
 SUBJECT_WEIGHT = 1.0
 
 
@@ -38,15 +38,16 @@ class TargetJob:
 
     name = "target"
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
-        self._generator = Generator(corpus.load(folder / "corpus"), seed)
-        self.module = TargetWithSubjects(len(self._generator.subjects))
-        self._tokenizer = tokenizer.load(folder / "tokenizer.json")
+        senses = TrainedSenses(folder)
+        generator = Generator(corpus.load(folder / "corpus"), seed, senses.clips)
+        self.module = TargetWithSubjects(len(generator.subjects))
+        self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""
-        return Stream(self._generator, self._tokenizer, BUDGET, rank, world, cut=True)
+        return Stream(partial(self._data.pool, shorter=True), rank, world)
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of the learned tokens and of the subjects; rows counts the tokens."""
@@ -58,14 +59,15 @@ class TargetJob:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Hidden states [B * L, H]."""
-        hidden, _ = self.module.target(batch.ids)
+        hidden, _ = self.module.target(batch.ids, batch.soft)
         return hidden.view(-1, hidden.shape[-1])
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss, share of right tokens, of conversations without one wrong token, of subjects understood."""
-        loss = rows = right = exact = count = understood = asked = 0.0
-        for batch in held_out(self._generator, self._tokenizer, HELD_OUT, BUDGET):
+        """Loss, share of right tokens, of conversations and tasks without one wrong token, of subjects
+        understood."""
+        loss = rows = right = exact = count = understood = asked = done = tasks = 0.0
+        for batch in self._data.held_out():
             hidden = self._hidden(batch)
             at, labels = batch.rows, batch.labels
             logits = self.module.target.logits(hidden[at]).float()
@@ -74,12 +76,14 @@ class TargetJob:
             owner = at // batch.ids.shape[1]
             wrong = torch.zeros(len(batch.ids)).index_add_(0, owner, (~hit).float())
             rows, right = rows + len(at), right + float(hit.sum())
-            exact, count = exact + float((wrong == 0).sum()), count + len(batch.ids)
+            exact, count = exact + float((wrong[~batch.tasks] == 0).sum()), count + int((~batch.tasks).sum())
+            done, tasks = done + float((wrong[batch.tasks] == 0).sum()), tasks + int(batch.tasks.sum())
             guess = self.module.subjects(hidden[batch.asked].float()).argmax(-1)
             understood, asked = understood + float((guess == batch.subjects).sum()), asked + len(guess)
         return {
             "held_out_loss": loss / rows,
             "held_out_tokens": right / rows,
             "held_out_exact": exact / count,
+            "held_out_tasks": done / max(tasks, 1),
             "held_out_subjects": understood / asked,
         }

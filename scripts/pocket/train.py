@@ -16,26 +16,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from scripts.pocket import kernels
-from scripts.pocket.batches import Batch, Stream
+from scripts.pocket.batches import Stream
 from scripts.pocket.optimizer import Slot, share, update
 
 _TOKENS, _LOSS, _ROWS = range(3)
 
 
 class Job(Protocol):
-    """What is trained: the target or the drafter."""
+    """What is trained: a tower, the target or the drafter."""
 
     name: str
     module: nn.Module
 
-    def loss(self, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, batch: Any) -> tuple[Tensor, int]:
         """(summed loss, number of rows it is summed over)."""
 
     def validate(self) -> dict[str, float]:
@@ -66,6 +66,20 @@ class Shared:
     second: Tensor
     grads: Tensor
     figures: Tensor
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def load_module(module: M, path: Path) -> M:
+    """Return the module, frozen, with the weights at the beginning of a training checkpoint."""
+    flat = torch.load(path)["weights"]
+    start = 0
+    for parameter in module.parameters():
+        parameter.data = flat[start : start + parameter.numel()].view(parameter.shape).clone()
+        parameter.requires_grad_(False)
+        start += parameter.numel()
+    return module
 
 
 def rate(step: int, ends: tuple[int, ...], decay_from: float) -> float:
@@ -183,12 +197,12 @@ class Loop:
             if done:
                 return
 
-    def _gradients(self, batch: Batch) -> None:
+    def _gradients(self, batch: Any) -> None:
         self.buffers.grads[self.rank].zero_()
         loss, rows = self.job.loss(batch)
         (loss / 1024).backward()
         figures = self.buffers.figures[self.rank]
-        figures[_TOKENS] += batch.ids.numel()
+        figures[_TOKENS] += batch.size
         figures[_LOSS] += float(loss.detach())
         figures[_ROWS] += rows
 

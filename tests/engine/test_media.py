@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from mlxmtp.decode.decoder import Decoder
+from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import LoadError, UsageError
+from mlxmtp.models.config import read_config
 from tests.golden import FOLDER
 from tests.media_golden import BUDGET, FAMILIES, IMAGE, MediaGolden, build, pictures
+from tests.networks import Adversary
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -41,6 +46,15 @@ def test_text_about_pictures_is_the_references_whatever_is_drafted(
     golden: MediaGolden, model: Model, drafts: int | str
 ) -> None:
     assert text(model, golden.ids("prompt"), num_draft_tokens=drafts) == golden.ids("greedy")
+
+
+def test_a_hostile_drafter_changes_no_text_after_a_picture(golden: MediaGolden, model: Model) -> None:
+    hostile = Model(
+        Decoder(model._decoder.target, Adversary(golden.ids("greedy")[1], 128), compiled="never"), model.config, None
+    )
+    prompt, plain = golden.ids("prompt"), text(model, golden.ids("prompt"), num_draft_tokens=0, temp=0.8, seed=5)
+    assert text(hostile, prompt, num_draft_tokens=2) == golden.ids("greedy")
+    assert text(hostile, prompt, num_draft_tokens=8, temp=0.8, seed=5) == plain
 
 
 def test_a_sampled_text_is_the_same_with_and_without_drafts(golden: MediaGolden, model: Model) -> None:
@@ -83,6 +97,8 @@ def test_paths_bytes_and_pictures_are_alike(golden: MediaGolden, model: Model, t
 def test_placeholders_and_media_are_as_many(model: Model) -> None:
     with pytest.raises(ValueError, match="1 placeholders for 2 pictures"):
         model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures(), image_tokens=70)
+    with pytest.raises(ValueError, match="1 placeholders for 0 pictures"):
+        model.rounds([2, IMAGE, 5], max_tokens=1)
     with pytest.raises(ValueError, match="70, 140, 280, 560, 1120"):
         model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures()[:1], image_tokens=100)
     with pytest.raises(ValueError, match="prompt ids must lie in"):
@@ -120,3 +136,13 @@ def test_pictures_beside_each_other_without_marks_keep_their_places(golden: Medi
     prepared = [model.media.prepare(one, BUDGET) for one in pictures()]
     soft = model.media.soft([2, *prepared[0].ids, *prepared[1].ids, 5], prepared)
     assert [(one.start, one.end) for one in soft] == [(1, 61), (61, 121)]
+
+
+@pytest.mark.parametrize(("said", "most"), [(70, 70), (280, 280), (71, 280), ("70", 280), (None, 280)])
+def test_a_picture_has_at_most_the_tokens_that_the_checkpoint_was_published_with(
+    golden: MediaGolden, said: object, most: int
+) -> None:
+    config = read_config(golden.target)
+    media = Media(replace(config, raw={**config.raw, "vision_soft_tokens_per_image": said}))
+    assert most // 2 < media.prepare(pictures()[0]).count <= most
+    assert 70 < media.prepare(pictures()[0], 140).count <= 140

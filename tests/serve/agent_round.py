@@ -31,7 +31,7 @@ class Scripted(FakeDecoder):
     def __init__(self, server: Running, written: str) -> None:
         super().__init__()
         self._server, self._written = server, written
-        self.said: list[list[int]] = []
+        self.rounds_of_tools: list[tuple[list[int], list[int]]] = []  # prompt and answer, without those for titles
 
     def rounds(self, prompt_ids: Sequence[int], **options: Any) -> Generator[Round, None, None]:
         self._server.decoder = self
@@ -45,8 +45,10 @@ class Scripted(FakeDecoder):
             answer = f"<|channel>thought\nIt is there.\n<channel|>It says {WORD}.<turn|>"
         else:
             answer = f"<|channel>thought\nI read it.\n<channel|>I look: {self._written}<|tool_response>"
-        self.said.append(self._server.tokenizer.encode(answer))
-        self.enqueue(self.said[-1])
+        said = self._server.tokenizer.encode(answer)
+        if "<|tool>" in prompt:
+            self.rounds_of_tools.append((list(prompt_ids), said))
+        self.enqueue(said)
         yield from super().rounds(prompt_ids, **options)
 
 
@@ -111,9 +113,9 @@ def main(agent: str) -> None:
 
 def read_again(decoder: Scripted) -> int:
     """Return how many tokens of the prompt with the call and of that answer the next prompt does not begin with."""
-    (first, said), (second, _) = list(zip(decoder.requests, decoder.said, strict=True))[-2:]
-    held = [*first.prompt, *said[:-1]]
-    same = next((i for i, (a, b) in enumerate(zip(held, second.prompt, strict=False)) if a != b), len(held))
+    (first, said), (second, _) = decoder.rounds_of_tools[-2:]
+    held = [*first, *said[:-1]]
+    same = next((i for i, (a, b) in enumerate(zip(held, second, strict=False)) if a != b), len(held))
     return len(held) - same
 
 

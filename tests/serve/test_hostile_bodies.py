@@ -59,7 +59,7 @@ def refusal_is_in_form(path: str, value: Json) -> bool:
     return set(error) == {"message", "type", "param", "code"} and bool(error["message"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(PATHS), body=BODIES, stream=st.booleans())
 def test_a_body_is_answered_or_refused(served: Running, path: str, body: Json, stream: bool) -> None:
     served.decoder.answers.clear()

@@ -73,6 +73,17 @@ class Server:
         more = f" It wrote: {last}" if last else ""
         return f"The tool server '{self.entry.name}' does not work: {self.failure}.{more}"
 
+    def fail(self, error: BaseException) -> None:
+        """Keep why it does not work, as the end of a sentence; the first reason stands."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        said = " ".join(cleaned(str(error).split("For further information")[0], 300).split()).rstrip(".")
+        said = (said or type(error).__name__) + (f" ({self.entry.url})" if self.entry.url else "")
+        if isinstance(error, FileNotFoundError):
+            folder = f", or no folder {self.entry.cwd}" if self.entry.cwd else ""
+            said = f"there is no program '{self.entry.command}'{folder}"
+        self.failure = self.failure or said
+
     def as_table(self) -> dict[str, Any]:
         """Return what is known of it, ready for JSON."""
         return {
@@ -192,7 +203,7 @@ class Servers:
                 server.ready.set()
                 await self._over.wait()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (told where somebody waits)
-            server.failure = server.failure or _reason(error, server.entry)
+            server.fail(error)
         finally:
             server.client, server.tools = None, ()
             server.ready.set()
@@ -265,13 +276,13 @@ class Servers:
             result = await client.call_tool(name, dict(arguments), progress_callback=progressed)
         except MCPError as error:
             raise ToolError(f"The tool server '{server.entry.name}' failed: {error}") from error
-        text = "\n".join(_texts(result))
+        text = "\n".join(texts_of(result))
         if result.is_error:
             raise ToolError(text or "It failed, and does not say why.")
         return text
 
 
-def _texts(result: CallToolResult) -> Iterator[str]:
+def texts_of(result: CallToolResult) -> Iterator[str]:
     """Yield the texts of a result; of all else a line that says what it is."""
     for one in result.content[:1000]:
         inner = getattr(one, "resource", None)
@@ -282,13 +293,3 @@ def _texts(result: CallToolResult) -> Iterator[str]:
         yield text if isinstance(text, str) else f"[{one.type}{f': {about}' if about else ''}]"
     if not result.content and result.structured_content is not None:
         yield json.dumps(result.structured_content, ensure_ascii=False)[: 2 * LONGEST]
-
-
-def _reason(error: BaseException, entry: ServerEntry) -> str:
-    """Return why a server does not work, as the end of a sentence."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, FileNotFoundError):
-        return f"there is no program '{entry.command}'" + (f", or no folder {entry.cwd}" if entry.cwd else "")
-    said = " ".join(cleaned(str(error).split("For further information")[0], 300).split()).rstrip(".")
-    return (said or type(error).__name__) + (f" ({entry.url})" if entry.url else "")

@@ -23,6 +23,7 @@ from mlxmtp.cli.terminal.rows import joined, listed, wrapped
 from mlxmtp.cli.terminal.signals import interrupts
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
+from mlxmtp.machine.memory import Largest
 from mlxmtp.settings import Loaded, Settings
 from mlxmtp.units import text_width
 
@@ -123,10 +124,10 @@ class ChosenModel:
         assert self.worker.model is not None
         return self.worker.model
 
-    def require_memory(self, picture: int, settings: Settings) -> None:
-        """Raise TooLarge if the memory does not hold the model with a picture of so many tokens."""
+    def require_memory(self, media: Largest, settings: Settings) -> None:
+        """Raise TooLarge if the memory does not hold the model with pictures and sounds of this size."""
         assert self.target is not None
-        self.opener.require_memory(self.target, self.drafter, _ANSWER, settings, turns=True, picture=picture)
+        self.opener.require_memory(self.target, self.drafter, _ANSWER, settings, turns=True, media=media)
 
     def load(self, target: Checkpoint, settings: Settings, *, draws: bool) -> None:
         """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""

@@ -16,12 +16,14 @@ from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts, went_to
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
+from mlxmtp.cli.terminal.thumbnails import thumbnail
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.media import largest, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import ContextOverflow
 
 _PATIENCE = 3  # times Ctrl+C until the program itself is left, should the model not react
+_SMALL = (480, 240)  # pixels of a thumbnail, at most
 _SOON = 0.5  # seconds until a person hears that it does not
 _WITHOUT_ANSWER = {
     "cancelled": "Stopped before the answer began.",
@@ -186,6 +188,7 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     chat.renew_tools()
     for one in mentioned:
         chat.say(f"{one.name}, {tokens_of(chat, one)} tokens")
+        show(chat, one)
     drop = _make_fit(chat, turn)
     if drop is None:
         return False
@@ -222,6 +225,14 @@ def tokens_of(chat: Chat, one: Material) -> str:
     return ", ".join([*about, f"{count:,}"])
 
 
+def show(chat: Chat, one: Material) -> None:
+    """Draw the first picture of a file, where the terminal draws any."""
+    if chat.out.pictures and (seen := next((file for file in one.media if file.kind == "image"), None)):
+        from mlxmtp.media.image import small_png
+
+        chat.out.draw(thumbnail(small_png(seen.picture, *_SMALL), *seen.picture.size, chat.out.pictures))
+
+
 def _media(files: Sequence[Material]) -> tuple[MediaPart, ...]:
     return tuple(media_part(file) for one in files for file in one.media)
 
@@ -231,8 +242,8 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
     opened, settings = chat.model.opened, chat.settings
     tokenizer = opened.model.tokenizer
     messages = turn.prepared(opened.model.media, settings.image_tokens)
-    if picture := largest(media_in(messages)):
-        chat.model.require_memory(picture, settings)
+    if media := media_in(messages):
+        chat.model.require_memory(largest(media), settings)
     used = len(tokenizer.prompt_ids(messages, think=bool(settings.think), tools=chat.tools.declarations))
     fit = turn.fit(used, tokenizer, opened.context, settings.max_tokens)
     if not fit.full:

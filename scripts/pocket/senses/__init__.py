@@ -1,0 +1,1 @@
+"""The towers that see and hear: training modules in the published layout."""

@@ -1,0 +1,206 @@
+"""Training the towers alone, each with a classifier that is thrown away.
+
+A picture says what stands where: the soft token at a thing's centre is to tell thing and colour, all others that
+there is nothing. A sound is to tell its words in order (CTC). So the target finds soft tokens that it only has to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scripts.pocket.batches import Stream
+from scripts.pocket.senses.hearing import Hearing, rows_of
+from scripts.pocket.senses.media import SIDE, Source
+from scripts.pocket.senses.vision import Vision, patches
+from scripts.pocket.sizes import MELS, TARGET, Scale
+from scripts.pocket.tasks.pictures import COLOURS, THINGS, Picture, picture
+from scripts.pocket.tasks.sounds import WORDS
+from scripts.pocket.tasks.task import Medium
+
+_NOTHING = 0.2
+"""Weight of places where nothing is: they are fifty times as many."""
+_COLOURS = tuple(COLOURS)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Pictures of one grid: patches [B, P, 768], and what stands where: what [B, S], 0 for nothing; colour [B, S]."""
+
+    pieces: Tensor
+    grid: tuple[int, int]
+    what: Tensor
+    colour: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.what.numel()
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Sounds: mel [B, T, 128], frames [B] of each; words [B, W], filled up with 0, and how many each has."""
+
+    mel: Tensor
+    frames: Tensor
+    words: Tensor
+    many: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.mel.shape[0] * rows_of(self.mel.shape[1])
+
+
+class VisionWithHeads(nn.Module):
+    """The tower and, for training only, classifiers of its soft tokens. The tower's parameters come first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = Vision()
+        self.heads_what = nn.Linear(TARGET.hidden, 1 + len(THINGS))
+        self.heads_colour = nn.Linear(TARGET.hidden, len(_COLOURS))
+
+    def forward(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Return logits of things [B, S, 1 + T] and of colours [B, S, C]."""
+        soft = self.tower(seen.pieces, *seen.grid)
+        return self.heads_what(soft), self.heads_colour(soft)
+
+
+class VisionJob:
+    """The vision tower and pictures."""
+
+    name = "vision"
+
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
+        torch.manual_seed(seed)
+        self._seed, self._scale, self._source = seed, scale, Source(folder)
+        self.module = VisionWithHeads()
+
+    def stream(self, rank: int, world: int) -> Stream:
+        """The worker's batches."""
+        return Stream(self._pool, rank, world)
+
+    def _pool(self, number: int) -> list[Seen]:
+        made = self._batches([Medium("image", number * self._scale.pool + i) for i in range(self._scale.pool)])
+        Random(f"{self._seed}/vision/{number}").shuffle(made)
+        return made
+
+    def _batches(self, media: list[Medium]) -> list[Seen]:
+        grids: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for medium in media:
+            pixels = self._source.pixels(medium)
+            grid = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
+            grids.setdefault(grid, []).append((patches(pixels), *places(picture(medium), grid)))
+        return [
+            Seen(torch.stack(pieces), (3 * rows, 3 * columns), torch.stack(what), torch.stack(colour))
+            for (rows, columns), all_of in grids.items()
+            for pieces, what, colour in (zip(*some, strict=True) for some in _groups(all_of, self._scale.budget))
+        ]
+
+    def loss(self, batch: Seen) -> tuple[Tensor, int]:
+        """Summed negative log-likelihood of things and colours; rows counts the things."""
+        what, colour = self.module(batch)
+        there = batch.what > 0
+        nll = F.cross_entropy(what.flatten(0, 1), batch.what.flatten(), reduction="none")
+        nll = (nll * torch.where(there.flatten(), 1.0, _NOTHING)).sum()
+        return nll + F.cross_entropy(colour[there], batch.colour[there], reduction="sum"), int(there.sum())
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the share of unseen pictures of which everything was told, and at its place."""
+        right = count = 0
+        for batch in self._batches([Medium("image", i, held_out=True) for i in range(self._scale.checked)]):
+            what, colour = (logits.argmax(-1) for logits in self.module(batch))
+            same = (what == batch.what) & ((colour == batch.colour) | (batch.what == 0))
+            right, count = right + int(same.all(1).sum()), count + len(same)
+        return {"held_out_exact": right / count}
+
+
+def places(seen: Picture, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return what stands at each soft token [S], from 1 on, and of which colour [S]."""
+    rows, columns = grid
+    what, colour = torch.zeros(rows * columns, dtype=torch.long), torch.zeros(rows * columns, dtype=torch.long)
+    for thing in seen.things:
+        row = min(rows - 1, int(thing.y * seen.width / seen.height * rows))
+        at = row * columns + min(columns - 1, int(thing.x * columns))
+        what[at], colour[at] = 1 + THINGS.index(thing.what), _COLOURS.index(thing.colour)
+    return what, colour
+
+
+class HearingWithHead(nn.Module):
+    """The tower and, for training only, a classifier of its soft tokens. The tower's parameters come first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = Hearing()
+        self.heads_words = nn.Linear(TARGET.hidden, 1 + len(WORDS))
+
+    def forward(self, heard: Heard) -> Tensor:
+        """Return log-probabilities [B, S, 1 + W]; the first is nothing."""
+        return F.log_softmax(self.heads_words(self.tower(heard.mel, heard.frames)), -1)
+
+
+class HearingJob:
+    """The audio tower and sounds."""
+
+    name = "hearing"
+
+    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
+        torch.manual_seed(seed)
+        self._seed, self._scale, self._source = seed, scale, Source(folder)
+        self.module = HearingWithHead()
+
+    def stream(self, rank: int, world: int) -> Stream:
+        """The worker's batches."""
+        return Stream(self._pool, rank, world)
+
+    def _pool(self, number: int) -> list[Heard]:
+        made = list(self._batches([Medium("audio", number * self._scale.pool + i) for i in range(self._scale.pool)]))
+        Random(f"{self._seed}/hearing/{number}").shuffle(made)
+        return made
+
+    def _batches(self, media: list[Medium]) -> Iterator[Heard]:
+        """Yield batches of sounds of about the same length."""
+        clips = []
+        for medium in media:
+            words = self._source.sounds.text(medium).words
+            clips.append((torch.from_numpy(self._source.mel(medium)), [1 + WORDS.index(word) for word in words]))
+        clips.sort(key=lambda clip: len(clip[0]))
+        for some in _groups(clips, self._scale.budget):
+            mel = torch.zeros(len(some), -(-len(some[-1][0]) // 16) * 16, MELS)
+            words = torch.zeros(len(some), max(len(said) for _, said in some), dtype=torch.long)
+            for i, (features, said) in enumerate(some):
+                mel[i, : len(features)] = features
+                words[i, : len(said)] = torch.tensor(said)
+            frames, many = torch.tensor([len(one) for one, _ in some]), torch.tensor([len(said) for _, said in some])
+            yield Heard(mel, frames, words, many)
+
+    def loss(self, batch: Heard) -> tuple[Tensor, int]:
+        """Summed negative log-likelihood of the words; rows counts them."""
+        logs = self.module(batch).transpose(0, 1)
+        lengths = torch.tensor([rows_of(int(one)) for one in batch.frames])
+        nll = F.ctc_loss(logs, batch.words, lengths, batch.many, reduction="sum", zero_infinity=True)
+        return nll, int(batch.many.sum())
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the share of sounds by voices never heard of which every word was told."""
+        right = count = 0
+        for batch in self._batches([Medium("audio", i, held_out=True) for i in range(self._scale.checked)]):
+            told = self.module(batch).argmax(-1)
+            for row, frames, words, many in zip(told, batch.frames, batch.words, batch.many, strict=True):
+                kept = torch.unique_consecutive(row[: rows_of(int(frames))])
+                right += kept[kept > 0].tolist() == words[:many].tolist()
+                count += 1
+        return {"held_out_exact": right / count}
+
+
+def _groups(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[at : at + size] for at in range(0, len(items), size))

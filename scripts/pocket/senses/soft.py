@@ -1,0 +1,40 @@
+"""Soft tokens of the trained towers, as the target reads them while it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scripts.pocket.senses.hearing import Hearing
+from scripts.pocket.senses.media import SIDE, Source
+from scripts.pocket.senses.vision import Vision, patches
+from scripts.pocket.tasks.task import Medium
+from scripts.pocket.train import load_module
+
+
+class TrainedSenses:
+    """The towers of a training folder, with their numbers as they will be published, in bfloat16."""
+
+    def __init__(self, folder: Path) -> None:
+        self._source = Source(folder)
+        self._vision = load_module(Vision(), folder / "vision.pt")
+        self._hearing = load_module(Hearing(), folder / "hearing.pt")
+        for parameter in (*self._vision.parameters(), *self._hearing.parameters()):
+            parameter.data = parameter.data.bfloat16().float()
+
+    @property
+    def clips(self) -> int:
+        """How many sounds there are to train with."""
+        return self._source.sounds.count
+
+    @torch.no_grad()
+    def soft(self, medium: Medium) -> Tensor:
+        """Return the soft tokens [S, H] of a picture or sound."""
+        if medium.kind == "image":
+            pixels = self._source.pixels(medium)
+            rows, columns = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
+            return self._vision(patches(pixels)[None], 3 * rows, 3 * columns)[0]
+        mel = torch.from_numpy(self._source.mel(medium))
+        return self._hearing(mel[None], torch.tensor([len(mel)]))[0]

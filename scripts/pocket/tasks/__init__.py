@@ -1,0 +1,1 @@
+"""Tasks for training that are made by combination: tools, forms, edits, pictures and sounds."""
