@@ -261,7 +261,8 @@ class Chat:
     def say_figures(self, parts: list[str]) -> None:
         """Write `a · b · c`, dim: memory and prompt are left to /stats where one row has no room for them."""
         columns = self.out.size()[0]
-        for extra in (parts[-1], *(part for part in parts if part.startswith("prompt "))):
+        memory = next((at for at, part in enumerate(parts, 1) if part.startswith("context ")), len(parts))
+        for extra in (*parts[memory:], *(part for part in parts if part.startswith("prompt "))):
             if text_width(" · ".join(parts)) > columns:
                 parts = [part for part in parts if part != extra]
         self.out.dim(joined(parts, " · ", columns))
