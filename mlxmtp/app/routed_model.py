@@ -6,7 +6,7 @@ An endpoint that fails before its first token is followed by the next model; wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -186,11 +186,13 @@ class RoutedModel(Model):
         question: str = "",
         tools: Sequence[Tool] = (),
         written: Written | None = None,
+        snapshot_at: Collection[int] | None = None,
     ) -> Answer:
         """Answer with the models that were chosen, in their order. Errors are raised while the answer is read."""
 
         def ask(opened: OpenModel, wanted: Params, offered: Sequence[Tool]) -> Answer:
             options: dict[str, Any] = {"on_prefill": on_prefill, "continues": continues, "question": question}
+            options["snapshot_at"] = snapshot_at
             elsewhere, text = isinstance(opened, RemoteOpenModel), opened.model.tokenizer
             if elsewhere or text.special_ids == self._small_tokenizer.special_ids:  # ids of the same vocabulary
                 options["written"] = written
