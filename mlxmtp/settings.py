@@ -189,7 +189,7 @@ class Settings:
         "on terminals", commands=_TALKING, section="thinking")
     image_tokens: int | None = setting(
         "--image-tokens N", choice(*IMAGE_TOKENS), "At most so many tokens of each picture: 70, 140, 280, 560 or 1120.",
-        "280", commands=_ANSWERING, in_chat=True, of_answer=True)
+        "280", commands=(*_ANSWERING, "bench"), in_chat=True, of_answer=True)
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
         "any text", **{**_FORM, "commands": ("ask", "map", "bench")})
@@ -231,6 +231,9 @@ class Settings:
     origins: str | None = setting(
         "--origins LIST", TEXT, "Web pages that may ask, as https://NAME:PORT, with commas between.",
         "none", commands=("serve",), section="access")
+    fetch_media: bool | None = setting(
+        "--fetch-media", SWITCH, "Fetch pictures and PDFs that requests name by address, from public ones only.",
+        "off", commands=("serve",), section="access")
     max_waiting: int | None = setting(
         "--max-waiting N", number(Range(0, whole=True)), "Requests that may wait; more are turned away.",
         "64", commands=("serve",), section="access")

@@ -14,6 +14,7 @@ from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_repor
 from mlxmtp.bench.runner import OnProgress, Runner, prompts_of
 from mlxmtp.bench.samples import Sample
 from mlxmtp.chat.attach import read_reference
+from mlxmtp.engine.media import largest
 from mlxmtp.engine.model import context_of
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.files import write_atomically
@@ -59,12 +60,14 @@ class Benchmark:
             drafter = opener.drafter(target, settings, off=request.plan.num_draft_tokens == (0,))
             on_progress(f"{target.name}: preparing the prompts")
             tokenizer, context = read_tokenizer(target), context_of(target.folder)
-            prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, think=bool(settings.think))
-            longest = max(len(prompt.ids) for found in prompts.values() for prompt in found)
-            tokens, kv_bits = longest + request.plan.max_tokens, settings.kv_bits
-            require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=kv_bits)
+            params, media = answer_params(settings), opener.media(target)
+            prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, media, params)
+            every = [prompt for found in prompts.values() for prompt in found]
+            tokens, kv_bits = max(len(one.ids) for one in every) + request.plan.max_tokens, settings.kv_bits
+            seen = largest([medium for one in every for medium in one.media])
+            require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=kv_bits, media=seen)
             exact = exact_of(settings, [one for one in request.plan.num_draft_tokens if drafter is not None])
-            pair, params = (target, drafter, settings.draft_bits, kv_bits, exact), answer_params(settings)
+            pair = target, drafter, settings.draft_bits, kv_bits, exact
             self._runners.append(Runner(*pair, tokenizer, params, prompts, request.plan))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
         asked = RunSettings(

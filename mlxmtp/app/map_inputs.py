@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.chat.material import decoded, read_text
-from mlxmtp.engine.media import IMAGE_TOKENS
+from mlxmtp.engine.media import FRAME_TOKENS, IMAGE_TOKENS, SOUND_TOKENS, VIDEO_TOKENS
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
-from mlxmtp.media.source import HEAD, media_type_of
+from mlxmtp.machine.memory import Largest
+from mlxmtp.media.source import HEAD, Kind, kind_of, media_type_of
 
 _PLACE = re.compile(r"\{(\w*)\}")
 
@@ -25,38 +26,39 @@ _PLACE = re.compile(r"\{(\w*)\}")
 class Item:
     """One input: a path, or the object of a line. `name` is for people, `prompt` is asked.
 
-    `picture`: a file that is seen where `prompt` has `{}`.
+    `medium`: a file of `kind` that is seen or heard where `prompt` has `{}`.
     """
 
     input: str | dict[str, Any]
     name: str
     prompt: str
-    picture: Path | None = None
+    medium: Path | None = None
+    kind: Kind | None = None
 
     @property
     def content(self) -> str | list[dict[str, Any]]:
         """The content of the message that asks."""
-        if self.picture is None:
+        if self.kind is None:
             return self.prompt
         found: list[dict[str, Any]] = []
         for text in self.prompt.split("{}"):
-            found += [{"type": "image", "image": self.picture}, {"type": "text", "text": text}]
+            found += [{"type": self.kind, self.kind: self.medium}, {"type": "text", "text": text}]
         return [part for part in found[1:] if part.get("text") != ""]
 
     def key(self, model: str, settings: dict[str, Any]) -> str:
         """Return a word that is another one for another prompt, model or setting."""
-        seen = "" if self.picture is None else hashlib.sha256(self.picture.read_bytes()).hexdigest()
+        seen = "" if self.medium is None else hashlib.sha256(self.medium.read_bytes()).hexdigest()
         about = json.dumps([model, self.prompt, settings, *filter(None, [seen])], sort_keys=True, default=str)
         return hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
 def items_of_files(template: str, files: Sequence[Path]) -> list[Item]:
-    """Return an item for each file, whose text or picture stands where the template has `{}`. Raises UsageError."""
+    """Return an item for each file, whose text or medium stands where the template has `{}`. Raises UsageError."""
     if "{}" not in template:
         raise UsageError('PROMPT needs {} where the text of a file belongs: "Summarise: {}".')
     return [
-        Item(str(file), str(file), template, file) if _is_picture(file) else
-        Item(str(file), str(file), template.replace("{}", read_text(str(file))))
+        Item(str(file), str(file), template.replace("{}", read_text(str(file)))) if (kind := _kind(file)) is None else
+        Item(str(file), str(file), template, file, kind)
         for file in files
     ]  # fmt: skip
 
@@ -89,19 +91,23 @@ def _filled(fields: dict[str, Any], place: re.Match[str]) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def most_tokens(items: Sequence[Item], tokenizer: Tokenizer, image_tokens: int | None) -> tuple[int, int]:
-    """Return the tokens of the longest prompt, about, and those of a picture; 0 if none has any."""
-    budget = image_tokens or IMAGE_TOKENS
-    lengths = [len(tokenizer.encode(one.prompt)) + budget * (one.picture is not None) for one in items]
-    return max(lengths), budget * any(one.picture is not None for one in items)
+def most_tokens(items: Sequence[Item], tokenizer: Tokenizer, image_tokens: int | None) -> tuple[int, Largest]:
+    """Return the tokens of the longest prompt, about (a sound counts for half a minute), and of the largest media."""
+    picture = image_tokens or IMAGE_TOKENS
+    counts: dict[Kind | None, int] = {None: 0, "image": picture, "audio": SOUND_TOKENS, "video": VIDEO_TOKENS}
+    lengths = [len(tokenizer.encode(one.prompt)) + counts[one.kind] for one in items]
+    kinds = {one.kind for one in items}
+    seen = picture if "image" in kinds else FRAME_TOKENS if "video" in kinds else 0
+    return max(lengths), Largest(seen, SOUND_TOKENS if "audio" in kinds else 0)
 
 
-def _is_picture(path: Path) -> bool:
+def _kind(path: Path) -> Kind | None:
+    """Return the kind of a picture or a sound, None for what is text or cannot be read, which is said there."""
     try:
         with path.open("rb") as file:
-            return (media_type_of(file.read(HEAD)) or "").startswith("image/")
-    except OSError:  # said where its text is read
-        return False
+            return kind_of(media_type_of(file.read(HEAD)))
+    except OSError:
+        return None
 
 
 def _lines(path: Path) -> list[str]:

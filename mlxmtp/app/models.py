@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxmtp.engine.media import IMAGE_TOKENS
+from mlxmtp.engine.media import IMAGE_TOKENS, SOUND_TOKENS
 from mlxmtp.errors import DownloadError, LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.files import is_path
 from mlxmtp.hub import inventory
@@ -13,6 +13,7 @@ from mlxmtp.hub.inventory import Group, KnownModel, RemovalPlan
 from mlxmtp.hub.registry import BUILT_IN, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
+from mlxmtp.machine.memory import Largest
 from mlxmtp.machine.speed import Speed, predict
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.tensors import parameter_count
@@ -116,6 +117,7 @@ class ModelReport:
     drafter: DrafterReport | None
     memory: tuple[MemoryReport, ...]
     picture_bytes: int | None  # of memory, beside that, once a picture is read; None for a model that sees none
+    sound_bytes: int | None  # once a sound is
     prediction: Speed | None
     conversion: dict[str, Any] | None
 
@@ -173,7 +175,8 @@ class Catalog:
             *_described(model.config),
             None if model.drafter is None or paired is None else DrafterReport(model.drafter, *_described(paired)),
             tuple(MemoryReport.of(model, context) for context in CONTEXTS if context <= model.config.max_positions),
-            model.needs(picture=IMAGE_TOKENS).vision if model.sees else None,
+            model.needs(media=Largest(picture=IMAGE_TOKENS)).vision if model.sees else None,
+            model.needs(media=Largest(sound=SOUND_TOKENS)).audio if model.hears else None,
             None if bandwidth is None else predict(model.config, paired, bandwidth),
             conversion_record(checkpoint.folder),
         )

@@ -23,7 +23,7 @@ from mlxmtp.hub.registry import BUILT_IN, entries
 from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.limits import EXACT_DRAFT, Exact
 from mlxmtp.machine.chip import this_machine
-from mlxmtp.machine.memory import machine_memory, need
+from mlxmtp.machine.memory import NO_MEDIA, Largest, machine_memory, need
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
@@ -176,10 +176,10 @@ class Opener:
         settings: Settings,
         *,
         turns: bool,
-        picture: int = 0,
+        media: Largest = NO_MEDIA,
     ) -> None:
         """Raise TooLarge if the memory does not hold it all."""
-        options: dict[str, Any] = {"turns": turns, "kv_bits": settings.kv_bits, "picture": picture}
+        options: dict[str, Any] = {"turns": turns, "kv_bits": settings.kv_bits, "media": media}
         require_memory(target, drafter, tokens, force=bool(settings.force), **options)
 
     def has_drafter(self, target: Checkpoint) -> bool:
@@ -277,25 +277,22 @@ def require_memory(
     force: bool = False,
     turns: bool = False,
     kv_bits: int | None = None,
-    picture: int = 0,
+    media: Largest = NO_MEDIA,
 ) -> None:
-    """Raise TooLarge if `tokens` tokens cannot run here, in one turn or `turns`; LoadError for impossible `kv_bits`.
-
-    `picture`: soft tokens of the largest picture among them, 0 without any.
-    """
+    """Raise TooLarge if `tokens` tokens cannot run here, in one turn or `turns`; LoadError for impossible `kv_bits`."""
     if force:
         return
     config = read_config(found.folder)
     drafting = None if drafter is None else read_config(drafter.folder)
-    needed = need(config, drafting, tokens, turns=turns, kv_bits=kv_bits, picture=picture)
+    needed = need(config, drafting, tokens, turns=turns, kv_bits=kv_bits, media=media)
     machine = this_machine()
     if needed.total <= machine.usable:
         return
     weights = needed.target + needed.drafter
-    if needed.total - needed.vision <= machine.usable:
-        advice = (
-            f"Without pictures it fits; {format_bytes(needed.vision)} are for the tower: ask with fewer --image-tokens"
-        )
+    if needed.total - needed.media <= machine.usable:
+        what = "pictures and sounds" if needed.vision and needed.audio else "pictures" if needed.vision else "sounds"
+        advice = f"Without {what} it fits; {format_bytes(needed.media)} are for reading them: "
+        advice += "ask with fewer --image-tokens" if needed.vision else "take a smaller model with -m"
     elif weights < 0.9 * machine.usable:
         advice = f"It is the {tokens} tokens that are too many: shorten the prompt or --max-tokens"
         if kv_bits is None and config.head_dim(FULL) % 32 == 0:

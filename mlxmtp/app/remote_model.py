@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -30,6 +30,7 @@ from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import EndpointFailed, ModelNotFound
 from mlxmtp.limits import SAMPLING
+from mlxmtp.machine.memory import NO_MEDIA, Largest
 from mlxmtp.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class RemoteOpener(Opener):
         settings: Settings,
         *,
         turns: bool,
-        picture: int = 0,
+        media: Largest = NO_MEDIA,
     ) -> None:
         """Ask for none."""
 
@@ -177,6 +178,7 @@ class ServedModel(Model):
         question: str = "",
         tools: Sequence[Tool] = (),
         written: Written | None = None,
+        snapshot_at: Collection[int] | None = None,
     ) -> Answer:
         """Answer a conversation. Errors are raised while the answer is read."""
         asked = as_sent([*map(sent, messages)])

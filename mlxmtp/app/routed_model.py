@@ -6,8 +6,9 @@ An endpoint that fails before its first token is followed by the next model; wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxmtp.app.candidates import FIRST_TOKEN, Candidates
@@ -185,11 +186,13 @@ class RoutedModel(Model):
         question: str = "",
         tools: Sequence[Tool] = (),
         written: Written | None = None,
+        snapshot_at: Collection[int] | None = None,
     ) -> Answer:
         """Answer with the models that were chosen, in their order. Errors are raised while the answer is read."""
 
         def ask(opened: OpenModel, wanted: Params, offered: Sequence[Tool]) -> Answer:
             options: dict[str, Any] = {"on_prefill": on_prefill, "continues": continues, "question": question}
+            options["snapshot_at"] = snapshot_at
             elsewhere, text = isinstance(opened, RemoteOpenModel), opened.model.tokenizer
             if elsewhere or text.special_ids == self._small_tokenizer.special_ids:  # ids of the same vocabulary
                 options["written"] = written
@@ -335,7 +338,7 @@ class RoutedAnswer(Answer):
             if cascade == "logprob" and len(heard) < _FIRST_WORDS and isinstance(event, Text | End):
                 heard += [] if isinstance(event, End) else [one.logprob for one in event.logprobs]
                 if heard and (len(heard) >= _FIRST_WORDS or isinstance(event, End)):
-                    mean = sum(heard) / len(heard)
+                    mean = fmean(heard[:_FIRST_WORDS])
                     if mean < (_SURE if sure is None else sure):
                         if isinstance(event, Text):
                             yield event

@@ -13,6 +13,7 @@ from mlxmtp.bench import environment, streams, suite
 from mlxmtp.bench.report import to_json
 from mlxmtp.bench.runner import OnProgress, prompts_of
 from mlxmtp.chat.attach import read_reference
+from mlxmtp.engine.media import largest
 from mlxmtp.engine.model import context_of
 from mlxmtp.files import write_atomically
 from mlxmtp.settings import Loaded
@@ -41,11 +42,13 @@ class StreamsBenchmark:
             drafter = opener.drafter(target, settings, off=plan.num_draft_tokens == (0,))
             on_progress(f"{target.name}: preparing the prompts")
             tokenizer, context = read_tokenizer(target), context_of(target.folder)
-            found = prompts_of(texts, plan, tokenizer, context, target.name, think=bool(settings.think))
+            params, media = answer_params(settings), opener.media(target)
+            found = prompts_of(texts, plan, tokenizer, context, target.name, media, params)
             prompts = [prompt for one in found.values() for prompt in one]
-            longest = max(len(prompt.ids) for prompt in prompts)
+            tokens = max(len(prompt.ids) for prompt in prompts) + plan.max_tokens
+            seen = largest([medium for one in prompts for medium in one.media])
             force, kv_bits = bool(settings.force), settings.kv_bits
-            require_memory(target, drafter, longest + plan.max_tokens, force=force, kv_bits=kv_bits)
+            require_memory(target, drafter, tokens, force=force, kv_bits=kv_bits, media=seen)
             self._models.append((target, drafter, tokenizer, prompts))
         self.samples: list[streams.Job] = []
         self._environment = environment.environment()

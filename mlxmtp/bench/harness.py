@@ -16,9 +16,10 @@ from mlxmtp.decode.constraint import Constraint
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.decode.exact import Passes, find_passes
-from mlxmtp.decode.prefill import read_prompt
+from mlxmtp.decode.prefill import drained, read_in_chunks
 from mlxmtp.decode.sampling import Sampling, gumbel
 from mlxmtp.engine.constraint import Matcher, TokenTable
+from mlxmtp.engine.media import Media, Medium
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer, stop_ids
 from mlxmtp.limits import Exact
@@ -66,6 +67,7 @@ class Harness:
         self.sampling = sampling or Sampling()
         self._constraint, self._stop = constraint, stop
         self._target, self._drafter = target, drafter
+        self._media = Media(target.config)
         self._free = _FreeDrafter()  # one for all timings: rounds are traced once for each drafter
         # Compiled in this thread: a thread of its own would keep the weights for as long as the process lives.
         self._decoder = Decoder(target, drafter, compiled="always", passes=passes)
@@ -114,29 +116,34 @@ class Harness:
     def dtype(self) -> str:
         return str(self._target.dtype).removeprefix("mlx.core.")
 
-    def prepare(self, prompt: Sequence[int], tokens: int, lengths: Iterable[DraftSetting]) -> None:
+    def prepare(
+        self, prompt: Sequence[int], tokens: int, lengths: Iterable[DraftSetting], media: Sequence[Medium] = ()
+    ) -> None:
         """Build and trace every round that runs of `prompt` (the longest one) and `tokens` can need.
 
         Where rounds cannot be compiled (no compiler on Linux) they are measured as they are.
         """
         wanted = set(lengths)
         fixed = sorted({k for k in wanted if k != "auto"} | (set(LENGTHS) if "auto" in wanted else set()))
+        soft = self._media.soft(prompt, media)
         try:
             self._decoder.reserve(len(prompt) + tokens)
             for k in fixed:
                 self._decoder.depth = deepcopy(self._fresh)
                 limit = 1 + _TRACED * (k + 1)
-                for _ in self._decoder.rounds(prompt, max_tokens=limit, num_draft_tokens=k, sampling=self.sampling):
+                for _ in self._decoder.rounds(
+                    prompt, max_tokens=limit, num_draft_tokens=k, sampling=self.sampling, media=soft
+                ):
                     pass
         except RuntimeError:
             if not self.compiled:
                 raise
             self.compiled = False
             self._decoder = Decoder(self._target, self._drafter, compiled="never", passes=self._decoder.passes)
-            self.prepare(prompt, tokens, wanted)
+            self.prepare(prompt, tokens, wanted, media)
 
-    def run(self, prompt: Sequence[int], tokens: int, length: DraftSetting) -> Run:
-        """Decode exactly `tokens` tokens after a prefill of the whole prompt.
+    def run(self, prompt: Sequence[int], tokens: int, length: DraftSetting, media: Sequence[Medium] = ()) -> Run:
+        """Decode exactly `tokens` tokens after a prefill of the whole prompt; its `media` are encoded in every run.
 
         Stop tokens are ignored, except where a constraint lets them end the answer.
         """
@@ -150,6 +157,8 @@ class Harness:
             if done == total:
                 prefilled_at.append(time.perf_counter())
 
+        self._media.forget()
+        soft = self._media.soft(prompt, media)
         mx.synchronize()  # rounds that the run before has sent ahead
         mx.reset_peak_memory()
         found: list[int] = []
@@ -163,6 +172,7 @@ class Harness:
             stop=self._stop,
             on_prefill=on_prefill,
             constraint=self._constraint(),
+            media=soft,
         ):
             now = time.perf_counter()
             if found:
@@ -175,12 +185,14 @@ class Harness:
         ties = None if decoder.near_ties is None else cast("int", decoder.near_ties.item())
         return Run(tuple(found), tuple(rounds), *seconds, int(mx.get_peak_memory()), ties)
 
-    def margin(self, prefix: Sequence[int], token: int, other: int) -> tuple[float, float]:
+    def margin(
+        self, prefix: Sequence[int], token: int, other: int, media: Sequence[Medium] = ()
+    ) -> tuple[float, float]:
         """Return margin and resolution of two tokens after `prefix`, in a pass of its own over it: see `Divergence`."""
         target = self._target
         cache = KVCache(target.cache_spec, target.dtype)
         cache.reserve(len(prefix))
-        hidden = read_prompt(target, cache, prefix, 0)
+        hidden = drained(read_in_chunks(target, cache, prefix, 0, media=self._media.soft(prefix, media)))
         sampling, logits = self.sampling, target.logits(hidden)[0]
         pair = logits[mx.array([token, other])]
         if not sampling.greedy:
@@ -196,12 +208,13 @@ class Harness:
     def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> tuple[list[float], list[float]]:
         """Return seconds of about `rounds` rounds of `k` draft tokens with the drafter and as many without its cost.
 
-        They take turns on one text and one KV cache; none where the model's context is too short.
+        They take turns on one text and one KV cache; none where the model's context is too short. Pictures in the
+        prompt are as many padding tokens here: a round takes as long after them.
         """
         decoder, blocks = self._decoder, -(-rounds // _BLOCK)
         block_tokens = 1 + (_TRACED + _BLOCK) * (k + 1)
         needed = 2 * blocks * block_tokens
-        text = list(prompt[: max(0, self._target.config.max_positions - needed)])
+        text = [max(token, 0) for token in prompt[: max(0, self._target.config.max_positions - needed)]]
         if not text:
             return [], []
         decoder.forget()

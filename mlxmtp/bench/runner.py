@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlxmtp.bench.report import ModelInfo, Plan, Result, SamplingUsed
 from mlxmtp.bench.samples import Case, Divergence, DrafterTiming, Sample, draft_label
 from mlxmtp.bench.suite import Text, to_length
+from mlxmtp.engine.media import Media, Medium
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow
@@ -33,15 +34,26 @@ class Prompt:
     kind: str
     name: str
     ids: tuple[int, ...]
+    media: tuple[Medium, ...] = ()  # at its negative ids
 
 
 def prompts_of(
-    texts: Sequence[Text], plan: Plan, tokenizer: Tokenizer, context: int, name: str, *, think: bool = False
+    texts: Sequence[Text],
+    plan: Plan,
+    tokenizer: Tokenizer,
+    context: int,
+    name: str,
+    media: Media,
+    params: Params,
 ) -> dict[int | None, tuple[Prompt, ...]]:
-    """Bring the texts to every length of the plan, shortest first. Raises ContextOverflow if one does not fit."""
+    """Bring the texts to every length of the plan, shortest first. `media` and `params`: of the model and of answers.
 
-    def encode(messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return tokenizer.prompt_ids(messages, think=think)
+    Raises ContextOverflow if one does not fit, LoadError for pictures and a model that does not see.
+    """
+    pictures = {text.image: media.prepare(text.image, params.image_tokens) for text in texts if text.image is not None}
+
+    def encode(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return tokenizer.prompt_ids(media.prepared(messages, params.image_tokens), think=params.think)
 
     def require_fit(tokens: int, what: str) -> None:
         if tokens + plan.max_tokens > context:
@@ -59,7 +71,8 @@ def prompts_of(
             alike = [other for other in texts if other.kind == text.kind]
             ids = text.ids(encode) if length is None else to_length(text, alike, length, encode)
             require_fit(len(ids), f"The prompt {text.kind}/{text.name} has {len(ids):,} tokens: it")
-            prompts.append(Prompt(text.kind, text.name, tuple(ids)))
+            seen = (pictures[text.image],) if text.image is not None else ()
+            prompts.append(Prompt(text.kind, text.name, tuple(ids), seen))
         found[length] = tuple(prompts)
     return found
 
@@ -106,12 +119,12 @@ class Runner:
         described = False
         for length, prompts in self.prompts.items():
             case = Case(self.target.name, length)
-            longest = max((prompt.ids for prompt in prompts), key=len)
+            longest = max(prompts, key=lambda prompt: len(prompt.ids))
             self._report(f"{case.model}: compiling")
-            harness.prepare(longest, plan.max_tokens, self._lengths)
+            harness.prepare(longest.ids, plan.max_tokens, self._lengths, longest.media)
             for number, drafts in product(range(plan.warmups), self._lengths):
                 self._report(f"{case.model}: warm-up {number + 1}, {draft_label(drafts)}")
-                harness.run(longest, plan.max_tokens, drafts)
+                harness.run(longest.ids, plan.max_tokens, drafts, longest.media)
             for repetition, prompt in product(range(plan.repetitions), prompts):
                 for sample in self._samples(harness, case, prompt, repetition):
                     if not described:
@@ -122,7 +135,7 @@ class Runner:
             k = max(one for one in self._lengths if one != "auto") or (3 if "auto" in self._lengths else 0)
             if k:
                 self._report(f"{case.model}: drafter against checking")
-                yield DrafterTiming(case, k, *map(tuple, harness.time_drafter(longest, k, _TIMED_ROUNDS)))
+                yield DrafterTiming(case, k, *map(tuple, harness.time_drafter(longest.ids, k, _TIMED_ROUNDS)))
 
     def _report(self, what: str) -> None:
         self._on_progress(what, self._done)
@@ -133,7 +146,7 @@ class Runner:
             self._report(f"{case.model}: {prompt.kind}/{prompt.name}, {draft_label(length)}")
             if self.plan.cooldown:
                 time.sleep(self.plan.cooldown)
-            run = harness.run(prompt.ids, self.plan.max_tokens, length)
+            run = harness.run(prompt.ids, self.plan.max_tokens, length, prompt.media)
             plain = plain or run.tokens
             self._done += 1
             yield Sample(
@@ -158,7 +171,7 @@ class Runner:
         at = next((i for i, (a, b) in enumerate(zip(plain, other, strict=False)) if a != b), None)
         if at is None:
             return None
-        margin = harness.margin([*prompt.ids, *plain[:at]], plain[at], other[at])
+        margin = harness.margin([*prompt.ids, *plain[:at]], plain[at], other[at], prompt.media)
         return Divergence(at + 1, plain[at], other[at], text(plain[at]), text(other[at]), *margin)
 
     def _model_info(self, harness: "Harness") -> ModelInfo:

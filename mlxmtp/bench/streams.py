@@ -103,7 +103,7 @@ def run(model: Model, streams: Streams, prompts: Sequence[Prompt], params: Param
 
 
 def _ask(model: Model, prompt: Prompt, params: Params, seat: Seat) -> Answer:
-    return model.seated(seat).stream_ids(prompt.ids, params)
+    return model.seated(seat).stream_ids(prompt.ids, params, media=prompt.media)
 
 
 def measure(

@@ -5,28 +5,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, cycle
 from pathlib import Path
+from typing import Any
 
 from mlxmtp.errors import ContextOverflow, UsageError
 
 SUITES = ("code", "chat", "summary", "extract", "rewrite", "edit")
+"""Those that are meant if none is named: every model answers them."""
+PICTURES = "pictures"
+"""The suite for models that see; scripts/draw_suite.py has drawn it."""
 _FOLDER = Path(__file__).with_name("suites")
-_KEYS = frozenset({"prompt", "text", "name", "kind", "system"})
+_KEYS = frozenset({"prompt", "text", "name", "kind", "system", "image"})
 _TRIES = 12  # steps towards a length in tokens; three or four are usual
 _NUDGES = 24  # characters to either side tried in the end
 
-Encode = Callable[[Sequence[Mapping[str, str]]], list[int]]
+Encode = Callable[[Sequence[Mapping[str, Any]]], list[int]]
 """Messages to the token ids of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A user's message: `material` and then `prompt`. `kind` groups texts in the report."""
+    """A user's message: `image`, `material` and then `prompt`. `kind` groups texts in the report."""
 
     kind: str
     name: str
     prompt: str
     material: str = ""
     system: str = ""
+    image: Path | None = None
 
     @property
     def content(self) -> str:
@@ -35,7 +40,10 @@ class Text:
 
     def ids(self, encode: Encode, content: str | None = None) -> list[int]:
         """Encode the prompt, with another `content` if one is given."""
-        user = {"role": "user", "content": self.content if content is None else content}
+        said: Any = self.content if content is None else content
+        if self.image is not None:
+            said = [{"type": "image", "image": self.image}, {"type": "text", "text": said}]
+        user = {"role": "user", "content": said}
         return encode([{"role": "system", "content": self.system}, user] if self.system else [user])
 
 
@@ -54,12 +62,14 @@ def read_suites(names: Sequence[str], system: str = "") -> list[Text]:
 
 
 def _suite(name: str) -> Iterator[Text]:
-    path = _FOLDER / f"{name}.jsonl" if name in SUITES else Path(name).expanduser()
+    path = _FOLDER / f"{name}.jsonl" if name in (*SUITES, PICTURES) else Path(name).expanduser()
     if path.suffix == ".jsonl" and not path.is_dir():
         yield from _lines(path)
         return
     if not path.exists():
-        raise UsageError(f"There is no suite '{name}': take one of {', '.join(SUITES)}, or a .jsonl or text file.")
+        raise UsageError(
+            f"There is no suite '{name}': take one of {', '.join([*SUITES, PICTURES])}, or a .jsonl or text file."
+        )
     files = sorted(item for item in path.iterdir() if item.suffix in (".txt", ".md")) if path.is_dir() else [path]
     if not files:
         raise UsageError(f"There is no .txt or .md file in {path}: a suite is a text file per prompt, or a .jsonl.")
@@ -71,7 +81,10 @@ def _suite(name: str) -> Iterator[Text]:
 
 
 def _lines(path: Path) -> Iterator[Text]:
-    """Yield a text for each line `{"prompt": …}`; `text` (material before it), `name`, `kind` and `system` may come."""
+    """Yield a text for each line `{"prompt": …}`; `text` (material before it), `name`, `kind` and `system` may come.
+
+    `image`: the path of a picture, from the folder of the suite.
+    """
     lines = [(number, line) for number, line in enumerate(_read(path).splitlines(), 1) if line.strip()]
     if not lines:
         raise UsageError(f'{path} is empty: a suite has a line {{"prompt": "…"}} for each prompt.')
@@ -88,7 +101,10 @@ def _lines(path: Path) -> Iterator[Text]:
         if not all(isinstance(value, str) for value in row.values()):
             raise UsageError(f"{where} must have texts as values.")
         kind, name = row.get("kind") or path.stem, row.get("name") or str(number)
-        yield Text(kind, name, row["prompt"], row.get("text", ""), row.get("system", ""))
+        image = path.parent / row["image"] if row.get("image") else None
+        if image is not None and not image.is_file():
+            raise UsageError(f"{where} names the picture {row['image']}, and there is no {image}.")
+        yield Text(kind, name, row["prompt"], row.get("text", ""), row.get("system", ""), image)
 
 
 def _read(path: Path) -> str:

@@ -58,7 +58,7 @@ class MaterialPart(Part):
 
 @dataclass(frozen=True, slots=True)
 class MediaPart(Part):
-    """An image or a sound; `path` leads from the folder of sessions to a copy, because dropped files disappear.
+    """An image, a sound or a video; `path` leads from the folder of sessions to a copy: dropped files disappear.
 
     `digest` is of the file (`sha256:…`); prefixes are compared by what the network reads (`engine/media.py`). `shape`
     of the file: rows and columns, or samples and channels; `size` in bytes. `file`: it, where it was given just now.
@@ -88,6 +88,13 @@ class AudioPart(MediaPart):
 
 
 @dataclass(frozen=True, slots=True)
+class VideoPart(MediaPart):
+    """A video."""
+
+    type = "video"
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall(Part):
     """A call that the model made. `written` is its text as generated, which a template may render differently."""
 
@@ -110,7 +117,7 @@ class ToolResult(Part):
 
 
 _KNOWN: dict[str, type[Part]] = {
-    kind.type: kind for kind in (TextPart, MaterialPart, ImagePart, AudioPart, ToolCall, ToolResult)
+    kind.type: kind for kind in (TextPart, MaterialPart, ImagePart, AudioPart, VideoPart, ToolCall, ToolResult)
 }
 
 
@@ -201,8 +208,8 @@ def user_parts(
 
 
 def media_part(file: MediaFile) -> MediaPart:
-    """Return the part of a picture or a sound."""
-    kind = ImagePart if file.kind == "image" else AudioPart
+    """Return the part of a picture, a sound or a video."""
+    kind = {"image": ImagePart, "audio": AudioPart, "video": VideoPart}[file.kind]
     return kind(digest=file.digest, media_type=file.media_type, size=len(file.data), name=file.name, file=file)
 
 

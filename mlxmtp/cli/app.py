@@ -63,9 +63,9 @@ def _greet(arguments: Sequence[str]) -> None:
     if command != "chat" or {"-h", "--help", "--version"} & set(arguments):
         return
     if sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty():
+        keyboard.hold()  # first: who sees the line may type, and an Enter in line mode would be none
         sys.stdout.write("mlxmtp chat: /help, Ctrl+D to leave\n")
         sys.stdout.flush()
-        keyboard.hold()
 
 
 def _run(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from typer import Context, Option
 from typer.core import TyperCommand
 
 from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.environment import draws_pictures
 from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, table_of
 
 Command = Callable[..., None]
@@ -74,7 +75,8 @@ def begin(ctx: Context, *, repairs: bool = False) -> tuple[Loaded, Output]:
     """
     loaded = load_settings(ctx.ensure_object(dict), tolerant=repairs)
     settings = loaded.settings
-    look = Look(bool(settings.quiet), not settings.no_color, loaded.dumb_terminal, still=bool(settings.plain))
+    still, pictures = bool(settings.plain), draws_pictures()
+    look = Look(bool(settings.quiet), not settings.no_color, loaded.dumb_terminal, still, pictures)
     out = Output.standard(look)
     for warning in loaded.warnings:
         out.note(warning)
@@ -122,7 +124,7 @@ def session_ids(incomplete: str) -> list[tuple[str, str]]:
 
 ToolWords = Annotated[
     list[str] | None,
-    Option("--tools", metavar="NAME", help="Let it use time, calculator, files=FOLDER, fetch; can be repeated."),
+    Option("--tools", metavar="NAME", help="Let it use time, calculator, files=FOLDER, fetch, a server of `mcp`."),
 ]
 _RESUME = "Go on with another: id or name; chat lists them."
 Continue = Annotated[bool, Option("-c", "--continue", help="Go on with the latest session.")]

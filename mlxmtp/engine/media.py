@@ -7,6 +7,7 @@ mean equal rows.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxmtp.errors import LoadError, UsageError
 from mlxmtp.limits import IMAGE_TOKENS as BUDGETS
+from mlxmtp.machine.memory import Largest
 from mlxmtp.media.source import Kind, MediaFile, digest, media_file
 from mlxmtp.models.towers import AudioConfig, VisionConfig, stored_audio, stored_vision
 
@@ -25,7 +27,13 @@ if TYPE_CHECKING:
     from mlxmtp.decode.prefill import SoftTokens
     from mlxmtp.models.config import ModelConfig
 
+_IN_CONTENTS = ("image", "audio", "video")  # types of parts
 IMAGE_TOKENS = 280  # of a picture, at most, unless somebody says otherwise; the published default
+SOUND_TOKENS = 750  # of 30 s, the longest piece of a sound
+FRAMES, FRAME_TOKENS = 32, 70  # of a video, at most, and of a frame
+VIDEO_TOKENS = FRAMES * (FRAME_TOKENS + 8)  # with times and marks
+LARGEST: dict[Kind, Largest] = {"image": Largest(picture=max(BUDGETS)), "audio": Largest(sound=SOUND_TOKENS)}
+"""The most of each kind that may be read."""
 _KEPT = 2**28  # bytes of soft tokens, and of pixels, that are kept for a text that is read again; the newest always are
 
 
@@ -52,7 +60,7 @@ class Medium:
     """A picture or a sound as the network gets it: `data` is pixels [H, W, 3] or frames [n, W], `digest` their hash.
 
     `count`: soft tokens. `about`: its size in words. `notes`: sentences on what was left out of the file. `pieces`: of
-    a long sound, each with marks of its own.
+    a long sound, or the frames of a video, each with marks of its own; `times` of frames are written before them.
     """
 
     kind: Kind
@@ -63,6 +71,18 @@ class Medium:
     about: str = ""
     notes: tuple[str, ...] = ()
     pieces: tuple[Medium, ...] = ()
+    times: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> str:
+        """The text that stands for it in a prompt: a placeholder, for a video one behind the time of each frame."""
+        placeholder = SPELLINGS[self.kind][0]
+        return " ".join(f"{time} {placeholder}" for time in self.times) or placeholder
+
+    @property
+    def placed(self) -> tuple[Medium, ...]:
+        """Those of its parts that have a placeholder of their own in `written`."""
+        return self.pieces if self.times else (self,)
 
     @property
     def parts(self) -> tuple[Medium, ...]:
@@ -130,11 +150,14 @@ class Media:
             return source
         if isinstance(source, Image):
             return self._see(open_picture(source), budget)
-        file = source if isinstance(source, MediaFile) else _file(source)
+        file = file_of(source)
         key = file.digest, budget
         known = self._prepared.pop(key, None)
         if known is None:
-            known = self._hear(file) if file.kind == "audio" else self._see(file.picture, budget)
+            if file.kind == "image":
+                known = self._see(file.picture, budget)
+            else:
+                known = self._hear(file) if file.kind == "audio" else self._watch(file)
         _keep(self._prepared, key, known, lambda one: one.nbytes)
         return known
 
@@ -146,9 +169,10 @@ class Media:
 
         def part(one: Any) -> Any:
             kind = one.get("type") if isinstance(one, Mapping) else None
-            if kind not in SPELLINGS:
+            if kind not in _IN_CONTENTS:
                 return one
-            return {"type": kind, kind: self.prepare(one.get(kind), one.get("image_tokens") or image_tokens)}
+            medium = self.prepare(one.get(kind), one.get("image_tokens") or image_tokens)
+            return {"type": medium.kind, medium.kind: medium}
 
         with self._preparing:
             return [
@@ -169,6 +193,10 @@ class Media:
             found.append(SoftTokens(start, one.count, partial(self._rows, one), block))
         return found
 
+    def forget(self) -> None:
+        """Keep no soft tokens: the next reading computes them anew."""
+        self._soft.clear()
+
     def _see(self, picture: Any, budget: int) -> Medium:
         if (vision := self._sizes) is None:
             raise LoadError(
@@ -184,6 +212,19 @@ class Media:
             )
         count, about = pixels.shape[0] * pixels.shape[1] // vision.side**2, "{}x{}".format(*picture.size)
         return Medium("image", picture.name, digest(pixels), count, pixels, about, picture.notes)
+
+    def _watch(self, file: MediaFile) -> Medium:
+        from mlxmtp.media.video import Video
+
+        video, frames, times = Video(file.data, file.name, FRAMES), [], []
+        for time, picture in video.frames():
+            frames.append(self._see(picture, FRAME_TOKENS))
+            times.append(time)
+        told = f"{file.name} is seen in {len(frames)} frames, without its sound"
+        cut = "" if len(frames) == video.count else ": the rest cannot be read"
+        whole, count = "".join(one.digest for one in frames), sum(one.count for one in frames)
+        about = f"{video.seconds:.0f} s, {len(frames)} frames"
+        return Medium("image", file.name, whole, count, None, about, (f"{told}{cut}.",), tuple(frames), tuple(times))
 
     def _hear(self, file: MediaFile) -> Medium:
         from mlxmtp.media.sound import PIECE, RATE, frames_of, mel_features, open_sound
@@ -269,14 +310,30 @@ def expanded(ids: Sequence[int], media: Sequence[Medium], marks: Mapping[Kind, M
     return [*made, *ids[end:]]
 
 
+def with_times(text: str, media: Sequence[Medium]) -> str:
+    """Return a rendered prompt in which what stands for `media`, in order, stands for every frame of a video."""
+    if not any(one.times for one in media):
+        return text
+    left = iter(media)
+    placeholders = "|".join(re.escape(spelled[0]) for spelled in SPELLINGS.values())
+    return re.sub(placeholders, lambda found: next((one.written for one in left), found[0]), text)
+
+
 def media_in(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Return the source of every picture and sound in the contents of messages, in order."""
-    return [part[part["type"]] for part in _parts(messages) if part.get("type") in SPELLINGS]
+    return [part[part["type"]] for part in _parts(messages) if part.get("type") in _IN_CONTENTS]
 
 
-def largest(media: Sequence[Medium]) -> int:
-    """Return the soft tokens of the largest picture, 0 without any."""
-    return max((one.count for one in media if one.kind == "image"), default=0)
+def kinds_in(messages: Sequence[Mapping[str, Any]]) -> set[Kind]:
+    """Return the kinds of media in the contents of messages."""
+    return {kind for part in _parts(messages) for kind in SPELLINGS if part.get("type") == kind}
+
+
+def largest(media: Sequence[Medium]) -> Largest:
+    """Return the soft tokens of the largest picture and of the longest piece of a sound."""
+    parts = [part for one in media for part in one.parts]
+    most = (max((one.count for one in parts if one.kind == kind), default=0) for kind in SPELLINGS)
+    return Largest(*most)
 
 
 def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -285,8 +342,10 @@ def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
         yield from (part for part in content if isinstance(part, Mapping)) if isinstance(content, list | tuple) else ()
 
 
-def _file(source: object) -> MediaFile:
-    """Return the picture or sound in a file, by its path or its bytes. Raises UsageError."""
+def file_of(source: object) -> MediaFile:
+    """Return the picture, sound or video in a file, by its path or its bytes. Raises UsageError."""
+    if isinstance(source, MediaFile):
+        return source
     name, data = "the picture or sound", source
     if isinstance(source, str | Path):
         name = str(source)

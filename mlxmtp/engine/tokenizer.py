@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.engine.events import CLOSE, OPEN
-from mlxmtp.engine.media import SPELLINGS, Marks, expanded, media_in
+from mlxmtp.engine.media import SPELLINGS, Marks, expanded, media_in, with_times
 from mlxmtp.errors import LoadError, MlxmtpError
 from mlxmtp.models.chat_template import TOKENIZER, find_template, no_tokenizer, read_from, read_settings
 from mlxmtp.models.safetensors import advice, named, refuse_pointer
@@ -146,13 +146,15 @@ class Tokenizer:
             raise MlxmtpError("There is no message to answer.")
         cover = Cover([messages, tools])
         covered, declared = [self._covered(one, cover) for one in messages], self._covered_value(tools, cover)
-        prompt = self._uncovered(self.render(covered, think=think, tools=declared), cover)
+        media = media_in(messages)
+        text = with_times(self.render(covered, think=think, tools=declared), media)
+        prompt = self._uncovered(text, cover)
         if not prompt.ids:
             raise MlxmtpError(f"The chat template of {self._folder} makes an empty prompt of this conversation.")
-        if media := media_in(messages):
+        if media:
             marks = {kind: Marks(*map(self.special_id, spelled)) for kind, spelled in SPELLINGS.items()}
             try:
-                return Prompt(prompt.text, expanded(prompt.ids, media, marks))
+                return Prompt(prompt.text, expanded(prompt.ids, [part for one in media for part in one.placed], marks))
             except ValueError as error:
                 raise MlxmtpError(f"The chat template of {self._folder} shows no pictures: {error}.") from error
         return prompt

@@ -12,13 +12,13 @@ from mlxmtp.errors import LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, folder_size, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store
-from mlxmtp.machine.memory import Need, need
+from mlxmtp.machine.memory import NO_MEDIA, Largest, Need, need
 from mlxmtp.models.chat_template import check_text, read_from
 from mlxmtp.models.checkpoint import check_target, match
 from mlxmtp.models.config import ModelConfig, read_config
 from mlxmtp.models.safetensors import read_folder
 from mlxmtp.models.tensors import Names, Quantization, parameter_count
-from mlxmtp.models.towers import VISION, stored_audio, stored_vision, vision_config
+from mlxmtp.models.towers import AUDIO, VISION, stored_audio, stored_vision, vision_config
 
 _WIDTHS = {"BF16": "bf16", "F16": "f16", "F32": "f32", "I64": "int64", "I32": "int32"}
 
@@ -104,8 +104,13 @@ class KnownModel:
             return vision_config(self.config) is not None
         return False
 
-    def needs(self, context: int = CONTEXT, *, picture: int = 0) -> Need:
-        return need(self.config, self.drafter_config, context, picture=picture)
+    @property
+    def hears(self) -> bool:
+        """True if its checkpoint, which is here, reads sounds."""
+        return self.modified is not None and _reads(self.config, AUDIO)
+
+    def needs(self, context: int = CONTEXT, *, media: Largest = NO_MEDIA) -> Need:
+        return need(self.config, self.drafter_config, context, media=media)
 
 
 def installed(store: Store) -> list[KnownModel]:

@@ -4,15 +4,26 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mlxmtp.limits import MAX_DRAFT, SLACK, SNAPSHOT_BYTES, SNAPSHOTS, STEP
 from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.tensors import kv_quantization, own_layers, quantization_of, quantized_by_default, tensors
-from mlxmtp.models.towers import VISION_SCORES, VisionConfig, vision_config, vision_tensors
+from mlxmtp.models.towers import audio_bytes, stored_audio, vision_bytes, vision_config
 
 OVERHEAD = 1_000_000_000  # bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens
 _LARGE_MAC = 36 * 2**30
+
+
+class Largest(NamedTuple):
+    """Soft tokens of the largest picture and of the longest piece of a sound that are read; 0 without any."""
+
+    picture: int = 0
+    sound: int = 0
+
+
+NO_MEDIA = Largest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +36,15 @@ class Need:
     activations: int  # of one chunk of the prompt (`models/chunks.py`), with the keys and values it dequantizes
     snapshots: int = 0  # copies of the rings, to which the next turns of a conversation rewind
     vision: int = 0  # the tower, which is loaded with the first picture, and what it computes
+    audio: int = 0  # that of sounds
+
+    @property
+    def media(self) -> int:
+        return self.vision + self.audio
 
     @property
     def total(self) -> int:
-        return self.target + self.drafter + self.cache + self.snapshots + self.activations + self.vision
+        return self.target + self.drafter + self.cache + self.snapshots + self.activations + self.media
 
 
 def need(
@@ -39,14 +55,15 @@ def need(
     cpu: bool | None = None,
     turns: bool = False,
     kv_bits: int | None = None,
-    picture: int = 0,
+    media: Largest = NO_MEDIA,
 ) -> Need:
     """Return the bytes at the peak of a conversation of `context` tokens that was read as one prompt.
 
-    `cpu`: MLX computes on the CPU, in float32 (None: as on this machine). `turns`: with its snapshots. `picture`: soft
-    tokens of the largest picture, 0 without any. Raises LoadError for a model that cannot have these `kv_bits`.
+    `cpu`: MLX computes on the CPU, in float32 (None: as on this machine). `turns`: with its snapshots. Raises
+    LoadError for a model that cannot have these `kv_bits`.
     """
-    vision = vision_config(target) if picture else None
+    vision = vision_config(target) if media.picture else None
+    audio = stored_audio(target) if media.sound else None
     on_cpu = computes_on_cpu() if cpu is None else cpu
     width = 4 if on_cpu else 2
     context = min(context, target.max_positions)
@@ -57,7 +74,8 @@ def need(
         # With the keys and values of one layer that a chunk dequantizes: at most both are there at once.
         activation_bytes(target, context, width) + (_entries(target, FULL) * context * width if kv_bits else 0),
         snapshot_bytes(target, context, width) if turns else 0,
-        0 if vision is None else vision_bytes(vision, picture, on_cpu),
+        0 if vision is None else vision_bytes(vision, media.picture, on_cpu),
+        0 if audio is None else audio_bytes(audio, media.sound, on_cpu),
     )
 
 
@@ -76,18 +94,6 @@ def weight_bytes(config: ModelConfig, cpu: bool) -> int:
         wide = 4 if tensor.name.endswith("token_ordering") else plain
         total += size * wide if packed is None else packed.nbytes(tensor, plain)
     return total + sum(head_entries(config, i) * 4 for i in range(len(config.layer_types)))
-
-
-def vision_bytes(vision: VisionConfig, tokens: int, cpu: bool) -> int:
-    """Return the bytes of a tower, as if it was not quantized, and of reading a picture of `tokens` soft tokens."""
-    width = 4 if cpu else 2
-    weights = sum(tensor.size for tensor in vision_tensors(vision)) * width
-    if vision.unified:
-        return weights + tokens * (3 * 3 * vision.side**2 + 4 * vision.hidden) * 4
-    patches = tokens * vision.pooling**2
-    row = 3 * vision.hidden + 6 * vision.inner  # the gated MLP is the widest place
-    scores = 2 * min(VISION_SCORES, vision.heads * patches**2 * width) if cpu else 0
-    return weights + patches * row * width + scores
 
 
 def cache_bytes(config: ModelConfig, context: int, width: int, kv_bits: int | None = None) -> int:

@@ -61,6 +61,15 @@ class Picture:
         return np.asarray(image)
 
 
+def small_png(picture: Picture, width: int, height: int) -> bytes:
+    """Return a picture of at most that size as PNG, to be looked at."""
+    small = picture.image.copy()
+    small.thumbnail((width, height))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def target_size(height: int, width: int, budget: int, side: int = 48) -> tuple[int, int]:
     """Return rows and columns of pixels: the budget's area in the picture's proportions, in multiples of `side`.
 

@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from mlxmtp.errors import UsageError
@@ -13,6 +14,7 @@ MOST_PICTURES = 100
 _TEXT = 40  # characters of a page that is text; fewer are the page number of a scan
 _AREA = max(IMAGE_TOKENS) * 48 * 48  # pixels of a page: as many as the largest budget reads
 _LONGEST = 20_000  # pixels of a side
+_READING = Lock()  # pdfium is for one thread at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,12 @@ def read_pages(data: bytes, name: str) -> list[Page]:
             "with pdftotext."
         ) from None
     try:
-        document = pypdfium2.PdfDocument(data)
-        try:
-            pages = [_read(document[i], i + 1) for i in range(len(document))]
-        finally:
-            document.close()
+        with _READING:
+            document = pypdfium2.PdfDocument(data)
+            try:
+                pages = [_read(document[i], i + 1) for i in range(len(document))]
+            finally:
+                document.close()
     except (pypdfium2.PdfiumError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
         if "password" in str(error).lower():
             raise UsageError(f"{name} is encrypted: give a PDF without a password.") from error

@@ -6,6 +6,7 @@ Gemma4AudioFeatureExtractor. Other on purpose: there what lies behind 30 s is lo
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -52,6 +54,20 @@ with soundfile.SoundFile(sys.argv[1]) as file, soundfile.SoundFile(
 ) as made:
     for block in file.blocks({_BLOCK}, dtype="float32", always_2d=True, frames={MOST_SECONDS + 1} * file.samplerate):
         made.write(block.mean(axis=1))
+"""
+_DECODE_BY_AV = f"""
+import sys, av, soundfile
+with av.open(sys.argv[1]) as container:
+    stream = container.streams.audio[0]
+    with soundfile.SoundFile(sys.argv[2], "w", stream.rate, 1, "FLOAT", format="RF64") as made:
+        left = {MOST_SECONDS + 1} * stream.rate
+        resampler = av.AudioResampler(format="fltp", rate=stream.rate)
+        for frame in container.decode(stream):
+            for part in resampler.resample(frame):
+                made.write(part.to_ndarray().mean(axis=0))
+                left -= part.samples
+            if left <= 0:
+                break
 """
 _CONVERTERS = {
     "afconvert": ["-f", "WAVE", "-d", "LEF32", "{source}", "{made}"],  # a part of macOS
@@ -111,6 +127,13 @@ def open_sound(data: bytes, media_type: str, name: str = "the sound") -> Sound:
     return Sound(name, samples, notes)
 
 
+def as_wav(sound: Sound) -> bytes:
+    """Return a sound as a WAV file of 16 bits."""
+    file = io.BytesIO()
+    soundfile.write(file, sound.samples, RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
 def mel_features(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return logarithms of mel magnitudes [frames, 128], 100 frames a second, of at least SHORTEST samples."""
     padded = np.pad(samples, (_FRAME // 2, 0))
@@ -165,10 +188,16 @@ def _decodable(data: bytes, media_type: str, name: str) -> Iterator[Path]:
         source.write_bytes(data)
         if media_type == "audio/mpeg":
             command = [sys.executable, "-P", "-c", _DECODE, str(source), str(made)]
-        elif media_type in ("audio/mp4", "audio/aac"):
-            if (program := next(filter(shutil.which, _CONVERTERS), None)) is None:
-                raise UsageError(f"{name} is AAC, which takes ffmpeg to read: install that, or give WAV, FLAC or MP3.")
-            command = [program, *(one.format(source=source, made=made) for one in _CONVERTERS[program])]
+        elif media_type in ("audio/mp4", "audio/aac", "audio/webm"):
+            if find_spec("av") is not None:
+                command = [sys.executable, "-P", "-c", _DECODE_BY_AV, str(source), str(made)]
+            elif (program := next(filter(shutil.which, _CONVERTERS), None)) is not None:
+                command = [program, *(one.format(source=source, made=made) for one in _CONVERTERS[program])]
+            else:
+                raise UsageError(
+                    f"{name} is {'Opus in WebM' if media_type == 'audio/webm' else 'AAC'}, which takes PyAV or ffmpeg "
+                    "to read: pip install 'mlxmtp[media]', or give WAV, FLAC or MP3."
+                )
         else:
             yield source
             return

@@ -1,8 +1,9 @@
-"""Files of pictures and sounds, told from text by their first bytes and never by their names."""
+"""Files of pictures, sounds and videos, told from text by their first bytes and never by their names."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlxmtp.media.image import Picture
 
-Kind = Literal["image", "audio"]
+Kind = Literal["image", "audio", "video"]
 
 HEAD = 64
 """Bytes that tell what a file is."""
@@ -28,17 +29,29 @@ _BEGINNINGS = (
     (b"\xff\xfb", "audio/mpeg"), (b"\xff\xfa", "audio/mpeg"), (b"\xff\xf3", "audio/mpeg"),
     (b"\xff\xf2", "audio/mpeg"), (b"\xff\xe3", "audio/mpeg"), (b"\xff\xf1", "audio/aac"), (b"\xff\xf9", "audio/aac"),
     (b"caff\0\1", "audio/x-caf"), (b".snd\0\0\0", "audio/basic"),
+    (b"\x1a\x45\xdf\xa3", "video/webm"),
 )  # fmt: skip
-_IN_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
+_IN_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
 _BRANDS = {
     "image/avif": (b"avif", b"avis", b"mif1", b"msf1"),
     "audio/mp4": (b"M4A ", b"M4B "),
+    "video/quicktime": (b"qt  ",),
+    "video/mp4": (
+        b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ", b"MSNV", b"dash", b"3gp4",
+        b"3gp5", b"3gp6", b"3g2a",
+    ),
+}  # fmt: skip
+_PICTURES = {
+    "video/mp4": (re.compile(rb"hdlr\0{8}vide"), "audio/mp4"),
+    "video/quicktime": (re.compile(rb"mhlrvide"), "audio/mp4"),
+    "video/webm": (re.compile(rb"V_(VP|AV1|MPEG|MS/|THEORA)"), "audio/webm"),
 }
+"""What containers say of their pictures, and their types without any: memos have no beginning of their own."""
 
 
 @dataclass(frozen=True, eq=False)
 class MediaFile:
-    """A picture or a sound as it lies in a file; `media_type` is what its first bytes say."""
+    """A picture, a sound or a video as it lies in a file; `media_type` is what its first bytes say."""
 
     name: str
     media_type: str
@@ -46,7 +59,9 @@ class MediaFile:
 
     @property
     def kind(self) -> Kind:
-        return "image" if self.media_type.startswith("image/") else "audio"
+        kind = kind_of(self.media_type)
+        assert kind is not None, "media types begin with their kinds"
+        return kind
 
     @cached_property
     def digest(self) -> str:
@@ -62,17 +77,25 @@ class MediaFile:
 
 
 def media_file(data: bytes, name: str) -> MediaFile | None:
-    """Return the picture or sound in a file's bytes, None for anything else. Raises UsageError for one too large."""
+    """Return the picture, sound or video in a file's bytes, None for anything else. Raises UsageError if too large."""
     media_type = media_type_of(data[:HEAD])
     if media_type is None:
         return None
     if len(data) > LIMIT:
         raise UsageError(f"{name} has more than {LIMIT >> 20} MB: give a smaller file.")
+    if media_type in _PICTURES and not _PICTURES[media_type][0].search(data):
+        media_type = _PICTURES[media_type][1]
     return MediaFile(name, media_type, data)
 
 
+def kind_of(media_type: str | None) -> Kind | None:
+    """Return the kind that a media type begins with."""
+    kinds: tuple[Kind, ...] = ("image", "audio", "video")
+    return next((kind for kind in kinds if media_type and media_type.startswith(f"{kind}/")), None)
+
+
 def media_type_of(head: bytes) -> str | None:
-    """Return the type of a picture or sound that begins with `head`; None for anything else."""
+    """Return the type of a picture, sound or video that begins with `head`; None for anything else."""
     if head[:4] in (b"RIFF", b"RF64"):
         return _IN_RIFF.get(head[8:12])
     if head[4:8] == b"ftyp":

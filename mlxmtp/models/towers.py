@@ -23,6 +23,7 @@ MELS = 128  # features of a frame of sound
 _TOWER = "audio_tower.output_proj.weight"  # the 12B has none
 VISION_SCORES = 2**26
 """Bytes of attention scores at once where no kernel fuses them: queries are independent, so slices change nothing."""
+_CONVOLVED, _WIDE = 8, 5  # arrays of a convolution's and of an MLP's size that are there at once, as measured
 _BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 
 
@@ -229,6 +230,29 @@ def audio_tensors(audio: AudioConfig) -> Iterator[Tensor]:
         yield Tensor(f"{layer}.lconv1d.depthwise_conv1d.weight", AUDIO, kernel, quantizable=False)
     yield Tensor(f"{at}.output_proj.weight", AUDIO, (audio.out, hidden))
     yield _vector(f"{at}.output_proj.bias", audio.out)
+
+
+def vision_bytes(vision: VisionConfig, tokens: int, cpu: bool) -> int:
+    """Return the bytes of a tower, as if it was not quantized, and of reading a picture of `tokens` soft tokens."""
+    width = 4 if cpu else 2
+    weights = sum(tensor.size for tensor in vision_tensors(vision)) * width
+    if vision.unified:
+        return weights + tokens * (3 * 3 * vision.side**2 + 4 * vision.hidden) * 4
+    patches = tokens * vision.pooling**2
+    row = 3 * vision.hidden + 6 * vision.inner  # the gated MLP is the widest place
+    scores = 2 * min(VISION_SCORES, vision.heads * patches**2 * width) if cpu else 0
+    return weights + patches * row * width + scores
+
+
+def audio_bytes(audio: AudioConfig, tokens: int, cpu: bool) -> int:
+    """Return the bytes of a tower, as if it was not quantized, and of hearing a piece of `tokens` soft tokens."""
+    width = 4 if cpu else 2
+    weights = sum(tensor.size for tensor in audio_tensors(audio)) * width
+    if audio.unified:
+        return weights + tokens * (3 * audio.hidden + audio.text) * 4
+    first, _ = audio.channels
+    convolved = 2 * (MELS // 2) * first  # entries of a soft token after the first convolution, the widest place
+    return weights + tokens * (_CONVOLVED * convolved + _WIDE * 4 * audio.hidden) * width
 
 
 def clippable(name: str, shape: tuple[int, int], kind: Kind, *, clipped: bool) -> Iterator[Tensor]:

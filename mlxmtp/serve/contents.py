@@ -1,20 +1,24 @@
-"""Contents of messages with pictures and sounds in them; every protocol has its own form for those."""
+"""Contents of messages with media and documents in them; every protocol has its own form for those."""
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from mlxmtp.errors import UsageError
+from mlxmtp.media.pdf import MARK, read_pages
 from mlxmtp.media.source import Kind, MediaFile, media_file
+from mlxmtp.serve.fetching import fetch
 from mlxmtp.serve.fields import Fields, Refused
 
 Part = dict[str, Any]
 Content = str | list[Part]
 """A text, or parts as chat templates read them, where a picture is `{"type": "image", "image": MediaFile}`.
 
-A sound is `{"type": "audio", "audio": MediaFile}`.
+A sound is `{"type": "audio", "audio": MediaFile}`. What takes time to get is `{"type": "unread", "unread": Unread}`
+until `read_all`.
 """
 
 MOST_MEDIA = 100
@@ -24,8 +28,75 @@ _READ: dict[Kind, tuple[str, str]] = {
     "image": ("picture", "JPEG, PNG, WebP or GIF"),
     "audio": ("sound", "WAV, MP3, FLAC or Ogg"),
 }
+_UNREAD = "unread"
 _DETAILS: dict[str, int | None] = {"auto": None, "original": None, "low": 70, "high": 1120}
 """Tokens of a picture by OpenAI's `detail`; None: the server's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A file at an address, or a PDF, in the field `path` of a request; `name` is what people call it."""
+
+    path: str
+    name: str = ""
+    url: str = ""
+    pdf: bytes = b""
+
+    def read(self, *, fetches: bool) -> list[str | Part]:
+        """Return its texts and pictures. Raises Refused for what cannot be had, or if nothing is to be fetched."""
+        if not self.url:
+            return self._pages(self.pdf)
+        if not fetches:
+            raise Refused(
+                f"{self.path}: nothing is fetched from an address here (who runs the server can allow it, with "
+                "--fetch-media): send the file itself, in base64 as a data: URI.",
+                self.path,
+                code="unsupported_parameter",
+            )
+        data = fetch(self.url, self.path)
+        return self._pages(data) if data.startswith(MARK) else [_part(_file(data, self.path, "image", "audio"))]
+
+    def _pages(self, data: bytes) -> list[str | Part]:
+        name = self.name or "document.pdf"
+        try:
+            pages = read_pages(data, name)
+        except UsageError as error:
+            raise Refused(f"{self.path}: {error}", self.path) from error
+        found: list[str | Part] = []
+        for page in pages:
+            title = f"{name}, page {page.number}"
+            found.append(
+                f"--- {title} ---\n{page.text}" if page.text else _part(MediaFile(title, "image/png", page.picture))
+            )
+        return found
+
+
+def read_all(messages: Sequence[Mapping[str, Any]], *, fetches: bool) -> list[dict[str, Any]]:
+    """Return messages with the content of what was still to be read; it may take a while. Raises Refused."""
+    return [
+        {**one, "content": _all_read(content, fetches=fetches)}
+        if isinstance(content := one.get("content"), list)
+        else dict(one)
+        for one in messages
+    ]
+
+
+def waits_to_be_read(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True if `read_all` has something to do."""
+    contents = (one["content"] for one in messages if isinstance(one.get("content"), list))
+    return any(part["type"] == _UNREAD for content in contents for part in content)
+
+
+def _all_read(content: Sequence[Part], *, fetches: bool) -> Content:
+    found: list[str | Part] = []
+    for part in content:
+        if part["type"] == _UNREAD:
+            read = part[_UNREAD].read(fetches=fetches)
+            more = {key: value for key, value in part.items() if key not in ("type", _UNREAD)}
+            found += [one if isinstance(one, str) else {**one, **more} for one in read]
+        else:
+            found.append(part["text"] if part["type"] == "text" else part)
+    return in_order(found)
 
 
 def content_of(fields: Fields, name: str = "content", kinds: Sequence[str] = _TEXTS) -> Content:
@@ -72,13 +143,15 @@ def part_of(part: Fields, kinds: Sequence[str] = _TEXTS) -> str | Part:
             raise part.wrong("source", "an object")
         source.choice("type", "base64", "url", default=source.text("type"))
         return _picture(source, "url" if source.text("type") == "url" else "data", part)
+    if kind in ("file", "input_file", "document"):  # chat completions, responses, messages
+        return _document(part, kind)
     if kind == "input_audio":  # chat completions and responses; `format` is not asked, the bytes tell it
         sound = part.object(kind)
         if sound is None:
             raise part.wrong(kind, "an object")
         path = sound.path("data")
         return _part(_file(_decoded(sound.text("data"), path), path, "audio"))
-    told = f"{part.path('type')}: '{kind}' cannot be read here, only text, pictures and sounds."
+    told = f"{part.path('type')}: '{kind}' cannot be read here, only text, pictures, sounds and PDFs."
     raise Refused(told, part.path("type"))
 
 
@@ -90,16 +163,47 @@ def encoded_medium(text: str, path: str) -> Part:
 def _picture(holder: Fields, name: str, detailed: Fields) -> Part:
     """Return the picture at `name`; `detailed` may say how closely it is looked at."""
     path = holder.path(name)
-    found = _part(_file(_decoded(holder.text(name), path), path, "image"))
+    text = holder.text(name)
+    found = _at(text, path) if _is_address(text) else _part(_file(_decoded(text, path), path, "image"))
     detail = detailed.choice("detail", *_DETAILS, default="auto")
     return found if _DETAILS[detail] is None else {**found, "image_tokens": _DETAILS[detail]}
+
+
+def _document(part: Fields, kind: str) -> Part:
+    """Return a document, by its bytes or its address; a text of it is no matter of this function."""
+    holder = part if kind == "input_file" else part.object("source" if kind == "document" else kind)
+    if holder is None:
+        raise part.wrong("source" if kind == "document" else kind, "an object")
+    holder.refuse("file_id")
+    address = "url" if kind == "document" else "file_url"
+    name = part.text("title", "") if kind == "document" else holder.text("filename", "")
+    if holder.has(address):
+        return _at(holder.text(address), holder.path(address), name)
+    field = "data" if kind == "document" else "file_data"
+    path = holder.path(field)
+    data = _decoded(holder.text(field), path)
+    return (
+        _unread(Unread(path, name, pdf=data)) if data.startswith(MARK) else _part(_file(data, path, "image", "audio"))
+    )
+
+
+def _is_address(text: str) -> bool:
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def _at(url: str, path: str, name: str = "") -> Part:
+    return _unread(Unread(path, name, url=url))
+
+
+def _unread(unread: Unread) -> Part:
+    return {"type": _UNREAD, _UNREAD: unread}
 
 
 def _decoded(text: str, path: str) -> bytes:
     scheme, _, rest = text[:64].partition(":")
     if scheme.lower() in ("http", "https", "file", "ftp"):
         raise Refused(
-            f"{path}: nothing is fetched from an address here: send the file itself, in base64 as a data: URI.",
+            f"{path}: nothing is fetched from such an address: send the file itself, in base64 as a data: URI.",
             path,
             code="unsupported_parameter",
         )

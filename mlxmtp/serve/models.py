@@ -8,10 +8,10 @@ from functools import partial
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel
 from mlxmtp.app.prompt_cache import PromptCache
-from mlxmtp.engine.media import Media
+from mlxmtp.engine.media import LARGEST, Media
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, TooLarge
-from mlxmtp.limits import IMAGE_TOKENS
+from mlxmtp.media.source import Kind
 from mlxmtp.serve.fields import Refused
 from mlxmtp.settings import Settings
 
@@ -29,13 +29,13 @@ class Served:
         *,
         has_drafter: bool,
         media: Media,
-        no_pictures: str = "",
+        refused: Mapping[Kind, str] | None = None,
         read: Callable[[Tokenizer], OpenModel],
         read_tokenizer: Callable[[], Tokenizer],
     ) -> None:
         self.name, self.names, self.context, self.has_drafter = name, names, context, has_drafter
         self.media = media  # makes prompts; the model's own reads its towers
-        self.no_pictures = no_pictures  # why none can be read, for a model that could
+        self.refused = refused or {}  # why no pictures or sounds can be read, for a model that could
         self.created = int(time.time())
         self._read, self._read_tokenizer = read, read_tokenizer
         self._tokenizer: Future[Tokenizer] | None = None
@@ -110,11 +110,12 @@ def models_of(opener: Opener, settings: Settings) -> Models:
 def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
     drafter = opener.drafter(target, settings)
     opener.require_memory(target, drafter, _CONVERSATION, settings, turns=True)
-    no_pictures = ""
-    try:
-        opener.require_memory(target, drafter, _CONVERSATION, settings, turns=True, picture=max(IMAGE_TOKENS))
-    except TooLarge as error:
-        no_pictures = str(error)
+    refused: dict[Kind, str] = {}
+    for kind, media in LARGEST.items():
+        try:
+            opener.require_memory(target, drafter, _CONVERSATION, settings, turns=True, media=media)
+        except TooLarge as error:
+            refused[kind] = str(error)
 
     def read(tokenizer: Tokenizer) -> OpenModel:
         opened = opener.open(target, drafter, settings, tokenizer)
@@ -129,7 +130,7 @@ def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
         opener.context(target),
         has_drafter=drafter is not None,
         media=opener.media(target),
-        no_pictures=no_pictures,
+        refused=refused,
         read=read,
         read_tokenizer=lambda: opener.tokenizer(target),
     )

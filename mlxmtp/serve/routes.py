@@ -261,10 +261,10 @@ _MODALITIES = {"vision": "image", "audio": "audio"}
 
 def _senses(served: Served) -> list[str]:
     """Return what a model reads beside text, in Ollama's words; nothing if its weights are not there yet."""
-    if served.no_pictures:
-        return []
     with suppress(LoadError):
-        return [*(["vision"] if served.media.sees else []), *(["audio"] if served.media.hears else [])]
+        read = {"vision": served.media.sees and "image" not in served.refused}
+        read |= {"audio": served.media.hears and "audio" not in served.refused}
+        return [name for name, reads in read.items() if reads]
     return []
 
 

@@ -44,6 +44,7 @@ class Options:
     keep_alive: float | None = None  # seconds without a request after which the model's memory is freed
     limits: Limits = field(default_factory=Limits)
     parallel: int = 1  # answers at a time
+    fetches: bool = False  # files at addresses that requests name
 
 
 def options_of(settings: Settings) -> Options:
@@ -64,9 +65,8 @@ def options_of(settings: Settings) -> Options:
     waiting = WAITING if settings.max_waiting is None else settings.max_waiting
     port = PORT if settings.port is None else settings.port
     keep_alive = None if settings.keep_alive is None else 60 * settings.keep_alive
-    return Options(
-        host, port, door, waiting, keep_alive, Limits(heartbeat=seconds or None), settings.parallel or PARALLEL
-    )
+    limits, parallel = Limits(heartbeat=seconds or None), settings.parallel or PARALLEL
+    return Options(host, port, door, waiting, keep_alive, limits, parallel, bool(settings.fetch_media))
 
 
 class Server:
@@ -106,7 +106,7 @@ class Server:
     async def _serve(self, defaults: dict[str, object]) -> None:
         worker = Worker(self._options.parallel)
         scheduler = Scheduler(worker, self._options.waiting, self._options.keep_alive, self._options.parallel)
-        service = Service(self._models, scheduler, defaults)
+        service = Service(self._models, scheduler, defaults, fetches=self._options.fetches)
         app = Routes(service, self._options.limits).app(self._options.door)
         config = uvicorn.Config(
             app,

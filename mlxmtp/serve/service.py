@@ -12,14 +12,14 @@ from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.call_grammar import calls_only, form_or_calls
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Text, Thinking
-from mlxmtp.engine.media import Medium, media_in
+from mlxmtp.engine.media import Medium, kinds_in, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import MlxmtpError, UsageError, sentence
 from mlxmtp.serve.answers import Collected, Ending, Piece, ToolUse, new_id
 from mlxmtp.serve.asked import Asked
-from mlxmtp.serve.contents import MOST_MEDIA
+from mlxmtp.serve.contents import MOST_MEDIA, read_all, waits_to_be_read
 from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.metrics import Metrics
 from mlxmtp.serve.models import Models, Served
@@ -49,8 +49,11 @@ class AnswerFailed(Exception):
 class Service:
     """Answers with one model at a time. `defaults` are fields of `Params` for requests that do not set them."""
 
-    def __init__(self, models: Models, scheduler: Scheduler, defaults: Mapping[str, Any]) -> None:
-        self.models, self.scheduler = models, scheduler
+    def __init__(
+        self, models: Models, scheduler: Scheduler, defaults: Mapping[str, Any], *, fetches: bool = False
+    ) -> None:
+        """`fetches`: what requests name by an address is fetched."""
+        self.models, self.scheduler, self._fetches = models, scheduler, fetches
         self.metrics = Metrics()
         self._written = Written()
         self._defaults = defaults
@@ -60,6 +63,9 @@ class Service:
         served = await self._found(asked.model)
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
+            if waits_to_be_read(asked.messages):
+                messages = await asyncio.to_thread(read_all, asked.messages, fetches=self._fetches)
+                asked = replace(asked, messages=messages)
             if media_in(asked.messages):
                 asked = await asyncio.to_thread(self._with_media, served, asked)
             ids, places, constraint = await asyncio.to_thread(self._written_out, served.name, tokenizer, asked)
@@ -158,8 +164,8 @@ class Service:
             told = f"The messages have {count} pictures and sounds, and at most {MOST_MEDIA} are taken."
             raise Refused(told, "messages")
         tokens = asked.given.get("image_tokens", self._defaults.get("image_tokens"))
-        if served.no_pictures:
-            raise Refused(served.no_pictures, "messages", status=503)
+        if refused := next((served.refused[kind] for kind in kinds_in(asked.messages) if kind in served.refused), ""):
+            raise Refused(refused, "messages", status=503)
         try:
             return replace(asked, messages=[dict(one) for one in served.media.prepared(asked.messages, tokens)])
         except UsageError as error:

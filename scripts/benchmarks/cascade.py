@@ -1,6 +1,6 @@
 """Measure the router's cascade: how often the built-in model hands over wrong answers, and how often right ones.
 
-    .venv/bin/python -m scripts.benchmarks.cascade --write docs/benchmarks.md
+    .venv/bin/python -m scripts.benchmarks.cascade --write docs/router.md
 
 The small model is the built-in one, asked its held-out questions of one turn, greedily; the big one is scripted and
 always right. The table comes from the log-probabilities of the small model's answers. Then the questions go through the
@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,8 @@ from scripts.pocket.evaluate import Question, load_questions
 
 FIRST = 32
 """Tokens whose log-probabilities decide, as in the router."""
-THRESHOLDS = (-0.02, -0.05, -0.1, -0.2, -0.3, -0.5, -1.0)
-CHECKED = -0.1
+THRESHOLDS = (-0.005, -0.01, -0.015, -0.02, -0.03, -0.05, -0.1, -1.0)
+CHECKED = -0.02
 RIGHT = "Scripted."
 
 
@@ -49,7 +50,7 @@ def asked(model: mlxmtp.Model, question: Question) -> Asking:
             text += event.text
             if len(heard) < FIRST:
                 heard += [one.logprob for one in event.logprobs]
-    return Asking(question, not question.misses(text), sum(heard) / max(1, len(heard)))
+    return Asking(question, not question.misses(text), fmean(heard[:FIRST] or [0.0]))
 
 
 def table(found: Sequence[Asking]) -> str:

@@ -65,15 +65,21 @@ def peer(*answers: Sequence[Step] | bytes, models: bytes = MODELS) -> Iterator[P
 
         def run() -> None:
             with suppress(OSError):
-                while not over.is_set():
+                while True:
                     line, _ = listener.accept()
+                    if over.is_set():
+                        line.close()
+                        return
                     threading.Thread(target=answer, args=(line,), daemon=True).start()
 
-        threading.Thread(target=run, daemon=True).start()
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
         try:
             yield server
         finally:
             over.set()
+            socket.create_connection(listener.getsockname()).close()  # the next listener may get the same descriptor
+            thread.join(5)
 
 
 def _request(line: socket.socket) -> bytes:

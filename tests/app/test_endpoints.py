@@ -314,3 +314,53 @@ def test_an_endpoint_needs_no_networks(home: Path, command: str) -> None:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, "Hello." in done.stdout) == (0, True), done.stderr
+
+
+def test_map_asks_the_small_one_and_the_big_one_about_all(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the built-in model; a file of answers that is complete needs only the summary."""
+    (home / "a.txt").write_text("a drafter", encoding="utf-8")
+    words = ["map", "-m", "auto", "--max-tokens", "4", "-o", str(home / "o"), "--summary", "Alike?"]
+    words += ["What is {}?", str(home / "a.txt")]
+    with peer(*[STREAM + said("Alike.", reason="stop")] * 2) as server:
+        router = (
+            f'[router]\nsmall = "pocket"\nbig = "team"\nremote = "fallback"\n[endpoint.team]\nurl = "{server.url}"\n'
+        )
+        (home / "config.toml").write_text(f'{router}sends = ["attachments"]\n', encoding="utf-8")
+        for _ in range(2):
+            assert app.main(words) == 0
+            out, err = capsys.readouterr()
+            assert out == "--- summary ---\nAlike.\n\n", err
+            assert "Summed up by team: summary; text went to 127.0.0.1." in err
+        small = json.loads((home / "o").read_text(encoding="utf-8"))
+        asked = server.bodies[-1]["messages"][0]["content"]
+        assert asked == f"--- {home / 'a.txt'} ---\n{small['response'].strip()}\n\nAlike?"
+        (home / "config.toml").write_text(router, encoding="utf-8")  # what comes from files stays here
+        assert app.main(words) == 0
+        assert "Summed up by pocket: summary, but team gets no attachments." in capsys.readouterr().err
+    assert len(server.bodies) == 2
+
+
+def test_bench_of_a_server(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "a.txt").write_text("Say something.", encoding="utf-8")
+    usage = {"prompt_tokens": 5, "completion_tokens": 7}
+    with peer(*[STREAM + said("a") + said("b", reason="stop", usage=usage)] * 3) as server:
+        words = ["bench", "-m", server.url, "--suite", str(home / "a.txt"), "-r", "2", "-w", "1", "-n", "8"]
+        assert app.main([*words, "--format", "json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert [one["tokens"] for one in report["runs"]] == [7, 7]
+        assert report["complete"]
+        assert server.bodies[-1]["max_tokens"] == 8
+        assert app.main([*words, "--streams", "2"]) == 2
+        assert app.main([*words, "-m", "pocket"]) == 2
+        assert app.main(["bench", "-m", server.url, "-p", "64"]) == 2
+
+
+def test_inputs_of_map_fail_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        (home / name).write_text(name, encoding="utf-8")
+    with peer(http(b"", "500 Oh"), STREAM + said("Fine.", reason="stop")) as server:
+        assert app.main(["map", "-m", server.url, "--parallel", "1", "{}", str(home / "a"), str(home / "b")]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"--- {home / 'b'} ---\nFine.\n\n"
+    assert "refuses: 500 Oh" in err
+    assert "1 of 2 inputs have no answer" in err

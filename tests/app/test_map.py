@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mlxmtp
-from mlxmtp.app.map import Job, keys_of
+from mlxmtp.app.map import Job, grouped, keys_of
 from mlxmtp.app.map_inputs import Answers, Item, items_of_files, items_of_lines
 from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.engine.events import Text
@@ -187,3 +189,13 @@ def test_a_picture_is_seen_where_the_prompt_has_braces(tmp_path: Path, monkeypat
         events = model.stream([{"role": "user", "content": result.item.content}], params)
         assert result.response == "".join(event.text for event in events if isinstance(event, Text))
     model.close()
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 100))
+def test_groups_of_answers(tokens: list[int], room: int) -> None:
+    texts = [str(number) for number in range(len(tokens))]
+    groups = grouped(texts, tokens, room)
+    assert [text for group in groups for text in group] == texts
+    sizes = [sum(tokens[int(text)] for text in group) for group in groups]
+    assert all(size <= room or len(group) == 1 for size, group in zip(sizes, groups, strict=True))
+    assert all(size + tokens[int(after[0])] > room for size, after in zip(sizes, groups[1:], strict=False))

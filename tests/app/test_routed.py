@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,22 @@ import pytest
 
 from mlxmtp.app import candidates
 from mlxmtp.app.breaker import FAILURES
+from mlxmtp.app.map import summarise
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.routed_model import RoutedModel, RoutedOpenModel, RouterOpener
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
+from mlxmtp.cli import app
 from mlxmtp.engine.events import End
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import EndpointFailed, MlxmtpError, TooLarge
+from mlxmtp.errors import ContextOverflow, EndpointFailed, MlxmtpError, TooLarge
 from mlxmtp.models.config import read_config
 from mlxmtp.settings import load_settings
 from tests.app.faulty import ANSWER, STREAM, Step, http, peer, refused, said
+from tests.cli.talking import Conversing
 from tests.fake_decoder import FakeDecoder, fake_logprob
 from tests.serve.running import TEMPLATE
 from tests.text_checkpoint import write_text_checkpoint
@@ -330,3 +334,53 @@ def test_closing_an_answer_frees_a_trial(house: House) -> None:
         turn.end("cancelled")
         house.conversation = Conversation()
         assert house.route("far") == "team: far"
+
+
+def test_the_big_one_sums_up_what_is_too_long_in_parts(house: House) -> None:
+    house.say("big", "A and B.", "C.", "All.")
+    house.open()
+    answers = [(name, f"{name} " + "word " * 60) for name in "abc"]
+    doing: list[str] = []
+    result = summarise(house.opened, "What do they share?", answers, Params(max_tokens=20), "Be brief.", doing.append)
+    assert (result.response, doing) == ("All.", ["summary of part 1 of 2", "summary of part 2 of 2", "summary"])
+    assert result.end is not None
+    assert result.end.stats.route.endswith("big: summary")
+    prompt = house.tokenizer.detokenizer()
+    text = "".join(prompt.add(token) for token in house.decoders["big"].requests[-1].prompt)
+    assert "--- part 1 ---\nA and B.\n\n--- part 2 ---\nC.\n\nWhat do they share?" in text
+    with pytest.raises(ContextOverflow, match="too long to be summed up"):
+        summarise(house.opened, "?", [(name, "word " * 300) for name in "ab"], Params())
+
+
+def test_ask_takes_a_router(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    """`ask` says who answered and where the text went."""
+    with peer(ANSWER) as server:
+        house.open('big = "team"\nremote = "fallback"', url=server.url)
+        house.say("small", "Small.", "Small.")
+        assert app.main(["ask", "--no-stdin", "-m", "auto", "--json", "Hi"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["response"], found["stats"]["sent_to"]) == ("Small.", "")
+        assert found["stats"]["route"].endswith("small: no skill")
+        assert app.main(["ask", "--no-stdin", "-m", "auto", "A hard one"]) == 0
+        assert capsys.readouterr() == ("From afar.\n", "Note: The text went to 127.0.0.1.\n")
+
+
+def test_a_conversation_at_the_terminal(house: House, tmp_path: Path) -> None:
+    """The status line says who answered and why; what breaks off is kept, and told; `/stats` has it all."""
+    house.say("small", "Small.")
+    house.say("big", "Big.")
+    with peer(ANSWER, STREAM + said("Half")) as server:
+        house.open(url=server.url)
+        there = Conversing(tmp_path / "chat")
+        there.worker.load(lambda: house.opened)
+        text = there.say("Hi", "A hard one", "Go far", "/stats", "And far again", "/stats off")
+        text = text.replace(f"{house.folder}/", "")
+    lines = [line for line in text.split("\n") if " tok · " in line]
+    assert [line.split(" · ")[0] for line in lines] == ["small: no skill", "big: hard", "team: far"]
+    assert "team: far · text went to 127.0.0.1 · " in text
+    assert "model       team: far" in text
+    assert "sent to     127.0.0.1" in text
+    cut = text[text.index("> And far again") :]
+    assert "Half" in cut
+    assert "broke off its answer" in cut
+    assert there.talk.conversation.exchanges[-1].question == "And far again"

@@ -40,10 +40,12 @@ class FakeHarness:
         self.bits = bits
         return self
 
-    def prepare(self, prompt: Sequence[int], tokens: int, drafts: Iterable[DraftSetting]) -> None:
+    def prepare(
+        self, prompt: Sequence[int], tokens: int, drafts: Iterable[DraftSetting], media: Sequence[Any] = ()
+    ) -> None:
         self.prepared.append((len(prompt), tokens, tuple(drafts)))
 
-    def run(self, prompt: Sequence[int], tokens: int, draft: DraftSetting) -> Run:
+    def run(self, prompt: Sequence[int], tokens: int, draft: DraftSetting, media: Sequence[Any] = ()) -> Run:
         if len(self.runs) == self.interrupt_at:
             raise KeyboardInterrupt
         self.runs.append((tuple(prompt), draft))
@@ -60,7 +62,7 @@ class FakeHarness:
         total = 0.1 + sum(step.seconds for step in steps)
         return Run(tuple(said), tuple(steps), 0.09, 0.1, total, 10_000_000)
 
-    def margin(self, prefix: Sequence[int], token: int, other: int) -> tuple[float, float]:
+    def margin(self, prefix: Sequence[int], token: int, other: int, media: Sequence[Any] = ()) -> tuple[float, float]:
         return 1e-6, 1e-6
 
     def time_drafter(self, prompt: Sequence[int], k: int, rounds: int) -> tuple[list[float], list[float]]:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from mlxmtp.bench.harness import Harness, release
+from mlxmtp.bench.report import Plan
+from mlxmtp.bench.runner import prompts_of
+from mlxmtp.bench.suite import PICTURES, read_suites
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.sampling import Sampling
+from mlxmtp.engine.media import Media, Medium
 from mlxmtp.engine.params import Params
+from mlxmtp.engine.tokenizer import Tokenizer
+from mlxmtp.errors import LoadError
+from mlxmtp.models.config import read_config
+from mlxmtp.models.load import load_target
 from tests.golden import load_golden
 from tests.networks import Adversary, decode, drafter, target
 from tests.packable import pair
+from tests.seeing import POCKET, write_seeing_pocket
 
 GOLDEN = load_golden("e2b")
 LONG, SHORT = GOLDEN.records["long"], GOLDEN.records["short"]
@@ -159,3 +169,30 @@ def test_a_rig_that_is_gone_leaves_no_memory():
     del made
     release()
     assert mx.get_active_memory() - before < (held - before) / 10
+
+
+def test_a_picture_is_encoded_in_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_seeing_pocket(tmp_path / "seeing")
+    monkeypatch.setattr("mlxmtp.decode.compile.Rounds.build", lambda *_: None)  # uncompiled, nothing is built
+    plan, params = Plan((None, 200), 4, 1, 0, 0.0, (0,)), Params(image_tokens=70)
+    media, texts = Media(read_config(folder)), read_suites([PICTURES])[:2]
+    prompts = prompts_of(texts, plan, Tokenizer.load(folder), 4096, "seeing", media, params)
+    assert [len(one.ids) for one in prompts[200]] == [200, 200]
+    first, second = prompts[None]
+    harness = Harness(load_target(folder))
+    read: list[str] = []
+    rows = Media._rows
+
+    def counted(self: Media, medium: Medium) -> mx.array:
+        read.append(medium.digest)
+        return rows(self, medium)
+
+    monkeypatch.setattr(Media, "_rows", counted)
+    runs = [harness.run(one.ids, 4, 0, one.media) for one in (first, second, first)]
+    assert runs[0].tokens == runs[2].tokens
+    assert read == [one.media[0].digest for one in (first, second, first)]
+    margin, _ = harness.margin(first.ids, runs[0].tokens[0], runs[0].tokens[0], first.media)
+    assert margin == 0
+    blind = Media(read_config(POCKET))
+    with pytest.raises(LoadError, match="has no vision tower"):
+        prompts_of(texts, plan, Tokenizer.load(folder), 4096, "pocket", blind, params)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from mlxmtp.bench.suite import SUITES, Text, read_suites, to_length
+from mlxmtp.bench.suite import PICTURES, SUITES, Text, read_suites, to_length
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow, UsageError
 
@@ -120,3 +122,19 @@ def test_a_length_below_the_template_is_refused():
     (text, *_) = read_suites(["chat"])
     with pytest.raises(ContextOverflow, match="the chat template alone takes"):
         to_length(text, [text], 4, encode)
+
+
+def test_pictures_are_a_suite_of_their_own_and_stand_before_the_question(tmp_path: Path) -> None:
+    texts = read_suites([PICTURES])
+    assert len(texts) == 5
+    for text in texts:
+        assert text.image is not None
+        with Image.open(text.image) as image:
+            assert image.size == (800, 500)
+        seen: list[Any] = []
+        text.ids(lambda messages, seen=seen: seen.extend(messages) or [1])  # type: ignore[misc]
+        first, second = seen[-1]["content"]
+        assert (first, second["text"]) == ({"type": "image", "image": text.image}, text.prompt)
+    (tmp_path / "own.jsonl").write_text('{"prompt": "What?", "image": "gone.png"}')
+    with pytest.raises(UsageError, match=r"line 1 names the picture gone\.png, and there is no"):
+        read_suites([str(tmp_path / "own.jsonl")])

@@ -103,6 +103,7 @@ class Terminal:
         self.descriptor, theirs = os.openpty()
         termios.tcsetwinsize(self.descriptor, (rows, columns))
         self._name = os.ttyname(theirs)
+        self.modes_before = termios.tcgetattr(theirs)
         self.process = start(theirs)
         os.close(theirs)
         self.raw = b""

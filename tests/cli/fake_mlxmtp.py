@@ -42,7 +42,7 @@ class SlowReader(FakeDecoder):
     def rounds(self, prompt_ids: Sequence[int], **options: Any) -> Generator[Round, None, None]:
         stopped.clear()
         if self.marks:
-            for done, mark in ((0, self.marks.pop(0)), (len(prompt_ids) // 2, "")):
+            for done, mark in ((0, ""), (len(prompt_ids) // 2, self.marks.pop(0)), (len(prompt_ids) - 1, "")):
                 options["on_prefill"](done, len(prompt_ids))
                 pause_at(mark)
         yield from super().rounds(prompt_ids, **options)

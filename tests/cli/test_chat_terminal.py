@@ -288,12 +288,11 @@ def test_an_end_before_the_prompt_leaves_the_terminal_as_it_was(program: Program
     program.anew = True
     program.env = {"FAKE_INTERRUPT_AT": "prompt_toolkit"} if end == "Ctrl+C" else {}
     terminal = program.terminal("chat", *(["-m", "no/model"] if end == "no model" else []))
-    before = termios.tcgetattr(terminal.descriptor)
     terminal.wait_until("marks", lambda _: MARKS in terminal.raw)
     if end == "SIGTERM":
         terminal.process.send_signal(signal.SIGTERM)
     assert terminal.drain() in {"SIGTERM": (-15, 128 + 15), "Ctrl+C": (130,), "no model": (1, 3)}[end]
-    assert termios.tcgetattr(terminal.descriptor) == before
+    assert termios.tcgetattr(terminal.descriptor) == terminal.modes_before
     assert terminal.raw.rfind(NO_MARKS) > terminal.raw.rfind(MARKS)
     terminal.close()
 
@@ -639,14 +638,13 @@ def test_a_signal_ends_it_with_the_terminal_as_it_was_and_nothing_lost(
 ) -> None:
     program.answers = [answer]
     terminal = program.terminal("chat", "--think", columns=100)
-    before = termios.tcgetattr(terminal.descriptor)
     terminal.wait_for("/model\n>")
     if shown not in "/model\n>":
         terminal.send("Count" + ENTER)
     terminal.wait_for(shown)
     terminal.process.send_signal(number)
     assert terminal.drain() == 128 + number
-    assert termios.tcgetattr(terminal.descriptor) == before
+    assert termios.tcgetattr(terminal.descriptor) == terminal.modes_before
     terminal.close()
     assert terminal.raw.rfind(b"\x1b[?2004l") > terminal.raw.rfind(b"\x1b[?2004h")  # no bracketed paste is left
     assert terminal.raw.rfind(b"\x1b[?25h") >= terminal.raw.rfind(b"\x1b[?25l")

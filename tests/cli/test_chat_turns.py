@@ -31,9 +31,9 @@ def talk(tmp_path: Path) -> Conversing:
 def test_two_turns(talk: Conversing) -> None:
     assert talk.say("Hi", "And you?", answers=["Hello.<turn|>", "Fine.<turn|>"]) == (
         "> Hi\n\nHello.\n"
-        "7 tok · S tok/s · 3.0 tok/pass, 67 % accepted · prompt 18 tok T s · context 25/400 · M\n\n"
+        "7 tok · S tok/s · 3.0 tok/pass, 67 % accepted · prompt 18 tok T s · context 25/400\n\n"
         "> And you?\n\nFine.\n"
-        "6 tok · S tok/s · 2.5 tok/pass, 50 % accepted · prompt 49 tok T s · context 55/400 · M\n\n"
+        "6 tok · S tok/s · 2.5 tok/pass, 50 % accepted · prompt 49 tok T s · context 55/400\n\n"
     )
     assert talk.prompts[1] == (
         "<bos><|turn>user\nHi<turn|>\n<|turn>model\nHello.<turn|>\n<|turn>user\nAnd you?<turn|>\n<|turn>model\n"

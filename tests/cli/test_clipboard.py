@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
+import sys
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,4 +117,67 @@ def test_a_mac_hands_pictures_over_as_digits(monkeypatch: pytest.MonkeyPatch) ->
     assert clipboard.copied_picture() == "/Users/me/Desktop/a b.png"
     said |= {"furl": b"", "PNGf": b""}
     with pytest.raises(UsageError, match="There is no picture in the clipboard"):
+        clipboard.copied_picture()
+
+
+STAND_INS = {
+    "wl-paste": """
+types = OFFERED
+asked = args[args.index("--type") + 1]
+if not types:
+    fail("Nothing is copied")
+if asked not in types:
+    fail("Clipboard content is not available as requested type \\"" + asked + "\\"")
+sys.stdout.buffer.write(types[asked])
+""",
+    "xclip": """
+types = OFFERED
+assert args[:3] == ["-selection", "clipboard", "-o"], args
+asked = args[args.index("-t") + 1]
+if asked not in types:
+    fail("Error: target " + asked + " not available")
+sys.stdout.buffer.write(types[asked])
+""",
+}
+"""As the programs behave: an exit code and a sentence on stderr for a type that the owner does not offer."""
+
+
+def put_program(folder: Path, name: str, offered: dict[str, bytes]) -> None:
+    fail = "def fail(said):\n    print(said, file=sys.stderr)\n    sys.exit(1)\n"
+    body = f"import sys\nargs = sys.argv[1:]\n{fail}{STAND_INS[name].replace('OFFERED', repr(offered))}"
+    program = folder / name
+    program.write_text(f"#!{sys.executable}\n{body}")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_programs_that_refuse_what_nobody_offers_are_asked_on(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    put_program(tmp_path, name, {"TARGETS": b"image/png", "image/png": PNG})
+    assert clipboard.copied_picture() == PNG
+    put_program(tmp_path, name, {"text/plain": b"words"})
+    with pytest.raises(UsageError, match="There is no picture in the clipboard"):
+        clipboard.copied_picture()
+    put_program(tmp_path, name, {"text/uri-list": b"# two\r\nfile:///a%20b.png\r\nfile:///c.png\r\n", "image/png": PNG})
+    assert clipboard.copied_picture() == "/a b.png"
+    if name == "wl-paste":  # on X11 it has no display to ask, and the other one does
+        program = f"#!{sys.executable}\nimport sys\nsys.exit('Failed to connect to a Wayland server')\n"
+        (tmp_path / name).write_text(program)
+        put_program(tmp_path, "xclip", {"image/png": PNG})
+        assert clipboard.copied_picture() == PNG
+
+
+def test_a_program_that_never_answers_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(clipboard, "_SECONDS", 0.1)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin:/usr/bin")
+    program = tmp_path / "xclip"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(clipboard, "which", lambda one: one == "xclip" or None)
+    with pytest.raises(UsageError, match="clipboard"):
         clipboard.copied_picture()

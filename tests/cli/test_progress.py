@@ -123,8 +123,10 @@ def test_reading_a_prompt_shows_speed_without_what_was_reused_and_time_left() ->
         return screen.getvalue()
 
     assert shown(5000) == ""  # most prompts have been read before there is more to say
-    clock.now += 2
+    clock.now += 0.2
     assert shown(5000) == ""  # another layer of the same chunk
+    clock.now += 1.8
+    assert "reading the prompt, 5,000 of 9,000 tokens\x1b" in shown(5000)  # a long one
     assert "6,000 of 9,000 tokens, 500 tok/s, 0:06 left" in shown(6000)
     clock.now += 6
     assert shown(9000) == "\r\x1b[K"

@@ -74,11 +74,11 @@ def test_the_numbers_here_are_the_goldens():
 @pytest.mark.parametrize("length", EDGES)
 def test_a_prompt_that_ends_at_an_edge(family, length):
     engine = Decoder(target(family), drafter(family), compiled="never")
-    said = decode(engine, prompt(length), 14, num_draft_tokens=3)
+    said = decode(engine, prompt(length), 8, num_draft_tokens=3)
     assert_greedy(family, prompt(length), said)
     following = [*prompt(length), *said, 5, 6]  # the next turn starts at an edge, too
     if len(following) < LIMIT:
-        assert_greedy(family, following, decode(engine, following, 6, num_draft_tokens=3))
+        assert_greedy(family, following, decode(engine, following, 4, num_draft_tokens=3))
 
 
 @pytest.mark.few(2)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 
+import mlx.core as mx
 import pytest
 
 from mlxmtp.decode import snapshots, texts
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.models.kv_cache import KVCache
 from tests.golden import load_golden
 from tests.networks import decode, drafter, target
 
@@ -96,3 +98,13 @@ def test_what_is_held_stays_within_its_limit() -> None:
     decode(engine, other, 20)
     decode(engine, [*first, *said, 5], 20)
     assert engine.reused == 0
+
+
+@pytest.mark.parametrize("same", [0, 1, 511, 512, 513, 1100])
+def test_the_beginning_that_a_text_shares_with_a_prompt_is_exact(same: int) -> None:
+    tokens = list(range(1500))
+    held = texts.HeldText(KVCache(target("e2b").cache_spec, mx.float32), [*tokens, 9], 1200)
+    other = [*tokens[:same], 7777, *tokens[same + 1 :]]
+    assert held.shared(other) == same
+    assert held.shared(tokens[:same]) == same
+    assert held.shared(tokens) == 1200  # as many as it has keys and values for

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from mlxmtp.decode.decoder import Decoder
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import LoadError, UsageError
 from scripts.goldens.pictures import SOUNDS, sound
 from tests.golden import FOLDER
 from tests.media_golden import AUDIO, BUDGET, IMAGE, MediaGolden, build, pictures
+from tests.networks import Adversary
 
 
 @pytest.fixture(scope="module", params=["e2b", "12b"])
@@ -48,6 +50,15 @@ def test_text_about_sounds_is_the_references_whatever_is_drafted(
     golden: MediaGolden, model: Model, drafts: int | str
 ) -> None:
     assert text(model, golden.ids("prompt"), num_draft_tokens=drafts) == golden.ids("greedy")
+
+
+def test_a_hostile_drafter_changes_no_text_after_a_sound(golden: MediaGolden, model: Model) -> None:
+    hostile = Model(
+        Decoder(model._decoder.target, Adversary(golden.ids("greedy")[1], 128), compiled="never"), model.config, None
+    )
+    assert text(hostile, golden.ids("prompt"), num_draft_tokens=4) == golden.ids("greedy")
+    sampled = [text(one, golden.ids("prompt"), num_draft_tokens=4, temp=0.8, seed=5) for one in (hostile, model)]
+    assert sampled[0] == sampled[1]
 
 
 def test_a_sampled_text_is_the_same_with_and_without_drafts(golden: MediaGolden, model: Model) -> None:

@@ -12,13 +12,15 @@ import pytest
 
 from mlxmtp.app.open import require_memory
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.engine.media import SOUND_TOKENS
 from mlxmtp.errors import TooLarge
 from mlxmtp.hub.registry import entries, find_entry, same_shape
 from mlxmtp.hub.store import Checkpoint
 from mlxmtp.machine import memory
 from mlxmtp.machine.chip import Machine
-from mlxmtp.machine.memory import cache_bytes, need, usable, vision_bytes, weight_bytes
+from mlxmtp.machine.memory import NO_MEDIA, Largest, cache_bytes, need, usable, weight_bytes
 from mlxmtp.models import chunks
+from mlxmtp.models.audio import AudioTower, FrameEmbedder
 from mlxmtp.models.chunks import ROWS, activation_bytes, chunk_rows
 from mlxmtp.models.config import read_config
 from mlxmtp.models.device import bound_memory, on_cpu
@@ -26,10 +28,11 @@ from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.load import arrays, load_drafter, load_target
 from mlxmtp.models.metal import BLOCKED_ROWS
 from mlxmtp.models.tensors import parameter_count
-from mlxmtp.models.towers import VisionConfig, vision_tensors
+from mlxmtp.models.towers import AudioConfig, VisionConfig, audio_bytes, audio_tensors, vision_bytes, vision_tensors
 from mlxmtp.models.vision import PatchEmbedder, VisionTower
 from tests import full_size
 from tests.golden import FAMILIES, FOLDER
+from tests.seeing import write_seeing_pocket
 
 POCKET = Path(__file__).parents[2] / "assets" / "pocket"
 GB = 10**9
@@ -261,3 +264,45 @@ def test_the_peak_of_reading_a_picture_is_predicted(family: str, exact_sizes: No
     mx.eval(tower(mx.zeros((432, 336, 3), mx.uint8)))
     peak = mx.get_peak_memory() - before
     assert peak == pytest.approx(vision_bytes(config, 63, cpu=True), rel=0.2)
+
+
+@only_on_cpu
+@pytest.mark.parametrize("family", ["tower", "12b"])
+def test_the_peak_of_hearing_a_sound_is_predicted(family: str, exact_sizes: None) -> None:
+    tokens, config = 250, AudioConfig(hidden=640, eps=1e-6, text=3840, unified=True)
+    heard = mx.zeros((tokens, 640))
+    if family == "tower":
+        sizes: dict[str, Any] = {"channels": (128, 32), "kernel": 5, "chunk": 12, "past": 12, "cap": 50.0, "out": 1536}
+        config = AudioConfig(
+            1024, 1e-6, 1536, unified=False, layers=1, heads=8, **sizes, residual=0.5, bound=1e10, clipped=False
+        )
+        heard = mx.zeros((4 * tokens, 128))
+    gc.collect()
+    before = mx.get_active_memory()
+    parts = {one.name: Matrix((mx.random.normal(one.shape) * 0.02,), None) for one in audio_tensors(config)}
+    mx.eval([part.arrays for part in parts.values()])
+    weights = Weights(parts)
+    tower = FrameEmbedder(weights, config) if config.unified else AudioTower(weights, config)
+    del parts, weights
+    mx.eval(list(arrays(tower)), heard)
+    gc.collect()
+    mx.reset_peak_memory()
+    mx.eval(tower(heard))
+    peak = mx.get_peak_memory() - before
+    assert peak == pytest.approx(audio_bytes(config, tokens, cpu=True), rel=0.2)
+
+
+def test_sounds_and_pictures_count_only_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Checkpoint("seeing", write_seeing_pocket(tmp_path / "seeing"))
+    config = read_config(target.folder)
+    plain, both = (need(config, None, 300, media=one) for one in (NO_MEDIA, Largest(280, SOUND_TOKENS)))
+    assert (plain.vision, plain.audio) == (0, 0)
+    assert both.total == plain.total + both.vision + both.audio
+    assert min(both.vision, both.audio) > 10_000
+    assert need(read_config(POCKET / "target"), None, 300, media=Largest(0, SOUND_TOKENS)).audio == 0
+    machine_with(2 * plain.total + 2000, monkeypatch)  # half of it can be used
+    require_memory(target, None, 300)
+    with pytest.raises(TooLarge, match=r"Without sounds it fits; .* for reading them: take a smaller model with -m"):
+        require_memory(target, None, 300, media=Largest(0, SOUND_TOKENS))
+    with pytest.raises(TooLarge, match=r"Without pictures and sounds it fits; .*: ask with fewer --image-tokens"):
+        require_memory(target, None, 300, media=Largest(280, SOUND_TOKENS))

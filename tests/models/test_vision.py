@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +19,7 @@ from mlxmtp.media.image import open_picture, target_size
 from mlxmtp.models.config import read_config
 from mlxmtp.models.kv_cache import KVCache, PromptView, visible
 from mlxmtp.models.load import load_target
+from mlxmtp.models.towers import stored_vision, vision_tensors
 from tests.golden import FOLDER, relative_error
 from tests.media_golden import BUDGET, FAMILIES, MediaGolden, build, pictures
 
@@ -102,6 +105,47 @@ def test_very_long_pictures_keep_their_budget() -> None:
     assert target_size(4000, 30, 280) == (9264, 48)
     with pytest.raises(ValueError, match="70, 140, 280, 560, 1120 tokens, not 300"):
         target_size(10, 10, 300)
+
+
+def quantized(golden: MediaGolden, folder: Path, bits: int) -> tuple[Path, Path]:
+    """Write the checkpoint with matrices of the tower packed, and with the numbers that they stand for, as MLX does."""
+    config = read_config(golden.target)
+    vision = stored_vision(config)
+    assert vision is not None
+    kinds = {tensor.name: tensor for tensor in vision_tensors(vision)}
+    made: tuple[dict[str, mx.array], dict[str, mx.array]] = ({}, {})
+    for name, value in stored(golden.target):
+        tensor = kinds.get(name.removeprefix("model."))
+        if tensor is None or not tensor.quantizable or value.shape[-1] % 32:
+            for one in made:
+                one[name] = value
+            continue
+        parts = mx.quantize(value.astype(mx.float32), group_size=32, bits=bits)  # scales that are not rounded
+        stem = tensor.name.removesuffix(".weight")
+        made[0].update({f"{stem}.{part}": one for part, one in zip(("weight", "scales", "biases"), parts, strict=True)})
+        made[1][name] = mx.dequantize(*parts, group_size=32, bits=bits)
+    folders = folder / "packed", folder / "plain"
+    for dest, tensors in zip(folders, made, strict=True):
+        dest.mkdir()
+        mx.save_safetensors(str(dest / "model.safetensors"), tensors)
+        (dest / "config.json").write_bytes((golden.target / "config.json").read_bytes())
+    return folders
+
+
+def stored(folder: Path) -> Iterator[tuple[str, mx.array]]:
+    """Yield the tensors that the index names: files hold stand-ins of others."""
+    places = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    files = {file: cast("dict[str, mx.array]", mx.load(str(folder / file))) for file in set(places.values())}
+    yield from ((name, files[file][name]) for name, file in places.items())
+
+
+def test_quantized_towers_compute_with_the_numbers_that_are_packed(golden: MediaGolden, tmp_path: Path) -> None:
+    """Those of the 26B's golden are such that 4 bits hold them exactly, so the reference's soft tokens are wanted."""
+    packed, plain = (Media(read_config(one)) for one in quantized(golden, tmp_path, 4))
+    for i, picture in enumerate(pictures()):
+        rows, wanted = (media._rows(media.prepare(picture, BUDGET)) for media in (packed, plain))
+        assert relative_error(rows, wanted) < CLOSE
+        assert (relative_error(rows, golden.arrays[f"soft.{i}"]) < CLOSE) == (golden.family == "26b")
 
 
 def test_a_model_without_a_tower_refuses_pictures() -> None:

@@ -44,9 +44,11 @@ def pydantic_ai(url: str) -> Any:
     providers, models = import_module("pydantic_ai.providers.openai"), import_module("pydantic_ai.models.openai")
     provider = providers.OpenAIProvider(base_url=f"{url}/v1", api_key="none")
     model = models.OpenAIChatModel("fake", provider=provider)
-    agent = import_module("pydantic_ai").Agent(model, output_type=City, tools=[weather], retries=0)
-    result = agent.run_sync("Oslo?")
-    return [result.output.model_dump(), result.usage().input_tokens > 0]
+    library, found = import_module("pydantic_ai"), []
+    for output in (City, library.NativeOutput(City)):  # as a call, and as a form beside the tool
+        result = library.Agent(model, output_type=output, tools=[weather], retries=0).run_sync("Oslo?")
+        found += [result.output.model_dump(), result.usage().input_tokens > 0]
+    return found
 
 
 def llm(url: str) -> Any:

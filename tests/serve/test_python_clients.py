@@ -24,7 +24,10 @@ COLD = "It is cold.<turn|>"
 
 ANSWERS: dict[str, tuple[list[str], Any]] = {
     "langchain_openai": ([CALL, COLD, JSON], [{"city": "Oslo"}, "It is cold.", CITY]),
-    "pydantic_ai": ([CALL, call('final_result{name:"Oslo",people:7}') + "<|tool_response>"], [CITY, True]),
+    "pydantic_ai": (
+        [CALL, call('final_result{name:"Oslo",people:7}') + "<|tool_response>", CALL, JSON],
+        [CITY, True, CITY, True],
+    ),
     "llm": ([CALL, COLD, JSON], ["It is cold.", CITY]),
     "litellm": ([COLD, COLD], ["It is cold.", "It is cold."]),
     "instructor": ([call('City{name:"Oslo",people:7}') + "<|tool_response>"], CITY),

@@ -28,7 +28,7 @@ from mlxmtp.serve.server import Options, Server
 from mlxmtp.settings import Settings, load_settings
 from tests.serve.running import wait_until
 
-QUESTIONS = ["What is a drafter?", "Hello!", "Who are you?", "word " * 300, "What is a KV cache?", "How do I stop?"]
+QUESTIONS = ["What is a drafter?", "Hello!", "word " * 300, "How do I stop?"]
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def ask(port: int, question: str, **more: Any) -> str:
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     body = {
         "messages": [{"role": "user", "content": question}],
-        "max_tokens": 16,
+        "max_tokens": 12,
         "seed": 3,
         "temperature": 1.0,
         **more,
@@ -80,7 +80,7 @@ def test_many_clients_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     model._decoder.compiled = model._decoder._rounds._mode = "never"
 
     def alone(question: str, constraint: Constraint | None = None) -> str:
-        params = Params(max_tokens=60 if constraint else 16, seed=3, temp=1.0, constraint=constraint)
+        params = Params(max_tokens=30 if constraint else 12, seed=3, temp=1.0, constraint=constraint)
         events = model.stream([{"role": "user", "content": question}], params)
         return "".join(event.text for event in events if isinstance(event, Text))
 
@@ -92,7 +92,7 @@ def test_many_clients_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         leaving.recv(100)
         asked = [pool.submit(ask, port, question) for question in QUESTIONS]
         form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [42]}}}
-        held = pool.submit(ask, port, "A number", response_format=form, max_tokens=60)
+        held = pool.submit(ask, port, "A number", response_format=form, max_tokens=30)
         leaving.close()
         all_of([*asked, held], 60)
         assert [one.result() for one in asked] == wanted

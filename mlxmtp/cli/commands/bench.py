@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from mlxmtp.settings import Loaded
 
 _MODELS = "Alias, org/repo or path, or a server's; can be repeated."
-_SUITES = "Of code, chat, summary, extract, rewrite, edit; a .jsonl; text files, folders.  [default: these six]"
+_SUITES = "Of code, chat, summary, extract, rewrite, edit [default: these]; pictures; a .jsonl; text files, folders."
 
 
-@takes("bench", "... system schema thinking sampling drafting yes force quiet no_color debug")
+@takes("bench", "... system image_tokens schema thinking sampling drafting yes force quiet no_color debug")
 def bench(
     ctx: Context,
     model: Annotated[

@@ -27,7 +27,8 @@ def map_(
     ctx: Context,
     prompt: Annotated[str, Argument(metavar="PROMPT", help="What to ask; {} stands for a file.")],
     files: Annotated[
-        list[Path] | None, Argument(metavar="FILE", help="Text files or pictures, one answer each.", show_default=False)
+        list[Path] | None,
+        Argument(metavar="FILE", help="Texts, pictures or sounds, one answer each.", show_default=False),
     ] = None,
     input_: Annotated[
         Path | None, Option("--input", metavar="FILE.jsonl", help="Objects, one a line; {name} stands for a field.")
@@ -156,9 +157,9 @@ class _Batch:
         opener, target, settings = self.opener, self.target, self.opener.loaded.settings
         drafter = opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
         tokenizer = opener.tokenizer(target)
-        tokens, picture = most_tokens(items, tokenizer, settings.image_tokens)
+        tokens, media = most_tokens(items, tokenizer, settings.image_tokens)
         tokens = min(tokens, opener.context(target)) + (settings.max_tokens or ANSWER)
-        opener.require_memory(target, drafter, tokens, settings, turns=False, picture=picture)
+        opener.require_memory(target, drafter, tokens, settings, turns=False, media=media)
         self.out.progress(f"loading {target.name}")
         self._opened = opener.open(target, drafter, settings, tokenizer)
         return self._opened

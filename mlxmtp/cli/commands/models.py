@@ -244,8 +244,9 @@ def _show_report(out: Output, report: ModelReport) -> None:
         rows.append([f"{row.context // 1024}k", *sizes, _verdict(row.fits)])
     header = ["CONTEXT", "TARGET", "DRAFTER", "K/V", "PROMPT", "TOTAL", "HERE"]
     show_table(out, header, rows, right=(1, 2, 3, 4, 5))
-    if report.picture_bytes is not None:
-        out.write(f"\nIt reads pictures, too: {format_bytes(report.picture_bytes)} more from the first one on.\n")
+    for what, size in (("pictures", report.picture_bytes), ("sounds", report.sound_bytes)):
+        if size is not None:
+            out.write(f"\nIt reads {what}, too: {format_bytes(size)} more from the first one on.\n")
     if report.prediction is not None:
         out.write(f"\nPredicted from the memory's speed, not measured: {report.prediction}\n")
 

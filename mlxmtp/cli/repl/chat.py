@@ -14,6 +14,7 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material
 from mlxmtp.chat.message import ToolCall, ToolResult
+from mlxmtp.cli.calls import call_in_full
 from mlxmtp.cli.repl.slash import Reader
 from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.markdown import warm_up
@@ -22,6 +23,7 @@ from mlxmtp.cli.terminal.rows import joined, listed, wrapped
 from mlxmtp.cli.terminal.signals import interrupts
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import CacheRefused, MlxmtpError, sentence
+from mlxmtp.machine.memory import Largest
 from mlxmtp.settings import Loaded, Settings
 from mlxmtp.units import text_width
 
@@ -87,13 +89,18 @@ class NextLine:
 
 @dataclass(slots=True)
 class LastAnswer:
-    """The figures and the thought of the last answer, and warnings that need not be repeated."""
+    """The figures, the thought and the calls of the last answer, and warnings that need not be repeated."""
 
     stats: tuple[Stats, int] | None = None  # with the context it was given in
     thought: str = ""
     calls: list[tuple[ToolCall, ToolResult]] = field(default_factory=list)
     warned_full: bool = False
     warned_unsaved: bool = False
+
+    @property
+    def unfolded(self) -> str:
+        """The thought, and calls with their results, in full."""
+        return "\n\n".join(filter(None, [self.thought.strip("\n"), *(call_in_full(*one) for one in self.calls)]))
 
     def remember(self, outcome: Outcome) -> None:
         self.thought = outcome.thinking
@@ -117,10 +124,10 @@ class ChosenModel:
         assert self.worker.model is not None
         return self.worker.model
 
-    def require_memory(self, picture: int, settings: Settings) -> None:
-        """Raise TooLarge if the memory does not hold the model with a picture of so many tokens."""
+    def require_memory(self, media: Largest, settings: Settings) -> None:
+        """Raise TooLarge if the memory does not hold the model with pictures and sounds of this size."""
         assert self.target is not None
-        self.opener.require_memory(self.target, self.drafter, _ANSWER, settings, turns=True, picture=picture)
+        self.opener.require_memory(self.target, self.drafter, _ANSWER, settings, turns=True, media=media)
 
     def load(self, target: Checkpoint, settings: Settings, *, draws: bool) -> None:
         """Begin to read a model, after all that can be refused. Raises ModelNotFound, TooLarge, LoadError."""
@@ -171,6 +178,8 @@ class Chat:
     def load(self, target: Checkpoint) -> None:
         """Begin to read the model that goes on with the conversation. Raises as `ChosenModel.load`."""
         self.model.load(target, self.settings, draws=not self.out.look.dumb)
+        if self.tools:  # what holds calls to their form takes a second: while the first question is typed
+            self.model.worker.prepare(lambda opened: opened.model.prepare_constraints())
         if self.conversation.model != target.name:
             self.conversation.use_model(target.name)
 
@@ -189,6 +198,19 @@ class Chat:
         if self.model.cache is not None:
             self._say_if(self.model.cache.load(self.conversation))
         return True
+
+    def renew_tools(self) -> None:
+        """Take the servers' tools as they are now, waiting for those that start; Ctrl+C raises KeyboardInterrupt."""
+        if self.tools.servers is not None:
+            self.out.progress("asking the tool servers")
+        try:
+            remarks = self.tools.renew()
+        finally:
+            self.out.clear_progress()
+        for remark in remarks:
+            self.out.note(remark)
+        if remarks and self.settings.debug:
+            self.say("\n".join(self.tools.written))
 
     def begin_anew(self, conversation: Conversation) -> None:
         """Go over to another conversation, or to the same one that was cleared; nothing waits for the next message."""
@@ -260,7 +282,8 @@ class Chat:
     def say_figures(self, parts: list[str]) -> None:
         """Write `a · b · c`, dim: memory and prompt are left to /stats where one row has no room for them."""
         columns = self.out.size()[0]
-        for extra in (parts[-1], *(part for part in parts if part.startswith("prompt "))):
+        memory = next((at for at, part in enumerate(parts, 1) if part.startswith("context ")), len(parts))
+        for extra in (*parts[memory:], *(part for part in parts if part.startswith("prompt "))):
             if text_width(" · ".join(parts)) > columns:
                 parts = [part for part in parts if part != extra]
         self.out.dim(joined(parts, " · ", columns))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mlxmtp.chat.material import Material, gather, of_bytes
 from mlxmtp.cli.repl.chat import Chat
-from mlxmtp.cli.repl.turns import tokens_of
+from mlxmtp.cli.repl.turns import show, tokens_of
 from mlxmtp.cli.terminal.clipboard import copied_picture
 from mlxmtp.errors import UsageError
 
@@ -62,6 +62,7 @@ def _stage(chat: Chat, materials: Sequence[Material]) -> None:
         for one in materials:
             try:
                 chat.say(_line(chat, one))
+                show(chat, one)
             except UsageError:  # a picture that is damaged, or too large
                 chat.line.files.remove(one)
                 raise

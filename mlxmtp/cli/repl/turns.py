@@ -11,17 +11,19 @@ from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material, gather, mentions, missed, names_in
 from mlxmtp.chat.message import MediaPart, ToolCall, join, media_part
-from mlxmtp.cli.calls import call_line
+from mlxmtp.cli.calls import call_line, progress_line
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts, went_to
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
+from mlxmtp.cli.terminal.thumbnails import thumbnail
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.media import largest, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import ContextOverflow
 
 _PATIENCE = 3  # times Ctrl+C until the program itself is left, should the model not react
+_SMALL = (480, 240)  # pixels of a thumbnail, at most
 _SOON = 0.5  # seconds until a person hears that it does not
 _WITHOUT_ANSWER = {
     "cancelled": "Stopped before the answer began.",
@@ -40,9 +42,9 @@ class Answering:
         self._chat = chat
         box, approvals = chat.tools.box, chat.tools.approvals
 
-        def running(call: ToolCall, seconds: float) -> None:
+        def running(call: ToolCall, seconds: float, told: str) -> None:
             if seconds >= 1:
-                self._out.progress(f"{call.name}, {seconds:.0f} s")
+                self._out.progress(progress_line(call, seconds, told))
 
         self._runner = CallRunner(box, approvals, stopped=lambda: bool(interrupted.count), on_progress=running)
         self._progress, self._clock = PrefillProgress(chat.out), chat.clock
@@ -183,8 +185,10 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     """Carry out a turn, shown while it comes, behind `lead`; returns whether anything was said."""
     if not chat.ready():
         return False
+    chat.renew_tools()
     for one in mentioned:
         chat.say(f"{one.name}, {tokens_of(chat, one)} tokens")
+        show(chat, one)
     drop = _make_fit(chat, turn)
     if drop is None:
         return False
@@ -221,6 +225,14 @@ def tokens_of(chat: Chat, one: Material) -> str:
     return ", ".join([*about, f"{count:,}"])
 
 
+def show(chat: Chat, one: Material) -> None:
+    """Draw the first picture of a file, where the terminal draws any."""
+    if chat.out.pictures and (seen := next((file for file in one.media if file.kind == "image"), None)):
+        from mlxmtp.media.image import small_png
+
+        chat.out.draw(thumbnail(small_png(seen.picture, *_SMALL), *seen.picture.size, chat.out.pictures))
+
+
 def _media(files: Sequence[Material]) -> tuple[MediaPart, ...]:
     return tuple(media_part(file) for one in files for file in one.media)
 
@@ -230,8 +242,8 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
     opened, settings = chat.model.opened, chat.settings
     tokenizer = opened.model.tokenizer
     messages = turn.prepared(opened.model.media, settings.image_tokens)
-    if picture := largest(media_in(messages)):
-        chat.model.require_memory(picture, settings)
+    if media := media_in(messages):
+        chat.model.require_memory(largest(media), settings)
     used = len(tokenizer.prompt_ids(messages, think=bool(settings.think), tools=chat.tools.declarations))
     fit = turn.fit(used, tokenizer, opened.context, settings.max_tokens)
     if not fit.full:

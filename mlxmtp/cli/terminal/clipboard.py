@@ -58,8 +58,8 @@ def _of_desktop() -> bytes | str:
         for kind in _TYPES:
             data = _output((*command, kind))
             if kind == "text/uri-list":
-                first = data.decode("utf-8", "replace").partition("\n")[0].strip()
-                if first.startswith("file://"):
+                lines = map(str.strip, data.decode("utf-8", "replace").split("\n"))
+                if (first := next((line for line in lines if line.startswith("file://")), None)) is not None:
                     return unquote(first.removeprefix("file://"))
             elif media_type_of(data[:HEAD]) is not None:
                 return data

@@ -11,7 +11,7 @@ from typing import Self, TextIO
 from mlxmtp.cli.terminal.keyboard import modes
 from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.cli.terminal.signals import writing
-from mlxmtp.environment import in_tmux, over_ssh
+from mlxmtp.environment import Pictures, in_tmux, over_ssh
 from mlxmtp.errors import MlxmtpError, sentence
 
 _LONGEST_COPY = 74_994  # bytes: what terminals take in one sequence (xterm's limit of 100,000 base64 characters)
@@ -29,6 +29,7 @@ class Look:
     color: bool = True
     dumb: bool = False
     still: bool = False  # repaint nothing: what reads the screen aloud would read it again and again
+    pictures: Pictures = ""
 
 
 class Output:
@@ -60,6 +61,11 @@ class Output:
     def error_terminal(self) -> bool:
         """True if a person sees stderr."""
         return self._stderr is not None and self._stderr.isatty()
+
+    @property
+    def pictures(self) -> Pictures:
+        """The protocol by which a person may be shown pictures; empty in a pipe."""
+        return self.look.pictures if self.terminal and not self.look.dumb and not self.look.still else ""
 
     def size(self) -> tuple[int, int]:
         return _size(self._stdout)

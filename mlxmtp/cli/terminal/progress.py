@@ -10,6 +10,7 @@ from mlxmtp.units import format_bytes, format_duration
 _EVERY = 0.1  # seconds between two looks of the line on a terminal
 _EVERY_LOGGED = 30.0  # and elsewhere, where each look is a line that stays
 _WINDOW = 10.0  # seconds over which speed is measured
+_SOON = 0.5  # seconds after which somebody who waits hears what for
 
 
 def _show(out: Output, text: str) -> None:
@@ -72,18 +73,21 @@ class PrefillProgress:
 
     def count(self, done: int, total: int) -> None:
         """Show that `done` of `total` tokens have been read; 0 of 0: nothing is known of it."""
-        if not total or (self._pace is not None and done == self._before[1]):  # it is called after every layer
+        if not total:
             return
         if done >= total:
             self._pace = None
             self._out.clear_progress()
             return
-        now, before = self._clock(), self._before
-        self._before = now, done
-        if self._pace is None or done < before[1]:
-            self._pace = _Pace(total)
+        now, (then, before) = self._clock(), self._before
+        if self._pace is None or done < before:
+            self._pace, self._before = _Pace(total), (now, done)
             return
-        self._pace.observe(before[1], done, now - before[0])
+        if done > before:
+            self._pace.observe(before, done, now - then)
+            self._before = now, done
+        elif now - then < _SOON:  # another layer of the same chunk; most prompts have been read by then
+            return
         text = f"reading the prompt, {done:,} of {total:,} tokens"
         if self._pace.tokens and self._pace.seconds > 0:
             speed = self._pace.tokens / self._pace.seconds
