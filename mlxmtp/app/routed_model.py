@@ -286,7 +286,6 @@ class RoutedAnswer(Answer):
                     raise
                 why = error.reason if isinstance(error, EndpointFailed) else str(error).rstrip(".")
                 self._passed.append((self._title, f"failed ({why})"))
-                self._sent += [] if self._answer is None else [self._answer.stats.sent_to]
                 continue
             if over is None:
                 return
@@ -316,6 +315,8 @@ class RoutedAnswer(Answer):
                     self._model.answered_by(name)
                 yield replace(event, stats=self.stats) if isinstance(event, End) else event
         except EndpointFailed as error:
+            if self._answer is not None:
+                self._sent.append(self._answer.stats.sent_to)
             if breaker is not None and error.counts:
                 breaker.fail(error.retry_after)
                 told = True
