@@ -1,6 +1,7 @@
 """The surroundings of the process as its environment tells them: terminal, other programs' folders, a key."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Literal
 
 Pictures = Literal["", "kitty", "iterm2"]
 """The protocol by which a terminal draws pictures; empty for none."""
+
+_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def dumb_terminal(environ: Mapping[str, str] = os.environ) -> bool:
@@ -67,3 +70,11 @@ def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment without a hook's variables, with which git would answer for the hook's repository."""
     of_a_hook = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
     return {name: value for name, value in environ.items() if name not in of_a_hook}
+
+
+def with_variables(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return a text with the value of NAME in place of each `${NAME}`, or of `${NAME:-other}` what stands there.
+
+    Raises KeyError for one that is not set.
+    """
+    return _NAMED.sub(lambda found: environ[found[1]] if found[2] is None else environ.get(found[1]) or found[2], text)

@@ -9,11 +9,11 @@ sentence is reported with its seed, and the file is written to the folder of `--
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.media.damage import damaged, samples, sounds
@@ -36,10 +36,10 @@ def work(first: int, count: int, *, heard: bool) -> None:
     for seed in range(first, first + count):
         name = names[seed % len(names)]
         print(seed, name, sep="\t", flush=True)
-        began = time.monotonic()
+        began = sum(os.times()[:4])  # of this process and those that it waited for: the machine may have other work
         said = checked(file_of(name, kinds[name], seed))
-        if time.monotonic() - began > SECONDS / 6:
-            raise TimeoutError(f"{time.monotonic() - began:.1f} s")
+        if (seconds := sum(os.times()[:4]) - began) > SECONDS / 6:
+            raise TimeoutError(f"{seconds:.1f} s")
         print("said" if said else "seen", flush=True)
 
 
@@ -73,7 +73,7 @@ def main() -> int:
             *(["--sounds"] if options.sounds else []),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS * 4, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS * 10, check=False)
             out, error, code = done.stdout, done.stderr, done.returncode
         except subprocess.TimeoutExpired as late:
             out, error, code = (late.stdout or b"").decode(), "it hangs", 1

@@ -13,7 +13,7 @@ from PIL import Image
 from scripts.goldens.pictures import PICTURES
 from tests.golden import FOLDER
 
-FAMILIES = ("e2b", "12b", "31b")
+FAMILIES = ("e2b", "12b", "26b", "31b")
 BUDGET = 70
 IMAGE, AUDIO = 122, 125
 

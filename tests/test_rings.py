@@ -53,7 +53,9 @@ KEPT_IN = {
     "jinja2": {"engine"},
     "llguidance": {"engine"},
     "huggingface_hub": {"hub"},
-    "httpx2": {"hub"},
+    "httpx2": {"hub", "app"},
+    "mcp": {"app"},  # tool servers
+    "anyio": {"app"},
     "typer": {"cli"},
     "markdown_it": {"cli"},
     "rich": set(),
@@ -85,6 +87,7 @@ HEAVY = {
     "pygments",
     "starlette",
     "uvicorn",
+    "mcp",
 }
 
 

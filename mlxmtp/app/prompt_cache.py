@@ -15,7 +15,7 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.sessions import CACHE_SUFFIX
 from mlxmtp.engine.model import Model
-from mlxmtp.engine.tokenizer import Message, Tokenizer
+from mlxmtp.engine.tokenizer import Message, Tokenizer, Tool
 from mlxmtp.errors import CacheRefused
 from mlxmtp.settings import Loaded
 from mlxmtp.units import format_bytes
@@ -146,10 +146,13 @@ def prefix_before_question(
     asking: Exchange,
     think: bool,
     prepared: Callable[[Sequence[Message]], Sequence[Message]],
+    tools: Sequence[Tool] = (),
 ) -> int:
     """Return how many tokens of the prompt stay the same whatever is asked; `prepared`: messages with their media."""
     prompts = [
-        tokenizer.prompt_ids(prepared(conversation.messages(replace(asking, question=question))), think=think)
+        tokenizer.prompt_ids(
+            prepared(conversation.messages(replace(asking, question=question))), think=think, tools=tools
+        )
         for question in (asking.question, *_OTHER_QUESTIONS)
     ]
     alike = (len(set(column)) == 1 for column in zip(*prompts, strict=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -178,6 +178,7 @@ class ServedModel(Model):
         question: str = "",
         tools: Sequence[Tool] = (),
         written: Written | None = None,
+        snapshot_at: Collection[int] | None = None,
     ) -> Answer:
         """Answer a conversation. Errors are raised while the answer is read."""
         asked = as_sent([*map(sent, messages)])

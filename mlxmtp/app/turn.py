@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -152,11 +152,14 @@ class Turn:
             self._conversation.retract_reply()
         return doing
 
-    def stream(self, params: Params, on_prefill: OnPrefill | None = None) -> Answer:
+    def stream(
+        self, params: Params, on_prefill: OnPrefill | None = None, snapshot_at: Collection[int] | None = None
+    ) -> Answer:
+        """Begin an answer, or go on after calls. `snapshot_at` as in `Model.stream`."""
         assert self._opened is not None
         goes_on = self.kind == "continue" and not self._called
         options: dict[str, Any] = {"continues": goes_on, "question": "" if self._called else self.asking.question}
-        options |= {"tools": self._tools, "written": self._opened.written}
+        options |= {"tools": self._tools, "written": self._opened.written, "snapshot_at": snapshot_at}
         self._answer = self._opened.model.stream(self.messages, params, on_prefill=on_prefill, **options)
         return self._answer
 

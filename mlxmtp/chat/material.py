@@ -177,6 +177,13 @@ def titled(name: str, text: str) -> str:
 
 def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
     """Return text without blank lines at its ends, and a remark for bad UTF-8; UsageError for what is no text."""
+    text, notes = whole_text(data, name)
+    text = text.strip("\n")
+    return (text if text.strip() else ""), notes
+
+
+def whole_text(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
+    """Return all of a text, with its lines as they are numbered. Otherwise as `decoded`."""
     if (reason := not_text(data)) is not None:
         raise UsageError(f"{name} {reason}")
     encoding = "utf-16" if data.startswith(_UTF_16) else "utf-8-sig"  # a byte order mark is no part of the text
@@ -187,8 +194,7 @@ def decoded(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
         text = data.decode(encoding, "replace")
         valid = "UTF-16" if data.startswith(_UTF_16) else "UTF-8"
         notes = (f"{name} is not valid {valid} (first at byte {error.start}): the invalid bytes are replaced.",)
-    text = text.replace("\r\n", "\n").strip("\n")
-    return (text if text.strip() else ""), notes
+    return text.replace("\r\n", "\n"), notes
 
 
 def not_text(data: bytes) -> str | None:

@@ -12,7 +12,8 @@ from mlxmtp.app.tools.chosen import Tools
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
-from mlxmtp.cli.calls import call_line
+from mlxmtp.chat.message import ToolCall
+from mlxmtp.cli.calls import call_line, progress_line
 from mlxmtp.cli.terminal import presenters
 from mlxmtp.cli.terminal.keyboard import resumption
 from mlxmtp.cli.terminal.markdown import warm_up
@@ -22,7 +23,7 @@ from mlxmtp.cli.terminal.signals import LastWords, interrupts
 from mlxmtp.engine.answer import Answer
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.engine.media import Medium, largest, media_in
-from mlxmtp.engine.model import check_length
+from mlxmtp.engine.model import Model, check_length
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Message, Tokenizer
@@ -55,10 +56,22 @@ class OneAnswer:
     def __post_init__(self) -> None:
         self.settings = self.loaded.settings
         self.turn = Turn(self.conversation, "ask", self.asking)
-        self._runner = CallRunner(self.tools.box, self.tools.approvals)
         # Markdown is drawn on a terminal, unless someone wants the answer as it is.
         as_is = self.settings.plain or self.settings.in_form or self.form.json or self.form.jsonl or self.form.extract
         self.renders = not as_is and presenters.fits_markdown(self.out)
+
+    def take_tools(self) -> None:
+        """Wait for the tool servers. Raises MlxmtpError for one that does not work: the answer may need it."""
+        if self.tools.servers is not None:
+            self.out.progress("starting tool servers")
+        remarks = self.tools.renew()
+        for line in self.tools.written if self.settings.debug else ():
+            self.out.line(line)
+        if complaints := self.tools.complaints:
+            raise MlxmtpError(complaints[0])
+        self._runner = CallRunner(self.tools.box, self.tools.approvals, on_progress=self._show_call)
+        for remark in remarks:
+            self.out.note(remark)
 
     def show_prompt(self) -> None:
         """Write the prompt and its length for --dry-run, from the tokenizer alone."""
@@ -117,14 +130,7 @@ class OneAnswer:
 
     def _stream(self, opened: OpenModel, ids: list[int], params: Params, media: list[Medium]) -> None:
         model = opened.model
-        cache, prefix, loaded = None, 0, 0
-        if self.settings.cache and self.opener.here:  # a server keeps what it has read by itself
-            prepared = partial(model.media.prepared, image_tokens=self.settings.image_tokens)
-            prefix = prefix_before_question(model.tokenizer, self.conversation, self.asking, params.think, prepared)
-            cache = PromptCache.of(self.loaded) if prefix else None
-        if cache is not None:
-            loaded, remark = cache.load(model, ids)
-            self._note(remark)
+        cache, prefix, loaded = self._from_cache(model, ids, params)
         if doing := self.turn.begin(opened, params, tools=self.tools.declarations):
             self.out.progress(doing)
         presenter = self._presenter(opened)
@@ -132,7 +138,7 @@ class OneAnswer:
         if self.opener.here and not self.tools.box:
             answer = model.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=[prefix], media=media)
         else:
-            answer = self.turn.stream(params, on_prefill)
+            answer = self.turn.stream(params, on_prefill, [prefix])
 
         def cut_short() -> None:
             self.turn.end("cancelled", answer.stats)
@@ -145,7 +151,7 @@ class OneAnswer:
         with interrupts(last_words), resumption():
             outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
             while outcome is None and self._call(last_words):
-                answer = self.turn.stream(params, on_prefill)
+                answer = self.turn.stream(params, on_prefill, [prefix])
                 outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
             outcome = outcome or self.turn.end("stop", answer.stats)
         presenter.end(outcome.reason, answer.stats)
@@ -158,12 +164,28 @@ class OneAnswer:
 
     def _require_whole(self, outcome: Outcome, answer: Answer) -> None:
         """Raise MlxmtpError for an answer that lacks what was asked for."""
-        if outcome.reason in ("length", "stop") and not answer.complete:
+        if self.settings.in_form and outcome.reason in ("length", "stop") and not answer.complete:
             way = "--max-tokens allows more" if outcome.reason == "length" else "leave out --stop"
             raise MlxmtpError(f"The answer was cut before it had the form that was asked for: {way}.")
+        if self._runner.spent:
+            raise MlxmtpError(f"The answer was ended: it went on calling tools after {ROUNDS} rounds.")
         self.tools.approvals.require_none_refused()
         if self.conversation.trouble is not None:
             raise MlxmtpError(self.conversation.trouble)
+
+    def _from_cache(self, model: Model, ids: list[int], params: Params) -> tuple[PromptCache | None, int, int]:
+        """Return the cache of prompts, the tokens that other questions share with this one, and how many it had."""
+        if not self.settings.cache or not self.opener.here:  # a server keeps what it has read by itself
+            return None, 0, 0
+        prepared = partial(model.media.prepared, image_tokens=self.settings.image_tokens)
+        about = model.tokenizer, self.conversation, self.asking, params.think, prepared
+        prefix = prefix_before_question(*about, self.tools.declarations)
+        if not prefix:
+            return None, 0, 0
+        cache = PromptCache.of(self.loaded)
+        loaded, remark = cache.load(model, ids)
+        self._note(remark)
+        return cache, prefix, loaded
 
     def say_cut(self, outcome: Outcome, tokens: int) -> None:
         limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
@@ -171,6 +193,10 @@ class OneAnswer:
         self.out.note(f"The answer was cut after {tokens} tokens ({why}).")
         if outcome.thinking and not outcome.said:
             self.out.note("All of it was reasoning. Give more --max-tokens, or end that with --think-tokens N.")
+
+    def _show_call(self, call: ToolCall, seconds: float, told: str) -> None:
+        if seconds >= 1:
+            self.out.progress(progress_line(call, seconds, told))
 
     def _call(self, waiting: LastWords) -> bool:
         """Carry out the calls of the answer; false if it has had all it may have. What is raised ends the turn."""
@@ -180,8 +206,6 @@ class OneAnswer:
             self.out.settle()
             for call, result in answered:
                 self.out.line(call_line(call, result))
-        if self._runner.spent:
-            self.out.note(f"The answer was ended: it went on calling tools after {ROUNDS} rounds.")
         return not self._runner.spent
 
     def _show(self, event: Text | Thinking, presenter: presenters.Presenter) -> bool:

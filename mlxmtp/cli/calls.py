@@ -1,16 +1,23 @@
 """Calls of tools on a terminal: the question whether one may run, and the line that stays of it."""
 
+from __future__ import annotations
+
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.tools.approval import AskPerson, Decision, Grant
 from mlxmtp.app.tools.toolbox import Tool
 from mlxmtp.chat.history import title_of
 from mlxmtp.chat.message import ToolCall, ToolResult, text_of
-from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.terminal import keyboard, signals
 from mlxmtp.cli.terminal.output import Output
+
+if TYPE_CHECKING:
+    from mlxmtp.app.tools.mcp_servers import Servers  # which imports asyncio
 
 _COLUMNS = 60  # of the arguments, and of the result, in the line of a call
 _GRANTS: dict[str, Grant] = {
@@ -44,6 +51,11 @@ def call_line(call: ToolCall, result: ToolResult) -> str:
     return f"{title_of(call.name)} {arguments} {'✗' if result.is_error else '→'} {outcome}"
 
 
+def progress_line(call: ToolCall, seconds: float, told: str) -> str:
+    """Return what is shown while a call runs: `fetch, 12 s, 3 of 9 pages`."""
+    return f"{title_of(call.name)}, {seconds:.0f} s" + (f", {title_of(told, _COLUMNS)}" if told else "")
+
+
 def call_in_full(call: ToolCall, result: ToolResult) -> str:
     """Return a call with all its arguments and its result."""
     return f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}\n{text_of(result.content)}"
@@ -74,3 +86,18 @@ def agrees(out: Output, question: str) -> bool:
 def asking_in_chat(read: Callable[[str], str | None]) -> AskPerson:
     """Return the question of `chat`; `read` shows it and returns the answer, None for Ctrl+C."""
     return lambda tool, arguments: decision_of(read(f"{request_text(tool, arguments)}\n{QUESTION}"))
+
+
+@contextmanager
+def in_use(servers: Servers | None) -> Iterator[None]:
+    """End tool servers with the command, however it ends."""
+    if servers is None:
+        yield
+        return
+    signals.before_the_end.append(servers.kill)
+    try:
+        with signals.handled({signal.SIGTERM: signals.end, signal.SIGHUP: signals.end}):
+            yield
+    finally:
+        servers.close()
+        signals.before_the_end.remove(servers.kill)

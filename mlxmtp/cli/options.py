@@ -124,7 +124,7 @@ def session_ids(incomplete: str) -> list[tuple[str, str]]:
 
 ToolWords = Annotated[
     list[str] | None,
-    Option("--tools", metavar="NAME", help="Let it use time, calculator, files=FOLDER, fetch; can be repeated."),
+    Option("--tools", metavar="NAME", help="Let it use time, calculator, files=FOLDER, fetch, a server of `mcp`."),
 ]
 _RESUME = "Go on with another: id or name; chat lists them."
 Continue = Annotated[bool, Option("-c", "--continue", help="Go on with the latest session.")]

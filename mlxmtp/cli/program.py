@@ -11,6 +11,7 @@ from mlxmtp.cli.commands.config import app as config
 from mlxmtp.cli.commands.connect import connect
 from mlxmtp.cli.commands.doctor import doctor
 from mlxmtp.cli.commands.map import map_
+from mlxmtp.cli.commands.mcp import app as mcp
 from mlxmtp.cli.commands.models import convert, ls, pull, rm, show
 from mlxmtp.cli.commands.serve import serve
 from mlxmtp.cli.commands.sessions import app as sessions
@@ -70,6 +71,7 @@ app.command("pull", short_help="Download a model with its drafter.")(pull)
 app.command("convert", short_help="Published weights to MLX, target and drafter.")(convert)
 app.command("show", short_help="What a model consists of and needs.")(show)
 app.command("rm", short_help="Remove a model from the disk.")(rm)
+app.add_typer(mcp, name="mcp", short_help="Tool servers for chat and ask.")
 app.add_typer(sessions, name="sessions", short_help="Saved conversations.")
 app.add_typer(config, name="config", short_help="The settings: show, path, edit.")
 app.command("doctor", short_help="Check this machine.")(doctor)

@@ -17,7 +17,7 @@ object: "{" (pair ("," pair)*)? "}"
 pair: KEY ":" any
 array: "[" (any ("," any)*)? "]"
 number: NUMBER
-KEY: /[A-Za-z0-9_$.-]+/
+KEY: /[A-Za-z0-9_$.-]{1,64}/
 TEXT: /(.|\n)*/
 NUMBER: /-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?/
 INTEGER: /-?(0|[1-9][0-9]{0,17})/
@@ -62,9 +62,9 @@ def _calls(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> str:
     rules = _Rules(quote)
     for tool in tools:
         function = tool["function"]
-        name = f"tool{len(rules.lines)}"
+        name, head = f"tool{len(rules.lines)}", json.dumps(f"call:{function['name']}")
         rules.tools.append(name)
-        rules.lines.append(f"{name}: {json.dumps('call:' + function['name'])} {rules.of(function['parameters'])}")
+        rules.lines.append(f"{name}: {head} {rules.arguments(function['parameters'])}")
     call = f"call: {opening} ({' | '.join(rules.tools)}) {closing}\n"
     text = f"string: {quote} TEXT {quote}\n"
     return call + "\n".join(rules.lines) + _ANY + text
@@ -77,6 +77,10 @@ class _Rules:
         self.lines: list[str] = []
         self.tools: list[str] = []
         self._quote = quote
+
+    def arguments(self, schema: Mapping[str, Any]) -> str:
+        """Return an expression for the arguments of a tool: none where its schema names none and no others."""
+        return self.of(schema) if schema.get("properties") or schema.get("additionalProperties") else '"{" "}"'
 
     def of(self, schema: Mapping[str, Any]) -> str:
         """Return an expression for a value of a schema as `tools.declare` writes it."""

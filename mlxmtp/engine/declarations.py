@@ -21,6 +21,8 @@ def declaration(name: str, description: str, parameters: Mapping[str, Any] | Non
     """Return a declaration as templates read it. Raises UsageError, which names `path`, for a schema too large."""
     schema = {"type": "object", "properties": {}, **(parameters or {})}
     written = _Writable(schema, path).of(schema)
+    if not written.get("properties") and schema.get("additionalProperties"):
+        written["additionalProperties"] = True  # a tool that takes whatever it is given; others take nothing then
     return {"type": "function", "function": {"name": name, "description": description, "parameters": written}}
 
 

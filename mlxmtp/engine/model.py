@@ -164,15 +164,17 @@ class Model:
         question: str = "",
         tools: Sequence[Tool] = (),
         written: Written | None = None,
+        snapshot_at: Collection[int] | None = None,
     ) -> Answer:
         """Answer a conversation: `Text` and `Thinking` as they come, `End` last.
 
         `tools`: declarations (`engine/declarations.py`) of what may be called: calls come as `Call`, with arguments of
         their schema. `written`: answers to be read as they were written. `continues`: the last message is the
         beginning of the answer. `question`: the end of the last message; a snapshot is taken before it, in case another
-        is asked. Contents may be lists of parts, `{"type": "text", "text": …}` and `{"type": "image", "image": path,
-        bytes or Pillow's}`. Raises LoadError without tokenizer or tower, UsageError for media that cannot be read and
-        for tools that the model does not know, ContextOverflow.
+        is asked. `snapshot_at`: as in `stream_ids`, in place of where it would be taken. Contents may be lists of
+        parts, `{"type": "text", "text": …}` and `{"type": "image", "image": path, bytes or Pillow's}`. Raises LoadError
+        without tokenizer or tower, UsageError for media that cannot be read and for tools that the model does not
+        know, ContextOverflow.
         """
         params = params or Params()
         if tools:
@@ -191,13 +193,13 @@ class Model:
                 begun = ids[len(self.tokenizer.prompt_ids(messages[:-1], think=params.think, tools=tools)) :]
             return self.stream_ids(ids, params, on_prefill=on_prefill, begun=begun, calls=bool(tools), media=media)
         ids = self.tokenizer.prompt_ids(messages, think=params.think, tools=tools)
-        lasting = self.tokenizer.lasting(messages, ids, think=params.think, tools=tools)
+        lasting = 0 if snapshot_at else self.tokenizer.lasting(messages, ids, think=params.think, tools=tools)
         if written is not None:
             ids, places = written.splice(ids, messages, self.tokenizer)
             lasting = places[lasting]
-        snapshot_at = [lasting]
-        if question:
-            snapshot_at.append(max(0, len(ids) - len(self.tokenizer.encode(question)) - _AROUND))
+        if snapshot_at is None:
+            before = [max(0, len(ids) - len(self.tokenizer.encode(question)) - _AROUND)] if question else []
+            snapshot_at = [lasting, *before]
         options: dict[str, Any] = {"calls": bool(tools), "media": media}
         return self.stream_ids(ids, params, on_prefill=on_prefill, snapshot_at=snapshot_at, **options)
 

@@ -24,7 +24,7 @@ from scripts.pocket.layout import texts
 from scripts.pocket.sizes import Scale
 from scripts.pocket.tasks import sounds
 
-STEPS = {"vision": [2400], "hearing": [2400], "target": [2400, 1000], "drafter": [300, 250]}
+STEPS = {"vision": [1500], "hearing": [1200], "target": [2100, 1000], "drafter": [300, 250]}
 """Steps of each cycle of the learning rate, by network, in the order in which they are trained."""
 
 SCALES = {
@@ -33,7 +33,7 @@ SCALES = {
     "target": Scale(2560, 1024, 160),
     "drafter": Scale(2048, 1024, 120),
 }
-TINY = Scale(160, 24, 2)
+TINY = Scale(160, 12, 1)
 
 
 def _arguments() -> argparse.Namespace:
@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
     options = parser.parse_args()
     if options.tiny:
-        vars(options).update({f"{name}_steps": [2] for name in STEPS})
+        vars(options).update({f"{name}_steps": [1] for name in STEPS})
     if unknown := [name for name in options.stages if name not in STAGES]:  # `choices` cannot be left out in 3.11
         parser.error(f"there is no stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
     return options

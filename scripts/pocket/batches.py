@@ -26,6 +26,9 @@ LONGEST = 1400
 class Senses(Protocol):
     """What makes soft tokens."""
 
+    def count(self, medium: Medium) -> int:
+        """Return how many soft tokens a picture or sound has."""
+
     def soft(self, medium: Medium) -> Tensor:
         """Return the soft tokens [S, H] of a picture or sound."""
 
@@ -33,13 +36,13 @@ class Senses(Protocol):
 class Row(NamedTuple):
     """One conversation: its tokens, which of them the model writes, and the subject of each answer it writes.
 
-    A task has no subjects. `soft`: where soft tokens stand, and which.
+    A task has no subjects. `media`: where the soft tokens of pictures and sounds begin.
     """
 
     ids: list[int]
     learned: list[bool]
     subjects: list[int]
-    soft: list[tuple[int, Tensor]]
+    media: list[tuple[int, Medium]]
     drill: bool = False
     task: bool = False
 
@@ -53,7 +56,7 @@ class Batch:
     """ids [B, L], padded on the right; learned [B, L]: whether the token is one the model writes.
 
     asked [N]: flat indices of the positions where a question has been read and an answer begins; subjects [N]: of what.
-    tasks [B]: whether it is a task.
+    tasks [B]: whether it is a task. `media`: flat indices of the first soft tokens of pictures and sounds.
     """
 
     ids: Tensor
@@ -61,7 +64,7 @@ class Batch:
     asked: Tensor
     subjects: Tensor
     tasks: Tensor
-    soft: Soft | None = None
+    media: tuple[tuple[int, Medium], ...] = ()
 
     @property
     def size(self) -> int:
@@ -104,10 +107,9 @@ def _empty(conversation: Conversation | Task) -> Row:
 
 def _extend(row: Row, part: Segment, ids: list[int], senses: Senses) -> None:
     if part.medium is not None:
-        soft = senses.soft(part.medium)
         begin, end = MARKS[part.medium.kind]
-        row.soft.append((len(row.ids) + 1, soft))
-        ids = [begin, *[PAD] * len(soft), end]
+        row.media.append((len(row.ids) + 1, part.medium))
+        ids = [begin, *[PAD] * senses.count(part.medium), end]
     row.ids.extend(ids)
     row.learned.extend([part.learned] * len(ids))
 
@@ -153,19 +155,13 @@ def _batch(group: list[Row]) -> Batch:
         learned[i, : len(row.ids)] = torch.tensor(row.learned)
     asked = [i * width + start - 1 for i, row in enumerate(group) if not row.task for start in row.starts()]
     subjects = [subject for row in group for subject in row.subjects]
-    soft = [(i * width + at, one) for i, row in enumerate(group) for at, one in row.soft]
+    media = tuple((i * width + at, medium) for i, row in enumerate(group) for at, medium in row.media)
     tasks = torch.tensor([row.task for row in group])
-    return Batch(ids, learned, _whole(asked), _whole(subjects), tasks, _joined(soft))
+    return Batch(ids, learned, _whole(asked), _whole(subjects), tasks, media)
 
 
 def _whole(numbers: list[int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.long)
-
-
-def _joined(soft: list[tuple[int, Tensor]]) -> Soft | None:
-    if not soft:
-        return None
-    return Soft(torch.cat([at + torch.arange(len(one)) for at, one in soft]), torch.cat([one for _, one in soft]))
 
 
 class Stream:
@@ -208,6 +204,14 @@ class Conversations:
         """Return batches of conversations whose wordings, tools and media are not in the training stream."""
         drawn = [self.generator.draw(i, held_out=True) for i in range(self.scale.checked)]
         return pack(self._rows(drawn), self.scale.budget)
+
+    def soft(self, batch: Batch) -> Soft | None:
+        """Return the soft tokens of a batch: made when it is read, as a worker reads only its share of a pool."""
+        if not batch.media:
+            return None
+        rows = [self.senses.soft(medium) for _, medium in batch.media]
+        at = [start + torch.arange(len(one)) for (start, _), one in zip(batch.media, rows, strict=True)]
+        return Soft(torch.cat(at), torch.cat(rows))
 
     def _rows(self, conversations: Sequence[Conversation | Task]) -> list[Row]:
         return encode(self.tokenizer, conversations, self.senses)

@@ -24,7 +24,7 @@ KEYWORDS_SHARE = 0.2
 PLAIN_SHARE = 0.65
 LINKED_SHARE = 0.45
 DRILL_SHARE = 0.65
-TASK_SHARE = 0.22
+TASK_SHARE = 0.18
 _TASKS = {"tools": 36, "questions beside tools": 4, "extraction": 18, "edits": 12, "pictures": 16, "sounds": 14}
 """How often each kind of task is drawn, of a hundred tasks."""
 

@@ -90,7 +90,7 @@ class DrafterJob:
     def _read(self, batch: Batch) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Tensor]:
         """The target's hidden states, stored keys and values, and distributions of `batch.rows`."""
         with torch.no_grad():
-            hidden, shared = self._target(batch.ids, batch.soft)
+            hidden, shared = self._target(batch.ids, self._data.soft(batch))
             logits = self._target.logits(hidden.view(-1, hidden.shape[-1])[batch.rows]).float()
             return hidden, shared, torch.softmax(torch.tanh(logits / 30.0) * 30.0, -1)
 

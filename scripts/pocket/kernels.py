@@ -28,6 +28,12 @@ def add_norm(residual: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return (residual.float() + y * weight).to(residual.dtype)
 
 
+def layer_norm_relu(x: Tensor, weight: Tensor) -> Tensor:
+    """Layer norm over the last axis without a bias, and what is positive of it. x: [N, D]."""
+    y = x - x.mean(-1, keepdim=True)
+    return F.relu(y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + EPS) * weight)
+
+
 def norm_rope(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Norm of each head, then the rotation of its position. x: [B, L, H, D]; cos, sin: [L, 1, D]."""
     y = x.float()
@@ -60,7 +66,7 @@ def soft_nll(logits: Tensor, wanted: Tensor) -> Tensor:
     return torch.logsumexp(values, -1) - (values * wanted).sum(-1)
 
 
-_NAMES = ("norm", "add_norm", "norm_rope", "gelu_times", "masked_softmax", "capped_nll", "soft_nll")
+_NAMES = ("norm", "layer_norm_relu", "add_norm", "norm_rope", "gelu_times", "masked_softmax", "capped_nll", "soft_nll")
 
 
 def use_compiled() -> None:

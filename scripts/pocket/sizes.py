@@ -58,10 +58,10 @@ CENTROID_TOP = 8
 class VisionSizes:
     """Shape of the vision tower; patches have 16 x 16 pixels, and 3 x 3 of them make a soft token."""
 
-    hidden: int = 96
-    inner: int = 256
+    hidden: int = 64
+    inner: int = 192
     layers: int = 3
-    heads: int = 3
+    heads: int = 2
     positions: int = 896
     theta: float = 100.0
 

@@ -59,7 +59,7 @@ class TargetJob:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Hidden states [B * L, H]."""
-        hidden, _ = self.module.target(batch.ids, batch.soft)
+        hidden, _ = self.module.target(batch.ids, self._data.soft(batch))
         return hidden.view(-1, hidden.shape[-1])
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ from mlxmtp.errors import ContextOverflow, EndpointFailed, MlxmtpError, TooLarge
 from mlxmtp.models.config import read_config
 from mlxmtp.settings import load_settings
 from tests.app.faulty import ANSWER, STREAM, Step, http, peer, refused, said
+from tests.cli.talking import Conversing
 from tests.fake_decoder import FakeDecoder, fake_logprob
 from tests.serve.running import TEMPLATE
 from tests.text_checkpoint import write_text_checkpoint
@@ -104,7 +105,8 @@ class House:
         assert said.stats is not None
         who = outcome.stats.route.partition(":")[0].rpartition("/")[2]
         assert outcome.text == texts.get(who, "From afar.")
-        assert (outcome.stats.sent_to != "") == (who == "team")
+        had_it = who == "team" or ("team failed" in outcome.stats.route and "refused" not in outcome.stats.route)
+        assert (outcome.stats.sent_to != "") == had_it  # also where it got no answer
         return outcome.stats.route.replace(f"{self.folder}/", "")
 
 
@@ -362,3 +364,24 @@ def test_ask_takes_a_router(house: House, capsys: pytest.CaptureFixture[str]) ->
         assert found["stats"]["route"].endswith("small: no skill")
         assert app.main(["ask", "--no-stdin", "-m", "auto", "A hard one"]) == 0
         assert capsys.readouterr() == ("From afar.\n", "Note: The text went to 127.0.0.1.\n")
+
+
+def test_a_conversation_at_the_terminal(house: House, tmp_path: Path) -> None:
+    """The status line says who answered and why; what breaks off is kept, and told; `/stats` has it all."""
+    house.say("small", "Small.")
+    house.say("big", "Big.")
+    with peer(ANSWER, STREAM + said("Half")) as server:
+        house.open(url=server.url)
+        there = Conversing(tmp_path / "chat")
+        there.worker.load(lambda: house.opened)
+        text = there.say("Hi", "A hard one", "Go far", "/stats", "And far again", "/stats off")
+        text = text.replace(f"{house.folder}/", "")
+    lines = [line for line in text.split("\n") if " tok · " in line]
+    assert [line.split(" · ")[0] for line in lines] == ["small: no skill", "big: hard", "team: far"]
+    assert "team: far · text went to 127.0.0.1 · " in text
+    assert "model       team: far" in text
+    assert "sent to     127.0.0.1" in text
+    cut = text[text.index("> And far again") :]
+    assert "Half" in cut
+    assert "broke off its answer" in cut
+    assert there.talk.conversation.exchanges[-1].question == "And far again"

@@ -18,7 +18,7 @@ from mlxmtp.app.tools.approval import Approvals, Decision
 from mlxmtp.app.tools.builtin import builtin, calculate
 from mlxmtp.app.tools.calls import EQUAL, ROUNDS, CallRunner
 from mlxmtp.app.tools.functions import functions_in, tool_of
-from mlxmtp.app.tools.toolbox import LONGEST, Tool, Toolbox, cleaned
+from mlxmtp.app.tools.toolbox import LONGEST, Running, Tool, Toolbox, cleaned
 from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
@@ -35,7 +35,11 @@ from tests.text_checkpoint import write_text_checkpoint
 
 def tool(name: str = "act", run: Any = lambda given: "done", server: str = "far", **more: Any) -> Tool:
     schema = {"type": "object", "properties": {"text": {"type": "string"}}}
-    return Tool(server, name, "Acts.", schema, run, **more)
+    return Tool(server, name, "Acts.", schema, lambda given, running: str(run(given)), **more)
+
+
+def ran(tool: Tool, **given: Any) -> str:
+    return tool.run(given, Running())
 
 
 def called(name: str, number: int = 0, **arguments: Any) -> ToolCall:
@@ -63,14 +67,24 @@ class TestFiles:
         return {one.name: one for one in builtin(f"files={tmp_path / 'in'}")}
 
     def test_files_below_the_folder_are_listed_read_and_searched(self, box: Mapping[str, Tool]) -> None:
-        assert box["list_files"].run({}) == "a.txt\nlink\nraw\nsub/"
-        assert box["read_file"].run({"path": "a.txt", "first_line": 2}) == "two\nthree\n[lines 2 to 3 of 3]"
-        assert box["search_files"].run({"text": "TWO"}) == "a.txt:2: two\nsub/b.txt:1: Two more"
+        assert ran(box["list_files"]) == "a.txt\nlink\nraw\nsub/"
+        assert ran(box["read_file"], path="a.txt", first_line=2) == "two\nthree\n[lines 2 to 3 of 3]"
+        assert ran(box["search_files"], text="TWO") == "a.txt:2: two\nsub/b.txt:1: Two more"
 
     @pytest.mark.parametrize("path", ["../secret", "link", "/etc/passwd", "sub/../../secret", "gone", "raw", "sub"])
     def test_nothing_else_is_read(self, box: Mapping[str, Tool], path: str) -> None:
         with pytest.raises(ValueError, match=r"not below|there is no|is no"):
-            box["read_file"].run({"path": path})
+            ran(box["read_file"], path=path)
+
+    def test_texts_are_decoded_as_attached_ones_are_and_keep_their_line_numbers(
+        self, box: Mapping[str, Tool], tmp_path: Path
+    ) -> None:
+        (tmp_path / "in" / "wide.txt").write_bytes("\n\nä wide\r\nline".encode("utf-16"))
+        assert ran(box["read_file"], path="wide.txt") == "\n\nä wide\nline"
+        assert ran(box["search_files"], text="WIDE") == "wide.txt:3: ä wide"
+
+    def test_a_search_that_nobody_waits_for_ends(self, box: Mapping[str, Tool]) -> None:
+        assert box["search_files"].run({"text": "two"}, Running(over=True)) == "Nothing was found."
 
     def test_a_folder_that_is_not_there_is_refused(self) -> None:
         with pytest.raises(UsageError, match="no folder"):
@@ -97,7 +111,7 @@ def test_functions_become_tools(tmp_path: Path) -> None:
     assert (add.label, add.description, add.reads) == ("mine/add", "Adds.", False)
     assert add.parameters["required"] == ["a"]
     assert add.parameters["properties"]["how"] == {"type": "string", "enum": ["x", "y"]}
-    assert add.run({"a": 2}) == "3"
+    assert ran(add, a=2) == "3"
 
 
 def test_functions_without_annotations_are_named() -> None:
@@ -208,9 +222,12 @@ END = "<|tool_response>"
 class Scripted:
     """A conversation with a decoder that says what is queued, and tools."""
 
-    def __init__(self, folder: Path, box: Toolbox, *, think: bool = False) -> None:
-        place = write_text_checkpoint(folder / "model", context=65_536, template=TEMPLATE)
-        self.tokenizer, self.decoder = Tokenizer.load(place), FakeDecoder()
+    def __init__(self, folder: Path, box: Toolbox, *, think: bool = False, tokenizer: Tokenizer | None = None) -> None:
+        """`folder` has the model, written if there is no `tokenizer` yet."""
+        place = folder / "model"
+        if tokenizer is None:
+            write_text_checkpoint(place, context=65_536, template=TEMPLATE)
+        self.tokenizer, self.decoder = tokenizer or Tokenizer.load(place), FakeDecoder()
         model = Model(self.decoder, read_config(place), self.tokenizer)
         self.opened = OpenModel(model, Checkpoint("fake", place), None, LearnedDrafting(folder / "data", None))
         self.box, self.params = box, Params(think=think)
@@ -256,15 +273,17 @@ def test_a_turn_goes_on_after_its_calls(tmp_path: Path) -> None:
     assert Conversation.restore(events).messages() == talk.conversation.messages()
 
 
-def loops(tmp_path: Path, count: int, seed: int) -> None:
+def loops(folder: Path, count: int, seed: int) -> None:
     """Random turns of random calls: the text is what was scripted, and no token is read twice."""
     chance = random.Random(seed)
     box = Toolbox([tool(run=lambda given: "7 " * chance.randrange(9), reads=True)])
+    tokenizer: Tokenizer | None = None
     for number in range(count):
         think = chance.random() < 0.5
-        talk = Scripted(tmp_path / str(number), box, think=think)
+        talk = Scripted(folder, box, think=think, tokenizer=tokenizer)
+        tokenizer = talk.tokenizer
         for _ in range(chance.randrange(1, 4)):
-            talk.runner = CallRunner(box, Approvals(tmp_path / "none.json"))
+            talk.runner = CallRunner(box, Approvals(folder / "none.json"))
             answers = []
             for _ in range(chance.randrange(0, 5)):
                 thought = f"<|channel>thought\nHm {chance.random()}.\n<channel|>" if think else ""
@@ -279,9 +298,9 @@ def loops(tmp_path: Path, count: int, seed: int) -> None:
 
 
 def test_random_loops_read_every_token_once(tmp_path: Path) -> None:
-    loops(tmp_path, 1, 1)
+    loops(tmp_path, 8, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_200_random_loops_read_every_token_once(tmp_path: Path) -> None:
     loops(tmp_path, 200, 2)

@@ -75,9 +75,10 @@ def test_a_forced_call_is_one_of_the_tool(text_side: Any, written: str, allowed:
 
 
 def test_one_call_or_several(text_side: Any) -> None:
-    tools = [declare("now", "", None, ""), declare("f", "", {"properties": {}}, "")]
+    tools = [declare("now", "", None, ""), declare("f", "", {"additionalProperties": True}, "")]
     both = call("now{}") + call("f{a:1}")
     assert accepted(text_side, tools, both)
+    assert not accepted(text_side, tools, call("now{a:1}"))  # it takes nothing
     assert accepted(text_side, tools, call("f{}"), several=False)
     assert not accepted(text_side, tools, both, several=False)
 

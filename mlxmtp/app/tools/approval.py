@@ -48,11 +48,7 @@ class Approvals:
         if decision.grant == "conversation":
             self._here.add(tool.fingerprint)
         elif decision.grant == "always":
-            kept = {**self._read(), tool.label: tool.fingerprint}
-            try:
-                write_atomically(self._file, json.dumps(kept, indent=1) + "\n", parents=True)
-            except OSError as error:
-                raise MlxmtpError(f"{self._file} cannot be written: {error.strerror or error}.") from error
+            self._write({**self._read(), tool.label: tool.fingerprint})
         return decision
 
     def require_none_refused(self) -> None:
@@ -60,6 +56,19 @@ class Approvals:
         if self.refused:
             label = self.refused[0]
             raise MlxmtpError(f"{label} was not run, because nobody could be asked: --allow {label} allows it.")
+
+    def unknown(self, labels: Collection[str], named: Collection[str] | None = None) -> list[str]:
+        """Return a remark for each label that the command line allows, or of `named`, and no tool has."""
+        there = {*labels, *(f"{label.partition('/')[0]}/*" for label in labels)}
+        wanted = self._named if named is None else named
+        return [f"--allow {one} names no tool that is there." for one in sorted(wanted) if one not in there]
+
+    def revoke(self, server: str) -> None:
+        """Forget what was allowed for good of a server. Raises as `decide`."""
+        kept = self._read()
+        left = {label: one for label, one in kept.items() if label.partition("/")[0] != server}
+        if left != kept:
+            self._write(left)
 
     def forget(self) -> None:
         """Begin another conversation."""
@@ -69,6 +78,12 @@ class Approvals:
         if {tool.label, f"{tool.server}/*"} & self._named or tool.fingerprint in self._here:
             return True
         return self._read().get(tool.label) == tool.fingerprint
+
+    def _write(self, kept: Mapping[str, Any]) -> None:
+        try:
+            write_atomically(self._file, json.dumps(kept, indent=1) + "\n", parents=True)
+        except OSError as error:
+            raise MlxmtpError(f"{self._file} cannot be written: {error.strerror or error}.") from error
 
     def _read(self) -> dict[str, Any]:
         try:

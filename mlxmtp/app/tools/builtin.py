@@ -11,7 +11,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from mlxmtp.app.tools.toolbox import Tool
+from mlxmtp.app.tools.toolbox import Run, Running, Tool
+from mlxmtp.chat.material import whole_text
 from mlxmtp.errors import UsageError
 
 SERVER = "builtin"
@@ -28,20 +29,17 @@ def builtin(name: str) -> list[Tool]:
     if word == "files":
         return _Files(Path(folder or ".")).tools()
     if name == "time":
-        return [_tool("now", "The date and time here.", lambda _: f"{datetime.now().astimezone():{_TIME}}")]
+        return [_tool("now", "The date and time here.", lambda *_: f"{datetime.now().astimezone():{_TIME}}")]
     if name == "calculator":
         told = "Value of an arithmetic expression: + - * / // % ** and parentheses."
-        return [_tool("calculate", told, lambda given: calculate(str(given["expression"])), expression=_TEXT)]
+        return [_tool("calculate", told, lambda given, _: calculate(str(given["expression"])), expression=_TEXT)]
     if name == "fetch":
-        return [
-            _tool("fetch", "Text of a web address.", lambda given: fetch(str(given["url"])), reads=False, url=_TEXT)
-        ]
+        told = "Text of a web address."
+        return [_tool("fetch", told, lambda given, _: fetch(str(given["url"])), reads=False, url=_TEXT)]
     raise UsageError(f"There are no tools '{name}': give time, calculator, fetch or files=FOLDER.")
 
 
-def _tool(
-    name: str, description: str, run: Callable[[Mapping[str, Any]], str], *, reads: bool = True, **properties: Any
-) -> Tool:
+def _tool(name: str, description: str, run: Run, *, reads: bool = True, **properties: Any) -> Tool:
     required = [key for key, one in properties.items() if not one.get("optional")]
     plain = {key: {word: value for word, value in one.items() if word != "optional"} for key, one in properties.items()}
     schema = {"type": "object", "properties": plain, "required": required}
@@ -141,7 +139,7 @@ class _Files:
             raise ValueError(f"there is no {name}")
         return path
 
-    def _list(self, given: Mapping[str, Any]) -> str:
+    def _list(self, given: Mapping[str, Any], _: Running) -> str:
         folder = self._inside(given.get("path"))
         if not folder.is_dir():
             raise ValueError(f"{given.get('path')} is a file: read_file reads it")
@@ -149,7 +147,7 @@ class _Files:
         more = [f"[{len(names) - _MOST_FILES} more]"] if len(names) > _MOST_FILES else []
         return "\n".join([*names[:_MOST_FILES], *more]) or "It is empty."
 
-    def _read(self, given: Mapping[str, Any]) -> str:
+    def _read(self, given: Mapping[str, Any], _: Running) -> str:
         path = self._inside(given["path"])
         lines = _text_of(path).split("\n")
         first = max(1, int(given.get("first_line") or 1))
@@ -159,11 +157,13 @@ class _Files:
         end = first - 1 + len(shown)
         return "\n".join(shown) + (f"\n[lines {first} to {end} of {len(lines)}]" if len(shown) < len(lines) else "")
 
-    def _search(self, given: Mapping[str, Any]) -> str:
+    def _search(self, given: Mapping[str, Any], running: Running) -> str:
         wanted, found = str(given["text"]).casefold(), list[str]()
         if not wanted:
             raise ValueError("there is no text to look for")
         for path in self._below(self._inside(given.get("path"))):
+            if running.over:
+                break
             try:
                 text = _text_of(path)
             except ValueError:
@@ -187,15 +187,14 @@ class _Files:
 
 
 def _text_of(path: Path) -> str:
-    """Return a file's text. Raises ValueError for what is none, is too large or cannot be read."""
+    """Return a file's text, decoded as attached files are. Raises ValueError for what is none or is too large."""
     try:
         if not path.is_file():
             raise ValueError(f"{path.name} is no file")
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"{path.name} is larger than {_LARGEST // 2**20} MB")
-        data = path.read_bytes()
+        return whole_text(path.read_bytes(), path.name)[0]
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
-    if b"\0" in data:
-        raise ValueError(f"{path.name} is no text")
-    return data.decode("utf-8", "replace")
+    except UsageError as error:
+        raise ValueError(str(error).rstrip(".")) from error

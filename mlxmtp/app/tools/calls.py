@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
 
 from mlxmtp.app.tools.approval import Approvals
-from mlxmtp.app.tools.toolbox import Toolbox, cleaned
+from mlxmtp.app.tools.toolbox import Running, Toolbox, ToolError, cleaned
 from mlxmtp.chat.message import TextPart, ToolCall, ToolResult
 from mlxmtp.errors import MlxmtpError
 
@@ -18,13 +18,21 @@ ROUNDS, EQUAL, SECONDS = 10, 3, 60.0
 """Rounds of calls in one answer, equal calls in a row, and seconds of a call."""
 _LOOK = 0.05  # seconds after which a stop is noticed
 
-OnProgress = Callable[[ToolCall, float], None]  # that runs, for so many seconds
+OnProgress = Callable[[ToolCall, float, str], None]  # that runs, for so many seconds, and what its tool tells
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
     text: str
     failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """The result of a call that runs, once it is there."""
+
+    running: Running = field(default_factory=Running)
+    said: SimpleQueue[_Said] = field(default_factory=SimpleQueue)
 
 
 class CallRunner:
@@ -36,7 +44,7 @@ class CallRunner:
         approvals: Approvals,
         *,
         stopped: Callable[[], bool] = lambda: False,
-        on_progress: OnProgress = lambda call, seconds: None,
+        on_progress: OnProgress = lambda call, seconds, told: None,
         seconds: float = SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,8 +69,8 @@ class CallRunner:
             results.append(ToolResult(call_id=call.id, name=call.name, content=content, is_error=said.failed))
         return tuple(results)
 
-    def _begin(self, call: ToolCall) -> _Said | SimpleQueue[_Said]:
-        """Return the queue in which what the tool says will be, or the reason why it does not run."""
+    def _begin(self, call: ToolCall) -> _Said | _Coming:
+        """Return what the tool will say, or the reason why it does not run."""
         same = json.dumps([call.name, call.arguments], sort_keys=True)
         self._equal = self._equal + 1 if same == self._last else 1
         self._last = same
@@ -78,32 +86,36 @@ class CallRunner:
         decision = self._approvals.decide(tool, call.arguments)
         if decision.grant == "no":
             return _Said(f"It was not allowed{f': {decision.why}' if decision.why else ''}.", failed=True)
-        said = SimpleQueue[_Said]()
+        coming = _Coming()
 
         def run() -> None:
             try:
-                said.put(_Said(tool.run(call.arguments)))
-            except MlxmtpError as error:
-                said.put(_Said(str(error), failed=True))
+                said = _Said(tool.run(call.arguments, coming.running))
+            except (MlxmtpError, ToolError) as error:
+                said = _Said(str(error), failed=True)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code; the model reads of it)
-                said.put(_Said(f"It failed: {str(error) or type(error).__name__}.", failed=True))
+                said = _Said(f"It failed: {str(error) or type(error).__name__}.", failed=True)
+            coming.said.put(said)
 
+        # A daemon: nothing ends a thread that does not come back, and the program does not wait for it.
         Thread(target=run, name=f"tool {tool.label}", daemon=True).start()
-        return said
+        return coming
 
-    def _wait(self, call: ToolCall, said: _Said | SimpleQueue[_Said]) -> _Said:
-        if isinstance(said, _Said):
-            return said
+    def _wait(self, call: ToolCall, coming: _Said | _Coming) -> _Said:
+        if isinstance(coming, _Said):
+            return coming
         began = self._clock()
-        while said.empty():
+        while coming.said.empty():
             waited = self._clock() - began
             if self._stopped():
+                coming.running.over = True
                 return _STOPPED
             if waited >= self._seconds:
+                coming.running.over = True
                 return _Said(f"It did not answer within {self._seconds:.0f} seconds.", failed=True)
-            self._on_progress(call, waited)
+            self._on_progress(call, waited, coming.running.progress)
             time.sleep(_LOOK)
-        return said.get()
+        return coming.said.get()
 
 
 _STOPPED = _Said("The person stopped it.", failed=True)

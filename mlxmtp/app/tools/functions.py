@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mlxmtp.app.tools.toolbox import Tool
+from mlxmtp.app.tools.toolbox import Running, Tool
 from mlxmtp.errors import UsageError
 
 _NAMED = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
@@ -54,7 +54,7 @@ def tool_of(function: Callable[..., Any], server: str = "functions") -> Tool:
             required.append(name)
     schema = {"type": "object", "properties": properties, "required": required}
 
-    def run(arguments: Mapping[str, Any]) -> str:
+    def run(arguments: Mapping[str, Any], _: Running) -> str:
         value = function(**arguments)
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 

@@ -18,6 +18,21 @@ _LINES = frozenset("\n\t")
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
+Run = Callable[[Mapping[str, Any], "Running"], str]
+
+
+class ToolError(Exception):
+    """A tool's own word that it failed, for the model to read as it is."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A call while it runs: what its tool tells of the progress, and whether nobody waits for it any more."""
+
+    progress: str = ""
+    over: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """One tool. `run` gets arguments that fit `parameters` and returns text; what it raises the model reads.
@@ -29,7 +44,7 @@ class Tool:
     name: str
     description: str
     parameters: Mapping[str, Any]
-    run: Callable[[Mapping[str, Any]], str]
+    run: Run
     reads: bool = False
 
     @property

@@ -81,12 +81,14 @@ def ask(
     chosen = chosen_tools(tool or [], loaded, person)
     turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream), chosen)
     try:
-        if dry_run:
-            turn.show_prompt()
-        else:
+        with calls.in_use(chosen.servers):
+            turn.take_tools()
+            if dry_run:
+                turn.show_prompt()
+                return
             turn.answer()
-            if save and conversation.session is not None and out.error_terminal:
-                out.note(f"Saved as session {conversation.session}: mlxmtp ask -c goes on with it.")
+        if save and conversation.session is not None and out.error_terminal:
+            out.note(f"Saved as session {conversation.session}: mlxmtp ask -c goes on with it.")
     finally:
         conversation.close()
         out.settle()

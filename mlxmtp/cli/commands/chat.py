@@ -60,7 +60,7 @@ def chat(
     if not STDIN.isdisjoint(file or []):
         raise UsageError("mlxmtp chat takes what you type from stdin, so it reads no file there: use mlxmtp ask -f -.")
     loaded, out = begin(ctx)
-    from mlxmtp.chat.material import gather
+    from mlxmtp.cli import calls
     from mlxmtp.cli.repl import actions
     from mlxmtp.cli.resume import chosen, conversation_for, opener_of
 
@@ -75,10 +75,8 @@ def chat(
         target = opener.target(loaded.settings.model)
         talk = _prepare(loaded, out, conversation, opener, history=not no_save, keep_cache=keep_cache)
         give_tools(talk, tool or [])
-        with kills() as killed:
-            talk.line.files = [gather(name) for name in file or []]
-            for note in (note for one in talk.line.files for note in one.notes):
-                out.note(note)
+        with calls.in_use(talk.tools.servers), kills() as killed:
+            attach(talk, file or [])
             talk.load(target)
             talk.greet()
             if continue_ or resume is not None:
@@ -94,6 +92,15 @@ def chat(
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()
+
+
+def attach(talk: Chat, names: list[str]) -> None:
+    """Put files before the first message. Raises as `gather`."""
+    from mlxmtp.chat.material import gather
+
+    talk.line.files = [gather(name) for name in names]
+    for note in (note for one in talk.line.files for note in one.notes):
+        talk.out.note(note)
 
 
 def give_tools(talk: Chat, words: list[str]) -> None:

@@ -303,11 +303,13 @@ class Actions:
         self.chat.say(f"Thinking is on and {shown}." if self.chat.settings.think else "Thinking is off.")
 
     def do_tools(self, argument: str) -> None:
-        chat, box = self.chat, self.chat.tools.box
+        chat = self.chat
+        chat.renew_tools()
+        box = chat.tools.box
         word, _, name = argument.partition(" ")
         if argument == "show":
             chat.say("\n".join(call_in_full(*one) for one in chat.last.calls) or "The last answer called no tools.")
-        elif not box:
+        elif not chat.tools:
             raise UsageError("There are no tools here: mlxmtp chat --tools time,files=FOLDER gives some.")
         elif word in ("on", "off") and name:
             names = box.switch(name.strip(), on=word == "on")
@@ -317,6 +319,8 @@ class Actions:
         else:
             rows = [(one, f"{'off; ' if one in box.off else ''}{tool.label}") for one, tool in box.tools.items()]
             chat.say_rows([(one, f"{said}{'' if box.tools[one].reads else ', asks first'}") for one, said in rows])
+            for complaint in chat.tools.complaints:
+                chat.say(complaint)
 
     def do_schema(self, argument: str) -> None:
         chat = self.chat
@@ -389,7 +393,7 @@ def run(chat: Chat) -> None:
                 whole = "\n".join(part for part in (text, typed.text) if part)
                 literal = bool(text) or typed.pasted
                 chat.reader.refused, refused = refused and bool(text), False
-                line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.thought)
+                line = chat.reader.read(whole, literal=literal, edits=edits, thought=chat.last.unfolded)
             except EOFError:
                 return
             except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material
 from mlxmtp.chat.message import ToolCall, ToolResult
+from mlxmtp.cli.calls import call_in_full
 from mlxmtp.cli.repl.slash import Reader
 from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.markdown import warm_up
@@ -88,13 +89,18 @@ class NextLine:
 
 @dataclass(slots=True)
 class LastAnswer:
-    """The figures and the thought of the last answer, and warnings that need not be repeated."""
+    """The figures, the thought and the calls of the last answer, and warnings that need not be repeated."""
 
     stats: tuple[Stats, int] | None = None  # with the context it was given in
     thought: str = ""
     calls: list[tuple[ToolCall, ToolResult]] = field(default_factory=list)
     warned_full: bool = False
     warned_unsaved: bool = False
+
+    @property
+    def unfolded(self) -> str:
+        """The thought, and calls with their results, in full."""
+        return "\n\n".join(filter(None, [self.thought.strip("\n"), *(call_in_full(*one) for one in self.calls)]))
 
     def remember(self, outcome: Outcome) -> None:
         self.thought = outcome.thinking
@@ -172,6 +178,8 @@ class Chat:
     def load(self, target: Checkpoint) -> None:
         """Begin to read the model that goes on with the conversation. Raises as `ChosenModel.load`."""
         self.model.load(target, self.settings, draws=not self.out.look.dumb)
+        if self.tools:  # what holds calls to their form takes a second: while the first question is typed
+            self.model.worker.prepare(lambda opened: opened.model.prepare_constraints())
         if self.conversation.model != target.name:
             self.conversation.use_model(target.name)
 
@@ -190,6 +198,19 @@ class Chat:
         if self.model.cache is not None:
             self._say_if(self.model.cache.load(self.conversation))
         return True
+
+    def renew_tools(self) -> None:
+        """Take the servers' tools as they are now, waiting for those that start; Ctrl+C raises KeyboardInterrupt."""
+        if self.tools.servers is not None:
+            self.out.progress("asking the tool servers")
+        try:
+            remarks = self.tools.renew()
+        finally:
+            self.out.clear_progress()
+        for remark in remarks:
+            self.out.note(remark)
+        if remarks and self.settings.debug:
+            self.say("\n".join(self.tools.written))
 
     def begin_anew(self, conversation: Conversation) -> None:
         """Go over to another conversation, or to the same one that was cleared; nothing waits for the next message."""

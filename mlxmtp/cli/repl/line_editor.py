@@ -185,7 +185,7 @@ class LineEditor(Reader):
         def _(event: KeyPressEvent) -> None:
             columns = self._session.output.get_size().columns
             text = "\n".join(wrapped(self._thought.strip("\n"), columns))
-            shown = f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought.')}\n"
+            shown = f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought and calls.')}\n"
             run_in_terminal(lambda: sys.stdout.writelines([shown]))
 
 

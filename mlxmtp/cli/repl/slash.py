@@ -134,7 +134,7 @@ COMMANDS = (
     ),
     Command(
         "tools", "[show|on|off NAME]", "what the model may call; switch it", (),
-        "show: the last answer's calls in full. NAME is a tool or a server.",
+        "show: the last answer's calls in full, as Ctrl+T does at the prompt. NAME is a tool or a server.",
     ),
     Command(
         "draft", "[on|off|N|auto]", "the drafter, live: tokens drafted per round", (),
@@ -230,7 +230,7 @@ HELP = [(command.synopsis, command.summary) for command in COMMANDS]
 KEYS_HELP = '''
 Enter sends, Alt+Enter or Ctrl+J starts a line, """ begins and ends a block
 Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history
-Tab completes, Ctrl+G opens the editor, Ctrl+T shows or hides the thought
+Tab completes, Ctrl+G opens the editor, Ctrl+T shows thought and calls
 Ctrl+V puts the clipboard's picture before the next message
 @path reads a file or folder; a space before / sends it as text'''
 

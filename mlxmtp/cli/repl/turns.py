@@ -11,7 +11,7 @@ from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.material import Material, gather, mentions, missed, names_in
 from mlxmtp.chat.message import MediaPart, ToolCall, join, media_part
-from mlxmtp.cli.calls import call_line
+from mlxmtp.cli.calls import call_line, progress_line
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts, went_to
 from mlxmtp.cli.terminal.progress import PrefillProgress
@@ -42,9 +42,9 @@ class Answering:
         self._chat = chat
         box, approvals = chat.tools.box, chat.tools.approvals
 
-        def running(call: ToolCall, seconds: float) -> None:
+        def running(call: ToolCall, seconds: float, told: str) -> None:
             if seconds >= 1:
-                self._out.progress(f"{call.name}, {seconds:.0f} s")
+                self._out.progress(progress_line(call, seconds, told))
 
         self._runner = CallRunner(box, approvals, stopped=lambda: bool(interrupted.count), on_progress=running)
         self._progress, self._clock = PrefillProgress(chat.out), chat.clock
@@ -185,6 +185,7 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
     """Carry out a turn, shown while it comes, behind `lead`; returns whether anything was said."""
     if not chat.ready():
         return False
+    chat.renew_tools()
     for one in mentioned:
         chat.say(f"{one.name}, {tokens_of(chat, one)} tokens")
         show(chat, one)

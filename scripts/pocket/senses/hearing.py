@@ -26,7 +26,10 @@ def rows_of(frames: int) -> int:
 
 
 class _Convolution(nn.Module):
-    """3 x 3, step 2, as a product with unfolded windows: twice as fast as torch's own on a CPU."""
+    """3 x 3, step 2: a product with all nine taps at once, or with unfolded windows where there is one channel.
+
+    Both are several times as fast as torch's own on a CPU.
+    """
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -36,12 +39,17 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, M, C] -> [B, T/2, M/2, channels], rounded up."""
+        channels, inputs = self.conv.weight.shape[:2]
         padded = F.pad(x, (0, 0, 1, 1, 1, 1))
-        windows = padded.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)  # [B, T/2, M/2, C * 9]
-        y = F.linear(windows, self.conv.weight.flatten(1))
-        y = y - y.mean(-1, keepdim=True)
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + kernels.EPS) * self.norm.weight
-        return F.relu(y)
+        if inputs == 1:
+            y = F.linear(padded.unfold(1, 3, 2).unfold(2, 3, 2).flatten(3), self.conv.weight.flatten(1))
+        else:
+            length, width = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
+            taps = F.linear(padded, self.conv.weight.permute(2, 3, 0, 1).reshape(-1, inputs)).unflatten(-1, (3, 3, -1))
+            y = sum(
+                taps[:, i : i + 2 * length - 1 : 2, j : j + 2 * width - 1 : 2, i, j] for i in range(3) for j in range(3)
+            )
+        return kernels.layer_norm_relu(y.reshape(-1, channels), self.norm.weight).view(y.shape)
 
 
 class _FeedForward(nn.Module):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,17 +31,24 @@ _COLOURS = tuple(COLOURS)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """Pictures of one grid: patches [B, P, 768], and what stands where: what [B, S], 0 for nothing; colour [B, S]."""
+class Pictures:
+    """Pictures of one grid of soft tokens, by their numbers: they are drawn by the worker that reads them."""
 
-    pieces: Tensor
+    media: tuple[Medium, ...]
     grid: tuple[int, int]
-    what: Tensor
-    colour: Tensor
 
     @property
     def size(self) -> int:
-        return self.what.numel()
+        """Soft tokens."""
+        return len(self.media) * self.grid[0] * self.grid[1]
+
+
+class Seen(NamedTuple):
+    """Patches [B, P, 768] of pictures, and what stands where: what [B, S], 0 for nothing; colour [B, S]."""
+
+    pieces: Tensor
+    what: Tensor
+    colour: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +74,9 @@ class VisionWithHeads(nn.Module):
         self.heads_what = nn.Linear(TARGET.hidden, 1 + len(THINGS))
         self.heads_colour = nn.Linear(TARGET.hidden, len(_COLOURS))
 
-    def forward(self, seen: Seen) -> tuple[Tensor, Tensor]:
+    def forward(self, pieces: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return logits of things [B, S, 1 + T] and of colours [B, S, C]."""
-        soft = self.tower(seen.pieces, *seen.grid)
+        soft = self.tower(pieces, 3 * grid[0], 3 * grid[1])
         return self.heads_what(soft), self.heads_colour(soft)
 
 
@@ -87,38 +94,42 @@ class VisionJob:
         """The worker's batches."""
         return Stream(self._pool, rank, world)
 
-    def _pool(self, number: int) -> list[Seen]:
-        made = self._batches([Medium("image", number * self._scale.pool + i) for i in range(self._scale.pool)])
+    def _pool(self, number: int) -> list[Pictures]:
+        pool = self._scale.pool
+        made = list(self._batches([Medium("image", number * pool + i) for i in range(pool)]))
         Random(f"{self._seed}/vision/{number}").shuffle(made)
         return made
 
-    def _batches(self, media: list[Medium]) -> list[Seen]:
-        grids: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+    def _batches(self, media: list[Medium]) -> Iterator[Pictures]:
+        """Yield batches of pictures with the same grid."""
+        grids: dict[tuple[int, int], list[Medium]] = {}
         for medium in media:
-            pixels = self._source.pixels(medium)
-            grid = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
-            grids.setdefault(grid, []).append((patches(pixels), *places(picture(medium), grid)))
-        return [
-            Seen(torch.stack(pieces), (3 * rows, 3 * columns), torch.stack(what), torch.stack(colour))
-            for (rows, columns), all_of in grids.items()
-            for pieces, what, colour in (zip(*some, strict=True) for some in _groups(all_of, self._scale.budget))
-        ]
+            height, width = self._source.size(medium)
+            grids.setdefault((height // SIDE, width // SIDE), []).append(medium)
+        for grid, all_of in grids.items():
+            yield from (Pictures(tuple(some), grid) for some in _groups(all_of, self._scale.budget))
 
-    def loss(self, batch: Seen) -> tuple[Tensor, int]:
+    def _seen(self, batch: Pictures) -> Seen:
+        drawn = [(patches(self._source.pixels(medium)), *places(picture(medium), batch.grid)) for medium in batch.media]
+        return Seen(*(torch.stack(column) for column in zip(*drawn, strict=True)))
+
+    def loss(self, batch: Pictures) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of things and colours; rows counts the things."""
-        what, colour = self.module(batch)
-        there = batch.what > 0
-        nll = F.cross_entropy(what.flatten(0, 1), batch.what.flatten(), reduction="none")
+        seen = self._seen(batch)
+        what, colour = self.module(seen.pieces, batch.grid)
+        there = seen.what > 0
+        nll = F.cross_entropy(what.flatten(0, 1), seen.what.flatten(), reduction="none")
         nll = (nll * torch.where(there.flatten(), 1.0, _NOTHING)).sum()
-        return nll + F.cross_entropy(colour[there], batch.colour[there], reduction="sum"), int(there.sum())
+        return nll + F.cross_entropy(colour[there], seen.colour[there], reduction="sum"), int(there.sum())
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Return the share of unseen pictures of which everything was told, and at its place."""
         right = count = 0
         for batch in self._batches([Medium("image", i, held_out=True) for i in range(self._scale.checked)]):
-            what, colour = (logits.argmax(-1) for logits in self.module(batch))
-            same = (what == batch.what) & ((colour == batch.colour) | (batch.what == 0))
+            seen = self._seen(batch)
+            what, colour = (logits.argmax(-1) for logits in self.module(seen.pieces, batch.grid))
+            same = (what == seen.what) & ((colour == seen.colour) | (seen.what == 0))
             right, count = right + int(same.all(1).sum()), count + len(same)
         return {"held_out_exact": right / count}
 

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmtp.media.image import open_picture
+from mlxmtp.media.image import open_picture, target_size
 from mlxmtp.media.sound import mel_features
 from scripts.pocket.sizes import IMAGE_TOKENS
 from scripts.pocket.tasks.pictures import encoded, picture
@@ -19,11 +19,21 @@ SIDE = 48  # pixels of a soft token
 _STORED = 0.25  # share of pictures that become a file and are read again
 
 
+def frames_of(samples: int) -> int:
+    """Return how many frames of features that many samples have."""
+    return (samples - 161) // 160 + 1
+
+
 class Source:
     """Pictures and sounds of a training folder by their numbers."""
 
     def __init__(self, folder: Path) -> None:
         self.sounds = Sounds(folder / "sounds")
+
+    def size(self, medium: Medium) -> tuple[int, int]:
+        """Return height and width of a picture's pixels."""
+        seen = picture(medium)
+        return target_size(seen.height, seen.width, IMAGE_TOKENS, SIDE)
 
     def pixels(self, medium: Medium) -> NDArray[np.uint8]:
         """Return the pixels [H, W, 3] of a picture."""

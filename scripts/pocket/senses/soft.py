@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scripts.pocket.senses.hearing import Hearing
-from scripts.pocket.senses.media import SIDE, Source
+from scripts.pocket.senses.hearing import Hearing, rows_of
+from scripts.pocket.senses.media import SIDE, Source, frames_of
 from scripts.pocket.senses.vision import Vision, patches
 from scripts.pocket.tasks.task import Medium
 from scripts.pocket.train import load_module
@@ -28,6 +28,13 @@ class TrainedSenses:
     def clips(self) -> int:
         """How many sounds there are to train with."""
         return self._source.sounds.count
+
+    def count(self, medium: Medium) -> int:
+        """Return how many soft tokens a picture or sound has."""
+        if medium.kind == "image":
+            rows, columns = self._source.size(medium)
+            return rows * columns // SIDE**2
+        return rows_of(frames_of(len(self._source.sounds.samples(medium))))
 
     @torch.no_grad()
     def soft(self, medium: Medium) -> Tensor:

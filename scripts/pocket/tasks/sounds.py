@@ -27,7 +27,7 @@ COMMANDS = (
     "off", "next", "back", "again", "louder", "quiet", "cancel", "hello", "thanks",
 )  # fmt: skip
 WORDS = (*DIGITS, *COMMANDS)
-_ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+_ACCENTS = ("en-us", "en-gb-scotland", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
 _VARIANTS = (
     "m1",
     "m2",
@@ -45,7 +45,7 @@ _VARIANTS = (
     "linda",
     "edward",
 )
-VOICES = tuple(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)
+VOICES = ("en-gb", *(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS))
 HELD_OUT_VOICES = ("en-gb-x-rp+m4", "en-us-nyc+f4", "en-us+Michael")
 TRAINED, MEASURED = 9000, 600
 _QUESTIONS = (

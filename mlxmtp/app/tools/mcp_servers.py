@@ -1,0 +1,295 @@
+"""Tool servers (Model Context Protocol) while a command lasts: started, listed, called and ended.
+
+All of it happens on a thread with a loop of its own. Whatever a server says is a stranger's: it is bounded here, and
+cleaned where it is shown or read (`toolbox.cleaned`, the tokenizer).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from mlxmtp.app.tools.processes import Groups, Tail
+from mlxmtp.app.tools.server_list import ServerEntry
+from mlxmtp.app.tools.toolbox import LONGEST, Running, Tool, ToolError, cleaned
+from mlxmtp.engine.declarations import declaration
+from mlxmtp.errors import UsageError
+from mlxmtp.version import installed_version
+
+if TYPE_CHECKING:
+    from mcp import Client
+    from mcp.types import CallToolResult
+
+START, RENEW, CLOSE = 30.0, 5.0, 1.5
+"""Seconds that servers have to start and list their tools, to list them again, and to end."""
+_OLDEST = (2, 3)
+_MOST_TOOLS, _MOST_PAGES, _LARGEST_SCHEMA = 200, 50, 64_000
+_LOOK = 0.05
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}")
+_CHANGED = "notifications/tools/list_changed"
+
+
+def require_library() -> None:
+    """Raise UsageError unless the library that speaks to tool servers is there."""
+    found = installed_version("mcp", "0") if find_spec("mcp") is not None else "0"
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < _OLDEST:
+        raise UsageError("Tool servers need the library mcp, 2.3 or newer. Run: pip install 'mlxmtp[mcp]'")
+
+
+@dataclass(eq=False)
+class Server:
+    """One server and what is known of it."""
+
+    entry: ServerEntry
+    tail: Tail
+    tools: Sequence[Tool] = ()
+    title: str = ""  # as it calls itself, with its version
+    left_out: list[str] = field(default_factory=list)  # tools that cannot be offered, with the reason
+    failure: str = ""
+    seconds: float = 0.0  # until its tools were listed
+    ready: Event = field(default_factory=Event)  # it has listed its tools, or failed
+    changed: bool = False  # it says that its tools are others now
+    client: Client | None = None
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def complaint(self) -> str:
+        """A sentence on why there is nothing of it, with the last words that it wrote for people; empty if there is."""
+        if not self.failure:
+            return ""
+        last = self.tail.text.rsplit("\n", 1)[-1][:200]
+        more = f" It wrote: {last}" if last else ""
+        return f"The tool server '{self.entry.name}' does not work: {self.failure}.{more}"
+
+    def fail(self, error: BaseException) -> None:
+        """Keep why it does not work, as the end of a sentence; the first reason stands."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        said = " ".join(cleaned(str(error).split("For further information")[0], 300).split()).rstrip(".")
+        said = (said or type(error).__name__) + (f" ({self.entry.url})" if self.entry.url else "")
+        if isinstance(error, FileNotFoundError):
+            folder = f", or no folder {self.entry.cwd}" if self.entry.cwd else ""
+            said = f"there is no program '{self.entry.command}'{folder}"
+        self.failure = self.failure or said
+
+    def as_table(self) -> dict[str, Any]:
+        """Return what is known of it, ready for JSON."""
+        return {
+            "name": self.entry.name,
+            "title": self.title,
+            "works": not self.failure,
+            "failure": self.failure,
+            "seconds": round(self.seconds, 3),
+            "tools": [{"name": one.name, "description": one.description} for one in self.tools],
+            "left_out": self.left_out,
+            "stderr": self.tail.text,
+        }
+
+
+class Servers:
+    """Servers on a thread of their own, from here on until `close`."""
+
+    def __init__(self, entries: Sequence[ServerEntry]) -> None:
+        """Begin to start them; `wait` waits for it. Raises UsageError without the library, ConfigError."""
+        require_library()
+        self.all = [Server(one.filled(), Tail()) for one in entries]
+        self._groups = Groups()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda *_: None)  # told where somebody waits; nothing else writes to stderr
+        for name in ("mcp", "client", "asyncio", "httpx2"):
+            logging.getLogger(name).addHandler(logging.NullHandler())
+        self._over = asyncio.Event()
+        self._thread = Thread(target=self._run, name="mlxmtp-tool-servers", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until every server has listed its tools, has failed or is given up."""
+        deadline = time.monotonic() + START
+        for one in self.all:
+            if not one.ready.wait(max(0.0, deadline - time.monotonic())):
+                one.failure = f"it did not list its tools within {START:.0f} seconds"
+                one.ready.set()
+                if one.task is not None:
+                    self._loop.call_soon_threadsafe(one.task.cancel)
+
+    def renew(self) -> None:
+        """List the tools of all servers again; one that has ended since is started again, once. After `wait`."""
+
+        async def restart(server: Server) -> None:
+            if server.task is not None:
+                server.task.cancel()
+                await asyncio.wait([server.task])
+            server.failure = ""
+            server.ready.clear()
+            server.task = asyncio.create_task(self._serve(server))
+
+        waiting = [(one, self._begin(self._list(one))) for one in self.all if one.client is not None]
+        deadline = time.monotonic() + RENEW
+        for server, listing in waiting:
+            try:
+                listing.result(max(0.0, deadline - time.monotonic()))
+            except NotYet:  # its tools stay as they were; a call will tell what is wrong
+                listing.cancel()
+            except Exception:  # noqa: BLE001  (its end, told by `wait` if there is no other beginning)
+                self._begin(restart(server)).result(RENEW)
+        self.wait()
+
+    def close(self) -> None:
+        """End all servers in order, or soon without."""
+        with suppress(RuntimeError):  # the loop has ended with the last of them
+            self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(CLOSE)
+        self.kill()
+
+    def kill(self) -> None:
+        """End all servers at once; for a signal's handler, too."""
+        self._groups.end(0.3)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+
+        async def serve_all() -> None:
+            for one in self.all:
+                one.task = asyncio.create_task(self._serve(one))
+            await self._over.wait()
+            await asyncio.gather(*(one.task for one in self.all if one.task is not None), return_exceptions=True)
+
+        try:
+            self._loop.run_until_complete(serve_all())
+        finally:
+            self._loop.close()
+
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _serve(self, server: Server) -> None:
+        """Speak to one server until all is over or it ends."""
+        from mcp import Client
+        from mcp.types import Implementation
+
+        from mlxmtp.app.tools.transports import over_http, spoken_to
+
+        began, entry = time.monotonic(), server.entry
+
+        async def noticed(message: Any) -> None:
+            server.changed = server.changed or getattr(message, "method", "") == _CHANGED
+
+        async def unchecked(name: str, result: CallToolResult) -> None:
+            """Take a result as it is."""
+
+        about = Implementation(name="mlxmtp", version=installed_version())
+        try:
+            speaks = over_http(entry) if entry.url else spoken_to(entry, server.tail, self._groups)
+            async with Client(speaks, client_info=about, message_handler=noticed, cache=None) as client:
+                # It would check results by the server's own expressions, and one that never ends stops every thread.
+                setattr(client.session, "validate_tool_result", unchecked)  # noqa: B010
+                info = client.server_info
+                server.title = "" if info is None else cleaned(f"{info.name} {info.version}", 80)
+                server.client = client
+                await self._list(server)
+                server.seconds = time.monotonic() - began
+                server.ready.set()
+                await self._over.wait()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (told where somebody waits)
+            server.fail(error)
+        finally:
+            server.client, server.tools = None, ()
+            server.ready.set()
+
+    async def _list(self, server: Server) -> None:
+        """Take in a server's tools as they are now."""
+        client = server.client
+        assert client is not None
+        server.changed, cursor, found, left_out = False, None, list[Tool](), list[str]()
+        for _ in range(_MOST_PAGES):
+            page = await client.list_tools(cursor=cursor)
+            for one in page.tools[: _MOST_TOOLS - len(found)]:
+                try:
+                    found.append(self._tool(server, one))
+                except ValueError as error:
+                    left_out.append(str(error))
+            if len(found) >= _MOST_TOOLS:
+                left_out.append(f"all behind the first {_MOST_TOOLS}")
+            cursor = page.next_cursor
+            if not cursor or len(found) >= _MOST_TOOLS:
+                break
+        server.tools, server.left_out = found, left_out
+
+    def _tool(self, server: Server, told: Any) -> Tool:
+        """Return a tool as a server tells of it. Raises ValueError for one that cannot be offered."""
+        if not _TOOL_NAME.fullmatch(told.name):
+            raise ValueError(f"{cleaned(told.name, 40)!r} (no usable name)")
+        try:
+            size = len(json.dumps(told.input_schema))
+            declaration(told.name, "", told.input_schema, told.name)
+        except (UsageError, RecursionError):
+            size = _LARGEST_SCHEMA + 1
+        if size > _LARGEST_SCHEMA:
+            raise ValueError(f"{told.name} (its schema is too large)")
+        tool = Tool(
+            server.entry.name, told.name, told.description or told.title or "", told.input_schema, lambda *_: ""
+        )
+        return replace(tool, run=partial(self._call, server, tool.fingerprint, told.name))
+
+    def _call(self, server: Server, agreed: str, name: str, arguments: Mapping[str, Any], running: Running) -> str:
+        """Call a tool, if it is still the one that was agreed to, until it answers or nobody waits any more."""
+        coming = self._begin(self._answer(server, agreed, name, arguments, running))
+        while True:
+            try:
+                return str(coming.result(_LOOK))
+            except NotYet:
+                if coming.done():
+                    raise
+                if running.over:
+                    coming.cancel()  # the server is told
+                    raise
+
+    async def _answer(
+        self, server: Server, agreed: str, name: str, arguments: Mapping[str, Any], running: Running
+    ) -> str:
+        from mcp import MCPError
+
+        client = server.client
+        if client is None:
+            raise ToolError(server.complaint or f"The tool server '{server.entry.name}' has ended.")
+        if server.changed:
+            await self._list(server)
+        if agreed not in {one.fingerprint for one in server.tools}:
+            raise ToolError(f"{name} is another tool now than the one that was declared, so it was not run.")
+
+        async def progressed(progress: float, total: float | None, message: str | None) -> None:
+            running.progress = cleaned(f"{progress:g}{f' of {total:g}' if total else ''} {message or ''}".strip(), 100)
+
+        try:
+            result = await client.call_tool(name, dict(arguments), progress_callback=progressed)
+        except MCPError as error:
+            raise ToolError(f"The tool server '{server.entry.name}' failed: {error}") from error
+        text = "\n".join(texts_of(result))
+        if result.is_error:
+            raise ToolError(text or "It failed, and does not say why.")
+        return text
+
+
+def texts_of(result: CallToolResult) -> Iterator[str]:
+    """Yield the texts of a result; of all else a line that says what it is."""
+    for one in result.content[:1000]:
+        inner = getattr(one, "resource", None)
+        text = getattr(one, "text", None) or getattr(inner, "text", None)
+        where = getattr(one, "uri", None) or getattr(inner, "uri", None)
+        kind = getattr(one, "mime_type", None) or getattr(inner, "mime_type", None)
+        about = ", ".join(str(part) for part in (kind, where) if part)
+        yield text if isinstance(text, str) else f"[{one.type}{f': {about}' if about else ''}]"
+    if not result.content and result.structured_content is not None:
+        yield json.dumps(result.structured_content, ensure_ascii=False)[: 2 * LONGEST]

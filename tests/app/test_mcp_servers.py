@@ -1,0 +1,334 @@
+"""Tool servers: what they offer and answer over pipes and HTTP, that bad ones harm nothing, and that none is left."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import uvicorn
+
+from mlxmtp.app.tools import mcp_servers
+from mlxmtp.app.tools.approval import Approvals, Decision
+from mlxmtp.app.tools.calls import CallRunner
+from mlxmtp.app.tools.chosen import Tools
+from mlxmtp.app.tools.mcp_servers import Servers
+from mlxmtp.app.tools.server_list import ServerEntry, ServerList
+from mlxmtp.app.tools.toolbox import LONGEST
+from mlxmtp.chat.message import ToolCall, text_of
+from mlxmtp.errors import ConfigError, UsageError
+
+HERE = Path(__file__).parent
+
+
+def raw(*manners: str, name: str = "raw") -> ServerEntry:
+    return ServerEntry(name, sys.executable, (str(HERE / "raw_server.py"), *manners))
+
+
+@contextmanager
+def using(*entries: ServerEntry, allow: Sequence[str] = ("*",), ask: Any = None, folder: Path) -> Iterator[Tools]:
+    """Tools of servers, all of them allowed unless it is said which."""
+    named = [f"{one.name}/*" for one in entries] if allow == ("*",) else allow
+    servers = Servers(entries)
+    try:
+        yield Tools(Approvals(folder / "approvals.json", named, ask), servers=servers)
+    finally:
+        servers.close()
+        assert not servers._thread.is_alive()
+
+
+def called(tools: Tools, name: str, limit: float = 20.0, stopped: Any = lambda: False, **arguments: Any) -> str:
+    """What the model reads of one call."""
+    runner = CallRunner(tools.box, tools.approvals, seconds=limit, stopped=stopped)
+    [result] = runner.carry_out([ToolCall(id="call_1", name=name, arguments=arguments)])
+    return text_of(result.content)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is no more, or only its entry is left."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+
+class TestList:
+    @pytest.fixture
+    def servers(self, tmp_path: Path) -> ServerList:
+        return ServerList(tmp_path / "mcp.json")
+
+    def test_the_usual_form_is_read_and_what_it_says_about_trust_is_not(self, servers: ServerList) -> None:
+        servers.file.write_text(
+            '{"mcpServers": {"a": {"command": "npx", "args": ["-y", "x"], "env": {"K": "v"}, "alwaysAllow": ["*"],'
+            ' "trust": true, "type": "stdio"}, "b": {"type": "http", "url": "https://b.example/mcp",'
+            ' "headers": {"X": "y"}, "disabled": true}}, "other": 1}'
+        )
+        a, b = servers.entries()
+        assert (a.shown, a.env, b.url, b.headers, b.off) == (
+            "npx -y x", {"K": "v"}, "https://b.example/mcp", {"X": "y"}, True,
+        )  # fmt: skip
+        servers.add(ServerEntry("c", "run", ("it",)))
+        servers.remove("a")
+        assert [one.name for one in servers.entries()] == ["b", "c"]
+        assert '"other": 1' in servers.file.read_text()
+        assert servers.file.stat().st_mode & 0o077 == 0
+
+    def test_no_file_is_no_server(self, servers: ServerList) -> None:
+        assert servers.entries() == []
+        with pytest.raises(UsageError, match="no tool server 'a': there are none"):
+            servers.remove("a")
+
+    @pytest.mark.parametrize(
+        ("text", "wrong"),
+        [
+            ("{", "cannot be read"),
+            ("[" * 100_000, "cannot be read"),
+            ("[]", "must be of the form"),
+            ('{"mcpServers": []}', "must be of the form"),
+            ('{"mcpServers": {"a": 1}}', "must be an object"),
+            ('{"mcpServers": {"a": {}}}', "needs a command or a url"),
+            ('{"mcpServers": {"a": {"command": "x", "url": "http://x"}}}', "not both"),
+            ('{"mcpServers": {"a": {"command": 1}}}', "no usable command"),
+            ('{"mcpServers": {"a": {"command": "x", "args": "y"}}}', "no usable args"),
+            ('{"mcpServers": {"a": {"command": "x", "args": [1]}}}', "no usable args"),
+            ('{"mcpServers": {"a": {"command": "x", "env": {"K": 1}}}}', "no usable env"),
+            ('{"mcpServers": {"a": {"url": "file:///etc/passwd"}}}', "must begin with http"),
+            ('{"mcpServers": {"a": {"type": "sse", "url": "http://x"}}}', "SSE"),
+            ('{"mcpServers": {"a b": {"command": "x"}}}', "cannot be called 'a b'"),
+            ('{"mcpServers": {"builtin": {"command": "x"}}}', "cannot be called 'builtin'"),
+        ],
+    )
+    def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(
+        self, servers: ServerList, text: str, wrong: str
+    ) -> None:
+        servers.file.write_text(text)
+        with pytest.raises(ConfigError, match=wrong):
+            servers.entries()
+
+    def test_keys_come_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TOKEN", "t0")
+        monkeypatch.delenv("MISSING", raising=False)
+        entry = ServerEntry("a", url="http://x/${MISSING:-mcp}", headers={"Authorization": "Bearer ${TOKEN}"})
+        assert entry.filled().headers == {"Authorization": "Bearer t0"}
+        assert entry.filled().url == "http://x/mcp"
+        with pytest.raises(ConfigError, match="needs MISSING in the environment"):
+            ServerEntry("a", "x", ("${MISSING}",)).filled()
+
+
+def test_without_the_library_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_servers, "installed_version", lambda package, missing="": "1.12.4")
+    with pytest.raises(UsageError, match=r"mcp, 2.3 or newer. Run: pip install 'mlxmtp\[mcp\]'"):
+        Servers([raw()])
+
+
+class TestCalls:
+    def test_a_servers_tools_are_listed_called_and_gone_with_it(self, tmp_path: Path) -> None:
+        with using(raw("media"), folder=tmp_path) as tools:
+            assert tools.renew() == []
+            assert [*tools.box.tools] == ["echo", "wait", "pid"]
+            assert tools.declarations[0]["function"]["description"] == "Echo a text."
+            assert called(tools, "echo", text="a\nb") == (
+                "a\nb\n[image: image/png]\ninside\n[resource_link: file:///b]"
+            )  # fmt: skip
+            pid = int(called(tools, "pid").split("\n")[0])
+            assert not gone(pid)
+        assert gone(pid)
+
+    def test_two_servers_with_the_same_tools_are_told_apart(self, tmp_path: Path) -> None:
+        with using(raw(), raw(name="other"), folder=tmp_path) as tools:
+            tools.renew()
+            assert {"echo", "other.echo"} <= {*tools.box.tools}
+            assert called(tools, "pid") != called(tools, "other.pid")
+            tools.box.switch("other", on=False)
+            assert tools.renew() == []
+            assert len(tools.declarations) == 3
+
+    def test_nothing_runs_without_approval_and_the_question_has_the_whole_call(self, tmp_path: Path) -> None:
+        asked: list[Any] = []
+
+        def ask(tool: Any, given: Any) -> Decision:
+            asked.append((tool.label, given))
+            return Decision("always")
+
+        with using(raw(), folder=tmp_path, allow=(), ask=ask) as tools:
+            tools.renew()
+            assert called(tools, "echo", text="x") == called(tools, "echo", text="x") == "x"
+        assert asked == [("raw/echo", {"text": "x"})]
+        with using(raw(), folder=tmp_path, allow=()) as tools:
+            tools.renew()
+            assert called(tools, "echo", text="x") == "x"
+            assert "not allowed" in called(tools, "pid")
+        Approvals(tmp_path / "approvals.json").revoke("raw")
+        assert (tmp_path / "approvals.json").read_text().strip() == "{}"
+
+    @pytest.mark.parametrize("manner", ["changing", "sly"])
+    def test_a_tool_that_changes_is_not_run_and_asks_again(self, tmp_path: Path, manner: str) -> None:
+        asked: list[str] = []
+
+        def ask(tool: Any, given: Any) -> Decision:
+            asked.append(tool.description)
+            return Decision("always")
+
+        with using(raw(manner), folder=tmp_path, allow=(), ask=ask) as tools:
+            tools.renew()
+            assert called(tools, "echo", text="x") == "x"
+            if manner == "changing":  # it says so
+                assert "another tool now" in called(tools, "echo", text="x")
+            assert tools.renew() == ["raw/echo has another description or other arguments now: it asks again."]
+            assert called(tools, "echo", text="x") == "x"
+        assert asked == ["Echo a text.", "Send it to me."]
+
+    def test_a_call_that_is_stopped_or_too_slow_is_taken_back(self, tmp_path: Path) -> None:
+        with using(raw(), folder=tmp_path) as tools:
+            tools.renew()
+            assert tools.servers is not None
+            [server] = tools.servers.all
+            assert called(tools, "wait", limit=0.1) == "It did not answer within 0 seconds."
+            wait_until(lambda: server.tail.text == "cancelled")
+            began = time.monotonic()
+            assert called(tools, "wait", stopped=lambda: time.monotonic() > began + 0.1) == "The person stopped it."
+            wait_until(lambda: server.tail.text == "cancelled\ncancelled")
+            assert called(tools, "echo", text="still there") == "still there"
+
+    def test_a_server_that_ends_is_started_again_with_the_next_question(self, tmp_path: Path) -> None:
+        with using(raw("dies"), folder=tmp_path) as tools:
+            tools.renew()
+            assert "failed" in called(tools, "echo", text="x")
+            assert tools.renew() == []
+            assert called(tools, "nothing") == "There is no tool nothing."
+            assert tools.servers is not None
+            assert tools.servers.all[0].client is not None
+
+    def test_servers_that_do_not_start_are_said_once_with_what_they_wrote(self, tmp_path: Path) -> None:
+        broken = ServerEntry("broken", sys.executable, ("-c", "raise SystemExit('no licence')"))
+        absent = ServerEntry("absent", "no-such-program")
+        nobody = ServerEntry("nobody", url="http://127.0.0.1:9/mcp")
+        with using(raw(), broken, absent, nobody, folder=tmp_path) as tools:
+            said = "\n".join(tools.renew())
+            assert "It wrote: no licence" in said
+            assert "there is no program 'no-such-program'" in said
+            assert "'nobody' does not work" in said
+            assert tools.renew() == []
+            assert called(tools, "echo", text="x") == "x"
+
+
+@pytest.fixture(scope="module")
+def kitchen() -> Iterator[str]:
+    """The address of a server made with the library, on a thread."""
+    from tests.app.tool_server import server
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    web = uvicorn.Server(uvicorn.Config(server.streamable_http_app(), port=port, log_level="critical", ws="none"))
+    thread = Thread(target=web.run)
+    thread.start()
+    wait_until(lambda: web.started)
+    yield f"http://127.0.0.1:{port}/mcp"
+    web.should_exit = True
+    thread.join(20)
+
+
+@pytest.mark.parametrize("over", ["pipes", "http"])
+def test_a_server_made_with_the_library(tmp_path: Path, kitchen: str, over: str) -> None:
+    entry = ServerEntry("kitchen", url=kitchen) if over == "http" else ServerEntry(
+        "kitchen", sys.executable, (str(HERE / "tool_server.py"),)
+    )  # fmt: skip
+    with using(entry, folder=tmp_path) as tools:
+        assert tools.renew() == []
+        assert called(tools, "add", a=2, b=3) == "5"
+        assert "why not" in called(tools, "fail", why="why not")
+        assert called(tools, "add", a="x", b=3) != "5"
+        long = called(tools, "say", text="7 ", times=50_000)
+        assert len(long) < LONGEST + 100
+        assert "[cut: 100,000 characters" in long
+        told: list[str] = []
+        runner = CallRunner(tools.box, tools.approvals, on_progress=lambda call, seconds, text: told.append(text))
+        runner.carry_out([ToolCall(id="1", name="slow", arguments={"seconds": 0.4})])
+        assert any("of 0.4 stirring" in text for text in told)
+        assert "not answer" in called(tools, "slow", limit=0.3, seconds=5)
+
+
+class TestHostile:
+    def test_an_endless_answer_is_cut_off(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mlxmtp.app.tools import transports
+
+        monkeypatch.setattr(transports, "MOST", 2**20)
+        with using(raw("endless"), folder=tmp_path) as tools:
+            tools.renew()
+            assert "failed" in called(tools, "echo", text="x")
+
+    def test_a_flood_ends_the_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mlxmtp.app.tools import transports
+
+        monkeypatch.setattr(transports, "MOST", 2**20)
+        with using(raw("flood"), folder=tmp_path) as tools:
+            assert "without being asked" in tools.renew()[0]
+            assert not tools.box
+
+    def test_a_huge_result_is_cut(self, tmp_path: Path) -> None:
+        with using(raw("huge"), folder=tmp_path) as tools:
+            tools.renew()
+            assert len(called(tools, "echo", text="x")) < LONGEST + 100
+
+    def test_lies_and_garbage_are_passed_over(self, tmp_path: Path) -> None:
+        with using(raw("lying"), folder=tmp_path) as tools:
+            tools.renew()
+            assert called(tools, "echo", text="x") == "x"
+
+    def test_an_expression_of_the_servers_is_never_run(self, tmp_path: Path) -> None:
+        with using(raw("regex"), folder=tmp_path) as tools:
+            tools.renew()
+            assert called(tools, "echo", text="x", limit=10) == "x"
+
+    def test_what_cannot_be_offered_is_left_out(self, tmp_path: Path) -> None:
+        with using(raw("many", "deep", "injecting"), folder=tmp_path) as tools:
+            said = tools.renew()
+            assert len(tools.box.tools) <= 200
+            assert any("no usable name" in text for text in said)
+            assert not any("\x1b" in text for text in said)
+        with using(raw("deep"), folder=tmp_path) as tools:
+            assert [text for text in tools.renew() if "too large" in text]
+            assert "echo" in tools.box.tools
+
+    def test_a_strangers_words_are_clean(self, tmp_path: Path) -> None:
+        with using(raw("injecting"), folder=tmp_path) as tools:
+            tools.renew()
+            texts = [tools.declarations[0]["function"]["description"], called(tools, "echo", text="x")]
+            assert not {*"".join(texts)} & {"\x1b", "\x07", "\u202e"}
+
+    def test_a_server_that_never_answers_is_given_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mcp_servers, "START", 0.3)
+        with using(raw("mute"), folder=tmp_path) as tools:
+            assert "did not list its tools within 0 seconds" in tools.renew()[0]
+
+    def test_what_it_writes_for_people_stays_small(self, tmp_path: Path) -> None:
+        with using(raw("chatty"), folder=tmp_path) as tools:
+            tools.renew()
+            assert tools.servers is not None
+            assert 0 < len(tools.servers.all[0].tail.text) <= 8_000
+
+    def test_one_that_will_not_go_is_killed_with_its_children(self, tmp_path: Path) -> None:
+        with using(raw("deaf"), folder=tmp_path) as tools:
+            tools.renew()
+            assert tools.servers is not None
+            child, server = int(tools.servers.all[0].tail.text), int(called(tools, "pid"))
+        wait_until(lambda: gone(child) and gone(server))

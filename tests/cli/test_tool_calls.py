@@ -1,0 +1,253 @@
+"""Calls of tools as a person meets them: in pipes and in a terminal, with a tool server that is a process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.app.tools.approval import Approvals
+from mlxmtp.app.tools.builtin import builtin
+from mlxmtp.app.tools.chosen import Tools
+from mlxmtp.cli.repl.chat import ChosenModel
+from tests.cli.conftest import Program, Terminal
+from tests.cli.talking import Conversing
+from tests.serve.running import TEMPLATE, call
+from tests.text_checkpoint import write_text_checkpoint
+
+SERVER = Path(__file__).parents[1] / "app" / "raw_server.py"
+END = "<|tool_response>"
+ECHO, WAIT = call('echo{text:"seven"}') + END, call("wait{}") + END
+ANSWER = "That is all.<turn|>"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    home = tmp_path / "home"
+    home.mkdir()
+    server = {"command": sys.executable, "args": [str(SERVER), f"heard={tmp_path / 'heard'}"]}
+    (home / "mcp.json").write_text(json.dumps({"mcpServers": {"raw": server}}))
+    (home / "mine.py").write_text("def count(word: str) -> int:\n    return len(word)\n")
+    return Program(home, write_text_checkpoint(tmp_path / "model", context=8192, template=TEMPLATE))
+
+
+def heard(program: Program) -> Path:
+    return program.home.parent / "heard"
+
+
+def strays(program: Program) -> list[str]:
+    """Servers of this test that still run."""
+    listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(heard(program)) in line and "raw_server" in line]
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_ask_calls_what_is_allowed_and_only_the_answer_is_on_stdout(program: Program) -> None:
+    program.answers = [ECHO, ANSWER]
+    done = program.run("ask", "--tools", "raw", "--allow", "raw/echo", "--save", "Say it")
+    assert (done.returncode, done.stdout) == (0, b"That is all.\n"), done.stderr
+    exported = program.run("sessions", "export", *ids(program)).stdout.decode()
+    assert '*(Called echo: {"text": "seven"})*' in exported
+    assert "*(echo returned: seven)*" in exported
+    assert not strays(program)
+
+
+def ids(program: Program) -> list[str]:
+    listed = json.loads(program.run("sessions", "--json").stdout)
+    return [one["id"] for one in listed["sessions"]]
+
+
+def test_ask_without_a_person_refuses_and_says_what_would_allow_it(program: Program) -> None:
+    program.answers = [ECHO, ANSWER]
+    done = program.run("ask", "--tools", "raw", "Say it")
+    assert (done.returncode, done.stdout) == (1, b"That is all.\n")
+    assert b"--allow raw/echo allows it" in done.stderr
+    assert not heard(program).exists()
+
+
+def test_ask_does_without_tools_that_do_not_start(program: Program) -> None:
+    (program.home / "mcp.json").write_text('{"mcpServers": {"raw": {"command": "no-such-program"}}}')
+    program.answers = [ANSWER]
+    done = program.run("ask", "--tools", "raw", "Say it")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"no program 'no-such-program'. Try: mlxmtp mcp check raw" in done.stderr
+    assert program.run("ask", "Say it").returncode == 0
+    assert program.run("ask", "--tools", "row", "Say it").returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_no_server_is_left_behind(program: Program, number: signal.Signals) -> None:
+    program.answers = [WAIT, ANSWER]
+    running = program.start("ask", "--tools", "raw", "--allow", "raw/*", "Wait")
+    wait_for(heard(program))
+    running.send_signal(number)
+    running.communicate()
+    assert running.returncode == 128 + number
+    assert not strays(program)
+
+
+def test_ask_ends_when_it_goes_on_calling(program: Program) -> None:
+    program.answers = [call(f'echo{{text:"{number}"}}') + END for number in range(11)]
+    done = program.run("ask", "--tools", "raw", "--allow", "raw/echo", "Say it")
+    assert done.returncode == 1
+    assert b"after 10 rounds" in done.stderr
+
+
+def test_a_question_in_ask_is_answered_at_the_terminal(program: Program) -> None:
+    program.answers = [ECHO, ANSWER]
+    terminal = program.terminal("ask", "--tools", "raw", "Say it", columns=100)
+    terminal.wait_for("or say why not:")
+    terminal.wait_for("raw/echo wants to run with")
+    terminal.wait_for('text: "seven"')
+    terminal.send("not today\r")
+    assert terminal.finish() == 0
+    shown = "\n".join(terminal.lines())
+    assert 'echo {"text": "seven"} ✗ It was not allowed: not today.' in shown
+    assert "That is all." in shown
+    assert not heard(program).exists()
+
+
+def talk(program: Program, *args: str) -> Terminal:
+    terminal = program.terminal("chat", "--tools", "raw,calculator", *args, columns=100, rows=40)
+    terminal.wait_until("the prompt", lambda lines: lines[-1:] == [">"])
+    return terminal
+
+
+def ask(terminal: Terminal, text: str) -> None:
+    terminal.send(f"{text}\r")
+
+
+def prompts(terminal: Terminal, count: int) -> None:
+    """Wait for the prompt behind that many answers with their figures."""
+    terminal.wait_until(
+        f"answer {count}", lambda lines: lines[-1] == ">" and sum("tok/s" in line for line in lines) >= count
+    )
+
+
+def test_chat_asks_and_remembers_as_it_was_told(program: Program) -> None:
+    program.answers = [part for _ in range(4) for part in (ECHO, ANSWER)]
+    terminal = talk(program)
+    ask(terminal, "One")
+    terminal.wait_for("or say why not:")
+    terminal.send("y\r")
+    prompts(terminal, 1)
+    terminal.wait_for('echo {"text": "seven"} → seven')
+    ask(terminal, "Two")
+    terminal.wait_until("a second question", lambda lines: sum("or say why not:" in line for line in lines) == 2)
+    terminal.send("c\r")
+    prompts(terminal, 2)
+    ask(terminal, "Three")
+    prompts(terminal, 3)
+    terminal.send("\x14")  # Ctrl+T
+    terminal.wait_until("the call in full", lambda lines: "seven" in lines)
+    ask(terminal, "/clear")
+    terminal.wait_for("A new conversation.")
+    ask(terminal, "Four")
+    terminal.wait_until("a third question", lambda lines: sum("or say why not:" in line for line in lines) == 3)
+    terminal.send("a\r")
+    prompts(terminal, 4)
+    kept = json.loads((program.home / "approvals.json").read_text())
+    assert [*kept] == ["raw/echo"]
+    ask(terminal, "/tools off raw")
+    terminal.wait_for("echo, wait, pid: off.")
+    ask(terminal, "/export talk.md")
+    terminal.wait_for("Written to")
+    terminal.send("\x04")
+    assert terminal.finish() == 0
+    assert '*(Called echo: {"text": "seven"})*' in (program.home / "talk.md").read_text()
+    assert not strays(program)
+
+
+def test_ctrl_c_ends_a_running_tool_and_keeps_the_turn(program: Program) -> None:
+    program.answers = [WAIT, ECHO, ANSWER]
+    terminal = talk(program, "--allow", "raw/*")
+    ask(terminal, "Wait")
+    terminal.wait_for("wait, 1 s")
+    terminal.send("\x03")
+    terminal.wait_for("wait {} ✗ The person stopped it.")
+    terminal.wait_until("the prompt", lambda lines: lines[-1] == ">")
+    ask(terminal, "Go on")
+    terminal.wait_for('echo {"text": "seven"} → seven')
+    terminal.wait_for("That is all.")
+    prompts(terminal, 1)
+    terminal.send("\x04")
+    assert terminal.finish() == 0
+    assert not strays(program)
+
+
+def test_a_closed_window_leaves_no_server(program: Program) -> None:
+    program.answers = [WAIT]
+    terminal = talk(program, "--allow", "raw/*")
+    ask(terminal, "Wait")
+    wait_for(heard(program))
+    terminal.process.send_signal(signal.SIGHUP)
+    terminal.finish()
+    assert not strays(program)
+
+
+def test_servers_are_named_listed_checked_and_forgotten(program: Program) -> None:
+    added = program.run("mcp", "add", "-e", "KEY=${HOME}", "more", sys.executable, str(SERVER), "injecting")
+    assert (added.returncode, added.stdout) == (0, b""), added.stderr
+    assert b"mlxmtp mcp check more" in added.stderr
+    assert program.run("mcp", "add", "more", "x").returncode == 2
+    assert program.run("mcp", "add", "--header", "A: b", "far", "https://far.example/mcp").returncode == 0
+    listed = program.run("mcp", "ls").stdout.decode()
+    assert [line.split("\t")[0] for line in listed.splitlines()] == ["NAME", "raw", "more", "far"]
+    checked = program.run("mcp", "check", "raw", "more")
+    assert checked.returncode == 0, checked.stderr
+    assert "raw (raw 0): 3 tools in" in checked.stdout.decode()
+    assert "left out: 'bad[2Jname' (no usable name)" in checked.stdout.decode()
+    assert program.run("mcp", "check", "nothing").returncode == 2
+    assert program.run("mcp", "rm", "raw").returncode == 0
+    assert program.run("mcp", "rm", "raw").returncode == 2
+    assert not strays(program)
+
+
+def test_a_tool_that_does_not_come_back_does_not_keep_the_process() -> None:
+    code = """
+import time
+from pathlib import Path
+from mlxmtp.app.tools.approval import Approvals
+from mlxmtp.app.tools.calls import CallRunner
+from mlxmtp.app.tools.functions import tool_of
+from mlxmtp.app.tools.toolbox import Toolbox
+from mlxmtp.chat.message import ToolCall
+
+def sleeps() -> str:
+    time.sleep(600)
+    return ""
+
+box = Toolbox([tool_of(sleeps)])
+runner = CallRunner(box, Approvals(Path("none"), ["functions/*"]), seconds=0.1)
+[result] = runner.carry_out([ToolCall(id="1", name="sleeps", arguments={})])
+assert result.is_error
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_vocabulary_for_calls_is_ready_before_the_first_question(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talking = Conversing(tmp_path, model=program.model)
+    monkeypatch.setattr(ChosenModel, "load", lambda *_, **__: None)  # it is there
+    target = talking.talk.model.target
+    assert target is not None
+    talking.talk.load(target)
+    assert talking.worker.idle(20)
+    assert not talking.model._tables
+    talking.talk.tools = Tools(Approvals(tmp_path / "approvals.json"), own=builtin("time"))
+    talking.talk.load(target)
+    assert talking.worker.idle(20)
+    assert talking.model._tables
