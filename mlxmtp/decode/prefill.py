@@ -39,7 +39,8 @@ def checked_prompt(
     if not prompt or max_tokens < 1:
         raise ValueError("a prompt needs at least one token and an answer room for one")
     soft = {place for one in media for place in range(one.start, one.end)}
-    if not all((place in soft) if token < 0 else token < config.vocab_size for place, token in enumerate(prompt)):
+    known = min(prompt) >= 0 or all(place in soft for place, token in enumerate(prompt) if token < 0)
+    if not known or max(prompt) >= config.vocab_size:
         raise ValueError(f"prompt ids must lie in 0 .. {config.vocab_size - 1}")
     if limit < 1:
         told = f"The prompt has {len(prompt)} tokens, the model takes {config.max_positions}"

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import soundfile
 
+from mlxmtp.app.remote import Remote
+from mlxmtp.app.remote_media import Sent
+from mlxmtp.app.remote_model import ServedModel
+from mlxmtp.engine.events import Text
+from mlxmtp.engine.params import Params
+from mlxmtp.errors import UsageError
+from mlxmtp.media.source import media_file
 from scripts.goldens.pictures import SOUNDS
+from tests.media_golden import pictures
 from tests.seeing import POCKET, write_seeing_pocket
 from tests.serve.running import Json
 from tests.serve.test_pictures import QUESTION, Seeing, part, said, serving, user
@@ -97,3 +105,22 @@ def test_a_model_that_does_not_hear_says_so(tmp_path: Path) -> None:
         answer = running.chat(heard(), QUESTION)
         assert answer["http"] == 400
         assert "has no audio tower, so it cannot hear" in answer["error"]["message"]
+
+
+def test_a_terminal_sends_sounds_and_files_of_a_batch(server: Seeing, tmp_path: Path) -> None:
+    def answered(source: Any, kind: str = "audio") -> str:
+        model = ServedModel(Remote(server.url), "default")
+        messages = [{"role": "user", "content": [{"type": kind, kind: source}, {"type": "text", "text": QUESTION}]}]
+        said = model.stream(messages, Params(temp=0, max_tokens=8))
+        return "".join(one.text for one in said if isinstance(one, Text))
+
+    flac, picture = tmp_path / "memo.flac", tmp_path / "tall.png"
+    soundfile.write(flac, SOUNDS[0], 16_000)
+    pictures()[0].save(picture)
+    wanted = said(server.chat(heard(), QUESTION))
+    assert [answered(media_file(base64.b64decode(FIRST), "memo")), answered(flac)] == [wanted] * 2
+    assert answered(picture, "image") == said(server.chat(part(), QUESTION))
+    counted = Sent().prepare(flac)
+    assert (counted.about, counted.count) == ("0.8 s", 21)
+    with pytest.raises(UsageError, match="Videos are seen by a model on this machine"):
+        Sent().prepare(media_file(b"\x1a\x45\xdf\xa3 V_VP9", "clip"))
