@@ -28,7 +28,7 @@ class Sent(Media):
             return source
         file = file_of(source)
         if file.kind == "video":
-            raise UsageError("Videos are seen by a model on this machine: leave out --url.")
+            raise UsageError("Videos are seen by a model on this machine: name one with -m.")
         if file.kind == "audio":
             from mlxmtp.media.sound import open_sound
 

@@ -248,13 +248,15 @@ class RoutedAnswer(Answer):
         self._passed = [(model.candidates[name].title, obstacle) for name, obstacle in model.chosen.passed]
         self._title = model.candidates[model.chosen.order[0]].title
         self._answer: Answer | None = None
+        self._sent: list[str] = []  # hosts that had the text and gave no answer
         self._shown = False
         self._events = self._tried(model.chosen.order)
 
     @property
     def stats(self) -> Stats:
         stats = Stats() if self._answer is None else self._answer.stats
-        return replace(stats, route=reason(self._title, self._why, self._passed))
+        hosts = ", ".join(dict.fromkeys(filter(None, [*self._sent, stats.sent_to])))
+        return replace(stats, route=reason(self._title, self._why, self._passed), sent_to=hosts)
 
     @property
     def complete(self) -> bool:
@@ -276,6 +278,7 @@ class RoutedAnswer(Answer):
     def _tried(self, order: Sequence[str]) -> Generator[Event, None, None]:
         for place, name in enumerate(order):
             self._title, rest = self._model.candidates[name].title, order[place + 1 :]
+            self._answer = None
             try:
                 over = yield from self._from(name, rest)
             except MlxmtpError as error:
@@ -287,7 +290,7 @@ class RoutedAnswer(Answer):
             if over is None:
                 return
             self._passed.append((self._title, f"handed over ({over})"))
-            self._shown = False
+            self._shown = False  # of the next one: should it fail now, another may answer
             yield Text(f"\n\n[{self._title} hands over to {self._model.candidates[rest[0]].title}: {over}]\n\n")
 
     def _from(self, name: str, rest: Sequence[str]) -> Generator[Event, None, str | None]:
@@ -312,6 +315,8 @@ class RoutedAnswer(Answer):
                     self._model.answered_by(name)
                 yield replace(event, stats=self.stats) if isinstance(event, End) else event
         except EndpointFailed as error:
+            if self._answer is not None:
+                self._sent.append(self._answer.stats.sent_to)
             if breaker is not None and error.counts:
                 breaker.fail(error.retry_after)
                 told = True

@@ -94,9 +94,9 @@ def test_what_bash_replaces_of_a_word_with_a_colon(
     assert capsys.readouterr().out.strip() == replacement
 
 
-def test_the_script_for_bash_needs_no_newer_one_than_macos_has(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--show-completion", "bash"]) == 0
-    script = capsys.readouterr().out
+def test_the_script_for_bash_needs_no_newer_one_than_macos_has(program: Program) -> None:
+    program.env = {"_MLXMTP_COMPLETE": "source_bash"}
+    script = program.run().stdout.decode()
     assert "complete -o default -F" in script
     assert "compopt" not in script
     assert not NEWER_THAN_BASH_3_2.search(script)

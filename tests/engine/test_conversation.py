@@ -51,10 +51,10 @@ def turn(model: Model, messages: Messages, params: Params, **options: Any) -> tu
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("think", [False, True])
-def test_twelve_turns_read_each_token_of_their_history_once(fresh, think):
+def test_eight_turns_read_each_token_of_their_history_once(fresh, think):
     model, messages, before, written = fresh(), [], 0, 0
     params = Params(temp=0.0, think=think, max_tokens=100)
-    for number in range(12):
+    for number in range(8):
         messages.append({"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]})
         text, thought, stats = turn(model, messages, params)
         assert bool(thought) == think
@@ -62,7 +62,7 @@ def test_twelve_turns_read_each_token_of_their_history_once(fresh, think):
             # A thought is left out of the next prompt: its answer is read again, nothing before it is.
             assert stats.reused_tokens == before if think else stats.reused_tokens >= before + written - 2
         before, written = stats.prompt_tokens, stats.generation_tokens
-        if number % 6 == 5:
+        if number % 4 == 3:
             assert turn(fresh(), messages, params)[:2] == (text, thought)
         messages.append({"role": "assistant", "content": text})
 
