@@ -274,7 +274,7 @@ def test_the_peak_of_hearing_a_sound_is_predicted(family: str, exact_sizes: None
     if family == "tower":
         sizes: dict[str, Any] = {"channels": (128, 32), "kernel": 5, "chunk": 12, "past": 12, "cap": 50.0, "out": 1536}
         config = AudioConfig(
-            1024, 1e-6, 1536, unified=False, layers=1, heads=8, **sizes, residual=0.5, bound=1e10, clipped=False
+            512, 1e-6, 1536, unified=False, layers=1, heads=8, **sizes, residual=0.5, bound=1e10, clipped=False
         )
         heard = mx.zeros((4 * tokens, 128))
     gc.collect()
