@@ -51,11 +51,12 @@ def test_fetch(tmp_path: Path) -> None:
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     Thread(target=web.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{web.server_port}/page.html"
-    with using(python("fetch", "--ignore-robots-txt"), folder=tmp_path) as tools:
+    with using(python("fetch", "--ignore-robots-txt", "--allow-private-ips"), folder=tmp_path) as tools:
         assert tools.renew() == []
         assert "From here." in called(tools, "fetch", url=address)
         assert called(tools, "fetch", url=f"{address}.gone")
     web.shutdown()
+    web.server_close()
 
 
 def test_git(tmp_path: Path) -> None:

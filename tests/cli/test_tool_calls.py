@@ -86,6 +86,7 @@ def test_ask_does_without_tools_that_do_not_start(program: Program) -> None:
     assert program.run("ask", "--tools", "row", "Say it").returncode == 2
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_no_server_is_left_behind(program: Program, number: signal.Signals) -> None:
     program.answers = [WAIT, ANSWER]
