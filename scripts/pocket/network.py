@@ -159,7 +159,7 @@ class Layer(nn.Module):
 class Target(nn.Module):
     """The text network; names match `model.language_model.*` of a published checkpoint."""
 
-    def __init__(self, sizes: Sizes = TARGET, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, sizes: Sizes = TARGET, dtype: torch.dtype = kernels.PRODUCTS) -> None:
         super().__init__()
         self.sizes, self.dtype = sizes, dtype
         count = len(sizes.layer_types)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scripts.pocket import kernels
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _BETA_MUON, _BETA_1, _BETA_2 = 0.95, 0.9, 0.97
 
@@ -58,9 +60,9 @@ def share(slots: list[Slot], rank: int, world: int) -> list[Slot]:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Approximately U V^T of the matrix's singular value decomposition, in bfloat16."""
+    """Approximately U V^T of the matrix's singular value decomposition."""
     a, b, c = _COEFFICIENTS
-    x = matrix.bfloat16()
+    x = matrix.to(kernels.PRODUCTS)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-12)
