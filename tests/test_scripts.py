@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [ROOT / "scripts" / name for name in ("_env.sh", "try", "test", "check")] + [ROOT / ".ci" / "run"]
-EVERY = [*SCRIPTS, ROOT / "scripts" / "benchmarks" / "all"]
+EVERY = [*SCRIPTS, ROOT / "scripts" / "benchmarks" / "all", ROOT / "scripts" / "tool_servers"]
 PYTEST = "python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile"
 
 NEWER_THAN_BASH_3_2 = re.compile(
