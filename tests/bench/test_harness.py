@@ -104,8 +104,9 @@ def test_without_a_compiler_rounds_run_as_they_are(monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("[Compiled::eval_cpu] Failed to compile")
 
+    networks = target("e2b"), drafter("e2b")  # loading looks for the compiler by compiling
     monkeypatch.setattr("mlxmtp.decode.compile.mx.compile", lambda _: broken)
-    made = Harness(target("e2b"), drafter("e2b"))
+    made = Harness(*networks)
     made.prepare(SHORT.prompt, 8, [0, 2])
     assert not made.compiled
     assert list(made.run(SHORT.prompt, 8, 2).tokens) == SHORT.greedy[:8]
