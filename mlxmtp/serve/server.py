@@ -147,6 +147,8 @@ class Server:
     async def _watch(self, scheduler: Scheduler, server: uvicorn.Server) -> None:
         """Say when the model is there. Raises what reading it raised, after the server has ended."""
         error = await scheduler.loaded()
+        if server.should_exit:  # the port may be closed already
+            return
         if error is None:
             first = self._models.first
             drafting = " with its drafter" if first.has_drafter else ""

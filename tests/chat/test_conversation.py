@@ -257,7 +257,7 @@ PARTS: st.SearchStrategy[Part] = st.one_of(
         ImagePart, WORDS, WORDS, st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 9), WORDS, WORDS
     ),
     st.builds(AudioPart, WORDS, shape=st.just((1,)), more=st.just({"later": [1]})),
-    st.just(Part(more={"type": "video", "frames": [{"at": 0.5}]})),
+    st.just(Part(more={"type": "hologram", "frames": [{"at": 0.5}]})),
 )
 CALLS = st.builds(ToolCall, WORDS, WORDS, st.dictionaries(WORDS, st.integers() | st.none() | WORDS), WORDS)
 RESULTS = st.builds(ToolResult, WORDS, WORDS, st.lists(PARTS, max_size=2).map(tuple), st.booleans())

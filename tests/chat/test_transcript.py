@@ -56,7 +56,7 @@ def test_tools_and_media_are_a_line_each() -> None:
     conversation = Conversation(model="12b")
     photo = ImagePart("sha256:1", "image/png", (480, 640), 1000, "photo.png")
     sound = AudioPart("sha256:2")
-    conversation.add(Message("user", (photo, sound, Part(more={"type": "video"}), TextPart("What is it?"))))
+    conversation.add(Message("user", (photo, sound, Part(more={"type": "hologram"}), TextPart("What is it?"))))
     call = ToolCall("c1", "look_up", {"name": "Füchse", "lines": ["x" * 200]})
     conversation.add(Message("assistant", (TextPart("Let me see."), call), "Hm.", "tool"))
     failed = ToolResult("c1", "look_up", (TextPart("No\nnetwork."), photo), is_error=True)
@@ -64,7 +64,7 @@ def test_tools_and_media_are_a_line_each() -> None:
     conversation.part("A fox.")
     conversation.finish("length", {"seed": 7}, {"temp": 0.5})
     assert as_markdown(conversation.history).partition("## Question\n\n")[2] == (
-        "*(Image: photo.png)*\n\n*(Audio: sha256:2)*\n\n*(A part of type video)*\n\nWhat is it?\n\n"
+        "*(Image: photo.png)*\n\n*(Audio: sha256:2)*\n\n*(A part of type hologram)*\n\nWhat is it?\n\n"
         "## Answer\n\nLet me see.\n\n"
         f'*(Called look_up: {{"name": "Füchse", "lines": ["{"x" * 69}…)*\n\n'
         "*(look_up failed: No network.)*\n\n*(time returned: 12:00)*\n\nA fox.\n\n*(cut at the length limit)*\n"

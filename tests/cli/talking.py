@@ -31,6 +31,7 @@ from tests.text_checkpoint import write_text_checkpoint
 _FIGURES = [
     (re.compile(r"\d+\.\d tok/s"), "S tok/s"),
     (re.compile(r"(\d tok(?: \(\d+ reused\))?) \d+\.\d s"), r"\1 T s"),
+    (re.compile(r" · [\d.]+ [kMG]?B$", re.MULTILINE), ""),  # of all tests in this process
     (re.compile(r"[\d.]+ [kMG]?B\b"), "M"),
 ]
 

@@ -16,7 +16,7 @@ from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
 from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts, went_to
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
-from mlxmtp.cli.terminal.thumbnails import thumbnail
+from mlxmtp.cli.terminal.thumbnails import draw_thumbnail
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.media import largest, media_in
 from mlxmtp.engine.params import Params
@@ -230,7 +230,7 @@ def show(chat: Chat, one: Material) -> None:
     if chat.out.pictures and (seen := next((file for file in one.media if file.kind == "image"), None)):
         from mlxmtp.media.image import small_png
 
-        chat.out.draw(thumbnail(small_png(seen.picture, *_SMALL), *seen.picture.size, chat.out.pictures))
+        draw_thumbnail(chat.out, small_png(seen.picture, *_SMALL), *seen.picture.size)
 
 
 def _media(files: Sequence[Material]) -> tuple[MediaPart, ...]:

@@ -3,10 +3,16 @@
 import base64
 from collections.abc import Iterator
 
+from mlxmtp.cli.terminal.output import Output
 from mlxmtp.environment import Pictures
 
 _ROWS, _COLUMNS = 6, 40
 _PIECE = 4096  # characters of base64 in one of kitty's sequences
+
+
+def draw_thumbnail(out: Output, png: bytes, width: int, height: int) -> None:
+    """Draw a picture of `width` x `height` pixels where the terminal draws any."""
+    out.draw(thumbnail(png, width, height, out.pictures))
 
 
 def thumbnail(png: bytes, width: int, height: int, protocol: Pictures) -> str:
