@@ -34,31 +34,30 @@ LANES = (4096, 16384, 65536)
 """Tokens up to which texts share a lane: every text of a lane costs what attending to the longest costs."""
 
 _FILLED = 0.7  # share of the memory beside the weights that keys and values may take: some are copied now and then
-_PIECE = 1.0  # rounds that a piece of a prompt may take between two rounds
-_SHORTEST, _LONGEST = 32, 512  # rows of such a piece
+_PIECE = 1.5  # rounds that a piece of a prompt may take between two rounds
+_SHORTEST, _FIRST, _LONGEST = 8, 32, 512  # rows of such a piece
 _FORGETS = 0.3  # weight of the last measurement
 
 
 @dataclass(slots=True)
 class _Pace:
-    """Seconds of a round and of a row of a prompt, as of late."""
+    """How many rows of a prompt are read between two rounds: those that take the time of _PIECE rounds, as of late.
 
-    _round: float = 0.0
-    _row: float = 0.0
+    Rows are nearly free where reading the weights costs most, and each has its price where computing does. So no price
+    of a row is assumed: a piece that was cheap is followed by a longer one, up to twice.
+    """
+
+    rows: int = _FIRST
+    _round: float = 0.0  # seconds
 
     def observe(self, seconds: float, rows: int, rounds: int) -> None:
         """Take in a step that read so many rows and decoded so many rounds."""
         if rounds and not rows:
             self._round += (seconds - self._round) * (_FORGETS if self._round else 1.0)
-        elif rows and (row := (seconds - (self._round if rounds else 0.0)) / rows) > 0:
-            self._row += (row - self._row) * (_FORGETS if self._row else 1.0)
-
-    def piece(self) -> int:
-        """Return how many rows of a prompt to read between two rounds."""
-        if not self._row or not self._round:
-            return _SHORTEST
-        rows = int(_PIECE * self._round / self._row)
-        return max(_SHORTEST, min(_LONGEST, rows // _SHORTEST * _SHORTEST))
+        elif rows >= self.rows and self._round:  # not the rest of a prompt
+            piece = max(seconds - (self._round if rounds else 0.0), 1e-6)
+            fitting = rows * min(max(_PIECE * self._round / piece, 0.5), 2.0)
+            self.rows = max(_SHORTEST, min(_LONGEST, int(fitting) // _SHORTEST * _SHORTEST))
 
 
 @dataclass(slots=True, eq=False)
@@ -269,7 +268,7 @@ class Streams:
         seat, decoder, steps = self._reading
         wanted = seat.asked
         longest = chunk_rows(decoder.target.config, len(wanted.prompt), decoder.target.dtype.size)
-        decoder.chunk = min(longest, self._pace.piece()) if self._seats or self._solo else None
+        decoder.chunk = min(longest, self._pace.rows) if self._seats or self._solo else None
         before = decoder.rows
         try:
             done = next(steps)
