@@ -41,7 +41,7 @@ _FORGETS = 0.3  # weight of the last measurement
 
 @dataclass(slots=True)
 class _Pace:
-    """How many rows of a prompt are read between two rounds: those that take the time of _PIECE rounds, as of late.
+    """Rows of a prompt to read between two rounds: those that take the time of _PIECE rounds, as of late.
 
     Rows are nearly free where reading the weights costs most, and each has its price where computing does. So no price
     of a row is assumed: a piece that was cheap is followed by a longer one, up to twice.
