@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlxmtp.app.open import Opener, answer_params, exact_of, read_tokenizer, require_memory
+from mlxmtp.app.open import Checkpoint, Opener, answer_params, exact_of, read_tokenizer, require_memory
 from mlxmtp.bench import Format, compare, environment, formats, plot, suite
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report, to_json
-from mlxmtp.bench.runner import OnProgress, Runner, prompts_of
+from mlxmtp.bench.runner import OnProgress, Prompt, Runner, prompts_of
 from mlxmtp.bench.samples import Sample
 from mlxmtp.chat.attach import read_reference
 from mlxmtp.engine.media import largest
 from mlxmtp.engine.model import context_of
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.files import write_atomically
 from mlxmtp.settings import Loaded
@@ -32,6 +33,20 @@ class Request:
     output: Path | None = None
     plot: Path | None = None
     streams: tuple[int, ...] = ()  # numbers of answers at a time: another benchmark, `StreamsBenchmark`
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to measure, and its prompts by length in tokens."""
+
+    target: Checkpoint
+    drafter: Checkpoint | None
+    tokenizer: Tokenizer
+    prompts: dict[int | None, tuple[Prompt, ...]]
+
+    @property
+    def all_prompts(self) -> list[Prompt]:
+        return [prompt for found in self.prompts.values() for prompt in found]
 
 
 class Benchmark:
@@ -55,20 +70,10 @@ class Benchmark:
         suites = request.suites or suite.SUITES
         texts = suite.read_suites(suites, system)
         self._runners: list[Runner] = []
-        for name in request.models or (settings.model,):
-            target = opener.target(name)
-            drafter = opener.drafter(target, settings, off=request.plan.num_draft_tokens == (0,))
-            on_progress(f"{target.name}: preparing the prompts")
-            tokenizer, context = read_tokenizer(target), context_of(target.folder)
-            params, media = answer_params(settings), opener.media(target)
-            prompts = prompts_of(texts, request.plan, tokenizer, context, target.name, media, params)
-            every = [prompt for found in prompts.values() for prompt in found]
-            tokens, kv_bits = max(len(one.ids) for one in every) + request.plan.max_tokens, settings.kv_bits
-            seen = largest([medium for one in every for medium in one.media])
-            require_memory(target, drafter, tokens, force=bool(settings.force), kv_bits=kv_bits, media=seen)
-            exact = exact_of(settings, [one for one in request.plan.num_draft_tokens if drafter is not None])
-            pair = target, drafter, settings.draft_bits, kv_bits, exact
-            self._runners.append(Runner(*pair, tokenizer, params, prompts, request.plan))
+        for one in subjects_of(loaded, request, texts, opener, on_progress):
+            exact = exact_of(settings, [k for k in request.plan.num_draft_tokens if one.drafter is not None])
+            pair = one.target, one.drafter, settings.draft_bits, settings.kv_bits, exact
+            self._runners.append(Runner(*pair, one.tokenizer, answer_params(settings), one.prompts, request.plan))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
         asked = RunSettings(
             suites, len(texts), request.plan, *sampling, bool(settings.think), system or None, settings.schema
@@ -129,15 +134,40 @@ class Benchmark:
             failure_named(self._request.output)(write_atomically)(self._request.output, text)
 
 
+def subjects_of(
+    loaded: Loaded, request: Request, texts: Sequence[suite.Text], opener: Opener, on_progress: Callable[[str], None]
+) -> list[Subject]:
+    """Choose the models and prepare their prompts. Raises MlxmtpError for whatever cannot be measured."""
+    settings, plan, found = loaded.settings, request.plan, list[Subject]()
+    for name in request.models or (settings.model,):
+        target = opener.target(name)
+        drafter = opener.drafter(target, settings, off=plan.num_draft_tokens == (0,))
+        on_progress(f"{target.name}: preparing the prompts")
+        tokenizer, about = read_tokenizer(target), (opener.media(target), answer_params(settings))
+        prompts = prompts_of(texts, plan, tokenizer, context_of(target.folder), target.name, *about)
+        one = Subject(target, drafter, tokenizer, prompts)
+        tokens = max(len(prompt.ids) for prompt in one.all_prompts) + plan.max_tokens
+        seen = largest([medium for prompt in one.all_prompts for medium in prompt.media])
+        force, kv_bits = bool(settings.force), settings.kv_bits
+        require_memory(target, drafter, tokens, force=force, kv_bits=kv_bits, media=seen)
+        found.append(one)
+    return found
+
+
+def deliver(whole: str, text: str, output: Path | None, write: Callable[[str], None]) -> None:
+    """Write `whole` into a file and `text` for people, or without a file `whole` alone. Raises MlxmtpError."""
+    if output is None:
+        write(whole)
+        return
+    failure_named(output)(write_atomically)(output, whole)
+    write(text)
+
+
 def write_comparison(paths: tuple[Path, Path], form: Format, output: Path | None, write: Callable[[str], None]) -> None:
     """Compare two report files; with `output` its tables go to `write`. Raises UsageError for files that are none."""
     before, after = (read_report(path) for path in paths)
     comparison = compare.compare_reports(before, after, (str(paths[0]), str(paths[1])))
-    text = formats.comparison_text(comparison, form)
-    if output is not None:
-        failure_named(output)(write_atomically)(output, text)
-        text = formats.comparison_text(comparison)
-    write(text)
+    deliver(formats.comparison_text(comparison, form), formats.comparison_text(comparison), output, write)
 
 
 @contextmanager

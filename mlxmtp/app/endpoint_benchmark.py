@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from mlxmtp.app.benchmark import Request, failure_named
+from mlxmtp.app.benchmark import Request, deliver
 from mlxmtp.app.open import Opener, OpenModel, answer_params
 from mlxmtp.bench import suite
 from mlxmtp.bench.formats import markdown_table
@@ -19,7 +19,6 @@ from mlxmtp.chat.attach import read_reference
 from mlxmtp.engine.events import End
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import UsageError
-from mlxmtp.files import write_atomically
 from mlxmtp.settings import Loaded
 
 SCHEMA = "mlxmtp-bench-endpoints/1"
@@ -112,11 +111,7 @@ class EndpointBenchmark:
         if self._request.form == "json":
             head = {"schema": SCHEMA, "created": self._created, "complete": self._complete}
             whole = json.dumps({**head, "runs": [asdict(one) for one in self.samples]}, ensure_ascii=False) + "\n"
-        if output is None:
-            self._write(whole)
-            return
-        failure_named(output)(write_atomically)(output, whole)
-        self._write(text)
+        deliver(whole, text, output, self._write)
 
 
 def to_markdown(runs: Sequence[Run], *, complete: bool) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlxmtp.engine.seat import Seat
     from mlxmtp.engine.streams import Streams
 
-_SURE, _FIRST_WORDS = -1.0, 32  # mean log-probability, of so many tokens, below which the small model hands over
+_SURE, FIRST_WORDS = -1.0, 32  # mean log-probability, of so many tokens, below which the small model hands over
 _EXPERT = declaration(
     "ask_expert",
     "Hand the question over to a larger model. Call this instead of answering when you are not sure of the answer.",
@@ -340,10 +340,10 @@ class RoutedAnswer(Answer):
                 answer.close()
                 yield str(event.arguments.get("why") or "it is not sure")
                 return
-            if cascade == "logprob" and len(heard) < _FIRST_WORDS and isinstance(event, Text | End):
+            if cascade == "logprob" and len(heard) < FIRST_WORDS and isinstance(event, Text | End):
                 heard += [] if isinstance(event, End) else [one.logprob for one in event.logprobs]
-                if heard and (len(heard) >= _FIRST_WORDS or isinstance(event, End)):
-                    mean = fmean(heard[:_FIRST_WORDS])
+                if heard and (len(heard) >= FIRST_WORDS or isinstance(event, End)):
+                    mean = fmean(heard[:FIRST_WORDS])
                     if mean < (_SURE if sure is None else sure):
                         if isinstance(event, Text):
                             yield event

@@ -7,15 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mlxmtp.app.benchmark import Request, failure_named
-from mlxmtp.app.open import Opener, answer_params, read_tokenizer, require_memory
+from mlxmtp.app.benchmark import Request, deliver, subjects_of
+from mlxmtp.app.open import Opener, answer_params
 from mlxmtp.bench import environment, streams, suite
 from mlxmtp.bench.report import to_json
-from mlxmtp.bench.runner import OnProgress, prompts_of
+from mlxmtp.bench.runner import OnProgress
 from mlxmtp.chat.attach import read_reference
-from mlxmtp.engine.media import largest
-from mlxmtp.engine.model import context_of
-from mlxmtp.files import write_atomically
 from mlxmtp.settings import Loaded
 
 
@@ -33,23 +30,10 @@ class StreamsBenchmark:
     ) -> None:
         """Choose the models and prepare their prompts. Raises MlxmtpError for whatever cannot be measured."""
         self._loaded, self._request, self._opener, self._write = loaded, request, opener, write
-        settings, plan = loaded.settings, request.plan
+        settings = loaded.settings
         system = read_reference(settings.system, loaded.prompts) if settings.system else ""
         texts = suite.read_suites(request.suites or suite.SUITES, system)
-        self._models = []
-        for name in request.models or (settings.model,):
-            target = opener.target(name)
-            drafter = opener.drafter(target, settings, off=plan.num_draft_tokens == (0,))
-            on_progress(f"{target.name}: preparing the prompts")
-            tokenizer, context = read_tokenizer(target), context_of(target.folder)
-            params, media = answer_params(settings), opener.media(target)
-            found = prompts_of(texts, plan, tokenizer, context, target.name, media, params)
-            prompts = [prompt for one in found.values() for prompt in one]
-            tokens = max(len(prompt.ids) for prompt in prompts) + plan.max_tokens
-            seen = largest([medium for one in prompts for medium in one.media])
-            force, kv_bits = bool(settings.force), settings.kv_bits
-            require_memory(target, drafter, tokens, force=force, kv_bits=kv_bits, media=seen)
-            self._models.append((target, drafter, tokenizer, prompts))
+        self._models = subjects_of(loaded, request, texts, opener, on_progress)
         self.samples: list[streams.Job] = []
         self._environment = environment.environment()
         self.cautions = self._environment.cautions
@@ -59,22 +43,20 @@ class StreamsBenchmark:
     @property
     def runs(self) -> int:
         """The number of measured jobs."""
-        lengths = [
-            1 if drafter is None else len(self._request.plan.num_draft_tokens) for _, drafter, *_ in self._models
-        ]
+        lengths = [1 if one.drafter is None else len(self._request.plan.num_draft_tokens) for one in self._models]
         return sum(lengths) * self._request.plan.repetitions * len(self._request.streams)
 
     def run(self, starting: Callable[[int], OnProgress]) -> None:
         """Measure; `starting` returns what a model reports to, given the jobs that were done before it."""
         settings, plan = self._loaded.settings, self._request.plan
         asked = replace(answer_params(settings), max_tokens=plan.max_tokens, stop=(), seed=settings.seed or 0)
-        for target, drafter, tokenizer, prompts in self._models:
-            opened = self._opener.open(target, drafter, settings, tokenizer)
+        for one in self._models:
+            opened = self._opener.open(one.target, one.drafter, settings, one.tokenizer)
             try:
                 for job in streams.measure(
                     opened.model,
-                    target.name,
-                    prompts,
+                    one.target.name,
+                    one.all_prompts,
                     lambda drafts: replace(asked, num_draft_tokens=drafts),
                     plan,
                     self._request.streams,
@@ -94,8 +76,4 @@ class StreamsBenchmark:
             whole = json.dumps(found, ensure_ascii=False) + "\n"
         else:
             whole = text
-        if output is None:
-            self._write(whole)
-            return
-        failure_named(output)(write_atomically)(output, whole)
-        self._write(text)
+        deliver(whole, text, output, self._write)

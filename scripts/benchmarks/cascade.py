@@ -20,13 +20,11 @@ from typing import Any
 
 import mlxmtp
 from mlxmtp.app.open import Asked, OpenModel
-from mlxmtp.app.routed_model import RoutedOpenModel, RouterOpener
+from mlxmtp.app.routed_model import FIRST_WORDS, RoutedOpenModel, RouterOpener
 from mlxmtp.settings import load_settings
 from scripts.benchmarks.harness.section import write_section
 from scripts.pocket.evaluate import Question, load_questions
 
-FIRST = 32
-"""Tokens whose log-probabilities decide, as in the router."""
 THRESHOLDS = (-0.005, -0.01, -0.015, -0.02, -0.03, -0.05, -0.1, -1.0)
 CHECKED = -0.02
 RIGHT = "Scripted."
@@ -48,9 +46,9 @@ def asked(model: mlxmtp.Model, question: Question) -> Asking:
     for event in model.stream([{"role": "user", "content": question.turns[0]}], params):
         if isinstance(event, mlxmtp.Text):
             text += event.text
-            if len(heard) < FIRST:
+            if len(heard) < FIRST_WORDS:
                 heard += [one.logprob for one in event.logprobs]
-    return Asking(question, not question.misses(text), fmean(heard[:FIRST] or [0.0]))
+    return Asking(question, not question.misses(text), fmean(heard[:FIRST_WORDS] or [0.0]))
 
 
 def table(found: Sequence[Asking]) -> str:
@@ -125,7 +123,8 @@ def main() -> None:
     found = [asked(model, question) for question in questions]
     others = routed(found)
     text = (
-        f"{len(found)} held-out questions of one turn, greedy; mean log-probability of the first {FIRST} tokens.\n\n"
+        f"{len(found)} held-out questions of one turn, greedy; "
+        f"mean log-probability of the first {FIRST_WORDS} tokens.\n\n"
         f"{table(found)}\n\nThrough the router at {CHECKED}: {others} of {len(found)} decided otherwise.\n"
     )
     if options.write is None:

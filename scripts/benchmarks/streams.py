@@ -20,17 +20,19 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scripts.benchmarks.harness.environment import environment
 from scripts.benchmarks.harness.options import repeated, say
 from scripts.benchmarks.harness.report import machine
 from scripts.benchmarks.harness.section import write_section
 from scripts.benchmarks.harness.stream_chart import chart
 
 ROOT = Path(__file__).resolve().parents[2]
-PAIR = Path(os.environ.get("PAIR", ROOT / "assets" / "pocket"))  # the workers' way to hear of --pair
+PAIR = ROOT / "assets" / "pocket"
 TOKENS = 64
 _FEW = 4  # of the peers in the first repetition: they trace nothing
 _NEVER = 4095  # a token that does not come: no answer ends before its last token
@@ -55,12 +57,12 @@ Run = Callable[[list[list[int]], int, bool, int], list[list[int]]]
 """(prompts, how many at a time, whether to draft, tokens of an answer) -> answers"""
 
 
-def _ours() -> Run:
+def _ours(pair: Path) -> Run:
     import mlxmtp
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.streams import Streams
 
-    model = mlxmtp.load(PAIR / "target", PAIR / "drafter")
+    model = mlxmtp.load(pair / "target", pair / "drafter")
     kept: dict[int, Streams] = {}
 
     def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
@@ -74,11 +76,11 @@ def _ours() -> Run:
     return run
 
 
-def _ours_alone() -> Run:
+def _ours_alone(pair: Path) -> Run:
     import mlxmtp
     from mlxmtp.engine.params import Params
 
-    model = mlxmtp.load(PAIR / "target", PAIR / "drafter")
+    model = mlxmtp.load(pair / "target", pair / "drafter")
 
     def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
         del streams, drafted
@@ -92,12 +94,12 @@ def _ours_alone() -> Run:
     return run
 
 
-def _mlx_lm(stop: list[int]) -> Run:
+def _mlx_lm(pair: Path, stop: list[int]) -> Run:
     import mlx.core as mx
     from mlx_lm.generate import BatchGenerator
     from mlx_lm.utils import load_model
 
-    model, _ = load_model(PAIR / "target")
+    model, _ = load_model(pair / "target")
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
 
@@ -129,14 +131,14 @@ class _Stops:
         return token in self._stop
 
 
-def _mlx_vlm(stop: list[int]) -> Run:
+def _mlx_vlm(pair: Path, stop: list[int]) -> Run:
     import mlx.core as mx
     from mlx_vlm.generate.ar import BatchGenerator
     from mlx_vlm.speculative.drafters import load_drafter
     from mlx_vlm.utils import load_model
 
-    model = load_model(PAIR / "target")
-    drafter, kind = load_drafter(str(PAIR / "drafter"))
+    model = load_model(pair / "target")
+    drafter, kind = load_drafter(str(pair / "drafter"))
     for network in (model, drafter):
         network.set_dtype(mx.float32)
         mx.eval(network.parameters())
@@ -157,12 +159,12 @@ def _mlx_vlm(stop: list[int]) -> Run:
     return run
 
 
-def work(engine: str) -> None:
+def work(engine: str, pair: Path) -> None:
     """Answer requests on stdin as one engine: a line of JSON each."""
     request = json.loads(sys.stdin.readline())
     prompts, stop = request["prompts"], request["stop"]
-    makers = {"ours": _ours, "ours-alone": _ours_alone}
-    makers |= {"mlx_lm": lambda: _mlx_lm(stop), "mlx_vlm": lambda: _mlx_vlm(stop)}
+    makers = {"ours": partial(_ours, pair), "ours-alone": partial(_ours_alone, pair)}
+    makers |= {"mlx_lm": partial(_mlx_lm, pair, stop), "mlx_vlm": partial(_mlx_vlm, pair, stop)}
     run = makers[engine]()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
@@ -179,9 +181,9 @@ class Worker:
 
     def __init__(self, python: Path, engine: str, pair: Path, prompts: list[list[int]], stop: list[int]) -> None:
         self._process = subprocess.Popen(
-            [str(python), "-m", "scripts.benchmarks.streams", "--work", engine],
+            [str(python), "-m", "scripts.benchmarks.streams", "--work", engine, "--pair", str(pair)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "PAIR": str(pair)},
+            env={**environment(), "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -247,7 +249,7 @@ def main() -> None:
     parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.work)
+        work(given.work, given.pair)
         return
     speeds = measure(given)
     same = "yes" if speeds.pop(("same", 0)) == [1] else "no"

@@ -31,7 +31,7 @@ class Ours(Engine):
         import mlx.core as mx
 
         media = self._model.media
-        media._soft.clear()
+        media.forget()
         media._prepared.clear()
         if what == "encode":
             begin = time.perf_counter()
