@@ -71,6 +71,10 @@ class Candidates:
     def __iter__(self) -> Iterator[str]:
         return iter(self._all)
 
+    def named(self, title: str) -> str | None:
+        """Return the name of the one with that title, None if there is none."""
+        return next((name for name, one in self._all.items() if one.title == title), None)
+
     def _find(self, name: str) -> Candidate:
         loaded, endpoint = self._opener.loaded, self._rules.endpoints.get(name)
         try:

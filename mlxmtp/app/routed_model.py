@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlxmtp.engine.seat import Seat
     from mlxmtp.engine.streams import Streams
 
-_SURE, FIRST_WORDS = -1.0, 32  # mean log-probability, of so many tokens, below which the small model hands over
+FIRST_WORDS = 32  # tokens whose mean log-probability says whether the small model hands over
 _EXPERT = declaration(
     "ask_expert",
     "Hand the question over to a larger model. Call this instead of answering when you are not sure of the answer.",
@@ -56,7 +56,7 @@ class RouterOpener(Opener):
     def target(self, name: str | None) -> Checkpoint:
         """Return the small model, by the router's name. Raises as that of any opener."""
         del name
-        models = Opener(self.loaded, self.tell, self.obtain, self.attended)
+        models = Opener(self.loaded, self.tell, self.obtain, self.attended, calls=self.calls)
         self.candidates = Candidates(self.rules, models, self.clock)
         small = self.candidates[SMALL].target
         assert small is not None
@@ -120,7 +120,7 @@ class RoutedModel(Model):
         self.name, self.drafter, self.kv_bits = AUTO, None, None
         self.rules, self.candidates = opener.rules, opener.candidates
         self._agree, self._small_tokenizer = opener.agree, tokenizer
-        self._current: str | None = None  # who answered last
+        self._current: str | None = None  # who answered before, or answers
         self.chosen = Route((SMALL,), "")
 
     @property
@@ -133,8 +133,7 @@ class RoutedModel(Model):
         if asked.wanted:
             rules = replace(rules, skills=(Skill("summary", asked.wanted),))
         obstacles = {name: self.candidates.obstacle(name, facts) for name in self.candidates}
-        if not any(one.get("role") == "assistant" for one in asked.messages):
-            self._current = None  # a conversation begins
+        self._current = self.candidates.named(asked.before)
         if asked.goes_on and self._current is not None:
             rules = replace(rules, skills=())
         found = route(rules, facts, obstacles, self._current)
@@ -256,7 +255,8 @@ class RoutedAnswer(Answer):
     def stats(self) -> Stats:
         stats = Stats() if self._answer is None else self._answer.stats
         hosts = ", ".join(dict.fromkeys(filter(None, [*self._sent, stats.sent_to])))
-        return replace(stats, route=reason(self._title, self._why, self._passed), sent_to=hosts)
+        by = self._title if self._shown else ""
+        return replace(stats, answered_by=by, route=reason(self._title, self._why, self._passed), sent_to=hosts)
 
     @property
     def complete(self) -> bool:
@@ -334,7 +334,7 @@ class RoutedAnswer(Answer):
         if cascade == "tool":
             tools = [*tools, _EXPERT]
         self._answer = answer = self._ask(opened, params, tools)
-        sure, heard = self._model.rules.router.certainty, list[float]()
+        heard = list[float]()
         for event in answer:
             if cascade == "tool" and isinstance(event, Call) and event.name == "ask_expert":
                 answer.close()
@@ -344,10 +344,12 @@ class RoutedAnswer(Answer):
                 heard += [] if isinstance(event, End) else [one.logprob for one in event.logprobs]
                 if heard and (len(heard) >= FIRST_WORDS or isinstance(event, End)):
                     mean = fmean(heard[:FIRST_WORDS])
-                    if mean < (_SURE if sure is None else sure):
+                    told = f"mean log-probability {mean:.3g}"
+                    if mean < (self._model.rules.router.certainty or 0.0):
                         if isinstance(event, Text):
                             yield event
                         answer.close()
-                        yield f"mean log-probability {mean:.1f}"
+                        yield told
                         return
+                    self._why += f", {told}"  # so that a person finds the certainty that suits the model
             yield event

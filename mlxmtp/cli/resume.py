@@ -65,7 +65,8 @@ def conversation_for(
     if conversation.model and loaded.origins.get("model") != "flag":
         elsewhere = conversation.model == AUTO or endpoint_named(loaded, conversation.model) is not None
         if elsewhere or opener_of(loaded, out).has(conversation.model):
-            return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
+            settings = replace(loaded.settings, model=conversation.model)
+            return replace(loaded, settings=settings, origins={**loaded.origins, "model": "session"}), conversation
         out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")
     return loaded, conversation
 

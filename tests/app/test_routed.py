@@ -129,6 +129,24 @@ def test_skills_choose_and_a_conversation_stays(house: House) -> None:
     assert house.asked == ["open small", "open big"]
 
 
+def test_a_conversation_stays_with_the_model_that_its_answers_name(house: House) -> None:
+    house.say("small", "Small.", "Small.")
+    house.say("big", "Big.", "Big.", "Big.")
+    house.open()
+    for question in ("Hi", "A hard one"):
+        house.route(question)
+    events = [{"type": "message", **one.to_dict()} for one in house.conversation.history.messages]
+    house.open()  # as another process does
+    house.conversation = Conversation.restore(events)
+    assert house.route("Hi") == "big: as before"
+    house.conversation.undo(2)
+    assert house.route("Hi") == "small: no skill"  # the answer before is the small one's
+    reply = house.conversation.exchanges[-1].reply
+    assert reply is not None
+    assert reply.stats is not None
+    assert reply.stats["answered_by"] == str(house.folders["small"]) == house.conversation.exchanges[-1].model
+
+
 def test_two_that_do_not_fit_take_turns(house: House) -> None:
     house.say("small", "Small.", "Small.")
     house.say("big", "Big.")
@@ -285,18 +303,18 @@ def test_an_unsure_model_hands_over(house: House, monkeypatch: pytest.MonkeyPatc
     unsure(house.decoders["small"], monkeypatch, logprob)
     house.say("small", "I think it might be so, or it might not, which nobody knows at all, as far as I can say.")
     house.say("big", "It is so.")
-    house.open('cascade = "logprob"')
+    house.open('cascade = "logprob"\ncertainty = -1')
     outcome = house.turn("Is it?")
     assert outcome.stats is not None
     if not over:
         assert "hands over" not in outcome.text
-        assert outcome.stats.route.endswith("small: no skill")
+        assert outcome.stats.route.endswith("small: no skill, mean log-probability -0.2")
         return
     begun, mark, rest = outcome.text.partition("\n\n[")
     assert begun
     assert mark
-    assert rest.endswith("mean log-probability -3.0]\n\nIt is so.")
-    assert "handed over (mean log-probability -3.0)" in outcome.stats.route
+    assert rest.endswith("mean log-probability -3]\n\nIt is so.")
+    assert "handed over (mean log-probability -3)" in outcome.stats.route
     house.say("big", "Yes.")
     assert house.turn("Sure?").text == "Yes."  # it goes on with the conversation
 

@@ -37,7 +37,9 @@ SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "unit": {"type": "string", "enum": ["C", "F", "K"]},
-        "days": {"type": "integer"},
+        "days": {"type": "integer", "minimum": 3, "exclusiveMaximum": 12},
+        "code": {"type": "string", "minLength": 2, "maxLength": 4},
+        "tags": {"type": "array", "items": {"enum": [7, 8]}, "minItems": 1, "maxItems": 2},
         "exact": {"type": "boolean"},
         "where": {
             "type": "object",
@@ -47,7 +49,7 @@ SCHEMA: dict[str, Any] = {
         },
         "Kind": {"enum": ["sun", "rain"]},
     },
-    "required": ["unit", "where"],
+    "required": ["unit", "where", "days", "code", "tags"],
     "additionalProperties": False,
 }
 

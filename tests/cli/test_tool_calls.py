@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,26 @@ def test_ask_calls_what_is_allowed_and_only_the_answer_is_on_stdout(program: Pro
     assert '*(Called echo: {"text": "seven"})*' in exported
     assert "*(echo returned: seven)*" in exported
     assert not strays(program)
+
+
+def test_programs_read_of_calls_and_texts_around_them_stand_apart(program: Program) -> None:
+    program.answers = [f"Let me ask.{ECHO}", f"\n{ANSWER}"]
+    words = ["ask", "--tools", "raw", "--allow", "raw/echo", "Say it"]
+    assert program.run(*words).stdout == b"Let me ask.\n\nThat is all.\n"
+    events = [json.loads(line) for line in program.run(*words, "--jsonl").stdout.splitlines()]
+    assert [kind for kind, _ in groupby(one["type"] for one in events)] == [
+        "start", "text", "call", "result", "text", "end",
+    ]  # fmt: skip
+    texts = "".join(one["text"] for one in events if one["type"] == "text")
+    called, result = (one for one in events if one["type"] in ("call", "result"))
+    assert (called["name"], called["arguments"]) == ("echo", {"text": "seven"})
+    assert (result["id"], result["result"], result["is_error"]) == (called["id"], "seven", False)
+    whole = json.loads(program.run(*words, "--json").stdout)
+    assert whole["response"] == texts == "Let me ask.\n\nThat is all."
+    [one] = whole["calls"]
+    assert {key: one[key] for key in ("name", "arguments", "result", "is_error")} == {
+        "name": "echo", "arguments": {"text": "seven"}, "result": "seven", "is_error": False,
+    }  # fmt: skip
 
 
 def ids(program: Program) -> list[str]:
@@ -218,6 +239,7 @@ def test_servers_are_named_listed_checked_and_forgotten(program: Program) -> Non
 def test_a_tool_that_does_not_come_back_does_not_keep_the_process() -> None:
     code = """
 import time
+from itertools import groupby
 from pathlib import Path
 from mlxmtp.app.tools.approval import Approvals
 from mlxmtp.app.tools.calls import CallRunner
