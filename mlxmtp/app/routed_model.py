@@ -6,7 +6,7 @@ An endpoint that fails before its first token is followed by the next model; wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +15,7 @@ from mlxmtp.app.candidates import FIRST_TOKEN, Candidates
 from mlxmtp.app.endpoints import AUTO, endpoints_of
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote_model import RemoteOpenModel, text_in
-from mlxmtp.app.router import SMALL, Facts, Route, Skill, reason, route, rules_of
+from mlxmtp.app.router import SMALL, Facts, Route, Rules, Skill, reason, route, rules_of
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.declarations import declaration
 from mlxmtp.engine.events import Call, End, Event, Text, Thinking
@@ -132,24 +132,12 @@ class RoutedModel(Model):
         rules, facts = self.rules, self._facts(asked)
         if asked.wanted:
             rules = replace(rules, skills=(Skill("summary", asked.wanted),))
-        obstacles = {name: self.candidates.obstacle(name, facts) for name in self.candidates}
         self._current = self.candidates.named(asked.before)
         if asked.goes_on and self._current is not None:
             rules = replace(rules, skills=())
-        found = route(rules, facts, obstacles, self._current)
-        if rules.remote == "ask":
-            while found.order and (first := found.order[0]) in rules.endpoints:
-                told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {first}"
-                if self._agree is not None and self._agree(
-                    f"{told} at {rules.endpoints[first].remote(FIRST_TOKEN).host}?"
-                ):
-                    break
-                obstacles |= {
-                    name: obstacles[name] or "was not allowed" for name in rules.endpoints if name in obstacles
-                }
-                found = route(rules, facts, obstacles, self._current)
-            unasked = {*rules.endpoints} - {*found.order[:1]}  # so they are no way out either
-            found = replace(found, order=tuple(name for name in found.order if name not in unasked))
+        obstacles = {name: self.candidates.obstacle(name, facts) for name in self.candidates}
+        choose = self._agreed if rules.remote == "ask" else self._route
+        found = choose(rules, facts, obstacles)
         if not found.order:
             told = ", ".join(f"{self.candidates[name].title} {obstacle}" for name, obstacle in found.passed)
             raise MlxmtpError(f"No model of the router can answer this: {told}.")
@@ -159,6 +147,23 @@ class RoutedModel(Model):
             return f"asking {one.title}"
         seconds = one.seconds_to_load
         return f"loading {one.title}, about {seconds:.0f} s" if seconds >= 1 else ""
+
+    def _route(self, rules: Rules, facts: Facts, obstacles: Mapping[str, str]) -> Route:
+        return route(rules, facts, obstacles, self._current)
+
+    def _agreed(self, rules: Rules, facts: Facts, obstacles: Mapping[str, str]) -> Route:
+        """Choose with a person's word on the endpoint that is wanted; no other one is a way out then."""
+        found = self._route(rules, facts, obstacles)
+        wanted = next((name for name in found.order[:1] if name in rules.endpoints), None)
+        if wanted is not None and not self._permits(wanted, facts):
+            denied = {name: one or "was not allowed" for name, one in obstacles.items() if name in rules.endpoints}
+            return self._route(rules, facts, {**obstacles, **denied})
+        return replace(found, order=tuple(one for one in found.order if one == wanted or one not in rules.endpoints))
+
+    def _permits(self, name: str, facts: Facts) -> bool:
+        host = self.rules.endpoints[name].remote(FIRST_TOKEN).host
+        told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {name} at {host}?"
+        return self._agree is not None and self._agree(told)
 
     def _facts(self, asked: Asked) -> Facts:
         """Return what skills look at; tokens are those of the texts, without the template's marks."""

@@ -14,6 +14,10 @@ from mlxmtp.app.breaker import FAILURES
 from mlxmtp.app.map import summarise
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.routed_model import RoutedModel, RoutedOpenModel, RouterOpener
+from mlxmtp.app.tools.approval import Approvals
+from mlxmtp.app.tools.builtin import builtin
+from mlxmtp.app.tools.calls import CallRunner
+from mlxmtp.app.tools.toolbox import Toolbox
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
@@ -28,7 +32,7 @@ from mlxmtp.settings import load_settings
 from tests.app.faulty import ANSWER, STREAM, Step, http, peer, refused, said
 from tests.cli.talking import Conversing
 from tests.fake_decoder import FakeDecoder, fake_logprob
-from tests.serve.running import TEMPLATE
+from tests.serve.running import TEMPLATE, call
 from tests.text_checkpoint import write_text_checkpoint
 
 SKILLS = """
@@ -89,10 +93,14 @@ class House:
         assert isinstance(found, RoutedOpenModel)
         self.opened, self.conversation = found, Conversation()
 
-    def turn(self, question: str, *, params: Params | None = None, attached: str = "") -> Outcome:
-        turn = Turn(self.conversation, "ask", Exchange(question, attached=attached))
-        self.doing = turn.begin(self.opened, params or Params())
-        outcome = turn.run(turn.stream(params or Params()), lambda _: True)
+    def turn(
+        self, question: str, *, params: Params | None = None, attached: str = "", tools: Toolbox | None = None
+    ) -> Outcome:
+        turn, box = Turn(self.conversation, "ask", Exchange(question, attached=attached)), tools or Toolbox()
+        self.doing = turn.begin(self.opened, params or Params(), tools=box.declarations)
+        runner = CallRunner(box, Approvals(self.folder / "approvals.json"))
+        while (outcome := turn.run(turn.stream(params or Params()), lambda _: True)) is None:
+            turn.carry_out(runner)
         assert outcome is not None
         return outcome
 
@@ -289,6 +297,23 @@ def test_tools_keep_to_one_model_within_a_turn(house: House) -> None:
         *_, end = model.stream(messages)
         assert isinstance(end, End)
         assert end.stats.route.endswith("big: hard")
+
+
+def test_tools_go_to_a_model_that_knows_them(house: House) -> None:
+    box = Toolbox(builtin("calculator"))
+    house.open()
+    house.say("small", "Small.")
+    assert house.route("Hi") == "small: no skill"
+    (house.folders["big"] / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    house.tokenizer = Tokenizer.load(house.folders["big"])
+    house.say("big", call('calculate{expression:"6 * 7"}') + "<|tool_response>", "Big.", "Big.")
+    assert house.route("How much is it?", tools=box) == "big: no skill, but small knows no tools"
+    [result] = [part for one in house.conversation.history.messages for part in one.parts if part.type == "tool_result"]
+    assert result.to_dict()["content"] == [{"type": "text", "text": "42"}]
+    assert house.route("And again") == "big: as before"  # where the results are
+    (house.folders["big"] / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    with pytest.raises(MlxmtpError, match=r"big knows no tools, .*small knows no tools"):
+        house.turn("And now?", tools=box)
 
 
 def unsure(decoder: FakeDecoder, monkeypatch: pytest.MonkeyPatch, logprob: float) -> None:

@@ -15,6 +15,8 @@ import pytest
 from mlxmtp.app.tools.approval import Approvals
 from mlxmtp.app.tools.builtin import builtin
 from mlxmtp.app.tools.chosen import Tools
+from mlxmtp.app.tools.toolbox import Tool
+from mlxmtp.cli.calls import request_text
 from mlxmtp.cli.repl.chat import ChosenModel
 from tests.cli.conftest import Program, Terminal
 from tests.cli.talking import Conversing
@@ -87,6 +89,15 @@ def test_programs_read_of_calls_and_texts_around_them_stand_apart(program: Progr
 def ids(program: Program) -> list[str]:
     listed = json.loads(program.run("sessions", "--json").stdout)
     return [one["id"] for one in listed["sessions"]]
+
+
+def test_a_call_is_shown_as_it_is() -> None:
+    tool, given = Tool("far", "act", "", {}, lambda *_: ""), {"a\n  safe": "rm \u202eX \u200b\u2028", "b": 'é 中 "'}
+    assert request_text(tool, given).split("\n") == [
+        "far/act wants to run with",
+        r'  a\n  safe: "rm \u202eX \u200b\u2028"',
+        '  b: "é 中 \\""',
+    ]
 
 
 def test_ask_without_a_person_refuses_and_says_what_would_allow_it(program: Program) -> None:
