@@ -109,6 +109,12 @@ def endpoint_of(loaded: Loaded) -> Endpoint | None:
     return None if found is None else _with_origin(found, origins.get("model"))
 
 
+def with_model(loaded: Loaded, model: str, origin: str) -> Loaded:
+    """Return settings with another model, and where its name is from: a key goes to configured addresses only."""
+    settings = replace(loaded.settings, model=model)
+    return replace(loaded, settings=settings, origins={**loaded.origins, "model": origin})
+
+
 def _with_origin(found: Endpoint, origin: str | None) -> Endpoint:
     return replace(found, configured=not found.name and origin in ("environment", "config file"))
 

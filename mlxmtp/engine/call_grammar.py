@@ -107,22 +107,20 @@ class _Rules:
     def _string(self, schema: Mapping[str, Any]) -> str:
         if schema.get("enum"):
             return "(" + " | ".join(f"{self._quote} {json.dumps(one)} {self._quote}" for one in schema["enum"]) + ")"
-        if not (count := _count(schema, "Length", _LONGEST)):
+        low, high = _counts(schema, "Length", _LONGEST)
+        if (low, high) == (0, None):
             return "string"
         name = f"TEXT{len(self.lines)}"
-        self.lines.append(f"{name}: /(.|\\n){count}/")
+        self.lines.append(f"{name}: /(.|\\n){{{low},{'' if high is None else high}}}/")
         return f"{self._quote} {name} {self._quote}"
 
     def _array(self, schema: Mapping[str, Any]) -> str:
-        item, count = self.of(schema["items"]), _count(schema, "Items", _MOST)
-        if not count:
-            return f'("[" ({item} ("," {item})*)? "]")'
-        least, _, most = count.strip("{}").partition(",")
-        if most == "0":
+        item, (low, high) = self.of(schema["items"]), _counts(schema, "Items", _MOST)
+        if high == 0:
             return '("[" "]")'
-        more = f"{{{max(0, int(least) - 1)},{int(most) - 1 if most else ''}}}"
-        some = f'{item} ("," {item}){more}'
-        return f'("[" {some} "]")' if int(least) else f'("[" ({some})? "]")'
+        times = "*" if high is None and low < 2 else f"{{{max(0, low - 1)},{'' if high is None else high - 1}}}"
+        some = item if high == 1 else f'{item} ("," {item}){times}'
+        return f'("[" {some} "]")' if low else f'("[" ({some})? "]")'
 
     def _object(self, properties: Mapping[str, Any], required: frozenset[str]) -> str:
         """Return the rule of an object whose keys come in the order in which templates write them."""
@@ -138,12 +136,11 @@ class _Rules:
         return name
 
 
-def _count(schema: Mapping[str, Any], of: str, most: int) -> str:
-    """Return `{2,5}` for the limits minLength and maxLength, or those of items; empty for none that can be held."""
-    low, high = schema.get(f"min{of}", 0), schema.get(f"max{of}")
-    low = int(low) if 0 <= low <= most else 0
-    high = int(high) if high is not None and low <= high <= most else None
-    return f"{{{low},{'' if high is None else high}}}" if low or high is not None else ""
+def _counts(schema: Mapping[str, Any], of: str, most: int) -> tuple[int, int | None]:
+    """Return the limits minLength and maxLength, or those of items, as far as a grammar can hold them."""
+    low, high = int(schema.get(f"min{of}", 0)), schema.get(f"max{of}")
+    low = low if 0 <= low <= most else 0
+    return low, int(high) if high is not None and low <= high <= most else None
 
 
 def _integer(schema: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ _LIMITS: Mapping[str, Sequence[str]] = {
     "array": ("minItems", "maxItems"),
 }
 """Keywords that no template writes, by the type they belong to: grammars of calls know them (`call_grammar.py`)."""
+_FAR = 1e17
 _DEEPEST, _LARGEST = 32, 5000
 """Levels of a schema, and schemas in it, after references have been followed."""
 
@@ -66,7 +67,7 @@ class _Writable:
         if isinstance(values, list) and kind in ("string", "integer"):
             wanted = str if kind == "string" else int
             found["enum"] = [one for one in values if isinstance(one, wanted) and not isinstance(one, bool)]
-        found |= {key: merged[key] for key in _LIMITS.get(kind, ()) if type(merged.get(key)) in (int, float)}
+        found |= {key: limit for key in _LIMITS.get(kind, ()) if (limit := limit_of(merged, key)) is not None}
         if description := _described(merged, values if kind != "string" else None, others):
             found["description"] = description
         return {key: value for key, value in found.items() if value != []}
@@ -100,6 +101,12 @@ def resolved(
         rest = {key: value for key, value in schema.items() if key != "$ref"}
         schema, inside = {**(found if known else {}), **rest}, inside | {reference}
     return schema, inside
+
+
+def limit_of(schema: Mapping[str, Any], key: str) -> float | None:
+    """Return a number that limits a value; None for what is none, or so large that it limits nothing."""
+    value = schema.get(key)
+    return value if type(value) in (int, float) and abs(value) <= _FAR else None
 
 
 def _list(schema: Mapping[str, Any], key: str) -> list[Any]:

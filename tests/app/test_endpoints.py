@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmtp.app.endpoints import Endpoint, endpoint_of
+from mlxmtp.app.endpoints import Endpoint, endpoint_of, with_model
 from mlxmtp.app.remote import Chunks, Remote
 from mlxmtp.app.remote_model import RemoteAnswer, RemoteOpener, ServedModel
 from mlxmtp.cli import app
@@ -319,6 +319,10 @@ def test_a_key_goes_only_where_its_owner_has_said(home: Path, monkeypatch: pytes
         assert keyed({}, MLXMTP_URL=address)
     for address in ("http://localhost:1", "127.0.0.1:1", "http://[::1]:1/v1"):
         assert keyed({"url": address})
+    monkeypatch.setenv("MLXMTP_MODEL", "http://team.example")
+    another = endpoint_of(with_model(load_settings({}), "http://far.example", "flag"))
+    assert another is not None
+    assert not another.remote(5).keyed
     assert not keyed({"model": "team"})  # its table names no key
     assert not keyed({"url": "http://far.example"}, MLXMTP_URL="http://team.example")
     with peer(http(b"", "401 Who")) as server:

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlxmtp.engine.declarations import resolved
+from mlxmtp.engine.declarations import limit_of, resolved
 
 _MOST, _DEEPEST = 10_000, 64
 """Schemas and levels that are looked at; a stranger's schema may branch without end, and what is beyond is allowed."""
@@ -111,8 +111,8 @@ def _beyond(value: Any, schema: Mapping[str, Any], name: str) -> str:
     unit = " characters" if isinstance(value, str) else " items" if isinstance(value, list) else ""
     measured = len(value) if isinstance(value, str | list) else value
     for key, (holds, said) in _LIMITS[unit].items():
-        limit = schema.get(key)
-        if type(limit) in (int, float) and not holds(measured, limit):
+        limit = limit_of(schema, key)
+        if limit is not None and not holds(measured, limit):
             return f"{name} must {'have' if unit else 'be'} {said} {limit}{unit}, not {measured}"
     return ""
 
