@@ -105,8 +105,8 @@ def endpoint_of(loaded: Loaded) -> Endpoint | None:
         if settings.model is not None and origins.get("model") == "flag":
             found = replace(found, model=settings.model)
         return _with_origin(found, origins.get("url"))
-    found = None if settings.model is None else endpoint_named(loaded, settings.model)
-    return None if found is None else _with_origin(found, origins.get("model"))
+    named = None if settings.model is None else endpoint_named(loaded, settings.model)
+    return None if named is None else _with_origin(named, origins.get("model"))
 
 
 def with_model(loaded: Loaded, model: str, origin: str) -> Loaded:

@@ -155,15 +155,12 @@ class RoutedModel(Model):
         """Choose with a person's word on the endpoint that is wanted; no other one is a way out then."""
         found = self._route(rules, facts, obstacles)
         wanted = next((name for name in found.order[:1] if name in rules.endpoints), None)
-        if wanted is not None and not self._permits(wanted, facts):
+        host = "" if wanted is None else rules.endpoints[wanted].remote(FIRST_TOKEN).host
+        told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {wanted} at {host}?"
+        if wanted is not None and (self._agree is None or not self._agree(told)):
             denied = {name: one or "was not allowed" for name, one in obstacles.items() if name in rules.endpoints}
             return self._route(rules, facts, {**obstacles, **denied})
         return replace(found, order=tuple(one for one in found.order if one == wanted or one not in rules.endpoints))
-
-    def _permits(self, name: str, facts: Facts) -> bool:
-        host = self.rules.endpoints[name].remote(FIRST_TOKEN).host
-        told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {name} at {host}?"
-        return self._agree is not None and self._agree(told)
 
     def _facts(self, asked: Asked) -> Facts:
         """Return what skills look at; tokens are those of the texts, without the template's marks."""

@@ -105,7 +105,7 @@ def resolved(
 
 def limit_of(schema: Mapping[str, Any], key: str) -> float | None:
     """Return a number that limits a value; None for what is none, or so large that it limits nothing."""
-    value = schema.get(key)
+    value: Any = schema.get(key)
     return value if type(value) in (int, float) and abs(value) <= _FAR else None
 
 

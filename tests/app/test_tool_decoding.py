@@ -138,7 +138,8 @@ def test_whatever_limits_a_server_tells_there_is_a_grammar(model: Model) -> None
     for odd in ODD:
         box = Toolbox([tool("odd", {"type": "object", "properties": {"value": odd}})])
         calls_only(box.declarations, model.tokenizer, several=False).check()
-        for value in (3, "abc", [1], None, {}, 0.5, True):
+        values: list[Any] = [3, "abc", [1], None, {}, 0.5, True]
+        for value in values:
             assert isinstance(fault_in({"value": value}, box.tools["odd"].parameters), str)
 
 

@@ -130,6 +130,21 @@ def test_no_server_is_left_behind(program: Program, number: signal.Signals) -> N
     assert not strays(program)
 
 
+def test_a_router_calls_tools_and_stays_with_its_model(program: Program) -> None:
+    big = write_text_checkpoint(program.home.parent / "big", context=8192, template=TEMPLATE)
+    skill = '[[skill]]\nname = "hard"\npattern = "hard"\nmodel = "big"\n'
+    (program.home / "config.toml").write_text(f'[router]\nsmall = "{program.model}"\nbig = "{big}"\n{skill}')
+    program.answers, program.names_model = [ECHO, ANSWER], False
+    tools = ["--tools", "raw", "--allow", "raw/echo"]
+    first = json.loads(program.run("ask", "-m", "auto", *tools, "--save", "--json", "A hard one").stdout)
+    assert (first["response"], [one["result"] for one in first["calls"]]) == ("That is all.", ["seven"])
+    assert (first["stats"]["answered_by"], first["stats"]["route"]) == (str(big), f"{big}: hard")
+    program.answers = [ANSWER]
+    second = json.loads(program.run("ask", "-c", "--json", "And now?").stdout)
+    assert second["stats"]["route"] == f"{big}: as before"
+    assert not strays(program)
+
+
 def test_ask_ends_when_it_goes_on_calling(program: Program) -> None:
     program.answers = [call(f'echo{{text:"{number}"}}') + END for number in range(11)]
     done = program.run("ask", "--tools", "raw", "--allow", "raw/echo", "Say it")

@@ -10,14 +10,14 @@ from mlxmtp.engine.declarations import limit_of, resolved
 _MOST, _DEEPEST = 10_000, 64
 """Schemas and levels that are looked at; a stranger's schema may branch without end, and what is beyond is allowed."""
 
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "string": (str,),
-    "boolean": (bool,),
-    "integer": (int,),
-    "number": (int, float),
-    "array": (list,),
-    "object": (dict,),
-    "null": (type(None),),
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "string": lambda one: isinstance(one, str),
+    "boolean": lambda one: isinstance(one, bool),
+    "integer": lambda one: type(one) is int or (type(one) is float and one.is_integer()),
+    "number": lambda one: type(one) in (int, float),
+    "array": lambda one: isinstance(one, list),
+    "object": lambda one: isinstance(one, dict),
+    "null": lambda one: one is None,
 }
 _AT_LEAST, _AT_MOST = (operator.ge, "at least"), (operator.le, "at most")
 _LIMITS: Mapping[str, Mapping[str, tuple[Callable[[float, float], bool], str]]] = {
@@ -52,20 +52,25 @@ class _Check:
         schema, _ = resolved(schema, self._root)
         if value is None and schema.get("nullable") is True:
             return ""
-        found = _misfit(value, schema, name or "what is given") or _beyond(value, schema, name)
+        found = _misfit(value, schema, name or "what is given")
         if not found and isinstance(value, dict):
             found = self._in_object(value, schema, name, depth)
         if not found and isinstance(value, list):
-            faults = (self.fault(one, schema.get("items"), f"{name}[{at}]", depth + 1) for at, one in enumerate(value))
-            found = next(filter(None, faults), "")
-        return found or self._in_branches(value, schema, name, depth)
+            inside = (self.fault(one, schema.get("items"), f"{name}[{at}]", depth + 1) for at, one in enumerate(value))
+            found = next(filter(None, inside), "")
+        for key in ("allOf", "anyOf", "oneOf"):
+            some = schema.get(key)
+            faults = [self.fault(value, one, name, depth + 1) for one in (some if isinstance(some, list) else ())]
+            if faults and not found and (any(faults) if key == "allOf" else all(faults)):
+                found = next(filter(None, faults))
+        return found
 
     def _in_object(self, value: Mapping[str, Any], schema: Mapping[str, Any], name: str, depth: int) -> str:
         properties, required = schema.get("properties"), schema.get("required")
         properties = properties if isinstance(properties, dict) else {}
         path = f"{name}." if name else ""
         for key in required if isinstance(required, list) else ():
-            if key not in value:
+            if isinstance(key, str) and key not in value:
                 return f"{path}{key} is missing"
         others = None if "patternProperties" in schema else schema.get("additionalProperties")
         for key, one in value.items():
@@ -75,38 +80,19 @@ class _Check:
                 return found
         return ""
 
-    def _in_branches(self, value: Any, schema: Mapping[str, Any], name: str, depth: int) -> str:
-        branches = {key: one for key in ("allOf", "anyOf", "oneOf") if isinstance(one := schema.get(key), list) and one}
-        for key, some in branches.items():
-            found = [self.fault(value, one, name, depth + 1) for one in some]
-            if all(found) or (key == "allOf" and any(found)):
-                return next(filter(None, found))
-        return ""
-
 
 def _misfit(value: Any, schema: Mapping[str, Any], name: str) -> str:
-    """Return why a value has another type than the schema says, or is none of those that it lists."""
+    """Return why a value has not the type, is none of those listed or is beyond a limit of its size or its length."""
     kinds = schema.get("type")
     kinds = [one for one in (kinds if isinstance(kinds, list) else [kinds]) if isinstance(one, str) and one in _KINDS]
-    if kinds and not any(_is(value, kind) for kind in kinds):
+    if kinds and not any(_KINDS[kind](value) for kind in kinds):
         return f"{name} must be of type {' or '.join(kinds)}, not {_shown(value)}"
     allowed = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(allowed, list) and not any(
         value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed
     ):
         return f"{name} must be one of {_shown(allowed)}, not {_shown(value)}"
-    return ""
-
-
-def _is(value: Any, kind: str) -> bool:
-    if isinstance(value, bool):
-        return kind == "boolean"
-    return isinstance(value, _KINDS[kind]) or (kind == "integer" and isinstance(value, float) and value.is_integer())
-
-
-def _beyond(value: Any, schema: Mapping[str, Any], name: str) -> str:
-    """Return the limit that a number, the length of a text or that of a list does not keep to."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str | list):
+    if not isinstance(value, int | float | str | list) or isinstance(value, bool):
         return ""
     unit = " characters" if isinstance(value, str) else " items" if isinstance(value, list) else ""
     measured = len(value) if isinstance(value, str | list) else value
