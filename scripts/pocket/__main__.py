@@ -52,11 +52,12 @@ def _arguments() -> argparse.Namespace:
         told += f", with --start {_words(STEPS_FROM_START[name])})" if name in STEPS_FROM_START else ")"
         parser.add_argument(f"--{name}-steps", type=int, nargs="+", metavar="N", help=told)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--checkpoint-minutes", type=float, default=3.0, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="a few steps of every stage, to see that all of it runs")
     parser.add_argument("--no-compile", action="store_true", help="without a C++ compiler: slower, same numbers")
     options = parser.parse_args()
     if options.tiny:
-        vars(options).update({f"{name}_steps": [1] for name in STEPS})
+        vars(options).update({name: [1] for name in map("{}_steps".format, STEPS) if getattr(options, name) is None})
     if unknown := [name for name in options.stages if name not in STAGES]:  # `choices` cannot be left out in 3.11
         parser.error(f"there is no stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
     return options
@@ -103,7 +104,14 @@ def _job(name: str, options: argparse.Namespace) -> None:
     jobs = {"vision": VisionJob, "hearing": HearingJob, "target": TargetJob, "drafter": DrafterJob}
     scale = TINY if options.tiny else SCALES[name]
     job = partial(jobs[name], options.work, options.seed, scale)
-    run(job, Plan(options.work, _ends(name, options), options.workers, compile=not options.no_compile))
+    plan = Plan(
+        options.work,
+        _ends(name, options),
+        options.workers,
+        compile=not options.no_compile,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+    run(job, plan)
 
 
 def _ends(name: str, options: argparse.Namespace) -> tuple[int, ...]:
