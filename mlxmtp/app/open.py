@@ -53,8 +53,8 @@ class TextStore(Protocol):
 class Asked:
     """A turn before it begins, as a router sees it.
 
-    `material`: there are files in the prompt. `goes_on`: more of an answer is wanted, from the model that began it.
-    `wanted`: "small" or "big" answers whatever skills say.
+    `material`: there are files in the prompt. `before`: the model of the answer before, empty if there is none.
+    `goes_on`: more of that answer is wanted. `wanted`: "small" or "big" answers whatever skills say.
     """
 
     messages: Sequence[Message]
@@ -62,6 +62,7 @@ class Asked:
     question: str = ""
     tools: bool = False
     material: bool = False
+    before: str = ""
     goes_on: bool = False
     wanted: str = ""
 
@@ -115,6 +116,7 @@ class Opener:
     obtain: Callable[[str, ModelNotFound], None] | None = None  # get a missing model, or raise the error given
     attended: bool = False
     agree: Callable[[str], bool] | None = None  # ask a person, if there is one, who may say no
+    calls: bool = False  # tools will be called
 
     def __post_init__(self) -> None:
         self._store = Store(self.loaded.places, self.loaded.aliases)
@@ -207,11 +209,10 @@ class Opener:
                     self.tell(note)
         bits, data = settings.draft_bits, self.loaded.places.data
         how = {"draft_bits": bits, "kv_bits": settings.kv_bits, "exact": exact_of(settings)}
+        how["constrained"] = settings.in_form or self.calls
         model = _read_weights(target, drafter, tokenizer or read_tokenizer(target), data, **how)
         learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
         learned.start(model)
-        if settings.in_form:
-            model.prepare_constraints()
         return OpenModel(model, target, drafter, learned)
 
 
