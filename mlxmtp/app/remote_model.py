@@ -250,6 +250,7 @@ class RemoteAnswer(Answer):
         self._patience, self._trusted = patience, trusted
         self._form, self._stops, self._seed = params.constraint, bool(params.stop_strings), params.seed or 0
         self._chunks, self._on_prefill, self._text = chunks, on_prefill, ""
+        self.prompt, self.tokens = (), []  # the server's alone
         self._started, self._first, self._last = time.perf_counter(), 0.0, 0.0
         self._usage: Mapping[str, Any] = {}
         self._more: Mapping[str, Any] = {}

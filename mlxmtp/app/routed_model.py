@@ -266,11 +266,11 @@ class RoutedAnswer(Answer):
 
     @property
     def prompt(self) -> Sequence[int]:  # type: ignore[override]
-        return getattr(self._answer, "prompt", ())
+        return () if self._answer is None else self._answer.prompt
 
     @property
     def tokens(self) -> list[int]:  # type: ignore[override]
-        return getattr(self._answer, "tokens", [])
+        return [] if self._answer is None else self._answer.tokens
 
     def close(self) -> None:
         if self._answer is not None:

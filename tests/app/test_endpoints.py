@@ -270,6 +270,21 @@ def test_an_endpoint_of_the_config_answers(home: Path, capsys: pytest.CaptureFix
     assert not any("sk-secret" in text for text in kept)
 
 
+def test_tools_run_here_for_the_model_of_a_server(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    called = [{"index": 0, "id": "a", "function": {"name": "calculate", "arguments": '{"expression": "6 * 7"}'}}]
+    wrong = [{"index": 0, "id": "b", "function": {"name": "calculate", "arguments": '{"expression": 42}'}}]
+    steps = [STREAM + delta(tool_calls=one) + said(reason="tool_calls") + DONE for one in (wrong, called)]
+    with peer(*steps, STREAM + said("It is 42.", reason="stop")) as server:
+        assert app.main(["ask", "--no-stdin", "-m", server.url, "--tools", "calculator", "--json", "6 * 7?"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["response"] == "It is 42."
+    assert [one["result"] for one in found["calls"]] == [
+        "It was not run: expression must be of type string, not 42.",
+        "42",
+    ]
+    assert [one["role"] for one in server.bodies[-1]["messages"]] == ["user", *["assistant", "tool"] * 2]
+
+
 def test_an_answer_that_is_cut_is_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a form a limit is no failure; in one it is."""
     answers = [STREAM + said("One", reason="length")] * 2
