@@ -85,7 +85,7 @@ class TargetJob:
         return {
             "held_out_loss": loss / rows,
             "held_out_tokens": right / rows,
-            "held_out_exact": exact / count,
+            "held_out_exact": exact / max(count, 1),
             "held_out_tasks": done / max(tasks, 1),
-            "held_out_subjects": understood / asked,
+            "held_out_subjects": understood / max(asked, 1),
         }
