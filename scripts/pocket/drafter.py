@@ -83,7 +83,6 @@ class DrafterJob:
     """The drafter, the frozen target it reads, and the data."""
 
     name = "drafter"
-    matrix_rate = 1.0
 
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)

@@ -37,7 +37,6 @@ class TargetJob:
     """The target and its data; built anew in every worker."""
 
     name = "target"
-    matrix_rate = 1.0
 
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)

@@ -34,8 +34,6 @@ class Job(Protocol):
 
     name: str
     module: nn.Module
-    matrix_rate: float
-    """How much further than those of the target its matrices go in a step: narrow ones have to."""
 
     def loss(self, batch: Any) -> tuple[Tensor, int]:
         """(summed loss, number of rows it is summed over)."""
@@ -193,7 +191,7 @@ class Loop:
             for slot in self.mine:
                 update(
                     slot, self.buffers.weights, self.buffers.grads, self.buffers.first, self.buffers.second,
-                    rate=speed * (self.job.matrix_rate if slot.orthogonal else 1.0), step=self.step,
+                    rate=speed, step=self.step,
                 )  # fmt: skip
             self.barrier.wait()  # what is saved has the updates of all
             if self.rank == 0:

@@ -89,7 +89,6 @@ class VisionJob:
     """The vision tower and pictures."""
 
     name = "vision"
-    matrix_rate = 3.0
 
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
@@ -169,7 +168,6 @@ class HearingJob:
     """The audio tower and sounds."""
 
     name = "hearing"
-    matrix_rate = 3.0
 
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
