@@ -31,6 +31,7 @@ LENGTHS = (0, 1, 3)
 _CROWD = 0.7  # exponent: a draft token for B texts costs B ** 0.7 of one, a plain round a little more than one (CPU)
 _PATIENCE = 12  # rounds with half of the slots empty before there are fewer: another number is another trace
 _GAP = 0.2  # share of a round's time that may pass outside: beyond, it is no measure of the round
+_FORGETS = 0.2  # weight of the last round among their times
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +83,7 @@ class Lane:
         self._used: set[tuple[object, ...]] = set()
         self._has_compiled = False
         self._ended = 0.0
+        self.seconds = 0.0  # that a round takes, of late; 0 before one was timed
         self._half_empty = 0  # rounds for which so few texts have been here
         self.acceptance: tuple[list[float], int] = [], 0  # the mean of so many texts, for those that join
         self._empty()
@@ -175,6 +177,8 @@ class Lane:
         ]
         since = began if not self._in_flight or self._ended == 0 else self._ended
         timed = sent.timed and began - since <= _GAP * (ended - since)
+        if timed:
+            self.seconds += (ended - since - self.seconds) * (_FORGETS if self.seconds else 1.0)
         accepted = round(sum(one.accepted for _, one in steps) / max(len(steps), 1))
         self._depth(len(sent.streams)).observe(sent.k, accepted, ended - since, timed=timed, traced=sent.traced)
         self._ended = ended
