@@ -17,7 +17,7 @@ drafts earn several percent more where rows are nearly free and all is accepted.
 RUNGS = (0, 3, MAX_DRAFT)
 """Candidates in the first tokens of an answer, unless traced: few and far apart, so that one more trace is enough."""
 PROBING = 0.01  # share of the plain rounds' time that probes may lose while drafting is parked
-_WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
+WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _DARING = 0.5  # widths of an uncertain time that are hoped for
 _SURELY = 2.0  # the same for plain rounds that were never timed: drafting blindly has to pay beyond doubt
 _MOST = 5.0  # logarithm of a cost that can be true
@@ -49,7 +49,8 @@ class DraftLength:
       price of K. R is as many as there have been, as far as there is room. Early in an answer only RUNGS are traced.
 
     ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter. ``lengths`` are all
-    candidates, ``token`` is what a draft token costs in plain rounds, as far as one can guess.
+    candidates, ``token`` is what a draft token costs in plain rounds, as far as one can guess, ``worthwhile`` the least
+    gain over plain decoding that is one.
     """
 
     limit: int = MAX_DRAFT
@@ -57,6 +58,7 @@ class DraftLength:
     copying: Copying | None = None
     lengths: Sequence[int] = LENGTHS
     token: float = TOKEN
+    worthwhile: float = WORTHWHILE
     _accepted: Acceptance = field(default_factory=lambda: Acceptance(MAX_DRAFT))
     _times: RoundTimes = field(init=False)
     _tried: int = 1
@@ -90,14 +92,15 @@ class DraftLength:
         for k in speeds if traced else ():
             if k not in traced:  # tried only if what is known speaks for it
                 times[k] = left / speeds[k] + self._price * self._times.cost(k)
-        best = _least(times)
+        best = self._least(times)
         if self.copying is not None and (tokens := self.copying.tokens()):
             cost = self._given_cost(COPIED)
             price = self._price * cost if traced and COPIED not in traced else 0.0
-            if (1 + _WORTHWHILE) * (left * cost / min(tokens, left) + price) < times[best]:
+            if (1 + WORTHWHILE) * (left * cost / min(tokens, left) + price) < times[best]:
                 return COPIED
         self._probe = min((k for k in self.lengths[1:] if k in traced), default=1)
-        if best == 0 and self.limit and self._saved >= self._stake():
+        price = self._price * self._times.cost(self._probe) if traced and self._probe not in traced else 0.0
+        if best == 0 and self.limit and self._saved >= self._stake() + price:
             self._saved = 0.0
             return self._probe
         return best
@@ -137,7 +140,7 @@ class DraftLength:
 
     def best(self) -> int:
         """The length with the highest expected speed; 0 unless another is worth the change."""
-        return _least({k: 1 / speed for k, speed in self._speeds().items()})
+        return self._least({k: 1 / speed for k, speed in self._speeds().items()})
 
     def observe(
         self,
@@ -294,10 +297,9 @@ class DraftLength:
 
     def _stake(self) -> float:
         """Return the expected loss of a probe, in plain rounds."""
-        return max(self._times.cost(self._probe) - self._accepted.tokens(self._probe)[self._probe], _WORTHWHILE)
+        return max(self._times.cost(self._probe) - self._accepted.tokens(self._probe)[self._probe], WORTHWHILE)
 
-
-def _least(times: dict[int, float]) -> int:
-    """The length with the least time; 0 unless it is beaten clearly."""
-    best = min(times, key=times.__getitem__)
-    return best if (1 + _WORTHWHILE) * times[best] < times[0] else 0
+    def _least(self, times: dict[int, float]) -> int:
+        """The length with the least time; 0 unless it is beaten clearly."""
+        best = min(times, key=times.__getitem__)
+        return best if (1 + self.worthwhile) * times[best] < times[0] else 0

@@ -17,7 +17,7 @@ from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.batch_round import Slots
 from mlxmtp.decode.compile import BatchRounds
 from mlxmtp.decode.decoder import AHEAD
-from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.draft_length import WORTHWHILE, DraftLength
 from mlxmtp.decode.mixed_sampling import choices, kind_of
 from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.round_times import TOKEN
@@ -179,7 +179,7 @@ class Lane:
         timed = sent.timed and began - since <= _GAP * (ended - since)
         if timed:
             self.seconds += (ended - since - self.seconds) * (_FORGETS if self.seconds else 1.0)
-        accepted = round(sum(one.accepted for _, one in steps) / max(len(steps), 1))
+        accepted = sum(one.accepted for _, one in steps) // max(len(steps), 1)  # that some do is no sign that it pays
         self._depth(len(sent.streams)).observe(sent.k, accepted, ended - since, timed=timed, traced=sent.traced)
         self._ended = ended
         return steps
@@ -289,7 +289,8 @@ class Lane:
             if slots == 1:
                 depth = DraftLength(MAX_DRAFT if limit else 0, _accepted=together)
             else:
-                depth = DraftLength(limit, lengths=LENGTHS, token=TOKEN * slots**_CROWD, _accepted=together)
+                about = {"token": TOKEN * slots**_CROWD, "worthwhile": WORTHWHILE * slots}
+                depth = DraftLength(limit, lengths=LENGTHS, _accepted=together, **about)
             self._depths[slots] = depth
         return self._depths[slots]
 

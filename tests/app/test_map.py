@@ -80,10 +80,11 @@ def test_a_file_of_answers_goes_on_behind_its_last_whole_line(tmp_path: Path) ->
     keys = keys_of(items("a", "b", "c"), "pocket", Params(), "")
     assert Answers(path, keys).done == 0
     answers = Answers(path, keys)
-    answers.append(json.dumps({"key": keys[0]}) + "\n")
+    answers.append(json.dumps({"key": keys[0], "error": "too long"}) + "\n")
     with path.open("a") as file:
         file.write('{"key": "' + keys[1])  # killed here
-    assert Answers(path, keys).done == 1
+    again = Answers(path, keys)
+    assert (again.done, again.failed) == (1, 1)
     assert path.read_text().endswith("}\n")
 
 
