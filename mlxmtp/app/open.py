@@ -130,7 +130,9 @@ class Opener:
         try:
             return self._store.resolve(name)
         except ModelNotFound as missing:
-            if (near := nearest(name, others_of(self.loaded))) is not None:
+            known = name.partition(":")[0] in {entry.name for entry in entries()}
+            near = None if known else nearest(name, others_of(self.loaded))
+            if near is not None:
                 raise ModelNotFound(f"Model '{name}' is not known: did you mean '{near}'?") from None
             if self.obtain is None:
                 raise
