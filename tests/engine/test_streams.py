@@ -195,7 +195,12 @@ def test_answers_that_are_asked_for_together_begin_together(model, monkeypatch):
     params = Params(max_tokens=12, temp=0.0, num_draft_tokens=0, stop=())
     lane, texts = streams._lanes[0], []
     step = lane.step
-    monkeypatch.setattr(lane, "step", lambda: [texts.append(len(lane.streams)), step()][1])
+
+    def counted() -> Any:
+        texts.append(len(lane.streams))
+        return step()
+
+    monkeypatch.setattr(lane, "step", counted)
     for i, question in enumerate(("Hello!", "Who are you?", "What is MTP?", "What is a drafter?")):
         begin(streams, model, question, params, i)
     while streams.running:
