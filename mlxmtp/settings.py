@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from mlxmtp.environment import dumb_terminal
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
+from mlxmtp.files import expand_home
 from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, STREAMS, TOKEN_COUNT, Range
 from mlxmtp.units import nearest
 
@@ -400,12 +401,12 @@ def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     hf_home = folder("HF_HOME") if environ.get("HF_HOME") else folder("XDG_CACHE_HOME", ".cache") / "huggingface"
     hf_cache = folder("HF_HUB_CACHE") if environ.get("HF_HUB_CACHE") else hf_home / "hub"
     if environ.get("MLXMTP_HOME"):
-        own = Path(environ["MLXMTP_HOME"]).expanduser()
-        return Places(own / "config.toml", own, hf_cache.expanduser(), own / "cache")
+        own = expand_home(environ["MLXMTP_HOME"])
+        return Places(own / "config.toml", own, expand_home(hf_cache), own / "cache")
     return Places(
         folder("XDG_CONFIG_HOME", ".config") / "mlxmtp" / "config.toml",
         folder("XDG_DATA_HOME", ".local", "share") / "mlxmtp",
-        hf_cache.expanduser(),
+        expand_home(hf_cache),
         folder("XDG_CACHE_HOME", ".cache") / "mlxmtp",
     )
 

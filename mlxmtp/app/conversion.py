@@ -11,6 +11,7 @@ from mlxmtp.convert.plan import ConversionPlan, check_free, plan_conversion
 from mlxmtp.convert.recipe import Recipe, make_recipe
 from mlxmtp.convert.run import ConversionResult, Watch, convert
 from mlxmtp.errors import LoadError, MlxmtpError
+from mlxmtp.files import expand_home
 from mlxmtp.hub.registry import entries, find_entry
 from mlxmtp.hub.store import Checkpoint
 
@@ -52,7 +53,7 @@ def find_source(name: str) -> Source:
     official = next((known for known in entries() if known.source_repo.lower() == name.lower()), None)
     if official is not None:
         return Source(name, official.source_repo, official.family, official.variant == "qat")
-    folder = Path(name).expanduser().resolve()
+    folder = expand_home(name).resolve()
     if folder.is_dir():
         return Source(folder.name, None, None, "-qat-" in folder.name.lower())
     return Source(name, name if name.count("/") == 1 else None, None, "-qat-" in name.lower())
@@ -83,7 +84,7 @@ class Conversion:
         named = self._source.recipe if asked.get("mode", "affine") == "affine" else {}
         self._recipe = make_recipe({**named, **asked}, qat=self._source.qat)
         usual = self._store.models / self._source.result_name(self._recipe)
-        self._dest = usual if request.dest is None else Path(request.dest).expanduser()
+        self._dest = usual if request.dest is None else expand_home(request.dest)
         check_free(self._dest, force=request.force)
 
     @property

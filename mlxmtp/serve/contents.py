@@ -212,7 +212,7 @@ def _decoded(text: str, path: str) -> bytes:
         if not comma:
             raise Refused(f"{path} must be a data: URI with a comma before its data.", path, code="invalid_value")
         if not head.lower().endswith(";base64"):
-            return unquote_to_bytes(text)
+            return unquote_to_bytes(text.encode("utf-8", "replace"))
     try:
         plain = "".join(text.split()).rstrip("=")
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)

@@ -233,7 +233,7 @@ class Routes:
         return Json({"object": "list", "data": listed, **ends})
 
     async def _model(self, request: Request) -> Response:
-        return Json(_described(self._service.models.find(request.path_params["name"])))
+        return Json(_described(await self._service.found(request.path_params["name"])))
 
     async def _version(self, _: Request) -> Response:
         return Json({"version": ollama.VERSION, "mlxmtp": installed_version(missing="0.0.0")})
@@ -247,7 +247,7 @@ class Routes:
 
     async def _show(self, request: Request) -> Response:
         body = await self._fields(request)
-        served = self._service.models.find(body.text("model", "") or body.text("name", ""))
+        served = await self._service.found(body.text("model", "") or body.text("name", ""))
         about = {"general.architecture": "gemma4", "general.basename": served.name}
         info = {**about, "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import uvicorn
 from h11 import LocalProtocolError
@@ -17,6 +16,7 @@ from mlxmtp.app.open import Opener
 from mlxmtp.app.worker import Worker
 from mlxmtp.environment import server_key
 from mlxmtp.errors import UsageError, sentence
+from mlxmtp.files import expand_home
 from mlxmtp.limits import PARALLEL
 from mlxmtp.serve.connections import Patient
 from mlxmtp.serve.http import LOOPBACK, Door, origins_of
@@ -53,9 +53,10 @@ def options_of(settings: Settings) -> Options:
     key = server_key()
     if settings.api_key_file is not None:
         try:
-            key = Path(settings.api_key_file).expanduser().read_text(encoding="utf-8").strip()
+            key = expand_home(settings.api_key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The API key cannot be read from {settings.api_key_file}: {error}.") from None
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise UsageError(f"The API key cannot be read from {settings.api_key_file}: {reason}.") from None
         if not key:
             raise UsageError(f"{settings.api_key_file} is empty: write the API key into it.")
     if host not in LOOPBACK and not key:
@@ -80,9 +81,10 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((options.host, options.port))
-        except OSError as error:
+            self._socket.listen()  # now: two that only bind a port with SO_REUSEADDR would both have it
+        except (OSError, UnicodeError) as error:  # a name of an interface that is none may be either
             self._socket.close()
-            reason = error.strerror or error
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise UsageError(
                 f"{options.host}:{options.port} cannot be opened ({reason}): take another --port."
             ) from None

@@ -60,7 +60,7 @@ class Service:
 
     async def prepare(self, asked: Asked) -> Prepared:
         """Write the prompt. Raises Refused for a conversation that the template refuses."""
-        served = await self._found(asked.model)
+        served = await self.found(asked.model)
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
             if waits_to_be_read(asked.messages):
@@ -80,14 +80,15 @@ class Service:
 
     async def load(self, name: str) -> Served:
         """Return the model of that name once it is in memory, which is when its turn has come. Raises Refused."""
-        job = Job(await self._found(name), begin=None)
+        job = Job(await self.found(name), begin=None)
         self.scheduler.submit(job)
         event = await job.events.get()
         if isinstance(event, Failed):
             raise Refused(sentence(event.error), status=503) from event.error
         return job.served
 
-    async def _found(self, name: str) -> Served:
+    async def found(self, name: str) -> Served:
+        """Return the model of that name; one that was not asked for before is looked at. Raises Refused."""
         served = self.models.known(name)
         return await asyncio.to_thread(self.models.find, name) if served is None else served
 

@@ -35,6 +35,7 @@ WEIGHTS = "model.safetensors"
         ("org/repo/", "org/repo"),
         ("org/repo@v1", "org/repo@v1"),
         ("./folder/", "./folder/"),
+        ("~nobody-at-all/folder", "~nobody-at-all/folder"),
         ("/a/b/c", "/a/b/c"),
         ("e2b:8bit", "e2b:8bit"),
     ],

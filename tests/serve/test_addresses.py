@@ -6,8 +6,9 @@ import base64
 import io
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -137,6 +138,28 @@ def test_a_site_that_keeps_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(fetching, "_SECONDS", 0.2)
         with pytest.raises(Refused, match="cannot be fetched"):
             fetch("http://example.org/tall.png", "x")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_a_site_that_answers_drop_by_drop_is_left(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip() -> None:
+        connection, _ = site.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(head)
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as site, public(str(site.getsockname()[1])):
+        monkeypatch.setattr(fetching, "_SECONDS", 0.2)
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(Refused, match="cannot be fetched"):
+                fetch("http://example.org/tall.png", "x")
+        finally:
+            thread.join(30)
 
 
 def content(*parts: Json) -> list[Json]:

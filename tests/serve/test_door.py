@@ -116,6 +116,18 @@ def test_a_port_that_is_taken_is_a_sentence(served: Running) -> None:
             Server(Models(served.served), Options(port=port), print)
 
 
+def test_a_port_is_taken_from_the_start_and_a_host_that_is_none_is_a_sentence(served: Running) -> None:
+    models = Models(served.served)
+    first = Server(models, Options(port=0), print)  # which does not run yet
+    try:
+        with pytest.raises(UsageError, match="cannot be opened"):
+            Server(models, Options(port=int(first.url.rpartition(":")[2])), print)
+        with pytest.raises(UsageError, match=r"a\.\.b:0 cannot be opened"):
+            Server(models, Options(host="a..b", port=0), print)
+    finally:
+        first._socket.close()
+
+
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize(
     "body",

@@ -105,6 +105,9 @@ class AtOnce(Presenter):
     def text(self, text: str) -> None:
         self._text += text
 
+    def thinking(self, text: str) -> None:
+        self._inner.thinking(text)
+
     def call(self, call: ToolCall) -> None:
         self._inner.call(call)
 
