@@ -116,7 +116,7 @@ class Conversion:
             notes.append("No drafter was found, so the result will decode without one. --draft-model names it.")
         family = self._source.family
         if family is not None and not self._source.qat and self._recipe.bits == 4:
-            notes.append(f"{family}:qat are weights that were trained to be packed to 4 bits; they lose less.")
+            notes.append(f"{family}:qat are weights that were trained to be quantized to 4 bits; they lose less.")
         return replace(plan, notes=tuple(notes))
 
     def carry_out(self, plan: ConversionPlan, *, compare: bool = True, watch: Watch | None = None) -> ConversionResult:

@@ -145,10 +145,10 @@ class Answers:
 
     def _complete_lines(self) -> Iterator[dict[str, Any]]:
         """Yield what is there; half a line, left by a kill, is cut off."""
+        if not self._path.is_file():  # a pipe or a terminal holds nothing from an earlier run
+            return
         try:
             data = self._path.read_bytes()
-        except FileNotFoundError:
-            return
         except OSError as error:
             raise UsageError(f"{self._path} cannot be read: {error.strerror or error}.") from None
         whole = data[: data.rfind(b"\n") + 1]

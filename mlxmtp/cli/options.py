@@ -125,8 +125,8 @@ ToolWords = Annotated[
     list[str] | None,
     Option("--tools", metavar="NAME", help="Let it use time, calculator, files=FOLDER, fetch, a server of `mcp`."),
 ]
-_RESUME = "Go on with another: id or name; chat lists them."
-Continue = Annotated[bool, Option("-c", "--continue", help="Go on with the latest session.")]
+_RESUME = "Continue another session: id or name; chat lists them."
+Continue = Annotated[bool, Option("-c", "--continue", help="Continue the latest session.")]
 Resume = Annotated[str | None, Option("-r", "--resume", metavar="ID", help=_RESUME, autocompletion=session_ids)]
 Json = Annotated[bool, Option("--json", help="As JSON.")]
 Unasked = Annotated[bool, Option("-y", "--yes", help="Do not ask.")]

@@ -149,7 +149,9 @@ class Store:
             raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
         names = ", ".join(registry.known_names())
         if "://" in name:
-            sentence = f"{name} is no page of a model on huggingface.co. Give its org/repo, a path or one of: {names}."
+            sentence = (
+                f"{name} is not the page of a model on huggingface.co. Give its org/repo, a path or one of: {names}."
+            )
             raise ModelNotFound(sentence)
         if is_path(name) or split_revision(name)[0].count("/") > 1:
             sentence = f"There is no folder {name}. Give the folder that holds config.json, or one of: {names}."

@@ -217,7 +217,7 @@ def _decoded(text: str, path: str) -> bytes:
         plain = "".join(text.split()).rstrip("=")
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise Refused(f"{path} must be base64, which it is not.", path, code="invalid_value") from None
+        raise Refused(f"{path} is not valid base64.", path, code="invalid_value") from None
 
 
 def _part(file: MediaFile) -> Part:

@@ -94,7 +94,9 @@ def _answer(history: History, blocks: Sequence[Fields]) -> None:
         elif kind == "tool_use":
             calls.append(_call(block))
         elif kind != "redacted_thinking":
-            raise Refused(f"{block.path('type')}: '{kind}' is no block of an answer here.", block.path("type"))
+            raise Refused(
+                f"{block.path('type')}: '{kind}' is not supported in an assistant's message.", block.path("type")
+            )
     history.answer("\n".join(text), "".join(reasoning), calls)
 
 

@@ -119,6 +119,7 @@ class Answering(Response):
         writer = self._endpoint.stream(self._about, self._body, self._prepared.asked)
         out = Outgoing(send, writer.heartbeat, self._limits.heartbeat)
         data = b""  # of what has come together, to be sent together
+        self._service.metrics.requests[self._endpoint.path, 200] += 1
         try:
             await out.begin(writer.content_type, writer.start())
             for index, job in enumerate(self._jobs):
@@ -142,6 +143,7 @@ class Answering(Response):
             response: Response = Json(self._endpoint.whole(self._about, self._body, answers))
         except AnswerFailed as failed:
             response = error_response(scope["path"], Refused(str(failed), status=500))
+        self._service.metrics.requests[self._endpoint.path, response.status_code] += 1
         await response(scope, receive, send)
 
 
@@ -182,7 +184,6 @@ class Routes:
 
     def _asking(self, endpoint: Endpoint) -> Callable[[Request], Any]:
         async def ask(request: Request) -> Response:
-            status = 200
             try:
                 body = await self._fields(request)
                 asked = endpoint.read(body)
@@ -191,10 +192,8 @@ class Routes:
                 prepared = await self._service.prepare(asked)
                 jobs = self._service.submit(prepared)
             except Refused as error:
-                status = error.status
+                self._service.metrics.requests[endpoint.path, error.status] += 1
                 raise
-            finally:
-                self._service.metrics.requests[endpoint.path, status] += 1
             return Answering(self._service, endpoint, prepared, body, jobs, self._limits)
 
         return ask
@@ -204,6 +203,7 @@ class Routes:
 
     async def _load(self, endpoint: Endpoint, asked: Asked) -> Response:
         about = About((await self._service.load(asked.model)).name)
+        self._service.metrics.requests[endpoint.path, 200] += 1
         return Json(ollama.OllamaStream(about, chat=endpoint.path == "/api/chat").loaded())
 
     async def _count(self, request: Request) -> Response:

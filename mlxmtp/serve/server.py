@@ -60,7 +60,9 @@ def options_of(settings: Settings) -> Options:
         if not key:
             raise UsageError(f"{settings.api_key_file} is empty: write the API key into it.")
     if host not in LOOPBACK and not key:
-        raise UsageError(f"On {host} others can ask, too: set a key, with --api-key-file or MLXMTP_API_KEY.")
+        raise UsageError(
+            f"On {host} other machines can reach the server: set a key, with --api-key-file or MLXMTP_API_KEY."
+        )
     door = Door(key or None, LOOPBACK | {host}, origins_of((settings.origins or "").split(",")))
     seconds = HEARTBEAT if settings.heartbeat is None else settings.heartbeat
     waiting = WAITING if settings.max_waiting is None else settings.max_waiting
@@ -86,7 +88,7 @@ class Server:
             self._socket.close()
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise UsageError(
-                f"{options.host}:{options.port} cannot be opened ({reason}): take another --port."
+                f"{options.host}:{options.port} cannot be opened ({reason}): choose another --host or --port."
             ) from None
         self._uvicorn: uvicorn.Server | None = None
 

@@ -162,7 +162,7 @@ class Service:
         """Return the request with media as the network gets them. Raises Refused for what cannot be read."""
         count = len(media_in(asked.messages))
         if count > MOST_MEDIA:
-            told = f"The messages have {count} pictures and sounds, and at most {MOST_MEDIA} are taken."
+            told = f"The messages have {count} pictures and sounds, and at most {MOST_MEDIA} are accepted."
             raise Refused(told, "messages")
         tokens = asked.given.get("image_tokens", self._defaults.get("image_tokens"))
         if refused := next((served.refused[kind] for kind in kinds_in(asked.messages) if kind in served.refused), ""):
@@ -184,7 +184,7 @@ class Service:
         if asked.raw is not None:
             return tokenizer.raw_ids(asked.raw), []
         if asked.tools and not tokenizer.declares_tools:
-            raise Refused(f"The chat template of '{name}' knows no tools: leave them out.", "tools")
+            raise Refused(f"The chat template of '{name}' does not support tools: leave them out.", "tools")
         messages, think, tools = self._written.with_thoughts(asked.messages), self._thinks(asked), asked.tools
         if asked.continues:
             return tokenizer.continued_ids(messages, think=think, tools=tools), []

@@ -97,6 +97,12 @@ def test_a_path_that_is_no_text_does_not_end_the_run(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_refused_before_the_first_answer(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         Answers(tmp_path / "none" / "out.jsonl", [])
+    with pytest.raises(UsageError, match="cannot be written"):
+        Answers(tmp_path, [])
+
+
+def test_a_device_holds_no_answers_of_an_earlier_run() -> None:
+    assert Answers(Path("/dev/zero"), ["k"]).done == 0
 
 
 @pytest.mark.parametrize("change", ["prompt", "model", "params", "system", "more"])
@@ -168,7 +174,7 @@ def test_ctrl_c_and_a_second_run_give_the_file_of_an_undisturbed_one(tmp_path: P
     assert 0 < len(answers(cut)) < 6
     done = subprocess.run(command(cut), env=environment, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert b"going on behind them" in done.stderr
+    assert b"continuing after them" in done.stderr
     assert answers(cut) == answers(whole)
 
 

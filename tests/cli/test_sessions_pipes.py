@@ -277,7 +277,7 @@ def test_rm_goes_on_past_what_it_cannot_delete(talk: Program) -> None:
         done = run(talk, "sessions", "rm", "-y", first, second, third)
     assert done.returncode == 1
     assert re.fullmatch(r"\d k?B freed\.\n", done.stdout)
-    assert done.stderr.endswith(f"Error: Session {second} is open in another window: leave it there first.\n")
+    assert done.stderr.endswith(f"Error: Session {second} is open in another window: close it there first.\n")
     assert [path.stem for path in files(talk)] == [second]
 
 
