@@ -24,6 +24,7 @@ from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.limits import EXACT_DRAFT, Exact
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import NO_MEDIA, Largest, machine_memory, need
+from mlxmtp.machine.pace import measured, pace_here
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
@@ -209,7 +210,7 @@ class Opener:
         bits, data = settings.draft_bits, self.loaded.places.data
         how = {"draft_bits": bits, "kv_bits": settings.kv_bits, "exact": exact_of(settings)}
         how["constrained"] = settings.in_form or self.calls
-        model = _read_weights(target, drafter, tokenizer or read_tokenizer(target), **how)
+        model = _read_weights(target, drafter, tokenizer or read_tokenizer(target), data, **how)
         learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
         learned.start(model)
         return OpenModel(model, target, drafter, learned)
@@ -237,7 +238,8 @@ def load(
     store = Store(loaded.places, loaded.aliases)
     found = store.resolve(str(target))
     paired = store.drafter_for(found, None if drafter is None else drafter if drafter is False else str(drafter))
-    return _read_weights(found, paired, None, draft_bits=draft_bits, kv_bits=kv_bits, exact=exact)
+    how: dict[str, Any] = {"draft_bits": draft_bits, "kv_bits": kv_bits, "exact": exact}
+    return _read_weights(found, paired, None, loaded.places.data, **how)
 
 
 def exact_of(settings: Settings, drafts: Sequence[int | Literal["auto"]] = ()) -> Exact:
@@ -310,9 +312,18 @@ def require_memory(
     )
 
 
-def _read_weights(target: Checkpoint, drafter: Checkpoint | None, text: Tokenizer | None, **how: Any) -> Model:
+def _read_weights(
+    target: Checkpoint, drafter: Checkpoint | None, text: Tokenizer | None, data: Path, **how: Any
+) -> Model:
+    """Load a model; what `doctor --check` found out about this machine, it begins with."""
     folder, name = (None, None) if drafter is None else (drafter.folder, drafter.name)
-    return Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
+    known = measured(data)
+    if known is not None and not known.exact and how["exact"] == "auto":
+        how["exact"] = "off"  # to look for it takes some twenty passes
+    model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
+    if (pace := pace_here(data)) is not None:
+        model.expect(pace)
+    return model
 
 
 class LearnedDrafting:

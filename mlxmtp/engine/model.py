@@ -21,6 +21,8 @@ from mlxmtp.engine.written import Written
 from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import Exact
 from mlxmtp.machine.chip import this_machine
+from mlxmtp.machine.pace import Pace
+from mlxmtp.machine.speed import round_costs
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder
@@ -291,6 +293,14 @@ class Model:
     def _together(self) -> dict[str, Any]:
         """Return what was found out in rounds of several texts."""
         return {**self._known_together, **({} if self._streams is None else self._streams.learned())}
+
+    def expect(self, pace: Pace) -> None:
+        """Begin with the times of rounds that a machine of that pace should take."""
+        from mlxmtp.decode.draft_length import LENGTHS
+
+        drafter = getattr(self._decoder.drafter, "config", None)
+        if drafter is not None:
+            self._decoder.depth.expect(round_costs(self.config, drafter, pace, LENGTHS))
 
     def start_from(self, learned: Mapping[str, Any]) -> None:
         """Begin with what `learned` returned in another process. Raises ValueError for anything else."""

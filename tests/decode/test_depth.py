@@ -13,19 +13,13 @@ import pytest
 from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.limits import MAX_DRAFT
-from scripts.benchmarks.simulation.material import Profile, Suite, profiles, suites
+from scripts.benchmarks.simulation.material import Profile, Suite, chip_costs, chips, drawn, profiles, suites
 from scripts.benchmarks.simulation.replay import Fixed, Noise, best_fixed, play
 
 PROFILES = profiles()
 SUITES = suites()
 HERE = Profile("two cores", [1 + 0.2 * k for k in range(9)], 0, "about what was measured when this was written")
 EASY, HARD = [8] * 400, [0] * 400
-
-
-def drawn(chance: float, tokens: int, seed: int = 1) -> list[int]:
-    """A text in which every draft is accepted with the same chance."""
-    numbers = random.Random(seed)
-    return [next((k for k in range(8) if numbers.random() >= chance), 8) for _ in range(tokens)]
 
 
 def regret(
@@ -118,6 +112,38 @@ def test_a_short_first_answer_is_near_the_best_fixed_length_although_lengths_cos
         shares.append(spent / min(least.values()))
     assert max(shares) < 1.10, shares
     assert sum(shares) / len(shares) < 1.07, shares
+
+
+@pytest.mark.parametrize("generation", chips())
+def test_known_cliffs_of_a_chip_are_worth_a_quarter_of_what_a_first_answer_wastes(generation: int) -> None:
+    """A machine whose further rows and drafts cost more than is known of its kind; each answer in a new process."""
+    costs = chip_costs(generation, drafter=0.06, stretch=1.1)
+    spent = {True: 0.0, False: 0.0}
+    least = 0.0
+    for chance in (0.5, 0.7, 0.8, 0.9):
+        fixed = dict.fromkeys(LENGTHS, 0.0)
+        for seed in range(4):
+            text = drawn(chance, 64, seed)
+            for known in spent:
+                depth = DraftLength()
+                if known:
+                    depth.expect(dict(enumerate(chip_costs(generation))))
+                spent[known] += play(depth, text, costs, Noise(), seed, 1, 1.0).spent
+            for k in fixed:
+                fixed[k] += play(Fixed(k), text, costs, Noise(), seed, 1, 1.0).spent
+        least += min(fixed.values())
+    assert spent[True] - least < 0.75 * (spent[False] - least)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_a_wrong_guess_about_the_chip_is_corrected_by_the_clock(profile: Profile) -> None:
+    """Rows that should be dear are cheap, or the other way round: a long answer loses next to nothing by it."""
+    for generation in (1, 3):
+        depth = DraftLength()
+        depth.expect(dict(enumerate(chip_costs(generation))))
+        text = drawn(0.7, 1500)
+        spent = play(depth, text, profile.costs, Noise(), 1, profile.ahead).per_token
+        assert spent < 1.07 * best_fixed(text, profile.costs)[1]
 
 
 def test_few_lengths_are_used_in_a_short_answer():
