@@ -81,7 +81,7 @@ def read_all(messages: Sequence[Mapping[str, Any]], *, fetches: bool) -> list[di
     ]
 
 
-def waits_to_be_read(messages: Sequence[Mapping[str, Any]]) -> bool:
+def has_unread(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return True if `read_all` has something to do."""
     contents = (one["content"] for one in messages if isinstance(one.get("content"), list))
     return any(part["type"] == _UNREAD for content in contents for part in content)

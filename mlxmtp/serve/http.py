@@ -29,7 +29,7 @@ class Json(JSONResponse):
         return json_bytes(content)
 
 
-class Silence(Response):
+class NoResponse(Response):
     """No answer, for a client that has gone away."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -18,7 +18,7 @@ from mlxmtp.environment import server_key
 from mlxmtp.errors import UsageError, sentence
 from mlxmtp.files import expand_home
 from mlxmtp.limits import PARALLEL
-from mlxmtp.serve.connections import Patient
+from mlxmtp.serve.connections import TimedProtocol
 from mlxmtp.serve.http import LOOPBACK, Door, origins_of
 from mlxmtp.serve.models import Models, models_of
 from mlxmtp.serve.routes import Limits, Routes
@@ -114,7 +114,7 @@ class Server:
         app = Routes(service, self._options.limits).app(self._options.door)
         config = uvicorn.Config(
             app,
-            http=Patient,
+            http=TimedProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -128,11 +128,11 @@ class Server:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
-        log, told = logging.getLogger("uvicorn.error"), _Told(self._tell)
+        log, told = logging.getLogger("uvicorn.error"), _ErrorLines(self._tell)
         log.addHandler(told)
         scheduler.start(self._models.first)
         watch = asyncio.create_task(self._watch(scheduler, server))
-        keep = asyncio.create_task(_keep(worker))
+        keep = asyncio.create_task(_save_regularly(worker))
         try:
             await server.serve(sockets=[self._socket])
         finally:
@@ -167,7 +167,7 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
     Server(models_of(opener, settings), options, tell).run(settings.of_answer())
 
 
-async def _keep(worker: Worker) -> None:
+async def _save_regularly(worker: Worker) -> None:
     while True:
         await asyncio.sleep(_SAVE_SECONDS)
         if worker.model is not None:
@@ -182,15 +182,15 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-class _Told(logging.Handler):
+class _ErrorLines(logging.Handler):
     """Failures in requests, as a line each."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__(logging.ERROR)
-        self._told = tell
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, LocalProtocolError):  # uvicorn has answered already: the client broke off HTTP itself
             return
-        self._told(sentence(error) if isinstance(error, Exception) else record.getMessage())
+        self._tell(sentence(error) if isinstance(error, Exception) else record.getMessage())

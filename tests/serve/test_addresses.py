@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from mlxmtp.serve import fetching
-from mlxmtp.serve.contents import content_of, read_all, waits_to_be_read
+from mlxmtp.serve.contents import content_of, has_unread, read_all
 from mlxmtp.serve.fetching import fetch
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.server import options_of
@@ -170,7 +170,7 @@ def content(*parts: Json) -> list[Json]:
 
 def test_addresses_are_read_only_with_permission(site: str) -> None:
     asked = content({"type": "image_url", "image_url": {"url": "https://example.org/tall.png", "detail": "low"}})
-    assert waits_to_be_read(asked)
+    assert has_unread(asked)
     with pytest.raises(Refused, match=r"messages\[0\].content\[0\].image_url.url: nothing is fetched .* --fetch-media"):
         read_all(asked, fetches=False)
     asked = content({"type": "image_url", "image_url": {"url": "http://example.org/tall.png", "detail": "low"}})
@@ -228,4 +228,4 @@ def test_a_document_at_an_address_and_what_is_none(site: str) -> None:
 
 def test_what_is_sent_as_data_waits_for_nothing() -> None:
     asked = content({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{in_base64(TALL)}"}})
-    assert not waits_to_be_read(asked)
+    assert not has_unread(asked)

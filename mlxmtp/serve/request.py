@@ -20,7 +20,7 @@ _EFFORT_TOKENS = {"minimal": 512, "low": 1024, "medium": 4096, "high": None, "xh
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnswerRequest:
     """A request, checked: `given` holds fields of `Params` by name, for those that the request sets."""
 
     model: str
