@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeVar
 
 from mlxmtp.environment import dumb_terminal
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
-from mlxmtp.files import expand_home
 from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, STREAMS, TOKEN_COUNT, Range
 from mlxmtp.units import nearest
 
@@ -391,6 +390,8 @@ def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError])
 
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     """Find the folders: below `$MLXMTP_HOME` when set, else XDG's; `hf_cache` is Hugging Face's own."""
+    from mlxmtp.files import expand_home
+
     home = Path("/")
     with suppress(KeyError):  # of a user without a name; an empty HOME is no root folder
         home = Path(environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
