@@ -128,6 +128,7 @@ class Answers:
         lines = list(self._complete_lines())
         self.done = len(lines)
         self.responses = [str(line.get("response", "")) for line in lines]
+        self.failed = sum("error" in line for line in lines)
         for number, (line, wanted) in enumerate(zip(lines, [*keys, *[""] * len(lines)], strict=False), 1):
             if line.get("key") != wanted:
                 raise UsageError(

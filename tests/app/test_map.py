@@ -91,7 +91,7 @@ def test_a_file_of_answers_goes_on_behind_its_last_whole_line(tmp_path: Path) ->
 def test_a_path_that_is_no_text_does_not_end_the_run(tmp_path: Path) -> None:
     path, name = tmp_path / "out.jsonl", os.fsdecode(b"caf\xe9.txt")
     Answers(path, ["k"]).append(Result(Item(name, name, "Hi"), "k", error="no").to_json())
-    assert Answers(path, ["k"]).done == 1
+    assert (Answers(path, ["k"]).done, Answers(path, ["k"]).failed) == (1, 1)
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_first_answer(tmp_path: Path) -> None:

@@ -187,13 +187,13 @@ def test_a_head_that_does_not_come_is_not_waited_for(served: Running, monkeypatc
     monkeypatch.setattr("mlxmtp.serve.connections.HEADER_SECONDS", 0.2)
     for sent in (b"", b"POST /v1/mess"):
         with socket.create_connection(("127.0.0.1", served.port)) as peer:
-            peer.settimeout(20)
+            peer.settimeout(60)
             peer.sendall(sent)
             assert peer.recv(100) == b""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
     with socket.create_connection(("127.0.0.1", served.port)) as peer:  # a body has its own time, and so has an answer
-        peer.settimeout(20)
+        peer.settimeout(60)
         served.say("Hi.<turn|>")
         served.decoder.before_round = lambda _: time.sleep(0.2)
         peer.sendall(head % len(body))

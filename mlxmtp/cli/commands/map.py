@@ -103,6 +103,7 @@ class _Batch:
         if answers is not None and start:
             out.note(f"{self.output} holds {start} of {len(items)} answers already: continuing after them.")
             self.responses = [(one.name, text) for one, text in zip(items, answers.responses, strict=False) if text]
+            self.failed = answers.failed
         if start == len(items):
             return
         parallel = min(self.loaded.settings.parallel or PARALLEL, len(items) - start)
