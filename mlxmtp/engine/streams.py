@@ -56,7 +56,7 @@ class _Pace:
             fitting = rows * _PIECE * rounds / max(seconds - rounds, 1e-6)
             fitting = min(max(fitting, 0.5 * self.rows), 2.0 * self.rows)
             self._fitting += (min(max(fitting, _SHORTEST), _LONGEST) - self._fitting) * _FORGETS
-            self.rows = int(self._fitting) // _SHORTEST * _SHORTEST
+            self.rows = round(self._fitting / _SHORTEST) * _SHORTEST  # rounded down, it would stay where it is
 
 
 @dataclass(slots=True, eq=False)
