@@ -13,7 +13,7 @@ import pytest
 from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.limits import MAX_DRAFT
-from scripts.benchmarks.simulation.material import Profile, Suite, profiles, suites
+from scripts.benchmarks.simulation.material import TRACE, Profile, Suite, first_answers, profiles, suites
 from scripts.benchmarks.simulation.replay import Fixed, Noise, best_fixed, play
 
 PROFILES = profiles()
@@ -65,11 +65,22 @@ def test_luck_in_hard_text_is_not_followed(profile):
             assert auto < 1.03 * plain, (chance, seed)
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 @pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
-def test_steady_text_comes_close_to_its_best_length(profile, chance):
+def test_steady_text_comes_close_to_its_best_length(chance):
+    """3 % behind it on average over the machines, 9 at most: where several lengths are as good, it goes on comparing."""
     text = Suite("drawn", drawn(chance, 1500), False)
-    assert regret([text], profile) < 0.07
+    found = [regret([text], profile) for profile in PROFILES]
+    assert sum(found) / len(found) < 0.03, found
+    assert max(found) < 0.09, found
+
+
+def test_a_pause_in_the_first_round_that_is_timed_is_forgotten():
+    """One length was timed only then; that the next ones are faster says nothing of their proportions."""
+    depth = DraftLength()
+    depth.observe(5, 5, 0.06)
+    for _ in range(8):
+        depth.observe(4, 4, 0.0225)
+    assert depth._times.cost(5) / depth._times.cost(4) < 1.25
 
 
 def test_what_was_learned_makes_the_next_start_better():
@@ -118,6 +129,25 @@ def test_a_short_first_answer_is_near_the_best_fixed_length_although_lengths_cos
         shares.append(spent / min(least.values()))
     assert max(shares) < 1.10, shares
     assert sum(shares) / len(shares) < 1.07, shares
+
+
+def test_first_answers_as_recorded_are_near_the_best_fixed_length():
+    """One answer a process, after some others: 7 % at most behind the best of 0, 3 and 8, and better on average."""
+    texts = [suite.accepted for suite in first_answers()]
+    costs, learned, spent = PROFILES[0].costs, None, []
+    for turn in range(4):
+        for at, text in enumerate(texts):
+            depth = DraftLength()
+            depth.start_from(learned) if learned else None
+            depth.begin()
+            seed = 10 * turn + at
+            took = play(depth, text, costs, Noise(), seed, trace=TRACE).spent
+            least = min(play(Fixed(k), text, costs, Noise(), seed, trace=TRACE).spent for k in (0, 3, 8))
+            learned = json.loads(json.dumps(depth.learned()))
+            spent += [took / least] if turn else []
+    by_text = [sum(spent[at :: len(texts)]) * len(texts) / len(spent) for at in range(len(texts))]
+    assert max(by_text) < 1.07, by_text
+    assert sum(by_text) < len(by_text), by_text
 
 
 def test_few_lengths_are_used_in_a_short_answer():
@@ -204,7 +234,8 @@ def test_extreme_luck_leaves_every_number_finite():
     for text in (EASY * 5, HARD * 5):
         depth = DraftLength()
         play(depth, text, HERE.costs, Noise(), 1)
-        numbers = [*depth.learned()["acceptance"], *(x for pair in depth.learned()["costs"].values() for x in pair)]
+        shares = [share for _, shares in depth.learned()["kinds"] for share in shares]
+        numbers = [*shares, *(x for pair in depth.learned()["costs"].values() for x in pair)]
         assert all(map(math.isfinite, numbers))
         assert 0 <= (depth.accepted() or 0) <= 1
 
@@ -221,18 +252,18 @@ def test_nothing_is_learned_from_nothing():
 @pytest.mark.parametrize(
     "learned",
     [
-        {}, {"acceptance": [], "costs": []}, {"acceptance": "no", "costs": {}}, {"acceptance": [2.0], "costs": {}},
-        {"acceptance": [0.5] * 9, "costs": {}}, {"acceptance": [math.nan], "costs": {}},
-        {"acceptance": [0.5], "costs": {"1": 3}}, {"acceptance": [0.5], "costs": {"1": [-9, 0.1]}},
-        {"acceptance": [0.5], "costs": {"1": [0.2, math.inf]}}, {"acceptance": [None], "costs": {}},
-        *({"acceptance": [0.5], "costs": {}, "rows": rows} for rows in (-1, math.inf, math.nan, "many", None)),
-        *({"acceptance": [0.5], "costs": {}, "texts": texts} for texts in (-1, math.inf, "many")),
+        {"kinds": []}, {"kinds": "no"}, {"kinds": None}, {"kinds": [[1, [0.5] * 7]]}, {"kinds": [[1, 0.5]]},
+        *({"kinds": [[1, [share] * 8]]} for share in (2.0, 0, -0.1, math.nan, None)),
+        *({"kinds": [[texts, [0.5] * 8]]} for texts in (-1, 0, math.inf, math.nan, "many")),
+        {"costs": []}, {"costs": {"1": 3}}, {"costs": {"1": [-9, 0.1]}}, {"costs": {"1": [0.2, math.inf]}},
+        *({"rows": rows} for rows in (-1, math.inf, math.nan, "many", None)),
+        *({"price": price} for price in (-1, math.inf, math.nan, "dear", None)),
     ],
 )  # fmt: skip
 def test_what_nobody_learned_is_refused_and_changes_nothing(learned):
     depth = DraftLength()
     with pytest.raises(ValueError, match="learned"):
-        depth.start_from({"rows": 512, "texts": 2, **learned})
+        depth.start_from({"kinds": [[2, [0.5] * 8]], "costs": {}, "price": 1, "rows": 512, **learned})
     assert depth == DraftLength()
 
 
@@ -287,24 +318,39 @@ def test_what_texts_agreed_on_does_not_fade_from_start_to_start():
         first.begin()
         for _ in range(20):
             first.observe(8, 8)
-    learned = first.mean()
+    learned = first.learned()
     for _ in range(3):
         again = Acceptance(8)
-        again.start_from(*learned)
-        learned = again.mean()
-    mean, texts = learned
-    assert mean == pytest.approx([0.95] * 8, abs=0.02)
-    assert texts == 5
+        again.start_from(learned)
+        assert again.learned() == learned
+    assert again.tokens()[8] > 6
 
 
-def test_one_text_of_another_kind_does_not_undo_what_many_agreed_on():
+def test_a_text_of_another_kind_does_not_undo_what_many_agreed_on():
     acceptance = Acceptance(8)
     for accepted in (8, 8, 8, 8, 8, 8, 0):
         acceptance.begin()
         for _ in range(20):
             acceptance.observe(8, accepted)
-    acceptance.begin()
-    assert 0.7 < acceptance.mean()[0][0] < 0.9
+    again = Acceptance(8)
+    again.start_from(acceptance.learned())
+    assert 0.6 < again.tokens()[1] - 1 < 0.9, "of eight texts one was hopeless"
+    again.observe(8, 8)
+    assert again.tokens()[8] > 8, "this one is not"
+
+
+def test_texts_are_easy_or_hopeless_and_the_first_rounds_tell_of_which_kind():
+    """Half of them accept all, half nothing: 8 drafts are worth more than the mean share of accepted drafts says."""
+    acceptance = Acceptance(8)
+    for accepted in (8, 0) * 8:
+        acceptance.begin()
+        for _ in range(12):
+            acceptance.observe(8, accepted)
+    again = Acceptance(8)
+    again.start_from(acceptance.learned())
+    assert again.tokens()[8] > 4
+    again.observe(8, 0)
+    assert again.tokens()[8] < 2
 
 
 def test_costs_learned_of_short_drafts_tell_of_longer_ones():
