@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from mlxmtp.app.open import load
     from mlxmtp.decode.round import Round
     from mlxmtp.engine.constraint import Constraint
-    from mlxmtp.engine.events import End, Text, Thinking
+    from mlxmtp.engine.events import Call, End, Text, Thinking
+    from mlxmtp.engine.functions import declare
     from mlxmtp.engine.model import Model
     from mlxmtp.engine.params import Params
     from mlxmtp.engine.stats import Stats
     from mlxmtp.errors import ConfigError, ContextOverflow, LoadError, MlxmtpError, ModelNotFound, UsageError
 
 __all__ = [
-    "ConfigError", "Constraint", "ContextOverflow", "End", "LoadError", "MlxmtpError", "Model", "ModelNotFound",
-    "Params", "Round", "Stats", "Text", "Thinking", "UsageError", "__version__", "load",
+    "Call", "ConfigError", "Constraint", "ContextOverflow", "End", "LoadError", "MlxmtpError", "Model",
+    "ModelNotFound", "Params", "Round", "Stats", "Text", "Thinking", "UsageError", "__version__", "declare", "load",
 ]  # fmt: skip
 
 __version__: str
@@ -33,7 +34,8 @@ _HOMES = {
     "app.open": ("load",),
     "decode.round": ("Round",),
     "engine.constraint": ("Constraint",),
-    "engine.events": ("End", "Text", "Thinking"),
+    "engine.events": ("Call", "End", "Text", "Thinking"),
+    "engine.functions": ("declare",),
     "engine.model": ("Model",),
     "engine.params": ("Params",),
     "engine.stats": ("Stats",),

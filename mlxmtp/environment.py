@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+SERVER_KEY = "MLXMTP_API_KEY"  # the variable with the key of our own servers
 Pictures = Literal["", "kitty", "iterm2"]
 """The protocol by which a terminal draws pictures; empty for none."""
 
@@ -41,7 +42,7 @@ def draws_pictures(environ: Mapping[str, str] = os.environ) -> Pictures:
 
 def server_key(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the key that clients of the server must send. It is no setting, so that nothing shows it."""
-    return key_in("MLXMTP_API_KEY", environ)
+    return key_in(SERVER_KEY, environ)
 
 
 def key_in(variable: str, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Draw a real conversation with the built-in model as assets/chat.svg, for the README.
+"""Draw real conversations with the built-in model as assets/chat.svg and assets/agent.svg, for the README.
 
-    python scripts/render_chat.py [-o FILE] [--columns 100] [--rows 48]
+    python scripts/render_chat.py [chat|agent] [-o FILE] [--columns 100] [--rows 48] [-m MODEL]
     python scripts/render_chat.py -o assets/chat-80.svg --columns 80      and -120, for docs/usage.md
 
-Starts `mlxmtp chat` in a pseudo-terminal, types the lines below, and writes what the terminal shows in the end, in its
-colours. Needs the dev extras (pexpect, pyte). The figures in the picture are those of this machine at this moment.
+Starts `mlxmtp chat` in a pseudo-terminal, types the lines of a scene below, and writes what the terminal shows in the
+end, in its colours. Needs the dev extras (pexpect, pyte). The figures are those of this machine at this moment.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,27 @@ import pexpect
 import pyte
 
 ROOT = Path(__file__).resolve().parents[1]
-LINES = (
-    "How do I pipe a file into mlxmtp?",
-    "And what is a drafter?",
-    "/draft off",
-    "/regen",
-    "/undo",
-    "/redo",
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is typed, with which options of `chat`, in a folder with which files."""
+
+    lines: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+SCENES = {
+    "chat": Scene(
+        ("How do I pipe a file into mlxmtp?", "And what is a drafter?", "/draft off", "/regen", "/undo", "/redo")
+    ),
+    "agent": Scene(
+        ("Which files are here?", "Read plan.txt", "What is 12 * 39?"),
+        ("--tools", "files=.,calculator"),
+        {"plan.txt": "The rocket leaves on Friday with 12 boxes.\n", "crew.txt": "Ada, Grace and Linus.\n"},
+    ),
+}
 
 CELL, LINE, MARGIN, SIZE = 8.4, 19, 18, 14
 PAPER, INK, FAINT = "#0d1117", "#e6edf3", "#7d8590"
@@ -51,15 +65,19 @@ FIGURES = re.compile(r"\d tok/s · ")
 class Session:
     """`mlxmtp chat` in a terminal of its own."""
 
-    def __init__(self, home: str, columns: int, rows: int) -> None:
+    def __init__(self, home: str, scene: Scene, model: str, columns: int, rows: int) -> None:
+        folder = Path(home, "work")
+        folder.mkdir()
+        for name, text in scene.files.items():
+            (folder / name).write_text(text, encoding="utf-8")
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         own = {"HOME": home, "MLXMTP_HOME": home, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
         self._child = pexpect.spawn(
             sys.executable,
-            ["-m", "mlxmtp", "chat", "-m", "pocket", "--temp", "0", "--seed", "1"],
+            ["-m", "mlxmtp", "chat", "-m", model, "--temp", "0", "--seed", "1", *scene.options],
             env={**os.environ, **own},
-            cwd=home,
+            cwd=folder,
             dimensions=(rows, columns),
         )
         self.wait(lambda: self._at_prompt)
@@ -98,19 +116,23 @@ class Session:
 def main() -> None:
     """Run the conversation twice: the first time builds kernels, the second time is drawn."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "assets" / "chat.svg")
+    parser.add_argument("scene", nargs="?", choices=SCENES, default="chat")
+    parser.add_argument("-o", "--output", type=Path, help="default: assets/SCENE.svg")
+    parser.add_argument("-m", "--model", default="pocket")
     parser.add_argument("--columns", type=int, default=100)
     parser.add_argument("--rows", type=int, default=48)
     options = parser.parse_args()
+    model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
     for _ in range(2):
         with tempfile.TemporaryDirectory() as home:
-            session = Session(home, options.columns, options.rows)
-            for line in LINES:
+            session = Session(home, SCENES[options.scene], model, options.columns, options.rows)
+            for line in SCENES[options.scene].lines:
                 session.type(line)
             session.leave()
             picture = svg(session.screen)
-    options.output.write_text(picture, encoding="utf-8")
-    print(f"{options.output}: {len(picture):,} bytes")
+    output = options.output or ROOT / "assets" / f"{options.scene}.svg"
+    output.write_text(picture, encoding="utf-8")
+    print(f"{output}: {len(picture):,} bytes")
 
 
 def svg(screen: pyte.Screen) -> str:

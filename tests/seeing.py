@@ -31,6 +31,24 @@ _TEMPLATE = """\
 {% endif %}"""
 
 
+def write_blind_pocket(folder: Path) -> Path:
+    """Write the built-in model without its towers and return the folder."""
+    folder.mkdir(parents=True)
+    config = json.loads((POCKET / "config.json").read_text())
+    text_only = {key: value for key, value in config.items() if key not in ("vision_config", "audio_config")}
+    write_json(folder / "config.json", text_only)
+    mx.save_safetensors(str(folder / "model.safetensors"), _text_weights())
+    for path in POCKET.iterdir():
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+def _text_weights() -> dict[str, mx.array]:
+    weights = cast("dict[str, mx.array]", mx.load(str(POCKET / "model.safetensors")))
+    return {name: one for name, one in weights.items() if name.startswith("model.language_model.")}
+
+
 def write_seeing_pocket(folder: Path) -> Path:
     """Write the checkpoint folder and return it."""
     folder.mkdir(parents=True)
@@ -48,9 +66,9 @@ def write_seeing_pocket(folder: Path) -> Path:
         drawn = mx.random.normal((config["text_config"]["hidden_size"], width), key=key)
         towers[name] = (drawn / width**0.5).astype(mx.bfloat16)
     files = [f"model-{i:05d}-of-00002.safetensors" for i in (1, 2)]
-    (folder / files[0]).symlink_to(POCKET / "model.safetensors")
+    text = _text_weights()
+    mx.save_safetensors(str(folder / files[0]), text)
     mx.save_safetensors(str(folder / files[1]), towers)
-    text = cast("dict[str, mx.array]", mx.load(str(POCKET / "model.safetensors")))
     weight_map = dict.fromkeys(text, files[0]) | dict.fromkeys(towers, files[1])
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
     for name in ("generation_config.json", "tokenizer_config.json"):
@@ -59,9 +77,14 @@ def write_seeing_pocket(folder: Path) -> Path:
     vocabulary = tokenizer["model"]["vocab"]
     for spelling in [spelling for spelling, number in vocabulary.items() if number in _SPELLED]:
         del vocabulary[spelling]
-    vocabulary |= {spelling: number for number, spelling in _SPELLED.items()}
-    like = next(one for one in tokenizer["added_tokens"] if one["content"] == "<|turn>")
-    tokenizer["added_tokens"] += [like | {"id": number, "content": spelled} for number, spelled in _SPELLED.items()]
+    for number, spelling in _SPELLED.items():
+        if (own := vocabulary.pop(spelling, None)) is not None:
+            vocabulary[f"<unused{own}>"] = own
+        vocabulary[spelling] = number
+    marks = [one for one in tokenizer["added_tokens"] if one["content"] not in _SPELLED.values()]
+    like = next(one for one in marks if one["content"] == "<|turn>")
+    marks += [like | {"id": number, "content": spelled} for number, spelled in _SPELLED.items()]
+    tokenizer["added_tokens"] = marks
     write_json(folder / "tokenizer.json", tokenizer)
     (folder / "chat_template.jinja").write_text(_TEMPLATE)
     return folder

@@ -108,7 +108,7 @@ def test_calls_are_read_as_they_are_written(tmp_path):
 
 def test_tools_that_are_measured_are_never_declared_in_training():
     def names(held_out):
-        made = (tools.task(Random(i), held_out=held_out) for i in range(120))
+        made = (tools.task(Random(f"{held_out}/{i}"), held_out=held_out) for i in range(120))
         return {(tool["function"]["name"], tool["function"]["description"]) for one in made for tool in one.tools}
 
     own = {"calculate", "now", "list_files", "read_file", "search_files", "fetch"}

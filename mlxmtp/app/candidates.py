@@ -10,6 +10,7 @@ from mlxmtp.app.open import ANSWER, Checkpoint, Opener, OpenModel
 from mlxmtp.app.remote_model import RemoteOpener
 from mlxmtp.app.router import SMALL, Facts, Rules
 from mlxmtp.engine.media import Media
+from mlxmtp.engine.tokenizer import declares_tools
 from mlxmtp.errors import MlxmtpError, ModelNotFound, TooLarge
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import need
@@ -71,6 +72,10 @@ class Candidates:
     def __iter__(self) -> Iterator[str]:
         return iter(self._all)
 
+    def named(self, title: str) -> str | None:
+        """Return the name of the one with that title, None if there is none."""
+        return next((name for name, one in self._all.items() if one.title == title), None)
+
     def _find(self, name: str) -> Candidate:
         loaded, endpoint = self._opener.loaded, self._rules.endpoints.get(name)
         try:
@@ -113,14 +118,16 @@ class Candidates:
             context, left = self._opener.context(one.target), 0.0
         if context is not None and facts.prompt_tokens >= context:
             return f"holds {context:,} tokens"
-        return f"is left alone for {left:.0f} s after failures" if left else self._too_dear(name, one, facts)
+        return f"is left alone for {left:.0f} s after failures" if left else self._unfit(name, one, facts)
 
-    def _too_dear(self, name: str, one: Candidate, facts: Facts) -> str:
+    def _unfit(self, name: str, one: Candidate, facts: Facts) -> str:
         """Return why a model here is not for this question, this memory or the patience of a person."""
         if one.target is None or not one.opener.here:
             return ""
         if facts.images and not self._opener.media(one.target).sees:
             return "sees no pictures"
+        if (facts.tools or facts.results) and not declares_tools(one.target.folder):
+            return "knows no tools"
         wait, seconds = self._rules.router.wait, one.seconds_to_load
         if name != SMALL and wait is not None and seconds > wait:
             return f"would take about {seconds:.0f} s to load"

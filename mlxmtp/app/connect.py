@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.app.remote import RemoteModel
-from mlxmtp.environment import client_folder, user_config
+from mlxmtp.environment import SERVER_KEY, client_folder, user_config
 from mlxmtp.errors import UsageError
 from mlxmtp.files import write_atomically
 
-KEY = "MLXMTP_API_KEY"
 _CONTEXT = 32_768  # where the server does not say
 _BEGIN, _END = "# mlxmtp: begin\n", "# mlxmtp: end\n"
 
@@ -64,7 +63,7 @@ def _claude(server: Server) -> Table:
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     if server.locked:
-        return {"apiKeyHelper": f'echo "${KEY}"', "env": environment}
+        return {"apiKeyHelper": f'echo "${SERVER_KEY}"', "env": environment}
     return {"env": {**environment, "ANTHROPIC_AUTH_TOKEN": "none"}}
 
 
@@ -72,7 +71,7 @@ def _codex(server: Server) -> str:
     name = json.dumps(server.model.name)
     lines = [f"model = {name}", 'model_provider = "mlxmtp"', f"model_context_window = {server.context}", ""]
     lines += ["[model_providers.mlxmtp]", 'name = "mlxmtp"', f'base_url = "{server.url}/v1"', 'wire_api = "responses"']
-    lines += [f'env_key = "{KEY}"'] if server.locked else []
+    lines += [f'env_key = "{SERVER_KEY}"'] if server.locked else []
     return "\n".join([*lines, ""])
 
 
@@ -81,7 +80,7 @@ def _opencode(server: Server) -> Table:
     model: Table = {"name": server.model.name, "tool_call": True, "reasoning": True, "limit": limit}
     if server.model.sees:
         model |= {"attachment": True, "modalities": {"input": ["text", "image"], "output": ["text"]}}
-    options = {"baseURL": f"{server.url}/v1", "apiKey": f"{{env:{KEY}}}" if server.locked else "none"}
+    options = {"baseURL": f"{server.url}/v1", "apiKey": f"{{env:{SERVER_KEY}}}" if server.locked else "none"}
     provider: Table = {"npm": "@ai-sdk/openai-compatible", "name": "mlxmtp", "options": options}
     provider["models"] = {server.model.name: model}
     return {"$schema": "https://opencode.ai/config.json", "provider": {"mlxmtp": provider}}
@@ -104,7 +103,7 @@ def _llm(server: Server) -> str:
 
 
 def _continue(server: Server) -> str:
-    key = f"${{{{ secrets.{KEY} }}}}" if server.locked else "none"
+    key = f"${{{{ secrets.{SERVER_KEY} }}}}" if server.locked else "none"
     lines = ["name: mlxmtp", "version: 0.0.1", "schema: v1", "models:", f"  - name: {json.dumps(server.model.name)}"]
     lines += ["    provider: openai", f"    model: {json.dumps(server.model.name)}"]
     lines += [f"    apiBase: {json.dumps(f'{server.url}/v1')}", f"    apiKey: {json.dumps(key)}"]
@@ -114,7 +113,7 @@ def _continue(server: Server) -> str:
 
 
 def _with_key(command: str, server: Server) -> str:
-    return f"{command} (with {KEY} in its environment)" if server.locked else command
+    return f"{command} (with {SERVER_KEY} in its environment)" if server.locked else command
 
 
 CLIENTS: Mapping[str, Client] = {
@@ -150,7 +149,7 @@ CLIENTS: Mapping[str, Client] = {
         _zed,
         lambda server: (
             f"choose {server.model.name} in the agent panel"
-            + (f"; its key goes into {KEY}, or into the panel's settings" if server.locked else "")
+            + (f"; its key goes into {SERVER_KEY}, or into the panel's settings" if server.locked else "")
         ),
     ),
     "continue": Client(
@@ -158,7 +157,7 @@ CLIENTS: Mapping[str, Client] = {
         lambda: client_folder("CONTINUE_GLOBAL_DIR", ".continue") / "config.yaml",
         _continue,
         lambda server: (
-            "choose the model in Continue" + (f"; {KEY} goes into ~/.continue/.env" if server.locked else "")
+            "choose the model in Continue" + (f"; {SERVER_KEY} goes into ~/.continue/.env" if server.locked else "")
         ),
     ),
 }

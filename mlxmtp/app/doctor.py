@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 from mlxmtp.app.models import Catalog
 from mlxmtp.engine.tokenizer import check_text_side
@@ -13,6 +14,7 @@ from mlxmtp.hub.registry import BUILT_IN
 from mlxmtp.hub.store import Store, best_fit
 from mlxmtp.machine.checks import Check
 from mlxmtp.machine.chip import Machine, this_machine
+from mlxmtp.machine.pace import pace_here
 from mlxmtp.machine.speed import predict
 from mlxmtp.units import format_bytes
 from mlxmtp.version import installed_version
@@ -25,7 +27,7 @@ _PATIENCE = 3.0  # seconds for the hub
 def examine(catalog: Catalog, *, measure: bool = False) -> Iterator[Check]:
     """Yield every check, one after the other; the slow one (the hub) has a short limit.
 
-    `measure`: compute on this machine as well, which takes up to a minute.
+    `measure`: compute on this machine as well, which takes up to a minute; models begin with what that finds.
     """
     machine, store = this_machine(), catalog.store
     speed = "memory speed unknown" if machine.bandwidth is None else f"{machine.bandwidth / 1e9:.0f} GB/s"
@@ -53,7 +55,13 @@ def examine(catalog: Catalog, *, measure: bool = False) -> Iterator[Check]:
     if measure:
         from mlxmtp.bench import self_check
 
-        yield from self_check.measure()
+        checks = []
+        for one in self_check.measure():
+            checks.append(one)
+            yield one
+        if (known := self_check.measured(checks)) is not None:
+            with suppress(OSError):  # the next model begins without it
+                known.save(store.places.data)
 
 
 def _note(what: str, found: str, advice: str | None) -> Check:
@@ -102,8 +110,8 @@ def _models(store: Store, machine: Machine) -> Iterator[Check]:
             continue
         needed = model.needs().total
         found = f"{format_bytes(model.size or 0)}, needs {format_bytes(needed)}"
-        if machine.bandwidth is not None:
-            found += f", predicted {predict(model.config, model.drafter_config, machine.bandwidth)}"
+        if (pace := pace_here(store.places.data)) is not None:
+            found += f", predicted {predict(model.config, model.drafter_config, pace)}"
         advice = None
         if needed > machine.usable:
             advice = "Does not fit" + ("." if best is None else f": mlxmtp pull {best.name} does.")

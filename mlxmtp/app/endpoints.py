@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlxmtp.environment import key_in
+from mlxmtp.environment import SERVER_KEY, key_in
 from mlxmtp.errors import ConfigError
 from mlxmtp.limits import TOKEN_COUNT, Range
 from mlxmtp.settings import Loaded, Rule, name_of, number, read_table, setting, texts
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 AUTO = "auto"  # the name of the router: `-m auto`
 ATTACHMENTS, RESULTS = "attachments", "tool results"
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine; a tunnel may begin there."""
+    return _LOOPBACK.fullmatch(host) is not None
 
 
 def _sends(value: object) -> tuple[str, ...] | None:
@@ -43,6 +50,7 @@ class Endpoint:
     sends: tuple[str, ...] | None = setting(
         "", _SENDS, "What a router may send besides questions.", "nothing else")
     name: str = ""  # in the config; empty for an address that was given directly
+    configured: bool = False  # such an address is from the config or the environment, as the key is
 
     @property
     def title(self) -> str:
@@ -51,14 +59,21 @@ class Endpoint:
 
     def remote(self, timeout: float) -> Remote:
         """Return the server, of which an answer must begin within `timeout` seconds unless the config says another
-        time. Raises UsageError for what is no address, ConfigError for a key that is not there."""
+        time. Raises UsageError for what is no address, ConfigError for a key that is not there.
+
+        A key goes only where its owner has said: that of `key_env` to this address, that of our own servers to this
+        machine and to an address that is `configured`.
+        """
         from mlxmtp.app.remote import Remote  # a client of HTTP, which models here do without
 
-        variable = self.key_env or "MLXMTP_API_KEY"
+        variable, first_byte = self.key_env or SERVER_KEY, self.timeout or timeout
         key = key_in(variable)
         if self.key_env is not None and key is None:
             raise ConfigError(f"Endpoint '{self.name}' takes its key from {variable}, which is not set: export it.")
-        return Remote(self.url or "", key, variable, self.timeout or timeout)
+        bare = Remote(self.url or "", key_from=None, first_byte=first_byte)
+        if self.key_env is None and not (self.configured or is_loopback(bare.host)):
+            return bare
+        return Remote(self.url or "", key, variable, first_byte)
 # fmt: on
 
 
@@ -84,12 +99,24 @@ def endpoint_of(loaded: Loaded) -> Endpoint | None:
 
     `--url` takes an address or a name, and a model named beside it on the command line is one of that server.
     """
-    settings = loaded.settings
+    settings, origins = loaded.settings, loaded.origins
     if settings.url is not None:
         found = endpoint_named(loaded, settings.url) or Endpoint(url=settings.url)
-        named = settings.model if loaded.origins.get("model") == "flag" else None
-        return found if named is None else replace(found, model=named)
-    return None if settings.model is None else endpoint_named(loaded, settings.model)
+        if settings.model is not None and origins.get("model") == "flag":
+            found = replace(found, model=settings.model)
+        return _with_origin(found, origins.get("url"))
+    named = None if settings.model is None else endpoint_named(loaded, settings.model)
+    return None if named is None else _with_origin(named, origins.get("model"))
+
+
+def with_model(loaded: Loaded, model: str, origin: str) -> Loaded:
+    """Return settings with another model, and where its name is from: a key goes to configured addresses only."""
+    settings = replace(loaded.settings, model=model)
+    return replace(loaded, settings=settings, origins={**loaded.origins, "model": origin})
+
+
+def _with_origin(found: Endpoint, origin: str | None) -> Endpoint:
+    return replace(found, configured=not found.name and origin in ("environment", "config file"))
 
 
 def _endpoint(loaded: Loaded, name: str) -> Endpoint:

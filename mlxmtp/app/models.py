@@ -14,6 +14,7 @@ from mlxmtp.hub.registry import BUILT_IN, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import Largest
+from mlxmtp.machine.pace import pace_here
 from mlxmtp.machine.speed import Speed, predict
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.tensors import parameter_count
@@ -165,7 +166,7 @@ class Catalog:
         commit = record = None
         if model.repo is not None:
             commit, record = checkpoint.folder.name, self.store.records.find(model.repo)
-        paired, bandwidth = model.drafter_config, this_machine().bandwidth
+        paired, pace = model.drafter_config, pace_here(self.store.places.data)
         return ModelReport(
             name,
             model.repo,
@@ -177,7 +178,7 @@ class Catalog:
             tuple(MemoryReport.of(model, context) for context in CONTEXTS if context <= model.config.max_positions),
             model.needs(media=Largest(picture=IMAGE_TOKENS)).vision if model.sees else None,
             model.needs(media=Largest(sound=SOUND_TOKENS)).audio if model.hears else None,
-            None if bandwidth is None else predict(model.config, paired, bandwidth),
+            None if pace is None else predict(model.config, paired, pace),
             conversion_record(checkpoint.folder),
         )
 

@@ -24,6 +24,7 @@ from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.limits import EXACT_DRAFT, Exact
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import NO_MEDIA, Largest, machine_memory, need
+from mlxmtp.machine.pace import measured, pace_here
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
@@ -52,8 +53,8 @@ class TextStore(Protocol):
 class Asked:
     """A turn before it begins, as a router sees it.
 
-    `material`: there are files in the prompt. `goes_on`: more of an answer is wanted, from the model that began it.
-    `wanted`: "small" or "big" answers whatever skills say.
+    `material`: there are files in the prompt. `before`: the model of the answer before, empty if there is none.
+    `goes_on`: more of that answer is wanted. `wanted`: "small" or "big" answers whatever skills say.
     """
 
     messages: Sequence[Message]
@@ -61,6 +62,7 @@ class Asked:
     question: str = ""
     tools: bool = False
     material: bool = False
+    before: str = ""
     goes_on: bool = False
     wanted: str = ""
 
@@ -114,6 +116,7 @@ class Opener:
     obtain: Callable[[str, ModelNotFound], None] | None = None  # get a missing model, or raise the error given
     attended: bool = False
     agree: Callable[[str], bool] | None = None  # ask a person, if there is one, who may say no
+    calls: bool = False  # tools will be called
 
     def __post_init__(self) -> None:
         self._store = Store(self.loaded.places, self.loaded.aliases)
@@ -206,11 +209,10 @@ class Opener:
                     self.tell(note)
         bits, data = settings.draft_bits, self.loaded.places.data
         how = {"draft_bits": bits, "kv_bits": settings.kv_bits, "exact": exact_of(settings)}
-        model = _read_weights(target, drafter, tokenizer or read_tokenizer(target), **how)
+        how["constrained"] = settings.in_form or self.calls
+        model = _read_weights(target, drafter, tokenizer or read_tokenizer(target), data, **how)
         learned = LearnedDrafting.of_pair(model, None if drafter is None else drafter.folder, data, bits)
         learned.start(model)
-        if settings.in_form:
-            model.prepare_constraints()
         return OpenModel(model, target, drafter, learned)
 
 
@@ -236,7 +238,8 @@ def load(
     store = Store(loaded.places, loaded.aliases)
     found = store.resolve(str(target))
     paired = store.drafter_for(found, None if drafter is None else drafter if drafter is False else str(drafter))
-    return _read_weights(found, paired, None, draft_bits=draft_bits, kv_bits=kv_bits, exact=exact)
+    how: dict[str, Any] = {"draft_bits": draft_bits, "kv_bits": kv_bits, "exact": exact}
+    return _read_weights(found, paired, None, loaded.places.data, **how)
 
 
 def exact_of(settings: Settings, drafts: Sequence[int | Literal["auto"]] = ()) -> Exact:
@@ -309,9 +312,18 @@ def require_memory(
     )
 
 
-def _read_weights(target: Checkpoint, drafter: Checkpoint | None, text: Tokenizer | None, **how: Any) -> Model:
+def _read_weights(
+    target: Checkpoint, drafter: Checkpoint | None, text: Tokenizer | None, data: Path, **how: Any
+) -> Model:
+    """Load a model; what `doctor --check` found out about this machine, it begins with."""
     folder, name = (None, None) if drafter is None else (drafter.folder, drafter.name)
-    return Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
+    known = measured(data)
+    if known is not None and not known.exact and how["exact"] == "auto":
+        how["exact"] = "off"  # to look for it takes some twenty passes
+    model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
+    if (pace := pace_here(data)) is not None:
+        model.expect(pace)
+    return model
 
 
 class LearnedDrafting:

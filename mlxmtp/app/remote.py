@@ -16,6 +16,7 @@ from socket import SHUT_RDWR, socket
 from typing import Any
 from urllib.parse import urlsplit
 
+from mlxmtp.environment import SERVER_KEY
 from mlxmtp.errors import EndpointFailed, MlxmtpError, ModelNotFound, UsageError
 
 DEFAULT_URL = "http://127.0.0.1:8765"
@@ -51,12 +52,14 @@ class RemoteModel:
 
 
 class Remote:
-    """A server's address. `key` is sent to it and shown to nobody; `key_from` is the variable that holds it."""
+    """A server's address. `key` is sent to it and shown to nobody."""
 
     def __init__(
-        self, url: str, key: str | None = None, key_from: str = "MLXMTP_API_KEY", first_byte: float = FIRST_BYTE
+        self, url: str, key: str | None = None, key_from: str | None = SERVER_KEY, first_byte: float = FIRST_BYTE
     ) -> None:
-        """`first_byte`: seconds until an answer must have begun. Raise UsageError for what is no address."""
+        """`key_from`: the variable that holds the key, None if no key is for this server. `first_byte`: seconds until
+        an answer must have begun. Raise UsageError for what is no address.
+        """
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             self._port = parts.port
@@ -70,6 +73,11 @@ class Remote:
         path = parts.path.rstrip("/")
         self._path = path if _VERSIONED.search(path) else f"{path}/v1"
         self.url = f"{parts.scheme}://{parts.netloc}{path.removesuffix('/v1')}"
+
+    @property
+    def keyed(self) -> bool:
+        """True if a key is sent."""
+        return self._key is not None
 
     def models(self) -> list[RemoteModel]:
         """Return the models that the server names, at least one. Raises MlxmtpError."""
@@ -144,8 +152,10 @@ class Remote:
     def _refusal(self, response: HTTPResponse) -> EndpointFailed:
         status, lasting = response.status, not (response.status in _TRANSIENT or response.status >= 500)
         if status in (401, 403) and self._key is None:
-            wants = f"The server at {self.url} wants its key: set {self._key_from} to it."
-            return EndpointFailed(wants, f"{status}", counts=False)
+            way = f"set {self._key_from} to it"
+            if self._key_from is None:
+                way = f"name it in the config, as [endpoint.NAME] with key_env, or set MLXMTP_URL beside {SERVER_KEY}"
+            return EndpointFailed(f"The server at {self.url} wants its key: {way}.", f"{status}", counts=False)
         try:
             said = _message(self.table(response))
         except MlxmtpError:

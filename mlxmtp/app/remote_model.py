@@ -20,7 +20,6 @@ from mlxmtp.app.remote_media import Sent, as_sent
 from mlxmtp.app.served_streams import ServedStreams
 from mlxmtp.app.structured import has_form
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Event, FinishReason, Text, Thinking
 from mlxmtp.engine.media import Media, media_in
 from mlxmtp.engine.model import Model
@@ -187,9 +186,8 @@ class ServedModel(Model):
             body["tools"] = [*tools]
         if continues:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        form = None if params is None else params.constraint
-        chunks, patience, seed = self._remote.chat(body), self._patience, 0 if params is None else params.seed or 0
-        return RemoteAnswer(chunks, on_prefill, form=form, trusted=self._ours, patience=patience, seed=seed)
+        chunks = self._remote.chat(body)
+        return RemoteAnswer(chunks, on_prefill, params or Params(), trusted=self._ours, patience=self._patience)
 
     def streams(self, parallel: int) -> Streams:
         """Return what asks for so many answers at a time."""
@@ -243,26 +241,30 @@ class RemoteAnswer(Answer):
         self,
         chunks: Chunks,
         on_prefill: OnPrefill | None,
+        params: Params,
         *,
-        form: Constraint | None = None,
         trusted: bool = False,
         patience: float = FIRST_BYTE,
-        seed: int = 0,
     ) -> None:
-        """`form`: of the answer, looked at here unless the server is `trusted`: many pass over it without a word."""
-        self._patience, self._trusted, self._seed = patience, trusted, seed
-        self._chunks, self._on_prefill, self._form, self._text = chunks, on_prefill, form, ""
+        """The form of the answer is looked at here unless the server is `trusted`: many pass over it without a word."""
+        self._patience, self._trusted = patience, trusted
+        self._form, self._stops, self._seed = params.constraint, bool(params.stop_strings), params.seed or 0
+        self._chunks, self._on_prefill, self._text = chunks, on_prefill, ""
+        self.prompt, self.tokens = (), []  # the server's alone
         self._started, self._first, self._last = time.perf_counter(), 0.0, 0.0
         self._usage: Mapping[str, Any] = {}
         self._more: Mapping[str, Any] = {}
         self._pieces = 0
         self._reason = ""
+        self._cut = False  # by a stop string, if the server says so
         self._called: dict[int, tuple[str, str]] = {}  # name and arguments of calls so far
         self._events = self._run()
 
     @property
     def complete(self) -> bool:
-        return self._form is None or self._reason != "length"
+        if self._form is None or self._called:
+            return True
+        return self._reason != "length" and not self._cut and (self._trusted or has_form(self._text, self._form))
 
     @property
     def stats(self) -> Stats:
@@ -305,6 +307,7 @@ class RemoteAnswer(Answer):
             for choice in chunk["choices"]:
                 delta = choice["delta"]
                 self._reason = str(choice.get("finish_reason") or self._reason)
+                self._cut = self._cut or isinstance(choice.get("stop_reason"), str)
                 for one in delta.get("tool_calls") or ():
                     self._take_call(one)
                 thought = delta.get("reasoning_content") or delta.get("reasoning")
@@ -317,7 +320,7 @@ class RemoteAnswer(Answer):
                         yield kind(text)
         for name, arguments in self._called.values():
             yield Call(name, arguments_in(arguments))
-        if self._form is not None and self.complete and not (self._trusted or has_form(self._text, self._form)):
+        if not (self.complete or self._trusted or self._stops or self._reason == "length"):
             told = f"The server at {self._chunks.remote.url} did not keep to the form of the answer: ask another one."
             raise EndpointFailed(told, "it knows no forms", counts=False)
         yield End(_REASONS.get(self._reason, "stop"), self.stats)

@@ -6,7 +6,7 @@ An endpoint that fails before its first token is followed by the next model; wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +15,7 @@ from mlxmtp.app.candidates import FIRST_TOKEN, Candidates
 from mlxmtp.app.endpoints import AUTO, endpoints_of
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.remote_model import RemoteOpenModel, text_in
-from mlxmtp.app.router import SMALL, Facts, Route, Skill, reason, route, rules_of
+from mlxmtp.app.router import SMALL, Facts, Route, Rules, Skill, reason, route, rules_of
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.declarations import declaration
 from mlxmtp.engine.events import Call, End, Event, Text, Thinking
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlxmtp.engine.seat import Seat
     from mlxmtp.engine.streams import Streams
 
-_SURE, FIRST_WORDS = -1.0, 32  # mean log-probability, of so many tokens, below which the small model hands over
+FIRST_WORDS = 32  # tokens whose mean log-probability says whether the small model hands over
 _EXPERT = declaration(
     "ask_expert",
     "Hand the question over to a larger model. Call this instead of answering when you are not sure of the answer.",
@@ -56,7 +56,7 @@ class RouterOpener(Opener):
     def target(self, name: str | None) -> Checkpoint:
         """Return the small model, by the router's name. Raises as that of any opener."""
         del name
-        models = Opener(self.loaded, self.tell, self.obtain, self.attended)
+        models = Opener(self.loaded, self.tell, self.obtain, self.attended, calls=self.calls)
         self.candidates = Candidates(self.rules, models, self.clock)
         small = self.candidates[SMALL].target
         assert small is not None
@@ -120,7 +120,7 @@ class RoutedModel(Model):
         self.name, self.drafter, self.kv_bits = AUTO, None, None
         self.rules, self.candidates = opener.rules, opener.candidates
         self._agree, self._small_tokenizer = opener.agree, tokenizer
-        self._current: str | None = None  # who answered last
+        self._current: str | None = None  # who answered before, or answers
         self.chosen = Route((SMALL,), "")
 
     @property
@@ -132,25 +132,12 @@ class RoutedModel(Model):
         rules, facts = self.rules, self._facts(asked)
         if asked.wanted:
             rules = replace(rules, skills=(Skill("summary", asked.wanted),))
-        obstacles = {name: self.candidates.obstacle(name, facts) for name in self.candidates}
-        if not any(one.get("role") == "assistant" for one in asked.messages):
-            self._current = None  # a conversation begins
+        self._current = self.candidates.named(asked.before)
         if asked.goes_on and self._current is not None:
             rules = replace(rules, skills=())
-        found = route(rules, facts, obstacles, self._current)
-        if rules.remote == "ask":
-            while found.order and (first := found.order[0]) in rules.endpoints:
-                told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {first}"
-                if self._agree is not None and self._agree(
-                    f"{told} at {rules.endpoints[first].remote(FIRST_TOKEN).host}?"
-                ):
-                    break
-                obstacles |= {
-                    name: obstacles[name] or "was not allowed" for name in rules.endpoints if name in obstacles
-                }
-                found = route(rules, facts, obstacles, self._current)
-            unasked = {*rules.endpoints} - {*found.order[:1]}  # so they are no way out either
-            found = replace(found, order=tuple(name for name in found.order if name not in unasked))
+        obstacles = {name: self.candidates.obstacle(name, facts) for name in self.candidates}
+        choose = self._agreed if rules.remote == "ask" else self._route
+        found = choose(rules, facts, obstacles)
         if not found.order:
             told = ", ".join(f"{self.candidates[name].title} {obstacle}" for name, obstacle in found.passed)
             raise MlxmtpError(f"No model of the router can answer this: {told}.")
@@ -160,6 +147,20 @@ class RoutedModel(Model):
             return f"asking {one.title}"
         seconds = one.seconds_to_load
         return f"loading {one.title}, about {seconds:.0f} s" if seconds >= 1 else ""
+
+    def _route(self, rules: Rules, facts: Facts, obstacles: Mapping[str, str]) -> Route:
+        return route(rules, facts, obstacles, self._current)
+
+    def _agreed(self, rules: Rules, facts: Facts, obstacles: Mapping[str, str]) -> Route:
+        """Choose with a person's word on the endpoint that is wanted; no other one is a way out then."""
+        found = self._route(rules, facts, obstacles)
+        wanted = next((name for name in found.order[:1] if name in rules.endpoints), None)
+        host = "" if wanted is None else rules.endpoints[wanted].remote(FIRST_TOKEN).host
+        told = f"Send this conversation, about {facts.prompt_tokens:,} tokens, to {wanted} at {host}?"
+        if wanted is not None and (self._agree is None or not self._agree(told)):
+            denied = {name: one or "was not allowed" for name, one in obstacles.items() if name in rules.endpoints}
+            return self._route(rules, facts, {**obstacles, **denied})
+        return replace(found, order=tuple(one for one in found.order if one == wanted or one not in rules.endpoints))
 
     def _facts(self, asked: Asked) -> Facts:
         """Return what skills look at; tokens are those of the texts, without the template's marks."""
@@ -256,7 +257,8 @@ class RoutedAnswer(Answer):
     def stats(self) -> Stats:
         stats = Stats() if self._answer is None else self._answer.stats
         hosts = ", ".join(dict.fromkeys(filter(None, [*self._sent, stats.sent_to])))
-        return replace(stats, route=reason(self._title, self._why, self._passed), sent_to=hosts)
+        by = self._title if self._shown else ""
+        return replace(stats, answered_by=by, route=reason(self._title, self._why, self._passed), sent_to=hosts)
 
     @property
     def complete(self) -> bool:
@@ -264,11 +266,11 @@ class RoutedAnswer(Answer):
 
     @property
     def prompt(self) -> Sequence[int]:  # type: ignore[override]
-        return getattr(self._answer, "prompt", ())
+        return () if self._answer is None else self._answer.prompt
 
     @property
     def tokens(self) -> list[int]:  # type: ignore[override]
-        return getattr(self._answer, "tokens", [])
+        return [] if self._answer is None else self._answer.tokens
 
     def close(self) -> None:
         if self._answer is not None:
@@ -334,7 +336,7 @@ class RoutedAnswer(Answer):
         if cascade == "tool":
             tools = [*tools, _EXPERT]
         self._answer = answer = self._ask(opened, params, tools)
-        sure, heard = self._model.rules.router.certainty, list[float]()
+        heard = list[float]()
         for event in answer:
             if cascade == "tool" and isinstance(event, Call) and event.name == "ask_expert":
                 answer.close()
@@ -344,10 +346,12 @@ class RoutedAnswer(Answer):
                 heard += [] if isinstance(event, End) else [one.logprob for one in event.logprobs]
                 if heard and (len(heard) >= FIRST_WORDS or isinstance(event, End)):
                     mean = fmean(heard[:FIRST_WORDS])
-                    if mean < (_SURE if sure is None else sure):
+                    told = f"mean log-probability {mean:.3g}"
+                    if mean < (self._model.rules.router.certainty or 0.0):
                         if isinstance(event, Text):
                             yield event
                         answer.close()
-                        yield f"mean log-probability {mean:.1f}"
+                        yield told
                         return
+                    self._why += f", {told}"  # so that a person finds the certainty that suits the model
             yield event

@@ -39,7 +39,8 @@ class Router:
         "", choice("off", "tool", "logprob"),
         "The small one hands over: by a tool, or when the log-probability of its first words is low.", "off")
     certainty: float | None = setting(
-        "", number(Range(-100, 0)), "Mean log-probability below which it hands over.", "-1")
+        "", number(Range(-100, 0)), "Mean log-probability below which it hands over.",
+        'must be there for "logprob"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,11 @@ def rules_of(loaded: Loaded, endpoints: Mapping[str, Endpoint]) -> Rules:
     router = read_table(Router, loaded.router, f"[router] in {file}")
     if not router.big:
         raise ConfigError(f"{_EXAMPLE} {file} (docs/router.md).")
+    if router.cascade == "logprob" and router.certainty is None:
+        raise ConfigError(
+            f'cascade = "logprob" in {file} needs certainty, the mean log-probability below which the small model '
+            "hands over. It differs from model to model: with certainty = -100 --stats shows that of each answer."
+        )
     skills = []
     for place, said in enumerate(loaded.skills, 1):
         where = f"[[skill]] {place} in {file}"

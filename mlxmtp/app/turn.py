@@ -138,9 +138,16 @@ class Turn:
 
         `tools` may be called in it. Returns what is done before, if anything. Raises MlxmtpError if nobody can answer.
         """
-        material = any(one.material or one.media for one in [*self._conversation.exchanges[drop:], self.asking])
-        goes_on, prompt = self.kind == "continue", self.messages
-        doing = opened.begin_turn(Asked(prompt, params, self.asking.question, bool(tools), material, goes_on))
+        asked = Asked(
+            self.messages,
+            params,
+            self.asking.question,
+            tools=bool(tools),
+            material=any(one.material or one.media for one in [*self._conversation.exchanges[drop:], self.asking]),
+            before=self._answered_before(drop),
+            goes_on=self.kind == "continue",
+        )
+        doing = opened.begin_turn(asked)
         self._opened, self._dropped, self._sampling, self._tools = opened, drop, asdict(params), tools
         self._conversation.drop_oldest(drop)
         if self.kind == "ask":
@@ -151,6 +158,13 @@ class Turn:
         elif self.kind == "regenerate":
             self._conversation.retract_reply()
         return doing
+
+    def _answered_before(self, drop: int) -> str:
+        """Return the model of the last answer that stays in the prompt, or that is to be continued."""
+        stays = self._conversation.exchanges[drop:]
+        if self.kind in ("edit", "regenerate"):
+            stays = stays[:-1]
+        return next((one.model for one in reversed(stays) if one.answered or one.calls), "")
 
     def stream(
         self, params: Params, on_prefill: OnPrefill | None = None, snapshot_at: Collection[int] | None = None

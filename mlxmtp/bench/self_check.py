@@ -1,12 +1,12 @@
 """`doctor --check`: what this machine computes, compared with its own CPU, and how long that takes."""
 
 import json
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,16 +15,18 @@ import mlx.core as mx
 from mlxmtp.decode.compile import Rounds
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.exact import probe
-from mlxmtp.decode.round import State
+from mlxmtp.decode.round import State, make_parts
 from mlxmtp.errors import DeviceFailed
 from mlxmtp.hub.registry import entries
 from mlxmtp.hub.store import built_in
 from mlxmtp.machine.checks import Check, Verdict
+from mlxmtp.machine.pace import Measured, Pace, Products
 from mlxmtp.models.config import FULL, ModelConfig
-from mlxmtp.models.device import backend, find_compiler
+from mlxmtp.models.device import backend, compute_dtype, find_compiler
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.fused import usable
 from mlxmtp.models.kv_cache import FixedView, KVCache, PromptView
+from mlxmtp.models.linear import Linear, Matrix
 from mlxmtp.models.load import assemble, load_drafter, load_target
 from mlxmtp.models.target import Target
 from mlxmtp.models.tensors import NORM, Quantization, tensors
@@ -42,6 +44,7 @@ _WIDTH, _WINDOW, _VOCABULARY = 256, 16, 1024
 _SHORT = 24  # tokens of the prompt of a small network: more than its window
 _COLUMNS = 16  # of the scores are recorded
 _GIGABYTE = 1e9
+_TIMES = 5
 _QUANTIZATION = Quantization(4, 64)
 
 
@@ -57,7 +60,25 @@ def measure() -> Iterator[Check]:
     yield from _guarded("exact text", lambda: _exact_text(target))
     yield from _guarded("kernels", lambda: _build(target, drafter))
     yield from _guarded("bandwidth", _bandwidth)
-    yield from _guarded("cost by rows", _cost_by_rows)
+    yield from _guarded("4-bit products by rows", lambda: _products(quantized=True))
+    yield from _guarded("plain products by rows", lambda: _products(quantized=False))
+    yield from _guarded("passes by rows", lambda: _passes(target))
+
+
+def measured(checks: Iterable[Check]) -> Measured | None:
+    """Return what later processes can begin with; None where a check failed."""
+    figures = {one.what: one.figures for one in checks if one.verdict != "bad"}
+    quantized, plain = (figures.get(f"{what} products by rows") for what in ("4-bit", "plain"))
+    exact = figures.get("exact text")
+    if quantized is None or plain is None or exact is None:
+        return None
+    return Measured(Pace(_of_figures(quantized), _of_figures(plain), backend() == "CPU"), exact["available"])
+
+
+def _of_figures(figures: Mapping[str, Any]) -> Products:
+    """Return products whose further rows take no less time, whatever the clock said."""
+    costs = accumulate(figures["rows"].values(), max)
+    return Products(figures["gb_per_s"] * _GIGABYTE, dict(zip(map(int, figures["rows"]), costs, strict=True)))
 
 
 def _guarded(what: str, check: Callable[[], Check]) -> Iterator[Check]:
@@ -233,11 +254,11 @@ def _build(target: Target, drafter: Drafter) -> Check:
         return time.perf_counter() - begin
 
     first, again = run(), run()
-    found = f"{first - again:.1f} s to build those of a round, {again * 1e3:.1f} ms to run it"
+    found = f"{max(first - again, 0):.1f} s to build those of a round, {again * 1e3:.1f} ms to run it"
     own = usable(target.dtype, target.config.hidden_size, target.config.eps)
     if backend() == "Metal":
         found += f"; our kernel of norms and sum {'is used' if own else 'is not used: it computes otherwise here'}"
-    return Check("kernels", "ok", found, figures={"build_s": first - again, "round_s": again, "own": own})
+    return Check("kernels", "ok", found, figures={"build_s": max(first - again, 0), "round_s": again, "own": own})
 
 
 def _bandwidth() -> Check:
@@ -247,25 +268,50 @@ def _bandwidth() -> Check:
     return Check("bandwidth", "ok", f"{speed:.0f} GB/s read on {backend()}", figures={"gb_per_s": speed})
 
 
-def _cost_by_rows() -> Check:
-    """Time products with 4-bit matrices by the number of rows; on a GPU those are together larger than its cache."""
-    width, count = (512, 2) if backend() == "CPU" else (4096, 8)
-    packed = [
-        mx.quantize(mx.full((width, width), 0.01 * i, mx.bfloat16), **_QUANTIZATION.arguments) for i in range(count)
-    ]
-    mx.eval(packed)
+def _products(quantized: bool) -> Check:
+    """Time products by the number of rows; on a GPU the matrices are together larger than its cache."""
+    width, count = (1024, 4) if backend() == "CPU" else (4096, 8)
+    dtype = compute_dtype(mx.bfloat16)
+    values = [mx.full((width, width), 0.01 * i, dtype) for i in range(count)]
+    how = _QUANTIZATION if quantized else None
+    matrices = [Matrix(tuple(mx.quantize(one, **how.arguments)) if how else (one,), how) for one in values]
+    mx.eval([matrix.arrays for matrix in matrices])
+    layers = [Linear(matrix) for matrix in matrices]
+    times = _by_rows(lambda rows: [layer(mx.ones((rows, width), dtype)) for layer in layers])
+    speed = sum(array.nbytes for matrix in matrices for array in matrix.arrays) / times[1] / _GIGABYTE
+    what = "4-bit products" if quantized else "plain products"
+    return _of_rows(what, times, f"{speed:.1f} GB/s in one row; ", {"gb_per_s": speed})
+
+
+def _passes(target: Target) -> Check:
+    """Time compiled passes of the built-in model by the number of rows."""
+    cache = KVCache(target.cache_spec, target.dtype)
+    cache.reserve(max(ROWS))
+    parts = make_parts(target, None, (0.0, 1.0, 0, 0.0), compiled=True)
+
+    def check(rows: int) -> Any:
+        found = parts.check(
+            mx.ones((rows,), mx.int32), mx.ones((1,), mx.int32), cache.buffers, mx.zeros((2,), mx.uint32)
+        )
+        cache.buffers = found[1]
+        return found
+
+    times = _by_rows(check)
+    return _of_rows("passes", times, f"the built-in model's take {times[1] * 1e3:.1f} ms; ", {"ms": times[1] * 1e3})
+
+
+def _by_rows(run: Callable[[int], Any]) -> dict[int, float]:
     times = {}
     for rows in ROWS:
-        x = mx.ones((rows, width), mx.bfloat16)
+        _seconds(partial(run, rows))  # builds kernels
+        times[rows] = min(_seconds(partial(run, rows)) for _ in range(_TIMES))  # what else runs here only adds
+    return times
 
-        def products(x: mx.array = x) -> list[mx.array]:
-            return [mx.quantized_matmul(x, *one, transpose=True, **_QUANTIZATION.arguments) for one in packed]
 
-        _seconds(products)
-        times[rows] = statistics.median(_seconds(products) for _ in range(5))
-    relative: Mapping[str, float] = {str(rows): times[rows] / times[1] for rows in ROWS}
-    told = " ".join(f"{rows}:{cost:.2f}" for rows, cost in relative.items())
-    return Check("cost by rows", "ok", f"{told} (4-bit products, in those of one row)", figures=dict(relative))
+def _of_rows(what: str, times: Mapping[int, float], told: str, figures: Mapping[str, Any]) -> Check:
+    relative = {str(rows): seconds / times[1] for rows, seconds in times.items()}
+    found = told + " ".join(f"{rows}:{cost:.2f}" for rows, cost in relative.items())
+    return Check(f"{what} by rows", "ok", found, figures={**figures, "rows": relative})
 
 
 def _seconds(run: Callable[[], Any]) -> float:

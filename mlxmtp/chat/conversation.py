@@ -146,13 +146,14 @@ class Conversation:
     ) -> None:
         """End the answer whose parts came, and its `calls`, if it has any: their results are the next message.
 
-        `sampling`: the settings it was made with, None where the checkpoint's.
+        `stats` may name the model that a router chose. `sampling`: the settings it was made with, None where the
+        checkpoint's.
         """
         assert self._history.asked
-        coming = self.history.coming or Message("assistant")
+        coming, model = self.history.coming or Message("assistant"), (stats or {}).get("answered_by") or self.model
         chosen = {name: value for name, value in (sampling or {}).items() if value is not None}
         parts = (*coming.parts, *calls)
-        end = replace(coming, parts=parts, finish_reason=reason, stats=stats, model=self.model, sampling=chosen or None)
+        end = replace(coming, parts=parts, finish_reason=reason, stats=stats, model=model, sampling=chosen or None)
         self._do(self._history.ending(end))
 
     def retract_reply(self) -> str | None:

@@ -69,6 +69,11 @@ class Exchange:
         return any(one.calls for one in self.messages)
 
     @property
+    def model(self) -> str:
+        """The model that answered, the last one if there were several; empty if there is no answer."""
+        return next((one.model for one in reversed(self.messages) if one.role == "assistant"), "")
+
+    @property
     def answered(self) -> bool:
         """True if the model said anything; a reply that was cancelled within its thought did not."""
         return self.reply is not None and bool(self.reply.text)

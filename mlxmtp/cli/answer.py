@@ -1,4 +1,7 @@
-"""`mlxmtp ask`: one turn on stdout and stderr. All that can be refused is refused before the weights are read."""
+"""`mlxmtp ask`: one turn on stdout and stderr.
+
+All that can be refused is refused before the weights are read, but for tool servers, which start meanwhile.
+"""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,6 +59,7 @@ class OneAnswer:
     def __post_init__(self) -> None:
         self.settings = self.loaded.settings
         self.turn = Turn(self.conversation, "ask", self.asking)
+        self._spoke, self._gap = False, ""  # between the text before calls and the one after them
         # Markdown is drawn on a terminal, unless someone wants the answer as it is.
         as_is = self.settings.plain or self.settings.in_form or self.form.json or self.form.jsonl or self.form.extract
         self.renders = not as_is and presenters.fits_markdown(self.out)
@@ -79,6 +83,7 @@ class OneAnswer:
             raise UsageError("--dry-run shows the prompt of a model on this machine: name one with -m.")
         found = self.opener.target(self.settings.model)
         tokenizer = self.opener.tokenizer(found)
+        self.take_tools()
         tools = self.tools.declarations
         prompt = tokenizer.prompt(self._messages(found), think=bool(self.settings.think), tools=tools)
         context, count = self.opener.context(found), len(prompt.ids)
@@ -98,22 +103,42 @@ class OneAnswer:
         drafter = self.opener.drafter(target, settings, off=settings.num_draft_tokens == 0)
         tokenizer = self.opener.tokenizer(target)
         messages = self._messages(target)
-        ids = tokenizer.prompt_ids(messages, think=bool(self.settings.think), tools=self.tools.declarations)
-        self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name)
-        # --cache stores the prompt as it was before the answer: a snapshot takes memory.
-        tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
-        media = largest(media_in(messages))
-        self.opener.require_memory(target, drafter, tokens, settings, turns=cached, media=media)
+        ids = self._prompt(messages, target, drafter, tokenizer, whole=self.tools.servers is None)
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}" if self.opener.here else f"asking {target.name}")
         opened = self.opener.open(target, drafter, settings, tokenizer)
+        self.take_tools()
+        if self.tools.servers is not None:
+            ids = self._prompt(messages, target, drafter, tokenizer)
         before = self.conversation.model
         if before and before != target.name:
             self.out.note(f"This conversation was with {before}; {target.name} goes on with it.")
         if before != target.name:
             self.conversation.use_model(target.name)
         self._stream(opened, ids, params, media_in(messages))
+
+    def _prompt(
+        self,
+        messages: list[Message],
+        target: Checkpoint,
+        drafter: Checkpoint | None,
+        tokenizer: Tokenizer,
+        *,
+        whole: bool = True,
+    ) -> list[int]:
+        """Return the prompt with the tools that are there, which is `whole` once those of servers are.
+
+        Raises ContextOverflow, TooLarge if there is no room for it.
+        """
+        settings = self.settings
+        ids = tokenizer.prompt_ids(messages, think=bool(settings.think), tools=self.tools.declarations)
+        self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name, warns=whole)
+        # --cache stores the prompt as it was before the answer: a snapshot takes memory.
+        tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
+        media = largest(media_in(messages))
+        self.opener.require_memory(target, drafter, tokens, settings, turns=cached, media=media)
+        return ids
 
     def _messages(self, target: Checkpoint) -> list[Message]:
         """Return the conversation as the model reads it, and say what was attached to this question."""
@@ -150,7 +175,7 @@ class OneAnswer:
         last_words = LastWords(cut_short)
         with interrupts(last_words), resumption():
             outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
-            while outcome is None and self._call(last_words):
+            while outcome is None and self._call(last_words, presenter):
                 answer = self.turn.stream(params, on_prefill, [prefix])
                 outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
             outcome = outcome or self.turn.end("stop", answer.stats)
@@ -198,10 +223,15 @@ class OneAnswer:
         if seconds >= 1:
             self.out.progress(progress_line(call, seconds, told))
 
-    def _call(self, waiting: LastWords) -> bool:
+    def _call(self, waiting: LastWords, presenter: presenters.Presenter) -> bool:
         """Carry out the calls of the answer; false if it has had all it may have. What is raised ends the turn."""
+        for call in self.turn.calls:
+            presenter.call(call)
         with waiting:
             answered = self.turn.carry_out(self._runner)
+        for _, result in answered:
+            presenter.result(result)
+        self._gap = "\n\n" if self._spoke else ""
         if self.out.error_terminal and not self.settings.quiet:
             self.out.settle()
             for call, result in answered:
@@ -210,7 +240,8 @@ class OneAnswer:
 
     def _show(self, event: Text | Thinking, presenter: presenters.Presenter) -> bool:
         if isinstance(event, Text):
-            presenter.text(event.text)
+            presenter.text(self._gap + (event.text.lstrip("\n") if self._gap else event.text))
+            self._gap, self._spoke = "", self._spoke or bool(event.text.strip())
             return not presenter.satisfied
         if event.text:
             presenter.thinking(event.text)
@@ -229,7 +260,7 @@ class OneAnswer:
         if remark is not None:
             self.out.note(remark)
 
-    def _check_fit(self, count: int, tokenizer: Tokenizer, context: int, name: str) -> None:
+    def _check_fit(self, count: int, tokenizer: Tokenizer, context: int, name: str, *, warns: bool = True) -> None:
         """Raise ContextOverflow for a prompt that is too long; one of many turns must leave room for an answer."""
         if not self.conversation.exchanges:
             check_length(count, context, name)
@@ -242,7 +273,7 @@ class OneAnswer:
                 f"{context:,} of '{name}': ask anew, without -c, or leave out its oldest turns in "
                 f"mlxmtp chat {'-c' if session is None else f'-r {session}'}."
             )
-        if fit.warns:
+        if fit.warns and warns:
             self.out.note(f"The conversation fills {fit.percent} % of the context.")
 
     def _presenter(self, opened: OpenModel) -> presenters.Presenter:

@@ -31,8 +31,14 @@ QUESTION = "Run it? [y]es, in this [c]onversation, [a]lways, [N]o, or say why no
 
 def request_text(tool: Tool, arguments: Mapping[str, Any]) -> str:
     """Return a call in full: server, tool, and every argument as it is."""
-    shown = [f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items()]
+    shown = [f"  {_as_json(key)[1:-1]}: {_as_json(value)}" for key, value in arguments.items()]
     return "\n".join([f"{tool.label} wants to run" + (" with" if shown else ", without arguments"), *shown])
+
+
+def _as_json(value: Any) -> str:
+    """Return JSON with every character escaped that is not seen, or that changes the order of what is."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one == " " or one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def decision_of(answer: str | None) -> Decision:
@@ -46,7 +52,7 @@ def decision_of(answer: str | None) -> Decision:
 
 def call_line(call: ToolCall, result: ToolResult) -> str:
     """Return one line: `calculate {"expression": "1+1"} → 2`."""
-    arguments = title_of(json.dumps(call.arguments, ensure_ascii=False), _COLUMNS)
+    arguments = title_of(_as_json(call.arguments), _COLUMNS)
     outcome = title_of(text_of(result.content).strip() or "(nothing)", _COLUMNS)
     return f"{title_of(call.name)} {arguments} {'✗' if result.is_error else '→'} {outcome}"
 
@@ -58,7 +64,7 @@ def progress_line(call: ToolCall, seconds: float, told: str) -> str:
 
 def call_in_full(call: ToolCall, result: ToolResult) -> str:
     """Return a call with all its arguments and its result."""
-    return f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}\n{text_of(result.content)}"
+    return f"{call.name} {_as_json(call.arguments)}\n{text_of(result.content)}"
 
 
 def asking(out: Output) -> AskPerson:

@@ -2,10 +2,9 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
-from mlxmtp.app.endpoints import AUTO, endpoint_named, endpoint_of
+from mlxmtp.app.endpoints import AUTO, endpoint_named, endpoint_of, with_model
 from mlxmtp.app.open import Opener
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Sessions
@@ -65,7 +64,7 @@ def conversation_for(
     if conversation.model and loaded.origins.get("model") != "flag":
         elsewhere = conversation.model == AUTO or endpoint_named(loaded, conversation.model) is not None
         if elsewhere or opener_of(loaded, out).has(conversation.model):
-            return replace(loaded, settings=replace(loaded.settings, model=conversation.model)), conversation
+            return with_model(loaded, conversation.model, "session"), conversation
         out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")
     return loaded, conversation
 

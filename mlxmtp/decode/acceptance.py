@@ -32,8 +32,8 @@ class Kind:
 
 @dataclass(slots=True)
 class Acceptance:
-    """Forecasts for each of ``positions``. A text is of one of a few kinds, known from the texts before, and memories of
-    it are believed as far as they have been right lately (fixed share: Herbster and Warmuth 1998).
+    """Forecasts for each of ``positions``. A text is of one of a few kinds, known from the texts before, and memories
+    of it are believed as far as they have been right lately (fixed share: Herbster and Warmuth 1998).
 
     forecast of m      p_m(i) = (hits + s q) / (seen + s)      both forgetting at m's rate; q: the longer memory's
     of the longest     q = p_k(i)                              the share that texts of kind k have accepted
@@ -46,6 +46,8 @@ class Acceptance:
 
     positions: int
     kinds: list[Kind] = field(init=False)
+    known: bool = False
+    """True if `kinds` are not only a guess."""
     _odds: list[float] = field(init=False)
     _hits: list[list[float]] = field(init=False)
     _seen: list[list[float]] = field(init=False)
@@ -92,15 +94,14 @@ class Acceptance:
         positions = self.positions if most is None else min(most, self.positions)
         if self._tokens and len(self._tokens[0][1]) > positions:
             return self._tokens
-        # Forecasts are linear in what they lean on.
-        none = [_mean(self._weights, self._forecasts(i, 0.0)) for i in range(positions)]
-        all_ = [_mean(self._weights, self._forecasts(i, 1.0)) for i in range(positions)]
+        lines = [self._line(i) for i in range(positions)]
         self._tokens = []
         for odds, kind in zip(self._odds, self.kinds, strict=True):
-            found, product = [1.0], 1.0
-            for low, high, share in zip(none, all_, kind.shares, strict=False):
-                product *= low + (high - low) * share
-                found.append(found[-1] + product)
+            found, total, product = [1.0], 1.0, 1.0
+            for (low, slope), share in zip(lines, kind.shares, strict=False):
+                product *= low + slope * share
+                total += product
+                found.append(total)
             self._tokens.append((odds, found))
         return self._tokens
 
@@ -109,9 +110,13 @@ class Acceptance:
         odds, tokens = zip(*self.by_kind(most), strict=True)
         return [_mean(odds, of_length) for of_length in zip(*tokens, strict=True)]
 
+    def knows(self) -> bool:
+        """Return True if `learned` tells more than a guess."""
+        return self.known or self._counts()
+
     def learned(self) -> list[Kind]:
         """Return the kinds of texts so far, with this one."""
-        if self._text[0][1] < _ENOUGH:
+        if not self._counts():
             return self.kinds
         likely = max(range(len(self.kinds)), key=lambda k: self._likelihood(self.kinds[k]))
         found = [Kind(one.texts + _FADING * (_RARE - one.texts), one.shares) for one in self.kinds]
@@ -124,7 +129,7 @@ class Acceptance:
 
     def begin(self) -> None:
         """Begin another text: what was seen counts for at most so many observations of it."""
-        self.kinds = self.learned()
+        self.known, self.kinds = self.knows(), self.learned()
         self._odds = [(now + usual) / 2 for now, usual in zip(self._odds, self._usual(), strict=True)]
         self._tokens = []
         self._text = [(0, 0)] * self.positions
@@ -137,8 +142,12 @@ class Acceptance:
     def start_from(self, kinds: Sequence[Kind]) -> None:
         """Begin with what `learned` gave."""
         self._tokens = []
-        self.kinds = list(kinds)
+        self.known, self.kinds = True, list(kinds)
         self._odds = self._usual()
+
+    def _counts(self) -> bool:
+        """Return True if enough was seen of this text."""
+        return self._text[0][1] >= _ENOUGH
 
     def _usual(self) -> list[float]:
         """Return how often texts are of each kind."""
@@ -149,6 +158,16 @@ class Acceptance:
         """Return the logarithm of how likely what was seen of this text is in a text of that kind."""
         pairs = zip(self._text, kind.shares, strict=True)
         return sum(hits * math.log(share) + (seen - hits) * math.log(1 - share) for (hits, seen), share in pairs)
+
+    def _line(self, i: int) -> tuple[float, float]:
+        """Return the forecast of all together as a line: its value where the longest leans on nothing, its slope."""
+        low, slope, lows, slopes = 0.0, 1.0, 0.0, 0.0
+        for hits, seen, s, weight in zip(self._hits, self._seen, _STRENGTH, self._weights, strict=True):
+            all_ = seen[i] + s
+            low, slope = (hits[i] + s * low) / all_, s * slope / all_
+            lows += weight * low
+            slopes += weight * slope
+        return lows, slopes
 
     def _forecasts(self, i: int, share: float) -> list[float]:
         """By memory, longest first. Each leans on the one before it as long as it has seen little, the longest on

@@ -58,7 +58,7 @@ def make_batch_parts(
     return parts_with(target, drafter, choose_draft, check, compiled=compiled)
 
 
-def make_batch_round(parts: Parts, k: int) -> BatchFunction:
+def make_batch_round(parts: Parts, k: int, *, waits: bool = False) -> BatchFunction:
     """Return the round with ``k`` draft tokens for every text, as ``make_round`` does for one."""
 
     def round_(state: State, buffers: list[mx.array], slots: Slots) -> tuple[State, list[mx.array], mx.array]:
@@ -70,6 +70,8 @@ def make_batch_round(parts: Parts, k: int) -> BatchFunction:
             for position in positions:
                 token, hidden = parts.draft(token, hidden, position[0], buffers, context, slots.choices)
                 tokens.append(token)
+        if waits:
+            mx.eval(tokens)
         after, written, report = parts.check(mx.stack(tokens, axis=1), offset, buffers, slots)
         return State(*after), written, report
 

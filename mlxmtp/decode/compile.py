@@ -19,6 +19,7 @@ from mlxmtp.decode.mixed_sampling import choices
 from mlxmtp.decode.round import Parts, State, make_parts, make_round
 from mlxmtp.decode.sampling import Filters, Sampling
 from mlxmtp.limits import COPIED, MAX_DRAFT, STEP
+from mlxmtp.models.config import FULL
 from mlxmtp.models.device import on_cpu
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
@@ -30,6 +31,8 @@ Compiled = Literal["background", "always", "never"]
 Kind = tuple[Any, ...]
 """What shapes a round beside its draft length: filters of sampling, or for several texts see `BatchRounds`."""
 Key = tuple[int, Kind]
+COPIED_FROM = 2**27
+"""Bytes of rows that layers share from which a check waits: to copy them takes 2.7 ms at 100 GB/s, 0.7 at 400."""
 _TRIES = 3  # at building kernels: Ctrl-C in a terminal ends the compiler, too, and a conversation goes on after it
 _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or one there are a few others
 
@@ -80,7 +83,22 @@ class Rounds:
                 self._steps.add((filters, capacity))
         if (filters, compiled) not in self._parts:
             self._parts[filters, compiled] = self._make_parts(filters, compiled)
-        return self._make_round(self._parts[filters, compiled], k), compiled
+        return self._make_round(self._parts[filters, compiled], k, waits=self._waits(filters, capacity)), compiled
+
+    def _waits(self, kind: Kind, capacity: int) -> bool:
+        """Return True if a check has to wait until nothing on the device reads the rows that layers share any more.
+
+        Metal keeps what an operation reads until its batch of some 50 is done, and the host is up to ten of these
+        ahead. A buffer that is still read is copied before it is written. Only E2B and E4B come so close: the layer
+        whose keys others and the drafter read is a few hundred operations behind these. From some size on, a copy takes
+        longer than the device idles here, until the host has dispatched the check's first operations.
+        """
+        target = self._target
+        if on_cpu() or len(target.layers) == len(target.cache_spec.kinds):
+            return False
+        buffers, places = target.cache_spec.buffers(target.dtype), target.cache_spec.places(target.stores[FULL])
+        row = sum(buffers[place].heads * buffers[place].width * buffers[place].dtype.size for place in places)
+        return row * capacity * self._texts(kind) >= COPIED_FROM
 
     def traced(self, filters: Kind, capacity: int, *, drafting: bool = True) -> set[int]:
         """Return the draft lengths whose rounds can run at once, in their final form; not ``drafting``: all given."""
@@ -91,7 +109,8 @@ class Rounds:
 
     def trace(self, k: int, filters: Kind, buffers: list[mx.array], capacity: int) -> None:
         """Trace the round with ``k`` draft tokens for buffers like these: a graph, which nobody evaluates."""
-        function, _ = self.get(k, filters, capacity)
+        _, compiled = self.get(k, filters, capacity)
+        function = self._make_round(self._parts[filters, compiled], k)  # waits for nothing
         function(*self._arguments(k, filters, [mx.zeros(one.shape, one.dtype) for one in buffers]))
 
     def built(self, k: int, filters: Kind) -> bool:
@@ -178,8 +197,12 @@ class Rounds:
         about = self._target, self._drafter, cast("Filters", filters)
         return make_parts(*about, compiled=compiled, passes=self._passes)
 
-    def _make_round(self, parts: Parts, k: int) -> Callable[..., Any]:
-        return make_round(parts, k)
+    def _make_round(self, parts: Parts, k: int, *, waits: bool = False) -> Callable[..., Any]:
+        return make_round(parts, k, waits=waits)
+
+    def _texts(self, kind: Kind) -> int:
+        del kind
+        return 1
 
     def _cache(self, filters: Kind) -> KVCache:
         del filters
@@ -203,8 +226,12 @@ class BatchRounds(Rounds):
     def _make_parts(self, filters: Kind, compiled: bool) -> Parts:
         return make_batch_parts(self._target, self._drafter, filters[1:], compiled=compiled)
 
-    def _make_round(self, parts: Parts, k: int) -> Callable[..., Any]:
-        return make_batch_round(parts, k)
+    def _make_round(self, parts: Parts, k: int, *, waits: bool = False) -> Callable[..., Any]:
+        return make_batch_round(parts, k, waits=waits)
+
+    def _texts(self, kind: Kind) -> int:
+        texts: int = kind[0]
+        return texts
 
     @property
     def drafts(self) -> bool:

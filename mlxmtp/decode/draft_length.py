@@ -69,7 +69,6 @@ class DraftLength:
     _said: int = 0  # tokens of this answer
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
-    _drafted: bool = False  # ever, as far as known
     _rows: int = 0  # that rounds attend to, as far as known
 
     def __post_init__(self) -> None:
@@ -104,19 +103,20 @@ class DraftLength:
         """Return the time of ``left`` tokens, in plain rounds, by the length of the next round."""
         early = self._said < _SHORT and len(self.lengths) > len(RUNGS)
         lengths = [k for k in self.lengths if k <= self.limit and (k in RUNGS or k in traced or not early)]
-        costs, hopes = {k: self._times.cost(k) for k in lengths}, self._hopes(self._speeds(), traced)
+        costs, tokens = {k: self._times.cost(k) for k in lengths}, self._accepted.tokens(self.limit)
+        hopes = self._hopes({k: tokens[k] / costs[k] for k in lengths}, traced)
         prices = {k: 0.0 if k in traced else self._price for k in lengths}
         times = dict.fromkeys(lengths, 0.0)
-        for odds, tokens in self._accepted.by_kind(self.limit):
-            paces = {k: costs[k] / tokens[k] for k in lengths}
+        for odds, of_kind in self._accepted.by_kind(self.limit):
             for k in lengths:
-                time = left * paces[k]
+                time = left * costs[k] / of_kind[k]
                 if k and not traced:  # of plain rounds nothing is learned
-                    rest = left - min(tokens[k], left)
-                    time = min(time, costs[k] + min(rest * paces[j] + prices[j] * (j != k) for j in lengths))
-                # The first length of all is traced in any case.
-                times[k] += odds * (time * hopes.get(k, 1.0) + (prices[k] if traced else 0.0))
-        return times
+                    rest = left - min(of_kind[k], left)
+                    others = (rest * costs[j] / of_kind[j] + prices[j] * (j != k) for j in lengths)
+                    time = min(time, costs[k] + min(others))
+                times[k] += odds * time
+        # The first length of all is traced in any case.
+        return {k: time * hopes.get(k, 1.0) + (prices[k] if traced else 0.0) for k, time in times.items()}
 
     def beside_forced(
         self, forced: list[int], k: int, room: int, most: int, traced: Collection[int], checked: Collection[int]
@@ -183,7 +183,6 @@ class DraftLength:
             self._check(k, seconds)
             return
         self._tried = max(self._tried, k)
-        self._drafted |= k > given
         if accepted >= given:
             self._accepted.observe(k - given, accepted - given)
         if seconds is not None and k in self.lengths:
@@ -227,7 +226,7 @@ class DraftLength:
 
     def accepted(self) -> float | None:
         """Expected share of first draft tokens that are accepted; None before anything was drafted."""
-        return self._accepted.tokens(1)[1] - 1 if self._drafted else None
+        return self._accepted.tokens(1)[1] - 1 if self._accepted.knows() else None
 
     def acceptance(self) -> list[Kind]:
         """Kinds of texts so far, by the share of drafts accepted."""
@@ -242,11 +241,15 @@ class DraftLength:
         """Return what another process can begin with, as JSON takes it: kinds of texts (how many, shares accepted by
         position); costs (logarithm of the time in plain rounds and its width) by length, the price of a trace, rows
         attended to. Empty until there is something to know."""
-        if not self._drafted or not any(self._times.measured):
+        if not self._accepted.knows() or not any(self._times.measured):
             return {}
         costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}
         kinds = [[kind.texts, list(kind.shares)] for kind in self.acceptance()]
         return {"kinds": kinds, "costs": costs, "price": self._price, "rows": self._rows}
+
+    def expect(self, costs: Mapping[int, float]) -> None:
+        """Take these for the times of rounds by length, in plain rounds, as long as nothing is learned or measured."""
+        self._times.expect(costs)
 
     def start_from(self, learned: Mapping[str, Any]) -> None:
         """Begin with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
@@ -261,7 +264,7 @@ class DraftLength:
             raise ValueError("what was learned lies out of range")
         self._accepted.start_from(kinds)
         self._times.start_from(costs)
-        self._drafted, self._price = True, price
+        self._price = price
         self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
         self._rows = rows
 
@@ -297,7 +300,7 @@ class DraftLength:
         return {k: tokens[k] / self._times.cost(k) for k in self.lengths if k <= self.limit}
 
     def _hopes(self, speeds: dict[int, float], traced: Collection[int]) -> dict[int, float]:
-        """What each time may turn out to be, as a share of what is expected, beside that of the best length measured.
+        """Return how short each time may turn out, as a share of what is expected, beside the best length measured.
         A length that is not traced is tried only if what is known speaks for it."""
         base = max((k for k in speeds if k in self._times.measured), key=speeds.__getitem__, default=None)
         if base is None:

@@ -323,6 +323,10 @@ class _Together(Acceptance):
     def observe(self, drafted: int, accepted: int) -> None:
         """Leave that to the texts."""
 
+    def knows(self) -> bool:
+        """Return True if texts have left."""
+        return self._lane.acceptance != self.kinds
+
     def learned(self) -> list[Kind]:
         """Return the kinds of the texts that have left."""
         return self._lane.acceptance

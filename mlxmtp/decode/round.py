@@ -138,8 +138,10 @@ def make_parts(
     return parts_with(target, drafter, choose_draft, check, compiled=compiled)
 
 
-def make_round(parts: Parts, k: int) -> RoundFunction:
+def make_round(parts: Parts, k: int, *, waits: bool = False) -> RoundFunction:
     """Return the round with ``k`` draft tokens; k = 0 is plain decoding. The first of them, or all, may be ``given``.
+
+    It ``waits`` for the drafts before the check is dispatched (`Rounds` says when that is worth it).
 
     draft     d_1 .. d_k      each from the drafter's scores, its own last hidden state and the token before; no steps
                               where all are given
@@ -167,6 +169,8 @@ def make_round(parts: Parts, k: int) -> RoundFunction:
         state = State(*state)
         drafts = [mx.array([*given], mx.int32)] if len(given) == k else drafted(state, buffers, key, given)
         tokens = mx.concatenate([state.bonus, *drafts]) if k else state.bonus
+        if waits:
+            mx.eval(tokens)
         after, written, report, rows = parts.check(tokens, state.offset, buffers, key)
         return State(*after), written, report, rows
 

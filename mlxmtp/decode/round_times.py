@@ -90,6 +90,12 @@ class RoundTimes:
             for row, a in zip(self._sigma, slope, strict=True)
         ]
 
+    def expect(self, costs: Mapping[int, float]) -> None:
+        """Guess other costs than those of a line, in plain rounds by length: kernels have cliffs that are known."""
+        self._x = [
+            math.log(max(costs[k], 1.0)) if k in costs else x for k, x in zip(self.lengths, self._x, strict=True)
+        ]
+
     def learned(self) -> dict[int, tuple[float, float]]:
         """By length: log of its cost in plain rounds, and the width of that."""
         return {k: (math.log(self.cost(k)), self.width(k, 0)) for k in self.lengths[1:]}

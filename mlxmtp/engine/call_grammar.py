@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import ceil, floor
 from typing import Any
 
 from mlxmtp.engine.calls import CALL_CLOSE, CALL_OPEN, QUOTE
@@ -11,6 +12,9 @@ from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
 
+_LARGEST, _LONGEST, _MOST = 10**17, 1000, 100
+"""Integers, characters of a string and items of an array up to which limits of a schema are part of a grammar; calls
+are held to all of them where they are run (`app/tools/arguments.py`)."""
 _ANY = r"""
 any: string | number | "true" | "false" | "null" | object | array
 object: "{" (pair ("," pair)*)? "}"
@@ -89,15 +93,34 @@ class _Rules:
 
     def _of_type(self, schema: Mapping[str, Any]) -> str:
         kind = schema["type"]
-        if kind == "string" and schema.get("enum"):
-            return "(" + " | ".join(f"{self._quote} {json.dumps(one)} {self._quote}" for one in schema["enum"]) + ")"
+        if kind == "string":
+            return self._string(schema)
+        if kind == "integer":
+            return _integer(schema)
         if kind == "array":
-            item = self.of(schema["items"])
-            return f'("[" ({item} ("," {item})*)? "]")'
+            return self._array(schema)
         if kind == "object" and schema.get("properties"):
             return self._object(schema["properties"], frozenset(schema.get("required", ())))
-        words = {"string": "string", "integer": "INTEGER", "number": "NUMBER", "boolean": '("true" | "false")'}
-        return {**words, "object": "object", "null": '"null"'}.get(kind, "any")
+        words = {"number": "NUMBER", "boolean": '("true" | "false")', "object": "object", "null": '"null"'}
+        return words.get(kind, "any")
+
+    def _string(self, schema: Mapping[str, Any]) -> str:
+        if schema.get("enum"):
+            return "(" + " | ".join(f"{self._quote} {json.dumps(one)} {self._quote}" for one in schema["enum"]) + ")"
+        low, high = _counts(schema, "Length", _LONGEST)
+        if (low, high) == (0, None):
+            return "string"
+        name = f"TEXT{len(self.lines)}"
+        self.lines.append(f"{name}: /(.|\\n){{{low},{'' if high is None else high}}}/")
+        return f"{self._quote} {name} {self._quote}"
+
+    def _array(self, schema: Mapping[str, Any]) -> str:
+        item, (low, high) = self.of(schema["items"]), _counts(schema, "Items", _MOST)
+        if high == 0:
+            return '("[" "]")'
+        times = "*" if high is None and low < 2 else f"{{{max(0, low - 1)},{'' if high is None else high - 1}}}"
+        some = item if high == 1 else f'{item} ("," {item}){times}'
+        return f'("[" {some} "]")' if low else f'("[" ({some})? "]")'
 
     def _object(self, properties: Mapping[str, Any], required: frozenset[str]) -> str:
         """Return the rule of an object whose keys come in the order in which templates write them."""
@@ -111,6 +134,27 @@ class _Rules:
         ]
         self.lines[place] = "\n".join(_members(name, pairs))
         return name
+
+
+def _counts(schema: Mapping[str, Any], of: str, most: int) -> tuple[int, int | None]:
+    """Return the limits minLength and maxLength, or those of items, as far as a grammar can hold them."""
+    low, high = int(schema.get(f"min{of}", 0)), schema.get(f"max{of}")
+    low = low if 0 <= low <= most else 0
+    return low, int(high) if high is not None and low <= high <= most else None
+
+
+def _integer(schema: Mapping[str, Any]) -> str:
+    """Return an expression for the integers that a schema lists, for those of its range, or for all."""
+    if schema.get("enum"):
+        return "(" + " | ".join(f'"{one}"' for one in schema["enum"]) + ")"
+    low = [ceil(schema["minimum"])] if "minimum" in schema else []
+    low += [floor(schema["exclusiveMinimum"]) + 1] if "exclusiveMinimum" in schema else []
+    high = [floor(schema["maximum"])] if "maximum" in schema else []
+    high += [ceil(schema["exclusiveMaximum"]) - 1] if "exclusiveMaximum" in schema else []
+    least, most = max([-_LARGEST, *low]), min([_LARGEST, *high])
+    if least > most or not (low or high):
+        return "INTEGER"
+    return f"%json {json.dumps({'type': 'integer', 'minimum': least, 'maximum': most})}"
 
 
 def _members(name: str, pairs: Sequence[tuple[str, bool]]) -> Iterator[str]:

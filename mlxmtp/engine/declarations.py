@@ -11,6 +11,13 @@ TOOL_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _WRITTEN = frozenset({"type", "description", "properties", "required", "items", "enum", "nullable"})
 """Keywords of a schema that templates write; what others say goes into the description."""
 _SILENT = frozenset({"$schema", "$id", "$defs", "definitions", "$ref", "title", "examples", "$comment", "strict"})
+_LIMITS: Mapping[str, Sequence[str]] = {
+    "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    "string": ("minLength", "maxLength"),
+    "array": ("minItems", "maxItems"),
+}
+"""Keywords that no template writes, by the type they belong to: grammars of calls know them (`call_grammar.py`)."""
+_FAR = 1e17
 _DEEPEST, _LARGEST = 32, 5000
 """Levels of a schema, and schemas in it, after references have been followed."""
 
@@ -42,7 +49,7 @@ class _Writable:
         self._left -= 1
         if self._left < 0 or depth > _DEEPEST:
             raise UsageError(f"{self._path} is too large: {_LARGEST} schemas and {_DEEPEST} levels at most.")
-        schema, inside = self._resolved(schema, inside)
+        schema, inside = resolved(schema, self._root, inside)
         branch, others, inside = self._branch(schema, inside)
         merged = {**schema, **branch}
         kind, nullable = _type_of(merged)
@@ -57,23 +64,13 @@ class _Writable:
         if kind == "array":
             found["items"] = self.of(merged.get("items"), depth + 1, inside)
         values = merged.get("enum", [merged["const"]] if "const" in merged else None)
-        if isinstance(values, list) and kind == "string":
-            found["enum"] = [value for value in values if isinstance(value, str)]
+        if isinstance(values, list) and kind in ("string", "integer"):
+            wanted = str if kind == "string" else int
+            found["enum"] = [one for one in values if isinstance(one, wanted) and not isinstance(one, bool)]
+        found |= {key: limit for key in _LIMITS.get(kind, ()) if (limit := limit_of(merged, key)) is not None}
         if description := _described(merged, values if kind != "string" else None, others):
             found["description"] = description
         return {key: value for key, value in found.items() if value != []}
-
-    def _resolved(self, schema: Any, inside: frozenset[str]) -> tuple[dict[str, Any], frozenset[str]]:
-        """Follow references within the schema; one that leads nowhere, or in a circle, stands for anything."""
-        schema = schema if isinstance(schema, dict) else {}
-        while isinstance(reference := schema.get("$ref"), str):
-            found: Any = self._root
-            for step in reference.removeprefix("#").strip("/").split("/"):
-                found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
-            known = isinstance(found, dict) and reference not in inside
-            rest = {key: value for key, value in schema.items() if key != "$ref"}
-            schema, inside = {**(found if known else {}), **rest}, inside | {reference}
-        return schema, inside
 
     def _branch(
         self, schema: Mapping[str, Any], inside: frozenset[str]
@@ -82,11 +79,34 @@ class _Writable:
         joint: dict[str, Any] = {}
         led = inside
         for part in _list(schema, "allOf"):
-            found, led = self._resolved(part, led)
+            found, led = resolved(part, self._root, led)
             joint |= found
-        options = [self._resolved(one, inside) for one in _list(schema, "anyOf") or _list(schema, "oneOf")]
+        options = [resolved(one, self._root, inside) for one in _list(schema, "anyOf") or _list(schema, "oneOf")]
         first, through = next((one for one in options if one[0].get("type") != "null"), ({}, led))
         return joint | first, [one for one, _ in options if one is not first], led | through
+
+
+def resolved(
+    schema: Any, root: Mapping[str, Any], inside: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """Follow references within `root`, beyond those `inside` which we are; one that leads nowhere, or in a circle,
+    stands for anything. Return the schema and all references that led to it.
+    """
+    schema = schema if isinstance(schema, dict) else {}
+    while isinstance(reference := schema.get("$ref"), str):
+        found: Any = root
+        for step in reference.removeprefix("#").strip("/").split("/"):
+            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+        known = isinstance(found, dict) and reference not in inside
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        schema, inside = {**(found if known else {}), **rest}, inside | {reference}
+    return schema, inside
+
+
+def limit_of(schema: Mapping[str, Any], key: str) -> float | None:
+    """Return a number that limits a value; None for what is none, or so large that it limits nothing."""
+    value: Any = schema.get(key)
+    return value if type(value) in (int, float) and abs(value) <= _FAR else None
 
 
 def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
@@ -123,7 +143,7 @@ def _described(schema: Mapping[str, Any], values: Any, others: Sequence[Mapping[
         del left["additionalProperties"]
     if left:
         parts.append("(" + ", ".join(f"{key}: {_json(value)}" for key, value in left.items()) + ")")
-    return " ".join(parts)
+    return " ".join(part for at, part in enumerate(parts) if at == 0 or part not in parts[0])  # said already
 
 
 def _json(value: object) -> str:

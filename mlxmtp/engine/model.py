@@ -21,6 +21,8 @@ from mlxmtp.engine.written import Written
 from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import Exact
 from mlxmtp.machine.chip import this_machine
+from mlxmtp.machine.pace import Pace
+from mlxmtp.machine.speed import round_costs
 
 if TYPE_CHECKING:
     from mlxmtp.decode.decoder import Decoder
@@ -69,23 +71,32 @@ class Model:
         kv_bits: int | None = None,
         exact: Exact = "auto",
         tokenizer: Tokenizer | None = None,
+        constrained: bool = False,
     ) -> Model:
         """Read target, drafter and tokenizer from their folders (a tokenizer that was read before can be given).
 
-        `exact`: "on" for texts that are the same bit for bit with any drafts, "auto" where that costs nothing. Raises
-        LoadError for files that are missing, damaged or do not belong together, or where exact texts cannot be had.
+        `constrained`: answers will be held to a form or call tools, so the vocabulary is prepared meanwhile. `exact`:
+        "on" for texts that are the same bit for bit with any drafts, "auto" where that costs nothing. Raises LoadError
+        for files that are missing, damaged or do not belong together, or where exact texts cannot be had.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         from mlxmtp.decode.decoder import Decoder
         from mlxmtp.decode.exact import find_passes
+        from mlxmtp.models.config import read_config
         from mlxmtp.models.load import load_drafter, load_target
 
         if tokenizer is None and (folder / "tokenizer.json").is_file():
             tokenizer = Tokenizer.load(folder)
-        target = load_target(folder, kv_bits=kv_bits)
-        network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
-        decoder, name = Decoder(target, network, passes=find_passes(target, exact)), name or str(folder)
+        with ThreadPoolExecutor(1) as beside:  # Python works on the vocabulary while the weights come from the disk
+            table = beside.submit(_table_of, read_config(folder), tokenizer) if constrained and tokenizer else None
+            target = load_target(folder, kv_bits=kv_bits)
+            network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
+            decoder, name = Decoder(target, network, passes=find_passes(target, exact)), name or str(folder)
         shown = None if drafter is None else drafter_name or str(drafter)
-        return cls(decoder, target.config, tokenizer, name=name, drafter=shown, kv_bits=kv_bits, exact=exact)
+        model = cls(decoder, target.config, tokenizer, name=name, drafter=shown, kv_bits=kv_bits, exact=exact)
+        model._tables += [] if table is None else [table.result()]
+        return model
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -112,7 +123,7 @@ class Model:
     @property
     def _token_table(self) -> TokenTable:
         if not self._tables:
-            self._tables.append(TokenTable(self.tokenizer, self.config.vocab_size, self.stop_ids))
+            self._tables.append(_table_of(self.config, self.tokenizer))
         return self._tables[0]
 
     def rounds(
@@ -283,6 +294,14 @@ class Model:
         """Return what was found out in rounds of several texts."""
         return {**self._known_together, **({} if self._streams is None else self._streams.learned())}
 
+    def expect(self, pace: Pace) -> None:
+        """Begin with the times of rounds that a machine of that pace should take."""
+        from mlxmtp.decode.draft_length import LENGTHS
+
+        drafter = getattr(self._decoder.drafter, "config", None)
+        if drafter is not None:
+            self._decoder.depth.expect(round_costs(self.config, drafter, pace, LENGTHS))
+
     def start_from(self, learned: Mapping[str, Any]) -> None:
         """Begin with what `learned` returned in another process. Raises ValueError for anything else."""
         from mlxmtp.decode.draft_length import DraftLength
@@ -353,3 +372,7 @@ def check_length(prompt: int, context: int, name: str) -> None:
         raise ContextOverflow(
             f"The prompt has {prompt:,} tokens and the context of '{name}' holds {context:,}: give less material."
         )
+
+
+def _table_of(config: ModelConfig, tokenizer: Tokenizer) -> TokenTable:
+    return TokenTable(tokenizer, config.vocab_size, stop_ids(config, tokenizer))

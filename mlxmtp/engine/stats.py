@@ -22,8 +22,8 @@ class Stats:
     In `copy_rounds` drafts were copies of the text, of which `copied` tokens were accepted; `drafted`, `accepted` and
     `acceptance_by_position` count the drafter's. `near_ties`: tokens with another one so near that the last bits of
     16-bit numbers may decide; None where numbers are wider, or an answer shares rounds with others.
-    `route`: the model that answered and why, where a router has chosen it; `sent_to`: the host to which the text went,
-    empty if it stayed here.
+    `answered_by`, `route`: the model that answered, and that with the reason in words, where a router has chosen it;
+    `sent_to`: the host to which the text went, empty if it stayed here.
     """
 
     prompt_tokens: int = 0
@@ -45,6 +45,7 @@ class Stats:
     draft_reason: str = ""
     seed: int = 0
     near_ties: int | None = None
+    answered_by: str = ""
     route: str = ""
     sent_to: str = ""
 

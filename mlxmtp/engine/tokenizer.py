@@ -117,7 +117,7 @@ class Tokenizer:
     @property
     def declares_tools(self) -> bool:
         """True if the chat template writes declarations of tools."""
-        return re.search(r"\btools\b", self._template_source()) is not None
+        return _declares_tools(self._template_source())
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -282,6 +282,15 @@ class Tokenizer:
 def stop_ids(config: ModelConfig, tokenizer: Tokenizer | None) -> frozenset[int]:
     """Return the tokens that end an answer: those of the checkpoint's configuration and of its tokenizer."""
     return config.stop_ids | (frozenset() if tokenizer is None else tokenizer.end_ids)
+
+
+def declares_tools(folder: Path) -> bool:
+    """Return whether the chat template of a folder writes declarations of tools. Raises LoadError if there is none."""
+    return _declares_tools(find_template(read_from(folder), folder))
+
+
+def _declares_tools(template: str) -> bool:
+    return re.search(r"\btools\b", template) is not None
 
 
 def check_text_side(folder: Path, origin: str | None = None) -> None:

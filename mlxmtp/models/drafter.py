@@ -61,7 +61,7 @@ class CentroidHead:
     """Scores of the tokens behind the best ``top`` centroids; every other token loses by construction.
 
     ``order[c * n : (c + 1) * n]`` are the n token ids of centroid c. The table's rows are brought into that order
-    at load, so a step gathers ``top`` contiguous blocks (quantized ones where the table is) instead of single rows.
+    at load, so a step multiplies by ``top`` contiguous blocks where they are, as by so many experts.
     """
 
     def __init__(self, table: Matrix, centroids: Matrix, order: mx.array, top: int) -> None:
@@ -73,14 +73,10 @@ class CentroidHead:
 
     def __call__(self, x: mx.array) -> Scores:
         nearest = mx.argpartition(-self._centroids(x), self._top - 1, axis=-1)[:, : self._top]
-        if len(x) > 1:
-            rows = self._blocks.rows(nearest).reshape(len(x), -1, x.shape[-1])  # [B, top * n, width]
-            values = (x[:, None] @ rows.swapaxes(1, 2).astype(x.dtype))[:, 0]
-            return Scores(values.astype(mx.float32), self._ids[nearest].reshape(len(x), -1))
-        nearest = nearest[0]
-        rows = self._blocks.rows(nearest)  # [top, n, width]
-        values = x @ rows.reshape(-1, rows.shape[-1]).T.astype(x.dtype)
-        return Scores(values.astype(mx.float32), self._ids[nearest].reshape(-1))
+        pairs = [row for row in range(len(x)) for _ in range(self._top)]
+        values = self._blocks.gathered(x[:, None], nearest.reshape(-1), pairs)  # [B * top, 1, n]
+        ids = self._ids[nearest].reshape(len(x), -1)
+        return Scores(values.reshape(ids.shape).astype(mx.float32), ids[0] if len(x) == 1 else ids)
 
 
 class Drafter:

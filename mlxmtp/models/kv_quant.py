@@ -11,6 +11,10 @@ import mlx.core as mx
 
 from mlxmtp.models.tensors import Quantization
 
+APART = 4096
+"""Rows from which values are multiplied head by head: MLX's Metal backend divides the sum over so many rows among its
+cores in a single product only, not in a batch, which leaves most of them idle (read in its source)."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizedRows:
@@ -64,5 +68,8 @@ def scores(queries: mx.array, keys: Rows) -> mx.array:
 def weighted_sum(weights: mx.array, values: Rows) -> mx.array:
     """weights [1, heads, L, rows] times values [1, heads, rows, D] -> [1, heads, L, D]."""
     if isinstance(values, mx.array):
+        slots, heads, rows, _ = values.shape
+        if slots == 1 < heads and rows >= APART:
+            return mx.concatenate([weights[:, i : i + 1] @ values[:, i : i + 1] for i in range(heads)], axis=1)
         return weights @ values
     return mx.quantized_matmul(weights, *values.parts(), transpose=False, **values.quantization.arguments)

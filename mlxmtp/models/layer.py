@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from mlxmtp.models import device, metal
 from mlxmtp.models.config import ModelConfig
-from mlxmtp.models.fused import add_norm, usable
+from mlxmtp.models.fused import add_norm, choose_experts, chooses, usable
 from mlxmtp.models.kv_quant import QuantizedRows, Rows, dequantized, scores, weighted_sum
 from mlxmtp.models.linear import Linear, Matrix, Weights, gelu, join, softmax
 
@@ -23,6 +23,7 @@ _SORTED, _SORTED_PER_EXPERT = 64, 4
 
 MLX's kernel for sorted quantized pairs on Metal takes over at four for each expert: before that, sorting is lost."""
 
+_QUARTER = 2**30
 _FINER = 12
 """Bits of a speed below 2^-32 turns; their product with a position must stay below 2^32."""
 
@@ -56,18 +57,20 @@ class Rotary:
         fixed = [round(speed * 2 ** (32 + _FINER)) for speed in speeds]
         turned, still = heads
         by_head = [fixed] * turned + [[0] * len(fixed)] * still
-        # [heads, 1, D/2]: in 2^-32 turns, and the bits below
-        self._coarse = mx.array([[speed >> _FINER for speed in head] for head in by_head], mx.uint32)[:, None]
-        self._fine = mx.array([[speed & (2**_FINER - 1) for speed in head] for head in by_head], mx.uint32)[:, None]
-        mx.eval(self._coarse, self._fine)
+        # [heads, 1, 1, D/2]: in 2^-32 turns, and the bits below
+        self._coarse = mx.array([[[[speed >> _FINER for speed in head]]] for head in by_head], mx.uint32)
+        self._fine = mx.array([[[[speed & (2**_FINER - 1) for speed in head]]] for head in by_head], mx.uint32)
+        # All four parts are cosines, a quarter of a turn apart: one kernel, and nothing to put together.
+        self._quarters = mx.array([[0, 3 * _QUARTER], [_QUARTER, 0]], mx.uint32)[..., None]
+        mx.eval(self._coarse, self._fine, self._quarters)
 
     def at(self, positions: mx.array) -> Rotation:
         """The rotation at ``positions`` [L], below 2^20."""
-        p = positions.astype(mx.uint32)[None, :, None, None, None]
-        turns = p * self._coarse + ((p * self._fine) >> _FINER)  # modulo one turn
+        p = positions.astype(mx.uint32)[None, :, None, None, None, None]
+        turns = p * self._coarse + ((p * self._fine) >> _FINER) + self._quarters  # modulo one turn
         angles = turns.astype(mx.int32).astype(mx.float32) * (math.tau / 2**32)  # -pi .. pi
-        cos, sin = mx.cos(angles), mx.sin(angles)
-        return Rotation(mx.concatenate([cos, sin], axis=3), mx.concatenate([-sin, cos], axis=3))
+        first, second = mx.split(mx.cos(angles), 2, axis=3)
+        return Rotation(first.squeeze(3), second.squeeze(3))
 
 
 class View(Protocol):
@@ -131,17 +134,19 @@ class Layer:
         """
         _, after_attention, before_mlp, after_mlp = self._norms
         attended, kv = self.attention(state.normed, mask, turn, kv, view, self._i)
-        h, normed = add_norm(state.values, attended, after_attention, self._eps, following=before_mlp)
+        before = (before_mlp, *(self._experts.norms if self._experts is not None else ()))
+        h, (normed, *for_experts) = add_norm(state.values, attended, after_attention, self._eps, following=before)
         gate, up = mx.split(self._gate_up(normed), 2, axis=-1)
         dense = self._down(gelu(gate) * up)
         if self._experts is not None:
-            dense = self._experts(h, dense, 0 if view is None else view.unused)
-        last: dict[str, mx.array] = {"scale": self._scalar, "following": following}
-        if extra is None or self._extra is None:
-            return Residual(*add_norm(h, dense, after_mlp, self._eps, **last)), kv
-        narrow, widen, norm = self._extra
-        h, _ = add_norm(h, dense, after_mlp, self._eps)
-        return Residual(*add_norm(h, widen(gelu(narrow(h)) * extra), norm, self._eps, **last)), kv
+            dense = self._experts(for_experts, dense, 0 if view is None else view.unused)
+        last: dict[str, Any] = {"scale": self._scalar, "following": (following,)}
+        if extra is not None and self._extra is not None:
+            h, _ = add_norm(h, dense, after_mlp, self._eps)
+            narrow, widen, after_mlp = self._extra
+            dense = widen(gelu(narrow(h)) * extra)
+        h, (normed,) = add_norm(h, dense, after_mlp, self._eps, **last)
+        return Residual(h, normed), kv
 
     @property
     def first_norm(self) -> mx.array:
@@ -268,30 +273,32 @@ class _Sparse:
 
     def __init__(self, weights: Weights, config: ModelConfig) -> None:
         self._eps, self._k = config.eps, int(config.text["top_k_experts"])
-        self._after_dense, self._before, self._after = (
+        self._after_dense, before, self._after = (
             weights.vector(f"{name}.weight")
             for name in ("post_feedforward_layernorm_1", "pre_feedforward_layernorm_2", "post_feedforward_layernorm_2")
         )
         self._router = weights.matrix("router.proj")
-        self._router_norm = weights.vector("router.scale") * config.hidden_size**-0.5
+        self.norms = weights.vector("router.scale") * config.hidden_size**-0.5, before
+        """Of what the router reads, and the experts."""
         self._expert_scale = weights.vector("router.per_expert_scale")
+        chooses(self._expert_scale.dtype, len(self._expert_scale), self._k)  # tried out now, not inside of a trace
         glu = weights.below("experts.switch_glu")
         self._experts = Experts(*(glu.matrix(name) for name in ("gate_proj", "up_proj", "down_proj")))
 
-    def __call__(self, h: mx.array, dense: mx.array, unused: int) -> mx.array:
-        """h [L, H] and the dense MLP's result [L, H] -> [L, H]; weights are the softmax over the k highest scores.
+    def __call__(self, rows: Sequence[mx.array], dense: mx.array, unused: int) -> mx.array:
+        """Rows [L, H] by each of ``norms``, and the dense MLP's result [L, H] -> [L, H]; weights are a softmax over the
+        k highest scores.
 
         The last ``unused`` rows go through no expert, whose weights would be read for nothing.
         """
-        scores = self._router.project(mx.fast.rms_norm(h, self._router_norm, self._eps))
-        indices = mx.argpartition(scores, kth=-self._k, axis=-1)[..., -self._k :]  # [L, k]
-        chosen = mx.softmax(mx.take_along_axis(scores, indices, axis=-1), axis=-1, precise=True)
-        weights = chosen * self._expert_scale[indices]
-        used, normed = h.shape[0] - unused, mx.fast.rms_norm(h, self._before, self._eps)
+        routed, normed = rows
+        scores = self._router.project(routed)
+        indices, weights = choose_experts(scores, self._k, self._expert_scale)
+        used = len(normed) - unused
         sparse = self._experts(normed[:used], indices[:used], weights[:used])
         if unused:
             sparse = mx.concatenate([sparse, normed[used:]])
-        return add_norm(mx.fast.rms_norm(dense, self._after_dense, self._eps), sparse, self._after, self._eps)[0]
+        return add_norm(dense, sparse, self._after, self._eps, before=self._after_dense)[0]
 
 
 class Experts:
@@ -317,18 +324,6 @@ class Experts:
     def _mlp(self, x: mx.array, experts: mx.array, rows: Sequence[int] | None) -> mx.array:
         """x [R, 1, H] -> [pairs, 1, H]: row ``rows[i]`` through ``experts[i]``; without rows the pairs are sorted, a
         row of ``x`` for each."""
-        parts = [_expert_product(x, module, rows, experts) for module in self._gate_up]
+        parts = [module.gathered(x, experts, rows) for module in self._gate_up]
         gate, up = mx.split(parts[0], 2, axis=-1) if len(parts) == 1 else parts
-        return _expert_product(gelu(gate) * up, self._down, None if rows is None else range(len(rows)), experts)
-
-
-def _expert_product(x: mx.array, matrix: Matrix, rows: Sequence[int] | None, experts: mx.array) -> mx.array:
-    """x [R, 1, in] -> [pairs, 1, out] by the weights [experts, out, in] of each pair's expert."""
-    pairs: dict[str, Any] = {"lhs_indices": None if rows is None else mx.array(list(rows), mx.uint32)}
-    pairs |= {"rhs_indices": experts, "sorted_indices": rows is None}
-    if matrix.quantization is None:
-        weights, dtype = matrix.arrays[0].swapaxes(1, 2), x.dtype
-        if device.on_cpu() and dtype != mx.float32:  # the only one that MLX's CPU backend takes here
-            return mx.gather_mm(x.astype(mx.float32), weights.astype(mx.float32), **pairs).astype(dtype)
-        return mx.gather_mm(x, weights, **pairs)
-    return mx.gather_qmm(x, matrix.arrays[0], **pairs, **matrix.arguments)
+        return self._down.gathered(gelu(gate) * up, experts, None if rows is None else range(len(rows)))

@@ -1,6 +1,7 @@
 """Matrices of a network, plain or quantized, products with them, and functions of single numbers."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -36,6 +37,20 @@ class Matrix(NamedTuple):
         if self.quantization is None:
             return x @ self.arrays[0].T
         return mx.quantized_matmul(x, self.arrays[0], transpose=True, **self.arguments)
+
+    def gathered(self, x: mx.array, index: mx.array, rows: Sequence[int] | None) -> mx.array:
+        """x [R, 1, in] -> [pairs, 1, out] by some of several matrices: row ``rows[i]`` by matrix ``index[i]``.
+
+        Without rows the pairs are sorted by matrix, and x has a row for each.
+        """
+        pairs: dict[str, Any] = {"lhs_indices": None if rows is None else mx.array(list(rows), mx.uint32)}
+        pairs |= {"rhs_indices": index, "sorted_indices": rows is None}
+        if self.quantization is not None:
+            return mx.gather_qmm(x, self.arrays[0], **pairs, **self.arguments)
+        weights, dtype = self.arrays[0].swapaxes(1, 2), x.dtype
+        if device.on_cpu() and dtype != mx.float32:  # the only one that MLX's CPU backend takes here
+            return mx.gather_mm(x.astype(mx.float32), weights.astype(mx.float32), **pairs).astype(dtype)
+        return mx.gather_mm(x, weights, **pairs)
 
 
 class Weights:

@@ -168,6 +168,11 @@ def _reason(ending: Ending) -> str:
     return ending.named(stop="stop", length="length", call="tool_calls")
 
 
+def _stopped(ending: Ending) -> dict[str, Any]:
+    """Return the stop string that ended an answer, by vLLM's name for it; a choice has it only then."""
+    return {} if ending.stop is None else {"stop_reason": ending.stop}
+
+
 def _called(use: ToolUse) -> dict[str, Any]:
     return {"id": use.id, "type": "function", "function": {"name": use.call.name, "arguments": use.arguments}}
 
@@ -182,7 +187,8 @@ def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str
         if said.calls:
             message["tool_calls"] = [_called(use) for use in said.calls]
         told = _told(said.logprobs)
-        choices.append({"index": index, "message": message, "logprobs": told, "finish_reason": _reason(ending)})
+        end = {"finish_reason": _reason(ending), **_stopped(ending)}
+        choices.append({"index": index, "message": message, "logprobs": told, **end})
     return _finished(about, "chat.completion", "chatcmpl-", choices, [ending for _, ending in results])
 
 
@@ -255,7 +261,7 @@ class ChatStream:
     def end(self, index: int, ending: Ending) -> bytes:
         self._endings.append(ending)
         more = {asked.EXTENSION: answers.drafting(ending.stats)}
-        return self._chunk(index, {"delta": {}}, _reason(ending), **more)
+        return self._chunk(index, {"delta": {}, **_stopped(ending)}, _reason(ending), **more)
 
     def close(self) -> bytes:
         counts = answers.event({**self._head(), "choices": [], "usage": usage(self._endings)}) if self._counted else b""

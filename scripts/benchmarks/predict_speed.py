@@ -14,7 +14,8 @@ from pathlib import Path
 
 from mlxmtp.hub.registry import Entry, find_entry
 from mlxmtp.machine.chip import Machine, parse_chip
-from mlxmtp.machine.speed import EFFICIENCY, KERNEL, ROW, expected_tokens, kernels, read_per_token, round_seconds
+from mlxmtp.machine.pace import EFFICIENCY, ROWS, Pace, Products
+from mlxmtp.machine.speed import KERNEL, expected_tokens, kernels, read_per_token, round_seconds
 from scripts.benchmarks.harness.section import write_section
 
 FAMILIES = ("e2b", "e4b", "12b", "26b", "31b")
@@ -76,14 +77,13 @@ def _entry(name: str) -> Entry:
     return entry
 
 
-def _bandwidth(chip: str) -> float | None:
-    generation, tier = parse_chip(chip)
-    return Machine("", chip, generation, tier, 0, 0, None).bandwidth
+def _machine(chip: str) -> Machine:
+    return Machine("", chip, *parse_chip(chip), 0, 0, None)
 
 
-def _times(name: str, bandwidth: float, draft: int) -> float:
+def _times(name: str, pace: Pace, draft: int) -> float:
     entry = _entry(name)
-    return round_seconds(entry.target_config(), entry.drafter_config() if draft else None, bandwidth, draft)
+    return round_seconds(entry.target_config(), entry.drafter_config() if draft else None, pace, draft)
 
 
 def _theirs(one: Reported) -> float:
@@ -99,15 +99,16 @@ def _table() -> list[str]:
         f"|---|{'---:|' * len(FAMILIES)}",
     ]
     for chip in CHIPS:
-        bandwidth = _bandwidth(chip)
-        if bandwidth is None:
+        machine = _machine(chip)
+        pace = Pace.of(machine)
+        if pace is None or machine.bandwidth is None:
             continue
         cells = []
         for name in FAMILIES:
-            plain, drafted = _times(name, bandwidth, 0), _times(name, bandwidth, DRAFT)
+            plain, drafted = _times(name, pace, 0), _times(name, pace, DRAFT)
             speeds = " / ".join(f"{expected_tokens(DRAFT, each) / drafted:.0f}" for each in ACCEPTANCES)
             cells.append(f"{1000 * plain:.1f} → {1000 * drafted:.1f} ms; {1 / plain:.0f} → {speeds}")
-        lines.append(f"| {chip}, {bandwidth / 1e9:.0f} GB/s | {' | '.join(cells)} |")
+        lines.append(f"| {chip}, {machine.bandwidth / 1e9:.0f} GB/s | {' | '.join(cells)} |")
     return lines
 
 
@@ -122,7 +123,9 @@ def _compared() -> list[str]:
     lines += ["", f"| reported by | chip | model | reported gain | predicted at {' / '.join(map(str, ACCEPTANCES))} |"]
     lines += ["|---|---|---|---:|---:|"]
     for two in DRAFTED:
-        ratio = _times(two.model, two.bandwidth * 1e9, 0) / _times(two.model, two.bandwidth * 1e9, DRAFT)
+        products = Products(two.bandwidth * 1e9 * EFFICIENCY, ROWS[parse_chip(two.chip)[0] or 0])
+        pace = Pace(products, products)
+        ratio = _times(two.model, pace, 0) / _times(two.model, pace, DRAFT)
         gains = " / ".join(f"{expected_tokens(DRAFT, each) * ratio:.2f}" for each in ACCEPTANCES)
         lines.append(f"| {two.source} | {two.chip} | {two.model} | {two.gain:.2f} | {gains} |")
     return lines
@@ -134,9 +137,9 @@ def report() -> str:
     head = [
         "**A prediction, not a measurement.** Computed by `scripts/benchmarks/predict_speed.py` with the model that "
         f"`mlxmtp show` and `doctor` use: the weights a token reads at {EFFICIENCY:.0%} of the memory's speed, "
-        f"{1e6 * KERNEL:.0f} µs for each kernel of a pass ({counts}; from the counts above), {ROW:.0%} of the "
-        "reading for each further row, and the further experts it chooses. Where these numbers come from stands in "
-        "`mlxmtp/machine/speed.py`. Models as "
+        f"{1e6 * KERNEL:.0f} µs for each kernel of a pass ({counts}; from the counts above), what "
+        "further rows cost on such a chip, and the further experts they choose. Where these numbers come from stands "
+        "in `mlxmtp/machine/pace.py` and `speed.py`. Models as "
         "the short names fetch them (4 bits; the large drafters are packed to 4 bits at load); short context; the "
         "smaller bandwidth where a chip has two. Whether a model fits in memory is another matter.",
         "",

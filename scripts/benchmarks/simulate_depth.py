@@ -1,10 +1,12 @@
 """How close the automatic draft length comes to the best fixed one known afterwards: a simulation, no clock is read.
 
     python -m scripts.benchmarks.simulate_depth [--write docs/benchmarks.md] [--plot assets/depth-regret.svg]
+    python -m scripts.benchmarks.simulate_depth --chips [--write docs/benchmarks.md]
 
 Recorded texts (simulation/traces, made by record_traces.py) are decoded by every way of choosing lengths on every
 machine of simulation/material.py, with noisy clocks (simulation/replay.py). A few minutes; needs nothing but this
-checkout, and matplotlib for the chart.
+checkout, and matplotlib for the chart. `--chips`: short first answers on Apple's chips, whose kernels' cliffs are known
+to the controller or not; a minute.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from scripts.benchmarks.harness.section import write_section
 from scripts.benchmarks.simulation.baselines import MovingAverages, SixtyFive
-from scripts.benchmarks.simulation.material import Profile, Suite, profiles, suites
+from scripts.benchmarks.simulation.material import Profile, Suite, chip_costs, chips, drawn, profiles, suites
 from scripts.benchmarks.simulation.replay import Controller, Fixed, Noise, best_fixed, play
 
 SEEDS = range(3)
 AUTO, AGAIN = "auto", "auto, second start"
+ANSWERS = (64, 128, 400)
+STRETCHES = (0.8, 1.0, 1.25)
+"""Cost of further rows on a machine, beside what is known of its kind of chip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +133,63 @@ def markdown(cells: Sequence[Cell]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown_of_chips() -> str:
+    """First answers on Apple's chips, with a line for the costs of rounds and with what is known of the chip."""
+    lines = [
+        "Time of a first answer of so many tokens above that of the best fixed length, in percent: with a line as the "
+        "guess of what rounds cost → with the costs of the chip's products by rows (`mlxmtp/machine/pace.py`). Means "
+        "over texts in which 50, 70, 80 and 90 % of the drafts are accepted, and machines whose further rows cost "
+        f"{STRETCHES[0]} to {STRETCHES[-1]} times what is known, with a drafter half as dear again. A trace takes one "
+        "round of its length. By `scripts/benchmarks/simulate_depth.py --chips`; nothing ran on such a machine.",
+        "",
+        f"| | {' | '.join(f'{tokens} tokens' for tokens in ANSWERS)} |",
+        f"|---|{'---:|' * len(ANSWERS)}",
+    ]
+    for generation, chip in chips().items():
+        cells = []
+        for tokens in ANSWERS:
+            line, known = (_first_answers(tokens, generation, guess=guess) for guess in (False, True))
+            cells.append(f"{line:.1f} → {known:.1f}")
+        lines.append(f"| {chip} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _first_answers(tokens: int, generation: int, *, guess: bool) -> float:
+    """Percent above the best fixed length; `guess`: the controller knows the chip."""
+
+    def make() -> DraftLength:
+        depth = DraftLength()
+        if guess:
+            depth.expect(dict(enumerate(chip_costs(generation))))
+        return depth
+
+    shares = []
+    for stretch in STRETCHES:
+        costs = chip_costs(generation, 0.06, stretch)
+        for chance in (0.5, 0.7, 0.8, 0.9):
+            spent = dict.fromkeys((AUTO, *LENGTHS), 0.0)
+            for seed in SEEDS:
+                text = drawn(chance, tokens, seed)
+                for way in spent:
+                    player = make() if way == AUTO else Fixed(way)
+                    spent[way] += play(player, text, costs, Noise(), seed, 1, 1.0).spent
+            shares.append(spent.pop(AUTO) / min(spent.values()) - 1)
+    return 100 * sum(shares) / len(shares)
+
+
 def main() -> None:
     """Simulate, print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the section there")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw regrets and one run")
+    parser.add_argument("--chips", action="store_true", help="only first answers on Apple's chips")
     options = parser.parse_args()
+    if options.chips:
+        text = markdown_of_chips()
+        print(text)
+        if options.write:
+            write_section(options.write, "chips", text.removesuffix("\n"), script="simulate_depth.py --chips")
+        return
     cells = simulate()
     text = markdown(cells)
     print(text)

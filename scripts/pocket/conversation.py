@@ -56,9 +56,11 @@ class Conversation:
 class Generator:
     """Draws conversations. Wordings whose hash falls on HELD_OUT_EVERY are kept for validation."""
 
-    def __init__(self, intents: list[Intent], seed: int, clips: int = sounds.TRAINED) -> None:
-        """`clips`: how many sounds have been synthesized."""
-        self.seed, self._clips = seed, clips
+    def __init__(
+        self, intents: list[Intent], seed: int, clips: int = sounds.TRAINED, task_share: float = TASK_SHARE
+    ) -> None:
+        """`clips`: how many sounds have been synthesized; `task_share`: how many of the rows are tasks."""
+        self.seed, self._clips, self._task_share = seed, clips, task_share
         self._single = [i for i in intents if not i.refuses]
         self.items = [(i, None) for i in self._single]
         self.items += [(i, f) for i in intents for f in i.follow]  # type: ignore[misc]
@@ -70,7 +72,7 @@ class Generator:
     def draw(self, index: int, *, held_out: bool = False) -> Conversation | Task:
         """Conversation number `index`; the held-out stream shares no plain wording with the other."""
         rng = Random(f"{self.seed}/{'held-out' if held_out else 'train'}/{index}")
-        if rng.random() < TASK_SHARE:
+        if rng.random() < self._task_share:
             return self._task(rng, held_out)
         thinking = rng.random() < 0.3
         if not held_out and rng.random() < DRILL_SHARE:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scripts.pocket import corpus, kernels, tokenizer
+from scripts.pocket import corpus, kernels, start, tokenizer
 from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.conversation import Generator
 from scripts.pocket.network import Drafter, Target
@@ -64,6 +64,21 @@ def reduced(table: Tensor) -> Tensor:
     return narrow * (0.04 / narrow.std())
 
 
+def _begun(folder: Path, target: Target) -> Drafter:
+    """Return the drafter as it is before training, and write the order of its tokens, once, into the folder."""
+    drafter, saved = Drafter(), folder / "ordering.pt"
+    order = drafter.masked_embedding.token_ordering
+    if start.begun(folder):
+        start.load(drafter, folder, "drafter")
+    else:
+        with torch.no_grad():
+            drafter.model.embed_tokens.weight.copy_(reduced(target.embed_tokens.weight))
+        order.copy_(torch.load(saved) if saved.exists() else ordering(target.embed_tokens.weight))
+    if not saved.exists():
+        torch.save(order, saved)
+    return drafter
+
+
 class DrafterJob:
     """The drafter, the frozen target it reads, and the data."""
 
@@ -72,15 +87,9 @@ class DrafterJob:
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
         self._target = load_target(folder / "target.pt")
-        self.module = Drafter()
-        with torch.no_grad():
-            self.module.model.embed_tokens.weight.copy_(reduced(self._target.embed_tokens.weight))
-        saved = folder / "ordering.pt"
-        if not saved.exists():
-            torch.save(ordering(self._target.embed_tokens.weight), saved)
-        self.module.masked_embedding.token_ordering.copy_(torch.load(saved))
+        self.module = _begun(folder, self._target)
         senses = TrainedSenses(folder)
-        generator = Generator(corpus.load(folder / "corpus"), seed + 1, senses.clips)
+        generator = Generator(corpus.load(folder / "corpus"), seed + 1, senses.clips, start.task_share(folder))
         self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:

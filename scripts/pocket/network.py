@@ -69,6 +69,20 @@ def mask(length: int, window: int | None) -> Tensor:
     return torch.where(seen, 0.0, -1e30)[:, None]
 
 
+@lru_cache(maxsize=512)
+def near_mask(length: int, window: int) -> Tensor:
+    """The same for `length` rows in pieces of a window, each before the keys of its own piece and of the one before."""
+    row, column = torch.arange(length)[:, None], torch.arange(2 * window)[None]
+    key = row // window * window - window + column
+    return torch.where((key >= 0) & (key <= row) & (key > row - window), 0.0, -1e30)[:, None]
+
+
+def _pieces(states: Tensor, window: int) -> Tensor:
+    """[B, L, D], L a multiple of the window -> [B * pieces, 2 * window, D]: each piece behind the one before it."""
+    own = states.unflatten(1, (-1, window))
+    return torch.cat((F.pad(own[:, :-1], (0, 0, 0, 0, 1, 0)), own), 2).flatten(0, 1)
+
+
 class Attention(nn.Module):
     """Queries over one key/value head, own or shared."""
 
@@ -102,10 +116,24 @@ class Attention(nn.Module):
         q = _apply(self.q_proj, x).view(batch, length, self.heads, self.dim)
         q = kernels.norm_rope(q, self.q_norm.weight, cos, sin)
         k, v = kv
-        flat = (batch, length * self.heads, -1)
-        scores = torch.bmm(q.view(flat), k.transpose(1, 2)).view(batch, length, self.heads, length)
-        weights = kernels.masked_softmax(scores, mask(length, self.window))
-        return _apply(self.o_proj, torch.bmm(weights.view(flat), v).view(batch, length, -1))
+        if self.window is not None and length > 2 * self.window:
+            y = self._near(q, k, v, self.window)
+        else:
+            flat = (batch, length * self.heads, -1)
+            scores = torch.bmm(q.view(flat), k.transpose(1, 2)).view(batch, length, self.heads, length)
+            y = torch.bmm(kernels.masked_softmax(scores, mask(length, self.window)).view(flat), v)
+        return _apply(self.o_proj, y.reshape(batch, length, -1))
+
+    def _near(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        """q [B, L, heads, D]; keys, values [B, L, D] -> [B, L, heads * D], without the scores of what is far away."""
+        batch, length = q.shape[:2]
+        more = -length % window
+        q = F.pad(q, (0, 0, 0, 0, 0, more))
+        k, v = (_pieces(F.pad(one, (0, 0, 0, more)), window) for one in (k, v))
+        flat = (len(k), window * self.heads, -1)
+        scores = torch.bmm(q.view(flat), k.transpose(1, 2)).view(batch, length + more, self.heads, 2 * window)
+        weights = kernels.masked_softmax(scores, near_mask(length + more, window))
+        return torch.bmm(weights.view(flat), v).view(batch, length + more, -1)[:, :length]
 
 
 class Mlp(nn.Module):

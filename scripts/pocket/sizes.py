@@ -73,7 +73,7 @@ class HearingSizes:
     hidden: int = 96
     layers: int = 3
     heads: int = 4
-    channels: tuple[int, int] = (128, 8)
+    channels: tuple[int, int] = (32, 16)
     kernel: int = 5
     past: int = 12
     out: int = 128

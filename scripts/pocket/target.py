@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scripts.pocket import corpus, kernels, tokenizer
+from scripts.pocket import corpus, kernels, start, tokenizer
 from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.conversation import Generator
 from scripts.pocket.network import Target
@@ -41,8 +41,10 @@ class TargetJob:
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
         senses = TrainedSenses(folder)
-        generator = Generator(corpus.load(folder / "corpus"), seed, senses.clips)
+        generator = Generator(corpus.load(folder / "corpus"), seed, senses.clips, start.task_share(folder))
         self.module = TargetWithSubjects(len(generator.subjects))
+        if start.begun(folder):
+            start.load(self.module.target, folder, "target")
         self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:

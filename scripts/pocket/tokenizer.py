@@ -35,6 +35,13 @@ def train(texts: Iterable[str]) -> Tokenizer:
     return _assemble(json.loads(scratch.to_str())["model"])
 
 
+def renewed(path: Path) -> Tokenizer:
+    """An older tokenizer with the special tokens of today at their ids; all others stay where they are."""
+    model = json.loads(path.read_text(encoding="utf-8"))["model"]
+    learned = {name: i for name, i in model["vocab"].items() if i >= _FIRST_BYTE + 256}
+    return _assemble({"vocab": learned, "merges": model["merges"]})
+
+
 def _assemble(model: dict[str, Any]) -> Tokenizer:
     names = [SPECIAL.get(i, f"<unused{i}>") for i in range(_FIRST_BYTE)]
     names += [f"<0x{b:02X}>" for b in range(256)]

@@ -47,13 +47,17 @@ class Job(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where to write, and how long to train: the last step of each cycle of the learning rate, in order."""
+    """Where to write, and how long to train: the last step of each cycle of the learning rate, in order.
+
+    A network that begins with trained weights has 0 as its first end: it is spared the cycle at full rate.
+    """
 
     folder: Path
     ends: tuple[int, ...]
     workers: int = 2
     compile: bool = True
     checkpoint_minutes: float = 3.0
+    check_minutes: float = 20.0
     decay_from: float = 0.4
 
 
@@ -87,7 +91,7 @@ def rate(step: int, ends: tuple[int, ...], decay_from: float) -> float:
 
     Every further cycle warms up to half the peak, and goes straight down again.
     """
-    if step > ends[0]:
+    if step > ends[0] or not ends[0]:
         begin, end = next((a, b) for a, b in pairwise(ends) if step <= b)
         fraction = (step - begin) / (end - begin)
         return 0.02 + 0.48 * min(fraction / 0.02, (1 - fraction) / 0.98)
@@ -167,7 +171,7 @@ class Loop:
         self.at = tuple(state["at"])
         self.mine = share(_slots(job.module), rank, plan.workers)
         self.log_from = (self.elapsed, self.tokens)
-        self.saved_at = self.elapsed
+        self.saved_at = self.checked_at = self.elapsed
 
     def run(self) -> None:
         """Steps until the plan is fulfilled."""
@@ -207,7 +211,7 @@ class Loop:
         figures[_ROWS] += rows
 
     def _report(self, speed: float, done: bool) -> None:
-        """Log every 20 steps; every few minutes validate and save. The others wait at the barrier."""
+        """Log every 20 steps; save every few minutes, and validate now and then. The others wait at the barrier."""
         save = done or self.elapsed - self.saved_at > 60 * self.plan.checkpoint_minutes
         if self.step % 20 and not save:
             return
@@ -221,8 +225,10 @@ class Loop:
             "loss": loss / max(rows, 1), "tokens_per_second": tokens / max(seconds, 1e-9),
         }  # fmt: skip
         self.log_from = (self.elapsed, self.tokens)
-        if save:
+        if done or self.elapsed - self.checked_at > 60 * self.plan.check_minutes:
             entry |= self.job.validate()
+            self.checked_at = self.elapsed
+        if save:
             self._save()
         with (self.plan.folder / f"{self.job.name}.jsonl").open("a") as file:
             file.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmtp.app.endpoints import Endpoint
+from mlxmtp.app.endpoints import Endpoint, endpoint_of, with_model
 from mlxmtp.app.remote import Chunks, Remote
 from mlxmtp.app.remote_model import RemoteAnswer, RemoteOpener, ServedModel
 from mlxmtp.cli import app
@@ -239,7 +239,7 @@ class Given(Chunks):
 @given(st.lists(NAMED | VALUES, max_size=3))
 def test_whatever_a_server_sends(chunks: list[object]) -> None:
     try:
-        *_, end = RemoteAnswer(Given(chunks), None)
+        *_, end = RemoteAnswer(Given(chunks), None, Params())
     except EndpointFailed:
         return
     assert isinstance(end, End)
@@ -270,6 +270,21 @@ def test_an_endpoint_of_the_config_answers(home: Path, capsys: pytest.CaptureFix
     assert not any("sk-secret" in text for text in kept)
 
 
+def test_tools_run_here_for_the_model_of_a_server(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    called = [{"index": 0, "id": "a", "function": {"name": "calculate", "arguments": '{"expression": "6 * 7"}'}}]
+    wrong = [{"index": 0, "id": "b", "function": {"name": "calculate", "arguments": '{"expression": 42}'}}]
+    steps = [STREAM + delta(tool_calls=one) + said(reason="tool_calls") + DONE for one in (wrong, called)]
+    with peer(*steps, STREAM + said("It is 42.", reason="stop")) as server:
+        assert app.main(["ask", "--no-stdin", "-m", server.url, "--tools", "calculator", "--json", "6 * 7?"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["response"] == "It is 42."
+    assert [one["result"] for one in found["calls"]] == [
+        "It was not run: expression must be of type string, not 42.",
+        "42",
+    ]
+    assert [one["role"] for one in server.bodies[-1]["messages"]] == ["user", *["assistant", "tool"] * 2]
+
+
 def test_an_answer_that_is_cut_is_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a form a limit is no failure; in one it is."""
     answers = [STREAM + said("One", reason="length")] * 2
@@ -278,6 +293,58 @@ def test_an_answer_that_is_cut_is_one(home: Path, capsys: pytest.CaptureFixture[
         assert app.main(words) == 0
         assert "was cut after 1 tokens (--max-tokens)" in capsys.readouterr().err
         assert app.main([*words, "--json-output"]) == 1
+
+
+CUT = said('{"a": 1', reason="stop")
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "whole"),
+    [
+        (CUT, ["--schema", "a int"], False),
+        (said('{"a": 1}', reason="stop"), ["--schema", "a int"], True),
+        (said("ab", reason="stop"), ["--regex", "abc"], False),
+        (said("ab", reason="stop"), ["--regex", r"(?x) ab \z"], True),  # Rust's, which Python does not read
+        (CUT.replace(b'"finish_reason"', b'"stop_reason": "}", "finish_reason"'), ["--json-output"], False),
+    ],
+)
+def test_what_a_stop_string_cut_within_its_form_is_no_answer(
+    home: Path, capsys: pytest.CaptureFixture[str], answer: bytes, form: list[str], whole: bool
+) -> None:
+    with peer(STREAM + answer) as server:
+        assert app.main(["ask", "--no-stdin", "-m", server.url, *form, "--stop", "}", "Hi"]) == (0 if whole else 1)
+    assert whole or "leave out --stop" in capsys.readouterr().err
+
+
+def test_a_key_goes_only_where_its_owner_has_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLXMTP_API_KEY", "sk-own")
+    (home / "config.toml").write_text('[endpoint.team]\nurl = "http://team.example"\n', encoding="utf-8")
+
+    def keyed(flags: dict[str, Any], **environment: str) -> bool:
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            endpoint = endpoint_of(load_settings(flags))
+        assert endpoint is not None
+        return endpoint.remote(5).keyed
+
+    for address in ("http://far.example", "http://127.far.example", "http://localhost.far.example:8765"):
+        assert not keyed({"model": address})
+        assert not keyed({"url": address})
+        assert keyed({}, MLXMTP_URL=address)
+    for address in ("http://localhost:1", "127.0.0.1:1", "http://[::1]:1/v1"):
+        assert keyed({"url": address})
+    monkeypatch.setenv("MLXMTP_MODEL", "http://team.example")
+    another = endpoint_of(with_model(load_settings({}), "http://far.example", "flag"))
+    assert another is not None
+    assert not another.remote(5).keyed
+    assert not keyed({"model": "team"})  # its table names no key
+    assert not keyed({"url": "http://far.example"}, MLXMTP_URL="http://team.example")
+    with peer(http(b"", "401 Who")) as server:
+        monkeypatch.setattr("mlxmtp.app.endpoints.is_loopback", lambda host: False)
+        with pytest.raises(MlxmtpError, match=r"name it in the config, .* or set MLXMTP_URL"):
+            list(ServedModel(Endpoint(url=server.url).remote(5), "x").stream(HI))
+    assert not any(b"sk-own" in one for one in server.requests)
 
 
 def test_a_key_that_is_not_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

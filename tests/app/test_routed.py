@@ -14,6 +14,10 @@ from mlxmtp.app.breaker import FAILURES
 from mlxmtp.app.map import summarise
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.routed_model import RoutedModel, RoutedOpenModel, RouterOpener
+from mlxmtp.app.tools.approval import Approvals
+from mlxmtp.app.tools.builtin import builtin
+from mlxmtp.app.tools.calls import CallRunner
+from mlxmtp.app.tools.toolbox import Toolbox
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
@@ -28,7 +32,7 @@ from mlxmtp.settings import load_settings
 from tests.app.faulty import ANSWER, STREAM, Step, http, peer, refused, said
 from tests.cli.talking import Conversing
 from tests.fake_decoder import FakeDecoder, fake_logprob
-from tests.serve.running import TEMPLATE
+from tests.serve.running import TEMPLATE, call
 from tests.text_checkpoint import write_text_checkpoint
 
 SKILLS = """
@@ -89,10 +93,14 @@ class House:
         assert isinstance(found, RoutedOpenModel)
         self.opened, self.conversation = found, Conversation()
 
-    def turn(self, question: str, *, params: Params | None = None, attached: str = "") -> Outcome:
-        turn = Turn(self.conversation, "ask", Exchange(question, attached=attached))
-        self.doing = turn.begin(self.opened, params or Params())
-        outcome = turn.run(turn.stream(params or Params()), lambda _: True)
+    def turn(
+        self, question: str, *, params: Params | None = None, attached: str = "", tools: Toolbox | None = None
+    ) -> Outcome:
+        turn, box = Turn(self.conversation, "ask", Exchange(question, attached=attached)), tools or Toolbox()
+        self.doing = turn.begin(self.opened, params or Params(), tools=box.declarations)
+        runner = CallRunner(box, Approvals(self.folder / "approvals.json"))
+        while (outcome := turn.run(turn.stream(params or Params()), lambda _: True)) is None:
+            turn.carry_out(runner)
         assert outcome is not None
         return outcome
 
@@ -127,6 +135,24 @@ def test_skills_choose_and_a_conversation_stays(house: House) -> None:
     house.conversation = Conversation()
     assert house.route("Hi") == "small: no skill"  # another one begins anew
     assert house.asked == ["open small", "open big"]
+
+
+def test_a_conversation_stays_with_the_model_that_its_answers_name(house: House) -> None:
+    house.say("small", "Small.", "Small.")
+    house.say("big", "Big.", "Big.", "Big.")
+    house.open()
+    for question in ("Hi", "A hard one"):
+        house.route(question)
+    events = [{"type": "message", **one.to_dict()} for one in house.conversation.history.messages]
+    house.open()  # as another process does
+    house.conversation = Conversation.restore(events)
+    assert house.route("Hi") == "big: as before"
+    house.conversation.undo(2)
+    assert house.route("Hi") == "small: no skill"  # the answer before is the small one's
+    reply = house.conversation.exchanges[-1].reply
+    assert reply is not None
+    assert reply.stats is not None
+    assert reply.stats["answered_by"] == str(house.folders["small"]) == house.conversation.exchanges[-1].model
 
 
 def test_two_that_do_not_fit_take_turns(house: House) -> None:
@@ -273,6 +299,23 @@ def test_tools_keep_to_one_model_within_a_turn(house: House) -> None:
         assert end.stats.route.endswith("big: hard")
 
 
+def test_tools_go_to_a_model_that_knows_them(house: House) -> None:
+    box = Toolbox(builtin("calculator"))
+    house.open()
+    house.say("small", "Small.")
+    assert house.route("Hi") == "small: no skill"
+    (house.folders["big"] / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    house.tokenizer = Tokenizer.load(house.folders["big"])
+    house.say("big", call('calculate{expression:"6 * 7"}') + "<|tool_response>", "Big.", "Big.")
+    assert house.route("How much is it?", tools=box) == "big: no skill, but small knows no tools"
+    [result] = [part for one in house.conversation.history.messages for part in one.parts if part.type == "tool_result"]
+    assert result.to_dict()["content"] == [{"type": "text", "text": "42"}]
+    assert house.route("And again") == "big: as before"  # where the results are
+    (house.folders["big"] / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    with pytest.raises(MlxmtpError, match=r"big knows no tools, .*small knows no tools"):
+        house.turn("And now?", tools=box)
+
+
 def unsure(decoder: FakeDecoder, monkeypatch: pytest.MonkeyPatch, logprob: float) -> None:
     monkeypatch.setattr(
         "tests.fake_decoder.fake_logprob",
@@ -285,18 +328,18 @@ def test_an_unsure_model_hands_over(house: House, monkeypatch: pytest.MonkeyPatc
     unsure(house.decoders["small"], monkeypatch, logprob)
     house.say("small", "I think it might be so, or it might not, which nobody knows at all, as far as I can say.")
     house.say("big", "It is so.")
-    house.open('cascade = "logprob"')
+    house.open('cascade = "logprob"\ncertainty = -1')
     outcome = house.turn("Is it?")
     assert outcome.stats is not None
     if not over:
         assert "hands over" not in outcome.text
-        assert outcome.stats.route.endswith("small: no skill")
+        assert outcome.stats.route.endswith("small: no skill, mean log-probability -0.2")
         return
     begun, mark, rest = outcome.text.partition("\n\n[")
     assert begun
     assert mark
-    assert rest.endswith("mean log-probability -3.0]\n\nIt is so.")
-    assert "handed over (mean log-probability -3.0)" in outcome.stats.route
+    assert rest.endswith("mean log-probability -3]\n\nIt is so.")
+    assert "handed over (mean log-probability -3)" in outcome.stats.route
     house.say("big", "Yes.")
     assert house.turn("Sure?").text == "Yes."  # it goes on with the conversation
 

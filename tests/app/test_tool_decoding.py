@@ -14,6 +14,7 @@ import pytest
 
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
 from mlxmtp.app.tools.approval import Approvals
+from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.app.tools.calls import CallRunner
 from mlxmtp.app.tools.toolbox import Tool, Toolbox
 from mlxmtp.app.turn import Turn
@@ -37,7 +38,9 @@ SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "unit": {"type": "string", "enum": ["C", "F", "K"]},
-        "days": {"type": "integer"},
+        "days": {"type": "integer", "minimum": 3, "exclusiveMaximum": 12},
+        "code": {"type": "string", "minLength": 2, "maxLength": 4},
+        "tags": {"type": "array", "items": {"enum": [7, 8]}, "minItems": 1, "maxItems": 2},
         "exact": {"type": "boolean"},
         "where": {
             "type": "object",
@@ -47,7 +50,7 @@ SCHEMA: dict[str, Any] = {
         },
         "Kind": {"enum": ["sun", "rain"]},
     },
-    "required": ["unit", "where"],
+    "required": ["unit", "where", "days", "code", "tags"],
     "additionalProperties": False,
 }
 
@@ -112,6 +115,32 @@ def test_what_a_grammar_makes_a_network_call_fits_the_schema(model: Model, monke
         assert found is not None
         jsonschema.validate(one.arguments, found.parameters)
         assert one == made[0, seed], drafts
+
+
+ODD: list[dict[str, Any]] = [
+    *(
+        {"type": "integer", "minimum": one}
+        for one in ("x", True, float("inf"), float("nan"), 1e308, -1e308, 10**400, 0.5)
+    ),
+    {"type": "integer", "minimum": 5, "maximum": 1},
+    {"type": "integer", "minimum": 0.5, "maximum": 0.6},
+    {"type": "integer", "enum": ["a", True, 10**30, None]},
+    *({"type": "string", "maxLength": one} for one in (-1, 0, 2.7, 1e300, float("nan"), 10**400)),
+    *({"type": "array", "minItems": one} for one in (-1, 1, 2, 1.5, 10**9, float("inf"))),
+    *({"type": "array", "minItems": low, "maxItems": high} for low in (0, 1, 2) for high in (0, 1, 2, 1.9, -1)),
+    {"type": [{"a": 1}, "integer"]},
+    {"type": {"a": 1}, "enum": [[1], {"a": 2}]},
+]
+
+
+def test_whatever_limits_a_server_tells_there_is_a_grammar(model: Model) -> None:
+    """Each of them apart, since one that cannot be read would take the others' calls away."""
+    for odd in ODD:
+        box = Toolbox([tool("odd", {"type": "object", "properties": {"value": odd}})])
+        calls_only(box.declarations, model.tokenizer, several=False).check()
+        values: list[Any] = [3, "abc", [1], None, {}, 0.5, True]
+        for value in values:
+            assert isinstance(fault_in({"value": value}, box.tools["odd"].parameters), str)
 
 
 def test_a_loop_of_calls_reads_every_token_once(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

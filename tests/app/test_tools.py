@@ -5,16 +5,20 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mlxmtp
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
 from mlxmtp.app.tools.approval import Approvals, Decision
+from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.app.tools.builtin import builtin, calculate
 from mlxmtp.app.tools.calls import EQUAL, ROUNDS, CallRunner
 from mlxmtp.app.tools.functions import functions_in, tool_of
@@ -114,12 +118,97 @@ def test_functions_become_tools(tmp_path: Path) -> None:
     assert ran(add, a=2) == "3"
 
 
+def test_functions_are_declared_for_the_api() -> None:
+    def weather(town: str, days: int | None = None) -> str:
+        """The forecast."""
+        return f"{town} {days}"
+
+    function = mlxmtp.declare(weather)["function"]
+    assert (function["name"], function["description"]) == ("weather", "The forecast.")
+    assert function["parameters"]["properties"]["days"] == {"type": "integer", "nullable": True}
+
+    def wave(phase: complex) -> str:
+        return str(phase)
+
+    with pytest.raises(UsageError, match="tools take str, int"):
+        mlxmtp.declare(wave)
+
+
+def test_calls_of_declared_functions_are_events(tmp_path: Path) -> None:
+    def weather(town: str) -> str:
+        return f"Rain in {town}."
+
+    talk = Scripted(tmp_path, Toolbox())
+    talk.decoder.enqueue(talk.tokenizer.encode(call('weather{town:"Oslo"}') + END))
+    events = talk.opened.model.stream([{"role": "user", "content": "Umbrella?"}], tools=[mlxmtp.declare(weather)])
+    [one] = [event for event in events if isinstance(event, mlxmtp.Call)]
+    assert weather(**one.arguments) == "Rain in Oslo."
+
+
 def test_functions_without_annotations_are_named() -> None:
     def bare(x):
         return x
 
     with pytest.raises(UsageError, match="its parameter x has no annotation"):
         tool_of(bare)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 2.0, "", "ab", "abcd"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner),
+    max_leaves=5,
+)
+LIMIT = st.integers(-1, 3)
+SCHEMAS = st.recursive(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["string", "integer", "number", "boolean", "null", "array", "object"])
+            | st.just(["integer", "null"]),
+            "enum": st.lists(VALUES.filter(lambda one: not isinstance(one, list | dict)), min_size=1, max_size=2),
+            **dict.fromkeys(["minimum", "exclusiveMaximum"], LIMIT),
+            **dict.fromkeys(["minLength", "maxItems"], st.integers(0, 3)),
+        },
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "properties": st.dictionaries(st.sampled_from("ab"), inner),
+            "required": st.lists(st.sampled_from("abc"), unique=True),
+            "additionalProperties": st.booleans() | inner,
+            "items": inner,
+            "anyOf": st.lists(inner, min_size=1, max_size=2),
+            "allOf": st.lists(inner, min_size=1, max_size=2),
+            "$ref": st.just("#/$defs/one"),
+        },
+    ),
+    max_leaves=4,
+)
+
+
+@given(VALUES, SCHEMAS, SCHEMAS)
+@settings(max_examples=100, deadline=None)
+def test_arguments_are_judged_as_jsonschema_does(value: Any, schema: dict[str, Any], other: dict[str, Any]) -> None:
+    whole = {"type": "object", "properties": {"x": schema}, "$defs": {"one": {"type": "string", **other}}}
+    valid = jsonschema.Draft202012Validator(whole).is_valid({"x": value})
+    assert (fault_in({"x": value}, whole) == "") == valid, fault_in({"x": value}, whole)
+
+
+def test_a_call_that_does_not_fit_is_neither_asked_about_nor_run(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 5}}, "additionalProperties": False}
+    act = replace(tool(run=lambda given: pytest.fail("it ran")), parameters=schema)
+    runner = runner_of(tmp_path, act, answers=[])
+    assert said(runner, called("act", n="5"), called("act", n=6), called("act", m=1)) == [
+        'It was not run: n must be of type integer, not "5".',
+        "It was not run: n must be at most 5, not 6.",
+        "It was not run: m is not known: there is n.",
+    ]
+
+
+def test_a_schema_without_end_is_looked_at_for_a_while() -> None:
+    bomb = {"$ref": "#/$defs/a"}
+    schema = {"type": "object", "$defs": {"a": {"anyOf": [bomb, bomb, {"items": bomb}]}}, "additionalProperties": bomb}
+    assert fault_in({"x": [[1]]}, schema) == ""
 
 
 class TestApproval:

@@ -24,7 +24,7 @@ from mlxmtp.models.load import load_target
 from tests.golden import load_golden
 from tests.networks import Adversary, decode, drafter, target
 from tests.packable import pair
-from tests.seeing import POCKET, write_seeing_pocket
+from tests.seeing import write_blind_pocket, write_seeing_pocket
 
 GOLDEN = load_golden("e2b")
 LONG, SHORT = GOLDEN.records["long"], GOLDEN.records["short"]
@@ -194,6 +194,6 @@ def test_a_picture_is_encoded_in_every_run(tmp_path: Path, monkeypatch: pytest.M
     assert read == [one.media[0].digest for one in (first, second, first)]
     margin, _ = harness.margin(first.ids, runs[0].tokens[0], runs[0].tokens[0], first.media)
     assert margin == 0
-    blind = Media(read_config(POCKET))
+    blind = Media(read_config(write_blind_pocket(tmp_path / "blind")))
     with pytest.raises(LoadError, match="has no vision tower"):
         prompts_of(texts, plan, Tokenizer.load(folder), 4096, "pocket", blind, params)

@@ -29,9 +29,11 @@ def test_all_is_well_here(checks: dict[str, Check]) -> None:
     assert [name for name, one in checks.items() if one.verdict == "bad"] == []
     assert {f"network {family}" for family in FAMILIES} < checks.keys()
     assert checks["drafted text"].verdict == "ok"
-    cost = checks["cost by rows"].figures
-    assert cost is not None
-    assert list(cost) == [str(rows) for rows in self_check.ROWS]
+    for what in ("4-bit products", "plain products", "passes"):
+        cost = checks[f"{what} by rows"].figures
+        assert cost is not None
+        assert list(cost["rows"]) == [str(rows) for rows in self_check.ROWS]
+    assert self_check.measured(checks.values()) is not None
     speed = checks["bandwidth"].figures
     assert speed is not None
     assert speed["gb_per_s"] > 0.1

@@ -28,9 +28,9 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[2]
 IMPORTED_LATE = [
-    "http.client", "jinja2.ext", "markdown_it.tree", "mlxmtp.app.tools.builtin", "mlxmtp.engine.template",
-    "prompt_toolkit.input.vt100", "prompt_toolkit.key_binding.bindings.search", "pygments.lexers", "tokenizers",
-    "zoneinfo",
+    "anyio._backends._asyncio", "http.client", "jinja2.ext", "markdown_it.tree", "mcp", "mlxmtp.app.tools.builtin",
+    "mlxmtp.app.tools.transports", "mlxmtp.engine.template", "prompt_toolkit.input.vt100",
+    "prompt_toolkit.key_binding.bindings.search", "pygments.lexers", "tokenizers", "zoneinfo",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlxmtp.cli.terminal.presenters import FirstFence, all_fences, open_fence
+from mlxmtp.cli.terminal.fences import FirstFence, all_fences, open_fence
 
 
 def first(text: str, size: int) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.media_golden import pictures
-from tests.seeing import POCKET, write_seeing_pocket
+from tests.seeing import write_blind_pocket, write_seeing_pocket
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,10 @@ def test_what_cannot_be_seen_is_an_error_and_no_invention(folder: Path) -> None:
     cases = [
         (["-f", "gone.png", *about], b"There is no file gone.png."),
         (["-f", "cut.png", *about], b"cut.png is damaged"),
-        (["-f", "tall.png", "-m", str(POCKET), "Describe it."], b"has no vision tower, so it cannot see tall.png"),
+        (
+            ["-f", "tall.png", "-m", str(write_blind_pocket(folder / "blind")), "Describe it."],
+            b"has no vision tower, so it cannot see tall.png",
+        ),
         (["-f", "tall.png", "--image-tokens", "100", *about], b"must be 70, 140, 280, 560 or 1120, not 100"),
     ]
     for args, sentence in cases:

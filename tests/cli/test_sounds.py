@@ -11,7 +11,7 @@ import soundfile
 from scripts.goldens.pictures import SOUNDS
 from tests.cli.test_pictures import ask
 from tests.media_golden import pictures
-from tests.seeing import POCKET, write_seeing_pocket
+from tests.seeing import write_blind_pocket, write_seeing_pocket
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,10 @@ def test_what_cannot_be_heard_is_an_error_and_no_invention(folder: Path) -> None
         (["-f", "gone.mp3", *about], b"There is no file gone.mp3."),
         (["-f", "short.wav", *about], b"short.wav is too short: it has 5 ms"),
         (["-f", "cut.flac", *about], b"cut.flac is "),
-        (["-f", "memo.wav", "-m", str(POCKET), "What is said?"], b"has no audio tower, so it cannot hear memo.wav"),
+        (
+            ["-f", "memo.wav", "-m", str(write_blind_pocket(folder / "blind")), "What is said?"],
+            b"has no audio tower, so it cannot hear memo.wav",
+        ),
     ]
     for args, sentence in cases:
         done = ask(folder, *args)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from mlxmtp.app.tools.approval import Approvals
 from mlxmtp.app.tools.builtin import builtin
 from mlxmtp.app.tools.chosen import Tools
+from mlxmtp.app.tools.toolbox import Tool
+from mlxmtp.cli.calls import request_text
 from mlxmtp.cli.repl.chat import ChosenModel
 from tests.cli.conftest import Program, Terminal
 from tests.cli.talking import Conversing
@@ -63,9 +66,38 @@ def test_ask_calls_what_is_allowed_and_only_the_answer_is_on_stdout(program: Pro
     assert not strays(program)
 
 
+def test_programs_read_of_calls_and_texts_around_them_stand_apart(program: Program) -> None:
+    program.answers = [f"Let me ask.{ECHO}", f"\n{ANSWER}"]
+    words = ["ask", "--tools", "raw", "--allow", "raw/echo", "Say it"]
+    assert program.run(*words).stdout == b"Let me ask.\n\nThat is all.\n"
+    events = [json.loads(line) for line in program.run(*words, "--jsonl").stdout.splitlines()]
+    assert [kind for kind, _ in groupby(one["type"] for one in events)] == [
+        "start", "text", "call", "result", "text", "end",
+    ]  # fmt: skip
+    texts = "".join(one["text"] for one in events if one["type"] == "text")
+    called, result = (one for one in events if one["type"] in ("call", "result"))
+    assert (called["name"], called["arguments"]) == ("echo", {"text": "seven"})
+    assert (result["id"], result["result"], result["is_error"]) == (called["id"], "seven", False)
+    whole = json.loads(program.run(*words, "--json").stdout)
+    assert whole["response"] == texts == "Let me ask.\n\nThat is all."
+    [one] = whole["calls"]
+    assert {key: one[key] for key in ("name", "arguments", "result", "is_error")} == {
+        "name": "echo", "arguments": {"text": "seven"}, "result": "seven", "is_error": False,
+    }  # fmt: skip
+
+
 def ids(program: Program) -> list[str]:
     listed = json.loads(program.run("sessions", "--json").stdout)
     return [one["id"] for one in listed["sessions"]]
+
+
+def test_a_call_is_shown_as_it_is() -> None:
+    tool, given = Tool("far", "act", "", {}, lambda *_: ""), {"a\n  safe": "rm \u202eX \u200b\u2028", "b": 'é 中 "'}
+    assert request_text(tool, given).split("\n") == [
+        "far/act wants to run with",
+        r'  a\n  safe: "rm \u202eX \u200b\u2028"',
+        '  b: "é 中 \\""',
+    ]
 
 
 def test_ask_without_a_person_refuses_and_says_what_would_allow_it(program: Program) -> None:
@@ -95,6 +127,21 @@ def test_no_server_is_left_behind(program: Program, number: signal.Signals) -> N
     running.send_signal(number)
     running.communicate()
     assert running.returncode == 128 + number
+    assert not strays(program)
+
+
+def test_a_router_calls_tools_and_stays_with_its_model(program: Program) -> None:
+    big = write_text_checkpoint(program.home.parent / "big", context=8192, template=TEMPLATE)
+    skill = '[[skill]]\nname = "hard"\npattern = "hard"\nmodel = "big"\n'
+    (program.home / "config.toml").write_text(f'[router]\nsmall = "{program.model}"\nbig = "{big}"\n{skill}')
+    program.answers, program.names_model = [ECHO, ANSWER], False
+    tools = ["--tools", "raw", "--allow", "raw/echo"]
+    first = json.loads(program.run("ask", "-m", "auto", *tools, "--save", "--json", "A hard one").stdout)
+    assert (first["response"], [one["result"] for one in first["calls"]]) == ("That is all.", ["seven"])
+    assert (first["stats"]["answered_by"], first["stats"]["route"]) == (str(big), f"{big}: hard")
+    program.answers = [ANSWER]
+    second = json.loads(program.run("ask", "-c", "--json", "And now?").stdout)
+    assert second["stats"]["route"] == f"{big}: as before"
     assert not strays(program)
 
 
@@ -218,6 +265,7 @@ def test_servers_are_named_listed_checked_and_forgotten(program: Program) -> Non
 def test_a_tool_that_does_not_come_back_does_not_keep_the_process() -> None:
     code = """
 import time
+from itertools import groupby
 from pathlib import Path
 from mlxmtp.app.tools.approval import Approvals
 from mlxmtp.app.tools.calls import CallRunner

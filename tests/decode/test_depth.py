@@ -13,19 +13,23 @@ import pytest
 from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.limits import MAX_DRAFT
-from scripts.benchmarks.simulation.material import TRACE, Profile, Suite, first_answers, profiles, suites
+from scripts.benchmarks.simulation.material import (
+    TRACE,
+    Profile,
+    Suite,
+    chip_costs,
+    chips,
+    drawn,
+    first_answers,
+    profiles,
+    suites,
+)
 from scripts.benchmarks.simulation.replay import Fixed, Noise, best_fixed, play
 
 PROFILES = profiles()
 SUITES = suites()
 HERE = Profile("two cores", [1 + 0.2 * k for k in range(9)], 0, "about what was measured when this was written")
 EASY, HARD = [8] * 400, [0] * 400
-
-
-def drawn(chance: float, tokens: int, seed: int = 1) -> list[int]:
-    """A text in which every draft is accepted with the same chance."""
-    numbers = random.Random(seed)
-    return [next((k for k in range(8) if numbers.random() >= chance), 8) for _ in range(tokens)]
 
 
 def regret(
@@ -67,7 +71,7 @@ def test_luck_in_hard_text_is_not_followed(profile):
 
 @pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
 def test_steady_text_comes_close_to_its_best_length(chance):
-    """3 % behind it on average over the machines, 9 at most: where several lengths are as good, it goes on comparing."""
+    """3 % behind it on average over the machines, 9 at most, where several lengths are about as good."""
     text = Suite("drawn", drawn(chance, 1500), False)
     found = [regret([text], profile) for profile in PROFILES]
     assert sum(found) / len(found) < 0.03, found
@@ -132,7 +136,8 @@ def test_a_short_first_answer_is_near_the_best_fixed_length_although_lengths_cos
 
 
 def test_first_answers_as_recorded_are_near_the_best_fixed_length():
-    """One answer a process, after some others: 7 % at most behind the best of 0, 3 and 8, and better on average."""
+    """One answer a process, after some others: within 3 % of the best of 0, 3 and 8 on average; 14 at most, on those
+    that begin hard and turn easy, where another length is traced for a few rounds."""
     texts = [suite.accepted for suite in first_answers()]
     costs, learned, spent = PROFILES[0].costs, None, []
     for turn in range(4):
@@ -146,8 +151,35 @@ def test_first_answers_as_recorded_are_near_the_best_fixed_length():
             learned = json.loads(json.dumps(depth.learned()))
             spent += [took / least] if turn else []
     by_text = [sum(spent[at :: len(texts)]) * len(texts) / len(spent) for at in range(len(texts))]
-    assert max(by_text) < 1.07, by_text
-    assert sum(by_text) < len(by_text), by_text
+    assert max(by_text) < 1.14, by_text
+    assert sum(by_text) < 1.03 * len(by_text), by_text
+
+
+@pytest.mark.parametrize("generation", chips())
+def test_known_cliffs_of_a_chip_are_worth_something_in_a_first_answer(generation: int) -> None:
+    """A machine whose further rows and drafts cost more than is known of its kind; each answer in a new process."""
+    costs = chip_costs(generation, drafter=0.06, stretch=1.1)
+    spent = {True: 0.0, False: 0.0}
+    for chance in (0.5, 0.7, 0.8, 0.9):
+        for seed in range(4):
+            text = drawn(chance, 64, seed)
+            for known in spent:
+                depth = DraftLength()
+                if known:
+                    depth.expect(dict(enumerate(chip_costs(generation))))
+                spent[known] += play(depth, text, costs, Noise(), seed, 1, 1.0).spent
+    assert spent[True] < spent[False]
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_a_wrong_guess_about_the_chip_is_corrected_by_the_clock(profile: Profile) -> None:
+    """Rows that should be dear are cheap, or the other way round: a long answer loses next to nothing by it."""
+    for generation in (1, 3):
+        depth = DraftLength()
+        depth.expect(dict(enumerate(chip_costs(generation))))
+        text = drawn(0.7, 1500)
+        spent = play(depth, text, profile.costs, Noise(), 1, profile.ahead).per_token
+        assert spent < 1.09 * best_fixed(text, profile.costs)[1]
 
 
 def test_few_lengths_are_used_in_a_short_answer():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlxmtp.models import device
+from mlxmtp.models import device, kv_quant
 from mlxmtp.models.layer import attend
 from mlxmtp.models.metal import has_kernel, route
 from tests.full_size import PAIRS
@@ -20,6 +20,7 @@ SLIDING, FULL = "sliding", "full"
 def test_it_is_mlxs_attention(cpu, heads, groups, rows, keys, monkeypatch):
     """Heads of 16 have no kernel anywhere, so both devices write it out."""
     monkeypatch.setattr(device, "on_cpu", lambda: cpu)
+    monkeypatch.setattr(kv_quant, "APART", 2000)
     mx.random.seed(rows)
     queries, held = mx.random.normal((1, rows, heads, 16)), mx.random.normal((2, groups, keys, 16))
     mask = mx.arange(keys)[None] < mx.arange(keys - rows, keys)[:, None]

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from mlxmtp.models import metal
+from scripts.benchmarks.products import DRAFTS, Product, networks, products
 from scripts.metal_wheel import STORED, difference, names_in
 
 NAMES = STORED.read_text(encoding="utf-8").splitlines()
@@ -34,3 +35,20 @@ def test_names_are_read_without_types_and_sizes_of_products(tmp_path: Path):
         "-sdpa_vector_512_512",
         "+sdpa_vector_96_96",
     ]
+
+
+def test_full_layers_read_keys_and_values_once_for_each_of_their_heads():
+    """Products of a traced round of the 26B in its real sizes: 5 full layers, 2 K/V heads of 512, 16 query heads."""
+    pair, context = networks("26b"), 4096
+    now, before = (products(pair, context, before=one) for one in (False, True))
+    keys = context * 512 * 2  # bytes of a head
+    full = [one for one in now["check"] if one.what == "full"]
+    assert sum(one.nbytes for one in full) == 5 * 2 * 2 * keys
+    rows = 8 * (DRAFTS + 1)
+    assert {(one.batch, one.rows) for one in full if one.inner == 512} == {(2, rows)}
+    assert {(one.batch, one.rows) for one in full if one.outer == 512} == {(1, rows)}  # apart: sums are divided
+    assert sum(one.nbytes for one in before["check"] if one.what == "full") == 8 * 5 * 2 * 2 * keys
+    assert [one for one in now["check"] if one.what == "weights"] == [
+        one for one in before["check"] if one.what == "weights"
+    ]
+    assert Product("full", 2, 5, 512, 100, 0, tile=16).flops == 2 * 2 * 16 * 512 * 100

@@ -25,7 +25,7 @@ from mlxmtp.serve.models import models_of
 from mlxmtp.serve.server import Options, Server
 from mlxmtp.settings import Settings, load_settings
 from tests.media_golden import pictures
-from tests.seeing import POCKET, write_seeing_pocket
+from tests.seeing import POCKET, write_blind_pocket, write_seeing_pocket
 from tests.serve.running import Json, wait_until
 
 openai = pytest.importorskip("openai")
@@ -240,7 +240,7 @@ def test_a_terminal_asks_a_server_about_pictures(server: Seeing) -> None:
 
 
 def test_a_model_without_a_tower_refuses_pictures(tmp_path: Path) -> None:
-    with serving(POCKET, tmp_path) as blind:
+    with serving(write_blind_pocket(tmp_path / "blind"), tmp_path) as blind:
         answer = blind.chat(part(), QUESTION)
         assert answer["http"] == 400
         assert "has no vision tower, so it cannot see" in answer["error"]["message"]

@@ -20,7 +20,7 @@ from mlxmtp.errors import UsageError
 from mlxmtp.media.source import media_file
 from scripts.goldens.pictures import SOUNDS
 from tests.media_golden import pictures
-from tests.seeing import POCKET, write_seeing_pocket
+from tests.seeing import POCKET, write_blind_pocket, write_seeing_pocket
 from tests.serve.running import Json
 from tests.serve.test_pictures import QUESTION, Seeing, part, said, serving, user
 
@@ -101,7 +101,7 @@ def test_what_is_no_sound_is_refused_by_name(server: Seeing, content: Json, sent
 
 
 def test_a_model_that_does_not_hear_says_so(tmp_path: Path) -> None:
-    with serving(POCKET, tmp_path) as running:
+    with serving(write_blind_pocket(tmp_path / "blind"), tmp_path) as running:
         answer = running.chat(heard(), QUESTION)
         assert answer["http"] == 400
         assert "has no audio tower, so it cannot hear" in answer["error"]["message"]

@@ -10,7 +10,8 @@ from queue import SimpleQueue
 from threading import Thread
 
 from mlxmtp.app.tools.approval import Approvals
-from mlxmtp.app.tools.toolbox import Running, Toolbox, ToolError, cleaned
+from mlxmtp.app.tools.arguments import fault_in
+from mlxmtp.app.tools.toolbox import Running, Tool, Toolbox, ToolError, cleaned
 from mlxmtp.chat.message import TextPart, ToolCall, ToolResult
 from mlxmtp.errors import MlxmtpError
 
@@ -75,12 +76,8 @@ class CallRunner:
         self._equal = self._equal + 1 if same == self._last else 1
         self._last = same
         tool = self._box.find(call.name)
-        if tool is None:
-            return _Said(f"There is no tool {call.name}.", failed=True)
-        if self._rounds > ROUNDS:
-            return _Said("No more calls in this answer: say what is known.", failed=True)
-        if self._equal > EQUAL:
-            return _Said("This call was made before with the same arguments: use its result.", failed=True)
+        if tool is None or (refusal := self._refusal(call, tool)):
+            return _Said(f"There is no tool {call.name}." if tool is None else refusal, failed=True)
         if self._stopped():
             return _STOPPED
         decision = self._approvals.decide(tool, call.arguments)
@@ -100,6 +97,15 @@ class CallRunner:
         # A daemon: nothing ends a thread that does not come back, and the program does not wait for it.
         Thread(target=run, name=f"tool {tool.label}", daemon=True).start()
         return coming
+
+    def _refusal(self, call: ToolCall, tool: Tool) -> str:
+        """Return why a call is not run, whoever would allow it; empty if it may be."""
+        if self._rounds > ROUNDS:
+            return "No more calls in this answer: say what is known."
+        if self._equal > EQUAL:
+            return "This call was made before with the same arguments: use its result."
+        fault = fault_in(call.arguments, tool.parameters)
+        return f"It was not run: {fault}." if fault else ""
 
     def _wait(self, call: ToolCall, coming: _Said | _Coming) -> _Said:
         if isinstance(coming, _Said):

@@ -1,17 +1,15 @@
-"""Plain Python functions as tools: their annotations become a schema, their docstrings the description."""
+"""The public functions of a Python file as tools."""
 
 import importlib.util
 import inspect
 import json
-import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from mlxmtp.app.tools.toolbox import Running, Tool
+from mlxmtp.engine.functions import parameters_of
 from mlxmtp.errors import UsageError
-
-_NAMED = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
 
 
 def functions_in(file: str) -> list[Tool]:
@@ -36,41 +34,10 @@ def functions_in(file: str) -> list[Tool]:
 
 
 def tool_of(function: Callable[..., Any], server: str = "functions") -> Tool:
-    """Return a function as a tool. Raises UsageError, which names the parameter that has no usable annotation."""
-    named = function.__name__
-    try:
-        hints = get_type_hints(function)
-    except (NameError, TypeError) as error:
-        raise UsageError(f"The annotations of {named} cannot be read: {error}.") from error
-    properties: dict[str, Any] = {}
-    required = []
-    for name, one in inspect.signature(function).parameters.items():
-        if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD, one.POSITIONAL_ONLY):
-            raise UsageError(f"{named}({one}) cannot be a tool: each parameter needs a name of its own.")
-        if name not in hints:
-            raise UsageError(f"{named} cannot be a tool: its parameter {name} has no annotation, such as {name}: str.")
-        properties[name] = _schema_of(hints[name], f"{named}({name})")
-        if one.default is one.empty:
-            required.append(name)
-    schema = {"type": "object", "properties": properties, "required": required}
+    """Return a function as a tool. Raises as `parameters_of`."""
 
     def run(arguments: Mapping[str, Any], _: Running) -> str:
         value = function(**arguments)
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
-    return Tool(server, named, inspect.getdoc(function) or "", schema, run)
-
-
-def _schema_of(hint: Any, where: str) -> dict[str, Any]:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        some = [one for one in inner if one is not type(None)]
-        if len(some) == 1:
-            return {**_schema_of(some[0], where), "nullable": True}
-    elif origin is Literal and all(isinstance(one, str) for one in inner):
-        return {"type": "string", "enum": list(inner)}
-    elif origin is list and inner:
-        return {"type": "array", "items": _schema_of(inner[0], where)}
-    elif (kind := _NAMED.get(origin or hint)) is not None:
-        return {"type": kind}
-    raise UsageError(f"{where}: tools take str, int, float, bool, Literal of texts, list, dict and | None, not {hint}.")
+    return Tool(server, function.__name__, inspect.getdoc(function) or "", parameters_of(function), run)

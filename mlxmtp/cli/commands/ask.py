@@ -79,10 +79,10 @@ def ask(
     opener = opener_of(loaded, out)
     person = calls.asking(out) if can_ask(out) else None
     chosen = chosen_tools(tool or [], loaded, person)
+    opener.calls = bool(chosen)
     turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream), chosen)
     try:
         with calls.in_use(chosen.servers):
-            turn.take_tools()
             if dry_run:
                 turn.show_prompt()
                 return

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -101,13 +100,13 @@ def bench(
 def _measure(loaded: "Loaded", request: "Request", out: Output, write: Callable[[str], None]) -> None:
     from mlxmtp.app.benchmark import Benchmark
     from mlxmtp.app.endpoint_benchmark import EndpointBenchmark
-    from mlxmtp.app.endpoints import AUTO
+    from mlxmtp.app.endpoints import AUTO, with_model
     from mlxmtp.app.stream_benchmark import StreamsBenchmark
     from mlxmtp.cli.resume import opener_of
     from mlxmtp.cli.terminal.progress import RunProgress
     from mlxmtp.cli.terminal.signals import last_words
 
-    named = [replace(loaded, settings=replace(loaded.settings, model=name)) for name in request.models] or [loaded]
+    named = [with_model(loaded, name, "flag") for name in request.models] or [loaded]
     openers = [opener_of(one, out) for one in named]
     elsewhere = [one for one in openers if not one.here]
     how: dict[str, Any] = {"on_progress": out.progress, "write": write}

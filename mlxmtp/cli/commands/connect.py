@@ -5,7 +5,6 @@ from typing import Annotated
 from typer import Argument, Context, Option
 
 from mlxmtp.cli.options import begin, takes
-from mlxmtp.environment import server_key
 from mlxmtp.errors import UsageError
 from mlxmtp.units import nearest
 
@@ -41,7 +40,8 @@ def connect(
     With a key, the settings name MLXMTP_API_KEY, never the key itself.
     """
     from mlxmtp.app.connect import CLIENTS, Server, text_of, write
-    from mlxmtp.app.remote import DEFAULT_URL, Remote
+    from mlxmtp.app.endpoints import Endpoint
+    from mlxmtp.app.remote import DEFAULT_URL, FIRST_BYTE
 
     loaded, out = begin(ctx)
     program = CLIENTS.get(client)
@@ -49,10 +49,10 @@ def connect(
         near = nearest(client, sorted(CLIENTS))
         advice = f"did you mean '{near}'?" if near else f"there are {', '.join(CLIENTS)}."
         raise UsageError(f"mlxmtp connect does not know '{client}': {advice}")
-    key = server_key()
-    remote = Remote(loaded.settings.url or DEFAULT_URL, key)
+    configured = loaded.origins.get("url") != "flag"
+    remote = Endpoint(url=loaded.settings.url or DEFAULT_URL, configured=configured).remote(FIRST_BYTE)
     named = loaded.settings.model if loaded.origins.get("model") == "flag" else None
-    server = Server(remote.url, remote.model(named), key is not None)
+    server = Server(remote.url, remote.model(named), remote.keyed)
     if not write_:
         out.write(text_of(program, server))
         out.line(f"# {program.title}: {program.path()}")

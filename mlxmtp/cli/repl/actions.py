@@ -18,8 +18,9 @@ from mlxmtp.cli.repl import files, turns
 from mlxmtp.cli.repl.chat import Chat, Leave
 from mlxmtp.cli.repl.slash import HELP, KEYS_HELP, PLAIN_KEYS_HELP, Call, Message, Unknown, help_of, parse
 from mlxmtp.cli.resume import opener_of
+from mlxmtp.cli.terminal.fences import all_fences
 from mlxmtp.cli.terminal.output import copy_to_clipboard
-from mlxmtp.cli.terminal.presenters import AnswerView, all_fences, stats_rows
+from mlxmtp.cli.terminal.presenters import AnswerView, stats_rows
 from mlxmtp.cli.terminal.signals import interrupts, raises
 from mlxmtp.errors import ModelNotFound, SessionError, UsageError
 from mlxmtp.settings import CHAT_KEYS, TABLE, typed_value

@@ -13,7 +13,8 @@ from mlxmtp.chat.material import Material, gather, mentions, missed, names_in
 from mlxmtp.chat.message import MediaPart, ToolCall, join, media_part
 from mlxmtp.cli.calls import call_line, progress_line
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
-from mlxmtp.cli.terminal.presenters import AnswerView, open_fence, turn_parts, went_to
+from mlxmtp.cli.terminal.fences import open_fence
+from mlxmtp.cli.terminal.presenters import AnswerView, turn_parts, went_to
 from mlxmtp.cli.terminal.progress import PrefillProgress
 from mlxmtp.cli.terminal.signals import ON_ITS_WAY, interrupts
 from mlxmtp.cli.terminal.thumbnails import draw_thumbnail

@@ -1,11 +1,13 @@
 """The shapes of an answer on stdout (raw, markdown, JSON, first code block), and its statistics in words."""
 
 import json
-import re
 import time
 from collections.abc import Callable
 from typing import Any
 
+from mlxmtp.app.endpoints import is_loopback
+from mlxmtp.chat.message import ToolCall, ToolResult, text_of
+from mlxmtp.cli.terminal.fences import FirstFence
 from mlxmtp.cli.terminal.markdown import FRAME_SECONDS, MarkdownStream
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.rows import RedrawnRows, dim, wrapped
@@ -17,10 +19,6 @@ from mlxmtp.units import format_bytes
 
 _THOUGHT_ROWS = 12  # that are shown at once
 _NARROWEST = 20  # columns; below that, laying out tables and lists is hopeless
-_QUOTE = r" {0,3}> ?"
-_OPENING = re.compile(
-    rf"(?P<quotes>(?:{_QUOTE})*)(?P<indent> {{0,3}}|\s*(?:[-*+]|\d+[.)])?\s+)(?P<fence>`{{3,}}|~{{3,}})(?P<info>[^`]*)$"
-)
 
 
 def as_json(value: dict[str, Any]) -> str:
@@ -56,6 +54,12 @@ class Presenter:
 
     def thinking(self, text: str) -> None:
         """Take in a piece of the thought."""
+
+    def call(self, call: ToolCall) -> None:
+        """Take in a call that the model has made, before it runs."""
+
+    def result(self, result: ToolResult) -> None:
+        """Take in what came of a call."""
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
         """Finish what is shown: nothing more will come."""
@@ -101,6 +105,12 @@ class AtOnce(Presenter):
     def text(self, text: str) -> None:
         self._text += text
 
+    def call(self, call: ToolCall) -> None:
+        self._inner.call(call)
+
+    def result(self, result: ToolResult) -> None:
+        self._inner.result(result)
+
     def end(self, reason: FinishReason, stats: Stats) -> None:
         self._inner.text(self._text)
         self._inner.end(reason, stats)
@@ -123,6 +133,12 @@ class Extracted(Presenter):
     def thinking(self, text: str) -> None:
         self._inner.thinking(text)
 
+    def call(self, call: ToolCall) -> None:
+        self._inner.call(call)
+
+    def result(self, result: ToolResult) -> None:
+        self._inner.result(result)
+
     def end(self, reason: FinishReason, stats: Stats) -> None:
         whole = self._fence.block is not None
         self._fence.finish()
@@ -135,11 +151,15 @@ class Extracted(Presenter):
 
 
 class Json(Presenter):
-    """One object `{model, drafter, response, thinking, finish_reason, stats}`, with `session` if it is saved."""
+    """One object `{model, drafter, response, thinking, finish_reason, stats}`.
+
+    `session` is there if it is saved, `calls` if there were any, with their results.
+    """
 
     def __init__(self, out: Output, head: dict[str, Any]) -> None:
         self._out, self._head = out, head
         self._response = self._thinking = ""
+        self._calls: dict[str, dict[str, Any]] = {}
 
     def text(self, text: str) -> None:
         self._response += text
@@ -147,13 +167,20 @@ class Json(Presenter):
     def thinking(self, text: str) -> None:
         self._thinking += text
 
+    def call(self, call: ToolCall) -> None:
+        self._calls[call.id] = _call(call)
+
+    def result(self, result: ToolResult) -> None:
+        self._calls[result.call_id] |= _result(result)
+
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        said = {"response": self._response, "thinking": self._thinking}
+        said: dict[str, Any] = {"response": self._response, "thinking": self._thinking}
+        said |= {"calls": [*self._calls.values()]} if self._calls else {}
         self._out.write(as_json({**self._head, **said, "finish_reason": reason, "stats": stats.to_dict()}))
 
 
 class JsonLines(Presenter):
-    """One event per line, as it comes: `start`, then `text` and `thinking`, then `end`."""
+    """One event per line, as it comes: `start`, then `text`, `thinking`, `call` and `result`, then `end`."""
 
     def __init__(self, out: Output, head: dict[str, Any]) -> None:
         self._out = out
@@ -165,6 +192,12 @@ class JsonLines(Presenter):
     def thinking(self, text: str) -> None:
         self._line("thinking", text=text)
 
+    def call(self, call: ToolCall) -> None:
+        self._line("call", **_call(call))
+
+    def result(self, result: ToolResult) -> None:
+        self._line("result", id=result.call_id, **_result(result))
+
     def end(self, reason: FinishReason, stats: Stats) -> None:
         self._line("end", finish_reason=reason, stats=stats.to_dict())
 
@@ -172,87 +205,12 @@ class JsonLines(Presenter):
         self._out.write(as_json({"type": kind, **fields}))
 
 
-class FirstFence:
-    """Feed text; `block` is the content of the first fenced code block once it is closed.
-
-    A fence with a language within the block opens one inside it: models write documents with code like that, where the
-    block of CommonMark would end at the inner end. If no more ends follow, it does.
-    """
-
-    def __init__(self) -> None:
-        self.block: str | None = None
-        self.opening = ""  # the line that opened the block
-        self._partial = self._fence = ""
-        self._quote = re.compile("")  # marks of the quotation it stands in, before each line
-        self._lines: list[str] = []
-        self._indent = self._depth = 0  # blanks before the block; blocks inside it that are open
-        self._first_end: int | None = None  # lines before the first end of one inside
-
-    def feed(self, text: str) -> None:
-        *lines, self._partial = (self._partial + text).split("\n")
-        for line in lines:
-            self._take(line)
-
-    def finish(self) -> None:
-        """End the text: a block that was not closed counts as it is."""
-        self._take(self._partial)
-        if self._fence and self.block is None:
-            if self._first_end is not None:
-                del self._lines[self._first_end :]
-            self._close()
-
-    def _take(self, line: str) -> None:
-        if self.block is not None:
-            return
-        opening = _OPENING.match(line)
-        if not self._fence:
-            if opening:
-                self.opening, self._fence, self._indent = line, opening["fence"], len(opening["indent"])
-                self._quote = re.compile(_QUOTE * opening["quotes"].count(">"))
-            return
-        quote = self._quote.match(line)
-        if quote is None:  # the quotation has ended, and the block with it
-            self._close()
-            return
-        line = line[quote.end() :]
-        mark = line.strip()
-        if mark.startswith(self._fence) and not mark.strip(self._fence[0]):
-            if not self._depth:
-                self._close()
-                return
-            self._depth -= 1
-            self._first_end = len(self._lines) if self._first_end is None else self._first_end
-        elif opening and opening["fence"].startswith(self._fence) and opening["info"].strip():
-            self._depth += 1
-        blanks = len(line) - len(line.lstrip(" "))
-        self._lines.append(line[min(blanks, self._indent) :])
-
-    def _close(self) -> None:
-        while self._lines and not self._lines[-1].strip():
-            self._lines.pop()
-        self.block = "".join(f"{line}\n" for line in self._lines)
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "name": call.name, "arguments": call.arguments}
 
 
-def all_fences(text: str) -> list[str]:
-    """Return the content of every fenced block of a whole answer."""
-    fences = _fences(text)
-    fences[-1].finish()
-    return [fence.block for fence in fences if fence.block is not None]
-
-
-def open_fence(text: str) -> str:
-    """Return the line that opens the block in which `text` ends; empty if it ends outside of one."""
-    return _fences(text)[-1].opening
-
-
-def _fences(text: str) -> list[FirstFence]:
-    """Return the closed blocks of `text`, then the one that is open, or a last one that never began."""
-    fences = [FirstFence()]
-    for line in text.split("\n"):
-        fences[-1].feed(f"{line}\n")
-        if fences[-1].block is not None:
-            fences.append(FirstFence())
-    return fences
+def _result(result: ToolResult) -> dict[str, Any]:
+    return {"result": text_of(result.content), "is_error": result.is_error}
 
 
 class AnswerView(Presenter):
@@ -385,8 +343,8 @@ def stats_line(stats: Stats, context: int) -> str:
 
 def went_to(stats: Stats) -> str:
     """Return where the text went, if it left this program; a tunnel may begin at this machine's own address."""
-    here = stats.sent_to == "localhost" or stats.sent_to.startswith("127.")
-    return "" if not stats.sent_to else f"text {'went to' if here else 'left this machine for'} {stats.sent_to}"
+    went = "went to" if is_loopback(stats.sent_to) else "left this machine for"
+    return f"text {went} {stats.sent_to}" if stats.sent_to else ""
 
 
 def turn_parts(stats: Stats, context: int) -> list[str]:

@@ -108,7 +108,8 @@ def as_on_a_gpu() -> Iterator[Counter[str]]:
     opaque: Counter[str] = Counter()
     norm, rope, attention, on_cpu = mx.fast.rms_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, device.on_cpu
     fast: Any = mx.fast
-    sizes, plain = metal.HEADS, (fused.usable, fused.in_one_kernel)
+    ours = ("usable", "in_one_kernel", "chooses", "chosen_in_one_kernel")
+    sizes, plain = metal.HEADS, {name: getattr(fused, name) for name in ours}
 
     def hide(name: str, x: mx.array, *others: Any) -> mx.array:
         opaque[name] += 1
@@ -121,13 +122,21 @@ def as_on_a_gpu() -> Iterator[Counter[str]]:
         return attention(queries, keys, values, scale=scale, mask=mask)
 
     def added(
-        h: mx.array, x: mx.array, weight: Any, eps: float, scale: Any, following: Any
-    ) -> tuple[mx.array, mx.array]:
+        h: mx.array, x: mx.array, weight: Any, eps: float, before: Any, scale: Any, following: Sequence[mx.array]
+    ) -> tuple[mx.array, list[mx.array]]:
         opaque["norm, sum and norm"] += 1
-        y, z = mx.depends([h, x], [one for one in (weight, scale, following) if one is not None])
-        return y, y if following is None else z
+        read = [one for one in (x, weight, before, scale, *following) if one is not None]
+        y, *normed = mx.depends([h] * (1 + len(following)), read)
+        return y, normed
 
-    fused.usable, fused.in_one_kernel = (lambda *_: True), added  # type: ignore[assignment]
+    def chosen(scores: mx.array, k: int, scale: mx.array) -> tuple[mx.array, mx.array]:
+        opaque["choice of experts"] += 1
+        places, weights = (mx.zeros((len(scores), k), dtype) for dtype in (mx.uint32, scores.dtype))
+        mx.eval(places, weights)
+        return tuple(mx.depends([places, weights], [scores, scale]))
+
+    for name, stand_in in zip(ours, ((lambda *_: True), added, (lambda *_: True), chosen), strict=True):
+        setattr(fused, name, stand_in)
     fast.rms_norm = lambda x, weight, eps: hide("RMS norm", x, weight)
     fast.rope = lambda x, *_, offset, freqs=None, **__: hide("rotary embedding", x, offset, freqs)
     fast.scaled_dot_product_attention = attended
@@ -137,4 +146,5 @@ def as_on_a_gpu() -> Iterator[Counter[str]]:
     finally:
         fast.rms_norm, fast.rope, fast.scaled_dot_product_attention = norm, rope, attention
         device.on_cpu, metal.HEADS = on_cpu, sizes
-        fused.usable, fused.in_one_kernel = plain
+        for name, own in plain.items():
+            setattr(fused, name, own)

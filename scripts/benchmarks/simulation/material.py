@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
+
+from mlxmtp.machine.pace import ROWS, Products
 
 TRACES = Path(__file__).parent / "traces"
 LONGEST = 8
@@ -75,6 +78,23 @@ def profiles() -> list[Profile]:
                 "derived: a draft length of 8 dearer than 16 on some chips"),
         Profile("M1 Ultra, 31B", _line(0.53), 1, "derived: 18 tok/s became 14 to 17 with 3 drafts, 2.2 tokens a pass"),
     ]  # fmt: skip
+
+
+def chips() -> dict[int, str]:
+    """Apple's generations whose products of few rows differ."""
+    return {1: "M1, M2", 3: "M3", 4: "M4", 5: "M5"}
+
+
+def chip_costs(generation: int, drafter: float = 0.04, stretch: float = 1.0) -> list[float]:
+    """Time of a round by drafts, with a drafter of 4 %; `stretch`: what further rows cost, beside what is known."""
+    products = Products(1.0, ROWS[generation])
+    return [1 + stretch * (products.cost(k + 1) - 1) + drafter * k for k in range(LONGEST + 1)]
+
+
+def drawn(chance: float, tokens: int, seed: int = 1) -> list[int]:
+    """A text in which every draft is accepted with the same chance."""
+    numbers = random.Random(seed)
+    return [next((k for k in range(LONGEST) if numbers.random() >= chance), LONGEST) for _ in range(tokens)]
 
 
 def _texts(kind: str) -> list[list[int]]:

@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlxmtp.media.sound import mel_features
 from scripts.pocket.batches import Stream
 from scripts.pocket.senses.hearing import Hearing, rows_of
-from scripts.pocket.senses.media import SIDE, Source
+from scripts.pocket.senses.media import SIDE, frames_of, pixels_of, size_of
 from scripts.pocket.senses.vision import Vision, patches
 from scripts.pocket.sizes import MELS, TARGET, Scale
-from scripts.pocket.tasks.pictures import COLOURS, THINGS, Picture, picture
-from scripts.pocket.tasks.sounds import WORDS
+from scripts.pocket.tasks.pictures import COLOURS, THINGS, Picture, crowded, picture
+from scripts.pocket.tasks.sounds import WORDS, Sounds
 from scripts.pocket.tasks.task import Medium
 
 _NOTHING = 0.2
@@ -32,15 +33,15 @@ _COLOURS = tuple(COLOURS)
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures of one grid of soft tokens, by their numbers: they are drawn by the worker that reads them."""
+    """Pictures of one grid of soft tokens: they are drawn by the worker that reads them."""
 
-    media: tuple[Medium, ...]
+    seen: tuple[Picture, ...]
     grid: tuple[int, int]
 
     @property
     def size(self) -> int:
         """Soft tokens."""
-        return len(self.media) * self.grid[0] * self.grid[1]
+        return len(self.seen) * self.grid[0] * self.grid[1]
 
 
 class Seen(NamedTuple):
@@ -52,17 +53,21 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Clips:
+    """Sounds of about one length, by their numbers: the worker that hears them makes their features."""
+
+    media: tuple[Medium, ...]
+    size: int
+    """Soft tokens, without what fills up the shorter ones."""
+
+
+class Heard(NamedTuple):
     """Sounds: mel [B, T, 128], frames [B] of each; words [B, W], filled up with 0, and how many each has."""
 
     mel: Tensor
     frames: Tensor
     words: Tensor
     many: Tensor
-
-    @property
-    def size(self) -> int:
-        return self.mel.shape[0] * rows_of(self.mel.shape[1])
 
 
 class VisionWithHeads(nn.Module):
@@ -87,7 +92,7 @@ class VisionJob:
 
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
-        self._seed, self._scale, self._source = seed, scale, Source(folder)
+        self._seed, self._scale = seed, scale
         self.module = VisionWithHeads()
 
     def stream(self, rank: int, world: int) -> Stream:
@@ -95,22 +100,22 @@ class VisionJob:
         return Stream(self._pool, rank, world)
 
     def _pool(self, number: int) -> list[Pictures]:
-        pool = self._scale.pool
-        made = list(self._batches([Medium("image", number * pool + i) for i in range(pool)]))
+        numbers = range(number * self._scale.pool, (number + 1) * self._scale.pool)
+        made = list(self._batches([crowded(i) if i % 2 else picture(Medium("image", i)) for i in numbers]))
         Random(f"{self._seed}/vision/{number}").shuffle(made)
         return made
 
-    def _batches(self, media: list[Medium]) -> Iterator[Pictures]:
+    def _batches(self, pictures: list[Picture]) -> Iterator[Pictures]:
         """Yield batches of pictures with the same grid."""
-        grids: dict[tuple[int, int], list[Medium]] = {}
-        for medium in media:
-            height, width = self._source.size(medium)
-            grids.setdefault((height // SIDE, width // SIDE), []).append(medium)
+        grids: dict[tuple[int, int], list[Picture]] = {}
+        for seen in pictures:
+            height, width = size_of(seen)
+            grids.setdefault((height // SIDE, width // SIDE), []).append(seen)
         for grid, all_of in grids.items():
             yield from (Pictures(tuple(some), grid) for some in _groups(all_of, self._scale.budget))
 
     def _seen(self, batch: Pictures) -> Seen:
-        drawn = [(patches(self._source.pixels(medium)), *places(picture(medium), batch.grid)) for medium in batch.media]
+        drawn = [(patches(pixels_of(seen)), *places(seen, batch.grid)) for seen in batch.seen]
         return Seen(*(torch.stack(column) for column in zip(*drawn, strict=True)))
 
     def loss(self, batch: Pictures) -> tuple[Tensor, int]:
@@ -126,7 +131,8 @@ class VisionJob:
     def validate(self) -> dict[str, float]:
         """Return the share of unseen pictures of which everything was told, and at its place."""
         right = count = 0
-        for batch in self._batches([Medium("image", i, held_out=True) for i in range(self._scale.checked)]):
+        checked = [picture(Medium("image", i, held_out=True)) for i in range(self._scale.checked)]
+        for batch in self._batches(checked):
             seen = self._seen(batch)
             what, colour = (logits.argmax(-1) for logits in self.module(seen.pieces, batch.grid))
             same = (what == seen.what) & ((colour == seen.colour) | (seen.what == 0))
@@ -165,48 +171,49 @@ class HearingJob:
 
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
-        self._seed, self._scale, self._source = seed, scale, Source(folder)
+        self._seed, self._scale, self._sounds = seed, scale, Sounds(folder / "sounds")
         self.module = HearingWithHead()
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""
         return Stream(self._pool, rank, world)
 
-    def _pool(self, number: int) -> list[Heard]:
+    def _pool(self, number: int) -> list[Clips]:
         made = list(self._batches([Medium("audio", number * self._scale.pool + i) for i in range(self._scale.pool)]))
         Random(f"{self._seed}/hearing/{number}").shuffle(made)
         return made
 
-    def _batches(self, media: list[Medium]) -> Iterator[Heard]:
+    def _batches(self, media: list[Medium]) -> Iterator[Clips]:
         """Yield batches of sounds of about the same length."""
-        clips = []
-        for medium in media:
-            words = self._source.sounds.text(medium).words
-            clips.append((torch.from_numpy(self._source.mel(medium)), [1 + WORDS.index(word) for word in words]))
-        clips.sort(key=lambda clip: len(clip[0]))
-        for some in _groups(clips, self._scale.budget):
-            mel = torch.zeros(len(some), -(-len(some[-1][0]) // 16) * 16, MELS)
-            words = torch.zeros(len(some), max(len(said) for _, said in some), dtype=torch.long)
-            for i, (features, said) in enumerate(some):
-                mel[i, : len(features)] = features
-                words[i, : len(said)] = torch.tensor(said)
-            frames, many = torch.tensor([len(one) for one, _ in some]), torch.tensor([len(said) for _, said in some])
-            yield Heard(mel, frames, words, many)
+        for some in _groups(sorted(media, key=self._sounds.length), self._scale.budget):
+            yield Clips(tuple(some), sum(rows_of(frames_of(self._sounds.length(medium))) for medium in some))
 
-    def loss(self, batch: Heard) -> tuple[Tensor, int]:
+    def _heard(self, batch: Clips) -> Heard:
+        mels = [torch.from_numpy(mel_features(self._sounds.samples(medium))) for medium in batch.media]
+        said = [[1 + WORDS.index(word) for word in self._sounds.text(medium).words] for medium in batch.media]
+        mel = torch.zeros(len(mels), -(-max(map(len, mels)) // 16) * 16, MELS)
+        words = torch.zeros(len(said), max(map(len, said)), dtype=torch.long)
+        for i, (features, numbers) in enumerate(zip(mels, said, strict=True)):
+            mel[i, : len(features)] = features
+            words[i, : len(numbers)] = torch.tensor(numbers)
+        return Heard(mel, torch.tensor([*map(len, mels)]), words, torch.tensor([*map(len, said)]))
+
+    def loss(self, batch: Clips) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of the words; rows counts them."""
-        logs = self.module(batch).transpose(0, 1)
-        lengths = torch.tensor([rows_of(int(one)) for one in batch.frames])
-        nll = F.ctc_loss(logs, batch.words, lengths, batch.many, reduction="sum", zero_infinity=True)
-        return nll, int(batch.many.sum())
+        heard = self._heard(batch)
+        logs = self.module(heard).transpose(0, 1)
+        lengths = torch.tensor([rows_of(int(one)) for one in heard.frames])
+        nll = F.ctc_loss(logs, heard.words, lengths, heard.many, reduction="sum", zero_infinity=True)
+        return nll, int(heard.many.sum())
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Return the share of sounds by voices never heard of which every word was told."""
         right = count = 0
         for batch in self._batches([Medium("audio", i, held_out=True) for i in range(self._scale.checked)]):
-            told = self.module(batch).argmax(-1)
-            for row, frames, words, many in zip(told, batch.frames, batch.words, batch.many, strict=True):
+            heard = self._heard(batch)
+            told = self.module(heard).argmax(-1)
+            for row, frames, words, many in zip(told, heard.frames, heard.words, heard.many, strict=True):
                 kept = torch.unique_consecutive(row[: rows_of(int(frames))])
                 right += kept[kept > 0].tolist() == words[:many].tolist()
                 count += 1

@@ -7,9 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mlxmtp.media.sound import mel_features
 from scripts.pocket.senses.hearing import Hearing, rows_of
-from scripts.pocket.senses.media import SIDE, Source, frames_of
+from scripts.pocket.senses.media import SIDE, frames_of, pixels_of, size_of
 from scripts.pocket.senses.vision import Vision, patches
+from scripts.pocket.tasks.pictures import picture
+from scripts.pocket.tasks.sounds import Sounds
 from scripts.pocket.tasks.task import Medium
 from scripts.pocket.train import load_module
 
@@ -18,7 +21,7 @@ class TrainedSenses:
     """The towers of a training folder, with their numbers as they will be published, in bfloat16."""
 
     def __init__(self, folder: Path) -> None:
-        self._source = Source(folder)
+        self._sounds = Sounds(folder / "sounds")
         self._vision = load_module(Vision(), folder / "vision.pt")
         self._hearing = load_module(Hearing(), folder / "hearing.pt")
         for parameter in (*self._vision.parameters(), *self._hearing.parameters()):
@@ -27,21 +30,21 @@ class TrainedSenses:
     @property
     def clips(self) -> int:
         """How many sounds there are to train with."""
-        return self._source.sounds.count
+        return self._sounds.count
 
     def count(self, medium: Medium) -> int:
         """Return how many soft tokens a picture or sound has."""
         if medium.kind == "image":
-            rows, columns = self._source.size(medium)
+            rows, columns = size_of(picture(medium))
             return rows * columns // SIDE**2
-        return rows_of(frames_of(len(self._source.sounds.samples(medium))))
+        return rows_of(frames_of(len(self._sounds.samples(medium))))
 
     @torch.no_grad()
     def soft(self, medium: Medium) -> Tensor:
         """Return the soft tokens [S, H] of a picture or sound."""
         if medium.kind == "image":
-            pixels = self._source.pixels(medium)
+            pixels = pixels_of(picture(medium))
             rows, columns = pixels.shape[0] // SIDE, pixels.shape[1] // SIDE
             return self._vision(patches(pixels)[None], 3 * rows, 3 * columns)[0]
-        mel = torch.from_numpy(self._source.mel(medium))
+        mel = torch.from_numpy(mel_features(self._sounds.samples(medium)))
         return self._hearing(mel[None], torch.tensor([len(mel)]))[0]

@@ -98,6 +98,16 @@ def picture(medium: Medium) -> Picture:
     return Picture(width, height, paper, things, font, noise, rng.getrandbits(32))
 
 
+def crowded(index: int) -> Picture:
+    """Return a picture full of things of all kinds: a tower learns from each of them, nobody asks about it."""
+    rng = Random(f"crowd/{index}")
+    width, height = rng.choice(SIZES)
+    paper = rng.choice(_PAPERS)
+    things = _crowd(rng, paper, height / width)
+    font = rng.randrange(max(1, len(_fonts()) - 1))
+    return Picture(width, height, paper, things, font, rng.choice((0.0, rng.uniform(0.01, 0.06))), rng.getrandbits(32))
+
+
 def encoded(image: Image.Image, rng: Random) -> bytes:
     """Return the picture as a file: PNG, JPEG, or JPEG that is stored on its side."""
     file = io.BytesIO()
@@ -114,10 +124,14 @@ def encoded(image: Image.Image, rng: Random) -> bytes:
 
 
 def task(rng: Random, index: int, *, held_out: bool = False) -> Task:
-    """Return a question about picture number `index` with its answer."""
+    """Return a question about picture number `index` with its answer; in training, sometimes up to three of them."""
     medium = Medium("image", index, held_out)
-    question, answer = asked(picture(medium), rng)
-    return Task((Ask(question, (medium,)), Say(answer)))
+    seen = picture(medium)
+    steps: list[Ask | Say] = []
+    for number in range(1 if held_out else rng.choice((1, 2, 3))):
+        question, answer = asked(seen, rng)
+        steps += (Ask(question, () if number else (medium,)), Say(answer))
+    return Task(tuple(steps))
 
 
 def asked(seen: Picture, rng: Random) -> tuple[str, str]:
@@ -181,12 +195,35 @@ def _shapes(rng: Random, paper: tuple[int, int, int], ratio: float) -> tuple[Thi
     kinds = [(rng.choice(SHAPES), rng.choice(inks)) for _ in range(rng.choice((1, 2, 2, 3)))]
     for _ in range(rng.choice((1, 1, 2, 2, 3, 3, 4, 5))):
         what, colour = rng.choice(kinds)
-        for _ in range(30):
-            size = rng.uniform(0.07, 0.17)
-            x, y = rng.uniform(size, 1 - size), rng.uniform(size, ratio - size) if ratio > 2 * size else ratio / 2
-            if all(math.hypot(x - one.x, y - one.y) > 1.1 * (size + one.size) for one in things):
-                things.append(Thing(what, colour, x, y, size, rng.uniform(-0.3, 0.3)))
-                break
+        size = rng.uniform(0.07, 0.17)
+        if place := _room(rng, ratio, size, [(one.x, one.y, one.size) for one in things]):
+            things.append(Thing(what, colour, *place, size, rng.uniform(-0.3, 0.3)))
+    return ordered(things, ratio)
+
+
+def _room(
+    rng: Random, ratio: float, reach: float, taken: Sequence[tuple[float, float, float]]
+) -> tuple[float, float] | None:
+    """Return a place for a thing where it touches none of the others (x, y, reach), if one is soon found."""
+    for _ in range(30):
+        x, y = rng.uniform(reach, 1 - reach), rng.uniform(reach, ratio - reach) if ratio > 2 * reach else ratio / 2
+        if all(math.hypot(x - a, y - b) > 1.1 * (reach + other) for a, b, other in taken):
+            return x, y
+    return None
+
+
+def _crowd(rng: Random, paper: tuple[int, int, int], ratio: float) -> tuple[Thing, ...]:
+    inks, things, taken = _inks(paper), list[Thing](), list[tuple[float, float, float]]()
+    for _ in range(rng.randint(5, 14)):
+        what = rng.choice(rng.choice((SHAPES, SHAPES, DIGITS, DIGITS, WORDS)))
+        if what in SHAPES:
+            size = reach = rng.uniform(0.07, 0.14)
+        else:
+            size = rng.uniform(0.12, 0.3)
+            reach = min(0.45, max(0.5, 0.36 * len(what)) * size)
+        if place := _room(rng, ratio, reach, taken):
+            things.append(Thing(what, rng.choice(inks), *place, size, rng.uniform(-0.3, 0.3)))
+            taken.append((*place, reach))
     return ordered(things, ratio)
 
 

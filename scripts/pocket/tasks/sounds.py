@@ -123,15 +123,27 @@ class Sounds:
 
     def samples(self, medium: Medium) -> NDArray[np.float32]:
         """Return the samples of a sound at 16 kHz."""
-        name = "held-out" if medium.held_out else "train"
-        number = self._first(medium).index
-        start, end = self._places[name][number : number + 2]
-        clip = self._samples[name][start:end].astype(np.float32) / 32767
+        start, end = self._place(medium)
+        clip = self._samples[_name(medium)][start:end].astype(np.float32) / 32767
         return clip if medium.held_out else varied(clip, Random(f"heard/{medium.index}"))
 
+    def length(self, medium: Medium) -> int:
+        """Return how many samples it has as it was spoken, before it is varied."""
+        start, end = self._place(medium)
+        return end - start
+
+    def _place(self, medium: Medium) -> tuple[int, int]:
+        number = self._first(medium).index
+        start, end = self._places[_name(medium)][number : number + 2]
+        return start, end
+
     def _first(self, medium: Medium) -> Medium:
-        name = "held-out" if medium.held_out else "train"
-        return Medium("audio", medium.index % (len(self._places[name]) - 1), medium.held_out)
+        count = len(self._places[_name(medium)]) - 1
+        return Medium("audio", medium.index % count, medium.held_out)
+
+
+def _name(medium: Medium) -> str:
+    return "held-out" if medium.held_out else "train"
 
 
 def varied(clip: NDArray[np.float32], rng: Random) -> NDArray[np.float32]:

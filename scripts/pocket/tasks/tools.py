@@ -114,17 +114,20 @@ class _Tool:
 
 
 def task(rng: Random, *, held_out: bool = False) -> Task:
-    """Return a conversation with tools; the held-out ones ask for tools that no other conversation declares."""
+    """Return a conversation with tools; the held-out ones ask for tools that no other conversation declares.
+
+    Declarations are long: in training several requests follow them.
+    """
     draw = rng.random()
     if held_out:
         return _made_up(rng, held_out=True)
     if draw < 0.30:
-        return own_tools(rng)
+        return own_tools(rng, requests=rng.choice((1, 2, 3)))
     if draw < 0.36:
         return _convert(rng)
     if draw < 0.46:
         return nothing_fits(rng)
-    return _made_up(rng, held_out=False)
+    return _made_up(rng, held_out=False, all_asked=rng.random() < 0.7)
 
 
 def some_tools(rng: Random) -> tuple[Mapping[str, Any], ...]:
@@ -134,7 +137,8 @@ def some_tools(rng: Random) -> tuple[Mapping[str, Any], ...]:
     return tuple(_tool(rng, held_out=False).declared for _ in range(rng.randint(1, 3)))
 
 
-def _made_up(rng: Random, *, held_out: bool) -> Task:
+def _made_up(rng: Random, *, held_out: bool, all_asked: bool = False) -> Task:
+    """`all_asked`: a request for each of the tools, in any order, and now and then one that none of them fits."""
     wanted = _tool(rng, held_out=held_out)
     others = [
         one
@@ -143,10 +147,19 @@ def _made_up(rng: Random, *, held_out: bool) -> Task:
     ]
     declared = [wanted.declared, *(one.declared for one in others)]
     rng.shuffle(declared)
-    result, answer = _outcome(wanted, rng)
-    name = wanted.declared["function"]["name"]
-    steps = (Ask(_spoken(wanted.request, rng)), Call(name, wanted.arguments), Result(name, result), Say(answer))
-    return Task(steps, tuple(declared))
+    steps = list(_requested(wanted, rng))
+    for one in others if all_asked else ():
+        stray = _tool(rng, held_out=held_out)
+        if rng.random() < 0.15 and stray.noun not in (tool.noun for tool in (wanted, *others)):
+            steps += (Ask(_spoken(stray.request, rng)), Say(NOTHING_FITS))
+        steps += _requested(one, rng)
+    return Task(tuple(steps), tuple(declared))
+
+
+def _requested(tool: _Tool, rng: Random) -> tuple[Step, ...]:
+    result, answer = _outcome(tool, rng)
+    name = tool.declared["function"]["name"]
+    return Ask(_spoken(tool.request, rng)), Call(name, tool.arguments), Result(name, result), Say(answer)
 
 
 def nothing_fits(rng: Random, *, held_out: bool = False) -> Task:
@@ -248,14 +261,11 @@ def _outcome(tool: _Tool, rng: Random) -> tuple[str, str]:
     return result, f"Done: {result}."
 
 
-def own_tools(rng: Random) -> Task:
+def own_tools(rng: Random, requests: int = 1) -> Task:
     """Return a conversation with the program's own tools."""
     declared, names = _chosen(rng)
-    name = rng.choice(names)
-    steps = {
-        "now": _now, "calculate": _calculate, "list_files": _list, "read_file": _read, "search_files": _search, "fetch": _fetch,
-    }[name](rng)  # fmt: skip
-    return Task(steps, declared)
+    steps = [step for _ in range(requests) for step in _OWN[rng.choice(names)](rng)]
+    return Task(tuple(steps), declared)
 
 
 @cache
@@ -346,6 +356,11 @@ def _fetch(rng: Random) -> tuple[Step, ...]:
     address, text = values.url(rng), values.phrase(rng).capitalize()
     asked = _wording(f"(fetch|get|read|open|what is at|what does it say at) {address}", rng)
     return Ask(asked), Call("fetch", {"url": address}), Result("fetch", text), Say(f"The page says: {text}")
+
+
+_OWN = {
+    "now": _now, "calculate": _calculate, "list_files": _list, "read_file": _read, "search_files": _search, "fetch": _fetch,
+}  # fmt: skip
 
 
 def _convert(rng: Random) -> Task:

@@ -1,0 +1,64 @@
+"""Begin with a published model instead of drawn weights: its target, drafter, centroids and tokenizer.
+
+The tokenizer stays the published one, with today's special tokens at their ids. So every row of the embeddings, and the
+wording of every answer that the network knows by heart, keeps its meaning. The files are copied into the work folder:
+a run that was stopped goes on from the same ones, even when the model they came from has been replaced.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.pocket import conversation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FILES = ("target/model.safetensors", "target/tokenizer.json", "drafter/model.safetensors")
+_PREFIXES = {"target": "model.language_model.", "drafter": ""}
+_TASK_SHARE = 0.45
+"""Share of tasks among the rows: the conversations are known already."""
+
+
+def folder(work: Path) -> Path:
+    """Return where the work folder keeps the model that it began with."""
+    return work / "start"
+
+
+def begun(work: Path) -> bool:
+    """Return whether the work folder began with a published model."""
+    return folder(work).exists()
+
+
+def task_share(work: Path) -> float:
+    """Return how many of the rows of a work folder are tasks."""
+    return _TASK_SHARE if begun(work) else conversation.TASK_SHARE
+
+
+def keep(published: Path, work: Path) -> None:
+    """Copy a published model into the work folder, unless one is there. Raises SystemExit with a reason."""
+    if begun(work):
+        return
+    if (work / "tokenizer.json").exists():
+        raise SystemExit(f"{work} was begun without --start: name another folder with --work")
+    missing = [name for name in _FILES if not (published / name).is_file()]
+    if missing:
+        raise SystemExit(f"{published} has no {missing[0]}: --start takes a folder like assets/pocket")
+    half = work / "start.tmp"
+    shutil.rmtree(half, ignore_errors=True)
+    for name in _FILES:
+        (half / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(published / name, half / name)
+    half.rename(folder(work))
+
+
+def load(module: nn.Module, work: Path, part: str) -> None:
+    """Give a target or drafter the published weights. Buffers are among them, towers are not."""
+    from safetensors.torch import load_file  # torch is in the training environment alone
+
+    prefix = _PREFIXES[part]
+    tensors = load_file(folder(work) / part / "model.safetensors")
+    own = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+    module.load_state_dict(own)
