@@ -136,7 +136,7 @@ def test_a_short_first_answer_is_near_the_best_fixed_length_although_lengths_cos
 
 
 def test_first_answers_as_recorded_are_near_the_best_fixed_length():
-    """One answer a process, after some others: within 3 % of the best of 0, 3 and 8 on average; 14 at most, on those
+    """One answer a process, after some others: within 5 % of the best of 0, 3 and 8 on average; 14 at most, on those
     that begin hard and turn easy, where another length is traced for a few rounds."""
     texts = [suite.accepted for suite in first_answers()]
     costs, learned, spent = PROFILES[0].costs, None, []
@@ -152,7 +152,7 @@ def test_first_answers_as_recorded_are_near_the_best_fixed_length():
             spent += [took / least] if turn else []
     by_text = [sum(spent[at :: len(texts)]) * len(texts) / len(spent) for at in range(len(texts))]
     assert max(by_text) < 1.14, by_text
-    assert sum(by_text) < 1.03 * len(by_text), by_text
+    assert sum(by_text) < 1.05 * len(by_text), by_text
 
 
 @pytest.mark.parametrize("generation", chips())
