@@ -28,7 +28,7 @@ from mlxmtp.machine.pace import measured, pace_here
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
-from mlxmtp.units import format_bytes
+from mlxmtp.units import format_bytes, nearest
 from mlxmtp.version import installed_version
 
 __all__ = [
@@ -130,6 +130,10 @@ class Opener:
         try:
             return self._store.resolve(name)
         except ModelNotFound as missing:
+            known = name.partition(":")[0] in {entry.name for entry in entries()}
+            near = None if known else nearest(name, others_of(self.loaded))
+            if near is not None:
+                raise ModelNotFound(f"Model '{name}' is not known: did you mean '{near}'?") from None
             if self.obtain is None:
                 raise
             self.obtain(name, missing)

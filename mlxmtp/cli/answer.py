@@ -71,11 +71,15 @@ class OneAnswer:
         remarks = self.tools.renew()
         for line in self.tools.written if self.settings.debug else ():
             self.out.line(line)
-        if complaints := self.tools.complaints:
-            raise MlxmtpError(complaints[0])
+        self._require_servers()
         self._runner = CallRunner(self.tools.box, self.tools.approvals, on_progress=self._show_call)
         for remark in remarks:
             self.out.note(remark)
+
+    def _require_servers(self) -> None:
+        """Raise MlxmtpError for a tool server that does not work."""
+        if complaints := self.tools.complaints:
+            raise MlxmtpError(complaints[0])
 
     def show_prompt(self) -> None:
         """Write the prompt and its length for --dry-run, from the tokenizer alone."""
@@ -104,6 +108,7 @@ class OneAnswer:
         tokenizer = self.opener.tokenizer(target)
         messages = self._messages(target)
         ids = self._prompt(messages, target, drafter, tokenizer, whole=self.tools.servers is None)
+        self._require_servers()  # as far as is known: they are waited for behind the weights
         if self.renders:  # what draws is imported beside the loading of the weights, which mostly waits for the disk
             Thread(target=warm_up, daemon=True).start()
         self.out.progress(f"loading {target.name}" if self.opener.here else f"asking {target.name}")

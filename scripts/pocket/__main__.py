@@ -35,7 +35,7 @@ SCALES = {
     "target": Scale(2560, 1024, 160),
     "drafter": Scale(2048, 1024, 120),
 }
-TINY = Scale(160, 12, 1)
+TINY = {name: Scale(4 if name in ("vision", "hearing") else 160, 16, 1) for name in SCALES}
 
 
 def _arguments() -> argparse.Namespace:
@@ -102,7 +102,7 @@ def _job(name: str, options: argparse.Namespace) -> None:
     from scripts.pocket.train import Plan, run
 
     jobs = {"vision": VisionJob, "hearing": HearingJob, "target": TargetJob, "drafter": DrafterJob}
-    scale = TINY if options.tiny else SCALES[name]
+    scale = (TINY if options.tiny else SCALES)[name]
     job = partial(jobs[name], options.work, options.seed, scale)
     plan = Plan(
         options.work,

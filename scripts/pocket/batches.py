@@ -178,6 +178,7 @@ class Stream:
         pool, position = at
         while True:
             made = self._pool(pool)
+            assert len(made) >= self._world, "a pool has fewer batches than there are workers"
             for i in range(position, len(made) // self._world):
                 yield made[i * self._world + self._rank], (pool, i + 1)
             pool, position = pool + 1, 0

@@ -41,6 +41,7 @@ def using(*entries: ServerEntry, allow: Sequence[str] = ("*",), ask: Any = None,
         yield Tools(Approvals(folder / "approvals.json", named, ask), servers=servers)
     finally:
         servers.close()
+        servers._thread.join(20)  # `close` does not wait for what a busy machine is slow to end
         assert not servers._thread.is_alive()
 
 

@@ -119,8 +119,8 @@ def test_a_round_costs_more_with_every_draft_token_and_less_on_a_faster_chip() -
     assert round_seconds(target, drafter, pace(800), 3) < times[3] < 2 * round_seconds(target, drafter, pace(800), 3)
 
 
-# Counted by scripts/benchmarks/profile_round.py: a plain pass, greedy.
-@pytest.mark.parametrize(("name", "counted"), [("e2b", 799), ("e4b", 942), ("12b", 831), ("26b", 1170), ("31b", 1025)])
+# Counted by scripts/benchmarks/profile_round.py where kernels of ours are not taken: a plain pass, greedy.
+@pytest.mark.parametrize(("name", "counted"), [("e2b", 765), ("e4b", 908), ("12b", 810), ("26b", 1002), ("31b", 1002)])
 def test_kernels_are_those_counted_in_the_traced_round(name: str, counted: int) -> None:
     assert kernels(entry(name).target_config()) == pytest.approx(counted, rel=0.05)
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from shutil import which
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,11 @@ class Servers:
         """Begin to start them; `wait` waits for it. Raises UsageError without the library, ConfigError."""
         require_library()
         self.all = [Server(one.filled(), Tail()) for one in entries]
+        for one in self.all:
+            command = one.entry.command
+            if command and "/" not in command and which(command, path=one.entry.env.get("PATH")) is None:
+                one.fail(FileNotFoundError())  # known at once, before anything is imported
+                one.ready.set()
         self._groups = Groups()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda *_: None)  # told where somebody waits; nothing else writes to stderr
@@ -162,7 +168,7 @@ class Servers:
 
         async def serve_all() -> None:
             for one in self.all:
-                one.task = asyncio.create_task(self._serve(one))
+                one.task = None if one.failure else asyncio.create_task(self._serve(one))
             await self._over.wait()
             await asyncio.gather(*(one.task for one in self.all if one.task is not None), return_exceptions=True)
 

@@ -20,6 +20,7 @@ from mlxmtp.app.tools.server_list import ServerEntry
 MOST = 32 * 2**20
 """Bytes of an answer over HTTP, or of what a process may write between two messages of ours."""
 _GRACE, _PATIENCE = 0.2, 0.5  # seconds to end by itself, and then after SIGTERM
+_REAPED = 5.0  # seconds in which a process that was killed is gone, however busy the machine
 
 Streams = tuple[Any, Any]
 
@@ -111,15 +112,21 @@ async def _ended(process: Process, groups: Groups) -> None:
     """Close its input, wait for it, and end what is left of its group."""
     if process.stdin is not None:
         await process.stdin.aclose()
-    with anyio.move_on_after(_GRACE):
-        while process.returncode is None:  # `wait` would wait for its pipes, which a child of its may hold
-            await anyio.sleep(0.01)
+    await _over(process, _GRACE)
     await anyio.to_thread.run_sync(groups.end, _PATIENCE, [process.pid])
+    await _over(process, _REAPED)
     with anyio.move_on_after(_PATIENCE):  # so that its pipes are closed here, too
         await process.wait()
     if (transport := getattr(getattr(process, "_process", None), "_transport", None)) is not None:
         transport.close()  # a process that left the group may hold a pipe; nothing public lets go of it
         await anyio.sleep(0.01)
+
+
+async def _over(process: Process, patience: float) -> None:
+    """Wait until it has ended, for so many seconds; its pipes, which a child of its may hold, are left alone."""
+    with anyio.move_on_after(patience):
+        while process.returncode is None:
+            await anyio.sleep(0.01)
 
 
 @asynccontextmanager
