@@ -334,7 +334,7 @@ class LearnedDrafting:
     """A file of the drafting state learned on what `of` names; without it (no drafter) nothing is read or written."""
 
     def __init__(self, data: Path, of: Mapping[str, str] | None) -> None:
-        self._of = None if of is None else {"format": "2", **of}  # the format changes with what the numbers mean
+        self._of = None if of is None else {"format": "3", **of}  # the format changes with what the numbers mean
         digest = hashlib.sha256(json.dumps(self._of, sort_keys=True).encode()).hexdigest()
         self._path = data / "tuning" / f"{digest[:24]}.json"
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 
-from mlxmtp.decode.acceptance import Acceptance
+from mlxmtp.decode.acceptance import Acceptance, Kind
 from mlxmtp.decode.batch_round import Slots
 from mlxmtp.decode.compile import BatchRounds
 from mlxmtp.decode.decoder import AHEAD
@@ -85,7 +85,7 @@ class Lane:
         self._ended = 0.0
         self.seconds = 0.0  # that a round takes, of late; 0 before one was timed
         self._half_empty = 0  # rounds for which so few texts have been here
-        self.acceptance: tuple[list[float], int] = [], 0  # the mean of so many texts, for those that join
+        self.acceptance = Acceptance(MAX_DRAFT).kinds  # of the texts so far, for those that join
         self._empty()
 
     def _empty(self) -> None:
@@ -139,7 +139,7 @@ class Lane:
             self._state = State(bonus, states, offset)
             mx.eval(*self._state)
         stream.newest, stream.here = text.newest, True
-        stream.acceptance.start_from(*self.acceptance)
+        stream.acceptance.start_from(self.acceptance)
         self._streams[slot], self._slots = stream, None
 
     def leave(self, stream: Stream, *, keep: bool = False) -> KVCache | None:
@@ -147,7 +147,7 @@ class Lane:
         if not stream.here:
             return None
         stream.here = False
-        self.acceptance = stream.acceptance.mean()
+        self.acceptance = stream.acceptance.learned()
         slot = self._streams.index(stream)
         with self._computing():
             text = self._cache.take(slot, stream.rows, max(stream.newest, stream.rows - 1)) if keep else None
@@ -314,16 +314,28 @@ class _Together(Acceptance):
 
     def tokens(self, most: int | None = None) -> list[float]:
         """Return the expected tokens of a round per text."""
+        return self.by_kind(most)[0][1]
+
+    def by_kind(self, most: int | None = None) -> list[tuple[float, list[float]]]:
+        """Return the same as of one kind."""
         each = [stream.expected(MAX_DRAFT if most is None else most) for stream in self._lane.streams]
-        return [sum(of_length) / len(each) for of_length in zip(*each, strict=True)] if each else super().tokens(most)
+        return (
+            [(1.0, [sum(of_length) / len(each) for of_length in zip(*each, strict=True)])]
+            if each
+            else super().by_kind(most)
+        )
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Leave that to the texts."""
 
-    def mean(self) -> tuple[list[float], int]:
-        """Return the mean share accepted by position, over the texts that have left, and their number."""
+    def knows(self) -> bool:
+        """Return True if texts have left."""
+        return self._lane.acceptance != self.kinds
+
+    def learned(self) -> list[Kind]:
+        """Return the kinds of the texts that have left."""
         return self._lane.acceptance
 
-    def start_from(self, mean: Sequence[float], texts: int) -> None:
-        """Begin with what `mean` gave."""
-        self._lane.acceptance = list(mean), texts
+    def start_from(self, kinds: Sequence[Kind]) -> None:
+        """Begin with what `learned` gave."""
+        self._lane.acceptance = list(kinds)

@@ -343,9 +343,9 @@ def test_figures(talk: Conversing) -> None:
     assert talk.say("/stats") == "> /stats\nThere are no figures yet: ask something first.\n"
     assert " · context " in talk.say("Hi", answers=["Hello.<turn|>"])
     shown = talk.say("/stats")
-    assert "prompt      18 tokens, 0 of them reused\n" in shown
-    assert "drafts      4 of 6 accepted, 67 % (100 100 0 by position)\n" in shown
-    assert shown.endswith("seed        1\n")
+    assert "prompt       18 tokens, 0 of them reused\n" in shown
+    assert "drafts       4 of 6 accepted, 67 % (100 100 0 by position)\n" in shown
+    assert shown.endswith("seed         1\n")
     assert talk.say("/stats off", "Hi", answers=["Hello.<turn|>"]) == (
         "> /stats off\nA line of figures no longer follows answers.\n> Hi\n\nHello.\n\n"
     )

@@ -279,9 +279,9 @@ def test_what_rounds_of_several_taught_is_known_at_the_next_start(model):
     assert set(learned["together"]) == {"2"}
     model.start_from(learned)
     known, taught = model.streams(2)._lanes[0]._depth(2), learned["together"]["2"]
-    assert known.acceptance() == (taught["acceptance"], taught["texts"])
+    assert [[kind.texts, list(kind.shares)] for kind in known.acceptance()] == taught["kinds"]
     assert taught["costs"].keys() & {"1", "3"}, "what drafts cost was measured"
-    bad = {"acceptance": [2.0], "costs": {}, "texts": 1, "rows": 1}
+    bad = {"kinds": [[1, [2.0] * 8]], "costs": {}, "price": 1, "rows": 1}
     damages: list[Any] = [{"x": {}}, [], {"2": {"costs": 1}}, {"4": bad}]
     for damaged in damages:
         with pytest.raises(ValueError, match="learned"):
