@@ -64,7 +64,7 @@ def user_config(variable: str, name: str, environ: Mapping[str, str] = os.enviro
 
 def editor(environ: Mapping[str, str] = os.environ) -> str:
     """Return the command that edits a text, as people have set it."""
-    return environ.get("VISUAL") or environ.get("EDITOR") or "vi"
+    return environ.get("VISUAL", "").strip() or environ.get("EDITOR", "").strip() or "vi"
 
 
 def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -15,6 +15,22 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~"))
 
 
+def expand_home(name: str | Path) -> Path:
+    """Return a path with a home folder in place of `~`; that of a user whom nobody knows stays as it is written."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def is_file(name: str) -> bool:
+    """Return True for the name of a file that is there; a text too long for any name is none."""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
+
+
 def write_atomically(path: Path, content: str | bytes, *, parents: bool = False, private: bool = False) -> None:
     """Write a small file whole or not at all, `private` for its owner only; a pipe or terminal is just written to.
 

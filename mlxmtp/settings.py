@@ -147,7 +147,7 @@ class Settings:
         "--top-k K", number(SAMPLING["top_k"]), "Only the K likeliest tokens; 0 is off.",
         "the model's, else 0", **_SAMPLING)
     min_p: float | None = setting(
-        "--min-p P", number(SAMPLING["min_p"]), "Only tokens this likely against the best.",
+        "--min-p P", number(SAMPLING["min_p"]), "Only tokens at least this likely relative to the best.",
         "the model's, else 0", **_SAMPLING)
     seed: int | None = setting(
         "--seed N", number(SAMPLING["seed"]), "The same seed gives the same answer.",
@@ -173,7 +173,7 @@ class Settings:
         "--exact MODE", choice("on", "off", "auto"), "The same text bit for bit with any drafts: on, off or auto.",
         "auto: on a GPU where it costs nothing", **_DRAFTING)
     draft_bits: int | None = setting(
-        "--draft-bits N", choice(4, 8, 16), "Pack the drafter to 4 or 8 bits; 16 keeps it.",
+        "--draft-bits N", choice(4, 8, 16), "Quantize the drafter to 4 or 8 bits; 16 does not.",
         "by the drafter's size", **_DRAFTING)
     kv_bits: int | None = setting(
         "--kv-bits N", choice(4, 8), "Keep full layers' keys and values in 4 or 8 bits: less memory.",
@@ -188,15 +188,15 @@ class Settings:
         "--show-thinking/--hide-thinking", SWITCH, "Reasoning on stderr; shown on terminals by default.",
         "on terminals", commands=_TALKING, section="thinking")
     image_tokens: int | None = setting(
-        "--image-tokens N", choice(*IMAGE_TOKENS), "At most so many tokens of each picture: 70, 140, 280, 560 or 1120.",
+        "--image-tokens N", choice(*IMAGE_TOKENS), "Most tokens for each picture: 70, 140, 280, 560 or 1120.",
         "280", commands=(*_ANSWERING, "bench"), in_chat=True, of_answer=True)
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
         "any text", **{**_FORM, "commands": ("ask", "map", "bench")})
     regex: str | None = setting(
-        "--regex PATTERN", TEXT, "Text that an expression matches as a whole.", "any text", **_FORM)
+        "--regex PATTERN", TEXT, "Text that matches a regular expression as a whole.", "any text", **_FORM)
     grammar: str | None = setting(
-        "--grammar FILE", name_of("a file"), "Text that a grammar (Lark) derives.", "any text", **_FORM)
+        "--grammar FILE", name_of("a file"), "Text of a Lark grammar.", "any text", **_FORM)
     json_output: bool | None = setting("--json-output", SWITCH, "Any JSON.", "any text", **_FORM)
     functions: tuple[str, ...] | None = setting(
         "--functions FILE", TEXTS, "Let it call the functions of a Python file.", "none", **_TOOLS)
@@ -214,7 +214,7 @@ class Settings:
     yes: bool | None = setting(
         "-y --yes", SWITCH, "Accept a download.", "off", commands=_FETCHING)
     cache: bool | None = setting(
-        "--cache/--no-cache", SWITCH, "Keep what was read on disk: the next question on it reads only itself.",
+        "--cache/--no-cache", SWITCH, "Keep prompt caches on disk: the next question on a text reads only itself.",
         "off", commands=("ask", "serve"))
     cache_gb: float | None = setting(
         "", number(Range(0)), "Largest size of all prompt caches on disk, in GB.", "20")
@@ -229,22 +229,22 @@ class Settings:
         "--api-key-file PATH", name_of("a file"), "File with the key that clients must send. Also MLXMTP_API_KEY.",
         "none", commands=("serve",), section="access")
     origins: str | None = setting(
-        "--origins LIST", TEXT, "Web pages that may ask, as https://NAME:PORT, with commas between.",
+        "--origins LIST", TEXT, "Web origins that may ask (CORS), as https://NAME:PORT,https://NAME.",
         "none", commands=("serve",), section="access")
     fetch_media: bool | None = setting(
         "--fetch-media", SWITCH, "Fetch pictures and PDFs that requests name by address, from public ones only.",
         "off", commands=("serve",), section="access")
     max_waiting: int | None = setting(
-        "--max-waiting N", number(Range(0, whole=True)), "Requests that may wait; more are turned away.",
+        "--max-waiting N", number(Range(0, whole=True)), "Requests that may wait; more are refused.",
         "64", commands=("serve",), section="access")
     heartbeat: float | None = setting(
-        "--heartbeat SECONDS", number(Range(0)), "Sign of life in streams without news; 0 is none.",
+        "--heartbeat SECONDS", number(Range(0)), "Keep-alive message in idle streams; 0 sends none.",
         "10", commands=("serve",), section="access")
     keep_alive: float | None = setting(
-        "--keep-alive MINUTES", number(Range(0)), "Free the model's memory after so long without a request.",
+        "--keep-alive MINUTES", number(Range(0)), "Free the model's memory after this long without a request.",
         "it stays", commands=("serve",), section="access")
     force: bool | None = setting(
-        "--force", SWITCH, "Try it even if the memory will not do.", "off", commands=_RUNNING, in_config=False)
+        "--force", SWITCH, "Try even if the memory is too small.", "off", commands=_RUNNING, in_config=False)
     debug: bool | None = setting(
         "--debug", SWITCH, "Show a traceback when something fails.", "off", commands=EVERY, in_config=False)
 
@@ -390,6 +390,8 @@ def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError])
 
 def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     """Find the folders: below `$MLXMTP_HOME` when set, else XDG's; `hf_cache` is Hugging Face's own."""
+    from mlxmtp.files import expand_home
+
     home = Path("/")
     with suppress(KeyError):  # of a user without a name; an empty HOME is no root folder
         home = Path(environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
@@ -400,12 +402,12 @@ def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     hf_home = folder("HF_HOME") if environ.get("HF_HOME") else folder("XDG_CACHE_HOME", ".cache") / "huggingface"
     hf_cache = folder("HF_HUB_CACHE") if environ.get("HF_HUB_CACHE") else hf_home / "hub"
     if environ.get("MLXMTP_HOME"):
-        own = Path(environ["MLXMTP_HOME"]).expanduser()
-        return Places(own / "config.toml", own, hf_cache.expanduser(), own / "cache")
+        own = expand_home(environ["MLXMTP_HOME"])
+        return Places(own / "config.toml", own, expand_home(hf_cache), own / "cache")
     return Places(
         folder("XDG_CONFIG_HOME", ".config") / "mlxmtp" / "config.toml",
         folder("XDG_DATA_HOME", ".local", "share") / "mlxmtp",
-        hf_cache.expanduser(),
+        expand_home(hf_cache),
         folder("XDG_CACHE_HOME", ".cache") / "mlxmtp",
     )
 

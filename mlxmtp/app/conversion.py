@@ -11,6 +11,7 @@ from mlxmtp.convert.plan import ConversionPlan, check_free, plan_conversion
 from mlxmtp.convert.recipe import Recipe, make_recipe
 from mlxmtp.convert.run import ConversionResult, Watch, convert
 from mlxmtp.errors import LoadError, MlxmtpError
+from mlxmtp.files import expand_home
 from mlxmtp.hub.registry import entries, find_entry
 from mlxmtp.hub.store import Checkpoint
 
@@ -52,7 +53,7 @@ def find_source(name: str) -> Source:
     official = next((known for known in entries() if known.source_repo.lower() == name.lower()), None)
     if official is not None:
         return Source(name, official.source_repo, official.family, official.variant == "qat")
-    folder = Path(name).expanduser().resolve()
+    folder = expand_home(name).resolve()
     if folder.is_dir():
         return Source(folder.name, None, None, "-qat-" in folder.name.lower())
     return Source(name, name if name.count("/") == 1 else None, None, "-qat-" in name.lower())
@@ -83,7 +84,7 @@ class Conversion:
         named = self._source.recipe if asked.get("mode", "affine") == "affine" else {}
         self._recipe = make_recipe({**named, **asked}, qat=self._source.qat)
         usual = self._store.models / self._source.result_name(self._recipe)
-        self._dest = usual if request.dest is None else Path(request.dest).expanduser()
+        self._dest = usual if request.dest is None else expand_home(request.dest)
         check_free(self._dest, force=request.force)
 
     @property
@@ -115,7 +116,7 @@ class Conversion:
             notes.append("No drafter was found, so the result will decode without one. --draft-model names it.")
         family = self._source.family
         if family is not None and not self._source.qat and self._recipe.bits == 4:
-            notes.append(f"{family}:qat are weights that were trained to be packed to 4 bits; they lose less.")
+            notes.append(f"{family}:qat are weights that were trained to be quantized to 4 bits; they lose less.")
         return replace(plan, notes=tuple(notes))
 
     def carry_out(self, plan: ConversionPlan, *, compare: bool = True, watch: Watch | None = None) -> ConversionResult:

@@ -83,7 +83,8 @@ class Job:
                 for running, event in streams.step():
                     if self._take(found[running.tag], running, event):
                         ended.add(running.tag)
-                self.on_progress(following + len(ended), self.tokens)
+                coming = sum(len(running.answer.tokens) for running in streams.running)
+                self.on_progress(following + len(ended), self.tokens + coming)
                 while following in ended:
                     ended.remove(following)
                     yield found.pop(following)

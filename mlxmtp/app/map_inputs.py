@@ -74,7 +74,7 @@ def items_of_lines(template: str, source: Path) -> list[Item]:
             continue
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"Line {number} of {source} is not JSON: {error}.") from None
         if not isinstance(fields, dict):
             raise UsageError(f'Line {number} of {source} must be an object like {{"text": "…"}}.')
@@ -122,11 +122,13 @@ class Answers:
     """A file of answers, a line of JSON each, in the order of the inputs. What an earlier run wrote stays."""
 
     def __init__(self, path: Path, keys: Sequence[str]) -> None:
-        """Raises UsageError if the file has answers to anything else than the inputs with these keys."""
+        """Raises UsageError if the file cannot be written, or has answers to other inputs than these keys'."""
         self._path = path
+        self.append("")  # before the first answer has been worked out
         lines = list(self._complete_lines())
         self.done = len(lines)
         self.responses = [str(line.get("response", "")) for line in lines]
+        self.failed = sum("error" in line for line in lines)
         for number, (line, wanted) in enumerate(zip(lines, [*keys, *[""] * len(lines)], strict=False), 1):
             if line.get("key") != wanted:
                 raise UsageError(
@@ -137,24 +139,24 @@ class Answers:
     def append(self, text: str) -> None:
         """Add a line. Raises UsageError where that is impossible."""
         try:
-            with self._path.open("a", encoding="utf-8") as file:
+            with self._path.open("a", encoding="utf-8", errors="replace") as file:  # a path may hold other bytes
                 file.write(text)
         except OSError as error:
             raise UsageError(f"{self._path} cannot be written: {error.strerror or error}.") from None
 
     def _complete_lines(self) -> Iterator[dict[str, Any]]:
         """Yield what is there; half a line, left by a kill, is cut off."""
+        if not self._path.is_file():  # a pipe or a terminal holds nothing from an earlier run
+            return
         try:
             data = self._path.read_bytes()
-        except FileNotFoundError:
-            return
         except OSError as error:
             raise UsageError(f"{self._path} cannot be read: {error.strerror or error}.") from None
         whole = data[: data.rfind(b"\n") + 1]
         for line in whole.splitlines():
             try:
                 found = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 found = None
             yield found if isinstance(found, dict) else {}
         if len(whole) < len(data):

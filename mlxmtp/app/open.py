@@ -28,7 +28,7 @@ from mlxmtp.machine.pace import measured, pace_here
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
-from mlxmtp.units import format_bytes
+from mlxmtp.units import format_bytes, nearest
 from mlxmtp.version import installed_version
 
 __all__ = [
@@ -130,6 +130,10 @@ class Opener:
         try:
             return self._store.resolve(name)
         except ModelNotFound as missing:
+            known = name.partition(":")[0] in {entry.name for entry in entries()}
+            near = None if known else nearest(name, others_of(self.loaded))
+            if near is not None:
+                raise ModelNotFound(f"Model '{name}' is not known: did you mean '{near}'?") from None
             if self.obtain is None:
                 raise
             self.obtain(name, missing)
@@ -330,7 +334,7 @@ class LearnedDrafting:
     """A file of the drafting state learned on what `of` names; without it (no drafter) nothing is read or written."""
 
     def __init__(self, data: Path, of: Mapping[str, str] | None) -> None:
-        self._of = None if of is None else {"format": "2", **of}  # the format changes with what the numbers mean
+        self._of = None if of is None else {"format": "3", **of}  # the format changes with what the numbers mean
         digest = hashlib.sha256(json.dumps(self._of, sort_keys=True).encode()).hexdigest()
         self._path = data / "tuning" / f"{digest[:24]}.json"
 

@@ -6,12 +6,12 @@ import importlib
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any, cast
 
 from mlxmtp.chat.material import read_text
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.errors import UsageError
+from mlxmtp.files import is_file
 from mlxmtp.settings import Settings
 
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -44,7 +44,10 @@ def constraint_of(settings: Settings) -> Constraint | None:
         constraint = Constraint.schema({})
     else:
         return None
-    constraint.check()
+    try:
+        constraint.check()
+    except UnicodeEncodeError:  # bytes of the command line that are no text
+        raise UsageError(f"{flags[0]} is not valid UTF-8.") from None
     return constraint
 
 
@@ -52,7 +55,7 @@ def read_schema(text: str) -> dict[str, Any]:
     """Return the schema that JSON, the name of a file, `module:Class` (pydantic) or `name, age int` stands for."""
     if text.lstrip().startswith("{"):
         return _parsed(text, "The schema")
-    if Path(text).is_file():
+    if is_file(text):
         return _parsed(read_text(text), text)
     if _CLASS.fullmatch(text):
         return _of_class(*text.split(":"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.errors import ContextOverflow, UsageError
+from mlxmtp.files import expand_home
 
 SUITES = ("code", "chat", "summary", "extract", "rewrite", "edit")
 """Those that are meant if none is named: every model answers them."""
@@ -62,7 +63,7 @@ def read_suites(names: Sequence[str], system: str = "") -> list[Text]:
 
 
 def _suite(name: str) -> Iterator[Text]:
-    path = _FOLDER / f"{name}.jsonl" if name in (*SUITES, PICTURES) else Path(name).expanduser()
+    path = _FOLDER / f"{name}.jsonl" if name in (*SUITES, PICTURES) else expand_home(name)
     if path.suffix == ".jsonl" and not path.is_dir():
         yield from _lines(path)
         return
@@ -85,14 +86,15 @@ def _lines(path: Path) -> Iterator[Text]:
 
     `image`: the path of a picture, from the folder of the suite.
     """
-    lines = [(number, line) for number, line in enumerate(_read(path).splitlines(), 1) if line.strip()]
+    # Split at "\n" alone: a string of JSON may hold what `splitlines` takes for the end of a line.
+    lines = [(number, line) for number, line in enumerate(_read(path).split("\n"), 1) if line.strip()]
     if not lines:
         raise UsageError(f'{path} is empty: a suite has a line {{"prompt": "…"}} for each prompt.')
     for number, line in lines:
         where = f"{path} line {number}"
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UsageError(f"{where} is not JSON: each line is an object with the key prompt.") from None
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
             raise UsageError(f"{where} has no text under the key prompt.")
@@ -109,7 +111,7 @@ def _lines(path: Path) -> Iterator[Text]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"{path} cannot be read: {reason}.") from None

@@ -100,7 +100,7 @@ class Sessions:
         except OSError as error:
             raise MlxmtpError(f"{match} cannot be read: {error.strerror or error}.") from error
         name = _id_of(match)
-        raise UsageError(f"Nothing is asked in session {name} any more. To delete it: mlxmtp sessions rm {name}")
+        raise UsageError(f"Session {name} has no questions left. To delete it: mlxmtp sessions rm {name}")
 
     def find_any(self, wanted: str) -> Summary:
         """As `find`, but by its whole id also a file that cannot be read or in which nothing is asked: to remove it."""
@@ -155,7 +155,7 @@ class Sessions:
             try:
                 delete(summary.path)
             except SessionInUse as error:
-                raise SessionInUse(f"Session {summary.id} is open in another window: leave it there first.") from error
+                raise SessionInUse(f"Session {summary.id} is open in another window: close it there first.") from error
             _cache_of(summary.path).unlink(missing_ok=True)
             shutil.rmtree(media_folder(summary.path), ignore_errors=True)
         return summary.size

@@ -196,7 +196,7 @@ class OneAnswer:
         """Raise MlxmtpError for an answer that lacks what was asked for."""
         if self.settings.in_form and outcome.reason in ("length", "stop") and not answer.complete:
             way = "--max-tokens allows more" if outcome.reason == "length" else "leave out --stop"
-            raise MlxmtpError(f"The answer was cut before it had the form that was asked for: {way}.")
+            raise MlxmtpError(f"The answer was cut before it had the requested form: {way}.")
         if self._runner.spent:
             raise MlxmtpError(f"The answer was ended: it went on calling tools after {ROUNDS} rounds.")
         self.tools.approvals.require_none_refused()

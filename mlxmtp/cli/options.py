@@ -90,17 +90,16 @@ def can_ask(out: Output) -> bool:
 
 def model_names(incomplete: str) -> list[str]:
     """Return the models that begin like that: those here and on the hub, aliases of one's own, folders."""
-    from pathlib import Path
 
     from mlxmtp.app.endpoints import others_of
     from mlxmtp.app.models import Catalog
-    from mlxmtp.files import is_path
+    from mlxmtp.files import expand_home, is_path
 
     loaded = load_settings({}, tolerant=True)
     names = [*(model.name for model in Catalog(loaded).listing(every=True).models), *loaded.aliases, *others_of(loaded)]
     if is_path(incomplete):
         folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
-        names += [f"{folder}{one.name}/" for one in Path(folder or ".").expanduser().iterdir() if one.is_dir()]
+        names += [f"{folder}{one.name}/" for one in expand_home(folder or ".").iterdir() if one.is_dir()]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -126,8 +125,8 @@ ToolWords = Annotated[
     list[str] | None,
     Option("--tools", metavar="NAME", help="Let it use time, calculator, files=FOLDER, fetch, a server of `mcp`."),
 ]
-_RESUME = "Go on with another: id or name; chat lists them."
-Continue = Annotated[bool, Option("-c", "--continue", help="Go on with the latest session.")]
+_RESUME = "Continue another session: id or name; chat lists them."
+Continue = Annotated[bool, Option("-c", "--continue", help="Continue the latest session.")]
 Resume = Annotated[str | None, Option("-r", "--resume", metavar="ID", help=_RESUME, autocompletion=session_ids)]
 Json = Annotated[bool, Option("--json", help="As JSON.")]
 Unasked = Annotated[bool, Option("-y", "--yes", help="Do not ask.")]

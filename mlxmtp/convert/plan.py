@@ -135,8 +135,8 @@ class ConversionPlan:
         check_free(self.dest, force=force)
         if self.dest.exists() and not (self.dest / "config.json").is_file():
             raise UsageError(f"{self.dest} is not a model, so --force does not replace it. Give another DEST.")
-        if self.dest.resolve() in [part.config.folder.resolve() for part in self.parts]:
-            raise UsageError(f"{self.dest} is the source itself. Give another DEST.")
+        if any(part.config.folder.resolve().is_relative_to(self.dest.resolve()) for part in self.parts):
+            raise UsageError(f"{self.dest} is the source itself, or holds it. Give another DEST.")
         if self.missing > self.free:
             raise ConversionError(
                 f"The conversion needs {format_bytes(self.missing)} on disk; {format_bytes(self.free)} are free at "

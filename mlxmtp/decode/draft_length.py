@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxmtp.decode.acceptance import Acceptance
+from mlxmtp.decode.acceptance import Acceptance, Kind
 from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.round_times import TOKEN, RoundTimes
 from mlxmtp.limits import COPIED, MAX_DRAFT
@@ -14,11 +14,12 @@ LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8)
 """Candidates, few because the check of each is traced once per buffer capacity. On Metal the products for few rows read
 the weights once for up to 5 rows (4 drafts), and attention for few rows ends at 8 (7 drafts; read in MLX's source); 8
 drafts earn several percent more where rows are nearly free and all is accepted."""
-RUNGS = (0, 3, MAX_DRAFT)
-"""Candidates in the first tokens of an answer, unless traced: few and far apart, so that one more trace is enough."""
+RUNGS = (0, 3, 7)
+"""Candidates in the first tokens of an answer, unless traced: few and far apart, so that one more trace is enough. 7
+drafts are rarely wrong: within 3 % of the best of 0, 3 and 8 on all answers recorded of a process that answers once."""
 PROBING = 0.01  # share of the plain rounds' time that probes may lose while drafting is parked
-_WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
-_DARING = 0.5  # widths of an uncertain time that are hoped for
+WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
+_DARING = 0.8  # widths of an uncertain time that are hoped for
 _SURELY = 2.0  # the same for plain rounds that were never timed: drafting blindly has to pay beyond doubt
 _MOST = 5.0  # logarithm of a cost that can be true
 _KNOWN = 0.15  # a narrower logarithm of a cost can be talked about
@@ -26,7 +27,7 @@ _ROUNDS_TO_KNOW = 12  # before that, what was seen is mostly the luck of the fir
 GIVEN = (1, 3, MAX_DRAFT, COPIED)
 """Lengths of drafts that are given, copied or forced, unless traced: few for the same reason."""
 _CHECKING = 0.5  # share of what drafts cost that is left where they are given, before it was timed
-_PRICE, _DEAREST = 1.0, 10.0  # of a trace, in rounds of its length, and the most that can be true
+_PRICE, _DEAREST = 1.5, 20.0  # of a trace, in plain rounds, and the most that can be true
 _SHORT = 96  # tokens of an answer before a length between RUNGS is worth its trace
 _TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
 _ENDLESS = 1_000_000
@@ -46,10 +47,13 @@ class DraftLength:
     * parked at 0 nothing is learned about the text. Each plain round puts PROBING of itself aside, and a probe with one
       draft is made when that pays for what it is expected to lose, again at once if it was accepted;
     * a length is traced before it runs, at a price. So what counts is the time of the tokens to come, R / speed(K) +
-      price of K. R is as many as there have been, as far as there is room. Early in an answer only RUNGS are traced.
+      price of K. R is as many as there have been, as far as there is room. Early in an answer only RUNGS are traced;
+    * a text may be of several kinds, and a round with drafts tells of which. So the time is the mean over the kinds,
+      and the first length of all is chosen as if another could follow, at its price, where that is better for the kind.
 
     ``fixed`` is a length the user asked for (None: adapt). ``limit`` is 0 without a drafter. ``lengths`` are all
-    candidates, ``token`` is what a draft token costs in plain rounds, as far as one can guess.
+    candidates, ``token`` is what a draft token costs in plain rounds, as far as one can guess, ``worthwhile`` the least
+    gain over plain decoding that is one.
     """
 
     limit: int = MAX_DRAFT
@@ -57,6 +61,7 @@ class DraftLength:
     copying: Copying | None = None
     lengths: Sequence[int] = LENGTHS
     token: float = TOKEN
+    worthwhile: float = WORTHWHILE
     _accepted: Acceptance = field(default_factory=lambda: Acceptance(MAX_DRAFT))
     _times: RoundTimes = field(init=False)
     _tried: int = 1
@@ -83,24 +88,38 @@ class DraftLength:
             return 0
         left = min(room, max(self._said, _TO_COME))
         traced = (*self.lengths, COPIED) if traced is None else traced
-        early = self._said < _SHORT and len(self.lengths) > len(RUNGS)
-        speeds = {k: speed for k, speed in self._speeds().items() if k in RUNGS or k in traced or not early}
-        hopes = self._hopes(speeds)
-        times = {k: left * math.exp(-hopes.get(k, 0.0)) / speed for k, speed in speeds.items()}
-        for k in speeds if traced else ():
-            if k not in traced:  # tried only if what is known speaks for it
-                times[k] = left / speeds[k] + self._price * self._times.cost(k)
-        best = _least(times)
+        times = self._times_to_come(left, traced)
+        best = self._least(times)
         if self.copying is not None and (tokens := self.copying.tokens()):
             cost = self._given_cost(COPIED)
-            price = self._price * cost if traced and COPIED not in traced else 0.0
-            if (1 + _WORTHWHILE) * (left * cost / min(tokens, left) + price) < times[best]:
+            price = self._price if traced and COPIED not in traced else 0.0
+            if (1 + WORTHWHILE) * (left * cost / min(tokens, left) + price) < times[best]:
                 return COPIED
         self._probe = min((k for k in self.lengths[1:] if k in traced), default=1)
-        if best == 0 and self.limit and self._saved >= self._stake():
+        price = self._price if traced and self._probe not in traced else 0.0
+        if best == 0 and self.limit and self._saved >= self._stake() + price:
             self._saved = 0.0
             return self._probe
         return best
+
+    def _times_to_come(self, left: int, traced: Collection[int]) -> dict[int, float]:
+        """Return the time of ``left`` tokens, in plain rounds, by the length of the next round."""
+        early = self._said < _SHORT and len(self.lengths) > len(RUNGS)
+        lengths = [k for k in self.lengths if k <= self.limit and (k in RUNGS or k in traced or not early)]
+        costs, tokens = {k: self._times.cost(k) for k in lengths}, self._accepted.tokens(self.limit)
+        hopes = self._hopes({k: tokens[k] / costs[k] for k in lengths}, traced)
+        prices = {k: 0.0 if k in traced else self._price for k in lengths}
+        times = dict.fromkeys(lengths, 0.0)
+        for odds, of_kind in self._accepted.by_kind(self.limit):
+            for k in lengths:
+                time = left * costs[k] / of_kind[k]
+                if k and not traced:  # of plain rounds nothing is learned
+                    rest = left - min(of_kind[k], left)
+                    others = (rest * costs[j] / of_kind[j] + prices[j] * (j != k) for j in lengths)
+                    time = min(time, costs[k] + min(others))
+                times[k] += odds * time
+        # The first length of all is traced in any case.
+        return {k: time * hopes.get(k, 1.0) + (prices[k] if traced else 0.0) for k, time in times.items()}
 
     def beside_forced(
         self, forced: list[int], k: int, room: int, most: int, traced: Collection[int], checked: Collection[int]
@@ -115,7 +134,7 @@ class DraftLength:
         tokens, times = self._accepted.tokens(), {(0, False): float(left)}
         for length in {one for one in (*GIVEN, *checked) if 0 < one <= most}:
             cost = self._given_cost(length)
-            price = self._price * cost if checked and length not in checked else 0.0
+            price = self._price if checked and length not in checked else 0.0
             times[length, False] = left * cost / (min(length, len(forced)) + 1) + price
         for length in {k} if self.fixed is not None or not traced else set(self.lengths).intersection(traced):
             if len(forced) < length <= min(self.limit, most):
@@ -137,7 +156,7 @@ class DraftLength:
 
     def best(self) -> int:
         """The length with the highest expected speed; 0 unless another is worth the change."""
-        return _least({k: 1 / speed for k, speed in self._speeds().items()})
+        return self._least({k: 1 / speed for k, speed in self._speeds().items()})
 
     def observe(
         self,
@@ -157,7 +176,7 @@ class DraftLength:
         ``followed``: the tokens it gave, by which copies are judged even where none was made.
         """
         if traced not in (None, k) and seconds is not None:  # the first of all is traced before it runs: no choice
-            self._pay(k, traced, seconds)
+            self._pay(k, seconds)
         seconds = seconds if timed else None
         if self.copying is not None:
             self.copying.judge(followed)
@@ -183,11 +202,11 @@ class DraftLength:
             share = (seconds / plain - 1) / (drafted - 1)
             self._checking += 0.3 * (min(max(share, 0.0), 2 * self._checking + 0.1) - self._checking)
 
-    def _pay(self, k: int, traced: int, seconds: float) -> None:
-        """Take in how long a round with ``k`` drafts took in which a length was ``traced``."""
+    def _pay(self, k: int, seconds: float) -> None:
+        """Take in how long a round with ``k`` drafts took beside which another length was traced."""
         plain = self._times.plain()
         if plain is not None:
-            price = (seconds / plain - self._drafted_cost(k)) / self._drafted_cost(traced)
+            price = seconds / plain - self._drafted_cost(k)
             self._price += 0.5 * (min(max(price, 0.0), _DEAREST) - self._price)
 
     def _drafted_cost(self, k: int) -> float:
@@ -210,11 +229,11 @@ class DraftLength:
 
     def accepted(self) -> float | None:
         """Expected share of first draft tokens that are accepted; None before anything was drafted."""
-        return self._accepted.tokens(1)[1] - 1 if self.acceptance()[1] else None
+        return self._accepted.tokens(1)[1] - 1 if self._accepted.knows() else None
 
-    def acceptance(self) -> tuple[list[float], int]:
-        """Mean share of drafts accepted, by position, and the number of texts that it was taken of."""
-        return self._accepted.mean()
+    def acceptance(self) -> list[Kind]:
+        """Kinds of texts so far, by the share of drafts accepted."""
+        return self._accepted.learned()
 
     def price(self) -> float | None:
         """Time of one more draft token in units of a plain round; None until that is known."""
@@ -222,14 +241,14 @@ class DraftLength:
         return None if longest is None else (self._times.cost(longest) - 1) / longest
 
     def learned(self) -> dict[str, Any]:
-        """Return what another process can begin with, as JSON takes it: acceptance by position, the mean of so many
-        texts; costs (logarithm of the time in plain rounds and its width) by length, rows attended to. Empty until
-        there is something to know."""
-        acceptance, texts = self.acceptance()
-        if not texts or not any(self._times.measured):
+        """Return what another process can begin with, as JSON takes it: kinds of texts (how many, shares accepted by
+        position); costs (logarithm of the time in plain rounds and its width) by length, the price of a trace, rows
+        attended to. Empty until there is something to know."""
+        if not self._accepted.knows() or not any(self._times.measured):
             return {}
         costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}
-        return {"acceptance": acceptance, "texts": texts, "costs": costs, "rows": self._rows}
+        kinds = [[kind.texts, list(kind.shares)] for kind in self.acceptance()]
+        return {"kinds": kinds, "costs": costs, "price": self._price, "rows": self._rows}
 
     def expect(self, costs: Mapping[int, float]) -> None:
         """Take these for the times of rounds by length, in plain rounds, as long as nothing is learned or measured."""
@@ -238,16 +257,17 @@ class DraftLength:
     def start_from(self, learned: Mapping[str, Any]) -> None:
         """Begin with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
         try:
-            shares = [float(share) for share in learned["acceptance"]]
+            kinds = [Kind(float(texts), tuple(map(float, shares))) for texts, shares in learned["kinds"]]
             costs = {int(k): (float(mean), float(width)) for k, (mean, width) in learned["costs"].items()}
-            texts, rows = int(learned["texts"]), int(learned["rows"])
+            price, rows = float(learned["price"]), int(learned["rows"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"this is not what a controller has learned: {error}") from error
-        fits = all(0 <= share <= 1 for share in shares) and len(shares) <= MAX_DRAFT and texts >= 0 and rows >= 0
+        fits = bool(kinds) and all(kind.fits(MAX_DRAFT) for kind in kinds) and 0 <= price <= _DEAREST and rows >= 0
         if not fits or not all(0 <= mean < _MOST and 0 <= width < _MOST for mean, width in costs.values()):
             raise ValueError("what was learned lies out of range")
-        self._accepted.start_from(shares, texts)
+        self._accepted.start_from(kinds)
         self._times.start_from(costs)
+        self._price = price
         self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
         self._rows = rows
 
@@ -282,22 +302,22 @@ class DraftLength:
         tokens = self._accepted.tokens(self.limit)
         return {k: tokens[k] / self._times.cost(k) for k in self.lengths if k <= self.limit}
 
-    def _hopes(self, speeds: dict[int, float]) -> dict[int, float]:
-        """By how much the logarithm of each time may turn out smaller, beside that of the best length measured."""
+    def _hopes(self, speeds: dict[int, float], traced: Collection[int]) -> dict[int, float]:
+        """Return how short each time may turn out, as a share of what is expected, beside the best length measured.
+        A length that is not traced is tried only if what is known speaks for it."""
         base = max((k for k in speeds if k in self._times.measured), key=speeds.__getitem__, default=None)
         if base is None:
             return {}
-        hopes = {k: _DARING * self._times.width(k, base) for k in speeds}
-        if 0 not in self._times.measured:
-            hopes[0] = _SURELY * self._times.width(0, base)
-        return hopes
+        widths = {k: _DARING * self._times.width(k, base) for k in speeds if k in traced}
+        if 0 in widths and 0 not in self._times.measured:
+            widths[0] = _SURELY * self._times.width(0, base)
+        return {k: math.exp(-width) for k, width in widths.items()}
 
     def _stake(self) -> float:
         """Return the expected loss of a probe, in plain rounds."""
-        return max(self._times.cost(self._probe) - self._accepted.tokens(self._probe)[self._probe], _WORTHWHILE)
+        return max(self._times.cost(self._probe) - self._accepted.tokens(self._probe)[self._probe], WORTHWHILE)
 
-
-def _least(times: dict[int, float]) -> int:
-    """The length with the least time; 0 unless it is beaten clearly."""
-    best = min(times, key=times.__getitem__)
-    return best if (1 + _WORTHWHILE) * times[best] < times[0] else 0
+    def _least(self, times: dict[int, float]) -> int:
+        """The length with the least time; 0 unless it is beaten clearly."""
+        best = min(times, key=times.__getitem__)
+        return best if (1 + self.worthwhile) * times[best] < times[0] else 0

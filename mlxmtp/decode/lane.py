@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 
-from mlxmtp.decode.acceptance import Acceptance
+from mlxmtp.decode.acceptance import Acceptance, Kind
 from mlxmtp.decode.batch_round import Slots
 from mlxmtp.decode.compile import BatchRounds
 from mlxmtp.decode.decoder import AHEAD
-from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.draft_length import WORTHWHILE, DraftLength
 from mlxmtp.decode.mixed_sampling import choices, kind_of
 from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.round_times import TOKEN
@@ -31,6 +31,7 @@ LENGTHS = (0, 1, 3)
 _CROWD = 0.7  # exponent: a draft token for B texts costs B ** 0.7 of one, a plain round a little more than one (CPU)
 _PATIENCE = 12  # rounds with half of the slots empty before there are fewer: another number is another trace
 _GAP = 0.2  # share of a round's time that may pass outside: beyond, it is no measure of the round
+_FORGETS = 0.2  # weight of the last round among their times
 
 
 @dataclass(slots=True, eq=False)
@@ -82,8 +83,9 @@ class Lane:
         self._used: set[tuple[object, ...]] = set()
         self._has_compiled = False
         self._ended = 0.0
+        self.seconds = 0.0  # that a round takes, of late; 0 before one was timed
         self._half_empty = 0  # rounds for which so few texts have been here
-        self.acceptance: tuple[list[float], int] = [], 0  # the mean of so many texts, for those that join
+        self.acceptance = Acceptance(MAX_DRAFT).kinds  # of the texts so far, for those that join
         self._empty()
 
     def _empty(self) -> None:
@@ -137,7 +139,7 @@ class Lane:
             self._state = State(bonus, states, offset)
             mx.eval(*self._state)
         stream.newest, stream.here = text.newest, True
-        stream.acceptance.start_from(*self.acceptance)
+        stream.acceptance.start_from(self.acceptance)
         self._streams[slot], self._slots = stream, None
 
     def leave(self, stream: Stream, *, keep: bool = False) -> KVCache | None:
@@ -145,7 +147,7 @@ class Lane:
         if not stream.here:
             return None
         stream.here = False
-        self.acceptance = stream.acceptance.mean()
+        self.acceptance = stream.acceptance.learned()
         slot = self._streams.index(stream)
         with self._computing():
             text = self._cache.take(slot, stream.rows, max(stream.newest, stream.rows - 1)) if keep else None
@@ -175,7 +177,9 @@ class Lane:
         ]
         since = began if not self._in_flight or self._ended == 0 else self._ended
         timed = sent.timed and began - since <= _GAP * (ended - since)
-        accepted = round(sum(one.accepted for _, one in steps) / max(len(steps), 1))
+        if timed:
+            self.seconds += (ended - since - self.seconds) * (_FORGETS if self.seconds else 1.0)
+        accepted = sum(one.accepted for _, one in steps) // max(len(steps), 1)  # that some do is no sign that it pays
         self._depth(len(sent.streams)).observe(sent.k, accepted, ended - since, timed=timed, traced=sent.traced)
         self._ended = ended
         return steps
@@ -285,7 +289,8 @@ class Lane:
             if slots == 1:
                 depth = DraftLength(MAX_DRAFT if limit else 0, _accepted=together)
             else:
-                depth = DraftLength(limit, lengths=LENGTHS, token=TOKEN * slots**_CROWD, _accepted=together)
+                about = {"token": TOKEN * slots**_CROWD, "worthwhile": WORTHWHILE * slots}
+                depth = DraftLength(limit, lengths=LENGTHS, _accepted=together, **about)
             self._depths[slots] = depth
         return self._depths[slots]
 
@@ -309,16 +314,28 @@ class _Together(Acceptance):
 
     def tokens(self, most: int | None = None) -> list[float]:
         """Return the expected tokens of a round per text."""
+        return self.by_kind(most)[0][1]
+
+    def by_kind(self, most: int | None = None) -> list[tuple[float, list[float]]]:
+        """Return the same as of one kind."""
         each = [stream.expected(MAX_DRAFT if most is None else most) for stream in self._lane.streams]
-        return [sum(of_length) / len(each) for of_length in zip(*each, strict=True)] if each else super().tokens(most)
+        return (
+            [(1.0, [sum(of_length) / len(each) for of_length in zip(*each, strict=True)])]
+            if each
+            else super().by_kind(most)
+        )
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Leave that to the texts."""
 
-    def mean(self) -> tuple[list[float], int]:
-        """Return the mean share accepted by position, over the texts that have left, and their number."""
+    def knows(self) -> bool:
+        """Return True if texts have left."""
+        return self._lane.acceptance != self.kinds
+
+    def learned(self) -> list[Kind]:
+        """Return the kinds of the texts that have left."""
         return self._lane.acceptance
 
-    def start_from(self, mean: Sequence[float], texts: int) -> None:
-        """Begin with what `mean` gave."""
-        self._lane.acceptance = list(mean), texts
+    def start_from(self, kinds: Sequence[Kind]) -> None:
+        """Begin with what `learned` gave."""
+        self._lane.acceptance = list(kinds)

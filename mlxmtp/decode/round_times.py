@@ -9,7 +9,7 @@ _PACE, _SLOPE, _FIRST, _OWN = 10.0, 0.15, 0.1, 0.1
 _NOISE = 0.1  # of one measurement: scheduling, clocks
 _DRIFT, _OWN_DRIFT = 0.02, 0.003  # per measured round: the machine's pace, one length beside it (the context grows)
 _FAR, _REACH = 0.5, 0.05  # pace and price of a draft token: standard deviation for e times the rows attended to
-_CUT, _PAUSE = 3.0, 1.5  # deviations that are believed: rounds are often longer by chance, never shorter
+_CUT, _PAUSE = 3.0, 1.5  # deviations that are believed, down and up: rounds are often longer by chance, never shorter
 _REMEMBERED = 0.05  # added to what was learned before: another context length, another day
 _TAKES_OVER = 0.1  # added when compiled rounds take over: they are faster, in nearly the same proportions
 
@@ -25,7 +25,8 @@ class RoundTimes:
 
         Sigma = pace^2 1 1' + slope^2 d d' + first^2 [K>0][K>0]' + own^2 I
 
-    A measurement y is taken in as a Kalman filter does it; e is cut: a pause of the machine is not a trend.
+    A measurement y is taken in as a Kalman filter does it; e is cut: a pause of the machine is not a trend. One that is
+    much shorter than expected is taken for another pace of all lengths: it ends a pause, or a busy time.
 
         S = Sigma[K,K] + noise^2     e = log y - x(K)     x += Sigma[:,K] e / S     Sigma -= Sigma[:,K] Sigma[K,:] / S
 
@@ -55,9 +56,11 @@ class RoundTimes:
         at = self._at(k)
         self.measured.add(self.lengths[at])
         self._widen(_DRIFT, _OWN_DRIFT)
-        spread = self._sigma[at][at] + _NOISE**2
-        wide = math.sqrt(spread)
-        error = min(max(math.log(seconds) - self._x[at], -_CUT * wide), _PAUSE * wide)
+        error, spread = math.log(seconds) - self._x[at], self._sigma[at][at] + _NOISE**2
+        if error < -_CUT * math.sqrt(spread):  # no round is that short by chance: those before it were slow
+            self._widen(_PACE, 0.0)
+            spread = self._sigma[at][at] + _NOISE**2
+        error = min(error, _PAUSE * math.sqrt(spread))
         self._correct(self._sigma[at].copy(), error / spread, spread)  # symmetric: the row is the column
 
     def cost(self, k: int) -> float:

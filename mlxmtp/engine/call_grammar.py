@@ -110,8 +110,10 @@ class _Rules:
         low, high = _counts(schema, "Length", _LONGEST)
         if (low, high) == (0, None):
             return "string"
-        name = f"TEXT{len(self.lines)}"
-        self.lines.append(f"{name}: /(.|\\n){{{low},{'' if high is None else high}}}/")
+        most = "" if high is None else high
+        name = f"TEXT_{low}_{most}"
+        rule = f"{name}: /(.|\\n){{{low},{most}}}/"
+        self.lines += [] if rule in self.lines else [rule]
         return f"{self._quote} {name} {self._quote}"
 
     def _array(self, schema: Mapping[str, Any]) -> str:

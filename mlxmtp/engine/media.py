@@ -16,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlxmtp.errors import LoadError, UsageError
+from mlxmtp.files import expand_home
 from mlxmtp.limits import IMAGE_TOKENS as BUDGETS
 from mlxmtp.machine.memory import Largest
 from mlxmtp.media.source import Kind, MediaFile, digest, media_file
@@ -350,7 +351,7 @@ def file_of(source: object) -> MediaFile:
     if isinstance(source, str | Path):
         name = str(source)
         try:
-            data = Path(source).expanduser().read_bytes()
+            data = expand_home(source).read_bytes()
         except FileNotFoundError as error:
             raise UsageError(f"There is no file {name}.") from error
         except OSError as error:

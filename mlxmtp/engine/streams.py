@@ -35,7 +35,7 @@ LANES = (4096, 16384, 65536)
 
 _FILLED = 0.7  # share of the memory beside the weights that keys and values may take: some are copied now and then
 _PIECE = 1.5  # rounds that a piece of a prompt may take between two rounds
-_SHORTEST, _FIRST, _LONGEST = 8, 32, 512  # rows of such a piece
+_SHORTEST, _FIRST, _LONGEST = 4, 32, 512  # rows of such a piece
 _FORGETS = 0.3  # weight of the last measurement
 
 
@@ -48,16 +48,15 @@ class _Pace:
     """
 
     rows: int = _FIRST
-    _round: float = 0.0  # seconds
+    _fitting: float = _FIRST
 
-    def observe(self, seconds: float, rows: int, rounds: int) -> None:
-        """Take in a step that read so many rows and decoded so many rounds."""
-        if rounds and not rows:
-            self._round += (seconds - self._round) * (_FORGETS if self._round else 1.0)
-        elif rows >= self.rows and self._round:  # not the rest of a prompt
-            piece = max(seconds - (self._round if rounds else 0.0), 1e-6)
-            fitting = rows * min(max(_PIECE * self._round / piece, 0.5), 2.0)
-            self.rows = max(_SHORTEST, min(_LONGEST, int(fitting) // _SHORTEST * _SHORTEST))
+    def observe(self, seconds: float, rows: int, rounds: float) -> None:
+        """Take in that reading so many rows and rounds that take ``rounds`` seconds (0: not known yet) took so long."""
+        if rounds and rows >= self.rows:  # not the rest of a prompt
+            fitting = rows * _PIECE * rounds / max(seconds - rounds, 1e-6)
+            fitting = min(max(fitting, 0.5 * self.rows), 2.0 * self.rows)
+            self._fitting += (min(max(fitting, _SHORTEST), _LONGEST) - self._fitting) * _FORGETS
+            self.rows = round(self._fitting / _SHORTEST) * _SHORTEST  # rounded down, it would stay where it is
 
 
 @dataclass(slots=True, eq=False)
@@ -104,8 +103,10 @@ class Streams:
         self._waiting: list[Seat] = []
         self._seats: dict[Stream, Seat] = {}
         self._reading: _Reading | None = None
+        self._done = 0  # tokens of its prompt that are on their way
         self._solo: _Solo | None = None
         self._pace = _Pace()
+        self._read, self._spent = 0, 0.0  # rows of this prompt since the last round, and seconds
         self._memory = _FILLED * max(0, this_machine().usable - mx.get_active_memory())
 
     @property
@@ -147,13 +148,22 @@ class Streams:
     def step(self) -> list[tuple[Running, Event | Exception]]:
         """Read a piece of a prompt, decode a round of every text, and return what has come of it.
 
+        After a prompt that ends within its piece comes the next one before the round: answers that are asked for
+        together begin together, and a round costs the same with empty slots.
         An answer is over with its `End`, or with an exception, which concerns no other answer.
         """
         found = self._pull()  # those that have just begun ask for their rounds
         self._admit()
-        began, rows = time.perf_counter(), self._read_on()
-        rounds = self._decode()
-        self._pace.observe(time.perf_counter() - began, rows, rounds)
+        began = time.perf_counter()
+        self._read_on()
+        self._admit()
+        self._spent += time.perf_counter() - began
+        if self._reading is not None and self._read < self._pace.rows:
+            return found + self._pull()
+        began = time.perf_counter()
+        rounds = sum(self._decode(lane) for lane in self._lanes if lane.streams)
+        self._pace.observe(self._spent + time.perf_counter() - began, self._read, rounds)
+        self._read, self._spent = 0, 0.0
         self._decode_alone()
         return found + self._pull()
 
@@ -212,7 +222,7 @@ class Streams:
                 wanted, decoder = seat.asked, self._idle_decoder()
                 options = {name: wanted.options[name] for name in ("sampling", "snapshot_at", "media")}
                 steps = decoder.read(wanted.prompt, on_prefill=wanted.on_prefill, **options)
-                self._reading = _Reading(seat, decoder, steps)
+                self._reading, self._done = _Reading(seat, decoder, steps), 0
 
     def _lane_of(self, seat: Seat) -> Lane:
         return self._lanes[bisect_left(LANES, _rows(seat))]
@@ -261,28 +271,27 @@ class Streams:
             wanted.on_prefill, wanted.options["snapshot_at"], wanted.came = None, (), 0
         self._waiting.insert(0, seat)
 
-    def _read_on(self) -> int:
-        """Read a piece of a prompt; return its rows."""
+    def _read_on(self) -> None:
+        """Read a piece of a prompt."""
         if self._reading is None:
-            return 0
+            return
         seat, decoder, steps = self._reading
         wanted = seat.asked
         longest = chunk_rows(decoder.target.config, len(wanted.prompt), decoder.target.dtype.size)
         decoder.chunk = min(longest, self._pace.rows) if self._seats or self._solo else None
-        before = decoder.rows
         try:
-            done = next(steps)
+            before, self._done = self._done, next(steps)
             seat.reused = decoder.reused
-            return max(done - max(before, decoder.reused), 0)
+            self._read += self._done - max(before, decoder.reused)
         except StopIteration as over:
             self._reading, seat.reused = None, decoder.reused
+            self._read += 1  # so that answers which end with their first token do not keep others waiting for ever
             self._join(seat, over.value)
         except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
             self._reading = None
             seat.end(error)
         finally:
             decoder.chunk = None
-        return 0
 
     def _join(self, seat: Seat, begun: Beginning) -> None:
         """Give a text whose prompt has been read a slot beside the others."""
@@ -309,26 +318,22 @@ class Streams:
             return
         seat.stream, seat.lane = stream, lane
         self._seats[stream] = seat
+        self._read, self._spent = 0, 0.0
 
-    def _decode(self) -> int:
-        """Decode a round in every lane; return how many had one."""
-        count = 0
-        for lane in self._lanes:
-            if not lane.streams:
-                continue
-            count += 1
-            try:
-                steps = lane.step()
-            except MlxmtpError as error:
-                self._fail(lane, error)
-                continue
-            for stream, round_ in steps:
-                seat = self._seats[stream]
-                seat.take(round_)
-                if stream.over:
-                    self._free(seat)
-                    seat.end()
-        return count
+    def _decode(self, lane: Lane) -> float:
+        """Decode a round of a lane; return the seconds that one takes, of late."""
+        try:
+            steps = lane.step()
+        except MlxmtpError as error:
+            self._fail(lane, error)
+            return 0.0
+        for stream, round_ in steps:
+            seat = self._seats[stream]
+            seat.take(round_)
+            if stream.over:
+                self._free(seat)
+                seat.end()
+        return lane.seconds
 
     def _fail(self, lane: Lane, error: Exception) -> None:
         """End the answers whose lane the device could not compute."""

@@ -196,13 +196,14 @@ def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpE
         said = f"There is no {repo} on the hub, or it is private. "
         return ModelNotFound(f"{said}Check the name, or run `hf auth login` or set HF_TOKEN.")
     if isinstance(error, errors.HfHubHTTPError):
-        status = HTTPStatus(error.response.status_code)
-        said = {
+        status = error.response.status_code  # a plain number: proxies answer with some that no standard has
+        sentences: dict[int, str] = {
             HTTPStatus.UNAUTHORIZED: "The hub refuses the token. Run `hf auth login`, or set HF_TOKEN to a valid one.",
             HTTPStatus.FORBIDDEN: f"The token may not read {repo}. "
             "Give it read access, or set HF_TOKEN to another one.",
             HTTPStatus.TOO_MANY_REQUESTS: f"The hub limits requests from here. Wait some minutes. {_GO_ON}",
-        }.get(status, f"The hub answers {status.value} for {repo}. Try later. {_GO_ON}")
+        }
+        said = sentences.get(status, f"The hub answers {status} for {repo}. Try later. {_GO_ON}")
         if isinstance(error, errors.GatedRepoError):
             said = f"{repo} is gated. Ask for access at {endpoint()}/{repo}, then run `hf auth login` or set HF_TOKEN."
         elif isinstance(error, errors.EntryNotFoundError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.errors import LoadError, MlxmtpError, ModelNotFound, UsageError
+from mlxmtp.files import expand_home
 from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, folder_size, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store
@@ -259,7 +260,7 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     own = store.models / plain
     if "/" not in plain and not plain.startswith(".") and own.is_dir():
         return RemovalPlan((RemovedFolder(plain, own, folder_size(own)),))
-    if Path(plain).expanduser().is_dir():
+    if expand_home(plain).is_dir():
         raise UsageError(f"{plain} is a folder of yours: remove it with rm -r.")
     entry = find_entry(plain)
     converted = store.converted(entry) if entry is not None and entry.name == plain.lower() else None

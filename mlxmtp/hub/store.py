@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
-from mlxmtp.files import is_path
+from mlxmtp.files import expand_home, is_path
 from mlxmtp.hub import registry
 from mlxmtp.hub.cache import CachedRepo, Records
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, plain_name, same_shape, split_revision
@@ -141,7 +141,7 @@ class Store:
         converted = self.models / name
         if "/" not in name and not name.startswith(".") and (converted / "config.json").is_file():
             return converted
-        path = Path(name).expanduser()
+        path = expand_home(name)
         if path.is_dir():
             cached = CachedRepo(path)  # a repository's folder in the cache means its newest complete commit
             return (None if (path / "config.json").exists() else cached.complete(cached.newest())) or path
@@ -149,7 +149,9 @@ class Store:
             raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
         names = ", ".join(registry.known_names())
         if "://" in name:
-            sentence = f"{name} is no page of a model on huggingface.co. Give its org/repo, a path or one of: {names}."
+            sentence = (
+                f"{name} is not the page of a model on huggingface.co. Give its org/repo, a path or one of: {names}."
+            )
             raise ModelNotFound(sentence)
         if is_path(name) or split_revision(name)[0].count("/") > 1:
             sentence = f"There is no folder {name}. Give the folder that holds config.json, or one of: {names}."

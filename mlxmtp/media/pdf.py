@@ -46,7 +46,7 @@ def read_pages(data: bytes, name: str) -> list[Page]:
         if "password" in str(error).lower():
             raise UsageError(f"{name} is encrypted: give a PDF without a password.") from error
         raise UsageError(
-            f"{name} is a PDF that cannot be read ({str(error).rstrip('.')[:100]}): print it anew."
+            f"{name} is a PDF that cannot be read ({str(error).rstrip('.')[:100]}): save it as a PDF again."
         ) from error
     if not pages:
         raise UsageError(f"{name} is a PDF without pages.")

@@ -69,8 +69,8 @@ def bound_memory() -> None:
 def failure(error: RuntimeError) -> DeviceFailed:
     """Return the error for what MLX could not compute, in its own words and with the next step."""
     return DeviceFailed(
-        f"MLX could not go on computing on this {'CPU' if on_cpu() else 'GPU'} ({error}). Mostly the memory is full: "
-        "give less context, choose a smaller model, or pack keys and values with --kv-bits 8."
+        f"MLX failed on this {'CPU' if on_cpu() else 'GPU'} ({error}). Usually the memory is full: "
+        "use less context, choose a smaller model, or quantize keys and values with --kv-bits 8."
     )
 
 

@@ -72,7 +72,7 @@ class Collected:
 
     @property
     def logprobs(self) -> list[TokenLogprob]:
-        return [told for one in self.pieces if isinstance(one, Text) for told in one.logprobs]
+        return [found for one in self.pieces if isinstance(one, Text) for found in one.logprobs]
 
     @property
     def thinking(self) -> str:
@@ -133,16 +133,16 @@ def drafting(stats: Stats) -> dict[str, Any]:
     }
 
 
-def told(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+def logprob_entries(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
     """Return log-probabilities in the form of chat completions, which responses and Ollama share."""
     return [{**_token(one), "top_logprobs": [_token(other) for other in one.top]} for one in logprobs]
 
 
 def _token(one: TokenLogprob) -> dict[str, Any]:
-    return {"token": spelled(one), "logprob": one.logprob, "bytes": [*one.bytes]}
+    return {"token": token_text(one), "logprob": one.logprob, "bytes": [*one.bytes]}
 
 
-def spelled(one: TokenLogprob) -> str:
+def token_text(one: TokenLogprob) -> str:
     """Return a token as text; a part of a character is a replacement character."""
     return one.bytes.decode("utf-8", "replace")
 

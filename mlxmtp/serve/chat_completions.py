@@ -8,11 +8,11 @@ from typing import Any
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text, Thinking, TokenLogprob
 from mlxmtp.limits import TOP_LOGPROBS, Range
-from mlxmtp.serve import answers, asked
+from mlxmtp.serve import answers, request
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
-from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.contents import content_of
 from mlxmtp.serve.fields import Fields, Refused
+from mlxmtp.serve.request import AnswerRequest, History, Message
 from mlxmtp.serve.tools import choose, functions
 
 _MOST = 8  # answers to one request
@@ -23,7 +23,7 @@ _NOT_HONOURED = (
 _NOT_HONOURED_UNLESS_0 = ("min_tokens", "mirostat", "xtc_probability", "dry_multiplier")  # of vLLM and llama.cpp
 
 
-def read(body: Fields) -> Asked:
+def read(body: Fields) -> AnswerRequest:
     """Return what a chat completion asks for. Raises Refused."""
     history = History()
     for message in body.objects("messages"):
@@ -32,10 +32,10 @@ def read(body: Fields) -> Asked:
         raise Refused("messages must be a list with at least one message.", "messages", code="invalid_value")
     if any(kind != "text" for kind in body.texts("modalities")):
         raise Refused("modalities: only text is written here.", "modalities", code="unsupported_parameter")
-    return Asked(
+    return AnswerRequest(
         body.text("model", ""),
         history.messages,
-        {**shared(body), **_thinking(body), **asked.logprobs_of(body)},
+        {**shared(body), **_thinking(body), **request.logprobs_of(body)},
         **_tools(body),
         parallel_calls=body.flag("parallel_tool_calls", True),
         stream=body.flag("stream"),
@@ -45,7 +45,7 @@ def read(body: Fields) -> Asked:
     )
 
 
-def read_plain(body: Fields) -> Asked:
+def read_plain(body: Fields) -> AnswerRequest:
     """Return what a completion asks for. Raises Refused."""
     body.refuse("echo", "suffix", "best_of", unless=(1,))
     top = body.number("logprobs", TOP_LOGPROBS)
@@ -56,7 +56,7 @@ def read_plain(body: Fields) -> Asked:
     if not isinstance(prompt, str):
         raise Refused("prompt must be one text: several, and token ids, are not supported here.", "prompt")
     options: dict[str, Any] = {"stream": body.flag("stream"), "n": _count(body), "stops": body.texts("stop")}
-    return Asked(body.text("model", ""), (), {**shared(body), **told}, raw=prompt, **options)
+    return AnswerRequest(body.text("model", ""), (), {**shared(body), **told}, raw=prompt, **options)
 
 
 def shared(body: Fields) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def shared(body: Fields) -> dict[str, Any]:
     body.refuse(*_NOT_HONOURED)
     body.refuse(*_NOT_HONOURED_UNLESS_0, unless=(0,))
     body.refuse("typical_p", unless=(1,))
-    limits = asked.limit_of(body, "max_completion_tokens", "max_tokens")
-    form = asked.form_of(body.object("response_format"), "json_schema") or _guided(body)
-    return {**asked.sampling_of(body), **asked.penalties_of(body), **limits, **form, **asked.extension_of(body)}
+    limits = request.limit_of(body, "max_completion_tokens", "max_tokens")
+    form = request.form_of(body.object("response_format"), "json_schema") or _guided(body)
+    return {**request.sampling_of(body), **request.penalties_of(body), **limits, **form, **request.extension_of(body)}
 
 
 def _guided(body: Fields) -> dict[str, Any]:
@@ -95,13 +95,13 @@ def _add(history: History, message: Fields) -> None:
     if role == "user":
         history.say(role, content_of(message))
     elif role in ("system", "developer"):
-        history.say("system", asked.joined(message))
+        history.say("system", request.joined(message))
     elif role == "tool":
         history.result(content_of(message), message, "tool_call_id")
     else:
         message.refuse("function_call", "audio")
         reasoning = message.text("reasoning_content", "") or message.text("reasoning", "")
-        text = asked.joined(message, kinds=("text", "refusal"))
+        text = request.joined(message, kinds=("text", "refusal"))
         history.answer(text, reasoning, [_call(one) for one in message.objects("tool_calls")])
 
 
@@ -110,7 +110,7 @@ def _call(fields: Fields) -> Message:
     if function is None:
         raise fields.wrong("function", "an object")
     arguments = function.table.get("arguments")
-    return asked.call_of(fields.text("id", ""), function.text("name"), arguments, function.path("arguments"))
+    return request.call_of(fields.text("id", ""), function.text("name"), arguments, function.path("arguments"))
 
 
 def _continues(body: Fields, history: History) -> bool:
@@ -129,10 +129,10 @@ def _count(body: Fields) -> int:
 
 def _thinking(body: Fields) -> dict[str, Any]:
     """Return the thinking that `reasoning_effort`, `reasoning` and `chat_template_kwargs` ask for."""
-    found = asked.effort_of(body.text("reasoning_effort", "") or None, "reasoning_effort")
+    found = request.effort_of(body.text("reasoning_effort", "") or None, "reasoning_effort")
     if isinstance(body.table.get("reasoning"), dict):
         reasoning = Fields(body.table["reasoning"], "reasoning")
-        found |= asked.effort_of(reasoning.text("effort", "") or None, "reasoning.effort")
+        found |= request.effort_of(reasoning.text("effort", "") or None, "reasoning.effort")
     template = body.object("chat_template_kwargs")
     for fields in filter(None, (body, template)):
         if fields.has("enable_thinking"):
@@ -186,7 +186,7 @@ def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str
             message["reasoning_content"] = said.thinking
         if said.calls:
             message["tool_calls"] = [_called(use) for use in said.calls]
-        told = _told(said.logprobs)
+        told = _chat_logprobs(said.logprobs)
         end = {"finish_reason": _reason(ending), **_stopped(ending)}
         choices.append({"index": index, "message": message, "logprobs": told, **end})
     return _finished(about, "chat.completion", "chatcmpl-", choices, [ending for _, ending in results])
@@ -195,25 +195,30 @@ def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str
 def whole_plain(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
     """Return a completion that is not streamed."""
     choices = [
-        {"index": index, "text": said.text, "logprobs": _told_plain(said.logprobs), "finish_reason": _reason(ending)}
+        {
+            "index": index,
+            "text": said.text,
+            "logprobs": _plain_logprobs(said.logprobs),
+            "finish_reason": _reason(ending),
+        }
         for index, (said, ending) in enumerate(results)
     ]
     return _finished(about, "text_completion", "cmpl-", choices, [ending for _, ending in results])
 
 
-def _told(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-    return {"content": answers.told(logprobs), "refusal": None} if logprobs else None
+def _chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    return {"content": answers.logprob_entries(logprobs), "refusal": None} if logprobs else None
 
 
-def _told_plain(logprobs: Sequence[TokenLogprob], begin: int = 0) -> dict[str, Any] | None:
+def _plain_logprobs(logprobs: Sequence[TokenLogprob], begin: int = 0) -> dict[str, Any] | None:
     """Return log-probabilities as completions have them; the first token stands at `begin` of the text."""
     if not logprobs:
         return None
-    tokens = [answers.spelled(one) for one in logprobs]
+    tokens = [answers.token_text(one) for one in logprobs]
     return {
         "tokens": tokens,
         "token_logprobs": [one.logprob for one in logprobs],
-        "top_logprobs": [{answers.spelled(other): other.logprob for other in one.top} for one in logprobs],
+        "top_logprobs": [{answers.token_text(other): other.logprob for other in one.top} for one in logprobs],
         "text_offset": [*accumulate(map(len, tokens), initial=begin)][:-1],
     }
 
@@ -228,7 +233,7 @@ def _finished(
         "model": about.model,
         "choices": choices,
         "usage": usage(endings),
-        asked.EXTENSION: answers.drafting(endings[-1].stats),
+        request.EXTENSION: answers.drafting(endings[-1].stats),
     }
 
 
@@ -256,11 +261,11 @@ class ChatStream:
             return b""
         if isinstance(piece, Thinking):
             return self._chunk(index, {"delta": {"reasoning_content": piece.text}})
-        return self._chunk(index, {"delta": {"content": piece.text}, "logprobs": _told(piece.logprobs)})
+        return self._chunk(index, {"delta": {"content": piece.text}, "logprobs": _chat_logprobs(piece.logprobs)})
 
     def end(self, index: int, ending: Ending) -> bytes:
         self._endings.append(ending)
-        more = {asked.EXTENSION: answers.drafting(ending.stats)}
+        more = {request.EXTENSION: answers.drafting(ending.stats)}
         return self._chunk(index, {"delta": {}, **_stopped(ending)}, _reason(ending), **more)
 
     def close(self) -> bytes:
@@ -294,16 +299,16 @@ class PlainStream(ChatStream):
     kind, prefix = "text_completion", "cmpl-"
 
     def start(self) -> bytes:
-        self._told = [0] * self._n  # characters of the tokens so far
+        self._characters = [0] * self._n  # characters of the tokens so far
         return b""
 
     def piece(self, index: int, piece: Piece) -> bytes:
         if not isinstance(piece, Text) or not piece.text:
             return b""
-        told = _told_plain(piece.logprobs, self._told[index])
-        self._told[index] += sum(len(answers.spelled(one)) for one in piece.logprobs)
+        told = _plain_logprobs(piece.logprobs, self._characters[index])
+        self._characters[index] += sum(len(answers.token_text(one)) for one in piece.logprobs)
         return self._chunk(index, {"text": piece.text, "logprobs": told})
 
     def end(self, index: int, ending: Ending) -> bytes:
         self._endings.append(ending)
-        return self._chunk(index, {"text": ""}, _reason(ending), **{asked.EXTENSION: answers.drafting(ending.stats)})
+        return self._chunk(index, {"text": ""}, _reason(ending), **{request.EXTENSION: answers.drafting(ending.stats)})

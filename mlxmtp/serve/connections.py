@@ -9,7 +9,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEADER_SECONDS = 10.0
 
 
-class Patient(H11Protocol):
+class TimedProtocol(H11Protocol):
     """Closes a connection whose request line and headers do not come within HEADER_SECONDS.
 
     Otherwise a few hundred of them, one byte a minute each, keep everybody else out.

@@ -81,7 +81,7 @@ def read_all(messages: Sequence[Mapping[str, Any]], *, fetches: bool) -> list[di
     ]
 
 
-def waits_to_be_read(messages: Sequence[Mapping[str, Any]]) -> bool:
+def has_unread(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return True if `read_all` has something to do."""
     contents = (one["content"] for one in messages if isinstance(one.get("content"), list))
     return any(part["type"] == _UNREAD for content in contents for part in content)
@@ -212,12 +212,12 @@ def _decoded(text: str, path: str) -> bytes:
         if not comma:
             raise Refused(f"{path} must be a data: URI with a comma before its data.", path, code="invalid_value")
         if not head.lower().endswith(";base64"):
-            return unquote_to_bytes(text)
+            return unquote_to_bytes(text.encode("utf-8", "replace"))
     try:
         plain = "".join(text.split()).rstrip("=")
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise Refused(f"{path} must be base64, which it is not.", path, code="invalid_value") from None
+        raise Refused(f"{path} is not valid base64.", path, code="invalid_value") from None
 
 
 def _part(file: MediaFile) -> Part:

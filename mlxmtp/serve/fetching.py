@@ -5,7 +5,7 @@ A name is looked up once, and what is connected to is the address that was judge
 
 import socket
 import ssl
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from threading import Timer
@@ -56,6 +56,8 @@ def _ask(url: str, path: str) -> bytes | str:
                 if response.status != 200:
                     raise Refused(f"{path}: the address answers with status {response.status}.", path)
                 data = response.read(MOST_BYTES + 1)
+                if connection.broken_off:  # without a length the end of the connection is that of the file
+                    raise TimeoutError(f"it took more than {_SECONDS:.0f} seconds")
         finally:
             end.cancel()
     if len(data) > MOST_BYTES:
@@ -89,13 +91,20 @@ class _Connection(HTTPConnection):
     def __init__(self, parts: SplitResult, address: str, port: int) -> None:
         super().__init__(parts.hostname or "", port, timeout=_SECONDS)
         self._address, self._secure = address, parts.scheme == "https"
+        self._connected: socket.socket | None = None  # `sock` is None again before a body without a length is read
+        self.broken_off = False
 
     def connect(self) -> None:
-        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = self._connected = socket.create_connection((self._address, self.port), self.timeout)
         if self._secure:
-            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+            context = ssl.create_default_context()
+            secured = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+            self.sock = self._connected = secured  # before the handshake, which may have to be broken off, too
+            secured.do_handshake()
 
     def break_off(self) -> None:
         """End it from another thread: what waits for it fails."""
-        if self.sock is not None:
-            self.sock.shutdown(socket.SHUT_RDWR)
+        self.broken_off = True
+        if self._connected is not None:
+            with suppress(OSError):  # it has ended by itself
+                self._connected.shutdown(socket.SHUT_RDWR)

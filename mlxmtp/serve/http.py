@@ -29,7 +29,7 @@ class Json(JSONResponse):
         return json_bytes(content)
 
 
-class Silence(Response):
+class NoResponse(Response):
     """No answer, for a client that has gone away."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +52,7 @@ def error_response(path: str, error: Refused) -> Response:
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Return a request's body. Raises Refused if it is too large or takes too long."""
-    too_large = Refused(f"The body is larger than the {limit} bytes that are taken here.", status=413)
+    too_large = Refused(f"The body is larger than the limit of {limit} bytes.", status=413)
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > limit:
         raise too_large
@@ -122,11 +122,12 @@ class Door:
         # A page whose name was made to point to this machine has no key, so with one the name does not matter.
         if self.key is None and host not in self.hosts:
             return Refused(
-                f"Requests to '{host}' are not answered here: ask localhost, or serve with a key.", status=403
+                f"Requests for the host '{host}' are refused: use localhost, or start the server with a key.",
+                status=403,
             )
         origin = headers.get("origin")
         if origin is not None and origin not in self.origins:
-            return Refused(f"Pages of {origin} may not ask here: mlxmtp serve --origins allows them.", status=403)
+            return Refused(f"Pages of {origin} are not allowed here: mlxmtp serve --origins allows them.", status=403)
         if self.key is None or path in _OPEN:
             return None
         given = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")

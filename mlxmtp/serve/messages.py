@@ -5,11 +5,11 @@ from typing import Any
 
 from mlxmtp.engine.events import Thinking
 from mlxmtp.limits import TOKEN_COUNT, Range
-from mlxmtp.serve import answers, asked
+from mlxmtp.serve import answers, request
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
-from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.contents import Part, content_of, in_order, part_of
 from mlxmtp.serve.fields import Fields, Refused
+from mlxmtp.serve.request import AnswerRequest, History, Message
 from mlxmtp.serve.tools import choose, declare
 
 _BILLING = "x-anthropic-billing-header:"
@@ -17,7 +17,7 @@ _BILLING = "x-anthropic-billing-header:"
 _SIGNATURE = "mlxmtp"  # clients send a thought back only with one
 
 
-def read(body: Fields, *, counting: bool = False) -> Asked:
+def read(body: Fields, *, counting: bool = False) -> AnswerRequest:
     """Return what a message asks for; `counting`: only its tokens are, so no limit is needed. Raises Refused."""
     body.refuse("container", "mcp_servers")
     history = History()
@@ -30,14 +30,14 @@ def read(body: Fields, *, counting: bool = False) -> Asked:
     limit = body.number("max_tokens", TOKEN_COUNT)
     if limit is None and not counting:
         raise Refused("max_tokens must be there: a whole number from 1 up.", "max_tokens")
-    given = {**asked.sampling_of(body), **_thinking(body), **asked.extension_of(body)}
+    given = {**request.sampling_of(body), **_thinking(body), **request.extension_of(body)}
     if limit is not None:
         given["max_tokens"] = int(limit)
     output = body.object("output_config")
     if output is not None:
-        given |= asked.form_of(output.object("format"))
+        given |= request.form_of(output.object("format"))
     last = history.messages[-1]
-    return Asked(
+    return AnswerRequest(
         body.text("model", ""),
         history.messages,
         given,
@@ -51,7 +51,7 @@ def read(body: Fields, *, counting: bool = False) -> Asked:
 def _system(body: Fields) -> str:
     if isinstance(body.table.get("system"), str):
         return body.text("system")
-    texts = [asked.joined(Fields({"content": [block.table]}, block.where)) for block in body.objects("system")]
+    texts = [request.joined(Fields({"content": [block.table]}, block.where)) for block in body.objects("system")]
     return "\n\n".join(text for text in texts if not text.startswith(_BILLING))
 
 
@@ -68,7 +68,7 @@ def _add(history: History, message: Fields) -> None:
         if block.text("type") == "tool_result":
             content = content_of(block)
             if block.flag("is_error"):
-                content = f"Error: {asked.joined(block)}"
+                content = f"Error: {request.joined(block)}"
             history.result(content, block, "tool_use_id")
     said = [_said(block) for block in blocks if block.text("type") != "tool_result"]
     if said:
@@ -94,19 +94,21 @@ def _answer(history: History, blocks: Sequence[Fields]) -> None:
         elif kind == "tool_use":
             calls.append(_call(block))
         elif kind != "redacted_thinking":
-            raise Refused(f"{block.path('type')}: '{kind}' is no block of an answer here.", block.path("type"))
+            raise Refused(
+                f"{block.path('type')}: '{kind}' is not supported in an assistant's message.", block.path("type")
+            )
     history.answer("\n".join(text), "".join(reasoning), calls)
 
 
 def _call(block: Fields) -> Message:
-    return asked.call_of(block.text("id"), block.text("name"), block.table.get("input"), block.path("input"))
+    return request.call_of(block.text("id"), block.text("name"), block.table.get("input"), block.path("input"))
 
 
 def _thinking(body: Fields) -> dict[str, Any]:
     output = body.object("output_config")
     found: dict[str, Any] = {}
     if output is not None:
-        found = asked.effort_of(output.text("effort", "") or None, output.path("effort"))
+        found = request.effort_of(output.text("effort", "") or None, output.path("effort"))
         found.pop("think", None)  # an effort alone does not switch thinking on
     thinking = body.object("thinking")
     if thinking is None:
@@ -161,7 +163,7 @@ def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str
     [(said, ending)] = results
     content = [_block(piece) for piece in said.pieces] or [{"type": "text", "text": ""}]
     message = {**_opening(about), "content": content, **_reason(ending), "usage": _usage([ending])}
-    return {**message, asked.EXTENSION: answers.drafting(ending.stats)}
+    return {**message, request.EXTENSION: answers.drafting(ending.stats)}
 
 
 def _block(piece: Piece) -> dict[str, Any]:
@@ -210,7 +212,7 @@ class MessageStream:
         self._ending = ending
         # An answer without a block is one that some clients cannot read.
         block = self._goes_on({"type": "text", "text": ""}) if self._index < 0 else b""
-        more = {asked.EXTENSION: answers.drafting(ending.stats)}
+        more = {request.EXTENSION: answers.drafting(ending.stats)}
         end = self._event("message_delta", delta=_reason(ending), usage=_usage([ending]), **more)
         return block + self._stop() + end
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel
 from mlxmtp.app.prompt_cache import PromptCache
@@ -38,14 +39,16 @@ class Served:
         self.refused = refused or {}  # why no pictures or sounds can be read, for a model that could
         self.created = int(time.time())
         self._read, self._read_tokenizer = read, read_tokenizer
+        self._lock = Lock()
         self._tokenizer: Future[Tokenizer] | None = None
 
     @property
     def tokenizer(self) -> Future[Tokenizer]:
-        """The text side, read when it is first asked for."""
-        if self._tokenizer is None:
-            self._tokenizer = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(self._read_tokenizer)
-        return self._tokenizer
+        """The text side, read when it is first asked for, from whatever thread."""
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = ThreadPoolExecutor(1, "mlxmtp-tokenizer").submit(self._read_tokenizer)
+            return self._tokenizer
 
     def read(self) -> OpenModel:
         """Read the weights. Raises LoadError."""
@@ -58,6 +61,7 @@ class Models:
     def __init__(self, first: Served, others: Mapping[str, Callable[[], Served]] | None = None) -> None:
         self.first = first
         self._others = dict(others or {})
+        self._lock = Lock()  # of two that stand for one model each would be read
         self._known: dict[str, Served] = {}
 
     def known(self, name: str) -> Served | None:
@@ -78,11 +82,13 @@ class Models:
                 status=404,
                 code="model_not_found",
             )
-        try:
-            self._known[plain] = self._others[plain]()
-        except MlxmtpError as error:
-            raise Refused(str(error), "model", status=503) from error
-        return self._known[plain]
+        with self._lock:
+            try:
+                if plain not in self._known:
+                    self._known[plain] = self._others[plain]()
+            except MlxmtpError as error:
+                raise Refused(str(error), "model", status=503) from error
+            return self._known[plain]
 
     def names(self) -> list[str]:
         return [self.first.name, *self._others]

@@ -6,23 +6,23 @@ from typing import Any
 
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text, Thinking
-from mlxmtp.serve import answers, asked
+from mlxmtp.serve import answers, request
 from mlxmtp.serve.answers import About, Collected, Ending, Piece
-from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.contents import Content, encoded_medium, in_order
 from mlxmtp.serve.fields import Fields
+from mlxmtp.serve.request import AnswerRequest, History, Message
 from mlxmtp.serve.tools import functions
 
 VERSION = "0.40.0"
 """The version of Ollama whose protocol this is; programs turn away from what is older than the one they know."""
 
 
-def read_chat(body: Fields) -> Asked:
+def read_chat(body: Fields) -> AnswerRequest:
     """Return what a chat asks for; without messages it asks only for the model to be loaded. Raises Refused."""
     history = History()
     for message in body.objects("messages"):
         _add(history, message)
-    return Asked(
+    return AnswerRequest(
         body.text("model"),
         history.messages,
         _given(body),
@@ -32,7 +32,7 @@ def read_chat(body: Fields) -> Asked:
     )
 
 
-def read_generate(body: Fields) -> Asked:
+def read_generate(body: Fields) -> AnswerRequest:
     """Return what a generation asks for; without a prompt it asks only for the model to be loaded. Raises Refused."""
     body.refuse("suffix", "template", "context")
     prompt, history = body.text("prompt", ""), History()
@@ -43,7 +43,7 @@ def read_generate(body: Fields) -> Asked:
         if system := body.text("system", ""):
             history.say("system", system)
         history.say("user", _with_images(body, prompt))
-    return Asked(
+    return AnswerRequest(
         body.text("model"),
         history.messages,
         _given(body),
@@ -54,15 +54,15 @@ def read_generate(body: Fields) -> Asked:
 
 
 def _given(body: Fields) -> dict[str, Any]:
-    found: dict[str, Any] = {**asked.extension_of(body), **_form(body), **asked.logprobs_of(body)}
+    found: dict[str, Any] = {**request.extension_of(body), **_form(body), **request.logprobs_of(body)}
     options = body.object("options")
     if options is not None:
         options.refuse("mirostat", unless=(0,))
         options.refuse("typical_p", "tfs_z", unless=(1,))
-        found |= {**asked.sampling_of(options), **asked.penalties_of(options, "repeat_penalty")}
-        found |= asked.limit_of(options, "num_predict")
+        found |= {**request.sampling_of(options), **request.penalties_of(options, "repeat_penalty")}
+        found |= request.limit_of(options, "num_predict")
     if isinstance(body.table.get("think"), str):
-        return {**found, **asked.effort_of(body.text("think"), "think")}
+        return {**found, **request.effort_of(body.text("think"), "think")}
     return {**found, "think": body.flag("think")} if body.has("think") else found
 
 
@@ -108,7 +108,7 @@ def _call(fields: Fields, number: str) -> Message:
     if function is None:
         raise fields.wrong("function", "an object")
     arguments = function.table.get("arguments")
-    return asked.call_of(fields.text("id", number), function.text("name"), arguments, function.path("arguments"))
+    return request.call_of(fields.text("id", number), function.text("name"), arguments, function.path("arguments"))
 
 
 class OllamaStream:
@@ -150,7 +150,7 @@ class OllamaStream:
 
     def _said(self, said: Collected) -> dict[str, Any]:
         thought = {"thinking": said.thinking} if said.thinking else {}
-        told = {"logprobs": answers.told(said.logprobs)} if said.logprobs else {}
+        told = {"logprobs": answers.logprob_entries(said.logprobs)} if said.logprobs else {}
         if not self._chat:
             return {"response": said.text, **thought, **told}
         calls = [
@@ -183,5 +183,5 @@ def _numbers(ending: Ending) -> dict[str, Any]:
         "prompt_eval_duration": int(1e9 * stats.prompt_seconds),
         "eval_count": stats.generation_tokens,
         "eval_duration": int(1e9 * stats.generation_seconds),
-        asked.EXTENSION: answers.drafting(stats),
+        request.EXTENSION: answers.drafting(stats),
     }

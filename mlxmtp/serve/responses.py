@@ -5,11 +5,11 @@ from typing import Any
 
 from mlxmtp.engine.events import Thinking
 from mlxmtp.limits import TOP_LOGPROBS
-from mlxmtp.serve import answers, asked
+from mlxmtp.serve import answers, request
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
-from mlxmtp.serve.asked import Asked, History, Message
 from mlxmtp.serve.contents import content_of
 from mlxmtp.serve.fields import Fields, Refused
+from mlxmtp.serve.request import AnswerRequest, History, Message
 from mlxmtp.serve.tools import choose, flat_functions
 
 Item = dict[str, Any]
@@ -17,11 +17,11 @@ Item = dict[str, Any]
 _TEXTS = ("input_text", "output_text", "text", "refusal")
 
 
-def read(body: Fields) -> Asked:
+def read(body: Fields) -> AnswerRequest:
     """Return what a response asks for. Raises Refused."""
     body.refuse("previous_response_id", "conversation", "prompt", "background")
     text = body.object("text")
-    form = asked.form_of(None if text is None else text.object("format"))
+    form = request.form_of(None if text is None else text.object("format"))
     history = _Items()
     if instructions := body.text("instructions", ""):
         history.say("system", instructions)
@@ -35,11 +35,11 @@ def read(body: Fields) -> Asked:
         raise Refused("input must be a text, or a list with at least one message.", "input")
     reasoning = body.object("reasoning")
     effort = None if reasoning is None else reasoning.text("effort", "") or None
-    given = {**asked.sampling_of(body), **asked.limit_of(body, "max_output_tokens"), **asked.extension_of(body)}
-    return Asked(
+    given = {**request.sampling_of(body), **request.limit_of(body, "max_output_tokens"), **request.extension_of(body)}
+    return AnswerRequest(
         body.text("model", ""),
         history.messages,
-        {**given, **form, **_logprobs(body), **asked.effort_of(effort, "reasoning.effort")},
+        {**given, **form, **_logprobs(body), **request.effort_of(effort, "reasoning.effort")},
         **_tools(body),
         parallel_calls=body.flag("parallel_tool_calls", True),
         stream=body.flag("stream"),
@@ -59,20 +59,20 @@ class _Items(History):
         """Take the next item; those of unknown types say nothing to a model."""
         kind = item.text("type", "message")
         if kind == "reasoning":
-            thought = asked.joined(item, "content", ("reasoning_text", "text"))
-            self._reasoning.append(thought or asked.joined(item, "summary", ("summary_text",)))
+            thought = request.joined(item, "content", ("reasoning_text", "text"))
+            self._reasoning.append(thought or request.joined(item, "summary", ("summary_text",)))
         elif kind == "function_call":
             number, name = item.text("call_id"), item.text("name")
-            self._calls.append(asked.call_of(number, name, item.table.get("arguments"), item.path("arguments")))
+            self._calls.append(request.call_of(number, name, item.table.get("arguments"), item.path("arguments")))
         elif kind == "message" and item.text("role") == "assistant":
-            self._text.append(asked.joined(item, kinds=_TEXTS))
+            self._text.append(request.joined(item, kinds=_TEXTS))
         elif kind == "message":
             self.flush()
             role = item.choice("role", "user", "system", "developer", "assistant", default=item.text("role"))
             if role == "user":
                 self.say(role, content_of(item, kinds=_TEXTS))
             else:
-                self.say("system", asked.joined(item, kinds=_TEXTS))
+                self.say("system", request.joined(item, kinds=_TEXTS))
         elif kind == "function_call_output":
             self.flush()
             self.result(content_of(item, "output", _TEXTS), item, "call_id")
@@ -146,7 +146,7 @@ class ResponseStream:
         part["text"] += piece.text
         if isinstance(piece, Thinking):
             return begun + self._in_part(f"response.{word}.delta", delta=piece.text)
-        told = answers.told(piece.logprobs)
+        told = answers.logprob_entries(piece.logprobs)
         part["logprobs"] += told
         return begun + self._in_part(f"response.{word}.delta", delta=piece.text, logprobs=told)
 
@@ -171,7 +171,7 @@ class ResponseStream:
         else:
             cut = {"incomplete_details": {"reason": "max_output_tokens"}}
             response = {**self.response("incomplete"), **cut}
-        return {**response, "usage": _usage(ending), asked.EXTENSION: answers.drafting(ending.stats)}
+        return {**response, "usage": _usage(ending), request.EXTENSION: answers.drafting(ending.stats)}
 
     def response(self, status: str) -> dict[str, Any]:
         """Return the response as it is now, with the parameters that it was asked with."""

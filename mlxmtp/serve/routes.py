@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlxmtp.errors import LoadError
 from mlxmtp.serve import chat_completions, messages, ollama, responses
 from mlxmtp.serve.answers import About, Collected, Ending, Writer
-from mlxmtp.serve.asked import Asked
 from mlxmtp.serve.fields import Fields, Refused, read_json
-from mlxmtp.serve.http import Door, Gate, Json, Outgoing, Silence, error_response, read_body
+from mlxmtp.serve.http import Door, Gate, Json, NoResponse, Outgoing, error_response, read_body
 from mlxmtp.serve.models import Served
+from mlxmtp.serve.request import AnswerRequest
 from mlxmtp.serve.scheduler import Job
 from mlxmtp.serve.service import AnswerFailed, Prepared, Service
 from mlxmtp.version import installed_version
@@ -33,9 +33,9 @@ class Endpoint:
     """A protocol's way to ask: how a body is read, and how an answer is written at once and as a stream."""
 
     path: str
-    read: Callable[[Fields], Asked]
+    read: Callable[[Fields], AnswerRequest]
     whole: Callable[[About, Fields, Answers], Mapping[str, Any]]
-    stream: Callable[[About, Fields, Asked], Writer]
+    stream: Callable[[About, Fields, AnswerRequest], Writer]
     call_ids: str = "call_"
 
 
@@ -51,13 +51,13 @@ ENDPOINTS = (
         "/v1/chat/completions",
         chat_completions.read,
         lambda about, _, answers: chat_completions.whole(about, answers),
-        lambda about, body, asked: chat_completions.ChatStream(about, body, asked.n),
+        lambda about, body, wanted: chat_completions.ChatStream(about, body, wanted.n),
     ),
     Endpoint(
         "/v1/completions",
         chat_completions.read_plain,
         lambda about, _, answers: chat_completions.whole_plain(about, answers),
-        lambda about, body, asked: chat_completions.PlainStream(about, body, asked.n),
+        lambda about, body, wanted: chat_completions.PlainStream(about, body, wanted.n),
     ),
     Endpoint(
         "/v1/responses",
@@ -104,8 +104,8 @@ class Answering(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        write = self._stream(send) if self._prepared.asked.stream else self._whole(scope, receive, send)
-        tasks = [asyncio.ensure_future(write), asyncio.ensure_future(_gone(receive))]
+        write = self._stream(send) if self._prepared.request.stream else self._whole(scope, receive, send)
+        tasks = [asyncio.ensure_future(write), asyncio.ensure_future(_disconnected(receive))]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -116,9 +116,10 @@ class Answering(Response):
             await tasks[0]
 
     async def _stream(self, send: Send) -> None:
-        writer = self._endpoint.stream(self._about, self._body, self._prepared.asked)
+        writer = self._endpoint.stream(self._about, self._body, self._prepared.request)
         out = Outgoing(send, writer.heartbeat, self._limits.heartbeat)
         data = b""  # of what has come together, to be sent together
+        self._service.metrics.requests[self._endpoint.path, 200] += 1
         try:
             await out.begin(writer.content_type, writer.start())
             for index, job in enumerate(self._jobs):
@@ -142,10 +143,11 @@ class Answering(Response):
             response: Response = Json(self._endpoint.whole(self._about, self._body, answers))
         except AnswerFailed as failed:
             response = error_response(scope["path"], Refused(str(failed), status=500))
+        self._service.metrics.requests[self._endpoint.path, response.status_code] += 1
         await response(scope, receive, send)
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     """Return when the client has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -182,19 +184,16 @@ class Routes:
 
     def _asking(self, endpoint: Endpoint) -> Callable[[Request], Any]:
         async def ask(request: Request) -> Response:
-            status = 200
             try:
                 body = await self._fields(request)
-                asked = endpoint.read(body)
-                if not asked.messages and asked.raw is None:  # Ollama's way to have a model loaded
-                    return await self._load(endpoint, asked)
-                prepared = await self._service.prepare(asked)
+                wanted = endpoint.read(body)
+                if not wanted.messages and wanted.raw is None:  # Ollama's way to have a model loaded
+                    return await self._load(endpoint, wanted)
+                prepared = await self._service.prepare(wanted)
                 jobs = self._service.submit(prepared)
             except Refused as error:
-                status = error.status
+                self._service.metrics.requests[endpoint.path, error.status] += 1
                 raise
-            finally:
-                self._service.metrics.requests[endpoint.path, status] += 1
             return Answering(self._service, endpoint, prepared, body, jobs, self._limits)
 
         return ask
@@ -202,13 +201,14 @@ class Routes:
     async def _fields(self, request: Request) -> Fields:
         return Fields(read_json(await read_body(request, self._limits.body)))
 
-    async def _load(self, endpoint: Endpoint, asked: Asked) -> Response:
-        about = About((await self._service.load(asked.model)).name)
+    async def _load(self, endpoint: Endpoint, wanted: AnswerRequest) -> Response:
+        about = About((await self._service.load(wanted.model)).name)
+        self._service.metrics.requests[endpoint.path, 200] += 1
         return Json(ollama.OllamaStream(about, chat=endpoint.path == "/api/chat").loaded())
 
     async def _count(self, request: Request) -> Response:
-        asked = messages.read(await self._fields(request), counting=True)
-        prepared = await self._service.prepare(asked)
+        wanted = messages.read(await self._fields(request), counting=True)
+        prepared = await self._service.prepare(wanted)
         return Json({"input_tokens": len(prepared.ids)})
 
     async def _home(self, _: Request) -> Response:
@@ -233,7 +233,7 @@ class Routes:
         return Json({"object": "list", "data": listed, **ends})
 
     async def _model(self, request: Request) -> Response:
-        return Json(_described(self._service.models.find(request.path_params["name"])))
+        return Json(_described(await self._service.found(request.path_params["name"])))
 
     async def _version(self, _: Request) -> Response:
         return Json({"version": ollama.VERSION, "mlxmtp": installed_version(missing="0.0.0")})
@@ -247,7 +247,7 @@ class Routes:
 
     async def _show(self, request: Request) -> Response:
         body = await self._fields(request)
-        served = self._service.models.find(body.text("model", "") or body.text("name", ""))
+        served = await self._service.found(body.text("model", "") or body.text("name", ""))
         about = {"general.architecture": "gemma4", "general.basename": served.name}
         info = {**about, "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
@@ -298,7 +298,7 @@ async def _refused(request: Request, error: Refused) -> Response:
 
 
 async def _silent(request: Request, error: ClientDisconnect) -> Response:
-    return Silence()
+    return NoResponse()
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

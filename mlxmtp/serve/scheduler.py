@@ -64,7 +64,7 @@ class Scheduler:
     def stop(self) -> None:
         """Take no more events; the worker's thread ends with the process."""
         self._worker.stop()
-        self._stay()
+        self._stop_idle_timer()
         asyncio.get_running_loop().remove_reader(self._worker.bell)
 
     async def loaded(self) -> Exception | None:
@@ -113,7 +113,7 @@ class Scheduler:
             job.events.put_nowait(Ready())
         if self._running is not None:
             return
-        self._stay()
+        self._stop_idle_timer()
         if self._parallel > 1:
             self._join()
         if self._together:
@@ -148,7 +148,7 @@ class Scheduler:
         if self._worker.model is not None:
             self._worker.model.save_learned()
 
-    def _stay(self) -> None:
+    def _stop_idle_timer(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
@@ -156,17 +156,17 @@ class Scheduler:
     def _deliver(self) -> None:
         for event in self._worker.events():
             if isinstance(event, Beside):
-                self._pass_on(event)
+                self._forward(event)
             elif self._reading:
                 self._reading = False
-                self._take_in(event)
+                self._finish_reading(event)
             elif self._running is not None:
                 self._running.events.put_nowait(event)
                 if isinstance(event, End | Failed):
                     self._running = None
         self._next()
 
-    def _pass_on(self, beside: Beside) -> None:
+    def _forward(self, beside: Beside) -> None:
         """Give an event to the answer beside others that it belongs to."""
         job = next((one for one in self._together if one is beside.key), None)
         if job is None:
@@ -175,7 +175,7 @@ class Scheduler:
         if isinstance(beside.event, End | Failed):
             self._together.remove(job)
 
-    def _take_in(self, event: WorkerEvent) -> None:
+    def _finish_reading(self, event: WorkerEvent) -> None:
         """Note that a model is there; or tell those who wait for it that it will not come."""
         served, failed = self._current, isinstance(event, Failed)
         if self.state == "loading":

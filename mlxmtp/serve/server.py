@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import uvicorn
 from h11 import LocalProtocolError
@@ -17,8 +16,9 @@ from mlxmtp.app.open import Opener
 from mlxmtp.app.worker import Worker
 from mlxmtp.environment import server_key
 from mlxmtp.errors import UsageError, sentence
+from mlxmtp.files import expand_home
 from mlxmtp.limits import PARALLEL
-from mlxmtp.serve.connections import Patient
+from mlxmtp.serve.connections import TimedProtocol
 from mlxmtp.serve.http import LOOPBACK, Door, origins_of
 from mlxmtp.serve.models import Models, models_of
 from mlxmtp.serve.routes import Limits, Routes
@@ -53,13 +53,16 @@ def options_of(settings: Settings) -> Options:
     key = server_key()
     if settings.api_key_file is not None:
         try:
-            key = Path(settings.api_key_file).expanduser().read_text(encoding="utf-8").strip()
+            key = expand_home(settings.api_key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The API key cannot be read from {settings.api_key_file}: {error}.") from None
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise UsageError(f"The API key cannot be read from {settings.api_key_file}: {reason}.") from None
         if not key:
             raise UsageError(f"{settings.api_key_file} is empty: write the API key into it.")
     if host not in LOOPBACK and not key:
-        raise UsageError(f"On {host} others can ask, too: set a key, with --api-key-file or MLXMTP_API_KEY.")
+        raise UsageError(
+            f"On {host} other machines can reach the server: set a key, with --api-key-file or MLXMTP_API_KEY."
+        )
     door = Door(key or None, LOOPBACK | {host}, origins_of((settings.origins or "").split(",")))
     seconds = HEARTBEAT if settings.heartbeat is None else settings.heartbeat
     waiting = WAITING if settings.max_waiting is None else settings.max_waiting
@@ -80,11 +83,12 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((options.host, options.port))
-        except OSError as error:
+            self._socket.listen()  # now: two that only bind a port with SO_REUSEADDR would both have it
+        except (OSError, UnicodeError) as error:  # a name of an interface that is none may be either
             self._socket.close()
-            reason = error.strerror or error
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise UsageError(
-                f"{options.host}:{options.port} cannot be opened ({reason}): take another --port."
+                f"{options.host}:{options.port} cannot be opened ({reason}): choose another --host or --port."
             ) from None
         self._uvicorn: uvicorn.Server | None = None
 
@@ -110,7 +114,7 @@ class Server:
         app = Routes(service, self._options.limits).app(self._options.door)
         config = uvicorn.Config(
             app,
-            http=Patient,
+            http=TimedProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -124,11 +128,11 @@ class Server:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
-        log, told = logging.getLogger("uvicorn.error"), _Told(self._tell)
+        log, told = logging.getLogger("uvicorn.error"), _ErrorLines(self._tell)
         log.addHandler(told)
         scheduler.start(self._models.first)
         watch = asyncio.create_task(self._watch(scheduler, server))
-        keep = asyncio.create_task(_keep(worker))
+        keep = asyncio.create_task(_save_regularly(worker))
         try:
             await server.serve(sockets=[self._socket])
         finally:
@@ -163,7 +167,7 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
     Server(models_of(opener, settings), options, tell).run(settings.of_answer())
 
 
-async def _keep(worker: Worker) -> None:
+async def _save_regularly(worker: Worker) -> None:
     while True:
         await asyncio.sleep(_SAVE_SECONDS)
         if worker.model is not None:
@@ -178,15 +182,15 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-class _Told(logging.Handler):
+class _ErrorLines(logging.Handler):
     """Failures in requests, as a line each."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__(logging.ERROR)
-        self._told = tell
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, LocalProtocolError):  # uvicorn has answered already: the client broke off HTTP itself
             return
-        self._told(sentence(error) if isinstance(error, Exception) else record.getMessage())
+        self._tell(sentence(error) if isinstance(error, Exception) else record.getMessage())

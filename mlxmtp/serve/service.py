@@ -18,11 +18,11 @@ from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import MlxmtpError, UsageError, sentence
 from mlxmtp.serve.answers import Collected, Ending, Piece, ToolUse, new_id
-from mlxmtp.serve.asked import Asked
-from mlxmtp.serve.contents import MOST_MEDIA, read_all, waits_to_be_read
+from mlxmtp.serve.contents import MOST_MEDIA, has_unread, read_all
 from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.metrics import Metrics
 from mlxmtp.serve.models import Models, Served
+from mlxmtp.serve.request import AnswerRequest
 from mlxmtp.serve.scheduler import Job, Scheduler
 
 _TURN = "<|turn>"
@@ -35,7 +35,7 @@ class Prepared:
     """A request with its model and prompt. `places`: how many tokens of it other prompts may begin with."""
 
     served: Served
-    asked: Asked
+    request: AnswerRequest
     ids: Sequence[int]
     places: Sequence[int]
     media: Sequence[Medium]  # at the negative ids of the prompt, in order
@@ -58,36 +58,37 @@ class Service:
         self._written = Written()
         self._defaults = defaults
 
-    async def prepare(self, asked: Asked) -> Prepared:
+    async def prepare(self, request: AnswerRequest) -> Prepared:
         """Write the prompt. Raises Refused for a conversation that the template refuses."""
-        served = await self._found(asked.model)
+        served = await self.found(request.model)
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
-            if waits_to_be_read(asked.messages):
-                messages = await asyncio.to_thread(read_all, asked.messages, fetches=self._fetches)
-                asked = replace(asked, messages=messages)
-            if media_in(asked.messages):
-                asked = await asyncio.to_thread(self._with_media, served, asked)
-            ids, places, constraint = await asyncio.to_thread(self._written_out, served.name, tokenizer, asked)
-            params = [self._params(asked, constraint, index) for index in range(asked.n)]
+            if has_unread(request.messages):
+                messages = await asyncio.to_thread(read_all, request.messages, fetches=self._fetches)
+                request = replace(request, messages=messages)
+            if media_in(request.messages):
+                request = await asyncio.to_thread(self._with_media, served, request)
+            ids, places, constraint = await asyncio.to_thread(self._written_out, served.name, tokenizer, request)
+            params = [self._params(request, constraint, index) for index in range(request.n)]
         except UsageError as error:
             raise Refused(str(error), "response_format") from error
         except MlxmtpError as error:
             raise Refused(str(error), "messages") from error
         except ValueError as error:
             raise Refused(f"{error}.") from error
-        return Prepared(served, asked, ids, places, media_in(asked.messages), params)
+        return Prepared(served, request, ids, places, media_in(request.messages), params)
 
     async def load(self, name: str) -> Served:
         """Return the model of that name once it is in memory, which is when its turn has come. Raises Refused."""
-        job = Job(await self._found(name), begin=None)
+        job = Job(await self.found(name), begin=None)
         self.scheduler.submit(job)
         event = await job.events.get()
         if isinstance(event, Failed):
             raise Refused(sentence(event.error), status=503) from event.error
         return job.served
 
-    async def _found(self, name: str) -> Served:
+    async def found(self, name: str) -> Served:
+        """Return the model of that name; one that was not asked for before is looked at. Raises Refused."""
         served = self.models.known(name)
         return await asyncio.to_thread(self.models.find, name) if served is None else served
 
@@ -130,7 +131,7 @@ class Service:
                 use = ToolUse(new_id(prefix), event)
                 first = first or use.id
                 calls[f"{event.name} {use.arguments}"] += 1
-                cut = not prepared.asked.parallel_calls or max(calls.values()) >= _MOST_EQUAL
+                cut = not prepared.request.parallel_calls or max(calls.values()) >= _MOST_EQUAL
                 yield use
             elif isinstance(event, End):
                 self.metrics.count(event.stats)
@@ -157,35 +158,35 @@ class Service:
                     said.add(piece)
         return answers
 
-    def _with_media(self, served: Served, asked: Asked) -> Asked:
+    def _with_media(self, served: Served, request: AnswerRequest) -> AnswerRequest:
         """Return the request with media as the network gets them. Raises Refused for what cannot be read."""
-        count = len(media_in(asked.messages))
+        count = len(media_in(request.messages))
         if count > MOST_MEDIA:
-            told = f"The messages have {count} pictures and sounds, and at most {MOST_MEDIA} are taken."
+            told = f"The messages have {count} pictures and sounds, and at most {MOST_MEDIA} are accepted."
             raise Refused(told, "messages")
-        tokens = asked.given.get("image_tokens", self._defaults.get("image_tokens"))
-        if refused := next((served.refused[kind] for kind in kinds_in(asked.messages) if kind in served.refused), ""):
+        tokens = request.given.get("image_tokens", self._defaults.get("image_tokens"))
+        if refused := next((served.refused[kind] for kind in kinds_in(request.messages) if kind in served.refused), ""):
             raise Refused(refused, "messages", status=503)
         try:
-            return replace(asked, messages=[dict(one) for one in served.media.prepared(asked.messages, tokens)])
+            return replace(request, messages=[dict(one) for one in served.media.prepared(request.messages, tokens)])
         except UsageError as error:
             raise Refused(str(error), "messages", code="invalid_value") from error
 
     def _written_out(
-        self, name: str, tokenizer: Tokenizer, asked: Asked
+        self, name: str, tokenizer: Tokenizer, request: AnswerRequest
     ) -> tuple[list[int], list[int], Constraint | None]:
         """Return the prompt, places in it, and the form of the answer."""
-        ids, places = self._prompt(name, tokenizer, asked)
-        _require_tokens(tokenizer, asked)
-        return ids, places, _constraint(tokenizer, asked)
+        ids, places = self._prompt(name, tokenizer, request)
+        _require_tokens(tokenizer, request)
+        return ids, places, _constraint(tokenizer, request)
 
-    def _prompt(self, name: str, tokenizer: Tokenizer, asked: Asked) -> tuple[list[int], list[int]]:
-        if asked.raw is not None:
-            return tokenizer.raw_ids(asked.raw), []
-        if asked.tools and not tokenizer.declares_tools:
-            raise Refused(f"The chat template of '{name}' knows no tools: leave them out.", "tools")
-        messages, think, tools = self._written.with_thoughts(asked.messages), self._thinks(asked), asked.tools
-        if asked.continues:
+    def _prompt(self, name: str, tokenizer: Tokenizer, request: AnswerRequest) -> tuple[list[int], list[int]]:
+        if request.raw is not None:
+            return tokenizer.raw_ids(request.raw), []
+        if request.tools and not tokenizer.declares_tools:
+            raise Refused(f"The chat template of '{name}' does not support tools: leave them out.", "tools")
+        messages, think, tools = self._written.with_thoughts(request.messages), self._thinks(request), request.tools
+        if request.continues:
             return tokenizer.continued_ids(messages, think=think, tools=tools), []
         rendered = tokenizer.prompt_ids(messages, think=think, tools=tools)
         ids, places = self._written.splice(rendered, messages, tokenizer)
@@ -195,12 +196,12 @@ class Service:
         # Other conversations share the first turn; a retry and a summary share all up to the last question.
         return ids, sorted({*turns[1:2], *turns[-2:-1], lasting} - {0})
 
-    def _thinks(self, asked: Asked) -> bool:
-        return bool(self._defaults.get("think")) if asked.think is None else asked.think
+    def _thinks(self, request: AnswerRequest) -> bool:
+        return bool(self._defaults.get("think")) if request.think is None else request.think
 
-    def _params(self, asked: Asked, constraint: Constraint | None, index: int) -> Params:
-        params = {**self._defaults, **asked.given, "constraint": constraint}
-        params["stop_strings"] = [*params.get("stop_strings", ()), *filter(None, asked.stops)]
+    def _params(self, request: AnswerRequest, constraint: Constraint | None, index: int) -> Params:
+        params = {**self._defaults, **request.given, "constraint": constraint}
+        params["stop_strings"] = [*params.get("stop_strings", ()), *filter(None, request.stops)]
         if index and params.get("seed") is not None:
             params["seed"] = (params["seed"] + index) % 2**64
         return Params(**params)
@@ -214,27 +215,27 @@ class Service:
                 params,
                 on_prefill=on_prefill,
                 snapshot_at=prepared.places,
-                calls=bool(prepared.asked.tools),
+                calls=bool(prepared.request.tools),
                 media=prepared.media,
             )
 
         return Job(prepared.served, begin)
 
 
-def _require_tokens(tokenizer: Tokenizer, asked: Asked) -> None:
+def _require_tokens(tokenizer: Tokenizer, request: AnswerRequest) -> None:
     """Raise Refused if a bias is for tokens that the model does not have."""
-    unknown = [token for token in asked.given.get("logit_bias", ()) if not tokenizer.token_bytes(token)]
+    unknown = [token for token in request.given.get("logit_bias", ()) if not tokenizer.token_bytes(token)]
     if unknown:
         raise Refused(f"logit_bias: the model has no token {unknown[0]}.", "logit_bias", code="invalid_value")
 
 
-def _constraint(tokenizer: Tokenizer, asked: Asked) -> Constraint | None:
+def _constraint(tokenizer: Tokenizer, request: AnswerRequest) -> Constraint | None:
     """Return the form that an answer must have. Raises UsageError for a schema that is not supported."""
-    form: Constraint | None = asked.given.get("constraint")
+    form: Constraint | None = request.given.get("constraint")
     if form is not None:
         form.check()
-    if asked.forced:
-        return calls_only(asked.forced, tokenizer, several=asked.parallel_calls)
-    if form is not None and asked.tools:
-        return form_or_calls(form, asked.tools, tokenizer, several=asked.parallel_calls)
+    if request.forced:
+        return calls_only(request.forced, tokenizer, several=request.parallel_calls)
+    if form is not None and request.tools:
+        return form_or_calls(form, request.tools, tokenizer, several=request.parallel_calls)
     return form

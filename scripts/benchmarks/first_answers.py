@@ -43,8 +43,18 @@ class Row:
     """One question to `mlxmtp ask`."""
 
     name: str
-    question: tuple[str, ...]
-    options: tuple[str, ...] = ("--temp", "0")
+    question: str
+    file: Path | None = None
+    temp: float = 0.0
+    seed: int = 1
+    tokens: int | None = None
+    """At most; None: to its natural end."""
+
+    def arguments(self) -> list[str]:
+        """The words for the command line."""
+        sampling = ["--temp", f"{self.temp}", "--seed", f"{self.seed}"]
+        limit = [] if self.tokens is None else ["--max-tokens", f"{self.tokens}"]
+        return [*sampling, *limit, *([] if self.file is None else ["-f", str(self.file)]), self.question]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ def main() -> None:
     parser.add_argument("--only", help="rows whose name has this in it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        rows = [row for row in _rows(Path(home)) if (options.only or "") in row.name]
+        rows = [row for row in first_answers(Path(home)) if (options.only or "") in row.name]
         samples = _measure(rows, options.root, Path(home), options.repetitions)
     lines = [_ABOUT.format(day=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine(), repetitions=options.repetitions)]
     lines += [_line(row.name, samples) for row in rows]
@@ -77,21 +87,21 @@ def main() -> None:
         write_section(options.write, "first-answers", "\n".join(lines), script="first_answers.py", heading=heading)
 
 
-def _rows(folder: Path) -> list[Row]:
+def first_answers(folder: Path) -> list[Row]:
+    """All rows; their files are written into `folder`."""
     short, long = folder / "short.md", folder / "long.md"
     material = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("architecture.md", "bench.md"))
     short.write_text(material[:6_000], encoding="utf-8")
     long.write_text(material[6_000:14_500], encoding="utf-8")
-    text, more = random_words(1)
     detail = "Explain in detail how drafting works."
     return [
-        Row("list the commands", ("List all commands.",)),
-        Row("a short answer", ("What is MTP?",)),
-        Row("rewrite a file of 6 kB", ("-f", str(short), "Rewrite this file.")),
-        Row("temperature 1.5", (detail,), ("--temp", "1.5", "--seed", "1", "--max-tokens", "64")),
-        Row("temperature 1", (detail,), ("--temp", "1", "--seed", "3", "--max-tokens", "64")),
-        Row("64 tokens after 8 kB", ("-f", str(long), "What is a drafter?"), ("--temp", "0", "--max-tokens", "64")),
-        Row("random words", (text + more,), ("--temp", "0", "--max-tokens", "64")),
+        Row("list the commands", "List all commands."),
+        Row("a short answer", "What is MTP?"),
+        Row("rewrite a file of 6 kB", "Rewrite this file.", short),
+        Row("temperature 1.5", detail, temp=1.5, tokens=64),
+        Row("temperature 1", detail, temp=1.0, seed=3, tokens=64),
+        Row("64 tokens after 8 kB", "What is a drafter?", long, tokens=64),
+        Row("random words", "".join(random_words(1)), tokens=64),
     ]
 
 
@@ -110,7 +120,7 @@ def _measure(rows: list[Row], root: Path, home: Path, repetitions: int) -> list[
 def _ask(row: Row, arm: str, root: Path, home: Path) -> tuple[int, float]:
     command = [sys.executable, "-m", "mlxmtp", "ask", "-m", "pocket", "--json", "--num-draft-tokens", arm]
     done = subprocess.run(
-        [*command, *row.options, *row.question],
+        [*command, *row.arguments()],
         env=os.environ | {"PYTHONPATH": str(root), "MLXMTP_HOME": str(home)},
         stdin=subprocess.DEVNULL,
         capture_output=True,

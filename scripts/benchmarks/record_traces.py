@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,20 @@ from typing import Any
 import mlx.core as mx
 
 import mlxmtp.models  # noqa: F401  (OpenBLAS before the first product)
+from mlxmtp.chat.material import gather
+from mlxmtp.chat.message import join
 from mlxmtp.decode.prefill import read_prompt
 from mlxmtp.decode.round import RoundFunction, State, make_parts, make_round
 from mlxmtp.decode.sampling import Sampling, choose
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.load import load_drafter, load_target
+from scripts.benchmarks.first_answers import first_answers
 from scripts.benchmarks.harness.arms import TEXTS, random_words
 
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = ROOT / "assets" / "pocket"
 DRAFT = 8
-CAPACITY = 1024
 GREEDY, SAMPLED, NOISE = Sampling(), Sampling(temp=1.0, seed=7), Sampling(temp=3.0, seed=7)
 
 
@@ -60,6 +63,11 @@ def plans() -> Iterator[Plan]:
         yield Plan("greedy and temperature 3 in turn", text, (text, ""), turns, False)
     for index in range(6, 8):
         yield Plan("random words, temperature 1", f"words {index}", random_words(index), ((130, SAMPLED),), False)
+    with tempfile.TemporaryDirectory() as folder:
+        for row in first_answers(Path(folder)):
+            said = join([gather(str(row.file)).text if row.file else "", row.question])
+            sampling = Sampling(temp=row.temp, seed=row.seed, top_k=64, top_p=0.95)  # as the model's defaults are
+            yield Plan("first answer", row.name, (said, ""), ((row.tokens or 150, sampling),), True)
 
 
 class Recorder:
@@ -77,7 +85,7 @@ class Recorder:
         prompt = self._tokenizer.prompt_ids([{"role": "user", "content": said}])
         prompt += self._tokenizer.encode(begun) if begun else []
         cache = KVCache(self._target.cache_spec, self._target.dtype)
-        cache.reserve(CAPACITY)
+        cache.reserve(len(prompt) + sum(count for count, _ in plan.stretches) + DRAFT + 1)
         hidden = read_prompt(self._target, cache, prompt, 0)
         first = plan.stretches[0][1]
         position = mx.array([len(prompt)], mx.int32)

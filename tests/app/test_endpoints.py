@@ -347,6 +347,12 @@ def test_a_key_goes_only_where_its_owner_has_said(home: Path, monkeypatch: pytes
     assert not any(b"sk-own" in one for one in server.requests)
 
 
+def test_a_name_that_is_nearly_an_endpoints(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "config.toml").write_text('[endpoint.team]\nurl = "http://team.example"\n', encoding="utf-8")
+    assert app.main(["ask", "--no-stdin", "-m", "taem", "Hi"]) == 3
+    assert "Model 'taem' is not known: did you mean 'team'?" in capsys.readouterr().err
+
+
 def test_a_key_that_is_not_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEAM_KEY")
     endpoint = Endpoint(url="127.0.0.1:1", key_env="TEAM_KEY", name="team")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlxmtp
-from mlxmtp.app.map import Job, grouped, keys_of
+from mlxmtp.app.map import Job, Result, grouped, keys_of
 from mlxmtp.app.map_inputs import Answers, Item, items_of_files, items_of_lines
 from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.engine.events import Text
@@ -55,6 +55,7 @@ def test_fields_of_a_line_stand_where_they_are_named(tmp_path: Path) -> None:
         ('{"b": 1}', "no field 'a'"),
         ("\0", "not text"),
         ("x" * 70_000, "is not JSON"),
+        ('{"a": ' + "[" * 100_000, "is not JSON"),
     ],
 )
 def test_lines_that_will_not_do(text: str, said: str, tmp_path: Path) -> None:
@@ -80,11 +81,29 @@ def test_a_file_of_answers_goes_on_behind_its_last_whole_line(tmp_path: Path) ->
     keys = keys_of(items("a", "b", "c"), "pocket", Params(), "")
     assert Answers(path, keys).done == 0
     answers = Answers(path, keys)
-    answers.append(json.dumps({"key": keys[0]}) + "\n")
+    answers.append(json.dumps({"key": keys[0], "error": "too long"}) + "\n")
     with path.open("a") as file:
         file.write('{"key": "' + keys[1])  # killed here
-    assert Answers(path, keys).done == 1
+    again = Answers(path, keys)
+    assert (again.done, again.failed) == (1, 1)
     assert path.read_text().endswith("}\n")
+
+
+def test_a_path_that_is_no_text_does_not_end_the_run(tmp_path: Path) -> None:
+    path, name = tmp_path / "out.jsonl", os.fsdecode(b"caf\xe9.txt")
+    Answers(path, ["k"]).append(Result(Item(name, name, "Hi"), "k", error="no").to_json())
+    assert (Answers(path, ["k"]).done, Answers(path, ["k"]).failed) == (1, 1)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_first_answer(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        Answers(tmp_path / "none" / "out.jsonl", [])
+    with pytest.raises(UsageError, match="cannot be written"):
+        Answers(tmp_path, [])
+
+
+def test_a_device_holds_no_answers_of_an_earlier_run() -> None:
+    assert Answers(Path("/dev/zero"), ["k"]).done == 0
 
 
 @pytest.mark.parametrize("change", ["prompt", "model", "params", "system", "more"])
@@ -156,7 +175,7 @@ def test_ctrl_c_and_a_second_run_give_the_file_of_an_undisturbed_one(tmp_path: P
     assert 0 < len(answers(cut)) < 6
     done = subprocess.run(command(cut), env=environment, capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert b"going on behind them" in done.stderr
+    assert b"continuing after them" in done.stderr
     assert answers(cut) == answers(whole)
 
 

@@ -64,6 +64,11 @@ class Open(BaseModel):
     assert read_schema("shop:Open")["additionalProperties"] is True
 
 
+def test_the_short_form_may_be_longer_than_the_name_of_a_file() -> None:
+    names = [f"a_field_with_a_name_{number}" for number in range(20)]
+    assert list(read_schema(", ".join(names))["properties"]) == names
+
+
 def test_the_short_form() -> None:
     schema = read_schema("name, age int, tags list, share float: from 0 to 1\nok bool")
     assert schema == {
@@ -90,6 +95,7 @@ def test_the_short_form() -> None:
         (Settings(schema="{"), "no JSON"),
         (Settings(schema='{"not": {}}'), '"not"'),
         (Settings(regex="("), "unclosed"),
+        (Settings(regex="\udce9+"), "--regex is not valid UTF-8"),
         (Settings(grammar="missing.lark"), "no file missing.lark"),
         (Settings(schema="a int", regex="a"), "--schema and --regex"),
         (Settings(regex="a", json_output=True), "--regex and --json-output"),

@@ -71,6 +71,7 @@ def test_peoples_files(tmp_path):
     [
         ("", "is empty"),
         ("not json", "line 1 is not JSON"),
+        ('{"prompt": "a\u2028b"}\n' + "[" * 100_000, "line 2 is not JSON"),
         ('{"prompt": "ok"}\n[1]', "line 2 has no text under the key prompt"),
         ('{"text": "only"}', "line 1 has no text under the key prompt"),
         ('{"prompt": " "}', "line 1 has no text under the key prompt"),

@@ -385,7 +385,7 @@ def test_what_cannot_be_read_or_holds_no_question_is_removed_by_its_whole_id(ses
     conversation = sessions.open(summary).conversation
     conversation.undo()
     conversation.close()
-    with pytest.raises(UsageError, match=f"Nothing is asked in session {summary.id} any more"):
+    with pytest.raises(UsageError, match=f"Session {summary.id} has no questions left"):
         sessions.find(summary.id)
     for wanted, (data, _) in UNREADABLE.items():
         (sessions.folder / f"{wanted}.jsonl").write_bytes(data)

@@ -267,7 +267,7 @@ def test_ctrl_c_while_answering_keeps_what_was_said(program: Program) -> None:
     while b"d" not in said:
         said += wait_for_output(process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, said + out) == (130, b"abcd\n")
     assert err.startswith(b"4 tok")
     assert err.count(b"\n") == 1
@@ -280,7 +280,7 @@ def test_ctrl_c_leaves_json_complete(program: Program) -> None:
     while b'"bcd"' not in said:
         said += wait_for_output(process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, b"")
     assert json.loads((said + out).splitlines()[-1])["finish_reason"] == "cancelled"
 

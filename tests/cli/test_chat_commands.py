@@ -120,7 +120,7 @@ def test_editing_at_once(asked: Conversing) -> None:
 
 def test_editing_in_the_line(asked: Conversing) -> None:
     shown = asked.say("/edit", "Hi there", answers=["Hey.<turn|>"])
-    assert "The last question; Enter asks it anew, Ctrl+C leaves it as it was.\n> Hi there\n\nHey.\n" in shown
+    assert "The last question; Enter asks it again, Ctrl+C leaves it as it was.\n> Hi there\n\nHey.\n" in shown
     assert asked.script.given[-2] == "Hi"
     assert [one.question for one in asked.talk.conversation.exchanges] == ["Hi there"]
 
@@ -325,14 +325,14 @@ def test_drafting(talk: Conversing) -> None:
     talk.talk.model.drafter = talk.talk.model.target
     assert talk.say("/draft 3", "/draft 1", "/draft auto", "/draft off", "/draft") == (
         "> /draft 3\nDrafting 3 tokens per round.\n> /draft 1\nDrafting 1 token per round.\n"
-        "> /draft auto\nDrafting adapts to what is accepted and what it earns.\n"
+        "> /draft auto\nThe draft length adapts to acceptance and measured speed.\n"
         "> /draft off\nDrafting is off.\n> /draft\nDrafting is off.\n"
     )
     talk.say("/draft 2", "Hi", answers=["Hm.<turn|>"])
     assert talk.decoder.requests[0].draft == 2
     assert "num-draft-tokens must be a whole number from 0 to 8, or auto, not 9." in talk.say("/draft 9")
     assert talk.say("/draft auto", "/draft mtp,copy").endswith(
-        "what it earns. Drafts are copied from the text, too, where it repeats itself.\n"
+        "measured speed. Drafts are copied from the text, too, where it repeats itself.\n"
     )
     talk.say("Hi", answers=["Hm.<turn|>"])
     assert talk.decoder.requests[-1].draft_from == ["mtp", "copy"]
@@ -343,9 +343,9 @@ def test_figures(talk: Conversing) -> None:
     assert talk.say("/stats") == "> /stats\nThere are no figures yet: ask something first.\n"
     assert " · context " in talk.say("Hi", answers=["Hello.<turn|>"])
     shown = talk.say("/stats")
-    assert "prompt      18 tokens, 0 of them reused\n" in shown
-    assert "drafts      4 of 6 accepted, 67 % (100 100 0 by position)\n" in shown
-    assert shown.endswith("seed        1\n")
+    assert "prompt       18 tokens, 0 of them reused\n" in shown
+    assert "drafts       4 of 6 accepted, 67 % (100 100 0 by position)\n" in shown
+    assert shown.endswith("seed         1\n")
     assert talk.say("/stats off", "Hi", answers=["Hello.<turn|>"]) == (
         "> /stats off\nA line of figures no longer follows answers.\n> Hi\n\nHello.\n\n"
     )

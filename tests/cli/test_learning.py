@@ -115,7 +115,7 @@ def test_numbers_that_cannot_be_are_passed_over(places, pair):
     teach(decoder)
     learned_of(model, pair, places).save(model)
     [path] = (places.data / "tuning").iterdir()
-    path.write_text(path.read_text().replace('"acceptance": [', '"acceptance": [7,'))
+    path.write_text(path.read_text().replace('"kinds": [', '"kinds": [7,'))
     again, started = model_of(pair)
     learned_of(again, pair, places)
     assert started.depth == DraftLength()

@@ -282,7 +282,7 @@ runner = CallRunner(box, Approvals(Path("none"), ["functions/*"]), seconds=0.1)
 [result] = runner.carry_out([ToolCall(id="1", name="sleeps", arguments={})])
 assert result.is_error
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -235,3 +235,18 @@ def test_what_the_device_fails_to_compute_empties_the_lane(monkeypatch):
     while not again.over:
         lane.step()
     check("e2b", 16, again)
+
+
+def test_eight_texts_of_middling_drafts_stay_plain():
+    """What most of them accept is no sign that drafting pays for all, and a trace for a probe has its price."""
+    lane, traced = Lane(rounds("e2b"), in_flight=0), {0}
+    depth = lane._depth(8)
+    chosen = []
+    for _ in range(200):
+        k = depth.choose(1000, traced)
+        chosen.append(k)
+        traced.add(k)
+        depth.observe(k, 0, 0.04 * (1.0, 1.64, 2.4, 3.1)[k])
+    assert sum(map(bool, chosen)) <= 2
+    assert chosen[:100] == [0] * 100
+    assert lane._depth(2).choose(1000, {0, 1, 3}) > 0, "two share a round as one alone does"

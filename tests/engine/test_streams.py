@@ -176,16 +176,37 @@ def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(mode
         heard.take(streams.step())
     monkeypatch.setattr("mlxmtp.engine.streams._LONGEST", 96)
     begin(streams, model, "word " * 500, Params(max_tokens=4, temp=0.0), "long")
-    pieces = []
+    reads, rows = [], 0
     while "long" not in heard.said and "long" not in heard.ends:
-        before, had = (0 if streams._reading is None else streams._reading.decoder.rows), len_of(others)
+        before, had = streams._done, len_of(others)
         heard.take(streams.step())
-        if streams._reading is not None:
-            pieces.append(streams._reading.decoder.rows - before)
-        assert all(now > then for now, then in zip(len_of(others), had, strict=True)), "a round for each in every step"
+        rows += streams._done - before
+        if all(now > then for now, then in zip(len_of(others), had, strict=True)):
+            reads.append(rows)
+            rows = 0
     streams.close()
-    assert len(pieces) > 3
-    assert max(pieces[1:]) <= 96, "no piece keeps the others waiting for long"
+    assert len(reads) > 3
+    assert max(reads) <= 2 * 96, "the others are not kept waiting for long"
+
+
+def test_answers_that_are_asked_for_together_begin_together(model, monkeypatch):
+    """Rounds with empty slots would cost as much as full ones."""
+    streams, heard = Streams(model._decoder, 4), Heard()
+    params = Params(max_tokens=12, temp=0.0, num_draft_tokens=0, stop=())
+    lane, texts = streams._lanes[0], []
+    step = lane.step
+
+    def counted() -> Any:
+        texts.append(len(lane.streams))
+        return step()
+
+    monkeypatch.setattr(lane, "step", counted)
+    for i, question in enumerate(("Hello!", "Who are you?", "What is MTP?", "What is a drafter?")):
+        begin(streams, model, question, params, i)
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert texts == [4] * 11
 
 
 def len_of(answers: list[Running]) -> list[int]:
@@ -258,9 +279,9 @@ def test_what_rounds_of_several_taught_is_known_at_the_next_start(model):
     assert set(learned["together"]) == {"2"}
     model.start_from(learned)
     known, taught = model.streams(2)._lanes[0]._depth(2), learned["together"]["2"]
-    assert known.acceptance() == (taught["acceptance"], taught["texts"])
+    assert [[kind.texts, list(kind.shares)] for kind in known.acceptance()] == taught["kinds"]
     assert taught["costs"].keys() & {"1", "3"}, "what drafts cost was measured"
-    bad = {"acceptance": [2.0], "costs": {}, "texts": 1, "rows": 1}
+    bad = {"kinds": [[1, [2.0] * 8]], "costs": {}, "price": 1, "rows": 1}
     damages: list[Any] = [{"x": {}}, [], {"2": {"costs": 1}}, {"4": bad}]
     for damaged in damages:
         with pytest.raises(ValueError, match="learned"):

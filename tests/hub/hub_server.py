@@ -16,7 +16,6 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -269,7 +268,7 @@ class Handler(BaseHTTPRequestHandler):
         self._reply(200, {**(headers or {}), "Content-Type": "application/json"}, json.dumps(value).encode())
 
     def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response(status, HTTPStatus(status).phrase)
+        self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
         self.end_headers()

@@ -538,6 +538,9 @@ def test_destinations_that_will_not_do(tmp_path: Path, monkeypatch: pytest.Monke
     source = copy("e2b", tmp_path / "source")
     with pytest.raises(UsageError, match="is the source itself"):
         plan(source, source / "target").check(force=True)
+    shutil.copy(source / "target" / "config.json", source)  # --force would replace the folder with all that is in it
+    with pytest.raises(UsageError, match="is the source itself, or holds it"):
+        plan(source, source).check(force=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConversionError, match=r"cannot be written: Not a directory. Give a DEST that can"):
         convert(plan(FOLDER / "e2b", tmp_path / "file" / "made"))

@@ -215,6 +215,13 @@ def test_a_forbidden_repository(here: Here) -> None:
     assert (code, "The token may not read org/e2b" in error_of(err)) == (1, True)
 
 
+def test_a_status_that_no_standard_has_is_a_sentence(here: Here) -> None:
+    publish_family(here.hub, "e2b")
+    here.hub.fail("/api/models/org/e2b", status=520, times=None)
+    code, _, err = here.call("pull", "org/e2b")
+    assert (code, "The hub answers 520 for org/e2b" in error_of(err)) == (1, True)
+
+
 @pytest.mark.parametrize("name", ["org/none", "e2b"])
 def test_a_repository_that_does_not_exist(here: Here, name: str) -> None:
     code, _, err = here.call("pull", name)

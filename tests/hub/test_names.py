@@ -35,6 +35,7 @@ WEIGHTS = "model.safetensors"
         ("org/repo/", "org/repo"),
         ("org/repo@v1", "org/repo@v1"),
         ("./folder/", "./folder/"),
+        ("~nobody-at-all/folder", "~nobody-at-all/folder"),
         ("/a/b/c", "/a/b/c"),
         ("e2b:8bit", "e2b:8bit"),
     ],
@@ -108,7 +109,7 @@ def test_a_folder_of_models_names_them(here: Here) -> None:
     for folder, inner in ((here.cache, whole.relative_to(here.cache)), (whole.parent, "a" * 40)):
         with pytest.raises(LoadError, match=rf"has no config.json. Give the folder of one model in it: {inner}\."):
             load(folder)
-    with pytest.raises(ModelNotFound, match=r"github.com/org/e2b is no page of a model on huggingface.co"):
+    with pytest.raises(ModelNotFound, match=r"github.com/org/e2b is not the page of a model on huggingface.co"):
         load("https://github.com/org/e2b")
 
 

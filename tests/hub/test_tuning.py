@@ -10,7 +10,7 @@ from mlxmtp.app.open import LearnedDrafting
 from mlxmtp.decode.draft_length import DraftLength
 
 OF = {"model": "a", "drafter": "b", "chip": "c", "mlx": "1", "mlxmtp": "2"}
-LEARNED = {"acceptance": [0.9, 0.8], "texts": 2, "costs": {"1": [0.2, 0.05]}, "rows": 512}
+LEARNED = {"kinds": [[2.0, [0.9] * 8]], "costs": {"1": [0.2, 0.05]}, "price": 1.5, "rows": 512}
 
 
 def only_file(tmp_path):
@@ -46,7 +46,7 @@ def test_a_damaged_file_is_no_file(tmp_path, damage):
 
 
 def test_numbers_that_cannot_be_are_refused_by_the_controller(tmp_path):
-    LearnedDrafting(tmp_path, OF).write({"acceptance": [math.nan], "texts": 1, "costs": {}, "rows": 512})
+    LearnedDrafting(tmp_path, OF).write({**LEARNED, "kinds": [[1.0, [math.nan] * 8]]})
     with pytest.raises(ValueError, match="learned"):
         DraftLength().start_from(LearnedDrafting(tmp_path, OF).read())
 
@@ -69,6 +69,6 @@ def test_a_disk_that_is_full_is_left_as_it_was(tmp_path, monkeypatch):
 
     LearnedDrafting(tmp_path, OF).write(LEARNED)
     monkeypatch.setattr(Path, "replace", full)
-    LearnedDrafting(tmp_path, OF).write({"acceptance": [0.1], "texts": 1, "costs": {}, "rows": 512})
+    LearnedDrafting(tmp_path, OF).write({**LEARNED, "costs": {}})
     assert LearnedDrafting(tmp_path, OF).read() == LEARNED
     assert only_file(tmp_path).suffix == ".json"

@@ -121,7 +121,7 @@ class Running:
         return "".join(spelled.get(token) or detokenizer.add(token) for token in ids)
 
     def request(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         connection.request(method, path, data, {name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
@@ -153,7 +153,7 @@ class Running:
 
     def stop(self) -> None:
         self.server.stop()
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def _connect(self) -> None:

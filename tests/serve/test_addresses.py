@@ -6,14 +6,15 @@ import base64
 import io
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from mlxmtp.serve import fetching
-from mlxmtp.serve.contents import content_of, read_all, waits_to_be_read
+from mlxmtp.serve.contents import content_of, has_unread, read_all
 from mlxmtp.serve.fetching import fetch
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.server import options_of
@@ -139,6 +140,28 @@ def test_a_site_that_keeps_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> No
             fetch("http://example.org/tall.png", "x")
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_a_site_that_answers_drop_by_drop_is_left(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip() -> None:
+        connection, _ = site.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(head)
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as site, public(str(site.getsockname()[1])):
+        monkeypatch.setattr(fetching, "_SECONDS", 0.2)
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(Refused, match="cannot be fetched"):
+                fetch("http://example.org/tall.png", "x")
+        finally:
+            thread.join(30)
+
+
 def content(*parts: Json) -> list[Json]:
     found = content_of(Fields({"content": list(parts)}, "messages[0]"))
     assert isinstance(found, list)
@@ -147,7 +170,7 @@ def content(*parts: Json) -> list[Json]:
 
 def test_addresses_are_read_only_with_permission(site: str) -> None:
     asked = content({"type": "image_url", "image_url": {"url": "https://example.org/tall.png", "detail": "low"}})
-    assert waits_to_be_read(asked)
+    assert has_unread(asked)
     with pytest.raises(Refused, match=r"messages\[0\].content\[0\].image_url.url: nothing is fetched .* --fetch-media"):
         read_all(asked, fetches=False)
     asked = content({"type": "image_url", "image_url": {"url": "http://example.org/tall.png", "detail": "low"}})
@@ -205,4 +228,4 @@ def test_a_document_at_an_address_and_what_is_none(site: str) -> None:
 
 def test_what_is_sent_as_data_waits_for_nothing() -> None:
     asked = content({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{in_base64(TALL)}"}})
-    assert not waits_to_be_read(asked)
+    assert not has_unread(asked)

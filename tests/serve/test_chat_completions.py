@@ -314,8 +314,10 @@ def test_stop_strings_are_looked_for_in_the_answer(
     served.say(answer)
     if stream:
         choices = [one["choices"][0] for one in served.events(CHAT, messages=HI, stop=stops)]
-        text, finish = "".join(one["delta"].get("content", "") for one in choices), choices[-1]["finish_reason"]
+        text, choice = "".join(one["delta"].get("content", "") for one in choices), choices[-1]
     else:
         [choice] = served.post(CHAT, messages=HI, stop=stops)["choices"]
-        text, finish = choice["message"]["content"], choice["finish_reason"]
-    assert (text, finish) == (said, reason)
+        text = choice["message"]["content"]
+    assert (text, choice["finish_reason"]) == (said, reason)
+    assert ("stop_reason" in choice) == ("<turn|>" not in answer)
+    assert choice.get("stop_reason", "") in str(stops)

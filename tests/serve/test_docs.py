@@ -10,7 +10,7 @@ from typing import Any, cast
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from mlxmtp.serve import asked, chat_completions, messages, ollama, responses
+from mlxmtp.serve import chat_completions, messages, ollama, request, responses
 from mlxmtp.serve.http import Door
 from mlxmtp.serve.metrics import Metrics
 from mlxmtp.serve.routes import Limits, Routes
@@ -49,7 +49,7 @@ def test_every_endpoint_is_in_the_docs_and_the_other_way_round() -> None:
 
 
 def test_every_field_is_in_the_docs() -> None:
-    names = {one for module in (asked, chat_completions, messages, ollama, responses) for one in fields_of(module)}
+    names = {one for module in (request, chat_completions, messages, ollama, responses) for one in fields_of(module)}
     names |= {*chat_completions._NOT_HONOURED, *chat_completions._NOT_HONOURED_UNLESS_0}
     assert {"messages", "tool_choice", "thinking", "options", "previous_response_id"} <= names
     assert sorted(one for one in names if not is_told(one)) == []

@@ -116,6 +116,18 @@ def test_a_port_that_is_taken_is_a_sentence(served: Running) -> None:
             Server(Models(served.served), Options(port=port), print)
 
 
+def test_a_port_is_taken_from_the_start_and_a_host_that_is_none_is_a_sentence(served: Running) -> None:
+    models = Models(served.served)
+    first = Server(models, Options(port=0), print)  # which does not run yet
+    try:
+        with pytest.raises(UsageError, match="cannot be opened"):
+            Server(models, Options(port=int(first.url.rpartition(":")[2])), print)
+        with pytest.raises(UsageError, match=r"a\.\.b:0 cannot be opened"):
+            Server(models, Options(host="a..b", port=0), print)
+    finally:
+        first._socket.close()
+
+
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize(
     "body",
@@ -175,13 +187,13 @@ def test_a_head_that_does_not_come_is_not_waited_for(served: Running, monkeypatc
     monkeypatch.setattr("mlxmtp.serve.connections.HEADER_SECONDS", 0.2)
     for sent in (b"", b"POST /v1/mess"):
         with socket.create_connection(("127.0.0.1", served.port)) as peer:
-            peer.settimeout(20)
+            peer.settimeout(60)
             peer.sendall(sent)
             assert peer.recv(100) == b""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
     with socket.create_connection(("127.0.0.1", served.port)) as peer:  # a body has its own time, and so has an answer
-        peer.settimeout(20)
+        peer.settimeout(60)
         served.say("Hi.<turn|>")
         served.decoder.before_round = lambda _: time.sleep(0.2)
         peer.sendall(head % len(body))

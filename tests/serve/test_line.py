@@ -190,16 +190,23 @@ def test_a_model_that_cannot_be_read_ends_the_server(tmp_path: Path) -> None:
 
 
 def test_numbers_for_prometheus(tmp_path: Path) -> None:
+    def fails(_: int) -> None:
+        raise RuntimeError("no kernel")
+
     with running(tmp_path) as server:
         server.say("One.<turn|>")
         server.post(CHAT, **BODY)
         server.post(CHAT, messages=5)
+        server.decoder.before_round = fails
+        server.say("Two.<turn|>")
+        assert server.post(CHAT, **BODY)["http"] == 500
         _, headers, data = server.request("GET", "/metrics")
         assert headers["content-type"].startswith("text/plain; version=0.0.4")
         lines = data.decode().splitlines()
         values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         assert values['mlxmtp_requests_total{path="/v1/chat/completions",status="200"}'] == "1"
         assert values['mlxmtp_requests_total{path="/v1/chat/completions",status="400"}'] == "1"
+        assert values['mlxmtp_requests_total{path="/v1/chat/completions",status="500"}'] == "1"
         assert (values["mlxmtp_answers_total"], values["mlxmtp_generated_tokens_total"]) == ("1", "5")
         for line in lines:
             if not line.startswith("#"):

@@ -192,7 +192,7 @@ def test_tools_may_answer_with_pictures(server: Seeing) -> None:
 
 CASES = [
     (part("AAAA"), "is no picture that can be read"),
-    (part("%%%"), "must be base64"),
+    (part("%%%"), "is not valid base64"),
     (part(TALL[:400]), "is damaged"),
     (part(detail="best"), "detail must be auto"),
     ({"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}, "nothing is fetched"),

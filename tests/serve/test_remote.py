@@ -127,6 +127,14 @@ def test_ask_with_a_session(served: Running, home: Path, capsys: pytest.CaptureF
     assert "Second?" in served.prompt()
 
 
+def test_a_form_that_a_stop_string_cut_on_the_server_is_no_answer(
+    served: Running, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.say("123 45<turn|>")
+    code, out, err = program(served, home, capsys, "--regex", "[0-9 ]+", "--stop", " ", "Hi")
+    assert (code, out, "leave out --stop" in err) == (1, "123\n", True)
+
+
 def test_ask_says_what_the_server_refuses(served: Running, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = program(served, home, capsys, "x" * 6000)
     assert (code, out) == (1, "")

@@ -85,6 +85,10 @@ def edit(ctx: Context) -> None:
         subprocess.run(command, check=True)
     except FileNotFoundError as error:
         raise MlxmtpError(f"The editor '{command[0]}' is not installed: set VISUAL or EDITOR.") from error
+    except OSError as error:
+        raise MlxmtpError(
+            f"The editor '{command[0]}' cannot be run: {error.strerror}. Set VISUAL or EDITOR."
+        ) from error
     except subprocess.CalledProcessError as error:
         raise MlxmtpError(f"The editor '{command[0]}' ended with code {error.returncode}.") from error
     from mlxmtp.app.endpoints import endpoints_of

@@ -37,7 +37,7 @@ def map_(
         Path | None, Option("-o", "--output", metavar="FILE", help="Write JSON lines here; go on where they end.")
     ] = None,
     summary: Annotated[
-        str | None, Option("--summary", metavar="PROMPT", help="Ask this of all the answers in the end.")
+        str | None, Option("--summary", metavar="PROMPT", help="Ask this about all the answers at the end.")
     ] = None,
     json: Annotated[bool, Option("--json", help="JSON lines instead of text.")] = False,
 ) -> None:
@@ -101,8 +101,9 @@ class _Batch:
         answers = None if self.output is None else Answers(self.output, keys)
         start = 0 if answers is None else answers.done
         if answers is not None and start:
-            out.note(f"{self.output} holds {start} of {len(items)} answers already: going on behind them.")
+            out.note(f"{self.output} holds {start} of {len(items)} answers already: continuing after them.")
             self.responses = [(one.name, text) for one, text in zip(items, answers.responses, strict=False) if text]
+            self.failed = answers.failed
         if start == len(items):
             return
         parallel = min(self.loaded.settings.parallel or PARALLEL, len(items) - start)

@@ -75,7 +75,7 @@ def pull(
     stopped, sizes and hashes are checked, and the commit is pinned until the next pull. Files go to the Hugging Face
     cache (HF_HOME), which other tools share; HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
 
-    With --convert an alias means Google's own weights, packed here as its variant says. For other settings see
+    With --convert an alias means Google's own weights, quantized here as its variant says. For other settings see
     mlxmtp convert.
     """
     from mlxmtp.cli import obtain
@@ -106,12 +106,12 @@ def convert(
     draft_model: Annotated[
         str | None, Option(metavar="DRAFTER", help="The drafter: folder, alias or org/repo.")
     ] = None,
-    q_bits: Annotated[int | None, Option(metavar="N", help="4, 5, 6, 8; 16 packs nothing.")] = None,
+    q_bits: Annotated[int | None, Option(metavar="N", help="4, 5, 6 or 8; 16 quantizes nothing.")] = None,
     q_group_size: Annotated[int | None, Option(metavar="N", help="32, 64 or 128 values per scale.")] = None,
     q_mode: Annotated[str | None, Option(metavar="MODE", help="affine, mxfp4, mxfp8 or nvfp4.")] = None,
     draft_bits: Annotated[int | None, Option(metavar="N", help="4, 8 or 16 for the drafter.")] = None,
     dtype: Annotated[
-        str | None, Option(metavar="TYPE", help="bfloat16, float16 or float32 for what is not packed.")
+        str | None, Option(metavar="TYPE", help="bfloat16, float16 or float32 for what is not quantized.")
     ] = None,
     text_only: Annotated[bool, Option("--text-only", help="Leave image and audio towers out.")] = False,
     compare: Annotated[bool, Option(help="Compare the result with its source.")] = True,
@@ -125,8 +125,8 @@ def convert(
       mlxmtp convert ~/gemma-4-E4B-it --q-bits 6
       mlxmtp convert google/gemma-4-12B-it out/12b --q-mode mxfp4 --draft-bits 8
 
-    Needs less than 0.5 GB of memory whatever the model, the comparison at the end apart: tensors are read, packed and
-    written in slices. Interrupted, it leaves nothing that looks like a model, and the same command goes on where it
+    Needs less than 0.5 GB of memory whatever the model, the comparison at the end apart: tensors are read, quantized
+    and written in slices. Interrupted, it leaves nothing that looks like a model, and the same command goes on where it
     stopped. The result also loads in mlx-lm and mlx-vlm; its drafter is the folder `drafter` inside.
     """
     from mlxmtp.app.conversion import ConversionRequest
@@ -246,7 +246,7 @@ def _show_report(out: Output, report: ModelReport) -> None:
     show_table(out, header, rows, right=(1, 2, 3, 4, 5))
     for what, size in (("pictures", report.picture_bytes), ("sounds", report.sound_bytes)):
         if size is not None:
-            out.write(f"\nIt reads {what}, too: {format_bytes(size)} more from the first one on.\n")
+            out.write(f"\nIt also reads {what}: {format_bytes(size)} more memory from the first one on.\n")
     if report.prediction is not None:
         out.write(f"\nPredicted from the memory's speed, not measured: {report.prediction}\n")
 

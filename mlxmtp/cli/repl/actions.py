@@ -104,7 +104,7 @@ class Actions:
             turns.send(self.chat, argument)
         else:
             leave = "Ctrl+C" if self.chat.out.look.dumb else "an empty line"  # a plain line cannot be emptied
-            self.chat.say(f"The last question; Enter asks it anew, {leave} leaves it as it was.")
+            self.chat.say(f"The last question; Enter asks it again, {leave} leaves it as it was.")
 
     def do_continue(self, _: str) -> None:
         last = self._last("go on with")
@@ -357,7 +357,7 @@ class Actions:
         elif number == 0:
             state = "Drafting is off."
         elif number in (None, "auto"):
-            state = "Drafting adapts to what is accepted and what it earns."
+            state = "The draft length adapts to acceptance and measured speed."
             state += " Drafts are copied from the text, too, where it repeats itself." if copies else ""
         self.chat.say(state)
 

@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlxmtp.chat.material import BEFORE_MENTION
 from mlxmtp.cli.repl.slash import BY_WORD, COMMANDS
+from mlxmtp.files import expand_home
 
 _MENTION = re.compile(BEFORE_MENTION + r"""@("[^"\n]*|[^\s"]*)$""")
 _WORD = re.compile(r"""(?:^|(?<=\s))("[^"\n]*|[^\s"]*)$""")
@@ -72,7 +72,7 @@ def _paths(typed: str) -> list[str]:
     """Return files and folders that begin so, in quotes where there are blanks; hidden ones only when asked for."""
     folder, name = os.path.split(typed.removeprefix('"'))
     try:
-        entries = sorted(os.scandir(Path(folder or ".").expanduser()), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(expand_home(folder or ".")), key=lambda entry: entry.name)
         found = [
             os.path.join(folder, entry.name) + ("/" if entry.is_dir() else "")  # noqa: PTH118  (keeps `~/` and `./`)
             for entry in entries

@@ -105,6 +105,9 @@ class AtOnce(Presenter):
     def text(self, text: str) -> None:
         self._text += text
 
+    def thinking(self, text: str) -> None:
+        self._inner.thinking(text)
+
     def call(self, call: ToolCall) -> None:
         self._inner.call(call)
 
@@ -373,8 +376,8 @@ def stats_rows(stats: Stats, context: int) -> list[tuple[str, str]]:
         ("model", stats.route),
         ("sent to", stats.sent_to),
         ("prompt", f"{stats.prompt_tokens:,} tokens, {stats.reused_tokens:,} of them reused"),
-        ("reading", f"{stats.prompt_seconds:.2f} s" + (f", {stats.prompt_tps:.1f} tok/s" if stats.prompt_tps else "")),
-        ("first word", f"after {stats.time_to_first_token:.2f} s"),
+        ("prefill", f"{stats.prompt_seconds:.2f} s" + (f", {stats.prompt_tps:.1f} tok/s" if stats.prompt_tps else "")),
+        ("first token", f"after {stats.time_to_first_token:.2f} s"),
         ("answer", f"{stats.generation_tokens:,} tokens in {stats.generation_seconds:.2f} s"),
         ("speed", f"{stats.generation_tps:.1f} tok/s"),
         ("passes", f"{stats.rounds}, {stats.tokens_per_pass:.2f} tok/pass" if stats.rounds else ""),

@@ -118,7 +118,7 @@ def _stock(config: ModelConfig) -> Any:
     from mlx_lm.models import gemma4
 
     args = gemma4.ModelArgs(text_config=dict(config.text), vocab_size=config.vocab_size)
-    network = gemma4.Model(args).language_model
+    network: Any = gemma4.Model(args).language_model
     network.update(
         tree_map(
             lambda a: mx.zeros(a.shape, mx.bfloat16 if mx.issubdtype(a.dtype, mx.floating) else a.dtype),

@@ -13,6 +13,8 @@ from mlxmtp.machine.pace import ROWS, Products
 
 TRACES = Path(__file__).parent / "traces"
 LONGEST = 8
+TRACE = 1.4
+"""What the trace of another length takes on this project's machine, in plain rounds."""
 _CHUNK = 900  # tokens of a suite at most
 
 
@@ -52,6 +54,13 @@ def suites() -> list[Suite]:
         Suite("answer and hopeless text in turn, 100 tokens each", _spliced(easy, [0], 100), True),
         Suite("hopeless: no draft is ever accepted", [0] * 600, False),
     ]
+
+
+def first_answers() -> list[Suite]:
+    """The rows of first_answers.py, each an answer of its own process."""
+    recorded = json.loads((TRACES / "pocket.json").read_text(encoding="utf-8"))["texts"]
+    rows = [text for text in recorded if text["kind"] == "first answer"]
+    return [Suite(text["name"], [int(digit) for digit in text["accepted"]], False) for text in rows]
 
 
 def profiles() -> list[Profile]:

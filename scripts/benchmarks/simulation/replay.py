@@ -83,7 +83,7 @@ def play(
     """Decodes the text once. `costs[k]`: time of a round with k drafts in plain rounds.
 
     `ahead` rounds are dispatched before the result of one is known, as on a GPU. A length is traced beside a round of
-    one that is, for `trace` times the time of its own rounds more (0: all are traced).
+    one that is, in the time of so many plain rounds (`trace`; 0: all are traced).
     """
     clock, position, spent = noise.times(seed), 0, 0.0
     rounds: list[tuple[int, int]] = []
@@ -92,7 +92,7 @@ def play(
     while position < len(accepted):
         k = controller.choose(len(accepted) - position, traced) if trace else controller.choose()
         if trace and k not in traced:
-            spent += trace * costs[k]
+            spent += trace
             traced.add(k)
             k = controller.among(traced - {k}) if len(traced) > 1 else k
         kept = min(k, accepted[position])

@@ -20,7 +20,7 @@ _EFFORT_TOKENS = {"minimal": 512, "low": 1024, "medium": 4096, "high": None, "xh
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnswerRequest:
     """A request, checked: `given` holds fields of `Params` by name, for those that the request sets."""
 
     model: str
@@ -71,7 +71,7 @@ class History:
         name = self._open.pop(number, None)
         if name is None:
             path = fields.path(id_name)
-            raise Refused(f"{path} names no tool call of the message before it that waits for a result.", path)
+            raise Refused(f"{path} matches no pending tool call of the message before it.", path)
         self.messages.append({"role": "tool", "content": content, "tool_call_id": number, "name": name})
 
 
@@ -81,7 +81,7 @@ def call_of(number: str, name: str, arguments: object, path: str) -> Message:
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
         except (ValueError, RecursionError):
-            raise Refused(f"{path} must be JSON, which its text is not.", path) from None
+            raise Refused(f"{path} is not valid JSON.", path) from None
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
         raise Refused(f"{path} must be a JSON object.", path)
@@ -167,7 +167,7 @@ def effort_of(effort: str | None, path: str) -> dict[str, Any]:
     if effort == "none":
         return {"think": False}
     if effort not in _EFFORT_TOKENS:
-        raise Refused(f"{path} must be none, {', '.join(_EFFORT_TOKENS)}.", path)
+        raise Refused(f"{path} must be one of none, {', '.join(_EFFORT_TOKENS)}.", path)
     tokens = _EFFORT_TOKENS[effort]
     return {"think": True} if tokens is None else {"think": True, "think_tokens": tokens}
 
