@@ -55,6 +55,7 @@ def write_seeing_pocket(folder: Path) -> Path:
     golden = FOLDER / "media" / "e2b"
     seen = json.loads((golden / "config.json").read_text())
     config = json.loads((POCKET / "config.json").read_text())
+    config.pop("vision_soft_tokens_per_image", None)
     kept = {key: seen[key] for key in ("vision_config", "audio_config") if key in seen}
     write_json(folder / "config.json", config | IDS | kept)
     towers: dict[str, mx.array] = {}

@@ -111,8 +111,8 @@ def test_the_chat_template_writes_what_training_read():
 
 
 def test_the_chat_template_refuses_roles_it_does_not_know():
-    with pytest.raises(Exception, match="not tool"):
-        Tokenizer.load(POCKET / "target").render([{"role": "tool", "content": "x"}])
+    with pytest.raises(Exception, match="not critic"):
+        Tokenizer.load(POCKET / "target").render([{"role": "critic", "content": "x"}])
 
 
 def test_the_corpus_is_sound_and_every_answer_keeps_to_the_vocabulary(encoder):
