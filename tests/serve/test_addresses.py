@@ -143,7 +143,7 @@ def test_a_site_that_keeps_silent_is_left(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
 def test_a_site_that_answers_drop_by_drop_is_left(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def drip() -> None:
-        connection, _ = site.accept()
+        connection, _ = listener.accept()
         with connection, suppress(OSError):
             connection.recv(4096)
             connection.sendall(head)
@@ -151,7 +151,7 @@ def test_a_site_that_answers_drop_by_drop_is_left(head: bytes, monkeypatch: pyte
                 connection.sendall(b"x")
                 time.sleep(0.02)
 
-    with socket.create_server(("127.0.0.1", 0)) as site, public(str(site.getsockname()[1])):
+    with socket.create_server(("127.0.0.1", 0)) as listener, public(str(listener.getsockname()[1])):
         monkeypatch.setattr(fetching, "_SECONDS", 0.2)
         thread = threading.Thread(target=drip)
         thread.start()

@@ -49,7 +49,7 @@ def test_python_frameworks(served: Running, tmp_path: Path, monkeypatch: pytest.
         env={**os.environ, **quiet, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,  # three frameworks are imported; minutes where much else runs
         check=False,
     )
     assert done.returncode == 0, done.stderr
