@@ -95,15 +95,11 @@ class Rendered(Presenter):
         self._stream.finish()
 
 
-class AtOnce(Presenter):
-    """Another shape, given the whole text at the end."""
+class _Wrapper(Presenter):
+    """Another shape, which gets all but the text at once."""
 
     def __init__(self, inner: Presenter) -> None:
         self._inner = inner
-        self._text = ""
-
-    def text(self, text: str) -> None:
-        self._text += text
 
     def thinking(self, text: str) -> None:
         self._inner.thinking(text)
@@ -114,16 +110,27 @@ class AtOnce(Presenter):
     def result(self, result: ToolResult) -> None:
         self._inner.result(result)
 
+
+class AtOnce(_Wrapper):
+    """Another shape, given the whole text at the end."""
+
+    def __init__(self, inner: Presenter) -> None:
+        super().__init__(inner)
+        self._text = ""
+
+    def text(self, text: str) -> None:
+        self._text += text
+
     def end(self, reason: FinishReason, stats: Stats) -> None:
         self._inner.text(self._text)
         self._inner.end(reason, stats)
 
 
-class Extracted(Presenter):
+class Extracted(_Wrapper):
     """Only the first fenced code block, in another shape; `end` raises MlxmtpError without one, nothing is written."""
 
     def __init__(self, inner: Presenter) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._fence = FirstFence()
 
     @property
@@ -132,15 +139,6 @@ class Extracted(Presenter):
 
     def text(self, text: str) -> None:
         self._fence.feed(text)
-
-    def thinking(self, text: str) -> None:
-        self._inner.thinking(text)
-
-    def call(self, call: ToolCall) -> None:
-        self._inner.call(call)
-
-    def result(self, result: ToolResult) -> None:
-        self._inner.result(result)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
         whole = self._fence.block is not None
