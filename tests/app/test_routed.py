@@ -422,8 +422,8 @@ def test_a_conversation_at_the_terminal(house: House, tmp_path: Path) -> None:
     lines = [line for line in text.split("\n") if " tok · " in line]
     assert [line.split(" · ")[0] for line in lines] == ["small: no skill", "big: hard", "team: far"]
     assert "team: far · text went to 127.0.0.1 · " in text
-    assert "model       team: far" in text
-    assert "sent to     127.0.0.1" in text
+    assert "model        team: far" in text
+    assert "sent to      127.0.0.1" in text
     cut = text[text.index("> And far again") :]
     assert "Half" in cut
     assert "broke off its answer" in cut

@@ -63,7 +63,7 @@ def test_an_alias_is_googles_own_weights_and_then_means_the_result(here: Here) -
     publish_family(here.hub, "e2b", GOOGLE)
     code, out, err = here.call("pull", "e2b", "--convert")
     assert (code, out) == (0, 'e2b is ready. Ask it something: mlxmtp ask -m e2b "Hello"\n'), err
-    assert "e2b:qat are weights that were trained to be packed to 4 bits" in err
+    assert "e2b:qat are weights that were trained to be quantized to 4 bits" in err
     assert f"stay in the cache; mlxmtp rm {GOOGLE} frees them" in err
     folder = made(here, "e2b-4bit")
     assert here.store().resolve("e2b").folder == here.store().resolve("e2b:4bit").folder == folder
