@@ -99,7 +99,7 @@ def _hub() -> Check:
 
 
 def _models(store: Store, machine: Machine) -> Iterator[Check]:
-    models, best = installed(store), best_fit(machine.memory)
+    models, best, pace = installed(store), best_fit(machine.memory), pace_here(store.places.data)
     if all(model.name != BUILT_IN for model in models):
         yield Check(f"model {BUILT_IN}", "bad", "its files are missing", "Install mlxmtp again.")
     for model in models:
@@ -110,7 +110,7 @@ def _models(store: Store, machine: Machine) -> Iterator[Check]:
             continue
         needed = model.needs().total
         found = f"{format_bytes(model.size or 0)}, needs {format_bytes(needed)}"
-        if (pace := pace_here(store.places.data)) is not None:
+        if pace is not None:
             found += f", predicted {predict(model.config, model.drafter_config, pace)}"
         advice = None
         if needed > machine.usable:

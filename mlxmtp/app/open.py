@@ -24,7 +24,7 @@ from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.limits import EXACT_DRAFT, Exact
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import NO_MEDIA, Largest, machine_memory, need
-from mlxmtp.machine.pace import measured, pace_here
+from mlxmtp.machine.pace import measured, pace_of
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
@@ -325,7 +325,7 @@ def _read_weights(
     if known is not None and not known.exact and how["exact"] == "auto":
         how["exact"] = "off"  # to look for it takes some twenty passes
     model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
-    if (pace := pace_here(data)) is not None:
+    if (pace := pace_of(known)) is not None:
         model.expect(pace)
     return model
 

@@ -90,7 +90,6 @@ def can_ask(out: Output) -> bool:
 
 def model_names(incomplete: str) -> list[str]:
     """Return the models that begin like that: those here and on the hub, aliases of one's own, folders."""
-
     from mlxmtp.app.endpoints import others_of
     from mlxmtp.app.models import Catalog
     from mlxmtp.files import expand_home, is_path

@@ -319,11 +319,9 @@ class _Together(Acceptance):
     def by_kind(self, most: int | None = None) -> list[tuple[float, list[float]]]:
         """Return the same as of one kind."""
         each = [stream.expected(MAX_DRAFT if most is None else most) for stream in self._lane.streams]
-        return (
-            [(1.0, [sum(of_length) / len(each) for of_length in zip(*each, strict=True)])]
-            if each
-            else super().by_kind(most)
-        )
+        if not each:
+            return super().by_kind(most)
+        return [(1.0, [sum(of_length) / len(each) for of_length in zip(*each, strict=True)])]
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Leave that to the texts."""

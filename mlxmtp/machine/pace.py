@@ -103,7 +103,11 @@ def pace_here(folder: Path) -> Pace | None:
 
     `folder`: the data folder.
     """
-    found = measured(folder)
+    return pace_of(measured(folder))
+
+
+def pace_of(found: Measured | None) -> Pace | None:
+    """Return the pace that was measured, else that of this machine's kind of chip; None if neither is known."""
     return Pace.of(this_machine()) if found is None else found.pace
 
 
