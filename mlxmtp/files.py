@@ -23,12 +23,19 @@ def expand_home(name: str | Path) -> Path:
         return Path(name)
 
 
-def is_file(name: str) -> bool:
+def exists(name: str | Path) -> bool:
+    """Return True for the name of a file or folder that is there; a text too long for any name is none."""
+    return os.path.exists(name)  # noqa: PTH110  (pathlib's raises for such a text up to Python 3.13)
+
+
+def is_file(name: str | Path) -> bool:
     """Return True for the name of a file that is there; a text too long for any name is none."""
-    try:
-        return Path(name).is_file()
-    except OSError:
-        return False
+    return os.path.isfile(name)  # noqa: PTH113
+
+
+def is_folder(name: str | Path) -> bool:
+    """Return True for the name of a folder that is there; a text too long for any name is none."""
+    return os.path.isdir(name)  # noqa: PTH112
 
 
 def write_atomically(path: Path, content: str | bytes, *, parents: bool = False, private: bool = False) -> None:

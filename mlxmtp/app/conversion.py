@@ -11,7 +11,7 @@ from mlxmtp.convert.plan import ConversionPlan, check_free, plan_conversion
 from mlxmtp.convert.recipe import Recipe, make_recipe
 from mlxmtp.convert.run import ConversionResult, Watch, convert
 from mlxmtp.errors import LoadError, MlxmtpError
-from mlxmtp.files import expand_home
+from mlxmtp.files import expand_home, is_folder
 from mlxmtp.hub.registry import entries, find_entry
 from mlxmtp.hub.store import Checkpoint
 
@@ -54,7 +54,7 @@ def find_source(name: str) -> Source:
     if official is not None:
         return Source(name, official.source_repo, official.family, official.variant == "qat")
     folder = expand_home(name).resolve()
-    if folder.is_dir():
+    if is_folder(folder):
         return Source(folder.name, None, None, "-qat-" in folder.name.lower())
     return Source(name, name if name.count("/") == 1 else None, None, "-qat-" in name.lower())
 

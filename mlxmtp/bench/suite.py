@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.errors import ContextOverflow, UsageError
-from mlxmtp.files import expand_home
+from mlxmtp.files import exists, expand_home, is_folder
 
 SUITES = ("code", "chat", "summary", "extract", "rewrite", "edit")
 """Those that are meant if none is named: every model answers them."""
@@ -64,10 +64,10 @@ def read_suites(names: Sequence[str], system: str = "") -> list[Text]:
 
 def _suite(name: str) -> Iterator[Text]:
     path = _FOLDER / f"{name}.jsonl" if name in (*SUITES, PICTURES) else expand_home(name)
-    if path.suffix == ".jsonl" and not path.is_dir():
+    if path.suffix == ".jsonl" and not is_folder(path):
         yield from _lines(path)
         return
-    if not path.exists():
+    if not exists(path):
         raise UsageError(
             f"There is no suite '{name}': take one of {', '.join([*SUITES, PICTURES])}, or a .jsonl or text file."
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from mlxmtp.errors import LoadError
-from mlxmtp.files import try_lock, write_atomically
+from mlxmtp.files import is_folder, try_lock, write_atomically
 from mlxmtp.models.safetensors import weight_files
 
 INCOMPLETE = ".incomplete"
@@ -33,7 +33,7 @@ class CachedRepo:
     def of(cls, cache: Path, repo: str) -> Self:
         """Return the repository's folder, also where it is there in another case."""
         name = f"models--{repo.replace('/', '--')}"
-        alike = () if (cache / name).is_dir() else cache.glob("models--*")
+        alike = () if is_folder(cache / name) else cache.glob("models--*")
         return cls(next((one for one in alike if one.name.lower() == name.lower()), cache / name))
 
     @classmethod
@@ -51,7 +51,7 @@ class CachedRepo:
 
     def commits(self) -> list[str]:
         snapshots = self.folder / "snapshots"
-        return sorted(item.name for item in snapshots.iterdir() if item.is_dir()) if snapshots.is_dir() else []
+        return sorted(item.name for item in snapshots.iterdir() if item.is_dir()) if is_folder(snapshots) else []
 
     def ref(self, name: str = "main") -> str | None:
         """Return the commit that a branch or tag was last."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.errors import LoadError, MlxmtpError, ModelNotFound, UsageError
-from mlxmtp.files import expand_home
+from mlxmtp.files import expand_home, is_folder
 from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, folder_size, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store
@@ -258,9 +258,9 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     if plain == BUILT_IN:
         raise UsageError(f"{BUILT_IN} is part of the program and goes with it.")
     own = store.models / plain
-    if "/" not in plain and not plain.startswith(".") and own.is_dir():
+    if "/" not in plain and not plain.startswith(".") and is_folder(own):
         return RemovalPlan((RemovedFolder(plain, own, folder_size(own)),))
-    if expand_home(plain).is_dir():
+    if is_folder(expand_home(plain)):
         raise UsageError(f"{plain} is a folder of yours: remove it with rm -r.")
     entry = find_entry(plain)
     converted = store.converted(entry) if entry is not None and entry.name == plain.lower() else None
@@ -271,7 +271,7 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     paired = record.drafter if record is not None else entry.drafter.repo if entry is not None else None
     used = {other.drafter for other in installed(store) if other.repo != repo}
     repos = {one: CachedRepo.of(store.places.hf_cache, one) for one in (repo, paired) if one and "/" in one}
-    here = {one: cached for one, cached in repos.items() if cached.folder.is_dir()}
+    here = {one: cached for one, cached in repos.items() if is_folder(cached.folder)}
     shared = tuple(one for one in here if one == paired and one != repo and one in used)
     if not here.keys() - set(shared):
         raise ModelNotFound(f"Model '{name}' is not on this machine, so there is nothing to remove. See: mlxmtp ls")

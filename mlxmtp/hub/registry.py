@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mlxmtp.files import expand_home, is_path
+from mlxmtp.files import exists, expand_home, is_folder, is_path
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 
 BUILT_IN = "pocket"
@@ -70,11 +70,11 @@ _PAGE = re.compile(
 
 def plain_name(name: str) -> str:
     """Return a name as people mean it: of an address on the hub `org/repo` or `org/repo@rev`, nothing around it."""
-    name = name if expand_home(name).exists() else name.strip()
+    name = name if exists(expand_home(name)) else name.strip()
     if is_path(name):
         return name
     if (page := _PAGE.fullmatch(name)) is None:
-        return name.rstrip("/") if name.count("/") == 2 and not expand_home(name).is_dir() else name
+        return name.rstrip("/") if name.count("/") == 2 and not is_folder(expand_home(name)) else name
     rest = page[2].strip("/").removeprefix("@")
     kind, _, below = rest.partition("/")
     revision = (below if kind == "tree" else below.partition("/")[0]) if kind in ("tree", "blob", "resolve") else kind

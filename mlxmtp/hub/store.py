@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
-from mlxmtp.files import expand_home, is_path
+from mlxmtp.files import exists, expand_home, is_file, is_folder, is_path
 from mlxmtp.hub import registry
 from mlxmtp.hub.cache import CachedRepo, Records
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, plain_name, same_shape, split_revision
@@ -139,13 +139,13 @@ class Store:
     def _unregistered(self, name: str, role: str) -> Path:
         """Return the conversion, folder or repository of the cache that has this name."""
         converted = self.models / name
-        if "/" not in name and not name.startswith(".") and (converted / "config.json").is_file():
+        if "/" not in name and not name.startswith(".") and is_file(converted / "config.json"):
             return converted
         path = expand_home(name)
-        if path.is_dir():
+        if is_folder(path):
             cached = CachedRepo(path)  # a repository's folder in the cache means its newest complete commit
             return (None if (path / "config.json").exists() else cached.complete(cached.newest())) or path
-        if path.exists():
+        if exists(path):
             raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
         names = ", ".join(registry.known_names())
         if "://" in name:

@@ -90,9 +90,10 @@ class TestFiles:
     def test_a_search_that_nobody_waits_for_ends(self, box: Mapping[str, Tool]) -> None:
         assert box["search_files"].run({"text": "two"}, Running(over=True)) == "Nothing was found."
 
-    def test_a_folder_that_is_not_there_is_refused(self) -> None:
-        with pytest.raises(UsageError, match="no folder"):
-            builtin("files=/nowhere/at/all")
+    @pytest.mark.parametrize("name", ["/nowhere/at/all", "~nobody-at-all/notes", "n" * 300])
+    def test_a_folder_that_is_not_there_is_refused(self, name: str) -> None:
+        with pytest.raises(UsageError, match=f"no folder {name}"):
+            builtin(f"files={name}")
 
 
 @pytest.mark.parametrize(("expression", "value"), [("2 + 3 * 4", "14"), ("-(2 ** 10) // 3", "-342"), ("1 / 4", "0.25")])
@@ -116,6 +117,12 @@ def test_functions_become_tools(tmp_path: Path) -> None:
     assert add.parameters["required"] == ["a"]
     assert add.parameters["properties"]["how"] == {"type": "string", "enum": ["x", "y"]}
     assert ran(add, a=2) == "3"
+
+
+@pytest.mark.parametrize("name", ["gone.py", "~nobody-at-all/mine.py", "n" * 300 + ".py"])
+def test_a_file_of_functions_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is no Python file"):
+        functions_in(name)
 
 
 def test_functions_are_declared_for_the_api() -> None:

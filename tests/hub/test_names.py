@@ -74,6 +74,21 @@ def test_a_renamed_repository_has_its_new_name_and_answers_to_the_old_one(here: 
     assert not (here.cache / "models--org--old").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 256, "./" + "x" * 256, "org/" + "x" * 256, "o" * 200 + "/" + "x" * 200, "x" * 5000]
+)
+@pytest.mark.parametrize(
+    "command", [("bench", "-m"), ("bench", "-m", "pocket", "--draft-model"), ("show",), ("rm", "-y"), ("pull",)]
+)
+def test_a_name_longer_than_that_of_any_file_is_that_of_no_model(here: Here, command: list[str], name: str) -> None:
+    here.cache.mkdir(parents=True)
+    code, out, err = here.call(*command, name)
+    assert (code, out) == (3, ""), err
+    assert name in err
+    said = ("is not known", "is not on this machine", "There is no folder", "is not the name of a repository")
+    assert any(one in err for one in said)
+
+
 def test_a_revision_in_the_name_is_that_of_the_flag(here: Here) -> None:
     publish_family(here.hub, "e2b")
     commit = here.hub.publish("org/e2b", {**folder_files(FOLDER / "e2b" / "target"), **text_side()}, branch="v1.0")

@@ -14,6 +14,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from mlxmtp.app.tools.toolbox import Run, Running, Tool
 from mlxmtp.chat.material import whole_text
 from mlxmtp.errors import UsageError
+from mlxmtp.files import exists, expand_home, is_folder
 
 SERVER = "builtin"
 _MOST_FILES, _MOST_LINES, _LARGEST = 500, 400, 4 * 2**20
@@ -116,8 +117,8 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         """Raise UsageError if there is no such folder."""
-        self._root = folder.expanduser().resolve()
-        if not self._root.is_dir():
+        self._root = expand_home(folder).resolve()
+        if not is_folder(self._root):
             raise UsageError(f"There is no folder {folder}: --tools files=FOLDER names one to read below.")
 
     def tools(self) -> list[Tool]:
@@ -135,7 +136,7 @@ class _Files:
         path = (self._root / str(name or ".")).resolve()
         if not path.is_relative_to(self._root):
             raise ValueError(f"{name} is not below the folder that may be read")
-        if not path.exists():
+        if not exists(path):
             raise ValueError(f"there is no {name}")
         return path
 

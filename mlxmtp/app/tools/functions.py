@@ -4,19 +4,19 @@ import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mlxmtp.app.tools.toolbox import Running, Tool
 from mlxmtp.engine.functions import parameters_of
 from mlxmtp.errors import UsageError
+from mlxmtp.files import expand_home, is_file
 
 
 def functions_in(file: str) -> list[Tool]:
     """Return the public functions that a Python file defines; it is run for that. Raises UsageError."""
-    path = Path(file).expanduser()
+    path = expand_home(file)
     spec = importlib.util.spec_from_file_location(f"mlxmtp_functions_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not is_file(path) or spec is None or spec.loader is None:
         raise UsageError(f"{file} is no Python file: --functions takes one with functions in it.")
     module = importlib.util.module_from_spec(spec)
     try:
