@@ -59,6 +59,11 @@ def write_atomically(path: Path, content: str | bytes, *, parents: bool = False,
         beside.unlink(missing_ok=True)
 
 
+def is_full(error: OSError) -> bool:
+    """Return True for the error of a write that found no room: on the disk, in a quota, for so large a file."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def free_bytes(folder: Path) -> int:
     """Return the bytes that can still be written where `folder` is or will be."""
     folder = folder.absolute()

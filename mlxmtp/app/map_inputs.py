@@ -15,7 +15,8 @@ from typing import Any
 from mlxmtp.chat.material import decoded, read_text
 from mlxmtp.engine.media import FRAME_TOKENS, IMAGE_TOKENS, SOUND_TOKENS, VIDEO_TOKENS
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import MlxmtpError, UsageError
+from mlxmtp.files import is_full
 from mlxmtp.machine.memory import Largest
 from mlxmtp.media.source import HEAD, Kind, kind_of, media_type_of
 
@@ -124,7 +125,11 @@ class Answers:
     def __init__(self, path: Path, keys: Sequence[str]) -> None:
         """Raises UsageError if the file cannot be written, or has answers to other inputs than these keys'."""
         self._path = path
-        self.append("")  # before the first answer has been worked out
+        try:
+            self._write("")  # before the first answer has been worked out
+        except OSError as error:
+            kind = MlxmtpError if is_full(error) else UsageError
+            raise kind(f"{path} cannot be written: {error.strerror or error}.") from None
         lines = list(self._complete_lines())
         self.done = len(lines)
         self.responses = [str(line.get("response", "")) for line in lines]
@@ -137,12 +142,19 @@ class Answers:
                 )
 
     def append(self, text: str) -> None:
-        """Add a line. Raises UsageError where that is impossible."""
+        """Add a line. Raises MlxmtpError where that is impossible: the lines before it stay."""
         try:
-            with self._path.open("a", encoding="utf-8", errors="replace") as file:  # a path may hold other bytes
-                file.write(text)
+            self._write(text)
         except OSError as error:
-            raise UsageError(f"{self._path} cannot be written: {error.strerror or error}.") from None
+            step = "make room" if is_full(error) else "check the file and its disk"
+            raise MlxmtpError(
+                f"{self._path} cannot be written: {error.strerror or error}. The answers before stay in it: {step}, "
+                "and the same command goes on behind them."
+            ) from None
+
+    def _write(self, text: str) -> None:
+        with self._path.open("a", encoding="utf-8", errors="replace") as file:  # a path may hold other bytes
+            file.write(text)
 
     def _complete_lines(self) -> Iterator[dict[str, Any]]:
         """Yield what is there; half a line, left by a kill, is cut off."""

@@ -22,7 +22,7 @@ from mlxmtp.hub.store import built_in
 from mlxmtp.machine.checks import Check, Verdict
 from mlxmtp.machine.pace import Measured, Pace, Products
 from mlxmtp.models.config import FULL, ModelConfig
-from mlxmtp.models.device import backend, compute_dtype, find_compiler
+from mlxmtp.models.device import backend, compute_dtype, failure, find_compiler
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.fused import usable
 from mlxmtp.models.kv_cache import FixedView, KVCache, PromptView
@@ -85,8 +85,11 @@ def _guarded(what: str, check: Callable[[], Check]) -> Iterator[Check]:
     """Yield the result of one check, or that MLX failed in it."""
     try:
         yield check()
-    except (RuntimeError, DeviceFailed) as error:
-        yield Check(what, "bad", str(error), "Please report it with the output of mlxmtp doctor --check --json.")
+    except RuntimeError as error:
+        found = error if isinstance(error, DeviceFailed) else failure(error)
+        yield Check(
+            what, "bad", str(found), "If that is not it: report it with the output of mlxmtp doctor --check --json."
+        )
 
 
 def _memory_limits() -> Check:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from mlxmtp.chat.history import Event
 from mlxmtp.chat.message import MediaPart
 from mlxmtp.errors import SessionError, SessionInUse, UsageError
-from mlxmtp.files import try_lock, write_atomically
+from mlxmtp.files import is_full, try_lock, write_atomically
 from mlxmtp.media.source import MediaFile, media_file
 from mlxmtp.version import installed_version
 
@@ -122,7 +121,7 @@ class Journal:
                 with suppress(OSError):
                     os.ftruncate(self._file, size)  # half a line would spoil the next one
             reason = error.strerror if isinstance(error, OSError) else None
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = isinstance(error, OSError) and is_full(error)
             first = f"{'Make room' if full else 'Check that folder'}, and all of it is written with the next turn"
             when = "any more" if self._file is not None else ""
             self._trouble = _not_saved(when, f"{reason or error} ({self.path.parent})", first)

@@ -1,6 +1,5 @@
 """Carrying out a conversion: slice by slice, continued where it stopped."""
 
-import errno
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from zlib import crc32
 from mlxmtp.convert.plan import ConversionPlan, Place, versions
 from mlxmtp.convert.tasks import Slice, output_config
 from mlxmtp.errors import ConversionError, TooLarge
-from mlxmtp.files import sync, try_lock, write_atomically
+from mlxmtp.files import is_full, sync, try_lock, write_atomically
 from mlxmtp.hub.store import RECORD
 from mlxmtp.models.safetensors import INDEX, read_folder, write_bytes
 
@@ -76,7 +75,7 @@ def convert(plan: ConversionPlan, *, compare: Compare | None = None, watch: Watc
         shutil.rmtree(plan.work, ignore_errors=True)
     except OSError as error:
         said = f"{error.filename or plan.dest} cannot be written: {error.strerror or error}. Give a DEST that can."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if is_full(error):
             said = f"The disk is full ({plan.dest.parent}). Make room. {_GO_ON}"
         raise ConversionError(said) from error
     return ConversionResult(plan.dest, agreement, not_compared, started_over)

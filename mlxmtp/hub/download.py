@@ -1,6 +1,5 @@
 """Downloads into the cache: a plan of what target and drafter lack, then files that continue where they stopped."""
 
-import errno
 import hashlib
 import os
 import time
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO, Literal
 import httpx2
 
 from mlxmtp.errors import DownloadError, LoadError, ModelNotFound
-from mlxmtp.files import free_bytes, try_lock
+from mlxmtp.files import free_bytes, is_full, try_lock
 from mlxmtp.hub import client
 from mlxmtp.hub.cache import CachedRepo, Record, Records
 from mlxmtp.hub.client import OnWait, RemoteFile
@@ -271,7 +270,7 @@ class Transfer:
             self._download(file, blob)
         except OSError as error:
             said = f"{error.filename or blob} cannot be written: {error.strerror or error}. Check HF_HOME."
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if is_full(error):
                 said = f"The disk is full ({blob.parent}). Make room, or set HF_HOME to another disk, and run the same "
                 said += "command again: what has arrived is kept."
             raise DownloadError(said) from error

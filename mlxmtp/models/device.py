@@ -66,12 +66,19 @@ def bound_memory() -> None:
         mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
 
 
+_OF_KERNEL_FILES = ("filesystem error", "Failed to compile function", "C++ shared library")
+"""Words of MLX where its CPU backend could not write, compile or load a kernel in the folder for temporary files."""
+
+
 def failure(error: RuntimeError) -> DeviceFailed:
     """Return the error for what MLX could not compute, in its own words and with the next step."""
-    return DeviceFailed(
-        f"MLX failed on this {'CPU' if on_cpu() else 'GPU'} ({error}). Usually the memory is full: "
-        "use less context, choose a smaller model, or quantize keys and values with --kv-bits 8."
-    )
+    found = "; ".join(str(error).splitlines()[-2:])  # of a compiler's pages the end, where it says what failed
+    if any(words in str(error) for words in _OF_KERNEL_FILES):
+        step = "It builds kernels in TMPDIR: let that name a folder with room, where files may be written and run."
+    else:
+        step = "Usually the memory is full: "
+        step += "use less context, choose a smaller model, or quantize keys and values with --kv-bits 8."
+    return DeviceFailed(f"MLX failed on this {'CPU' if on_cpu() else 'GPU'} ({found}). {step}")
 
 
 def backend() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from mlxmtp.app.map_inputs import Answers, Item, items_of_files, items_of_lines
 from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.engine.events import Text
 from mlxmtp.engine.params import Params
-from mlxmtp.errors import ContextOverflow, UsageError
+from mlxmtp.errors import ContextOverflow, MlxmtpError, UsageError
 from tests.media_golden import pictures
 from tests.seeing import write_seeing_pocket
 
@@ -100,6 +101,26 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_first_answer(tmp_pa
         Answers(tmp_path / "none" / "out.jsonl", [])
     with pytest.raises(UsageError, match="cannot be written"):
         Answers(tmp_path, [])
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_on_the_way_is_no_wrong_usage_and_keeps_the_lines_before(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.jsonl"
+    answers = Answers(path, ["a", "b"])
+    answers.append(json.dumps({"key": "a"}) + "\n")
+
+    def fails(self: Path, *args: Any, **more: Any) -> NoReturn:
+        raise OSError(error, os.strerror(error), str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", fails)
+        with pytest.raises(MlxmtpError, match=r"answers before stay in it: .* goes on behind them") as raised:
+            answers.append(json.dumps({"key": "b"}) + "\n")
+    assert raised.value.exit_code == 1
+    assert ("make room" in str(raised.value)) == (error == errno.ENOSPC)
+    assert Answers(path, ["a", "b"]).done == 1
 
 
 def test_a_device_holds_no_answers_of_an_earlier_run() -> None:

@@ -40,6 +40,14 @@ def test_all_is_well_here(checks: dict[str, Check]) -> None:
     json.dumps([asdict(one) for one in checks.values()])
 
 
+def test_a_folder_without_room_for_kernels_is_what_a_check_failed_on() -> None:
+    def fails() -> Check:
+        raise RuntimeError("filesystem error: cannot create directories: Read-only file system [/tmp/mlx]")
+
+    [found] = self_check._guarded("kernels", fails)
+    assert (found.verdict, "TMPDIR" in found.found) == ("bad", True)
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), 3.0])
 def test_a_device_that_computes_wrong_numbers_is_found(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = self_check._scores, []

@@ -49,6 +49,23 @@ def test_a_cpu_keeps_what_a_round_over_a_long_context_frees(monkeypatch):
     assert arrays_of_scores * 16_384 * rows * heads * width < limits[0] < BUDGET
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "filesystem error: temp_directory_path: No such file or directory",
+        "Could not load C++ shared library /tmp/x.so: failed to map segment from shared object",
+        "[Compile::eval_cpu] Failed to compile function f:\nIn file included\nld: No space left\nld returned 1",
+    ],
+)
+def test_where_no_kernel_can_be_built_the_folder_is_blamed_and_not_the_memory(words: str) -> None:
+    said = str(device.failure(RuntimeError(words)))
+    assert "TMPDIR" in said
+    assert "memory" not in said
+    assert "; ".join(words.split("\n")[-2:]) in said
+    assert "In file included" not in said
+    assert "memory is full" in str(device.failure(RuntimeError("[metal::malloc] Unable to allocate 99 bytes.")))
+
+
 ASKS_FOR_ITS_COMPILER = """
 import signal, time, numpy
 from threading import Thread
