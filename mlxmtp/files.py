@@ -59,6 +59,15 @@ def write_atomically(path: Path, content: str | bytes, *, parents: bool = False,
         beside.unlink(missing_ok=True)
 
 
+def read_whole(path: Path, most: int = 64 * 2**20) -> bytes:
+    """Return a file's bytes. Raises OSError, also for more than `most`: a device such as /dev/zero never ends."""
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
+
+
 def is_full(error: OSError) -> bool:
     """Return True for the error of a write that found no room: on the disk, in a quota, for so large a file."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

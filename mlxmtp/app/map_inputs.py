@@ -16,10 +16,11 @@ from mlxmtp.chat.material import decoded, read_text
 from mlxmtp.engine.media import FRAME_TOKENS, IMAGE_TOKENS, SOUND_TOKENS, VIDEO_TOKENS
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.files import is_full
+from mlxmtp.files import is_full, read_whole
 from mlxmtp.machine.memory import Largest
 from mlxmtp.media.source import HEAD, Kind, kind_of, media_type_of
 
+LONGEST = 2**30  # bytes of --input
 _PLACE = re.compile(r"\{(\w*)\}")
 
 
@@ -114,7 +115,7 @@ def _kind(path: Path) -> Kind | None:
 def _lines(path: Path) -> list[str]:
     """Return the lines of a file, of which there may be more than of a text to be read at once."""
     try:
-        return decoded(path.read_bytes(), str(path))[0].split("\n")  # no others: a string of JSON may hold them
+        return decoded(read_whole(path, LONGEST), str(path))[0].split("\n")  # no others: a string of JSON may hold them
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
 

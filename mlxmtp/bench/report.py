@@ -13,6 +13,7 @@ from mlxmtp.bench.environment import Conditions, Environment
 from mlxmtp.bench.samples import Case, DrafterTiming, DraftSetting, Sample
 from mlxmtp.bench.summary import CaseSummary, summarize, verdict
 from mlxmtp.errors import UsageError
+from mlxmtp.files import read_whole
 
 SCHEMA = "mlxmtp-bench/1"
 """Name and version of the form that `schema.json` describes; the number changes when old readers would fail."""
@@ -143,10 +144,10 @@ def _cost(case: Case, cost: Cost, accept: tuple[float, ...]) -> dict[str, Any]:
 def read_report(path: Path) -> Report:
     """Read a report written with `--format json`. Raises UsageError for anything else."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_whole(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"{path} is not JSON: compare reports made with --format json -o FILE.") from None
     if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no report of this program: make one with mlxmtp bench --format json -o FILE.")

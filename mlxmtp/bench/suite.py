@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxmtp.errors import ContextOverflow, UsageError
-from mlxmtp.files import exists, expand_home, is_folder
+from mlxmtp.files import exists, expand_home, is_folder, read_whole
 
 SUITES = ("code", "chat", "summary", "extract", "rewrite", "edit")
 """Those that are meant if none is named: every model answers them."""
@@ -111,7 +111,7 @@ def _lines(path: Path) -> Iterator[Text]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_whole(path).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"{path} cannot be read: {reason}.") from None

@@ -16,7 +16,7 @@ from mlxmtp.app.open import Opener
 from mlxmtp.app.worker import Worker
 from mlxmtp.environment import server_key
 from mlxmtp.errors import UsageError, sentence
-from mlxmtp.files import expand_home
+from mlxmtp.files import expand_home, read_whole
 from mlxmtp.limits import PARALLEL
 from mlxmtp.serve.connections import TimedProtocol
 from mlxmtp.serve.http import LOOPBACK, Door, origins_of
@@ -53,7 +53,7 @@ def options_of(settings: Settings) -> Options:
     key = server_key()
     if settings.api_key_file is not None:
         try:
-            key = expand_home(settings.api_key_file).read_text(encoding="utf-8").strip()
+            key = read_whole(expand_home(settings.api_key_file)).decode().strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise UsageError(f"The API key cannot be read from {settings.api_key_file}: {reason}.") from None

@@ -294,6 +294,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(bench, harness
     [
         (None, "cannot be read"),
         ("# markdown", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "is no report of this program"),
         ('{"schema": "mlxmtp-bench/1"}', "is a damaged report"),
     ],
@@ -305,6 +306,13 @@ def test_a_file_that_is_no_report_is_refused(bench, tmp_path, content, says):
     code, out, err = bench("--compare", "a.json", "b.json", model=None)
     assert (code, out) == (2, "")
     assert says in err
+
+
+@pytest.mark.parametrize("args", [("--compare", "/dev/zero", "/dev/zero"), ("--suite", "/dev/zero", "-m", "pocket")])
+def test_a_file_that_never_ends_is_given_up(bench, args):
+    code, out, err = bench(*args, model=None)
+    assert (code, out) == (2, "")
+    assert "/dev/zero cannot be read: File too large" in err
 
 
 def test_a_model_too_large_is_refused_unless_forced(bench, harness, monkeypatch):

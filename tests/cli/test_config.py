@@ -28,6 +28,7 @@ def test_show_is_toml_that_says_who_set_what(program: Program) -> None:
     assert "temp = 0.5  # config file\n" in text
     assert 'model = "e2b"  # environment\n' in text
     shown = json.loads(program.run("config", "show", "--json").stdout)
+    assert shown == json.loads(program.run("config", "--json").stdout)
     assert shown["settings"] == {"temp": 0.5, "model": "e2b", "no_color": True}
     assert shown["from"] == {"temp": "config file", "model": "environment", "no_color": "environment"}
     assert shown["file"] == str(config)

@@ -251,6 +251,7 @@ def test_servers_are_named_listed_checked_and_forgotten(program: Program) -> Non
     assert program.run("mcp", "add", "more", "x").returncode == 2
     assert program.run("mcp", "add", "--header", "A: b", "far", "https://far.example/mcp").returncode == 0
     listed = program.run("mcp", "ls").stdout.decode()
+    assert program.run("mcp", "--json").stdout == program.run("mcp", "ls", "--json").stdout
     assert [line.split("\t")[0] for line in listed.splitlines()] == ["NAME", "raw", "more", "far"]
     checked = program.run("mcp", "check", "raw", "more")
     assert checked.returncode == 0, checked.stderr

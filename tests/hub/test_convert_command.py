@@ -85,6 +85,12 @@ def test_an_alias_is_googles_own_weights_and_then_means_the_result(here: Here) -
     assert here.call("show", "e2b")[0] == 3
 
 
+def test_names_and_json_are_two_lists(here: Here) -> None:
+    code, out, err = here.call("ls", "-q", "--json")
+    assert (code, out) == (2, "")
+    assert "take one" in err
+
+
 def listed(here: Here) -> list[dict]:
     return list(json.loads(here.call("ls", "--all", "--json")[1])["models"])
 

@@ -104,6 +104,8 @@ def test_others_may_ask_only_with_a_key(tmp_path: Path, monkeypatch: pytest.Monk
     assert options_of(load_settings({"host": "0.0.0.0", "api_key_file": str(key)}).settings).door.key == "secret"
     with pytest.raises(UsageError, match="cannot be read"):
         options_of(load_settings({"api_key_file": str(tmp_path / "none")}).settings)
+    with pytest.raises(UsageError, match="cannot be read from /dev/zero: File too large"):
+        options_of(load_settings({"api_key_file": "/dev/zero"}).settings)
     assert options_of(load_settings({}).settings).door.key is None
 
 

@@ -36,7 +36,8 @@ app = Typer(invoke_without_command=True, no_args_is_help=False)
 
 
 @app.callback()
-def config(ctx: Context) -> None:
+@takes("config", "... no_color debug")
+def config(ctx: Context, json: Json = False) -> None:
     """Show, find or edit the settings.
 
     \b
@@ -46,7 +47,7 @@ def config(ctx: Context) -> None:
       cat "$(mlxmtp config path)"
     """
     if ctx.invoked_subcommand is None:
-        _show(ctx, json=False)
+        _show(ctx, json=json)
 
 
 @app.command()

@@ -24,7 +24,7 @@ _AS_IT_IS = {"allow_interspersed_args": False}  # options behind the command are
 
 @app.callback()
 @takes("mcp", "... no_color debug")
-def mcp(ctx: typer.Context) -> None:
+def mcp(ctx: typer.Context, json: Json = False) -> None:
     """Tool servers (Model Context Protocol) that chat and ask may use: without a command, list them.
 
     \b
@@ -35,7 +35,7 @@ def mcp(ctx: typer.Context) -> None:
       mlxmtp ask --tools notes "What did I plan for May?"
     """
     if ctx.invoked_subcommand is None:
-        _list(ctx, json=False)
+        _list(ctx, json=json)
 
 
 @app.command("ls", short_help="List them.")

@@ -36,6 +36,8 @@ def ls(
     from mlxmtp.app.models import Catalog
     from mlxmtp.cli.terminal.presenters import as_json
 
+    if json and names:
+        raise UsageError("--json and -q exclude each other: take one.")
     loaded, out = begin(ctx)
     listing = Catalog(loaded).listing(every=every)
     if names:
