@@ -188,7 +188,7 @@ class Settings:
         "--show-thinking/--hide-thinking", SWITCH, "Reasoning on stderr; shown on terminals by default.",
         "on terminals", commands=_TALKING, section="thinking")
     image_tokens: int | None = setting(
-        "--image-tokens N", choice(*IMAGE_TOKENS), "Most tokens for each picture: 70, 140, 280, 560 or 1120.",
+        "--image-tokens N", choice(*IMAGE_TOKENS), "Most tokens for each image: 70, 140, 280, 560 or 1120.",
         "280", commands=(*_ANSWERING, "bench"), in_chat=True, of_answer=True)
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
@@ -232,7 +232,7 @@ class Settings:
         "--origins LIST", TEXT, "Web origins that may ask (CORS), as https://NAME:PORT,https://NAME.",
         "none", commands=("serve",), section="access")
     fetch_media: bool | None = setting(
-        "--fetch-media", SWITCH, "Fetch pictures and PDFs that requests name by address, from public ones only.",
+        "--fetch-media", SWITCH, "Fetch images and PDFs that requests name by address, from public ones only.",
         "off", commands=("serve",), section="access")
     max_waiting: int | None = setting(
         "--max-waiting N", number(Range(0, whole=True)), "Requests that may wait; more are refused.",

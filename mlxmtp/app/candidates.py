@@ -125,7 +125,7 @@ class Candidates:
         if one.target is None or not one.opener.here:
             return ""
         if facts.images and not self._opener.media(one.target).sees:
-            return "sees no pictures"
+            return "sees no images"
         if (facts.tools or facts.results) and not declares_tools(one.target.folder):
             return "knows no tools"
         wait, seconds = self._rules.router.wait, one.seconds_to_load

@@ -297,7 +297,7 @@ def require_memory(
         return
     weights = needed.target + needed.drafter
     if needed.total - needed.media <= machine.usable:
-        what = "pictures and sounds" if needed.vision and needed.audio else "pictures" if needed.vision else "sounds"
+        what = "images and audio" if needed.vision and needed.audio else "images" if needed.vision else "audio"
         advice = f"Without {what} it fits; {format_bytes(needed.media)} are for reading them: "
         advice += "ask with fewer --image-tokens" if needed.vision else "take a smaller model with -m"
     elif weights < 0.9 * machine.usable:

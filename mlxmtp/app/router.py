@@ -52,7 +52,7 @@ class Skill:
     tools: bool | None = setting("", SWITCH, "Tools may be called.", "either")
     schema: bool | None = setting("", SWITCH, "The answer is held to a form.", "either")
     think: bool | None = setting("", SWITCH, "The model reasons first.", "either")
-    images: bool | None = setting("", SWITCH, "Pictures or sounds are in the prompt.", "either")
+    images: bool | None = setting("", SWITCH, "Images or audio are in the prompt.", "either")
     attachments: bool | None = setting("", SWITCH, "Files are in the prompt.", "either")
     prompt_tokens: int | None = setting("", number(TOKEN_COUNT), "The prompt has so many tokens, or more.", "any")
     pattern: str | None = setting("", TEXT, "An expression (Python's) that the question matches somewhere.", "any text")

@@ -120,7 +120,7 @@ class Turn:
         return self._conversation.messages(self.asking, instead=self._before is not None)
 
     def prepared(self, media: Media, image_tokens: int | None) -> list[tokenizer.Message]:
-        """Return the messages with what the network gets of pictures and sounds. Raises as `Media.prepare` does."""
+        """Return the messages with what the network gets of images and audio. Raises as `Media.prepare` does."""
         return media.prepared(self.messages, image_tokens)
 
     def fit(self, used: int, text: Tokenizer, context: int, max_tokens: int | None) -> Fit:

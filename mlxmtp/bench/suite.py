@@ -105,7 +105,7 @@ def _lines(path: Path) -> Iterator[Text]:
         kind, name = row.get("kind") or path.stem, row.get("name") or str(number)
         image = path.parent / row["image"] if row.get("image") else None
         if image is not None and not image.is_file():
-            raise UsageError(f"{where} names the picture {row['image']}, and there is no {image}.")
+            raise UsageError(f"{where} names the image {row['image']}, and there is no {image}.")
         yield Text(kind, name, row["prompt"], row.get("text", ""), row.get("system", ""), image)
 
 

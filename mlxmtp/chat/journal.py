@@ -154,7 +154,7 @@ class Journal:
 
 
 def media_folder(path: Path) -> Path:
-    """Return the folder with copies of the pictures and sounds of a session's file."""
+    """Return the folder with copies of the images and audio of a session's file."""
     return path.with_name(f"{path.name.removesuffix(SUFFIX)}.media")
 
 
@@ -174,7 +174,7 @@ def kept(session: Path, part: MediaPart) -> MediaFile | None:
 
 
 def _copy_media(session: Path, to: Path) -> None:
-    """Give a session that is forked pictures and sounds of its own: the first one may be removed."""
+    """Give a session that is forked images and audio of its own: the first one may be removed."""
     with suppress(OSError):  # there are none, or the disk is full: then a question about one says so
         for file in media_folder(session).iterdir():
             media_folder(to).mkdir(mode=0o700, exist_ok=True)

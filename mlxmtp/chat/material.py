@@ -106,9 +106,9 @@ def of_bytes(data: bytes, name: str) -> Material | None:
     seen = [MediaFile(f"{name}, page {page.number}", "image/png", page.picture) for page in pages if page.picture]
     notes: tuple[str, ...] = ()
     if texts and seen:
-        notes = (f"Of {len(pages)} pages of {name} those without text ({len(seen)}) are read as pictures.",)
+        notes = (f"Of {len(pages)} pages of {name} those without text ({len(seen)}) are read as images.",)
     elif texts:
-        notes = (f"{name} is read as text: pictures in it are not seen.",)
+        notes = (f"{name} is read as text: images in it are not seen.",)
     return Material(name, join(texts), notes=notes, media=tuple(seen))
 
 

@@ -139,7 +139,7 @@ class Message:
 
     @property
     def media(self) -> tuple[MediaPart, ...]:
-        """The pictures and sounds in it."""
+        """The images and audio in it."""
         return tuple(one for one in self.parts if isinstance(one, MediaPart))
 
     @property

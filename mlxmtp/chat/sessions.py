@@ -237,6 +237,6 @@ def _cache_of(path: Path) -> Path:
 
 
 def _size(path: Path, status: os.stat_result) -> int:
-    """Return the bytes of a session, of its KV cache, and of its pictures and sounds."""
+    """Return the bytes of a session, of its KV cache, and of its images and audio."""
     beside = [_cache_of(path), *media_folder(path).glob("*")]
     return status.st_size + sum(file.stat().st_size for file in beside if file.exists())

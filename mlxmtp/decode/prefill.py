@@ -72,7 +72,7 @@ class SoftTokens:
 
 
 def block_start(tokens: Sequence[int], place: int) -> int:
-    """Return ``place``, or where the picture or sound begins inside which it lies: none of them is read in part."""
+    """Return ``place``, or where the image or audio begins inside which it lies: none of them is read in part."""
     if 0 < place < len(tokens) and tokens[place] < 0:
         while place > 0 and tokens[place - 1] < 0:
             place -= 1

@@ -221,7 +221,7 @@ class Media:
         for time, picture in video.frames():
             frames.append(self._see(picture, FRAME_TOKENS))
             times.append(time)
-        told = f"{file.name} is seen in {len(frames)} frames, without its sound"
+        told = f"{file.name} is seen in {len(frames)} frames, without its audio"
         cut = "" if len(frames) == video.count else ": the rest cannot be read"
         whole, count = "".join(one.digest for one in frames), sum(one.count for one in frames)
         about = f"{video.seconds:.0f} s, {len(frames)} frames"
@@ -294,7 +294,7 @@ def expanded(ids: Sequence[int], media: Sequence[Medium], marks: Mapping[Kind, M
     kinds = {mark.placeholder: kind for kind, mark in marks.items() if mark.placeholder is not None}
     places = [place for place, token in enumerate(ids) if token in kinds]
     if len(places) != len(media):
-        raise ValueError(f"the prompt has {len(places)} placeholders for {len(media)} pictures and sounds")
+        raise ValueError(f"the prompt has {len(places)} placeholders for {len(media)} images and audio files")
     made: list[int] = []
     end = 0
     for place, medium in zip(places, media, strict=True):
@@ -347,7 +347,7 @@ def file_of(source: object) -> MediaFile:
     """Return the picture, sound or video in a file, by its path or its bytes. Raises UsageError."""
     if isinstance(source, MediaFile):
         return source
-    name, data = "the picture or sound", source
+    name, data = "the image or audio file", source
     if isinstance(source, str | Path):
         name = str(source)
         try:
@@ -357,10 +357,10 @@ def file_of(source: object) -> MediaFile:
         except OSError as error:
             raise UsageError(f"{name} cannot be read: {error.strerror or error}.") from error
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"a picture or sound is a path, bytes or a Pillow image, not {type(source).__name__}")
+        raise TypeError(f"an image or audio file is a path, bytes or a Pillow image, not {type(source).__name__}")
     if (found := media_file(bytes(data), name)) is None:
         raise UsageError(
-            f"{name} is no picture or sound that can be read: give JPEG, PNG, WebP, GIF, TIFF, WAV, FLAC, MP3 or Ogg."
+            f"{name} is neither a readable image nor audio: give JPEG, PNG, WebP, GIF, TIFF, WAV, FLAC, MP3 or Ogg."
         )
     return found
 

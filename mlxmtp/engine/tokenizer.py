@@ -156,7 +156,7 @@ class Tokenizer:
             try:
                 return Prompt(prompt.text, expanded(prompt.ids, [part for one in media for part in one.placed], marks))
             except ValueError as error:
-                raise MlxmtpError(f"The chat template of {self._folder} shows no pictures: {error}.") from error
+                raise MlxmtpError(f"The chat template of {self._folder} shows no images: {error}.") from error
         return prompt
 
     def prompt_ids(self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()) -> list[int]:

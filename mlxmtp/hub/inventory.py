@@ -44,7 +44,7 @@ def groups(config: ModelConfig) -> list[Group]:
         source = loaded.get(name)
         kind: str = names.kind(source.names[0] if source else name)
         if kind.endswith("tower"):
-            use = "for pictures" if kind == VISION else "for sounds"
+            use = "for images" if kind == VISION else "for audio"
             kind += f" ({use if _reads(config, kind) else 'not loaded'})"
         storage, parameters = _WIDTHS.get(layout.dtype, layout.dtype.lower()), prod(layout.shape)
         if source and (how := source.quantization):

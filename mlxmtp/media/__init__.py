@@ -1,1 +1,1 @@
-"""Files with pictures and sounds in, pixels and samples out; knows no model and no terminal."""
+"""Files with images and audio in, pixels and samples out; knows no model and no terminal."""

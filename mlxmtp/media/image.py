@@ -77,7 +77,7 @@ def target_size(height: int, width: int, budget: int, side: int = 48) -> tuple[i
     """
     if budget not in IMAGE_TOKENS:
         known = ", ".join(map(str, IMAGE_TOKENS))
-        raise ValueError(f"a picture can have a budget of {known} tokens, not {budget!r:.20}")
+        raise ValueError(f"an image can have a budget of {known} tokens, not {budget!r:.20}")
     factor = math.sqrt(budget * side * side / (height * width))
     rows, columns = (math.floor(factor * length / side) * side for length in (height, width))
     if rows == 0:
@@ -87,7 +87,7 @@ def target_size(height: int, width: int, budget: int, side: int = 48) -> tuple[i
     return rows, columns
 
 
-def open_picture(source: bytes | Image.Image, name: str = "the picture") -> Picture:
+def open_picture(source: bytes | Image.Image, name: str = "the image") -> Picture:
     """Return the picture in the bytes of a file, or one that Pillow has opened.
 
     Raises UsageError, which names it, for what is damaged, too large or no picture.
@@ -95,7 +95,7 @@ def open_picture(source: bytes | Image.Image, name: str = "the picture") -> Pict
     if isinstance(source, Image.Image):
         return _upright(source, name)
     if not source:
-        raise UsageError(f"{name} is empty: give a picture.")
+        raise UsageError(f"{name} is empty: give an image.")
     if is_heif(source):
         return _upright(open_heif(source, name), name)
     try:
@@ -120,7 +120,7 @@ def _upright(image: Image.Image, name: str) -> Picture:
             f"{name} has {width:,} x {height:,} pixels, and at most {megapixels} million are read: make it smaller."
         )
     if not width or not height:
-        raise UsageError(f"{name} has no pixels: give a picture.")
+        raise UsageError(f"{name} has no pixels: give an image.")
     kind = Image.MIME.get(image.format or "PNG", "image/png")
     try:
         with warnings.catch_warnings():
@@ -156,6 +156,6 @@ def _unreadable(name: str, error: BaseException) -> UsageError:
     if isinstance(error, UsageError):
         return error
     if isinstance(error, UnidentifiedImageError):
-        return UsageError(f"{name} is no picture that can be read: give JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP.")
+        return UsageError(f"{name} is no image that can be read: give JPEG, PNG, WebP, AVIF, GIF, TIFF or BMP.")
     said = str(error).strip().rstrip(".") or type(error).__name__
     return UsageError(f"{name} is damaged ({said:.100}): give an undamaged file.")

@@ -103,7 +103,7 @@ class Sound:
         yield rest
 
 
-def open_sound(data: bytes, media_type: str, name: str = "the sound") -> Sound:
+def open_sound(data: bytes, media_type: str, name: str = "the audio file") -> Sound:
     """Return the sound in the bytes of a file. Raises UsageError, which names it, for what cannot be heard."""
     try:
         with _decodable(data, media_type, name) as source, soundfile.SoundFile(source) as file:
@@ -119,7 +119,7 @@ def open_sound(data: bytes, media_type: str, name: str = "the sound") -> Sound:
         told = f"{1000 * len(samples) / RATE:.0f} ms" if len(samples) else "no samples"
         raise UsageError(f"{name} is too short: it has {told}, and 11 ms are the least that a model hears.")
     if not float(np.abs(samples).max()) < _LOUDEST:  # false for NaN, too
-        raise UsageError(f"{name} is damaged (samples that are no sound): give an undamaged file.")
+        raise UsageError(f"{name} is damaged (samples that are no audio): give an undamaged file.")
     size = int.from_bytes(data[4:8], "little") + 8
     promised = data[:4] == b"RIFF" and size < 2**31 - 2**16  # what writes to a pipe cannot know the size
     cut = read < declared or (promised and len(data) + 1 < size)
@@ -204,5 +204,5 @@ def _decodable(data: bytes, media_type: str, name: str) -> Iterator[Path]:
         try:
             subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)
         except (OSError, subprocess.SubprocessError) as error:
-            raise UsageError(f"{name} is damaged, or no sound that can be read: give WAV, FLAC or Ogg.") from error
+            raise UsageError(f"{name} is damaged, or no audio file that can be read: give WAV, FLAC or Ogg.") from error
         yield made

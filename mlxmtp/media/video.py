@@ -39,7 +39,7 @@ class Video:
             import av
         except ImportError:
             raise UsageError(
-                f"{name} is a video, which takes PyAV to see: pip install 'mlxmtp[media]', or give pictures of it."
+                f"{name} is a video, which takes PyAV to see: pip install 'mlxmtp[media]', or give images of it."
             ) from None
         self.name = name
         self._faults = (*_FAULTS, av.error.FFmpegError)

@@ -64,7 +64,7 @@ class Target:
     ) -> mx.array:
         """Post-norm hidden states [L, H] of ``tokens`` [L]; writes their K/V through ``view``.
 
-        ``embeddings`` [L, H]: what is read instead of the tokens' own; rows of pictures and sounds have token 0.
+        ``embeddings`` [L, H]: what is read instead of the tokens' own; rows of images and audio have token 0.
         ``last_only`` returns the last row [1, H] alone. Layers that share K/V then run on that row only: nothing
         reads their other rows, and in E2B and E4B they are more than half of the network.
         """

@@ -25,8 +25,8 @@ MOST_MEDIA = 100
 """Pictures and sounds of a request."""
 _TEXTS = ("text",)
 _READ: dict[Kind, tuple[str, str]] = {
-    "image": ("picture", "JPEG, PNG, WebP or GIF"),
-    "audio": ("sound", "WAV, MP3, FLAC or Ogg"),
+    "image": ("image", "JPEG, PNG, WebP or GIF"),
+    "audio": ("audio", "WAV, MP3, FLAC or Ogg"),
 }
 _UNREAD = "unread"
 _DETAILS: dict[str, int | None] = {"auto": None, "original": None, "low": 70, "high": 1120}
@@ -151,12 +151,12 @@ def part_of(part: Fields, kinds: Sequence[str] = _TEXTS) -> str | Part:
             raise part.wrong(kind, "an object")
         path = sound.path("data")
         return _part(_file(_decoded(sound.text("data"), path), path, "audio"))
-    told = f"{part.path('type')}: '{kind}' cannot be read here, only text, pictures, sounds and PDFs."
+    told = f"{part.path('type')}: '{kind}' cannot be read here, only text, images, audio and PDFs."
     raise Refused(told, part.path("type"))
 
 
 def encoded_medium(text: str, path: str) -> Part:
-    """Return the picture or sound in base64, or in a data URI: Ollama has one field for both. Raises Refused."""
+    """Return the image or audio in base64, or in a data URI: Ollama has one field for both. Raises Refused."""
     return _part(_file(_decoded(text, path), path, "image", "audio"))
 
 
@@ -225,7 +225,7 @@ def _part(file: MediaFile) -> Part:
 
 
 def _file(data: bytes, path: str, *kinds: Kind) -> MediaFile:
-    """Return the picture or sound in a file's bytes. Raises Refused for anything else."""
+    """Return the image or audio in a file's bytes. Raises Refused for anything else."""
     try:
         found = media_file(data, path)
     except UsageError as error:

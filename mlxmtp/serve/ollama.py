@@ -97,7 +97,7 @@ def _add(history: History, message: Fields) -> None:
 
 
 def _with_images(fields: Fields, text: str) -> Content:
-    """Return a text with the pictures and sounds that are sent beside it before it."""
+    """Return a text with the images and audio that are sent beside it before it."""
     images = fields.texts("images")
     found = [encoded_medium(one, fields.path(f"images[{index}]")) for index, one in enumerate(images)]
     return in_order([*found, text] if text else found) if found else text

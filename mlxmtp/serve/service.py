@@ -162,7 +162,7 @@ class Service:
         """Return the request with media as the network gets them. Raises Refused for what cannot be read."""
         count = len(media_in(request.messages))
         if count > MOST_MEDIA:
-            told = f"The messages have {count} pictures and sounds, and at most {MOST_MEDIA} are accepted."
+            told = f"The messages have {count} images and audio files, and at most {MOST_MEDIA} are accepted."
             raise Refused(told, "messages")
         tokens = request.given.get("image_tokens", self._defaults.get("image_tokens"))
         if refused := next((served.refused[kind] for kind in kinds_in(request.messages) if kind in served.refused), ""):

@@ -137,5 +137,5 @@ def test_pictures_are_a_suite_of_their_own_and_stand_before_the_question(tmp_pat
         first, second = seen[-1]["content"]
         assert (first, second["text"]) == ({"type": "image", "image": text.image}, text.prompt)
     (tmp_path / "own.jsonl").write_text('{"prompt": "What?", "image": "gone.png"}')
-    with pytest.raises(UsageError, match=r"line 1 names the picture gone\.png, and there is no"):
+    with pytest.raises(UsageError, match=r"line 1 names the image gone\.png, and there is no"):
         read_suites([str(tmp_path / "own.jsonl")])

@@ -86,17 +86,17 @@ def test_the_clipboards_picture_waits_like_a_file(talk: Conversing, monkeypatch:
     copied: list[bytes | str] = [buffer.getvalue(), "tall.png", buffer.getvalue()]
     monkeypatch.setattr(files, "copied_picture", lambda: copied.pop(0))
     shown = talk.say("/paste", "/paste", "/paste", "What are these?", answers=[YES])
-    assert "picture from the clipboard 1, 300x90, 60 tokens, goes with the next message" in shown
+    assert "image from the clipboard 1, 300x90, 60 tokens, goes with the next message" in shown
     assert "tall.png, 120x200" in shown
-    assert "picture from the clipboard 2" in shown
+    assert "image from the clipboard 2" in shown
     wide, tall, again = seen(prompt(talk))
     assert wide == again != tall
 
     def nothing() -> bytes:
-        raise UsageError("There is no picture in the clipboard: copy one.")
+        raise UsageError("There is no image in the clipboard: copy one.")
 
     monkeypatch.setattr(files, "copied_picture", nothing)
-    assert "Error: There is no picture in the clipboard" in talk.say("/paste")
+    assert "Error: There is no image in the clipboard" in talk.say("/paste")
 
 
 def test_what_cannot_be_seen_is_said_and_asks_nothing(talk: Conversing) -> None:

@@ -85,7 +85,7 @@ def test_a_copied_picture_comes_from_whatever_the_desktop_has(monkeypatch: pytes
         clipboard.copied_picture()
     monkeypatch.setattr(clipboard, "which", lambda name: name == "xclip" or None)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, b""))
-    with pytest.raises(UsageError, match="There is no picture in the clipboard"):
+    with pytest.raises(UsageError, match="There is no image in the clipboard"):
         clipboard.copied_picture()
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(
         command, 0, PNG if command[-1] == "image/png" and command[0] == "xclip" else b"some words"))  # fmt: skip
@@ -116,7 +116,7 @@ def test_a_mac_hands_pictures_over_as_digits(monkeypatch: pytest.MonkeyPatch) ->
     said["furl"] = b"/Users/me/Desktop/a b.png\n"
     assert clipboard.copied_picture() == "/Users/me/Desktop/a b.png"
     said |= {"furl": b"", "PNGf": b""}
-    with pytest.raises(UsageError, match="There is no picture in the clipboard"):
+    with pytest.raises(UsageError, match="There is no image in the clipboard"):
         clipboard.copied_picture()
 
 
@@ -160,7 +160,7 @@ def test_programs_that_refuse_what_nobody_offers_are_asked_on(
     put_program(tmp_path, name, {"TARGETS": b"image/png", "image/png": PNG})
     assert clipboard.copied_picture() == PNG
     put_program(tmp_path, name, {"text/plain": b"words"})
-    with pytest.raises(UsageError, match="There is no picture in the clipboard"):
+    with pytest.raises(UsageError, match="There is no image in the clipboard"):
         clipboard.copied_picture()
     put_program(tmp_path, name, {"text/uri-list": b"# two\r\nfile:///a%20b.png\r\nfile:///c.png\r\n", "image/png": PNG})
     assert clipboard.copied_picture() == "/a b.png"

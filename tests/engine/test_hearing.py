@@ -102,7 +102,7 @@ def test_long_sounds_are_pieces_with_marks_of_their_own(model: Model, monkeypatc
 
 
 def test_placeholders_and_sounds_are_as_many_and_of_one_kind(model: Model) -> None:
-    with pytest.raises(ValueError, match="0 placeholders for 1 pictures and sounds"):
+    with pytest.raises(ValueError, match="0 placeholders for 1 images and audio files"):
         model.rounds([2, 5], max_tokens=1, media=[wav(SOUNDS[0])])
     with pytest.raises(ValueError, match="which is audio, is one for image"):
         model.rounds([2, IMAGE, 5], max_tokens=1, media=[wav(SOUNDS[0])])
@@ -112,5 +112,5 @@ def test_placeholders_and_sounds_are_as_many_and_of_one_kind(model: Model) -> No
 
 def test_a_model_without_the_tower_says_so_and_names_those_that_hear() -> None:
     model = Model.load(FOLDER / "e2b" / "target")
-    with pytest.raises(LoadError, match="cannot hear the picture or sound: take e2b, e4b or 12b"):
+    with pytest.raises(LoadError, match="cannot hear the image or audio file: take e2b, e4b or 12b"):
         model.rounds([2, AUDIO], max_tokens=1, media=[wav(SOUNDS[0])])

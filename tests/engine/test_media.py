@@ -102,9 +102,9 @@ def test_paths_bytes_and_pictures_are_alike(golden: MediaGolden, model: Model, t
 
 
 def test_placeholders_and_media_are_as_many(model: Model) -> None:
-    with pytest.raises(ValueError, match="1 placeholders for 2 pictures"):
+    with pytest.raises(ValueError, match="1 placeholders for 2 images"):
         model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures(), image_tokens=70)
-    with pytest.raises(ValueError, match="1 placeholders for 0 pictures"):
+    with pytest.raises(ValueError, match="1 placeholders for 0 images"):
         model.rounds([2, IMAGE, 5], max_tokens=1)
     with pytest.raises(ValueError, match="70, 140, 280, 560, 1120"):
         model.rounds([2, IMAGE, 5], max_tokens=1, media=pictures()[:1], image_tokens=100)
@@ -112,7 +112,7 @@ def test_placeholders_and_media_are_as_many(model: Model) -> None:
         model.rounds([2, -7, 5], max_tokens=1)
     with pytest.raises(UsageError, match=r"There is no file nowhere\.png"):
         model.rounds([2, IMAGE], max_tokens=1, media=["nowhere.png"])
-    with pytest.raises(UsageError, match="is no picture or sound that can be read"):
+    with pytest.raises(UsageError, match="is neither a readable image nor audio"):
         model.rounds([2, IMAGE], max_tokens=1, media=[b"some text"])
 
 

@@ -303,7 +303,7 @@ def test_sounds_and_pictures_count_only_where_there_are_any(tmp_path: Path, monk
     assert need(blind, None, 300, media=Largest(0, SOUND_TOKENS)).audio == 0
     machine_with(2 * plain.total + 2000, monkeypatch)  # half of it can be used
     require_memory(target, None, 300)
-    with pytest.raises(TooLarge, match=r"Without sounds it fits; .* for reading them: take a smaller model with -m"):
+    with pytest.raises(TooLarge, match=r"Without audio it fits; .* for reading them: take a smaller model with -m"):
         require_memory(target, None, 300, media=Largest(0, SOUND_TOKENS))
-    with pytest.raises(TooLarge, match=r"Without pictures and sounds it fits; .*: ask with fewer --image-tokens"):
+    with pytest.raises(TooLarge, match=r"Without images and audio it fits; .*: ask with fewer --image-tokens"):
         require_memory(target, None, 300, media=Largest(280, SOUND_TOKENS))

@@ -52,7 +52,7 @@ class TestPdf:
             f"--- {file}, page 1 ---", WORDS, "", f"--- {file}, page 3 ---", WORDS.upper()
         ]  # fmt: skip
         assert [one.name for one in found.media] == [f"{file}, page 2", f"{file}, page 4"]
-        assert found.notes == (f"Of 4 pages of {file} those without text (2) are read as pictures.",)
+        assert found.notes == (f"Of 4 pages of {file} those without text (2) are read as images.",)
         seen = open_picture(found.media[0].data).image
         assert seen.size[1] / seen.size[0] == pytest.approx(842 / 595, rel=1e-3)
         assert 0.99 < seen.size[0] * seen.size[1] / (1120 * 48 * 48) <= 1.01

@@ -128,10 +128,10 @@ def test_a_bomb_is_refused_before_its_pixels_are_there() -> None:
     ("data", "sentence"),
     [
         (b"", "x.png is empty"),
-        (b"Just some words.", "x.png is no picture that can be read"),
+        (b"Just some words.", "x.png is no image that can be read"),
         (encoded("PNG")[:700], "x.png is damaged"),
         (encoded("JPEG")[:300], "x.png is damaged"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png is no picture that can be read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "x.png is no image that can be read"),
         (png(Image.new("F", (4, 4)), "TIFF"), "x.png has floating-point pixels"),
     ],
 )
@@ -149,7 +149,7 @@ def check(data: bytes) -> str:
     try:
         file = media_file(data, "x")
         if file is None or file.kind != "image":
-            return "no picture"
+            return "no image"
         pixels = file.picture.pixels(70, 48)
     except UsageError as error:
         said = str(error)

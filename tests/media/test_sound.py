@@ -107,7 +107,7 @@ def test_too_short_is_said(count: int) -> None:
 def test_samples_that_are_no_numbers_are_refused(value: float) -> None:
     damaged = MEMO.copy()
     damaged[5000] = value
-    with pytest.raises(UsageError, match="samples that are no sound"):
+    with pytest.raises(UsageError, match="samples that are no audio"):
         opened(encoded(damaged))
 
 
@@ -163,7 +163,7 @@ def check(data: bytes) -> str:
     try:
         file = media_file(data, "x")
         if file is None or file.kind != "audio":
-            return "no sound"
+            return "no audio"
         heard = open_sound(file.data, file.media_type, file.name)
     except UsageError as error:
         said = str(error)

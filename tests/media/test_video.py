@@ -111,7 +111,7 @@ def test_a_prompt_has_times_and_frames_with_marks_of_their_own(folder: Path, tmp
     seen = messages[0]["content"][0]["image"]
     assert len(seen.parts) == 32
     assert seen.about == "5 s, 32 frames"
-    assert seen.notes == (f"{path} is seen in 32 frames, without its sound.",)
+    assert seen.notes == (f"{path} is seen in 32 frames, without its audio.",)
     assert largest([seen]) == (max(one.count for one in seen.parts), 0)
     assert all(one.count <= 70 for one in seen.parts)
     times = [f"00:{i * 40 // 32 // 8:02d}" for i in range(32)]

@@ -150,7 +150,7 @@ def test_quantized_towers_compute_with_the_numbers_that_are_packed(golden: Media
 
 def test_a_model_without_a_tower_refuses_pictures() -> None:
     media = Media(read_config(FOLDER / "31b" / "target"))  # has names of one, and no vision_config
-    with pytest.raises(LoadError, match="no vision tower, so it cannot see the picture"):
+    with pytest.raises(LoadError, match="no vision tower, so it cannot see the image"):
         media.prepare(Image.new("RGB", (3, 2)))
 
 

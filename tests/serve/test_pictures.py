@@ -191,13 +191,13 @@ def test_tools_may_answer_with_pictures(server: Seeing) -> None:
 
 
 CASES = [
-    (part("AAAA"), "is no picture that can be read"),
+    (part("AAAA"), "is no image that can be read"),
     (part("%%%"), "is not valid base64"),
     (part(TALL[:400]), "is damaged"),
     (part(detail="best"), "detail must be auto"),
     ({"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}, "nothing is fetched"),
     ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "nothing is fetched"),
-    ({"type": "image_url", "image_url": {"url": "/etc/passwd"}}, "is no picture"),
+    ({"type": "image_url", "image_url": {"url": "/etc/passwd"}}, "is no image"),
     ({"type": "image_url", "image_url": {"url": "data:image/png;base64"}}, "with a comma"),
     ({"type": "image_url", "image_url": {}}, "image_url.url must be a text"),
     ({"type": "video", "video": "x"}, "'video' cannot be read here"),

@@ -84,7 +84,10 @@ def test_sounds_count_and_another_sound_is_no_prefix(server: Seeing) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "is no sound that can be read"),
+        (
+            {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+            "is no audio that can be read",
+        ),
         ({"type": "input_audio", "input_audio": {"data": "?", "format": "wav"}}, "is not valid base64"),
         ({"type": "input_audio", "input_audio": "x"}, "must be an object"),
         ({"type": "input_audio"}, "must be an object"),

@@ -29,7 +29,7 @@ def ask(
     ] = None,
     file: Annotated[
         list[str] | None,
-        Option("-f", "--file", metavar="PATH", help="Text, picture, sound or folder, can be repeated; - is stdin."),
+        Option("-f", "--file", metavar="PATH", help="Text, image, audio or folder, can be repeated; - is stdin."),
     ] = None,
     tool: ToolWords = None,
     no_stdin: Annotated[bool, Option("--no-stdin", help="Leave standard input alone.")] = False,

@@ -28,7 +28,7 @@ def map_(
     prompt: Annotated[str, Argument(metavar="PROMPT", help="What to ask; {} stands for a file.")],
     files: Annotated[
         list[Path] | None,
-        Argument(metavar="FILE", help="Texts, pictures or sounds, one answer each.", show_default=False),
+        Argument(metavar="FILE", help="Texts, images or audio, one answer each.", show_default=False),
     ] = None,
     input_: Annotated[
         Path | None, Option("--input", metavar="FILE.jsonl", help="Objects, one a line; {name} stands for a field.")

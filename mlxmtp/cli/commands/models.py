@@ -246,7 +246,7 @@ def _show_report(out: Output, report: ModelReport) -> None:
         rows.append([f"{row.context // 1024}k", *sizes, _verdict(row.fits)])
     header = ["CONTEXT", "TARGET", "DRAFTER", "K/V", "PROMPT", "TOTAL", "HERE"]
     show_table(out, header, rows, right=(1, 2, 3, 4, 5))
-    for what, size in (("pictures", report.picture_bytes), ("sounds", report.sound_bytes)):
+    for what, size in (("images", report.picture_bytes), ("audio", report.sound_bytes)):
         if size is not None:
             out.write(f"\nIt also reads {what}: {format_bytes(size)} more memory from the first one on.\n")
     if report.prediction is not None:

@@ -125,7 +125,7 @@ class ChosenModel:
         return self.worker.model
 
     def require_memory(self, media: Largest, settings: Settings) -> None:
-        """Raise TooLarge if the memory does not hold the model with pictures and sounds of this size."""
+        """Raise TooLarge if the memory does not hold the model with images and audio of this size."""
         assert self.target is not None
         self.opener.require_memory(self.target, self.drafter, _ANSWER, settings, turns=True, media=media)
 

@@ -9,7 +9,7 @@ from mlxmtp.cli.repl.turns import show, tokens_of
 from mlxmtp.cli.terminal.clipboard import copied_picture
 from mlxmtp.errors import UsageError
 
-_PASTED = "picture from the clipboard"
+_PASTED = "image from the clipboard"
 
 
 def carry_out(chat: Chat, argument: str) -> None:
@@ -31,7 +31,7 @@ def carry_out(chat: Chat, argument: str) -> None:
 
 
 def paste(chat: Chat) -> None:
-    """Put the clipboard's picture, or the file that was copied, before the next message. Raises UsageError."""
+    """Put the clipboard's image, or the file that was copied, before the next message. Raises UsageError."""
     copied = copied_picture()
     if isinstance(copied, str):
         _stage(chat, [gather(copied)])

@@ -169,7 +169,7 @@ class LineEditor(Reader):
         return bindings
 
     def _bind_tools(self, bindings: KeyBindings) -> None:
-        """Bind the keys that leave the line as it is: the editor, the thought, the clipboard's picture."""
+        """Bind the keys that leave the line as it is: the editor, the thought, the clipboard's image."""
         typing = ~is_searching
 
         @bindings.add("c-v", filter=typing)

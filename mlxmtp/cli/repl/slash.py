@@ -29,7 +29,7 @@ class Reader(ABC):
     """Gives lines; `refused` if the text that is given comes back, for a reason that stands above the line."""
 
     refused = False
-    on_picture: Callable[[], None] | None = None  # takes the clipboard's picture to the next message
+    on_picture: Callable[[], None] | None = None  # takes the clipboard's image to the next message
 
     @abstractmethod
     def read(self, given: str = "", *, literal: bool = False, edits: bool = False, thought: str = "") -> Line:
@@ -112,10 +112,10 @@ COMMANDS = (
         "all: the whole conversation; code: the last code block; N: the Nth code block of the last answer.",
     ),
     Command(
-        "file", "PATH...", "files, pictures, sounds for the next message", (),
+        "file", "PATH...", "files, images, audio for the next message", (),
         "@PATH within a message does the same. /file alone lists what waits; /file drop N drops one, /file clear all.",
     ),
-    Command("paste", "", "the clipboard's picture before the next message", (), "Ctrl+V does the same."),
+    Command("paste", "", "the clipboard's image before the next message", (), "Ctrl+V does the same."),
     Command(
         "system", "[TEXT]", "the system prompt: show it, or set it", (), "@FILE reads a file, /system - removes it."
     ),
@@ -231,7 +231,7 @@ KEYS_HELP = '''
 Enter sends, Alt+Enter or Ctrl+J starts a line, """ begins and ends a block
 Ctrl+C stops the answer, Ctrl+D leaves, Ctrl+R and arrows search the history
 Tab completes, Ctrl+G opens the editor, Ctrl+T shows thought and calls
-Ctrl+V puts the clipboard's picture before the next message
+Ctrl+V puts the clipboard's image before the next message
 @path reads a file or folder; a space before / sends it as text'''
 
 PLAIN_KEYS_HELP = '''

@@ -216,7 +216,7 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
 
 def tokens_of(chat: Chat, one: Material) -> str:
     """Return the tokens of a file, of a picture after its size. Raises as `Media.prepare` does."""
-    count, about = chat.model.tokens_of(one.text), [f"{len(one.media)} pages as pictures"] if one.media[1:] else []
+    count, about = chat.model.tokens_of(one.text), [f"{len(one.media)} pages as images"] if one.media[1:] else []
     for file in one.media:
         prepared = chat.model.opened.model.media.prepare(file, chat.settings.image_tokens)
         for note in prepared.notes:

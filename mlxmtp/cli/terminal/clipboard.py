@@ -27,8 +27,8 @@ def copied_picture() -> bytes | str:
     if isinstance(found, str) or media_type_of(found[:HEAD]) is not None:
         return found
     if over_ssh():
-        raise UsageError("The clipboard is on the machine where you sit: copy the picture here as a file, and give it.")
-    raise UsageError("There is no picture in the clipboard: copy one, or give the path of a file.")
+        raise UsageError("The clipboard is on the machine where you sit: copy the image here as a file, and give it.")
+    raise UsageError("There is no image in the clipboard: copy one, or give the path of a file.")
 
 
 def _of_mac() -> bytes | str:
