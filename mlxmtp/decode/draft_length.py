@@ -14,9 +14,6 @@ LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8)
 """Candidates, few because the check of each is traced once per buffer capacity. On Metal the products for few rows read
 the weights once for up to 5 rows (4 drafts), and attention for few rows ends at 8 (7 drafts; read in MLX's source); 8
 drafts earn several percent more where rows are nearly free and all is accepted."""
-RUNGS = (0, 3, 7)
-"""Candidates in the first tokens of an answer, unless traced: few and far apart, so that one more trace is enough. 7
-drafts are rarely wrong: within 3 % of the best of 0, 3 and 8 on all answers recorded of a process that answers once."""
 PROBING = 0.01  # share of the plain rounds' time that probes may lose while drafting is parked
 WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
 _DARING = 0.8  # widths of an uncertain time that are hoped for
@@ -28,7 +25,10 @@ GIVEN = (1, 3, MAX_DRAFT, COPIED)
 """Lengths of drafts that are given, copied or forced, unless traced: few for the same reason."""
 _CHECKING = 0.5  # share of what drafts cost that is left where they are given, before it was timed
 _PRICE, _DEAREST = 1.5, 20.0  # of a trace, in plain rounds, and the most that can be true
-_SHORT = 96  # tokens of an answer before a length between RUNGS is worth its trace
+_SHORT = 96  # tokens of an answer before any length may be worth its trace
+_EASIER = 2  # kinds of text whose best lengths are traced before: of the others none may be drafted
+_EARLY = 7  # drafts at most then: rarely wrong, within 3 % of the best of 0, 3 and 8 on all first answers recorded
+_FEW = 3  # lengths that may all be traced
 _TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
 _ENDLESS = 1_000_000
 
@@ -47,7 +47,8 @@ class DraftLength:
     * parked at 0 nothing is learned about the text. Each plain round puts PROBING of itself aside, and a probe with one
       draft is made when that pays for what it is expected to lose, again at once if it was accepted;
     * a length is traced before it runs, at a price. So what counts is the time of the tokens to come, R / speed(K) +
-      price of K. R is as many as there have been, as far as there is room. Early in an answer only RUNGS are traced;
+      price of K. R is as many as there have been, as far as there is room. Early in an answer only lengths are traced
+      that are the best for the easier kinds of text;
     * a text may be of several kinds, and a round with drafts tells of which. So the time is the mean over the kinds,
       and the first length of all is chosen as if another could follow, at its price, where that is better for the kind.
 
@@ -104,13 +105,17 @@ class DraftLength:
 
     def _times_to_come(self, left: int, traced: Collection[int]) -> dict[int, float]:
         """Return the time of ``left`` tokens, in plain rounds, by the length of the next round."""
-        early = self._said < _SHORT and len(self.lengths) > len(RUNGS)
-        lengths = [k for k in self.lengths if k <= self.limit and (k in RUNGS or k in traced or not early)]
-        costs, tokens = {k: self._times.cost(k) for k in lengths}, self._accepted.tokens(self.limit)
+        lengths = [k for k in self.lengths if k <= self.limit]
+        costs, kinds = {k: self._times.cost(k) for k in lengths}, self._accepted.by_kind(self.limit)
+        if self._said < _SHORT and len(self.lengths) > _FEW:
+            early = [k for k in lengths if k <= _EARLY]
+            suit = {max(early, key=lambda k: of_kind[k] / costs[k]) for _, of_kind in kinds[-_EASIER:]}
+            lengths = [k for k in lengths if k in suit or k in traced or k == 0]
+        tokens = self._accepted.tokens(self.limit)
         hopes = self._hopes({k: tokens[k] / costs[k] for k in lengths}, traced)
         prices = {k: 0.0 if k in traced else self._price for k in lengths}
         times = dict.fromkeys(lengths, 0.0)
-        for odds, of_kind in self._accepted.by_kind(self.limit):
+        for odds, of_kind in kinds:
             for k in lengths:
                 time = left * costs[k] / of_kind[k]
                 if k and not traced:  # of plain rounds nothing is learned

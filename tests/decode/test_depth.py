@@ -156,19 +156,26 @@ def test_first_answers_as_recorded_are_near_the_best_fixed_length():
 
 
 @pytest.mark.parametrize("generation", chips())
-def test_known_cliffs_of_a_chip_are_worth_something_in_a_first_answer(generation: int) -> None:
-    """A machine whose further rows and drafts cost more than is known of its kind; each answer in a new process."""
-    costs = chip_costs(generation, drafter=0.06, stretch=1.1)
-    spent = {True: 0.0, False: 0.0}
+def test_known_cliffs_of_a_chip_bring_a_first_answer_near_the_best_fixed_length(generation: int) -> None:
+    """A machine whose further rows and drafts cost more than is known of its kind; each answer in a new process, 9 %
+    behind the best fixed lengths on average. What is known makes no kind of text 3 % slower, and all together faster."""
+    costs, behind, shares = chip_costs(generation, drafter=0.06, stretch=1.1), [], []
     for chance in (0.5, 0.7, 0.8, 0.9):
-        for seed in range(4):
+        spent, least = {True: 0.0, False: 0.0}, dict.fromkeys(LENGTHS, 0.0)
+        for seed in range(16):
             text = drawn(chance, 64, seed)
             for known in spent:
                 depth = DraftLength()
                 if known:
                     depth.expect(dict(enumerate(chip_costs(generation))))
                 spent[known] += play(depth, text, costs, Noise(), seed, 1, 1.0).spent
-    assert spent[True] < spent[False]
+            for k in least:
+                least[k] += play(Fixed(k), text, costs, Noise(), seed, 1, 1.0).spent
+        assert spent[True] < 1.03 * spent[False], chance
+        behind.append(spent[True] / min(least.values()))
+        shares.append(spent[True] / spent[False])
+    assert sum(behind) / len(behind) < 1.09, behind
+    assert sum(shares) / len(shares) < 0.97, shares
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
