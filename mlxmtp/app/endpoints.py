@@ -70,10 +70,10 @@ class Endpoint:
         key = key_in(variable)
         if self.key_env is not None and key is None:
             raise ConfigError(f"Endpoint '{self.name}' takes its key from {variable}, which is not set: export it.")
-        bare = Remote(self.url or "", key_from=None, first_byte=first_byte)
-        if self.key_env is None and not (self.configured or is_loopback(bare.host)):
-            return bare
-        return Remote(self.url or "", key, variable, first_byte)
+        remote = Remote(self.url or "", key, variable, first_byte)
+        if self.key_env is None and not (self.configured or is_loopback(remote.host)):
+            remote.forget_key()
+        return remote
 # fmt: on
 
 
@@ -97,15 +97,17 @@ def endpoint_named(loaded: Loaded, name: str) -> Endpoint | None:
 def endpoint_of(loaded: Loaded) -> Endpoint | None:
     """Return the endpoint that the settings ask, None for models here. Raises ConfigError.
 
-    `--url` takes an address or a name, and a model named beside it on the command line is one of that server.
+    `--url` takes an address or a name, and a model named beside it on the command line is one of that server. Where
+    the address is not from the command line, a server or the router named there goes before it.
     """
     settings, origins = loaded.settings, loaded.origins
-    if settings.url is not None:
+    named = None if settings.model is None else endpoint_named(loaded, settings.model)
+    typed = origins.get("model") == "flag" and origins.get("url") != "flag"
+    if settings.url is not None and not (typed and (named is not None or settings.model in others_of(loaded))):
         found = endpoint_named(loaded, settings.url) or Endpoint(url=settings.url)
         if settings.model is not None and origins.get("model") == "flag":
             found = replace(found, model=settings.model)
         return _with_origin(found, origins.get("url"))
-    named = None if settings.model is None else endpoint_named(loaded, settings.model)
     return None if named is None else _with_origin(named, origins.get("model"))
 
 

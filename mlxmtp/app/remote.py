@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from socket import SHUT_RDWR, socket
 from typing import Any
@@ -68,8 +70,9 @@ class Remote:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise UsageError(f"{url} is no address of a server: write it as {DEFAULT_URL}.")
         self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self.host, self._key, self._key_from = parts.hostname, key, key_from
-        self._first_byte = first_byte
+        self._key: str | None = key
+        self._key_from: str | None = key_from
+        self.host, self._first_byte = parts.hostname, first_byte
         path = parts.path.rstrip("/")
         self._path = path if _VERSIONED.search(path) else f"{path}/v1"
         self.url = f"{parts.scheme}://{parts.netloc}{path.removesuffix('/v1')}"
@@ -78,6 +81,10 @@ class Remote:
     def keyed(self) -> bool:
         """True if a key is sent."""
         return self._key is not None
+
+    def forget_key(self) -> None:
+        """Send no key: none is for this server."""
+        self._key = self._key_from = None
 
     def models(self) -> list[RemoteModel]:
         """Return the models that the server names, at least one. Raises MlxmtpError."""
@@ -160,9 +167,8 @@ class Remote:
             said = _message(self.table(response))
         except MlxmtpError:
             said = f"{status} {response.reason}"
-        told, wait = f"The server at {self.url} refuses: {said}", response.headers.get("Retry-After", "").strip()
-        seconds = float(wait) if wait.isascii() and wait.isdecimal() and len(wait) < 10 else None  # no dates
-        return EndpointFailed(told, f"{status}", counts=not lasting, retry_after=seconds)
+        told, wait = f"The server at {self.url} refuses: {said}", _wait(response)
+        return EndpointFailed(told, f"{status}", counts=not lasting, retry_after=wait)
 
     def table(self, response: HTTPResponse) -> dict[str, Any]:
         """Return the object of a response that is no stream. Raises EndpointFailed."""
@@ -244,6 +250,25 @@ class Chunks:
         if not all(isinstance(one, dict) and _is_list_of_calls(one.get("tool_calls")) for one in deltas):
             raise self.remote.foreign()
         return {**chunk, "choices": [{**one, "delta": delta} for one, delta in zip(choices, deltas, strict=True)]}
+
+
+def _wait(response: HTTPResponse) -> float | None:
+    """Return the seconds for which a server asks to be left alone: a number, or a date, which its own clock counts."""
+    said = response.headers.get("Retry-After", "").strip()
+    if said.isascii() and said.isdecimal() and len(said) < 10:
+        return float(said)
+    if (until := _moment(said)) is None:
+        return None
+    now = _moment(response.headers.get("Date", "")) or datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds())
+
+
+def _moment(date: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(date)
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)  # as HTTP has it
+    except (ValueError, OverflowError):
+        return None
 
 
 def sent(message: Mapping[str, Any]) -> Mapping[str, Any]:

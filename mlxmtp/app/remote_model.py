@@ -186,8 +186,9 @@ class ServedModel(Model):
             body["tools"] = [*tools]
         if continues:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        chunks = self._remote.chat(body)
-        return RemoteAnswer(chunks, on_prefill, params or Params(), trusted=self._ours, patience=self._patience)
+        begun = text_in(messages[-1]) if continues else ""
+        options: dict[str, Any] = {"begun": begun, "trusted": self._ours, "patience": self._patience}
+        return RemoteAnswer(self._remote.chat(body), on_prefill, params or Params(), **options)
 
     def streams(self, parallel: int) -> Streams:
         """Return what asks for so many answers at a time."""
@@ -243,13 +244,17 @@ class RemoteAnswer(Answer):
         on_prefill: OnPrefill | None,
         params: Params,
         *,
+        begun: str = "",
         trusted: bool = False,
         patience: float = FIRST_BYTE,
     ) -> None:
-        """The form of the answer is looked at here unless the server is `trusted`: many pass over it without a word."""
+        """The form of the answer is looked at here unless the server is `trusted`: many pass over it without a word.
+
+        `begun`: what came of the answer before, to which the form belongs as well.
+        """
         self._patience, self._trusted = patience, trusted
         self._form, self._stops, self._seed = params.constraint, bool(params.stop_strings), params.seed or 0
-        self._chunks, self._on_prefill, self._text = chunks, on_prefill, ""
+        self._chunks, self._on_prefill, self._text = chunks, on_prefill, begun
         self.prompt, self.tokens = (), []  # the server's alone
         self._started, self._first, self._last = time.perf_counter(), 0.0, 0.0
         self._usage: Mapping[str, Any] = {}

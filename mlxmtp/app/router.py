@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlxmtp.app.endpoints import ATTACHMENTS, AUTO, RESULTS, Endpoint, endpoints_of
+from mlxmtp.app.endpoints import ATTACHMENTS, AUTO, RESULTS, Endpoint, endpoint_of, endpoints_of
 from mlxmtp.errors import ConfigError
 from mlxmtp.limits import TOKEN_COUNT, Range
 from mlxmtp.settings import SWITCH, TEXT, TEXTS, Loaded, choice, name_of, number, read_table, setting
@@ -147,7 +147,7 @@ def rules_of(loaded: Loaded, endpoints: Mapping[str, Endpoint]) -> Rules:
 def small_of(loaded: Loaded) -> Loaded:
     """Return settings in which the small model stands in place of the router. Raises ConfigError."""
     settings = loaded.settings
-    if settings.model != AUTO or settings.url is not None:
+    if settings.model != AUTO or endpoint_of(loaded) is not None:
         return loaded
     small = rules_of(loaded, endpoints_of(loaded)).router.small
     return replace(loaded, settings=replace(settings, model=small))

@@ -103,6 +103,9 @@ SLOW = 0.4
 FAULTS: dict[str, tuple[list[Step], str, bool]] = {
     "429": ([http(b'{"error": {"message": "slow down"}}', "429 Too Many", "Retry-After: 7")], "429", True),
     "503": ([http(b"<html>", "503 Service Unavailable")], "503", True),
+    "a date": ([http(b"", "503 x", "Date: Wed, 21 Oct 2026 07:28:00 GMT",
+                     "Retry-After: Wednesday, 21-Oct-26 07:28:30 GMT")], "503", True),
+    "no date": ([http(b"", "503 x", "Retry-After: soon")], "503", True),
     "400": ([http(b'{"error": "no such model"}', "400 Bad")], "400", False),
     "401": ([http(b"", "401 Unauthorized")], "401", False),
     "no status": ([b"SSH-2.0-OpenSSH\r\n"], "SSH", True),
@@ -130,7 +133,7 @@ def test_every_fault_is_a_sentence(fault: str) -> None:
     with peer(steps) as server, pytest.raises(EndpointFailed) as error:
         ask(server.url, patience=SLOW)
     assert reason in error.value.reason
-    assert (error.value.counts, error.value.retry_after) == (counts, 7 if fault == "429" else None)
+    assert (error.value.counts, error.value.retry_after) == (counts, {"429": 7, "a date": 30}.get(fault))
     assert str(error.value).count("\n") == 0
 
 

@@ -24,9 +24,10 @@ from mlxmtp.cli import app
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.params import Params
-from mlxmtp.errors import MlxmtpError, ModelNotFound, UsageError
+from mlxmtp.errors import EndpointFailed, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.serve.http import Door
 from mlxmtp.serve.server import Options
+from mlxmtp.settings import load_settings
 from tests.serve.running import Running, running, wait_until
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -133,6 +134,40 @@ def test_a_form_that_a_stop_string_cut_on_the_server_is_no_answer(
     served.say("123 45<turn|>")
     code, out, err = program(served, home, capsys, "--regex", "[0-9 ]+", "--stop", " ", "Hi")
     assert (code, out, "leave out --stop" in err) == (1, "123\n", True)
+
+
+def test_a_server_that_is_typed_goes_before_one_that_is_configured(
+    served: Running, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLXMTP_URL", "http://127.0.0.1:1")
+    (home / "config.toml").write_text(f'[endpoint.team]\nurl = "{served.server.url}"\n', encoding="utf-8")
+    for name in (served.server.url, "team"):
+        served.say("Typed.<turn|>")
+        assert app.main(["ask", "--no-stdin", "-m", name, "Hi"]) == 0
+        assert capsys.readouterr().out == "Typed.\n"
+    for words in (["-m", "fake"], ["--url", "http://127.0.0.1:1", "-m", "team"], ["-m", "auto"]):
+        assert app.main(["ask", "--no-stdin", *words, "Hi"]) == 1, words
+        assert "No server answers at http://127.0.0.1:1" in capsys.readouterr().err
+    (home / "config.toml").write_text(
+        f'[endpoint.team]\nurl = "{served.server.url}"\n[router]\nsmall = "team"\nbig = ["team"]\n', encoding="utf-8"
+    )
+    assert endpoint_of(load_settings({"model": "auto"})) is None
+
+
+def test_what_goes_on_has_its_form_with_what_it_goes_on_from() -> None:
+    begun = [*HI, {"role": "assistant", "content": "aa"}]
+    for text, good in (("bb", True), ("ba", False)):
+        chunk = json.dumps({"choices": [{"delta": {"content": text}, "finish_reason": "stop"}]})
+        with saying(http(f"data: {chunk}\n\ndata: [DONE]\n\n".encode())) as url:
+            answer = ServedModel(Remote(url), "x", ours=False).stream(
+                begun, Params(constraint=Constraint("regex", "a+b+")), continues=True
+            )
+            if good:
+                assert Text("bb") in list(answer)
+                assert answer.complete
+            else:
+                with pytest.raises(EndpointFailed, match="did not keep to the form"):
+                    list(answer)
 
 
 def test_ask_says_what_the_server_refuses(served: Running, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,7 @@ class _Batch:
 
     def summarise(self, prompt: str, *, as_json: bool) -> None:
         """Ask about all answers, and write that; a router's big model sums up."""
-        from mlxmtp.app.endpoints import AUTO
+        from mlxmtp.app.endpoints import AUTO, endpoint_of
         from mlxmtp.app.map import summarise
         from mlxmtp.cli.resume import opener_of
         from mlxmtp.cli.terminal.presenters import went_to
@@ -138,7 +138,7 @@ class _Batch:
         settings = self.loaded.settings
         if not self.responses:
             raise MlxmtpError("There is no answer to be summed up.")
-        if settings.model == AUTO and settings.url is None:
+        if settings.model == AUTO and endpoint_of(self.loaded) is None:
             if self._opened is not None:
                 self._opened.close()
             router = opener_of(self.loaded, self.out)
