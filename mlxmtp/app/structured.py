@@ -8,6 +8,7 @@ import re
 import sys
 from typing import Any, cast
 
+from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.chat.material import read_text
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.errors import UsageError
@@ -108,9 +109,7 @@ def _closed(schema: Any) -> Any:
 
 
 def has_form(text: str, form: Constraint) -> bool:
-    """Return whether a text is JSON with the keys that a schema requires, or matches an expression, as far as can be
-    told without a matcher.
-    """
+    """Return whether a text is JSON of a schema, or matches an expression, as far as can be told without a matcher."""
     if form.kind == "grammar":
         return True
     if form.kind == "regex":
@@ -118,10 +117,9 @@ def has_form(text: str, form: Constraint) -> bool:
             return re.fullmatch(form.source, text) is not None
         except re.error:  # Rust's expressions are not all Python's
             return True
-    schema = json.loads(form.source)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    required = schema.get("required", []) if isinstance(schema, dict) else []
-    return not required or (isinstance(value, dict) and {*required} <= value.keys())
+    schema = json.loads(form.source)
+    return not fault_in(value, schema if isinstance(schema, dict) else {})

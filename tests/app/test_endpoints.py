@@ -147,6 +147,8 @@ def test_nobody_listens() -> None:
     [
         (Constraint.schema({"type": "object", "required": ["a"]}), '{"a": 1}', True),
         (Constraint.schema({"type": "object", "required": ["a"]}), '{"b": 1}', False),
+        (Constraint.schema({"properties": {"a": {"enum": ["x", "y"]}}}), '{"a": "z"}', False),
+        (Constraint.schema({}), "[1]", True),
         (Constraint.schema({"type": "object"}), "Sure! Here it is", False),
         (Constraint("regex", "[ab]+"), "abab", True),
         (Constraint("regex", "[ab]+"), "abc", False),

@@ -1,4 +1,4 @@
-"""Arguments of calls beside their tool's schema: a server's model, or limits that no grammar holds, may break it."""
+"""Values beside their schema, arguments of calls above all: a server's model, or limits no grammar holds, break it."""
 
 import json
 import operator
@@ -33,12 +33,12 @@ _LIMITS: Mapping[str, Mapping[str, tuple[Callable[[float, float], bool], str]]] 
 """Keywords by the unit of what they limit, with what must hold and how it is said."""
 
 
-def fault_in(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+def fault_in(value: Any, schema: Mapping[str, Any]) -> str:
     """Return the first thing that does not fit, as the end of a sentence; empty if all does.
 
     Looked at are types, names, enums, ranges and lengths. Expressions are not: those of a stranger may never end.
     """
-    return _Check(schema).fault(dict(arguments), schema, "", 0)
+    return _Check(schema).fault(value, schema, "", 0)
 
 
 class _Check:
