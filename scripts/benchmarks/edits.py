@@ -1,12 +1,12 @@
 """Measure drafts copied from the text beside those of the drafter, on edits, and what looking for them costs elsewhere.
 
-    .venv/bin/python -m scripts.benchmarks.edits --write docs/benchmarks.md
+    .venv/bin/python -m scripts.benchmarks.edits [--elsewhere] --write docs/benchmarks.md
 
 The built-in model cannot edit, so the answers to the bench suite `edit` are scripted: the networks compute every round
 as always, and then the target chooses the token of the script and the drafter, at a share of the places, another one.
 Which places are wrong is random, but the same for every arm. Rounds, costs and the choice of the draft length are the
-product's own. Elsewhere means the built-in model's own answers, with nothing scripted. On a
-machine that does nothing else.
+product's own. Elsewhere means the built-in model's own answers, with nothing scripted;
+`--elsewhere` measures only these, with the drafter and with copies beside it. On a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -157,21 +157,24 @@ _ANSWERS: dict[str, Callable[[str], str]] = {
 
 def main() -> None:
     """Measure and report."""
-    options = repeated(__doc__, 5).parse_args()
+    parser = repeated(__doc__, 5)
+    parser.add_argument("--elsewhere", action="store_true", help="only what copies cost where there is nothing to edit")
+    options = parser.parse_args()
     target, tokenizer = load_target(POCKET / "target"), Tokenizer.load(POCKET / "target")
     drafter = load_drafter(POCKET / "drafter", target)
-    script = Script(target.config.vocab_size)
-    scripted: Any = ScriptedTarget(target, script), ScriptedDrafter(drafter, script)
     figures: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for right in RIGHT:
-        for text in read_suites(["edit"]):
-            prompt = text.ids(tokenizer.prompt_ids)
-            said = tokenizer.encode(answer(text))
-            script.tell([*prompt, *said], right)
-            arms = {arm: Decoder(*scripted, compiled="always") for arm in ARMS}  # a trace holds the script it saw
-            found = _measure(arms, prompt, len(said), options.repetitions, said)
-            figures[f"edits, {right:.0%} of the drafter's tokens right", text.name] = found
-    arms = {arm: Decoder(target, drafter, compiled="always") for arm in ARMS}
+    if not options.elsewhere:
+        script = Script(target.config.vocab_size)
+        scripted: Any = ScriptedTarget(target, script), ScriptedDrafter(drafter, script)
+        for right in RIGHT:
+            for text in read_suites(["edit"]):
+                prompt = text.ids(tokenizer.prompt_ids)
+                said = tokenizer.encode(answer(text))
+                script.tell([*prompt, *said], right)
+                arms = {arm: Decoder(*scripted, compiled="always") for arm in ARMS}  # a trace holds the script it saw
+                found = _measure(arms, prompt, len(said), options.repetitions, said)
+                figures[f"edits, {right:.0%} of the drafter's tokens right", text.name] = found
+    arms = {arm: Decoder(target, drafter, compiled="always") for arm in ARMS if arm != "plain" or not options.elsewhere}
     for kind in ("code", "chat", "list"):
         for number, question in enumerate(TEXTS[kind][:2]):
             prompt = tokenizer.prompt_ids([{"role": "user", "content": question}])
@@ -221,12 +224,19 @@ def _report(figures: dict[tuple[str, str], dict[str, list[float]]], repetitions:
     ]
     for kind in dict.fromkeys(kind for kind, _ in figures):
         lines.append(f"| **{kind}** | | | | |")
-        for (of, name), found in figures.items():
-            if of == kind:
-                gains = [one / other for one, other in zip(found["mtp"], found["mtp,copy"], strict=True)]
-                times = " | ".join(f"{median(found[arm]):.2f}" for arm in ARMS)
-                lines.append(f"| {name} | {times} | ×{median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f}) |")
+        mine = {name: found for (of, name), found in figures.items() if of == kind}
+        for name, found in mine.items():
+            times = " | ".join(f"{median(found[arm]):.2f}" if arm in found else "" for arm in ARMS)
+            lines.append(f"| {name} | {times} | {_gain(found['mtp'], found['mtp,copy'])} |")
+        one, other = ([sum(of) for of in zip(*(found[arm] for found in mine.values()), strict=True)]
+                      for arm in ("mtp", "mtp,copy"))  # fmt: skip
+        lines.append(f"| all {len(mine)} | | | | {_gain(one, other)} |")
     return "\n".join(lines)
+
+
+def _gain(drafter: list[float], copies: list[float]) -> str:
+    gains = [one / other for one, other in zip(drafter, copies, strict=True)]
+    return f"×{median(gains):.3f} ({min(gains):.3f} to {max(gains):.3f})"
 
 
 if __name__ == "__main__":

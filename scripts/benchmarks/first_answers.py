@@ -1,11 +1,13 @@
 """Time the first answer of a process: the automatic draft length beside the fixed ones, in turn, each in new processes.
 
     .venv/bin/python -m scripts.benchmarks.first_answers [--repetitions 7] [--write docs/benchmarks.md] [--json FILE]
+    .venv/bin/python -m scripts.benchmarks.first_answers --long [--repetitions 7] ...
 
 `mlxmtp ask` is a process an answer, so each length that it tries has to pay for its trace within that answer. The rows
 are short and long answers, after short and long prompts, greedy and sampled, text that is easy to draft and text that
 is not; kernels are in their cache, and what drafting learned in the repetitions before is there, as on a used machine.
-On a machine that does nothing else.
+`--long`: after 2,000 and 16,000 tokens of documents, whose keys and values each process takes from the disk, so that
+nobody waits for them to be read. On a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -49,12 +51,15 @@ class Row:
     seed: int = 1
     tokens: int | None = None
     """At most; None: to its natural end."""
+    cache: bool = False
+    """Take the prompt's keys and values from the disk."""
 
     def arguments(self) -> list[str]:
         """The words for the command line."""
         sampling = ["--temp", f"{self.temp}", "--seed", f"{self.seed}"]
         limit = [] if self.tokens is None else ["--max-tokens", f"{self.tokens}"]
-        return [*sampling, *limit, *([] if self.file is None else ["-f", str(self.file)]), self.question]
+        cache = ["--cache"] if self.cache else []
+        return [*sampling, *limit, *cache, *([] if self.file is None else ["-f", str(self.file)]), self.question]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +77,12 @@ def main() -> None:
     """Measure and report."""
     parser = repeated(__doc__, 7)
     parser.add_argument("--root", type=Path, default=ROOT, help="checkout to measure (default: this one)")
+    parser.add_argument("--long", action="store_true", help="answers after long texts instead")
     parser.add_argument("--only", help="rows whose name has this in it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        rows = [row for row in first_answers(Path(home)) if (options.only or "") in row.name]
+        answers = after_texts if options.long else first_answers
+        rows = [row for row in answers(Path(home)) if (options.only or "") in row.name]
         samples = _measure(rows, options.root, Path(home), options.repetitions)
     lines = [_ABOUT.format(day=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine(), repetitions=options.repetitions)]
     lines += [_line(row.name, samples) for row in rows]
@@ -83,8 +90,9 @@ def main() -> None:
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(one) for one in samples], indent=1) + "\n", encoding="utf-8")
     if options.write is not None:
-        heading = "First answers"
-        write_section(options.write, "first-answers", "\n".join(lines), script="first_answers.py", heading=heading)
+        section = "first-answers, long" if options.long else "first-answers"
+        heading = "First answers after long texts" if options.long else "First answers"
+        write_section(options.write, section, "\n".join(lines), script="first_answers.py", heading=heading)
 
 
 def first_answers(folder: Path) -> list[Row]:
@@ -103,6 +111,16 @@ def first_answers(folder: Path) -> list[Row]:
         Row("64 tokens after 8 kB", "What is a drafter?", long, tokens=64),
         Row("random words", "".join(random_words(1)), tokens=64),
     ]
+
+
+def after_texts(folder: Path) -> list[Row]:
+    """Rows after long texts; their files are written into `folder`."""
+    text, rows = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), []
+    for tokens, characters in ((2_000, 6_400), (16_000, 52_000)):
+        file = folder / f"{tokens}.md"
+        file.write_text(text[:characters], encoding="utf-8")
+        rows.append(Row(f"64 tokens after about {tokens:,}", "What is a drafter?", file, tokens=64, cache=True))
+    return rows
 
 
 def _measure(rows: list[Row], root: Path, home: Path, repetitions: int) -> list[Sample]:

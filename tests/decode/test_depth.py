@@ -158,7 +158,7 @@ def test_first_answers_as_recorded_are_near_the_best_fixed_length():
 @pytest.mark.parametrize("generation", chips())
 def test_known_cliffs_of_a_chip_bring_a_first_answer_near_the_best_fixed_length(generation: int) -> None:
     """A machine whose further rows and drafts cost more than is known of its kind; each answer in a new process, 9 %
-    behind the best fixed lengths on average. What is known makes no kind of text 3 % slower, and all together faster."""
+    behind the best fixed lengths on average. What is known makes no kind of text 3 % slower, all faster."""
     costs, behind, shares = chip_costs(generation, drafter=0.06, stretch=1.1), [], []
     for chance in (0.5, 0.7, 0.8, 0.9):
         spent, least = {True: 0.0, False: 0.0}, dict.fromkeys(LENGTHS, 0.0)
