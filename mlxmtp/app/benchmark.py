@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlxmtp.app.open import Checkpoint, Opener, answer_params, exact_of, read_tokenizer, require_memory
+from mlxmtp.app.open import Checkpoint, Opener, answer_params, exact_of, read_tokenizer
 from mlxmtp.bench import Format, compare, environment, formats, plot, suite
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report, to_json
 from mlxmtp.bench.runner import OnProgress, Prompt, Runner, prompts_of
@@ -148,8 +148,7 @@ def subjects_of(
         one = Subject(target, drafter, tokenizer, prompts)
         tokens = max(len(prompt.ids) for prompt in one.all_prompts) + plan.max_tokens
         seen = largest([medium for prompt in one.all_prompts for medium in prompt.media])
-        force, kv_bits = bool(settings.force), settings.kv_bits
-        require_memory(target, drafter, tokens, force=force, kv_bits=kv_bits, media=seen)
+        opener.require_memory(target, drafter, tokens, settings, turns=False, media=seen)
         found.append(one)
     return found
 

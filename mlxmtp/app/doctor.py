@@ -29,7 +29,12 @@ def examine(catalog: Catalog, *, measure: bool = False) -> Iterator[Check]:
 
     `measure`: compute on this machine as well, which takes up to a minute; models begin with what that finds.
     """
-    machine, store = this_machine(), catalog.store
+    store = catalog.store
+    with suppress(ImportError):  # told below
+        from mlxmtp.models.device import memory_limit
+
+        this_machine().keep(store.places.data, memory_limit())
+    machine = catalog.machine
     speed = "memory speed unknown" if machine.bandwidth is None else f"{machine.bandwidth / 1e9:.0f} GB/s"
     yield Check("chip", "ok", machine.chip + ("" if machine.generation is None else f", {speed}"))
     python = ".".join(map(str, sys.version_info[:3]))

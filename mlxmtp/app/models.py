@@ -12,7 +12,7 @@ from mlxmtp.hub import inventory
 from mlxmtp.hub.inventory import Group, KnownModel, RemovalPlan
 from mlxmtp.hub.registry import BUILT_IN, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint, Store, conversion_record
-from mlxmtp.machine.chip import this_machine
+from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.memory import Largest
 from mlxmtp.machine.pace import pace_here
 from mlxmtp.machine.speed import Speed, predict
@@ -95,9 +95,9 @@ class MemoryReport:
     fits: bool
 
     @classmethod
-    def of(cls, model: KnownModel, context: int) -> MemoryReport:
+    def of(cls, model: KnownModel, context: int, usable: int) -> MemoryReport:
         need = model.needs(context)
-        fits = need.total <= this_machine().usable
+        fits = need.total <= usable
         return cls(context, need.target, need.drafter, need.cache, need.activations, need.total, fits)
 
 
@@ -138,6 +138,11 @@ class Catalog:
         self._model = loaded.settings.model
         self.broken_config = loaded.broken
 
+    @property
+    def machine(self) -> Machine:
+        """This machine, with the memory limit that its device named if an earlier process asked it."""
+        return this_machine().as_told(self.store.places.data)
+
     def default_name(self) -> str:
         """Return the name of the model that answers when none is named."""
         if self._model is not None:
@@ -151,7 +156,7 @@ class Catalog:
             (*here, *(inventory.available(here) if every else [])),
             inventory.total_size(here),
             self.default_name(),
-            this_machine().usable,
+            self.machine.usable,
             tuple(inventory.unfinished_downloads(self.store)),
             tuple(inventory.unfinished_conversions(self.store)),
         )
@@ -166,7 +171,7 @@ class Catalog:
         commit = record = None
         if model.repo is not None:
             commit, record = checkpoint.folder.name, self.store.records.find(model.repo)
-        paired, pace = model.drafter_config, pace_here(self.store.places.data)
+        paired, pace, usable = model.drafter_config, pace_here(self.store.places.data), self.machine.usable
         return ModelReport(
             name,
             model.repo,
@@ -175,7 +180,7 @@ class Catalog:
             model.config.max_positions,
             *_described(model.config),
             None if model.drafter is None or paired is None else DrafterReport(model.drafter, *_described(paired)),
-            tuple(MemoryReport.of(model, context) for context in CONTEXTS if context <= model.config.max_positions),
+            tuple(MemoryReport.of(model, n, usable) for n in CONTEXTS if n <= model.config.max_positions),
             model.needs(media=Largest(picture=IMAGE_TOKENS)).vision if model.sees else None,
             model.needs(media=Largest(sound=SOUND_TOKENS)).audio if model.hears else None,
             None if pace is None else predict(model.config, paired, pace),

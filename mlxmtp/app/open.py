@@ -22,7 +22,7 @@ from mlxmtp.files import write_atomically
 from mlxmtp.hub.registry import BUILT_IN, entries
 from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.limits import EXACT_DRAFT, Exact
-from mlxmtp.machine.chip import this_machine
+from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.memory import NO_MEDIA, Largest, machine_memory, need
 from mlxmtp.machine.pace import measured, pace_of
 from mlxmtp.models.checkpoint import check_folder, check_target
@@ -187,6 +187,7 @@ class Opener:
     ) -> None:
         """Raise TooLarge if the memory does not hold it all."""
         options: dict[str, Any] = {"turns": turns, "kv_bits": settings.kv_bits, "media": media}
+        options["machine"] = this_machine().as_told(self.loaded.places.data)
         require_memory(target, drafter, tokens, force=bool(settings.force), **options)
 
     def has_drafter(self, target: Checkpoint) -> bool:
@@ -285,14 +286,18 @@ def require_memory(
     turns: bool = False,
     kv_bits: int | None = None,
     media: Largest = NO_MEDIA,
+    machine: Machine | None = None,
 ) -> None:
-    """Raise TooLarge if `tokens` tokens cannot run here, in one turn or `turns`; LoadError for impossible `kv_bits`."""
+    """Raise TooLarge if `tokens` tokens cannot run on `machine` (None: this one), in one turn or `turns`.
+
+    Raises LoadError for impossible `kv_bits`.
+    """
     if force:
         return
     config = read_config(found.folder)
     drafting = None if drafter is None else read_config(drafter.folder)
     needed = need(config, drafting, tokens, turns=turns, kv_bits=kv_bits, media=media)
-    machine = this_machine()
+    machine = machine or this_machine()
     if needed.total <= machine.usable:
         return
     weights = needed.target + needed.drafter
@@ -325,6 +330,9 @@ def _read_weights(
     if known is not None and not known.exact and how["exact"] == "auto":
         how["exact"] = "off"  # to look for it takes some twenty passes
     model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
+    from mlxmtp.models.device import memory_limit
+
+    this_machine().keep(data, memory_limit())
     if (pace := pace_of(known)) is not None:
         model.expect(pace)
     return model

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlxmtp.app.conversion import ConversionRequest
     from mlxmtp.app.models import DownloadPlan
     from mlxmtp.convert.run import ConversionResult
+    from mlxmtp.machine.chip import Machine
 
 
 def offer(loaded: Loaded, out: Output, name: str, missing: ModelNotFound) -> None:
@@ -53,7 +54,7 @@ def fetch(
     if isinstance(plan, NoDownload):
         out.line(plan.reason)
         return True
-    _show_download(out, plan)
+    _show_download(out, plan, catalog.machine)
     plan.check_space()
     if plan.missing and not loaded.settings.yes and can_ask(out):
         out.settle()
@@ -103,19 +104,17 @@ def convert(loaded: Loaded, out: Output, request: ConversionRequest, *, compare:
     return True
 
 
-def _show_download(out: Output, plan: DownloadPlan) -> None:
+def _show_download(out: Output, plan: DownloadPlan, machine: Machine) -> None:
     for note in plan.notes:
         out.note(note)
     if out.look.quiet:
         return
-    from mlxmtp.machine.chip import this_machine
-
     for part in plan.parts:
         out.line(f"{part.role:<9}{part.repo} @ {part.commit[:8]}, {format_bytes(part.size)} in {len(part.files)} files")
     here = "" if plan.missing == plan.size else f" ({format_bytes(plan.size - plan.missing)} are here)"
     out.line(f"download {format_bytes(plan.missing)}{here}")
     out.line(f"disk     {format_bytes(plan.free)} free in {plan.cache}")
-    needed, machine = plan.needs(CONTEXTS[0]), this_machine()
+    needed = plan.needs(CONTEXTS[0])
     if needed is not None:
         usable = format_bytes(machine.usable)
         verdict = "fits" if needed.total <= machine.usable else f"does not fit: {usable} can be used"

@@ -11,6 +11,7 @@ from mlxmtp.errors import LoadError, TooLarge
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import need
 from mlxmtp.models.config import read_config
+from mlxmtp.models.device import memory_limit
 from mlxmtp.models.kv_cache import KVCache, PromptView
 from mlxmtp.models.load import load_drafter, load_target
 from mlxmtp.models.safetensors import read_folder
@@ -46,7 +47,8 @@ def compare_on_text(source: Path, result: Path) -> Agreement:
     if not text or max(ids) >= vocabulary:  # no tokenizer, or another model's
         ids = [2, *(3 + at * 7919 % (vocabulary - 3) for at in range(_TOKENS // 2))]
     logits = 4 * len(ids) * vocabulary * 4  # of both, and what the comparison makes of them
-    needed, usable = max(need(config, None, len(ids)).total for config in configs) + logits, this_machine().usable
+    needed = max(need(config, None, len(ids)).total for config in configs) + logits
+    usable = memory_limit() or this_machine().usable
     if needed > usable:
         raise TooLarge(
             f"Not compared with its source: that takes {format_bytes(needed)} of memory, "

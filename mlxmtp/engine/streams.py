@@ -26,6 +26,7 @@ from mlxmtp.engine.seat import Seat
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.models.chunks import chunk_rows
+from mlxmtp.models.device import memory_limit
 
 if TYPE_CHECKING:
     from mlxmtp.engine.answer import Answer
@@ -107,7 +108,7 @@ class Streams:
         self._solo: _Solo | None = None
         self._pace = _Pace()
         self._read, self._spent = 0, 0.0  # rows of this prompt since the last round, and seconds
-        self._memory = _FILLED * max(0, this_machine().usable - mx.get_active_memory())
+        self._memory = _FILLED * max(0, (memory_limit() or this_machine().usable) - mx.get_active_memory())
 
     @property
     def running(self) -> Sequence[Running]:

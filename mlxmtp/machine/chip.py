@@ -1,13 +1,16 @@
 """This machine: its chip, its memory and the memory's bandwidth."""
 
+import json
 import platform
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from mlxmtp.files import write_atomically
 from mlxmtp.machine.memory import machine_memory, usable
 
 # GB/s of unified memory by generation: base, Pro, Max, Ultra; the smaller where there are two, 0 where there is none.
@@ -16,6 +19,7 @@ _BANDWIDTH = {
     5: (153, 300, 460, 0),
 }  # fmt: skip
 _TIERS = ("", "Pro", "Max", "Ultra")
+FILE = "device.json"  # in the data folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,32 @@ class Machine:
         row = _BANDWIDTH.get(self.generation or 0)
         speed = row[_TIERS.index(self.tier)] if row is not None else 0
         return speed * 1e9 if speed else None
+
+    def as_told(self, folder: Path) -> "Machine":
+        """Return it with the limit that its device named to an earlier process (`keep`); one set by the user stays.
+
+        `folder`: the data folder. The device is asked through MLX, which lists and reports do without.
+        """
+        try:
+            table = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            told = table["usable"] if table["of"] == self._identity else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return self
+        if type(told) is int and 0 < told <= self.memory and self.wired_limit is None:
+            return replace(self, usable=told)
+        return self
+
+    def keep(self, folder: Path, limit: int | None) -> None:
+        """Write what the device lets a model take, in bytes, for later processes; None is nothing new."""
+        if limit in (None, self.as_told(folder).usable) or self.wired_limit is not None:
+            return
+        with suppress(OSError):  # a full or read-only disk: the next process guesses again
+            text = json.dumps({"of": self._identity, "usable": limit}, indent=1) + "\n"
+            write_atomically(folder / FILE, text, parents=True)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {"system": self.system, "chip": self.chip, "memory": self.memory}
 
 
 @cache

@@ -62,8 +62,18 @@ def bound_memory() -> None:
     Wired memory is the system's again when the process ends.
     """
     mx.set_cache_limit(_FREED_ON_CPU if on_cpu() else BUDGET)
-    if mx.metal.is_available():
-        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+    if (limit := memory_limit()) is not None:
+        mx.set_wired_limit(limit)
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that Metal recommends a process to take; None elsewhere."""
+    return int(mx.device_info()["max_recommended_working_set_size"]) if mx.metal.is_available() else None
+
+
+def largest_buffer() -> int | None:
+    """Return the most bytes of one array on Metal; None elsewhere."""
+    return int(mx.device_info()["max_buffer_length"]) if mx.metal.is_available() else None
 
 
 _OF_KERNEL_FILES = ("filesystem error", "Failed to compile function", "C++ shared library")

@@ -18,6 +18,7 @@ from mlxmtp.models.target import Target
 from mlxmtp.models.tensors import Quantization, Tensor, kv_quantization, quantized_by_default
 from mlxmtp.models.towers import audio_tensors, stored_audio, stored_vision, vision_tensors
 from mlxmtp.models.vision import PatchEmbedder, VisionTower
+from mlxmtp.units import format_bytes
 
 _TYPES = {
     mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32", mx.uint32: "U32", mx.int64: "I64", mx.int32: "I32",
@@ -135,8 +136,12 @@ def assemble(config: ModelConfig, checkpoint: dict[str, mx.array], bits: int = 1
 def evaluate(network: Target | Drafter | PatchEmbedder | VisionTower | FrameEmbedder | AudioTower) -> None:
     """Read and derive the weights of ``network`` layer by layer and table by table: no second copy of them exists.
 
-    Raises DeviceFailed.
+    Raises DeviceFailed, and LoadError for an array that this GPU cannot hold in one piece.
     """
+    largest, limit = max((one.nbytes for one in arrays(network)), default=0), device.largest_buffer()
+    if limit is not None and largest > limit:
+        what = f"has {format_bytes(largest)} in one piece, and this GPU takes {format_bytes(limit)}"
+        raise LoadError(f"This model {what}: choose a variant with fewer bits, or a smaller model.")
     try:
         for part in (*getattr(network, "layers", ()), *vars(network).values()):
             mx.eval(arrays(part))

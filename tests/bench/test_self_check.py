@@ -57,14 +57,18 @@ def test_a_device_that_computes_wrong_numbers_is_found(wrong: float, monkeypatch
         return real(target) + (wrong if len(calls) == 1 else 0)  # the first is this device's
 
     monkeypatch.setattr(self_check, "_scores", scores)
+    monkeypatch.setattr(self_check, "backend", lambda: "Metal")
     found = self_check._network("e2b")
+    assert len(calls) == 2
     assert found.verdict == "bad"
     assert "wrong numbers" in str(found.advice)
 
 
-def test_a_machine_whose_cpu_is_wrong_as_well_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["CPU", "Metal"])
+def test_a_machine_whose_cpu_is_wrong_as_well_is_found(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = self_check._scores
     monkeypatch.setattr(self_check, "_scores", lambda target: real(target) + 20)
+    monkeypatch.setattr(self_check, "backend", lambda: backend)
     found = self_check._network("e2b")
     assert found.verdict == "bad"
     assert found.figures is not None
