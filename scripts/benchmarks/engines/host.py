@@ -1,8 +1,9 @@
 """Where a round's time goes, seen from the host: Python between two rounds, handing work over, waiting for it.
 
-    read round i | python: count, keep, give out, choose a length, build the graph | submit: async_eval | wait | read
+    read round i | python: count, keep, give out, choose a length; replay | submit: async_eval | wait | read
 
-With no round in flight (the CPU) the device has nothing to do while `python` lasts. During `submit` it works already:
+`replay` is contained in `python`: MLX copies the traced graph of the round, operation by operation. With no round in
+flight (the CPU) the device has nothing to do while `python` lasts. During `submit` it works already:
 MLX hands operations over one by one and lets only a few wait, so `submit` lasts nearly as long as the work; `busy` is
 the processor time that the submitting thread takes in it.
 """
@@ -10,6 +11,7 @@ the processor time that the submitting thread takes in it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import mlxmtp.decode.decoder as module
@@ -24,21 +26,36 @@ class Stopwatch:
         self._decoder, self._depth, self._mx = decoder, decoder.depth, vars(module)["mx"]
         self._read: float | None = None
         self._sent: float | None = None
-        self._seconds = {"python": 0.0, "submit": 0.0, "busy": 0.0, "wait": 0.0}
+        self._seconds = {"python": 0.0, "replay": 0.0, "submit": 0.0, "busy": 0.0, "wait": 0.0}
         self._rounds = 0
 
     def __enter__(self) -> Stopwatch:
         setattr(module, "mx", _Timed(self._mx, self))  # noqa: B010  (a module is not typed to take a stand-in)
         self._decoder.depth = _seen(self._depth, self)
+        self._decoder._rounds.get = self._get  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
         setattr(module, "mx", self._mx)  # noqa: B010
         self._decoder.depth = self._depth
+        del self._decoder._rounds.get
 
     def figures(self) -> dict[str, float]:
-        """Seconds by part (`busy` is contained in `submit`), over `rounds` rounds."""
+        """Seconds by part (`replay` is contained in `python`, `busy` in `submit`), over `rounds` rounds."""
         return {**self._seconds, "rounds": self._rounds}
+
+    def _get(self, *given: Any, **named: Any) -> tuple[Callable[..., Any], bool]:
+        """`Rounds.get`, whose round is timed."""
+        function, compiled = type(self._decoder._rounds).get(self._decoder._rounds, *given, **named)
+
+        def timed(*arguments: Any) -> Any:
+            begin = time.perf_counter()
+            found = function(*arguments)
+            if self._read is not None:
+                self._seconds["replay"] += time.perf_counter() - begin
+            return found
+
+        return timed, compiled
 
     def has_read(self) -> None:
         """A round's result is on the host."""

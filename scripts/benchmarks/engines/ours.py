@@ -87,7 +87,7 @@ class Ours:
             return self._conversation(request["turns"], request["text"], request["length"])
         job = Job(**{**request["job"], "prompt": tuple(request["job"]["prompt"])})
         if what == "host":
-            return self._host(job)
+            return self.host(job)
         if what == "profile":
             return self._profile(job)
         raise NotImplementedError(what)
@@ -137,7 +137,8 @@ class Ours:
 
         return prompt(bisect.bisect_right(range(1, length), length, key=lambda count: len(prompt(count))))
 
-    def _host(self, job: Job) -> dict[str, float]:
+    def host(self, job: Job) -> dict[str, float]:
+        """Where the time of the rounds of `job` goes, see `Stopwatch.figures`."""
         self.run(replace(job, tokens=8), lambda _: None)
         with Stopwatch(self._decoder(job)) as watch:
             self.run(job, lambda _: None)
