@@ -4,7 +4,9 @@ import shutil
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer as Encoder
 
 POCKET = Path(__file__).parents[1] / "assets/pocket"
@@ -40,6 +42,17 @@ def test_what_cannot_be_begun_with_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(SystemExit, match="begun without --start"):
         start.keep(POCKET, tmp_path)
+
+
+def test_towers_are_trained_on_where_the_published_model_has_some(tmp_path):
+    assert not start.has(tmp_path, "vision")
+    for part in ("target", "drafter"):
+        (start.folder(tmp_path) / part).mkdir(parents=True)
+    one = {"model.language_model.norm.weight": np.ones(4), "model.vision_tower.std_bias": np.ones(4)}
+    save_file(one, start.folder(tmp_path) / "target/model.safetensors")
+    save_file({"norm.weight": np.ones(4)}, start.folder(tmp_path) / "drafter/model.safetensors")
+    found = {part: start.has(tmp_path, part) for part in ("vision", "hearing", "target", "drafter")}
+    assert found == {"vision": True, "hearing": False, "target": True, "drafter": True}
 
 
 def test_a_renewed_tokenizer_has_the_marks_of_today_and_encodes_text_as_before():

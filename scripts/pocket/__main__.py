@@ -26,7 +26,7 @@ from scripts.pocket.tasks import sounds
 
 STEPS = {"vision": [1500], "hearing": [1200], "target": [2100, 1000], "drafter": [300, 250]}
 """Steps of each cycle of the learning rate, by network, in the order in which they are trained."""
-STEPS_FROM_START = {"target": [1500], "drafter": [250]}
+STEPS_FROM_START = {"vision": [1000], "hearing": [300], "target": [1500], "drafter": [250]}
 """The same for networks that begin with published weights."""
 
 SCALES = {
@@ -49,7 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     for name, cycles in STEPS.items():
         told = f"of each cycle (default: {_words(cycles)}"
-        told += f", with --start {_words(STEPS_FROM_START[name])})" if name in STEPS_FROM_START else ")"
+        told += f", trained on from --start {_words(STEPS_FROM_START[name])})"
         parser.add_argument(f"--{name}-steps", type=int, nargs="+", metavar="N", help=told)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--checkpoint-minutes", type=float, default=3.0, metavar="N", help="(default: %(default)s)")
@@ -116,7 +116,7 @@ def _job(name: str, options: argparse.Namespace) -> None:
 
 def _ends(name: str, options: argparse.Namespace) -> tuple[int, ...]:
     """Return the last step of each cycle; one that begins with published weights has no cycle at full rate."""
-    begun = name in STEPS_FROM_START and start.begun(options.work)
+    begun = start.has(options.work, name)
     usual = STEPS_FROM_START if begun else STEPS
     cycles: list[int] = getattr(options, f"{name}_steps") or usual[name]
     return tuple(accumulate([0, *cycles] if begun else cycles))

@@ -1,4 +1,4 @@
-"""Begin with a published model instead of drawn weights: its target, drafter, centroids and tokenizer.
+"""Begin with a published model instead of drawn weights: its towers, target, drafter, centroids and tokenizer.
 
 The tokenizer stays the published one, with today's special tokens at their ids. So every row of the embeddings, and the
 wording of every answer that the network knows by heart, keeps its meaning. The files are copied into the work folder:
@@ -11,13 +11,22 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import safe_open
+
 from scripts.pocket import conversation
 
 if TYPE_CHECKING:
     from torch import nn
 
 _FILES = ("target/model.safetensors", "target/tokenizer.json", "drafter/model.safetensors")
-_PREFIXES = {"target": "model.language_model.", "drafter": ""}
+_PLACES = {
+    "vision": ("target", "model."),
+    "hearing": ("target", "model."),
+    "target": ("target", "model.language_model."),
+    "drafter": ("drafter", ""),
+}
+"""The file of each network, and what its names have before them there."""
+_TOWERS = {"vision": "model.vision_tower.", "hearing": "model.audio_tower."}
 _TASK_SHARE = 0.45
 """Share of tasks among the rows: the conversations are known already."""
 
@@ -54,11 +63,18 @@ def keep(published: Path, work: Path) -> None:
     half.rename(folder(work))
 
 
+def has(work: Path, part: str) -> bool:
+    """Return whether the work folder began with a published network of that kind; 0.1 had no towers."""
+    if not begun(work):
+        return False
+    with safe_open(folder(work) / _PLACES[part][0] / "model.safetensors", "np") as file:
+        return any(name.startswith(_TOWERS.get(part, "")) for name in file.keys())  # noqa: SIM118  (no mapping)
+
+
 def load(module: nn.Module, work: Path, part: str) -> None:
-    """Give a target or drafter the published weights. Buffers are among them, towers are not."""
+    """Give a network its published weights, buffers included."""
     from safetensors.torch import load_file  # torch is in the training environment alone
 
-    prefix = _PREFIXES[part]
-    tensors = load_file(folder(work) / part / "model.safetensors")
-    own = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-    module.load_state_dict(own)
+    place, prefix = _PLACES[part]
+    tensors = load_file(folder(work) / place / "model.safetensors")
+    module.load_state_dict({name: tensors[prefix + name] for name in module.state_dict()})

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlxmtp.media.sound import mel_features
+from scripts.pocket import start
 from scripts.pocket.batches import Stream
 from scripts.pocket.senses.hearing import Hearing, rows_of
 from scripts.pocket.senses.media import SIDE, frames_of, pixels_of, size_of
@@ -94,6 +95,8 @@ class VisionJob:
         torch.manual_seed(seed)
         self._seed, self._scale = seed, scale
         self.module = VisionWithHeads()
+        if start.has(folder, self.name):
+            start.load(self.module.tower, folder, self.name)
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""
@@ -173,6 +176,8 @@ class HearingJob:
         torch.manual_seed(seed)
         self._seed, self._scale, self._sounds = seed, scale, Sounds(folder / "sounds")
         self.module = HearingWithHead()
+        if start.has(folder, self.name):
+            start.load(self.module.tower, folder, self.name)
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""
