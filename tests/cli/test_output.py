@@ -42,6 +42,7 @@ class Screen(StringIO):
 
 DOORS: dict[str, Callable[[Output, str], None]] = {
     "write": Output.write,
+    "write_line": Output.write_line,
     "dim": lambda out, text: out.dim([text]),
     "coloured": lambda out, text: out.coloured(text, 32),
     "note": Output.note,
@@ -63,6 +64,21 @@ def test_the_marks_of_doctor_are_coloured(program: Program) -> None:
     plain.finish()
     assert "✓ chip: ".encode() in plain.raw
     assert terminal.lines() == plain.lines()
+
+
+def test_what_doctor_finds_is_broken_between_words(program: Program) -> None:
+    program.env = {"HF_HUB_OFFLINE": "1"}
+    versions = next(line for line in program.run("doctor").stdout.decode().splitlines() if "versions" in line)
+    terminal = program.terminal("doctor", columns=50)
+    terminal.finish()
+    assert {*versions.split()} <= {*" ".join(terminal.lines()).split()}
+
+
+def test_the_list_of_all_models_fits_a_usual_window(program: Program) -> None:
+    terminal = program.terminal("ls", "--all", columns=80)
+    assert terminal.finish() == 0
+    rows = program.run("ls", "--all").stdout.decode().splitlines()
+    assert [line.split()[0] for line in terminal.lines()][: len(rows)] == [row.split()[0] for row in rows]
 
 
 def test_every_public_method_that_takes_text_is_tried_here() -> None:

@@ -39,7 +39,9 @@ def doctor(
             continue
         mark, color = _MARKS[one.verdict]
         out.coloured(mark, color)
-        out.write(f" {one.what}: {one.found}\n" + (f"    {one.advice}\n" if one.advice else ""))
+        out.write_line(f" {one.what}: {one.found}", indent=4)
+        if one.advice:
+            out.write_line(f"    {one.advice}", indent=4)
         out.progress("looking")
     out.clear_progress()
     sound = all(one.verdict != "bad" for one in checks)

@@ -59,7 +59,7 @@ def ls(ctx: typer.Context, json: Json = False) -> None:
 def add(
     ctx: typer.Context,
     name: Name,
-    words: Annotated[list[str], Argument(metavar="COMMAND...|URL", help="The program that serves, or an address.")],
+    words: Annotated[list[str], Argument(metavar="COMMAND|URL", help="The program that serves, or an address.")],
     env: Annotated[
         list[str] | None, Option("-e", "--env", metavar="KEY=VALUE", help="For the program; can be repeated.")
     ] = None,
@@ -123,7 +123,7 @@ def rm(ctx: typer.Context, name: Name) -> None:
 @takes("mcp check", "... no_color debug")
 def check(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, Argument(metavar="[NAME...]", help="All of them by default.")] = None,
+    names: Annotated[list[str] | None, Argument(metavar="NAME", help="All of them by default.")] = None,
     json: Json = False,
 ) -> None:
     """Start tool servers, list their tools, end them. Shows what they wrote for people where one does not work.

@@ -232,7 +232,7 @@ def _show_report(out: Output, report: ModelReport) -> None:
         if same:
             line += f"; on {same['tokens']} tokens mean KL {same['kl']:.4f}"
             line += f", {100 * same['top1']:.1f} % same likeliest token"
-        out.write(f"{line}\n")
+        out.write_line(line)
     out.write("\n")
     _show_files(out, "Target", report)
     if report.drafter is None:
@@ -248,9 +248,9 @@ def _show_report(out: Output, report: ModelReport) -> None:
     show_table(out, header, rows, right=(1, 2, 3, 4, 5))
     for what, size in (("images", report.picture_bytes), ("audio", report.sound_bytes)):
         if size is not None:
-            out.write(f"\nIt also reads {what}: {format_bytes(size)} more memory from the first one on.\n")
+            out.write_line(f"\nIt also reads {what}: {format_bytes(size)} more memory from the first one on.")
     if report.prediction is not None:
-        out.write(f"\nPredicted from the memory's speed, not measured: {report.prediction}\n")
+        out.write_line(f"\nPredicted from the memory's speed, not measured: {report.prediction}")
 
 
 def _show_files(out: Output, title: str, part: ModelReport | DrafterReport) -> None:
@@ -263,4 +263,4 @@ def _show_files(out: Output, title: str, part: ModelReport | DrafterReport) -> N
 
 
 def _verdict(fits: bool) -> str:
-    return "fits" if fits else "does not fit"
+    return "fits" if fits else "too large"

@@ -24,7 +24,7 @@ app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 _ID = "Id, the beginning of one, or a saved name."
 Id = Annotated[str, Argument(metavar="ID", help=_ID, autocompletion=session_ids)]
-Ids = Annotated[list[str], Argument(metavar="ID...", help="Ids, or saved names.", autocompletion=session_ids)]
+Ids = Annotated[list[str], Argument(metavar="ID", help="Ids, or saved names.", autocompletion=session_ids)]
 
 
 @app.callback()

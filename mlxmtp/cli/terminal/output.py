@@ -74,6 +74,11 @@ class Output:
         """Put text on stdout now: a pipe gets it as it is, a terminal without control characters. Raises ReaderGone."""
         self.draw(without_controls(text) if self.terminal else text)
 
+    def write_line(self, text: str, indent: int = 0) -> None:
+        """Put a line on stdout; a terminal gets it broken between words, further rows indented by `indent`."""
+        rows = wrapped(text, self.size()[0] - indent) if self.terminal and not self.look.dumb else [text]
+        self.write(f"\n{' ' * indent}".join(rows) + "\n")
+
     def draw(self, frame: str) -> None:
         """Put our own escape codes on stdout now, with text cleaned by `rows` or `markdown`. Raises as `write`."""
         if not frame:
