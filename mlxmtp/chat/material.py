@@ -94,7 +94,7 @@ def gather(name: str) -> Material:
         assert found is not None
         return found
     text, notes = _read_one(path, name)
-    return Material(name, titled(name, text), notes=notes)
+    return Material(name, titled(name, text), notes=notes if text else (*notes, f"{name} is empty."))
 
 
 def of_bytes(data: bytes, name: str) -> Material | None:

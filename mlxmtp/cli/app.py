@@ -147,6 +147,8 @@ def _point_the_way(error: Any) -> None:
     kind, name = missing.groups()
     if kind == "command" and ctx.command_path == "mlxmtp config":
         hint = "The settings are changed in an editor: mlxmtp config edit"
+    elif kind == "command" and ctx.command_path == "mlxmtp" and name == "help":
+        hint = "Help is an option, of every command, too: mlxmtp -h, mlxmtp ask -h"
     elif kind == "command" and ctx.command_path == "mlxmtp" and "Did you mean" not in message:
         hint = f'To ask something: mlxmtp ask "{name}"'
     elif kind == "option" and ctx.command_path == "mlxmtp ask" and (" " in name.strip() or "Possible" not in message):

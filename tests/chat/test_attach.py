@@ -58,6 +58,14 @@ def test_invalid_utf8_is_replaced_with_a_note(tmp_path: Path, pipe: tuple[int, i
     assert {note.split(" is not valid UTF-8")[0] for note in attached.notes} == {str(latin), "stdin", "the prompt"}
 
 
+def test_a_file_without_a_word_in_it_is_given_with_a_note(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    attached = join_message([str(empty)], ["Why?"], None)
+    assert attached.message == f"--- {empty} ---\n\n\nWhy?"
+    assert attached.notes == (f"{empty} is empty.",)
+
+
 def test_nul_bytes_are_refused(tmp_path: Path, pipe: tuple[int, int]) -> None:
     binary = tmp_path / "binary"
     binary.write_bytes(b"ab\0cd")

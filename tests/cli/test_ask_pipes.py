@@ -151,6 +151,15 @@ def test_refusals_are_one_sentence_and_an_exit_code(
     assert b"Traceback" not in done.stderr
 
 
+def test_lines_of_map_may_come_from_a_pipe_and_need_no_dash_to_go_to_one(program: Program) -> None:
+    done = program.run("map", "--input", "-", "Say {n}", stdin=b'{"n": 1}\n{"m": 2}\n')
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Line 2 of /dev/stdin has no field 'n'" in done.stderr
+    refused = program.run("map", "-o", "-", "--input", "-", "Say {n}", stdin=b"")
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert b"leave out -o" in refused.stderr
+
+
 def test_debug_shows_the_traceback(program: Program) -> None:
     for args in (["--debug", "ask", "-m", "12b", "Hi"], ["ask", "-m", "12b", "Hi", "--debug"]):
         done = program.run(*args)
@@ -168,7 +177,7 @@ def test_a_damaged_checkpoint_is_one_sentence(program: Program) -> None:
 
 
 def test_a_reader_that_leaves_ends_it_quietly(program: Program) -> None:
-    program.answers = ["a line that goes on\n" * 15]
+    program.answers = ["a line that goes on\n{sleep 0.5}" + "a line that goes on\n" * 14]  # by when it has left
     done = program.shell('mlxmtp ask -m "$MODEL" Hi | head -c 10; echo "|${PIPESTATUS[0]}"')
     assert done.stdout == "a line tha|141\n"
     assert done.stderr == ""

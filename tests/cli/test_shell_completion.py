@@ -117,6 +117,7 @@ def test_names_are_offered_where_they_mean_something(monkeypatch: pytest.MonkeyP
         (["ask", "- one item"], "mlxmtp ask -- "),
         (["ask", "--find me"], "mlxmtp ask -- "),
         (["config", "set"], "mlxmtp config edit"),
+        (["help"], "mlxmtp -h"),
     ],
 )
 def test_what_was_meant_is_named(program: Program, arguments: list[str], hint: str) -> None:

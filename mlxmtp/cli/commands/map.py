@@ -31,7 +31,7 @@ def map_(
         Argument(metavar="FILE", help="Texts, images or audio, one answer each.", show_default=False),
     ] = None,
     input_: Annotated[
-        Path | None, Option("--input", metavar="FILE.jsonl", help="Objects, one a line; {name} stands for a field.")
+        Path | None, Option("--input", metavar="FILE.jsonl", help="Objects, one a line, - is stdin; {name}: a field.")
     ] = None,
     output: Annotated[
         Path | None, Option("-o", "--output", metavar="FILE", help="Write JSON lines here; go on where they end.")
@@ -60,7 +60,11 @@ def map_(
 
     if bool(files) == (input_ is not None):
         raise UsageError("Give text files, or lines of JSON with --input: one of the two.")
+    if output is not None and str(output) == "-":
+        raise UsageError("Answers go to standard output without -o, as lines of JSON with --json: leave out -o -.")
     loaded, out = begin(ctx)
+    if input_ is not None and str(input_) == "-":
+        input_ = Path("/dev/stdin")
     items = items_of_files(prompt, files) if files else items_of_lines(prompt, input_ or Path())
     try:
         batch = _Batch(loaded, out, items, output, as_json=json or output is not None)
