@@ -42,7 +42,7 @@ class Server:
 class Client:
     """A program: its file, what goes there (JSON to merge, or text), and what then begins it.
 
-    `once`: the same without the file, {} is `then`.
+    `once`: the same without the file, {connect} is the command line that says what goes there, {then} is `then`.
     """
 
     title: str
@@ -122,7 +122,7 @@ CLIENTS: Mapping[str, Client] = {
         lambda: client_folder("CLAUDE_CONFIG_DIR", ".claude") / "settings.json",
         _claude,
         lambda server: _with_key("claude", server),
-        'claude --settings "$(mlxmtp connect claude)"',
+        'claude --settings "$({connect})"',
     ),
     "codex": Client(
         "Codex",
@@ -135,7 +135,7 @@ CLIENTS: Mapping[str, Client] = {
         lambda: client_folder("XDG_CONFIG_HOME", ".config") / "opencode" / "opencode.json",
         _opencode,
         lambda server: _with_key(f"opencode --model mlxmtp/{server.model.name}", server),
-        'OPENCODE_CONFIG_CONTENT="$(mlxmtp connect opencode)" {}',
+        'OPENCODE_CONFIG_CONTENT="$({connect})" {then}',
     ),
     "llm": Client(
         "llm",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from mlxmtp.app.connect import CLIENTS, Client, Server, text_of, write
 from mlxmtp.app.remote import RemoteModel
+from mlxmtp.cli import app
 from mlxmtp.errors import UsageError
+from tests.app.faulty import peer
 
 OPEN = Server("http://127.0.0.1:8765", RemoteModel("gemma/26b", 65_536), locked=False)
 LOCKED = replace(OPEN, locked=True)
@@ -110,3 +113,14 @@ def test_a_folder_that_cannot_be_written_is_told(home: Path) -> None:
     (home / ".claude").write_text("a file")
     with pytest.raises(UsageError, match="by hand"):
         write(CLIENTS["claude"], OPEN)
+
+
+@pytest.mark.parametrize("flags", [[], ["-m", "large"]])
+def test_what_does_without_the_file_asks_the_same_server(
+    home: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    with peer() as server:  # every server is asked for its models
+        for client in ("claude", "opencode"):
+            assert app.main(["connect", client, *flags, "--url", server.url]) == 0
+            asked = shlex.join(["mlxmtp", "connect", client, *flags, "--url", server.url])
+            assert f'"$({asked})"' in capsys.readouterr().err

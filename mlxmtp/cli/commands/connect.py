@@ -1,5 +1,6 @@
 """`mlxmtp connect`: settings of other programs for the server."""
 
+import shlex
 from typing import Annotated
 
 from typer import Argument, Context, Option
@@ -57,7 +58,11 @@ def connect(
         out.write(text_of(program, server))
         out.line(f"# {program.title}: {program.path()}")
         then = program.then(server)
-        out.line(f"# Or without it: {program.once.format(then)}" if program.once else f"# Then: {then}")
+        again = ["mlxmtp", "connect", client]
+        for flag, value in (("-m", named), ("--url", None if configured else loaded.settings.url)):
+            again += [] if value is None else [flag, value]
+        once = program.once.format(connect=shlex.join(again), then=then)
+        out.line(f"# Or without it: {once}" if once else f"# Then: {then}")
         return
     done = write(program, server)
     kept = "" if done.backup is None else f" (before: {done.backup.name})"
