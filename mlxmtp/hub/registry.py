@@ -70,7 +70,9 @@ _PAGE = re.compile(
 
 def plain_name(name: str) -> str:
     """Return a name as people mean it: of an address on the hub `org/repo` or `org/repo@rev`, nothing around it."""
-    name = name if exists(expand_home(name)) else name.strip()
+    if not exists(expand_home(name)):
+        name = name.strip()
+        name = BUILT_IN if name.lower() == BUILT_IN else name  # short names have no case
     if is_path(name):
         return name
     if (page := _PAGE.fullmatch(name)) is None:

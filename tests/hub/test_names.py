@@ -38,6 +38,7 @@ WEIGHTS = "model.safetensors"
         ("~nobody-at-all/folder", "~nobody-at-all/folder"),
         ("/a/b/c", "/a/b/c"),
         ("e2b:8bit", "e2b:8bit"),
+        (" Pocket", "pocket"),
     ],
 )
 def test_a_name_is_what_people_mean(name: str, plain: str) -> None:
