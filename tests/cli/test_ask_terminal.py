@@ -83,6 +83,15 @@ def test_a_thought_ends_at_its_budget(program: Program) -> None:
     assert "longer" not in "\n".join(terminal.lines())
 
 
+def test_ctrl_c_leaves_the_line_after_the_server_to_the_shell(program: Program) -> None:
+    terminal = program.terminal("serve", "--port", "0", columns=100)
+    terminal.wait_for("on http://127.0.0.1:")
+    terminal.send("\x03")
+    assert terminal.finish() == 0
+    assert terminal.lines()[-1].endswith("^C")
+    assert terminal.cursor_column == 0
+
+
 def test_no_prompt_at_a_terminal_is_usage_at_once(program: Program) -> None:
     terminal = program.terminal("ask", columns=100)
     assert terminal.finish() == 2
