@@ -34,7 +34,8 @@ WARM_UP = 1
 _ABOUT = """\
 One run of `scripts/benchmarks/first_answers.py`, {day}, built-in pair on {machine}; medians of {repetitions}
 repetitions, each answer in a process of its own (`mlxmtp ask`), all draft lengths in turn. Tokens per second of the
-answer; `auto` beside the best column: the time of an answer of as many tokens, in percent more.
+answer; `auto` beside the best column: the time of an answer of as many tokens, in percent more (by repetition: least to
+most).
 
 | first answer of a process | tokens | plain | `auto` | 3 drafts | 8 drafts | `auto` behind the best, % |
 |---|---:|---:|---:|---:|---:|---:|"""
@@ -153,10 +154,13 @@ def _ask(row: Row, arm: str, root: Path, home: Path) -> tuple[int, float]:
 
 def _line(name: str, samples: list[Sample]) -> str:
     mine = [one for one in samples if one.row == name]
-    speeds = {arm: median(one.speed for one in mine if one.arm == arm) for arm in ARMS}
-    behind = max(speed for arm, speed in speeds.items() if arm != "auto") / speeds["auto"] - 1
+    speeds = {arm: [one.speed for one in mine if one.arm == arm] for arm in ARMS}
+    best = max((arm for arm in ARMS if arm != "auto"), key=lambda arm: median(speeds[arm]))
+    behind = 100 * (median(speeds[best]) / median(speeds["auto"]) - 1)
+    each = [100 * (one / auto - 1) for one, auto in zip(speeds[best], speeds["auto"], strict=True)]
+    shown = f"{behind:+.1f} ({min(each):+.1f} to {max(each):+.1f})"
     tokens = median(one.tokens for one in mine)
-    return f"| {name} | {tokens:.0f} | {' | '.join(f'{speeds[arm]:.0f}' for arm in ARMS)} | {100 * behind:+.1f} |"
+    return f"| {name} | {tokens:.0f} | {' | '.join(f'{median(speeds[arm]):.0f}' for arm in ARMS)} | {shown} |"
 
 
 if __name__ == "__main__":
