@@ -141,7 +141,8 @@ class Rounds:
     def _finish(self) -> None:
         """End the thread before the process, which would abort if it were inside MLX.
 
-        MLX finds the compiler through PATH: without it the run under way is the last, half a second at most.
+        MLX finds the compiler through PATH: without it the run under way is the last, half a second at most. Metal's
+        compiler is a service of the system: there the round under way is waited for.
         """
         path = os.environ.pop("PATH", None)
         self._end()
