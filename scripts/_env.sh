@@ -59,12 +59,17 @@ install_with_pip() {
 find_python() {
     local name ok='import sys, os; sys.exit(sys.version_info < (3, 11) or (sys.platform, os.uname().machine) == ("darwin", "x86_64"))'
     for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
-        if "$name" -c "$ok" >/dev/null 2>&1; then
+        if ! opens_a_window "$name" && "$name" -c "$ok" >/dev/null 2>&1; then
             printf '%s' "$name"
             return 0
         fi
     done
     return 1
+}
+
+# Without Apple's developer tools /usr/bin/python3 is a stub, which opens a window that asks to install them.
+opens_a_window() {
+    [ "$(uname -s) $(command -v "$1")" = "Darwin /usr/bin/python3" ] && ! xcode-select -p >/dev/null 2>&1
 }
 
 # On Linux mlx's CPU backend multiplies several times faster with OpenBLAS; a Debian package where this user may install one.

@@ -103,6 +103,21 @@ def test_pip_takes_over_where_uv_is_missing_or_cannot(checkout: Checkout, failin
     assert "python3 -m venv .venv" in checkout.log()
 
 
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="there is no Python where a Mac has the stub")
+@pytest.mark.parametrize(
+    ("system", "tools", "found"), [("Darwin", 2, "python3.14"), ("Darwin", 0, "python3"), ("Linux", 2, "python3")]
+)
+def test_apples_stub_of_python_is_left_alone(checkout: Checkout, system: str, tools: int, found: str) -> None:
+    (checkout.folder / "tools" / "python3").unlink()
+    for name, does in {"uname": f"echo {system}", "xcode-select": f"exit {tools}", "python3.14": "exit 0"}.items():
+        stand_in = checkout.folder / "tools" / name
+        stand_in.write_text(f"#!/bin/sh\n{does}\n")
+        stand_in.chmod(0o755)
+    asked = f"PATH={checkout.folder}/tools:/usr/bin:/bin; . {checkout.folder}/scripts/_env.sh; find_python"
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout == found
+
+
 def test_an_installation_that_failed_is_tried_again(checkout: Checkout) -> None:
     done = checkout.run("scripts/try", failing="install")
     assert done.returncode == 1
