@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from scripts.pocket import start
 from scripts.pocket.drafter import load_target
 from scripts.pocket.layout import (
     AUDIO,
@@ -38,7 +39,6 @@ from scripts.pocket.sizes import (
     VISION,
     Sizes,
 )  # fmt: skip
-from scripts.pocket.train import load_module
 
 LIMIT_BYTES = 40_000_000
 _WIDE = 1e4
@@ -47,20 +47,20 @@ _TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 
 
 def publish(work: Path, assets: Path) -> None:
-    """Write assets/{target,drafter} from the checkpoints in `work`; the drafter may still be missing."""
+    """Write assets/{target,drafter} from the checkpoints in `work`, what is not trained there from `start`."""
     target = load_target(work / "target.pt")
     folder = assets / "target"
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _tensors(target, "model.language_model.")
     for tower, name in ((Vision(), "vision"), (Hearing(), "hearing")):
-        tensors |= _tensors(load_module(tower, work / f"{name}.pt"), "model.")
+        tensors |= _tensors(start.trained(tower, work, name), "model.")
     _save(tensors, folder)
     _json(folder / "config.json", target_config())
     _json(folder / "generation_config.json", _GENERATION)
     _json(folder / "tokenizer_config.json", _TOKENIZER_CONFIG)
     shutil.copyfile(work / "tokenizer.json", folder / "tokenizer.json")
     shutil.copyfile(_TEMPLATE, folder / "chat_template.jinja")
-    if (work / "drafter.pt").exists():
+    if (work / "drafter.pt").exists() or start.has(work, "drafter"):
         _publish_drafter(work, assets / "drafter")
     size = sum(path.stat().st_size for path in assets.rglob("*") if path.is_file())
     print(f"{assets}: {size:,} bytes")
@@ -70,8 +70,9 @@ def publish(work: Path, assets: Path) -> None:
 
 def _publish_drafter(work: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    drafter = load_module(Drafter(), work / "drafter.pt")
-    drafter.masked_embedding.token_ordering.copy_(torch.load(work / "ordering.pt"))
+    drafter = start.trained(Drafter(), work, "drafter")
+    if (work / "ordering.pt").exists():
+        drafter.masked_embedding.token_ordering.copy_(torch.load(work / "ordering.pt"))
     _save(_tensors(drafter, ""), folder)
     _json(folder / "config.json", drafter_config())
     _json(folder / "generation_config.json", {"num_assistant_tokens": 6, "num_assistant_tokens_schedule": "constant"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from safetensors import safe_open
 
@@ -17,6 +17,8 @@ from scripts.pocket import conversation
 
 if TYPE_CHECKING:
     from torch import nn
+
+    M = TypeVar("M", bound=nn.Module)
 
 _FILES = ("target/model.safetensors", "target/tokenizer.json", "drafter/model.safetensors")
 _PLACES = {
@@ -78,3 +80,14 @@ def load(module: nn.Module, work: Path, part: str) -> None:
     place, prefix = _PLACES[part]
     tensors = load_file(folder(work) / place / "model.safetensors")
     module.load_state_dict({name: tensors[prefix + name] for name in module.state_dict()})
+
+
+def trained(module: M, work: Path, part: str) -> M:
+    """Return a network, frozen: as it was trained in the work folder, else as it was published."""
+    from scripts.pocket.train import load_module
+
+    if has(work, part) and not (work / f"{part}.pt").exists():
+        load(module, work, part)
+        module.requires_grad_(requires_grad=False)
+        return module
+    return load_module(module, work / f"{part}.pt")

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from mlxmtp.media.sound import mel_features
+from scripts.pocket import start
 from scripts.pocket.senses.hearing import Hearing, rows_of
 from scripts.pocket.senses.media import SIDE, frames_of, pixels_of, size_of
 from scripts.pocket.senses.vision import Vision, patches
 from scripts.pocket.tasks.pictures import picture
 from scripts.pocket.tasks.sounds import Sounds
 from scripts.pocket.tasks.task import Medium
-from scripts.pocket.train import load_module
 
 
 class TrainedSenses:
@@ -22,8 +22,8 @@ class TrainedSenses:
 
     def __init__(self, folder: Path) -> None:
         self._sounds = Sounds(folder / "sounds")
-        self._vision = load_module(Vision(), folder / "vision.pt")
-        self._hearing = load_module(Hearing(), folder / "hearing.pt")
+        self._vision = start.trained(Vision(), folder, "vision")
+        self._hearing = start.trained(Hearing(), folder, "hearing")
         for parameter in (*self._vision.parameters(), *self._hearing.parameters()):
             parameter.data = parameter.data.bfloat16().float()
 
