@@ -174,7 +174,9 @@ def main() -> None:
                 arms = {arm: Decoder(*scripted, compiled="always") for arm in ARMS}  # a trace holds the script it saw
                 found = _measure(arms, prompt, len(said), options.repetitions, said)
                 figures[f"edits, {right:.0%} of the drafter's tokens right", text.name] = found
-    arms = {arm: Decoder(target, drafter, compiled="always") for arm in ARMS if arm != "plain" or not options.elsewhere}
+    # One decoder: what it learned of round times, noise included, is the same for all arms.
+    own = Decoder(target, drafter, compiled="always")
+    arms = {arm: own for arm in ARMS if arm != "plain" or not options.elsewhere}
     for kind in ("code", "chat", "list"):
         for number, question in enumerate(TEXTS[kind][:2]):
             prompt = tokenizer.prompt_ids([{"role": "user", "content": question}])
@@ -199,7 +201,8 @@ def _measure(
         for arm in rotated(tuple(arms), max(repetition, 0)):
             decoder = arms[arm]
             decoder.forget()
-            rounds = decoder.rounds(prompt, max_tokens=tokens, **ARMS[arm])
+            stop = () if wanted else decoder.target.config.stop_ids  # behind its end an answer goes in circles
+            rounds = decoder.rounds(prompt, max_tokens=tokens, stop=stop, **ARMS[arm])
             said = list(next(rounds).tokens)
             begin = time.perf_counter()
             for one in rounds:
