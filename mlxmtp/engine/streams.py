@@ -35,7 +35,7 @@ LANES = (4096, 16384, 65536)
 """Tokens up to which texts share a lane: every text of a lane costs what attending to the longest costs."""
 
 _FILLED = 0.7  # share of the memory beside the weights that keys and values may take: some are copied now and then
-_PIECE = 1.5  # rounds that a piece of a prompt may take between two rounds
+_PIECE = 1.4  # rounds that a piece of a prompt may take between two rounds
 _SHORTEST, _FIRST, _LONGEST = 4, 32, 512  # rows of such a piece
 _FORGETS = 0.3  # weight of the last measurement
 
