@@ -86,6 +86,13 @@ class Program:
         """Let the model go on that has come to `{wait}`."""
         (self.home / "go on").touch()
 
+    def wait_for_never(self) -> None:
+        """Wait until the model has come to `{never}`: a Ctrl+C before that would still be heard."""
+        end = time.monotonic() + PATIENCE
+        while not (self.home / "never").exists():
+            assert time.monotonic() < end, "the model did not come to {never}"
+            time.sleep(0.01)
+
     def _process(self, args: tuple[str, ...], stdin: int | None = None, terminal: int | None = None) -> Process:
         words = self.command(*args) if self.anew else self._arguments(args)
         return Process(words, self.environment(), self.home, stdin=stdin, terminal=terminal, anew=self.anew)

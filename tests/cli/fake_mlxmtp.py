@@ -1,7 +1,8 @@
 """`mlxmtp` with a queue instead of a network: everything else is the real program.
 
 FAKE_ANSWERS is a JSON list; each answer is a text, and the model pauses at `{sleep 0.5}` in it, at `{wait}` until the
-test says so (`Program.go_on`), at `{stop}` until Ctrl+C has reached the conversation, at `{never}` for good.
+test says so (`Program.go_on`), at `{stop}` until Ctrl+C has reached the conversation, at `{never}` for good,
+which a file `never` in its folder tells (`Program.wait_for_never`).
 FAKE_INTERRUPT_AT names the moment of a Ctrl-C: the import of a module, `load` or `prefill`.
 FAKE_LOAD is such a mark without its braces for loading, FAKE_PREFILL a JSON list of them for the prompts, one each, in
 the middle of their reading.
@@ -77,6 +78,8 @@ def pause_at(mark: str) -> None:
     elif mark == "stop":
         pause(_PATIENCE, until=stopped.is_set)
     elif mark:
+        if mark == "never":
+            Path("never").touch()
         pause(3600.0 if mark == "never" else float(mark.removeprefix("sleep ")))
 
 

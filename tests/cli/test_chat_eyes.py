@@ -39,6 +39,7 @@ def test_a_model_that_does_not_stop_says_so_and_one_more_ctrl_c_leaves(program: 
     terminal = begin(program)
     terminal.send("Hi" + ENTER)
     terminal.wait_for("Hello there and")
+    program.wait_for_never()
     terminal.send(CTRL_C)
     terminal.wait_for("stopping; Ctrl+C again leaves")
     terminal.send(CTRL_C)
