@@ -12,7 +12,6 @@ from mlxmtp.app.router import SMALL, Facts, Rules
 from mlxmtp.engine.media import Media
 from mlxmtp.engine.tokenizer import declares_tools
 from mlxmtp.errors import MlxmtpError, ModelNotFound, TooLarge
-from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import need
 from mlxmtp.models.config import read_config
 
@@ -138,11 +137,6 @@ class Candidates:
             return "does not fit the memory"
         return ""
 
-    @property
-    def _usable(self) -> int:
-        """The bytes that models here may take."""
-        return this_machine().as_told(self._opener.loaded.places.data).usable
-
     def opened(self, name: str) -> OpenModel:
         """Return a model, opened now if it is not; where the memory does not hold it beside others, they are freed.
 
@@ -153,7 +147,7 @@ class Candidates:
             if one.target is None:
                 one.target = one.opener.target(None)
             others = [other for other in self._here() if other.opened is not None]
-            if one.bytes + sum(other.bytes for other in others) > self._usable:
+            if one.bytes + sum(other.bytes for other in others) > self._opener.machine.usable:
                 for other in others if one.opener.here else ():
                     other.close()
             began = self._clock()

@@ -187,8 +187,12 @@ class Opener:
     ) -> None:
         """Raise TooLarge if the memory does not hold it all."""
         options: dict[str, Any] = {"turns": turns, "kv_bits": settings.kv_bits, "media": media}
-        options["machine"] = this_machine().as_told(self.loaded.places.data)
-        require_memory(target, drafter, tokens, force=bool(settings.force), **options)
+        require_memory(target, drafter, tokens, force=bool(settings.force), machine=self.machine, **options)
+
+    @property
+    def machine(self) -> Machine:
+        """This machine, with the memory limit that its device named if an earlier process asked it."""
+        return this_machine().as_told(self.loaded.places.data)
 
     def has_drafter(self, target: Checkpoint) -> bool:
         return self._store.drafter_for(target, None) is not None

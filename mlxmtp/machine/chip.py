@@ -57,7 +57,7 @@ class Machine:
 
     def keep(self, folder: Path, limit: int | None) -> None:
         """Write what the device lets a model take, in bytes, for later processes; None is nothing new."""
-        if limit in (None, self.as_told(folder).usable) or self.wired_limit is not None:
+        if limit is None or self.wired_limit is not None or limit == self.as_told(folder).usable:
             return
         with suppress(OSError):  # a full or read-only disk: the next process guesses again
             text = json.dumps({"of": self._identity, "usable": limit}, indent=1) + "\n"

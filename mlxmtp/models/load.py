@@ -138,8 +138,8 @@ def evaluate(network: Target | Drafter | PatchEmbedder | VisionTower | FrameEmbe
 
     Raises DeviceFailed, and LoadError for an array that this GPU cannot hold in one piece.
     """
-    largest, limit = max((one.nbytes for one in arrays(network)), default=0), device.largest_buffer()
-    if limit is not None and largest > limit:
+    limit = device.largest_buffer()
+    if limit is not None and (largest := max((one.nbytes for one in arrays(network)), default=0)) > limit:
         what = f"has {format_bytes(largest)} in one piece, and this GPU takes {format_bytes(limit)}"
         raise LoadError(f"This model {what}: choose a variant with fewer bits, or a smaller model.")
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
@@ -18,7 +18,7 @@ from scripts.pocket import conversation
 if TYPE_CHECKING:
     from torch import nn
 
-    M = TypeVar("M", bound=nn.Module)
+    from scripts.pocket.train import M
 
 _FILES = ("target/model.safetensors", "target/tokenizer.json", "drafter/model.safetensors")
 _PLACES = {

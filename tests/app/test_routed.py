@@ -66,11 +66,7 @@ class House:
         monkeypatch.setattr(Opener, "open", self._open)
         monkeypatch.setattr(Opener, "require_memory", self._require_memory)
         monkeypatch.setattr(candidates.Candidate, "bytes", property(lambda one: 10 if one.opener.here else 0))
-        monkeypatch.setattr(candidates, "this_machine", lambda: self)
-
-    def as_told(self, folder: Path) -> House:
-        del folder
-        return self
+        monkeypatch.setattr(Opener, "machine", self)
 
     def _open(self, target: Checkpoint, drafter: object, settings: object, tokenizer: object = None) -> OpenModel:
         name = target.folder.name
