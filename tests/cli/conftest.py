@@ -44,6 +44,7 @@ class Program:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL")}
         own = {"HOME": str(self.home), "MLXMTP_HOME": str(self.home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+        own["PYTHONFAULTHANDLER"] = "1"  # see `Terminal.where`
         return {**kept, **own, "FAKE_ANSWERS": json.dumps(self.answers), **self.env}
 
     def command(self, *args: str) -> list[str]:
@@ -127,7 +128,7 @@ class Terminal:
             if not (data := self._read(end - time.monotonic())):
                 shown = "\n".join(lines)
                 why = "the end" if data is not None else "nothing more"
-                raise AssertionError(f"{why} came instead of {what}; there is:\n{shown}")
+                raise AssertionError(f"{why} came instead of {what}; there is:\n{shown}\n\n{self.where()}")
             self._take(data)
 
     def send(self, keys: str | bytes) -> None:
@@ -171,8 +172,17 @@ class Terminal:
         """The same, with the terminal still open; a signal's number counts below zero."""
         while data := self._read(PATIENCE):
             self._take(data)
-        assert data is not None, "\n".join(["it does not end; there is:", *self.lines()])
+        assert data is not None, "\n".join(["it does not end; there is:", *self.lines(), "", self.where()])
         return self.process.wait(PATIENCE)
+
+    def where(self) -> str:
+        """End the program, which is stuck, and return what its threads were doing, and the last bytes before."""
+        last = self.raw[-400:]
+        self.process.send_signal(signal.SIGABRT)
+        said = b""
+        while data := self._read(2.0):
+            said += data
+        return f"last bytes: {last!r}\n{said.decode(errors='replace')}"
 
     def close(self) -> None:
         """Close the window; a program that is still there is ended."""

@@ -7,6 +7,7 @@ and so is what the interpreter reads from the environment at its own start; test
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import gc
 import importlib
 import io
@@ -210,6 +211,7 @@ def main() -> None:
     with redirect_stdout(io.StringIO()):
         run_command(["config", "path"])  # with the first one typer imports what it converts values with
     fake_mlxmtp.replace_networks()
+    faulthandler.enable(sys.__stderr__)  # descriptor 2 of every fork is its own
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])), run)
 

@@ -28,6 +28,7 @@ pytestmark = [
 def start(home: Path, *args: str, **env: str) -> Terminal:
     own = {"HOME": str(home), "MLXMTP_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
     environment = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **own, **env}
+    environment["PYTHONFAULTHANDLER"] = "1"
     command = ["-m", "mlxmtp", "chat", "-m", "pocket", "--temp", "0", *args]
     terminal = Terminal(
         COLUMNS, ROWS, lambda end: Process([sys.executable, *command], environment, home, terminal=end, anew=True)

@@ -29,6 +29,8 @@ from scripts.pocket.tasks.task import Medium
 
 _NOTHING = 0.2
 """Weight of places where nothing is: they are fifty times as many."""
+_APART = 10**9
+"""Between the numbers of two seeds' pictures: a tower that is trained on with another seed sees other ones."""
 _COLOURS = tuple(COLOURS)
 
 
@@ -103,7 +105,8 @@ class VisionJob:
         return Stream(self._pool, rank, world)
 
     def _pool(self, number: int) -> list[Pictures]:
-        numbers = range(number * self._scale.pool, (number + 1) * self._scale.pool)
+        first = self._seed * _APART + number * self._scale.pool
+        numbers = range(first, first + self._scale.pool)
         made = list(self._batches([crowded(i) if i % 2 else picture(Medium("image", i)) for i in numbers]))
         Random(f"{self._seed}/vision/{number}").shuffle(made)
         return made
