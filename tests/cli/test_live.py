@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
+from random import Random
 
 import pyte
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxmtp.app.worker import Worker
 from mlxmtp.cli.repl.chat import wait_for_model
 from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.cli.terminal.presenters import AnswerView
-from mlxmtp.cli.terminal.rows import RedrawnRows, folded, joined, listed, wrapped
+from mlxmtp.cli.terminal.rows import Flow, RedrawnRows, folded, joined, listed, wrapped
+from mlxmtp.units import text_width
 
 
 class Window(Output):
@@ -206,6 +210,20 @@ def test_a_tail_at_the_top_of_the_window_is_not_kept_in_the_history(count: int) 
     assert not screen.history.top
     assert not "".join(screen.display).strip()
     assert (screen.cursor.x, screen.cursor.y) == (0, 0)
+
+
+@given(st.text("ab 中é\n", max_size=60), st.integers(2, 9), st.randoms())
+def test_text_in_pieces_is_broken_between_words(text: str, columns: int, rng: Random) -> None:
+    flow, shown, at = Flow(lambda: columns), "", 0
+    while at < len(text):
+        size = rng.randint(1, 5)
+        shown += flow.feed(text[at : at + size])
+        at += size
+    shown += flow.rest()
+    assert "".join(shown.split()) == "".join(text.split())  # nothing is lost
+    assert all(text_width(row) <= columns for row in shown.split("\n"))
+    if "中" not in text and all(len(word) <= columns for word in text.split()):
+        assert shown.split() == text.split()  # and no word is broken
 
 
 def test_rows_are_wrapped_by_columns() -> None:

@@ -9,7 +9,7 @@ from io import TextIOWrapper, UnsupportedOperation
 from typing import Self, TextIO
 
 from mlxmtp.cli.terminal.keyboard import modes
-from mlxmtp.cli.terminal.rows import bold, columns_of, cropped, dim, one_line, without_controls, wrapped
+from mlxmtp.cli.terminal.rows import Flow, bold, columns_of, cropped, dim, one_line, without_controls, wrapped
 from mlxmtp.cli.terminal.signals import writing
 from mlxmtp.environment import Pictures, in_tmux, over_ssh
 from mlxmtp.errors import MlxmtpError, sentence
@@ -42,6 +42,7 @@ class Output:
         self._shows_progress = False  # and the terminal's modes know of it: Ctrl-C removes the line, too
         self._in_thought = False  # the last thing on stderr was part of a thought
         self._thought_at_start = True
+        self._flow = Flow(lambda: _size(stderr)[0])  # of a thought on a terminal
 
     @classmethod
     def standard(cls, look: Look | None = None) -> Self:
@@ -156,14 +157,15 @@ class Output:
         self._in_thought = True
         self._thought_at_start = text.endswith("\n")
         if self.error_terminal:
-            text = dim(text) if self._draws_errors else without_controls(text)
+            text = dim(self._flow.feed(text)) if self._draws_errors else without_controls(text)
         self._put_error(text)
 
     def end_thought(self) -> None:
         """Leave the thought: what follows starts on a line of its own."""
         if self._in_thought:
             self._in_thought = False
-            self._put_error("\n" if self._thought_at_start else "\n\n")
+            self._put_error(dim(self._flow.rest()) + ("\n" if self._thought_at_start else "\n\n"))
+            self._flow = Flow(lambda: _size(self._stderr)[0])
 
     def undo_modes(self) -> None:
         """Restore cursor and unmarked pastes after a signal in the middle of a line, and begin a new one."""

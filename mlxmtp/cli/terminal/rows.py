@@ -16,6 +16,8 @@ _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WORD = re.compile(r"\S+\s*|\s+")
 _NARROWEST = 20  # columns in which words can still be read beside a name
+_PARTS = re.compile(r"\n|[^\S\n]+|\S+")
+_LONGEST_WORD = 40  # characters that wait for their end
 
 
 def without_controls(text: str) -> str:
@@ -65,6 +67,45 @@ def wrapped(text: str, columns: int) -> list[str]:
             rows += full
         rows.append(row.rstrip())
     return rows
+
+
+class Flow:
+    """Text that comes in pieces, broken between words: a word waits until it has ended."""
+
+    def __init__(self, columns: Callable[[], int]) -> None:
+        self._columns = columns
+        self._word = ""
+        self._used = 0  # columns of the row
+
+    def feed(self, text: str) -> str:
+        """Return what can be shown after this piece."""
+        parts = _PARTS.findall(self._word + without_controls(text).replace("\t", "    "))
+        self._word = parts.pop() if parts and _may_go_on(parts[-1]) else ""
+        return "".join(map(self._placed, parts))
+
+    def rest(self) -> str:
+        """Return the word that was waiting: nothing more comes."""
+        word, self._word = self._word, ""
+        return self._placed(word)
+
+    def _placed(self, part: str) -> str:
+        columns, width = max(self._columns(), 2), text_width(part)
+        if part == "\n":
+            self._used = 0
+        elif self._used + width <= columns:
+            self._used += width
+        elif part.isspace():  # the row ends here
+            self._used, part = columns, ""
+        else:
+            rows = _chopped(part, columns)
+            part = "\n" * bool(self._used) + "\n".join(rows)
+            self._used = text_width(rows[-1])
+        return part
+
+
+def _may_go_on(part: str) -> bool:
+    """Return whether this is the beginning of a word; those of wide characters are broken anywhere."""
+    return not part.isspace() and len(part) == text_width(part) <= _LONGEST_WORD
 
 
 def folded(text: str, columns: int) -> list[str]:
