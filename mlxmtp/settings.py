@@ -364,7 +364,7 @@ def resolve(
     for name, one in entries.items():
         if text := environ.get(one.environment):
             reads = one.rule.reads  # a switch is on when its variable is there and not empty
-            value = True if reads is bool else text if reads is str else _number_or_text(text)
+            value = True if reads is bool else text if reads is str else number_or_text(text)
             said.append((name, value, one.environment, "environment"))
     said += [(name, value, "--" + name.replace("_", "-"), "flag") for name, value in flags.items()]
     values = {
@@ -376,7 +376,7 @@ def resolve(
 
 def typed_value(key: str, text: str) -> Any:
     """Return what a person typed for a setting, in its type. Raises UsageError."""
-    return checked(TABLE[key], _number_or_text(text), key.replace("_", "-"), UsageError)
+    return checked(TABLE[key], number_or_text(text), key.replace("_", "-"), UsageError)
 
 
 def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError]) -> Any:
@@ -431,7 +431,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
 
 
-def _number_or_text(text: str) -> object:
+def number_or_text(text: str) -> object:
+    """Return the number that a text is, or the text."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)

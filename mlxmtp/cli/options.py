@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.environment import draws_pictures
-from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, table_of
+from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, number_or_text, table_of
 
 Command = Callable[..., None]
 
@@ -36,13 +36,17 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
 
         @wraps(function)
         def run(ctx: Context, **values: Any) -> None:
-            given = {name: value for name, value in values.items() if name in taken and value not in (None, [])}
+            given = {name: read(name, value) for name, value in values.items() if name in taken}
+            given = {name: value for name, value in given.items() if value not in (None, [])}
             ctx.ensure_object(dict).update(given)
             function(ctx, **{name: value for name, value in values.items() if name not in taken})
 
         run.__annotations__ = {}
         run.__signature__ = signature.replace(parameters=[context, *parameters])  # type: ignore[attr-defined]
         return run
+
+    def read(name: str, value: Any) -> Any:
+        return number_or_text(value) if entries[name].rule.reads in (int, float) and value is not None else value
 
     def arranged(own: dict[str, inspect.Parameter]) -> Iterator[inspect.Parameter]:
         words = layout.split()
@@ -61,9 +65,8 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
         default = Option(
             None, *one.flags, metavar=one.metavar, help=one.help, show_default=False, autocompletion=completion
         )
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=one.rule.reads | None
-        )
+        reads = str if one.rule.reads in (int, float) else one.rule.reads  # the table says what is no number
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=reads | None)
 
     return decorate
 

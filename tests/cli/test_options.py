@@ -124,6 +124,13 @@ def test_every_kind_of_value_from_every_place(tmp_path: Path) -> None:
         resolve(Made, {}, {"MADE": "x"}, {}, file)
 
 
+def test_what_is_no_number_is_refused_in_the_words_of_the_table() -> None:
+    said: list[Any] = []
+    assert CliRunner().invoke(program(said), ["say", "hi", "--limit", "8x"]).exit_code == 0
+    with pytest.raises(UsageError, match="--limit must be a whole number from 2 up, not '8x'"):
+        resolve(Made, said[-1][-1], {}, {}, "config.toml")
+
+
 @pytest.mark.parametrize(
     ("args", "resume", "other"),
     [
