@@ -16,6 +16,7 @@ from mlxmtp.files import write_atomically
 
 _CONTEXT = 32_768  # where the server does not say
 _BEGIN, _END = "# mlxmtp: begin\n", "# mlxmtp: end\n"
+_HELPER, _TOKEN, _NO_KEY = f'echo "${SERVER_KEY}"', "ANTHROPIC_AUTH_TOKEN", "none"
 
 Table = dict[str, Any]
 
@@ -63,8 +64,8 @@ def _claude(server: Server) -> Table:
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     if server.locked:
-        return {"apiKeyHelper": f'echo "${SERVER_KEY}"', "env": environment}
-    return {"env": {**environment, "ANTHROPIC_AUTH_TOKEN": "none"}}
+        return {"apiKeyHelper": _HELPER, "env": environment}
+    return {"env": {**environment, _TOKEN: _NO_KEY}}
 
 
 def _codex(server: Server) -> str:
@@ -218,7 +219,17 @@ def _joined(before: str | None, content: Table | str, path: Path) -> str:
         raise UsageError(
             f"{path} is no plain JSON (comments?): put the settings into it by hand, mlxmtp connect shows them."
         )
-    return json.dumps(_merged(table, content), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_one_key(_merged(table, content), content), indent=2, ensure_ascii=False) + "\n"
+
+
+def _one_key(table: Table, content: Table) -> Table:
+    """Return Claude Code's settings with one way to the key: a token of ours from before would win over the helper."""
+    env = table.get("env")
+    if content.get("apiKeyHelper") == _HELPER and isinstance(env, dict) and env.get(_TOKEN) == _NO_KEY:
+        return {**table, "env": {name: value for name, value in env.items() if name != _TOKEN}}
+    if _TOKEN in content.get("env", {}) and table.get("apiKeyHelper") == _HELPER:
+        return {name: value for name, value in table.items() if name != "apiKeyHelper"}
+    return table
 
 
 def _merged(table: Table, more: Table) -> Table:

@@ -16,7 +16,7 @@ from mlxmtp.chat.material import decoded, read_text
 from mlxmtp.engine.media import FRAME_TOKENS, IMAGE_TOKENS, SOUND_TOKENS, VIDEO_TOKENS
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.files import is_full, read_whole
+from mlxmtp.files import is_full, read_whole, try_lock
 from mlxmtp.machine.memory import Largest
 from mlxmtp.media.source import HEAD, Kind, kind_of, media_type_of
 
@@ -131,6 +131,10 @@ class Answers:
         except OSError as error:
             kind = MlxmtpError if is_full(error) else UsageError
             raise kind(f"{path} cannot be written: {error.strerror or error}.") from None
+        if path.is_file():
+            self._held = path.open("rb")  # its lock lasts as long as this object
+            if not try_lock(self._held.fileno()):
+                raise UsageError(f"Another run writes {path}: wait until it has ended, or give another -o.")
         lines = list(self._complete_lines())
         self.done = len(lines)
         self.responses = [str(line.get("response", "")) for line in lines]

@@ -69,6 +69,9 @@ class Remote:
             raise UsageError(f"{url} is no address of a server: write it as {DEFAULT_URL}.") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise UsageError(f"{url} is no address of a server: write it as {DEFAULT_URL}.")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            told = "has a line break or another character that no header holds"
+            raise UsageError(f"The key for {parts.hostname} {told}: set {key_from or SERVER_KEY} anew.")
         self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._key: str | None = key
         self._key_from: str | None = key_from
@@ -141,7 +144,6 @@ class Remote:
             line = connection.sock
             line.settimeout(_SILENT if body is None else self._first_byte)
             response = connection.getresponse()
-            line.settimeout(_SILENT)
         if response.status == 200:
             return response
         with closing(response):
@@ -158,7 +160,7 @@ class Remote:
 
     def _refusal(self, response: HTTPResponse) -> EndpointFailed:
         status, lasting = response.status, not (response.status in _TRANSIENT or response.status >= 500)
-        if status in (401, 403) and self._key is None:
+        if status == 401 and self._key is None:
             way = f"set {self._key_from} to it"
             if self._key_from is None:
                 way = f"name it in the config, as [endpoint.NAME] with key_env, or set MLXMTP_URL beside {SERVER_KEY}"
@@ -216,6 +218,8 @@ class Chunks:
                     except (ValueError, RecursionError):
                         raise (self.remote.foreign() if whole else self.remote.broken_off()) from None
                     ended = ended or any(one.get("finish_reason") for one in chunk["choices"])
+                    if any(value for one in chunk["choices"] for name, value in one["delta"].items() if name != "role"):
+                        self._socket.settimeout(_SILENT)  # until here, some servers send a head and read a prompt
                     yield chunk
         if not ended and not self._closed:
             raise self.remote.broken_off()

@@ -41,6 +41,7 @@ _BYTES, _FORMAT = 4, 8  # of a token, about, and the tokens around a message
 _LOOK = 0.1  # seconds after which a stop is noticed while nothing comes
 
 _REASONS: dict[str, FinishReason] = {"length": "length", "tool_calls": "tool"}
+_BROKEN = ("content_filter", "abort", "error")  # of Azure, vLLM and others
 _NAMES = {name: name for name in SAMPLING} | {"temp": "temperature"} | {"max_tokens": "max_tokens"}
 
 
@@ -328,6 +329,9 @@ class RemoteAnswer(Answer):
         if not (self.complete or self._trusted or self._stops or self._reason == "length"):
             told = f"The server at {self._chunks.remote.url} did not keep to the form of the answer: ask another one."
             raise EndpointFailed(told, "it knows no forms", counts=False)
+        if self._reason in _BROKEN:
+            told = f"The server at {self._chunks.remote.url} ended its answer early ({self._reason}): it is not whole."
+            raise EndpointFailed(told, f"it ended with {self._reason}", counts=False)
         yield End(_REASONS.get(self._reason, "stop"), self.stats)
 
     def _take_call(self, one: Mapping[str, Any]) -> None:
@@ -342,7 +346,7 @@ class RemoteAnswer(Answer):
         self._called[index] = name or str(function.get("name") or ""), arguments + written
 
     def _arriving(self) -> Iterator[dict[str, Any]]:
-        """Yield chunks; while none comes, `on_prefill` is called, which may end the wait."""
+        """Yield chunks; before each, and while none comes, `on_prefill` is called, which may end the answer."""
         arrived: SimpleQueue[dict[str, Any] | Exception | None] = SimpleQueue()
 
         def read() -> None:
@@ -359,8 +363,8 @@ class RemoteAnswer(Answer):
                 chunk = arrived.get(timeout=_LOOK)
             except Empty:
                 chunk = {}
-                if not self._first and self._on_prefill is not None:
-                    self._on_prefill(0, 0)
+            if self._on_prefill is not None:  # also while a call is written, of which nothing is shown
+                self._on_prefill(0, 0)
             if not self._first and time.perf_counter() - self._started > self._patience:  # in spite of signs of life
                 self.leave()
                 seconds = f"{self._patience:g} seconds"

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import sys
+from contextlib import redirect_stdout
 from typing import Any, cast
 
 from mlxmtp.app.tools.arguments import fault_in
@@ -88,8 +89,9 @@ def _of_class(module: str, name: str) -> dict[str, Any]:
     """Return the schema of a pydantic class, looked for in the current folder, too."""
     sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), name)
-        schema = found.model_json_schema()
+        with redirect_stdout(sys.stderr):  # what it prints is no part of the answer
+            found = getattr(importlib.import_module(module), name)
+            schema = found.model_json_schema()
     except Exception as error:  # code of the user's runs here
         raise UsageError(f"{module}:{name} gives no schema: {error}. It must be a pydantic class.") from error
     finally:

@@ -81,6 +81,12 @@ def read_all(messages: Sequence[Mapping[str, Any]], *, fetches: bool) -> list[di
     ]
 
 
+def files_in(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many pictures, sounds and documents the messages name, those at addresses included."""
+    contents = (one["content"] for one in messages if isinstance(one.get("content"), list))
+    return sum(part["type"] != "text" for content in contents for part in content)
+
+
 def has_unread(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return True if `read_all` has something to do."""
     contents = (one["content"] for one in messages if isinstance(one.get("content"), list))

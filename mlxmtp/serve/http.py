@@ -130,8 +130,8 @@ class Door:
             return Refused(f"Pages of {origin} are not allowed here: mlxmtp serve --origins allows them.", status=403)
         if self.key is None or path in _OPEN:
             return None
-        given = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
-        if hmac.compare_digest(given.encode("latin-1", "replace"), self.key.encode()):
+        given = headers.get("authorization", "").removeprefix("Bearer ").strip(), headers.get("x-api-key", "")
+        if any(hmac.compare_digest(one.encode("latin-1", "replace"), self.key.encode()) for one in given):
             return None
         return Refused("The API key is missing or wrong.", status=401, code="invalid_api_key")
 

@@ -62,8 +62,10 @@ class Scheduler:
         self._read(first)
 
     def stop(self) -> None:
-        """Take no more events; the worker's thread ends with the process."""
+        """End all answers and take no more events; the worker's thread ends with the process."""
         self._worker.stop()
+        for job in self._together:
+            self._worker.leave(job)
         self._stop_idle_timer()
         asyncio.get_running_loop().remove_reader(self._worker.bell)
 
@@ -89,7 +91,7 @@ class Scheduler:
         """Put a job at the end of the line. Raises Refused if it is too long."""
         if self.state == "failed":
             raise Refused(f"The model cannot be read: {self._worker.error}", status=503)
-        if len(self._waiting) >= self._most:
+        if len(self._waiting) + self.running >= self._most + self._parallel:
             raise Refused(
                 f"{len(self._waiting)} requests are waiting already: try again.", status=503, code="overloaded", retry=2
             )

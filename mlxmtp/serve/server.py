@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -137,6 +137,7 @@ class Server:
             await server.serve(sockets=[self._socket])
         finally:
             keep.cancel()
+            await _end(server.server_state.tasks)
             scheduler.stop()
             log.removeHandler(told)
             if worker.model is not None:
@@ -167,6 +168,15 @@ def serve(opener: Opener, options: Options, settings: Settings, tell: Callable[[
     Server(models_of(opener, settings), options, tell).run(settings.of_answer())
 
 
+async def _end(requests: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel the requests that are still answered when the server's patience is over: they give up their answers."""
+    tasks = [*requests]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=1.0)
+
+
 async def _save_regularly(worker: Worker) -> None:
     while True:
         await asyncio.sleep(_SAVE_SECONDS)
@@ -193,4 +203,6 @@ class _ErrorLines(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, LocalProtocolError):  # uvicorn has answered already: the client broke off HTTP itself
             return
+        if isinstance(error, asyncio.CancelledError) or str(record.msg).startswith("Cancel "):
+            return  # the server was told to end while it answered
         self._tell(sentence(error) if isinstance(error, Exception) else record.getMessage())

@@ -18,7 +18,7 @@ from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import MlxmtpError, UsageError, sentence
 from mlxmtp.serve.answers import Collected, Ending, Piece, ToolUse, new_id
-from mlxmtp.serve.contents import MOST_MEDIA, has_unread, read_all
+from mlxmtp.serve.contents import MOST_MEDIA, files_in, has_unread, read_all
 from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.metrics import Metrics
 from mlxmtp.serve.models import Models, Served
@@ -64,6 +64,7 @@ class Service:
         try:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
             if has_unread(request.messages):
+                _require_few(files_in(request.messages))
                 messages = await asyncio.to_thread(read_all, request.messages, fetches=self._fetches)
                 request = replace(request, messages=messages)
             if media_in(request.messages):
@@ -160,10 +161,7 @@ class Service:
 
     def _with_media(self, served: Served, request: AnswerRequest) -> AnswerRequest:
         """Return the request with media as the network gets them. Raises Refused for what cannot be read."""
-        count = len(media_in(request.messages))
-        if count > MOST_MEDIA:
-            told = f"The messages have {count} images and audio files, and at most {MOST_MEDIA} are accepted."
-            raise Refused(told, "messages")
+        _require_few(len(media_in(request.messages)))  # documents have several
         tokens = request.given.get("image_tokens", self._defaults.get("image_tokens"))
         if refused := next((served.refused[kind] for kind in kinds_in(request.messages) if kind in served.refused), ""):
             raise Refused(refused, "messages", status=503)
@@ -220,6 +218,12 @@ class Service:
             )
 
         return Job(prepared.served, begin)
+
+
+def _require_few(count: int) -> None:
+    if count > MOST_MEDIA:
+        told = f"The messages have {count} images and audio files, and at most {MOST_MEDIA} are accepted."
+        raise Refused(told, "messages")
 
 
 def _require_tokens(tokenizer: Tokenizer, request: AnswerRequest) -> None:

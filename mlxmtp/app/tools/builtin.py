@@ -182,7 +182,11 @@ class _Files:
         if start.is_file():
             yield start
             return
-        for path in sorted(start.iterdir()):
+        try:
+            inside = sorted(start.iterdir())
+        except OSError:  # nobody may look into it
+            return
+        for path in inside:
             if not path.name.startswith(".") and not path.is_symlink():
                 yield from self._below(path) if path.is_dir() else [path]
 

@@ -53,8 +53,9 @@ def require_library() -> None:
 class Server:
     """One server and what is known of it."""
 
-    entry: ServerEntry
+    entry: ServerEntry  # with the values of variables
     tail: Tail
+    shown: str = ""  # its address as the file has it: a variable may hold a key
     tools: Sequence[Tool] = ()
     title: str = ""  # as it calls itself, with its version
     left_out: list[str] = field(default_factory=list)  # tools that cannot be offered, with the reason
@@ -78,8 +79,10 @@ class Server:
         """Keep why it does not work, as the end of a sentence; the first reason stands."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        said = " ".join(cleaned(str(error).split("For further information")[0], 300).split()).rstrip(".")
-        said = (said or type(error).__name__) + (f" ({self.entry.url})" if self.entry.url else "")
+        text = str(error).split("For further information")[0]
+        text = text.replace(self.entry.url, self.shown) if self.entry.url else text
+        said = " ".join(cleaned(text, 300).split()).rstrip(".")
+        said = (said or type(error).__name__) + (f" ({self.shown})" if self.shown else "")
         if isinstance(error, FileNotFoundError):
             folder = f", or no folder {self.entry.cwd}" if self.entry.cwd else ""
             said = f"there is no program '{self.entry.command}'{folder}"
@@ -105,7 +108,7 @@ class Servers:
     def __init__(self, entries: Sequence[ServerEntry]) -> None:
         """Begin to start them; `wait` waits for it. Raises UsageError without the library, ConfigError."""
         require_library()
-        self.all = [Server(one.filled(), Tail()) for one in entries]
+        self.all = [Server(one.filled(), Tail(), one.url) for one in entries]
         for one in self.all:
             command = one.entry.command
             if command and "/" not in command and which(command, path=one.entry.env.get("PATH")) is None:

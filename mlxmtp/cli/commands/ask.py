@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Context, Option
@@ -74,24 +75,25 @@ def ask(
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx)
-    asking = _question(ctx, out, file or [], prompt or [], no_stdin=no_stdin)  # first: a pipe may write the session
-    loaded, conversation = conversation_for(loaded, out, latest=continue_, resume=resume, save=save)
-    opener = opener_of(loaded, out)
-    person = calls.asking(out) if can_ask(out) else None
-    chosen = chosen_tools(tool or [], loaded, person)
-    opener.calls = bool(chosen)
-    turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream), chosen)
-    try:
-        with calls.in_use(chosen.servers):
-            if dry_run:
-                turn.show_prompt()
-                return
-            turn.answer()
-        if save and conversation.session is not None and out.error_terminal:
-            out.note(f"Saved as session {conversation.session}: mlxmtp ask -c goes on with it.")
-    finally:
-        conversation.close()
-        out.settle()
+    with redirect_stdout(sys.stderr) if loaded.settings.functions else nullcontext():  # what these print is no answer
+        asking = _question(ctx, out, file or [], prompt or [], no_stdin=no_stdin)  # first: a pipe may write the session
+        loaded, conversation = conversation_for(loaded, out, latest=continue_, resume=resume, save=save)
+        opener = opener_of(loaded, out)
+        person = calls.asking(out) if can_ask(out) else None
+        chosen = chosen_tools(tool or [], loaded, person)
+        opener.calls = bool(chosen)
+        turn = OneAnswer(loaded, out, opener, conversation, asking, Form(json, jsonl, extract, no_stream), chosen)
+        try:
+            with calls.in_use(chosen.servers):
+                if dry_run:
+                    turn.show_prompt()
+                    return
+                turn.answer()
+            if save and conversation.session is not None and out.error_terminal:
+                out.note(f"Saved as session {conversation.session}: mlxmtp ask -c goes on with it.")
+        finally:
+            conversation.close()
+            out.settle()
 
 
 def _question(ctx: Context, out: Output, files: list[str], prompt: list[str], *, no_stdin: bool) -> Exchange:

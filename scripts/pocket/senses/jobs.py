@@ -1,7 +1,9 @@
 """Training the towers alone, each with a classifier that is thrown away.
 
 A picture says what stands where: the soft token at a thing's centre is to tell thing and colour, all others that
-there is nothing. A sound is to tell its words in order (CTC). So the target finds soft tokens that it only has to read.
+there is nothing. Where a centre is so close to an edge that two soft tokens, or four, could tell, the one that tells it
+best is to: else a thing would be told twice or not at all. A sound is to tell its words in order (CTC). So the target
+finds soft tokens that it only has to read.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from scripts.pocket.tasks.pictures import COLOURS, THINGS, Picture, crowded, pic
 from scripts.pocket.tasks.sounds import WORDS, Sounds
 from scripts.pocket.tasks.task import Medium
 
-_NOTHING = 0.2
+_NOTHING = 0.5
 """Weight of places where nothing is: they are fifty times as many."""
+_EDGE = 0.12
+"""As near to the edge of a soft token, in parts of its side, another one may tell a thing."""
 _APART = 10**9
 """Between the numbers of two seeds' pictures: a tower that is trained on with another seed sees other ones."""
 _COLOURS = tuple(COLOURS)
@@ -48,11 +52,13 @@ class Pictures:
 
 
 class Seen(NamedTuple):
-    """Patches [B, P, 768] of pictures, and what stands where: what [B, S], 0 for nothing; colour [B, S]."""
+    """Patches [B, P, 768] of pictures, and what is in them: what [B, T], 0 for nothing; colour [B, T]; the soft tokens
+    that may tell it, places [B, T, 4], some of them twice."""
 
     pieces: Tensor
     what: Tensor
     colour: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,39 +127,64 @@ class VisionJob:
             yield from (Pictures(tuple(some), grid) for some in _groups(all_of, self._scale.budget))
 
     def _seen(self, batch: Pictures) -> Seen:
-        drawn = [(patches(pixels_of(seen)), *places(seen, batch.grid)) for seen in batch.seen]
+        most = max(len(seen.things) for seen in batch.seen)
+        drawn = [(patches(pixels_of(seen)), *things(seen, batch.grid, most)) for seen in batch.seen]
         return Seen(*(torch.stack(column) for column in zip(*drawn, strict=True)))
 
     def loss(self, batch: Pictures) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of things and colours; rows counts the things."""
         seen = self._seen(batch)
-        what, colour = self.module(seen.pieces, batch.grid)
-        there = seen.what > 0
-        nll = F.cross_entropy(what.flatten(0, 1), seen.what.flatten(), reduction="none")
+        logits, colours = self.module(seen.pieces, batch.grid)
+        what, colour = told(seen, logits)
+        there = what > 0
+        nll = F.cross_entropy(logits.flatten(0, 1), what.flatten(), reduction="none")
         nll = (nll * torch.where(there.flatten(), 1.0, _NOTHING)).sum()
-        return nll + F.cross_entropy(colour[there], seen.colour[there], reduction="sum"), int(there.sum())
+        return nll + F.cross_entropy(colours[there], colour[there], reduction="sum"), int(there.sum())
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the share of unseen pictures of which everything was told, and at its place."""
+        """Return the share of unseen pictures of which everything was told, once, and at its place."""
         right = count = 0
         checked = [picture(Medium("image", i, held_out=True)) for i in range(self._scale.checked)]
         for batch in self._batches(checked):
             seen = self._seen(batch)
-            what, colour = (logits.argmax(-1) for logits in self.module(seen.pieces, batch.grid))
-            same = (what == seen.what) & ((colour == seen.colour) | (seen.what == 0))
+            logits, colours = self.module(seen.pieces, batch.grid)
+            what, colour = told(seen, logits)
+            same = (logits.argmax(-1) == what) & ((colours.argmax(-1) == colour) | (what == 0))
             right, count = right + int(same.all(1).sum()), count + len(same)
         return {"held_out_exact": right / count}
 
 
-def places(seen: Picture, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return what stands at each soft token [S], from 1 on, and of which colour [S]."""
-    rows, columns = grid
-    what, colour = torch.zeros(rows * columns, dtype=torch.long), torch.zeros(rows * columns, dtype=torch.long)
-    for thing in seen.things:
-        row = min(rows - 1, int(thing.y * seen.width / seen.height * rows))
-        at = row * columns + min(columns - 1, int(thing.x * columns))
-        what[at], colour[at] = 1 + THINGS.index(thing.what), _COLOURS.index(thing.colour)
+def things(seen: Picture, grid: tuple[int, int], most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what is in a picture, from 1 on, of which colour, and where it may be told: [most], [most], [most, 4]."""
+    what, colour = torch.zeros(most, dtype=torch.long), torch.zeros(most, dtype=torch.long)
+    places = torch.zeros(most, 4, dtype=torch.long)
+    for i, thing in enumerate(seen.things):
+        row = thing.y * seen.width / seen.height * grid[0]
+        rows, columns = _near(row, grid[0]), _near(thing.x * grid[1], grid[1])
+        places[i] = torch.tensor([r * grid[1] + c for r in rows for c in columns])
+        what[i], colour[i] = 1 + THINGS.index(thing.what), _COLOURS.index(thing.colour)
+    return what, colour, places
+
+
+def _near(at: float, count: int) -> tuple[int, int]:
+    """Return the soft token at a place along one side, and the one beside it if that is near, else itself again."""
+    own = min(count - 1, int(at))
+    beside = min(max(int(at + _EDGE), own), count - 1) if at - own > 0.5 else max(int(at - _EDGE), 0)
+    return own, beside
+
+
+@torch.no_grad()
+def told(seen: Seen, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what each soft token is to tell [B, S] and of which colour: a thing where it stands out most by now."""
+    stands_out = logits.log_softmax(-1)
+    what, colour = torch.zeros(logits.shape[:2], dtype=torch.long), torch.zeros(logits.shape[:2], dtype=torch.long)
+    pictures = torch.arange(len(logits))[:, None]
+    scores = stands_out[pictures[..., None], seen.places, seen.what[..., None]]  # [B, T, 4]
+    best = seen.places.gather(2, scores.argmax(-1, keepdim=True))[..., 0]
+    there = seen.what > 0
+    at = pictures.expand_as(best)[there], best[there]
+    what[at], colour[at] = seen.what[there], seen.colour[there]
     return what, colour
 
 
