@@ -9,10 +9,14 @@
 Importing the package costs nothing: every name below is imported when it is first used.
 """
 
+from __future__ import annotations
+
 import sys
 
 TYPE_CHECKING = False  # as checkers know it; importing typing takes time in which Ctrl-C still has Python's words
 if TYPE_CHECKING:
+    from typing import Any
+
     from mlxmtp.app.open import load
     from mlxmtp.decode.round import Round
     from mlxmtp.engine.constraint import Constraint
@@ -43,14 +47,30 @@ _HOMES = {
 
 
 class _OpenBlasFirst:
-    """Puts OpenBLAS under MLX when that is first imported, by whatever module: afterwards it would do nothing."""
+    """Puts OpenBLAS under MLX when that is first imported, by whatever module: afterwards it would do nothing.
 
-    def find_spec(self, name: str, path: object, target: object = None) -> None:
-        del path, target
-        if name == "mlx.core":
-            from mlxmtp.models import blas
+    Finders are asked under the import lock of all threads: to import something there, which another thread is just
+    importing, is to wait for ever. So it is done a step later, when the module is made.
+    """
 
-            blas.load()
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != "mlx.core":
+            return None
+        from _frozen_importlib_external import PathFinder  # always there
+
+        spec = PathFinder.find_spec(name, path, target)
+        loader: Any = None if spec is None else spec.loader
+        if loader is not None:
+            create = loader.create_module
+
+            def create_module(spec: Any) -> Any:
+                from mlxmtp.models import blas
+
+                blas.load()
+                return create(spec)
+
+            loader.create_module = create_module
+        return spec
 
 
 sys.meta_path.insert(0, _OpenBlasFirst())
