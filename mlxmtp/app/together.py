@@ -61,14 +61,23 @@ class Together:
             self.close()
             self._of = opened, opened.model.streams(self._parallel)
         streams = self._of[1]
-        while self._goes_on(streams):
-            self._take_in(opened, streams)
+        try:
+            while self._goes_on(streams):
+                self._go_on(opened, streams)
+        except Exception as error:  # noqa: BLE001  (a fault of ours ends these answers, not the thread)
             for running in streams.running:
-                if self._has_left(running.tag):
-                    streams.cancel(running)
-                    self._tell(running.tag, End("cancelled", running.answer.stats))
-            for running, event in streams.step():
-                self._deliver(running, event)
+                self._tell(running.tag, error)
+            self._of = None
+            self.fail(error)
+
+    def _go_on(self, opened: OpenModel, streams: Streams) -> None:
+        self._take_in(opened, streams)
+        for running in streams.running:
+            if self._has_left(running.tag):
+                streams.cancel(running)
+                self._tell(running.tag, End("cancelled", running.answer.stats))
+        for running, event in streams.step():
+            self._deliver(running, event)
 
     def fail(self, error: Exception) -> None:
         """Tell all that wait that there is no model."""

@@ -34,6 +34,7 @@ Key = tuple[int, Kind]
 COPIED_FROM = 2**27
 """Bytes of rows that layers share from which a check waits: to copy them takes 2.7 ms at 100 GB/s, 0.7 at 400."""
 _TRIES = 3  # at building kernels: Ctrl-C in a terminal ends the compiler, too, and a conversation goes on after it
+_KEPT = 16  # kinds of rounds whose traces stay: a client may send another temperature with every request
 _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or one there are a few others
 
 
@@ -81,9 +82,19 @@ class Rounds:
             self._checks.add(((k, filters), capacity))
             if k and drafting:
                 self._steps.add((filters, capacity))
-        if (filters, compiled) not in self._parts:
-            self._parts[filters, compiled] = self._make_parts(filters, compiled)
-        return self._make_round(self._parts[filters, compiled], k, waits=self._waits(filters, capacity)), compiled
+        return self._make_round(self._of(filters, compiled), k, waits=self._waits(filters, capacity)), compiled
+
+    def _of(self, filters: Kind, compiled: bool) -> Parts:
+        """Return the parts of rounds with these filters, with the traces that they keep; of the kinds used last."""
+        parts = self._parts.pop((filters, compiled), None) or self._make_parts(filters, compiled)
+        self._parts[filters, compiled] = parts  # the last one
+        while len(self._parts) > _KEPT:
+            old = next(kind for kind, _ in self._parts if kind != filters)
+            self._parts.pop((old, False), None)
+            self._parts.pop((old, True), None)
+            self._checks = {(key, rows) for key, rows in self._checks if key[1] != old}
+            self._steps = {(kind, rows) for kind, rows in self._steps if kind != old}
+        return parts
 
     def _waits(self, kind: Kind, capacity: int) -> bool:
         """Return True if a check has to wait until nothing on the device reads the rows that layers share any more.
@@ -110,7 +121,7 @@ class Rounds:
     def trace(self, k: int, filters: Kind, buffers: list[mx.array], capacity: int) -> None:
         """Trace the round with ``k`` draft tokens for buffers like these: a graph, which nobody evaluates."""
         _, compiled = self.get(k, filters, capacity)
-        function = self._make_round(self._parts[filters, compiled], k)  # waits for nothing
+        function = self._make_round(self._of(filters, compiled), k)  # waits for nothing
         function(*self._arguments(k, filters, [mx.zeros(one.shape, one.dtype) for one in buffers]))
 
     def built(self, k: int, filters: Kind) -> bool:

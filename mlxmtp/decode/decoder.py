@@ -138,7 +138,8 @@ class Decoder:
         self._request += 1
         self._settle()
         with self._computing():
-            state, _ = yield from self._begin(prompt, 1, sampling, on_prefill, snapshot_at, media)
+            self._prepare(prompt, 1)
+            state, _ = yield from self._begin(prompt, sampling, on_prefill, snapshot_at, media)
             return Beginning(cast("int", state.bonus.item()), state.hidden, self._cache)
 
     @property
@@ -197,7 +198,6 @@ class Decoder:
     def _begin(
         self,
         prompt: list[int],
-        room: int,
         sampling: Sampling,
         on_prefill: OnPrefill | None,
         snapshot_at: Collection[int],
@@ -205,7 +205,6 @@ class Decoder:
     ) -> Generator[int, None, tuple[State, mx.array]]:
         """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
         self.reused, self.near_ties = 0, None
-        self._prepare(prompt, room, sampling.filters)
         marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
         hidden = yield from self._read(prompt, on_prefill, marks, media)
         logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
@@ -225,7 +224,9 @@ class Decoder:
         self.depth.begin(prompt)
         self._settle()
         with self._computing():
-            state, logits = drained(self._begin(prompt, room, asked.sampling, on_prefill, snapshot_at, media))
+            self._prepare(prompt, room)
+            self._prepare_rounds(asked.sampling.filters)
+            state, logits = drained(self._begin(prompt, asked.sampling, on_prefill, snapshot_at, media))
             report = [cast("int", state.bonus.item()), 0]
         state, new, _, told = self._kept(asked, state, report, (state.hidden, logits), room)
         self.tokens += new
@@ -257,7 +258,7 @@ class Decoder:
         queue, constraint, filters = self._sent, asked.constraint, asked.sampling.filters
         alone = bool(asked.sampling.penalties) or (constraint is not None and self._replaced > OFTEN)
         with self._computing():
-            while len(queue) <= (0 if alone else self._in_flight):
+            while not queue or (len(queue) <= (0 if alone else self._in_flight) and room > len(queue)):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())
                 ahead = sum(one.k + 1 for one in queue)
                 if (most := self._most(asked.begin, ahead)) is None:
@@ -286,7 +287,8 @@ class Decoder:
         except RuntimeError as error:
             self.forget()
             self._sent.clear()
-            self.texts = None if self.texts is None else self.texts.emptied()
+            if self.texts is not None:
+                self.texts.clear()  # for other decoders, too
             self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
             raise failure(error) from error
 
@@ -335,8 +337,8 @@ class Decoder:
         last, position = len(new) - 1, len(self.tokens) + len(new) - 1
         return State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
 
-    def _prepare(self, prompt: list[int], room: int, filters: Filters) -> None:
-        """Take the text that ``prompt`` goes on with, make room for it and its answer, have kernels built meanwhile."""
+    def _prepare(self, prompt: list[int], room: int) -> None:
+        """Take the text that ``prompt`` goes on with, and make room for it and its answer."""
         text = self.live
         if self.texts is not None:
             text = self.texts.choose(text, prompt)
@@ -349,11 +351,12 @@ class Decoder:
             self._cache.reserve(rows)
         else:
             self._cache.resize(room_for(self.target.cache_spec.window, len(prompt) + AHEAD, 0).capacity)
+
+    def _prepare_rounds(self, filters: Filters) -> None:
+        """Have kernels built while the prompt is read."""
         self.depth.attend_to(self._cache.capacity)
-        for k in self.depth.likely():
+        for k in (*self.depth.likely(), *([] if self.depth.copying is None else [COPIED])):
             self._rounds.build(k, filters)
-        if self.depth.copying is not None:
-            self._rounds.build(COPIED, filters)
 
     def _read(
         self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()

@@ -117,7 +117,7 @@ class DraftLength:
         times = dict.fromkeys(lengths, 0.0)
         for odds, of_kind in kinds:
             for k in lengths:
-                time = left * costs[k] / of_kind[k]
+                time = left * costs[k] / min(of_kind[k], left)
                 if k and not traced:  # of plain rounds nothing is learned
                     rest = left - min(of_kind[k], left)
                     others = (rest * costs[j] / of_kind[j] + prices[j] * (j != k) for j in lengths)
@@ -195,7 +195,7 @@ class DraftLength:
             self._accepted.observe(k - given, accepted - given)
         if seconds is not None and k in self.lengths:
             self._times.observe(k, seconds)
-        if k == 0:
+        if k == 0 and self.fixed is None:
             self._saved += PROBING
         elif accepted > given:  # it begins to pay: look again at once
             self._saved = self._stake()
@@ -320,7 +320,7 @@ class DraftLength:
 
     def _stake(self) -> float:
         """Return the expected loss of a probe, in plain rounds."""
-        return max(self._times.cost(self._probe) - self._accepted.tokens(self._probe)[self._probe], WORTHWHILE)
+        return max(self._times.cost(self._probe) - self._accepted.tokens(self._probe)[self._probe], self.worthwhile)
 
     def _least(self, times: dict[int, float]) -> int:
         """The length with the least time; 0 unless it is beaten clearly."""

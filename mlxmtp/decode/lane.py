@@ -147,6 +147,7 @@ class Lane:
         if not stream.here:
             return None
         stream.here = False
+        stream.acceptance.kinds = self.acceptance  # others have left since it came
         self.acceptance = stream.acceptance.learned()
         slot = self._streams.index(stream)
         with self._computing():
@@ -166,7 +167,7 @@ class Lane:
             self._narrow()
         began = time.perf_counter()
         with self._computing():
-            while len(self._sent) <= self._in_flight:
+            while not self._sent or (len(self._sent) <= self._in_flight and self._goes_on(len(self._sent))):
                 self._sent.append(self._dispatch())
             report = cast("list[list[int]]", self._sent[0].report.tolist())
         sent, ended = self._sent.popleft(), time.perf_counter()
@@ -183,6 +184,10 @@ class Lane:
         self._depth(len(sent.streams)).observe(sent.k, accepted, ended - since, timed=timed, traced=sent.traced)
         self._ended = ended
         return steps
+
+    def _goes_on(self, rounds: int) -> bool:
+        """Return whether a text may go on after so many rounds, which give it a token each at least."""
+        return any(one.room > rounds for one in self.streams)
 
     @property
     def _margin(self) -> int:

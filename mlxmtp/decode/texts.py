@@ -75,9 +75,9 @@ class HeldTexts:
     def __iter__(self) -> Iterator[HeldText]:
         return iter(self._texts)
 
-    def emptied(self) -> "HeldTexts":
-        """Return it without a text."""
-        return HeldTexts(self._limit)
+    def clear(self) -> None:
+        """Hold none: decoders share this object."""
+        self._texts.clear()
 
     def choose(self, live: HeldText, prompt: Sequence[int]) -> HeldText:
         """Return the text to read ``prompt`` in, out of ``live`` and those that are held, or a new one.

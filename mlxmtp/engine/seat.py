@@ -47,7 +47,7 @@ class Seat:
         self.reused = 0
         self.wanted: Wanted | None = None
         self.stream: Stream | None = None
-        self.lane: Lane | None = None
+        self.lane: Lane | None = None  # that it shares rounds in, or did
         self.error: Exception | None = None
         self._came: deque[Round] = deque()
         self._over = False

@@ -183,10 +183,14 @@ class Streams:
             self._leave_solo()
         if seat.stream is not None and seat.lane is not None:
             stream, lane = seat.stream, seat.lane
-            seat.stream, seat.lane = None, None
+            seat.stream = None
             del self._seats[stream]
             texts, rows = self.decoder.texts, stream.rows
-            text = lane.leave(stream, keep=texts is not None and rows >= WORTH)
+            try:
+                text = lane.leave(stream, keep=texts is not None and rows >= WORTH)
+            except MlxmtpError as error:  # nothing of the others is left in the lane either
+                self._fail(lane, error)
+                return
             if text is not None and texts is not None:
                 texts.add(HeldText(text, stream.tokens[:rows], rows))
 
@@ -329,7 +333,8 @@ class Streams:
             self._fail(lane, error)
             return 0.0
         for stream, round_ in steps:
-            seat = self._seats[stream]
+            if (seat := self._seats.get(stream)) is None:  # the lane failed as another left
+                continue
             seat.take(round_)
             if stream.over:
                 self._free(seat)
@@ -341,7 +346,7 @@ class Streams:
         for stream, seat in list(self._seats.items()):
             if seat.lane is lane:
                 del self._seats[stream]
-                seat.stream, seat.lane = None, None
+                seat.stream = None
                 seat.end(error)
 
     def _decode_alone(self) -> None:
@@ -351,9 +356,13 @@ class Streams:
         seat = self._solo.seat
         try:
             round_ = next(self._solo.rounds)
-            seat.asked.came += len(round_.tokens)
+            wanted = seat.asked
+            wanted.came += len(round_.tokens)
             seat.reused = self._solo.decoder.reused
             seat.take(round_)
+            if wanted.came >= wanted.max_tokens or round_.tokens[-1] in wanted.options["stop"]:
+                self._leave_solo()  # now: another that begins before the next step must not take it along
+                seat.end()
         except StopIteration:
             self._solo = None
             seat.end()

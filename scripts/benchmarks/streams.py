@@ -63,10 +63,12 @@ def _ours(pair: Path) -> Run:
     from mlxmtp.engine.streams import Streams
 
     model = mlxmtp.load(pair / "target", pair / "drafter")
-    kept: dict[int, Streams] = {}
+    kept: dict[tuple[int, bool], Streams] = {}
 
     def run(prompts: list[list[int]], streams: int, drafted: bool, tokens: int) -> list[list[int]]:
-        many = kept.setdefault(streams, model.streams(streams))
+        if (streams, drafted) not in kept:  # arms that shared one would learn from each other
+            kept[streams, drafted] = model.streams(streams)
+        many = kept[streams, drafted]
         params = Params(max_tokens=tokens, temp=0.0, num_draft_tokens="auto" if drafted else 0, stop=())
         asked = [many.begin(lambda seat, ids=ids: model.seated(seat).stream_ids(ids, params)) for ids in prompts]
         while many.running:

@@ -158,7 +158,7 @@ def test_first_answers_as_recorded_are_near_the_best_fixed_length():
 @pytest.mark.parametrize("generation", chips())
 def test_known_cliffs_of_a_chip_bring_a_first_answer_near_the_best_fixed_length(generation: int) -> None:
     """A machine whose further rows and drafts cost more than is known of its kind; each answer in a new process, 9 %
-    behind the best fixed lengths on average. What is known makes no kind of text 3 % slower, all faster."""
+    behind the best fixed lengths on average. What is known makes no kind of text 5 % slower, all faster."""
     costs, behind, shares = chip_costs(generation, drafter=0.06, stretch=1.1), [], []
     for chance in (0.5, 0.7, 0.8, 0.9):
         spent, least = {True: 0.0, False: 0.0}, dict.fromkeys(LENGTHS, 0.0)
@@ -171,7 +171,7 @@ def test_known_cliffs_of_a_chip_bring_a_first_answer_near_the_best_fixed_length(
                 spent[known] += play(depth, text, costs, Noise(), seed, 1, 1.0).spent
             for k in least:
                 least[k] += play(Fixed(k), text, costs, Noise(), seed, 1, 1.0).spent
-        assert spent[True] < 1.03 * spent[False], chance
+        assert spent[True] < 1.05 * spent[False], chance
         behind.append(spent[True] / min(least.values()))
         shares.append(spent[True] / spent[False])
     assert sum(behind) / len(behind) < 1.09, behind

@@ -99,6 +99,27 @@ def test_every_answer_is_the_one_it_would_be_alone(model, parallel):
     assert set(heard.ends) == set(wanted)
 
 
+@pytest.mark.parametrize("params", [Params(max_tokens=7, temp=0.0), Params(max_tokens=90, temp=0.0)])
+def test_another_may_begin_after_any_step_of_the_only_one(model, params):
+    """Also when its last token has come and nobody has heard of its end yet."""
+    wanted, steps, ended = alone(model, "Hello!", params), 0, False
+    while not ended:
+        steps += 1
+        streams, heard = Streams(model._decoder, 2), Heard()
+        model._decoder.forget()
+        begin(streams, model, "Hello!", params, 0)
+        for _ in range(steps):
+            heard.take(streams.step())
+        ended = 0 in heard.ends
+        begin(streams, model, "Who are you?", Params(max_tokens=3, temp=0.0), 1)
+        while streams.running:
+            heard.take(streams.step())
+        streams.close()
+        assert heard.said[0] == wanted, steps
+        assert isinstance(heard.ends[1], End)
+    assert steps > 2
+
+
 def test_one_after_another_joins_and_some_are_cancelled(model):
     streams, heard = Streams(model._decoder, 4), Heard()
     running = []
