@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 from mlxmtp.chat.material import decoded, read_text
 from mlxmtp.engine.media import FRAME_TOKENS, IMAGE_TOKENS, SOUND_TOKENS, VIDEO_TOKENS
@@ -121,20 +121,42 @@ def _lines(path: Path) -> list[str]:
 
 
 class Answers:
-    """A file of answers, a line of JSON each, in the order of the inputs. What an earlier run wrote stays."""
+    """A file of answers, a line of JSON each, in the order of the inputs. What an earlier run wrote stays.
+
+    It is locked until `close`, or the end of a `with`.
+    """
 
     def __init__(self, path: Path, keys: Sequence[str]) -> None:
-        """Raises UsageError if the file cannot be written, or has answers to other inputs than these keys'."""
+        """Raises UsageError if the file cannot be written, or another run writes it, or has other inputs' answers."""
         self._path = path
+        self._held: BinaryIO | None = None
         try:
             self._write("")  # before the first answer has been worked out
+            self._held = path.open("ab") if path.is_file() else None  # NFS locks only what is open for writing
         except OSError as error:
             kind = MlxmtpError if is_full(error) else UsageError
             raise kind(f"{path} cannot be written: {error.strerror or error}.") from None
-        if path.is_file():
-            self._held = path.open("rb")  # its lock lasts as long as this object
-            if not try_lock(self._held.fileno()):
+        try:
+            if self._held is not None and not try_lock(self._held.fileno()):
                 raise UsageError(f"Another run writes {path}: wait until it has ended, or give another -o.")
+            self._take_up(keys)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._held is not None:
+            self._held.close()
+
+    def _take_up(self, keys: Sequence[str]) -> None:
+        """Read what an earlier run wrote. Raises UsageError for answers to other inputs than these keys'."""
         lines = list(self._complete_lines())
         self.done = len(lines)
         self.responses = [str(line.get("response", "")) for line in lines]
@@ -142,8 +164,8 @@ class Answers:
         for number, (line, wanted) in enumerate(zip(lines, [*keys, *[""] * len(lines)], strict=False), 1):
             if line.get("key") != wanted:
                 raise UsageError(
-                    f"Line {number} of {path} is no answer to input {number} of this run (another prompt, model or "
-                    "setting): give another -o, or remove the file."
+                    f"Line {number} of {self._path} is no answer to input {number} of this run (another prompt, model "
+                    "or setting): give another -o, or remove the file."
                 )
 
     def append(self, text: str) -> None:

@@ -219,7 +219,8 @@ class Chunks:
                         raise (self.remote.foreign() if whole else self.remote.broken_off()) from None
                     ended = ended or any(one.get("finish_reason") for one in chunk["choices"])
                     if any(value for one in chunk["choices"] for name, value in one["delta"].items() if name != "role"):
-                        self._socket.settimeout(_SILENT)  # until here, some servers send a head and read a prompt
+                        with suppress(OSError):  # it has ended with this line
+                            self._socket.settimeout(_SILENT)  # before it, some servers send a head and read a prompt
                     yield chunk
         if not ended and not self._closed:
             raise self.remote.broken_off()

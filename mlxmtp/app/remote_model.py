@@ -324,14 +324,14 @@ class RemoteAnswer(Answer):
                         self._pieces += 1
                         self._text += text if kind is Text and self._form is not None else ""
                         yield kind(text)
+        if self._reason in _BROKEN:
+            told = f"The server at {self._chunks.remote.url} ended its answer early ({self._reason}): it is not whole."
+            raise EndpointFailed(told, f"it ended with {self._reason}", counts=False)
         for name, arguments in self._called.values():
             yield Call(name, arguments_in(arguments))
         if not (self.complete or self._trusted or self._stops or self._reason == "length"):
             told = f"The server at {self._chunks.remote.url} did not keep to the form of the answer: ask another one."
             raise EndpointFailed(told, "it knows no forms", counts=False)
-        if self._reason in _BROKEN:
-            told = f"The server at {self._chunks.remote.url} ended its answer early ({self._reason}): it is not whole."
-            raise EndpointFailed(told, f"it ended with {self._reason}", counts=False)
         yield End(_REASONS.get(self._reason, "stop"), self.stats)
 
     def _take_call(self, one: Mapping[str, Any]) -> None:

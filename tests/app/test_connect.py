@@ -85,6 +85,19 @@ def test_json_keeps_what_else_is_there_and_a_copy(home: Path, name: str) -> None
     assert again.backup not in (None, done.backup)
 
 
+def test_one_way_to_the_key_is_left(home: Path) -> None:
+    path = path_of(CLIENTS["claude"])
+    for server in (OPEN, LOCKED, OPEN):
+        write(CLIENTS["claude"], server)
+        assert json.loads(path.read_text()) == CLIENTS["claude"].content(server)
+    path.write_text('{"apiKeyHelper": "mine", "env": {"ANTHROPIC_BASE_URL": "x"}}')
+    write(CLIENTS["claude"], OPEN)
+    assert json.loads(path.read_text())["apiKeyHelper"] == "mine"
+    path.write_text('{"env": {"ANTHROPIC_AUTH_TOKEN": "mine"}}')
+    write(CLIENTS["claude"], LOCKED)
+    assert json.loads(path.read_text())["env"]["ANTHROPIC_AUTH_TOKEN"] == "mine"
+
+
 def test_a_list_of_models_gets_one_entry_however_often(home: Path) -> None:
     client = CLIENTS["llm"]
     path = path_of(client)

@@ -20,7 +20,7 @@ from mlxmtp.cli import app
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Event, Text, Thinking
 from mlxmtp.engine.params import Params
-from mlxmtp.errors import ConfigError, EndpointFailed, MlxmtpError
+from mlxmtp.errors import ConfigError, EndpointFailed, MlxmtpError, UsageError
 from mlxmtp.settings import load_settings
 from tests.app.faulty import DONE, MODELS, STREAM, Step, http, peer, refused, said
 
@@ -66,6 +66,13 @@ def test_every_way_of_streaming_is_read(way: str) -> None:
     assert end.stats.tokens_per_pass == 0
 
 
+def test_a_stream_of_known_length_may_end_with_its_last_line() -> None:
+    """Newer Pythons (3.13) close the connection when that line has been read."""
+    body = (said("Hello ") + said("ü.", reason="stop")).rstrip(b"\n")
+    with peer(http(body, "200 OK", "Content-Type: text/event-stream")) as server:
+        assert ask(server.url)[:2] == [Text("Hello "), Text("ü.")]
+
+
 def test_one_object_where_a_stream_was_asked_for() -> None:
     body = {"choices": [{"message": {"role": "assistant", "content": "Hello."}, "finish_reason": "length"}]}
     with peer(http(json.dumps(body).encode(), "200 OK", "Content-Type: application/json")) as server:
@@ -99,6 +106,28 @@ def test_calls_in_pieces_whole_and_as_objects() -> None:
         assert getattr(end, "finish_reason", "") == "tool"
 
 
+def test_a_stop_is_heard_while_a_call_is_written() -> None:
+    def piece(**fields: object) -> bytes:
+        return delta(tool_calls=[{"index": 0, **fields}])
+
+    class Stopped(Exception):
+        pass
+
+    heard = []
+
+    def on_prefill(*_: int) -> None:
+        heard.append(1)
+        if len(heard) == 30:
+            raise Stopped
+
+    call = piece(id="a", function={"name": "f", "arguments": "{"}) + piece(function={"arguments": " "}) * 50
+    end = piece(function={"arguments": "}"}) + said(reason="tool_calls") + DONE
+    with peer(STREAM + call + end) as server:
+        answer = ServedModel(Remote(server.url), "large").stream(HI, on_prefill=on_prefill)
+        with pytest.raises(Stopped):
+            list(answer)
+
+
 SLOW = 0.4
 FAULTS: dict[str, tuple[list[Step], str, bool]] = {
     "429": ([http(b'{"error": {"message": "slow down"}}', "429 Too Many", "Retry-After: 7")], "429", True),
@@ -106,6 +135,7 @@ FAULTS: dict[str, tuple[list[Step], str, bool]] = {
     "a date": ([http(b"", "503 x", "Date: Wed, 21 Oct 2026 07:28:00 GMT",
                      "Retry-After: Wednesday, 21-Oct-26 07:28:30 GMT")], "503", True),
     "no date": ([http(b"", "503 x", "Retry-After: soon")], "503", True),
+    "403": ([http(b'{"error": {"message": "pages of x are not allowed"}}', "403 Forbidden")], "403", False),
     "400": ([http(b'{"error": "no such model"}', "400 Bad")], "400", False),
     "401": ([http(b"", "401 Unauthorized")], "401", False),
     "no status": ([b"SSH-2.0-OpenSSH\r\n"], "SSH", True),
@@ -135,6 +165,25 @@ def test_every_fault_is_a_sentence(fault: str) -> None:
     assert reason in error.value.reason
     assert (error.value.counts, error.value.retry_after) == (counts, {"429": 7, "a date": 30}.get(fault))
     assert str(error.value).count("\n") == 0
+
+
+def test_a_server_that_forbids_says_why_itself() -> None:
+    with peer(FAULTS["403"][0]) as server, pytest.raises(EndpointFailed, match="refuses: pages of x are not allowed"):
+        ask(server.url)
+
+
+@pytest.mark.parametrize("before", [b"", delta(role="assistant", content="")])
+def test_a_prompt_may_be_read_in_silence_behind_the_head(monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
+    monkeypatch.setattr("mlxmtp.app.remote._SILENT", 0.2)
+    with peer([STREAM + before, 1.0, said("Late.", reason="stop") + DONE]) as server:
+        assert ask(server.url, patience=60)[0] == Text("Late.")
+
+
+def test_silence_within_an_answer_breaks_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.app.remote._SILENT", 0.2)
+    steps: list[Step] = [STREAM + said("Half"), 60.0, said(reason="stop") + DONE]
+    with peer(steps) as server, pytest.raises(EndpointFailed, match="broke off"):
+        ask(server.url, patience=30)
 
 
 def test_nobody_listens() -> None:
@@ -300,6 +349,18 @@ def test_an_answer_that_is_cut_is_one(home: Path, capsys: pytest.CaptureFixture[
         assert app.main([*words, "--json-output"]) == 1
 
 
+@pytest.mark.parametrize("reason", ["content_filter", "abort"])
+def test_an_answer_that_the_server_ended_early_is_none(
+    home: Path, capsys: pytest.CaptureFixture[str], reason: str
+) -> None:
+    cut = delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x'}}])
+    with peer(STREAM + said("Half") + cut + said(reason=reason) + DONE) as server:
+        assert app.main(["ask", "--no-stdin", "-m", server.url, "Hi"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("Half")
+    assert f"ended its answer early ({reason})" in err
+
+
 CUT = said('{"a": 1', reason="stop")
 
 
@@ -350,6 +411,13 @@ def test_a_key_goes_only_where_its_owner_has_said(home: Path, monkeypatch: pytes
         with pytest.raises(MlxmtpError, match=r"name it in the config, .* or set MLXMTP_URL"):
             list(ServedModel(Endpoint(url=server.url).remote(5), "x").stream(HI))
     assert not any(b"sk-own" in one for one in server.requests)
+
+
+@pytest.mark.parametrize("key", ["sk-secret\n", "sk-\r\nX-Admin: secret", "sk-\u2028secret"])
+def test_a_key_that_no_header_holds_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(UsageError, match=r"The key for team.example .*: set TEAM_KEY anew") as error:
+        Remote("http://team.example", key, "TEAM_KEY")
+    assert "secret" not in str(error.value)
 
 
 def test_a_name_that_is_nearly_an_endpoints(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,20 +80,35 @@ def items(*prompts: str) -> list[Item]:
 def test_a_file_of_answers_goes_on_behind_its_last_whole_line(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     keys = keys_of(items("a", "b", "c"), "pocket", Params(), "")
-    assert Answers(path, keys).done == 0
-    answers = Answers(path, keys)
-    answers.append(json.dumps({"key": keys[0], "error": "too long"}) + "\n")
+    with Answers(path, keys) as answers:
+        assert answers.done == 0
+    with Answers(path, keys) as answers:
+        answers.append(json.dumps({"key": keys[0], "error": "too long"}) + "\n")
     with path.open("a") as file:
         file.write('{"key": "' + keys[1])  # killed here
-    again = Answers(path, keys)
-    assert (again.done, again.failed) == (1, 1)
+    with Answers(path, keys) as again:
+        assert (again.done, again.failed) == (1, 1)
     assert path.read_text().endswith("}\n")
 
 
 def test_a_path_that_is_no_text_does_not_end_the_run(tmp_path: Path) -> None:
     path, name = tmp_path / "out.jsonl", os.fsdecode(b"caf\xe9.txt")
-    Answers(path, ["k"]).append(Result(Item(name, name, "Hi"), "k", error="no").to_json())
-    assert (Answers(path, ["k"]).done, Answers(path, ["k"]).failed) == (1, 1)
+    with Answers(path, ["k"]) as answers:
+        answers.append(Result(Item(name, name, "Hi"), "k", error="no").to_json())
+    with Answers(path, ["k"]) as again:
+        assert (again.done, again.failed) == (1, 1)
+
+
+def test_a_second_run_does_not_write_into_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with Answers(path, ["a", "b"]) as answers:
+        with pytest.raises(UsageError, match=r"Another run writes .*out\.jsonl: wait until it has ended"):
+            Answers(path, ["a", "b"])
+        answers.append(json.dumps({"key": "a"}) + "\n")
+    with pytest.raises(UsageError, match="no answer to input"):
+        Answers(path, ["x"])  # which gives the lock back
+    with Answers(path, ["a", "b"]) as again:
+        assert again.done == 1
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_first_answer(tmp_path: Path) -> None:
@@ -108,31 +123,33 @@ def test_a_disk_that_fails_on_the_way_is_no_wrong_usage_and_keeps_the_lines_befo
     error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "out.jsonl"
-    answers = Answers(path, ["a", "b"])
-    answers.append(json.dumps({"key": "a"}) + "\n")
 
     def fails(self: Path, *args: Any, **more: Any) -> NoReturn:
         raise OSError(error, os.strerror(error), str(self))
 
-    with monkeypatch.context() as patched:
+    with Answers(path, ["a", "b"]) as answers, monkeypatch.context() as patched:
+        answers.append(json.dumps({"key": "a"}) + "\n")
         patched.setattr(Path, "open", fails)
         with pytest.raises(MlxmtpError, match=r"answers before stay in it: .* goes on behind them") as raised:
             answers.append(json.dumps({"key": "b"}) + "\n")
     assert raised.value.exit_code == 1
     assert ("make room" in str(raised.value)) == (error == errno.ENOSPC)
-    assert Answers(path, ["a", "b"]).done == 1
+    with Answers(path, ["a", "b"]) as again:
+        assert again.done == 1
 
 
 def test_a_device_holds_no_answers_of_an_earlier_run() -> None:
-    assert Answers(Path("/dev/zero"), ["k"]).done == 0
+    with Answers(Path("/dev/zero"), ["k"]) as answers:
+        assert answers.done == 0
 
 
 @pytest.mark.parametrize("change", ["prompt", "model", "params", "system", "more"])
 def test_answers_to_something_else_are_not_gone_on_with(change: str, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     before = keys_of(items("a", "b"), "pocket", Params(temp=0.5), "")
-    for key in before:
-        Answers(path, before).append(json.dumps({"key": key}) + "\n")
+    with Answers(path, before) as answers:
+        for key in before:
+            answers.append(json.dumps({"key": key}) + "\n")
     after = {
         "prompt": keys_of(items("a", "c"), "pocket", Params(temp=0.5), ""),
         "model": keys_of(items("a", "b"), "e2b", Params(temp=0.5), ""),
@@ -142,7 +159,8 @@ def test_answers_to_something_else_are_not_gone_on_with(change: str, tmp_path: P
     }
     with pytest.raises(UsageError, match="no answer to input"):
         Answers(path, after[change])
-    assert Answers(path, before).done == 2
+    with Answers(path, before) as again:
+        assert again.done == 2
 
 
 def test_answers_come_in_order_and_are_those_that_each_has_alone(

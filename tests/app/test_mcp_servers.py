@@ -24,6 +24,7 @@ from mlxmtp.app.tools.server_list import ServerEntry, ServerList
 from mlxmtp.app.tools.toolbox import LONGEST
 from mlxmtp.chat.message import ToolCall, text_of
 from mlxmtp.errors import ConfigError, UsageError
+from tests.app.faulty import http, peer, refused
 
 HERE = Path(__file__).parent
 
@@ -229,6 +230,19 @@ class TestCalls:
             assert "'nobody' does not work" in said
             assert tools.renew() == []
             assert called(tools, "echo", text="x") == "x"
+
+
+@pytest.mark.parametrize("place", ["/${KEY}/mcp", "/mcp?key=${KEY}"])
+def test_a_key_in_an_address_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("KEY", "s3cret")
+    with peer(*[http(b"", "404 Not Found")] * 9) as web:
+        away, nobody = ServerEntry("away", url=web.url + place), ServerEntry("nobody", url=refused() + place)
+        with using(away, nobody, folder=tmp_path) as tools:
+            told = "\n".join(tools.renew())
+    assert away.url in told
+    assert nobody.url in told
+    assert "s3cret" not in told
+    assert all(b"s3cret" in one for one in web.requests)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,18 @@ def test_a_schema_in_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_schema("no_such:Row")
 
 
+def test_what_a_class_prints_is_no_part_of_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loud_models.py").write_text(
+        "print('imported')\nclass Row:\n    @classmethod\n    def model_json_schema(cls):\n"
+        f"        print('asked')\n        return {SCHEMA}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert read_schema("loud_models:Row")["properties"] == SCHEMA["properties"]
+    assert capsys.readouterr() == ("", "imported\nasked\n")
+
+
 def test_a_class_allows_its_own_fields_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shop.py").write_text(
         """

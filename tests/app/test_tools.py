@@ -87,6 +87,22 @@ class TestFiles:
         assert ran(box["read_file"], path="wide.txt") == "\n\nä wide\nline"
         assert ran(box["search_files"], text="WIDE") == "wide.txt:3: ä wide"
 
+    @pytest.mark.parametrize("way", ["iterdir", "is_symlink"])
+    def test_a_search_goes_on_behind_a_folder_that_is_closed(
+        self, box: Mapping[str, Tool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
+    ) -> None:
+        """It may be listed and not looked into, too."""
+        (tmp_path / "in" / "z.txt").write_text("two at the end")
+        really, closed = getattr(Path, way), tmp_path / "in" / "sub"
+
+        def forbidden(path: Path) -> Any:
+            if closed in (path, path.parent) and (way == "iterdir" or path != closed):
+                raise PermissionError(13, "Permission denied", str(path))
+            return really(path)
+
+        monkeypatch.setattr(Path, way, forbidden)
+        assert ran(box["search_files"], text="two") == "a.txt:2: two\nz.txt:1: two at the end"
+
     def test_a_search_that_nobody_waits_for_ends(self, box: Mapping[str, Tool]) -> None:
         assert box["search_files"].run({"text": "two"}, Running(over=True)) == "Nothing was found."
 

@@ -94,6 +94,13 @@ class Program:
             assert time.monotonic() < end, "the model did not come to {never}"
             time.sleep(0.01)
 
+    def wait_for_stops(self, count: int) -> None:
+        """Wait until Ctrl+C has been heard so often; the program must have FAKE_SOON."""
+        end, stops = time.monotonic() + PATIENCE, self.home / "stops"
+        while (stops.stat().st_size if stops.exists() else 0) < count:
+            assert time.monotonic() < end, "the program does not hear Ctrl+C"
+            time.sleep(0.01)
+
     def _process(self, args: tuple[str, ...], stdin: int | None = None, terminal: int | None = None) -> Process:
         words = self.command(*args) if self.anew else self._arguments(args)
         return Process(words, self.environment(), self.home, stdin=stdin, terminal=terminal, anew=self.anew)

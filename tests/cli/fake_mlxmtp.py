@@ -5,7 +5,8 @@ test says so (`Program.go_on`), at `{stop}` until Ctrl+C has reached the convers
 which a file `never` in its folder tells (`Program.wait_for_never`).
 FAKE_INTERRUPT_AT names the moment of a Ctrl-C: the import of a module, `load` or `prefill`.
 FAKE_LOAD is such a mark without its braces for loading, FAKE_PREFILL a JSON list of them for the prompts, one each, in
-the middle of their reading.
+the middle of their reading. FAKE_SOON are the seconds until a person hears that a model does not stop; with it, each
+stop of an answer is a byte in a file `stops` (`Program.wait_for_stops`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", toke
         pause_at(pauses.get((len(decoder.requests), number), ""))
 
     decoder.before_round = before_round
+    if soon := os.environ.get("FAKE_SOON"):
+        from mlxmtp.cli.repl import turns
+
+        turns._SOON = float(soon)
     interrupt_at("load")
     pause_at(os.environ.get("FAKE_LOAD", ""))
     return Model(decoder, read_config(folder), tokenizer, name=name, drafter=None if drafter is None else str(drafter))
@@ -109,6 +114,9 @@ def replace_networks() -> None:
 
     def told(self: Worker) -> None:
         stopped.set()
+        if "FAKE_SOON" in os.environ:
+            with Path("stops").open("ab") as file:
+                file.write(b".")
         stop(self)
 
     Worker.stop = told  # type: ignore[method-assign]

@@ -187,12 +187,14 @@ def test_a_question_typed_while_a_command_works_is_sent_and_shown_once(program: 
 
 @pytest.mark.parametrize("flags", [(), ("--keep-cache",)])
 def test_three_ctrl_c_leave_a_model_that_does_not_react(program: Program, flags: tuple[str, ...]) -> None:
+    program.env = {"FAKE_SOON": "600"}  # or two would be enough, should the machine be busy
     program.answers = ["Hello there{sleep 0.3} and more{never} and more<turn|>"]
     terminal = begin(program, *flags)
     terminal.send("Hi" + ENTER)
     terminal.wait_for("\nHello there and")
-    for _ in range(3):
-        time.sleep(0.2)  # two at once are one signal
+    program.wait_for_never()
+    for number in range(3):
+        program.wait_for_stops(number)  # two at once are one signal
         terminal.send(CTRL_C)
     assert terminal.drain() == 0
     assert terminal.cursor_column == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
+from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel, TextStore
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.config import read_config
@@ -86,6 +86,7 @@ class Running:
         loads: Event | None,
         template: str,
         others: Mapping[str, Callable[[], Served]] | None,
+        cache: TextStore | None,
     ) -> None:
         folder = write_text_checkpoint(folder / "model", context=context, template=template)
         self.opens_thoughts = "'tool_response' and enable_thinking" in template  # in the prompt, after a result
@@ -93,7 +94,7 @@ class Running:
         self.decoder = FakeDecoder()
         self.told: list[str] = []
         self.model = model = Model(self.decoder, read_config(folder), self.tokenizer)
-        opened = OpenModel(model, Checkpoint("fake", folder), None, LearnedDrafting(folder / "data", None))
+        opened = OpenModel(model, Checkpoint("fake", folder), None, LearnedDrafting(folder / "data", None), cache=cache)
 
         def read(_: Tokenizer) -> OpenModel:
             if loads is not None:
@@ -176,9 +177,10 @@ def running(
     loads: Event | None = None,
     template: str = TEMPLATE,
     others: Mapping[str, Callable[[], Served]] | None = None,
+    cache: TextStore | None = None,
 ) -> Iterator[Running]:
     options = options or Options(port=0)
-    server = Running(folder, options, context=context, loads=loads, template=template, others=others)
+    server = Running(folder, options, context=context, loads=loads, template=template, others=others, cache=cache)
     try:
         yield server
     finally:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +18,11 @@ from mlxmtp.serve import fetching
 from mlxmtp.serve.contents import content_of, has_unread, read_all
 from mlxmtp.serve.fetching import fetch
 from mlxmtp.serve.fields import Fields, Refused
-from mlxmtp.serve.server import options_of
+from mlxmtp.serve.server import Options, options_of
 from mlxmtp.settings import Settings
 from tests.media.test_documents import WORDS, pdf_of
 from tests.media_golden import pictures
-from tests.serve.running import Json
+from tests.serve.running import Json, running
 
 
 def png(number: int) -> bytes:
@@ -179,6 +180,24 @@ def test_addresses_are_read_only_with_permission(site: str) -> None:
     assert (part["image"].data, part["image_tokens"]) == (TALL, 70)
     assert options_of(Settings(fetch_media=True)).fetches
     assert not options_of(Settings()).fetches
+
+
+def test_too_many_addresses_are_refused_before_the_first_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, _: str) -> bytes:
+        fetched.append(url)
+        return TALL
+
+    monkeypatch.setattr("mlxmtp.serve.contents.fetch", fetch)
+    part = {"type": "image_url", "image_url": {"url": "http://example.org/tall.png"}}
+    asked = [{"role": "user", "content": [part] * 51}, {"role": "user", "content": [part] * 50}]
+    with running(tmp_path, Options(port=0, fetches=True)) as server:
+        answer = server.post("/v1/chat/completions", messages=asked)
+    assert (answer["http"], fetched) == (400, [])
+    assert "101 images" in answer["error"]["message"]
 
 
 def in_base64(data: bytes) -> str:

@@ -89,6 +89,8 @@ def test_a_key_is_asked_for(tmp_path: Path) -> None:
         right = "geheim-ü".encode().decode("latin-1")  # as clients put it into a header
         assert server.request("GET", "/v1/models", Authorization=f"Bearer {right}")[0] == 200
         assert server.request("GET", "/v1/models", x_api_key=right, Host="name.example")[0] == 200
+        other = {"Authorization": "Bearer another", "x_api_key": right}  # some clients send both
+        assert server.request("GET", "/v1/models", **other)[0] == 200
         assert not any("geheim" in line for line in server.told)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -14,6 +15,10 @@ import pytest
 
 from mlxmtp.app.open import OpenModel
 from mlxmtp.engine.answer import OnPrefill
+from mlxmtp.engine.events import End
+from mlxmtp.engine.events import Event as Said
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.streams import Running as Beside
 from mlxmtp.errors import LoadError
 from mlxmtp.serve.models import Models, Served
 from mlxmtp.serve.routes import Limits
@@ -139,6 +144,98 @@ def test_the_line_has_an_end_and_keeps_its_order(tmp_path: Path) -> None:
         goes_on.set()
         said = [answer.result(20)["choices"][0]["message"]["content"] for answer in answers]
         assert said == ["0.", "1.", "2."]
+
+
+class Side:
+    """Answers side by side, a step of each at a time, whatever their decoder."""
+
+    def __init__(self, *_: object) -> None:
+        self.running: list[Beside] = []
+
+    def begin(self, ask: Any, tag: Any) -> None:
+        self.running.append(Beside(ask(None), None, tag))  # type: ignore[arg-type]
+
+    def cancel(self, running: Beside) -> None:
+        self.running.remove(running)
+        running.answer.close()
+
+    def close(self) -> None:
+        assert not self.running
+
+    def step(self) -> list[tuple[Beside, Said]]:
+        came = [(one, next(one.answer)) for one in self.running]
+        self.running = [one for one, event in came if not isinstance(event, End)]
+        return came
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "streams", Side)
+    monkeypatch.setattr(Model, "seated", lambda model, _: model)
+
+
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_without_a_line_there_is_an_answer_while_a_place_is_free(tmp_path: Path, parallel: int) -> None:
+    goes_on = Event()
+    options = Options(port=0, waiting=0, parallel=parallel)
+    with running(tmp_path, options) as server, ThreadPoolExecutor(parallel) as pool:
+        server.decoder.before_round = lambda _: wait_until(goes_on.is_set)
+        server.say(*["Yes.<turn|>"] * (parallel + 1))
+        answers = []
+        for number in range(parallel):
+            answers.append(pool.submit(server.post, CHAT, **BODY))
+            wait_until(lambda number=number: in_work(server) == number + 1)  # type: ignore[misc]
+        assert server.request("POST", CHAT, BODY)[0] == 503
+        goes_on.set()
+        assert [answer.result(60)["http"] for answer in answers] == [200] * parallel
+        assert server.post(CHAT, **BODY)["choices"][0]["message"]["content"] == "Yes."
+
+
+def in_work(server: Running) -> int:
+    """Answers that have begun."""
+    metrics = server.request("GET", "/metrics")[2].decode()
+    return int(metrics.partition("\nmlxmtp_requests_running ")[2].split()[0])
+
+
+class Store:
+    """Texts on disk."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+
+    def extend(self, model: Model, ids: Sequence[int]) -> None:
+        pass
+
+    def keep(self, model: Model) -> None:
+        self.kept += 1
+
+
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("stops", [1, 2])
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_an_answer_ends_with_the_server_and_texts_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], parallel: int, stops: int
+) -> None:
+    monkeypatch.setattr("mlxmtp.serve.server._PATIENCE", 0.3)
+    store, rounds = Store(), list[int]()
+
+    def slowly(number: int) -> None:
+        rounds.append(number)
+        time.sleep(0.01)
+
+    with running(tmp_path, Options(port=0, parallel=parallel), cache=store) as server:
+        server.decoder.before_round = slowly
+        server.say("x" * 4000)
+        with send(server, CHAT, {**BODY, "stream": True}) as peer:
+            until(peer, b"xxx")
+            for _ in range(stops - 1):
+                server.server.stop()
+            server.stop()
+        assert rounds[-1] < 1000  # of 1334
+        assert (server.decoder.closed, store.kept, server.decoder.let_go) == (1, 1, True)
+        assert len(server.told) == 1  # that it serves
+    assert capfd.readouterr().err == ""
 
 
 def test_who_waits_and_goes_away_is_never_asked_for(tmp_path: Path) -> None:

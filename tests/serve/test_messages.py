@@ -70,6 +70,13 @@ def test_an_empty_answer_has_a_block(served: Running) -> None:
     assert (block["type"], block["text"]) == ("text", "")
 
 
+def test_an_empty_thought_is_no_block(served: Running) -> None:
+    served.say(*["<|channel>thought\n<channel|>Yes.<turn|>"] * 2)
+    body = {**LIMIT, "messages": HI, "thinking": {"type": "adaptive"}}
+    assert served.post(MESSAGES, **body)["content"] == [{"type": "text", "text": "Yes."}]
+    assert [one["type"] for one in blocks(served.events(MESSAGES, **body))] == ["text"]
+
+
 def test_the_limit_is_a_reason(served: Running) -> None:
     served.say("abcdefghij<turn|>")
     assert served.post(MESSAGES, max_tokens=3, messages=HI)["stop_reason"] == "max_tokens"

@@ -183,12 +183,12 @@ class _Files:
             yield start
             return
         try:
-            inside = sorted(start.iterdir())
+            shown = [one for one in sorted(start.iterdir()) if not one.name.startswith(".") and not one.is_symlink()]
+            inside = [(one, one.is_dir()) for one in shown]
         except OSError:  # nobody may look into it
             return
-        for path in inside:
-            if not path.name.startswith(".") and not path.is_symlink():
-                yield from self._below(path) if path.is_dir() else [path]
+        for path, holds_others in inside:
+            yield from self._below(path) if holds_others else [path]
 
 
 def _text_of(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +15,7 @@ from mlxmtp.errors import MlxmtpError, UsageError
 from mlxmtp.limits import PARALLEL
 
 if TYPE_CHECKING:
-    from mlxmtp.app.map_inputs import Item
+    from mlxmtp.app.map_inputs import Answers, Item
     from mlxmtp.app.open import OpenModel
     from mlxmtp.cli.terminal.output import Output
     from mlxmtp.settings import Loaded
@@ -97,12 +99,17 @@ class _Batch:
 
     def answer(self) -> None:
         """Answer what has no answer yet, and write it."""
-        from mlxmtp.app.map import Job, keys_of
+        from mlxmtp.app.map import keys_of
         from mlxmtp.app.map_inputs import Answers
 
+        keys = keys_of(self.items, self.target.name, self.params, self.system)
+        with nullcontext() if self.output is None else Answers(self.output, keys) as answers:
+            self._answer(keys, answers)
+
+    def _answer(self, keys: Sequence[str], answers: Answers | None) -> None:
+        from mlxmtp.app.map import Job
+
         out, items = self.out, self.items
-        keys = keys_of(items, self.target.name, self.params, self.system)
-        answers = None if self.output is None else Answers(self.output, keys)
         start = 0 if answers is None else answers.done
         if answers is not None and start:
             out.note(f"{self.output} holds {start} of {len(items)} answers already: continuing after them.")
