@@ -88,6 +88,19 @@ def test_texts_of_all_settings_side_by_side(family, compiled):
         assert len(stream.tokens) == n + LENGTH
 
 
+def test_a_text_that_leaves_late_keeps_what_others_have_taught():
+    lane = Lane(rounds("e2b"), in_flight=0)
+    late = join(lane, "e2b", 5, Sampling(), limit=0)
+    early = join(lane, "e2b", 17, Sampling())
+    for _ in range(20):
+        early.acceptance.observe(3, 3)
+    lane.leave(early)
+    taught = lane.acceptance
+    assert taught != late.acceptance.kinds
+    lane.leave(late)
+    assert lane.acceptance == taught
+
+
 ACTION = st.tuples(
     st.sampled_from(["join", "join", "step", "step", "step", "cancel", "return", "drafts"]),
     st.integers(0, 7),

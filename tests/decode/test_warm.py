@@ -61,6 +61,19 @@ def test_a_process_that_ends_while_kernels_are_built_ends_cleanly(compiler, tmp_
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [str(greedy[0]), str(greedy[1])], "")
 
 
+def test_traces_of_many_temperatures_do_not_pile_up():
+    rounds = Rounds(target("e2b"), drafter("e2b"), "always")
+    kinds = [Sampling(temp=1 + at / 100).filters for at in range(40)]
+    for kind in kinds:
+        rounds.get(2, kind, 256)
+        rounds.get(2, kinds[0], 256)
+    assert len(rounds._parts) < 20
+    assert rounds.traced(kinds[0], 256) == {2}  # used all the time
+    assert rounds.traced(kinds[-1], 256) == {2}
+    assert not rounds.traced(kinds[1], 256)
+    rounds.close()
+
+
 @pytest.mark.slow
 def test_a_process_that_ends_waits_for_one_kernel_at_most(tmp_path):
     """A round needs some forty runs of the compiler, which is found through PATH until the process ends."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import mlxmtp
+from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import End, Event, Text, Thinking
 from mlxmtp.engine.model import Model
@@ -186,6 +187,27 @@ def test_what_the_device_cannot_compute_ends_the_lane_and_not_the_rest(model, mo
         heard.take(streams.step())
     streams.close()
     assert heard.said[2] == alone(model, *_pairs()[2])
+
+
+def test_a_lane_that_fails_as_one_leaves_ends_the_others(model, monkeypatch):
+    """To keep a text its keys and values are copied, which may be too much for the memory."""
+    streams, heard = Streams(model._decoder, 3), Heard()
+    short, endless = Params(max_tokens=6, temp=0.0), Params(max_tokens=200, temp=0.0, stop=())
+    for tag, params in enumerate((short, endless, endless)):
+        begin(streams, model, QUESTIONS[tag], params, tag)
+
+    def leave(lane: Lane, stream: Stream, **_: object) -> None:
+        with lane._computing():
+            raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Lane, "leave", leave)
+    for _ in range(100):
+        if not streams.running:
+            break
+        heard.take(streams.step())
+    streams.close()
+    assert isinstance(heard.ends.pop(0), End)
+    assert [type(error) for error in heard.ends.values()] == [DeviceFailed, DeviceFailed]
 
 
 def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(model, monkeypatch):

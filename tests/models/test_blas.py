@@ -54,14 +54,17 @@ print(bytes(memoryview(a @ b)).hex(), bytes(out).hex())
 
 def test_mlx_is_found_without_an_import() -> None:
     """A finder that imports what another thread is importing waits for ever, and so does that thread."""
-    assert run("""
+    assert (
+        run("""
         import sys
         import mlx
         import mlxmtp
         before = set(sys.modules)
         spec = sys.meta_path[0].find_spec("mlx.core", mlx.__path__)
         print(spec.name, set(sys.modules) - before, "ctypes" in before)
-    """) == "mlx.core set() False"
+    """)
+        == "mlx.core set() False"
+    )
 
 
 @linux
