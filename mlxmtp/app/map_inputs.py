@@ -6,21 +6,22 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from mlxmtp.chat.material import decoded, read_text
+from mlxmtp.chat.material import decoded, text_or_kind
 from mlxmtp.engine.media import FRAME_TOKENS, IMAGE_TOKENS, SOUND_TOKENS, VIDEO_TOKENS
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.files import is_full, read_whole, try_lock
+from mlxmtp.files import expand_home, is_full, read_whole, try_lock
 from mlxmtp.machine.memory import Largest
-from mlxmtp.media.source import HEAD, Kind, kind_of, media_type_of
+from mlxmtp.media.source import Kind
 
 LONGEST = 2**30  # bytes of --input
+_BEGINNING = b'{"input": '  # of every line of answers
 _PLACE = re.compile(r"\{(\w*)\}")
 
 
@@ -58,11 +59,17 @@ def items_of_files(template: str, files: Sequence[Path]) -> list[Item]:
     """Return an item for each file, whose text or medium stands where the template has `{}`. Raises UsageError."""
     if "{}" not in template:
         raise UsageError('PROMPT needs {} where the text of a file belongs: "Summarise: {}".')
-    return [
-        Item(str(file), str(file), template.replace("{}", read_text(str(file)))) if (kind := _kind(file)) is None else
-        Item(str(file), str(file), template, file, kind)
-        for file in files
-    ]  # fmt: skip
+    return [_item_of(template, file) for file in files]
+
+
+def _item_of(template: str, file: Path) -> Item:
+    name = str(file)
+    text, kind = text_or_kind(name)
+    if kind is None:
+        return Item(name, name, template.replace("{}", text))
+    if not expand_home(file).is_file():
+        raise UsageError(f"{name} is a pipe: {kind} files are read more than once, so write it to a file first.")
+    return Item(name, name, template, expand_home(file), kind)
 
 
 def items_of_lines(template: str, source: Path) -> list[Item]:
@@ -101,15 +108,6 @@ def most_tokens(items: Sequence[Item], tokenizer: Tokenizer, image_tokens: int |
     kinds = {one.kind for one in items}
     seen = picture if "image" in kinds else FRAME_TOKENS if "video" in kinds else 0
     return max(lengths), Largest(seen, SOUND_TOKENS if "audio" in kinds else 0)
-
-
-def _kind(path: Path) -> Kind | None:
-    """Return the kind of a picture or a sound, None for what is text or cannot be read, which is said there."""
-    try:
-        with path.open("rb") as file:
-            return kind_of(media_type_of(file.read(HEAD)))
-    except OSError:
-        return None
 
 
 def _lines(path: Path) -> list[str]:
@@ -157,16 +155,22 @@ class Answers:
 
     def _take_up(self, keys: Sequence[str]) -> None:
         """Read what an earlier run wrote. Raises UsageError for answers to other inputs than these keys'."""
-        lines = list(self._complete_lines())
+        whole, rest = self._read()
+        lines = [_fields(line) for line in whole.splitlines()]
         self.done = len(lines)
         self.responses = [str(line.get("response", "")) for line in lines]
         self.failed = sum("error" in line for line in lines)
-        for number, (line, wanted) in enumerate(zip(lines, [*keys, *[""] * len(lines)], strict=False), 1):
-            if line.get("key") != wanted:
+        wanted = [*keys, *[""] * (len(lines) + 1)]
+        if not (all("key" in line for line in lines) and _is_begun(rest, wanted[self.done])):
+            raise UsageError(f"{self._path} holds something else than answers of this command: give another -o.")
+        for number, (line, key) in enumerate(zip(lines, wanted, strict=False), 1):
+            if line["key"] != key:
                 raise UsageError(
                     f"Line {number} of {self._path} is no answer to input {number} of this run (another prompt, model "
                     "or setting): give another -o, or remove the file."
                 )
+        if rest:  # only now: a file that is refused stays as it is
+            os.truncate(self._path, len(whole))
 
     def append(self, text: str) -> None:
         """Add a line. Raises MlxmtpError where that is impossible: the lines before it stay."""
@@ -183,20 +187,29 @@ class Answers:
         with self._path.open("a", encoding="utf-8", errors="replace") as file:  # a path may hold other bytes
             file.write(text)
 
-    def _complete_lines(self) -> Iterator[dict[str, Any]]:
-        """Yield what is there; half a line, left by a kill, is cut off."""
+    def _read(self) -> tuple[bytes, bytes]:
+        """Return the whole lines that are there, and the rest, half a line that a kill has left. Raises UsageError."""
         if not self._path.is_file():  # a pipe or a terminal holds nothing from an earlier run
-            return
+            return b"", b""
         try:
             data = self._path.read_bytes()
         except OSError as error:
             raise UsageError(f"{self._path} cannot be read: {error.strerror or error}.") from None
-        whole = data[: data.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            try:
-                found = json.loads(line)
-            except (ValueError, RecursionError):
-                found = None
-            yield found if isinstance(found, dict) else {}
-        if len(whole) < len(data):
-            os.truncate(self._path, len(whole))
+        end = data.rfind(b"\n") + 1
+        return data[:end], data[end:]
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    """Return the object of a line, an empty one if it holds none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_begun(rest: bytes, key: str) -> bool:
+    """Return whether `rest` may be the beginning of the answer with `key`, as `Result.to_json` writes it."""
+    if (whole := _fields(rest)):
+        return bool(key) and whole.get("key") == key
+    return rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)

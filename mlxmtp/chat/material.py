@@ -23,7 +23,7 @@ from mlxmtp.environment import git_environ
 from mlxmtp.errors import ContextOverflow, UsageError
 from mlxmtp.media.pdf import MARK as PDF_MARK
 from mlxmtp.media.pdf import read_pages
-from mlxmtp.media.source import HEAD, MediaFile, media_file, media_type_of
+from mlxmtp.media.source import HEAD, Kind, MediaFile, kind_of, media_file, media_type_of
 from mlxmtp.media.source import LIMIT as MEDIA_LIMIT
 
 LIMIT = 64 * 1024 * 1024  # bytes of one file: several times what the longest context of any supported model can hold
@@ -88,12 +88,10 @@ def gather(name: str) -> Material:
         raise _unreadable(name, error) from error
     if folder:
         return _gather_folder(name, list_folder(path, name))
-    head = _read(path, name, HEAD)
-    if media_type_of(head) is not None or head.startswith(PDF_MARK):
-        found = of_bytes(_read(path, name, MEDIA_LIMIT), name)
-        assert found is not None
+    data = _read(path, name, LIMIT, media_limit=MEDIA_LIMIT)
+    if (found := of_bytes(data, name)) is not None:
         return found
-    text, notes = _read_one(path, name)
+    text, notes = _text_of(data, name)
     return Material(name, titled(name, text), notes=notes if text else (*notes, f"{name} is empty."))
 
 
@@ -114,7 +112,14 @@ def of_bytes(data: bytes, name: str) -> Material | None:
 
 def read_text(name: str) -> str:
     """Return the text of a file alone. Raises as `gather`."""
-    return _read_one(_path(name), name)[0]
+    return _text_of(_read(_path(name), name, LIMIT), name)[0]
+
+
+def text_or_kind(name: str) -> tuple[str, Kind | None]:
+    """Return the text of a file, or no text and the kind of a picture, a sound or a video. Raises as `gather`."""
+    data = _read(_path(name), name, LIMIT, media_limit=HEAD)
+    kind = kind_of(media_type_of(data[:HEAD]))
+    return ("", kind) if kind is not None else (_text_of(data, name)[0], None)
 
 
 def mentions(message: str) -> list[str]:
@@ -369,17 +374,22 @@ def _exists(name: str) -> bool:
     return False
 
 
-def _read_one(path: Path, name: str) -> tuple[str, tuple[str, ...]]:
-    data = _read(path, name, LIMIT)
+def _text_of(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
     check_size(len(data), name)
     return decoded(data, name)
 
 
-def _read(path: Path, name: str, limit: int) -> bytes:
-    """Return at most one byte more than `limit`."""
+def _read(path: Path, name: str, limit: int, *, media_limit: int | None = None) -> bytes:
+    """Return at most one byte more than `limit`; `media_limit` counts for what begins as a medium or a PDF does.
+
+    The file is opened once: a pipe gives its bytes but once.
+    """
     try:
         with path.open("rb") as file:
-            return file.read(limit + 1)
+            head = b"" if media_limit is None else file.read(HEAD)
+            if media_limit is not None and (media_type_of(head) is not None or head.startswith(PDF_MARK)):
+                limit = media_limit
+            return head + file.read(max(0, limit + 1 - len(head)))
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {name}.") from error
     except IsADirectoryError as error:

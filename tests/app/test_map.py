@@ -73,6 +73,20 @@ def test_prompts_and_files_that_will_not_do(tmp_path: Path) -> None:
         items_of_files("{}", [tmp_path / "missing"])
 
 
+def test_a_pipe_is_read_once() -> None:
+    def items_of(data: bytes) -> list[Item]:
+        end, start = os.pipe()
+        with open(end, "rb"), open(start, "wb", buffering=0) as pipe:
+            pipe.write(data)
+            pipe.close()
+            return items_of_files("{}", [Path(f"/dev/fd/{end}")])
+
+    text = "The beginning of a longer text. " * 100
+    assert items_of(text.encode())[0].prompt == text
+    with pytest.raises(UsageError, match="is a pipe: image files are read more than once"):
+        items_of(b"\x89PNG\r\n\x1a\n" + bytes(20))
+
+
 def items(*prompts: str) -> list[Item]:
     return [Item(prompt, prompt, prompt) for prompt in prompts]
 
@@ -85,10 +99,31 @@ def test_a_file_of_answers_goes_on_behind_its_last_whole_line(tmp_path: Path) ->
     with Answers(path, keys) as answers:
         answers.append(json.dumps({"key": keys[0], "error": "too long"}) + "\n")
     with path.open("a") as file:
-        file.write('{"key": "' + keys[1])  # killed here
+        file.write('{"input": "b", "key": "' + keys[1])  # killed here
     with Answers(path, keys) as again:
         assert (again.done, again.failed) == (1, 1)
     assert path.read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["One note, no newline", "Line one\nline two", "{}", '{"a": 1}', '{"input": "x"}', '{"input": "x"}\n{"in', "\n"]
+)
+def test_a_file_that_holds_something_else_stays_as_it_is(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "note.txt", text)
+    with pytest.raises(UsageError, match=r"note\.txt holds something else than answers .*: give another -o"):
+        Answers(path, ["a", "b"])
+    assert path.read_text() == text
+
+
+def test_half_a_line_stays_where_the_answers_are_to_something_else(tmp_path: Path) -> None:
+    text = '{"input": "a", "key": "a"}\n{"input": "b", "ke'
+    path = write(tmp_path / "out.jsonl", text)
+    with pytest.raises(UsageError, match="no answer to input 1"):
+        Answers(path, ["other", "b"])
+    assert path.read_text() == text
+    with Answers(path, ["a", "b"]) as answers:
+        assert answers.done == 1
+    assert path.read_text() == text[: text.index("\n") + 1]
 
 
 def test_a_path_that_is_no_text_does_not_end_the_run(tmp_path: Path) -> None:
