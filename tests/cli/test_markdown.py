@@ -100,6 +100,7 @@ BLOCKS = [
     "```\nx = 1\n```",
     "# head",
     "> q",
+    "```py\n    ```\n    a\n    ```\n# b\n```",
     "| a |\n|---|\n| 1 |",
     "***",
     "    code",
@@ -114,6 +115,13 @@ def test_any_mixture_of_blocks_streams_to_the_same_screen(blocks: list[str], siz
     text = "\n\n".join(blocks)
     expected = [line for line in shown(text, 10_000, 30, 8) if line]
     assert [line for line in shown(text, size, 30, 8) if line] == expected
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_fence_in_a_docstring_does_not_close_the_block(size: int) -> None:
+    text = '```py\ndef f():\n    """Say:\n\n    ```\n    f()\n    ```\n    """\n    # code\n```\n\n# Title\n'
+    assert shown(text, size) == shown(text, 10_000)
+    assert "    # code" in shown(text, size)
 
 
 @given(text=st.text(alphabet="ab\n #`->|*1.", max_size=60))

@@ -51,17 +51,22 @@ class FirstFence:
             self._close()
             return
         line = line[quote.end() :]
-        mark = line.strip()
-        if mark.startswith(self._fence) and not mark.strip(self._fence[0]):
+        mark, within = line.strip(), self._is_within(line)
+        if within and mark.startswith(self._fence) and not mark.strip(self._fence[0]):
             if not self._depth:
                 self._close()
                 return
             self._depth -= 1
             self._first_end = len(self._lines) if self._first_end is None else self._first_end
-        elif opening and opening["fence"].startswith(self._fence) and opening["info"].strip():
+        elif within and opening and opening["fence"].startswith(self._fence) and opening["info"].strip():
             self._depth += 1
         blanks = len(line) - len(line.lstrip(" "))
         self._lines.append(line[min(blanks, self._indent) :])
+
+    def _is_within(self, line: str) -> bool:
+        """Return whether a fence in this line may be one: indented by 4 columns more, as in a docstring, it is code."""
+        columns = line.expandtabs(4)
+        return len(columns) - len(columns.lstrip(" ")) < self._indent + 4
 
     def _close(self) -> None:
         while self._lines and not self._lines[-1].strip():

@@ -179,8 +179,7 @@ def _shortened(text: str, firm: int) -> tuple[str, int]:
 def _is_closed(block: Any, lines: list[str]) -> bool:
     start, end = block.map
     if block.type == "fence":
-        last = lines[end - 1].strip()
-        return end - start > 1 and last.startswith(block.markup) and not last.strip(block.markup[0])
+        return bool(block.content.count("\n") < end - start - 1)  # the last line is none of the code
     if block.type == "formula" and end >= len(lines) - 1:
         last = lines[end - 1].rstrip()
         return bool(last.endswith("$$" if lines[start].lstrip().startswith("$$") else "\\]") and last.strip() != "$$")
