@@ -98,23 +98,30 @@ def endpoint_of(loaded: Loaded) -> Endpoint | None:
     """Return the endpoint that the settings ask, None for models here. Raises ConfigError.
 
     `--url` takes an address or a name, and a model named beside it on the command line is one of that server. Where
-    the address is not from the command line, a server or the router named there goes before it.
+    the address is not from the command line, a server or the router named there goes before it. A session's model
+    counts as typed; it may be a name of the config, and else is one of the server, whatever it looks like.
     """
-    settings, origins = loaded.settings, loaded.origins
-    named = None if settings.model is None else endpoint_named(loaded, settings.model)
-    typed = origins.get("model") == "flag" and origins.get("url") != "flag"
-    if settings.url is not None and not (typed and (named is not None or settings.model in others_of(loaded))):
+    settings, origin, others = loaded.settings, loaded.origins.get("model"), others_of(loaded)
+    of_server = origin == "session" and settings.model not in others
+    named = None if settings.model is None or of_server else endpoint_named(loaded, settings.model)
+    typed = origin in ("flag", "session") and loaded.origins.get("url") != "flag"
+    if settings.url is not None and not (typed and (named is not None or settings.model in others)):
         found = endpoint_named(loaded, settings.url) or Endpoint(url=settings.url)
-        if settings.model is not None and origins.get("model") == "flag":
+        if settings.model is not None and (origin == "flag" or of_server):
             found = replace(found, model=settings.model)
-        return _with_origin(found, origins.get("url"))
-    return None if named is None else _with_origin(named, origins.get("model"))
+        return _with_origin(found, loaded.origins.get("url"))
+    return None if named is None else _with_origin(named, origin)
 
 
 def with_model(loaded: Loaded, model: str, origin: str) -> Loaded:
     """Return settings with another model, and where its name is from: a key goes to configured addresses only."""
     settings = replace(loaded.settings, model=model)
     return replace(loaded, settings=settings, origins={**loaded.origins, "model": origin})
+
+
+def without_url(loaded: Loaded) -> Loaded:
+    """Return settings for a command to which `url` does not belong: its models are those that it names."""
+    return replace(loaded, settings=replace(loaded.settings, url=None))
 
 
 def _with_origin(found: Endpoint, origin: str | None) -> Endpoint:

@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
-from mlxmtp.app.endpoints import AUTO, endpoint_named, endpoint_of, with_model
+from mlxmtp.app.endpoints import AUTO, endpoint_of, with_model
 from mlxmtp.app.open import Opener
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.sessions import NOTHING_TO_CONTINUE, Sessions
@@ -62,11 +63,21 @@ def conversation_for(
     if loaded.origins.get("system") == "flag" and system != conversation.system:
         conversation.set_system(system)
     if conversation.model and loaded.origins.get("model") != "flag":
-        elsewhere = conversation.model == AUTO or endpoint_named(loaded, conversation.model) is not None
+        elsewhere = conversation.model == AUTO or conversation.model in loaded.endpoints
         if elsewhere or opener_of(loaded, out).has(conversation.model):
-            return with_model(loaded, conversation.model, "session"), conversation
-        out.note(f"Model '{conversation.model}', which this conversation was with, is not on this machine.")
+            return with_model(_at_its_server(loaded), conversation.model, "session"), conversation
+        gone = "is not here: -m names another model, --url the server that has it"
+        out.note(f"Model '{conversation.model}', which this conversation was with, {gone}.")
     return loaded, conversation
+
+
+def _at_its_server(loaded: Loaded) -> Loaded:
+    """Return settings in which a server named by `model` is named by `url`: one of its models may take that place."""
+    settings, origins = loaded.settings, loaded.origins
+    if settings.url is not None or endpoint_of(loaded) is None:
+        return loaded
+    url = {"url": origins.get("model", "")}
+    return replace(loaded, settings=replace(settings, url=settings.model), origins={**origins, **url})
 
 
 def chosen(loaded: Loaded, out: Output) -> str:

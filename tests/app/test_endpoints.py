@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -418,6 +419,57 @@ def test_a_key_that_no_header_holds_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(UsageError, match=r"The key for team.example .*: set TEAM_KEY anew") as error:
         Remote("http://team.example", key, "TEAM_KEY")
     assert "secret" not in str(error.value)
+
+
+TYPED, SESSION = {"model": "flag"}, {"model": "session"}
+
+
+@pytest.mark.parametrize(
+    ("model", "origins", "address"),
+    [
+        ("team", SESSION, "http://team.example"),
+        ("team", {**SESSION, "url": "flag"}, "http://other.example"),
+        ("large", SESSION, "http://other.example"),
+        ("http://third.example", SESSION, "http://other.example"),  # whatever a server calls its model
+        ("http://third.example", TYPED, "http://third.example"),
+    ],
+)
+def test_a_sessions_model_counts_as_typed(home: Path, model: str, origins: dict[str, str], address: str) -> None:
+    (home / "config.toml").write_text('url = "http://other.example"\n[endpoint.team]\nurl = "http://team.example"\n')
+    loaded = load_settings({})
+    loaded = replace(loaded, settings=replace(loaded.settings, model=model), origins={**loaded.origins, **origins})
+    found = endpoint_of(loaded)
+    assert found is not None
+    assert found.url == address
+    assert found.model == (None if model == "team" or address in model else model)
+
+
+def test_a_session_goes_on_at_its_server(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [STREAM + said(text, reason="stop") for text in ("One.", "Two.")]
+    with peer(*answers) as server, peer() as other:
+        (home / "config.toml").write_text(f'[endpoint.team]\nurl = "{server.url}"\n')
+        assert app.main(["ask", "--no-stdin", "-m", "team", "--save", "First?"]) == 0
+        monkeypatch.setenv("MLXMTP_URL", other.url)
+        assert app.main(["ask", "--no-stdin", "-c", "Second?"]) == 0
+        assert capsys.readouterr().out == "One.\nTwo.\n"
+    with peer(*answers) as server:
+        monkeypatch.delenv("MLXMTP_URL")
+        monkeypatch.setenv("MLXMTP_MODEL", server.url)
+        assert app.main(["ask", "--no-stdin", "--save", "First?"]) == 0
+        assert app.main(["ask", "--no-stdin", "-c", "Second?"]) == 0
+        assert capsys.readouterr().out == "One.\nTwo.\n"
+        assert [body["model"] for body in server.bodies] == ["large", "large"]
+
+
+def test_serve_and_bench_leave_the_server_of_the_settings_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLXMTP_URL", "http://127.0.0.1:1")
+    assert app.main(["serve", "-m", "no-such-model"]) == 3
+    assert app.main(["bench", "-m", "no-such-model"]) == 3
+    assert capsys.readouterr().err.count("Model 'no-such-model' is not known") == 2
 
 
 def test_a_name_that_is_nearly_an_endpoints(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

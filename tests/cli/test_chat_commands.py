@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mlxmtp.app.endpoints import Endpoint
 from mlxmtp.app.open import OpenModel
+from mlxmtp.app.remote_model import RemoteOpener
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Reply
+from mlxmtp.cli.repl.chat import Chat
 from mlxmtp.cli.repl.slash import COMMANDS
 from mlxmtp.cli.terminal.output import Look, Output
 from mlxmtp.cli.terminal.presenters import AnswerView
@@ -261,6 +265,24 @@ def test_the_model(talk: Conversing) -> None:
     shown = talk.say("/model e5b")
     assert "Error: Model 'e5b' is not known (did you mean 'e4b'?)" in shown
     assert talk.say("Hi", answers=["Still here.<turn|>"]).startswith("> Hi\n\nStill here.\n")
+
+
+def test_a_server_named_later_answers_in_place_of_the_one_before(
+    talk: Conversing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, asked = talk.talk, list[Endpoint]()
+    monkeypatch.setenv("MLXMTP_API_KEY", "sk-own")
+    monkeypatch.setattr(RemoteOpener, "target", lambda opener, _: asked.append(opener.endpoint))
+    monkeypatch.setattr(Chat, "load", lambda *_: None)
+    monkeypatch.setattr("mlxmtp.app.endpoints.is_loopback", lambda _: False)
+    endpoints = {"team": {"url": "http://team.example"}}
+    chat.loaded = replace(chat.loaded, endpoints=endpoints, origins={"url": "flag"})
+    chat.change(url="http://first.example")
+    talk.say("/model large", "/model team", "/model http://third.example")
+    assert [(one.url, one.model) for one in asked] == [
+        ("http://first.example", "large"), ("http://team.example", None), ("http://third.example", None),
+    ]  # fmt: skip
+    assert not any(one.remote(5).keyed for one in asked)
 
 
 def test_a_drafter_that_was_named_stays_with_the_model_before(

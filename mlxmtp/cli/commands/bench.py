@@ -100,12 +100,13 @@ def bench(
 def _measure(loaded: "Loaded", request: "Request", out: Output, write: Callable[[str], None]) -> None:
     from mlxmtp.app.benchmark import Benchmark
     from mlxmtp.app.endpoint_benchmark import EndpointBenchmark
-    from mlxmtp.app.endpoints import AUTO, with_model
+    from mlxmtp.app.endpoints import AUTO, with_model, without_url
     from mlxmtp.app.stream_benchmark import StreamsBenchmark
     from mlxmtp.cli.resume import opener_of
     from mlxmtp.cli.terminal.progress import RunProgress
     from mlxmtp.cli.terminal.signals import last_words
 
+    loaded = without_url(loaded)
     named = [with_model(loaded, name, "flag") for name in request.models] or [loaded]
     openers = [opener_of(one, out) for one in named]
     elsewhere = [one for one in openers if not one.here]

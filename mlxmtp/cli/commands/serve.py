@@ -23,10 +23,12 @@ def serve(ctx: Context) -> None:
 
     Requests may come before the model is read: they wait. docs/server.md lists endpoints and fields. Ctrl-C ends it.
     """
+    from mlxmtp.app.endpoints import without_url
     from mlxmtp.cli.resume import opener_of
     from mlxmtp.serve.server import options_of, serve
 
     loaded, out = begin(ctx)
+    loaded = without_url(loaded)
     opener = opener_of(loaded, out)
     if not opener.here:
         raise UsageError("mlxmtp serve answers with models on this machine: name one with -m.")

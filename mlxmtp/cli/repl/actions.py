@@ -264,7 +264,10 @@ class Actions:
         self.chat.change(**settings)
         try:
             if isinstance(target, str):
-                self.chat.loaded = replace(self.chat.loaded, origins={**before.origins, "model": "flag"})
+                origins = {**before.origins, "model": "flag"}
+                if origins.get("url") == "flag":  # the model was typed later, so a server that it names goes before
+                    origins["url"] = "flag before"
+                self.chat.loaded = replace(self.chat.loaded, origins=origins)
                 self.chat.model.opener = opener_of(self.chat.loaded, self.chat.out)
                 self.chat.model.opener.agree = self.chat.permits
                 target = self.chat.model.opener.target(target)
