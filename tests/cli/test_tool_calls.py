@@ -176,6 +176,19 @@ def test_a_question_in_ask_is_answered_at_the_terminal(program: Program) -> None
     assert not heard(program).exists()
 
 
+def test_text_before_a_question_in_ask_is_drawn_once(program: Program) -> None:
+    program.answers = [f"Let me **look**.{ECHO}", ANSWER]
+    terminal = program.terminal("ask", "--tools", "raw", "Say it", columns=100)
+    terminal.wait_for("or say why not:")
+    terminal.wait_until("lines of their own", lambda lines: {"Let me look.", "raw/echo wants to run with"} <= {*lines})
+    terminal.send("y\r")
+    assert terminal.finish() == 0
+    shown = terminal.lines()
+    assert shown.count("Let me look.") == 1
+    assert shown.count("That is all.") == 1
+    assert sum("or say why not:" in line for line in shown) == 1
+
+
 def talk(program: Program, *args: str) -> Terminal:
     terminal = program.terminal("chat", "--tools", "raw,calculator", *args, columns=100, rows=40)
     terminal.wait_until("the prompt", lambda lines: lines[-1:] == [">"])

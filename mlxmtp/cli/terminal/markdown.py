@@ -56,9 +56,13 @@ class MarkdownStream:
             self._draw(0)
             self._drawn_at = self._clock()
 
+    def settle(self) -> None:
+        """Print what is open for good, because something else is written below; more text begins a new block."""
+        self._draw(len(self._open), last=True)
+
     def finish(self) -> None:
         """Print what is still open; the cursor is at the start of a line afterwards."""
-        self._draw(len(self._open), last=True)
+        self.settle()
         if not self._printed:
             self._send("\n")
 

@@ -91,6 +91,9 @@ class Rendered(Presenter):
     def text(self, text: str) -> None:
         self._stream.feed(text)
 
+    def call(self, call: ToolCall) -> None:
+        self._stream.settle()
+
     def end(self, reason: FinishReason, stats: Stats) -> None:
         self._stream.finish()
 
