@@ -199,7 +199,8 @@ SCHEMAS = st.recursive(
             "properties": st.dictionaries(st.sampled_from("ab"), inner),
             "required": st.lists(st.sampled_from("abc"), unique=True),
             "additionalProperties": st.booleans() | inner,
-            "items": inner,
+            "items": inner | st.just(False),
+            "prefixItems": st.lists(inner, min_size=1, max_size=2),
             "anyOf": st.lists(inner, min_size=1, max_size=2),
             "allOf": st.lists(inner, min_size=1, max_size=2),
             "$ref": st.just("#/$defs/one"),
@@ -226,6 +227,16 @@ def test_a_call_that_does_not_fit_is_neither_asked_about_nor_run(tmp_path: Path)
         "It was not run: n must be at most 5, not 6.",
         "It was not run: m is not known: there is n.",
     ]
+
+
+def test_the_first_items_of_a_list_have_schemas_of_their_own() -> None:
+    pair: dict[str, Any] = {"prefixItems": [{"type": "string"}, {"type": "integer"}], "items": {"type": "boolean"}}
+    schema = {"properties": {"x": pair}}
+    assert fault_in({"x": ["a", 1, True]}, schema) == ""
+    assert fault_in({"x": ["a", True]}, schema) == "x[1] must be of type integer, not true"
+    assert fault_in({"x": ["a", 1, 2]}, schema) == "x[2] must be of type boolean, not 2"
+    pair["items"] = False
+    assert fault_in({"x": ["a", 1, 2]}, schema) == "x must have at most 2 items, not 3"
 
 
 def test_a_schema_without_end_is_looked_at_for_a_while() -> None:

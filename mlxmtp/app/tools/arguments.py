@@ -2,7 +2,7 @@
 
 import json
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlxmtp.engine.declarations import limit_of, resolved
@@ -56,8 +56,7 @@ class _Check:
         if not found and isinstance(value, dict):
             found = self._in_object(value, schema, name, depth)
         if not found and isinstance(value, list):
-            inside = (self.fault(one, schema.get("items"), f"{name}[{at}]", depth + 1) for at, one in enumerate(value))
-            found = next(filter(None, inside), "")
+            found = self._in_array(value, schema, name, depth)
         for key in ("allOf", "anyOf", "oneOf"):
             some = schema.get(key)
             faults = [self.fault(value, one, name, depth + 1) for one in (some if isinstance(some, list) else ())]
@@ -79,6 +78,15 @@ class _Check:
             if found := self.fault(one, properties.get(key, others), f"{path}{key}", depth + 1):
                 return found
         return ""
+
+    def _in_array(self, value: Sequence[Any], schema: Mapping[str, Any], name: str, depth: int) -> str:
+        first, rest = schema.get("prefixItems"), schema.get("items")
+        first = first if isinstance(first, list) else []
+        if rest is False and len(value) > len(first):
+            return f"{name} must have at most {len(first)} items, not {len(value)}"
+        wanted = [*first, *[rest] * len(value)]  # `items` is for those behind the first
+        inside = (self.fault(one, wanted[at], f"{name}[{at}]", depth + 1) for at, one in enumerate(value))
+        return next(filter(None, inside), "")
 
 
 def _misfit(value: Any, schema: Mapping[str, Any], name: str) -> str:
