@@ -51,7 +51,7 @@ class _Writable:
             raise UsageError(f"{self._path} is too large: {_LARGEST} schemas and {_DEEPEST} levels at most.")
         schema, inside = resolved(schema, self._root, inside)
         branch, others, inside = self._branch(schema, inside)
-        merged = {**schema, **branch}
+        merged = _joined(schema, branch)
         kind, nullable = _type_of(merged)
         found: dict[str, Any] = {"type": kind}
         if nullable or any(one.get("type") == "null" for one in others):
@@ -80,10 +80,20 @@ class _Writable:
         led = inside
         for part in _list(schema, "allOf"):
             found, led = resolved(part, self._root, led)
-            joint |= found
+            joint = _joined(joint, found)
         options = [resolved(one, self._root, inside) for one in _list(schema, "anyOf") or _list(schema, "oneOf")]
         first, through = next((one for one in options if one[0].get("type") != "null"), ({}, led))
-        return joint | first, [one for one, _ in options if one is not first], led | through
+        return _joined(joint, first), [one for one, _ in options if one is not first], led | through
+
+
+def _joined(schema: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema with the keywords of both, those of `other` first; it has the properties of both."""
+    joined = {**schema, **other}
+    if all(isinstance(one.get("properties"), dict) for one in (schema, other)):
+        joined["properties"] = {**schema["properties"], **other["properties"]}
+    if required := [name for name in _list(schema, "required") + _list(other, "required") if isinstance(name, str)]:
+        joined["required"] = [*dict.fromkeys(required)]
+    return joined
 
 
 def resolved(

@@ -290,6 +290,17 @@ def caller(pocket, tmp_path_factory) -> Model:
     return model
 
 
+@pytest.mark.parametrize("key", ["allOf", "anyOf", "oneOf"])
+def test_a_branch_adds_to_the_properties_of_a_declaration(key):
+    branch = {"properties": {"b": {"type": "integer"}}, "required": ["b"]}
+    other = {"properties": {"c": {"type": "boolean"}}, "required": ["c", "a"]}
+    schema = {"properties": {"a": {"type": "string"}}, "required": ["a"], key: [branch, other]}
+    found = declaration("f", "", schema, "")["function"]["parameters"]
+    names = ["a", "b", "c"] if key == "allOf" else ["a", "b"]
+    assert ([*found["properties"]], found["required"]) == (names, names)
+    assert found["properties"]["a"] == {"type": "string"}
+
+
 @pytest.mark.parametrize("bias", [{}, {48: 50.0}], ids=["free", "wants to call"])
 def test_with_tools_an_answer_is_calls_or_has_the_form(caller, bias):
     tool = declaration("f", "", {"properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"]}, "")
