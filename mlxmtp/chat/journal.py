@@ -204,7 +204,7 @@ def delete(path: Path) -> None:
     with ExitStack() as stack:
         with suppress(PermissionError):  # no window can open it either
             if path.is_file():  # nobody has a conversation in a named pipe, or a link that leads nowhere
-                _lock(stack.enter_context(path.open("rb")).fileno(), path)
+                _lock(stack.enter_context(path.open("r+b")).fileno(), path)  # NFS locks only what is open for writing
         path.unlink()
 
 
