@@ -158,6 +158,14 @@ def test_a_progress_line_is_one_row_of_whatever_characters() -> None:
     assert text_width(row) == 76  # of 80: three are for ^C, and half a character does not fit
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+def test_a_progress_line_ends_in_a_window_of_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.cli.terminal.output._size", lambda _: (columns, 10))
+    screen = Screen()
+    Output(None, screen).progress("loading")
+    assert OURS.sub("", screen.getvalue()).strip("\r") == "loading"[: max(0, columns - 3)]
+
+
 def test_columns_are_counted_as_what_draws_counts_them() -> None:
     """All of Unicode as rich counts it, but for flag letters and skin tones that stand alone."""
     apart = [

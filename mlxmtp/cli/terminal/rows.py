@@ -45,7 +45,7 @@ def one_line(text: str) -> str:
 
 def cropped(text: str, columns: int) -> str:
     """Return the start of `text` that fits into one row."""
-    row = one_line(text)
+    row, columns = one_line(text), max(columns, 0)
     while text_width(row) > columns:
         row = row[: columns if len(row) > columns else -1]
     return row
