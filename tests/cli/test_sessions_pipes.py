@@ -236,6 +236,16 @@ def test_a_list_for_people_fits_the_terminal(talk: Program) -> None:
     assert total.startswith("1 session, ")
 
 
+def test_a_wide_name_takes_its_columns_from_the_title(talk: Program) -> None:
+    save(talk, "word " * 40)
+    (session,) = talk.home.rglob("*.jsonl")
+    with session.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"type": "name", "name": "名前" * 10}) + "\n")
+    terminal = talk.terminal("sessions", columns=130)
+    assert terminal.finish() == 0
+    assert len(terminal.lines()) == 3
+
+
 def test_foreign_files_are_a_note(talk: Program) -> None:
     save(talk)
     (talk.home / "sessions" / "mine.jsonl").write_text("hello\n")

@@ -14,7 +14,7 @@ from mlxmtp.cli.options import Json, Unasked, begin, can_ask, session_ids, takes
 from mlxmtp.cli.terminal.output import Output, show_table
 from mlxmtp.errors import MlxmtpError, UsageError
 from mlxmtp.settings import Loaded
-from mlxmtp.units import ago, format_bytes
+from mlxmtp.units import ago, format_bytes, text_width
 
 if TYPE_CHECKING:
     from mlxmtp.chat.history import History
@@ -174,7 +174,7 @@ def show_list(out: Output, sessions: Sequence[Summary]) -> None:
     ]
     titles = [one.title for one in sessions]
     if out.terminal:
-        before = sum(max(len(row[at]) for row in [header, *rows]) + 2 for at in range(5))
+        before = sum(max(text_width(row[at]) for row in [header, *rows]) + 2 for at in range(5))
         titles = [title_of(text, max(20, out.size()[0] - before)) for text in titles]
     show_table(out, header, [[*row, text] for row, text in zip(rows, titles, strict=True)], right=(2,))
 
