@@ -14,6 +14,8 @@ from mlxmtp.app.open import OpenModel
 from mlxmtp.app.remote_model import RemoteOpener
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Reply
+from mlxmtp.chat.material import gather
+from mlxmtp.chat.message import Message, TextPart, ToolCall, ToolResult
 from mlxmtp.cli.repl.chat import Chat
 from mlxmtp.cli.repl.slash import COMMANDS
 from mlxmtp.cli.terminal.output import Look, Output
@@ -21,6 +23,7 @@ from mlxmtp.cli.terminal.presenters import AnswerView
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import LoadError
 from tests.cli.talking import Conversing, Paper
+from tests.media_golden import pictures
 from tests.text_checkpoint import write_text_checkpoint
 
 
@@ -98,6 +101,26 @@ def test_answering_again(asked: Conversing, word: str) -> None:
     (exchange,) = asked.talk.conversation.exchanges
     assert exchange.reply is not None
     assert exchange.reply.text == "Hey."
+
+
+@pytest.mark.parametrize("line", ["/regen", "/edit Hi again"])
+def test_an_old_answer_with_calls_takes_no_room_in_another(talk: Conversing, line: str) -> None:
+    conversation = talk.talk.conversation
+    conversation.ask("Hi")
+    conversation.finish("tool", calls=[ToolCall(id="c1", name="look")])
+    conversation.add(Message("tool", (ToolResult("c1", "look", (TextPart("z" * 200),)),)))
+    conversation.part("y" * 380)
+    conversation.finish("stop")
+    assert talk.say(line, answers=["Hey.<turn|>"]).startswith(f"> {line}\n\nHey.\n")
+
+
+@pytest.mark.parametrize(("name", "back"), [("my notes", "'my notes'"), ("-v", None), ("plain", "plain")])
+def test_the_way_back_is_a_line_for_a_shell(asked: Conversing, name: str, back: str | None) -> None:
+    asked.talk.conversation.rename(name)
+    start = len(asked.paper.getvalue())
+    asked.talk.say_goodbye()
+    shown = asked.paper.getvalue()[start:]
+    assert shown == f"To come back: mlxmtp chat -r {back or asked.talk.conversation.session}\n"
 
 
 def test_answering_again_without_an_answer_keeps_the_old_one(asked: Conversing) -> None:
@@ -223,6 +246,15 @@ def test_files_wait_for_the_next_message(talk: Conversing) -> None:
     )
     assert talk.say("/file nothing.txt") == "> /file nothing.txt\nError: There is no file nothing.txt.\n"
     assert talk.say('/file "b.txt').endswith("a quotation mark is missing.\n")
+
+
+def test_a_picture_that_the_model_cannot_see_does_not_wait(talk: Conversing) -> None:
+    for name in ("a.png", "b.png"):
+        pictures()[0].save(name)
+    assert "has no vision tower, so it cannot see a.png" in talk.say("/file a.png b.png")
+    assert talk.say("/file").endswith("No file waits for the next message. /file PATH adds one.\n")
+    talk.talk.line.files = [gather("a.png")]  # before this model
+    assert talk.say("Hi").endswith("without --text-only. /file clear drops the files that wait.\n")
 
 
 def test_files_that_wait_are_named_also_where_the_model_cannot_be_read(talk: Conversing) -> None:

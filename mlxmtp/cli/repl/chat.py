@@ -1,5 +1,6 @@
 """A conversation in the terminal while it lasts: the next line, the model, the last answer, remarks to the person."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -237,7 +238,9 @@ class Chat:
         if conversation.trouble is not None:
             self.out.note(conversation.trouble)
         elif conversation.session is not None and conversation.exchanges:
-            self.say(f"To come back: mlxmtp chat -r {conversation.history.name or conversation.session}")
+            name = conversation.history.name or ""
+            named = conversation.session if not name or name.startswith("-") else shlex.quote(name)
+            self.say(f"To come back: mlxmtp chat -r {named}")
 
     def leave(self) -> None:
         """Store the KV cache of a conversation that is left, if that is wanted."""

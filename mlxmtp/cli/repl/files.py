@@ -7,7 +7,7 @@ from mlxmtp.chat.material import Material, gather, of_bytes
 from mlxmtp.cli.repl.chat import Chat
 from mlxmtp.cli.repl.turns import show, tokens_of
 from mlxmtp.cli.terminal.clipboard import copied_picture
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import LoadError, UsageError
 
 _PASTED = "image from the clipboard"
 
@@ -59,13 +59,16 @@ def _stage(chat: Chat, materials: Sequence[Material]) -> None:
     try:
         chat.ready()
     finally:  # without the model they wait all the same, only their tokens are not known
+        refused = None
         for one in materials:
             try:
                 chat.say(_line(chat, one))
                 show(chat, one)
-            except UsageError:  # a picture that is damaged, or too large
+            except (UsageError, LoadError) as error:  # damaged, too large, or nothing that this model can see or hear
                 chat.line.files.remove(one)
-                raise
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
 
 def _line(chat: Chat, one: Material) -> str:

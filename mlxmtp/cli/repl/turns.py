@@ -21,7 +21,7 @@ from mlxmtp.cli.terminal.thumbnails import draw_thumbnail
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.media import largest, media_in
 from mlxmtp.engine.params import Params
-from mlxmtp.errors import ContextOverflow
+from mlxmtp.errors import ContextOverflow, LoadError
 
 _PATIENCE = 3  # times Ctrl+C until the program itself is left, should the model not react
 _SMALL = (480, 240)  # pixels of a thumbnail, at most
@@ -154,7 +154,7 @@ def send(chat: Chat, text: str) -> None:
             named, new = names_in(last.question), _media(mentioned)
             known = {one.digest for one in new}
             media = (*(one for one in last.media if one.name not in named and one.digest not in known), *new)
-            asking = replace(last, question=text, reply=None, mentioned=files, media=media)
+            asking = replace(last, question=text, reply=None, mentioned=files, media=media, messages=())
         else:
             attached = join([one.text for one in chat.line.files])
             media = _media([*chat.line.files, *mentioned])
@@ -169,7 +169,8 @@ def send(chat: Chat, text: str) -> None:
 
 def again(chat: Chat) -> None:
     """Answer the last question again."""
-    _answer(chat, Turn(chat.conversation, "regenerate", replace(chat.conversation.exchanges[-1], reply=None)))
+    last = chat.conversation.exchanges[-1]
+    _answer(chat, Turn(chat.conversation, "regenerate", replace(last, reply=None, messages=())))
 
 
 def go_on(chat: Chat) -> None:
@@ -242,7 +243,12 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
     """Return how many of the oldest exchanges a person wants to leave out, None if the turn cannot be."""
     opened, settings = chat.model.opened, chat.settings
     tokenizer = opened.model.tokenizer
-    messages = turn.prepared(opened.model.media, settings.image_tokens)
+    try:
+        messages = turn.prepared(opened.model.media, settings.image_tokens)
+    except LoadError as error:  # they may have waited since before this model
+        if not any(one.media for one in chat.line.files):
+            raise
+        raise LoadError(f"{error} /file clear drops the files that wait.") from error
     if media := media_in(messages):
         chat.model.require_memory(largest(media), settings)
     used = len(tokenizer.prompt_ids(messages, think=bool(settings.think), tools=chat.tools.declarations))
