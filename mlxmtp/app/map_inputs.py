@@ -210,6 +210,6 @@ def _fields(line: bytes) -> dict[str, Any]:
 
 def _is_begun(rest: bytes, key: str) -> bool:
     """Return whether `rest` may be the beginning of the answer with `key`, as `Result.to_json` writes it."""
-    if (whole := _fields(rest)):
+    if whole := _fields(rest):
         return bool(key) and whole.get("key") == key
     return rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)

@@ -76,10 +76,12 @@ def test_prompts_and_files_that_will_not_do(tmp_path: Path) -> None:
 def test_a_pipe_is_read_once() -> None:
     def items_of(data: bytes) -> list[Item]:
         end, start = os.pipe()
-        with open(end, "rb"), open(start, "wb", buffering=0) as pipe:
-            pipe.write(data)
-            pipe.close()
+        os.write(start, data)
+        os.close(start)
+        try:
             return items_of_files("{}", [Path(f"/dev/fd/{end}")])
+        finally:
+            os.close(end)
 
     text = "The beginning of a longer text. " * 100
     assert items_of(text.encode())[0].prompt == text
@@ -106,7 +108,8 @@ def test_a_file_of_answers_goes_on_behind_its_last_whole_line(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["One note, no newline", "Line one\nline two", "{}", '{"a": 1}', '{"input": "x"}', '{"input": "x"}\n{"in', "\n"]
+    "text",
+    ["One note, no newline", "Line one\nline two", "{}", '{"a": 1}', '{"input": "x"}', '{"input": "x"}\n{"in', "\n"],
 )
 def test_a_file_that_holds_something_else_stays_as_it_is(text: str, tmp_path: Path) -> None:
     path = write(tmp_path / "note.txt", text)
