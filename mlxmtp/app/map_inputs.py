@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from mlxmtp.chat.material import decoded, text_or_kind
 from mlxmtp.engine.media import FRAME_TOKENS, IMAGE_TOKENS, SOUND_TOKENS, VIDEO_TOKENS
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.files import expand_home, is_full, read_whole, try_lock
+from mlxmtp.files import expand_home, is_full, read_whole, try_lock, write_atomically
 from mlxmtp.machine.memory import Largest
 from mlxmtp.media.source import Kind
 
@@ -121,22 +122,21 @@ def _lines(path: Path) -> list[str]:
 class Answers:
     """A file of answers, a line of JSON each, in the order of the inputs. What an earlier run wrote stays.
 
-    It is locked until `close`, or the end of a `with`.
+    But for its errors: the inputs in `failed` may be asked again. It is locked until `close`, or the end of a `with`.
     """
 
     def __init__(self, path: Path, keys: Sequence[str]) -> None:
         """Raises UsageError if the file cannot be written, or another run writes it, or has other inputs' answers."""
         self._path = path
         self._held: BinaryIO | None = None
+        self._renewed: dict[int, str] = {}
         try:
             self._write("")  # before the first answer has been worked out
-            self._held = path.open("ab") if path.is_file() else None  # NFS locks only what is open for writing
+            self._hold()
         except OSError as error:
             kind = MlxmtpError if is_full(error) else UsageError
             raise kind(f"{path} cannot be written: {error.strerror or error}.") from None
         try:
-            if self._held is not None and not try_lock(self._held.fileno()):
-                raise UsageError(f"Another run writes {path}: wait until it has ended, or give another -o.")
             self._take_up(keys)
         except BaseException:
             self.close()
@@ -149,9 +149,24 @@ class Answers:
         self.close()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Put renewed answers in their places, and give the lock back. Raises MlxmtpError."""
+        try:
+            self._renew()
+        finally:
+            if self._held is not None:
+                self._held.close()
+
+    def _hold(self) -> None:
+        """Lock the file that is there now."""
+        if not self._path.is_file():
+            return
+        held = self._path.open("ab")  # NFS locks only what is open for writing
+        if not try_lock(held.fileno()):
+            held.close()
+            raise UsageError(f"Another run writes {self._path}: wait until it has ended, or give another -o.")
         if self._held is not None:
             self._held.close()
+        self._held = held
 
     def _take_up(self, keys: Sequence[str]) -> None:
         """Read what an earlier run wrote. Raises UsageError for answers to other inputs than these keys'."""
@@ -159,7 +174,7 @@ class Answers:
         lines = [_fields(line) for line in whole.splitlines()]
         self.done = len(lines)
         self.responses = [str(line.get("response", "")) for line in lines]
-        self.failed = sum("error" in line for line in lines)
+        self.failed = [number for number, line in enumerate(lines) if "error" in line]
         wanted = [*keys, *[""] * (len(lines) + 1)]
         if not (all("key" in line for line in lines) and _is_begun(rest, wanted[self.done])):
             raise UsageError(f"{self._path} holds something else than answers of this command: give another -o.")
@@ -172,10 +187,34 @@ class Answers:
         if rest:  # only now: a file that is refused stays as it is
             os.truncate(self._path, len(whole))
 
-    def append(self, text: str) -> None:
-        """Add a line. Raises MlxmtpError where that is impossible: the lines before it stay."""
-        try:
+    def put(self, number: int, text: str) -> None:
+        """Add the line of an input, or renew one at the next addition or the end, all of those at once.
+
+        Raises MlxmtpError where that is impossible: the lines before stay.
+        """
+        if number < self.done:
+            self._renewed[number] = text
+            return
+        self._renew()
+        with self._as_sentence():
             self._write(text)
+
+    def _renew(self) -> None:
+        if not self._renewed:
+            return
+        with self._as_sentence():
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            for number, text in self._renewed.items():
+                lines[number] = text.encode("utf-8", "replace")
+            self._renewed.clear()
+            private = not self._path.stat().st_mode & 0o077
+            write_atomically(self._path, b"".join(lines), private=private)
+            self._hold()
+
+    @contextmanager
+    def _as_sentence(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             step = "make room" if is_full(error) else "check the file and its disk"
             raise MlxmtpError(

@@ -562,3 +562,25 @@ def test_inputs_of_map_fail_alone(home: Path, capsys: pytest.CaptureFixture[str]
     assert out == f"--- {home / 'b'} ---\nFine.\n\n"
     assert "refuses: 500 Oh" in err
     assert "1 of 2 inputs have no answer" in err
+
+
+def test_inputs_that_failed_are_asked_again_by_the_same_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abc":
+        (home / name).write_text(name, encoding="utf-8")
+    one, two, three, summary = (STREAM + said(text, reason="stop") for text in ("One.", "Two.", "Three.", "All."))
+    failed = http(b"", "500 Oh")
+    with peer(failed, two, failed, summary, one, three, summary) as server:
+        files = [str(home / name) for name in "abc"]
+        words = ["map", "-m", server.url, "--parallel", "1", "-o", str(home / "out"), "--summary", "And?", "{}", *files]
+        assert app.main(words) == 1
+        assert "out says why, and the same command asks them again" in capsys.readouterr().err
+        assert app.main(words) == 0
+        assert "holds 1 of 3 answers already: continuing after them, 2 that failed first" in capsys.readouterr().err
+    assert [json.loads(line)["response"] for line in (home / "out").read_text().splitlines()] == [
+        "One.",
+        "Two.",
+        "Three.",
+    ]
+    assert len(server.bodies) == 7
+    summed_up = server.bodies[-1]["messages"][-1]["content"]
+    assert summed_up.index("One.") < summed_up.index("Two.") < summed_up.index("Three.")

@@ -99,11 +99,11 @@ def test_a_file_of_answers_goes_on_behind_its_last_whole_line(tmp_path: Path) ->
     with Answers(path, keys) as answers:
         assert answers.done == 0
     with Answers(path, keys) as answers:
-        answers.append(json.dumps({"key": keys[0], "error": "too long"}) + "\n")
+        answers.put(0, json.dumps({"key": keys[0], "error": "too long"}) + "\n")
     with path.open("a") as file:
         file.write('{"input": "b", "key": "' + keys[1])  # killed here
     with Answers(path, keys) as again:
-        assert (again.done, again.failed) == (1, 1)
+        assert (again.done, again.failed) == (1, [0])
     assert path.read_text().endswith("}\n")
 
 
@@ -129,12 +129,33 @@ def test_half_a_line_stays_where_the_answers_are_to_something_else(tmp_path: Pat
     assert path.read_text() == text[: text.index("\n") + 1]
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_error_is_renewed_in_its_place(goes_on: bool, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    lines = [json.dumps({"input": key, "key": key, "error": "no"}) + "\n" for key in "abc"]
+    path.write_text("".join(lines))
+    path.chmod(0o600)
+    good = lines[1].replace("error", "response")
+    with Answers(path, [*"abcd"]) as answers:
+        assert (answers.done, answers.failed) == (3, [0, 1, 2])
+        answers.put(1, good)
+        if goes_on:
+            answers.put(3, '{"key": "d"}\n')
+            assert path.read_text() == "".join([lines[0], good, lines[2], '{"key": "d"}\n'])
+            with pytest.raises(UsageError, match="Another run writes"):
+                Answers(path, [*"abcd"])
+    with Answers(path, [*"abcd"]) as again:
+        assert (again.done, again.failed) == (3 + goes_on, [0, 2])
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 def test_a_path_that_is_no_text_does_not_end_the_run(tmp_path: Path) -> None:
     path, name = tmp_path / "out.jsonl", os.fsdecode(b"caf\xe9.txt")
     with Answers(path, ["k"]) as answers:
-        answers.append(Result(Item(name, name, "Hi"), "k", error="no").to_json())
+        answers.put(0, Result(Item(name, name, "Hi"), "k", error="no").to_json())
     with Answers(path, ["k"]) as again:
-        assert (again.done, again.failed) == (1, 1)
+        assert (again.done, again.failed) == (1, [0])
 
 
 def test_a_second_run_does_not_write_into_the_same_file(tmp_path: Path) -> None:
@@ -142,7 +163,7 @@ def test_a_second_run_does_not_write_into_the_same_file(tmp_path: Path) -> None:
     with Answers(path, ["a", "b"]) as answers:
         with pytest.raises(UsageError, match=r"Another run writes .*out\.jsonl: wait until it has ended"):
             Answers(path, ["a", "b"])
-        answers.append(json.dumps({"key": "a"}) + "\n")
+        answers.put(0, json.dumps({"key": "a"}) + "\n")
     with pytest.raises(UsageError, match="no answer to input"):
         Answers(path, ["x"])  # which gives the lock back
     with Answers(path, ["a", "b"]) as again:
@@ -166,10 +187,10 @@ def test_a_disk_that_fails_on_the_way_is_no_wrong_usage_and_keeps_the_lines_befo
         raise OSError(error, os.strerror(error), str(self))
 
     with Answers(path, ["a", "b"]) as answers, monkeypatch.context() as patched:
-        answers.append(json.dumps({"key": "a"}) + "\n")
+        answers.put(0, json.dumps({"key": "a"}) + "\n")
         patched.setattr(Path, "open", fails)
         with pytest.raises(MlxmtpError, match=r"answers before stay in it: .* goes on behind them") as raised:
-            answers.append(json.dumps({"key": "b"}) + "\n")
+            answers.put(1, json.dumps({"key": "b"}) + "\n")
     assert raised.value.exit_code == 1
     assert ("make room" in str(raised.value)) == (error == errno.ENOSPC)
     with Answers(path, ["a", "b"]) as again:
@@ -186,8 +207,8 @@ def test_answers_to_something_else_are_not_gone_on_with(change: str, tmp_path: P
     path = tmp_path / "out.jsonl"
     before = keys_of(items("a", "b"), "pocket", Params(temp=0.5), "")
     with Answers(path, before) as answers:
-        for key in before:
-            answers.append(json.dumps({"key": key}) + "\n")
+        for number, key in enumerate(before):
+            answers.put(number, json.dumps({"key": key}) + "\n")
     after = {
         "prompt": keys_of(items("a", "c"), "pocket", Params(temp=0.5), ""),
         "model": keys_of(items("a", "b"), "e2b", Params(temp=0.5), ""),

@@ -55,8 +55,8 @@ def map_(
 
     On stdout every answer follows a line `--- FILE ---`; with --json it is an object with input, response,
     finish_reason and stats. With -o nothing is lost: after Ctrl-C or a kill the same command goes on behind the last
-    answer. An input that cannot be answered has an error instead, and the exit code is 1. The answers are those that
-    `ask` would give.
+    answer. An input that cannot be answered has an error instead, the exit code is 1, and the same command asks it
+    again. The answers are those that `ask` would give.
     """
     from mlxmtp.app.map_inputs import items_of_files, items_of_lines
 
@@ -76,7 +76,8 @@ def map_(
     finally:
         out.settle()
     if batch.failed:
-        raise MlxmtpError(f"{batch.failed} of {len(items)} inputs have no answer.")
+        way = "" if output is None else f": {output} says why, and the same command asks them again"
+        raise MlxmtpError(f"{batch.failed} of {len(items)} inputs have no answer{way}.")
 
 
 class _Batch:
@@ -93,7 +94,7 @@ class _Batch:
         self.system = read_reference(loaded.settings.system or "", loaded.prompts)
         self.opener = opener_of(small_of(loaded), out)
         self.target = self.opener.target(self.opener.loaded.settings.model)
-        self.responses: list[tuple[str, str]] = []
+        self.responses: dict[int, tuple[str, str]] = {}  # names of inputs and answers, by number
         self.failed = 0
         self._opened: OpenModel | None = None
 
@@ -110,34 +111,36 @@ class _Batch:
         from mlxmtp.app.map import Job
 
         out, items = self.out, self.items
-        start = 0 if answers is None else answers.done
+        start, again = (0, []) if answers is None else (answers.done, answers.failed)
         if answers is not None and start:
-            out.note(f"{self.output} holds {start} of {len(items)} answers already: continuing after them.")
-            self.responses = [(one.name, text) for one, text in zip(items, answers.responses, strict=False) if text]
-            self.failed = answers.failed
-        if start == len(items):
+            there = f"{self.output} holds {start - len(again)} of {len(items)} answers already"
+            out.note(f"{there}: continuing after them{f', {len(again)} that failed first' if again else ''}.")
+            self.responses = {at: (items[at].name, text) for at, text in enumerate(answers.responses) if text}
+        waiting = [*again, *range(start, len(items))]
+        if not waiting:
             return
-        parallel = min(self.loaded.settings.parallel or PARALLEL, len(items) - start)
-        opened, began = self._open(items[start:]), time.monotonic()
+        asked = [items[at] for at in waiting]
+        parallel = min(self.loaded.settings.parallel or PARALLEL, len(asked))
+        opened, began = self._open(asked), time.monotonic()
 
         def progress(done: int, tokens: int) -> None:
-            speed = tokens / max(time.monotonic() - began, 1e-3)
+            speed, done = tokens / max(time.monotonic() - began, 1e-3), len(items) - len(asked) + done
             out.progress(f"{done} of {len(items)} answered, {parallel} at a time, {speed:.0f} tok/s")
 
-        job = Job(opened, items, self.params, parallel, self.system, progress)
-        for key, result in zip(keys[start:], job.results(start), strict=True):
-            result.key = key
+        job = Job(opened, asked, self.params, parallel, self.system, progress)
+        for at, result in zip(waiting, job.results(), strict=True):
+            result.key = keys[at]
             out.clear_progress()
             if answers is None:
                 out.write(result.to_json() if self.as_json else result.to_text())
             else:
-                answers.append(result.to_json())
+                answers.put(at, result.to_json())
             if result.error:
                 self.failed += 1
                 if not self.as_json:
                     out.note(f"{result.item.name}: {result.error}")
             else:
-                self.responses.append((result.item.name, result.response))
+                self.responses[at] = result.item.name, result.response
 
     def summarise(self, prompt: str, *, as_json: bool) -> None:
         """Ask about all answers, and write that; a router's big model sums up."""
@@ -155,7 +158,14 @@ class _Batch:
             router = opener_of(self.loaded, self.out)
             self._opened = router.open(router.target(AUTO), None, settings)
         opened = self._opened or self._open(self.items)
-        result = summarise(opened, prompt, self.responses, self.params, self.system, self.out.progress)
+        result = summarise(
+            opened,
+            prompt,
+            [self.responses[at] for at in sorted(self.responses)],
+            self.params,
+            self.system,
+            self.out.progress,
+        )
         self.out.clear_progress()
         self.out.write(result.to_json() if as_json else result.to_text())
         if result.end is not None and result.end.stats.route:
