@@ -63,8 +63,9 @@ def conversation_for(
     if loaded.origins.get("system") == "flag" and system != conversation.system:
         conversation.set_system(system)
     if conversation.model and loaded.origins.get("model") != "flag":
-        elsewhere = conversation.model == AUTO or conversation.model in loaded.endpoints
-        if elsewhere or opener_of(loaded, out).has(conversation.model):
+        if conversation.model == AUTO or conversation.model in loaded.endpoints:
+            return with_model(loaded, conversation.model, "session"), conversation
+        if opener_of(loaded, out).has(conversation.model):
             return with_model(_at_its_server(loaded), conversation.model, "session"), conversation
         gone = "is not here: -m names another model, --url the server that has it"
         out.note(f"Model '{conversation.model}', which this conversation was with, {gone}.")

@@ -125,7 +125,9 @@ def test_the_sessions_model_goes_on_unless_another_is_named(talk: Program, tmp_p
     talk.env = first
     gone = run(talk, "ask", "-c", "--json", "And?", answers=["c<turn|>"])
     assert json.loads(gone.stdout)["model"] == str(talk.model)
-    assert gone.stderr.startswith(f"Note: Model '{other}', which this conversation was with, is not on this machine.\n")
+    assert gone.stderr.startswith(
+        f"Note: Model '{other}', which this conversation was with, is not here: -m names another"
+    )
 
 
 def test_the_system_prompt_stays_unless_another_is_given(talk: Program) -> None:
