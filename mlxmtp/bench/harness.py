@@ -27,7 +27,7 @@ from mlxmtp.models.device import backend
 from mlxmtp.models.drafter import Scores
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.load import load_drafter, load_target
-from mlxmtp.models.target import Target
+from mlxmtp.models.target import NEVER, Target
 
 _TRACED = 2  # rounds of each length that are thrown away: the first use of a shape is traced
 _QUANTIZED = 8  # an entry of a KV cache of 8 bits that is rounded to the other side moved logits by 7e-5 of the top one
@@ -200,7 +200,7 @@ class Harness:
             pair = pair / sampling.temp + gumbel(sampling.key(), position, mx.array([[token, other]]))[0]
         margin = cast("float", (pair[0] - pair[1]).item())
         scale = 1.0 if sampling.greedy else sampling.temp
-        top = cast("float", mx.abs(logits).max().item())
+        top = cast("float", mx.where(logits > NEVER / 2, mx.abs(logits), 0).max().item())
         packing = target.cache_spec.quantization
         beside = 0.0 if packing is None else 2.0 ** -(packing.bits + _QUANTIZED)
         return margin, top * max(mx.finfo(target.dtype).eps, beside) / scale

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,14 @@ def test_a_tie_is_measured_in_the_scores_that_decide():
     sampled = Harness(target("e2b"), sampling=Sampling(temp=1.0, seed=3))
     chosen = sampled.run(LONG.prompt, 1, 0).tokens[0]
     assert all(sampled.margin(LONG.prompt, chosen, token)[0] >= 0 for token in range(0, len(scores), 9))
+
+
+def test_suppressed_tokens_make_no_margin_a_tie(tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN.target, tmp_path / "suppressing")
+    (folder / "generation_config.json").write_text(json.dumps({"suppress_tokens": [3, 4]}))
+    best = LONG.greedy[0]
+    plain, suppressing = (Harness(load_target(one)).margin(LONG.prompt, best, best) for one in (GOLDEN.target, folder))
+    assert suppressing == pytest.approx(plain, rel=0.5)
 
 
 @pytest.mark.slow
