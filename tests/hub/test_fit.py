@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlxmtp.app.open import require_memory
+from mlxmtp.app.open import Opener, require_memory
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.engine.media import SOUND_TOKENS
 from mlxmtp.errors import TooLarge
@@ -30,6 +30,7 @@ from mlxmtp.models.metal import BLOCKED_ROWS
 from mlxmtp.models.tensors import parameter_count
 from mlxmtp.models.towers import AudioConfig, VisionConfig, audio_bytes, audio_tensors, vision_bytes, vision_tensors
 from mlxmtp.models.vision import PatchEmbedder, VisionTower
+from mlxmtp.settings import load_settings
 from tests import full_size
 from tests.golden import FAMILIES, FOLDER
 from tests.seeing import write_blind_pocket, write_seeing_pocket
@@ -99,6 +100,17 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
         if run >= RUNS.get(family, 4) and peak > predicted.total / 1.05:
             break
     assert predicted.total == pytest.approx(peak, rel=0.05)
+
+
+@only_on_cpu
+@pytest.mark.parametrize("family", ["e2b", "31b"])
+@pytest.mark.parametrize("bits", [None, 4, 8, 16])
+def test_a_drafter_takes_what_its_bits_take(family: str, bits: int | None) -> None:
+    folder = folder_of(family)
+    target, drafter = read_config(folder / "target"), read_config(folder / "drafter")
+    loaded = load_drafter(folder / "drafter", load_target(folder / "target"), bits=bits)
+    predicted = need(target, drafter, 64, cpu=True, draft_bits=bits)
+    assert predicted.drafter == pytest.approx(sum(value.nbytes for value in arrays(loaded)), rel=0.02)
 
 
 @only_on_cpu
@@ -207,6 +219,14 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyP
     ):
         require_memory(found, paired, 4096)
     require_memory(found, paired, 4096, force=True)
+    configs = read_config(folder), read_config(drafter)
+    packed, plain = (need(*configs, 4096, draft_bits=bits).total for bits in (4, 16))
+    machine_with(packed + plain, monkeypatch)  # half of it can be used
+    home = {"MLXMTP_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    four, sixteen = (Opener(load_settings({"draft_bits": bits}, home), tell=print) for bits in (4, 16))
+    four.require_memory(found, paired, 4096, four.loaded.settings, turns=False)
+    with pytest.raises(TooLarge):
+        sixteen.require_memory(found, paired, 4096, sixteen.loaded.settings, turns=False)
     machine_with(2 * GB, monkeypatch)
     with pytest.raises(TooLarge, match="pocket fits"):
         require_memory(found, None, 4096)
