@@ -17,6 +17,7 @@ from mlxmtp.hub.inventory import quantization
 from mlxmtp.hub.store import Checkpoint
 from mlxmtp.limits import Exact
 from mlxmtp.models.config import read_config
+from mlxmtp.models.tensors import drafter_bits
 
 if TYPE_CHECKING:
     from mlxmtp.bench.harness import Harness
@@ -176,11 +177,17 @@ class Runner:
 
     def _model_info(self, harness: "Harness") -> ModelInfo:
         drafter = self.drafter
+        drafted = None
+        if drafter is not None:
+            config = read_config(drafter.folder)
+            bits = drafter_bits(config, self.draft_bits, cpu=harness.device == "CPU")
+            stored = config.quantization is not None or bits is None
+            drafted = quantization(config) if stored else f"{bits}bit"
         return ModelInfo(
             name=self.target.name,
             quantization=quantization(read_config(self.target.folder)),
             drafter=None if drafter is None else drafter.name,
-            drafter_quantization=None if drafter is None else quantization(read_config(drafter.folder)),
+            drafter_quantization=drafted,
             draft_bits=self.draft_bits,
             kv_bits=self.kv_bits,
             device=harness.device,

@@ -73,6 +73,12 @@ def test_the_json_is_what_the_schema_says_and_holds_every_sample(bench):
     assert found["models"][0]["quantization"] == "bf16"
 
 
+def test_a_drafter_is_named_as_it_ran(bench):
+    for options, held in [((), "bf16"), (("--draft-bits", "4"), "4bit"), (("--draft-bits", "16"), "bf16")]:
+        assert report(bench, *SHORT, *options)["models"][0]["drafter_quantization"] == held
+    assert "(8bit)" in bench(*SHORT, "--draft-bits", "8")[1]
+
+
 def test_packed_keys_and_values_are_measured_and_named(bench, harness):
     found = report(bench, *SHORT, "--kv-bits", "4")
     assert {name: harness.bits[name] for name in ("draft_bits", "kv_bits")} == {"draft_bits": None, "kv_bits": 4}
