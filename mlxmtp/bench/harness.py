@@ -13,9 +13,9 @@ import mlx.core as mx
 
 from mlxmtp.bench.samples import DraftSetting, Round
 from mlxmtp.decode.constraint import Constraint
-from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.decoder import AHEAD, Decoder
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
-from mlxmtp.decode.exact import Passes, find_passes
+from mlxmtp.decode.exact import Passes, find_passes, room_for
 from mlxmtp.decode.prefill import drained, read_in_chunks
 from mlxmtp.decode.sampling import Sampling, gumbel
 from mlxmtp.engine.constraint import Matcher, TokenTable
@@ -116,10 +116,21 @@ class Harness:
     def dtype(self) -> str:
         return str(self._target.dtype).removeprefix("mlx.core.")
 
+    def to_prepare(self, lengths: Iterable[int]) -> list[int]:
+        """Return those `lengths` of prompts to call `prepare` with: the longest for each capacity of the KV cache.
+
+        There is one capacity for all, but exact text has that of its length.
+        """
+        window = self._target.cache_spec.window
+        longest: dict[int, int] = {}
+        for length in sorted(lengths):
+            longest[room_for(window, length + AHEAD, 0).capacity if self.exact else 0] = length
+        return list(longest.values())
+
     def prepare(
         self, prompt: Sequence[int], tokens: int, lengths: Iterable[DraftSetting], media: Sequence[Medium] = ()
     ) -> None:
-        """Build and trace every round that runs of `prompt` (the longest one) and `tokens` can need.
+        """Build and trace every round that runs of `prompt` (see `to_prepare`) and `tokens` can need.
 
         Where rounds cannot be compiled (no compiler on Linux) they are measured as they are.
         """

@@ -121,8 +121,10 @@ class Runner:
         for length, prompts in self.prompts.items():
             case = Case(self.target.name, length)
             longest = max(prompts, key=lambda prompt: len(prompt.ids))
-            self._report(f"{case.model}: compiling")
-            harness.prepare(longest.ids, plan.max_tokens, self._lengths, longest.media)
+            by_length = {len(prompt.ids): prompt for prompt in prompts}
+            for prompt in map(by_length.__getitem__, harness.to_prepare(by_length)):
+                self._report(f"{case.model}: compiling")
+                harness.prepare(prompt.ids, plan.max_tokens, self._lengths, prompt.media)
             for number, drafts in product(range(plan.warmups), self._lengths):
                 self._report(f"{case.model}: warm-up {number + 1}, {draft_label(drafts)}")
                 harness.run(longest.ids, plan.max_tokens, drafts, longest.media)

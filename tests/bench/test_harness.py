@@ -16,11 +16,13 @@ from mlxmtp.bench.report import Plan
 from mlxmtp.bench.runner import prompts_of
 from mlxmtp.bench.suite import PICTURES, read_suites
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.exact import Passes
 from mlxmtp.decode.sampling import Sampling
 from mlxmtp.engine.media import Media, Medium
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import LoadError
+from mlxmtp.limits import STEP
 from mlxmtp.models.config import read_config
 from mlxmtp.models.load import load_target
 from tests.golden import load_golden
@@ -91,6 +93,27 @@ def test_buffers_do_not_grow_after_the_preparation(harness):
     for draft in (0, 2, "auto"):
         harness.run(LONG.prompt, TOKENS, draft)
     assert harness._decoder._cache.capacity == capacity
+
+
+def test_short_prompts_run_in_the_buffers_that_were_prepared(harness: Harness) -> None:
+    harness.prepare((LONG.prompt * 11)[:492], TOKENS, [0, 2])
+    capacity = harness._decoder._cache.capacity
+    assert capacity > 2 * STEP  # else a short text would keep them anyway
+    assert list(harness.run(SHORT.prompt, TOKENS, 2).tokens) == SHORT.greedy[:TOKENS]
+    assert harness._decoder._cache.capacity == capacity
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_exact_text_is_prepared_at_every_capacity(exact: bool) -> None:
+    made = Harness(target("e2b"), drafter("e2b"), passes=Passes(1, 5) if exact else None)
+    wanted = made.to_prepare([20, 480, 7])
+    assert wanted == ([20, 480] if exact else [480])
+    for count in wanted:
+        made.prepare((LONG.prompt * 11)[:count], TOKENS, [0, 2])
+    traced = {capacity for _, capacity in made._decoder._rounds._checks}
+    for count in (20, 480, 7):
+        made.run((LONG.prompt * 11)[:count], TOKENS, 2)
+        assert made._decoder._cache.capacity in traced
 
 
 @pytest.mark.slow

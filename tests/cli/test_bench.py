@@ -105,6 +105,10 @@ def test_arms_take_turns_on_each_text_and_plain_always_comes_first(bench, harnes
     longest = max(len(prompt) for prompt in prompts)
     assert {len(prompt) for prompt, _ in harness.runs[:8]} == {longest}
     assert harness.prepared == [(longest, 10, (0, 1, 3, "auto"))]
+    harness.capacities = 2
+    report(bench, *SHORT)
+    assert len(harness.prepared) == 3
+    assert harness.prepared[1][0] < harness.prepared[2][0] == longest
 
 
 def test_lengths_go_from_short_to_long_whatever_their_order(bench, harness):
