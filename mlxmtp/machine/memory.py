@@ -73,7 +73,8 @@ def need(
         0 if drafter is None else weight_bytes(drafter, on_cpu, draft_bits),
         cache_bytes(target, context, width, kv_bits),
         # With the keys and values of one layer that a chunk dequantizes: at most both are there at once.
-        activation_bytes(target, context, width) + (_entries(target, FULL) * context * width if kv_bits else 0),
+        activation_bytes(target, context, width, 0 if vision is None else media.picture)
+        + (_entries(target, FULL) * context * width if kv_bits else 0),
         snapshot_bytes(target, context, width) if turns else 0,
         0 if vision is None else vision_bytes(vision, media.picture, on_cpu),
         0 if audio is None else audio_bytes(audio, media.sound, on_cpu),

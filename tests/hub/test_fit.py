@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +15,7 @@ import pytest
 
 from mlxmtp.app.open import Opener, require_memory
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.prefill import SoftTokens, _chunk_end
 from mlxmtp.engine.media import SOUND_TOKENS
 from mlxmtp.errors import TooLarge
 from mlxmtp.hub.registry import entries, find_entry, same_shape
@@ -172,6 +176,35 @@ def test_no_chunk_of_a_published_model_takes_more_than_the_budget() -> None:
         assert activation_bytes(config, config.max_positions, 2) < chunks.BUDGET + 12 * config.vocab_size + 1
 
 
+@pytest.mark.parametrize("family", ["e2b", "12b", "26b", "31b"])
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("counts", [(280,), (560,), (1120,), (560, 1120)])
+def test_a_picture_that_is_read_at_once_is_counted(family: str, width: int, counts: tuple[int, ...]) -> None:
+    """The chunks of a prompt that ends in pictures, as they are cut: a picture's take more than the budget."""
+    entry = find_entry(family)
+    assert entry is not None
+    config, context = entry.target_config(), 100_000
+    if family != "e2b":
+        config = replace(config, text={**config.text, "use_bidirectional_attention": "vision"})
+    media, end = [], context - 5
+    for count in counts:
+        media.append(SoftTokens(end - count, count, lambda: mx.zeros(0), block=config.sees_ahead))
+        end -= count + 3
+    reader: Any = SimpleNamespace(config=config, dtype=SimpleNamespace(size=width))
+    costs, logits = chunks._costs(config, width), 3 * config.vocab_size * 4
+    begin = peak = 0
+    while begin < context:
+        rows = _chunk_end(reader, begin, context, None, media) - begin
+        peak = max(peak, costs.total(rows, begin))
+        begin += rows
+    predicted = activation_bytes(config, context, width, max(counts))
+    assert peak + logits <= predicted
+    if counts in [(280,), (560,)]:
+        assert predicted < 1.02 * (peak + logits)
+    if not config.sees_ahead:
+        assert predicted == activation_bytes(config, context, width)
+
+
 def test_snapshots_of_a_conversation_are_counted() -> None:
     for family, megabytes in (("e2b", 8 * 7), ("31b", 900)):
         entry = find_entry(family)
@@ -327,3 +360,13 @@ def test_sounds_and_pictures_count_only_where_there_are_any(tmp_path: Path, monk
         require_memory(target, None, 300, media=Largest(0, SOUND_TOKENS))
     with pytest.raises(TooLarge, match=r"Without images and audio it fits; .*: ask with fewer --image-tokens"):
         require_memory(target, None, 300, media=Largest(280, SOUND_TOKENS))
+    monkeypatch.setattr(chunks, "BUDGET", 1)  # chunks are as short as they are late in a long context
+    file = target.folder / "config.json"
+    changed = json.loads(file.read_text())
+    changed["text_config"]["use_bidirectional_attention"] = "vision"
+    file.write_text(json.dumps(changed))
+    plain, seeing = (need(read_config(target.folder), None, 5000, media=one) for one in (NO_MEDIA, Largest(280)))
+    assert seeing.activations > 2 * plain.activations
+    machine_with(2 * plain.total + 2000, monkeypatch)
+    with pytest.raises(TooLarge, match=r"Without images it fits; .*: ask with fewer --image-tokens"):
+        require_memory(target, None, 5000, media=Largest(280))
