@@ -159,7 +159,7 @@ def mel_filters() -> NDArray[np.float64]:
     return np.maximum(0.0, np.minimum(rising, falling))
 
 
-class _Stream(soundfile.SoundFile):
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """A file that is read from its beginning to its end, where no seek can fail; `cut`: it ends inside a frame."""
 
     def __init__(self, stream: BinaryIO) -> None:
