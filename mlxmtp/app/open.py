@@ -186,8 +186,9 @@ class Opener:
         media: Largest = NO_MEDIA,
     ) -> None:
         """Raise TooLarge if the memory does not hold it all."""
-        options: dict[str, Any] = {"turns": turns, "kv_bits": settings.kv_bits, "media": media}
-        require_memory(target, drafter, tokens, force=bool(settings.force), machine=self.machine, **options)
+        bits: dict[str, Any] = {"draft_bits": settings.draft_bits, "kv_bits": settings.kv_bits}
+        how: dict[str, Any] = {"force": bool(settings.force), "turns": turns, "media": media, "machine": self.machine}
+        require_memory(target, drafter, tokens, **bits, **how)
 
     @property
     def machine(self) -> Machine:
@@ -288,6 +289,7 @@ def require_memory(
     *,
     force: bool = False,
     turns: bool = False,
+    draft_bits: int | None = None,
     kv_bits: int | None = None,
     media: Largest = NO_MEDIA,
     machine: Machine | None = None,
@@ -300,19 +302,22 @@ def require_memory(
         return
     config = read_config(found.folder)
     drafting = None if drafter is None else read_config(drafter.folder)
-    needed = need(config, drafting, tokens, turns=turns, kv_bits=kv_bits, media=media)
+    how: dict[str, Any] = {"turns": turns, "draft_bits": draft_bits}
+    needed = need(config, drafting, tokens, kv_bits=kv_bits, media=media, **how)
     machine = machine or this_machine()
     if needed.total <= machine.usable:
         return
     weights = needed.target + needed.drafter
-    if needed.total - needed.media <= machine.usable:
+    if (plain := need(config, drafting, tokens, kv_bits=kv_bits, **how).total) <= machine.usable:
         what = "images and audio" if needed.vision and needed.audio else "images" if needed.vision else "audio"
-        advice = f"Without {what} it fits; {format_bytes(needed.media)} are for reading them: "
+        advice = f"Without {what} it fits; {format_bytes(needed.total - plain)} are for reading them: "
         advice += "ask with fewer --image-tokens" if needed.vision else "take a smaller model with -m"
     elif weights < 0.9 * machine.usable:
         advice = f"It is the {tokens} tokens that are too many: shorten the prompt or --max-tokens"
         if kv_bits is None and config.head_dim(FULL) % 32 == 0:
-            quantized = {bits: need(config, drafting, tokens, turns=turns, kv_bits=bits).total for bits in (8, 4)}
+            quantized = {
+                bits: need(config, drafting, tokens, kv_bits=bits, media=media, **how).total for bits in (8, 4)
+            }
             fitting = next((bits for bits, total in quantized.items() if total <= machine.usable), None)
             advice += "" if fitting is None else f", take --kv-bits {fitting}"
     else:

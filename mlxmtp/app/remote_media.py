@@ -20,7 +20,7 @@ class Sent(Media):
     """Senses of a server's model, which alone knows if it has any."""
 
     def __init__(self) -> None:
-        pass
+        self._known: dict[tuple[str, int | None], Medium] = {}
 
     def prepare(self, source: object, image_tokens: int | None = None) -> Medium:
         """Return a medium with the tokens that it may take. Raises UsageError for one that cannot be read or sent."""
@@ -29,14 +29,23 @@ class Sent(Media):
         file = file_of(source)
         if file.kind == "video":
             raise UsageError("Videos are seen by a model on this machine: name one with -m.")
+        key = file.digest, image_tokens
+        if key not in self._known:
+            self._known[key] = self._estimated(file, image_tokens)
+        return self._known[key]
+
+    def _estimated(self, file: MediaFile, image_tokens: int | None) -> Medium:
         if file.kind == "audio":
             from mlxmtp.media.sound import open_sound
 
             sound = open_sound(file.data, file.media_type, file.name)
             count, about = int(sound.seconds * _A_SECOND) + 1, f"{sound.seconds:.1f} s"
             return Medium("audio", file.name, file.digest, count, None, about, sound.notes)
-        about = "{}x{}".format(*file.picture.size)
-        return Medium("image", file.name, file.digest, image_tokens or IMAGE_TOKENS, None, about, file.picture.notes)
+        from mlxmtp.media.image import open_picture
+
+        picture = open_picture(file.data, file.name)
+        about = "{}x{}".format(*picture.size)
+        return Medium("image", file.name, file.digest, image_tokens or IMAGE_TOKENS, None, about, picture.notes)
 
     def prepared(self, messages: Sequence[Mapping[str, Any]], image_tokens: int | None) -> list[Mapping[str, Any]]:
         def part(one: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -60,8 +69,10 @@ def as_sent(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": name}}
         data, media_type = file.data, file.media_type
         if media_type not in _SENT:
+            from mlxmtp.media.image import open_picture
+
             buffer = io.BytesIO()
-            file.picture.image.save(buffer, "PNG", compress_level=1)
+            open_picture(file.data, file.name).image.save(buffer, "PNG", compress_level=1)
             data, media_type = buffer.getvalue(), "image/png"
         url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
         return {"type": "image_url", "image_url": {"url": url}}

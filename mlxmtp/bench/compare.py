@@ -29,7 +29,16 @@ _SAME = {
     "environment.conditions.low_power_mode": "low power mode",
     "environment.conditions.thermal_pressure": "thermal pressure",
 }
-_SAME_MODEL = {name: name for name in ("dtype", "quantization", "drafter", "compiled")}
+_SAME_MODEL = {
+    "device": "device",
+    "dtype": "dtype",
+    "quantization": "quantization",
+    "drafter": "drafter",
+    "drafter_quantization": "drafter quantization",
+    "kv_bits": "bits of keys and values",
+    "compiled": "compiled",
+    "exact": "exact text",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +119,20 @@ def _verdict(lines: tuple[Line, ...]) -> Iterator[str]:
 
 
 def _warnings(a: Report, b: Report) -> Iterator[str]:
-    yield from (f"Different {difference}." for difference in _differences(a, b, _SAME))
+    yield from (f"Different {difference}." for difference in _differences(a, b, _SAME, "unknown"))
     models = {model.name: model for model in a.models}
     for model in b.models:
-        found = _differences(models.get(model.name, model), model, _SAME_MODEL)
+        found = _differences(models.get(model.name, model), model, _SAME_MODEL, "none")
         yield from (f"{model.name}: different {difference}." for difference in found)
     for name, report in (("A", a), ("B", b)):
         if not report.complete:
             yield f"{name} was interrupted, so it holds fewer samples than planned."
 
 
-def _differences(a: object, b: object, attributes: dict[str, str]) -> Iterator[str]:
+def _differences(a: object, b: object, attributes: dict[str, str], missing: str) -> Iterator[str]:
     for attribute, name in attributes.items():
         old, new = (attrgetter(attribute)(side) for side in (a, b))
         if old != new:
             told = (", ".join(map(str, side)) if isinstance(side, tuple) else side for side in (old, new))
-            before, after = ("unknown" if side is None else side for side in told)
+            before, after = (missing if side is None else side for side in told)
             yield f"{name}: {before} in A, {after} in B"

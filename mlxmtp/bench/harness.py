@@ -13,9 +13,9 @@ import mlx.core as mx
 
 from mlxmtp.bench.samples import DraftSetting, Round
 from mlxmtp.decode.constraint import Constraint
-from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.decoder import AHEAD, Decoder
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
-from mlxmtp.decode.exact import Passes, find_passes
+from mlxmtp.decode.exact import Passes, find_passes, room_for
 from mlxmtp.decode.prefill import drained, read_in_chunks
 from mlxmtp.decode.sampling import Sampling, gumbel
 from mlxmtp.engine.constraint import Matcher, TokenTable
@@ -27,7 +27,7 @@ from mlxmtp.models.device import backend
 from mlxmtp.models.drafter import Scores
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.load import load_drafter, load_target
-from mlxmtp.models.target import Target
+from mlxmtp.models.target import NEVER, Target
 
 _TRACED = 2  # rounds of each length that are thrown away: the first use of a shape is traced
 _QUANTIZED = 8  # an entry of a KV cache of 8 bits that is rounded to the other side moved logits by 7e-5 of the top one
@@ -116,10 +116,21 @@ class Harness:
     def dtype(self) -> str:
         return str(self._target.dtype).removeprefix("mlx.core.")
 
+    def to_prepare(self, lengths: Iterable[int]) -> list[int]:
+        """Return those `lengths` of prompts to call `prepare` with: the longest for each capacity of the KV cache.
+
+        There is one capacity for all, but exact text has that of its length.
+        """
+        window = self._target.cache_spec.window
+        longest: dict[int, int] = {}
+        for length in sorted(lengths):
+            longest[room_for(window, length + AHEAD, 0).capacity if self.exact else 0] = length
+        return list(longest.values())
+
     def prepare(
         self, prompt: Sequence[int], tokens: int, lengths: Iterable[DraftSetting], media: Sequence[Medium] = ()
     ) -> None:
-        """Build and trace every round that runs of `prompt` (the longest one) and `tokens` can need.
+        """Build and trace every round that runs of `prompt` (see `to_prepare`) and `tokens` can need.
 
         Where rounds cannot be compiled (no compiler on Linux) they are measured as they are.
         """
@@ -200,7 +211,7 @@ class Harness:
             pair = pair / sampling.temp + gumbel(sampling.key(), position, mx.array([[token, other]]))[0]
         margin = cast("float", (pair[0] - pair[1]).item())
         scale = 1.0 if sampling.greedy else sampling.temp
-        top = cast("float", mx.abs(logits).max().item())
+        top = cast("float", mx.where(logits > NEVER / 2, mx.abs(logits), 0).max().item())
         packing = target.cache_spec.quantization
         beside = 0.0 if packing is None else 2.0 ** -(packing.bits + _QUANTIZED)
         return margin, top * max(mx.finfo(target.dtype).eps, beside) / scale

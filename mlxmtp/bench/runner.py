@@ -17,6 +17,7 @@ from mlxmtp.hub.inventory import quantization
 from mlxmtp.hub.store import Checkpoint
 from mlxmtp.limits import Exact
 from mlxmtp.models.config import read_config
+from mlxmtp.models.tensors import drafter_bits
 
 if TYPE_CHECKING:
     from mlxmtp.bench.harness import Harness
@@ -120,8 +121,10 @@ class Runner:
         for length, prompts in self.prompts.items():
             case = Case(self.target.name, length)
             longest = max(prompts, key=lambda prompt: len(prompt.ids))
-            self._report(f"{case.model}: compiling")
-            harness.prepare(longest.ids, plan.max_tokens, self._lengths, longest.media)
+            by_length = {len(prompt.ids): prompt for prompt in prompts}
+            for prompt in map(by_length.__getitem__, harness.to_prepare(by_length)):
+                self._report(f"{case.model}: compiling")
+                harness.prepare(prompt.ids, plan.max_tokens, self._lengths, prompt.media)
             for number, drafts in product(range(plan.warmups), self._lengths):
                 self._report(f"{case.model}: warm-up {number + 1}, {draft_label(drafts)}")
                 harness.run(longest.ids, plan.max_tokens, drafts, longest.media)
@@ -176,11 +179,17 @@ class Runner:
 
     def _model_info(self, harness: "Harness") -> ModelInfo:
         drafter = self.drafter
+        drafted = None
+        if drafter is not None:
+            config = read_config(drafter.folder)
+            bits = drafter_bits(config, self.draft_bits, cpu=harness.device == "CPU")
+            stored = config.quantization is not None or bits is None
+            drafted = quantization(config) if stored else f"{bits}bit"
         return ModelInfo(
             name=self.target.name,
             quantization=quantization(read_config(self.target.folder)),
             drafter=None if drafter is None else drafter.name,
-            drafter_quantization=None if drafter is None else quantization(read_config(drafter.folder)),
+            drafter_quantization=drafted,
             draft_bits=self.draft_bits,
             kv_bits=self.kv_bits,
             device=harness.device,

@@ -58,10 +58,9 @@ class Decoder:
     ) -> None:
         """``in_flight``: rounds dispatched ahead; ``chunk``: prompt rows read at once (None: what suits the device);
         ``passes``: keep to these, for exact text."""
-        self.target, self.drafter, self.passes = target, drafter, passes
+        self.target, self.drafter, self.passes, self.chunk = target, drafter, passes, chunk
         self.tokens: list[int] = []
-        self.rows = 0
-        self.reused = 0
+        self.rows = self.reused = 0
         self.depth = DraftLength()
         self._copying = Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
@@ -72,7 +71,7 @@ class Decoder:
         self._cache = KVCache(target.cache_spec, target.dtype)
         self._snapshots = Snapshots()
         self.texts: HeldTexts | None = None  # others than this one
-        self.chunk = chunk  # prompt rows read at once
+        self._reserved = 0  # rows that the cache has at least, for texts to come
         self.near_ties: mx.array | None = None  # of this answer; in float32 near ones make no difference
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
@@ -170,9 +169,10 @@ class Decoder:
         self.tokens, self.rows = list(state.tokens), len(state.tokens)
 
     def reserve(self, rows: int) -> None:
-        """Make room for ``rows`` positions now, so that no text up to there makes a buffer grow."""
+        """Make room for ``rows`` positions now: no text up to there makes a buffer grow, and no short one shrink."""
         with self._computing():
-            self._cache.reserve(rows + (self._in_flight + 1) * (COPIED + 1))
+            self._reserved = rows + (self._in_flight + 1) * (COPIED + 1)
+            self._cache.reserve(self._reserved)
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
@@ -347,7 +347,7 @@ class Decoder:
         self.rows = text.shared(prompt)
         if self.passes is None:
             rows = len(prompt) + min(room, AHEAD) + (self._in_flight + 1) * (COPIED + 1)
-            self._cache.shrink(rows)  # after a long conversation a short one must not attend to the other's rows
+            self._cache.shrink(max(rows, self._reserved))  # a short text must not attend to a long one's rows
             self._cache.reserve(rows)
         else:
             self._cache.resize(room_for(self.target.cache_spec.window, len(prompt) + AHEAD, 0).capacity)

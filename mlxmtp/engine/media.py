@@ -156,7 +156,7 @@ class Media:
         known = self._prepared.pop(key, None)
         if known is None:
             if file.kind == "image":
-                known = self._see(file.picture, budget)
+                known = self._see(open_picture(file.data, file.name), budget)
             else:
                 known = self._hear(file) if file.kind == "audio" else self._watch(file)
         _keep(self._prepared, key, known, lambda one: one.nbytes)

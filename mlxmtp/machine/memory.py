@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mlxmtp.limits import MAX_DRAFT, SLACK, SNAPSHOT_BYTES, SNAPSHOTS, STEP
 from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
-from mlxmtp.models.tensors import kv_quantization, own_layers, quantization_of, quantized_by_default, tensors
+from mlxmtp.models.tensors import Quantization, drafter_bits, kv_quantization, own_layers, quantization_of, tensors
 from mlxmtp.models.towers import audio_bytes, stored_audio, vision_bytes, vision_config
 
 OVERHEAD = 1_000_000_000  # bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens
@@ -54,6 +54,7 @@ def need(
     *,
     cpu: bool | None = None,
     turns: bool = False,
+    draft_bits: int | None = None,
     kv_bits: int | None = None,
     media: Largest = NO_MEDIA,
 ) -> Need:
@@ -69,27 +70,28 @@ def need(
     context = min(context, target.max_positions)
     return Need(
         weight_bytes(target, on_cpu),
-        0 if drafter is None else weight_bytes(drafter, on_cpu),
+        0 if drafter is None else weight_bytes(drafter, on_cpu, draft_bits),
         cache_bytes(target, context, width, kv_bits),
         # With the keys and values of one layer that a chunk dequantizes: at most both are there at once.
-        activation_bytes(target, context, width) + (_entries(target, FULL) * context * width if kv_bits else 0),
+        activation_bytes(target, context, width, 0 if vision is None else media.picture)
+        + (_entries(target, FULL) * context * width if kv_bits else 0),
         snapshot_bytes(target, context, width) if turns else 0,
         0 if vision is None else vision_bytes(vision, media.picture, on_cpu),
         0 if audio is None else audio_bytes(audio, media.sound, on_cpu),
     )
 
 
-def weight_bytes(config: ModelConfig, cpu: bool) -> int:
-    """Return the bytes of a loaded network."""
+def weight_bytes(config: ModelConfig, cpu: bool, draft_bits: int | None = None) -> int:
+    """Return the bytes of a loaded network; a drafter's with `draft_bits` (None: by its size)."""
     plain = 4 if cpu else 2
-    pack = config.quantization
-    if config.is_drafter and not cpu and quantized_by_default(config):
-        pack = {"bits": 4, "group_size": 64}
+    bits = drafter_bits(config, draft_bits, cpu=cpu) if config.is_drafter else None
     total = 0
     for tensor in tensors(config):
         if tensor.name.endswith(("q_norm.weight", "k_norm.weight")):
             continue  # held once for every head: the entries below
-        packed = quantization_of(tensor, pack)
+        packed = quantization_of(tensor, config.quantization)
+        if packed is None and bits is not None and tensor.quantizable:
+            packed = Quantization(bits, 64).fitting(tensor)
         size = config.hidden_size if tensor.name.endswith("layer_scalar") else tensor.size  # held as a vector
         wide = 4 if tensor.name.endswith("token_ordering") else plain
         total += size * wide if packed is None else packed.nbytes(tensor, plain)

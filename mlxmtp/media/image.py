@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mlxmtp.errors import UsageError
 from mlxmtp.limits import IMAGE_TOKENS
@@ -34,6 +34,12 @@ _FAULTS = (
     ValueError, struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 """What Pillow raises for damaged files."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What makes a picture upright, by the orientation in its metadata."""
 _OPENING = threading.Lock()  # Pillow's limit is a global of its module
 
 
@@ -127,11 +133,20 @@ def _upright(image: Image.Image, name: str) -> Picture:
             warnings.simplefilter("ignore")
             image.load()
             frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1  # there others are depth, previews
-            upright = _rgb(ImageOps.exif_transpose(image), name)
+            upright = _rgb(_turned(image), name)
     except _FAULTS as error:
         raise _unreadable(name, error) from error
     notes = (f"{name} has {frames} frames or pages, of which the first is read.",) if frames > 1 else ()
     return Picture(name, upright, kind, notes)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Return the picture upright, as it is where its metadata are damaged: no pixel depends on them."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _FAULTS:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:

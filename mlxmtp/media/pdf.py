@@ -2,6 +2,7 @@
 
 import io
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -39,7 +40,7 @@ def read_pages(data: bytes, name: str) -> list[Page]:
         with _READING:
             document = pypdfium2.PdfDocument(data)
             try:
-                pages = [_read(document[i], i + 1) for i in range(len(document))]
+                pages = _read(document, name)
             finally:
                 document.close()
     except (pypdfium2.PdfiumError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
@@ -50,19 +51,31 @@ def read_pages(data: bytes, name: str) -> list[Page]:
         ) from error
     if not pages:
         raise UsageError(f"{name} is a PDF without pages.")
-    if (count := sum(bool(page.picture) for page in pages)) > MOST_PICTURES:
-        raise UsageError(
-            f"{name} has {count} pages without text, and at most {MOST_PICTURES} are seen: give a part of it."
-        )
     return pages
 
 
-def _read(page: Any, number: int) -> Page:
-    text = page.get_textpage().get_text_bounded().replace("\r\n", "\n").replace("\0", "").strip()
-    if len("".join(text.split())) >= _TEXT:
-        return Page(number, text)
-    width, height = page.get_size()
-    scale = min(math.sqrt(_AREA / (width * height)), _LONGEST / max(width, height))
-    buffer = io.BytesIO()
-    page.render(scale=scale).to_pil().convert("RGB").save(buffer, "PNG", compress_level=1)
-    return Page(number, "", buffer.getvalue())
+def _read(document: Any, name: str) -> list[Page]:
+    """Return all pages. Pictures take seconds and memory, so none is rendered before it is known how many there are."""
+    texts = [_text(document, i) for i in range(len(document))]
+    if (count := sum(not text for text in texts)) > MOST_PICTURES:
+        raise UsageError(
+            f"{name} has {count} pages without text, and at most {MOST_PICTURES} are seen: give a part of it."
+        )
+    return [Page(i + 1, text, b"" if text else _picture(document, i)) for i, text in enumerate(texts)]
+
+
+def _text(document: Any, i: int) -> str:
+    """Return the text of a page, none where it has no more than a number."""
+    with closing(document[i]) as page, closing(page.get_textpage()) as layer:
+        text = str(layer.get_text_bounded()).replace("\r\n", "\n").replace("\0", "").strip()
+    return text if len("".join(text.split())) >= _TEXT else ""
+
+
+def _picture(document: Any, i: int) -> bytes:
+    """Return a page as PNG."""
+    with closing(document[i]) as page:
+        width, height = page.get_size()
+        scale = min(math.sqrt(_AREA / (width * height)), _LONGEST / max(width, height))
+        buffer = io.BytesIO()
+        page.render(scale=scale).to_pil().convert("RGB").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -18,7 +18,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
@@ -44,6 +44,7 @@ _MELS, _FLOOR, _HIGHEST = 128, 1e-3, 8000.0
 _RATES = range(1000, 768_001)
 _LOUDEST = 1e6  # floating-point files may go beyond 1, and some hold whole numbers
 _BLOCK = 2**18  # values that are decoded at once
+_UNKNOWN = 2**63 - 1  # frames, for libsndfile: a FLAC from a pipe does not say how many it has
 _FAULTS = (ArithmeticError, AssertionError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 """What soundfile and soxr raise for damaged files."""
 _PATIENCE = 600  # seconds for a converter
@@ -106,10 +107,9 @@ class Sound:
 def open_sound(data: bytes, media_type: str, name: str = "the audio file") -> Sound:
     """Return the sound in the bytes of a file. Raises UsageError, which names it, for what cannot be heard."""
     try:
-        with _decodable(data, media_type, name) as source, soundfile.SoundFile(source) as file:
+        with _decodable(data, media_type, name) as source, source.open("rb") as stream, _Stream(stream) as file:
             samples = _resampled(file, name)
-            declared = file.frames
-            read = file.tell()
+            cut = file.cut or file.tell() < file.frames < _UNKNOWN
     except UsageError:
         raise
     except _FAULTS as error:
@@ -122,9 +122,8 @@ def open_sound(data: bytes, media_type: str, name: str = "the audio file") -> So
         raise UsageError(f"{name} is damaged (samples that are no audio): give an undamaged file.")
     size = int.from_bytes(data[4:8], "little") + 8
     promised = data[:4] == b"RIFF" and size < 2**31 - 2**16  # what writes to a pipe cannot know the size
-    cut = read < declared or (promised and len(data) + 1 < size)
-    notes = (f"{name} is cut off: it holds less than its header says, and what there is was read.",) if cut else ()
-    return Sound(name, samples, notes)
+    cut = cut or (promised and len(data) + 1 < size)
+    return Sound(name, samples, (f"{name} is cut off: what there is of it was read.",) if cut else ())
 
 
 def as_wav(sound: Sound) -> bytes:
@@ -160,7 +159,29 @@ def mel_filters() -> NDArray[np.float64]:
     return np.maximum(0.0, np.minimum(rising, falling))
 
 
-def _resampled(file: soundfile.SoundFile, name: str) -> NDArray[np.float32]:
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A file that is read from its beginning to its end, where no seek can fail; `cut`: it ends inside a frame."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.cut = stream, False
+        super().__init__(stream)
+
+    def seekable(self) -> bool:
+        return False  # soundfile seeks after every read, and a FLAC that is cut off or of unknown length has no end
+
+    def rows(self, buffer: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the next rows in `buffer` [rows, channels], none at the end. Raises LibsndfileError for damage."""
+        before = self.tell()
+        try:
+            return buffer[: len(self.read(out=buffer))]
+        except soundfile.LibsndfileError:
+            if self._stream.read(1):
+                raise
+            self.cut = True
+            return buffer[: self.tell() - before]
+
+
+def _resampled(file: _Stream, name: str) -> NDArray[np.float32]:
     """Return the mean of all channels at 16 kHz, as librosa makes it, read in blocks: no more is in memory."""
     rate, channels = file.samplerate, file.channels
     if rate not in _RATES:
@@ -168,13 +189,14 @@ def _resampled(file: soundfile.SoundFile, name: str) -> NDArray[np.float32]:
     resampler = None if rate == RATE else soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
     parts: list[NDArray[np.float32]] = []
     total, more = 0, True
+    buffer = np.empty((max(1, _BLOCK // channels), channels), np.float32)
     while more:
-        block = file.read(max(1, _BLOCK // channels), dtype="float32", always_2d=True)
+        block = file.rows(buffer)
         more = len(block) > 0
         total += len(block)
         if total > MOST_SECONDS * rate:
             raise UsageError(f"{name} is longer than {MOST_SECONDS // 3600} hours, which no model hears: give a part.")
-        mono = block.mean(axis=1) if channels > 1 else block[:, 0]
+        mono = block.mean(axis=1) if channels > 1 else block[:, 0].copy()
         parts.append(mono if resampler is None else resampler.resample_chunk(mono, last=not more))
     samples, wanted = np.concatenate(parts), math.ceil(total * RATE / rate)
     return np.pad(samples, (0, max(0, wanted - len(samples))))[:wanted]
@@ -187,13 +209,17 @@ def _decodable(data: bytes, media_type: str, name: str) -> Iterator[Path]:
         source, made = Path(folder, "source"), Path(folder, "made.wav")
         source.write_bytes(data)
         if media_type == "audio/mpeg":
-            command = [sys.executable, "-P", "-c", _DECODE, str(source), str(made)]
+            commands = [[sys.executable, "-P", "-c", _DECODE, str(source), str(made)]]
         elif media_type in ("audio/mp4", "audio/aac", "audio/webm"):
             if find_spec("av") is not None:
-                command = [sys.executable, "-P", "-c", _DECODE_BY_AV, str(source), str(made)]
-            elif (program := next(filter(shutil.which, _CONVERTERS), None)) is not None:
-                command = [program, *(one.format(source=source, made=made) for one in _CONVERTERS[program])]
-            else:
+                commands = [[sys.executable, "-P", "-c", _DECODE_BY_AV, str(source), str(made)]]
+            elif not (
+                commands := [
+                    [program, *(one.format(source=source, made=made) for one in options)]
+                    for program, options in _CONVERTERS.items()
+                    if shutil.which(program)
+                ]
+            ):
                 raise UsageError(
                     f"{name} is {'Opus in WebM' if media_type == 'audio/webm' else 'AAC'}, which takes PyAV or ffmpeg "
                     "to read: pip install 'mlxmtp[media]', or give WAV, FLAC or MP3."
@@ -201,8 +227,16 @@ def _decodable(data: bytes, media_type: str, name: str) -> Iterator[Path]:
         else:
             yield source
             return
-        try:
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise UsageError(f"{name} is damaged, or no audio file that can be read: give WAV, FLAC or Ogg.") from error
+        if not any(_ran(command, made) for command in commands):
+            raise UsageError(f"{name} is damaged, or no audio file that can be read: give WAV, FLAC or Ogg.")
         yield made
+
+
+def _ran(command: list[str], made: Path) -> bool:
+    """Return True if a converter has made its file, which is gone otherwise: they refuse to write over one."""
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        made.unlink(missing_ok=True)
+        return False
+    return True

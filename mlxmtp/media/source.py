@@ -14,8 +14,6 @@ from mlxmtp.media.heif import is_heif
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mlxmtp.media.image import Picture
-
 Kind = Literal["image", "audio", "video"]
 
 HEAD = 64
@@ -67,13 +65,6 @@ class MediaFile:
     def digest(self) -> str:
         """`sha256:` and the hash of the bytes."""
         return f"sha256:{hashlib.sha256(self.data).hexdigest()}"
-
-    @cached_property
-    def picture(self) -> Picture:
-        """The picture in it. Raises UsageError for one that cannot be read."""
-        from mlxmtp.media.image import open_picture
-
-        return open_picture(self.data, self.name)
 
 
 def media_file(data: bytes, name: str) -> MediaFile | None:

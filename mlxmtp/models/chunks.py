@@ -61,14 +61,21 @@ def chunk_rows(config: ModelConfig, start: int, width: int, left: int = 0) -> in
     return _costs(config, width).rows(start, left)
 
 
-def activation_bytes(config: ModelConfig, context: int, width: int) -> int:
-    """Bytes that come and go while a prompt of ``context`` tokens is read, ``width`` bytes a value."""
+def activation_bytes(config: ModelConfig, context: int, width: int, picture: int = 0) -> int:
+    """Bytes that come and go while a prompt of ``context`` tokens is read, ``width`` bytes a value.
+
+    ``picture``: soft tokens of its largest one, which is read at once where they see ahead, at worst at the end. A
+    smaller one may take more: no kernel spares the scores of less than BLOCKED_ROWS.
+    """
     costs = _costs(config, width)
     peak = start = 0
     while start < context:
         rows = min(costs.rows(start, context - start), context - start)
         peak = max(peak, costs.total(rows, start))
         start += rows
+    if picture and config.sees_ahead:
+        for rows in (min(picture, BLOCKED_ROWS - 1, context), min(picture, context)):
+            peak = max(peak, costs.total(rows, context - rows))
     return peak + 3 * config.vocab_size * 4  # the last row's logits
 
 

@@ -15,7 +15,7 @@ from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
 from mlxmtp.models.safetensors import AGAIN, Layout, read_folder
 from mlxmtp.models.target import Target
-from mlxmtp.models.tensors import Quantization, Tensor, kv_quantization, quantized_by_default
+from mlxmtp.models.tensors import Quantization, Tensor, drafter_bits, kv_quantization
 from mlxmtp.models.towers import audio_tensors, stored_audio, stored_vision, vision_tensors
 from mlxmtp.models.vision import PatchEmbedder, VisionTower
 from mlxmtp.units import format_bytes
@@ -55,13 +55,11 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     check_folder(config)
     if config.quantization is None and bits not in (None, 4, 8, 16):
         raise LoadError(f"A drafter can be packed to 4 or 8 bits or kept at 16, not {bits}.")
-    if bits is None:
-        bits = 4 if quantized_by_default(config) and not device.on_cpu() else 16
     weights = read_weights(folder)
     for name, order in weights.items():  # used as an index, which MLX does not check
         if name.endswith("token_ordering") and not mx.array_equal(mx.sort(order), mx.arange(config.vocab_size)):
             raise LoadError(f"{name} in {folder} does not name every token once. {AGAIN}")
-    parameters = assemble(config, weights, bits)
+    parameters = assemble(config, weights, drafter_bits(config, bits, cpu=device.on_cpu()) or 16)
     del weights  # as in `load_target`: no name holds them while they are widened
     drafter = Drafter(parameters, config, target)
     evaluate(drafter)

@@ -13,7 +13,8 @@ from mlxmtp.models.layer import KV, Layer, Rotary, View, begin, following_norms
 from mlxmtp.models.linear import Linear, Weights
 from mlxmtp.models.tensors import Quantization, own_layers
 
-_NEVER = -1e9  # far below every logit, and still a number
+NEVER = -1e9
+"""Added to the logits of suppressed tokens: far below every logit, and still a number."""
 
 
 class Target:
@@ -40,7 +41,7 @@ class Target:
         self._cap = text.get("final_logit_softcapping", 30.0)
         self._suppressed: mx.array | None = None
         if suppressed := config.suppressed_ids:  # to be added to logits [V]
-            self._suppressed = mx.zeros((config.vocab_size,)).at[mx.array(suppressed)].add(_NEVER)
+            self._suppressed = mx.zeros((config.vocab_size,)).at[mx.array(suppressed)].add(NEVER)
         self.dtype: mx.Dtype = self._norm.dtype
         self._per_layer = int(text.get("hidden_size_per_layer_input") or 0)
         if self._per_layer:

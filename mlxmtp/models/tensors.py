@@ -127,6 +127,16 @@ def quantized_by_default(drafter: ModelConfig) -> bool:
     return drafter.quantization is None and parameter_count(drafter) >= QUANTIZED_DRAFTER_FROM
 
 
+def drafter_bits(drafter: ModelConfig, asked: int | None, *, cpu: bool) -> int | None:
+    """Return the bits to which a drafter is quantized as it is read; None: it stays as it is stored.
+
+    ``asked``: 4, 8 or 16 for those, None for 4 where it is a large one on a GPU.
+    """
+    if asked is None:
+        return 4 if quantized_by_default(drafter) and not cpu else None
+    return None if asked == 16 else asked
+
+
 def own_layers(config: ModelConfig) -> int:
     """Return the number of layers with K/V of their own; the others read those of the last own one of their kind."""
     return len(config.layer_types) - int(config.text.get("num_kv_shared_layers") or 0)

@@ -28,6 +28,7 @@ class FakeHarness:
     dtype = "float32"
     compiled = True
     exact = False
+    capacities = 1
     sampling = Sampling()
     bits: dict[str, int | None] = field(default_factory=dict)
     runs: list[tuple[tuple[int, ...], DraftSetting]] = field(default_factory=list)
@@ -39,6 +40,9 @@ class FakeHarness:
         assert exact in ("auto", "off")
         self.bits = bits
         return self
+
+    def to_prepare(self, lengths: Iterable[int]) -> list[int]:
+        return sorted(lengths)[-self.capacities :]
 
     def prepare(
         self, prompt: Sequence[int], tokens: int, drafts: Iterable[DraftSetting], media: Sequence[Any] = ()

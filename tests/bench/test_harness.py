@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from mlxmtp.bench.report import Plan
 from mlxmtp.bench.runner import prompts_of
 from mlxmtp.bench.suite import PICTURES, read_suites
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.exact import Passes
 from mlxmtp.decode.sampling import Sampling
 from mlxmtp.engine.media import Media, Medium
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import LoadError
+from mlxmtp.limits import STEP
 from mlxmtp.models.config import read_config
 from mlxmtp.models.load import load_target
 from tests.golden import load_golden
@@ -91,6 +95,27 @@ def test_buffers_do_not_grow_after_the_preparation(harness):
     assert harness._decoder._cache.capacity == capacity
 
 
+def test_short_prompts_run_in_the_buffers_that_were_prepared(harness: Harness) -> None:
+    harness.prepare((LONG.prompt * 11)[:492], TOKENS, [0, 2])
+    capacity = harness._decoder._cache.capacity
+    assert capacity > 2 * STEP  # else a short text would keep them anyway
+    assert list(harness.run(SHORT.prompt, TOKENS, 2).tokens) == SHORT.greedy[:TOKENS]
+    assert harness._decoder._cache.capacity == capacity
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_exact_text_is_prepared_at_every_capacity(exact: bool) -> None:
+    made = Harness(target("e2b"), drafter("e2b"), passes=Passes(1, 5) if exact else None)
+    wanted = made.to_prepare([20, 480, 7])
+    assert wanted == ([20, 480] if exact else [480])
+    for count in wanted:
+        made.prepare((LONG.prompt * 11)[:count], TOKENS, [0, 2])
+    traced = {capacity for _, capacity in made._decoder._rounds._checks}
+    for count in (20, 480, 7):
+        made.run((LONG.prompt * 11)[:count], TOKENS, 2)
+        assert made._decoder._cache.capacity in traced
+
+
 @pytest.mark.slow
 def test_a_sampled_text_is_that_of_the_seed():
     sampling = Sampling(temp=0.9, top_k=20, seed=11)
@@ -129,6 +154,14 @@ def test_a_tie_is_measured_in_the_scores_that_decide():
     sampled = Harness(target("e2b"), sampling=Sampling(temp=1.0, seed=3))
     chosen = sampled.run(LONG.prompt, 1, 0).tokens[0]
     assert all(sampled.margin(LONG.prompt, chosen, token)[0] >= 0 for token in range(0, len(scores), 9))
+
+
+def test_suppressed_tokens_make_no_margin_a_tie(tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN.target, tmp_path / "suppressing")
+    (folder / "generation_config.json").write_text(json.dumps({"suppress_tokens": [3, 4]}))
+    best = LONG.greedy[0]
+    plain, suppressing = (Harness(load_target(one)).margin(LONG.prompt, best, best) for one in (GOLDEN.target, folder))
+    assert suppressing == pytest.approx(plain, rel=0.5)
 
 
 @pytest.mark.slow

@@ -123,6 +123,13 @@ def test_a_comparison_warns_of_other_conditions_and_refuses_strangers():
     found = compare_reports(report(run(2), chip="M1", power_source="AC"), other, ("a", "b"))
     assert "Different new tokens: 31 in A, 64 in B." in found.warnings
     assert "Different chip: M1 in A, M4 in B." in found.warnings
+    packed = report(run(2))
+    packed.models = [replace(packed.models[0], drafter="d", drafter_quantization="4bit", kv_bits=8)]
+    plain = replace(packed, models=[replace(packed.models[0], drafter_quantization="bf16", kv_bits=None)])
+    assert compare_reports(packed, plain, ("a", "b")).warnings == (
+        "m: different drafter quantization: 4bit in A, bf16 in B.",
+        "m: different bits of keys and values: 8 in A, none in B.",
+    )
     assert "B was interrupted, so it holds fewer samples than planned." in found.warnings
     with pytest.raises(UsageError, match="share no model"):
         compare_reports(report(run(2)), report(run(2, model="x")), ("a", "b"))

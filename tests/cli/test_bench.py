@@ -73,6 +73,12 @@ def test_the_json_is_what_the_schema_says_and_holds_every_sample(bench):
     assert found["models"][0]["quantization"] == "bf16"
 
 
+def test_a_drafter_is_named_as_it_ran(bench):
+    for options, held in [((), "bf16"), (("--draft-bits", "4"), "4bit"), (("--draft-bits", "16"), "bf16")]:
+        assert report(bench, *SHORT, *options)["models"][0]["drafter_quantization"] == held
+    assert "(8bit)" in bench(*SHORT, "--draft-bits", "8")[1]
+
+
 def test_packed_keys_and_values_are_measured_and_named(bench, harness):
     found = report(bench, *SHORT, "--kv-bits", "4")
     assert {name: harness.bits[name] for name in ("draft_bits", "kv_bits")} == {"draft_bits": None, "kv_bits": 4}
@@ -99,6 +105,10 @@ def test_arms_take_turns_on_each_text_and_plain_always_comes_first(bench, harnes
     longest = max(len(prompt) for prompt in prompts)
     assert {len(prompt) for prompt, _ in harness.runs[:8]} == {longest}
     assert harness.prepared == [(longest, 10, (0, 1, 3, "auto"))]
+    harness.capacities = 2
+    report(bench, *SHORT)
+    assert len(harness.prepared) == 3
+    assert harness.prepared[1][0] < harness.prepared[2][0] == longest
 
 
 def test_lengths_go_from_short_to_long_whatever_their_order(bench, harness):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mlxmtp.app.remote_media import Sent, as_sent
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import LoadError, UsageError
+from mlxmtp.media.image import Picture
+from mlxmtp.media.source import MediaFile
 from mlxmtp.models.config import read_config
 from tests.golden import FOLDER
 from tests.media_golden import BUDGET, FAMILIES, IMAGE, MediaGolden, build, pictures
@@ -99,6 +103,19 @@ def test_paths_bytes_and_pictures_are_alike(golden: MediaGolden, model: Model, t
         picture.save(files[-1])
     assert text(model, golden.ids("prompt"), list(files)) == golden.ids("greedy")
     assert text(model, golden.ids("prompt"), [file.read_bytes() for file in files]) == golden.ids("greedy")
+
+
+def test_no_picture_stays_decoded_in_memory(golden: MediaGolden) -> None:
+    for media in (Media(read_config(golden.target)), Sent()):
+        files = []
+        for i, picture in enumerate(pictures()):
+            buffer = io.BytesIO()
+            picture.save(buffer, "TIFF")
+            files.append(MediaFile(f"{i}.tiff", "image/tiff", buffer.getvalue()))
+        prepared = [media.prepare(file, BUDGET) for file in files]
+        as_sent([{"role": "user", "content": [{"type": "image", "image": file} for file in files]}])
+        assert [media.prepare(file, BUDGET) for file in files] == prepared
+        assert not [one for one in gc.get_objects() if type(one) is Picture]
 
 
 def test_placeholders_and_media_are_as_many(model: Model) -> None:

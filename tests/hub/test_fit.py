@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from mlxmtp.app.open import require_memory
+from mlxmtp.app.open import Opener, require_memory
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.prefill import SoftTokens, _chunk_end
 from mlxmtp.engine.media import SOUND_TOKENS
 from mlxmtp.errors import TooLarge
 from mlxmtp.hub.registry import entries, find_entry, same_shape
@@ -30,6 +34,7 @@ from mlxmtp.models.metal import BLOCKED_ROWS
 from mlxmtp.models.tensors import parameter_count
 from mlxmtp.models.towers import AudioConfig, VisionConfig, audio_bytes, audio_tensors, vision_bytes, vision_tensors
 from mlxmtp.models.vision import PatchEmbedder, VisionTower
+from mlxmtp.settings import load_settings
 from tests import full_size
 from tests.golden import FAMILIES, FOLDER
 from tests.seeing import write_blind_pocket, write_seeing_pocket
@@ -102,6 +107,17 @@ def test_the_peak_of_a_conversation_is_predicted(family: str, tokens: int, kv_bi
 
 
 @only_on_cpu
+@pytest.mark.parametrize("family", ["e2b", "31b"])
+@pytest.mark.parametrize("bits", [None, 4, 8, 16])
+def test_a_drafter_takes_what_its_bits_take(family: str, bits: int | None) -> None:
+    folder = folder_of(family)
+    target, drafter = read_config(folder / "target"), read_config(folder / "drafter")
+    loaded = load_drafter(folder / "drafter", load_target(folder / "target"), bits=bits)
+    predicted = need(target, drafter, 64, cpu=True, draft_bits=bits)
+    assert predicted.drafter == pytest.approx(sum(value.nbytes for value in arrays(loaded)), rel=0.02)
+
+
+@only_on_cpu
 def test_loading_holds_no_second_copy_of_the_weights() -> None:
     gc.collect()
     before = mx.get_active_memory()
@@ -160,6 +176,35 @@ def test_no_chunk_of_a_published_model_takes_more_than_the_budget() -> None:
         assert activation_bytes(config, config.max_positions, 2) < chunks.BUDGET + 12 * config.vocab_size + 1
 
 
+@pytest.mark.parametrize("family", ["e2b", "12b", "26b", "31b"])
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("counts", [(280,), (560,), (1120,), (560, 1120)])
+def test_a_picture_that_is_read_at_once_is_counted(family: str, width: int, counts: tuple[int, ...]) -> None:
+    """The chunks of a prompt that ends in pictures, as they are cut: a picture's take more than the budget."""
+    entry = find_entry(family)
+    assert entry is not None
+    config, context = entry.target_config(), 100_000
+    if family != "e2b":
+        config = replace(config, text={**config.text, "use_bidirectional_attention": "vision"})
+    media, end = [], context - 5
+    for count in counts:
+        media.append(SoftTokens(end - count, count, lambda: mx.zeros(0), block=config.sees_ahead))
+        end -= count + 3
+    reader: Any = SimpleNamespace(config=config, dtype=SimpleNamespace(size=width))
+    costs, logits = chunks._costs(config, width), 3 * config.vocab_size * 4
+    begin = peak = 0
+    while begin < context:
+        rows = _chunk_end(reader, begin, context, None, media) - begin
+        peak = max(peak, costs.total(rows, begin))
+        begin += rows
+    predicted = activation_bytes(config, context, width, max(counts))
+    assert peak + logits <= predicted
+    if counts in [(280,), (560,)]:
+        assert predicted < 1.02 * (peak + logits)
+    if not config.sees_ahead:
+        assert predicted == activation_bytes(config, context, width)
+
+
 def test_snapshots_of_a_conversation_are_counted() -> None:
     for family, megabytes in (("e2b", 8 * 7), ("31b", 900)):
         entry = find_entry(family)
@@ -207,6 +252,14 @@ def test_what_does_not_fit_is_refused_with_what_does(monkeypatch: pytest.MonkeyP
     ):
         require_memory(found, paired, 4096)
     require_memory(found, paired, 4096, force=True)
+    configs = read_config(folder), read_config(drafter)
+    packed, plain = (need(*configs, 4096, draft_bits=bits).total for bits in (4, 16))
+    machine_with(packed + plain, monkeypatch)  # half of it can be used
+    home = {"MLXMTP_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    four, sixteen = (Opener(load_settings({"draft_bits": bits}, home), tell=print) for bits in (4, 16))
+    four.require_memory(found, paired, 4096, four.loaded.settings, turns=False)
+    with pytest.raises(TooLarge):
+        sixteen.require_memory(found, paired, 4096, sixteen.loaded.settings, turns=False)
     machine_with(2 * GB, monkeypatch)
     with pytest.raises(TooLarge, match="pocket fits"):
         require_memory(found, None, 4096)
@@ -307,3 +360,13 @@ def test_sounds_and_pictures_count_only_where_there_are_any(tmp_path: Path, monk
         require_memory(target, None, 300, media=Largest(0, SOUND_TOKENS))
     with pytest.raises(TooLarge, match=r"Without images and audio it fits; .*: ask with fewer --image-tokens"):
         require_memory(target, None, 300, media=Largest(280, SOUND_TOKENS))
+    monkeypatch.setattr(chunks, "BUDGET", 1)  # chunks are as short as they are late in a long context
+    file = target.folder / "config.json"
+    changed = json.loads(file.read_text())
+    changed["text_config"]["use_bidirectional_attention"] = "vision"
+    file.write_text(json.dumps(changed))
+    plain, seeing = (need(read_config(target.folder), None, 5000, media=one) for one in (NO_MEDIA, Largest(280)))
+    assert seeing.activations > 2 * plain.activations
+    machine_with(2 * plain.total + 2000, monkeypatch)
+    with pytest.raises(TooLarge, match=r"Without images it fits; .*: ask with fewer --image-tokens"):
+        require_memory(target, None, 5000, media=Largest(280))

@@ -79,9 +79,20 @@ class TestPdf:
         monkeypatch.setattr(pdf, "MOST_PICTURES", 2)
         with pytest.raises(UsageError, match="has 3 pages without text, and at most 2 are seen"):
             of_bytes(pdf_of([""] * 3), "x.pdf")
+        found = of_bytes(pdf_of(["", WORDS, ""]), "x.pdf")
+        assert found is not None
+        assert len(found.media) == 2
         monkeypatch.setitem(sys.modules, "pypdfium2", None)
         with pytest.raises(UsageError, match=r"needs pypdfium2: pip install 'mlxmtp\[pdf\]'"):
             of_bytes(pdf_of([WORDS]), "x.pdf")
+
+    def test_too_many_scans_are_refused_before_one_is_rendered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def render(*_: object, **__: object) -> None:
+            raise AssertionError("a page was rendered")
+
+        monkeypatch.setattr(self.pypdfium2.PdfPage, "render", render)
+        with pytest.raises(UsageError, match="has 101 pages without text, and at most 100 are seen"):
+            of_bytes(pdf_of([WORDS, *[""] * 101]), "x.pdf")
 
     def test_damaged_ones_are_pages_or_a_sentence(self) -> None:
         dice = random.Random(5)
@@ -137,4 +148,4 @@ class TestHeic:
             if file is None or file.kind != "image":
                 continue
             with suppress(UsageError):
-                assert file.picture.pixels(70, 48).shape[2] == 3
+                assert open_picture(file.data, file.name).pixels(70, 48).shape[2] == 3

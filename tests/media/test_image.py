@@ -76,6 +76,16 @@ def test_a_turned_photo_is_seen_upright(kind: str, turn: int) -> None:
     assert np.abs(found.astype(int) - np.asarray(upright)).mean() < (2 if kind == "JPEG" else 1e-9)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_metadata_leave_a_picture_as_it_is(kind: str) -> None:
+    image = Image.fromarray(picture(80, 40, 2))
+    plain = seen(png(image, kind))
+    turned = b"Exif\0\0II*\0\x08\0\0\0\2\0\x12\1\3\0\1\0\0\0\6\0\0\0"  # and a second entry, of which there is a part
+    for exif in (b"Exif\0\0no TIFF at all", b"Exif\0\0II*\0", b"Exif\0\0" + bytes(40), turned + b"\x0f\1"):
+        found = seen(png(image, kind, exif=exif))
+        assert any(np.array_equal(found, one) for one in (plain, np.rot90(plain, -1)))
+
+
 def test_what_is_transparent_stands_on_white() -> None:
     hidden = np.zeros((2000, 30, 4), np.uint8)
     hidden[...] = (255, 0, 255, 0)
@@ -150,7 +160,7 @@ def check(data: bytes) -> str:
         file = media_file(data, "x")
         if file is None or file.kind != "image":
             return "no image"
-        pixels = file.picture.pixels(70, 48)
+        pixels = open_picture(file.data, file.name).pixels(70, 48)
     except UsageError as error:
         said = str(error)
         assert said.startswith("x ")

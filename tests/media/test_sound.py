@@ -130,6 +130,27 @@ def test_headers_that_promise_more_than_there_is() -> None:
     assert len(opened(streamed).samples) == len(MEMO)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_flac_that_is_cut_or_of_unknown_length_is_read_and_a_damaged_one_refused(channels: int) -> None:
+    memo = np.stack([sound(300_000, 1)] * channels, 1)
+    whole = encoded(memo, "FLAC", "PCM_16")
+    unknown = whole[:21] + bytes([whole[21] & 0xF0]) + bytes(4) + whole[26:]  # as ffmpeg writes it to a pipe
+    wanted = opened(whole).samples
+    assert len(wanted) == 300_000
+    streamed = opened(unknown)
+    assert not streamed.notes
+    np.testing.assert_array_equal(streamed.samples, wanted)
+    for data in (whole, unknown):
+        cut = opened(data[: len(data) * 2 // 3])
+        assert "is cut off" in cut.notes[0]
+        assert len(cut.samples) > 150_000
+        np.testing.assert_array_equal(cut.samples, wanted[: len(cut.samples)])
+        damaged = bytearray(data)
+        damaged[len(data) // 3] ^= 0x55
+        with pytest.raises(UsageError, match="is damaged"):
+            opened(bytes(damaged))
+
+
 @pytest.mark.parametrize(
     "head",
     [b"ID3 tags are explained here", b"OggS is a container", b"caffeine is a drug", b"RIFF is a format of files"],
@@ -145,13 +166,15 @@ def test_aac_takes_a_converter_of_the_system(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UsageError, match=r"memo\.wav is AAC, which takes PyAV or ffmpeg to read"):
         opened(memo)
     (tmp_path / "made.wav").write_bytes(encoded(MEMO))
-    program = tmp_path / "ffmpeg"
 
-    def convert_by(body: str) -> None:
+    def convert_by(body: str, name: str = "ffmpeg") -> None:
+        program = tmp_path / name
         program.write_text(f"#!{sys.executable}\nimport shutil, sys\n{body}\n")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
     convert_by(f"shutil.copy({str(tmp_path / 'made.wav')!r}, sys.argv[-1])")
+    np.testing.assert_array_equal(opened(memo).samples, MEMO)
+    convert_by("open(sys.argv[-1], 'w').close(); sys.exit(1)", "afconvert")  # a Mac's, which knows no Opus in WebM
     np.testing.assert_array_equal(opened(memo).samples, MEMO)
     convert_by("sys.exit('moov atom not found')")
     with pytest.raises(UsageError, match=r"memo\.wav is damaged"):

@@ -230,9 +230,10 @@ def tokens_of(chat: Chat, one: Material) -> str:
 def show(chat: Chat, one: Material) -> None:
     """Draw the first picture of a file, where the terminal draws any."""
     if chat.out.pictures and (seen := next((file for file in one.media if file.kind == "image"), None)):
-        from mlxmtp.media.image import small_png
+        from mlxmtp.media.image import open_picture, small_png
 
-        draw_thumbnail(chat.out, small_png(seen.picture, *_SMALL), *seen.picture.size)
+        picture = open_picture(seen.data, seen.name)
+        draw_thumbnail(chat.out, small_png(picture, *_SMALL), *picture.size)
 
 
 def _media(files: Sequence[Material]) -> tuple[MediaPart, ...]:
