@@ -56,7 +56,13 @@ class Run:
     def __init__(self, command: list[str], home: Path, kernels: Path, endpoint: str) -> None:
         self.shown, self.ended = b"", None
         environ = {"HOME": str(home), "MLXMTP_HOME": str(home), "TMPDIR": str(kernels), "TERM": "xterm-256color"}
-        environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "HF_ENDPOINT": endpoint}
+        environ |= {
+            "PYTHONFAULTHANDLER": "1",
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "LANG": "C.UTF-8",
+            "HF_ENDPOINT": endpoint,
+        }
         program = START if command else NOTHING
         begun, begins = os.pipe()  # is closed when the program has taken this one's place: before, nobody hears Ctrl-C
         self.pid, self.terminal = pty.fork()
@@ -117,6 +123,8 @@ class Run:
             if not open_:
                 time.sleep(0.02)
         else:
+            os.kill(self.pid, signal.SIGABRT)  # faulthandler shows where it hangs
+            self.read(2.0) if open_ else None
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         os.close(self.terminal)
@@ -146,7 +154,8 @@ def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str) 
     for before, moment in pairwise(moments):
         run.read(moment - before)
         run.strike(options.how)
-    while command == ["chat"] and not run.over:
+    end = time.monotonic() + PATIENCE
+    while command == ["chat"] and not run.over and time.monotonic() < end:
         run.read(0.3)
         os.write(run.terminal, b"\x15\x04")  # clear the line, and leave
     run.wait()

@@ -211,7 +211,7 @@ def main() -> None:
     with redirect_stdout(io.StringIO()):
         run_command(["config", "path"])  # with the first one typer imports what it converts values with
     fake_mlxmtp.replace_networks()
-    faulthandler.enable(sys.__stderr__)  # descriptor 2 of every fork is its own
+    faulthandler.enable(2)  # which is every fork's own
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])), run)
 

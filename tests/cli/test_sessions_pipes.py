@@ -173,8 +173,8 @@ def test_ctrl_c_keeps_what_was_said(talk: Program) -> None:
 
 
 def test_a_reader_that_leaves_costs_no_session(talk: Program) -> None:
-    talk.answers = ["a line that goes on\n" * 15]
-    done = talk.shell('mlxmtp ask --save One? | head -c 10; echo "|${PIPESTATUS[0]}"')
+    talk.answers = ["a line that goes on\n{wait}and on<turn|>"]
+    done = talk.shell('mlxmtp ask --save One? | { head -c 10; exec <&-; touch "go on"; }; echo "|${PIPESTATUS[0]}"')
     assert done.stdout == "a line tha|141\n"
     assert "a line tha" in run(talk, "sessions", "show", listed(talk)[0]["id"]).stdout
 

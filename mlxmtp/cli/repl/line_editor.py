@@ -3,12 +3,11 @@
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
@@ -105,8 +104,19 @@ class LineEditor(Reader):
         if shutil.which(name := editor().split()[0]) or name == "vi":
             buffer.open_in_editor()
             return
-        shown = dim(f"The editor {name} is not there: set VISUAL or EDITOR.") + "\n"
-        run_in_terminal(lambda: sys.stdout.writelines([shown]))
+        self._show(dim(f"The editor {name} is not there: set VISUAL or EDITOR.") + "\n")
+
+    def _show(self, text: str) -> None:
+        self._above(lambda: sys.stdout.writelines([text]))
+
+    def _above(self, write: Callable[[], object]) -> None:
+        """Write above the line. `run_in_terminal` would give echo and line mode back, in which an Enter is lost."""
+        app = self._session.app
+        app.renderer.erase()
+        write()
+        sys.stdout.flush()
+        app.renderer.reset()
+        app.invalidate()
 
     def _paste(self, buffer: Buffer, text: str) -> None:
         paths = dropped_paths(text)
@@ -175,7 +185,7 @@ class LineEditor(Reader):
         @bindings.add("c-v", filter=typing)
         def _(event: KeyPressEvent) -> None:
             if self.on_picture is not None:  # a terminal pastes text by keys of its own
-                run_in_terminal(self.on_picture)
+                self._above(self.on_picture)
 
         @bindings.add("c-g", filter=typing)
         def _(event: KeyPressEvent) -> None:
@@ -185,8 +195,7 @@ class LineEditor(Reader):
         def _(event: KeyPressEvent) -> None:
             columns = self._session.output.get_size().columns
             text = "\n".join(wrapped(self._thought.strip("\n"), columns))
-            shown = f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought and calls.')}\n"
-            run_in_terminal(lambda: sys.stdout.writelines([shown]))
+            self._show(f"{dim(text)}\n\n" if text else f"{dim('The last answer came without a thought and calls.')}\n")
 
 
 class _ClearingOutput(Vt100_Output):

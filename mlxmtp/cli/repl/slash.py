@@ -1,5 +1,8 @@
 """Lines of the conversation: each is a message, a command, or a command that does not exist."""
 
+import os
+import select
+import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -51,10 +54,30 @@ class Reader(ABC):
         sys.stdout.write("".join(f"{row}\n" for row in rows))
         try:
             with raises():
-                return input(f"{last} ")
+                return typed(f"{last} ")
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             return None
+
+
+def typed(prompt: str) -> str:
+    """Return a plain line, as `input` does, which does not hear a Ctrl+C that comes between its prompt and its reading.
+
+    Python notes a signal that comes there, and reads on; a byte for it ends the wait, and then its handler is called.
+    """
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    try:
+        while sys.stdin not in select.select([sys.stdin, ear], [], [])[0]:
+            os.read(ear, 1)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(ear)
+        os.close(mouth)
+    return input()
 
 
 class PlainReader(Reader):
@@ -67,11 +90,11 @@ class PlainReader(Reader):
             sys.stdout.write("".join(f"{CONTINUED}{row}\n" for row in given.split("\n")))
         try:
             with raises():
-                text = input(PROMPT)
+                text = typed(PROMPT)
                 if given and not text:
                     return Line(given, literal)
                 while is_open(text):
-                    text += "\n" + input(CONTINUED)
+                    text += "\n" + typed(CONTINUED)
         except (EOFError, KeyboardInterrupt):
             sys.stdout.write("\n")
             raise
