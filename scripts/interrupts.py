@@ -156,8 +156,10 @@ def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str) 
         run.strike(options.how)
     end = time.monotonic() + PATIENCE
     while command == ["chat"] and not run.over and time.monotonic() < end:
-        run.read(0.3)
-        os.write(run.terminal, b"\x15\x04")  # clear the line, and leave
+        if run.read(0.3):
+            os.write(run.terminal, b"\x15\x04")  # clear the line, and leave
+        else:
+            time.sleep(0.02)
     run.wait()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]", "", run.shown.decode(errors="replace"))
     number_of = getattr(signal, f"SIG{options.how}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from random import Random
 from zlib import crc32
 
@@ -57,11 +58,20 @@ class Generator:
     """Draws conversations. Wordings whose hash falls on HELD_OUT_EVERY are kept for validation."""
 
     def __init__(
-        self, intents: list[Intent], seed: int, clips: int = sounds.TRAINED, task_share: float = TASK_SHARE
+        self,
+        intents: list[Intent],
+        seed: int,
+        clips: int = sounds.TRAINED,
+        task_share: float = TASK_SHARE,
+        new_share: float = 1.0,
     ) -> None:
-        """`clips`: how many sounds have been synthesized; `task_share`: how many of the rows are tasks."""
+        """`clips`: how many sounds have been synthesized; `task_share`: how many of the rows are tasks.
+
+        `new_share`: how often a new subject is drawn for every other one.
+        """
         self.seed, self._clips, self._task_share = seed, clips, task_share
         self._single = [i for i in intents if not i.refuses]
+        self._often = [*accumulate(new_share if i.new else 1.0 for i in self._single)]
         self.items = [(i, None) for i in self._single]
         self.items += [(i, f) for i in intents for f in i.follow]  # type: ignore[misc]
         self.subjects = {i.id: n for n, i in enumerate(one for top in intents for one in (top, *top.follow))}
@@ -76,7 +86,7 @@ class Generator:
             return self._task(rng, held_out)
         thinking = rng.random() < 0.3
         if not held_out and rng.random() < DRILL_SHARE:
-            turn = self._refused(rng) if rng.random() < 0.14 else self._known(rng.choice(self._single), rng, False)
+            turn = self._refused(rng) if rng.random() < 0.14 else self._known(self._one(rng), rng, False)
             return Conversation((turn,), "", thinking, drill=True)
         turns = self._turns(rng, held_out)
         system = rng.choice(_SYSTEMS) if rng.random() < 0.12 else ""
@@ -89,9 +99,7 @@ class Generator:
             case "tools":
                 return tools.task(rng, held_out=held_out)
             case "questions beside tools":
-                turn = (
-                    self._refused(rng) if rng.random() < 0.3 else self._known(rng.choice(self._single), rng, held_out)
-                )
+                turn = self._refused(rng) if rng.random() < 0.3 else self._known(self._one(rng), rng, held_out)
                 return Task((Ask(turn.question), Say(turn.answer)), tools.some_tools(rng))
             case "extraction":
                 return extraction.task(rng, held_out=held_out)
@@ -100,6 +108,10 @@ class Generator:
             case "pictures":
                 return pictures.task(rng, number, held_out=held_out)
         return sounds.task(rng, number, self._spoken, held_out=held_out)
+
+    def _one(self, rng: Random) -> Intent:
+        """Return a subject."""
+        return rng.choices(self._single, cum_weights=self._often)[0]
 
     def _spoken(self, medium: Medium) -> sounds.Spoken:
         clips = sounds.MEASURED if medium.held_out else self._clips

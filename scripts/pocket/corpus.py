@@ -46,6 +46,8 @@ class Intent:
     links: tuple[Link, ...] = ()
     same_as: str = ""
     """Another intent that nobody could tell from this one: it gets the questions, and answers them."""
+    new: bool = False
+    """It came with this version: a network that is trained on has never heard of it."""
 
     @property
     def refuses(self) -> bool:
@@ -70,7 +72,7 @@ def load(folder: Path = FOLDER) -> list[Intent]:
             if intent.id in seen:
                 raise CorpusError(f"{path.name}: intent {intent.id!r} stands in {seen[intent.id]}, too")
             seen[intent.id] = path.name
-            intents.append(intent)
+            intents.append(replace(intent, new=path.stem.startswith("e-")))
     same = {intent.id: intent.same_as for intent in intents if intent.same_as}
     merged = _merged(_with_wordings(intents, folder / "wordings"), same)
     return _with_links(merged, folder / "links", same)

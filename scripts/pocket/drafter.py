@@ -89,7 +89,9 @@ class DrafterJob:
         self._target = load_target(folder / "target.pt")
         self.module = _begun(folder, self._target)
         senses = TrainedSenses(folder)
-        generator = Generator(corpus.load(folder / "corpus"), seed + 1, senses.clips, start.task_share(folder))
+        generator = Generator(
+            corpus.load(folder / "corpus"), seed + 1, senses.clips, start.task_share(folder), start.new_share(folder)
+        )
         self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:

@@ -31,6 +31,8 @@ _PLACES = {
 _TOWERS = {"vision": "model.vision_tower.", "hearing": "model.audio_tower."}
 _TASK_SHARE = 0.45
 """Share of tasks among the rows: the conversations are known already."""
+_NEW_SHARE = 4.0
+"""How often a new subject is drawn for every other one."""
 
 
 def folder(work: Path) -> Path:
@@ -46,6 +48,11 @@ def begun(work: Path) -> bool:
 def task_share(work: Path) -> float:
     """Return how many of the rows of a work folder are tasks."""
     return _TASK_SHARE if begun(work) else conversation.TASK_SHARE
+
+
+def new_share(work: Path) -> float:
+    """Return how often a work folder draws a new subject for every other one."""
+    return _NEW_SHARE if begun(work) else 1.0
 
 
 def keep(published: Path, work: Path) -> None:

@@ -41,7 +41,9 @@ class TargetJob:
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
         senses = TrainedSenses(folder)
-        generator = Generator(corpus.load(folder / "corpus"), seed, senses.clips, start.task_share(folder))
+        generator = Generator(
+            corpus.load(folder / "corpus"), seed, senses.clips, start.task_share(folder), start.new_share(folder)
+        )
         self.module = TargetWithSubjects(len(generator.subjects))
         if start.begun(folder):
             start.load(self.module.target, folder, "target")
