@@ -117,7 +117,7 @@ class Streams:
 
     def begin(self, ask: Callable[[Seat], Answer], tag: Any = None) -> Running:
         """Add the answer that `ask` has the model give at a seat (`Model.seated`)."""
-        seat = Seat(self.decoder, self._wait, self._free, never_shared=self._alone)
+        seat = Seat(self.decoder, self._wait, self._free, never_shared=self._alone or self.parallel == 1)
         running = Running(ask(seat), seat, tag)
         self._running.append(running)
         return running
