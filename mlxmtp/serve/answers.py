@@ -58,6 +58,9 @@ class Collected:
         self.pieces: list[Piece] = []
 
     def add(self, piece: Piece) -> None:
+        """Take in the next piece; an empty one, as of a thought that is opened and closed, is none."""
+        if piece in (Text(""), Thinking("")):
+            return
         last = self.pieces[-1] if self.pieces else None
         if isinstance(piece, Text) and isinstance(last, Text):
             self.pieces[-1] = Text(last.text + piece.text, last.logprobs + piece.logprobs)

@@ -161,8 +161,7 @@ def _reason(ending: Ending) -> dict[str, str | None]:
 def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
     """Return a message that is not streamed."""
     [(said, ending)] = results
-    told = [piece for piece in said.pieces if isinstance(piece, ToolUse) or piece.text]
-    content = [_block(piece) for piece in told] or [{"type": "text", "text": ""}]
+    content = [_block(piece) for piece in said.pieces] or [{"type": "text", "text": ""}]
     message = {**_opening(about), "content": content, **_reason(ending), "usage": _usage([ending])}
     return {**message, request.EXTENSION: answers.drafting(ending.stats)}
 

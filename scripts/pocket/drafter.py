@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scripts.pocket import corpus, kernels, start, tokenizer
+from scripts.pocket import kernels, start, tokenizer
 from scripts.pocket.batches import Batch, Conversations, Stream
-from scripts.pocket.conversation import Generator
 from scripts.pocket.network import Drafter, Target
 from scripts.pocket.senses.soft import TrainedSenses
 from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER, Scale
@@ -89,9 +88,7 @@ class DrafterJob:
         self._target = load_target(folder / "target.pt")
         self.module = _begun(folder, self._target)
         senses = TrainedSenses(folder)
-        generator = Generator(
-            corpus.load(folder / "corpus"), seed + 1, senses.clips, start.task_share(folder), start.new_share(folder)
-        )
+        generator = start.generator(folder, seed + 1, senses.clips)
         self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:

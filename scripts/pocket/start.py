@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
-from scripts.pocket import conversation
+from scripts.pocket import conversation, corpus
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,9 +50,10 @@ def task_share(work: Path) -> float:
     return _TASK_SHARE if begun(work) else conversation.TASK_SHARE
 
 
-def new_share(work: Path) -> float:
-    """Return how often a work folder draws a new subject for every other one."""
-    return _NEW_SHARE if begun(work) else 1.0
+def generator(work: Path, seed: int, clips: int) -> conversation.Generator:
+    """Return what draws the rows of a work folder; `clips` sounds have been synthesized there."""
+    new_share = _NEW_SHARE if begun(work) else 1.0
+    return conversation.Generator(corpus.load(work / "corpus"), seed, clips, task_share(work), new_share)
 
 
 def keep(published: Path, work: Path) -> None:

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scripts.pocket import corpus, kernels, start, tokenizer
+from scripts.pocket import kernels, start, tokenizer
 from scripts.pocket.batches import Batch, Conversations, Stream
-from scripts.pocket.conversation import Generator
 from scripts.pocket.network import Target
 from scripts.pocket.senses.soft import TrainedSenses
 from scripts.pocket.sizes import TARGET, Scale
@@ -41,9 +40,7 @@ class TargetJob:
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
         senses = TrainedSenses(folder)
-        generator = Generator(
-            corpus.load(folder / "corpus"), seed, senses.clips, start.task_share(folder), start.new_share(folder)
-        )
+        generator = start.generator(folder, seed, senses.clips)
         self.module = TargetWithSubjects(len(generator.subjects))
         if start.begun(folder):
             start.load(self.module.target, folder, "target")

@@ -2,7 +2,6 @@
 
 import os
 import select
-import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from shutil import get_terminal_size
 
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import wrapped
-from mlxmtp.cli.terminal.signals import raises
+from mlxmtp.cli.terminal.signals import raises, rings
 from mlxmtp.settings import CHAT_KEYS
 from mlxmtp.units import nearest
 
@@ -68,15 +67,9 @@ def typed(prompt: str) -> str:
     sys.stdout.write(prompt)
     sys.stdout.flush()
     ear, mouth = os.pipe()
-    os.set_blocking(mouth, False)
-    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    try:
-        while sys.stdin not in select.select([sys.stdin, ear], [], [])[0]:
-            os.read(ear, 1)
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(ear)
-        os.close(mouth)
+    with open(ear, "rb", buffering=0) as told, rings(mouth):  # noqa: PTH123  (a descriptor)
+        while sys.stdin not in select.select([sys.stdin, told], [], [])[0]:
+            told.read(1)
     return input()
 
 

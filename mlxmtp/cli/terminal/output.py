@@ -165,7 +165,6 @@ class Output:
         if self._in_thought:
             self._in_thought = False
             self._put_error(dim(self._flow.rest()) + ("\n" if self._thought_at_start else "\n\n"))
-            self._flow = Flow(lambda: _size(self._stderr)[0])
 
     def undo_modes(self) -> None:
         """Restore cursor and unmarked pastes after a signal in the middle of a line, and begin a new one."""

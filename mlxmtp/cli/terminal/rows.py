@@ -84,9 +84,10 @@ class Flow:
         return "".join(map(self._placed, parts))
 
     def rest(self) -> str:
-        """Return the word that was waiting: nothing more comes."""
-        word, self._word = self._word, ""
-        return self._placed(word)
+        """Return the word that was waiting: no more comes, and what comes after that begins a row."""
+        word, self._word = self._placed(self._word), ""
+        self._used = 0
+        return word
 
     def _placed(self, part: str) -> str:
         columns, width = max(self._columns(), 2), text_width(part)

@@ -125,12 +125,23 @@ class LastWords:
 
 
 @contextmanager
+def rings(mouth: int) -> Iterator[None]:
+    """Write a byte for every signal, its number, into the pipe that ends in `mouth`, and close that afterwards."""
+    os.set_blocking(mouth, False)
+    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(mouth)
+
+
+@contextmanager
 def _beside(words: LastWords) -> Iterator[None]:
     """Hear Ctrl-C in another thread, too: MLX builds dozens of kernels in one call, and Python waits for the last."""
     from threading import Thread
 
     ear, mouth = os.pipe()
-    os.set_blocking(mouth, False)
 
     def listen() -> None:
         with open(ear, "rb", buffering=0) as told:  # noqa: PTH123  (a descriptor)
@@ -140,12 +151,8 @@ def _beside(words: LastWords) -> Iterator[None]:
                     words()
 
     Thread(target=listen, name="mlxmtp-signals", daemon=True).start()
-    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    try:
+    with rings(mouth):
         yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(mouth)
 
 
 class _Killed(SystemExit):
