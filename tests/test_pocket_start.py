@@ -19,20 +19,19 @@ def training(name):
 
 
 start, tokenizer, layout = training("start"), training("tokenizer"), training("layout")
+corpus, task = training("corpus"), training("tasks.task")
 
 
 def test_a_run_keeps_what_it_began_with_when_the_published_model_is_replaced(tmp_path):
     work, published = tmp_path / "work", tmp_path / "pocket"
     work.mkdir()
     shutil.copytree(POCKET, published)
-    assert start.task_share(work) < 0.2
     start.keep(published, work)
     (published / "target/tokenizer.json").write_text("{}")
     shutil.rmtree(published / "drafter")
     start.keep(published, work)
     assert (start.folder(work) / "target/tokenizer.json").read_bytes() == TOKENIZER.read_bytes()
     assert (start.folder(work) / "drafter/model.safetensors").is_file()
-    assert start.task_share(work) > 0.4
 
 
 def test_what_cannot_be_begun_with_is_refused_in_a_sentence(tmp_path):
@@ -42,6 +41,25 @@ def test_what_cannot_be_begun_with_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(SystemExit, match="begun without --start"):
         start.keep(POCKET, tmp_path)
+
+
+def test_a_published_model_is_trained_on_with_more_tasks_new_subjects_and_drills(tmp_path):
+    def drawn():
+        generator = start.generator(tmp_path, 1, 40)
+        made = [generator.draw(index) for index in range(1200)]
+        tasks = sum(isinstance(one, task.Task) for one in made)
+        turns = [one.turns[0].subject for one in made if getattr(one, "drill", False)]
+        return tasks, len(turns), sum(subject in new for subject in turns)
+
+    shutil.copytree(corpus.FOLDER, tmp_path / "corpus")
+    subjects = start.generator(tmp_path, 1, 40).subjects
+    new = {subjects[one.id] for one in corpus.load() if one.new}
+    from_nothing = drawn()
+    start.folder(tmp_path).mkdir()
+    tasks, drills, about_new = drawn()
+    assert tasks > 1.5 * from_nothing[0]
+    assert drills / (1200 - tasks) > from_nothing[1] / (1200 - from_nothing[0])
+    assert about_new / drills > 2 * from_nothing[2] / from_nothing[1]
 
 
 def test_towers_are_trained_on_where_the_published_model_has_some(tmp_path):

@@ -26,8 +26,8 @@ PLAIN_SHARE = 0.65
 LINKED_SHARE = 0.45
 DRILL_SHARE = 0.65
 TASK_SHARE = 0.18
-_TASKS = {"tools": 36, "questions beside tools": 4, "extraction": 18, "edits": 12, "pictures": 16, "sounds": 14}
-"""How often each kind of task is drawn, of a hundred tasks."""
+_TASKS = {"tools": 28, "questions beside tools": 4, "extraction": 16, "edits": 14, "pictures": 22, "sounds": 16}
+"""How often each kind of task is drawn, of a hundred tasks. Tools take half of all positions: declarations are long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,13 @@ class Generator:
         clips: int = sounds.TRAINED,
         task_share: float = TASK_SHARE,
         new_share: float = 1.0,
+        drill_share: float = DRILL_SHARE,
     ) -> None:
         """`clips`: how many sounds have been synthesized; `task_share`: how many of the rows are tasks.
 
-        `new_share`: how often a new subject is drawn for every other one.
+        `new_share`: how often a new subject is drawn for every other one; `drill_share`: drills among the conversations.
         """
-        self.seed, self._clips, self._task_share = seed, clips, task_share
+        self.seed, self._clips, self._task_share, self._drill_share = seed, clips, task_share, drill_share
         self._single = [i for i in intents if not i.refuses]
         self._often = [*accumulate(new_share if i.new else 1.0 for i in self._single)]
         self.items = [(i, None) for i in self._single]
@@ -85,7 +86,7 @@ class Generator:
         if rng.random() < self._task_share:
             return self._task(rng, held_out)
         thinking = rng.random() < 0.3
-        if not held_out and rng.random() < DRILL_SHARE:
+        if not held_out and rng.random() < self._drill_share:
             turn = self._refused(rng) if rng.random() < 0.14 else self._known(self._one(rng), rng, False)
             return Conversation((turn,), "", thinking, drill=True)
         turns = self._turns(rng, held_out)

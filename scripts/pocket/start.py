@@ -29,8 +29,10 @@ _PLACES = {
 }
 """The file of each network, and what its names have before them there."""
 _TOWERS = {"vision": "model.vision_tower.", "hearing": "model.audio_tower."}
-_TASK_SHARE = 0.45
+_TASK_SHARE = 0.4
 """Share of tasks among the rows: the conversations are known already."""
+_DRILL_SHARE = 0.75
+"""Share of drills among the conversations: the answers are known by heart already."""
 _NEW_SHARE = 4.0
 """How often a new subject is drawn for every other one."""
 
@@ -45,15 +47,10 @@ def begun(work: Path) -> bool:
     return folder(work).exists()
 
 
-def task_share(work: Path) -> float:
-    """Return how many of the rows of a work folder are tasks."""
-    return _TASK_SHARE if begun(work) else conversation.TASK_SHARE
-
-
 def generator(work: Path, seed: int, clips: int) -> conversation.Generator:
     """Return what draws the rows of a work folder; `clips` sounds have been synthesized there."""
-    new_share = _NEW_SHARE if begun(work) else 1.0
-    return conversation.Generator(corpus.load(work / "corpus"), seed, clips, task_share(work), new_share)
+    shares = (_TASK_SHARE, _NEW_SHARE, _DRILL_SHARE) if begun(work) else ()
+    return conversation.Generator(corpus.load(work / "corpus"), seed, clips, *shares)
 
 
 def keep(published: Path, work: Path) -> None:

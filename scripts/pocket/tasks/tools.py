@@ -23,6 +23,8 @@ from scripts.pocket.words import ADJECTIVES, NOUNS, THINGS
 
 HELD_OUT_EVERY = 8
 NOTHING_FITS = "None of the tools here can do that."
+_STRAY = 0.35
+"""How often a request that no tool fits stands between those that one does."""
 _SINGULAR = tuple(noun for noun in dict.fromkeys(NOUNS + THINGS) if " " not in noun and not noun.endswith("s"))
 _POLITE = ("", "", "", "", "please ", "could you ", "can you ", "now ", "I'd like you to ")
 _UNITS = ("euros", "km", "kg", "degrees", "percent", "minutes", "metres", "litres", "points", "days")
@@ -125,7 +127,7 @@ def task(rng: Random, *, held_out: bool = False) -> Task:
         return own_tools(rng, requests=rng.choice((1, 2, 3)))
     if draw < 0.36:
         return _convert(rng)
-    if draw < 0.46:
+    if draw < 0.50:
         return nothing_fits(rng)
     return _made_up(rng, held_out=False, all_asked=rng.random() < 0.7)
 
@@ -150,7 +152,7 @@ def _made_up(rng: Random, *, held_out: bool, all_asked: bool = False) -> Task:
     steps = list(_requested(wanted, rng))
     for one in others if all_asked else ():
         stray = _tool(rng, held_out=held_out)
-        if rng.random() < 0.15 and stray.noun not in (tool.noun for tool in (wanted, *others)):
+        if rng.random() < _STRAY and stray.noun not in (tool.noun for tool in (wanted, *others)):
             steps += (Ask(_spoken(stray.request, rng)), Say(NOTHING_FITS))
         steps += _requested(one, rng)
     return Task(tuple(steps), tuple(declared))
