@@ -382,7 +382,7 @@ def typed_value(key: str, text: str) -> Any:
 def checked(entry: Setting, value: object, where: str, error: type[MlxmtpError]) -> Any:
     """Return the value in its field's type, or raise `error`: one sentence that names `where` and what is wanted."""
     if (result := entry.rule.check(value)) is None:
-        shown = f"{value:g}" if isinstance(value, float) else repr(value)
+        shown = repr(value)
         shown = ", ".join(map(repr, value)) if isinstance(value, list) and value else shown
         shown = shown.lower() if isinstance(value, bool) else shown
         raise error(f"{where} must be {entry.rule.wanted}, not {shown}.")

@@ -167,7 +167,7 @@ def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str) 
     if command == ["chat"] and options.how == "INT":
         fine |= {0, 130}
     words = WORDS.search(text)
-    early = words is not None and f"{ROOT}/mlxmtp" not in text
+    early = words is not None and run.ended is not None and f"{ROOT}/mlxmtp" not in text
     lost = options.command == "turn" and QUESTION not in text + kept(folder)
     wrong = lost or (not early and (words is not None or run.ended not in fine))
     shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ library, routing strings the environment variables and messages of its code abou
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def difference(before: Iterable[str], after: Iterable[str]) -> list[str]:
 def fetched(version: str, folder: Path) -> Path:
     """Download the wheel with the Metal library of a version."""
     options = ["--only-binary=:all:", "--no-deps", "--platform", _PLATFORM, "--dest", str(folder), "--quiet"]
+    if importlib.util.find_spec("pip") is None:  # an environment that uv has made
+        subprocess.run([sys.executable, "-m", "ensurepip"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "download", *options, f"mlx-metal=={version}"], check=True)
     return next(folder.glob("*.whl"))
 

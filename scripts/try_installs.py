@@ -27,7 +27,9 @@ EXTRAS = {"heic": "pillow_heif", "media": "av", "pdf": "pypdfium2", "mcp": "mcp"
 
 def call(*command: str | Path, env: dict[str, str] | None = None) -> str:
     """Run a program to its end and return its stdout. Raises SystemExit with what it said if it failed."""
-    done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*map(str, command)], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ class Answers:
         self._path = path
         self._held: BinaryIO | None = None
         self._renewed: dict[int, str] = {}
+        self._renew_after = 0.0  # seconds of the clock
         try:
             self._write("")  # before the first answer has been worked out
             self._hold()
@@ -188,12 +190,16 @@ class Answers:
             os.truncate(self._path, len(whole))
 
     def put(self, number: int, text: str) -> None:
-        """Add the line of an input, or renew one at the next addition or the end, all of those at once.
+        """Add the line of an input, or renew one: now, or where that would be too often, with one that comes later.
 
         Raises MlxmtpError where that is impossible: the lines before stay.
         """
         if number < self.done:
             self._renewed[number] = text
+            began = time.monotonic()
+            if began >= self._renew_after:  # a twentieth of the time, at most, goes into writing the file anew
+                self._renew()
+                self._renew_after = time.monotonic() + 20 * (time.monotonic() - began)
             return
         self._renew()
         with self._as_sentence():
@@ -206,9 +212,12 @@ class Answers:
             lines = self._path.read_bytes().splitlines(keepends=True)
             for number, text in self._renewed.items():
                 lines[number] = text.encode("utf-8", "replace")
-            self._renewed.clear()
             private = not self._path.stat().st_mode & 0o077
-            write_atomically(self._path, b"".join(lines), private=private)
+            try:
+                write_atomically(self._path, b"".join(lines), private=private)
+            except PermissionError:  # a file that may be written, in a folder that may not
+                self._path.write_bytes(b"".join(lines))
+            self._renewed.clear()
             self._hold()
 
     @contextmanager

@@ -119,6 +119,18 @@ class Remote:
             raise ModelNotFound(f"The server at {self.url} has no model '{name or ''}': it has {there}.")
         return found
 
+    def lists(self, name: str) -> bool:
+        """Return whether the server has a model of that name, as far as it says; one that lists none may have it.
+
+        Raises EndpointFailed.
+        """
+        try:
+            return any(one.name == name for one in self.models())
+        except EndpointFailed as error:
+            if error.reason not in _UNLISTED:
+                raise
+            return True
+
     def chat(self, body: Mapping[str, Any]) -> Chunks:
         """Ask for a chat completion. Raises nothing yet."""
         return Chunks(self, {**body, "stream": True})

@@ -27,7 +27,7 @@ from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Message, Prompt, Tokenizer, Tool
 from mlxmtp.engine.written import Written
-from mlxmtp.errors import EndpointFailed, ModelNotFound
+from mlxmtp.errors import EndpointFailed
 from mlxmtp.limits import SAMPLING
 from mlxmtp.machine.memory import NO_MEDIA, Largest
 from mlxmtp.settings import Settings
@@ -77,10 +77,7 @@ class RemoteOpener(Opener):
     def has(self, name: str) -> bool:
         if name == self.endpoint.name:
             return True
-        try:
-            return self._remote.model(name).name == name
-        except ModelNotFound:
-            return False
+        return self._remote.lists(name)
 
     def names(self) -> list[str]:
         return [*self._models]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -33,6 +34,7 @@ class Together:
         self._parallel, self._tell = parallel, tell
         self._joining: SimpleQueue[tuple[object, Begin]] = SimpleQueue()
         self._left: set[object] = set()
+        self._open: set[object] = set()  # whose end has not been told
         self._lock = Lock()
         self._active = False
         self._of: tuple[OpenModel, Streams] | None = None
@@ -65,9 +67,11 @@ class Together:
             while self._goes_on(streams):
                 self._go_on(opened, streams)
         except Exception as error:  # noqa: BLE001  (a fault of ours ends these answers, not the thread)
-            for running in streams.running:
-                self._tell(running.tag, error)
+            with suppress(Exception):
+                self.close()
             self._of = None
+            for key in [*self._open]:  # one of them may have ended in the step that failed
+                self._say(key, error)
             self.fail(error)
 
     def _go_on(self, opened: OpenModel, streams: Streams) -> None:
@@ -75,7 +79,7 @@ class Together:
         for running in streams.running:
             if self._has_left(running.tag):
                 streams.cancel(running)
-                self._tell(running.tag, End("cancelled", running.answer.stats))
+                self._say(running.tag, End("cancelled", running.answer.stats))
         for running, event in streams.step():
             self._deliver(running, event)
 
@@ -101,6 +105,8 @@ class Together:
             except Empty:
                 return
 
+            self._open.add(key)
+
             def on_prefill(done: int, total: int, key: object = key) -> None:
                 del done, total
                 self._take_in(opened, streams)
@@ -110,7 +116,7 @@ class Together:
             try:
                 streams.begin(partial(_seated, opened, begin, on_prefill), key)
             except Exception as error:  # noqa: BLE001  (told, like every other, where the answer is awaited)
-                self._tell(key, error)
+                self._say(key, error)
 
     def _has_left(self, key: object) -> bool:
         with self._lock:
@@ -122,7 +128,12 @@ class Together:
     def _deliver(self, running: Running, event: object) -> None:
         if isinstance(event, GivenUp):
             event = End("cancelled", running.answer.stats)
-        self._tell(running.tag, event)
+        self._say(running.tag, event)
+
+    def _say(self, key: object, event: object) -> None:
+        if isinstance(event, End | Exception):
+            self._open.discard(key)
+        self._tell(key, event)
 
 
 def _seated(opened: OpenModel, begin: Begin, on_prefill: OnPrefill, seat: Seat) -> Answer:

@@ -65,6 +65,8 @@ def conversation_for(
     if conversation.model and loaded.origins.get("model") != "flag":
         if conversation.model == AUTO or conversation.model in loaded.endpoints:
             return with_model(loaded, conversation.model, "session"), conversation
+        if loaded.settings.url is None and Opener(loaded, out.note).has(conversation.model):  # it stays on this machine
+            return with_model(loaded, conversation.model, "session"), conversation
         if opener_of(loaded, out).has(conversation.model):
             return with_model(_at_its_server(loaded), conversation.model, "session"), conversation
         gone = "is not here: -m names another model, --url the server that has it"

@@ -88,7 +88,9 @@ class Rounds:
         """Return the parts of rounds with these filters, with the traces that they keep; of the kinds used last."""
         parts = self._parts.pop((filters, compiled), None) or self._make_parts(filters, compiled)
         self._parts[filters, compiled] = parts  # the last one
-        while len(self._parts) > _KEPT:
+        if (other := self._parts.pop((filters, not compiled), None)) is not None:
+            self._parts[filters, not compiled] = other  # of the same kind
+        while len({kind for kind, _ in self._parts}) > _KEPT:
             old = next(kind for kind, _ in self._parts if kind != filters)
             self._parts.pop((old, False), None)
             self._parts.pop((old, True), None)

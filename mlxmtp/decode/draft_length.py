@@ -140,11 +140,11 @@ class DraftLength:
         for length in {one for one in (*GIVEN, *checked) if 0 < one <= most}:
             cost = self._given_cost(length)
             price = self._price if checked and length not in checked else 0.0
-            times[length, False] = left * cost / (min(length, len(forced)) + 1) + price
+            times[length, False] = left * cost / min(min(length, len(forced)) + 1, left) + price
         for length in {k} if self.fixed is not None or not traced else set(self.lengths).intersection(traced):
             if len(forced) < length <= min(self.limit, most):
                 gained = len(forced) + tokens[length - len(forced)]
-                times[length, True] = left * self._drafted_cost(length) / gained
+                times[length, True] = left * self._drafted_cost(length) / min(gained, left)
         length, drafting = min(times, key=times.__getitem__)
         return length, forced if drafting else (forced + forced[-1:] * length)[:length]
 

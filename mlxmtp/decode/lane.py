@@ -85,6 +85,7 @@ class Lane:
         self._ended = 0.0
         self.seconds = 0.0  # that a round takes, of late; 0 before one was timed
         self._half_empty = 0  # rounds for which so few texts have been here
+        self._last = 1  # slots of the last round
         self.acceptance = Acceptance(MAX_DRAFT).kinds  # of the texts so far, for those that join
         self._empty()
 
@@ -229,7 +230,7 @@ class Lane:
 
     def _dispatch(self) -> _Sent:
         streams, slots = list(self._streams), len(self._streams)
-        here = self.streams
+        here, self._last = self.streams, slots
         self._refresh()
         ahead = sum(one.k + 1 for one in self._sent)
         self._cache.reserve(max(len(one.tokens) for one in here) + ahead + MAX_DRAFT)
@@ -285,8 +286,8 @@ class Lane:
 
     @property
     def depth(self) -> DraftLength:
-        """The choice of draft lengths for as many texts as are here."""
-        return self._depth(max(len(self._streams), 1))
+        """The choice of draft lengths for as many texts as are here, or were in the last round."""
+        return self._depth(len(self._streams) or self._last)
 
     def _depth(self, slots: int) -> DraftLength:
         if slots not in self._depths:
@@ -325,7 +326,9 @@ class _Together(Acceptance):
         """Return the same as of one kind."""
         each = [stream.expected(MAX_DRAFT if most is None else most) for stream in self._lane.streams]
         if not each:
-            return super().by_kind(most)
+            usual = Acceptance(MAX_DRAFT)
+            usual.start_from(self._lane.acceptance)
+            return [(1.0, usual.tokens(most))]
         return [(1.0, [sum(of_length) / len(each) for of_length in zip(*each, strict=True)])]
 
     def observe(self, drafted: int, accepted: int) -> None:

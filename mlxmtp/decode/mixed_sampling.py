@@ -43,7 +43,7 @@ def choices(samplings: Sequence[Sampling]) -> Choices:
         (
             1 / temp if temp else 1.0,
             top_p if top_p < 1 else math.inf,
-            top_k or math.inf,
+            float(top_k) or math.inf,
             math.log(min_p) if min_p else -math.inf,
         )
         for temp, top_p, top_k, min_p in (one.filters for one in samplings)

@@ -50,7 +50,7 @@ class _Writable:
         if self._left < 0 or depth > _DEEPEST:
             raise UsageError(f"{self._path} is too large: {_LARGEST} schemas and {_DEEPEST} levels at most.")
         schema, inside = resolved(schema, self._root, inside)
-        branch, others, inside = self._branch(schema, inside)
+        branch, others, through, led = self._branch(schema, inside)
         merged = _joined(schema, branch)
         kind, nullable = _type_of(merged)
         found: dict[str, Any] = {"type": kind}
@@ -59,10 +59,12 @@ class _Writable:
         if kind == "object":
             properties = merged.get("properties")
             if isinstance(properties, dict):
-                found["properties"] = {key: self.of(value, depth + 1, inside) for key, value in properties.items()}
+                found["properties"] = {
+                    key: self.of(value, depth + 1, led.get(id(value), inside)) for key, value in properties.items()
+                }
             found["required"] = [name for name in _list(merged, "required") if isinstance(name, str)]
         if kind == "array":
-            found["items"] = self.of(merged.get("items"), depth + 1, inside)
+            found["items"] = self.of(merged.get("items"), depth + 1, through)
         values = merged.get("enum", [merged["const"]] if "const" in merged else None)
         if isinstance(values, list) and kind in ("string", "integer"):
             wanted = str if kind == "string" else int
@@ -74,16 +76,17 @@ class _Writable:
 
     def _branch(
         self, schema: Mapping[str, Any], inside: frozenset[str]
-    ) -> tuple[dict[str, Any], list[dict[str, Any]], frozenset[str]]:
-        """Return the branch of anyOf, oneOf or allOf that stands for the schema, the others, and what led to it."""
-        joint: dict[str, Any] = {}
-        led = inside
-        for part in _list(schema, "allOf"):
-            found, led = resolved(part, self._root, led)
-            joint = _joined(joint, found)
+    ) -> tuple[dict[str, Any], list[dict[str, Any]], frozenset[str], dict[int, frozenset[str]]]:
+        """Return the branch of anyOf, oneOf or allOf that stands for the schema, the others, what led to it, and what
+        led to each of its properties, by `id`."""
+        joint, through, led = dict[str, Any](), inside, dict[int, frozenset[str]]()
         options = [resolved(one, self._root, inside) for one in _list(schema, "anyOf") or _list(schema, "oneOf")]
-        first, through = next((one for one in options if one[0].get("type") != "null"), ({}, led))
-        return _joined(joint, first), [one for one, _ in options if one is not first], led | through
+        first = next((one for one in options if one[0].get("type") != "null"), ({}, inside))
+        for found, way in [*(resolved(part, self._root, inside) for part in _list(schema, "allOf")), first]:
+            joint, through = _joined(joint, found), through | way
+            if isinstance(properties := found.get("properties"), dict):
+                led |= {id(one): way for one in properties.values()}
+        return joint, [one for one, _ in options if one is not first[0]], through, led
 
 
 def _joined(schema: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -219,7 +219,10 @@ class Streams:
                 return
             if (seat.alone or len(self._running) == 1) and self._solo is None:
                 self._waiting.remove(seat)
-                self._solo = self._begin_solo(seat)
+                try:
+                    self._solo = self._begin_solo(seat)
+                except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
+                    seat.end(error)
             elif not seat.alone and self._reading is None:
                 if self._seats and not self._fits(self._lane_of(seat), _rows(seat), 1):
                     return  # until another has left

@@ -27,8 +27,11 @@ class Page:
     picture: bytes = b""
 
 
-def read_pages(data: bytes, name: str) -> list[Page]:
-    """Return the pages of a PDF. Raises UsageError where it is damaged, encrypted, or nothing here reads it."""
+def read_pages(data: bytes, name: str, most: int = MOST_PICTURES) -> list[Page]:
+    """Return the pages of a PDF, `most` of them without text.
+
+    Raises UsageError where it has more, is damaged or encrypted, or nothing here reads it.
+    """
     try:
         import pypdfium2
     except ImportError:
@@ -40,7 +43,7 @@ def read_pages(data: bytes, name: str) -> list[Page]:
         with _READING:
             document = pypdfium2.PdfDocument(data)
             try:
-                pages = _read(document, name)
+                pages = _read(document, name, most)
             finally:
                 document.close()
     except (pypdfium2.PdfiumError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError) as error:
@@ -54,13 +57,11 @@ def read_pages(data: bytes, name: str) -> list[Page]:
     return pages
 
 
-def _read(document: Any, name: str) -> list[Page]:
+def _read(document: Any, name: str, most: int) -> list[Page]:
     """Return all pages. Pictures take seconds and memory, so none is rendered before it is known how many there are."""
     texts = [_text(document, i) for i in range(len(document))]
-    if (count := sum(not text for text in texts)) > MOST_PICTURES:
-        raise UsageError(
-            f"{name} has {count} pages without text, and at most {MOST_PICTURES} are seen: give a part of it."
-        )
+    if (count := sum(not text for text in texts)) > most:
+        raise UsageError(f"{name} has {count} pages without text, and at most {most} are seen: give a part of it.")
     return [Page(i + 1, text, b"" if text else _picture(document, i)) for i, text in enumerate(texts)]
 
 

@@ -2,8 +2,10 @@
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -23,6 +25,8 @@ until `read_all`.
 
 MOST_MEDIA = 100
 """Pictures and sounds of a request."""
+_SECONDS = 60.0
+"""Until the last file of a request must have begun to be read."""
 _TEXTS = ("text",)
 _READ: dict[Kind, tuple[str, str]] = {
     "image": ("image", "JPEG, PNG, WebP or GIF"),
@@ -42,10 +46,13 @@ class Unread:
     url: str = ""
     pdf: bytes = b""
 
-    def read(self, *, fetches: bool) -> list[str | Part]:
-        """Return its texts and pictures. Raises Refused for what cannot be had, or if nothing is to be fetched."""
+    def read(self, *, fetches: bool, most: int = MOST_MEDIA) -> list[str | Part]:
+        """Return its texts and pictures, at most so many of these.
+
+        Raises Refused for what cannot be had, or if nothing is to be fetched.
+        """
         if not self.url:
-            return self._pages(self.pdf)
+            return self._pages(self.pdf, most)
         if not fetches:
             raise Refused(
                 f"{self.path}: nothing is fetched from an address here (who runs the server can allow it, with "
@@ -54,12 +61,12 @@ class Unread:
                 code="unsupported_parameter",
             )
         data = fetch(self.url, self.path)
-        return self._pages(data) if data.startswith(MARK) else [_part(_file(data, self.path, "image", "audio"))]
+        return self._pages(data, most) if data.startswith(MARK) else [_part(_file(data, self.path, "image", "audio"))]
 
-    def _pages(self, data: bytes) -> list[str | Part]:
+    def _pages(self, data: bytes, most: int) -> list[str | Part]:
         name = self.name or "document.pdf"
         try:
-            pages = read_pages(data, name)
+            pages = read_pages(data, name, most)
         except UsageError as error:
             raise Refused(f"{self.path}: {error}", self.path) from error
         found: list[str | Part] = []
@@ -71,38 +78,55 @@ class Unread:
         return found
 
 
-def read_all(messages: Sequence[Mapping[str, Any]], *, fetches: bool) -> list[dict[str, Any]]:
-    """Return messages with the content of what was still to be read; it may take a while. Raises Refused."""
-    return [
-        {**one, "content": _all_read(content, fetches=fetches)}
-        if isinstance(content := one.get("content"), list)
-        else dict(one)
-        for one in messages
-    ]
+def read_all(
+    messages: Sequence[Mapping[str, Any]], *, fetches: bool, over: Event | None = None
+) -> list[dict[str, Any]]:
+    """Return messages with the content of what was still to be read; it may take a while.
+
+    `over` ends it before the next file: nobody wants them any more. Raises Refused.
+    """
+    end, found = time.monotonic() + _SECONDS, []
+    left = MOST_MEDIA - sum(part["type"] not in ("text", _UNREAD) for part in _parts_of(messages))
+    for one in messages:
+        if not isinstance(content := one.get("content"), list):
+            found.append(dict(one))
+            continue
+        parts: list[str | Part] = []
+        for part in content:
+            if part["type"] == _UNREAD:
+                if time.monotonic() > end or (over is not None and over.is_set()):
+                    raise Refused(f"The files took longer than {_SECONDS:.0f} seconds: send fewer.", "messages")
+                read = _read(part, fetches=fetches, most=left)
+                left -= sum(not isinstance(each, str) for each in read)
+                parts += read
+            else:
+                parts.append(part["text"] if part["type"] == "text" else part)
+        found.append({**one, "content": in_order(parts)})
+    return found
 
 
 def files_in(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Return how many pictures, sounds and documents the messages name, those at addresses included."""
-    contents = (one["content"] for one in messages if isinstance(one.get("content"), list))
-    return sum(part["type"] != "text" for content in contents for part in content)
+    """Return how many pictures and sounds the messages name, files at addresses included; not PDFs, of which some have
+    none."""
+    return sum(
+        part["type"] != "text" and not (part["type"] == _UNREAD and part[_UNREAD].pdf) for part in _parts_of(messages)
+    )
 
 
 def has_unread(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return True if `read_all` has something to do."""
-    contents = (one["content"] for one in messages if isinstance(one.get("content"), list))
-    return any(part["type"] == _UNREAD for content in contents for part in content)
+    return any(part["type"] == _UNREAD for part in _parts_of(messages))
 
 
-def _all_read(content: Sequence[Part], *, fetches: bool) -> Content:
-    found: list[str | Part] = []
-    for part in content:
-        if part["type"] == _UNREAD:
-            read = part[_UNREAD].read(fetches=fetches)
-            more = {key: value for key, value in part.items() if key not in ("type", _UNREAD)}
-            found += [one if isinstance(one, str) else {**one, **more} for one in read]
-        else:
-            found.append(part["text"] if part["type"] == "text" else part)
-    return in_order(found)
+def _parts_of(messages: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
+    return (part for one in messages if isinstance(one.get("content"), list) for part in one["content"])
+
+
+def _read(part: Part, *, fetches: bool, most: int) -> list[str | Part]:
+    """Return what a part was to be read for, with what the part says of its pictures."""
+    more = {key: value for key, value in part.items() if key not in ("type", _UNREAD)}
+    read = part[_UNREAD].read(fetches=fetches, most=most)
+    return [one if isinstance(one, str) else {**one, **more} for one in read]
 
 
 def content_of(fields: Fields, name: str = "content", kinds: Sequence[str] = _TEXTS) -> Content:

@@ -3,7 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from threading import Event, Thread
 from typing import Any
 
 from mlxmtp.app.open import OpenModel
@@ -65,8 +67,7 @@ class Service:
             tokenizer = await asyncio.wrap_future(served.tokenizer)
             if has_unread(request.messages):
                 _require_few(files_in(request.messages))
-                messages = await asyncio.to_thread(read_all, request.messages, fetches=self._fetches)
-                request = replace(request, messages=messages)
+                request = replace(request, messages=await self._read(request))
             if media_in(request.messages):
                 request = await asyncio.to_thread(self._with_media, served, request)
             ids, places, constraint = await asyncio.to_thread(self._written_out, served.name, tokenizer, request)
@@ -78,6 +79,24 @@ class Service:
         except ValueError as error:
             raise Refused(f"{error}.") from error
         return Prepared(served, request, ids, places, media_in(request.messages), params)
+
+    async def _read(self, request: AnswerRequest) -> list[dict[str, Any]]:
+        """Return the messages with their files, in a thread of their own: files may keep one waiting for a minute, and
+        a server that ends waits for none of them."""
+        over, found = Event(), Future[list[dict[str, Any]]]()
+
+        def read() -> None:
+            try:
+                found.set_result(read_all(request.messages, fetches=self._fetches, over=over))
+            except BaseException as error:  # noqa: BLE001  (raised again where it is awaited)
+                found.set_exception(error)
+
+        found.set_running_or_notify_cancel()
+        Thread(target=read, daemon=True).start()
+        try:
+            return await asyncio.wrap_future(found)
+        finally:
+            over.set()
 
     async def load(self, name: str) -> Served:
         """Return the model of that name once it is in memory, which is when its turn has come. Raises Refused."""

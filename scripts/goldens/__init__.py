@@ -1,1 +1,1 @@
-"""Parts of ``make_goldens.py``: tiny Gemma 4 pairs and what the reference implementation computes from them."""
+"""Tiny Gemma 4 pairs and what the reference implementation computes from them."""

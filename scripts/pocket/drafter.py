@@ -20,14 +20,8 @@ from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.network import Drafter, Target
 from scripts.pocket.senses.soft import TrainedSenses
 from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER, Scale
-from scripts.pocket.train import load_module
 
 STEPS = 5
-
-
-def load_target(path: Path) -> Target:
-    """The target with the weights of a training checkpoint, frozen."""
-    return load_module(Target(), path)
 
 
 @torch.no_grad()
@@ -85,7 +79,7 @@ class DrafterJob:
 
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         torch.manual_seed(seed)
-        self._target = load_target(folder / "target.pt")
+        self._target = start.trained(Target(), folder, "target")
         self.module = _begun(folder, self._target)
         senses = TrainedSenses(folder)
         generator = start.generator(folder, seed + 1, senses.clips)

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scripts.pocket import start
-from scripts.pocket.drafter import load_target
 from scripts.pocket.layout import (
     AUDIO,
     AUDIO_CLOSE,
@@ -26,7 +25,7 @@ from scripts.pocket.layout import (
     TOOL_RESPONSE,
     TURN_END,
 )  # fmt: skip
-from scripts.pocket.network import Drafter
+from scripts.pocket.network import Drafter, Target
 from scripts.pocket.senses.hearing import Hearing
 from scripts.pocket.senses.vision import Clippable, Vision
 from scripts.pocket.sizes import (
@@ -48,7 +47,7 @@ _TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 
 def publish(work: Path, assets: Path) -> None:
     """Write assets/{target,drafter} from the checkpoints in `work`, what is not trained there from `start`."""
-    target = load_target(work / "target.pt")
+    target = start.trained(Target(), work, "target")
     folder = assets / "target"
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _tensors(target, "model.language_model.")

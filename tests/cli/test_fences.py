@@ -35,6 +35,7 @@ def first(text: str, size: int) -> str | None:
         ("```py\nx\n    ```sh\n    a\n\t```\ny\n```\n```sh\nz\n", "x\n    ```sh\n    a\n\t```\ny\n"),
         ("```py\nx\n   ```\ny\n", "x\n"),
         ("- Step:\n\n      ```sh\n      ls\n      ```\n", "ls\n"),
+        ("- two:\n\n\t\t```sh\n\t\tls\n\t\t```\n\nThen:\n\nrm x\n", "\t\tls\n"),
         ("no block, only `code`", None),
         ("```inline``` is none", None),
         ("", None),

@@ -68,12 +68,13 @@ def test_ask_calls_what_is_allowed_and_only_the_answer_is_on_stdout(program: Pro
 
 def test_what_a_function_prints_is_not_on_stdout(program: Program) -> None:
     (program.home / "loud.py").write_text(
-        'print("imported")\ndef count(word: str) -> int:\n    print("called")\n    return len(word)\n'
+        "import os\n"
+        'print("imported")\ndef count(word: str) -> int:\n    print("called")\n    os.system("echo child")\n    return len(word)\n'
     )
     program.answers = [call('count{word:"seven"}') + END, ANSWER]
     done = program.run("ask", "--functions", "loud.py", "--allow", "loud/count", "Count it")
     assert (done.returncode, done.stdout) == (0, b"That is all.\n"), done.stderr
-    assert done.stderr.count(b"imported\n") == done.stderr.count(b"called\n") == 1
+    assert all(done.stderr.count(one) == 1 for one in (b"imported\n", b"called\n", b"child\n"))
 
 
 def test_programs_read_of_calls_and_texts_around_them_stand_apart(program: Program) -> None:

@@ -222,14 +222,14 @@ def test_the_drafter_goes_on_behind_forced_tokens():
     def allows(text, token):
         return len(text) % 3 == 0 or token == (7 * len(text) + text[-1]) % 128
 
-    plain = decode(decoder("e2b"), prompt("e2b"), 24, constraint=Language(allows))
+    plain = decode(decoder("e2b"), prompt("e2b"), 28, constraint=Language(allows))
     engine = decoder("e2b", Oracle(prompt("e2b") + plain, 128), in_flight=0)
     for _ in range(30):  # it is known to be right
         engine.depth.observe(8, 8, 0.02)
     language = Language(allows)
-    rounds = list(engine.rounds(prompt("e2b"), num_draft_tokens=8, constraint=language, max_tokens=25))
-    assert tokens(rounds)[:24] == plain
-    assert [len(one.tokens) for one in rounds] == [1, 9, 9, 6]
+    rounds = list(engine.rounds(prompt("e2b"), num_draft_tokens=8, constraint=language, max_tokens=28))
+    assert tokens(rounds) == plain
+    assert [len(one.tokens) for one in rounds] == [1, 9, 9, 9]
 
 
 @pytest.mark.parametrize("in_flight", [0, 1])
@@ -252,6 +252,7 @@ def test_forced_drafts_have_the_length_that_earns_most():
     assert depth.beside_forced(run, 0, 99, 15, (0,), every) == (15, run)
     # Filled up, as long as another trace would cost more than it saves; one answer is too short for it.
     assert depth.beside_forced(run[:2], 0, 6, 15, (0,), (0, 3)) == (3, [100, 101, 101])
+    assert depth.beside_forced(run, 0, 1, 15, {0}, every) == (0, [])  # there is room for one token
     depth = DraftLength()
     for _ in range(30):
         depth.observe(8, 8, 0.02)

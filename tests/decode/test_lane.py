@@ -30,6 +30,7 @@ SAMPLINGS = (
     Sampling(temp=1.3, min_p=0.05, seed=2**40 + 1),
     Sampling(temp=1.0, top_p=0.7, seed=5),
     Sampling(temp=1.5, seed=6),
+    Sampling(temp=1.0, top_k=2**64, seed=7),
 )
 ROOT = Path(__file__).parents[2]
 LENGTH = 16  # tokens of a text
@@ -79,7 +80,7 @@ def check(family: str, length: int, stream: Stream) -> None:
 )
 def test_texts_of_all_settings_side_by_side(family, compiled):
     lane = Lane(rounds(family, compiled), in_flight=0)
-    lengths = [5, 17, 80, 90, 33]
+    lengths = [5, 17, 80, 90, 33, 41]
     streams = [join(lane, family, n, s) for n, s in zip(lengths, SAMPLINGS, strict=True)]
     while any(not stream.over for stream in streams):
         lane.step()
@@ -99,6 +100,20 @@ def test_a_text_that_leaves_late_keeps_what_others_have_taught():
     assert taught != late.acceptance.kinds
     lane.leave(late)
     assert lane.acceptance == taught
+
+
+def test_the_choice_of_draft_lengths_that_made_the_last_answer_is_the_one_that_is_told():
+    lane = Lane(rounds("e2b"), in_flight=0)
+    streams = [join(lane, "e2b", n, Sampling()) for n in (5, 17)]
+    while any(not stream.over for stream in streams):
+        lane.step()
+    depth = lane.depth
+    for stream in streams:
+        for _ in range(30):
+            stream.acceptance.observe(8, 8)
+        lane.leave(stream)
+    assert lane.depth is depth
+    assert (depth.accepted() or 0) > 0.5
 
 
 ACTION = st.tuples(

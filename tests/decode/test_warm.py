@@ -74,6 +74,26 @@ def test_traces_of_many_temperatures_do_not_pile_up():
     rounds.close()
 
 
+def test_kinds_whose_first_rounds_were_not_compiled_do_not_push_out_the_one_in_use():
+    class Late(Rounds):
+        """Their kernels are there when a kind is used again."""
+
+        def built(self, k, filters):
+            seen = filters in self.seen
+            self.seen.add(filters)
+            return seen
+
+    rounds = Late(target("e2b"), drafter("e2b"), "background")
+    rounds.seen = set()
+    kinds = [Sampling(temp=1 + at / 100).filters for at in range(40)]
+    for kind in kinds:
+        for used in (kind, kind, kinds[0]):
+            rounds.get(2, used, 256)
+        assert rounds.traced(kinds[0], 256) == {2}
+    assert len(rounds._parts) < 40
+    rounds.close()
+
+
 @pytest.mark.slow
 def test_a_process_that_ends_waits_for_one_kernel_at_most(tmp_path):
     """A round needs some forty runs of the compiler, which is found through PATH until the process ends."""

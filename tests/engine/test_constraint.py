@@ -301,6 +301,24 @@ def test_a_branch_adds_to_the_properties_of_a_declaration(key):
     assert found["properties"]["a"] == {"type": "string"}
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"friend": {"$ref": "#/$defs/Pet"}}, "allOf": [{"$ref": "#/$defs/Pet"}]},
+        {"allOf": [{"$ref": "#/$defs/Pet"}, {"properties": {"friend": {"$ref": "#/$defs/Pet"}}}]},
+        {"allOf": [{"$ref": "#/$defs/Loop"}, {"$ref": "#/$defs/Friendly"}]},
+    ],
+)
+def test_a_property_may_have_the_type_that_its_schema_extends(schema):
+    pet = {"type": "object", "properties": {"name": {"type": "string"}}}
+    friendly = {"properties": {"friend": {"$ref": "#/$defs/Pet"}}}
+    loop = {"properties": {"next": {"$ref": "#/$defs/Loop"}}}
+    schema = {**schema, "required": ["friend"], "$defs": {"Pet": pet, "Friendly": friendly, "Loop": loop}}
+    found = declaration("f", "", schema, "")["function"]["parameters"]
+    assert found["properties"]["friend"] == pet
+    assert found["required"] == ["friend"]
+
+
 @pytest.mark.parametrize("bias", [{}, {48: 50.0}], ids=["free", "wants to call"])
 def test_with_tools_an_answer_is_calls_or_has_the_form(caller, bias):
     tool = declaration("f", "", {"properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"]}, "")

@@ -152,6 +152,11 @@ class Running:
                 assert lines.get("event", found[-1].get("type")) == found[-1].get("type")
         return found
 
+    def ended(self, seconds: float) -> bool:
+        """Return whether the server ends within that time."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def stop(self) -> None:
         self.server.stop()
         self._thread.join(60)

@@ -9,20 +9,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from mlxmtp.media.pdf import Page
 from mlxmtp.serve import fetching
-from mlxmtp.serve.contents import content_of, has_unread, read_all
+from mlxmtp.serve.contents import content_of, files_in, has_unread, read_all
 from mlxmtp.serve.fetching import fetch
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.server import Options, options_of
 from mlxmtp.settings import Settings
 from tests.media.test_documents import WORDS, pdf_of
 from tests.media_golden import pictures
-from tests.serve.running import Json, running
+from tests.serve.running import Json, Running, running
 
 
 def png(number: int) -> bytes:
@@ -198,6 +200,58 @@ def test_too_many_addresses_are_refused_before_the_first_is_fetched(
         answer = server.post("/v1/chat/completions", messages=asked)
     assert (answer["http"], fetched) == (400, [])
     assert "101 images" in answer["error"]["message"]
+
+
+class Client(threading.Thread):
+    """Asks, and may be left alone."""
+
+    def __init__(self, server: Running, body: Json) -> None:
+        super().__init__(daemon=True)
+        self._server, self._body = server, body
+
+    def run(self) -> None:
+        with suppress(OSError, HTTPException, ValueError):
+            self._server.post("/v1/chat/completions", **self._body)
+
+
+def test_a_server_that_ends_waits_for_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    asked, comes = threading.Event(), threading.Event()
+
+    def fetch(url: str, _: str) -> bytes:
+        fetched.append(url)
+        asked.set()
+        assert comes.wait(60)
+        return TALL
+
+    monkeypatch.setattr("mlxmtp.serve.contents.fetch", fetch)
+    parts = [{"type": "image_url", "image_url": {"url": "http://example.org/tall.png"}}] * 4
+    with running(tmp_path, Options(port=0, fetches=True)) as server:
+        body = {"messages": [{"role": "user", "content": parts}]}
+        client = Client(server, body)
+        client.start()
+        assert asked.wait(30)
+        for _ in range(3):  # it would wait for a client otherwise
+            server.server.stop()
+        assert server.ended(30)
+    client.join(30)
+    comes.set()
+    assert len(fetched) == 1
+
+
+def test_pages_of_several_documents_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+
+    def read(_: bytes, __: str, most: int) -> list[Page]:
+        limits.append(most)
+        return [Page(1, "", TALL)] * 60
+
+    monkeypatch.setattr("mlxmtp.serve.contents.read_pages", read)
+    part = {"type": "file", "file": {"file_data": in_base64(PDF)}}
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{in_base64(TALL)}"}}
+    read_all([*content(part, picture), *content(part)], fetches=False)
+    assert limits == [99, 39]
+    assert files_in(content(part, picture, part)) == 1
 
 
 def in_base64(data: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Context, Option
@@ -75,7 +75,7 @@ def ask(
     if continue_ and resume is not None:
         raise UsageError("-c continues the latest session and -r another: take one.")
     loaded, out = begin(ctx)
-    with redirect_stdout(sys.stderr) if loaded.settings.functions else nullcontext():  # what these print is no answer
+    with out.alone() if loaded.settings.functions else nullcontext():  # what these print is no answer
         asking = _question(ctx, out, file or [], prompt or [], no_stdin=no_stdin)  # first: a pipe may write the session
         loaded, conversation = conversation_for(loaded, out, latest=continue_, resume=resume, save=save)
         opener = opener_of(loaded, out)

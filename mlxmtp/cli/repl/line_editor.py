@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -113,7 +114,11 @@ class LineEditor(Reader):
         """Write above the line. `run_in_terminal` would give echo and line mode back, in which an Enter is lost."""
         app = self._session.app
         app.renderer.erase()
-        write()
+        asleep = signal.set_wakeup_fd(-1)  # a Ctrl+C that ends what is written here is none for the line
+        try:
+            write()
+        finally:
+            signal.set_wakeup_fd(asleep)
         sys.stdout.flush()
         app.renderer.reset()
         app.invalidate()

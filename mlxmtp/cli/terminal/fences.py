@@ -21,7 +21,7 @@ class FirstFence:
         self._partial = self._fence = ""
         self._quote = re.compile("")  # marks of the quotation it stands in, before each line
         self._lines: list[str] = []
-        self._indent = self._depth = 0  # blanks before the block; blocks inside it that are open
+        self._indent = self._columns = self._depth = 0  # blanks before the block, and their width; blocks open inside it
         self._first_end: int | None = None  # lines before the first end of one inside
 
     def feed(self, text: str) -> None:
@@ -44,6 +44,7 @@ class FirstFence:
         if not self._fence:
             if opening:
                 self.opening, self._fence, self._indent = line, opening["fence"], len(opening["indent"])
+                self._columns = len(opening["indent"].expandtabs(4))
                 self._quote = re.compile(_QUOTE * opening["quotes"].count(">"))
             return
         quote = self._quote.match(line)
@@ -66,7 +67,7 @@ class FirstFence:
     def _is_within(self, line: str) -> bool:
         """Return whether a fence in this line may be one: indented by 4 columns more, as in a docstring, it is code."""
         columns = line.expandtabs(4)
-        return len(columns) - len(columns.lstrip(" ")) < self._indent + 4
+        return len(columns) - len(columns.lstrip(" ")) < self._columns + 4
 
     def _close(self) -> None:
         while self._lines and not self._lines[-1].strip():

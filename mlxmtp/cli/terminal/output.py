@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper, UnsupportedOperation
 from typing import Self, TextIO
@@ -52,6 +52,26 @@ class Output:
                 with suppress(OSError):  # of a full disk, for what waits in it
                     stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
         return cls(sys.stdout, sys.stderr, look)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Leave stdout to what is written here: what else this process and its children print goes to stderr."""
+        with redirect_stdout(sys.stderr):
+            try:
+                number = -1 if self._stdout is None else self._stdout.fileno()
+                kept = os.dup(number)
+                os.dup2(2, number)
+            except (OSError, ValueError):  # no descriptor, or a closed one: nothing of a child arrives there
+                yield
+                return
+            before = self._stdout
+            assert before is not None
+            with open(kept, "w", encoding=before.encoding, errors=before.errors) as self._stdout:  # noqa: PTH123
+                try:
+                    yield
+                finally:
+                    os.dup2(kept, number)
+                    self._stdout = before
 
     @property
     def terminal(self) -> bool:

@@ -71,12 +71,19 @@ class Raw(Presenter):
     def __init__(self, out: Output) -> None:
         self._out = out
         self._newlines = ""  # may be the last ones
+        self._in_line = False
 
     def text(self, text: str) -> None:
         text = self._newlines + text
         shown = text.rstrip("\n")
         self._newlines = text[len(shown) :]
         self._out.write(shown)
+        self._in_line = self._in_line or bool(shown)
+
+    def call(self, call: ToolCall) -> None:
+        if self._out.terminal and self._in_line:  # what is said about the call begins a row
+            self._out.write("\n")
+            self._newlines, self._in_line = "", False
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
         self._out.write("\n")
