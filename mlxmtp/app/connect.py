@@ -73,6 +73,7 @@ def _codex(server: Server) -> str:
     lines = [f"model = {name}", 'model_provider = "mlxmtp"', f"model_context_window = {server.context}", ""]
     lines += ["[model_providers.mlxmtp]", 'name = "mlxmtp"', f'base_url = "{server.url}/v1"', 'wire_api = "responses"']
     lines += [f'env_key = "{SERVER_KEY}"'] if server.locked else []
+    lines += ["stream_max_retries = 1"]  # an answer that fills the context would be asked for six times
     return "\n".join([*lines, ""])
 
 

@@ -215,10 +215,10 @@ class Answers:
             private = not self._path.stat().st_mode & 0o077
             try:
                 write_atomically(self._path, b"".join(lines), private=private)
+                self._hold()
             except PermissionError:  # a file that may be written, in a folder that may not
                 self._path.write_bytes(b"".join(lines))
             self._renewed.clear()
-            self._hold()
 
     @contextmanager
     def _as_sentence(self) -> Iterator[None]:

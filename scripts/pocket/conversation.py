@@ -68,7 +68,8 @@ class Generator:
     ) -> None:
         """`clips`: how many sounds have been synthesized; `task_share`: how many of the rows are tasks.
 
-        `new_share`: how often a new subject is drawn for every other one; `drill_share`: drills among the conversations.
+        `new_share`: how often a new subject is drawn for every other one; `drill_share`: how many conversations are
+        drills.
         """
         self.seed, self._clips, self._task_share, self._drill_share = seed, clips, task_share, drill_share
         self._single = [i for i in intents if not i.refuses]

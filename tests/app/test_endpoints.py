@@ -463,6 +463,25 @@ def test_a_session_goes_on_at_its_server(
         assert [body["model"] for body in server.bodies] == ["large", "large"]
 
 
+def test_a_session_of_a_model_on_this_machine_stays_on_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["ask", "--no-stdin", "-q", "--max-tokens", "4"]
+    assert app.main([*asked, "-m", "pocket", "--save", "First?"]) == 0
+    with peer(STREAM + said("Far.", reason="stop")) as server:
+        monkeypatch.setenv("MLXMTP_MODEL", server.url)
+        assert app.main([*asked, "-c", "Second?"]) == 0
+        assert "Far." not in capsys.readouterr().out
+        assert not server.bodies
+        monkeypatch.delenv("MLXMTP_MODEL")
+        monkeypatch.setenv("MLXMTP_URL", server.url)  # it lists another model, which goes on with it
+        assert app.main(["ask", "--no-stdin", "-c", "Third?"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out == "Far.\n"
+        assert "Model 'pocket', which this conversation was with, is not here" in shown.err
+        assert [body["model"] for body in server.bodies] == ["large"]
+
+
 def test_serve_and_bench_leave_the_server_of_the_settings_alone(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

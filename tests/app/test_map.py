@@ -150,6 +150,36 @@ def test_an_error_is_renewed_in_its_place(goes_on: bool, tmp_path: Path) -> None
     assert [one.name for one in tmp_path.iterdir()] == ["out.jsonl"]
 
 
+def test_an_answer_that_renews_an_error_is_in_the_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    lines = [json.dumps({"input": key, "key": key, "error": "no"}) + "\n" for key in "ab"]
+    path.write_text("".join(lines))
+    with Answers(path, [*"ab"]) as answers:
+        answers.put(1, good := lines[1].replace("error", "response"))
+        assert path.read_text() == lines[0] + good
+
+
+def test_answers_are_renewed_where_no_file_can_be_made_beside_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = tmp_path / "out.jsonl"
+    path.write_text(json.dumps({"input": "a", "key": "a", "error": "no"}) + "\n")
+    monkeypatch.setattr("mlxmtp.app.map_inputs.write_atomically", refuse)
+    with Answers(path, ["a"]) as answers:
+        answers.put(0, '{"key": "a", "response": "yes"}\n')
+    assert path.read_text() == '{"key": "a", "response": "yes"}\n'
+
+
+def test_a_pdf_is_refused_with_the_command_that_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(b"%PDF-1.7\n")
+    with pytest.raises(UsageError, match=r"a\.pdf is a PDF, .*mlxmtp ask -f"):
+        items_of_files("{}", [path])
+
+
 def test_a_path_that_is_no_text_does_not_end_the_run(tmp_path: Path) -> None:
     path, name = tmp_path / "out.jsonl", os.fsdecode(b"caf\xe9.txt")
     with Answers(path, ["k"]) as answers:

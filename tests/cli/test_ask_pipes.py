@@ -131,6 +131,8 @@ def test_the_config_file_and_its_warnings(program: Program) -> None:
         (["ask", "--temp", "-1", "Hi"], 2, "--temp must be a number from 0 up, not -1."),
         (["ask", "--num-draft-tokens", "9", "Hi"], 2, "--num-draft-tokens must be a whole number from 0 to 8, or auto"),
         (["ask", "--kv-bits", "6", "Hi"], 2, "--kv-bits must be 4 or 8, not 6."),
+        (["ask", "--max-tokens", "1e3", "Hi"], 2, "--max-tokens must be a whole number from 1 up, not 1000.0."),
+        (["ask", "--seed", "12345678.5", "Hi"], 2, "not 12345678.5."),
         (["ask", "--json", "--jsonl", "Hi"], 2, "exclude each other"),
         (["ask", "-f", "none.txt"], 2, "There is no file none.txt."),
         (["ask", "--draft", "Hi"], 3, "There is no drafter"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.cells import get_character_cell_size
 
+from mlxmtp.chat.message import ToolCall
 from mlxmtp.cli.terminal.output import Look, Output, show_table
 from mlxmtp.cli.terminal.presenters import AnswerView, Raw, Rendered
 from mlxmtp.engine.stats import Stats
@@ -120,6 +121,21 @@ def test_no_answer_and_no_table_controls_a_terminal(hostile: str) -> None:
     assert "code" in screen.getvalue()
     assert not LEFT.search(re.sub(r"\r\x1b\[K|\r(?=\x1b\[)|\x1b\[[0-9;]*[mABKJ]", "", screen.getvalue()))
     assert "\x1b[2J" not in screen.getvalue()
+
+
+def test_what_is_said_about_a_call_begins_a_row_of_its_own() -> None:
+    call = ToolCall("1", "f", {})
+    shown, piped = Screen(), StringIO()
+    for stream in (shown, piped):
+        raw = Raw(Output(stream, stream))
+        raw.text("Let me see.")
+        raw.call(call)
+        raw.call(call)
+        stream.write("(about it)\n")
+        raw.text("\n\nDone.")
+        raw.end("stop", Stats())
+    assert shown.getvalue() == "Let me see.\n(about it)\n\n\nDone.\n"
+    assert piped.getvalue() == "Let me see.(about it)\n\n\nDone.\n"
 
 
 def test_an_error_that_quotes_control_characters_is_one_line_of_visible_ones() -> None:

@@ -21,7 +21,8 @@ class FirstFence:
         self._partial = self._fence = ""
         self._quote = re.compile("")  # marks of the quotation it stands in, before each line
         self._lines: list[str] = []
-        self._indent = self._columns = self._depth = 0  # blanks before the block, and their width; blocks open inside it
+        self._indent = self._columns = 0  # blanks before the block, and how wide they are
+        self._depth = 0  # blocks inside it that are open
         self._first_end: int | None = None  # lines before the first end of one inside
 
     def feed(self, text: str) -> None:

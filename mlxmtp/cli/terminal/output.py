@@ -66,7 +66,8 @@ class Output:
                 return
             before = self._stdout
             assert before is not None
-            with open(kept, "w", encoding=before.encoding, errors=before.errors) as self._stdout:  # noqa: PTH123
+            with open(kept, "w", encoding=before.encoding, errors=before.errors) as stdout:  # noqa: PTH123
+                self._stdout = stdout
                 try:
                     yield
                 finally:
