@@ -6,10 +6,12 @@ import os
 import pty
 import select
 import signal
+import sys
 import termios
 from collections.abc import Iterator
 from threading import Thread, Timer
 
+import pexpect
 import pytest
 
 from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard, Modes, TypedAhead
@@ -209,3 +211,36 @@ def test_ctrl_c_is_a_call_and_an_interrupt_again_afterwards() -> None:
     assert count == 1
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+EDITS = """
+import signal, sys, time
+from mlxmtp.cli.repl.line_editor import LineEditor
+from mlxmtp.cli.repl.completion import Sources
+from mlxmtp.cli.terminal.signals import interrupts
+
+came = []
+
+def wait():
+    print("waiting")
+    with interrupts(lambda: came.append(1)):
+        while not came:
+            time.sleep(0.01)
+    print("no longer")
+
+editor = LineEditor(None, Sources(), color=False)
+editor.on_picture = wait
+print("got", repr(editor.read().text))
+"""
+
+
+def test_ctrl_c_ends_what_a_key_waits_for_and_leaves_the_line() -> None:
+    child = pexpect.spawn(sys.executable, ["-c", EDITS], encoding="utf-8", timeout=60)
+    child.expect(">")
+    child.send("a long question\x16")
+    child.expect("waiting")
+    child.send("\x03")
+    child.expect("no longer")
+    child.send("\r")
+    child.expect("got 'a long question'")
+    child.expect(pexpect.EOF)

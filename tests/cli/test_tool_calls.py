@@ -67,10 +67,9 @@ def test_ask_calls_what_is_allowed_and_only_the_answer_is_on_stdout(program: Pro
 
 
 def test_what_a_function_prints_is_not_on_stdout(program: Program) -> None:
-    (program.home / "loud.py").write_text(
-        "import os\n"
-        'print("imported")\ndef count(word: str) -> int:\n    print("called")\n    os.system("echo child")\n    return len(word)\n'
-    )
+    lines = ["import os", 'print("imported")', "def count(word: str) -> int:", '    print("called")']
+    lines += ['    os.system("echo child")', "    return len(word)", ""]
+    (program.home / "loud.py").write_text("\n".join(lines))
     program.answers = [call('count{word:"seven"}') + END, ANSWER]
     done = program.run("ask", "--functions", "loud.py", "--allow", "loud/count", "Count it")
     assert (done.returncode, done.stdout) == (0, b"That is all.\n"), done.stderr
