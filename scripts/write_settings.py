@@ -26,7 +26,20 @@ HEAD = """\
 A flag wins over its environment variable, that over its key in the config file (`mlxmtp config path` names it); what
 nobody sets is the model's own choice (its `generation_config.json`) or the default. `mlxmtp config` shows what is set
 and by whom. Keys may be written with `-` or `_`; a switch is `true` or `false` there. `/set` changes a setting within
-`mlxmtp chat`.
+`mlxmtp chat`. Flags of one command alone stand in its `--help`.
+
+The config is in `~/.config/mlxmtp`, conversations (plain text), the history of `chat` and conversions are in
+`~/.local/share/mlxmtp`, caches of prompts in `~/.cache/mlxmtp`, downloaded models in the Hugging Face cache. XDG's
+variables move the first three, `$MLXMTP_HOME` puts them into one folder. Two more tables of the config hold names of
+one's own:
+
+```toml
+[aliases]
+fast = "mlx-community/gemma-4-E2B-it-4bit"    # mlxmtp ask -m fast
+
+[prompts]
+terse = "Answer in one sentence."             # mlxmtp ask -s @terse
+```
 """
 NESTED = (Endpoint, Router, Skill)
 COLUMNS = ("Setting", "Flag", "Environment", "Must be", "Default", "Flag of", "/set", "Meaning")

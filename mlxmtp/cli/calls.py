@@ -27,6 +27,12 @@ _GRANTS: dict[str, Grant] = {
     **dict.fromkeys(("", "n", "no"), "no"),
 }
 QUESTION = "Run it? [y]es, in this [c]onversation, [a]lways, [N]o, or say why not:"
+_ONCE = "Run it? [y]es, [N]o, or say why not:"
+
+
+def question_about(tool: Tool) -> str:
+    """Return the question behind `request_text`."""
+    return _ONCE if tool.singly else QUESTION
 
 
 def request_text(tool: Tool, arguments: Mapping[str, Any]) -> str:
@@ -74,7 +80,7 @@ def asking(out: Output) -> AskPerson:
         out.settle()
         keyboard.release()
         out.line(request_text(tool, arguments))
-        out.line(QUESTION)
+        out.line(question_about(tool))
         answer = sys.stdin.readline()
         return decision_of(answer.rstrip("\n") if answer else None)
 
@@ -91,7 +97,7 @@ def agrees(out: Output, question: str) -> bool:
 
 def asking_in_chat(read: Callable[[str], str | None]) -> AskPerson:
     """Return the question of `chat`; `read` shows it and returns the answer, None for Ctrl+C."""
-    return lambda tool, arguments: decision_of(read(f"{request_text(tool, arguments)}\n{QUESTION}"))
+    return lambda tool, arguments: decision_of(read(f"{request_text(tool, arguments)}\n{question_about(tool)}"))
 
 
 @contextmanager

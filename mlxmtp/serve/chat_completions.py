@@ -13,7 +13,7 @@ from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.contents import content_of
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.request import AnswerRequest, History, Message
-from mlxmtp.serve.tools import choose, functions
+from mlxmtp.serve.tools import choose, choose_of, functions
 
 _MOST = 8  # answers to one request
 _NOT_HONOURED = (
@@ -144,7 +144,10 @@ def _thinking(body: Fields) -> dict[str, Any]:
 def _tools(body: Fields) -> dict[str, Any]:
     tools, choice = functions(body), body.table.get("tool_choice")
     if isinstance(choice, Mapping):
-        function = Fields(choice, "tool_choice").object("function")
+        one = Fields(choice, "tool_choice")
+        if (allowed := one.object("allowed_tools")) is not None:
+            return choose_of(tools, allowed)
+        function = one.object("function")
         if function is None:
             raise Refused("tool_choice must be auto, none, required, or name a function.", "tool_choice")
         return choose(tools, None, function.text("name"), "tool_choice")

@@ -259,8 +259,8 @@ def _file(data: bytes, path: str, *kinds: Kind) -> MediaFile:
     try:
         found = media_file(data, path)
     except UsageError as error:
-        raise Refused(str(error), path) from error
+        raise Refused(str(error), path, code="invalid_value") from error
     if found is None or found.kind not in kinds:
         names, formats = (" or ".join(words) for words in zip(*(_READ[kind] for kind in kinds), strict=True))
-        raise Refused(f"{path} is no {names} that can be read: send {formats}.", path)
+        raise Refused(f"{path} is no {names} that can be read: send {formats}.", path, code="invalid_value")
     return found

@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,9 +69,9 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 class Outgoing:
-    """A streamed answer on its way to the client; after `seconds` without a byte (None: never) `alive` goes out."""
+    """A streamed answer on its way to the client; after `seconds` without a byte (None: never) `alive()` goes out."""
 
-    def __init__(self, send: Send, alive: bytes, seconds: float | None) -> None:
+    def __init__(self, send: Send, alive: Callable[[], bytes], seconds: float | None) -> None:
         self._send, self._alive, self._seconds = send, alive, seconds
         self._clock = asyncio.get_running_loop().time
         self._last = 0.0
@@ -82,7 +82,7 @@ class Outgoing:
         headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-cache")]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self.put(data)
-        if self._seconds is not None and self._alive:
+        if self._seconds is not None:
             self._beating = asyncio.create_task(self._beat(self._seconds))
 
     async def put(self, data: bytes) -> None:
@@ -105,7 +105,9 @@ class Outgoing:
         while True:
             await asyncio.sleep(self._last + seconds - self._clock())
             if self._clock() - self._last >= seconds:
-                await self.put(self._alive)
+                if not (sign := self._alive()):
+                    return  # the protocol has none
+                await self.put(sign)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class Gate:
         preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         refused = self._door.refusal("/" if preflight else path, headers)
         if refused is not None:
+            if origin is not None and origin in self._door.origins:  # else a page sees no status, only a failure
+                send = _with(send, _cors(origin))
             await error_response(path, refused)(scope, receive, send)
         elif preflight and origin is not None:
             asked = headers.get("access-control-request-headers", "")

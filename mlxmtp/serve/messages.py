@@ -7,14 +7,16 @@ from mlxmtp.engine.events import Thinking
 from mlxmtp.limits import TOKEN_COUNT, Range
 from mlxmtp.serve import answers, request
 from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
-from mlxmtp.serve.contents import Part, content_of, in_order, part_of
+from mlxmtp.serve.contents import Content, Part, content_of, in_order, part_of
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.request import AnswerRequest, History, Message
-from mlxmtp.serve.tools import choose, declare
+from mlxmtp.serve.tools import Tool, choose, declare
 
 _BILLING = "x-anthropic-billing-header:"
 """Begins a system block of Claude Code that differs from request to request and means nothing to a model."""
 _SIGNATURE = "mlxmtp"  # clients send a thought back only with one
+_CHANGES = ("tool_addition", "tool_removal")
+"""Blocks by which Claude Code changes the tools in the middle of a conversation."""
 
 
 def read(body: Fields, *, counting: bool = False) -> AnswerRequest:
@@ -36,6 +38,7 @@ def read(body: Fields, *, counting: bool = False) -> AnswerRequest:
     output = body.object("output_config")
     if output is not None:
         given |= request.form_of(output.object("format"))
+    given |= request.form_of(body.object("output_format"))  # its name before `output_config`
     last = history.messages[-1]
     return AnswerRequest(
         body.text("model", ""),
@@ -61,22 +64,31 @@ def _add(history: History, message: Fields) -> None:
         blocks = [Fields({"type": "text", "text": message.text("content")}, message.path("content"))]
     else:
         blocks = list(message.objects("content"))
+    blocks = [block for block in blocks if block.text("type") not in _CHANGES]
     if role == "assistant":
         _answer(history, blocks)
         return
     for block in blocks:
         if block.text("type") == "tool_result":
-            content = content_of(block)
+            content = _result(block)
             if block.flag("is_error"):
-                content = f"Error: {request.joined(block)}"
+                content = f"Error: {content}" if isinstance(content, str) else in_order(["Error:", *content])
             history.result(content, block, "tool_use_id")
     said = [_said(block) for block in blocks if block.text("type") != "tool_result"]
     if said:
         history.say(role, in_order(said))
 
 
+def _result(block: Fields) -> Content:
+    if isinstance(block.table.get("content"), list):
+        return in_order([_said(one) for one in block.objects("content")])
+    return content_of(block)
+
+
 def _said(block: Fields) -> str | Part:
     """Return the text or the picture of a block of the user's. Raises Refused for what cannot be read."""
+    if block.text("type") == "tool_reference":  # of Claude Code's tool search: the tool itself is among `tools`
+        return f"Tool found: {block.text('tool_name')}"
     source = block.object("source") if block.text("type") == "document" else None
     if source is not None and source.text("type") == "text":
         return source.text("data")
@@ -125,11 +137,20 @@ def _tools(body: Fields) -> dict[str, Any]:
 
     Tools that only Anthropic's servers can run stay out: clients send them and expect an answer without.
     """
-    found = []
+    known: dict[str, Tool] = {}
     for tool in body.objects("tools"):
-        if tool.text("type", "custom") == "custom":
-            schema = tool.table.get("input_schema")
-            found.append(declare(tool.text("name"), tool.text("description", ""), schema, tool.where))
+        _know(known, tool)
+    offered = dict(known)
+    for message in body.objects("messages"):
+        for block in message.objects("content") if isinstance(message.table.get("content"), list) else ():
+            if block.text("type") in _CHANGES and (changed := block.object("tool")) is not None:
+                definition = changed.object("definition")
+                name = changed.text("name", "") if definition is None else _know(known, definition)
+                if block.text("type") == "tool_removal":
+                    offered.pop(name if changed.text("type") == "tool_reference" else "", None)
+                elif name in known:
+                    offered[name] = known[name]
+    found = [*offered.values()]
     choice = body.object("tool_choice")
     if choice is None:
         return {"tools": found}
@@ -137,6 +158,15 @@ def _tools(body: Fields) -> dict[str, Any]:
     named = choice.text("name") if kind == "tool" else None
     parallel = not choice.flag("disable_parallel_tool_use")
     return {**choose(found, kind, named, choice.path("type")), "parallel_calls": parallel}
+
+
+def _know(known: dict[str, Tool], tool: Fields) -> str:
+    """Declare a tool, unless it is one that only Anthropic's servers can run; return its name."""
+    name = tool.text("name", "")
+    if tool.text("type", "custom") == "custom":
+        schema = tool.table.get("input_schema")
+        known[name] = declare(name, tool.text("description", ""), schema, tool.where)
+    return name
 
 
 def _usage(endings: Sequence[Ending]) -> dict[str, int]:

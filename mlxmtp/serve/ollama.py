@@ -60,7 +60,8 @@ def _given(body: Fields) -> dict[str, Any]:
         options.refuse("mirostat", unless=(0,))
         options.refuse("typical_p", "tfs_z", unless=(1,))
         found |= {**request.sampling_of(options), **request.penalties_of(options, "repeat_penalty")}
-        found |= request.limit_of(options, "num_predict")
+        if options.table.get("num_predict") != -2:  # as far as the context goes, as -1
+            found |= request.limit_of(options, "num_predict")
     if isinstance(body.table.get("think"), str):
         return {**found, **request.effort_of(body.text("think"), "think")}
     return {**found, "think": body.flag("think")} if body.has("think") else found
@@ -81,15 +82,18 @@ def _stops(body: Fields) -> tuple[str, ...]:
 
 
 def _add(history: History, message: Fields) -> None:
+    if message.text("role", "") == "thinking":
+        return  # Continue sends a thought as a message before the answer; templates leave those of earlier turns out
     role = message.choice("role", "system", "user", "assistant", "tool", default=message.text("role", ""))
     text = message.text("content", "")
     if role == "tool":
-        history.result(_with_images(message, text), message, "tool_call_id")
+        history.result(_with_images(message, text), message, "tool_call_id", message.text("tool_name", ""))
     elif role == "user":
         history.say(role, _with_images(message, text))
     elif role == "assistant":
         message.refuse("images")
-        calls = [_call(one, f"call_{index}") for index, one in enumerate(message.objects("tool_calls"))]
+        begun = len(history.messages)
+        calls = [_call(one, f"call_{begun}_{index}") for index, one in enumerate(message.objects("tool_calls"))]
         history.answer(text, message.text("thinking", ""), calls)
     else:
         message.refuse("images")

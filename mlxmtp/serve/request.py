@@ -54,6 +54,7 @@ class History:
 
     def answer(self, text: str = "", reasoning: str = "", calls: Sequence[Message] = ()) -> None:
         """Append what the model said before. A thought and calls that follow belong to one turn, in their order."""
+        before = self._open if self.messages and self.messages[-1]["role"] == "assistant" else {}
         said: Message = {"role": "assistant", "content": text}
         if reasoning:
             said["reasoning"] = reasoning.removesuffix("\n")
@@ -62,12 +63,13 @@ class History:
             said = {"role": "assistant", "content": ""}
         if calls:
             said["tool_calls"] = list(calls)
-        self._open = {call["id"]: call["function"]["name"] for call in calls}
+        self._open = before | {call["id"]: call["function"]["name"] for call in calls}
         self.messages.append(said)
 
-    def result(self, content: Content, fields: Fields, id_name: str) -> None:
-        """Append the result of a call; without an id it is that of the first call that has none yet."""
-        number = fields.text(id_name, "") or next(iter(self._open), "")
+    def result(self, content: Content, fields: Fields, id_name: str, called: str = "") -> None:
+        """Append the result of a call; without an id, of the first one without a result, of the tool `called`."""
+        number = fields.text(id_name, "") or next((one for one, tool in self._open.items() if tool == called), "")
+        number = number or next(iter(self._open), "")
         name = self._open.pop(number, None)
         if name is None:
             path = fields.path(id_name)
@@ -152,7 +154,8 @@ def form_of(form: Fields | None, schema_in: str | None = None) -> dict[str, Any]
         return {}
     kind = form.choice("type", "text", "json_object", "json_schema", default="text")
     if kind == "json_object":
-        return {"constraint": Constraint.schema({"type": "object"})}
+        own = form.object("schema")  # of llama.cpp's and Together's clients
+        return {"constraint": Constraint.schema({"type": "object"} if own is None else own.table)}
     holder = form if schema_in is None else form.object(schema_in)
     schema = None if holder is None else holder.object("schema")
     if schema is None:

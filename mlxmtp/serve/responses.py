@@ -10,16 +10,22 @@ from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.contents import content_of
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.request import AnswerRequest, History, Message
-from mlxmtp.serve.tools import choose, flat_functions
+from mlxmtp.serve.tools import choose, choose_of, flat_functions, qualified, spaces
 
 Item = dict[str, Any]
 
 _TEXTS = ("input_text", "output_text", "text", "refusal")
+_SAID: dict[str, Item] = {}
+"""The last items of answers by their ids: clients that leave `store` alone refer to them (Vercel's AI SDK)."""
+_MOST_SAID = 1024
 
 
 def read(body: Fields) -> AnswerRequest:
     """Return what a response asks for. Raises Refused."""
-    body.refuse("previous_response_id", "conversation", "prompt", "background")
+    if body.text("previous_response_id", ""):
+        told = "Nothing is stored here: send the whole conversation in input, without previous_response_id."
+        raise Refused(told, "previous_response_id", code="previous_response_not_found")
+    body.refuse("conversation", "prompt", "background")
     text = body.object("text")
     form = request.form_of(None if text is None else text.object("format"))
     history = _Items()
@@ -57,12 +63,12 @@ class _Items(History):
 
     def add(self, item: Fields) -> None:
         """Take the next item; those of unknown types say nothing to a model."""
-        kind = item.text("type", "message")
+        kind = item.text("type", "message" if item.has("role") or not item.has("id") else "item_reference")
         if kind == "reasoning":
             thought = request.joined(item, "content", ("reasoning_text", "text"))
             self._reasoning.append(thought or request.joined(item, "summary", ("summary_text",)))
         elif kind == "function_call":
-            number, name = item.text("call_id"), item.text("name")
+            number, name = item.text("call_id"), qualified(item.text("namespace", ""), item.text("name"))
             self._calls.append(request.call_of(number, name, item.table.get("arguments"), item.path("arguments")))
         elif kind == "message" and item.text("role") == "assistant":
             self._text.append(request.joined(item, kinds=_TEXTS))
@@ -77,7 +83,10 @@ class _Items(History):
             self.flush()
             self.result(content_of(item, "output", _TEXTS), item, "call_id")
         elif kind == "item_reference":
-            raise Refused(f"{item.where}: items are not stored here, send the item itself.", item.where)
+            known = _SAID.get(item.text("id"))
+            if known is None:
+                raise Refused(f"{item.where}: that item is not known here, send the item itself.", item.where)
+            self.add(Fields(known, item.where))
 
     def flush(self) -> None:
         """Append the answer whose items have come."""
@@ -91,9 +100,11 @@ def _tools(body: Fields) -> dict[str, Any]:
     tools, choice = flat_functions(body), body.table.get("tool_choice")
     if isinstance(choice, dict):
         one = Fields(choice, "tool_choice")
+        if one.text("type") == "allowed_tools":
+            return choose_of(tools, one)
         if one.text("type") != "function":
             raise Refused("tool_choice must be auto, none, required, or name a function.", "tool_choice")
-        return choose(tools, None, one.text("name"), "tool_choice")
+        return choose(tools, None, qualified(one.text("namespace", ""), one.text("name")), "tool_choice")
     return choose(tools, body.choice("tool_choice", "auto", "none", "required", default="auto"), None, "tool_choice")
 
 
@@ -117,14 +128,20 @@ def _usage(ending: Ending) -> dict[str, Any]:
 class ResponseStream:
     """Events of a response, numbered: created, every item's parts, completed."""
 
-    content_type, heartbeat = answers.EVENT_STREAM, answers.COMMENT
+    content_type = answers.EVENT_STREAM
 
     def __init__(self, about: About, body: Fields) -> None:
         self._about, self._body = about, body
+        self._spaces = spaces(body)
         self._number = 0
         self._output: list[Item] = []
         self._open: Item | None = None  # the reasoning or the message that is being written
         self._ending: Ending | None = None
+
+    @property
+    def heartbeat(self) -> bytes:
+        """An event: Codex gives up after five minutes without one, and comments are none."""
+        return self._event("response.in_progress", response=self.response("in_progress"))
 
     def start(self) -> bytes:
         response = self.response("in_progress")
@@ -158,8 +175,8 @@ class ResponseStream:
         response = self.finished()
         return self._event(f"response.{response['status']}", response=response)
 
-    def error(self, message: str) -> bytes:
-        failed = {**self.response("failed"), "error": {"code": "server_error", "message": message}}
+    def error(self, message: str, code: str = "server_error") -> bytes:
+        failed = {**self.response("failed"), "error": {"code": code, "message": message}}
         return self._event("response.failed", response=failed)
 
     def finished(self) -> dict[str, Any]:
@@ -213,22 +230,29 @@ class ResponseStream:
         told = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
         done += self._in_part(f"response.{part['type']}.done", text=part["text"], **told)
         done += self._in_part("response.content_part.done", part=part) + self._item("done", item)
-        self._output.append(item)
+        self._keep(item)
         self._open = None
         return done
 
     def _call(self, use: ToolUse) -> bytes:
-        item: Item = {"id": answers.new_id("fc_"), "type": "function_call", "call_id": use.id, "name": use.call.name}
+        space, name = self._spaces.get(use.call.name, ("", use.call.name))
+        item: Item = {"id": answers.new_id("fc_"), "type": "function_call", "call_id": use.id, "name": name}
+        item |= {"namespace": space} if space else {}  # Codex finds the tool of an MCP server by both
         added = self._item("added", {**item, "arguments": "", "status": "in_progress"})
         item |= {"arguments": use.arguments, "status": "completed"}
         place = {"item_id": item["id"], "output_index": len(self._output)}
         written = self._event("response.function_call_arguments.delta", **place, delta=use.arguments)
-        written += self._event(
-            "response.function_call_arguments.done", **place, arguments=use.arguments, name=use.call.name
-        )
+        written += self._event("response.function_call_arguments.done", **place, arguments=use.arguments, name=name)
         done = self._item("done", item)
-        self._output.append(item)
+        self._keep(item)
         return added + written + done
+
+    def _keep(self, item: Item) -> None:
+        self._output.append(item)
+        if self._body.table.get("store") is not False:
+            _SAID[item["id"]] = item
+            while len(_SAID) > _MOST_SAID:
+                del _SAID[next(iter(_SAID))]
 
     def _item(self, what: str, item: Item) -> bytes:
         return self._event(f"response.output_item.{what}", output_index=len(self._output), item=item)

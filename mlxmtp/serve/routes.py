@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from starlette.applications import Starlette
@@ -117,8 +118,14 @@ class Answering(Response):
 
     async def _stream(self, send: Send) -> None:
         writer = self._endpoint.stream(self._about, self._body, self._prepared.request)
-        out = Outgoing(send, writer.heartbeat, self._limits.heartbeat)
         data = b""  # of what has come together, to be sent together
+
+        def alive() -> bytes:
+            nonlocal data  # what waits to be sent has the numbers before the sign's
+            sent, data = data + writer.heartbeat, b""
+            return sent
+
+        out = Outgoing(send, alive, self._limits.heartbeat)
         self._service.metrics.requests[self._endpoint.path, 200] += 1
         try:
             await out.begin(writer.content_type, writer.start())
@@ -129,8 +136,8 @@ class Answering(Response):
                         continue
                     data += writer.piece(index, piece)
                     if job.events.empty():
-                        await out.put(data)
-                        data = b""
+                        sent, data = data, b""
+                        await out.put(sent)
             await out.end(data + writer.close())
         except AnswerFailed as failed:
             await out.end(data + writer.error(str(failed)))
@@ -193,6 +200,11 @@ class Routes:
                 jobs = self._service.submit(prepared)
             except Refused as error:
                 self._service.metrics.requests[endpoint.path, error.status] += 1
+                if error.code == "context_length_exceeded" and endpoint.path == "/v1/responses" and wanted.stream:
+                    stream = responses.ResponseStream(About(prepared.served.name, len(prepared.ids)), body)
+                    # Codex shortens the conversation after this event, not after a status.
+                    events = stream.start() + stream.error(str(error), error.code)
+                    return Response(events, media_type=stream.content_type)
                 raise
             return Answering(self._service, endpoint, prepared, body, jobs, self._limits)
 
@@ -285,7 +297,8 @@ def _described(served: Served) -> dict[str, Any]:
 def _tag(served: Served) -> dict[str, Any]:
     name = served.name if ":" in served.name else f"{served.name}:latest"
     details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
-    model = {"name": name, "model": name, "modified_at": _time(served.created), "size": 0, "digest": ""}
+    digest = sha256(served.name.encode()).hexdigest()  # Ollama's own client shows twelve of it, and ends without
+    model = {"name": name, "model": name, "modified_at": _time(served.created), "size": 0, "digest": digest}
     return {**model, "details": {**details, "parameter_size": "", "quantization_level": ""}}
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from mlxmtp.app.open import OpenModel
 from mlxmtp.app.worker import Beside, Failed, Ready, Worker, WorkerEvent
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.engine.events import End
+from mlxmtp.engine.events import Calling, End, Waiting
 from mlxmtp.serve.fields import Refused
 from mlxmtp.serve.models import Served
 
@@ -163,7 +163,7 @@ class Scheduler:
                 self._reading = False
                 self._finish_reading(event)
             elif self._running is not None:
-                self._running.events.put_nowait(event)
+                _tell(self._running, event)
                 if isinstance(event, End | Failed):
                     self._running = None
         self._next()
@@ -173,7 +173,7 @@ class Scheduler:
         job = next((one for one in self._together if one is beside.key), None)
         if job is None:
             return
-        job.events.put_nowait(beside.event)
+        _tell(job, beside.event)
         if isinstance(beside.event, End | Failed):
             self._together.remove(job)
 
@@ -189,3 +189,9 @@ class Scheduler:
         for job in [one for one in self._waiting if one.served is served or self.state == "failed"]:
             self._waiting.remove(job)
             job.events.put_nowait(event)
+
+
+def _tell(job: Job, event: WorkerEvent) -> None:
+    """Give an event to a job, unless it says nothing to a client: behind one, what came before it would wait."""
+    if not isinstance(event, Calling | Waiting):
+        job.events.put_nowait(event)

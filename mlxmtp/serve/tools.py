@@ -1,6 +1,6 @@
 """Tools that a request declares, and the choice among them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlxmtp.engine.declarations import TOOL_NAME, declaration
@@ -36,6 +36,20 @@ def choose(tools: Sequence[Tool], choice: str | None, named: str | None, path: s
     return {"tools": tools, "forced": forced}
 
 
+def choose_of(tools: Sequence[Tool], allowed: Fields) -> dict[str, Any]:
+    """Return the fields of `Asked` for a choice that allows some of the tools. Raises Refused."""
+    inside, names = [], set()
+    for tool in allowed.objects("tools"):
+        one = tool.object("function") or tool
+        if tool.text("type", "function") == "namespace":
+            inside.append(qualified(tool.text("name"), ""))
+        else:
+            names.add(qualified(one.text("namespace", ""), one.text("name", "")))
+    known = [(tool, tool["function"]["name"]) for tool in tools]
+    some = [tool for tool, name in known if name in names or name.startswith(tuple(inside))]
+    return choose(some, allowed.choice("mode", "auto", "required", default="auto"), None, allowed.where)
+
+
 def functions(body: Fields, name: str = "tools") -> list[Tool]:
     """Return the tools of chat completions and Ollama; only functions are known."""
     found = []
@@ -55,15 +69,39 @@ def flat_functions(body: Fields) -> list[Tool]:
     Clients send tools that only their vendor's servers can run, and expect an answer without them.
     """
     found = []
-    for tool in body.objects("tools"):
-        kind = tool.text("type")
-        if kind == "function":
+    for tool in _flat(body):
+        if tool.text("type") == "function":
             found.append(_declared(tool))
-        elif kind == "namespace":
-            found += [_declared(one) for one in tool.objects("tools") if one.text("type", "function") == "function"]
+        found += [_declared(one, qualified(space, one.text("name"))) for space, one in _inside(tool)]
     return found
 
 
-def _declared(function: Fields) -> Tool:
+def qualified(namespace: str, name: str) -> str:
+    """Return the one name by which a model knows a function inside a namespace."""
+    return f"{namespace}{'' if namespace.endswith('__') else '__'}{name}" if namespace else name
+
+
+def spaces(body: Fields) -> dict[str, tuple[str, str]]:
+    """Return the namespace and the name of every function inside one, by the name that the model knows."""
+    inside = ((space, one.text("name")) for tool in _flat(body) for space, one in _inside(tool))
+    return {qualified(*both): both for both in inside}
+
+
+def _flat(body: Fields) -> Iterator[Fields]:
+    """Yield the tools of a response, those of items that add some included."""
+    yield from body.objects("tools")
+    for item in body.objects("input") if isinstance(body.table.get("input"), list) else ():
+        if item.text("type", "") == "additional_tools":
+            yield from item.objects("tools")
+
+
+def _inside(tool: Fields) -> Iterator[tuple[str, Fields]]:
+    if tool.text("type") == "namespace":
+        for one in tool.objects("tools"):
+            if one.text("type", "function") == "function":
+                yield tool.text("name", ""), one
+
+
+def _declared(function: Fields, name: str = "") -> Tool:
     description = function.text("description", "")
-    return declare(function.text("name"), description, function.table.get("parameters"), function.where)
+    return declare(name or function.text("name"), description, function.table.get("parameters"), function.where)

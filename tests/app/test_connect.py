@@ -53,6 +53,9 @@ def test_forms_are_those_that_the_programs_read(home: Path) -> None:
     codex = tomllib.loads(text_of(CLIENTS["codex"], LOCKED))
     provider = codex["model_providers"][codex["model_provider"]]
     assert (provider["wire_api"], provider["env_key"]) == ("responses", "MLXMTP_API_KEY")
+    for server in (OPEN, LOCKED):
+        codex = tomllib.loads(text_of(CLIENTS["codex"], server))
+        assert codex["model_providers"]["mlxmtp"]["stream_max_retries"] == 1
     claude = json.loads(text_of(CLIENTS["claude"], OPEN))["env"]
     assert claude["ANTHROPIC_BASE_URL"] == OPEN.url
     assert int(claude["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) < int(claude["CLAUDE_CODE_MAX_CONTEXT_TOKENS"]) == 65_536

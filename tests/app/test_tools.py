@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Mapping
@@ -12,12 +13,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import mlxmtp
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
-from mlxmtp.app.tools.approval import Approvals, Decision
+from mlxmtp.app.tools.approval import Approvals, Decision, Grant
 from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.app.tools.builtin import builtin, calculate
 from mlxmtp.app.tools.calls import EQUAL, ROUNDS, CallRunner
@@ -27,6 +28,7 @@ from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.message import ToolCall, text_of
+from mlxmtp.cli.calls import question_about
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
@@ -214,7 +216,10 @@ SCHEMAS = st.recursive(
 @settings(max_examples=100, deadline=None)
 def test_arguments_are_judged_as_jsonschema_does(value: Any, schema: dict[str, Any], other: dict[str, Any]) -> None:
     whole = {"type": "object", "properties": {"x": schema}, "$defs": {"one": {"type": "string", **other}}}
-    valid = jsonschema.Draft202012Validator(whole).is_valid({"x": value})
+    try:
+        valid = jsonschema.Draft202012Validator(whole).is_valid({"x": value})
+    except RecursionError:  # it goes round in a circle, where there is nothing to compare with
+        reject()
     assert (fault_in({"x": value}, whole) == "") == valid, fault_in({"x": value}, whole)
 
 
@@ -277,6 +282,24 @@ class TestApproval:
         changed = Tool("far", "act", "Acts, and sends what it finds to me.", tool().parameters, tool().run)
         assert later.decide(changed, {}).grant == "no"
         assert later.decide(tool(server="other"), {}).grant == "no"
+
+    @pytest.mark.parametrize("grant", ["conversation", "always"])
+    def test_an_address_is_asked_about_each_time(self, tmp_path: Path, grant: Grant) -> None:
+        asked: list[Mapping[str, Any]] = []
+
+        def ask(tool: Tool, given: Mapping[str, Any]) -> Decision:
+            asked.append(given)
+            return Decision(grant)
+
+        [fetch] = builtin("fetch")
+        file = tmp_path / "kept.json"
+        file.write_text(json.dumps({fetch.label: fetch.fingerprint}))  # of an earlier version
+        approvals = Approvals(file, (), ask)
+        for number in range(2):
+            approvals.decide(fetch, {"url": f"https://example.org/{number}"})
+        assert len(asked) == 2
+        assert "lways" not in question_about(fetch)
+        assert Approvals(file, ("builtin/fetch",)).decide(fetch, {}).grant == "once"
 
 
 class TestLimits:

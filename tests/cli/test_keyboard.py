@@ -214,16 +214,17 @@ def test_ctrl_c_is_a_call_and_an_interrupt_again_afterwards() -> None:
 
 
 EDITS = """
-import signal, sys, time
+import sys, time
 from mlxmtp.cli.repl.line_editor import LineEditor
 from mlxmtp.cli.repl.completion import Sources
+from mlxmtp.cli.terminal.keyboard import Keyboard
 from mlxmtp.cli.terminal.signals import interrupts
 
 came = []
 
 def wait():
-    print("waiting")
-    with interrupts(lambda: came.append(1)):
+    with interrupts(lambda: came.append(1)), Keyboard(sys.stdin.fileno()):
+        print("waiting", flush=True)
         while not came:
             time.sleep(0.01)
     print("no longer")

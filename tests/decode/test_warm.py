@@ -79,12 +79,11 @@ def test_kinds_whose_first_rounds_were_not_compiled_do_not_push_out_the_one_in_u
         """Their kernels are there when a kind is used again."""
 
         def built(self, k, filters):
-            seen = filters in self.seen
-            self.seen.add(filters)
-            return seen
+            known = filters in seen
+            seen.add(filters)
+            return known
 
-    rounds = Late(target("e2b"), drafter("e2b"), "background")
-    rounds.seen = set()
+    seen, rounds = set(), Late(target("e2b"), drafter("e2b"), "background")
     kinds = [Sampling(temp=1 + at / 100).filters for at in range(40)]
     for kind in kinds:
         for used in (kind, kind, kinds[0]):

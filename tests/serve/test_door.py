@@ -71,6 +71,20 @@ def test_pages_that_are_named_may(tmp_path: Path) -> None:
         assert server.request("POST", CHAT, BODY, Origin="http://localhost:3001")[0] == 403
 
 
+def test_a_page_that_is_named_is_told_that_its_key_is_wrong(tmp_path: Path) -> None:
+    origin = "http://localhost:3000"
+    with running(tmp_path, Options(port=0, door=Door("secret", origins=frozenset({origin})))) as server:
+        for path in ENDPOINTS:
+            status, headers, _ = server.request("POST", path, BODY, Origin=origin, Authorization="Bearer wrong")
+            assert (status, headers.get("access-control-allow-origin"), headers.get("vary")) == (401, origin, "Origin")
+            for key in ("wrong", "secret"):
+                asked = {"Origin": "http://localhost:3001", "Authorization": f"Bearer {key}"}
+                status, headers, _ = server.request("POST", path, BODY, **asked)
+                assert status in (401, 403)
+                assert "access-control-allow-origin" not in headers
+        assert server.decoder.requests == []
+
+
 def test_a_key_is_asked_for(tmp_path: Path) -> None:
     with running(tmp_path, Options(port=0, door=Door("geheim-ü"))) as server:
         wrong: list[Json] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -123,7 +124,9 @@ FORM: Json = {"type": "json_schema", "schema": SCHEMA}
 FORMATS: list[tuple[str, Json]] = [
     ("/v1/chat/completions", {"messages": HI, "response_format": {"type": "json_schema", "json_schema": FORM}}),
     ("/v1/responses", {"input": "Hi", "text": {"format": {**FORM, "name": "x"}}}),
+    ("/v1/chat/completions", {"messages": HI, "response_format": {"type": "json_object", "schema": SCHEMA}}),
     ("/v1/messages", {"messages": HI, "max_tokens": 50, "output_config": {"format": FORM}}),
+    ("/v1/messages", {"messages": HI, "max_tokens": 50, "output_format": FORM}),
     ("/api/chat", {"model": "fake", "messages": HI, "format": SCHEMA, "stream": False}),
 ]  # fmt: skip
 
@@ -167,6 +170,40 @@ def test_a_forced_call_reaches_the_decoder(served: Running, choice: object) -> N
     assert answer["choices"][0]["finish_reason"] == "tool_calls"
     matcher = served.decoder.requests[-1].constraint
     assert matcher.accept(served.tokenizer.encode("Hello")) == 0
+
+
+OTHER: Json = {"type": "function", "function": {"name": "g", "parameters": SCHEMA}}
+
+
+def allowing_one(path: str, mode: str) -> Json:
+    """A body that declares two tools and allows the second."""
+    if path == "/v1/responses":
+        tools = [{"type": "function", **one["function"]} for one in (OTHER, TOOL)]
+        choice: Json = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "f"}]}
+        return {"input": "Hi", "tools": tools, "tool_choice": choice}
+    allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": "f"}}]}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    return {"messages": HI, "tools": [OTHER, TOOL], "tool_choice": choice}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_tools_that_are_not_allowed_are_not_declared(served: Running, path: str) -> None:
+    served.say("Hello<turn|>")
+    assert served.post(path, **allowing_one(path, "auto"))["http"] == 200
+    assert re.findall(r"declaration:(\w+)", served.prompt()) == ["f"]
+    assert served.decoder.requests[-1].constraint is None
+
+
+@pytest.mark.parametrize(
+    ("written", "right"), [(call("f{a:1}"), True), (call("g{a:1}"), False), ('{"a":1}', False), ("Hello", False)]
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_a_call_of_the_allowed_tool_may_be_required(served: Running, path: str, written: str, right: bool) -> None:
+    served.say(call("f{a:1}") + "<|tool_response>")
+    assert served.post(path, **allowing_one(path, "required"))["http"] == 200
+    assert re.findall(r"declaration:(\w+)", served.prompt()) == ["f"]
+    matcher, tokens = served.decoder.requests[-1].constraint, served.tokenizer.encode(written)
+    assert (matcher.accept(tokens) == len(tokens)) == right
 
 
 @pytest.mark.parametrize(

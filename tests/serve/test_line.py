@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -25,9 +26,9 @@ from mlxmtp.serve.routes import Limits
 from mlxmtp.serve.scheduler import Job, Scheduler
 from mlxmtp.serve.server import Options, Server, options_of
 from mlxmtp.settings import load_settings
-from tests.serve.running import Json, Running, running, wait_until
+from tests.serve.running import Json, Running, call, running, wait_until
 
-CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 BODY: Json = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4000}
 
 
@@ -49,7 +50,16 @@ def until(peer: socket.socket, mark: bytes) -> bytes:
     return got
 
 
-@pytest.mark.parametrize("path", [CHAT, MESSAGES, "/v1/responses"])
+SIGNS = {
+    CHAT: b": still working\n\n",
+    MESSAGES: b'event: ping\ndata: {"type":"ping"}',
+    RESPONSES: b'event: response.in_progress\ndata: {"type":"response.in_progress"',
+}
+"""What each protocol sends while there is nothing to say; Codex takes only events for a sign of life."""
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", SIGNS)
 def test_a_stream_begins_before_the_model_is_there_and_shows_that_it_lives(tmp_path: Path, path: str) -> None:
     loads = Event()
     with running(tmp_path, Options(port=0, limits=Limits(heartbeat=0.05)), loads=loads) as server:
@@ -58,9 +68,8 @@ def test_a_stream_begins_before_the_model_is_there_and_shows_that_it_lives(tmp_p
         with send(server, path, {**BODY, "input": "Hi", "stream": True}) as peer:
             first = {CHAT: b'"role":"assistant"', MESSAGES: b"message_start"}.get(path, b"response.created")
             until(peer, first)
-            sign = b'event: ping\ndata: {"type":"ping"}' if path == MESSAGES else b": still working"
-            until(peer, sign)
-            until(peer, sign)
+            for _ in range(3):  # the first event of this kind belongs to the beginning of a response
+                until(peer, SIGNS[path])
             loads.set()
             until(peer, b'"x"')
         assert server.get("/health")["status"] == "ok"
@@ -93,6 +102,39 @@ def test_signs_of_life_come_by_the_clock_while_a_prompt_is_read(tmp_path: Path) 
                 until(peer, b": still working\n\n")
                 seen.set()
                 until(peer, b"[DONE]")
+
+
+def test_signs_of_life_are_numbered_among_the_events_of_a_response(tmp_path: Path) -> None:
+    loads = Event()
+    with running(tmp_path, Options(port=0, limits=Limits(heartbeat=0.05)), loads=loads) as server:
+        server.say("x<turn|>")
+        with send(server, RESPONSES, {"input": "Hi", "stream": True}) as peer:
+            got = b"".join(until(peer, SIGNS[RESPONSES]) for _ in range(3))
+            loads.set()
+            got += until(peer, LAST_CHUNK)
+    numbers = [int(one) for one in re.findall(rb'"sequence_number":(\d+)', got)]
+    assert numbers == list(range(len(numbers)))
+    assert b"event: response.completed" in got
+
+
+def test_signs_of_life_while_a_call_is_written_come_after_the_text_before_it(tmp_path: Path) -> None:
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
+    goes_on = Event()
+
+    def before_round(number: int) -> None:
+        if number == 2:  # the round before it ended the text and began the call
+            goes_on.wait(60)
+
+    with running(tmp_path, Options(port=0, limits=Limits(heartbeat=0.1))) as server:
+        server.decoder.before_round = before_round
+        server.say("ab" + call("f{}") + "<|tool_response>")
+        with send(server, RESPONSES, {"input": "Hi", "tools": [tool], "stream": True}) as peer:
+            got = until(peer, b'"delta":"a"')
+            got += b"".join(until(peer, SIGNS[RESPONSES]) for _ in range(3))
+            goes_on.set()
+            got += until(peer, LAST_CHUNK)
+    numbers = [int(one) for one in re.findall(rb'"sequence_number":(\d+)', got)]
+    assert numbers == list(range(len(numbers)))
 
 
 def test_signs_of_life_can_be_left_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -142,6 +143,89 @@ def test_a_tool_round_as_claude_code_sends_it(served: Running) -> None:
     assert "model\nLook:<|channel>thought\nHm.\n<channel|>" not in prompt
     assert '<|tool_call>call:f{a:<|"|>x<|"|>}<tool_call|><|tool_response>response:f{value:<|"|>42<|"|>}' in prompt
     assert prompt.endswith("<|turn>user\nAnd?<turn|>\n<|turn>system\nBe brief.<turn|>\n<|turn>model\n")
+
+
+def changes(*blocks: tuple[str, Json]) -> list[Json]:
+    """Messages in which Claude Code adds tools and takes them away."""
+    return [{"role": "system", "content": [{"type": f"tool_{kind}", "tool": tool}]} for kind, tool in blocks]
+
+
+def named(name: str) -> Json:
+    return {"type": "tool_reference", "name": name}
+
+
+H: Json = {"type": "tool_definition", "definition": {**TOOL, "name": "h"}}
+SEARCH: Json = {"type": "tool_definition", "definition": {"type": "web_search_20250305", "name": "web_search"}}
+CHANGED: list[tuple[list[Json], str]] = [
+    (changes(("addition", named("f"))), "f g"),
+    (changes(("removal", named("f"))), "g"),
+    (changes(("removal", named("f")), ("addition", named("f"))), "f g"),
+    (changes(("addition", H)), "f g h"),
+    (changes(("addition", H), ("removal", named("h"))), "f g"),
+    (changes(("addition", H), ("removal", named("h")), ("removal", named("g")), ("addition", named("h"))), "f h"),
+    (changes(("addition", SEARCH), ("removal", named("nothing"))), "f g"),
+]
+
+
+@pytest.mark.parametrize(("messages", "names"), CHANGED)
+def test_tools_change_in_the_middle_of_a_conversation(served: Running, messages: list[Json], names: str) -> None:
+    served.say("Done.<turn|>")
+    tools = [TOOL, {**TOOL, "name": "g"}]
+    answer = served.post(MESSAGES, **LIMIT, messages=[*HI, *messages], tools=tools)
+    assert answer["http"] == 200, answer
+    prompt = served.prompt()
+    assert sorted(re.findall(r"declaration:(\w+)", prompt)) == names.split()
+    assert prompt.endswith("<|turn>user\nHi<turn|>\n<|turn>model\n")  # nothing is said of it
+
+
+def test_what_stands_beside_a_change_of_tools_is_read(served: Running) -> None:
+    served.say("Done.<turn|>")
+    [message] = changes(("addition", H))
+    content = [*message["content"], {"type": "text", "text": "Be brief."}]
+    assert served.post(MESSAGES, **LIMIT, messages=[*HI, {"role": "system", "content": content}])["http"] == 200
+    assert "declaration:h" in served.prompt()
+    assert "<|turn>system\nBe brief.<turn|>" in served.prompt()
+
+
+def use(number: str, name: str) -> Json:
+    return {"role": "assistant", "content": [{"type": "tool_use", "id": number, "name": name, "input": {}}]}
+
+
+def result(number: str, content: object, **more: object) -> Json:
+    return {"type": "tool_result", "tool_use_id": number, "content": content, **more}
+
+
+DOCUMENT: Json = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "A plan."}}
+RESULTS: list[tuple[list[Json], bool, str]] = [
+    ([{"type": "tool_reference", "tool_name": "g"}], False, r"[^<]*\bg\b[^<]*"),
+    ([{"type": "tool_reference", "tool_name": "g"}, {"type": "tool_reference", "tool_name": "h"}], False,
+     r"[^<]*\bg\b[^<]*\bh\b[^<]*"),
+    ([DOCUMENT], False, r"A plan\."),
+    ([{"type": "text", "text": "Look:"}, DOCUMENT], True, r"Error: Look:\nA plan\."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "wrong", "read"), RESULTS)
+def test_results_may_hold_tools_that_were_found_and_documents(
+    served: Running, content: list[Json], wrong: bool, read: str
+) -> None:
+    served.say("Done.<turn|>")
+    messages = [*HI, use("1", "f"), {"role": "user", "content": [result("1", content, is_error=wrong)]}]
+    answer = served.post(MESSAGES, **LIMIT, messages=messages, tools=[TOOL])
+    assert answer["http"] == 200, answer
+    assert re.search(rf'response:f\{{value:<\|"\|>{read}<\|"\|>\}}', served.prompt())
+
+
+def test_results_of_two_messages_in_a_row_come_after_both(served: Running) -> None:
+    served.say("Done.<turn|>")
+    results = {"role": "user", "content": [result("2", "two"), result("1", "one")]}
+    messages = [*HI, use("1", "f"), use("2", "g"), results]
+    answer = served.post(MESSAGES, **LIMIT, messages=messages, tools=[TOOL])
+    assert answer["http"] == 200, answer
+    prompt = served.prompt()
+    assert "<|tool_call>call:f{}<tool_call|><|tool_call>call:g{}<tool_call|>" in prompt
+    assert 'response:f{value:<|"|>one<|"|>}' in prompt
+    assert 'response:g{value:<|"|>two<|"|>}' in prompt
 
 
 def test_the_beginning_of_an_answer_is_continued(served: Running) -> None:

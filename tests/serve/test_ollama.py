@@ -47,6 +47,39 @@ def test_results_without_ids_belong_to_the_calls_in_order(served: Running) -> No
     assert 'response:g{value:<|"|>G<|"|>}' in served.prompt()
 
 
+def test_results_without_ids_belong_to_the_tools_that_they_name(served: Running) -> None:
+    served.say("Done.<turn|>")
+    calls: list[Json] = [{"function": {"name": name, "arguments": {}}} for name in ("f", "g", "f")]
+    said = (("g", "G"), ("f", "F"), ("f", "FF"))
+    results = [{"role": "tool", "tool_name": name, "content": content} for name, content in said]
+    messages = [*HI, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    assert served.post("/api/chat", model="fake", messages=messages, tools=[TOOL], stream=False)["http"] == 200
+    for name, content in said:
+        assert f'response:{name}{{value:<|"|>{content}<|"|>}}' in served.prompt()
+
+
+def test_thoughts_as_messages_of_their_own_are_passed_over(served: Running) -> None:
+    served.say("Done.<turn|>", "Done.<turn|>")
+    before = [*HI, {"role": "thinking", "content": "Hm."}, {"role": "assistant", "content": "Yes."}]
+    prompts = []
+    for messages in (before, [one for one in before if one["role"] != "thinking"]):
+        body = {"model": "fake", "messages": [*messages, {"role": "user", "content": "And?"}], "stream": False}
+        assert served.post("/api/chat", **body)["http"] == 200
+        prompts.append(served.prompt())
+    assert prompts[0] == prompts[1]
+    assert "Yes." in prompts[0]
+
+
+def test_a_negative_limit_is_none(served: Running) -> None:
+    limits = []
+    for number in (-1, -2):
+        served.say("Done.<turn|>")
+        body = {"model": "fake", "messages": HI, "stream": False, "options": {"num_predict": number}}
+        assert served.post("/api/chat", **body)["done_reason"] == "stop"
+        limits.append(served.decoder.requests[-1].max_tokens)
+    assert limits[0] == limits[1]
+
+
 def test_generate(served: Running) -> None:
     served.say("Hello.<turn|>", " there")
     options = {"num_predict": 90, "temperature": 0, "repeat_penalty": 1.0, "num_ctx": 4096}
@@ -71,6 +104,10 @@ def test_a_request_for_nothing_loads_the_model(served: Running) -> None:
 
 def test_lists(served: Running) -> None:
     assert served.get("/api/tags")["models"][0]["name"] == "fake:latest"
+    served.post("/api/generate", model="fake")  # so that it is in memory
+    digests = {served.get(path)["models"][0]["digest"] for path in ("/api/tags", "/api/ps")}
+    assert len(digests) == 1
+    assert len(digests.pop()) >= 12  # Ollama's own client shows so many, and ends where there are fewer
     version = served.get("/api/version")["version"]  # VS Code wants 0.6.4 or more, others 0.14.2 or 0.35
     assert tuple(map(int, version.split("."))) >= (0, 35, 0)
     shown = served.post("/api/show", model="fake")

@@ -190,6 +190,21 @@ def test_tools_may_answer_with_pictures(server: Seeing) -> None:
     assert answer["usage"]["prompt_tokens"] > 60
 
 
+def test_a_result_that_is_an_error_may_hold_a_picture(server: Seeing) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": TALL}
+    picture: Json = {"type": "image", "source": source}
+
+    def counted(*content: Json, wrong: bool = False) -> int:
+        call = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": "1", "content": content, "is_error": wrong}
+        messages = [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+        answer = server.post("/v1/messages/count_tokens", messages=[user("Look!"), *messages])
+        assert answer["http"] == 200, answer
+        return int(answer["input_tokens"])
+
+    assert counted(picture, wrong=True) == counted({"type": "text", "text": "Error:"}, picture) > counted(picture) > 60
+
+
 CASES = [
     (part("AAAA"), "is no image that can be read"),
     (part("%%%"), "is not valid base64"),

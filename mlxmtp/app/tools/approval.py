@@ -45,6 +45,8 @@ class Approvals:
             self.refused.append(tool.label)
             return Decision("no", "nobody is there to allow it")
         decision = self._ask(tool, arguments)
+        if tool.singly:
+            return decision
         if decision.grant == "conversation":
             self._here.add(tool.fingerprint)
         elif decision.grant == "always":
@@ -75,9 +77,11 @@ class Approvals:
         self._here.clear()
 
     def _allows(self, tool: Tool) -> bool:
-        if {tool.label, f"{tool.server}/*"} & self._named or tool.fingerprint in self._here:
+        if {tool.label, f"{tool.server}/*"} & self._named:
             return True
-        return self._read().get(tool.label) == tool.fingerprint
+        if tool.singly:  # not by what was kept before it was
+            return False
+        return tool.fingerprint in self._here or self._read().get(tool.label) == tool.fingerprint
 
     def _write(self, kept: Mapping[str, Any]) -> None:
         try:

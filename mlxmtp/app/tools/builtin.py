@@ -3,6 +3,7 @@
 import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -35,16 +36,16 @@ def builtin(name: str) -> list[Tool]:
         told = "Value of an arithmetic expression: + - * / // % ** and parentheses."
         return [_tool("calculate", told, lambda given, _: calculate(str(given["expression"])), expression=_TEXT)]
     if name == "fetch":
-        told = "Text of a web address."
-        return [_tool("fetch", told, lambda given, _: fetch(str(given["url"])), reads=False, url=_TEXT)]
+        tool = _tool("fetch", "Text of a web address.", lambda given, _: fetch(str(given["url"])), url=_TEXT)
+        return [replace(tool, reads=False, singly=True)]
     raise UsageError(f"There are no tools '{name}': give time, calculator, fetch or files=FOLDER.")
 
 
-def _tool(name: str, description: str, run: Run, *, reads: bool = True, **properties: Any) -> Tool:
+def _tool(name: str, description: str, run: Run, **properties: Any) -> Tool:
     required = [key for key, one in properties.items() if not one.get("optional")]
     plain = {key: {word: value for word, value in one.items() if word != "optional"} for key, one in properties.items()}
     schema = {"type": "object", "properties": plain, "required": required}
-    return Tool(SERVER, name, description, schema, run, reads)
+    return Tool(SERVER, name, description, schema, run, reads=True)
 
 
 _TWO: dict[type, Callable[[Any, Any], Any]] = {

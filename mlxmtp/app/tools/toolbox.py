@@ -37,7 +37,8 @@ class Running:
 class Tool:
     """One tool. `run` gets arguments that fit `parameters` and returns text; what it raises the model reads.
 
-    `reads`: it only looks at what the person has named, so its calls need no approval.
+    `reads`: it only looks at what the person has named, so its calls need no approval. `singly`: what it does depends so
+    much on its arguments that approval of one call says nothing about the next.
     """
 
     server: str
@@ -46,6 +47,7 @@ class Tool:
     parameters: Mapping[str, Any]
     run: Run
     reads: bool = False
+    singly: bool = False
 
     @property
     def label(self) -> str:

@@ -52,7 +52,7 @@ def ask(
       mlxmtp ask -f notes.txt -f todo.txt "What is missing?"
       mlxmtp ask -f photo.jpg "What is this?"
       mlxmtp ask -x "A bash line that counts files" | tee count.sh
-      mlxmtp ask --schema "city, people int" "The largest town of France"
+      mlxmtp ask -m e2b --schema "city, people int" "The largest town of France"
       mlxmtp ask --json --seed 7 "Say hello" | jq -r .response
       mlxmtp ask --cache -f handbook.txt "How do I return it?"
       mlxmtp ask --tools calculator,files=src "Which file is the longest?"

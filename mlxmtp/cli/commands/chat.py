@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def chat(
     ctx: Context,
     file: Annotated[
-        list[str] | None, Option("-f", "--file", metavar="PATH", help="Text file or folder, can be repeated.")
+        list[str] | None,
+        Option("-f", "--file", metavar="PATH", help="Text, image, audio, PDF, folder; can be repeated."),
     ] = None,
     tool: ToolWords = None,
     continue_: Continue = False,
