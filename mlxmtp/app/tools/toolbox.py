@@ -37,8 +37,8 @@ class Running:
 class Tool:
     """One tool. `run` gets arguments that fit `parameters` and returns text; what it raises the model reads.
 
-    `reads`: it only looks at what the person has named, so its calls need no approval. `singly`: what it does depends so
-    much on its arguments that approval of one call says nothing about the next.
+    `reads`: it only looks at what the person has named, so its calls need no approval. `singly`: what it does depends
+    on its arguments so much that approval of one call says nothing about the next.
     """
 
     server: str
