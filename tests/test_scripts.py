@@ -202,3 +202,11 @@ def test_workflows_are_what_github_reads() -> None:
     subprocess.run([program, "--builtin-schema", "vendor.github-workflows", *files], check=True, capture_output=True)
     for script in re.findall(r"run: (scripts/\w+)", "".join(file.read_text() for file in files)):
         assert (ROOT / script).exists(), script
+
+
+def test_every_table_of_the_benchmarks_is_among_those_that_are_made_again() -> None:
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    every = (ROOT / "scripts/benchmarks/all").read_text(encoding="utf-8")
+    programs = set(re.findall(r"begin \(scripts/benchmarks/(\w+)\.py", page))
+    assert {"peers", "streams"} <= programs
+    assert [one for one in sorted(programs) if f"scripts.benchmarks.{one} " not in every] == []
