@@ -68,9 +68,14 @@ def editor(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment without a hook's variables, with which git would answer for the hook's repository."""
+    """Return the environment for a git that only looks.
+
+    Without a hook's variables, with which it would answer for the hook's repository; and it fetches nothing: a
+    repository may say that a file is missing, and by which program it is to be had.
+    """
     of_a_hook = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
-    return {name: value for name, value in environ.items() if name not in of_a_hook}
+    kept = {name: value for name, value in environ.items() if name not in of_a_hook}
+    return {**kept, "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 
 
 def with_variables(text: str, environ: Mapping[str, str] = os.environ) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from mlxmtp.files import write_atomically
 
 _CONTEXT = 32_768  # where the server does not say
 _BEGIN, _END = "# mlxmtp: begin\n", "# mlxmtp: end\n"
+_MEANT = re.compile(r"[{}\x00-\x1f\x7f]")  # in a name: what some files take for more than text
 _HELPER, _TOKEN, _NO_KEY = f'echo "${SERVER_KEY}"', "ANTHROPIC_AUTH_TOKEN", "none"
 
 Table = dict[str, Any]
@@ -69,7 +72,7 @@ def _claude(server: Server) -> Table:
 
 
 def _codex(server: Server) -> str:
-    name = json.dumps(server.model.name)
+    name = json.dumps(server.model.name, ensure_ascii=False)
     lines = [f"model = {name}", 'model_provider = "mlxmtp"', f"model_context_window = {server.context}", ""]
     lines += ["[model_providers.mlxmtp]", 'name = "mlxmtp"', f'base_url = "{server.url}/v1"', 'wire_api = "responses"']
     lines += [f'env_key = "{SERVER_KEY}"'] if server.locked else []
@@ -96,7 +99,10 @@ def _zed(server: Server) -> Table:
 
 
 def _llm(server: Server) -> str:
-    lines = [f"- model_id: {json.dumps('mlxmtp')}", f"  model_name: {json.dumps(server.model.name)}"]
+    lines = [
+        f"- model_id: {json.dumps('mlxmtp')}",
+        f"  model_name: {json.dumps(server.model.name, ensure_ascii=False)}",
+    ]
     lines += [f"  api_base: {json.dumps(f'{server.url}/v1')}"]
     lines += ["  can_stream: true", "  supports_tools: true", "  supports_schema: true"]
     lines += ["  vision: true"] if server.model.sees else []
@@ -106,8 +112,14 @@ def _llm(server: Server) -> str:
 
 def _continue(server: Server) -> str:
     key = f"${{{{ secrets.{SERVER_KEY} }}}}" if server.locked else "none"
-    lines = ["name: mlxmtp", "version: 0.0.1", "schema: v1", "models:", f"  - name: {json.dumps(server.model.name)}"]
-    lines += ["    provider: openai", f"    model: {json.dumps(server.model.name)}"]
+    lines = [
+        "name: mlxmtp",
+        "version: 0.0.1",
+        "schema: v1",
+        "models:",
+        f"  - name: {json.dumps(server.model.name, ensure_ascii=False)}",
+    ]
+    lines += ["    provider: openai", f"    model: {json.dumps(server.model.name, ensure_ascii=False)}"]
     lines += [f"    apiBase: {json.dumps(f'{server.url}/v1')}", f"    apiKey: {json.dumps(key)}"]
     able = "tool_use, image_input" if server.model.sees else "tool_use"
     lines += ["    roles: [chat, edit, apply]", f"    capabilities: [{able}]", "    defaultCompletionOptions:"]
@@ -136,7 +148,7 @@ CLIENTS: Mapping[str, Client] = {
         "opencode",
         lambda: client_folder("XDG_CONFIG_HOME", ".config") / "opencode" / "opencode.json",
         _opencode,
-        lambda server: _with_key(f"opencode --model mlxmtp/{server.model.name}", server),
+        lambda server: _with_key(f"opencode --model {shlex.quote(f'mlxmtp/{server.model.name}')}", server),
         'OPENCODE_CONFIG_CONTENT="$({connect})" {then}',
     ),
     "llm": Client(
@@ -165,9 +177,17 @@ CLIENTS: Mapping[str, Client] = {
 }
 
 
+def _content(client: Client, server: Server) -> Table | str:
+    """Return a client's settings. The model's name is the server's word: in some files braces stand for a file."""
+    if _MEANT.search(server.model.name):
+        told = f"The server at {server.url} has a model with a name that settings cannot hold"
+        raise UsageError(f"{told}: name another one with -m.")
+    return client.content(server)
+
+
 def text_of(client: Client, server: Server) -> str:
-    """Return what goes into the client's file."""
-    content = client.content(server)
+    """Return what goes into the client's file. Raises UsageError for a model whose name no settings can hold."""
+    content = _content(client, server)
     return content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
 
 
@@ -186,7 +206,7 @@ def write(client: Client, server: Server) -> Written:
         before = path.read_text(encoding="utf-8") if path.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({error}): mend it, or put the settings there by hand.") from None
-    text = _joined(before, client.content(server), path)
+    text = _joined(before, _content(client, server), path)
     backup = None
     try:
         if before is not None and before != text:

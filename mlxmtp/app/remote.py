@@ -237,6 +237,11 @@ class Chunks:
         if not ended and not self._closed:
             raise self.remote.broken_off()
 
+    @property
+    def closed(self) -> bool:
+        """True once nobody waits for more."""
+        return self._closed
+
     def close(self) -> None:
         """End it."""
         self._closed = True

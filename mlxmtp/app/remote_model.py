@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty, Full, Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _CONTEXT = 32_768  # where a server does not say
 _BYTES, _FORMAT = 4, 8  # of a token, about, and the tokens around a message
 _LOOK = 0.1  # seconds after which a stop is noticed while nothing comes
+_AHEAD = 256  # chunks that may wait: a server may be faster than who reads
+_MOST = 1e15  # of a number that a server sent
 
 _REASONS: dict[str, FinishReason] = {"length": "length", "tool_calls": "tool"}
 _BROKEN = ("content_filter", "abort", "error")  # of Azure, vLLM and others
@@ -342,19 +344,33 @@ class RemoteAnswer(Answer):
         self._first = self._first or time.perf_counter()
         self._called[index] = name or str(function.get("name") or ""), arguments + written
 
-    def _arriving(self) -> Iterator[dict[str, Any]]:
-        """Yield chunks; before each, and while none comes, `on_prefill` is called, which may end the answer."""
-        arrived: SimpleQueue[dict[str, Any] | Exception | None] = SimpleQueue()
+    def _read_beside(self) -> Queue[dict[str, Any] | Exception | None]:
+        """Return the queue into which another thread reads chunks, a few ahead; last an exception or None."""
+        arrived: Queue[dict[str, Any] | Exception | None] = Queue(_AHEAD)
+
+        def put(one: dict[str, Any] | Exception | None) -> None:
+            while True:
+                with suppress(Full):
+                    arrived.put(one, timeout=1.0)
+                    return
+                if self._chunks.closed:  # nobody reads on; the end may still be waited for
+                    with suppress(Empty):
+                        arrived.get_nowait()
 
         def read() -> None:
             try:
                 for chunk in self._chunks:
-                    arrived.put(chunk)
-                arrived.put(None)
+                    put(chunk)
+                put(None)
             except Exception as error:  # noqa: BLE001  (raised where the answer is read)
-                arrived.put(error)
+                put(error)
 
         Thread(target=read, name="mlxmtp-remote", daemon=True).start()
+        return arrived
+
+    def _arriving(self) -> Iterator[dict[str, Any]]:
+        """Yield chunks; before each, and while none comes, `on_prefill` is called, which may end the answer."""
+        arrived = self._read_beside()
         while True:
             try:
                 chunk = arrived.get(timeout=_LOOK)
@@ -379,6 +395,6 @@ class RemoteAnswer(Answer):
 def _number(table: Mapping[str, Any], name: str) -> float:
     """Return a number that a server sent; 0 for anything else."""
     value = table.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST:
         return 0
     return max(0, value)

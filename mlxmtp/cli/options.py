@@ -15,6 +15,8 @@ from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, number_or_te
 
 Command = Callable[..., None]
 
+_MEANT = str.maketrans(dict.fromkeys("\\`$\"'", " "))
+
 
 def takes(command: str, layout: str, table: type = Settings) -> Callable[[Command], Command]:
     """Add the settings that a command takes to the options of its function.
@@ -102,7 +104,12 @@ def model_names(incomplete: str) -> list[str]:
     if is_path(incomplete):
         folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
         names += [f"{folder}{one.name}/" for one in expand_home(folder or ".").iterdir() if one.is_dir()]
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and name == _plain(name)]
+
+
+def _plain(text: str) -> str:
+    """Return a text without what a shell runs or ends a word at: zsh reads what completion offers once more."""
+    return text.translate(_MEANT)
 
 
 def removable_names(incomplete: str) -> list[str]:
@@ -119,8 +126,9 @@ def session_ids(incomplete: str) -> list[tuple[str, str]]:
     from mlxmtp.settings import find_places
 
     sessions = Sessions(find_places().sessions).listing().sessions
-    named = [(one.name or one.id, one.title) for one in sessions if (one.name or one.id).startswith(incomplete)]
-    return named or [(one.id, one.title) for one in sessions if one.id.startswith(incomplete)]
+    words = [(one.name if one.name and one.name == _plain(one.name) else one.id, one) for one in sessions]
+    named = [(word, _plain(one.title)) for word, one in words if word.startswith(incomplete)]
+    return named or [(one.id, _plain(one.title)) for one in sessions if one.id.startswith(incomplete)]
 
 
 ToolWords = Annotated[

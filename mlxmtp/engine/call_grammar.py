@@ -15,6 +15,7 @@ from mlxmtp.errors import UsageError
 _LARGEST, _LONGEST, _MOST = 10**17, 1000, 100
 """Integers, characters of a string and items of an array up to which limits of a schema are part of a grammar; calls
 are held to all of them where they are run (`app/tools/arguments.py`)."""
+_LONG = 100  # characters of an expression that is not written twice
 _ANY = r"""
 any: string | number | "true" | "false" | "null" | object | array
 object: "{" (pair ("," pair)*)? "}"
@@ -120,6 +121,10 @@ class _Rules:
         item, (low, high) = self.of(schema["items"]), _counts(schema, "Items", _MOST)
         if high == 0:
             return '("[" "]")'
+        if len(item) > _LONG:  # it is written twice: as a rule of its own, so that what is nested does not double
+            name = f"item{len(self.lines)}"
+            self.lines.append(f"{name}: {item}")
+            item = name
         times = "*" if high is None and low < 2 else f"{{{max(0, low - 1)},{'' if high is None else high - 1}}}"
         some = item if high == 1 else f'{item} ("," {item}){times}'
         return f'("[" {some} "]")' if low else f'("[" ({some})? "]")'

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlxmtp.engine.endless import endless_reference, endless_rule
+from mlxmtp.engine.endless import RULE, endless_reference, endless_rule, objects_in
 from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.errors import MlxmtpError, UsageError
 
@@ -30,6 +30,7 @@ _OPTIONS = {
 }
 _BY_NAME = {"properties", "patternProperties", "$defs", "definitions"}  # their keys are names, not keywords
 _DATA = {"const", "enum", "default", "examples"}
+_MOST_RULES = 1000  # llguidance follows rules and references by recursion: some 3,000 overflow its stack
 _NAMES = {"schema": "JSON schema", "regex": "regular expression", "grammar": "grammar"}
 
 
@@ -54,6 +55,9 @@ class Constraint:
         """Raise UsageError, which names the place, for what is not supported, cannot be read or allows no text."""
         import llguidance
 
+        if self._rules() > _MOST_RULES:
+            told = f"it has more than {_MOST_RULES:,} rules or references"
+            raise UsageError(f"This {_NAMES[self.kind]} cannot be used: {told}. docs/structured.md lists what can.")
         failed, said = llguidance.LLMatcher.validate_grammar_with_warnings(self._grammar())
         if not failed:
             matcher = llguidance.LLMatcher(_byte_table(), self._grammar(), log_level=0)
@@ -65,6 +69,20 @@ class Constraint:
             # An expression's fault is the last of several lines, that of a grammar the first, behind its place.
             reason = said[0].rpartition("error: ")[2].split("\n")[0].rstrip(".")
             raise UsageError(f"This {_NAMES[self.kind]} cannot be used: {reason}. docs/structured.md lists what can.")
+
+    def fits(self, text: str) -> bool:
+        """Return whether a whole text has the form."""
+        import llguidance
+
+        matcher = llguidance.LLMatcher(_byte_table(), self._grammar(), log_level=0)
+        data = list(text.encode("utf-8", "replace"))
+        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+    def _rules(self) -> int:
+        """Return how many rules or references there are, each of which may lead to the next."""
+        if self.kind == "schema":
+            return sum("$ref" in one for one in objects_in(json.loads(self.source)))
+        return len(RULE.findall(self.source)) if self.kind == "grammar" else 0
 
     def _endless(self) -> str | None:
         """Return the place in it that no finite text gets through."""

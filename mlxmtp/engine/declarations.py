@@ -18,8 +18,10 @@ _LIMITS: Mapping[str, Sequence[str]] = {
 }
 """Keywords that no template writes, by the type they belong to: grammars of calls know them (`call_grammar.py`)."""
 _FAR = 1e17
-_DEEPEST, _LARGEST = 32, 5000
+_DEEPEST, _LARGEST = 32, 1000
 """Levels of a schema, and schemas in it, after references have been followed."""
+_LONGEST, _MOST_SAID = 10_000, 100_000
+"""Characters of a description, and of all of them."""
 
 Declaration = dict[str, Any]
 
@@ -42,7 +44,7 @@ class _Writable:
 
     def __init__(self, root: Mapping[str, Any], path: str) -> None:
         self._root, self._path = root, path
-        self._left = _LARGEST
+        self._left, self._said = _LARGEST, 0
 
     def of(self, schema: Any, depth: int = 0, inside: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return a schema; `inside` are the references that led to it, which a circle would follow for ever."""
@@ -70,7 +72,10 @@ class _Writable:
             wanted = str if kind == "string" else int
             found["enum"] = [one for one in values if isinstance(one, wanted) and not isinstance(one, bool)]
         found |= {key: limit for key in _LIMITS.get(kind, ()) if (limit := limit_of(merged, key)) is not None}
-        if description := _described(merged, values if kind != "string" else None, others):
+        if description := _described(merged, values if kind != "string" else None, others)[:_LONGEST]:
+            self._said += len(description)
+            if self._said > _MOST_SAID:
+                raise UsageError(f"{self._path} is too large: its descriptions have over {_MOST_SAID:,} characters.")
             found["description"] = description
         return {key: value for key, value in found.items() if value != []}
 

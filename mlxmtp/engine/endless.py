@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from urllib.parse import unquote
 
-_RULE = re.compile(r"^[ \t]*[?!]?([A-Za-z_]\w*)(?:\[[^\]\n]*\])?[ \t]*:(?!:)", re.MULTILINE)
+RULE = re.compile(r"^[ \t]*[?!]?([A-Za-z_]\w*)(?:\[[^\]\n]*\])?[ \t]*:(?!:)", re.MULTILINE)
 _TOKEN = re.compile(
     r"""\s+|//[^\n]*                                       # nothing
       | (?P<text>"(?:\\.|[^"\\])*"i?|/(?:\\.|[^/\\\n])+/[a-z]*|<[^<>\s]+>)
@@ -23,7 +23,7 @@ _TOKEN = re.compile(
 
 def endless_rule(grammar: str) -> str | None:
     """Return `start` if no text of a Lark grammar ends; None also for what is not plain Lark."""
-    heads = list(_RULE.finditer(grammar))
+    heads = list(RULE.finditer(grammar))
     ends = [*(head.start() for head in heads[1:]), len(grammar)]
     rules: dict[str, list[tuple[str, str]]] = {}
     for head, end in zip(heads, ends, strict=True) if heads else []:
@@ -38,7 +38,7 @@ def endless_rule(grammar: str) -> str | None:
 
 def endless_reference(schema: Any) -> str | None:
     """Return a `$ref` that a document of a JSON schema would have to follow for ever."""
-    references = {one["$ref"] for one in _objects(schema) if isinstance(one.get("$ref"), str)}
+    references = {one["$ref"] for one in objects_in(schema) if isinstance(one.get("$ref"), str)}
     targets = {name: _target(schema, name) for name in references}
     ending = _fixpoint(targets, lambda name, known: _ends(targets[name], known))
     return None if _ends(schema, ending) else min(references - ending)
@@ -116,11 +116,12 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
+def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the objects in a document, those inside others included."""
     if isinstance(value, dict):
         yield value
     for one in value.values() if isinstance(value, dict) else _listed(value):
-        yield from _objects(one)
+        yield from objects_in(one)
 
 
 def _target(schema: Any, reference: str) -> Any:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -352,7 +352,8 @@ class Cover:
 
     def __init__(self, material: Any) -> None:
         used = set().union(*map(set, _strings(material)))
-        free = (character for character in map(chr, range(0xE000, 0xF900)) if character not in used)
+        private = chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+        free = (character for character in map(chr, private) if character not in used)
         self._open, self._close, self._other = islice(free, 3)
 
     def put_on(self, text: str, marks: re.Pattern[str], specials: Collection[str], meant: Collection[str]) -> str:

@@ -28,6 +28,9 @@ TransferError = (errors.HfHubHTTPError, httpx2.TransportError, errors.OfflineMod
 T = TypeVar("T")
 
 OnWait = Callable[[str, float], None]  # takes a reason and the seconds until the next attempt
+# A name of a file below a repository, and a hash: both become paths of the cache, and a mirror is not to be trusted.
+_NAME = re.compile(r"(?!\.{1,2}(?:/|$))[^/\\\0]+(?:/(?!\.{1,2}(?:/|$))[^/\\\0]+)*")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,13 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
     files: dict[str, RemoteFile] = {}
     try:
         found = response.json()
-        if not found["sha"]:
+        if not _HASH.fullmatch(str(found["sha"])):
             raise ValueError("the answer names no commit")
         for item in found["siblings"]:
             name, lfs = item["rfilename"], item.get("lfs")
+            content = item.get("blobId") if lfs is None else lfs["sha256"]
+            if not _NAME.fullmatch(name) or not (content is None or _HASH.fullmatch(str(content))):
+                raise ValueError(f"it has a file of the name {name!r:.100}")
             if lfs is not None:
                 files[name] = RemoteFile(name, int(lfs["size"]), str(lfs["sha256"]), lfs=True)
             elif item.get("blobId") and item.get("size") is not None:
@@ -159,7 +165,7 @@ def read_part(repo: str, commit: str, name: str, start: int, count: int, *, on_w
                 found += piece
                 if begins + len(found) >= start + count:
                     break
-        return bytes(found[start - begins :][:count])
+        return bytes(memoryview(found)[start - begins :][:count])
 
     return _patiently(read, Patience(on_wait), repo, commit)
 

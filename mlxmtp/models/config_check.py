@@ -10,6 +10,8 @@ _REQUIRED = (
 )  # fmt: skip
 SIZES_BY_KIND = ("head_dim", "global_head_dim", "num_key_value_heads", "num_global_key_value_heads")
 """Sizes that differ between kinds of layers: of sliding ones, and of full ones."""
+_LAYERS = 1024  # each of them has some twenty tensors, which are listed before anything is known of a file
+_NESTED, _DIGITS = 8, 10  # lists in lists of ids, and digits of a number that is written as text
 _LARGEST = 1 << 24  # of any size: far beyond every network, and products stay numbers that a machine can hold
 _SIZES = {
     1: (
@@ -59,6 +61,8 @@ def problems(text: dict[str, Any], drafter: Mapping[str, Any] | None) -> Iterato
 
 def _problems_of_layers(text: dict[str, Any], shared: int | None) -> Iterator[str]:
     kinds = text["layer_types"]
+    if text["num_hidden_layers"] > _LAYERS:
+        yield f"has {text['num_hidden_layers']:,} layers, which no Gemma 4 has"
     if not isinstance(kinds, list) or len(kinds) != text["num_hidden_layers"]:
         count = len(kinds) if isinstance(kinds, list) else "no"
         yield f"names {count} layer types for {text['num_hidden_layers']} layers"
@@ -95,7 +99,7 @@ def _unify_layers(text: dict[str, Any]) -> Iterator[str]:
     table = text.get("per_layer_config", {})
     if not isinstance(table, Mapping) or not all(isinstance(entry, Mapping) for entry in table.values()):
         yield "has a per_layer_config that is no table of tables"
-    layers = {int(at): entry for at, entry in table.items() if str(at).isdecimal()}
+    layers = {int(at): entry for at, entry in table.items() if str(at).isdecimal() and len(str(at)) < _DIGITS}
     for key, older in zip(SIZES_BY_KIND[::2], SIZES_BY_KIND[1::2], strict=True):
         if not any(key in entry for entry in layers.values()):
             continue
@@ -141,12 +145,12 @@ def usable(generation: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return used, notes
 
 
-def token_ids(value: Any) -> list[int] | None:
+def token_ids(value: Any, depth: int = 0) -> list[int] | None:
     """Return the ids in a number or a list, nested or written as text as some tools do; None where there is another."""
     if isinstance(value, list):
-        parts = [token_ids(one) for one in value]
+        parts = [token_ids(one, depth + 1) if depth < _NESTED else None for one in value]
         return None if None in parts else [one for part in parts for one in part or ()]
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:
         return [int(value)]
     return [value] if _is_size(value, 0) else None
 

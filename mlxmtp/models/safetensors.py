@@ -27,6 +27,7 @@ WIDTHS = {
 """Bytes of one value by dtype."""
 
 _POINTER = b"version "
+_LONGEST_HEADER = 100_000_000  # bytes: the limit of the format
 _LONGEST_READ = 1 << 30  # one system call takes at most 2 GiB
 
 
@@ -248,7 +249,7 @@ def header_length(prefix: bytes, size: int, file: object) -> int:
     """Return the length that a file's first eight bytes give its header. Raises LoadError for an impossible one."""
     refuse_pointer(prefix, file)
     length: int = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-    if length > size - 8:
+    if length > min(size - 8, _LONGEST_HEADER):
         raise LoadError(f"{file} is cut off or not a safetensors file. {advice(file)}")
     return length
 

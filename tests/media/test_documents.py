@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,20 @@ def pdf_of(pages: Sequence[str], more: str = "") -> bytes:
         parts.append(f"{10 + 2 * i} 0 obj<<{about}/Contents {11 + 2 * i} 0 R>>endobj")
         parts.append(f"{11 + 2 * i} 0 obj<</Length {len(drawn)}>>stream\n{drawn}\nendstream endobj")
     return ("%PDF-1.4\n" + "\n".join(parts) + f"\ntrailer<</Root 1 0 R{more}>>\n%%EOF\n").encode()
+
+
+def nested(levels: int) -> bytes:
+    """Return a PDF of one page, whose form draws another ten times, which does so too."""
+    parts = ["1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj"]
+    about = "/Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<</XObject<</X 10 0 R>>>>"
+    parts.append(f"3 0 obj<<{about}/Contents 4 0 R>>endobj")
+    parts.append("4 0 obj<</Length 5>>stream\n/X Do\nendstream endobj")
+    for level in range(levels):
+        drawn = "/X Do " * 10 if level < levels - 1 else "1 0 0 rg 0 0 9 9 re f"
+        inner = f"/Resources<</XObject<</X {11 + level} 0 R>>>>" if level < levels - 1 else ""
+        about = f"/Type/XObject/Subtype/Form/BBox[0 0 595 842]{inner}/Length {len(drawn)}"
+        parts.append(f"{10 + level} 0 obj<<{about}>>stream\n{drawn}\nendstream endobj")
+    return ("%PDF-1.4\n" + "\n".join(parts) + "\ntrailer<</Root 1 0 R>>\n%%EOF\n").encode()
 
 
 class TestPdf:
@@ -76,12 +91,9 @@ class TestPdf:
         ]:
             with pytest.raises(UsageError, match=said):
                 of_bytes(data, "x.pdf")
-        monkeypatch.setattr(pdf, "MOST_PICTURES", 2)
-        with pytest.raises(UsageError, match="has 3 pages without text, and at most 2 are seen"):
-            of_bytes(pdf_of([""] * 3), "x.pdf")
-        found = of_bytes(pdf_of(["", WORDS, ""]), "x.pdf")
-        assert found is not None
-        assert len(found.media) == 2
+        with pytest.raises(UsageError, match=r"x\.pdf has 3 pages without text, and at most 2 are seen"):
+            pdf.read_pages(pdf_of([""] * 3), "x.pdf", 2)
+        assert len(pdf.read_pages(pdf_of(["", WORDS, ""]), "x.pdf", 2)) == 3
         monkeypatch.setitem(sys.modules, "pypdfium2", None)
         with pytest.raises(UsageError, match=r"needs pypdfium2: pip install 'mlxmtp\[pdf\]'"):
             of_bytes(pdf_of([WORDS]), "x.pdf")
@@ -91,8 +103,21 @@ class TestPdf:
             raise AssertionError("a page was rendered")
 
         monkeypatch.setattr(self.pypdfium2.PdfPage, "render", render)
-        with pytest.raises(UsageError, match="has 101 pages without text, and at most 100 are seen"):
-            of_bytes(pdf_of([WORDS, *[""] * 101]), "x.pdf")
+        with (
+            self.pypdfium2.PdfDocument(pdf_of([WORDS, *[""] * 101])) as document,
+            pytest.raises(pdf._Unreadable, match="has 101 pages without text, and at most 100 are seen"),
+        ):
+            next(pdf._read(document, 100))
+
+    def test_a_small_file_that_never_ends_is_given_up_and_others_are_read_meanwhile(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pdf, "_SECONDS", 10)
+        with ThreadPoolExecutor(1) as pool:
+            endless = pool.submit(pdf.read_pages, nested(12), "x.pdf")
+            assert [page.text for page in pdf.read_pages(pdf_of([WORDS]), "y.pdf")] == [WORDS]
+            with pytest.raises(UsageError, match=r"x\.pdf is a PDF that (takes more than|cannot be read)"):
+                endless.result(300)
 
     def test_damaged_ones_are_pages_or_a_sentence(self) -> None:
         dice = random.Random(5)

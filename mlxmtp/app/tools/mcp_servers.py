@@ -242,7 +242,8 @@ class Servers:
             raise ValueError(f"{cleaned(told.name, 40)!r} (no usable name)")
         try:
             size = len(json.dumps(told.input_schema))
-            declaration(told.name, "", told.input_schema, told.name)
+            if size <= _LARGEST_SCHEMA:
+                declaration(told.name, "", told.input_schema, told.name)
         except (UsageError, RecursionError):
             size = _LARGEST_SCHEMA + 1
         if size > _LARGEST_SCHEMA:

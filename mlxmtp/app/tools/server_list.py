@@ -84,10 +84,17 @@ class ServerEntry:
                 args=tuple(map(with_variables, self.args)),
                 env={key: with_variables(value) for key, value in self.env.items()},
                 url=with_variables(self.url),
-                headers={key: with_variables(value) for key, value in self.headers.items()},
+                headers={key: self._header(key, with_variables(value).strip()) for key, value in self.headers.items()},
             )
         except KeyError as error:
             raise ConfigError(f"The tool server '{self.name}' needs {error.args[0]} in the environment.") from error
+
+    def _header(self, key: str, value: str) -> str:
+        """Return the value of a header. Raises ConfigError, which does not show it, for one that no header holds."""
+        if not (value.isascii() and (value.isprintable() or not value)):
+            told = "has a line break or another character that no header holds: set its variable anew"
+            raise ConfigError(f"The header {key} of the tool server '{self.name}' {told}.")
+        return value
 
 
 class ServerList:

@@ -60,6 +60,14 @@ class Tool:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def _clean(schema: dict[str, Any]) -> None:
+    """Clean the descriptions in a schema; names and enums reach the tool as they are."""
+    if "description" in schema:
+        schema["description"] = cleaned(schema["description"], _DESCRIPTION)
+    for one in (*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])):
+        _clean(one)
+
+
 class Toolbox:
     """Tools by the names that the model calls; some may be switched off."""
 
@@ -74,6 +82,7 @@ class Toolbox:
             name = next(one for one in candidates if one not in self._tools)
             told = cleaned(tool.description, _DESCRIPTION)
             self._declared[name] = declaration(name, told, tool.parameters, f"The schema of {tool.label}")
+            _clean(self._declared[name]["function"]["parameters"])
             self._tools[name] = tool
 
     def __bool__(self) -> bool:
