@@ -171,7 +171,7 @@ class Settings:
         "Drafts of automatic length: mtp (the drafter), copy (of the text so far), or mtp,copy.", "mtp", **_DRAFTS)
     exact: Literal["on", "off", "auto"] | None = setting(
         "--exact MODE", choice("on", "off", "auto"), "The same text bit for bit with any drafts: on, off or auto.",
-        "auto: on a GPU where it costs nothing", **_DRAFTING)
+        "auto: on a GPU where `doctor --check` found it free", **_DRAFTING)
     draft_bits: int | None = setting(
         "--draft-bits N", choice(4, 8, 16), "Quantize the drafter to 4 or 8 bits; 16 does not.",
         "by the drafter's size", **_DRAFTING)

@@ -336,8 +336,8 @@ def _read_weights(
     """Load a model; what `doctor --check` found out about this machine, it begins with."""
     folder, name = (None, None) if drafter is None else (drafter.folder, drafter.name)
     known = measured(data)
-    if known is not None and not known.exact and how["exact"] == "auto":
-        how["exact"] = "off"  # to look for it takes some twenty passes
+    if (known is None or not known.exact) and how["exact"] == "auto":
+        how["exact"] = "off"  # to look for it takes some twenty passes, before the first token
     model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
     from mlxmtp.models.device import memory_limit
 

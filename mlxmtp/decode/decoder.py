@@ -326,7 +326,7 @@ class Decoder:
                 state = self._state_after(new, hidden)
                 accepted = len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
         with self._computing():
-            if self.target.dtype.size < mx.float32.size:  # not awaited
+            if self.target.dtype.size < mx.float32.size and asked.sampling.greedy:  # not awaited
                 ties = asked.near_ties(logits[: len(new)], len(self.tokens))
                 self.near_ties = ties if self.near_ties is None else self.near_ties + ties
                 mx.async_eval(self.near_ties)

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,14 +45,12 @@ def read_pages(data: bytes, name: str, most: int = MOST_PICTURES) -> list[Page]:
             f"{name} is a PDF, which needs pypdfium2: pip install 'mlxmtp[pdf]', or turn it into text, for example "
             "with pdftotext."
         )
-    command = [sys.executable, "-P", "-c", f"from {__name__} import _main; _main({most})"]
-    ways = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    here = str(Path(__file__).parents[2])  # -P: no package of the folder one happens to be in
+    code = f"import sys; sys.path.insert(0, {here!r}); from {__name__} import _main; _main({most})"
+    command = [sys.executable, "-P", "-c", code]
     try:
         with _READING:
-            done = subprocess.run(
-                command, input=data, env={**os.environ, "PYTHONPATH": ways}, capture_output=True, timeout=_SECONDS,
-                check=True,
-            )  # fmt: skip
+            done = subprocess.run(command, input=data, capture_output=True, timeout=_SECONDS, check=True)
         pages = list(_pages_of(io.BytesIO(done.stdout)))
     except subprocess.TimeoutExpired:
         raise UsageError(
@@ -69,7 +66,7 @@ def read_pages(data: bytes, name: str, most: int = MOST_PICTURES) -> list[Page]:
 
 
 class _Unreadable(Exception):
-    """What is wrong with a document, behind its name."""
+    """A fault of a document, to be said behind its name."""
 
 
 def _pages_of(told: io.BytesIO) -> Iterator[Page]:

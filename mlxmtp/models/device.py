@@ -12,6 +12,7 @@ from mlxmtp.models.chunks import BUDGET
 
 _ONE_THREAD_BELOW = 1024
 _FREED_ON_CPU = 2**27
+_ROUNDED = 2**26  # bytes by which buffers may be larger than their arrays
 
 
 def on_cpu() -> bool:
@@ -55,29 +56,46 @@ def find_compiler() -> None:
 
 @cache
 def bound_memory() -> None:
-    """Bound freed memory once per process to what is needed again, and on Metal let nothing be paged out.
+    """Bound freed memory once per process to what is needed again.
 
     A GPU would keep up to its whole working set. A CPU keeps 32 MB, less than the scores of a round with 7 drafts after
     16,000 tokens: they went back to the system and were fetched page by page, a quarter of the round's time.
-    Wired memory is the system's again when the process ends.
     """
     mx.set_cache_limit(_FREED_ON_CPU if on_cpu() else BUDGET)
+
+
+def wire() -> None:
+    """Let Metal page out nothing of what is loaded now, weights above all.
+
+    No more: whatever comes and goes within the limit is put into Metal's residency sets and taken out again, which
+    costs time, and from which macOS itself has failed (ml-explore/mlx#3186). The system has it back when the process
+    ends.
+    """
     if (limit := memory_limit()) is not None:
-        mx.set_wired_limit(limit)
+        mx.clear_cache()  # freed buffers count, too
+        mx.set_wired_limit(min(limit, mx.get_active_memory() + _ROUNDED))
 
 
 def memory_limit() -> int | None:
     """Return the bytes that Metal recommends a process to take; None elsewhere."""
-    return int(mx.device_info()["max_recommended_working_set_size"]) if mx.metal.is_available() else None
+    return _told("max_recommended_working_set_size")
 
 
 def largest_buffer() -> int | None:
     """Return the most bytes of one array on Metal; None elsewhere."""
-    return int(mx.device_info()["max_buffer_length"]) if mx.metal.is_available() else None
+    return _told("max_buffer_length")
+
+
+def _told(key: str) -> int | None:
+    """Return a number that Metal tells of the GPU; `device_info` is of the default device, which may be the CPU."""
+    return None if on_cpu() or not mx.metal.is_available() else int(mx.device_info()[key])
 
 
 _OF_KERNEL_FILES = ("filesystem error", "Failed to compile function", "C++ shared library")
 """Words of MLX where its CPU backend could not write, compile or load a kernel in the folder for temporary files."""
+_TOO_LONG = ("Impacting Interactivity", "ImpactingInteractivity", "GPU Timeout", "ErrorTimeout")
+_REFUSED = "SubmissionsIgnored"
+"""Words of Metal where work took longer than macOS allows, and where it takes none any more."""
 
 
 def failure(error: RuntimeError) -> DeviceFailed:
@@ -85,6 +103,13 @@ def failure(error: RuntimeError) -> DeviceFailed:
     found = "; ".join(str(error).splitlines()[-2:])  # of a compiler's pages the end, where it says what failed
     if any(words in str(error) for words in _OF_KERNEL_FILES):
         step = "It builds kernels in TMPDIR: let that name a folder with room, where files may be written and run."
+    elif _REFUSED in str(error):
+        step = "After errors of the GPU macOS takes no more work of this process: start it again."
+    elif any(words in str(error) for words in _TOO_LONG):
+        step = (
+            "macOS stopped the GPU, for which the display was waiting: let the display sleep, use less context, or set "
+        )
+        step += "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment."
     else:
         step = "Usually the memory is full: "
         step += "use less context, choose a smaller model, or quantize keys and values with --kv-bits 8."

@@ -9,6 +9,7 @@ from typing import Self
 
 import mlx.core as mx
 
+from mlxmtp.models import device
 from mlxmtp.models.tensors import Quantization
 
 APART = 4096
@@ -72,4 +73,13 @@ def weighted_sum(weights: mx.array, values: Rows) -> mx.array:
         if slots == 1 < heads and rows >= APART:
             return mx.concatenate([weights[:, i : i + 1] @ values[:, i : i + 1] for i in range(heads)], axis=1)
         return weights @ values
-    return mx.quantized_matmul(weights, *values.parts(), transpose=False, **values.quantization.arguments)
+    parts, how = values.parts(), values.quantization.arguments
+    slots, heads, rows, _ = parts[0].shape
+    if device.on_cpu() or rows < APART:
+        return mx.quantized_matmul(weights, *parts, transpose=False, **how)
+    # Metal divides no long sum over quantized rows by itself (`qmm` splits transposed ones only): pieces, added.
+    pieces = next(count for count in (32, 16, 8, 4, 2, 1) if rows % count == 0)
+    by_piece = weights.reshape(slots, heads, -1, pieces, rows // pieces).swapaxes(2, 3)
+    packed, scales, biases = (part.reshape(slots, heads, pieces, rows // pieces, -1) for part in parts)
+    sums = mx.quantized_matmul(by_piece, packed, scales, biases, transpose=False, **how)
+    return sums.astype(mx.float32).sum(axis=2).astype(weights.dtype)

@@ -245,7 +245,9 @@ def attend(queries: mx.array, kv: KV, mask: mx.array | str) -> mx.array:
     many = isinstance(mask, str) or rows > _FEW
     if many:
         keys, values = dequantized(keys), dequantized(values)
-    fused = many or (not device.on_cpu() and metal.has_kernel(rows, each, dim))
+    # Metal's kernel for few rows knows one stride for slots and heads: MLX would copy halves of several slots for it.
+    in_place = slots == 1 or groups == 1
+    fused = many or (in_place and not device.on_cpu() and metal.has_kernel(rows, each, dim))
     if fused and isinstance(keys, mx.array) and isinstance(values, mx.array):
         by_slot = queries.reshape(slots, rows, heads, dim).transpose(0, 2, 1, 3)
         y = mx.fast.scaled_dot_product_attention(by_slot, keys, values, scale=1.0, mask=mask)

@@ -143,6 +143,7 @@ def evaluate(network: Target | Drafter | PatchEmbedder | VisionTower | FrameEmbe
     try:
         for part in (*getattr(network, "layers", ()), *vars(network).values()):
             mx.eval(arrays(part))
+        device.wire()
     except RuntimeError as error:
         raise device.failure(error) from error
 

@@ -11,7 +11,7 @@ from mlxmtp.models.linear import Linear, Weights, gelu
 from mlxmtp.models.towers import VISION_SCORES, VisionConfig
 
 _LAYER_NORM_EPS = 1e-5  # PyTorch's default, which the configuration does not name; RMS norms have its 1e-6
-_FUSED_HEADS = (64, 80, 128)  # of MLX's attention on Metal; heads of 72 are filled up with zeros
+_FUSED_HEADS = (64, 72, 80, 128)  # of MLX's attention on Metal, 72 from 0.32.2 on; others are filled up with zeros
 
 
 def patches(pixels: mx.array, side: int) -> mx.array:

@@ -10,18 +10,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from mlxmtp.app.open import exact_of
+from mlxmtp.app import open as opening
+from mlxmtp.app.open import Checkpoint, exact_of
 from mlxmtp.decode import decoder as decoder_module
 from mlxmtp.decode import exact
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.exact import Passes, find_passes, probe, room_for
 from mlxmtp.decode.sampling import Sampling, near_ties
+from mlxmtp.engine.model import Model
 from mlxmtp.errors import LoadError, UsageError
 from mlxmtp.models import device, layer, linear, metal
 from mlxmtp.models.drafter import Drafter
@@ -265,3 +268,21 @@ def test_rows_and_slots_have_equal_bits_where_sums_have_one_order():
         [sys.executable, "-c", _BITS, *folders], capture_output=True, text=True, env=environment, check=False
     )
     assert (ran.stdout, ran.returncode) == ("equal\n", 0), ran.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "looked_for"),
+    [(None, "auto", "off"), (False, "auto", "off"), (True, "auto", "auto"), (None, "on", "on")],
+)
+def test_a_first_start_does_not_wait_for_exact_text_to_be_looked_for(found, wanted, looked_for, tmp_path, monkeypatch):
+    class Loading(Exception):
+        pass
+
+    def load(*_: object, exact: str, **__: object) -> None:
+        assert exact == looked_for
+        raise Loading
+
+    monkeypatch.setattr(Model, "load", load)
+    monkeypatch.setattr(opening, "measured", lambda _: None if found is None else SimpleNamespace(exact=found))
+    with pytest.raises(Loading):
+        opening._read_weights(Checkpoint("x", tmp_path), None, None, tmp_path, exact=wanted)

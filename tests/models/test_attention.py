@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import pytest
 
-from mlxmtp.models import device, kv_quant
-from mlxmtp.models.layer import attend
+from mlxmtp.models import device, kv_quant, metal
+from mlxmtp.models.layer import attend, halves
 from mlxmtp.models.metal import has_kernel, route
+from mlxmtp.models.tensors import Quantization
 from tests.full_size import PAIRS
 
 SLIDING, FULL = "sliding", "full"
@@ -29,6 +32,47 @@ def test_it_is_mlxs_attention(cpu, heads, groups, rows, keys, monkeypatch):
     )
     got = attend(queries, (held[:1], held[1:]), mask)
     assert float(mx.abs(got - wanted.transpose(0, 2, 1, 3).reshape(rows, -1)).max()) < 1e-5
+
+
+@pytest.mark.parametrize(("slots", "groups", "fused"), [(1, 2, True), (2, 1, True), (2, 2, False)])
+def test_metals_kernel_is_left_where_it_would_copy_keys_and_values(slots, groups, fused, monkeypatch):
+    """It has one stride for slots and heads of K/V, which a half of a buffer of several slots does not keep."""
+    calls: list[int] = []
+    real = mx.fast.scaled_dot_product_attention
+
+    def counted(*given: Any, **more: Any) -> mx.array:
+        calls.append(1)
+        return real(*given, **more)
+
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    monkeypatch.setattr(metal, "has_kernel", lambda *_: True)
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", counted)
+    queries, held = mx.random.normal((1, 2 * slots, 4, 16)), mx.random.normal((slots, 2 * groups, 40, 16))
+    mask = mx.broadcast_to(mx.arange(40)[None] < mx.array([[38], [39]]), (slots, 2, 40))
+    got = attend(queries, halves(held), mask if slots > 1 else mask[0])
+    assert bool(calls) == fused
+    by_slot = queries.reshape(slots, 2, 4, 16).transpose(0, 2, 1, 3)
+    wanted = real(by_slot, *mx.split(held, 2, axis=1), scale=1.0, mask=mask[:, None])
+    assert float(mx.abs(got - wanted.transpose(0, 2, 1, 3).reshape(2 * slots, -1)).max()) < 1e-5
+
+
+@pytest.mark.parametrize("rows", [64, 96, 100, 101])
+def test_long_sums_over_quantized_values_are_taken_in_pieces_on_a_gpu(rows, monkeypatch):
+    values = kv_quant.quantize(mx.random.normal((1, 2, rows, 64)), Quantization(8, 64))
+    weights = mx.softmax(mx.random.normal((1, 2, 4, rows)), axis=-1)
+    wanted = weights @ kv_quant.dequantized(values)
+    monkeypatch.setattr(kv_quant, "APART", 32)
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    sums: list[int] = []
+    real = mx.quantized_matmul
+
+    def counted(left: mx.array, *given: Any, **more: Any) -> mx.array:
+        sums.append(left.shape[-1])
+        return real(left, *given, **more)
+
+    monkeypatch.setattr(mx, "quantized_matmul", counted)
+    assert float(mx.abs(kv_quant.weighted_sum(weights, values) - wanted).max()) < 1e-5
+    assert sums == [{64: 2, 96: 3, 100: 25, 101: 101}[rows]]
 
 
 def heads_per_group(family: str, kind: str) -> tuple[int, int]:

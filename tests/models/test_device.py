@@ -14,7 +14,7 @@ from mlxmtp.models.chunks import BUDGET
 
 
 @pytest.mark.parametrize("gpu", ["Metal", "CUDA"])
-def test_freed_memory_is_bounded_and_weights_are_wired(gpu, monkeypatch):
+def test_freed_memory_is_bounded_and_what_is_loaded_is_wired(gpu, monkeypatch):
     calls: list[tuple[str, Any]] = []
     monkeypatch.setattr(device, "on_cpu", lambda: False)
     monkeypatch.setattr(mx.metal, "is_available", lambda: gpu == "Metal")
@@ -29,11 +29,38 @@ def test_freed_memory_is_bounded_and_weights_are_wired(gpu, monkeypatch):
 
     monkeypatch.setattr(mx, "set_cache_limit", limit("cache"))
     monkeypatch.setattr(mx, "set_wired_limit", limit("wired"))
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 10**9)
     device.bound_memory.cache_clear()
     device.bound_memory()
     device.bound_memory()
-    assert calls == [("cache", BUDGET), ("wired", 1000)][: 2 if gpu == "Metal" else 1]
+    assert calls == [("cache", BUDGET)]
     device.bound_memory.cache_clear()
+    for most, wired in ((2 * 10**9, 10**9 + 2**26), (10**9, 10**9)):
+        calls.clear()
+        monkeypatch.setattr(mx, "device_info", lambda most=most: {"max_recommended_working_set_size": most})
+        device.wire()
+        assert calls == [("wired", wired)][: 1 if gpu == "Metal" else 0]
+
+
+def test_a_mac_that_computes_on_its_cpu_has_no_limits_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(device, "on_cpu", lambda: True)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "Apple M4", "architecture": "arm64"})
+    assert device.memory_limit() is None
+    assert device.largest_buffer() is None
+
+
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        ("kIOGPUCommandBufferCallbackErrorImpactingInteractivity", "let the display sleep"),
+        ("Caused GPU Timeout Error", "let the display sleep"),
+        ("kIOGPUCommandBufferCallbackErrorSubmissionsIgnored", "start it again"),
+        ("Insufficient Memory", "--kv-bits 8"),
+    ],
+)
+def test_what_the_gpu_failed_for_is_told_with_a_step_that_helps(words, step):
+    assert step in str(device.failure(RuntimeError(f"[METAL] Command buffer execution failed: {words}.")))
 
 
 def test_a_cpu_keeps_what_a_round_over_a_long_context_frees(monkeypatch):

@@ -72,8 +72,10 @@ def bench(
     from mlxmtp.app.benchmark import Request, write_comparison
     from mlxmtp.bench.report import Plan
     from mlxmtp.cli.terminal.presenters import write_document
+    from mlxmtp.machine.awake import stay_awake
 
     loaded, out = begin(ctx)
+    stay_awake()
     chosen = _format(form, output)
     tables = form is None and (chosen == "md" or output is not None)  # what goes to stdout is markdown
     write = partial(write_document, out) if tables else out.write

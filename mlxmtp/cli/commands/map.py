@@ -64,7 +64,10 @@ def map_(
         raise UsageError("Give text files, or lines of JSON with --input: one of the two.")
     if output is not None and str(output) == "-":
         raise UsageError("Answers go to standard output without -o, as lines of JSON with --json: leave out -o -.")
+    from mlxmtp.machine.awake import stay_awake
+
     loaded, out = begin(ctx)
+    stay_awake()
     if input_ is not None and str(input_) == "-":
         input_ = Path("/dev/stdin")
     items = items_of_files(prompt, files) if files else items_of_lines(prompt, input_ or Path())

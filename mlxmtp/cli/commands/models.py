@@ -81,8 +81,10 @@ def pull(
     mlxmtp convert.
     """
     from mlxmtp.cli import obtain
+    from mlxmtp.machine.awake import stay_awake
 
     loaded, out = begin(ctx)
+    stay_awake()
     try:
         if convert:
             from mlxmtp.app.conversion import ConversionRequest
@@ -133,8 +135,10 @@ def convert(
     """
     from mlxmtp.app.conversion import ConversionRequest
     from mlxmtp.cli import obtain
+    from mlxmtp.machine.awake import stay_awake
 
     loaded, out = begin(ctx)
+    stay_awake()
     recipe = {"bits": q_bits, "group_size": q_group_size, "mode": q_mode, "draft_bits": draft_bits, "dtype": dtype}
     try:
         recipe["text_only"] = text_only or None
