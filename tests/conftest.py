@@ -1,14 +1,60 @@
-"""Before any test module imports mlx: OpenBLAS under it, on one thread (the networks here are small)."""
+"""Before any test module imports mlx: an environment that is nobody's, and OpenBLAS under it on one thread.
+
+The networks here are small.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
+import re
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
-from mlxmtp.models import blas
+_SOMEBODYS = re.compile(r"MLXMTP_|HF_|HUGGINGFACE_|XDG_|GIT_|(http|https|all)_proxy$", re.IGNORECASE)
+_SOMEBODYS_TOO = ("TMUX", "TMUX_PANE", "STY", "SSH_CONNECTION", "SSH_TTY")
+_ASKED_FOR = ("MLXMTP_SCHEDULES", "MLXMTP_TOOL_SERVERS")  # by whom the tests are run
+_OF_INSTALLERS = {
+    "XDG_CONFIG_HOME": (".config", ("pip", "uv")),
+    "XDG_CACHE_HOME": (".cache", ("pip", "uv", "matplotlib")),
+    "": ("", (".pip", ".matplotlib", "Library/Application Support/pip", "Library/Caches/pip", "Library/Caches/uv")),
+}
+"""What stays of a home folder: where packages come from, and what would take time to be made again."""
+
+
+def _leave_home() -> None:
+    """Let settings, tokens, sessions, proxies and git's configuration of who runs the tests play no part."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the process that started this one has done so
+    home, new = Path.home(), Path(tempfile.mkdtemp(prefix="mlxmtp-home-"))
+    atexit.register(_remove, new, os.getpid())
+    for variable, (usual, names) in _OF_INSTALLERS.items():
+        there = Path(os.environ.get(variable) or home / usual)
+        for name in names:
+            if (there / name).exists():
+                link = new / usual / name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(there / name)
+    for name in [*os.environ]:
+        if (_SOMEBODYS.match(name) or name in _SOMEBODYS_TOO) and name not in _ASKED_FOR:
+            del os.environ[name]
+    os.environ |= {"HOME": str(new), "NO_PROXY": "*", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a fork has nothing to remove
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_leave_home()
+
+from mlxmtp.models import blas  # noqa: E402  (nothing of the program is imported before)
 
 blas.load()
 blas.set_threads(1)

@@ -23,6 +23,7 @@ import pytest
 import soundfile
 
 from scripts.goldens.pictures import SOUNDS
+from tests.free_port import free_port
 from tests.hub.hub_server import Hub
 from tests.media_golden import pictures
 from tests.seeing import write_seeing_pocket
@@ -62,7 +63,7 @@ class Reader:
     environment: dict[str, str]
     port: int
 
-    def type(self, line: str, timeout: float = 120) -> str:
+    def type(self, line: str, timeout: float = 300) -> str:
         """Run a line to its end and return what it printed. Every part of a pipe has to succeed."""
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {line}"], env=self.environment, cwd=self.folder, timeout=timeout,
@@ -73,7 +74,7 @@ class Reader:
 
     def converse(self, line: str) -> None:
         """Ask one question in a terminal, and leave."""
-        child = pexpect.spawn("bash", ["-c", line], env=self.environment, cwd=str(self.folder), timeout=60)
+        child = pexpect.spawn("bash", ["-c", line], env=self.environment, cwd=str(self.folder), timeout=300)
         child.expect("/help")
         child.send("What is MTP?\r")
         child.expect("tok/s")
@@ -98,9 +99,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Reader:
     shutil.copyfile(ROOT / "scripts/pocket/chat_template.jinja", seeing / "chat_template.jinja")
     hub.publish("mlx-community/gemma-4-e2b-it-4bit", seeing)
     hub.publish("mlx-community/gemma-4-E2B-it-assistant-bf16", ROOT / "assets/pocket/drafter")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     _write_programs(folder / "bin", port)
     _write_files(folder)
     environment = {
@@ -155,12 +154,12 @@ def test_every_command_of_the_readme_works(reader: Reader) -> None:
     finally:
         for process in background:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
     _judge(reader, said)
 
 
 def _wait_for(port: int) -> None:
-    for _ in range(300):
+    for _ in range(1200):
         with socket.socket() as one:
             if one.connect_ex(("127.0.0.1", port)) == 0:
                 return

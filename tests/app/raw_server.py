@@ -1,6 +1,6 @@
 """A tool server without any library, which starts in no time and may behave badly: `raw_server.py [MANNER...]`.
 
-`heard=PATH` among the manners: that file is there once a tool was called.
+`heard=PATH` among the manners: that file is there once a tool was called. `environment`: `pid` tells it all.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def call(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if "changing" in MANNERS:
         send(method="notifications/tools/list_changed")
     text = {"echo": given.get("text"), "pid": str(os.getpid())}.get(name, "")
+    if "environment" in MANNERS:
+        text = json.dumps({**os.environ})
     if "huge" in MANNERS:
         text = "7 " * 2_000_000
     if "injecting" in MANNERS:

@@ -278,14 +278,27 @@ def test_answers_come_in_order_and_are_those_that_each_has_alone(
     model.close()
 
 
+HELD = """
+import sys, time
+from mlxmtp.app.map_inputs import Answers
+put = Answers.put
+def put_and_wait(*args):
+    put(*args)
+    time.sleep(600)  # until Ctrl-C
+Answers.put = put_and_wait
+from mlxmtp.__main__ import main
+sys.exit(main())
+"""
+
+
 @pytest.mark.slow
 def test_ctrl_c_and_a_second_run_give_the_file_of_an_undisturbed_one(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{i}.txt", f"question {i}: what is MTP?") for i in range(6)]
     own = {"HOME": str(tmp_path), "MLXMTP_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
 
-    def command(output: Path) -> list[str]:
+    def command(output: Path, *program: str) -> list[str]:
         flags = ["--seed", "3", "--max-tokens", "40", "--parallel", "2", "-m", "pocket", "-o", str(output)]
-        return [sys.executable, "-m", "mlxmtp", "map", *flags, "Answer: {}", *map(str, files)]
+        return [sys.executable, *(program or ("-m", "mlxmtp")), "map", *flags, "Answer: {}", *map(str, files)]
 
     def answers(output: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -293,15 +306,18 @@ def test_ctrl_c_and_a_second_run_give_the_file_of_an_undisturbed_one(tmp_path: P
 
     environment = {"PATH": os.environ["PATH"], **own}
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    done = subprocess.run(command(whole), env=environment, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(command(whole), env=environment, capture_output=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (0, b"")
-    process = subprocess.Popen(command(cut), env=environment, stderr=subprocess.DEVNULL)
-    while not (cut.exists() and cut.read_bytes().count(b"\n")) and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    assert 0 < len(answers(cut)) < 6
-    done = subprocess.run(command(cut), env=environment, capture_output=True, timeout=120, check=False)
+    process = subprocess.Popen(command(cut, "-c", HELD), env=environment, stderr=subprocess.DEVNULL)
+    try:
+        while not (cut.exists() and cut.read_bytes().count(b"\n")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+    assert len(answers(cut)) == 1
+    done = subprocess.run(command(cut), env=environment, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert b"continuing after them" in done.stderr
     assert answers(cut) == answers(whole)

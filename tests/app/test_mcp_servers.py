@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -232,6 +233,17 @@ class TestCalls:
             assert called(tools, "echo", text="x") == "x"
 
 
+def test_a_server_gets_little_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", "x")
+    entry = ServerEntry("raw", sys.executable, (str(HERE / "raw_server.py"), "environment"), env={"GIVEN": "y"})
+    with using(entry, folder=tmp_path) as tools:
+        assert tools.renew() == []
+        found = json.loads(called(tools, "pid"))
+    added = {"LC_CTYPE", "__CF_USER_TEXT_ENCODING"}  # by Python and by macOS
+    assert {*found} - added <= {"HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "GIVEN"}
+    assert (found["GIVEN"], found["PATH"]) == ("y", os.environ["PATH"])
+
+
 @pytest.mark.parametrize("place", ["/${KEY}/mcp", "/mcp?key=${KEY}"])
 def test_a_key_in_an_address_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setenv("KEY", "s3cret")
@@ -250,16 +262,14 @@ def kitchen() -> Iterator[str]:
     """The address of a server made with the library, on a thread."""
     from tests.app.tool_server import server
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    web = uvicorn.Server(uvicorn.Config(server.streamable_http_app(), port=port, log_level="critical", ws="none"))
-    thread = Thread(target=web.run)
-    thread.start()
-    wait_until(lambda: web.started)
-    yield f"http://127.0.0.1:{port}/mcp"
-    web.should_exit = True
-    thread.join(20)
+    web = uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="critical", ws="none"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=web.run, args=([listener],))
+        thread.start()
+        wait_until(lambda: web.started)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        web.should_exit = True
+        thread.join(20)
 
 
 @pytest.mark.parametrize("over", ["pipes", "http"])

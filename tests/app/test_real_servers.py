@@ -14,6 +14,7 @@ import pytest
 
 from mlxmtp.app.tools.server_list import ServerEntry
 from tests.app.test_mcp_servers import called, using, wait_until
+from tests.free_port import free_port
 
 FOLDER = Path(os.environ.get("MLXMTP_TOOL_SERVERS", ""))
 pytestmark = [
@@ -93,9 +94,7 @@ def everything(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Serve
     if request.param == "pipes":
         yield node("everything")
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [node("everything").command, "streamableHttp"]
     with subprocess.Popen(command, env={**os.environ, "PORT": str(port)}, stderr=subprocess.DEVNULL) as process:
 

@@ -84,7 +84,7 @@ class House:
             self.decoders[name].enqueue(self.tokenizer.encode(f"{answer}<turn|>"))
 
     def open(self, router: str = 'remote = "fallback"', skills: str = SKILLS, url: str = "127.0.0.1:1") -> None:
-        config = f'[endpoint.team]\nurl = "{url}"\ntimeout = 2\n[router]\nsmall = "{self.folders["small"]}"\n'
+        config = f'[endpoint.team]\nurl = "{url}"\ntimeout = 60\n[router]\nsmall = "{self.folders["small"]}"\n'
         if "big =" not in router:
             config += f'big = "{self.folders["big"]}"\n'
         (self.folder / "config.toml").write_text(f"{config}{router}\n{skills}", encoding="utf-8")

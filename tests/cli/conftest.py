@@ -23,6 +23,8 @@ from tests.text_checkpoint import write_text_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds until what does not come is missed; starting took 30 where sixteen others ran
+LEAVES, UNTIL_LEFT = "{ exec <&-; touch left; }", "until [ -e left ]; do sleep 0.02; done"
+"""In a script of the shell: a reader that leaves at once, and the wait for that."""
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=2 * PATIENCE,
             check=False,
         )
 
@@ -161,6 +163,8 @@ class Terminal:
             self._take(data)
         self.process.send_signal(signal.SIGSTOP)
         self.process.wait_until_stopped()
+        while data := self._read(0.0):  # what it had still written
+            self._take(data)
         self._take(shown.encode())
         self.process.send_signal(signal.SIGCONT)
 

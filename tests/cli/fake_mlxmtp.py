@@ -30,7 +30,7 @@ from mlxmtp.models.config import read_config
 from tests.fake_decoder import FakeDecoder
 
 _PAUSE = re.compile(r"\{(sleep [\d.]+|wait|stop|never)\}")
-_PATIENCE = 20.0  # seconds until what is waited for comes no more
+_PATIENCE = 300.0  # seconds until what is waited for comes no more
 stopped = Event()  # the answer that is being made
 
 
@@ -79,7 +79,7 @@ def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", toke
 def pause_at(mark: str) -> None:
     if mark == "wait":
         pause(_PATIENCE, until=Path("go on").exists)
-        Path("go on").unlink()
+        Path("go on").unlink(missing_ok=True)
     elif mark == "stop":
         pause(_PATIENCE, until=stopped.is_set)
     elif mark:

@@ -28,6 +28,7 @@ from threading import Thread
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[2]
+_PATIENCE = 240.0  # seconds until a process that does not start or end is given up
 IMPORTED_LATE = [
     "anyio._backends._asyncio", "http.client", "jinja2.ext", "markdown_it.tree", "mcp", "mlxmtp.app.tools.builtin",
     "mlxmtp.app.tools.transports", "mlxmtp.engine.template", "prompt_toolkit.input.vt100",
@@ -61,9 +62,9 @@ class Process:
         _server().sendall(payload)
         for descriptor in theirs:
             os.close(descriptor)
-        self.pid = self._report(60)
+        self.pid = self._report(_PATIENCE)
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = _PATIENCE) -> int:
         """Return the exit code, a signal's number below zero."""
         while self.returncode is None:
             status = self._report(timeout)
@@ -73,7 +74,7 @@ class Process:
         return self.returncode
 
     def wait_until_stopped(self) -> None:
-        assert os.WIFSTOPPED(self._report(60))
+        assert os.WIFSTOPPED(self._report(_PATIENCE))
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
@@ -83,7 +84,7 @@ class Process:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self, given: bytes = b"", timeout: float = 60) -> tuple[bytes, bytes]:
+    def communicate(self, given: bytes = b"", timeout: float = _PATIENCE) -> tuple[bytes, bytes]:
         """Write `given` to stdin, read the rest of stdout and stderr, and wait for the end."""
         said = [b"", b""]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Program
+from tests.cli.conftest import LEAVES, UNTIL_LEFT, Program
 from tests.cli.forks import Process
 
 
@@ -179,14 +179,15 @@ def test_a_damaged_checkpoint_is_one_sentence(program: Program) -> None:
 
 
 def test_a_reader_that_leaves_ends_it_quietly(program: Program) -> None:
-    program.answers = ["a line that goes on\n{sleep 0.5}" + "a line that goes on\n" * 14]  # by when it has left
-    done = program.shell('mlxmtp ask -m "$MODEL" Hi | head -c 10; echo "|${PIPESTATUS[0]}"')
+    program.answers = ["a line that goes on\n{wait}" + "a line that goes on\n" * 14]
+    reader = '{ head -c 10; exec <&-; touch "go on"; }'
+    done = program.shell(f'mlxmtp ask -m "$MODEL" Hi | {reader}; echo "|${{PIPESTATUS[0]}}"')
     assert done.stdout == "a line tha|141\n"
     assert done.stderr == ""
 
 
 def test_a_reader_of_the_help_that_leaves_ends_it_quietly(program: Program) -> None:
-    done = program.shell("{ sleep 0.3; mlxmtp ask --help; echo $? >&2; } | true")
+    done = program.shell(f"{{ {UNTIL_LEFT}; mlxmtp ask --help; echo $? >&2; }} | {LEAVES}")
     assert done.stderr == "141\n"
 
 

@@ -104,9 +104,8 @@ def test_ctrl_c_in_the_middle_of_a_real_answer(environment: dict[str, str], tmp_
     """With an empty kernel cache, so that kernels are being built when it comes."""
     command = ["-m", "mlxmtp", "ask", "-m", "pocket", "--plain", QUESTION, "--temp", "0", "--max-tokens", "400"]
     (tmp_path / "kernels").mkdir()
-    child = pexpect.spawn(
-        sys.executable, command, env={**environment, "TMPDIR": str(tmp_path / "kernels")}, timeout=60, encoding="utf-8"
-    )
+    env = {**environment, "TMPDIR": str(tmp_path / "kernels")}
+    child = pexpect.spawn(sys.executable, command, env=env, timeout=600, encoding="utf-8")
     child.expect(r"\w+ \w+")
     child.sendintr()
     child.expect(pexpect.EOF)

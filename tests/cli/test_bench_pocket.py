@@ -61,9 +61,12 @@ def test_ctrl_c_in_the_middle_ends_with_a_report_of_what_there_is(command):
     args = ("-m", "pocket", "--suite", "chat", "-n", "4", "-r", "500", "-w", "0", "--temp", "0", "--format", "jsonl")
     process = subprocess.Popen(arguments(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **command)
     assert process.stdout is not None
-    head = [json.loads(process.stdout.readline()) for _ in range(6)]
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        head = [json.loads(process.stdout.readline()) for _ in range(6)]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     rest = [json.loads(line) for line in out.splitlines()]
     assert (process.returncode, err) == (130, "")
     assert [line["type"] for line in head] == ["start", *["sample"] * 5]
@@ -76,9 +79,12 @@ def test_a_reader_that_leaves_ends_the_run(command):
     args = ("-m", "pocket", "--suite", "chat", "-n", "4", "-r", "500", "-w", "0", "--format", "jsonl")
     process = subprocess.Popen(arguments(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **command)
     assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["type"] == "start"
-    process.stdout.close()
-    assert process.wait(timeout=120) == 141
     assert process.stderr is not None
+    try:
+        assert json.loads(process.stdout.readline())["type"] == "start"
+        process.stdout.close()
+        assert process.wait(timeout=120) == 141
+    finally:
+        process.kill()
     assert process.stderr.read() == ""
     process.stderr.close()

@@ -207,6 +207,14 @@ def test_going_on_is_for_answers_that_are_not_complete(asked: Conversing) -> Non
     assert asked.say("/continue").endswith("Error: The last answer is complete: there is nothing to go on with.\n")
 
 
+@pytest.fixture
+def no_clipboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that of the terminal: neither tmux nor a Mac has one that is somebody's."""
+    monkeypatch.delenv("TMUX", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+
+
+@pytest.mark.usefixtures("no_clipboard")
 def test_copying(talk: Conversing) -> None:
     assert talk.say("/copy") == "> /copy\nError: There is no answer yet to copy.\n"
     talk.talk.out.look = type(talk.talk.out.look)(dumb=False, color=False)
@@ -224,6 +232,7 @@ def test_copying(talk: Conversing) -> None:
     assert "/copy takes nothing, all, code, or the number of a code block." in talk.say("/copy that")
 
 
+@pytest.mark.usefixtures("no_clipboard")
 def test_a_terminal_without_escapes_has_no_clipboard(asked: Conversing) -> None:
     assert asked.say("/copy") == "> /copy\nThis terminal has no way to the clipboard: /export writes a file instead.\n"
 
@@ -618,7 +627,7 @@ def test_a_plain_conversation_repaints_nothing(tmp_path: Path) -> None:
     out.clear_progress()
     assert paper.getvalue() == "loading e2b\nreading the prompt\n"
     screen = Paper()
-    view = AnswerView(Output(screen, None, Look(still=True)), plain=True)
+    view = AnswerView(Output(screen, None, Look(still=True)), plain=True, clock=lambda: 1.0)
     view.thinking("Let me ")
     view.tick()
     view.thinking("see.")

@@ -159,7 +159,7 @@ def test_a_thought_folds_and_ctrl_t_brings_it_back(program: Program) -> None:
     program.go_on()
     terminal.wait_for("tok/pass")
     lines = terminal.lines()
-    folded = next(at for at, line in enumerate(lines) if re.fullmatch(r"thought for \d(\.\d)? s", line))
+    folded = next(at for at, line in enumerate(lines) if re.fullmatch(r"thought for \d+(\.\d)? s", line))
     assert lines[folded - 2 : folded] == ["> Hi", ""]
     assert lines[folded + 1 : folded + 3] == ["", "Yes."]
     terminal.send(CTRL_T)
@@ -207,7 +207,7 @@ def test_a_thought_without_words_is_seen_while_it_lasts(program: Program) -> Non
     terminal = begin(program, "--think")
     terminal.send("Hi" + ENTER)
     terminal.wait_until(
-        "seconds", lambda lines: re.match(r"thinking [1-9] s · Ctrl\+T hides it", lines[-1]) is not None
+        "seconds", lambda lines: re.match(r"thinking [1-9]\d* s · Ctrl\+T hides it", lines[-1]) is not None
     )
     program.go_on()
     terminal.wait_for("tok/pass")
@@ -433,8 +433,8 @@ def test_a_long_history_loses_its_older_half(program: Program) -> None:
 def test_tab_completes(program: Program) -> None:
     (program.home / "notes.txt").write_text("Alpha", encoding="utf-8")
     terminal = begin(program)
-    terminal.send("/cont\t")
-    terminal.wait_for("> /cont")
+    terminal.send("/contin\t")
+    terminal.wait_for("> /continue")
     terminal.send(CTRL_C)
     terminal.send("/file no\t")
     terminal.wait_for("> /file notes.txt")
@@ -576,7 +576,7 @@ def test_a_dumb_terminal_gets_no_escape_at_all(program: Program) -> None:
     terminal.send(CTRL_C)
     terminal.wait_for("stopped · ")
     lines = leave(terminal)
-    assert re.search(r"\nthought for \d(\.\d)? s\n\nSome \*\*text\*\*\.\n", "\n".join(lines))
+    assert re.search(r"\nthought for \d+(\.\d)? s\n\nSome \*\*text\*\*\.\n", "\n".join(lines))
     assert not ESCAPE.search(terminal.raw)
 
 

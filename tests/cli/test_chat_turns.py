@@ -6,13 +6,15 @@ import os
 import re
 import signal
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.app.worker import Worker
+from mlxmtp.cli.repl import turns
 from mlxmtp.cli.repl.slash import Line
 from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard
 from mlxmtp.cli.terminal.output import Look
@@ -263,13 +265,14 @@ def test_other_words_that_do_not_fit_offer_the_same_and_replace_the_last_questio
     assert [one.question for one in talk.talk.conversation.exchanges] == [longer]
 
 
-def test_ctrl_c_that_breaks_the_compiler_of_kernels_first_is_ctrl_c(talk: Conversing) -> None:
-    late: list[Timer] = []
+def test_ctrl_c_that_breaks_the_compiler_of_kernels_first_is_ctrl_c(
+    talk: Conversing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came_late = SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(turns, "time", came_late)
 
     def broken(number: int) -> None:
         if number == 1:
-            late.append(Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)))
-            late[0].start()
             raise RuntimeError("the compiler has ended")
 
     talk.decoder.before_round = broken

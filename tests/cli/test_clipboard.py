@@ -17,9 +17,15 @@ from mlxmtp.cli.terminal.output import Look, Output, copy_to_clipboard
 from mlxmtp.errors import UsageError
 
 
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At this machine and outside tmux, whose buffer is somebody's."""
+    for name in ("TMUX", "STY", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_the_macs_own_program_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[list[str], Any]] = []
-    monkeypatch.delenv("SSH_CONNECTION", raising=False)
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(subprocess, "run", lambda command, **options: calls.append((command, options["input"])))
     sent = StringIO()
@@ -78,7 +84,6 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(60)
 
 
 def test_a_copied_picture_comes_from_whatever_the_desktop_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SSH_CONNECTION", raising=False)
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr(clipboard, "which", lambda _: None)
     with pytest.raises(UsageError, match=r"install wl-clipboard \(Wayland\) or xclip \(X11\)"):
@@ -102,7 +107,6 @@ def test_a_copied_picture_comes_from_whatever_the_desktop_has(monkeypatch: pytes
 
 
 def test_a_mac_hands_pictures_over_as_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SSH_CONNECTION", raising=False)
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(clipboard, "which", lambda _: None)
     said = {"furl": b"", "PNGf": "«data PNGf".encode() + PNG.hex().upper().encode() + "»\n".encode()}
@@ -155,7 +159,6 @@ def test_programs_that_refuse_what_nobody_offers_are_asked_on(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.delenv("SSH_CONNECTION", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     put_program(tmp_path, name, {"TARGETS": b"image/png", "image/png": PNG})
     assert clipboard.copied_picture() == PNG

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Program
+from tests.cli.conftest import LEAVES, UNTIL_LEFT, Program
 
 
 def test_show_is_toml_that_says_who_set_what(program: Program) -> None:
@@ -84,7 +84,8 @@ def test_a_broken_file_is_named(program: Program) -> None:
 
 
 def test_a_reader_of_the_path_that_leaves_ends_it_quietly(program: Program) -> None:
-    assert program.shell("{ sleep 0.3; mlxmtp config path; echo $? >&2; } | true").stderr == "141\n"
+    done = program.shell(f"{{ {UNTIL_LEFT}; mlxmtp config path; echo $? >&2; }} | {LEAVES}")
+    assert done.stderr == "141\n"
     closed = program.shell("mlxmtp config path >&-")
     assert (closed.returncode, "Standard output is closed" in closed.stderr) == (1, True)
 

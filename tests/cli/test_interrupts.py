@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import PATIENCE, ROOT
 
 
 @pytest.mark.parametrize("options", [("-n", "6"), ("-n", "3", "--command", "chat"), ("-n", "3", "--times", "3")])
@@ -34,12 +34,15 @@ def test_ctrl_c_that_the_main_thread_cannot_hear_ends_it(tmp_path: Path) -> None
     environ |= {"HOME": str(tmp_path), "MLXMTP_HOME": str(tmp_path), "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     run = [sys.executable, "-m", "mlxmtp", "bench", "-q", "-m", "pocket", "-n", "16", "-r", "1"]
     with subprocess.Popen(run, env=environ, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        while not begun.exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-        begun.unlink()  # it ends, too
+        try:
+            while not begun.exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=PATIENCE) == 130
+        finally:
+            process.kill()
+            begun.unlink(missing_ok=True)  # it ends, too
         assert process.stderr is not None
         assert process.stderr.read().endswith("Nothing had been measured yet.\n")
 
@@ -73,7 +76,7 @@ def test_ctrl_c_while_mlx_asks_for_its_compiler_is_not_lost(command: str, tmp_pa
         capture_output=True,
         text=True,
         start_new_session=True,
-        timeout=60,
+        timeout=2 * PATIENCE,
         check=False,
     )
     ended = 0 if command == "serve" else 130

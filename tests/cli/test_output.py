@@ -64,7 +64,8 @@ def test_the_marks_of_doctor_are_coloured(program: Program) -> None:
     plain = program.terminal("doctor", "--no-color", columns=100)
     plain.finish()
     assert "✓ chip: ".encode() in plain.raw
-    assert terminal.lines() == plain.lines()
+    shown, plainly = ([one for one in found.lines() if "disk: " not in one] for found in (terminal, plain))
+    assert shown == plainly
 
 
 def test_what_doctor_finds_is_broken_between_words(program: Program) -> None:

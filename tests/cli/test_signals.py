@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
-from threading import Timer
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,11 +57,15 @@ def test_a_second_ctrl_c_waits_for_nothing(said: list[str]) -> None:
     assert said == []
 
 
-def test_a_compiler_of_kernels_that_heard_ctrl_c_first_is_no_failure(said: list[str]) -> None:
+def test_a_compiler_of_kernels_that_heard_ctrl_c_first_is_no_failure(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     last_words = LastWords(lambda: said.append("bye"))
-    Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    came_late = SimpleNamespace(sleep=lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(signals, "time", came_late)
     with pytest.raises(Ended), interrupts(last_words), last_words:
         raise RuntimeError("the compiler has ended")
+    monkeypatch.setattr(signals, "time", SimpleNamespace(sleep=lambda _: None))
     with pytest.raises(RuntimeError, match="out of memory"), interrupts(last_words), LastWords(lambda: None):
         raise RuntimeError("out of memory")
     assert said == ["bye"]

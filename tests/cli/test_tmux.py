@@ -9,10 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.cli.conftest import Program
+from tests.cli.conftest import PATIENCE, Program
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 ABOVE = [f"line {number}" for number in range(30)]
@@ -29,14 +30,16 @@ class Window:
 
     def tmux(self, *words: str) -> str:
         command = ["tmux", "-S", self._socket, *words]
-        return subprocess.run(command, env=self.environ, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            command, env=self.environ, check=True, capture_output=True, text=True, timeout=PATIENCE
+        ).stdout
 
     def rows(self) -> list[str]:
         """Every row with text, from the first one that scrolled away."""
         return self.tmux("capture-pane", "-p", "-S", "-").rstrip("\n").split("\n")
 
     def until(self, holds: Callable[[list[str]], bool]) -> list[str]:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while not holds(rows := self.rows()):
             assert time.monotonic() < end, "\n".join(rows)
             time.sleep(0.05)
@@ -44,10 +47,11 @@ class Window:
 
 
 @pytest.fixture
-def window(program: Program, tmp_path: Path) -> Iterator[Window]:
-    shown = Window(program, tmp_path, 60, 14)
-    yield shown
-    shown.tmux("kill-server")
+def window(program: Program) -> Iterator[Window]:
+    with TemporaryDirectory(dir="/tmp") as folder:  # a socket's path is cut at 104 bytes, and a Mac's own is long
+        shown = Window(program, Path(folder), 60, 14)
+        yield shown
+        shown.tmux("kill-server")
 
 
 def test_a_window_that_gets_narrower_keeps_one_copy_of_the_line(window: Window) -> None:

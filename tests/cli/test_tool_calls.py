@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mlxmtp.app.tools.chosen import Tools
 from mlxmtp.app.tools.toolbox import Tool
 from mlxmtp.cli.calls import request_text
 from mlxmtp.cli.repl.chat import ChosenModel
-from tests.cli.conftest import Program, Terminal
+from tests.cli.conftest import PATIENCE, Program, Terminal
 from tests.cli.talking import Conversing
 from tests.serve.running import TEMPLATE, call
 from tests.text_checkpoint import write_text_checkpoint
@@ -45,12 +46,12 @@ def heard(program: Program) -> Path:
 
 def strays(program: Program) -> list[str]:
     """Servers of this test that still run."""
-    listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(heard(program)) in line and "raw_server" in line]
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -134,6 +135,7 @@ def test_no_server_is_left_behind(program: Program, number: signal.Signals) -> N
     program.answers = [WAIT, ANSWER]
     running = program.start("ask", "--tools", "raw", "--allow", "raw/*", "Wait")
     wait_for(heard(program))
+    assert strays(program), "it runs and is not seen"
     running.send_signal(number)
     running.communicate()
     assert running.returncode == 128 + number
@@ -244,7 +246,7 @@ def test_ctrl_c_ends_a_running_tool_and_keeps_the_turn(program: Program) -> None
     program.answers = [WAIT, ECHO, ANSWER]
     terminal = talk(program, "--allow", "raw/*")
     ask(terminal, "Wait")
-    terminal.wait_for("wait, 1 s")
+    terminal.wait_until("the running tool", lambda lines: re.search(r"wait, \d+ s", "\n".join(lines)) is not None)
     terminal.send("\x03")
     terminal.wait_for("wait {} ✗ The person stopped it.")
     terminal.wait_until("the prompt", lambda lines: lines[-1] == ">")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Iterator
 from copy import copy
 from functools import cache
 from itertools import islice
@@ -15,6 +16,7 @@ import jsonschema
 import pytest
 
 import mlxmtp
+from mlxmtp.decode.compile import Rounds
 from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
 from mlxmtp.engine.declarations import declaration
 from mlxmtp.engine.events import Call, End, Text, Thinking
@@ -233,8 +235,12 @@ def test_what_cannot_be_held_to_is_named(constraint, named):
 
 
 @pytest.fixture(scope="module")
-def pocket() -> Model:
-    return mlxmtp.load("pocket")
+def pocket() -> Iterator[Model]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rounds, "build", lambda *_: None)  # no kernels are built behind these tests and later ones
+        model = mlxmtp.load("pocket")
+        yield model
+        model.close()
 
 
 def answer(model: Model, constraint: Constraint | None, **params: Any) -> tuple[str, str, str, bool]:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import LoadError, MlxmtpError
-from tests.text_checkpoint import write_json, write_text_checkpoint
+from tests.serve.running import TEMPLATE as TEMPLATE_OF_CALLS
+from tests.text_checkpoint import TEMPLATE, write_json, write_text_checkpoint
 
 GOOGLES = Path(os.environ.get("GEMMA_CHAT_TEMPLATES", "-"))
 """A folder with the chat templates of Google's checkpoints, gemma-4-e2b-e4b.jinja and gemma-4-12b-26b-31b.jinja."""
-POCKET = Path(__file__).parents[2] / "assets" / "pocket" / "target"
+ROOT = Path(__file__).parents[2]
+POCKET = ROOT / "assets" / "pocket" / "target"
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -226,7 +228,12 @@ def turns(tokenizer: Tokenizer, messages: list[dict[str, Any]]) -> list[int]:
 
 
 SCRAPS = ["<", ">", "|", "turn", "<turn|>", "<|turn>", "<|channel>", "<channel|>", "a", "\n"]
-TEMPLATES = ["gemma-4-e2b-e4b.jinja", "gemma-4-12b-26b-31b.jinja", "the test's"]
+OURS = {
+    "the test's": TEMPLATE,
+    "the servers'": TEMPLATE_OF_CALLS,
+    "the built-in model's": (ROOT / "scripts" / "pocket" / "chat_template.jinja").read_text(encoding="utf-8"),
+}
+TEMPLATES = ["gemma-4-e2b-e4b.jinja", "gemma-4-12b-26b-31b.jinja", *OURS]
 
 
 @pytest.mark.parametrize("special", [True, False])
@@ -287,7 +294,8 @@ def _cached(name: str, factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 def _flagged(name: str, special: bool, folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer.load(write_text_checkpoint(folder)) if name == "the test's" else googles(name, folder)
+    ours = OURS.get(name)
+    tokenizer = Tokenizer.load(write_text_checkpoint(folder, template=ours)) if ours else googles(name, folder)
     if special:
         return tokenizer
     table = json.loads((folder / "tokenizer.json").read_text())

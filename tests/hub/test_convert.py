@@ -196,12 +196,14 @@ def test_ctrl_c_while_comparing(tmp_path: Path) -> None:
 
 
 SLOWED = """
-import sys, time
+import itertools, sys, time
 from mlxmtp.convert import tasks as tasks_module
 from mlxmtp.convert import slices as slices_module
 real, tasks_module.SLICE = slices_module.convert_slice, 4096
+steps = itertools.count()
 def slowly(step):
-    time.sleep(0.004)
+    if next(steps) == 70:
+        time.sleep(600)  # until it is ended
     return real(step)
 slices_module.convert_slice = slowly
 from mlxmtp.cli.app import main
@@ -211,7 +213,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A conversion of the 26b golden to tmp_path/made that takes its time."""
+    """A conversion of the 26b golden to tmp_path/made that goes no further than 70 steps."""
     env = {**os.environ, "HOME": str(tmp_path), "MLXMTP_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     source = FOLDER / "26b"
     flags = ["--draft-model", str(source / "drafter"), "--no-compare"]

@@ -16,12 +16,12 @@ from tests.golden import FAMILIES, load_golden
 from tests.hub.conftest import Home
 from tests.hub.models_to_publish import publish_family, publish_large
 
-SLOW = 150_000  # bytes per second
+SLOW = 30_000  # bytes per second: all of them take 13 s
 
 
 def wait_for_bytes(home: Home, repo: str, count: int) -> Path:
     """The partial file of `repo`, as soon as it has `count` bytes."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for path in home.cached(repo).folder.glob("blobs/*.incomplete"):
             if path.stat().st_size >= count:
@@ -59,10 +59,11 @@ def test_every_family_is_pulled_and_answers_like_the_original(
 
 def test_after_kill_9_only_the_rest_is_fetched(home: Home) -> None:
     weights = publish_large(home.hub)
-    home.hub.fail("model.safetensors", rate=SLOW)
+    slowly = home.hub.fail("model.safetensors", rate=SLOW, times=None)  # also after a time-out of a busy machine
     with home.start("pull", "org/large") as process:
         partial = wait_for_bytes(home, "org/large", 60_000)
         process.kill()
+    slowly.times = 0
     kept = partial.stat().st_size
     assert 60_000 <= kept < len(weights)
     assert not list(home.cached("org/large").folder.glob("snapshots/*/model.safetensors"))
@@ -77,7 +78,7 @@ def test_after_kill_9_only_the_rest_is_fetched(home: Home) -> None:
 
 def test_ctrl_c_keeps_what_arrived_and_says_so(home: Home) -> None:
     publish_large(home.hub)
-    home.hub.fail("model.safetensors", rate=SLOW)
+    home.hub.fail("model.safetensors", rate=SLOW, times=None)
     with home.start("pull", "org/large") as process:
         partial = wait_for_bytes(home, "org/large", 30_000)
         process.send_signal(signal.SIGINT)
@@ -110,7 +111,7 @@ def test_a_full_disk_keeps_what_arrived(home: Home) -> None:
 
 def test_two_pulls_do_not_write_one_file(home: Home) -> None:
     publish_large(home.hub)
-    slowly = home.hub.fail("model.safetensors", rate=SLOW // 10)
+    slowly = home.hub.fail("model.safetensors", rate=SLOW // 2, times=None)
     with home.start("pull", "org/large") as process:
         wait_for_bytes(home, "org/large", 1)
         code, _, err = home.run("pull", "org/large")

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,29 @@ def test_what_is_public_is_fetched_also_after_it_has_moved(site: str) -> None:
     with public(site):
         assert fetch("http://example.org/tall.png", "x") == TALL
         assert fetch("http://example.org/moved", "x") == TALL
+
+
+def test_what_is_connected_to_is_what_was_judged(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may lead elsewhere when it is looked up a second time."""
+    places: list[tuple[str, int]] = []
+    with public(site):
+        connect, found = socket.create_connection, socket.getaddrinfo
+        looked_up: list[str] = []
+
+        def look_up(host: str, *rest: Any, **more: Any) -> Any:
+            looked_up.append(host)
+            return found(host, *rest, **more)
+
+        def create(place: tuple[str, int], *rest: Any) -> socket.socket:
+            places.append(place)
+            return connect(place, *rest)
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        monkeypatch.setattr(socket, "create_connection", create)
+        assert fetch("http://example.org/moved", "x") == TALL
+        monkeypatch.undo()
+    assert places == [("127.0.0.1", 80)] * 2
+    assert looked_up.count("example.org") == 2  # once for each address
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxmtp.errors import UsageError
+from mlxmtp.serve.connections import TimedProtocol
 from mlxmtp.serve.http import Door
 from mlxmtp.serve.models import Models
 from mlxmtp.serve.routes import Limits
 from mlxmtp.serve.server import Options, Server, options_of
 from mlxmtp.settings import load_settings
-from tests.serve.running import Json, Running, running
+from tests.serve.running import Json, Running, running, wait_until
 
 CHAT = "/v1/chat/completions"
 BODY: Json = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -202,27 +205,61 @@ def test_requests_that_break_off_leave_the_server_as_it_was(served: Running) -> 
 
 
 def test_a_head_that_does_not_come_is_not_waited_for(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxmtp.serve.connections.HEADER_SECONDS", 0.2)
+    limit, begun = "mlxmtp.serve.connections.HEADER_SECONDS", TimedProtocol.connection_made
+    connections: list[TimedProtocol] = []
+
+    def made(connection: TimedProtocol, transport: Any) -> None:
+        begun(connection, transport)
+        connections.append(connection)
+
+    monkeypatch.setattr(TimedProtocol, "connection_made", made)
+    monkeypatch.setattr(limit, 0.2)
     for sent in (b"", b"POST /v1/mess"):
         with socket.create_connection(("127.0.0.1", served.port)) as peer:
             peer.settimeout(60)
-            peer.sendall(sent)
-            assert peer.recv(100) == b""
+            with suppress(ConnectionError):  # it may be closed before this is sent
+                peer.sendall(sent)
+                assert peer.recv(100) == b""
+    monkeypatch.setattr(limit, 600)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     body = b'{"messages": [{"role": "user", "content": "Hi"}]}'
-    with socket.create_connection(("127.0.0.1", served.port)) as peer:  # a body has its own time, and so has an answer
+    waits: list[bool] = []
+    with socket.create_connection(("127.0.0.1", served.port)) as peer:
         peer.settimeout(60)
+        wait_until(lambda: len(connections) == 3)
+        connection = connections[-1]
+        assert connection._waiting is not None
         served.say("Hi.<turn|>")
-        served.decoder.before_round = lambda _: time.sleep(0.2)
+        served.decoder.before_round = lambda _: waits.append(connection._waiting is not None)
         peer.sendall(head % len(body))
-        time.sleep(0.4)
+        wait_until(lambda: connection._waiting is None)  # a body has its own time, and so has an answer
         peer.sendall(body)
         assert b"200 OK" in peer.recv(4096)
         served.decoder.before_round = lambda _: None
-        peer.sendall(b"GET /hea")  # the next request on the same connection
-        received = b"x"
-        while received:
-            received = peer.recv(4096)
+        assert waits
+        assert not any(waits)
+        monkeypatch.setattr(limit, 0.2)
+        with suppress(ConnectionError):
+            peer.sendall(b"GET /hea")  # the next request on the same connection
+            received = b"x"
+            while received:
+                received = peer.recv(4096)
+
+
+def test_a_body_that_does_not_come_is_refused(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.serve.http._BODY_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", served.port)) as peer:
+        peer.settimeout(60)
+        peer.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
+        answer = b""
+        while b"}}" not in answer:
+            answer += (part := peer.recv(4096))
+            assert part, answer
+    assert b" 408 " in answer.split(b"\r\n", 1)[0]
+    assert b"The body did not come within" in answer
+    monkeypatch.undo()
+    served.say("Hi.<turn|>")
+    assert served.post(CHAT, **BODY)["http"] == 200
 
 
 def test_paths_and_methods_that_do_not_exist(served: Running) -> None:

@@ -79,13 +79,19 @@ def test_an_answer_goes_on_and_is_held_to_a_form(served: Running) -> None:
 
 def test_closing_an_answer_stops_the_server(served: Running) -> None:
     served.say("x" * 4000)
-    closed = served.decoder.closed
-    served.decoder.before_round = lambda _: time.sleep(0.01)
+    closed, rounds = served.decoder.closed, list[int]()
+
+    def slowly(number: int) -> None:
+        rounds.append(number)
+        time.sleep(0.03)
+
+    served.decoder.before_round = slowly
     answer = model_of(served).stream(HI)
     assert isinstance(next(answer), Text)
     answer.close()
     wait_until(lambda: served.decoder.closed > closed)
     served.decoder.before_round = lambda _: None
+    assert rounds[-1] < 1000  # of 1334, which take 40 s
 
 
 def test_a_wait_can_be_ended(served: Running) -> None:
