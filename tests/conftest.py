@@ -44,7 +44,13 @@ def _leave_home() -> None:
     for name in [*os.environ]:
         if (_SOMEBODYS.match(name) or name in _SOMEBODYS_TOO) and name not in _ASKED_FOR:
             del os.environ[name]
-    os.environ |= {"HOME": str(new), "NO_PROXY": "*", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    os.environ |= {
+        "HOME": str(new),
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
 
 
 def _remove(folder: Path, owner: int) -> None:

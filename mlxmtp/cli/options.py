@@ -117,7 +117,8 @@ def removable_names(incomplete: str) -> list[str]:
     from mlxmtp.app.models import BUILT_IN, Catalog
 
     here = Catalog(load_settings({}, tolerant=True)).listing().models
-    return [model.name for model in here if model.name != BUILT_IN and model.name.startswith(incomplete)]
+    names = [model.name for model in here if model.name != BUILT_IN and model.name.startswith(incomplete)]
+    return [name for name in names if name == _plain(name)]
 
 
 def session_ids(incomplete: str) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlxmtp.engine.endless import RULE, endless_reference, endless_rule, objects_in
+from mlxmtp.engine.endless import endless_reference, endless_rule, objects_in
 from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.errors import MlxmtpError, UsageError
 
@@ -53,6 +53,15 @@ class Constraint:
 
     def check(self) -> None:
         """Raise UsageError, which names the place, for what is not supported, cannot be read or allows no text."""
+        try:
+            self._check()
+        except RecursionError:
+            told = "it is nested too deeply"
+            raise UsageError(
+                f"This {_NAMES[self.kind]} cannot be used: {told}. docs/structured.md lists what can."
+            ) from None
+
+    def _check(self) -> None:
         import llguidance
 
         if self._rules() > _MOST_RULES:
@@ -82,7 +91,7 @@ class Constraint:
         """Return how many rules or references there are, each of which may lead to the next."""
         if self.kind == "schema":
             return sum("$ref" in one for one in objects_in(json.loads(self.source)))
-        return len(RULE.findall(self.source)) if self.kind == "grammar" else 0
+        return self.source.count(":") if self.kind == "grammar" else 0  # each has one, also inside a %json
 
     def _endless(self) -> str | None:
         """Return the place in it that no finite text gets through."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from urllib.parse import unquote
 
-RULE = re.compile(r"^[ \t]*[?!]?([A-Za-z_]\w*)(?:\[[^\]\n]*\])?[ \t]*:(?!:)", re.MULTILINE)
+_RULE = re.compile(r"^[ \t]*[?!]?([A-Za-z_]\w*)(?:\[[^\]\n]*\])?[ \t]*:(?!:)", re.MULTILINE)
 _TOKEN = re.compile(
     r"""\s+|//[^\n]*                                       # nothing
       | (?P<text>"(?:\\.|[^"\\])*"i?|/(?:\\.|[^/\\\n])+/[a-z]*|<[^<>\s]+>)
@@ -23,7 +23,7 @@ _TOKEN = re.compile(
 
 def endless_rule(grammar: str) -> str | None:
     """Return `start` if no text of a Lark grammar ends; None also for what is not plain Lark."""
-    heads = list(RULE.finditer(grammar))
+    heads = list(_RULE.finditer(grammar))
     ends = [*(head.start() for head in heads[1:]), len(grammar)]
     rules: dict[str, list[tuple[str, str]]] = {}
     for head, end in zip(heads, ends, strict=True) if heads else []:

@@ -116,7 +116,7 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
             raise ValueError("the answer names no commit")
         for item in found["siblings"]:
             name, lfs = item["rfilename"], item.get("lfs")
-            content = item.get("blobId") if lfs is None else lfs["sha256"]
+            content = item.get("blobId") if lfs is None else str(lfs["sha256"])
             if not _NAME.fullmatch(name) or not (content is None or _HASH.fullmatch(str(content))):
                 raise ValueError(f"it has a file of the name {name!r:.100}")
             if lfs is not None:

@@ -34,7 +34,12 @@ class TimedProtocol(H11Protocol):
         """End a connection whose body was refused and still comes: nobody reads it, and no other clock would."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
-            self.loop.call_later(1.0, self.transport.close)
+            self.loop.call_later(1.0, self._end_refused)
+
+    def _end_refused(self) -> None:
+        """Close the connection unless the rest of the body has come: another request may be under way then."""
+        if self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""

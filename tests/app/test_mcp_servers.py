@@ -24,6 +24,8 @@ from mlxmtp.app.tools.mcp_servers import Servers
 from mlxmtp.app.tools.server_list import ServerEntry, ServerList
 from mlxmtp.app.tools.toolbox import LONGEST
 from mlxmtp.chat.message import ToolCall, text_of
+from mlxmtp.engine.declarations import declaration
+from mlxmtp.environment import with_variables
 from mlxmtp.errors import ConfigError, UsageError
 from tests.app.faulty import http, peer, refused
 
@@ -136,6 +138,26 @@ class TestList:
             ServerEntry("a", "x", ("${MISSING}",)).filled()
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n", " "])
+def test_what_ends_the_line_of_a_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    monkeypatch.setenv("KEY", f"s3cret{end}")
+    entry = ServerEntry("a", url="http://x/mcp", headers={"Authorization": "Bearer ${KEY}", "Empty": ""})
+    assert entry.filled().headers == {"Authorization": "Bearer s3cret", "Empty": ""}
+
+
+@pytest.mark.parametrize("inside", ["\r\nX: y", "\n", "\r", "\0", "\x1b[2J", "\x7f", "ü", "\u2028"])
+def test_a_header_that_no_header_holds_is_refused_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    monkeypatch.setattr(os, "environ", {"KEY": f"s3c{inside}ret"})
+    monkeypatch.setattr(with_variables, "__defaults__", (os.environ,))
+    entry = ServerEntry("a", url="http://x/mcp", headers={"Authorization": "Bearer ${KEY}"})
+    with pytest.raises(ConfigError, match="The header Authorization of the tool server 'a' has a line break") as caught:
+        entry.filled()
+    assert "s3c" not in str(caught.value)
+    assert "ret" not in str(caught.value)
+
+
 def test_without_the_library_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_servers, "installed_version", lambda package, missing="": "1.12.4")
     with pytest.raises(UsageError, match=r"mcp, 2.3 or newer. Run: pip install 'mlxmtp\[mcp\]'"):
@@ -154,6 +176,25 @@ class TestCalls:
             pid = int(called(tools, "pid").split("\n")[0])
             assert not gone(pid)
         assert gone(pid)
+
+    def test_a_schema_that_is_too_large_is_left_out_without_being_followed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        followed: list[str] = []
+
+        def declare(name: str, *rest: Any) -> Any:
+            followed.append(name)
+            return declaration(name, *rest)
+
+        monkeypatch.setattr(mcp_servers, "declaration", declare)
+        with using(raw("deep"), folder=tmp_path) as tools:
+            tools.renew()
+            assert tools.servers is not None
+            [server] = tools.servers.all
+            assert server.left_out == [f"{name} (its schema is too large)" for name in ("deep", "wide")]
+            assert [*tools.box.tools] == ["echo", "wait", "pid"]
+        assert "wide" not in followed
+        assert "echo" in followed
 
     def test_two_servers_with_the_same_tools_are_told_apart(self, tmp_path: Path) -> None:
         with using(raw(), raw(name="other"), folder=tmp_path) as tools:

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from mlxmtp.app.open import Opener, answer_params
-from mlxmtp.app.structured import constraint_of, read_schema
+from mlxmtp.app.structured import constraint_of, has_form, read_schema
 from mlxmtp.engine.constraint import Constraint, TokenTable
 from mlxmtp.engine.params import Params
 from mlxmtp.errors import UsageError
@@ -126,6 +126,43 @@ def test_expressions_grammars_and_any_json(tmp_path: Path) -> None:
     assert constraint_of(Settings(regex="a|b")) == Constraint("regex", "a|b")
     assert constraint_of(Settings(json_output=True)) == Constraint.schema({})
     assert constraint_of(Settings(json_output=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "right", "wrong"),
+    [
+        (r"(\w+\s?)+\.", "Täglich good.", "word " * 2000 + "end"),
+        (r"(a+)+$", "a" * 10_000, "a" * 10_000 + "!"),
+        (r"(a|aa)+b", "a" * 9999 + "b", "a" * 10_000),
+        (r"(.*,){1,30}P", "a,b,P", "," * 10_000),
+    ],
+)
+def test_no_text_keeps_an_expression_busy(expression: str, right: str, wrong: str) -> None:
+    """Python's own would try ways without end: each of the second texts is one that does not fit."""
+    form = Constraint("regex", expression)
+    assert has_form(right, form)
+    assert not has_form(wrong, form)
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "fits"),
+    [
+        ("yes|no", "yes", True),
+        ("yes|no", "yes ", False),
+        ("yes|no", "ye", False),
+        ("yes|no", "", False),
+        ("a*", "", True),
+        (r"\d{4}-\d{2}", "2026-11", True),
+        (r"\d{4}-\d{2}", "2026-1", False),
+        (".", "\n", False),
+        (r"[\s\S]*", "a\nb\r\n", True),
+        ("(?i)ü😀", "Ü😀", True),
+        (r"[^a]", "\ud800", True),  # half a character is one all the same
+        (r"(?P<x>a)\z", "a", True),  # as Rust writes it
+    ],
+)
+def test_a_text_fits_an_expression_as_a_whole(expression: str, text: str, fits: bool) -> None:
+    assert has_form(text, Constraint("regex", expression)) == fits
 
 
 def test_the_vocabulary_is_prepared_while_the_model_is_loaded_and_only_for_forms(monkeypatch):

@@ -362,6 +362,38 @@ def test_a_strangers_text_has_no_control_characters(text: str) -> None:
     assert len(cleaned(text + "x" * 2 * LONGEST)) < LONGEST + 100
 
 
+def test_descriptions_in_a_schema_are_cleaned_as_deep_as_they_are() -> None:
+    bad = "a\x1b]0;t\x07b\u202ec\U000e0041\U000e0042d\u200be\x9bf"
+    named: dict[str, Any] = {"description": bad}
+    deep: dict[str, Any] = {**named, "type": "string", "enum": ["x\u202ey"]}
+    for _ in range(5):
+        deep = {**named, "type": "object", "properties": {"p": deep, "q": {**named, "type": "array", "items": deep}}}
+    other = {"anyOf": [{"type": "string"}, {"type": "null"}, {"type": "string", **named}]}
+    referred = {"$ref": "#/$defs/r"}
+    told = {
+        "type": "object",
+        "properties": {"deep": deep, "other": other, "r": referred},
+        "$defs": {"r": deep},
+        **named,
+    }
+    before = json.dumps(told)
+    box = Toolbox([Tool("s", "t", bad, told, lambda given, running: "done")])
+    found: list[str] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict):
+            found.extend([value["description"]] if isinstance(value.get("description"), str) else [])
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+            look(one)
+
+    look([*box.declarations])
+    assert len(found) > 100
+    assert {one for one in found if not one.startswith("Or: ")} == {"a]0;tbcdef"}
+    assert not {one for one in "".join(found) if not one.isprintable()}
+    assert '"enum": ["x\\u202ey"]' in json.dumps(box.declarations)  # a value that the tool must get as it is
+    assert json.dumps(box.tools["t"].parameters) == before == json.dumps(told)
+
+
 END = "<|tool_response>"
 
 

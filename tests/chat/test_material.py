@@ -127,6 +127,34 @@ def test_a_folder_that_git_ignores_is_refused_with_the_way_out(tree: Path) -> No
 
 
 @needs_git
+@pytest.mark.parametrize("way", ["ssh", "ext", "upload"])
+def test_a_file_that_a_repository_says_is_missing_is_not_fetched(tree: Path, way: str) -> None:
+    """In a "partial clone" the settings name the program that fetches, and git wants .gitignore to list files."""
+    (tree / ".gitignore").write_text("*.md\n")
+    git(tree, "init", "-q")
+    git(tree, "add", ".gitignore", "a.txt")
+    git(tree, *IDENTITY, "commit", "-qm", "one")
+    git(tree, "update-index", "--skip-worktree", ".gitignore")
+    (tree / ".gitignore").unlink()  # git reads the committed one then
+    for file in (tree / ".git" / "objects").glob("??/*"):
+        shown = ["git", "cat-file", "-p", file.parent.name + file.name]
+        if subprocess.run(shown, cwd=tree, capture_output=True, check=True).stdout == b"*.md\n":
+            file.unlink()
+    program = tree.parent / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tree.parent}/ran\nexit 1\n")
+    program.chmod(0o700)
+    url = {"ssh": "ssh://x/y", "ext": f"ext::{program}", "upload": str(tree)}[way]
+    for key, value in {
+        "core.repositoryFormatVersion": "1", "extensions.partialClone": "origin", "core.sshCommand": str(program),
+        "protocol.ext.allow": "always", "remote.origin.url": url, "remote.origin.promisor": "true",
+        "remote.origin.partialCloneFilter": "blob:none", "remote.origin.uploadPack": str(program),
+    }.items():  # fmt: skip
+        git(tree, "config", key, value)
+    assert "project/src/b.py" in titles(gather("project").text)
+    assert not (tree.parent / "ran").exists()
+
+
+@needs_git
 def test_listing_a_repository_runs_no_program_it_names(tree: Path) -> None:
     git(tree, "init", "-q")
     program = tree / "program"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
 
 from mlxmtp.cli.app import main
 from mlxmtp.cli.commands.connect import client_names
-from mlxmtp.cli.options import model_names, removable_names
+from mlxmtp.cli.options import model_names, removable_names, session_ids
 from tests.cli.conftest import ROOT, Program
 from tests.test_scripts import NEWER_THAN_BASH_3_2
 
@@ -108,6 +110,45 @@ def test_names_are_offered_where_they_mean_something(monkeypatch: pytest.MonkeyP
     assert "e2b:qat" in model_names("")
     assert removable_names("") == []
     assert client_names("co") == ["codex", "continue"]
+
+
+def test_what_is_offered_to_zsh_holds_nothing_that_it_runs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """zsh reads what is offered once more: titles come from questions, and folders from anywhere."""
+    titles = {"aaaa1111": ("why \\$(touch x) fails", "$(touch x)"), "bbbb2222": ("`touch x` \\`\"'", None)}
+    for number, (title, name) in titles.items():
+        lines: list[dict[str, Any]] = [
+            {"type": "session", "format": 2, "id": number, "created": "2026-01-01T00:00:00Z", "mlxmtp": "1"},
+            {"type": "message", "role": "user", "parts": [{"type": "text", "text": title}]},
+        ]
+        lines += [{"type": "name", "name": name}] if name else []
+        file = home / "sessions" / f"{number}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setenv("MLXMTP_HOME", str(home))
+    monkeypatch.setenv("_MLXMTP_COMPLETE", "complete_zsh")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "mlxmtp chat -r ")
+    main([])
+    offered = capsys.readouterr().out
+    assert "touch x" in offered
+    assert not {*offered} & {"$", "`", "\\"}
+    assert [word for word, _ in session_ids("")] in (["aaaa1111", "bbbb2222"], ["bbbb2222", "aaaa1111"])
+    assert [word for word, _ in session_ids("aaaa")] == ["aaaa1111"]
+
+
+@pytest.mark.parametrize("name", ["$(touch x)", "`touch x`", "a\\b", 'a"b', "a'b"])
+def test_a_folder_whose_name_a_shell_runs_is_not_offered(
+    home: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / name).mkdir()
+    monkeypatch.setenv("MLXMTP_HOME", str(home))
+    monkeypatch.setenv("HF_HOME", str(home))
+    for model in (name, "mine"):
+        shutil.copytree(ROOT / "assets" / "pocket" / "target", home / "models" / model)
+    assert removable_names("") == ["mine"]
+    monkeypatch.chdir(home)
+    assert sorted(model_names("./")) == ["./a folder/", "./bin/", "./models/"]
 
 
 @pytest.mark.parametrize(

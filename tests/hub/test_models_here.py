@@ -54,6 +54,33 @@ def test_the_commit_is_pinned_until_the_next_pull(here: Here) -> None:
     assert here.hub.bytes_of("model.safetensors") == before  # the weights did not change
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("generation_config.json", f'{{"eos_token_id": {"[" * 600}1{"]" * 600}}}'),
+        ("generation_config.json", f'{{"eos_token_id": "{"1" * 5000}", "temperature": 0.5}}'),
+        ("config.json", f'"per_layer_config": {{"{"1" * 5000}": {{"head_dim": 64}}}}'),
+    ],
+    ids=["nested", "long text", "long key"],
+)
+def test_a_model_with_numbers_that_are_none_does_not_hide_the_others(here: Here, file: str, text: str) -> None:
+    for name in ("odd", "plain"):
+        folder = here.folder / "mlxmtp" / "models" / name
+        folder.mkdir(parents=True)
+        for path, content in target_files("e2b").items():
+            (folder / path).write_bytes(content)
+    target = here.folder / "mlxmtp" / "models" / "odd" / file
+    before = target.read_text() if file == "config.json" else ""
+    target.write_text(before.replace('"text_config": {', f'"text_config": {{{text},') or text)
+    assert text in target.read_text()
+    code, out, err = here.call("ls", "-q")
+    assert (code, "Traceback" in err) == (0, False), err
+    assert {"odd", "plain"} <= {*out.splitlines()}
+    code, _, err = here.call("show", "odd")
+    assert code in (0, 1), err
+    assert "Traceback" not in err
+
+
 def test_a_revision_is_recorded_and_main_is_left_alone(here: Here) -> None:
     repo = publish_family(here.hub, "e2b")
     old = here.hub.publish(repo, {**target_files("e2b"), "README.md": b"old"}, branch="v1")

@@ -1,0 +1,84 @@
+"""Connections that are kept open: a body that was announced, refused and never comes holds none of them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlxmtp.serve.http import Door
+from mlxmtp.serve.server import Options
+from tests.serve.running import Running, running
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(Path(tmp_path_factory.mktemp("locked")), Options(port=0, door=Door(key="secret"))) as server:
+        yield server
+
+
+def asked(server: Running, head: str) -> tuple[socket.socket, bytes]:
+    """A connection on which a head was sent, and the head of the answer."""
+    line = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    line.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = line.recv(65536)
+        assert more, data
+        data += more
+    return line, data.partition(b"\r\n")[0]
+
+
+def ends(line: socket.socket) -> bool:
+    """Whether the other side ends the connection before the time limit of a read."""
+    try:
+        while line.recv(65536):
+            pass
+    except ConnectionError:  # what had come and was not read
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_refused_body_that_never_comes_ends_the_connection(locked: Running, length: str) -> None:
+    line, status = asked(locked, f"{length}\r\n")
+    with line:
+        assert b"401" in status
+        line.sendall(b"1")
+        assert ends(line)
+
+
+def test_a_body_that_is_too_large_and_never_comes_ends_the_connection(locked: Running) -> None:
+    line, status = asked(locked, f"Authorization: Bearer secret\r\nContent-Length: {10**12}\r\n")
+    with line:
+        assert b"413" in status
+        line.sendall(b"{")
+        assert ends(line)
+
+
+def test_after_a_refused_body_that_has_come_the_next_request_is_answered(locked: Running) -> None:
+    with socket.create_connection(("127.0.0.1", locked.port), timeout=30) as line:
+        refused = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}"
+        line.sendall(f"{refused}GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        data = b""
+        while more := line.recv(65536):
+            data += more
+    assert [one[:3] for one in data.split(b"HTTP/1.1 ")[1:]] == [b"401", b"200"]
+
+
+def test_after_a_refused_body_that_came_late_the_next_request_has_its_time(locked: Running) -> None:
+    line, status = asked(locked, "Content-Length: 2\r\n")
+    with line:
+        assert b"401" in status
+        line.sendall(f"{{}}POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n".encode())
+        line.sendall(b"Authorization: Bearer secret\r\n\r\n{")
+        time.sleep(1.5)  # the connection would be closed by now
+        line.sendall(b"    ")
+        assert line.recv(65536).startswith(b"HTTP/1.1 400")  # it was read: `{    ` is no JSON
