@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ def wait_for_bytes(home: Home, repo: str, count: int) -> Path:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for path in home.cached(repo).folder.glob("blobs/*.incomplete"):
-            if path.stat().st_size >= count:
-                return path
+            with suppress(FileNotFoundError):  # a small one, which has its name by now
+                if path.stat().st_size >= count:
+                    return path
         time.sleep(0.02)
     raise AssertionError("nothing arrived")
 
