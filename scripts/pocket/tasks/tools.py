@@ -123,11 +123,11 @@ def task(rng: Random, *, held_out: bool = False) -> Task:
     draw = rng.random()
     if held_out:
         return _made_up(rng, held_out=True)
-    if draw < 0.30:
+    if draw < 0.22:
         return own_tools(rng, requests=rng.choice((1, 2, 3)))
-    if draw < 0.36:
+    if draw < 0.28:
         return _convert(rng)
-    if draw < 0.50:
+    if draw < 0.46:
         return nothing_fits(rng)
     return _made_up(rng, held_out=False, all_asked=rng.random() < 0.7)
 
