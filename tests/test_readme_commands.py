@@ -174,7 +174,8 @@ def _judge(reader: Reader, said: dict[str, str]) -> None:
     assert found["tee"] == (reader.folder / "pipe.sh").read_text()
     assert "mlxmtp" in found["tee"]
     assert "```" not in found["tee"]
-    assert found["--regex"].strip() in ("yes", "no")
+    assert re.fullmatch(r"[^.]+\.", found["--regex"].strip())
+    assert "drafter" in found["--regex"]
     assert "draft" in found["What is a"].lower()
     assert json.loads(found["claude"])["status"] in ("ok", "loading")
     assert len((reader.folder / "notes.jsonl").read_text().splitlines()) == 2
