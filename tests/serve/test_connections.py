@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,14 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield server
 
 
-def asked(server: Running, head: str) -> tuple[socket.socket, bytes]:
-    """A connection on which a head was sent, and the head of the answer."""
+def asked(server: Running, head: str) -> tuple[socket.socket, int]:
+    """A connection on which a head was sent and the whole answer has come, and the status of that."""
     line = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     line.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = line.recv(65536)
-        assert more, data
-        data += more
-    return line, data.partition(b"\r\n")[0]
+    answer = HTTPResponse(line)  # head and body may come one after the other
+    answer.begin()
+    answer.read()
+    return line, answer.status
 
 
 def ends(line: socket.socket) -> bool:
@@ -50,7 +49,7 @@ def ends(line: socket.socket) -> bool:
 def test_a_refused_body_that_never_comes_ends_the_connection(locked: Running, length: str) -> None:
     line, status = asked(locked, f"{length}\r\n")
     with line:
-        assert b"401" in status
+        assert status == 401
         line.sendall(b"1")
         assert ends(line)
 
@@ -58,7 +57,7 @@ def test_a_refused_body_that_never_comes_ends_the_connection(locked: Running, le
 def test_a_body_that_is_too_large_and_never_comes_ends_the_connection(locked: Running) -> None:
     line, status = asked(locked, f"Authorization: Bearer secret\r\nContent-Length: {10**12}\r\n")
     with line:
-        assert b"413" in status
+        assert status == 413
         line.sendall(b"{")
         assert ends(line)
 
@@ -76,7 +75,7 @@ def test_after_a_refused_body_that_has_come_the_next_request_is_answered(locked:
 def test_after_a_refused_body_that_came_late_the_next_request_has_its_time(locked: Running) -> None:
     line, status = asked(locked, "Content-Length: 2\r\n")
     with line:
-        assert b"401" in status
+        assert status == 401
         line.sendall(f"{{}}POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n".encode())
         line.sendall(b"Authorization: Bearer secret\r\n\r\n{")
         time.sleep(1.5)  # the connection would be closed by now
