@@ -37,6 +37,11 @@ class Server:
         return self.model.context or _CONTEXT
 
     @property
+    def model_in_quotes(self) -> str:
+        """The model's name as JSON, TOML and YAML write it."""
+        return json.dumps(self.model.name, ensure_ascii=False)
+
+    @property
     def answer(self) -> int:
         """Tokens that a program may leave for an answer."""
         return min(8192, self.context // 4)
@@ -72,7 +77,7 @@ def _claude(server: Server) -> Table:
 
 
 def _codex(server: Server) -> str:
-    name = json.dumps(server.model.name, ensure_ascii=False)
+    name = server.model_in_quotes
     lines = [f"model = {name}", 'model_provider = "mlxmtp"', f"model_context_window = {server.context}", ""]
     lines += ["[model_providers.mlxmtp]", 'name = "mlxmtp"', f'base_url = "{server.url}/v1"', 'wire_api = "responses"']
     lines += [f'env_key = "{SERVER_KEY}"'] if server.locked else []
@@ -101,7 +106,7 @@ def _zed(server: Server) -> Table:
 def _llm(server: Server) -> str:
     lines = [
         f"- model_id: {json.dumps('mlxmtp')}",
-        f"  model_name: {json.dumps(server.model.name, ensure_ascii=False)}",
+        f"  model_name: {server.model_in_quotes}",
     ]
     lines += [f"  api_base: {json.dumps(f'{server.url}/v1')}"]
     lines += ["  can_stream: true", "  supports_tools: true", "  supports_schema: true"]
@@ -117,9 +122,9 @@ def _continue(server: Server) -> str:
         "version: 0.0.1",
         "schema: v1",
         "models:",
-        f"  - name: {json.dumps(server.model.name, ensure_ascii=False)}",
+        f"  - name: {server.model_in_quotes}",
     ]
-    lines += ["    provider: openai", f"    model: {json.dumps(server.model.name, ensure_ascii=False)}"]
+    lines += ["    provider: openai", f"    model: {server.model_in_quotes}"]
     lines += [f"    apiBase: {json.dumps(f'{server.url}/v1')}", f"    apiKey: {json.dumps(key)}"]
     able = "tool_use, image_input" if server.model.sees else "tool_use"
     lines += ["    roles: [chat, edit, apply]", f"    capabilities: [{able}]", "    defaultCompletionOptions:"]

@@ -111,7 +111,7 @@ def _closed(schema: Any) -> Any:
 
 
 def has_form(text: str, form: Constraint) -> bool:
-    """Return whether a text is JSON of a schema, or matches an expression, as far as can be told without a matcher."""
+    """Return whether a text is JSON of a schema, or matches an expression; of a grammar that is not looked at."""
     if form.kind == "grammar":
         return True
     if form.kind == "regex":

@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Annotated, Any
 
@@ -104,6 +104,11 @@ def model_names(incomplete: str) -> list[str]:
     if is_path(incomplete):
         folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
         names += [f"{folder}{one.name}/" for one in expand_home(folder or ".").iterdir() if one.is_dir()]
+    return _offered(names, incomplete)
+
+
+def _offered(names: Iterable[str], incomplete: str) -> list[str]:
+    """Return the names that begin like that and mean nothing else to a shell."""
     return [name for name in names if name.startswith(incomplete) and name == _plain(name)]
 
 
@@ -117,8 +122,7 @@ def removable_names(incomplete: str) -> list[str]:
     from mlxmtp.app.models import BUILT_IN, Catalog
 
     here = Catalog(load_settings({}, tolerant=True)).listing().models
-    names = [model.name for model in here if model.name != BUILT_IN and model.name.startswith(incomplete)]
-    return [name for name in names if name == _plain(name)]
+    return _offered((model.name for model in here if model.name != BUILT_IN), incomplete)
 
 
 def session_ids(incomplete: str) -> list[tuple[str, str]]:

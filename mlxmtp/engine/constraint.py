@@ -56,36 +56,37 @@ class Constraint:
         try:
             self._check()
         except RecursionError:
-            told = "it is nested too deeply"
-            raise UsageError(
-                f"This {_NAMES[self.kind]} cannot be used: {told}. docs/structured.md lists what can."
-            ) from None
+            raise self._unusable("it is nested too deeply") from None
 
     def _check(self) -> None:
         import llguidance
 
         if self._rules() > _MOST_RULES:
-            told = f"it has more than {_MOST_RULES:,} rules or references"
-            raise UsageError(f"This {_NAMES[self.kind]} cannot be used: {told}. docs/structured.md lists what can.")
+            raise self._unusable(f"it has more than {_MOST_RULES:,} rules or references")
         failed, said = llguidance.LLMatcher.validate_grammar_with_warnings(self._grammar())
         if not failed:
-            matcher = llguidance.LLMatcher(_byte_table(), self._grammar(), log_level=0)
+            matcher = self._of_bytes()
             nothing = not any(matcher.compute_bitmask()) or matcher.is_error()
             failed, said = nothing and not matcher.is_accepting(), ["it allows no text at all"]
         if not failed and (place := self._endless()) is not None:
             failed, said = True, [f"{place} comes back to itself on every way, so no text ends"]
         if failed:
             # An expression's fault is the last of several lines, that of a grammar the first, behind its place.
-            reason = said[0].rpartition("error: ")[2].split("\n")[0].rstrip(".")
-            raise UsageError(f"This {_NAMES[self.kind]} cannot be used: {reason}. docs/structured.md lists what can.")
+            raise self._unusable(said[0].rpartition("error: ")[2].split("\n")[0].rstrip("."))
 
     def fits(self, text: str) -> bool:
         """Return whether a whole text has the form."""
+        matcher, data = self._of_bytes(), list(text.encode("utf-8", "replace"))
+        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+    def _unusable(self, reason: str) -> UsageError:
+        return UsageError(f"This {_NAMES[self.kind]} cannot be used: {reason}. docs/structured.md lists what can.")
+
+    def _of_bytes(self) -> llguidance.LLMatcher:
+        """Return a matcher whose tokens are bytes: of texts, whatever the model."""
         import llguidance
 
-        matcher = llguidance.LLMatcher(_byte_table(), self._grammar(), log_level=0)
-        data = list(text.encode("utf-8", "replace"))
-        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+        return llguidance.LLMatcher(_byte_table(), self._grammar(), log_level=0)
 
     def _rules(self) -> int:
         """Return how many rules or references there are, each of which may lead to the next."""

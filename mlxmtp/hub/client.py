@@ -120,9 +120,9 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
             if not _NAME.fullmatch(name) or not (content is None or _HASH.fullmatch(str(content))):
                 raise ValueError(f"it has a file of the name {name!r:.100}")
             if lfs is not None:
-                files[name] = RemoteFile(name, int(lfs["size"]), str(lfs["sha256"]), lfs=True)
-            elif item.get("blobId") and item.get("size") is not None:
-                files[name] = RemoteFile(name, int(item["size"]), str(item["blobId"]), lfs=False)
+                files[name] = RemoteFile(name, int(lfs["size"]), str(content), lfs=True)
+            elif content and item.get("size") is not None:
+                files[name] = RemoteFile(name, int(item["size"]), str(content), lfs=False)
         return RemoteRepo(str(found.get("id") or repo), str(found["sha"]), files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{endpoint()} does not answer like the Hugging Face hub ({error}). Check HF_ENDPOINT."

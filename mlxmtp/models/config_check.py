@@ -99,7 +99,7 @@ def _unify_layers(text: dict[str, Any]) -> Iterator[str]:
     table = text.get("per_layer_config", {})
     if not isinstance(table, Mapping) or not all(isinstance(entry, Mapping) for entry in table.values()):
         yield "has a per_layer_config that is no table of tables"
-    layers = {int(at): entry for at, entry in table.items() if str(at).isdecimal() and len(str(at)) < _DIGITS}
+    layers = {int(at): entry for at, entry in table.items() if _is_number(str(at))}
     for key, older in zip(SIZES_BY_KIND[::2], SIZES_BY_KIND[1::2], strict=True):
         if not any(key in entry for entry in layers.values()):
             continue
@@ -150,9 +150,13 @@ def token_ids(value: Any, depth: int = 0) -> list[int] | None:
     if isinstance(value, list):
         parts = [token_ids(one, depth + 1) if depth < _NESTED else None for one in value]
         return None if None in parts else [one for part in parts for one in part or ()]
-    if isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:
+    if isinstance(value, str) and _is_number(value):
         return [int(value)]
     return [value] if _is_size(value, 0) else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < _DIGITS
 
 
 def is_quantization(entry: Mapping[str, Any]) -> bool:

@@ -106,10 +106,8 @@ def failure(error: RuntimeError) -> DeviceFailed:
     elif _REFUSED in str(error):
         step = "After errors of the GPU macOS takes no more work of this process: start it again."
     elif any(words in str(error) for words in _TOO_LONG):
-        step = (
-            "macOS stopped the GPU, for which the display was waiting: let the display sleep, use less context, or set "
-        )
-        step += "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment."
+        step = "macOS stopped the GPU, for which the display was waiting: let the display sleep, use less context, "
+        step += "or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment."
     else:
         step = "Usually the memory is full: "
         step += "use less context, choose a smaller model, or quantize keys and values with --kv-bits 8."

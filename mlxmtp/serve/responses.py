@@ -275,3 +275,10 @@ def whole(about: About, body: Fields, results: Sequence[tuple[Collected, Ending]
         stream.piece(0, piece)
     stream.end(0, ending)
     return stream.finished()
+
+
+def too_long(about: About, body: Fields, refused: Refused) -> bytes:
+    """Return the stream for a prompt that the context cannot hold: Codex shortens the conversation after its event, not
+    after a status."""
+    stream = ResponseStream(about, body)
+    return stream.start() + stream.error(str(refused), refused.code or "server_error")

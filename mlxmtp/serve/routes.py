@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxmtp.errors import LoadError
 from mlxmtp.serve import chat_completions, messages, ollama, responses
-from mlxmtp.serve.answers import About, Collected, Ending, Writer
+from mlxmtp.serve.answers import EVENT_STREAM, About, Collected, Ending, Writer
 from mlxmtp.serve.fields import Fields, Refused, read_json
 from mlxmtp.serve.http import Door, Gate, Json, NoResponse, Outgoing, error_response, read_body
 from mlxmtp.serve.models import Served
@@ -38,6 +38,8 @@ class Endpoint:
     whole: Callable[[About, Fields, Answers], Mapping[str, Any]]
     stream: Callable[[About, Fields, AnswerRequest], Writer]
     call_ids: str = "call_"
+    too_long: Callable[[About, Fields, Refused], bytes] | None = None
+    """A stream for a prompt that the context cannot hold, where clients heed that and no status."""
 
 
 def _ollama(*, chat: bool) -> tuple[Callable[..., Mapping[str, Any]], Callable[..., Writer]]:
@@ -65,6 +67,7 @@ ENDPOINTS = (
         responses.read,
         responses.whole,
         lambda about, body, _: responses.ResponseStream(about, body),
+        too_long=responses.too_long,
     ),
     Endpoint(
         "/v1/messages",
@@ -200,11 +203,9 @@ class Routes:
                 jobs = self._service.submit(prepared)
             except Refused as error:
                 self._service.metrics.requests[endpoint.path, error.status] += 1
-                if error.code == "context_length_exceeded" and endpoint.path == "/v1/responses" and wanted.stream:
-                    stream = responses.ResponseStream(About(prepared.served.name, len(prepared.ids)), body)
-                    # Codex shortens the conversation after this event, not after a status.
-                    events = stream.start() + stream.error(str(error), error.code)
-                    return Response(events, media_type=stream.content_type)
+                if error.code == "context_length_exceeded" and endpoint.too_long is not None and wanted.stream:
+                    about = About(prepared.served.name, len(prepared.ids))
+                    return Response(endpoint.too_long(about, body, error), media_type=EVENT_STREAM)
                 raise
             return Answering(self._service, endpoint, prepared, body, jobs, self._limits)
 

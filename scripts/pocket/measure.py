@@ -80,11 +80,10 @@ class Examiner:
         """Return the greedy answer and its first call; count drafts, also those of a sampled answer."""
         score = self.scores.setdefault(kind, Score())
         asked = {"max_tokens": 200, "num_draft_tokens": _DEPTH, **params}
-        greedy = {"temp": 0.0}  # said, because the model's own settings sample
         if sampled:
             *_, stats = self._answer(messages, declared, mlxmtp.Params(**asked, **_SAMPLED, seed=7))
             score.sampled.add(stats)
-        text, call, stats = self._answer(messages, declared, mlxmtp.Params(**asked, **greedy))
+        text, call, stats = self._answer(messages, declared, mlxmtp.Params(**asked, temp=0.0))  # else it samples
         score.drafts.add(stats)
         return text, call
 
