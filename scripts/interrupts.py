@@ -8,8 +8,9 @@
 
 Each run has a terminal of its own, as a person's: Ctrl-C reaches everything that runs in it, compilers of kernels too.
 A run is right if it ends with 130 or by the signal, and if the terminal shows no word of Python, MLX or C++. What was
-over before the signal came is counted as such, and ends with 0; a conversation, which Ctrl-C does not end, is
-left after it. Words of the interpreter before it has come to the first line of mlxmtp are counted apart: every program
+over before the signal came is counted as such, and ends with 0: so does one that had shown its whole answer, for the
+system takes a while to clear the memory of a process that has ended. A conversation, which Ctrl-C does not end, is left
+after it. Words of the interpreter before it has come to the first line of mlxmtp are counted apart: every program
 in Python has them, and `nothing` says how many. Every third run has no compiled kernels, so that some are being built.
 """
 
@@ -38,8 +39,8 @@ NOTHING = "import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_DFL); impo
 QUESTION = "What is speculative decoding?"
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
-    "ask": ["ask", QUESTION],
-    "save": ["ask", "--save", QUESTION],
+    "ask": ["ask", "--temp", "0", QUESTION],
+    "save": ["ask", "--temp", "0", "--save", QUESTION],
     "chat": ["chat"],
     "turn": ["chat"],
     "pull": ["pull", "-y", "org/pocket"],
@@ -135,8 +136,23 @@ def kept(folder: Path) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in (folder / "sessions").glob("*.jsonl"))
 
 
-def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str) -> tuple[str, str]:
-    """Return how a run ended, and what it showed if that is wrong."""
+def plain(shown: bytes) -> str:
+    """Return the text of what a terminal was sent, without the blank space around it."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]", "", shown.decode(errors="replace")).strip()
+
+
+def ending(command: str, kernels: Path, endpoint: str) -> str:
+    """Return the last line of an answer that nobody interrupts, "" for commands that do not end in an answer."""
+    if command not in {"ask", "save"}:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(COMMANDS["ask"], Path(folder), kernels, endpoint)
+        run.wait()
+    return plain(run.shown).splitlines()[-1]
+
+
+def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str, whole: str) -> tuple[str, str]:
+    """Return how a run ended, and what it showed if that is wrong; `whole` is how a whole answer ends."""
     chance = random.Random(options.seed * 1_000_003 + number)
     folder = Path(tempfile.mkdtemp(prefix="interrupts-"))
     cold = folder / "kernels"
@@ -161,9 +177,11 @@ def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str) 
         else:
             time.sleep(0.02)
     run.wait()
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]", "", run.shown.decode(errors="replace"))
+    text = plain(run.shown)
     number_of = getattr(signal, f"SIG{options.how}")
     fine = {0} if over else {128 + number_of, -number_of}
+    if whole and whole in text:
+        fine.add(0)
     if command == ["chat"] and options.how == "INT":
         fine |= {0, 130}
     words = WORDS.search(text)
@@ -194,9 +212,11 @@ def main() -> int:
     hub.publish("org/pocket", ROOT / "assets" / "pocket" / "target")
     ends: Counter[str] = Counter()
     wrong = []
+    whole = ending(options.command, kernels, hub.url)
     with ThreadPoolExecutor(options.j) as pool, closing(hub):
         for end, shown in pool.map(
-            lambda number: one(number, options, kernels, hub.url), range(options.first, options.first + options.n)
+            lambda number: one(number, options, kernels, hub.url, whole),
+            range(options.first, options.first + options.n),
         ):
             ends[end] += 1
             if shown:
