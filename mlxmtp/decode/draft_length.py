@@ -32,6 +32,9 @@ _FEW = 3  # lengths that may all be traced
 _TO_COME = 48  # tokens of an answer, at least, as long as there is room for them
 _ENDLESS = 1_000_000
 
+Costs = Mapping[int, tuple[float, float]]
+"""By draft length: logarithm of the time of a round in plain rounds, and the width of that."""
+
 
 @dataclass(slots=True)
 class DraftLength:
@@ -73,6 +76,9 @@ class DraftLength:
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
     _rows: int = 0  # that rounds attend to, as far as known
+    _elsewhere: dict[int, Costs] = field(
+        default_factory=dict
+    )  # by class of rows: what drafts cost there when last seen
 
     def __post_init__(self) -> None:
         self._times = RoundTimes(self.lengths, self.token)
@@ -248,12 +254,13 @@ class DraftLength:
     def learned(self) -> dict[str, Any]:
         """Return what another process can begin with, as JSON takes it: kinds of texts (how many, shares accepted by
         position); costs (logarithm of the time in plain rounds and its width) by length, the price of a trace, rows
-        attended to. Empty until there is something to know."""
+        attended to; the same costs elsewhere, by class of rows. Empty until there is something to know."""
         if not self._accepted.knows() or not any(self._times.measured):
             return {}
-        costs = {str(k): list(pair) for k, pair in self._times.learned().items() if k <= self._tried}
+        costs = _written(self._costs())
+        elsewhere = {str(at): _written(of) for at, of in self._elsewhere.items() if at != _class(self._rows)}
         kinds = [[kind.texts, list(kind.shares)] for kind in self.acceptance()]
-        return {"kinds": kinds, "costs": costs, "price": self._price, "rows": self._rows}
+        return {"kinds": kinds, "costs": costs, "price": self._price, "rows": self._rows, "elsewhere": elsewhere}
 
     def expect(self, costs: Mapping[int, float]) -> None:
         """Take these for the times of rounds by length, in plain rounds, as long as nothing is learned or measured."""
@@ -263,18 +270,20 @@ class DraftLength:
         """Begin with what `learned` gave. Raises ValueError for anything else; nothing is changed then."""
         try:
             kinds = [Kind(float(texts), tuple(map(float, shares))) for texts, shares in learned["kinds"]]
-            costs = {int(k): (float(mean), float(width)) for k, (mean, width) in learned["costs"].items()}
+            costs = _read(learned["costs"])
+            elsewhere = {int(at): _read(of) for at, of in learned.get("elsewhere", {}).items()}
             price, rows = float(learned["price"]), int(learned["rows"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"this is not what a controller has learned: {error}") from error
         fits = bool(kinds) and all(kind.fits(MAX_DRAFT) for kind in kinds) and 0 <= price <= _DEAREST and rows >= 0
-        if not fits or not all(0 <= mean < _MOST and 0 <= width < _MOST for mean, width in costs.values()):
+        pairs = [pair for of in (costs, *elsewhere.values()) for pair in of.values()]
+        if not fits or not all(0 <= mean < _MOST and 0 <= width < _MOST for mean, width in pairs):
             raise ValueError("what was learned lies out of range")
         self._accepted.start_from(kinds)
         self._times.start_from(costs)
         self._price = price
         self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
-        self._rows = rows
+        self._rows, self._elsewhere = rows, elsewhere | {_class(rows): costs}
 
     def begin(self, prompt: Sequence[int] = ()) -> None:
         """Begin an answer: how easy the one before was says only so much about it."""
@@ -289,14 +298,26 @@ class DraftLength:
             self.copying.find(text)
 
     def attend_to(self, rows: int) -> None:
-        """Take in the number of rows that the next round attends to: costs and proportions change with it."""
+        """Take in the number of rows that the next round attends to: costs and proportions change with it.
+
+        Rows of another class were perhaps attended to before: what drafts cost then is taken in.
+        """
+        before, now = _class(self._rows), _class(rows)
         if self._rows and rows != self._rows:
+            if now != before and self._times.measured:
+                self._elsewhere[before] = self._costs()
             self._times.stretch(rows / self._rows)
+            if now != before:
+                self._times.start_from(self._elsewhere.get(now, {}))
         self._rows = rows
 
     def forget_times(self) -> None:
         """Begin with other round times, as when the compiled form takes over."""
         self._times.become_others()
+
+    def _costs(self) -> Costs:
+        """Return what drafts cost here, as far as they were tried."""
+        return {k: pair for k, pair in self._times.learned().items() if k <= self._tried}
 
     def _knows(self, k: int) -> bool:
         """Return True if the cost of ``k`` drafts in plain rounds is known, from here or an earlier start."""
@@ -326,3 +347,18 @@ class DraftLength:
         """The length with the least time; 0 unless it is beaten clearly."""
         best = min(times, key=times.__getitem__)
         return best if (1 + self.worthwhile) * times[best] < times[0] else 0
+
+
+def _class(rows: int) -> int:
+    """Return the class of rows attended to in which drafts cost about the same: 512 to 2,047, 2,048 to 8,191, ..."""
+    return rows.bit_length() // 2
+
+
+def _written(costs: Costs) -> dict[str, list[float]]:
+    """Return costs as JSON takes them."""
+    return {str(k): list(pair) for k, pair in costs.items()}
+
+
+def _read(costs: Any) -> Costs:
+    """Return costs from JSON. Raises what a wrong shape raises."""
+    return {int(k): (float(mean), float(width)) for k, (mean, width) in costs.items()}

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -294,6 +295,7 @@ def test_nothing_is_learned_from_nothing():
         {"kinds": []}, {"kinds": "no"}, {"kinds": None}, {"kinds": [[1, [0.5] * 7]]}, {"kinds": [[1, 0.5]]},
         *({"kinds": [[1, [share] * 8]]} for share in (2.0, 0, -0.1, math.nan, None)),
         *({"kinds": [[texts, [0.5] * 8]]} for texts in (-1, 0, math.inf, math.nan, "many")),
+        {"elsewhere": []}, {"elsewhere": {"x": {}}}, {"elsewhere": {"5": []}}, {"elsewhere": {"5": {"1": [-9, 0.1]}}},
         {"costs": []}, {"costs": {"1": 3}}, {"costs": {"1": [-9, 0.1]}}, {"costs": {"1": [0.2, math.inf]}},
         *({"rows": rows} for rows in (-1, math.inf, math.nan, "many", None)),
         *({"price": price} for price in (-1, math.inf, math.nan, "dear", None)),
@@ -337,6 +339,27 @@ def test_what_was_learned_at_a_short_context_is_doubted_at_a_long_one():
                 depth.attend_to(65536)
             spent[told] += play(depth, text, deep, Noise(), 50 + seed).per_token
     assert spent[True] < 0.98 * spent[False]
+
+
+def test_what_drafts_cost_in_short_and_long_contexts_is_remembered_apart():
+    """Few rows make seven drafts the best and many rows three: each start goes on with what its own rows taught."""
+    costs = {512: [1 + 0.03 * k for k in range(MAX_DRAFT + 1)], 4096: [1 + 0.25 * k for k in range(MAX_DRAFT + 1)]}
+    learned: dict[str, Any] = {}
+    for start in range(6):  # six processes, an answer each
+        rows = (512, 4096)[start % 2]
+        depth = DraftLength()
+        depth.start_from(learned) if learned else None
+        depth.attend_to(rows)
+        for k in (0, 1, 3, 5, 7) * 6:
+            depth.observe(k, min(k, 3), 0.01 * costs[rows][k])
+        learned = json.loads(json.dumps(depth.learned()))
+    for rows, spent in costs.items():
+        again = DraftLength()
+        again.start_from(learned)
+        again.attend_to(rows)
+        assert again._times.cost(7) == pytest.approx(spent[7], rel=0.05)
+    del learned["elsewhere"]  # as version 0.1 kept it
+    DraftLength().start_from(learned)
 
 
 def test_compiled_rounds_taking_over_keep_the_proportions():
