@@ -311,11 +311,11 @@ def test_a_session_of_a_later_version_is_named_and_can_be_deleted(talk: Program)
 
 def test_rm_asks_on_a_terminal(talk: Program) -> None:
     session = save(talk)
-    for answer, left in (("n", 1), ("y", 0)):
+    for answer, left, code in (("n", 1, 1), ("y", 0, 0)):
         terminal = talk.terminal("sessions", "rm", session)
         terminal.wait_for("Delete 1 session? [y/N]")
         terminal.send(answer + "\r")
-        assert terminal.finish() == 0
+        assert terminal.finish() == code
         assert len(files(talk)) == left
 
 

@@ -205,7 +205,7 @@ def rm(
             raise UsageError("There is nobody to ask: confirm with -y.")
         if not typer.confirm(f"Remove {format_bytes(plan.size)}?", default=False, err=True):
             out.line("Nothing was removed.")
-            return
+            raise typer.Exit(1)
     catalog.remove(plan)
     out.write(f"{format_bytes(plan.size)} freed.\n")
 

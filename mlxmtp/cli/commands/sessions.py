@@ -100,7 +100,7 @@ def rm(ctx: typer.Context, wanted: Ids, yes: Unasked = False) -> None:
             raise UsageError("There is nobody to ask: confirm with -y.")
         if not typer.confirm(f"Delete {_counted(len(found))}?", default=False, err=True):
             out.line("Nothing was deleted.")
-            return
+            raise typer.Exit(1)
     freed = 0
     refusals: list[MlxmtpError] = []
     for one in found:
