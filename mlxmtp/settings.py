@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -400,15 +401,20 @@ def find_places(environ: Mapping[str, str] = os.environ) -> Places:
     def folder(variable: str, *default: str) -> Path:
         return Path(environ[variable]) if environ.get(variable) else home.joinpath(*default)
 
-    hf_home = folder("HF_HOME") if environ.get("HF_HOME") else folder("XDG_CACHE_HOME", ".cache") / "huggingface"
-    hf_cache = folder("HF_HUB_CACHE") if environ.get("HF_HUB_CACHE") else hf_home / "hub"
+    def shared(variable: str, default: Path) -> Path:
+        """Return a folder that other programs use, read as Hugging Face's client reads it: with $VARIABLES."""
+        named = str(expand_home(environ.get(variable) or default))
+        return Path(re.sub(r"\$(\w+|\{[^}]*\})", lambda found: environ.get(found[1].strip("{}"), found[0]), named))
+
+    hf_home = shared("HF_HOME", folder("XDG_CACHE_HOME", ".cache") / "huggingface")
+    hf_cache = shared("HF_HUB_CACHE", shared("HUGGINGFACE_HUB_CACHE", hf_home / "hub"))  # the second is the older name
     if environ.get("MLXMTP_HOME"):
         own = expand_home(environ["MLXMTP_HOME"])
-        return Places(own / "config.toml", own, expand_home(hf_cache), own / "cache")
+        return Places(own / "config.toml", own, hf_cache, own / "cache")
     return Places(
         folder("XDG_CONFIG_HOME", ".config") / "mlxmtp" / "config.toml",
         folder("XDG_DATA_HOME", ".local", "share") / "mlxmtp",
-        expand_home(hf_cache),
+        hf_cache,
         folder("XDG_CACHE_HOME", ".cache") / "mlxmtp",
     )
 

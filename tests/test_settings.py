@@ -131,6 +131,19 @@ def test_places_follow_the_environment() -> None:
     assert find_places({"HOME": "/h", "HF_HOME": "/hf", "HF_HUB_CACHE": "/cache"}).hf_cache == Path("/cache")
 
 
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"HF_HOME": "$DISK/hf"}, "/d/hf/hub"),
+        ({"HF_HUB_CACHE": "${DISK}/$NONE"}, "/d/$NONE"),
+        ({"HUGGINGFACE_HUB_CACHE": "$DISK/old", "HF_HOME": "/hf"}, "/d/old"),
+        ({"HUGGINGFACE_HUB_CACHE": "/old", "HF_HUB_CACHE": "/new"}, "/new"),
+    ],
+)
+def test_the_cache_is_where_hugging_faces_client_looks(variables: dict[str, str], folder: str) -> None:
+    assert find_places({"HOME": "/h", "DISK": "/d", **variables}).hf_cache == Path(folder)
+
+
 def test_an_empty_home_is_none_and_not_the_root_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_dir="/people/me"))
     assert find_places({}) == find_places({"HOME": ""}) == find_places({"HOME": "/people/me"})

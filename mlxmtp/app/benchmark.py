@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlxmtp.app.open import Checkpoint, Opener, answer_params, exact_of, read_tokenizer
+from mlxmtp.app.open import Checkpoint, Opener, answer_params, exact_here, exact_of, read_tokenizer
 from mlxmtp.bench import Format, compare, environment, formats, plot, suite
 from mlxmtp.bench.report import ModelInfo, Plan, Report, RunSettings, read_report, to_json
 from mlxmtp.bench.runner import OnProgress, Prompt, Runner, prompts_of
@@ -19,6 +19,7 @@ from mlxmtp.engine.model import context_of
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.files import write_atomically
+from mlxmtp.machine.pace import measured
 from mlxmtp.settings import Loaded
 
 
@@ -70,8 +71,10 @@ class Benchmark:
         suites = request.suites or suite.SUITES
         texts = suite.read_suites(suites, system)
         self._runners: list[Runner] = []
+        known = measured(loaded.places.data)
         for one in subjects_of(loaded, request, texts, opener, on_progress):
-            exact = exact_of(settings, [k for k in request.plan.num_draft_tokens if one.drafter is not None])
+            drafts = [k for k in request.plan.num_draft_tokens if one.drafter is not None]
+            exact = exact_here(exact_of(settings, drafts), known)
             pair = one.target, one.drafter, settings.draft_bits, settings.kv_bits, exact
             self._runners.append(Runner(*pair, one.tokenizer, answer_params(settings), one.prompts, request.plan))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0

@@ -31,21 +31,15 @@ class Breaker:
         self._trial_since: float | None = None
 
     @property
-    def state(self) -> State:
-        """The state now."""
-        with self._lock:
-            return self._state()
-
-    @property
     def seconds_left(self) -> float:
         """Seconds until a request may go through; 0 unless the circuit is open."""
         with self._lock:
-            return max(0.0, (self._until or 0.0) - self._clock()) if self._state() == "open" else 0.0
+            return max(0.0, (self._until or 0.0) - self._clock()) if self._state == "open" else 0.0
 
     def begin(self) -> bool:
         """Return whether a request may go through; of those after a rest only the first may."""
         with self._lock:
-            state = self._state()
+            state = self._state
             if state == "trying":
                 if self._trial_since is not None and self._clock() - self._trial_since < _LONGEST_REST:
                     return False  # a trial that never ended is forgotten after a while
@@ -83,6 +77,7 @@ class Breaker:
         self._until, self._trial_since = until, None
         self._failures.clear()
 
+    @property
     def _state(self) -> State:
         if self._until is None:
             return "closed"

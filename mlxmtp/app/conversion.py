@@ -1,19 +1,25 @@
 """One conversion: its source (`e2b`: Google's own weights, `e2b:qat`: those trained for 4 bits), plan and result."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.models import Catalog
-from mlxmtp.convert.plan import ConversionPlan, check_free, plan_conversion
+from mlxmtp.convert.plan import MAKE_ROOM, ConversionPlan, check_free, plan_conversion
 from mlxmtp.convert.recipe import Recipe, make_recipe
 from mlxmtp.convert.run import ConversionResult, Watch, convert
-from mlxmtp.errors import LoadError, MlxmtpError
-from mlxmtp.files import expand_home, is_folder
-from mlxmtp.hub.registry import entries, find_entry
+from mlxmtp.errors import ConversionError, LoadError, MlxmtpError
+from mlxmtp.files import expand_home, free_bytes, is_folder
+from mlxmtp.hub.registry import entries, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint
+from mlxmtp.units import format_bytes
+
+if TYPE_CHECKING:
+    from mlxmtp.hub.download import DownloadPlan
 
 _BITS = {"4bit": 4, "8bit": 8, "bf16": 16, "qat": 4}
 
@@ -70,7 +76,7 @@ class ConversionRequest:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
     revision: str | None = None  # of the source
-    update: bool = False  # and check weights that are here
+    update: bool = False  # and check weights that are here, as `pull` does
 
 
 class Conversion:
@@ -85,7 +91,8 @@ class Conversion:
         self._recipe = make_recipe({**named, **asked}, qat=self._source.qat)
         usual = self._store.models / self._source.result_name(self._recipe)
         self._dest = usual if request.dest is None else expand_home(request.dest)
-        check_free(self._dest, force=request.force)
+        how = {"advice": f"Make it again with: mlxmtp convert {request.source} --force"} if request.update else {}
+        check_free(self._dest, force=request.force, **how)
 
     @property
     def repo(self) -> str | None:
@@ -99,9 +106,41 @@ class Conversion:
     @property
     def to_download(self) -> str | None:
         """The repository to fetch first, because it or its drafter is not here, or to bring it up to date."""
-        source = self._cached()
-        lacks = source is None or (self.wants_drafter and self._store.drafter_for(source, None) is None)
-        return self.repo if self._request.update or lacks else None
+        return self.repo if self._request.update or self._lacks() else None
+
+    def _lacks(self) -> bool:
+        """True if the source is not here, or a drafter is wanted that is not here and was not looked for in vain."""
+        if self.repo is None or (source := self._cached()) is None:
+            return True
+        if not self.wants_drafter or self._store.drafter_for(source, None) is not None:
+            return False
+        record = self._store.records.find(split_revision(self.repo)[0])
+        return record is None or not record.no_drafter
+
+    def room(self, download: DownloadPlan) -> str:
+        """Return a line about the disk for the result of what is about to be downloaded.
+
+        Raises DownloadError or ConversionError if the disk is too small for both.
+        """
+        download.check_space()
+        size, free, beside = self._estimate(download), free_bytes(self._dest), self._dest.parent
+        both = size + download.missing if _disk(beside) == _disk(download.cache) else size
+        if download.missing and both > free:  # else all is here: the plan, which knows what has been written, checks it
+            raise ConversionError(
+                f"With its conversion {download.name} needs {format_bytes(both)} more on disk; {format_bytes(free)} "
+                f"are free at {beside}. {MAKE_ROOM}"
+            )
+        return f"about {format_bytes(size)} to write then, {format_bytes(free)} free at {beside}"
+
+    def _estimate(self, download: DownloadPlan) -> int:
+        """Return the bytes that the result will have; towers stay as they are stored."""
+        total = 0
+        for part in download.parts:
+            total += self._recipe.for_drafter(part.config).size(part.config)
+            if not (part.config.is_drafter or self._recipe.text_only):
+                stored = sum(file.size for file in part.weights)
+                total += max(0, stored - Recipe(bits=16).size(part.config))
+        return total
 
     def plan(self) -> ConversionPlan:
         """Plan it. Raises ModelNotFound, and LoadError for weights that are no Gemma 4, quantized or damaged."""
@@ -134,5 +173,14 @@ class Conversion:
         return str(self._dest)
 
     def _cached(self) -> Checkpoint | None:
-        folder = None if self.repo is None else self._store.cached(self.repo)
-        return None if folder is None or self.repo is None else Checkpoint(self.repo, folder, find_entry(self.repo))
+        if self.repo is None:
+            return None
+        revision = self._request.revision
+        folder = self._store.cached(self.repo if revision is None else f"{split_revision(self.repo)[0]}@{revision}")
+        return None if folder is None else Checkpoint(self.repo, folder, find_entry(self.repo))
+
+
+def _disk(folder: Path) -> int:
+    """Return the number of the file system where a folder is or will be."""
+    folder = folder.absolute()
+    return next(there for there in (folder, *folder.parents) if there.exists()).stat().st_dev

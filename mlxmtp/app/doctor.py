@@ -104,7 +104,7 @@ def _hub() -> Check:
 
 
 def _models(store: Store, machine: Machine) -> Iterator[Check]:
-    models, best, pace = installed(store), best_fit(machine.memory), pace_here(store.places.data)
+    models, best, pace = installed(store), best_fit(machine.usable), pace_here(store.places.data)
     if all(model.name != BUILT_IN for model in models):
         yield Check(f"model {BUILT_IN}", "bad", "its files are missing", "Install mlxmtp again.")
     for model in models:

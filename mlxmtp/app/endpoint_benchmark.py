@@ -93,8 +93,7 @@ class EndpointBenchmark:
         self._complete = True
 
     def _answered(self, opened: OpenModel, text: suite.Text) -> Mapping[str, Any]:
-        system = [{"role": "system", "content": text.system}] if text.system else []
-        answer = opened.model.stream([*system, {"role": "user", "content": text.content}], self._params)
+        answer = opened.model.stream(text.messages(), self._params)
         stats = next(event.stats for event in answer if isinstance(event, End))
         return {
             "prompt_tokens": stats.prompt_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.engine.media import IMAGE_TOKENS, SOUND_TOKENS
@@ -31,14 +32,21 @@ CONTEXTS = 4096, 32768, 131072  # tokens whose memory a report gives, as far as 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Models here and, if asked for, on the hub; `default` answers unnamed calls, a model may take `usable` bytes."""
+    """Models here and, if asked for, on the hub; a model may take `usable` bytes.
+
+    `default`: the folder of the one that answers when none is named; None if that is none of this machine.
+    """
 
     models: tuple[KnownModel, ...]
     total_bytes: int
-    default: str
+    default: Path | None
     usable: int
     unfinished_downloads: tuple[tuple[str, int], ...]
     unfinished_conversions: tuple[tuple[str, int], ...]
+
+    def is_default(self, model: KnownModel) -> bool:
+        """Return whether a model answers when none is named, whatever names it has."""
+        return model.modified is not None and model.config.folder.resolve() == self.default
 
     def to_json(self) -> dict[str, Any]:
         return {"models": [self._row(model) for model in self.models], "total_bytes": self.total_bytes}
@@ -54,7 +62,7 @@ class Listing:
             "bytes": model.size,
             "drafter": model.drafter,
             "modified": model.modified,
-            "default": installed and model.name == self.default,
+            "default": self.is_default(model),
             "installed": installed,
             "memory": needed,
             "fits": needed <= self.usable,
@@ -147,15 +155,22 @@ class Catalog:
         """Return the name of the model that answers when none is named."""
         if self._model is not None:
             return self._model
-        default = self.store.default()
+        default = inventory.default(self.store, self.machine.usable)
         return BUILT_IN if default is None else default.name
+
+    def default_folder(self) -> Path | None:
+        """Return the folder of the model that answers when none is named; None if that is none of this machine."""
+        try:
+            return self.store.resolve(self.default_name()).folder.resolve()
+        except MlxmtpError:
+            return None
 
     def listing(self, *, every: bool = False) -> Listing:
         here = inventory.installed(self.store)
         return Listing(
             (*here, *(inventory.available(here) if every else [])),
             inventory.total_size(here),
-            self.default_name(),
+            self.default_folder(),
             self.machine.usable,
             tuple(inventory.unfinished_downloads(self.store)),
             tuple(inventory.unfinished_conversions(self.store)),
@@ -202,26 +217,26 @@ class Catalog:
         to_convert: bool = False,
         on_wait: OnWait | None = None,
     ) -> DownloadPlan | NoDownload:
-        """Plan a download. Raises UsageError for a folder, ModelNotFound, DownloadError, LoadError (of no use here)."""
+        """Plan a download. Raises UsageError for a folder or conversion, ModelNotFound, DownloadError, LoadError."""
         plain = self.store.unaliased(name)
         if plain == BUILT_IN:
             return NoDownload(f"{BUILT_IN} is built in: there is nothing to download.")
         if not self.downloadable(name):
             self.store.resolve(plain)  # says what is wrong with the name, unless it is a folder
             raise UsageError(f"{plain} is a folder on this machine: use it with -m {plain}.")
+        if converted := self.store.conversion_named(plain):
+            raise UsageError(
+                f"{name} is the model that was converted here, in {converted}. Make it again with mlxmtp convert "
+                f"{name} --force, or remove it with mlxmtp rm {name} and pull then."
+            )
         from mlxmtp.hub import client
         from mlxmtp.hub.download import plan_download
 
-        if client.offline():
-            try:
-                self.store.resolve(name)
-            except ModelNotFound:
-                unset = "cannot be downloaded. Unset it and run the same command again."
-                raise DownloadError(f"HF_HUB_OFFLINE is set, so {name} {unset}") from None
-            return NoDownload(f"{name} is on this machine; HF_HUB_OFFLINE is set, so nothing was looked up or checked.")
         repo, named = split_revision(plain)
         if None not in (revision, named) and revision != named:
             raise UsageError(f"{name} names the revision {named}, and --revision {revision}: give one of them.")
+        if client.offline():
+            return self._offline(name, repo, revision or named)
         cache = self.store.places.hf_cache
         plan = plan_download(repo, cache, revision=revision or named, draft=draft, on_wait=on_wait)
         if to_convert:
@@ -232,6 +247,19 @@ class Catalog:
                 raise LoadError(f"{target.repo} is a drafter. Give its target as SRC and this as --draft-model.")
             refuse_quantized(target.config, {}, target.repo)
         return plan
+
+    def _offline(self, name: str, repo: str, revision: str | None) -> NoDownload:
+        """Return the answer where the hub may not be asked. Raises DownloadError for a model that is not here."""
+        wanted = said = name
+        if revision is not None:
+            entry, said = find_entry(repo), f"{repo}@{revision}"
+            wanted = said if entry is None else f"{entry.target.repo}@{revision}"
+        try:
+            self.store.resolve(wanted)
+        except ModelNotFound:
+            unset = "cannot be downloaded. Unset it and run the same command again."
+            raise DownloadError(f"HF_HUB_OFFLINE is set, so {said} {unset}") from None
+        return NoDownload(f"{said} is on this machine; HF_HUB_OFFLINE is set, so nothing was looked up or checked.")
 
     def download(self, plan: DownloadPlan, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:
         """Fetch what a plan lacks, and pin its commits. Raises DownloadError, LoadError; what has arrived stays."""

@@ -19,12 +19,13 @@ from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import LoadError, ModelNotFound, TooLarge, UsageError
 from mlxmtp.files import write_atomically
+from mlxmtp.hub import inventory
 from mlxmtp.hub.registry import BUILT_IN, entries
-from mlxmtp.hub.store import Checkpoint, Store, best_fit
+from mlxmtp.hub.store import Checkpoint, Store, best_fit, conversion_advice
 from mlxmtp.limits import EXACT_DRAFT, Exact
 from mlxmtp.machine.chip import Machine, this_machine
-from mlxmtp.machine.memory import NO_MEDIA, Largest, machine_memory, need
-from mlxmtp.machine.pace import measured, pace_of
+from mlxmtp.machine.memory import NO_MEDIA, Largest, held_bytes, most_tokens, need
+from mlxmtp.machine.pace import Measured, measured, pace_of
 from mlxmtp.models.checkpoint import check_folder, check_target
 from mlxmtp.models.config import FULL, read_config
 from mlxmtp.settings import Loaded, Settings, load_settings
@@ -33,7 +34,7 @@ from mlxmtp.version import installed_version
 
 __all__ = [
     "ANSWER", "Asked", "Checkpoint", "LearnedDrafting", "OpenModel", "Opener",
-    "answer_params", "exact_of", "load", "read_tokenizer", "require_memory",
+    "answer_params", "exact_here", "exact_of", "load", "read_tokenizer", "require_memory",
 ]  # fmt: skip
 
 ANSWER = 1024  # tokens of an answer without a limit of its own that must fit the memory
@@ -124,7 +125,7 @@ class Opener:
     def target(self, name: str | None) -> Checkpoint:
         """Return that model, by default an installed one or the built-in one. Raises ModelNotFound, LoadError."""
         if name is None:
-            if (installed := self._store.default()) is None:
+            if (installed := inventory.default(self._store, self.machine.usable)) is None:
                 self._tell_built_in()
             return installed or self._store.resolve(BUILT_IN)
         try:
@@ -153,7 +154,7 @@ class Opener:
     def _tell_built_in(self) -> None:
         """Tell who answers, and the command that gets a model for this machine."""
         note = "No model is installed, so the built-in pocket answers: a demonstration, small and often wrong."
-        best = best_fit(machine_memory())
+        best = best_fit(self.machine.usable)
         if best is not None and best.target.size is not None:
             note += f" {best.title} ({format_bytes(best.target.size)}) fits this machine. Run: mlxmtp pull {best.name}"
         self.tell(note)
@@ -173,7 +174,8 @@ class Opener:
 
     def context(self, target: Checkpoint) -> int:
         """Return the longest context of a model in tokens. Raises LoadError."""
-        return context_of(target.folder)
+        with conversion_advice(target.folder):
+            return context_of(target.folder)
 
     def require_memory(
         self,
@@ -190,6 +192,26 @@ class Opener:
         how: dict[str, Any] = {"force": bool(settings.force), "turns": turns, "media": media, "machine": self.machine}
         require_memory(target, drafter, tokens, **bits, **how)
 
+    def room(
+        self,
+        target: Checkpoint,
+        drafter: Checkpoint | None,
+        settings: Settings,
+        least: int,
+        *,
+        holds_texts: bool = False,
+    ) -> int:
+        """Return how many tokens of a conversation the memory holds beside the weights, and beside held texts.
+
+        At most the context, and at least `least`, for which `require_memory` was asked.
+        """
+        if settings.force or not self.here:
+            return self.context(target)
+        configs = read_config(target.folder), None if drafter is None else read_config(drafter.folder)
+        machine, kv_bits = self.machine, settings.kv_bits
+        left = machine.usable - (held_bytes(machine.memory) if holds_texts else 0)
+        return most_tokens(*configs, left, least, draft_bits=settings.draft_bits, kv_bits=kv_bits)
+
     @property
     def machine(self) -> Machine:
         """This machine, with the memory limit that its device named if an earlier process asked it."""
@@ -201,7 +223,7 @@ class Opener:
     def has(self, name: str) -> bool:
         try:
             self._store.resolve(name)
-        except ModelNotFound:
+        except (ModelNotFound, LoadError):  # an alias may name anything
             return False
         return True
 
@@ -268,6 +290,14 @@ def exact_of(settings: Settings, drafts: Sequence[int | Literal["auto"]] = ()) -
     return "off"
 
 
+def exact_here(exact: Exact, known: Measured | None) -> Exact:
+    """Return how exact texts will be on this machine: "auto" is "off" unless `doctor --check` found them exact.
+
+    To look for it takes some twenty passes, before the first token.
+    """
+    return "off" if exact == "auto" and not (known is not None and known.exact) else exact
+
+
 def answer_params(settings: Settings) -> Params:
     """Return the choices for one answer that the settings make. Raises UsageError for a constraint that will not do."""
     return Params(**settings.of_answer(), constraint=constraint_of(settings))
@@ -275,11 +305,12 @@ def answer_params(settings: Settings) -> Params:
 
 def read_tokenizer(found: Checkpoint) -> Tokenizer:
     """Return the text side of a model. Raises LoadError, which names what is wrong with the weights first."""
-    try:
-        return Tokenizer.load(found.folder)
-    except LoadError:
-        check_target(read_config(found.folder), found.name)
-        raise
+    with conversion_advice(found.folder):
+        try:
+            return Tokenizer.load(found.folder)
+        except LoadError:
+            check_target(read_config(found.folder), found.name)
+            raise
 
 
 def require_memory(
@@ -300,7 +331,8 @@ def require_memory(
     """
     if force:
         return
-    config = read_config(found.folder)
+    with conversion_advice(found.folder):
+        config = read_config(found.folder)
     drafting = None if drafter is None else read_config(drafter.folder)
     how: dict[str, Any] = {"turns": turns, "draft_bits": draft_bits}
     needed = need(config, drafting, tokens, kv_bits=kv_bits, media=media, **how)
@@ -321,7 +353,7 @@ def require_memory(
             fitting = next((bits for bits, total in quantized.items() if total <= machine.usable), None)
             advice += "" if fitting is None else f", take --kv-bits {fitting}"
     else:
-        best = best_fit(machine.memory)
+        best = best_fit(machine.usable, tokens)
         advice = f"{BUILT_IN if best is None else best.name} fits: take it with -m"
     raise TooLarge(
         f"Model '{found.name}' needs {format_bytes(needed.total)} of memory; of the "
@@ -336,9 +368,9 @@ def _read_weights(
     """Load a model; what `doctor --check` found out about this machine, it begins with."""
     folder, name = (None, None) if drafter is None else (drafter.folder, drafter.name)
     known = measured(data)
-    if (known is None or not known.exact) and how["exact"] == "auto":
-        how["exact"] = "off"  # to look for it takes some twenty passes, before the first token
-    model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
+    how["exact"] = exact_here(how["exact"], known)
+    with conversion_advice(target.folder):
+        model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
     from mlxmtp.models.device import memory_limit
 
     this_machine().keep(data, memory_limit())

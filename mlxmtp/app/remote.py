@@ -28,6 +28,7 @@ _LARGEST = 16 * 2**20  # bytes of a body that is no stream
 _TRANSIENT = (408, 429)  # and 5xx: the same request may be answered later
 _FOREIGN = "it speaks another protocol"
 _UNLISTED = ("404", "405", "501", _FOREIGN)  # reasons why a list of models cannot be read where answers can
+_TEMPLATE = "chat_template_kwargs"  # a field that many servers know, and some refuse
 _VERSIONED = re.compile(r"/v\d\w*(/|$)")
 
 
@@ -76,6 +77,7 @@ class Remote:
         self._key: str | None = key
         self._key_from: str | None = key_from
         self.host, self._first_byte = parts.hostname, first_byte
+        self.refuses_template = False  # it has said that it does not know the field
         path = parts.path.rstrip("/")
         self._path = path if _VERSIONED.search(path) else f"{path}/v1"
         self.url = f"{parts.scheme}://{parts.netloc}{path.removesuffix('/v1')}"
@@ -207,12 +209,24 @@ class Chunks:
     """The chunks of a chat completion. `close`, from any thread, ends it: the server stops, too."""
 
     def __init__(self, remote: Remote, body: Mapping[str, Any]) -> None:
-        self.remote, self._body = remote, body
+        self.remote, self._body = remote, {**body}
         self._socket: socket | None = None
         self._closed = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield them up to the last. Raises EndpointFailed, also if the server breaks off."""
+        if self.remote.refuses_template:
+            self._body.pop(_TEMPLATE, None)
+        try:
+            yield from self._asked()
+        except EndpointFailed as error:
+            if error.reason != "400" or _TEMPLATE not in str(error) or _TEMPLATE not in self._body:
+                raise
+            self.remote.refuses_template = True
+            del self._body[_TEMPLATE]
+            yield from self._asked()
+
+    def _asked(self) -> Iterator[dict[str, Any]]:
         with closing(self.remote.connection()) as connection:
             self._socket = connection.sock
             with closing(self.remote.response(connection, "POST", "/chat/completions", self._body)) as response:
@@ -230,7 +244,8 @@ class Chunks:
                     except (ValueError, RecursionError):
                         raise (self.remote.foreign() if whole else self.remote.broken_off()) from None
                     ended = ended or any(one.get("finish_reason") for one in chunk["choices"])
-                    if any(value for one in chunk["choices"] for name, value in one["delta"].items() if name != "role"):
+                    begun = any(v for one in chunk["choices"] for name, v in one["delta"].items() if name != "role")
+                    if begun and not self._body.get("tools"):  # a long call comes whole, after a silence
                         with suppress(OSError):  # it has ended with this line
                             self._socket.settimeout(_SILENT)  # before it, some servers send a head and read a prompt
                     yield chunk

@@ -216,7 +216,8 @@ def _parameters(params: Params, *, ours: bool) -> dict[str, Any]:
     """Return parameters as the protocol names them; what only some servers know is sent if somebody has set it."""
     body = {there: value for here, there in _NAMES.items() if (value := getattr(params, here)) is not None}
     body["stream_options"] = {"include_usage": True}
-    body["chat_template_kwargs"] = {"enable_thinking": params.think}  # some servers think unless told not to
+    # Some servers think unless told not to; from one that refuses the field, `Chunks` takes it away.
+    body["chat_template_kwargs"] = {"enable_thinking": params.think}
     if params.think_tokens is not None:
         body["thinking_budget"] = params.think_tokens
     if params.stop_strings:

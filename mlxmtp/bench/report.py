@@ -149,7 +149,10 @@ def read_report(path: Path) -> Report:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (ValueError, RecursionError):
         raise UsageError(f"{path} is not JSON: compare reports made with --format json -o FILE.") from None
-    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+    schema = str(data.get("schema")) if isinstance(data, Mapping) else ""
+    if schema.startswith("mlxmtp-bench-"):  # of several answers at a time, of servers, or a comparison
+        raise UsageError(f"{path} has the form {schema}: --compare takes {SCHEMA}, of one answer at a time here.")
+    if schema != SCHEMA:
         raise UsageError(f"{path} is no report of this program: make one with mlxmtp bench --format json -o FILE.")
     try:
         report: Report = from_json(Report, data)

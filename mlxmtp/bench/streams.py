@@ -34,13 +34,18 @@ _PERCENTS = (50, 95, 99)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All prompts answered once, at most ``streams`` at a time. ``first_text`` are seconds from the place of an answer
-    among those that run to its first text, ``between`` those between two pieces of text of one answer."""
+    """All prompts answered once, at most ``streams`` at a time.
+
+    ``most`` were in rounds at a time: fewer where memory does not hold more, or answers cannot share rounds.
+    ``first_text`` are seconds from the place of an answer among those that run to its first text, ``between`` those
+    between two pieces of text of one answer.
+    """
 
     model: str
     streams: int
     num_draft_tokens: DraftSetting
     repetition: int
+    most: int
     seconds: float
     answers: tuple[tuple[int, ...], ...] = field(repr=False)
     first_text: tuple[float, ...]
@@ -78,6 +83,7 @@ class _Clock:
 def run(model: Model, streams: Streams, prompts: Sequence[Prompt], params: Params) -> dict[str, Any]:
     """Answer the prompts on `streams`, and return the fields of a `Job` that were measured."""
     waiting, clocks, ended = iter(enumerate(prompts)), {}, {}
+    streams.most = 0
     began = time.perf_counter()
     while True:
         for index, prompt in islice(waiting, streams.parallel - len(streams.running)):
@@ -94,6 +100,7 @@ def run(model: Model, streams: Streams, prompts: Sequence[Prompt], params: Param
     seconds = time.perf_counter() - began
     order = range(len(prompts))
     return {
+        "most": streams.most,
         "seconds": seconds,
         "answers": tuple(tuple(ended[i][0].tokens) for i in order),
         "first_text": tuple(first for i in order if (first := clocks[i].first) is not None),
@@ -143,12 +150,14 @@ def measure(
 class Row:
     """The jobs of one number of streams and one draft length: medians, percentiles over all their answers.
 
+    ``most``: of several jobs the fewest.
     ``gain``: in units of one plain answer after the other; ``draft_gain``: of the plain ones of as many at a time.
     """
 
     model: str
     streams: int
     num_draft_tokens: DraftSetting
+    most: int
     tps: Spread
     each_tps: float
     gain: float | None
@@ -170,6 +179,7 @@ def rows(jobs: Sequence[Job]) -> list[Row]:
     return [
         Row(
             *arm,
+            min(job.most for job in found),
             speed[arm],
             median(one for job in found for one in job.each),
             ratio(arm, (arm[0], 1, 0)),
@@ -198,7 +208,7 @@ def to_markdown(jobs: Sequence[Job], *, complete: bool) -> str:
     header += ["first text p50/p95", "between texts p50/p95/p99"]
     body = [
         [
-            row.model, str(row.streams), draft_label(row.num_draft_tokens), row.tps.text(1), _times(row.gain),
+            row.model, _at_a_time(row), draft_label(row.num_draft_tokens), row.tps.text(1), _times(row.gain),
             _times(row.draft_gain), f"{row.each_tps:.1f}",
             " / ".join(f"{row.first_text_ms[p]:.0f}" for p in ("p50", "p95") if row.first_text_ms) + " ms",
             " / ".join(f"{ms:.1f}" for ms in row.between_ms.values()) + " ms",
@@ -221,6 +231,10 @@ def to_dict(jobs: Sequence[Job], *, complete: bool) -> dict[str, Any]:
     samples = [{**one, "tokens": job.tokens} for one, job in zip(each, jobs, strict=True)]
     summary = [to_json(row) for row in rows(jobs)]
     return {"schema": SCHEMA, "complete": complete, "different": different(jobs), "summary": summary, "jobs": samples}
+
+
+def _at_a_time(row: Row) -> str:
+    return f"{row.streams}" if row.most == row.streams else f"{row.streams} (ran: {row.most})"
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:

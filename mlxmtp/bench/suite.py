@@ -39,13 +39,17 @@ class Text:
         """Material first, instruction last, as `mlxmtp ask` joins them."""
         return f"{self.material}\n\n{self.prompt}" if self.material else self.prompt
 
-    def ids(self, encode: Encode, content: str | None = None) -> list[int]:
-        """Encode the prompt, with another `content` if one is given."""
+    def messages(self, content: str | None = None) -> list[Mapping[str, Any]]:
+        """Return the conversation that asks it, with another `content` if one is given."""
         said: Any = self.content if content is None else content
         if self.image is not None:
             said = [{"type": "image", "image": self.image}, {"type": "text", "text": said}]
         user = {"role": "user", "content": said}
-        return encode([{"role": "system", "content": self.system}, user] if self.system else [user])
+        return [{"role": "system", "content": self.system}, user] if self.system else [user]
+
+    def ids(self, encode: Encode, content: str | None = None) -> list[int]:
+        """Encode the prompt, with another `content` if one is given."""
+        return encode(self.messages(content))
 
 
 def read_suites(names: Sequence[str], system: str = "") -> list[Text]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,7 +20,7 @@ from mlxmtp.settings import Loaded
 from mlxmtp.units import format_bytes
 
 if TYPE_CHECKING:
-    from mlxmtp.app.conversion import ConversionRequest
+    from mlxmtp.app.conversion import Conversion, ConversionRequest
     from mlxmtp.app.models import DownloadPlan
     from mlxmtp.convert.run import ConversionResult
     from mlxmtp.machine.chip import Machine
@@ -42,20 +43,28 @@ def fetch(
     *,
     revision: str | None = None,
     draft: bool = True,
-    to_convert: bool = False,
+    conversion: Conversion | None = None,
     last_line: bool = True,
 ) -> bool:
-    """Plan, show, ask, download; False if the user declined. Everything but the last line goes to stderr."""
+    """Plan, show, ask, download; False if the user declined. Everything but the last line goes to stderr.
+
+    `conversion`: the one that follows, whose result needs room as well.
+    """
     catalog = Catalog(loaded)
     if catalog.downloadable(name):
         out.progress(f"looking up {name}")
     waiting = DownloadProgress(out, 0).waiting
-    plan = catalog.plan_download(name, revision=revision, draft=draft, to_convert=to_convert, on_wait=waiting)
+    plan = catalog.plan_download(
+        name, revision=revision, draft=draft, to_convert=conversion is not None, on_wait=waiting
+    )
     if isinstance(plan, NoDownload):
         out.line(plan.reason)
         return True
     _show_download(out, plan, catalog.machine)
-    plan.check_space()
+    if conversion is None:
+        plan.check_space()
+    elif (room := conversion.room(plan)) and not out.look.quiet:
+        out.line(f"result   {room}")
     if plan.missing and not loaded.settings.yes and can_ask(out):
         out.settle()
         keyboard.release()
@@ -77,7 +86,7 @@ def convert(loaded: Loaded, out: Output, request: ConversionRequest, *, compare:
     conversion = Conversion(Catalog(loaded), request)
     repo, draft = conversion.to_download, conversion.wants_drafter
     if repo is not None and not fetch(
-        loaded, out, repo, revision=request.revision, draft=draft, to_convert=True, last_line=False
+        loaded, out, repo, revision=request.revision, draft=draft, conversion=conversion, last_line=False
     ):
         return False
     plan = conversion.plan()
@@ -140,7 +149,7 @@ def _report(out: Output, result: ConversionResult, left_out: int) -> None:
 def _ready(out: Output, catalog: Catalog, name: str) -> None:
     problem = catalog.cannot_answer(name)
     out.write(f"{name} is {'ready' if problem is None else 'here'}. ")
-    out.write(f'Ask it something: mlxmtp ask -m {name} "Hello"\n' if problem is None else f"{problem}\n")
+    out.write(f'Ask it something: mlxmtp ask -m {quote(name)} "Hello"\n' if problem is None else f"{problem}\n")
 
 
 @contextmanager

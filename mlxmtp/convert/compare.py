@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlxmtp.convert.run import Agreement
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import LoadError, TooLarge
+from mlxmtp.errors import DeviceFailed, LoadError, TooLarge
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import need
 from mlxmtp.models.config import read_config
@@ -39,7 +39,10 @@ _ROWS = 16  # positions compared at a time: a row of the full vocabulary is a me
 
 
 def compare_on_text(source: Path, result: Path) -> Agreement:
-    """Compare two targets on a text, without a tokenizer on a fixed row of tokens. Raises TooLarge, LoadError."""
+    """Compare two targets on a text, without a tokenizer on a fixed row of tokens.
+
+    Raises TooLarge, DeviceFailed, and LoadError for an unusable result.
+    """
     configs = [read_config(folder) for folder in (source, result)]
     vocabulary = configs[0].vocab_size
     text = Tokenizer.load(source).encode(_TEXT) if (source / "tokenizer.json").is_file() else []
@@ -54,7 +57,11 @@ def compare_on_text(source: Path, result: Path) -> Agreement:
             f"Not compared with its source: that takes {format_bytes(needed)} of memory, "
             f"and {format_bytes(usable)} can be used here."
         )
-    return compare(source, result, ids)
+    try:
+        return compare(source, result, ids)
+    except (RuntimeError, DeviceFailed) as error:  # of computing, of loading
+        found = "; ".join(str(error.__cause__ or error).splitlines()[-2:])
+        raise DeviceFailed(f"Not compared with its source: MLX could not compute that here ({found}).") from error
 
 
 def compare(source: Path, result: Path, ids: Sequence[int]) -> Agreement:

@@ -26,6 +26,8 @@ _COPIED = (
     "NOTICE*",
 )  # fmt: skip
 
+MAKE_ROOM = "Make room (`mlxmtp rm`), or give mlxmtp convert a DEST on another disk."
+
 Place = tuple[Path, int]  # a file, and an offset in it in bytes
 
 
@@ -140,14 +142,14 @@ class ConversionPlan:
         if self.missing > self.free:
             raise ConversionError(
                 f"The conversion needs {format_bytes(self.missing)} on disk; {format_bytes(self.free)} are free at "
-                f"{self.dest.parent}. Make room (`mlxmtp rm`), or give a DEST on another disk."
+                f"{self.dest.parent}. {MAKE_ROOM}"
             )
 
 
-def check_free(dest: Path, *, force: bool) -> None:
-    """Raise UsageError if there is something at the destination, unless `force` may replace it."""
+def check_free(dest: Path, *, force: bool, advice: str = "Give another DEST, or replace it with --force.") -> None:
+    """Raise UsageError, with `advice`, if there is something at the destination, unless `force` may replace it."""
     if dest.exists() and not force:
-        raise UsageError(f"{dest} exists. Give another DEST, or replace it with --force.")
+        raise UsageError(f"{dest} exists. {advice}")
 
 
 def plan_conversion(

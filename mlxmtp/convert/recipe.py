@@ -79,6 +79,12 @@ class Recipe:
         large = parameter_count(config) >= QUANTIZED_DRAFTER_FROM
         return replace(self, draft_bits=16 if self.bits == 16 or not large else 8 if self.bits == 8 else 4)
 
+    def size(self, config: ModelConfig) -> int:
+        """Return the bytes of a network that is stored so, towers left out; what has no ``dtype`` has 16 bits."""
+        plain = 4 if self.dtype == "float32" else 2
+        stored = ((one, self.quantization(one, drafter=config.is_drafter)) for one in tensors(config))
+        return sum(one.size * plain if how is None else how.nbytes(one, plain) for one, how in stored)
+
     def block(self, config: ModelConfig) -> dict[str, Any] | None:
         """Return the quantization block for config.json as mlx-lm and mlx-vlm read it, with entries for odd modules."""
         modules = {one.module: how for one, how in self._quantizable(config)}

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from mlxmtp.convert.plan import ConversionPlan, Place, versions
 from mlxmtp.convert.tasks import Slice, output_config
-from mlxmtp.errors import ConversionError, TooLarge
+from mlxmtp.errors import ConversionError, DeviceFailed, TooLarge
 from mlxmtp.files import is_full, sync, try_lock, write_atomically
 from mlxmtp.hub.store import RECORD
 from mlxmtp.models.safetensors import INDEX, read_folder, write_bytes
@@ -37,7 +37,7 @@ class Agreement:
     tokens: int
 
 
-Compare = Callable[[Path, Path], Agreement]  # takes the folders of source and result, raises TooLarge
+Compare = Callable[[Path, Path], Agreement]  # of source and result by their folders; raises TooLarge, DeviceFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ def convert(plan: ConversionPlan, *, compare: Compare | None = None, watch: Watc
             started_over = journal.stale
         shutil.rmtree(plan.work, ignore_errors=True)
     except OSError as error:
-        said = f"{error.filename or plan.dest} cannot be written: {error.strerror or error}. Give a DEST that can."
+        said = f"{error.filename or plan.dest} cannot be written: {error.strerror or error}. "
+        said += "Give mlxmtp convert a DEST that can."
         if is_full(error):
             said = f"The disk is full ({plan.dest.parent}). Make room. {_GO_ON}"
         raise ConversionError(said) from error
@@ -182,7 +183,7 @@ def _finish(plan: ConversionPlan, compare: Compare | None) -> tuple[Agreement | 
     if compare is not None:
         try:
             agreement = compare(plan.parts[0].config.folder, model)
-        except TooLarge as error:
+        except (TooLarge, DeviceFailed) as error:
             not_compared = str(error)
         record["compared"] = None if agreement is None else asdict(agreement)
     _write_json(model / RECORD, record)

@@ -21,6 +21,7 @@ from mlxmtp.engine.written import Written
 from mlxmtp.errors import ContextOverflow, LoadError
 from mlxmtp.limits import Exact
 from mlxmtp.machine.chip import this_machine
+from mlxmtp.machine.memory import held_bytes
 from mlxmtp.machine.pace import Pace
 from mlxmtp.machine.speed import round_costs
 
@@ -282,8 +283,8 @@ class Model:
         return self.seated(seat).stream(messages, params)
 
     def hold_texts(self, limit: int | None = None) -> None:
-        """Keep keys and values of several conversations, in at most `limit` bytes (None: an eighth of the memory)."""
-        self._decoder.hold_texts(this_machine().memory // 8 if limit is None else limit)
+        """Keep keys and values of several conversations, in at most `limit` bytes (None: `held_bytes`)."""
+        self._decoder.hold_texts(held_bytes(this_machine().memory) if limit is None else limit)
 
     def learned(self) -> dict[str, Any]:
         """Return what was found out about drafting here, as JSON; empty until there is something to know."""

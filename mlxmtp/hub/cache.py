@@ -69,7 +69,10 @@ class CachedRepo:
         return next(filter(is_complete, (self.snapshot(commit) for commit in commits if commit)), None)
 
     def set_main(self, commit: str) -> None:
-        write_atomically(self.folder / "refs" / "main", commit, parents=True)
+        """Write what `main` is now, for other tools; a cache that cannot be written (ours are the records) stays."""
+        if self.ref() != commit:
+            with suppress(OSError):
+                write_atomically(self.folder / "refs" / "main", commit, parents=True)
 
     def blob(self, etag: str) -> Path:
         return self.folder / "blobs" / etag
@@ -133,6 +136,8 @@ class Record:
     pulled: float
     files: dict[str, str]
     """Name of each file and the tag of its content."""
+    no_drafter: bool = False
+    """None was found on the hub."""
 
 
 class Records:

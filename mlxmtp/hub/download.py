@@ -67,7 +67,7 @@ class RepoPart:
         """Bytes that are not on this machine yet."""
         total = 0
         for file in self.files:
-            if self.cached.content(self.commit, file.name, file.etag) is None:
+            if _whole(self.cached, self.commit, file) is None:
                 begun = self.cached.begun(file.etag)
                 total += max(0, file.size - (0 if begun is None else begun.stat().st_size))
         return total
@@ -81,6 +81,7 @@ class DownloadPlan:
     parts: tuple[RepoPart, ...]
     cache: Path
     notes: tuple[str, ...] = ()
+    no_drafter: bool = False  # one was looked for, and none was found
 
     @property
     def size(self) -> int:
@@ -130,7 +131,7 @@ def plan_download(
             continue
         return DownloadPlan(name, (target, drafter), cache)
     note = f"No drafter for {target.repo} was found (tried {', '.join(tried)}), so it will decode without one."
-    return DownloadPlan(name, (target,), cache, (note,))
+    return DownloadPlan(name, (target,), cache, (note,), no_drafter=True)
 
 
 def _plan_part(repo: str, revision: str | None, cache: Path, on_wait: OnWait | None) -> RepoPart:
@@ -200,9 +201,13 @@ class _Remote:
         return client.read_part(self.found.repo, self.found.commit, file.name, start, count, on_wait=self._on_wait)
 
     def _here(self, file: RemoteFile) -> Path | None:
-        """Return the file's content in the cache if it has the right size."""
-        path = self.cached.content(self.found.commit, file.name, file.etag)
-        return path if path is not None and path.stat().st_size == file.size else None
+        return _whole(self.cached, self.found.commit, file)
+
+
+def _whole(cached: CachedRepo, commit: str, file: RemoteFile) -> Path | None:
+    """Return a file's content in the cache if it has the right size."""
+    path = cached.content(commit, file.name, file.etag)
+    return path if path is not None and path.stat().st_size == file.size else None
 
 
 def _hasher(file: RemoteFile, content: bytes = b"") -> Any:
@@ -363,7 +368,8 @@ def download(
     # The drafter first: a target is pinned only together with the drafter it was pulled with.
     for part in reversed(plan.parts):
         files, paired = {file.name: file.etag for file in part.files}, drafter if part.role == "target" else None
-        record = Record(part.repo, part.revision, part.commit, paired, time.time(), files)
+        alone = plan.no_drafter and part.role == "target"
+        record = Record(part.repo, part.revision, part.commit, paired, time.time(), files, alone)
         for name in {part.repo, part.asked}:
             records.write(record, name)
         if part.revision in (None, "main"):

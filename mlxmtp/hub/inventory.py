@@ -12,7 +12,7 @@ from mlxmtp.errors import LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.files import expand_home, is_folder
 from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, folder_size, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, split_revision
-from mlxmtp.hub.store import Checkpoint, Store
+from mlxmtp.hub.store import CONTEXT, Checkpoint, Store, conversion_advice, conversion_record
 from mlxmtp.machine.memory import NO_MEDIA, Largest, Need, need
 from mlxmtp.models.chat_template import check_text, read_from
 from mlxmtp.models.checkpoint import check_target, match
@@ -61,9 +61,6 @@ def _reads(config: ModelConfig, kind: str) -> bool:
         return (stored_vision(config) if kind == VISION else stored_audio(config)) is not None
     except LoadError:  # a damaged configuration of the tower: the text side may be fine
         return False
-
-
-CONTEXT = 4096  # tokens of the conversation for which it is decided if a model fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +131,48 @@ def unusable(store: Store) -> Iterator[tuple[str, str]]:
                     yield checkpoint.name, str(error)
 
 
+def default(store: Store, usable: int) -> Checkpoint | None:
+    """Return the model to take when none was named: the largest that fits `usable` bytes, else the smallest.
+
+    Those with short names come before others. The source of a conversion that is here does not count.
+    """
+    records = (conversion_record(folder) for folder in _conversions(store) if is_complete(folder))
+    sources = {str(record["target"]["source"]).lower() for record in records if record is not None}
+    here = [
+        one
+        for one in _targets(store)
+        if one.name != BUILT_IN and (one.entry.target.repo if one.entry else one.name).lower() not in sources
+    ]
+    short = {entry.name for entry in entries()}
+    chosen = [one for one in here if one.name in short] or [one for one in here if _answers(store, one)]
+    sized = sorted(((_memory(store, one), one) for one in chosen), key=lambda pair: pair[0])
+    fitting = [one for size, one in sized if size <= usable]
+    return next(iter(fitting[-1:] or [one for _, one in sized]), None)
+
+
+def _memory(store: Store, checkpoint: Checkpoint) -> int:
+    """Return the bytes of memory that a model takes with its drafter; 0 for a damaged one, which says so when asked."""
+    drafter = store.drafter_for(checkpoint, None)
+    try:
+        drafting = None if drafter is None else read_config(drafter.folder)
+        return need(read_config(checkpoint.folder), drafting, CONTEXT).total
+    except LoadError:
+        return 0
+
+
+def _answers(store: Store, checkpoint: Checkpoint) -> bool:
+    try:
+        describe(store, checkpoint)
+    except MlxmtpError:
+        return False
+    return True
+
+
 def describe(store: Store, checkpoint: Checkpoint) -> KnownModel:
     """Return a model from its folder. Raises LoadError if that holds none that can answer."""
-    config = read_config(checkpoint.folder)
-    check_target(config, checkpoint.name)
+    with conversion_advice(checkpoint.folder):
+        config = read_config(checkpoint.folder)
+        check_target(config, checkpoint.name)
     files = [item for item in checkpoint.folder.iterdir() if item.is_file()]
     check_text([item.name for item in files], read_from(checkpoint.folder), checkpoint.folder)
     cached = CachedRepo.of_snapshot(checkpoint.folder)
@@ -257,14 +292,12 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
         raise UsageError("Name the model to remove. See: mlxmtp ls")
     if plain == BUILT_IN:
         raise UsageError(f"{BUILT_IN} is part of the program and goes with it.")
-    own = store.models / plain
-    if "/" not in plain and not plain.startswith(".") and is_folder(own):
+    own, entry = store.models / plain, find_entry(plain)
+    if entry is None and "/" not in plain and not plain.startswith(".") and is_folder(own):
         return RemovalPlan((RemovedFolder(plain, own, folder_size(own)),))
-    if is_folder(expand_home(plain)):
+    if entry is None and is_folder(expand_home(plain)):
         raise UsageError(f"{plain} is a folder of yours: remove it with rm -r.")
-    entry = find_entry(plain)
-    converted = store.converted(entry) if entry is not None and entry.name == plain.lower() else None
-    if converted is not None:
+    if converted := store.conversion_named(plain):
         return RemovalPlan((RemovedFolder(converted.name, converted, folder_size(converted)),))
     repo = split_revision(plain)[0] if entry is None else entry.target.repo
     record = store.records.find(repo)
@@ -288,16 +321,22 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
 
 
 def remove(plan: RemovalPlan, store: Store) -> None:
-    """Delete the folders. What is left after an interruption is no model any more, and can be removed again."""
+    """Delete the folders, also where they are links to another disk.
+
+    What is left after an interruption is no model any more, and can be removed again.
+    """
     for item in plan.folders:
         if item.commits:
             store.records.forget(item.name)
             if strategy := _shared_blobs(CachedRepo(item.folder)):
                 strategy.execute()
                 item.folder.mkdir(exist_ok=True)
+        folder = item.folder.resolve()
         for part in ("refs", "snapshots"):  # first what makes it a model
-            shutil.rmtree(item.folder / part, ignore_errors=True)
-        shutil.rmtree(item.folder)
+            shutil.rmtree(folder / part, ignore_errors=True)
+        shutil.rmtree(folder)
+        if item.folder.is_symlink():
+            item.folder.unlink()
         shutil.rmtree(store.places.hf_cache / ".locks" / item.folder.name, ignore_errors=True)
 
 

@@ -1,8 +1,8 @@
 """From a name to folders on this machine. Reads the disk, never the network, and loads nothing."""
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,15 @@ from mlxmtp.files import exists, expand_home, is_file, is_folder, is_path
 from mlxmtp.hub import registry
 from mlxmtp.hub.cache import CachedRepo, Records
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, plain_name, same_shape, split_revision
-from mlxmtp.machine.memory import fits, machine_memory
+from mlxmtp.machine.chip import Machine, this_machine
+from mlxmtp.machine.memory import need
 from mlxmtp.models.config import check_pair, read_config
+from mlxmtp.models.safetensors import AGAIN
 from mlxmtp.settings import Places
 from mlxmtp.units import format_bytes, nearest
 
 RECORD = "mlxmtp.json"  # in a converted model: what it was made of, and how
+CONTEXT = 4096  # tokens of the conversation for which it is decided if a model fits
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -52,12 +55,11 @@ class Store:
         entry = find_entry(plain)
         if entry is None:
             return Checkpoint(name, self._unregistered(plain, "Model"))
-        converted = self.converted(entry) if entry.name == plain.lower() else None
-        if converted is not None:
+        if converted := self.conversion_named(plain):
             return Checkpoint(name, converted)
         if folder := self.cached(entry.target.repo):
             return Checkpoint(name, folder, entry)
-        raise ModelNotFound(missing_sentence(entry, machine_memory()))
+        raise ModelNotFound(missing_sentence(entry, this_machine().as_told(self.places.data)))
 
     def drafter_for(self, target: Checkpoint, wanted: str | Literal[False] | None) -> Checkpoint | None:
         """Return the named drafter, none (False), or the paired one if it is here (None). Raises ModelNotFound."""
@@ -67,41 +69,29 @@ class Store:
             plain = self.unaliased(wanted)
             return Checkpoint(wanted, built_in("drafter") if plain == BUILT_IN else self._named_drafter(plain))
         if target.entry is not None:
-            return self._cached_drafter(target.entry.drafter.repo)
+            return self._published_drafter(target.entry.target.repo, target)
         here = target.folder.resolve()
         for folder in (here / "drafter", here.parent / "drafter", here.parent / f"{here.name}-assistant"):
             if folder != here and (folder / "config.json").is_file():
                 return Checkpoint(BUILT_IN if target.name == BUILT_IN else str(folder), folder)
         cached = CachedRepo.of_snapshot(here)
         repo = split_revision(self.unaliased(target.name))[0] if cached is None else cached.repo
-        return self._published_drafter(repo, target.folder)
+        return self._published_drafter(repo, target)
 
-    def _published_drafter(self, repo: str, folder: Path) -> Checkpoint | None:
-        """Return the drafter that was pulled with a repository, else the one beside it on the hub or of its shape."""
+    def _published_drafter(self, repo: str, target: Checkpoint) -> Checkpoint | None:
+        """Return the drafter pulled with a repository, else the registry's, else the one beside it or of its shape."""
         record = self.records.find(repo)
-        if record is not None and record.drafter is not None:
-            return self._cached_drafter(record.drafter)
+        for name in (record and record.drafter, target.entry and target.entry.drafter.repo):
+            if name and (found := self._cached_drafter(name)) is not None:
+                return found
         with suppress(LoadError):  # said in full when the target itself is read
-            config = read_config(folder)
+            config = read_config(target.folder)
             alike = same_shape(config)
             for name in (f"{repo}-assistant", *([] if alike is None else [alike.drafter.repo])):
                 if (found := self._cached_drafter(name)) is not None:
                     check_pair(config, read_config(found.folder))
                     return found
         return None
-
-    def default(self) -> Checkpoint | None:
-        """Return the installed model to take when none was named: the largest that fits, else the smallest."""
-        installed: dict[Path, tuple[Entry, Checkpoint]] = {}
-        for entry in sorted(entries(), key=lambda entry: entry.size or 0):
-            converted = self.converted(entry)
-            folder = converted or self.cached(entry.target.repo)
-            if folder is not None:  # of two names for one model the registry has the bare one first
-                own = None if converted else entry
-                installed.setdefault(folder, (entry, Checkpoint(entry.name, folder, own)))
-        memory = machine_memory()
-        fitting = [one for entry, one in installed.values() if fits(entry.size or 0, memory)]
-        return next(iter(fitting[-1:] or [one for _, one in installed.values()]), None)
 
     def converted(self, entry: Entry) -> Path | None:
         """Return the folder of a variant that was converted here; its name means that one, and no longer the hub's."""
@@ -110,6 +100,11 @@ class Store:
         if record is None or not (folder / "config.json").is_file():
             return None
         return folder if record["target"]["source"] == entry.source_repo else None
+
+    def conversion_named(self, plain: str) -> Path | None:
+        """Return the folder of the conversion that a short name means; a repository's name never means one."""
+        entry = find_entry(plain)
+        return self.converted(entry) if entry is not None and entry.name == plain.lower() else None
 
     def cached(self, name: str) -> Path | None:
         """Return the complete snapshot of `org/repo` or `org/repo@rev` in the Hugging Face cache.
@@ -132,6 +127,9 @@ class Store:
         """Return a drafter's folder; `e2b` means the drafter of e2b."""
         if (entry := find_entry(name)) is None:
             return self._unregistered(name, "Drafter")
+        with suppress(ModelNotFound):
+            if (paired := self.drafter_for(self.resolve(name), None)) is not None:
+                return paired.folder
         if folder := self.cached(entry.drafter.repo):
             return folder
         raise ModelNotFound(f"The drafter of '{name}' is not on this machine. Run: mlxmtp pull {entry.name}")
@@ -174,19 +172,36 @@ def conversion_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def missing_sentence(entry: Entry, memory: int) -> str:
-    """Return the sentence for a model with a short name that is not here; `memory` in bytes decides if it fits."""
+@contextmanager
+def conversion_advice(folder: Path) -> Iterator[None]:
+    """Give a LoadError about a conversion that is damaged another next step: it cannot be downloaded again."""
+    try:
+        yield
+    except LoadError as error:
+        if AGAIN not in str(error) or (record := conversion_record(folder)) is None:
+            raise
+        again = f"It was converted here from {record['target']['source']}: convert that again, with --force."
+        raise LoadError(str(error).replace(AGAIN, again)) from error
+
+
+def missing_sentence(entry: Entry, machine: Machine) -> str:
+    """Return the sentence for a model with a short name that is not here, with whether it fits a machine."""
     note = ""
     if entry.target.size is not None:
-        verdict = "fits" if fits(entry.size or 0, memory) else f"does not fit {format_bytes(memory)} of memory"
+        fits = _needs(entry, CONTEXT) <= machine.usable
+        verdict = "fits" if fits else f"does not fit {format_bytes(machine.memory)} of memory"
         note = f" ({format_bytes(entry.target.size)}, {verdict})"
     return f"Model '{entry.name}' is not on this machine. Run: mlxmtp pull {entry.name}{note}"
 
 
-def best_fit(memory: int) -> Entry | None:
-    """Return the largest model in its default variant that fits `memory` bytes."""
-    fitting = (entry for entry in reversed(entries()) if ":" not in entry.name and fits(entry.size or 0, memory))
-    return next(fitting, None)
+def best_fit(usable: int, context: int = CONTEXT) -> Entry | None:
+    """Return the largest model in its default variant that takes `usable` bytes at most with `context` tokens."""
+    bare = (entry for entry in reversed(entries()) if ":" not in entry.name)
+    return next((entry for entry in bare if _needs(entry, context) <= usable), None)
+
+
+def _needs(entry: Entry, context: int) -> int:
+    return need(entry.target_config(), entry.drafter_config(), context).total
 
 
 def built_in(part: str) -> Path:

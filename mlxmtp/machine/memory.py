@@ -2,6 +2,7 @@
 
 import os
 import sys
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,6 @@ from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.tensors import Quantization, drafter_bits, kv_quantization, own_layers, quantization_of, tensors
 from mlxmtp.models.towers import audio_bytes, stored_audio, vision_bytes, vision_config
 
-OVERHEAD = 1_000_000_000  # bytes beside the weights: the program, its buffers and the K/V of a few thousand tokens
 _LARGE_MAC = 36 * 2**30
 
 
@@ -81,6 +81,26 @@ def need(
     )
 
 
+def most_tokens(
+    target: ModelConfig,
+    drafter: ModelConfig | None,
+    usable: int,
+    least: int,
+    *,
+    draft_bits: int | None,
+    kv_bits: int | None,
+) -> int:
+    """Return how long a conversation `usable` bytes hold, in tokens: at least `least`, at most the context."""
+
+    def exceeds(tokens: int) -> bool:
+        return need(target, drafter, tokens, turns=True, draft_bits=draft_bits, kv_bits=kv_bits).total > usable
+
+    if not exceeds(target.max_positions):
+        return target.max_positions
+    lengths = range(least, target.max_positions, 1024)
+    return lengths[max(bisect_left(lengths, True, key=exceeds) - 1, 0)]
+
+
 def weight_bytes(config: ModelConfig, cpu: bool, draft_bits: int | None = None) -> int:
     """Return the bytes of a loaded network; a drafter's with `draft_bits` (None: by its size)."""
     plain = 4 if cpu else 2
@@ -143,11 +163,11 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def held_bytes(memory: int) -> int:
+    """Return the bytes that keys and values of several conversations may take, where they are kept for their return."""
+    return memory // 8
+
+
 def usable(memory: int) -> int:
     """Return the bytes that a model may take: Metal's recommended working set, 2/3 of a Mac below 36 GiB, else 3/4."""
     return memory * 2 // 3 if sys.platform == "darwin" and memory < _LARGE_MAC else memory * 3 // 4
-
-
-def fits(weights: int, memory: int) -> bool:
-    """Return True if `weights` bytes of target and drafter can be used on a machine with `memory` bytes."""
-    return weights + OVERHEAD <= usable(memory)

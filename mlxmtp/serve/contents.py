@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from mlxmtp.errors import UsageError
 from mlxmtp.media.pdf import MARK, read_pages
 from mlxmtp.media.source import Kind, MediaFile, media_file
-from mlxmtp.serve.fetching import fetch
+from mlxmtp.serve.fetching import Fetcher
 from mlxmtp.serve.fields import Fields, Refused
 
 Part = dict[str, Any]
@@ -46,14 +46,14 @@ class Unread:
     url: str = ""
     pdf: bytes = b""
 
-    def read(self, *, fetches: bool, most: int = MOST_MEDIA) -> list[str | Part]:
+    def read(self, fetch: Fetcher | None, most: int = MOST_MEDIA) -> list[str | Part]:
         """Return its texts and pictures, at most so many of these.
 
         Raises Refused for what cannot be had, or if nothing is to be fetched.
         """
         if not self.url:
             return self._pages(self.pdf, most)
-        if not fetches:
+        if fetch is None:
             raise Refused(
                 f"{self.path}: nothing is fetched from an address here (who runs the server can allow it, with "
                 "--fetch-media): send the file itself, in base64 as a data: URI.",
@@ -86,6 +86,7 @@ def read_all(
     `over` ends it before the next file: nobody wants them any more. Raises Refused.
     """
     end, found = time.monotonic() + _SECONDS, []
+    fetch = Fetcher() if fetches else None
     left = MOST_MEDIA - sum(part["type"] not in ("text", _UNREAD) for part in _parts_of(messages))
     for one in messages:
         if not isinstance(content := one.get("content"), list):
@@ -96,7 +97,7 @@ def read_all(
             if part["type"] == _UNREAD:
                 if time.monotonic() > end or (over is not None and over.is_set()):
                     raise Refused(f"The files took longer than {_SECONDS:.0f} seconds: send fewer.", "messages")
-                read = _read(part, fetches=fetches, most=left)
+                read = _read(part, fetch, left)
                 left -= sum(not isinstance(each, str) for each in read)
                 parts += read
             else:
@@ -122,10 +123,10 @@ def _parts_of(messages: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
     return (part for one in messages if isinstance(one.get("content"), list) for part in one["content"])
 
 
-def _read(part: Part, *, fetches: bool, most: int) -> list[str | Part]:
+def _read(part: Part, fetch: Fetcher | None, most: int) -> list[str | Part]:
     """Return what a part was to be read for, with what the part says of its pictures."""
     more = {key: value for key, value in part.items() if key not in ("type", _UNREAD)}
-    read = part[_UNREAD].read(fetches=fetches, most=most)
+    read = part[_UNREAD].read(fetch, most)
     return [one if isinstance(one, str) else {**one, **more} for one in read]
 
 

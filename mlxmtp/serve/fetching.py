@@ -14,10 +14,27 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from mlxmtp.serve.fields import Refused
 
 MOST_BYTES = 20 * 2**20
+_ALL_BYTES = 5 * MOST_BYTES  # of a request: they are in memory together
 _SECONDS = 20.0
 _REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
 _TRANSLATED = IPv6Network("64:ff9b::/96")  # IPv4 behind a translator, in the last four bytes
+
+
+class Fetcher:
+    """Fetches the files of one request."""
+
+    def __init__(self) -> None:
+        self._left = _ALL_BYTES
+
+    def __call__(self, url: str, path: str) -> bytes:
+        """Return the file at an address, which the field `path` of the request names. Raises Refused."""
+        data = fetch(url, path)
+        self._left -= len(data)
+        if self._left < 0:
+            told = f"{path}: with it the files of the request have more than {_ALL_BYTES >> 20} MB: send fewer."
+            raise Refused(told, path, status=413)
+        return data
 
 
 def fetch(url: str, path: str) -> bytes:

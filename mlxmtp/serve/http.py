@@ -69,32 +69,43 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 class Outgoing:
-    """A streamed answer on its way to the client; after `seconds` without a byte (None: never) `alive()` goes out."""
+    """A streamed answer on its way to the client, through one buffer; a `sign()` of life comes after `seconds` without
+    a byte (None: never)."""
 
-    def __init__(self, send: Send, alive: Callable[[], bytes], seconds: float | None) -> None:
-        self._send, self._alive, self._seconds = send, alive, seconds
+    def __init__(self, send: Send, sign: Callable[[], bytes], seconds: float | None) -> None:
+        self._send, self._sign, self._seconds = send, sign, seconds
         self._clock = asyncio.get_running_loop().time
         self._last = 0.0
+        self._waiting = bytearray()
+        self._sending = asyncio.Lock()
         self._beating: asyncio.Task[None] | None = None
 
-    async def begin(self, content_type: str, data: bytes) -> None:
-        """Send the head and the first bytes."""
+    async def begin(self, content_type: str) -> None:
+        """Send the head and what waits."""
         headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-cache")]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self.put(data)
+        await self.flush()
         if self._seconds is not None:
             self._beating = asyncio.create_task(self._beat(self._seconds))
 
-    async def put(self, data: bytes) -> None:
-        """Send bytes, if there are any."""
-        if data:
-            self._last = self._clock()
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    def add(self, data: bytes) -> None:
+        """Append bytes, to be sent together with what comes until `flush`."""
+        self._waiting += data
 
-    async def end(self, data: bytes) -> None:
-        """Send the last bytes."""
-        self.close()
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+    async def flush(self, *, more: bool = True) -> None:
+        """Send what waits."""
+        async with self._sending:
+            data = bytes(self._waiting)
+            self._waiting.clear()
+            if data or not more:
+                self._last = self._clock()
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def end(self) -> None:
+        """Send the rest."""
+        async with self._sending:  # a sign that is being sent is not broken off
+            self.close()
+        await self.flush(more=False)
 
     def close(self) -> None:
         """Give no more signs of life."""
@@ -105,9 +116,10 @@ class Outgoing:
         while True:
             await asyncio.sleep(self._last + seconds - self._clock())
             if self._clock() - self._last >= seconds:
-                if not (sign := self._alive()):
+                if not (sign := self._sign()):
                     return  # the protocol has none
-                await self.put(sign)
+                self.add(sign)
+                await self.flush()
 
 
 @dataclass(frozen=True, slots=True)

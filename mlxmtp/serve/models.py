@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from threading import Lock
 
 from mlxmtp.app.open import Checkpoint, Opener, OpenModel
@@ -20,7 +21,8 @@ _CONVERSATION = 8192  # tokens whose memory is asked for before the weights are 
 
 
 class Served:
-    """A model that can be asked: its name, others that mean it, the tokens of its context, and how it is read."""
+    """A model that can be asked: its name, others that mean it, the tokens of a conversation that it and the memory
+    hold, and how it is read."""
 
     def __init__(
         self,
@@ -85,7 +87,8 @@ class Models:
         with self._lock:
             try:
                 if plain not in self._known:
-                    self._known[plain] = self._others[plain]()
+                    served = self._others[plain]()
+                    self._known |= dict.fromkeys({plain} | served.names & self._others.keys(), served)
             except MlxmtpError as error:
                 raise Refused(str(error), "model", status=503) from error
             return self._known[plain]
@@ -98,22 +101,30 @@ class Models:
         found = [self.first]
         for name in self._others:
             try:
-                found.append(self.find(name))
+                served = self.find(name)
             except Refused:  # it does not fit the memory, or its files are damaged
                 continue
+            if served not in found:
+                found.append(served)
         return found
 
 
 def models_of(opener: Opener, settings: Settings) -> Models:
     """Return the model that the settings mean, and the others here. Raises ModelNotFound, LoadError, TooLarge."""
     target = opener.target(settings.model)
-    first = _served(opener, target, settings)
-    named = {name: opener.target(name) for name in opener.names() if opener.has(name)}
-    others = {name: one for name, one in named.items() if name not in first.names and one.folder != target.folder}
-    return Models(first, {name: partial(_served, opener, one, settings) for name, one in others.items()})
+    named: dict[Path, list[str]] = {}
+    for name in filter(opener.has, opener.names()):
+        named.setdefault(opener.target(name).folder, []).append(name)
+    first = _served(opener, target, named.pop(target.folder, []), settings)
+    others: dict[str, Callable[[], Served]] = {}
+    for names in named.values():  # the first one's drafter is none for them
+        look = partial(_served, opener, opener.target(names[0]), names, replace(settings, draft_model=None))
+        others |= dict.fromkeys(names, look)
+    return Models(first, others)
 
 
-def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
+def _served(opener: Opener, target: Checkpoint, names: Sequence[str], settings: Settings) -> Served:
+    """Look at a model that may go by other `names`, too. Raises LoadError, TooLarge."""
     drafter = opener.drafter(target, settings)
     opener.require_memory(target, drafter, _CONVERSATION, settings, turns=True)
     refused: dict[Kind, str] = {}
@@ -129,11 +140,10 @@ def _served(opener: Opener, target: Checkpoint, settings: Settings) -> Served:
         opened.model.hold_texts()
         return replace(opened, cache=PromptCache.of(opener.loaded)) if settings.cache else opened
 
-    names = frozenset({target.name, target.name.rpartition("/")[2], "default"})
     return Served(
         target.name,
-        names,
-        opener.context(target),
+        frozenset({target.name, target.name.rpartition("/")[2], "default", *names}),
+        opener.room(target, drafter, settings, _CONVERSATION, holds_texts=True),
         has_drafter=drafter is not None,
         media=opener.media(target),
         refused=refused,

@@ -122,6 +122,7 @@ class OllamaStream:
 
     def __init__(self, about: About, *, chat: bool) -> None:
         self._about, self._chat = about, chat
+        self._calls = 0  # of those before this line
 
     def start(self) -> bytes:
         return b""
@@ -145,9 +146,9 @@ class OllamaStream:
         """Return the last line of a stream, or the only one of an answer that is not streamed."""
         return {**self._head(), **self._said(said), **_numbers(ending)}
 
-    def loaded(self) -> dict[str, Any]:
-        """Return the answer to a request for nothing but the model."""
-        return {**self._head(), **self._said(Collected()), "done": True, "done_reason": "load"}
+    def without_answer(self, reason: str) -> dict[str, Any]:
+        """Return what a request gets that is for nothing but the model."""
+        return {**self._head(), **self._said(Collected()), "done": True, "done_reason": reason}
 
     def _head(self) -> dict[str, Any]:
         return {"model": self._about.model, "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
@@ -159,8 +160,9 @@ class OllamaStream:
             return {"response": said.text, **thought, **told}
         calls = [
             {"id": use.id, "function": {"index": index, "name": use.call.name, "arguments": use.call.arguments}}
-            for index, use in enumerate(said.calls)
+            for index, use in enumerate(said.calls, self._calls)
         ]
+        self._calls += len(calls)
         made = {"tool_calls": calls} if calls else {}
         return {"message": {"role": "assistant", "content": said.text, **thought, **made}, **told}
 

@@ -121,29 +121,24 @@ class Answering(Response):
 
     async def _stream(self, send: Send) -> None:
         writer = self._endpoint.stream(self._about, self._body, self._prepared.request)
-        data = b""  # of what has come together, to be sent together
-
-        def alive() -> bytes:
-            nonlocal data  # what waits to be sent has the numbers before the sign's
-            sent, data = data + writer.heartbeat, b""
-            return sent
-
-        out = Outgoing(send, alive, self._limits.heartbeat)
+        out = Outgoing(send, lambda: writer.heartbeat, self._limits.heartbeat)
         self._service.metrics.requests[self._endpoint.path, 200] += 1
         try:
-            await out.begin(writer.content_type, writer.start())
+            out.add(writer.start())
+            await out.begin(writer.content_type)
             for index, job in enumerate(self._jobs):
                 async for piece in self._service.pieces(job, self._prepared, self._endpoint.call_ids):
                     if isinstance(piece, Ending):
-                        data += writer.end(index, piece)
+                        out.add(writer.end(index, piece))
                         continue
-                    data += writer.piece(index, piece)
+                    out.add(writer.piece(index, piece))
                     if job.events.empty():
-                        sent, data = data, b""
-                        await out.put(sent)
-            await out.end(data + writer.close())
+                        await out.flush()
+            out.add(writer.close())
+            await out.end()
         except AnswerFailed as failed:
-            await out.end(data + writer.error(str(failed)))
+            out.add(writer.error(str(failed)))
+            await out.end()
         finally:
             out.close()
 
@@ -198,7 +193,7 @@ class Routes:
                 body = await self._fields(request)
                 wanted = endpoint.read(body)
                 if not wanted.messages and wanted.raw is None:  # Ollama's way to have a model loaded
-                    return await self._load(endpoint, wanted)
+                    return await self._load(endpoint, wanted, body.table.get("keep_alive"))
                 prepared = await self._service.prepare(wanted)
                 jobs = self._service.submit(prepared)
             except Refused as error:
@@ -214,10 +209,16 @@ class Routes:
     async def _fields(self, request: Request) -> Fields:
         return Fields(read_json(await read_body(request, self._limits.body)))
 
-    async def _load(self, endpoint: Endpoint, wanted: AnswerRequest) -> Response:
-        about = About((await self._service.load(wanted.model)).name)
+    async def _load(self, endpoint: Endpoint, wanted: AnswerRequest, keep: object) -> Response:
+        """Answer when the model is in memory; with 0 to `keep` it, it is freed instead, if nobody uses it."""
+        if ends := keep in (0, "0", "0s"):
+            served = await self._service.found(wanted.model)
+            self._service.scheduler.release(served)
+        else:
+            served = await self._service.load(wanted.model)
         self._service.metrics.requests[endpoint.path, 200] += 1
-        return Json(ollama.OllamaStream(about, chat=endpoint.path == "/api/chat").loaded())
+        writer = ollama.OllamaStream(About(served.name), chat=endpoint.path == "/api/chat")
+        return Json(writer.without_answer("unload" if ends else "load"))
 
     async def _count(self, request: Request) -> Response:
         wanted = messages.read(await self._fields(request), counting=True)

@@ -107,6 +107,12 @@ class Scheduler:
         elif job in self._waiting:
             self._waiting.remove(job)
 
+    def release(self, served: Served) -> None:
+        """Free the memory of a model that nobody uses or waits for."""
+        if served is self.in_memory and not self.running and not self._waiting:
+            self._stop_idle_timer()
+            self._free()
+
     def _next(self) -> None:
         if self._reading:
             return

@@ -28,25 +28,26 @@ def failing(count: int = FAILURES) -> tuple[Breaker, Clock]:
 
 def test_it_opens_after_failures_and_tries_once_after_the_rest() -> None:
     breaker, clock = failing(FAILURES - 1)
-    assert breaker.state == "closed"
+    assert not breaker.seconds_left
     breaker.fail()
-    assert (breaker.state, breaker.seconds_left, breaker.begin()) == ("open", REST, False)
+    assert (breaker.seconds_left, breaker.begin()) == (REST, False)
     clock.now += REST
     assert not breaker.seconds_left
     assert [breaker.begin() for _ in range(3)] == [True, False, False]
     breaker.succeed()
-    assert (breaker.state, breaker.begin()) == ("closed", True)
+    assert [breaker.begin() for _ in range(3)] == [True] * 3
 
 
 def test_failures_long_apart_do_not_count_together() -> None:
     breaker, clock = failing(FAILURES - 1)
     clock.now += WITHIN + 1
     breaker.fail()
-    assert breaker.state == "closed"
+    assert not breaker.seconds_left
     breaker.fail()
     breaker.succeed()  # an answer in between: the server lives
     breaker.fail()
-    assert breaker.state == "closed"
+    assert not breaker.seconds_left
+    assert [breaker.begin() for _ in range(3)] == [True] * 3
 
 
 def test_a_trial_that_fails_doubles_the_rest_up_to_ten_minutes() -> None:
@@ -101,28 +102,24 @@ STEPS = st.lists(
 def test_whatever_happens(steps: list[object]) -> None:
     """Never open longer than ten minutes, closed without failures, and one request at a time after a rest."""
     clock = Clock()
-    breaker, began, on_trial, failures = Breaker(clock), 0.0, 0, 0
+    breaker, opened, trial, failures = Breaker(clock), False, -LONGEST, 0
     for step in steps:
-        state = breaker.state
         if step == "begin":
-            went = breaker.begin()
-            assert went or state != "closed"
-            assert not (went and state == "open")
-            if state == "trying":
-                on_trial += went
-                assert on_trial <= 1 or clock.now >= began + LONGEST
-                began = clock.now if went else began
+            may = not opened or (not breaker.seconds_left and clock.now - trial >= LONGEST)
+            assert breaker.begin() == may
+            trial = clock.now if may and opened else trial
         elif step == "succeed":
             breaker.succeed()
-            failures = 0 if breaker.state == "closed" else failures
-            on_trial = 0
+            if trial >= 0 or not opened:  # else it is of a request from before the rest
+                opened, failures = False, 0
+            trial = -LONGEST if not opened else trial
         elif step == "give up":
             breaker.give_up()
-            on_trial = 0
+            trial = -LONGEST
         elif isinstance(step, tuple):
             clock.now += step[1]
         else:
             breaker.fail(step)  # type: ignore[arg-type]
-            failures, on_trial = failures + 1, 0
+            opened, trial, failures = opened or bool(step) or breaker.seconds_left > 0, -LONGEST, failures + 1
         assert breaker.seconds_left <= LONGEST + 1e-6
-        assert failures or breaker.state == "closed"
+        assert failures or not breaker.seconds_left

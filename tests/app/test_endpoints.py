@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from mlxmtp.app.endpoints import Endpoint, endpoint_of, with_model
 from mlxmtp.app.remote import Chunks, Remote
 from mlxmtp.app.remote_model import RemoteAnswer, RemoteOpener, ServedModel
+from mlxmtp.bench import suite
 from mlxmtp.cli import app
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Call, End, Event, Text, Thinking
@@ -190,6 +192,15 @@ def test_silence_within_an_answer_breaks_it_off(monkeypatch: pytest.MonkeyPatch)
         ask(server.url, patience=30)
 
 
+def test_a_call_may_be_written_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.app.remote._SILENT", 0.2)
+    call = delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}])
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    with peer([STREAM + said("Let me see."), 1.0, call + said(reason="tool_calls") + DONE]) as server:
+        text, called, _ = ServedModel(Remote(server.url), "large").stream(HI, tools=tools)
+    assert (text, called) == (Text("Let me see."), Call("f", {}))
+
+
 def test_nobody_listens() -> None:
     with pytest.raises(EndpointFailed, match="No server answers"):
         ask(refused())
@@ -227,6 +238,17 @@ def test_other_servers_get_only_what_they_know() -> None:
     assert {*plain} == {"model", "messages", "temperature", "max_tokens", "stream", "stream_options"}
     assert thinks["chat_template_kwargs"] == {"enable_thinking": True}
     assert ours["mlxmtp"] == {"num_draft_tokens": 2}
+
+
+def test_a_server_that_refuses_the_switch_for_thoughts_is_asked_without_it() -> None:
+    said_so = b'{"error": {"message": "Unrecognized request argument supplied: chat_template_kwargs"}}'
+    no, yes = http(said_so, "400 Bad Request"), STREAM + said("x", reason="stop")
+    with peer(no, yes, yes) as server:
+        model = ServedModel(Remote(server.url), "large")
+        assert [next(iter(model.stream(HI))) for _ in range(2)] == [Text("x")] * 2
+    assert ["chat_template_kwargs" in body for body in server.bodies] == [True, False, False]
+    with peer(no, no) as server, pytest.raises(EndpointFailed, match="Unrecognized"):
+        ask(server.url)
 
 
 @pytest.mark.parametrize(
@@ -573,6 +595,20 @@ def test_bench_of_a_server(home: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert app.main([*words, "--streams", "2"]) == 2
         assert app.main([*words, "-m", "pocket"]) == 2
         assert app.main(["bench", "-m", server.url, "-p", "64"]) == 2
+
+
+def test_bench_of_a_server_sends_the_pictures_of_its_texts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = Path(suite.__file__).with_name("suites") / "pictures" / "plan.png"
+    row = {"prompt": "What is it?", "text": "A plan.", "system": "Be brief.", "image": str(picture)}
+    (home / "own.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    usage = {"prompt_tokens": 5, "completion_tokens": 7}
+    with peer(STREAM + said("a", reason="stop", usage=usage)) as server:
+        assert app.main(["bench", "-m", server.url, "--suite", str(home / "own.jsonl"), "-r", "1", "-w", "0"]) == 0
+    capsys.readouterr()
+    url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "A plan.\n\nWhat is it?"}]
+    [body] = server.bodies
+    assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
 
 
 def test_inputs_of_map_fail_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,6 +136,8 @@ class TestList:
         assert entry.filled().url == "http://x/mcp"
         with pytest.raises(ConfigError, match="needs MISSING in the environment"):
             ServerEntry("a", "x", ("${MISSING}",)).filled()
+        there = ServerEntry("a", "x", ("${TOKEN}",), cwd="/in/${TOKEN}").filled()
+        assert (there.cwd, there.origin) == ("/in/t0", "x '${TOKEN}' in /in/${TOKEN}"), "no key is hashed"
 
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n", " "])
@@ -176,6 +178,14 @@ class TestCalls:
             pid = int(called(tools, "pid").split("\n")[0])
             assert not gone(pid)
         assert gone(pid)
+
+    def test_one_without_its_variable_keeps_no_other_from_starting(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("MISSING", raising=False)
+        with using(ServerEntry("keyed", "x", ("${MISSING}",)), raw(), folder=tmp_path) as tools:
+            assert "'keyed' does not work: needs MISSING in the environment." in tools.renew()[0]
+            assert [*tools.box.tools] == ["echo", "wait", "pid"]
 
     def test_a_schema_that_is_too_large_is_left_out_without_being_followed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +230,9 @@ class TestCalls:
             tools.renew()
             assert called(tools, "echo", text="x") == "x"
             assert "not allowed" in called(tools, "pid")
+        with using(raw("media"), folder=tmp_path, allow=()) as tools:
+            tools.renew()
+            assert "not allowed" in called(tools, "echo", text="x"), "another command runs"
         Approvals(tmp_path / "approvals.json").revoke("raw")
         assert (tmp_path / "approvals.json").read_text().strip() == "{}"
 

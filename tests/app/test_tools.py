@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import jsonschema
@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 import mlxmtp
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
+from mlxmtp.app.tools import approval
 from mlxmtp.app.tools.approval import Approvals, Decision, Grant
 from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.app.tools.builtin import builtin, calculate
 from mlxmtp.app.tools.calls import EQUAL, ROUNDS, CallRunner
+from mlxmtp.app.tools.chosen import Tools
 from mlxmtp.app.tools.functions import functions_in, tool_of
 from mlxmtp.app.tools.toolbox import LONGEST, Running, Tool, Toolbox, cleaned
 from mlxmtp.app.turn import Turn
@@ -32,7 +34,7 @@ from mlxmtp.cli.calls import question_about
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import ConfigError, UsageError
 from mlxmtp.models.config import read_config
 from tests.fake_decoder import FakeDecoder
 from tests.serve.running import TEMPLATE, call
@@ -81,6 +83,37 @@ class TestFiles:
     def test_nothing_else_is_read(self, box: Mapping[str, Tool], path: str) -> None:
         with pytest.raises(ValueError, match=r"not below|there is no|is no"):
             ran(box["read_file"], path=path)
+
+    def test_what_is_hidden_is_neither_listed_nor_read(self, box: Mapping[str, Tool], tmp_path: Path) -> None:
+        folder = tmp_path / "in"
+        (folder / ".env").write_text("two keys")
+        (folder / ".git").mkdir()
+        (folder / ".git" / "config").write_text("two passwords")
+        (folder / "shown").symlink_to(folder / ".env")
+        assert ran(box["list_files"]) == "a.txt\nlink\nraw\nshown\nsub/"
+        for path in (".env", ".git/config", "shown", "sub/../.env"):
+            with pytest.raises(ValueError, match="is hidden"):
+                ran(box["read_file"], path=path)
+        for name, more in (("list_files", {}), ("search_files", {"text": "two"})):
+            with pytest.raises(ValueError, match="is hidden"):
+                ran(box[name], path=".git", **more)
+        named = {one.name: one for one in builtin(f"files={folder / '.git'}")}
+        assert ran(named["read_file"], path="config") == "two passwords"
+
+    @pytest.mark.parametrize(("name", "way"), [("read_file", "read_bytes"), ("list_files", "iterdir")])
+    def test_a_link_that_comes_in_between_is_noticed(
+        self, box: Mapping[str, Tool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, way: str
+    ) -> None:
+        really, sub = getattr(Path, way), tmp_path / "in" / "sub"
+
+        def replaced(path: Path) -> Any:
+            sub.rename(tmp_path / "in" / "before")
+            sub.symlink_to(tmp_path / "in" / "before")
+            return really(path)
+
+        monkeypatch.setattr(Path, way, replaced)
+        with pytest.raises(ValueError, match="has become a link"):
+            ran(box[name], path="sub/b.txt" if name == "read_file" else "sub")
 
     def test_texts_are_decoded_as_attached_ones_are_and_keep_their_line_numbers(
         self, box: Mapping[str, Tool], tmp_path: Path
@@ -135,6 +168,15 @@ def test_functions_become_tools(tmp_path: Path) -> None:
     assert add.parameters["required"] == ["a"]
     assert add.parameters["properties"]["how"] == {"type": "string", "enum": ["x", "y"]}
     assert ran(add, a=2) == "3"
+
+
+def test_functions_of_another_file_are_others(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text("def act() -> str:\n    return ''\n")
+    [one], [same], [other] = (functions_in(str(tmp_path / name / "mine.py")) for name in ("a", "a", "b"))
+    assert one.label == other.label
+    assert one.fingerprint == same.fingerprint != other.fingerprint
 
 
 @pytest.mark.parametrize("name", ["gone.py", "~nobody-at-all/mine.py", "n" * 300 + ".py"])
@@ -283,6 +325,20 @@ class TestApproval:
         assert later.decide(changed, {}).grant == "no"
         assert later.decide(tool(server="other"), {}).grant == "no"
 
+    def test_what_cannot_be_kept_holds_for_the_conversation(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: Any, **__: Any) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(approval, "write_atomically", refused)
+        answers, file = [Decision("always")], tmp_path / "kept.json"
+        approvals = Approvals(file, (), lambda tool, given: answers.pop())
+        assert [approvals.decide(tool(), {}).grant for _ in range(2)] == ["always", "once"]
+        tools = Tools(approvals)
+        told = f"far/act is allowed in this conversation only. {file} cannot be written: Permission denied."
+        assert [tools.renew(), tools.renew()] == [[told], []]
+
     @pytest.mark.parametrize("grant", ["conversation", "always"])
     def test_an_address_is_asked_about_each_time(self, tmp_path: Path, grant: Grant) -> None:
         asked: list[Mapping[str, Any]] = []
@@ -318,6 +374,25 @@ class TestLimits:
         slow = tool(run=run, reads=True)
         runner = runner_of(tmp_path, slow, stopped=lambda: bool(stops))
         assert said(runner, called("act")) == ["The person stopped it."]
+
+    def test_what_runs_is_stopped_when_the_others_cannot_be_decided(self, tmp_path: Path) -> None:
+        started, stopped = Event(), Event()
+
+        def run(given: Mapping[str, Any], running: Running) -> str:
+            running.on_stop = stopped.set
+            started.set()
+            stopped.wait(30)
+            return ""
+
+        def ask(tool: Tool, given: Mapping[str, Any]) -> Decision:
+            assert started.wait(30)
+            raise ConfigError("It is damaged.")
+
+        slow = Tool("far", "slow", "", {"type": "object"}, run, reads=True)
+        runner = CallRunner(Toolbox([slow, tool()]), Approvals(tmp_path / "approvals.json", (), ask))
+        with pytest.raises(ConfigError):
+            runner.carry_out([called("slow"), called("act")])
+        assert stopped.is_set()
 
     def test_equal_calls_and_rounds_end(self, tmp_path: Path) -> None:
         runner = runner_of(tmp_path, tool(reads=True))

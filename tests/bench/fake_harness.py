@@ -30,6 +30,7 @@ class FakeHarness:
     exact = False
     capacities = 1
     sampling = Sampling()
+    wanted = ""  # exact texts, as they were asked for
     bits: dict[str, int | None] = field(default_factory=dict)
     runs: list[tuple[tuple[int, ...], DraftSetting]] = field(default_factory=list)
     prepared: list[tuple[int, int, tuple[DraftSetting, ...]]] = field(default_factory=list)
@@ -38,7 +39,7 @@ class FakeHarness:
         self, folder: Path, drafter: Path | None = None, params: Any = None, exact: str = "off", **bits: int | None
     ) -> FakeHarness:
         assert exact in ("auto", "off")
-        self.bits = bits
+        self.bits, self.wanted = bits, exact
         return self
 
     def to_prepare(self, lengths: Iterable[int]) -> list[int]:

@@ -18,6 +18,8 @@ from mlxmtp.cli.app import main
 from mlxmtp.cli.terminal.output import ReaderGone
 from mlxmtp.errors import LoadError
 from mlxmtp.machine.chip import Machine
+from mlxmtp.machine.pace import Measured, Pace, Products
+from mlxmtp.settings import find_places
 from tests.bench.fake_harness import BASE, STEP, FakeHarness
 from tests.bench.json_schema import problems
 
@@ -87,6 +89,15 @@ def test_packed_keys_and_values_are_measured_and_named(bench, harness):
     assert code == 0
     assert "keys and values in 8 bits" in out
     assert "keys and values" not in bench(*SHORT)[1]
+
+
+def test_exact_text_is_measured_where_doctor_found_it_as_ask_has_it(bench: Bench, harness: FakeHarness) -> None:
+    bench(*SHORT)
+    assert harness.wanted == "off"
+    products = Products(1e11, {1: 1.0})
+    Measured(Pace(products, products), exact=True).save(find_places().data)
+    bench(*SHORT)
+    assert harness.wanted == "auto"
 
 
 def test_a_changed_report_breaks_the_schema(bench):
@@ -307,6 +318,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(bench, harness
         ("[" * 100_000, "is not JSON"),
         ("[]", "is no report of this program"),
         ('{"schema": "mlxmtp-bench/1"}', "is a damaged report"),
+        ('{"schema": "mlxmtp-bench-streams/1"}', "b.json has the form mlxmtp-bench-streams/1: --compare takes"),
     ],
 )
 def test_a_file_that_is_no_report_is_refused(bench, tmp_path, content, says):
@@ -359,6 +371,11 @@ def test_several_answers_at_a_time_on_the_built_in_model(bench, monkeypatch, tmp
         (1, 0), (1, "auto"), (2, 0), (2, "auto")
     ]  # fmt: skip
     assert all(job["tokens"] == 4 * 6 for job in found["jobs"])
+    assert [job["most"] for job in found["jobs"]] == [row["most"] for row in found["summary"]] == [1, 1, 2, 2]
+    assert "(ran: " not in out
+    monkeypatch.setattr("mlxmtp.engine.streams.Streams._fits", lambda *_: False)  # no memory for a second one
+    code, out, _ = bench(*arms, "--num-draft-tokens", "0")
+    assert (code, "| 2 (ran: 1) |" in out) == (0, True), out
     assert found["summary"][0]["gain"] == found["summary"][0]["draft_gain"] == 1
     assert found["complete"]
     assert found["different"] == 0

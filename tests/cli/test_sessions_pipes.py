@@ -223,6 +223,8 @@ def test_a_list_for_programs(talk: Program) -> None:
         assert [row[0] for row in rows] == ["ID", second, first]
         assert rows[2][2:] == ["1", "model", "", "One line?"]
         assert done.stderr.startswith("2 sessions, ")
+    before = run(talk, "sessions", "--json", "ls")
+    assert (before.returncode, "mlxmtp sessions ls --json" in before.stderr) == (2, True)
     assert json.loads(run(talk, "sessions", "ls", "--json").stdout)["total_bytes"] == sum(
         path.stat().st_size for path in files(talk)
     )

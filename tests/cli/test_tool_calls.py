@@ -269,14 +269,31 @@ def test_a_closed_window_leaves_no_server(program: Program) -> None:
     assert not strays(program)
 
 
+def test_check_tells_of_every_server_that_is_not_off(program: Program) -> None:
+    servers = json.loads((program.home / "mcp.json").read_text())["mcpServers"]
+    keyed, off = {"command": "x", "env": {"KEY": "${MISSING}"}}, {"command": "no-such-program", "disabled": True}
+    (program.home / "mcp.json").write_text(json.dumps({"mcpServers": {"keyed": keyed, "off": off, **servers}}))
+    checked = program.run("mcp", "check")
+    assert checked.returncode == 1, checked.stderr
+    assert b"keyed: needs MISSING in the environment\nraw (raw 0): 3 tools in" in checked.stdout
+    assert b"Error: keyed: no tools." in checked.stderr
+    assert b"off: there is no program" in program.run("mcp", "check", "off").stdout
+    (program.home / "mcp.json").write_text(json.dumps({"mcpServers": {"off": off}}))
+    assert b"is to be started" in program.run("mcp", "check").stderr
+
+
 def test_servers_are_named_listed_checked_and_forgotten(program: Program) -> None:
     added = program.run("mcp", "add", "-e", "KEY=${HOME}", "more", sys.executable, str(SERVER), "injecting")
     assert (added.returncode, added.stdout) == (0, b""), added.stderr
     assert b"mlxmtp mcp check more" in added.stderr
     assert program.run("mcp", "add", "more", "x").returncode == 2
     assert program.run("mcp", "add", "--header", "A: b", "far", "https://far.example/mcp").returncode == 0
+    (program.home / "approvals.json").write_text('{"far/look": "a hash", "raw/echo": "another"}')
+    assert program.run("mcp", "add", "--force", "far", "https://far.example/mcp").returncode == 0
+    assert json.loads((program.home / "approvals.json").read_text()) == {"raw/echo": "another"}
     listed = program.run("mcp", "ls").stdout.decode()
     assert program.run("mcp", "--json").stdout == program.run("mcp", "ls", "--json").stdout
+    assert b"mlxmtp mcp ls --json" in program.run("mcp", "--json", "ls").stderr
     assert [line.split("\t")[0] for line in listed.splitlines()] == ["NAME", "raw", "more", "far"]
     checked = program.run("mcp", "check", "raw", "more")
     assert checked.returncode == 0, checked.stderr

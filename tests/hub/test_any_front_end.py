@@ -78,6 +78,15 @@ def test_a_conversion_says_what_it_lacks(here: Here) -> None:
         Conversion(catalog(here), request)
 
 
+def test_the_revision_that_was_asked_for_is_converted(here: Here) -> None:
+    repo = publish_family(here.hub, "e2b")
+    old = here.hub.publish(repo, {**target_files("e2b"), "README.md": b"old"}, branch="v1")
+    for name in (f"{repo}@v1", repo):  # the last one is pinned
+        download(here, name)
+    plan = Conversion(catalog(here), ConversionRequest(repo, revision=old, update=True)).plan()
+    assert plan.parts[0].config.folder.name == old
+
+
 def test_quantized_weights_are_refused_where_they_are_to_be_converted(here: Here) -> None:
     config = b'"quantization": {"bits": 4, "group_size": 64}, '
     files = target_files("e2b")

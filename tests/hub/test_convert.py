@@ -545,7 +545,7 @@ def test_destinations_that_will_not_do(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="is the source itself, or holds it"):
         plan(source, source).check(force=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConversionError, match=r"cannot be written: Not a directory. Give a DEST that can"):
+    with pytest.raises(ConversionError, match=r"cannot be written: Not a directory. Give mlxmtp convert a DEST that"):
         convert(plan(FOLDER / "e2b", tmp_path / "file" / "made"))
     monkeypatch.setattr("mlxmtp.convert.plan.free_bytes", lambda _: 1000)
     with pytest.raises(ConversionError, match=r"needs \d+ kB on disk; 1 kB are free .* Make room"):

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 import mlxmtp
-from mlxmtp.app.conversion import find_source
+from mlxmtp.app.conversion import Conversion, ConversionRequest, find_source
+from mlxmtp.app.models import Catalog, NoDownload
 from mlxmtp.convert import slices as slices_module
 from mlxmtp.convert.recipe import make_recipe
 from mlxmtp.decode.compile import Rounds
-from mlxmtp.errors import LoadError
+from mlxmtp.errors import DeviceFailed, LoadError
+from mlxmtp.hub.inventory import default
 from mlxmtp.hub.registry import entries
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.models.config import read_config
@@ -67,9 +69,10 @@ def test_an_alias_is_googles_own_weights_and_then_means_the_result(here: Here) -
     assert f"stay in the cache; mlxmtp rm {GOOGLE} frees them" in err
     folder = made(here, "e2b-4bit")
     assert here.store().resolve("e2b").folder == here.store().resolve("e2b:4bit").folder == folder
-    default = here.store().default()
-    assert default is not None
-    assert {"e2b", "e2b:bf16"} >= {default.name}
+    for usable in (0, 10**12):
+        chosen = default(here.store(), usable)
+        assert chosen is not None
+        assert (chosen.name, chosen.folder) == ("e2b", folder)
     names = here.call("ls", "-q")[1].splitlines()
     assert names == ["pocket", "e2b:bf16", "e2b"]
     assert not {"e2b", "e2b:4bit"} & {row["name"] for row in listed(here) if not row["installed"]}
@@ -106,8 +109,92 @@ def test_a_conversion_shadows_the_hubs_own_of_the_same_name(here: Here) -> None:
     assert here.store().resolve("mlx-community/gemma-4-e2b-it-4bit").folder == pulled
     names = here.call("ls", "-q")[1].splitlines()
     assert sorted(names) == ["e2b", "e2b:bf16", "mlx-community/gemma-4-e2b-it-4bit", "pocket"]
+    code, out, err = here.call("pull", "e2b")
+    assert (code, out) == (2, "")
+    assert "e2b is the model that was converted here" in err
+    assert "mlxmtp convert e2b --force, or remove it with mlxmtp rm e2b" in err
+    code, _, err = here.call("pull", "e2b", "--convert")
+    assert (code, err) == (
+        2,
+        f"Error: {made(here, 'e2b-4bit')} exists. Make it again with: mlxmtp convert e2b --force\n",
+    )
     assert here.call("rm", "-y", "e2b")[0] == 0
     assert here.store().resolve("e2b").folder == pulled
+
+
+def test_a_damaged_conversion_is_to_be_converted_again(here: Here) -> None:
+    publish_family(here.hub, "e2b", GOOGLE)
+    assert here.call("convert", "e2b", "--no-compare")[0] == 0
+    weights = made(here, "e2b-4bit") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    again = f"It was converted here from {GOOGLE}: convert that again, with --force.\n"
+    code, _, err = here.call("show", "e2b")
+    assert (code, err.endswith(again)) == (1, True), err
+    with pytest.raises(LoadError, match="convert that again, with --force"):
+        mlxmtp.load("e2b")
+    (made(here, "e2b-4bit") / "config.json").write_text("{")
+    code, _, err = here.call("ask", "-m", "e2b", "--no-stdin", "Hi")
+    assert (code, err.endswith(again)) == (1, True), err
+
+
+def test_a_conversion_without_a_short_name_answers_before_its_source_does(here: Here) -> None:
+    publish_family(here.hub, "e2b", GOOGLE)
+    assert here.call("convert", "e2b", "--q-bits", "6", "--no-compare")[0] == 0
+    chosen = default(here.store(), 10**12)
+    assert chosen is not None
+    assert (chosen.name, chosen.folder) == ("e2b-6bit", made(here, "e2b-6bit"))
+
+
+def test_the_disk_must_hold_the_result_as_well(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = publish_family(here.hub, "e2b")
+    catalog = Catalog(here.settings())
+    download = catalog.plan_download(repo, to_convert=True)
+    assert not isinstance(download, NoDownload)
+    monkeypatch.setattr("mlxmtp.app.conversion.free_bytes", lambda _: download.missing + 20_000)
+    code, _, err = here.call("pull", repo, "--convert")
+    assert (code, "result" in err) == (1, False)
+    assert f"Error: With its conversion {repo} needs " in err
+    assert "Make room (`mlxmtp rm`), or give mlxmtp convert a DEST on another disk." in err
+    assert served(here, "/cdn/") == 0
+
+
+@pytest.mark.parametrize("flags", [{}, {"bits": 16}, {"mode": "mxfp4"}, {"text_only": True}], ids=str)
+def test_the_size_of_a_result_is_known_before_the_download(here: Here, flags: dict) -> None:
+    repo = publish_family(here.hub, "e2b")
+    catalog = Catalog(here.settings())
+    conversion, download = Conversion(catalog, ConversionRequest(repo, recipe=flags)), catalog.plan_download(repo)
+    assert not isinstance(download, NoDownload)
+    about = float(conversion.room(download).split()[1])
+    catalog.download(download, on_bytes=lambda *_: None)
+    assert about * 1000 == pytest.approx(conversion.plan().size, rel=0.2)  # of so small files headers are much
+
+
+def test_a_search_for_a_drafter_that_found_none_is_not_repeated(here: Here) -> None:
+    repo = publish_family(here.hub, "e2b")
+    del here.hub.repos[f"{repo}-assistant"]
+    assert here.call("convert", repo, "--no-compare")[0] == 0
+    requests = len(here.hub.served)
+    assert here.call("convert", repo, "--q-bits", "8", "--no-compare")[0] == 0
+    assert len(here.hub.served) == requests
+
+
+@pytest.mark.parametrize("loading", [False, True])
+def test_a_comparison_for_which_the_device_fails_is_left_out(
+    here: Here, monkeypatch: pytest.MonkeyPatch, loading: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        full = RuntimeError("[metal::malloc] Attempting to allocate 9 bytes")
+        if loading:
+            raise DeviceFailed("MLX failed on this GPU. Use less context.") from full
+        raise full
+
+    monkeypatch.setattr("mlxmtp.convert.compare.text_logits", fail)
+    out = here.folder / "out"
+    code, _, err = here.call("convert", str(FOLDER / "e2b" / "target"), str(out))
+    assert code == 0, err
+    assert "Not compared with its source: MLX could not compute that here ([metal::malloc] Attempting to all" in err
+    assert "less context" not in err
+    assert json.loads((out / "mlxmtp.json").read_text())["compared"] is None
 
 
 def test_weights_trained_for_4_bits(here: Here) -> None:
@@ -128,7 +215,9 @@ def test_what_is_here_is_not_fetched_again_and_the_drafter_is(here: Here) -> Non
     assert here.call("convert", repo)[0] == 0
     assert (made(here, "e2b-4bit") / "drafter" / "config.json").exists()
     requests = len(here.hub.served)
-    assert here.call("convert", repo, "--q-bits", "8")[0] == 0
+    out = here.folder / "my out"
+    code, said, _ = here.call("convert", repo, str(out), "--q-bits", "8", "--no-compare")
+    assert (code, f"mlxmtp ask -m '{out}' \"Hello\"\n" in said) == (0, True), said
     assert len(here.hub.served) == requests
     assert before > 0
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from mlxmtp.files import try_lock
+from mlxmtp.app.models import Catalog, NoDownload
+from mlxmtp.files import try_lock, write_atomically
 from mlxmtp.hub import download
 from mlxmtp.hub.client import LONGEST_WAIT
 from tests.golden import FOLDER
@@ -245,6 +248,39 @@ def test_offline_nothing_is_asked(here: Here, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     code, _, err = here.call("pull", "org/e2b")
     assert (code, "is on this machine" in err) == (0, True)
+    code, _, err = here.call("pull", "org/e2b", "--revision", "v9")
+    assert (code, "so org/e2b@v9 cannot be downloaded" in error_of(err)) == (1, True)
+    commit = here.store().resolve("org/e2b").folder.name
+    assert here.call("pull", "org/e2b", "--revision", commit)[0] == 0
+
+
+def test_a_cache_that_cannot_be_written_and_has_everything_will_do(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_family(here.hub, "e2b")
+    assert here.call("pull", "org/e2b")[0] == 0
+    written: list[Path] = []
+
+    def refuse(path: Path, content: str, **how: bool) -> None:
+        if here.cache in path.parents:
+            written.append(path)
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        write_atomically(path, content, **how)
+
+    monkeypatch.setattr("mlxmtp.hub.cache.write_atomically", refuse)
+    assert here.call("pull", "org/e2b")[0] == 0
+    assert not written
+    newer = here.hub.publish("org/e2b", target_files("e2b") | {"README.md": b"new"})
+    assert here.call("pull", "org/e2b")[0] == 0
+    assert written
+    assert here.store().resolve("org/e2b").folder.name == newer
+
+
+def test_a_file_that_was_cut_off_in_the_cache_is_missing(here: Here) -> None:
+    weights = publish_large(here.hub)
+    assert here.call("pull", "org/large")[0] == 0
+    here.cached("org/large").blob(sha256(weights)).write_bytes(weights[:1])
+    plan = Catalog(here.settings()).plan_download("org/large")
+    assert not isinstance(plan, NoDownload)
+    assert plan.missing == len(weights)
 
 
 def test_a_hub_that_is_not_there(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

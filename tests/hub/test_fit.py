@@ -290,6 +290,18 @@ def test_packed_keys_and_values_are_named_where_they_fit(monkeypatch: pytest.Mon
         require_memory(target, None, 30000)
 
 
+def test_a_conversation_is_as_long_as_the_memory_holds(tmp_path: Path) -> None:
+    target = read_config(full_size.write(tmp_path, "31b")[0])
+    bits: dict[str, Any] = {"draft_bits": None, "kv_bits": None}
+    weights = weight_bytes(target, on_cpu())
+    longest = [memory.most_tokens(target, None, weights + beside * GB, 8192, **bits) for beside in (0, 8, 16, 500)]
+    assert longest[0] == 8192, "asked for elsewhere"
+    assert longest[3] == target.max_positions
+    for tokens, beside in zip(longest[1:3], (8, 16), strict=True):
+        totals = [need(target, None, tokens + more, turns=True).total for more in (0, 1024)]
+        assert totals[0] <= weights + beside * GB < totals[1]
+
+
 def test_a_small_mac_keeps_a_third_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxmtp.machine.memory.sys.platform", "darwin")
     assert usable(16 * 2**30) == 16 * 2**30 * 2 // 3

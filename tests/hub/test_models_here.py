@@ -15,6 +15,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 
 from mlxmtp.app import open as open_
+from mlxmtp.app.models import Catalog
 from mlxmtp.cli.obtain import offer
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import ModelNotFound
@@ -155,7 +156,7 @@ def test_lists(here: Here) -> None:
     assert code == 0
     header, *rows = [line.split("\t") for line in out.splitlines()]
     assert header == ["NAME", "PARAMS", "QUANT", "SIZE", "DRAFTER", "MODIFIED"]
-    assert [repo, "115k", "bf16", "340 kB", "bf16", "just now"] in rows
+    assert [f"{repo}*", "115k", "bf16", "340 kB", "bf16", "just now"] in rows
     assert " on disk" in err
     assert here.call("ls", "-q")[1].splitlines()[-1] == repo
     assert here.call("list", "-q")[1] == here.call("ls", "-q")[1]
@@ -167,6 +168,28 @@ def test_lists(here: Here) -> None:
     assert set(named[repo]) == set(named["31b"])
     _, out, _ = here.call("ls", "--all")
     assert next(line for line in out.splitlines() if line.startswith("e2b\t")).split("\t")[3] == "3.8 GB"
+
+
+def test_the_model_that_answers_has_the_star_whatever_it_is_called(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = publish_family(here.hub, "e2b")
+    assert here.call("pull", repo)[0] == 0
+    (here.folder / "mlxmtp" / "config.toml").write_text(f'model = "mine"\n[aliases]\nmine = "{repo}"\n')
+    folder = str(here.store().resolve(repo).folder)
+    for name, starred in (("mine", repo), (folder, repo), ("pocket", "pocket"), ("org/none", None)):
+        if name != "mine":
+            monkeypatch.setenv("MLXMTP_MODEL", name)
+        stars = [line.split("*")[0] for line in here.call("ls")[1].splitlines() if "*\t" in line]
+        rows = json.loads(here.call("ls", "--json", "--all")[1])["models"]
+        assert stars == [row["name"] for row in rows if row["default"]] == ([starred] if starred else []), name
+
+
+def test_a_model_without_a_short_name_answers_where_there_is_no_other(here: Here) -> None:
+    repo = publish_family(here.hub, "e2b")
+    assert here.call("pull", repo)[0] == 0
+    assert Catalog(here.settings()).default_name() == repo
+    told: list[str] = []
+    assert open_.Opener(here.settings(), told.append).target(None) == here.store().resolve(repo)
+    assert not told
 
 
 def test_show(here: Here) -> None:
@@ -250,6 +273,34 @@ def test_a_removal_leaves_contents_that_the_client_shares_between_repositories(h
             assert file.read_bytes() == weights
 
 
+def test_a_removal_follows_links_to_another_disk(here: Here) -> None:
+    repo = publish_family(here.hub, "e2b")
+    assert here.call("pull", repo, "--no-draft")[0] == 0
+    made = here.settings().places.data / "models" / "mine"
+    made.mkdir(parents=True)
+    for name, content in target_files("e2b").items():
+        (made / name).write_bytes(content)
+    for name, folder in ((repo, here.cached(repo).folder), ("mine", made)):
+        elsewhere = folder.rename(here.folder / f"{folder.name}-elsewhere")
+        folder.symlink_to(elsewhere)
+        code, _, err = here.call("rm", "-y", name)
+        assert code == 0, err
+        assert not elsewhere.exists()
+        assert not folder.is_symlink()
+
+
+def test_a_folder_with_the_name_of_an_alias_is_not_what_is_removed(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here.folder / "work" / "e2b").mkdir(parents=True)
+    monkeypatch.chdir(here.folder / "work")
+    target = "mlx-community/gemma-4-e2b-it-4bit"
+    here.hub.publish(target, target_files("e2b"))
+    assert here.call("pull", "e2b", "--no-draft")[0] == 0
+    code, _, err = here.call("rm", "-y", "e2b")
+    assert (code, here.cached(target).folder.exists()) == (0, False), err
+    code, _, err = here.call("rm", "-y", "./e2b")
+    assert (code, "is a folder of yours" in err) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["", " "])
 def test_no_name_removes_nothing(here: Here, name: str) -> None:
     made = here.settings().places.data / "models" / "mine"
@@ -314,7 +365,10 @@ def test_an_offer_downloads_where_the_answer_is_yes(here: Here, name: str) -> No
 def test_doctor(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_family(here.hub, "e2b")
     assert here.call("pull", "org/e2b")[0] == 0
+    progress: list[str] = []
+    monkeypatch.setattr(Output, "progress", lambda _, text: progress.append(text))
     code, out, _ = here.call("doctor", "--json")
+    assert progress.count("looking") > 1
     report = json.loads(out)
     checks = {check["what"]: check for check in report["checks"]}
     assert code == (0 if report["sound"] else 1)
@@ -333,7 +387,7 @@ def test_ask_refuses_a_model_that_cannot_fit_unless_forced(here: Here, monkeypat
     code, out, err = here.call("ask", "-m", "pocket", "Hi")
     assert (code, out) == (1, "")
     assert "Model 'pocket' needs " in err
-    assert "try anyway with --force." in err
+    assert "pocket fits: take it with -m, or try anyway with --force." in err  # of 2 MB no model of the registry
     code, out, _ = here.call("ask", "-m", "pocket", "--max-tokens", "3", "--force", "Hi")
     assert code == 0
     assert out.strip()

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlxmtp.errors import LoadError, ModelNotFound
+from mlxmtp.hub.cache import Record
+from mlxmtp.hub.inventory import default
 from mlxmtp.hub.registry import find_entry
 from mlxmtp.hub.store import Store, best_fit, missing_sentence
+from mlxmtp.machine.chip import this_machine
 from mlxmtp.settings import Places
 from tests.text_checkpoint import write_json
 
@@ -33,10 +38,9 @@ def put_in_cache(tmp_path: Path, repo: str, *files: str) -> Path:
 def test_the_sentence_of_a_missing_model() -> None:
     entry = find_entry("12b")
     assert entry is not None
-    assert missing_sentence(entry, 32 * GB) == (
-        "Model '12b' is not on this machine. Run: mlxmtp pull 12b (6.7 GB, fits)"
-    )
-    assert missing_sentence(entry, 8 * GB).endswith("(6.7 GB, does not fit 8.0 GB of memory)")
+    large, small = (replace(this_machine(), memory=memory * GB, usable=memory * GB * 2 // 3) for memory in (32, 8))
+    assert missing_sentence(entry, large) == "Model '12b' is not on this machine. Run: mlxmtp pull 12b (6.7 GB, fits)"
+    assert missing_sentence(entry, small).endswith("(6.7 GB, does not fit 8.0 GB of memory)")
 
 
 @pytest.mark.parametrize("name", ["12b", "31b:bf16", "mine", "org/repo", "mlx-community/gemma-4-e2b-it-4bit"])
@@ -98,9 +102,21 @@ def test_complete_snapshots_of_the_cache_are_found(store: Store, tmp_path: Path)
         assert (paired.name, paired.folder) == ("mlx-community/gemma-4-E2B-it-assistant-bf16", drafter)
         assert store.drafter_for(found, paired.name) == paired
     assert store.resolve("org").folder == other
-    default = store.default()
-    assert default is not None
-    assert default.name == "e2b"
+    chosen = default(store, 8 * GB)
+    assert chosen is not None
+    assert chosen.name == "e2b"
+
+
+def test_the_drafter_that_a_pull_fell_back_to_is_found_and_meant_by_the_alias(store: Store, tmp_path: Path) -> None:
+    for repo in ("mlx-community/gemma-4-e2b-it-4bit", "google/gemma-4-E2B-it-assistant"):
+        put_in_cache(tmp_path, repo, "config.json", "model.safetensors")
+    target, drafter = "mlx-community/gemma-4-e2b-it-4bit", "google/gemma-4-E2B-it-assistant"
+    assert store.drafter_for(store.resolve("e2b"), None) is None
+    store.records.write(Record(target, None, "abc", drafter, time.time(), {}))
+    for wanted, name in ((None, drafter), ("e2b", "e2b")):
+        paired = store.drafter_for(store.resolve("e2b"), wanted)
+        assert paired is not None
+        assert (paired.name, paired.folder) == (name, store.cached(drafter))
 
 
 def test_an_incomplete_snapshot_counts_as_absent(store: Store, tmp_path: Path) -> None:
@@ -114,23 +130,39 @@ def test_an_incomplete_snapshot_counts_as_absent(store: Store, tmp_path: Path) -
     assert store.resolve("a/b").folder == folder
 
 
+@pytest.mark.parametrize(
+    ("names", "usable", "name"),
+    [
+        (("e2b", "e4b", "31b"), 48, "31b"),
+        (("e2b", "e4b", "31b"), 12, "e4b"),
+        (("e2b", "e4b", "31b"), 2, "e2b"),
+        (("e2b:8bit", "e4b:8bit"), 7, "e2b:8bit"),  # the registry knows the bytes of none of these
+        (("e2b", "12b:qat"), 12, "12b:qat"),
+    ],
+)
 def test_the_default_is_the_largest_that_fits_or_what_there_is(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, names: tuple[str, ...], usable: int, name: str
 ) -> None:
-    for repo in ("gemma-4-e2b-it-4bit", "gemma-4-e4b-it-4bit", "gemma-4-31b-it-4bit"):
-        put_in_cache(tmp_path, f"mlx-community/{repo}", "config.json", "model.safetensors")
-    for memory, name in [(64, "31b"), (16, "e4b"), (4, "e2b")]:
-        monkeypatch.setattr("mlxmtp.hub.store.machine_memory", lambda memory=memory: memory * GB)
-        default = store.default()
-        assert default is not None
-        assert default.name == name
+    for one in names:
+        entry = find_entry(one)
+        assert entry is not None
+        folder, config = put_in_cache(tmp_path, entry.target.repo, "model.safetensors"), entry.target_config()
+        write_json(
+            folder / "config.json", {**config.raw, "model_type": config.model_type, "text_config": dict(config.text)}
+        )
+    chosen = default(store, usable * GB)
+    assert chosen is not None
+    assert (chosen.name, chosen.entry) == (name, find_entry(name))
 
 
-def test_without_models_there_is_no_default(store: Store) -> None:
-    assert store.default() is None
+def test_without_models_there_is_no_default(store: Store, tmp_path: Path) -> None:
+    put_in_cache(tmp_path, "org/another-network", "config.json", "model.safetensors")
+    assert default(store, 64 * GB) is None
 
 
-@pytest.mark.parametrize(("memory", "name"), [(4, None), (8, "e2b"), (16, "12b"), (24, "26b"), (64, "31b")])
-def test_the_largest_model_that_fits(memory: int, name: str | None) -> None:
-    best = best_fit(memory * GB)
+@pytest.mark.parametrize(("usable", "name"), [(2, None), (4, "e2b"), (14, "12b"), (19, "26b"), (48, "31b")])
+def test_the_largest_model_that_fits(usable: int, name: str | None) -> None:
+    best = best_fit(usable * GB)
     assert (best.name if best else None) == name
+    if best is not None:
+        assert best_fit(usable * GB, 131072) != best or usable == 48

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -217,13 +217,23 @@ def test_too_many_addresses_are_refused_before_the_first_is_fetched(
         fetched.append(url)
         return TALL
 
-    monkeypatch.setattr("mlxmtp.serve.contents.fetch", fetch)
+    monkeypatch.setattr("mlxmtp.serve.fetching.fetch", fetch)
     part = {"type": "image_url", "image_url": {"url": "http://example.org/tall.png"}}
     asked = [{"role": "user", "content": [part] * 51}, {"role": "user", "content": [part] * 50}]
     with running(tmp_path, Options(port=0, fetches=True)) as server:
         answer = server.post("/v1/chat/completions", messages=asked)
     assert (answer["http"], fetched) == (400, [])
     assert "101 images" in answer["error"]["message"]
+
+
+def test_files_of_a_request_have_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.serve.fetching.fetch", lambda *_: TALL)
+    monkeypatch.setattr("mlxmtp.serve.fetching._ALL_BYTES", 2 * len(TALL))
+    part = {"type": "image_url", "image_url": {"url": "http://example.org/tall.png"}}
+    for count, refused in ((2, False), (3, True)):
+        asked = content(*[part] * count)
+        with pytest.raises(Refused, match="send fewer") if refused else nullcontext():
+            read_all(asked, fetches=True)
 
 
 class Client(threading.Thread):
@@ -248,7 +258,7 @@ def test_a_server_that_ends_waits_for_no_address(tmp_path: Path, monkeypatch: py
         assert comes.wait(60)
         return TALL
 
-    monkeypatch.setattr("mlxmtp.serve.contents.fetch", fetch)
+    monkeypatch.setattr("mlxmtp.serve.fetching.fetch", fetch)
     parts = [{"type": "image_url", "image_url": {"url": "http://example.org/tall.png"}}] * 4
     with running(tmp_path, Options(port=0, fetches=True)) as server:
         body = {"messages": [{"role": "user", "content": parts}]}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlxmtp.serve.http import Door
+from mlxmtp.serve.http import Door, Outgoing
 from mlxmtp.serve.server import Options
 from tests.serve.running import Running, running
 
@@ -81,3 +83,31 @@ def test_after_a_refused_body_that_came_late_the_next_request_has_its_time(locke
         time.sleep(1.5)  # the connection would be closed by now
         line.sendall(b"    ")
         assert line.recv(65536).startswith(b"HTTP/1.1 400")  # it was read: `{    ` is no JSON
+
+
+def test_a_sign_of_life_to_a_slow_reader_is_sent_whole_and_before_the_end() -> None:
+    """The answer ends while the sign still waits for the reader."""
+    sent: list[bytes] = []
+
+    async def answer() -> None:
+        slow = asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if message.get("body") == b"sign.":
+                await slow.wait()
+            sent.append(message.get("body", b""))
+
+        out = Outgoing(send, lambda: b"sign.", 0.001)
+        out.add(b"begun.")
+        await out.begin("text/plain")
+        while not out._sending.locked():
+            await asyncio.sleep(0.001)
+        out.add(b"rest.")
+        ending = asyncio.create_task(out.end())
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+        slow.set()
+        await ending
+
+    asyncio.run(answer())
+    assert sent == [b"", b"begun.", b"sign.", b"rest."]

@@ -70,6 +70,10 @@ def test_a_model_is_read_when_it_is_asked_for_and_the_one_before_is_freed(tmp_pa
         assert other.decoders[0].let_go
         loaded = server.post("/api/chat", model="other")  # Ollama's way to have a model read before it is needed
         assert (loaded["done_reason"], server.get("/health")["loaded"]) == ("load", "other")
+        kept = server.post("/api/generate", model="fake", keep_alive=0)  # another one than that in memory
+        assert (kept["done_reason"], server.get("/health")["loaded"]) == ("unload", "other")
+        freed = server.post("/api/chat", model="other", keep_alive="0s")
+        assert (freed["done_reason"], server.get("/health")["loaded"]) == ("unload", None)
         refused = server.post(CHAT, model="huge", messages=[{"role": "user", "content": "Hi"}])
         assert (refused["http"], "900 GB" in refused["error"]["message"]) == (503, True)
         missing = server.post(CHAT, model="/etc", messages=[{"role": "user", "content": "Hi"}])

@@ -37,6 +37,13 @@ def test_thoughts_and_calls(served: Running) -> None:
     assert (function["name"], function["arguments"]) == ("f", {"a": 1})
 
 
+def test_calls_are_numbered_through_a_stream(served: Running) -> None:
+    served.say(call("f{a:1}") + call("f{a:2}") + "<|tool_response>")
+    found = lines(served, "/api/chat", model="fake", messages=HI, tools=[TOOL])
+    calls = [one["function"] for line in found for one in line["message"].get("tool_calls", [])]
+    assert [(one["index"], one["arguments"]) for one in calls] == [(0, {"a": 1}), (1, {"a": 2})]
+
+
 def test_results_without_ids_belong_to_the_calls_in_order(served: Running) -> None:
     served.say("Done.<turn|>")
     calls: list[Json] = [{"function": {"name": name, "arguments": {}}} for name in ("f", "g")]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as all_of
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from threading import Event, Thread
@@ -22,6 +24,8 @@ from mlxmtp.decode.prefill import read_in_chunks
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text
 from mlxmtp.engine.params import Params
+from mlxmtp.hub.store import built_in
+from mlxmtp.machine.chip import this_machine
 from mlxmtp.serve.models import models_of
 from mlxmtp.serve.scheduler import Job, Scheduler
 from mlxmtp.serve.server import Options, Server
@@ -47,6 +51,28 @@ def serving(
     finally:
         server.stop()
         thread.join(20)
+
+
+def test_a_model_is_one_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of one folder are one model, which is read once; a file that an alias names keeps nobody from starting."""
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    shutil.copytree(built_in("target"), tmp_path / "copy")
+    names = {"mine": "pocket", "two": str(tmp_path / "copy"), "three": str(tmp_path / "copy")}
+    toml = "\n".join(f'{name} = "{of}"' for name, of in {**names, "bad": str(tmp_path / "a.gguf")}.items())
+    (tmp_path / "config.toml").write_text(f"[aliases]\n{toml}\n")
+    loaded = load_settings({}, {"MLXMTP_HOME": str(tmp_path), "HOME": str(tmp_path)})
+    opener = Opener(loaded, tell=lambda _: None)
+    models = models_of(opener, Settings(model="pocket", draft_model=str(built_in("drafter"))))
+    assert models.find("mine") is models.find("pocket") is models.find("") is models.first
+    assert models.find("two") is models.find("three")
+    assert [one.name for one in models.listed()] == ["pocket", "two"]
+    assert models.first.has_drafter
+    assert not models.find("two").has_drafter, "that of the first is its own"
+    monkeypatch.setattr(
+        "mlxmtp.app.open.this_machine", lambda: replace(this_machine(), memory=2**30, usable=300_000_000)
+    )
+    small = models_of(opener, Settings(model="pocket")).first.context
+    assert 8192 <= small < models.first.context
 
 
 def ask(port: int, question: str, **more: Any) -> str:

@@ -1,7 +1,7 @@
 """Approval of calls: answers of the person, for one call, for a conversation, or for good.
 
-What holds for good is a file beside the config: labels of tools with the hash of what was agreed to, so that a server
-that changes a tool's description or schema has to be allowed anew.
+What holds for good is a file beside the config: labels of tools with the hash of what was agreed to, so that a tool
+whose description, schema or origin (what runs) changes has to be allowed anew.
 """
 
 import json
@@ -36,9 +36,13 @@ class Approvals:
         self._file, self._named, self._ask = file, frozenset(named), ask
         self._here: set[str] = set()  # fingerprints, in this conversation
         self.refused: list[str] = []  # labels that nobody could be asked about
+        self.remarks: list[str] = []  # for the person, on what could not be kept
 
     def decide(self, tool: Tool, arguments: Mapping[str, Any]) -> Decision:
-        """Return whether a call may run. Raises ConfigError for a file of approvals that cannot be read or written."""
+        """Return whether a call may run. Raises ConfigError for a file of approvals that cannot be read.
+
+        What cannot be written there holds for this conversation, with a remark.
+        """
         if tool.reads or self._allows(tool):
             return Decision("once")
         if self._ask is None:
@@ -50,7 +54,11 @@ class Approvals:
         if decision.grant == "conversation":
             self._here.add(tool.fingerprint)
         elif decision.grant == "always":
-            self._write({**self._read(), tool.label: tool.fingerprint})
+            try:
+                self._write({**self._read(), tool.label: tool.fingerprint})
+            except MlxmtpError as error:
+                self._here.add(tool.fingerprint)
+                self.remarks.append(f"{tool.label} is allowed in this conversation only. {error}")
         return decision
 
     def require_none_refused(self) -> None:
@@ -66,7 +74,7 @@ class Approvals:
         return [f"--allow {one} names no tool that is there." for one in sorted(wanted) if one not in there]
 
     def revoke(self, server: str) -> None:
-        """Forget what was allowed for good of a server. Raises as `decide`."""
+        """Forget what was allowed for good of a server. Raises MlxmtpError for a file that will not do."""
         kept = self._read()
         left = {label: one for label, one in kept.items() if label.partition("/")[0] != server}
         if left != kept:

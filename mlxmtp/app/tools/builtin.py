@@ -2,6 +2,7 @@
 
 import ast
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -114,7 +115,7 @@ def fetch(url: str) -> str:
 
 
 class _Files:
-    """Files below one folder, whatever links lead out of it."""
+    """Files below one folder, without hidden ones, whatever links lead to those or out of it."""
 
     def __init__(self, folder: Path) -> None:
         """Raise UsageError if there is no such folder."""
@@ -137,6 +138,8 @@ class _Files:
         path = (self._root / str(name or ".")).resolve()
         if not path.is_relative_to(self._root):
             raise ValueError(f"{name} is not below the folder that may be read")
+        if any(part.startswith(".") for part in path.relative_to(self._root).parts):
+            raise ValueError(f"{name} is hidden (a name begins with a dot), so it may not be read")
         if not exists(path):
             raise ValueError(f"there is no {name}")
         return path
@@ -145,7 +148,9 @@ class _Files:
         folder = self._inside(given.get("path"))
         if not folder.is_dir():
             raise ValueError(f"{given.get('path')} is a file: read_file reads it")
-        names = sorted(f"{one.name}/" if one.is_dir() else one.name for one in folder.iterdir())
+        shown = [one for one in folder.iterdir() if not one.name.startswith(".")]
+        names = sorted(f"{one.name}/" if one.is_dir() else one.name for one in shown)
+        _require_no_link(folder)
         more = [f"[{len(names) - _MOST_FILES} more]"] if len(names) > _MOST_FILES else []
         return "\n".join([*names[:_MOST_FILES], *more]) or "It is empty."
 
@@ -192,6 +197,12 @@ class _Files:
             yield from self._below(path) if holds_others else [path]
 
 
+def _require_no_link(path: Path) -> None:
+    """Raise ValueError if a link has come into a path since it was resolved: what was read may be from elsewhere."""
+    if os.path.realpath(path) != str(path):
+        raise ValueError(f"{path.name} has become a link")
+
+
 def _text_of(path: Path) -> str:
     """Return a file's text, decoded as attached files are. Raises ValueError for what is none or is too large."""
     try:
@@ -199,7 +210,9 @@ def _text_of(path: Path) -> str:
             raise ValueError(f"{path.name} is no file")
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"{path.name} is larger than {_LARGEST // 2**20} MB")
-        return whole_text(path.read_bytes(), path.name)[0]
+        data = path.read_bytes()
+        _require_no_link(path)
+        return whole_text(data, path.name)[0]
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
     except UsageError as error:

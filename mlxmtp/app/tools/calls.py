@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from threading import Thread
 
 from mlxmtp.app.tools.approval import Approvals
@@ -33,7 +33,7 @@ class _Coming:
     """The result of a call that runs, once it is there."""
 
     running: Running = field(default_factory=Running)
-    said: SimpleQueue[_Said] = field(default_factory=SimpleQueue)
+    said: Future[_Said] = field(default_factory=Future)
 
 
 class CallRunner:
@@ -62,13 +62,16 @@ class CallRunner:
     def carry_out(self, calls: Sequence[ToolCall]) -> tuple[ToolResult, ...]:
         """Return a result for each call, in order; those that are allowed run side by side. Raises MlxmtpError."""
         self._rounds += 1
-        begun = [(call, self._begin(call)) for call in calls]
-        results = []
-        for call, coming in begun:
-            said = self._wait(call, coming)
-            content = (TextPart(text=cleaned(said.text)),)
-            results.append(ToolResult(call_id=call.id, name=call.name, content=content, is_error=said.failed))
-        return tuple(results)
+        begun: list[_Said | _Coming] = []
+        try:
+            for call in calls:
+                begun.append(self._begin(call))  # noqa: PERF401  (what has begun stays in it)
+            return tuple(_result(call, self._wait(call, coming)) for call, coming in zip(calls, begun, strict=True))
+        except BaseException:
+            for coming in begun:
+                if isinstance(coming, _Coming):
+                    coming.running.stop()
+            raise
 
     def _begin(self, call: ToolCall) -> _Said | _Coming:
         """Return what the tool will say, or the reason why it does not run."""
@@ -92,7 +95,7 @@ class CallRunner:
                 said = _Said(str(error), failed=True)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code; the model reads of it)
                 said = _Said(f"It failed: {str(error) or type(error).__name__}.", failed=True)
-            coming.said.put(said)
+            coming.said.set_result(said)
 
         # A daemon: nothing ends a thread that does not come back, and the program does not wait for it.
         Thread(target=run, name=f"tool {tool.label}", daemon=True).start()
@@ -111,17 +114,22 @@ class CallRunner:
         if isinstance(coming, _Said):
             return coming
         began = self._clock()
-        while coming.said.empty():
+        while not coming.said.done():
             waited = self._clock() - began
             if self._stopped():
-                coming.running.over = True
+                coming.running.stop()
                 return _STOPPED
             if waited >= self._seconds:
-                coming.running.over = True
+                coming.running.stop()
                 return _Said(f"It did not answer within {self._seconds:.0f} seconds.", failed=True)
             self._on_progress(call, waited, coming.running.progress)
-            time.sleep(_LOOK)
-        return coming.said.get()
+            wait([coming.said], _LOOK)
+        return coming.said.result()
+
+
+def _result(call: ToolCall, said: _Said) -> ToolResult:
+    content = (TextPart(text=cleaned(said.text)),)
+    return ToolResult(call_id=call.id, name=call.name, content=content, is_error=said.failed)
 
 
 _STOPPED = _Said("The person stopped it.", failed=True)

@@ -41,7 +41,7 @@ class Tools:
     def renew(self) -> list[str]:
         """Take the tools of the servers as they are now, waiting for those that start; return what is new to say."""
         if self.servers is None:
-            return []
+            return self._untold(self.approvals.remarks)
         before = self._served or {}
         if self._served is None:
             self.servers.wait()
@@ -56,12 +56,17 @@ class Tools:
         remarks = self.complaints
         remarks += [f"{one.entry.name} offers {text}, left out." for one in self.servers.all for text in one.left_out]
         remarks += self.approvals.unknown([*now, *(tool.label for tool in self.own)])
-        remarks = [text for text in remarks if text not in self._told]
-        self._told |= {*remarks}
+        remarks = self._untold(remarks + self.approvals.remarks)
         changed = [label for label in now if before.get(label, now[label]) != now[label]]
         return remarks + [
             f"{label} has another description or other arguments now: it asks again." for label in changed
         ]
+
+    def _untold(self, remarks: Sequence[str]) -> list[str]:
+        """Return those that were not told before; they are then."""
+        new = [text for text in remarks if text not in self._told]
+        self._told |= {*new}
+        return new
 
     @property
     def complaints(self) -> list[str]:

@@ -30,14 +30,15 @@ def functions_in(file: str) -> list[Tool]:
     ]
     if not own:
         raise UsageError(f"{file} defines no function whose name begins without _.")
-    return [tool_of(one, path.stem) for one in own]
+    return [tool_of(one, path.stem, str(path.resolve())) for one in own]
 
 
-def tool_of(function: Callable[..., Any], server: str = "functions") -> Tool:
+def tool_of(function: Callable[..., Any], server: str = "functions", origin: str = "") -> Tool:
     """Return a function as a tool. Raises as `parameters_of`."""
 
     def run(arguments: Mapping[str, Any], _: Running) -> str:
         value = function(**arguments)
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
-    return Tool(server, function.__name__, inspect.getdoc(function) or "", parameters_of(function), run)
+    told = inspect.getdoc(function) or ""
+    return Tool(server, function.__name__, told, parameters_of(function), run, origin=origin)

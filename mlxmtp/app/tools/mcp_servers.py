@@ -20,13 +20,13 @@ from functools import partial
 from importlib.util import find_spec
 from shutil import which
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mlxmtp.app.tools.processes import Groups, Tail
 from mlxmtp.app.tools.server_list import ServerEntry
 from mlxmtp.app.tools.toolbox import LONGEST, Running, Tool, ToolError, cleaned
 from mlxmtp.engine.declarations import declaration
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import ConfigError, UsageError
 from mlxmtp.version import installed_version
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ START, RENEW, CLOSE = 30.0, 5.0, 1.5
 """Seconds that servers have to start and list their tools, to list them again, and to end."""
 _OLDEST = (2, 3)
 _MOST_TOOLS, _MOST_PAGES, _LARGEST_SCHEMA = 200, 50, 64_000
-_LOOK = 0.05
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}")
 _CHANGED = "notifications/tools/list_changed"
 
@@ -66,6 +65,17 @@ class Server:
     client: Client | None = None
     task: asyncio.Task[None] | None = None
 
+    @classmethod
+    def of(cls, entry: ServerEntry) -> Self:
+        """Return a server with the environment's values, which fails if one is not set."""
+        try:
+            return cls(entry.filled(), Tail(), entry.url)
+        except ConfigError as error:
+            server = cls(entry, Tail(), entry.url)
+            server.fail(error)
+            server.ready.set()
+            return server
+
     @property
     def complaint(self) -> str:
         """A sentence on why there is nothing of it, with the last words that it wrote for people; empty if there is."""
@@ -79,7 +89,7 @@ class Server:
         """Keep why it does not work, as the end of a sentence; the first reason stands."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        text = str(error).split("For further information")[0]
+        text = str(error).split("For further information")[0].removeprefix(f"The tool server '{self.entry.name}' ")
         text = text.replace(self.entry.url, self.shown) if self.entry.url else text
         said = " ".join(cleaned(text, 300).split()).rstrip(".")
         said = (said or type(error).__name__) + (f" ({self.shown})" if self.shown else "")
@@ -106,9 +116,9 @@ class Servers:
     """Servers on a thread of their own, from here on until `close`."""
 
     def __init__(self, entries: Sequence[ServerEntry]) -> None:
-        """Begin to start them; `wait` waits for it. Raises UsageError without the library, ConfigError."""
+        """Begin to start them; `wait` waits for it. Raises UsageError without the library."""
         require_library()
-        self.all = [Server(one.filled(), Tail(), one.url) for one in entries]
+        self.all = [Server.of(one) for one in entries]
         for one in self.all:
             command = one.entry.command
             if command and "/" not in command and which(command, path=one.entry.env.get("PATH")) is None:
@@ -248,23 +258,17 @@ class Servers:
             size = _LARGEST_SCHEMA + 1
         if size > _LARGEST_SCHEMA:
             raise ValueError(f"{told.name} (its schema is too large)")
-        tool = Tool(
-            server.entry.name, told.name, told.description or told.title or "", told.input_schema, lambda *_: ""
-        )
+        entry, description = server.entry, told.description or told.title or ""
+        tool = Tool(entry.name, told.name, description, told.input_schema, lambda *_: "", origin=entry.origin)
         return replace(tool, run=partial(self._call, server, tool.fingerprint, told.name))
 
     def _call(self, server: Server, agreed: str, name: str, arguments: Mapping[str, Any], running: Running) -> str:
         """Call a tool, if it is still the one that was agreed to, until it answers or nobody waits any more."""
         coming = self._begin(self._answer(server, agreed, name, arguments, running))
-        while True:
-            try:
-                return str(coming.result(_LOOK))
-            except NotYet:
-                if coming.done():
-                    raise
-                if running.over:
-                    coming.cancel()  # the server is told
-                    raise
+        running.on_stop = coming.cancel  # the server is told
+        if running.over:  # since before that
+            coming.cancel()
+        return str(coming.result())
 
     async def _answer(
         self, server: Server, agreed: str, name: str, arguments: Mapping[str, Any], running: Running

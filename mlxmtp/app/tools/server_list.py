@@ -41,6 +41,7 @@ class ServerEntry:
     url: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     off: bool = False
+    origin: str = ""  # what runs and where, as the file has it: `filled` keeps it
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in TAKEN:
@@ -83,8 +84,10 @@ class ServerEntry:
                 command=with_variables(self.command),
                 args=tuple(map(with_variables, self.args)),
                 env={key: with_variables(value) for key, value in self.env.items()},
+                cwd=None if self.cwd is None else with_variables(self.cwd),
                 url=with_variables(self.url),
                 headers={key: self._header(key, with_variables(value).strip()) for key, value in self.headers.items()},
+                origin=f"{self.shown} in {self.cwd}",
             )
         except KeyError as error:
             raise ConfigError(f"The tool server '{self.name}' needs {error.args[0]} in the environment.") from error

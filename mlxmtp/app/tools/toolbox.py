@@ -31,6 +31,12 @@ class Running:
 
     progress: str = ""
     over: bool = False
+    on_stop: Callable[[], object] = lambda: None
+
+    def stop(self) -> None:
+        """Say that nobody waits any more, from any thread."""
+        self.over = True
+        self.on_stop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,8 @@ class Tool:
     """One tool. `run` gets arguments that fit `parameters` and returns text; what it raises the model reads.
 
     `reads`: it only looks at what the person has named, so its calls need no approval. `singly`: what it does depends
-    on its arguments so much that approval of one call says nothing about the next.
+    on its arguments so much that approval of one call says nothing about the next. `origin`: what runs, a command line
+    or a file.
     """
 
     server: str
@@ -48,6 +55,7 @@ class Tool:
     run: Run
     reads: bool = False
     singly: bool = False
+    origin: str = ""
 
     @property
     def label(self) -> str:
@@ -55,8 +63,8 @@ class Tool:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that was agreed to: a tool that changes its words or its arguments is another one."""
-        said = [self.server, self.name, self.description, self.parameters]
+        """A hash of all that was agreed to: one that changes its words or arguments, or what runs, is another tool."""
+        said = [self.server, self.name, self.description, self.parameters, self.origin]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 

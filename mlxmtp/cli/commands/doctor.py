@@ -35,13 +35,12 @@ def doctor(
     checks = []
     for one in examine(Catalog(loaded), measure=check):
         checks.append(one)
-        if json:
-            continue
-        mark, color = _MARKS[one.verdict]
-        out.coloured(mark, color)
-        out.write_line(f" {one.what}: {one.found}", indent=4)
-        if one.advice:
-            out.write_line(f"    {one.advice}", indent=4)
+        if not json:
+            mark, color = _MARKS[one.verdict]
+            out.coloured(mark, color)
+            out.write_line(f" {one.what}: {one.found}", indent=4)
+            if one.advice:
+                out.write_line(f"    {one.advice}", indent=4)
         out.progress("looking")
     out.clear_progress()
     sound = all(one.verdict != "bad" for one in checks)

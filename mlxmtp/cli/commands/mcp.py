@@ -36,6 +36,8 @@ def mcp(ctx: typer.Context, json: Json = False) -> None:
     """
     if ctx.invoked_subcommand is None:
         _list(ctx, json=json)
+    elif json:
+        raise UsageError("--json stands behind the command: mlxmtp mcp ls --json.")
 
 
 @app.command("ls", short_help="List them.")
@@ -78,7 +80,8 @@ def add(
 
     ${NAME} is replaced by the environment's value when the server is started, so that no key stands in the file.
     """
-    from mlxmtp.app.tools.chosen import BUILT_IN
+    from mlxmtp.app.tools.approval import Approvals
+    from mlxmtp.app.tools.chosen import BUILT_IN, approvals_file
     from mlxmtp.app.tools.server_list import ServerEntry
 
     loaded, out = begin(ctx, repairs=True)
@@ -96,6 +99,8 @@ def add(
     else:
         entry = ServerEntry(name, words[0], tuple(words[1:]), variables)
     servers = _servers(loaded)
+    if force:
+        Approvals(approvals_file(loaded)).revoke(name)  # it was allowed to another one
     servers.add(entry, overwrite=force)
     called = f"mcp={name}" if name in BUILT_IN else name
     out.line(f"{name} is in {servers.file}. Try it: mlxmtp mcp check {name}; use it: mlxmtp chat --tools {called}")
@@ -123,7 +128,7 @@ def rm(ctx: typer.Context, name: Name) -> None:
 @takes("mcp check", "... no_color debug")
 def check(
     ctx: typer.Context,
-    names: Annotated[list[str] | None, Argument(metavar="NAME", help="All of them by default.")] = None,
+    names: Annotated[list[str] | None, Argument(metavar="NAME", help="By default all that are not disabled.")] = None,
     json: Json = False,
 ) -> None:
     """Start tool servers, list their tools, end them. Shows what they wrote for people where one does not work.
@@ -141,9 +146,9 @@ def check(
 
     loaded, out = begin(ctx, repairs=True)
     servers = _servers(loaded)
-    entries = [servers.find(name) for name in names] if names else servers.entries()
+    entries = [servers.find(name) for name in names] if names else [one for one in servers.entries() if not one.off]
     if not entries:
-        raise UsageError(f"There are no tool servers in {servers.file}: mlxmtp mcp add names one.")
+        raise UsageError(f"No tool server in {servers.file} is to be started: mlxmtp mcp add names one.")
     out.progress(f"starting {', '.join(one.name for one in entries)}")
     running = Servers(entries)
     with in_use(running):

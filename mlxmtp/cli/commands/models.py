@@ -214,7 +214,7 @@ def _show_list(out: Output, listing: Listing, *, memory: bool) -> None:
     now, rows = time.time(), []
     for model in listing.models:
         needed, size = model.needs(), model.size
-        name = f"{model.name}*" if model.modified and model.name == listing.default else model.name
+        name = f"{model.name}*" if listing.is_default(model) else model.name
         takes_up = f"~{format_bytes(needed.target)}" if size is None else format_bytes(size)
         drafter, modified = "yes", "not here"
         if model.modified is not None:

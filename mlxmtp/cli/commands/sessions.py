@@ -40,6 +40,8 @@ def sessions(ctx: typer.Context, json: Json = False) -> None:
     """
     if ctx.invoked_subcommand is None:
         _list(ctx, json=json)
+    elif json:
+        raise UsageError("--json stands behind the command: mlxmtp sessions ls --json.")
 
 
 @app.command("ls", short_help="List them, the latest first.")

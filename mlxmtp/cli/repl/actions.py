@@ -223,7 +223,7 @@ class Actions:
         chat, model = self.chat, self.chat.model
         if not chat.ready():
             return
-        conversation, context = chat.conversation, model.opened.context
+        conversation, context = chat.conversation, model.context
         tokenizer = model.opened.model.tokenizer
         messages = model.opened.model.media.prepared(conversation.messages(Exchange("")), chat.settings.image_tokens)
         prompt = tokenizer.prompt_ids(messages, think=bool(chat.settings.think), tools=chat.tools.declarations)

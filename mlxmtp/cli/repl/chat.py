@@ -103,10 +103,10 @@ class LastAnswer:
         """The thought, and calls with their results, in full."""
         return "\n\n".join(filter(None, [self.thought.strip("\n"), *(call_in_full(*one) for one in self.calls)]))
 
-    def remember(self, outcome: Outcome) -> None:
+    def remember(self, outcome: Outcome, context: int) -> None:
         self.thought = outcome.thinking
         if outcome.stats is not None:
-            self.stats = outcome.stats, outcome.context
+            self.stats = outcome.stats, context
 
 
 @dataclass(slots=True)
@@ -118,6 +118,7 @@ class ChosenModel:
     cache: SessionCache | None = None
     target: Checkpoint | None = None
     drafter: Checkpoint | None = None
+    context: int = 0  # tokens of a conversation that the model and the memory hold
 
     @property
     def opened(self) -> OpenModel:
@@ -135,6 +136,7 @@ class ChosenModel:
         drafter = self.opener.drafter(target, settings)
         self.opener.require_memory(target, drafter, _ANSWER, settings, turns=True)
         self.target, self.drafter = target, drafter
+        self.context = self.opener.room(target, drafter, settings, _ANSWER)
         if self.cache is not None:
             self.cache.forget()
 

@@ -210,7 +210,7 @@ def _answer(chat: Chat, turn: Turn, mentioned: Sequence[Material] = (), lead: st
         outcome = answering.run(turn, params)
         if answering.view.shows_thoughts != shows:
             chat.change(show_thinking=answering.view.shows_thoughts)
-        chat.last.remember(outcome)
+        chat.last.remember(outcome, chat.model.context)
         _remarks(chat, outcome)
     return outcome.said
 
@@ -253,7 +253,7 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
     if media := media_in(messages):
         chat.model.require_memory(largest(media), settings)
     used = len(tokenizer.prompt_ids(messages, think=bool(settings.think), tools=chat.tools.declarations))
-    fit = turn.fit(used, tokenizer, opened.context, settings.max_tokens)
+    fit = turn.fit(used, tokenizer, chat.model.context, settings.max_tokens)
     if not fit.full:
         if fit.warns and not chat.last.warned_full:
             chat.say(f"The context is {fit.percent} % full: /context shows what fills it, /clear starts anew.")
@@ -286,7 +286,7 @@ def _less(chat: Chat, turn: Turn) -> str:
 def _remarks(chat: Chat, outcome: Outcome) -> None:
     stats = outcome.stats
     if outcome.said and stats is not None and chat.settings.stats is not False:
-        parts = turn_parts(stats, outcome.context)
+        parts = turn_parts(stats, chat.model.context)
         chat.say_figures(["stopped", *parts] if outcome.reason == "cancelled" else parts)
     if stats is not None and stats.route and stats.sent_to and chat.settings.stats is False:
         chat.say(f"The {went_to(stats)}.")
