@@ -54,6 +54,7 @@ class FakeDecoder(Decoder):
         constraint: Any = None,
         top_logprobs: int | None = None,
         media: Any = (),
+        said: int = 0,
     ) -> Generator[Round, None, None]:
         self.requests.append(
             SimpleNamespace(

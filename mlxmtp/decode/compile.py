@@ -57,7 +57,7 @@ class Rounds:
     ) -> None:
         self._target, self._drafter, self._mode, self._passes = target, drafter, compiled, passes
         self._parts: dict[tuple[Kind, bool], Parts] = {}
-        self._checks: set[tuple[Key, int]] = set()  # traced, by capacity
+        self._checks: dict[tuple[Kind, int], set[int]] = {}  # draft lengths traced, by kind and capacity
         self._steps: set[tuple[Kind, int]] = set()  # kinds whose draft steps are traced
         self._asked: set[Key] = set()  # kinds of rounds whose kernels are wanted, and are there
         self._ready: set[Key] = set()
@@ -79,7 +79,7 @@ class Rounds:
         """Return the round with ``k`` draft tokens, and whether it is the compiled one; not ``drafting``: all given."""
         compiled = self._mode == "always" or (self._mode == "background" and self.built(k, filters))
         if compiled:
-            self._checks.add(((k, filters), capacity))
+            self._checks.setdefault((filters, capacity), set()).add(k)
             if k and drafting:
                 self._steps.add((filters, capacity))
         return self._make_round(self._of(filters, compiled), k, waits=self._waits(filters, capacity)), compiled
@@ -94,7 +94,7 @@ class Rounds:
             old = next(kind for kind, _ in self._parts if kind != filters)
             self._parts.pop((old, False), None)
             self._parts.pop((old, True), None)
-            self._checks = {(key, rows) for key, rows in self._checks if key[1] != old}
+            self._checks = {of: lengths for of, lengths in self._checks.items() if of[0] != old}
             self._steps = {(kind, rows) for kind, rows in self._steps if kind != old}
         return parts
 
@@ -117,8 +117,8 @@ class Rounds:
         """Return the draft lengths whose rounds can run at once, in their final form; not ``drafting``: all given."""
         if self._mode == "never":
             return {*range(MAX_DRAFT + 1), COPIED}
-        lengths = {key[0] for key, rows in self._checks if key[1] == filters and rows == capacity}
-        return lengths & {0} if drafting and (filters, capacity) not in self._steps else lengths
+        lengths = self._checks.get((filters, capacity), set())
+        return lengths & {0} if drafting and (filters, capacity) not in self._steps else {*lengths}
 
     def trace(self, k: int, filters: Kind, buffers: list[mx.array], capacity: int) -> None:
         """Trace the round with ``k`` draft tokens for buffers like these: a graph, which nobody evaluates."""
@@ -203,10 +203,14 @@ class Rounds:
         MLX keeps traces per thread as long as their function lives. Those left when the thread ends are dropped after
         `join` has returned, by when Python may be gone: so the function is gone when this returns.
         """
-        cache = self._cache(filters)
-        cache.reserve(STEP)
         compiled = self._make_round(self._make_parts(filters, True), k)
-        mx.eval(compiled(*self._arguments(k, filters, cache.buffers)))
+        mx.eval(compiled(*self._arguments(k, filters, self._buffers(filters))))
+
+    def _buffers(self, filters: Kind) -> list[mx.array]:
+        """Return the buffers of a text of no length, whose rings are no longer than that: nobody rewinds it."""
+        cache = self._cache(filters)
+        KVCache.reserve(cache, STEP)
+        return cache.buffers
 
     def _make_parts(self, filters: Kind, compiled: bool) -> Parts:
         about = self._target, self._drafter, cast("Filters", filters)

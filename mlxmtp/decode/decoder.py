@@ -19,6 +19,7 @@ from mlxmtp.decode.copying import Copying
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.exact import Passes, room_for
 from mlxmtp.decode.logprobs import Logprob
+from mlxmtp.decode.penalties import Counts
 from mlxmtp.decode.prefill import (
     Beginning,
     SoftTokens,
@@ -28,7 +29,7 @@ from mlxmtp.decode.prefill import (
     first_logits,
     read_in_chunks,
 )  # fmt: skip
-from mlxmtp.decode.request import Request
+from mlxmtp.decode.request import Request, fixed_length
 from mlxmtp.decode.round import Dispatched, Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState, Snapshots
@@ -92,6 +93,7 @@ class Decoder:
         constraint: Constraint | None = None,
         media: Sequence[SoftTokens] = (),
         top_logprobs: int | None = None,
+        said: int = 0,
     ) -> Generator[Round, None, None]:
         """Yield rounds until a token of ``stop`` (the last one then) or ``max_tokens`` new tokens.
 
@@ -101,23 +103,16 @@ class Decoder:
         begin with so many tokens of this one and then differ, so a snapshot is taken at the last of these places, and
         at earlier ones where it is worth it. ``constraint``: a language that the text stays in. ``media``: what stands
         at negative ids of the prompt. ``top_logprobs``: tell how likely tokens were, and so many others in their places
-        (None: do not). Raises ValueError for an empty prompt or a bad number, ContextOverflow without room for an
-        answer, later DeviceFailed, or RuntimeError if other rounds have begun.
+        (None: do not). ``said``: so many tokens at the prompt's end are of this answer. Raises ValueError for an empty
+        prompt or a bad number, ContextOverflow without room for an answer, later DeviceFailed, or RuntimeError if other
+        rounds have begun.
         """
         prompt, room = checked_prompt(self.target.config, prompt_ids, max_tokens, media)
         if not all(0 <= token < self.target.config.vocab_size for token in sampling.penalties.bias):
             raise ValueError(f"tokens of a logit_bias must lie in 0 .. {self.target.config.vocab_size - 1}")
-        fixed = None if num_draft_tokens == "auto" else num_draft_tokens
-        if fixed is not None and not 0 <= fixed <= MAX_DRAFT:
-            raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
-        if not draft_from or not set(draft_from) <= {"mtp", "copy"}:
-            raise ValueError(f"draft_from holds 'mtp', 'copy' or both, not {draft_from!r}")
-        self.depth.fixed = fixed
-        longest = MAX_DRAFT if self.passes is None else self.passes.longest
-        self.depth.limit = longest if self.drafter is not None and "mtp" in draft_from else 0
-        copying = fixed is None and self.passes is None and "copy" in draft_from  # of too many rows for exact text
-        self.depth.copying = self._copying if copying else None
-        asked = Request(len(prompt), sampling, sampling.key(), frozenset(stop), constraint, top_logprobs)
+        fixed, sources, key = fixed_length(num_draft_tokens, draft_from), frozenset(draft_from), sampling.key()
+        begin, stops, counts = len(prompt), frozenset(stop), Counts(len(prompt) - said)
+        asked = Request(begin, counts, fixed, sources, sampling, key, stops, constraint, top_logprobs)
         return self._generate(prompt, room, asked, on_prefill, snapshot_at, media)
 
     def read(
@@ -134,7 +129,7 @@ class Decoder:
         Raises as ``rounds`` does. The cache in what is returned is this object's own, until it reads something else.
         """
         prompt, _ = checked_prompt(self.target.config, prompt_ids, 1, media)
-        self._request += 1
+        self._request, self.near_ties = self._request + 1, None
         self._settle()
         with self._computing():
             self._prepare(prompt, 1)
@@ -177,7 +172,7 @@ class Decoder:
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
         self._request += 1
-        self.tokens, self.rows = [], 0
+        self.tokens, self.rows, self.near_ties = [], 0, None
 
     def hold_texts(self, limit: int) -> None:
         """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
@@ -204,7 +199,7 @@ class Decoder:
         media: Sequence[SoftTokens],
     ) -> Generator[int, None, tuple[State, mx.array]]:
         """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
-        self.reused, self.near_ties = 0, None
+        self.reused = 0
         marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
         hidden = yield from self._read(prompt, on_prefill, marks, media)
         logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
@@ -221,7 +216,12 @@ class Decoder:
         media: Sequence[SoftTokens],
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
-        self.depth.begin(prompt)
+        longest = MAX_DRAFT if self.passes is None else self.passes.longest
+        copying = self._copying if asked.copies and self.passes is None else None  # of too many rows for exact text
+        self.depth.ask(asked.fixed, longest if asked.drafts and self.drafter is not None else 0, copying)
+        if not asked.goes_on:
+            self.depth.begin(prompt)
+            self.near_ties = None
         self._settle()
         with self._computing():
             self._prepare(prompt, room)

@@ -83,6 +83,10 @@ class DraftLength:
     def __post_init__(self) -> None:
         self._times = RoundTimes(self.lengths, self.token)
 
+    def ask(self, fixed: int | None, limit: int, copying: Copying | None) -> None:
+        """Take in what the next rounds may draft."""
+        self.fixed, self.limit, self.copying = fixed, limit, copying
+
     def choose(self, room: int = _ENDLESS, traced: Collection[int] | None = None) -> int:
         """The draft length of the next round of an answer with ``room`` for so many tokens; ``traced`` are free (None:
         all).

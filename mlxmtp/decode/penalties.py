@@ -9,6 +9,21 @@ import mlx.core as mx
 from mlxmtp.limits import PENALTIES
 
 
+class Counts:
+    """How often tokens stand in a text, and in its answer, which begins at position ``begin``."""
+
+    def __init__(self, begin: int) -> None:
+        self.text, self.answer = Counter[int](), Counter[int]()
+        self.begin = begin
+        self._seen = 0
+
+    def grow(self, text: Sequence[int]) -> None:
+        """Take in what has come since the text was shorter."""
+        new, self._seen = text[self._seen :], len(text)
+        self.text.update(new)
+        self.answer.update(new[max(0, self.begin - self._seen + len(new)) :])
+
+
 @dataclass(frozen=True, slots=True)
 class Penalties:
     """Say how tokens lose or gain; the defaults change nothing. Raises ValueError out of range.
@@ -36,13 +51,9 @@ class Penalties:
         """Return false if nothing is changed."""
         return bool(self.bias or self.presence or self.frequency or self.repetition != 1)
 
-    def apply(self, logits: mx.array, text: Sequence[int], begin: int, drafts: Sequence[int] = ()) -> mx.array:
-        """Return the changed ``logits`` [L, V], whose rows follow ``text`` and each of the L - 1 ``drafts`` behind it.
-
-        The answer begins at ``text[begin]``.
-        """
-        answer = text[begin:]
-        met = {*self.bias, *(answer if self.repetition == 1 else text), *drafts}
+    def apply(self, logits: mx.array, counts: Counts, drafts: Sequence[int] = ()) -> mx.array:
+        """Return the changed ``logits`` [L, V], whose rows follow a text and each of the L - 1 ``drafts`` behind it."""
+        met = {*self.bias, *(counts.answer if self.repetition == 1 else counts.text), *drafts}
         ids = sorted(token for token in met if token >= 0)  # pictures stand at negative ones
         if not ids:
             return logits
@@ -52,12 +63,11 @@ class Penalties:
         values = logits[:, columns] + mx.array([self.bias.get(token, 0.0) for token in ids])
         if self.repetition != 1:
             stronger = mx.where(values > 0, values / self.repetition, values * self.repetition)
-            values = mx.where(_counts(text, ids) + new > 0, stronger, values)
-        said = _counts(answer, ids) + new
+            values = mx.where(_column(counts.text, ids) + new > 0, stronger, values)
+        said = _column(counts.answer, ids) + new
         values = values - self.presence * (said > 0) - self.frequency * said
         return mx.put_along_axis(logits, mx.broadcast_to(columns, values.shape), values, axis=-1)
 
 
-def _counts(text: Sequence[int], ids: Sequence[int]) -> mx.array:
-    count = Counter(text)
-    return mx.array([count[token] for token in ids], mx.int32)
+def _column(counts: Mapping[int, int], ids: Sequence[int]) -> mx.array:
+    return mx.array([counts.get(token, 0) for token in ids], mx.int32)

@@ -1,34 +1,67 @@
 """An answer as it was asked for, over all of its rounds."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import mlx.core as mx
 
 from mlxmtp.decode.constraint import Constraint, choose_allowed
 from mlxmtp.decode.logprobs import Logprob, logprobs
+from mlxmtp.decode.penalties import Counts
 from mlxmtp.decode.sampling import Sampling, choose, near_ties
 from mlxmtp.errors import MlxmtpError
+from mlxmtp.limits import MAX_DRAFT
+
+
+def fixed_length(num_draft_tokens: int | Literal["auto"], draft_from: Collection[str]) -> int | None:
+    """Return the length that drafts are to have, None for automatic. Raises ValueError for what cannot be."""
+    if num_draft_tokens != "auto" and not 0 <= num_draft_tokens <= MAX_DRAFT:
+        raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
+    if not draft_from or not set(draft_from) <= {"mtp", "copy"}:
+        raise ValueError(f"draft_from holds 'mtp', 'copy' or both, not {draft_from!r}")
+    return None if num_draft_tokens == "auto" else num_draft_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """An answer that begins at position ``begin``; ``key`` is its seed on the device."""
+    """Rounds that begin at position ``begin``; ``counts`` knows where the answer did.
+
+    ``fixed`` is the length of its drafts (None: automatic), ``key`` its seed on the device.
+    """
 
     begin: int
+    counts: Counts
+    fixed: int | None
+    draft_from: frozenset[str]
     sampling: Sampling
     key: mx.array
     stop: frozenset[int]
     constraint: Constraint | None
     top_logprobs: int | None
 
+    @property
+    def goes_on(self) -> bool:
+        """True if the answer began before these rounds."""
+        return self.counts.begin < self.begin
+
+    @property
+    def drafts(self) -> bool:
+        """True if the drafter may draft."""
+        return "mtp" in self.draft_from
+
+    @property
+    def copies(self) -> bool:
+        """True if drafts may be copied from the text."""
+        return self.fixed is None and "copy" in self.draft_from
+
     def penalized(self, text: Sequence[int], draft: Sequence[int], logits: mx.array) -> tuple[list[int], mx.array]:
         """Return the tokens that a round after ``text`` would have chosen with penalties, and their logits [K + 1, V].
 
         Compiled rounds know no penalties: the counts of all tokens so far would have to be a part of their state.
         """
-        logits = self.sampling.penalties.apply(logits, text, self.begin, draft)
+        self.counts.grow(text)
+        logits = self.sampling.penalties.apply(logits, self.counts, draft)
         positions = len(text) + mx.arange(len(draft) + 1)
         return cast("list[int]", choose(logits, self.key, positions, self.sampling.filters).tolist()), logits
 

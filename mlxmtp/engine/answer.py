@@ -172,6 +172,7 @@ class Answer:
             constraint=self._matcher,
             top_logprobs=self._params.top_logprobs,
             media=self._media,
+            said=len(said),
         )
 
 
@@ -187,11 +188,16 @@ class _Reading:
     def feed(self, tokens: Sequence[int], logprobs: Sequence[Logprob] = ()) -> list[Event]:
         """Return the events that are certain; `logprobs`, if there are any, are those of the tokens."""
         if logprobs:
-            return [event for token, one in zip(tokens, logprobs, strict=True) for event in self._feed_told(token, one)]
+            events: list[Event] = []
+            for token, logprob in zip(tokens, logprobs, strict=True):
+                events += self._feed_told(token, logprob)
+                if self._strings.found:
+                    break
+            return events
         if self._calls is None:
             return self._before_stop(self._splitter.feed("".join(map(self._detokenizer.add, tokens))))
-        events = self._parts([part for token in tokens for part in self._calls.feed(token)])
-        return self._before_stop([*events, Calling()] if self._calls.inside else events)
+        parts = self._parts([part for token in tokens for part in self._calls.feed(token)])
+        return self._before_stop([*parts, Calling()] if self._calls.inside else parts)
 
     def _feed_told(self, token: int, logprob: Logprob) -> list[Event]:
         before, events = self._in_text, self.feed([token])

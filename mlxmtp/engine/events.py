@@ -138,9 +138,9 @@ class StopStrings:
     def feed(self, piece: str) -> str:
         """Return the text that is certain now; nothing more after a string was found."""
         text = self._pending + piece
-        places = [(place, -len(one), one) for one in self._strings if (place := text.find(one)) >= 0]
-        if places:  # the longest of those that begin first
-            end, _, self.stop = min(places)
+        places = [(place + len(one), place, one) for one in self._strings if (place := text.find(one)) >= 0]
+        if places:  # the first to be complete, however the text comes in pieces; of those the longest
+            _, end, self.stop = min(places)
         else:
             end = len(text) - _start_of(self._strings, text)
         self._pending = text[end:]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.decode.prefill import checked_prompt
+from mlxmtp.decode.request import fixed_length
 from mlxmtp.decode.round import Round
 
 if TYPE_CHECKING:
@@ -107,12 +108,14 @@ class Seat:
         constraint: Constraint | None = None,
         media: Sequence[SoftTokens] = (),
         top_logprobs: int | None = None,
+        said: int = 0,
     ) -> Generator[Round, None, None]:
         """Yield rounds as `Decoder.rounds` does, and an empty one whenever there is none yet."""
         prompt, max_tokens = checked_prompt(self._decoder.target.config, prompt_ids, max_tokens, media)
+        fixed_length(num_draft_tokens, draft_from)  # raises here, as for one answer
         options: dict[str, Any] = {"num_draft_tokens": num_draft_tokens, "draft_from": draft_from}
         options |= {"sampling": sampling, "stop": stop, "snapshot_at": snapshot_at}
-        options |= {"constraint": constraint, "media": media, "top_logprobs": top_logprobs}
+        options |= {"constraint": constraint, "media": media, "top_logprobs": top_logprobs, "said": said}
         self.wanted = Wanted(prompt, max_tokens, on_prefill, options)
         self._over = False
         self._wait(self)

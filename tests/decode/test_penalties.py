@@ -99,6 +99,22 @@ def test_an_all_knowing_drafter_is_accepted_whole_under_penalties():
     assert [round_.accepted for round_ in rounds] == [0, 8, 8]
 
 
+@pytest.mark.parametrize("case", [1, 2, len(PENALTIES) - 1])
+def test_an_answer_that_goes_on_is_penalized_for_all_of_it(case):
+    """As one does whose thought has reached its budget: what was said before stands in the prompt then."""
+    plain, sampling = by_definition(case, 0.9, 14), sampled(case, 0.9)
+    engine = decoder(drafter(FAMILY))
+    first = decode(engine, prompt(), 5, sampling=sampling)
+    assert first + decode(engine, prompt() + first, 9, sampling=sampling, said=5) == plain
+
+
+def test_rounds_that_are_asked_for_change_no_others():
+    engine = decoder(drafter(FAMILY))
+    first = engine.rounds(prompt(), max_tokens=9, num_draft_tokens=0)
+    engine.rounds(prompt(), max_tokens=9, num_draft_tokens=4)
+    assert all(round_.draft == () for round_ in first)
+
+
 def test_bias_alone_forces_and_bans_and_zero_changes_nothing():
     assert set(decode(decoder(), prompt(), 5, sampling=Sampling(penalties=Penalties({3: 100.0})))) == {3}
     free = decode(decoder(drafter(FAMILY)), prompt(), 20)

@@ -21,6 +21,7 @@ CASES = [
     ("yes <|channel>thought\nhm<channel|> no<turn|>", (), "yes  no", "yes  no"),
     ("say END no", ("END",), "say ", "say "),
     ("say EN<turn|>", ("END",), "say EN", "say EN"),
+    ("say END x <|channel>thought\nhm<channel|> leaked", ("END",), "say ", "say "),
     ("a <b> c", (), "a <b> c", "a <b> c"),
     ("the<|channel>thought\nEND<channel|>first END second", ("END",), "thefirst ", "thefirst "),
 ]

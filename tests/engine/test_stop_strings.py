@@ -42,6 +42,8 @@ def test_a_text_ends_before_the_first_string_however_it_is_cut(text: str, words:
     else:
         assert text.startswith(said)
         assert not any(word in said for word in words)
+    whole = StopStrings(words)
+    assert (said, strings.stop) == (fed(whole, list(text)), whole.stop), "character by character"
 
 
 @given(text=LETTERS, words=WORDS)
