@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -173,7 +173,8 @@ def one(number: int, options: argparse.Namespace, kernels: Path, endpoint: str, 
     end = time.monotonic() + PATIENCE
     while command == ["chat"] and not run.over and time.monotonic() < end:
         if run.read(0.3):
-            os.write(run.terminal, b"\x15\x04")  # clear the line, and leave
+            with suppress(OSError):  # it has left, on macOS
+                os.write(run.terminal, b"\x15\x04")  # clear the line, and leave
         else:
             time.sleep(0.02)
     run.wait()

@@ -78,11 +78,11 @@ class PromptCache:
         path = self._path(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest())
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            model.save_cache(path, len(ids))
+            size = model.save_cache(path, len(ids))
         except (OSError, RuntimeError) as error:
             return f"The text could not be kept in {self.folder} ({_reason(error)}): it will be read again next time."
         self._evict(path)
-        if not path.is_file():
+        if size > self.limit:  # not `is_file`: another process may have removed it
             return f"The text is larger than the {self.limit / 1e9:g} GB of cache_gb: it will be read again next time."
         return None
 

@@ -185,6 +185,8 @@ class OneAnswer:
                 outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
             outcome = outcome or self.turn.end("stop", answer.stats)
         presenter.end(outcome.reason, answer.stats)
+        for remark in self.tools.what_was_not_kept():
+            self.out.note(remark)
         if outcome.reason == "length":
             self.say_cut(outcome, answer.stats.generation_tokens)
         self._show_stats(answer.stats, opened.context)

@@ -7,6 +7,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0
+_REFUSED_SECONDS = 1.0  # for the rest of a body that nobody reads
 
 
 class TimedProtocol(H11Protocol):
@@ -34,7 +35,7 @@ class TimedProtocol(H11Protocol):
         """End a connection whose body was refused and still comes: nobody reads it, and no other clock would."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
-            self.loop.call_later(1.0, self._end_refused)
+            self.loop.call_later(_REFUSED_SECONDS, self._end_refused)
 
     def _end_refused(self) -> None:
         """Close the connection unless the rest of the body has come: another request may be under way then."""

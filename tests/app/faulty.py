@@ -98,7 +98,9 @@ def _request(line: socket.socket) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
-def refused() -> str:
-    """An address at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+@contextmanager
+def refused() -> Iterator[str]:
+    """An address at which nobody listens, or can begin to."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"

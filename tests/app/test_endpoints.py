@@ -202,8 +202,8 @@ def test_a_call_may_be_written_in_silence(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_nobody_listens() -> None:
-    with pytest.raises(EndpointFailed, match="No server answers"):
-        ask(refused())
+    with refused() as url, pytest.raises(EndpointFailed, match="No server answers"):
+        ask(url)
 
 
 @pytest.mark.parametrize(
@@ -538,9 +538,8 @@ def test_a_server_that_does_not_list_its_models(home: Path, listed: bytes) -> No
         if listed is not MODELS:
             with pytest.raises(MlxmtpError, match="lists no models: name one"):
                 Remote(server.url).model()
-    opener = RemoteOpener(load_settings({}), print, endpoint=Endpoint(url=refused(), model="x"))
-    with pytest.raises(MlxmtpError, match="No server answers"):
-        opener.target(None)
+    with refused() as url, pytest.raises(MlxmtpError, match="No server answers"):
+        RemoteOpener(load_settings({}), print, endpoint=Endpoint(url=url, model="x")).target(None)
 
 
 @pytest.mark.parametrize("command", ["ask", "map"])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -30,6 +31,14 @@ from mlxmtp.errors import ConfigError, UsageError
 from tests.app.faulty import http, peer, refused
 
 HERE = Path(__file__).parent
+PATIENCE = 120.0
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers take the time that a busy machine needs."""
+    monkeypatch.setattr(mcp_servers, "START", PATIENCE)
+    monkeypatch.setattr(mcp_servers, "RENEW", PATIENCE)
 
 
 def raw(*manners: str, name: str = "raw") -> ServerEntry:
@@ -45,19 +54,26 @@ def using(*entries: ServerEntry, allow: Sequence[str] = ("*",), ask: Any = None,
         yield Tools(Approvals(folder / "approvals.json", named, ask), servers=servers)
     finally:
         servers.close()
-        servers._thread.join(20)  # `close` does not wait for what a busy machine is slow to end
+        servers._thread.join(PATIENCE)  # `close` does not wait for what a busy machine is slow to end
         assert not servers._thread.is_alive()
 
 
-def called(tools: Tools, name: str, limit: float = 20.0, stopped: Any = lambda: False, **arguments: Any) -> str:
+def called(
+    tools: Tools,
+    name: str,
+    limit: float = PATIENCE,
+    stopped: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
+    **arguments: Any,
+) -> str:
     """What the model reads of one call."""
-    runner = CallRunner(tools.box, tools.approvals, seconds=limit, stopped=stopped)
+    runner = CallRunner(tools.box, tools.approvals, seconds=limit, stopped=stopped, clock=clock)
     [result] = runner.carry_out([ToolCall(id="call_1", name=name, arguments=arguments)])
     return text_of(result.content)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
@@ -254,14 +270,17 @@ class TestCalls:
         assert asked == ["Echo a text.", "Send it to me."]
 
     def test_a_call_that_is_stopped_or_too_slow_is_taken_back(self, tmp_path: Path) -> None:
-        with using(raw(), folder=tmp_path) as tools:
+        heard = tmp_path / "heard"
+        times = chain([0.0], (float(heard.exists()) for _ in count()))  # it begins, and is late once it was heard
+        with using(raw(f"heard={heard}"), folder=tmp_path) as tools:
             tools.renew()
             assert tools.servers is not None
             [server] = tools.servers.all
-            assert called(tools, "wait", limit=0.1) == "It did not answer within 0 seconds."
+            late = called(tools, "wait", limit=0.1, clock=lambda: next(times))
+            assert late == "It did not answer within 0 seconds."
             wait_until(lambda: server.tail.text == "cancelled")
-            began = time.monotonic()
-            assert called(tools, "wait", stopped=lambda: time.monotonic() > began + 0.1) == "The person stopped it."
+            heard.unlink()
+            assert called(tools, "wait", stopped=heard.exists) == "The person stopped it."
             wait_until(lambda: server.tail.text == "cancelled\ncancelled")
             assert called(tools, "echo", text="still there") == "still there"
 
@@ -301,8 +320,8 @@ def test_a_server_gets_little_of_the_environment(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("place", ["/${KEY}/mcp", "/mcp?key=${KEY}"])
 def test_a_key_in_an_address_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setenv("KEY", "s3cret")
-    with peer(*[http(b"", "404 Not Found")] * 9) as web:
-        away, nobody = ServerEntry("away", url=web.url + place), ServerEntry("nobody", url=refused() + place)
+    with peer(*[http(b"", "404 Not Found")] * 9) as web, refused() as url:
+        away, nobody = ServerEntry("away", url=web.url + place), ServerEntry("nobody", url=url + place)
         with using(away, nobody, folder=tmp_path) as tools:
             told = "\n".join(tools.renew())
     assert away.url in told
@@ -323,7 +342,7 @@ def kitchen() -> Iterator[str]:
         wait_until(lambda: web.started)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
         web.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
 
 
 @pytest.mark.parametrize("over", ["pipes", "http"])
@@ -340,10 +359,16 @@ def test_a_server_made_with_the_library(tmp_path: Path, kitchen: str, over: str)
         assert len(long) < LONGEST + 100
         assert "[cut: 100,000 characters" in long
         told: list[str] = []
-        runner = CallRunner(tools.box, tools.approvals, on_progress=lambda call, seconds, text: told.append(text))
-        runner.carry_out([ToolCall(id="1", name="slow", arguments={"seconds": 0.4})])
-        assert any("of 0.4 stirring" in text for text in told)
-        assert "not answer" in called(tools, "slow", limit=0.3, seconds=5)
+        runner = CallRunner(
+            tools.box,
+            tools.approvals,
+            seconds=PATIENCE,
+            stopped=lambda: any("of 600 stirring" in text for text in told),
+            on_progress=lambda call, seconds, text: told.append(text),
+        )
+        [stopped] = runner.carry_out([ToolCall(id="1", name="slow", arguments={"seconds": 600})])
+        assert text_of(stopped.content) == "The person stopped it.", told[-1:]
+        assert "not answer" in called(tools, "slow", limit=0.3, seconds=600)
 
 
 class TestHostile:
@@ -376,7 +401,7 @@ class TestHostile:
     def test_an_expression_of_the_servers_is_never_run(self, tmp_path: Path) -> None:
         with using(raw("regex"), folder=tmp_path) as tools:
             tools.renew()
-            assert called(tools, "echo", text="x", limit=10) == "x"
+            assert called(tools, "echo", text="x") == "x"
 
     def test_what_cannot_be_offered_is_left_out(self, tmp_path: Path) -> None:
         with using(raw("many", "deep", "injecting"), folder=tmp_path) as tools:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+class OneMoment(datetime):
+    """Always the same: what the model says of the time depends on it."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> OneMoment:
+        return cls(2026, 3, 18, 14, 5, 9, tzinfo=tz or UTC)
+
+    def astimezone(self, tz: tzinfo | None = None) -> OneMoment:
+        return self
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLXMTP_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("mlxmtp.app.tools.builtin.datetime", OneMoment)
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "notes.txt").write_text("The blue door is open", encoding="utf-8")
     return tmp_path / "files"

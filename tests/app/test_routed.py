@@ -206,8 +206,9 @@ def test_before_the_first_token_another_one_answers(house: House, steps: list[St
 
 def test_a_server_that_is_not_there(house: House) -> None:
     house.say("big", "Big.")
-    house.open(url=refused())
-    assert house.route("far").startswith("big: far, but team failed (")
+    with refused() as url:
+        house.open(url=url)
+        assert house.route("far").startswith("big: far, but team failed (")
 
 
 def test_after_the_first_token_the_failure_is_told(house: House) -> None:

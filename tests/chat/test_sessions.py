@@ -64,7 +64,7 @@ def test_nothing_is_on_the_disk_before_the_first_question(sessions: Sessions) ->
 
 
 def test_every_event_is_on_the_disk_at_once_and_for_the_owner_only(sessions: Sessions) -> None:
-    conversation = Conversation(journal=sessions.create())
+    conversation = Conversation(journal=sessions.create(), clock=lambda: 0.0)
     conversation.ask("Why?")
     (path,) = sessions.folder.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

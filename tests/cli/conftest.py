@@ -89,18 +89,26 @@ class Program:
         """Let the model go on that has come to `{wait}`."""
         (self.home / "go on").touch()
 
+    def wait_for_wait(self) -> None:
+        """Wait until the model has come to `{wait}`: what it said before is on its way."""
+        self._wait_for("waits", "the model did not come to {wait}")
+
     def wait_for_never(self) -> None:
         """Wait until the model has come to `{never}`: a Ctrl+C before that would still be heard."""
-        end = time.monotonic() + PATIENCE
-        while not (self.home / "never").exists():
-            assert time.monotonic() < end, "the model did not come to {never}"
-            time.sleep(0.01)
+        self._wait_for("never", "the model did not come to {never}")
 
     def wait_for_stops(self, count: int) -> None:
         """Wait until Ctrl+C has been heard so often; the program must have FAKE_SOON."""
         end, stops = time.monotonic() + PATIENCE, self.home / "stops"
         while (stops.stat().st_size if stops.exists() else 0) < count:
             assert time.monotonic() < end, "the program does not hear Ctrl+C"
+            time.sleep(0.01)
+
+    def _wait_for(self, name: str, fault: str) -> None:
+        """Wait for a file in the folder of the program."""
+        end = time.monotonic() + PATIENCE
+        while not (self.home / name).exists():
+            assert time.monotonic() < end, fault
             time.sleep(0.01)
 
     def _process(self, args: tuple[str, ...], stdin: int | None = None, terminal: int | None = None) -> Process:

@@ -1,8 +1,8 @@
 """`mlxmtp` with a queue instead of a network: everything else is the real program.
 
-FAKE_ANSWERS is a JSON list; each answer is a text, and the model pauses at `{sleep 0.5}` in it, at `{wait}` until the
-test says so (`Program.go_on`), at `{stop}` until Ctrl+C has reached the conversation, at `{never}` for good,
-which a file `never` in its folder tells (`Program.wait_for_never`).
+FAKE_ANSWERS is a JSON list; each answer is a text, and the model pauses at `{sleep 0.5}` in it, at `{wait}`, which a
+file `waits` in its folder tells (`Program.wait_for_wait`), until the test says so (`Program.go_on`), at `{stop}` until
+Ctrl+C has reached the conversation, at `{never}` for good, which a file `never` tells (`Program.wait_for_never`).
 FAKE_INTERRUPT_AT names the moment of a Ctrl-C: the import of a module, `load` or `prefill`.
 FAKE_LOAD is such a mark without its braces for loading, FAKE_PREFILL a JSON list of them for the prompts, one each, in
 the middle of their reading. FAKE_SOON are the seconds until a person hears that a model does not stop; with it, each
@@ -78,6 +78,7 @@ def load_fake(folder: Path, drafter: Path | None = None, *, name: str = "", toke
 
 def pause_at(mark: str) -> None:
     if mark == "wait":
+        Path("waits").touch()
         pause(_PATIENCE, until=Path("go on").exists)
         Path("go on").unlink(missing_ok=True)
     elif mark == "stop":
@@ -113,11 +114,11 @@ def replace_networks() -> None:
     stop = Worker.stop
 
     def told(self: Worker) -> None:
-        stopped.set()
+        stop(self)
+        stopped.set()  # at `{stop}` the model goes on, and has to find that it is stopped
         if "FAKE_SOON" in os.environ:
             with Path("stops").open("ab") as file:
                 file.write(b".")
-        stop(self)
 
     Worker.stop = told  # type: ignore[method-assign]
 

@@ -202,6 +202,7 @@ def main() -> None:
     """Import what the program does, with the networks replaced, and serve."""
     from mlxmtp import cli
     from mlxmtp.__main__ import main as run
+    from mlxmtp.app.tools import mcp_servers
     from mlxmtp.cli.app import main as run_command
     from tests.cli import fake_mlxmtp
 
@@ -212,6 +213,7 @@ def main() -> None:
     with redirect_stdout(io.StringIO()):
         run_command(["config", "path"])  # with the first one typer imports what it converts values with
     fake_mlxmtp.replace_networks()
+    mcp_servers.START = _PATIENCE  # on a busy machine tool servers start late
     faulthandler.enable(2)  # which is every fork's own
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])), run)

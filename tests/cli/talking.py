@@ -144,7 +144,7 @@ class Conversing:
     def _before_round(self, number: int) -> None:
         if number in self._stops.get(len(self.decoder.requests) - 1, ()):
             os.kill(os.getpid(), signal.SIGINT)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 120
             while not self.worker._stop.is_set() and time.monotonic() < deadline:
                 time.sleep(0.001)
 

@@ -33,6 +33,7 @@ def test_after_ctrl_z_what_the_shell_wrote_stays(program: Program) -> None:
     program.answers = ["row " * 30 + "{sleep 0.2}row {wait}and the end<turn|>"]
     terminal = program.terminal("ask", "Hi", "-q")
     terminal.wait_until("two rows", lambda lines: "\n".join(lines).count("row") > 20)
+    program.wait_for_wait()
     terminal.suspend("\r\n[1]+  Stopped\r\n$ fg\r\n")
     program.go_on()
     assert terminal.finish() == 0

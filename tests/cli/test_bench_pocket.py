@@ -61,10 +61,13 @@ def test_ctrl_c_in_the_middle_ends_with_a_report_of_what_there_is(command):
     args = ("-m", "pocket", "--suite", "chat", "-n", "4", "-r", "500", "-w", "0", "--temp", "0", "--format", "jsonl")
     process = subprocess.Popen(arguments(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **command)
     assert process.stdout is not None
+    assert process.stderr is not None
     try:
         head = [json.loads(process.stdout.readline()) for _ in range(6)]
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        with process.stdout, process.stderr:  # `communicate` would leave out what `readline` has read ahead
+            out, err = process.stdout.read(), process.stderr.read()
+        process.wait(timeout=120)
     finally:
         process.kill()
     rest = [json.loads(line) for line in out.splitlines()]

@@ -47,7 +47,7 @@ def shell(request: pytest.FixtureRequest, home: Path) -> Iterator[pexpect.spawn[
     own = {"HOME": str(home), "MLXMTP_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm", "LANG": "C.UTF-8"}
     child = pexpect.spawn(
         request.param, [flag, "-i"], env={"PATH": f"{home / 'bin'}:{os.environ['PATH']}", **own},
-        cwd=str(home), dimensions=(24, 100), encoding="utf-8", timeout=60,
+        cwd=str(home), dimensions=(24, 100), encoding="utf-8", timeout=240,
     )  # fmt: skip
     child.send(f"{line}; echo {READY}\r")
     child.expect_exact(READY.replace("'", "") + "\r")

@@ -30,6 +30,11 @@ rounds = decoder.rounds(golden.records["long"].prompt, max_tokens=40, num_draft_
 print(next(rounds).tokens[0], next(rounds).tokens[0])
 """
 
+LAST_WORD = """
+import atexit, sys
+atexit.register(lambda: open(sys.argv[1], "a").write("end\\n"))  # the first to be called
+"""
+
 LET_GO = """
 import gc, weakref
 rounds.close()
@@ -103,7 +108,7 @@ def test_a_process_that_ends_waits_for_one_kernel_at_most(tmp_path):
     wrapper.write_text(f'#!/bin/sh\necho run >> {log}\nexec {compiler} "$@"\n')
     wrapper.chmod(0o755)
     subprocess.run(
-        [sys.executable, "-c", ONE_ROUND + f"open({str(log)!r}, 'a').write('end\\n')"],
+        [sys.executable, "-c", ONE_ROUND + LAST_WORD, str(log)],
         env=os.environ | {"TMPDIR": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         timeout=120,

@@ -38,7 +38,7 @@ class Home:
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL")}
         own = {"HOME": str(self.folder), "MLXMTP_HOME": str(self.folder / "mlxmtp"), "HF_HOME": str(self.folder / "hf")}
-        hub = {"HF_ENDPOINT": self.hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+        hub = {"HF_ENDPOINT": self.hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "30"}
         return {**kept, **own, **hub, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", **more}
 
     def start(self, *args: str, **more: str) -> subprocess.Popen[str]:
@@ -56,7 +56,7 @@ class Home:
     def run(self, *args: str, **more: str) -> tuple[int, str, str]:
         """Run the program to the end: exit code, stdout, stderr."""
         with self.start(*args, **more) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
     def settings(self) -> Loaded:
@@ -102,7 +102,7 @@ def here(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template[template.index("/{") :])
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "tokens"))
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 30)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("mlxmtp.hub.client.WAITS", (0.01,) * 5)
     return made

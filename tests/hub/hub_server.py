@@ -308,9 +308,9 @@ class Handler(BaseHTTPRequestHandler):
             for limit in (fault.drop_at, fault.stall_at):
                 if limit is not None and position + len(piece) > limit:
                     piece = piece[: max(0, limit - position)]
+            self.record.sent += len(piece)  # before a client that has it all can ask
             self.wfile.write(piece)
             self.wfile.flush()
-            self.record.sent += len(piece)
             if fault.drop_at is not None and position + len(piece) >= fault.drop_at:
                 self.close_connection = True
                 return
@@ -318,8 +318,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.hub.stop.wait(30)
                 self.close_connection = True
                 return
-            if fault.rate is not None:
-                time.sleep(len(piece) / fault.rate)
+            if (rate := fault.rate) is not None:  # a test may change it meanwhile
+                time.sleep(len(piece) / rate)
 
 
 def _described(content: bytes) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def test_a_process_that_was_ended_is_continued(
     whole, dest = tmp_path / "whole", tmp_path / "made"
     wait_for_steps(tmp_path / "made.partial", 60)
     process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     assert ("The same command goes on from here" in err) == (how == signal.SIGINT)
     assert models(dest) == []

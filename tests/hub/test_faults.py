@@ -41,7 +41,11 @@ def error_of(err: str) -> str:
         ({"status": 500}, 0),
     ],
 )
-def test_a_fault_that_passes_is_survived_and_nothing_is_fetched_twice(here: Here, fault: dict, extra: int) -> None:
+def test_a_fault_that_passes_is_survived_and_nothing_is_fetched_twice(
+    here: Here, fault: dict, extra: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "stall_at" in fault:
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     weights = publish_large(here.hub)
     here.hub.fail(WEIGHTS, **fault)
     code, _, err = here.call("pull", "org/large")

@@ -84,7 +84,7 @@ def test_ctrl_c_keeps_what_arrived_and_says_so(home: Home) -> None:
     with home.start("pull", "org/large") as process:
         partial = wait_for_bytes(home, "org/large", 30_000)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "The same command goes on from here" in err
     assert "Traceback" not in err
@@ -113,12 +113,12 @@ def test_a_full_disk_keeps_what_arrived(home: Home) -> None:
 
 def test_two_pulls_do_not_write_one_file(home: Home) -> None:
     publish_large(home.hub)
-    slowly = home.hub.fail("model.safetensors", rate=SLOW // 2, times=None)
+    slowly = home.hub.fail("model.safetensors", rate=SLOW // 20, times=None)  # longer than the other pull takes
     with home.start("pull", "org/large") as process:
         wait_for_bytes(home, "org/large", 1)
         code, _, err = home.run("pull", "org/large")
         slowly.rate = None
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=120) == 0
         process.communicate()
     assert code == 1
     assert "Another process is downloading" in err
@@ -130,7 +130,7 @@ def test_on_a_terminal_it_asks_first_and_no_means_no(home: Home) -> None:
     publish_family(home.hub, "e2b")
     command = ["-m", "mlxmtp", "pull", "org/e2b"]
     for answer, code in (("n", 1), ("", 0)):
-        child = pexpect.spawn(sys.executable, command, env=home.environment(TERM="xterm"), timeout=60)
+        child = pexpect.spawn(sys.executable, command, env=home.environment(TERM="xterm"), timeout=120)
         child.expect("Download .*B?")
         child.sendline(answer)
         child.expect(pexpect.EOF)

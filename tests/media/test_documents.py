@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,18 @@ class TestPdf:
     def test_a_small_file_that_never_ends_is_given_up_and_others_are_read_meanwhile(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pdf, "_SECONDS", 10)
+        begun, run = Event(), subprocess.run
+
+        def begin(*command: Any, **how: Any) -> Any:
+            begun.set()
+            return run(*command, **how)
+
         with ThreadPoolExecutor(1) as pool:
-            endless = pool.submit(pdf.read_pages, nested(12), "x.pdf")
+            with monkeypatch.context() as patch:
+                patch.setattr(pdf, "_SECONDS", 3)  # for the endless one only
+                patch.setattr(subprocess, "run", begin)
+                endless = pool.submit(pdf.read_pages, nested(12), "x.pdf")
+                assert begun.wait(60)
             assert [page.text for page in pdf.read_pages(pdf_of([WORDS]), "y.pdf")] == [WORDS]
             with pytest.raises(UsageError, match=r"x\.pdf is a PDF that (takes more than|cannot be read)"):
                 endless.result(300)

@@ -57,7 +57,7 @@ def test_two_threads_that_import_mlx_and_ctypes_do_not_wait_for_each_other() -> 
     code = """
         import faulthandler, sys, threading
         import mlx, mlxmtp
-        faulthandler.dump_traceback_later(30, exit=True)
+        faulthandler.dump_traceback_later(120, exit=True)
         main, within, asks = threading.main_thread(), threading.Event(), threading.Event()
 
         def watch(event, about):

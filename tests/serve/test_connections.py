@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
+import h11
 import pytest
 
+from mlxmtp.serve.connections import TimedProtocol
 from mlxmtp.serve.http import Door, Outgoing
 from mlxmtp.serve.server import Options
-from tests.serve.running import Running, running
+from tests.serve.running import Running, running, wait_until
 
 CHAT = "/v1/chat/completions"
 
@@ -74,13 +75,25 @@ def test_after_a_refused_body_that_has_come_the_next_request_is_answered(locked:
     assert [one[:3] for one in data.split(b"HTTP/1.1 ")[1:]] == [b"401", b"200"]
 
 
-def test_after_a_refused_body_that_came_late_the_next_request_has_its_time(locked: Running) -> None:
+def test_after_a_refused_body_that_came_late_the_next_request_has_its_time(
+    locked: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections: list[TimedProtocol] = []
+    completed = TimedProtocol.on_response_complete
+
+    def complete(connection: TimedProtocol) -> None:
+        connections.append(connection)
+        completed(connection)
+
+    monkeypatch.setattr(TimedProtocol, "on_response_complete", complete)
+    monkeypatch.setattr("mlxmtp.serve.connections._REFUSED_SECONDS", 600.0)
     line, status = asked(locked, "Content-Length: 2\r\n")
     with line:
         assert status == 401
         line.sendall(f"{{}}POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n".encode())
         line.sendall(b"Authorization: Bearer secret\r\n\r\n{")
-        time.sleep(1.5)  # the connection would be closed by now
+        wait_until(lambda: connections[0].conn.our_state is h11.SEND_RESPONSE)  # the second head has come
+        connections[0].loop.call_soon_threadsafe(connections[0]._end_refused)  # its time is over
         line.sendall(b"    ")
         assert line.recv(65536).startswith(b"HTTP/1.1 400")  # it was read: `{    ` is no JSON
 

@@ -53,7 +53,7 @@ class Process:
 
     def end(self, number: int) -> tuple[int, str, str]:
         self.process.send_signal(number)
-        out, error = self.process.communicate(timeout=60)
+        out, error = self.process.communicate(timeout=120)
         return self.process.returncode, out, error
 
 
@@ -138,12 +138,12 @@ def test_what_cannot_be_served_says_why(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlxmtp", "serve", "-m", "e2b", "--port", "0"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 3
     assert "not on this machine" in done.stderr
     other = subprocess.run(
         [*command[:-4], "--host", "0.0.0.0"],
-        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (other.returncode, "--api-key-file" in other.stderr) == (2, True)

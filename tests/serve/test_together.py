@@ -29,6 +29,7 @@ from mlxmtp.machine.chip import this_machine
 from mlxmtp.serve.models import models_of
 from mlxmtp.serve.scheduler import Job, Scheduler
 from mlxmtp.serve.server import Options, Server
+from mlxmtp.serve.service import Service
 from mlxmtp.settings import Settings, load_settings
 from tests.serve.running import wait_until
 
@@ -171,6 +172,8 @@ class Layers:
 def test_who_goes_away_ends_the_reading_of_a_long_prompt_within_a_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: int, beside: bool
 ) -> None:
+    params = Service._params
+    monkeypatch.setattr(Service, "_params", lambda *given: replace(params(*given), stop=()))  # `other` goes on
     with serving(tmp_path, monkeypatch, parallel=parallel) as port:
         other = begin(port, "Hi") if beside else None
         if other is not None:
@@ -194,7 +197,9 @@ def until_text(peer: socket.socket) -> None:
     """Read a stream until a piece of its answer has come."""
     got = b""
     while got.count(b'"content":"') < 2:  # the first chunk has an empty one
-        got += peer.recv(4096)
+        part = peer.recv(4096)
+        assert part, got
+        got += part
 
 
 def running(port: int) -> int:

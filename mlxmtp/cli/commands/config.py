@@ -48,6 +48,8 @@ def config(ctx: Context, json: Json = False) -> None:
     """
     if ctx.invoked_subcommand is None:
         _show(ctx, json=json)
+    elif json:
+        raise UsageError("--json stands behind the command: mlxmtp config show --json.")
 
 
 @app.command()
