@@ -22,9 +22,9 @@ from mlxmtp.decode.mixed_sampling import choices, kind_of
 from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.round_times import TOKEN
 from mlxmtp.decode.sampling import Sampling
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.limits import MAX_DRAFT, SLACK
 from mlxmtp.models.device import failure, rounds_in_flight
-from mlxmtp.models.kv_cache import KVCache
+from mlxmtp.models.kv_cache import KVCache, aligned
 
 LENGTHS = (0, 1, 3)
 """Drafts of several texts: rows add up, and each length is a trace for each number of slots."""
@@ -52,6 +52,11 @@ class Stream:
     def rows(self) -> int:
         """Positions with keys and values: all but the last token's."""
         return len(self.tokens) - 1
+
+    @property
+    def needed(self) -> int:
+        """Positions that it has and will have, as far as room is made for them."""
+        return len(self.tokens) + min(self.room, AHEAD)
 
     @property
     def over(self) -> bool:
@@ -85,6 +90,7 @@ class Lane:
         self._ended = 0.0
         self.seconds = 0.0  # that a round takes, of late; 0 before one was timed
         self._half_empty = 0  # rounds for which so few texts have been here
+        self._half_used = 0  # and for which they have been so short
         self._last = 1  # slots of the last round
         self.acceptance = Acceptance(MAX_DRAFT).kinds  # of the texts so far, for those that join
         self._empty()
@@ -114,8 +120,9 @@ class Lane:
 
     def nbytes_with(self, rows: int, expected: int) -> int:
         """Return the bytes after a text of so many rows has joined, among ``expected`` ones."""
-        slots = self._slots_for(expected)
-        return slots * self._cache.spec.nbytes(self._cache.dtype, max(self._cache.capacity, rows + self._margin))
+        spec = self._cache.spec
+        capacity = max(self._cache.capacity, aligned(max(rows + self._margin, spec.window + SLACK)))
+        return self._slots_for(expected) * spec.nbytes(self._cache.dtype, capacity)
 
     def _slots_for(self, expected: int) -> int:
         """Return the number of slots when another text has come: no more, as long as one is empty."""
@@ -132,8 +139,7 @@ class Lane:
             if None not in self._streams:
                 self._arrange(range(len(self._streams)), self._slots_for(expected))
             slot = self._streams.index(None)
-            rows = len(stream.tokens) + min(stream.room, AHEAD)
-            self._cache.reserve(max(rows, text.newest + 1) + self._margin)
+            self._cache.reserve(max(stream.needed, text.newest + 1) + self._margin)
             self._cache.put(slot, text, stream.rows)
             bonus, states, offset = self._state
             bonus[slot], states[slot], offset[slot] = stream.tokens[-1], hidden[0], stream.rows
@@ -208,12 +214,17 @@ class Lane:
             mx.eval(self._sent.popleft().report)
 
     def _narrow(self) -> None:
-        """Give half of the slots up if they have been empty for some rounds."""
+        """Give half of the slots up if they have been empty for some rounds, and rows behind all texts likewise."""
         held = [i for i, one in enumerate(self._streams) if one is not None]
         self._half_empty = self._half_empty + 1 if 2 * len(held) <= len(self._streams) else 0
         if self._half_empty > _PATIENCE:
             self._half_empty = 0
             self._arrange(held, len(self._streams) // 2)
+        rows = max(one.needed for one in self.streams) + self._margin
+        self._half_used = self._half_used + 1 if 2 * rows < self._cache.capacity else 0
+        if self._half_used > _PATIENCE:
+            self._half_used = 0
+            self._cache.shrink(rows)
 
     def _arrange(self, held: Sequence[int], slots: int) -> None:
         """Put the texts of the slots ``held`` into the first of ``slots``."""

@@ -10,7 +10,7 @@ from mlxmtp.limits import PENALTIES
 
 
 class Counts:
-    """How often tokens stand in a text, and in its answer, which begins at position ``begin``."""
+    """Counts tokens of a text, and of its answer, which begins at position ``begin``."""
 
     def __init__(self, begin: int) -> None:
         self.text, self.answer = Counter[int](), Counter[int]()

@@ -46,6 +46,11 @@ class HeldText:
         place = self.snapshots.before(shared)
         return 0 if place is None else place.length
 
+    def replaces(self, other: "HeldText") -> bool:
+        """Return True if this one contains ``other``, and what goes on with that has next to nothing to read here."""
+        tokens = other.tokens[: other.rows]
+        return self.shared(tokens) == other.rows and other.rows - self.usable(tokens) < WORTH
+
     def state(self, length: int | None = None) -> CacheState:
         """Return it for another cache, as it is or as it was at a snapshot; ValueError if there is none there."""
         if length is None:
@@ -97,13 +102,17 @@ class HeldTexts:
                 chosen.tokens, chosen.rows = list(begun.tokens), len(begun.tokens)
                 chosen.snapshots = Snapshots(begun.place)
         self._texts = [text for text in self._texts if text is not chosen]
-        if live is not chosen and live not in self._texts:
+        if live is not chosen and not chosen.replaces(live):
             self.add(live)
         return chosen
 
     def add(self, text: HeldText) -> None:
-        """Hold a text, if it is worth it, and give up those that were left longest ago where they take too much."""
-        if text.rows >= WORTH:
-            self._texts.append(text)
-        while self._texts and sum(one.nbytes for one in self._texts) > self._limit:
+        """Hold a text, if it is worth it, instead of those that it replaces."""
+        if text.rows >= WORTH and not any(one.replaces(text) for one in self._texts):
+            self._texts = [one for one in self._texts if not text.replaces(one)] + [text]
+        self.keep_within(self._limit)
+
+    def keep_within(self, nbytes: float) -> None:
+        """Give up those that were left longest ago where they take more bytes."""
+        while self._texts and sum(one.nbytes for one in self._texts) > nbytes:
             del self._texts[0]

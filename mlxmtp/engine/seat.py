@@ -21,19 +21,23 @@ if TYPE_CHECKING:
     from mlxmtp.decode.lane import Lane, Stream
     from mlxmtp.decode.prefill import SoftTokens
     from mlxmtp.decode.sampling import Sampling
+    from mlxmtp.decode.snapshots import Snapshot
+    from mlxmtp.decode.texts import HeldText
 
 _NOTHING = Round((), (), 0)  # says: nothing yet, let the others go on
 
 
 @dataclass(slots=True)
 class Wanted:
-    """Rounds that a seat asked for: what `Decoder.rounds` takes. `came`: how many tokens it has had alone."""
+    """Rounds that a seat asked for: what `Decoder.rounds` takes. `came`: how many tokens it has had alone; `reused`:
+    tokens of the prompt that were in a cache, None before somebody looked."""
 
     prompt: list[int]
     max_tokens: int
     on_prefill: Callable[[int, int], None] | None
     options: dict[str, Any]
     came: int = 0
+    reused: int | None = None
 
 
 class Seat:
@@ -43,12 +47,15 @@ class Seat:
         self, decoder: Decoder, wait: Callable[[Seat], None], free: Callable[[Seat], None], *, never_shared: bool
     ) -> None:
         """`wait` is told when rounds are wanted, `free` when no more are; `decoder` is the one of answers alone."""
-        self._never_shared = never_shared
-        self._decoder, self._wait, self._free = decoder, wait, free
-        self.reused = 0
+        self.never_shared = never_shared  # no answer shares rounds: others wait for the end of this one
+        self._wait, self._free = wait, free
+        self.decoder = decoder  # that its rounds alone are of, or were
         self.wanted: Wanted | None = None
         self.stream: Stream | None = None
         self.lane: Lane | None = None  # that it shares rounds in, or did
+        self.in_pieces = False  # a prompt was read beside others, in pieces as long as they suit these
+        self.place: Snapshot | None = None  # the last one in its prompt
+        self.text: HeldText | None = None  # of rounds in a lane, if others go on with it
         self.error: Exception | None = None
         self._came: deque[Round] = deque()
         self._over = False
@@ -56,23 +63,28 @@ class Seat:
     @property
     def depth(self) -> DraftLength:
         """The choice of draft lengths where this answer is now."""
-        return self._decoder.depth if self.lane is None else self.lane.depth
+        return self.decoder.depth if self.lane is None else self.lane.depth
 
     @property
     def passes(self) -> Passes | None:
-        """The limits of exact text, which only an answer alone has."""
-        return self._decoder.passes if self.lane is None else None
+        """The limits of exact text, which only an answer has that was alone all the time."""
+        return None if self.in_pieces else self.decoder.passes
 
     @property
     def near_ties(self) -> mx.array | None:
-        return self._decoder.near_ties if self.lane is None else None
+        return self.decoder.near_ties if self.lane is None else None
+
+    @property
+    def reused(self) -> int:
+        """Tokens of the prompt that were in a cache."""
+        return 0 if self.wanted is None else self.wanted.reused or 0
 
     @property
     def alone(self) -> bool:
         """True if this answer cannot share rounds: with a constraint, penalties, logprobs or copied drafts, or none
         may."""
         options = self.asked.options
-        told = self._never_shared or options["constraint"] is not None or options["top_logprobs"] is not None
+        told = self.never_shared or options["constraint"] is not None or options["top_logprobs"] is not None
         return told or bool(options["sampling"].penalties) or "copy" in options["draft_from"]
 
     @property
@@ -85,6 +97,11 @@ class Seat:
     def ready(self) -> bool:
         """True if the answer can go on: with a round, with its end or an error; or it has not begun."""
         return bool(self._came) or self._over or self.error is not None or self.wanted is None
+
+    def found(self, rows: int) -> None:
+        """Take in that so much of the prompt was in a cache; reading that goes on later finds its own rows there."""
+        if self.asked.reused is None:
+            self.asked.reused = rows
 
     def take(self, round_: Round) -> None:
         """Take in a round of this answer."""
@@ -111,7 +128,7 @@ class Seat:
         said: int = 0,
     ) -> Generator[Round, None, None]:
         """Yield rounds as `Decoder.rounds` does, and an empty one whenever there is none yet."""
-        prompt, max_tokens = checked_prompt(self._decoder.target.config, prompt_ids, max_tokens, media)
+        prompt, max_tokens = checked_prompt(self.decoder.target.config, prompt_ids, max_tokens, media)
         fixed_length(num_draft_tokens, draft_from)  # raises here, as for one answer
         options: dict[str, Any] = {"num_draft_tokens": num_draft_tokens, "draft_from": draft_from}
         options |= {"sampling": sampling, "stop": stop, "snapshot_at": snapshot_at}

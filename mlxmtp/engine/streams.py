@@ -11,15 +11,17 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
 from mlxmtp.decode.compile import BatchRounds
-from mlxmtp.decode.decoder import AHEAD, Decoder
+from mlxmtp.decode.decoder import AHEAD, Decoder, OnPrefill
 from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.decode.prefill import Beginning
 from mlxmtp.decode.round import Round
+from mlxmtp.decode.snapshots import Snapshots
 from mlxmtp.decode.texts import WORTH, HeldText
 from mlxmtp.engine.events import End, Event, Waiting
 from mlxmtp.engine.seat import Seat
@@ -100,6 +102,8 @@ class Streams:
         self._lanes = [Lane(self._rounds) for _ in range(len(LANES) + 1)]
         for lane in self._lanes:
             lane.acceptance = decoder.depth.acceptance()
+        self.most = 0
+        """The most answers that were in rounds at a time; whoever wants that of a while sets it back."""
         self._running: list[Running] = []
         self._waiting: list[Seat] = []
         self._seats: dict[Stream, Seat] = {}
@@ -108,6 +112,7 @@ class Streams:
         self._solo: _Solo | None = None
         self._pace = _Pace()
         self._read, self._spent = 0, 0.0  # rows of this prompt since the last round, and seconds
+        self._solo_seconds = 0.0  # that a round of an answer alone takes, of late
         self._memory = _FILLED * max(0, (memory_limit() or this_machine().usable) - mx.get_active_memory())
 
     @property
@@ -161,11 +166,11 @@ class Streams:
         self._spent += time.perf_counter() - began
         if self._reading is not None and self._read < self._pace.rows:
             return found + self._pull()
+        self.most = max(self.most, len(self._seats) + (self._solo is not None))
         began = time.perf_counter()
-        rounds = sum(self._decode(lane) for lane in self._lanes if lane.streams)
+        rounds = sum(self._decode(lane) for lane in self._lanes if lane.streams) + self._decode_alone()
         self._pace.observe(self._spent + time.perf_counter() - began, self._read, rounds)
         self._read, self._spent = 0, 0.0
-        self._decode_alone()
         return found + self._pull()
 
     def _wait(self, seat: Seat) -> None:
@@ -173,7 +178,7 @@ class Streams:
         self._waiting.append(seat)
 
     def _free(self, seat: Seat) -> None:
-        """Free what a seat occupies; its text is kept, if texts are."""
+        """Free what a seat occupies; its text is kept, if texts are, or by the seat if its answer may go on with it."""
         if seat in self._waiting:
             self._waiting.remove(seat)
         if self._reading is not None and self._reading.seat is seat:
@@ -186,13 +191,19 @@ class Streams:
             seat.stream = None
             del self._seats[stream]
             texts, rows = self.decoder.texts, stream.rows
+            at_limit = stream.room <= 0 and stream.tokens[-1] not in stream.stop  # of a thought, perhaps
+            keep = rows >= WORTH and (texts is not None or at_limit)
             try:
-                text = lane.leave(stream, keep=texts is not None and rows >= WORTH)
+                text = lane.leave(stream, keep=keep and self._make_room(self._nbytes(rows)))
             except MlxmtpError as error:  # nothing of the others is left in the lane either
                 self._fail(lane, error)
                 return
-            if text is not None and texts is not None:
-                texts.add(HeldText(text, stream.tokens[:rows], rows))
+            if text is not None:
+                held = HeldText(text, stream.tokens[:rows], rows, Snapshots(seat.place))
+                if texts is None:
+                    seat.text = held
+                else:
+                    texts.add(held)
 
     def _pull(self) -> list[tuple[Running, Event | Exception]]:
         """Return the events of answers that can go on."""
@@ -207,6 +218,7 @@ class Streams:
                     found.append((running, event))
                 if isinstance(event, End | Exception):
                     self._running.remove(running)
+                    running.seat.text = None
         return found
 
     def _admit(self) -> None:
@@ -215,53 +227,82 @@ class Streams:
             self._share_solo()
         for seat in list(self._waiting):
             busy = len(self._seats) + (self._reading is not None) + (self._solo is not None)
-            if busy >= self.parallel:
+            if busy >= self.parallel or self._reading is not None:
                 return
-            if (seat.alone or len(self._running) == 1) and self._solo is None:
-                self._waiting.remove(seat)
-                try:
-                    self._solo = self._begin_solo(seat)
-                except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
-                    seat.end(error)
-            elif not seat.alone and self._reading is None:
-                if self._seats and not self._fits(self._lane_of(seat), _rows(seat), 1):
-                    return  # until another has left
-                self._waiting.remove(seat)
-                wanted, decoder = seat.asked, self._idle_decoder()
-                options = {name: wanted.options[name] for name in ("sampling", "snapshot_at", "media")}
-                steps = decoder.read(wanted.prompt, on_prefill=wanted.on_prefill, **options)
-                self._reading, self._done = _Reading(seat, decoder, steps), 0
+            if seat.alone and self._solo is not None:
+                continue  # until that one has ended
+            only = seat.never_shared or len(self._running) == 1
+            if not only and not seat.alone and self._seats and not self._fits(self._lane_of(seat), _rows(seat), 1):
+                return  # until another has left
+            self._waiting.remove(seat)
+            decoder = self._idle_decoder(seat.asked.prompt)
+            try:
+                self._go_on_with_text(seat, decoder)
+                if only:
+                    self._begin_solo(seat, decoder, partial(self._read_alone, seat, decoder))
+                else:
+                    self._begin_reading(seat, decoder)
+            except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
+                seat.end(error)
 
     def _lane_of(self, seat: Seat) -> Lane:
         return self._lanes[bisect_left(LANES, _rows(seat))]
 
+    def _nbytes(self, rows: int) -> int:
+        """Return the bytes of keys and values of one text."""
+        return self.decoder.target.cache_spec.nbytes(self.decoder.target.dtype, rows)
+
     def _fits(self, lane: Lane, rows: int, expected: int) -> bool:
         """Return True if there is memory for another text in a lane, among ``expected`` ones, and for reading it."""
-        spec, dtype = self.decoder.target.cache_spec, self.decoder.target.dtype
-        others = sum(one.nbytes for one in self._lanes if one is not lane)
-        return others + lane.nbytes_with(rows, expected) + spec.nbytes(dtype, rows) <= self._memory
+        return self._make_room(lane.nbytes_with(rows, expected) - lane.nbytes + self._nbytes(rows))
 
-    def _idle_decoder(self) -> Decoder:
-        """Return a decoder that neither reads a prompt nor decodes."""
-        if self.decoder not in [one.decoder for one in (self._reading, self._solo) if one is not None]:
-            return self.decoder
-        if self._beside is None:
+    def _make_room(self, nbytes: int) -> bool:
+        """Return True if there is memory for so many more bytes of keys and values; held texts give way to them."""
+        decoders = [self.decoder, *([] if self._beside is None else [self._beside])]
+        used = sum(lane.nbytes for lane in self._lanes) + sum(one.live.nbytes for one in decoders)
+        left = self._memory - used - nbytes
+        if left >= 0 and self.decoder.texts is not None:
+            self.decoder.texts.keep_within(left)
+        return left >= 0
+
+    def _idle_decoder(self, prompt: list[int]) -> Decoder:
+        """Return a decoder that neither reads nor decodes: the one beside only if it is worth it for ``prompt``."""
+        busy = [one.decoder for one in (self._reading, self._solo) if one is not None]
+        if self._beside is None and self.decoder in busy:
             about = self.decoder.target, self.decoder.drafter
             self._beside = Decoder(*about, compiled=self.decoder.compiled, passes=self.decoder.passes)
             self._beside.texts = self.decoder.texts
-        return self._beside
+        if self._beside is None or self._beside in busy:
+            return self.decoder
+        held = max(text.usable(prompt) for text in (self.decoder.live, *(self.decoder.texts or ())))
+        worth = self._beside.live.usable(prompt) >= held + WORTH
+        return self._beside if worth or self.decoder in busy else self.decoder
 
-    def _begin_solo(self, seat: Seat) -> _Solo:
-        wanted, decoder = seat.asked, self._idle_decoder()
+    def _go_on_with_text(self, seat: Seat, decoder: Decoder) -> None:
+        """Give a decoder what a seat has kept of rounds in a lane."""
+        if seat.text is not None:
+            text, seat.text = seat.text, None
+            decoder.import_state(text.state())
 
-        def on_prefill(done: int, total: int) -> None:
-            if wanted.on_prefill is not None:
-                wanted.on_prefill(done, total)
-            if len(self._running) > 1 and not seat.alone:
-                raise _OthersCome
+    def _begin_reading(self, seat: Seat, decoder: Decoder) -> None:
+        wanted = seat.asked
+        options = {name: wanted.options[name] for name in ("sampling", "snapshot_at", "media")}
+        steps = decoder.read(wanted.prompt, on_prefill=wanted.on_prefill, **options)
+        self._reading, self._done, seat.in_pieces = _Reading(seat, decoder, steps), 0, True
 
+    def _begin_solo(self, seat: Seat, decoder: Decoder, on_prefill: OnPrefill | None = None) -> None:
+        wanted = seat.asked
+        seat.decoder, seat.lane = decoder, None
         rounds = decoder.rounds(wanted.prompt, max_tokens=wanted.max_tokens, on_prefill=on_prefill, **wanted.options)
-        return _Solo(seat, decoder, rounds)
+        self._solo = _Solo(seat, decoder, rounds)
+
+    def _read_alone(self, seat: Seat, decoder: Decoder, done: int, total: int) -> None:
+        """Take in how far the prompt of an only answer is read; it is read in pieces when others have come."""
+        seat.found(decoder.reused)
+        if seat.asked.on_prefill is not None:
+            seat.asked.on_prefill(done, total)
+        if len(self._running) > 1 and not seat.never_shared:
+            raise _OthersCome
 
     def _leave_solo(self) -> None:
         assert self._solo is not None
@@ -289,17 +330,30 @@ class Streams:
         decoder.chunk = min(longest, self._pace.rows) if self._seats or self._solo else None
         try:
             before, self._done = self._done, next(steps)
-            seat.reused = decoder.reused
+            seat.found(decoder.reused)
             self._read += self._done - max(before, decoder.reused)
         except StopIteration as over:
-            self._reading, seat.reused = None, decoder.reused
+            self._reading = None
+            seat.found(decoder.reused)
             self._read += 1  # so that answers which end with their first token do not keep others waiting for ever
-            self._join(seat, over.value)
+            self._begin_rounds(seat, decoder, over.value)
         except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
             self._reading = None
             seat.end(error)
         finally:
             decoder.chunk = None
+
+    def _begin_rounds(self, seat: Seat, decoder: Decoder, begun: Beginning) -> None:
+        """Decode an answer whose prompt has been read."""
+        if not seat.alone:
+            seat.place = decoder.live.snapshots.last()
+            self._join(seat, begun)
+            return
+        seat.asked.options["snapshot_at"] = ()  # taken
+        try:
+            self._begin_solo(seat, decoder)  # reads the last token again
+        except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
+            seat.end(error)
 
     def _join(self, seat: Seat, begun: Beginning) -> None:
         """Give a text whose prompt has been read a slot beside the others."""
@@ -316,7 +370,8 @@ class Streams:
         if stream.over:
             seat.end()
             return
-        lane, expected = self._lane_of(seat), min(self.parallel, len(self._running))
+        sharing = sum(one.seat.wanted is None or not one.seat.alone for one in self._running)
+        lane, expected = self._lane_of(seat), min(self.parallel, sharing)
         expected = expected if self._fits(lane, _rows(seat), expected) else 1
         try:
             lane.join(stream, begun.cache, begun.hidden, expected=expected)
@@ -352,16 +407,19 @@ class Streams:
                 seat.stream = None
                 seat.end(error)
 
-    def _decode_alone(self) -> None:
-        """Decode a round of the answer that shares none."""
+    def _decode_alone(self) -> float:
+        """Decode a round of the answer that shares none; return the seconds that one takes, of late."""
         if self._solo is None:
-            return
-        seat = self._solo.seat
+            return 0.0
+        seat, began = self._solo.seat, time.perf_counter()
         try:
             round_ = next(self._solo.rounds)
             wanted = seat.asked
+            if wanted.came:  # else a prompt was read, too
+                seconds = time.perf_counter() - began
+                self._solo_seconds += (seconds - self._solo_seconds) * (_FORGETS if self._solo_seconds else 1.0)
             wanted.came += len(round_.tokens)
-            seat.reused = self._solo.decoder.reused
+            seat.found(self._solo.decoder.reused)
             seat.take(round_)
             if wanted.came >= wanted.max_tokens or round_.tokens[-1] in wanted.options["stop"]:
                 self._leave_solo()  # now: another that begins before the next step must not take it along
@@ -374,6 +432,7 @@ class Streams:
         except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
             self._solo = None
             seat.end(error)
+        return self._solo_seconds
 
 
 def _rows(seat: Seat) -> int:

@@ -206,6 +206,34 @@ def test_slots_follow_the_number_of_texts_and_a_stop_token_ends_one(monkeypatch)
     check("e2b", 81, streams[2])
 
 
+def test_rows_that_only_a_long_text_needed_are_given_back(monkeypatch):
+    """Every text attends to all of them, as long as anyone is here."""
+    monkeypatch.setattr("mlxmtp.decode.lane._PATIENCE", 2)
+    monkeypatch.setattr("mlxmtp.decode.lane.AHEAD", 4000)
+    lane = Lane(rounds("e2b"), in_flight=2)
+    short, long = join(lane, "e2b", 80, Sampling()), join(lane, "e2b", 33, Sampling())
+    long.room = 3000
+    again = join(lane, "e2b", 17, SAMPLINGS[1])
+    lane._cache.reserve(3100)
+    for _ in range(4):
+        lane.step()
+    assert lane.capacity >= 3000
+    lane.leave(long)
+    while not short.over or not again.over:
+        lane.step()
+    assert lane.capacity <= 512
+    check("e2b", 80, short)
+    check("e2b", 17, again)
+
+
+def test_the_memory_of_a_text_that_joins_is_known_before():
+    lane = Lane(rounds("e2b"), in_flight=0)
+    for length in (5, 80, 17):
+        told = lane.nbytes_with(length + LENGTH, 1)
+        join(lane, "e2b", length, Sampling())
+        assert lane.nbytes == told
+
+
 _BITS = """
 import mlx.core as mx  # before OpenBLAS: products are MLX's own, and a row's bits do not depend on the rows beside it
 from mlxmtp.decode.lane import Lane

@@ -100,6 +100,20 @@ def test_what_is_held_stays_within_its_limit() -> None:
     assert engine.reused == 0
 
 
+@pytest.mark.parametrize(("newest", "held"), [(-1, [30]), (10_000, [20, 30])])
+def test_a_text_is_held_instead_of_one_that_it_contains_and_can_go_back_to(newest: int, held: list[int]) -> None:
+    spec, tokens, kept = target("e2b").cache_spec, list(range(40)), texts.HeldTexts(ENOUGH)
+    whole, begun = (texts.HeldText(KVCache(spec, mx.float32), tokens[:rows], rows) for rows in (30, 20))
+    whole.cache.newest = newest  # beyond its rings, and without a snapshot, all would be read again
+    kept.add(begun)
+    kept.add(whole)
+    assert [text.rows for text in kept] == held
+    kept.add(texts.HeldText(KVCache(spec, mx.float32), tokens[:20], 20))
+    assert [text.rows for text in kept if text is not begun] == [30]
+    kept.keep_within(-1)
+    assert list(kept) == []
+
+
 @pytest.mark.parametrize("same", [0, 1, 511, 512, 513, 1100])
 def test_the_beginning_that_a_text_shares_with_a_prompt_is_exact(same: int) -> None:
     tokens = list(range(1500))

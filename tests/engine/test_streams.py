@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import End, Event, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.streams import Running, Streams
+from mlxmtp.engine.streams import Running, Streams, _Pace
 from mlxmtp.engine.tokenizer import Message
 from mlxmtp.errors import ContextOverflow, DeviceFailed
 
 DIGITS = Constraint("regex", "[0-9]{3}")
+LONG_FORM = Params(max_tokens=60, temp=0.0, constraint=Constraint("regex", "[0-9]{60}"))
 QUESTIONS = [
     "What is a drafter?",
     "Hello!",
@@ -44,6 +46,12 @@ def model() -> Any:
     opened._decoder._rounds._mode = "never"
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def holds_no_texts(model: Model) -> Iterator[None]:
+    yield
+    model._decoder.texts = None
 
 
 def messages(question: str) -> list[Message]:
@@ -76,8 +84,8 @@ def alone(model: Model, question: str, params: Params) -> str:
     return alone_texts[question, params]
 
 
-def begin(streams: Streams, model: Model, question: str, params: Params, tag: Any) -> Running:
-    return streams.begin(lambda seat: model.seated(seat).stream(messages(question), params), tag)
+def begin(streams: Streams, model: Model, question: str, params: Params, tag: Any, **options: Any) -> Running:
+    return streams.begin(lambda seat: model.seated(seat).stream(messages(question), params, **options), tag)
 
 
 @cache
@@ -165,6 +173,18 @@ def test_a_thought_over_its_budget_goes_on_in_the_lane(model):
     assert heard.said[0] == wanted
 
 
+def test_what_came_before_a_thought_was_over_its_budget_is_not_read_again(model):
+    think, heard = Params(max_tokens=40, temp=0.0, think=True, think_tokens=3), Heard()
+    wanted = {question: alone(model, question, think) for question in ("word " * 300, "other " * 300)}
+    streams = Streams(model._decoder, 2)
+    running = [begin(streams, model, question, think, question) for question in wanted]
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert heard.said == wanted
+    assert all(one.seat.reused > 300 for one in running)
+
+
 def test_what_the_device_cannot_compute_ends_the_lane_and_not_the_rest(model, monkeypatch):
     streams, heard = Streams(model._decoder, 2), Heard()
     endless = Params(max_tokens=200, temp=0.0, stop=())
@@ -210,17 +230,21 @@ def test_a_lane_that_fails_as_one_leaves_ends_the_others(model, monkeypatch):
     assert [type(error) for error in heard.ends.values()] == [DeviceFailed, DeviceFailed]
 
 
-def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(model, monkeypatch):
+@pytest.mark.parametrize("form", [None, DIGITS])
+def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(model, monkeypatch, form):
     """Counted, not timed: `scripts/benchmarks/joining.py` times it."""
+    params = Params(max_tokens=4, temp=0.0, constraint=form)
+    wanted = alone(model, "word " * 500, params)
+    model._decoder.forget()
     streams, heard = Streams(model._decoder, 4), Heard()
     endless = Params(max_tokens=2000, temp=0.0, stop=())
     others = [begin(streams, model, question, endless, question) for question in QUESTIONS[:3]]
     while len(streams._seats) < 3:
         heard.take(streams.step())
     monkeypatch.setattr("mlxmtp.engine.streams._LONGEST", 96)
-    begin(streams, model, "word " * 500, Params(max_tokens=4, temp=0.0), "long")
+    long = begin(streams, model, "word " * 500, params, "long")
     reads, rows = [], 0
-    while "long" not in heard.said and "long" not in heard.ends:
+    while "long" not in heard.ends:
         before, had = streams._done, len_of(others)
         heard.take(streams.step())
         rows += streams._done - before
@@ -228,8 +252,105 @@ def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(mode
             reads.append(rows)
             rows = 0
     streams.close()
-    assert len(reads) > 3
+    assert len([rows for rows in reads if rows]) > 3
     assert max(reads) <= 2 * 96, "the others are not kept waiting for long"
+    assert heard.said["long"] == wanted
+    assert long.answer.stats.reused_tokens < 32, "what was read for it in pieces is nothing that was there before"
+
+
+def test_a_prompt_in_a_form_that_began_alone_is_read_in_pieces_when_others_come(model):
+    form, endless = Params(max_tokens=4, temp=0.0, constraint=DIGITS), Params(max_tokens=40, temp=0.0, stop=())
+    wanted = alone(model, "word " * 500, form), alone(model, QUESTIONS[0], endless)
+    model._decoder.forget()
+    streams, heard = Streams(model._decoder, 2), Heard()
+
+    def on_prefill(done: int, total: int) -> None:
+        if done >= total // 2 and len(streams.running) == 1:
+            begin(streams, model, QUESTIONS[0], endless, 1)
+
+    first = begin(streams, model, "word " * 500, form, 0, on_prefill=on_prefill)
+    heard.take(streams.step())
+    assert streams._solo is None
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert heard.said == dict(enumerate(wanted))
+    assert first.answer.stats.reused_tokens == 0
+
+
+def test_how_fast_a_prompt_is_read_beside_a_lone_answer_in_a_form_follows_its_rounds(model, monkeypatch):
+    streams, known = Streams(model._decoder, 2), []
+    monkeypatch.setattr(_Pace, "observe", lambda _, seconds, rows, rounds: known.append(rounds) if rows else None)
+    begin(streams, model, QUESTIONS[0], LONG_FORM, 0)
+    for _ in range(4):
+        streams.step()
+    begin(streams, model, "word " * 100, PARAMS[0], 1)
+    for _ in range(3):
+        streams.step()
+    streams.close()
+    assert [rounds > 0 for rounds in known] == [True] * 3
+
+
+def test_the_text_of_a_form_is_found_again_wherever_it_was_decoded(model):
+    """With the decoder there come its statistics."""
+    form = Params(max_tokens=3, temp=0.0, constraint=DIGITS)
+    wanted, streams, heard = alone(model, "word " * 300, form), Streams(model._decoder, 3), Heard()
+    model._decoder.forget()
+    begin(streams, model, QUESTIONS[1], LONG_FORM, 0)
+    begin(streams, model, "word " * 300, Params(max_tokens=99, temp=0.0, stop=()), 1)
+    while not streams._seats:
+        streams.step()
+    second = begin(streams, model, "word " * 300, form, 2)
+    while 2 not in heard.ends:
+        heard.take(streams.step())
+    assert heard.said[2] == wanted
+    assert streams._beside is not None
+    assert second.seat.depth is streams._beside.depth
+    assert second.answer.stats.reused_tokens > 256
+    streams.close()
+
+
+def test_a_lane_has_slots_for_those_that_may_share_it(model):
+    streams = Streams(model._decoder, 4)
+    for tag in range(3):
+        begin(streams, model, QUESTIONS[tag], LONG_FORM, tag)
+    begin(streams, model, QUESTIONS[4], PARAMS[0], 3)
+    while not streams._seats:
+        streams.step()
+    assert len(streams._lanes[0]._streams) == 1
+    streams.close()
+
+
+def test_held_texts_give_way_to_answers(model):
+    model._decoder.forget()
+    model.hold_texts(2**30)
+    streams, texts = Streams(model._decoder, 2), model._decoder.texts
+    for question in ("word " * 400, "other " * 400):
+        list(model.stream(messages(question), PARAMS[0]))
+    streams._memory = model._decoder.live.nbytes + 1000
+    assert [streams._make_room(1001), len(list(texts))] == [False, 1]
+    assert [streams._make_room(1000), len(list(texts))] == [True, 0]
+
+
+def test_a_conversation_in_lanes_is_held_once(model):
+    model._decoder.forget()
+    model.hold_texts(2**30)
+    streams, heard = Streams(model._decoder, 2), Heard()
+    talks = [messages("word " * 300), messages("other " * 300)]
+    for turn in range(3):
+        for tag, talk in enumerate(talks):
+            streams.begin(partial(model._stream_at, talk, PARAMS[0]), (turn, tag))
+        while streams.running:
+            heard.take(streams.step())
+        for tag, talk in enumerate(talks):
+            end = heard.ends[turn, tag]
+            assert isinstance(end, End)
+            assert turn == 0 or end.stats.reused_tokens > 300
+            talk += [{"role": "assistant", "content": heard.said[turn, tag]}, {"role": "user", "content": "So?"}]
+    streams.close()
+    held = list(model._decoder.texts)
+    assert len(held) == 2
+    assert all(list(text.snapshots) for text in held)
 
 
 def test_answers_that_are_asked_for_together_begin_together(model, monkeypatch):
@@ -268,7 +389,7 @@ def test_answers_wait_for_memory_and_not_for_ever(model):
         most = max(most, len(streams._seats))
     streams.close()
     assert heard.said == wanted
-    assert most == 1
+    assert most == streams.most == 1
 
 
 def test_a_text_from_disk_changes_nothing_of_one_that_is_being_read(model, tmp_path, monkeypatch):
@@ -281,20 +402,17 @@ def test_a_text_from_disk_changes_nothing_of_one_that_is_being_read(model, tmp_p
     wanted, short = alone(model, long, PARAMS[0]), alone(model, QUESTIONS[0], PARAMS[0])
     model._decoder.forget()
     model.hold_texts(2**30)
-    try:
-        streams, heard = Streams(model._decoder, 2), Heard()
-        begin(streams, model, QUESTIONS[0], PARAMS[0], "short")
-        begin(streams, model, long, PARAMS[0], "long")
-        while streams._reading is None or streams._reading.decoder.rows < 64:
-            heard.take(streams.step())
-            assert streams.running
-        model.load_cache(path)
-        assert model.reusable(other) > 300, "it is held for those who ask for it"
-        while streams.running:
-            heard.take(streams.step())
-        streams.close()
-    finally:
-        model._decoder.texts = None
+    streams, heard = Streams(model._decoder, 2), Heard()
+    begin(streams, model, QUESTIONS[0], PARAMS[0], "short")
+    begin(streams, model, long, PARAMS[0], "long")
+    while streams._reading is None or streams._reading.decoder.rows < 64:
+        heard.take(streams.step())
+        assert streams.running
+    model.load_cache(path)
+    assert model.reusable(other) > 300, "it is held for those who ask for it"
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
     assert heard.said == {"short": short, "long": wanted}
 
 
