@@ -75,6 +75,7 @@ class Answer:
         self.prompt: Sequence[int] = prompt
         self.tokens: list[int] = []  # so far, those of marks and the stop token among them
         self._strings = StopStrings(params.stop_strings)
+        self.returns = False  # more rounds may be asked for when those of now have come
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer
         self._events = self._run()
 
@@ -144,10 +145,12 @@ class Answer:
         close = self._tokenizer.special_id(CLOSE)
         budget = params.think_tokens if params.think and close is not None else None
         said: list[int] = []
+        self.returns = budget is not None and budget < limit
         with closing(self._decode(said, limit if budget is None else min(limit, budget))) as rounds:
             for round_ in rounds:
                 said += round_.tokens
                 yield round_
+        self.returns = False
         if budget is None or close is None or len(said) < budget or len(said) >= limit or said[-1] in self._stop:
             return
         if self._tokenizer.opens_in_thought([*self._prompt, *said]):

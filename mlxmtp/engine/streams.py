@@ -191,8 +191,7 @@ class Streams:
             seat.stream = None
             del self._seats[stream]
             texts, rows = self.decoder.texts, stream.rows
-            at_limit = stream.room <= 0 and stream.tokens[-1] not in stream.stop  # of a thought, perhaps
-            keep = rows >= WORTH and (texts is not None or at_limit)
+            keep = rows >= WORTH and (texts is not None or self._returns(seat, stream))
             try:
                 text = lane.leave(stream, keep=keep and self._make_room(self._nbytes(rows)))
             except MlxmtpError as error:  # nothing of the others is left in the lane either
@@ -244,6 +243,11 @@ class Streams:
                     self._begin_reading(seat, decoder)
             except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
                 seat.end(error)
+
+    def _returns(self, seat: Seat, stream: Stream) -> bool:
+        """Return True if the answer may go on after these rounds, because a thought has reached its budget."""
+        answer = next((one.answer for one in self._running if one.seat is seat), None)
+        return stream.over and stream.tokens[-1] not in stream.stop and answer is not None and answer.returns
 
     def _lane_of(self, seat: Seat) -> Lane:
         return self._lanes[bisect_left(LANES, _rows(seat))]
@@ -346,7 +350,7 @@ class Streams:
     def _begin_rounds(self, seat: Seat, decoder: Decoder, begun: Beginning) -> None:
         """Decode an answer whose prompt has been read."""
         if not seat.alone:
-            seat.place = decoder.live.snapshots.last()
+            seat.place = None if decoder.texts is None else decoder.live.snapshots.last()
             self._join(seat, begun)
             return
         seat.asked.options["snapshot_at"] = ()  # taken

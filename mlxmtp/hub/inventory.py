@@ -137,11 +137,12 @@ def default(store: Store, usable: int) -> Checkpoint | None:
     Those with short names come before others. The source of a conversion that is here does not count.
     """
     records = (conversion_record(folder) for folder in _conversions(store) if is_complete(folder))
-    sources = {str(record["target"]["source"]).lower() for record in records if record is not None}
+    sources = {split_revision(str(record["target"]["source"]))[0].lower() for record in records if record is not None}
     here = [
         one
         for one in _targets(store)
-        if one.name != BUILT_IN and (one.entry.target.repo if one.entry else one.name).lower() not in sources
+        if one.name != BUILT_IN
+        and (one.entry.target.repo if one.entry else split_revision(one.name)[0]).lower() not in sources
     ]
     short = {entry.name for entry in entries()}
     chosen = [one for one in here if one.name in short] or [one for one in here if _answers(store, one)]

@@ -95,7 +95,7 @@ def most_tokens(
     def exceeds(tokens: int) -> bool:
         return need(target, drafter, tokens, turns=True, draft_bits=draft_bits, kv_bits=kv_bits).total > usable
 
-    if not exceeds(target.max_positions):
+    if least >= target.max_positions or not exceeds(target.max_positions):
         return target.max_positions
     lengths = range(least, target.max_positions, 1024)
     return lengths[max(bisect_left(lengths, True, key=exceeds) - 1, 0)]

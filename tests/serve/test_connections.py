@@ -92,7 +92,9 @@ def test_after_a_refused_body_that_came_late_the_next_request_has_its_time(
         assert status == 401
         line.sendall(f"{{}}POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n".encode())
         line.sendall(b"Authorization: Bearer secret\r\n\r\n{")
-        wait_until(lambda: connections[0].conn.our_state is h11.SEND_RESPONSE)  # the second head has come
+        wait_until(
+            lambda: bool(connections) and connections[0].conn.our_state is h11.SEND_RESPONSE
+        )  # the second head has come
         connections[0].loop.call_soon_threadsafe(connections[0]._end_refused)  # its time is over
         line.sendall(b"    ")
         assert line.recv(65536).startswith(b"HTTP/1.1 400")  # it was read: `{    ` is no JSON

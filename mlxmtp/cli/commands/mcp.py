@@ -99,9 +99,9 @@ def add(
     else:
         entry = ServerEntry(name, words[0], tuple(words[1:]), variables)
     servers = _servers(loaded)
+    servers.add(entry, overwrite=force)
     if force:
         Approvals(approvals_file(loaded)).revoke(name)  # it was allowed to another one
-    servers.add(entry, overwrite=force)
     called = f"mcp={name}" if name in BUILT_IN else name
     out.line(f"{name} is in {servers.file}. Try it: mlxmtp mcp check {name}; use it: mlxmtp chat --tools {called}")
 
