@@ -84,6 +84,8 @@ class Store:
         for name in (record and record.drafter, target.entry and target.entry.drafter.repo):
             if name and (found := self._cached_drafter(name)) is not None:
                 return found
+        if target.entry is not None:
+            return None  # that of other weights, which may have the same shape, would draft for these
         with suppress(LoadError):  # said in full when the target itself is read
             config = read_config(target.folder)
             alike = same_shape(config)

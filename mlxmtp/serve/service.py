@@ -119,8 +119,8 @@ class Service:
         """
         tokens, most = len(prepared.ids), prepared.served.context
         if tokens >= most:  # agents look for these words, and then shorten the conversation
-            told = f"The prompt is too long: {tokens} tokens > {most} maximum, the context of '{prepared.served.name}'."
-            raise Refused(told, "messages", code="context_length_exceeded")
+            told = f"The prompt is too long: {tokens} tokens > {most} maximum, the context of"
+            raise Refused(f"{told} '{prepared.served.name}' here.", "messages", code="context_length_exceeded")
         jobs: list[Job] = []
         try:
             for params in prepared.params:
@@ -224,12 +224,14 @@ class Service:
         return Params(**params)
 
     def _job(self, prepared: Prepared, params: Params) -> Job:
+        room = prepared.served.context - len(prepared.ids)  # which the memory may limit
+
         def begin(opened: OpenModel, on_prefill: OnPrefill) -> Answer:
             if opened.cache is not None:
                 opened.cache.extend(opened.model, prepared.ids)
             return opened.model.stream_ids(
                 prepared.ids,
-                params,
+                replace(params, max_tokens=params.token_limit(opened.model.config.generation, room)),
                 on_prefill=on_prefill,
                 snapshot_at=prepared.places,
                 calls=bool(prepared.request.tools),

@@ -197,6 +197,7 @@ def rm(
     plan = catalog.plan_removal(name)
     for item in plan.folders:
         more = f", {len(item.commits)} revisions" if len(item.commits) > 1 else ""
+        more += f", in {item.folder.resolve()}" if item.folder.is_symlink() else ""
         out.line(f"{format_bytes(item.size):>8}  {item.name}{more}")
     for drafter in plan.shared:
         out.line(f"{'stays':>8}  {drafter}, another model uses it")

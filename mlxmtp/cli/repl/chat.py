@@ -118,13 +118,18 @@ class ChosenModel:
     cache: SessionCache | None = None
     target: Checkpoint | None = None
     drafter: Checkpoint | None = None
-    context: int = 0  # tokens of a conversation that the model and the memory hold
+    fits_memory: int = sys.maxsize  # tokens of a conversation beside the model
 
     @property
     def opened(self) -> OpenModel:
         """The model in memory, once `Chat.ready` has said so."""
         assert self.worker.model is not None
         return self.worker.model
+
+    @property
+    def context(self) -> int:
+        """Tokens of a conversation that the model and the memory hold."""
+        return min(self.opened.context, self.fits_memory)
 
     def require_memory(self, media: Largest, settings: Settings) -> None:
         """Raise TooLarge if the memory does not hold the model with images and audio of this size."""
@@ -136,7 +141,7 @@ class ChosenModel:
         drafter = self.opener.drafter(target, settings)
         self.opener.require_memory(target, drafter, _ANSWER, settings, turns=True)
         self.target, self.drafter = target, drafter
-        self.context = self.opener.room(target, drafter, settings, _ANSWER)
+        self.fits_memory = self.opener.room(target, drafter, settings, _ANSWER)
         if self.cache is not None:
             self.cache.forget()
 
