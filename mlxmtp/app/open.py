@@ -192,7 +192,7 @@ class Opener:
         how: dict[str, Any] = {"force": bool(settings.force), "turns": turns, "media": media, "machine": self.machine}
         require_memory(target, drafter, tokens, **bits, **how)
 
-    def room(
+    def longest_conversation(
         self,
         target: Checkpoint,
         drafter: Checkpoint | None,

@@ -185,7 +185,7 @@ class OneAnswer:
                 outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
             outcome = outcome or self.turn.end("stop", answer.stats)
         presenter.end(outcome.reason, answer.stats)
-        for remark in self.tools.what_was_not_kept():
+        for remark in self.tools.unsaved_approvals():
             self.out.note(remark)
         if outcome.reason == "length":
             self.say_cut(outcome, answer.stats.generation_tokens)

@@ -218,7 +218,7 @@ class Decoder:
         self._request = request = self._request + 1
         longest = MAX_DRAFT if self.passes is None else self.passes.longest
         copying = self._copying if asked.copies and self.passes is None else None  # of too many rows for exact text
-        self.depth.ask(asked.fixed, longest if asked.drafts and self.drafter is not None else 0, copying)
+        self.depth.configure(asked.fixed, longest if asked.drafts and self.drafter is not None else 0, copying)
         if not asked.goes_on:
             self.depth.begin(prompt)
             self.near_ties = None

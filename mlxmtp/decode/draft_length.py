@@ -76,14 +76,12 @@ class DraftLength:
     _saved: float = 0.0  # plain rounds put aside for probes
     _rounds: int = 0
     _rows: int = 0  # that rounds attend to, as far as known
-    _elsewhere: dict[int, Costs] = field(
-        default_factory=dict
-    )  # by class of rows: what drafts cost there when last seen
+    _costs_by_class: dict[int, Costs] = field(default_factory=dict)  # of rows attended to, when last seen
 
     def __post_init__(self) -> None:
         self._times = RoundTimes(self.lengths, self.token)
 
-    def ask(self, fixed: int | None, limit: int, copying: Copying | None) -> None:
+    def configure(self, fixed: int | None, limit: int, copying: Copying | None) -> None:
         """Take in what the next rounds may draft."""
         self.fixed, self.limit, self.copying = fixed, limit, copying
 
@@ -262,7 +260,7 @@ class DraftLength:
         if not self._accepted.knows() or not any(self._times.measured):
             return {}
         costs = _written(self._costs())
-        elsewhere = {str(at): _written(of) for at, of in self._elsewhere.items() if at != _class(self._rows)}
+        elsewhere = {str(at): _written(of) for at, of in self._costs_by_class.items() if at != _class(self._rows)}
         kinds = [[kind.texts, list(kind.shares)] for kind in self.acceptance()]
         return {"kinds": kinds, "costs": costs, "price": self._price, "rows": self._rows, "elsewhere": elsewhere}
 
@@ -287,7 +285,7 @@ class DraftLength:
         self._times.start_from(costs)
         self._price = price
         self._tried = max([self._tried, *(k for k in costs if k <= MAX_DRAFT)])
-        self._rows, self._elsewhere = rows, elsewhere | {_class(rows): costs}
+        self._rows, self._costs_by_class = rows, elsewhere | {_class(rows): costs}
 
     def begin(self, prompt: Sequence[int] = ()) -> None:
         """Begin an answer: how easy the one before was says only so much about it."""
@@ -309,10 +307,10 @@ class DraftLength:
         before, now = _class(self._rows), _class(rows)
         if self._rows and rows != self._rows:
             if now != before and self._times.measured:
-                self._elsewhere[before] = self._costs()
+                self._costs_by_class[before] = self._costs()
             self._times.stretch(rows / self._rows)
             if now != before:
-                self._times.start_from(self._elsewhere.get(now, {}))
+                self._times.start_from(self._costs_by_class.get(now, {}))
         self._rows = rows
 
     def forget_times(self) -> None:

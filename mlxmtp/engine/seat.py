@@ -54,7 +54,7 @@ class Seat:
         self.stream: Stream | None = None
         self.lane: Lane | None = None  # that it shares rounds in, or did
         self.in_pieces = False  # a prompt was read beside others, in pieces as long as they suit these
-        self.place: Snapshot | None = None  # the last one in its prompt
+        self.snapshot: Snapshot | None = None  # the last one in its prompt
         self.text: HeldText | None = None  # of rounds in a lane, if others go on with it
         self.error: Exception | None = None
         self._came: deque[Round] = deque()

@@ -198,7 +198,7 @@ class Streams:
                 self._fail(lane, error)
                 return
             if text is not None:
-                held = HeldText(text, stream.tokens[:rows], rows, Snapshots(seat.place))
+                held = HeldText(text, stream.tokens[:rows], rows, Snapshots(seat.snapshot))
                 if texts is None:
                     seat.text = held
                 else:
@@ -350,7 +350,7 @@ class Streams:
     def _begin_rounds(self, seat: Seat, decoder: Decoder, begun: Beginning) -> None:
         """Decode an answer whose prompt has been read."""
         if not seat.alone:
-            seat.place = None if decoder.texts is None else decoder.live.snapshots.last()
+            seat.snapshot = None if decoder.texts is None else decoder.live.snapshots.last()
             self._join(seat, begun)
             return
         seat.asked.options["snapshot_at"] = ()  # taken

@@ -143,7 +143,7 @@ def _served(opener: Opener, target: Checkpoint, names: Sequence[str], settings: 
     return Served(
         target.name,
         frozenset({target.name, target.name.rpartition("/")[2], "default", *names}),
-        opener.room(target, drafter, settings, _CONVERSATION, holds_texts=True),
+        opener.longest_conversation(target, drafter, settings, _CONVERSATION, holds_texts=True),
         has_drafter=drafter is not None,
         media=opener.media(target),
         refused=refused,

@@ -41,7 +41,7 @@ class Tools:
     def renew(self) -> list[str]:
         """Take the tools of the servers as they are now, waiting for those that start; return what is new to say."""
         if self.servers is None:
-            return self.what_was_not_kept()
+            return self.unsaved_approvals()
         before = self._served or {}
         if self._served is None:
             self.servers.wait()
@@ -62,7 +62,7 @@ class Tools:
             f"{label} has another description or other arguments now: it asks again." for label in changed
         ]
 
-    def what_was_not_kept(self) -> list[str]:
+    def unsaved_approvals(self) -> list[str]:
         """Return what is new to say of approvals that hold for this conversation only."""
         return self._untold(self.approvals.remarks)
 

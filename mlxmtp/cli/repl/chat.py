@@ -141,7 +141,7 @@ class ChosenModel:
         drafter = self.opener.drafter(target, settings)
         self.opener.require_memory(target, drafter, _ANSWER, settings, turns=True)
         self.target, self.drafter = target, drafter
-        self.fits_memory = self.opener.room(target, drafter, settings, _ANSWER)
+        self.fits_memory = self.opener.longest_conversation(target, drafter, settings, _ANSWER)
         if self.cache is not None:
             self.cache.forget()
 
