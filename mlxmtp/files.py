@@ -75,8 +75,18 @@ def is_full(error: OSError) -> bool:
 
 def free_bytes(folder: Path) -> int:
     """Return the bytes that can still be written where `folder` is or will be."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def disk_of(folder: Path) -> int:
+    """Return the number of the file system where `folder` is or will be."""
+    return _existing(folder).stat().st_dev
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
     folder = folder.absolute()
-    return shutil.disk_usage(next(there for there in (folder, *folder.parents) if there.exists())).free
+    return next(there for there in (folder, *folder.parents) if there.exists())
 
 
 def try_lock(file: int) -> bool:

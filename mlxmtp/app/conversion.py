@@ -13,7 +13,7 @@ from mlxmtp.convert.plan import MAKE_ROOM, ConversionPlan, check_free, plan_conv
 from mlxmtp.convert.recipe import Recipe, make_recipe
 from mlxmtp.convert.run import ConversionResult, Watch, convert
 from mlxmtp.errors import ConversionError, LoadError, MlxmtpError
-from mlxmtp.files import expand_home, free_bytes, is_folder
+from mlxmtp.files import disk_of, expand_home, free_bytes, is_folder
 from mlxmtp.hub.registry import entries, find_entry, split_revision
 from mlxmtp.hub.store import Checkpoint
 from mlxmtp.units import format_bytes
@@ -124,7 +124,7 @@ class Conversion:
         """
         download.check_space()
         size, free, beside = self._estimate(download), free_bytes(self._dest), self._dest.parent
-        both = size + download.missing if _disk(beside) == _disk(download.cache) else size
+        both = size + download.missing if disk_of(beside) == disk_of(download.cache) else size
         if download.missing and both > free:  # else all is here: the plan, which knows what has been written, checks it
             raise ConversionError(
                 f"With its conversion {download.name} needs {format_bytes(both)} more on disk; {format_bytes(free)} "
@@ -178,9 +178,3 @@ class Conversion:
         revision = self._request.revision
         folder = self._store.cached(self.repo if revision is None else f"{split_revision(self.repo)[0]}@{revision}")
         return None if folder is None else Checkpoint(self.repo, folder, find_entry(self.repo))
-
-
-def _disk(folder: Path) -> int:
-    """Return the number of the file system where a folder is or will be."""
-    folder = folder.absolute()
-    return next(there for there in (folder, *folder.parents) if there.exists()).stat().st_dev

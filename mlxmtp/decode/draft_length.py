@@ -304,8 +304,8 @@ class DraftLength:
 
         Rows of another class were perhaps attended to before: what drafts cost then is taken in.
         """
-        before, now = _class(self._rows), _class(rows)
         if self._rows and rows != self._rows:
+            before, now = _class(self._rows), _class(rows)
             if now != before and self._times.measured:
                 self._costs_by_class[before] = self._costs()
             self._times.stretch(rows / self._rows)

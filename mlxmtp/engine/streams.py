@@ -278,9 +278,10 @@ class Streams:
             self._beside.texts = self.decoder.texts
         if self._beside is None or self._beside in busy:
             return self.decoder
+        if self.decoder in busy:
+            return self._beside
         held = max(text.usable(prompt) for text in (self.decoder.live, *(self.decoder.texts or ())))
-        worth = self._beside.live.usable(prompt) >= held + WORTH
-        return self._beside if worth or self.decoder in busy else self.decoder
+        return self._beside if self._beside.live.usable(prompt) >= held + WORTH else self.decoder
 
     def _go_on_with_text(self, seat: Seat, decoder: Decoder) -> None:
         """Give a decoder what a seat has kept of rounds in a lane."""

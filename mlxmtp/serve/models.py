@@ -112,13 +112,14 @@ class Models:
 def models_of(opener: Opener, settings: Settings) -> Models:
     """Return the model that the settings mean, and the others here. Raises ModelNotFound, LoadError, TooLarge."""
     target = opener.target(settings.model)
-    named: dict[Path, list[str]] = {}
+    named: dict[Path, dict[str, Checkpoint]] = {}
     for name in filter(opener.has, opener.names()):
-        named.setdefault(opener.target(name).folder, []).append(name)
-    first = _served(opener, target, named.pop(target.folder, []), settings)
+        one = opener.target(name)
+        named.setdefault(one.folder, {})[name] = one
+    first = _served(opener, target, [*named.pop(target.folder, {})], settings)
     others: dict[str, Callable[[], Served]] = {}
     for names in named.values():  # the first one's drafter is none for them
-        look = partial(_served, opener, opener.target(names[0]), names, replace(settings, draft_model=None))
+        look = partial(_served, opener, next(iter(names.values())), [*names], replace(settings, draft_model=None))
         others |= dict.fromkeys(names, look)
     return Models(first, others)
 
