@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -128,6 +129,19 @@ def test_what_a_request_says_is_what_the_call_has():
             assert isinstance(value, bool) or str(value) in ask.text
 
 
+def test_every_tool_is_asked_for_once_and_what_fits_none_names_none():
+    for i in range(60):
+        one = tools._fit_or_not(Random(i))
+        declared = [tool["function"] for tool in one.tools]
+        assert sorted(step.name for step in one.steps if isinstance(step, task.Call)) == sorted(
+            tool["name"] for tool in declared
+        )
+        strays = [ask.text for ask, said in pairwise(one.steps) if said == task.Say(tools.NOTHING_FITS)]
+        assert strays
+        described = {tool["description"].rstrip(".").split()[-1] for tool in declared if tool["description"]}
+        assert all(word not in stray.split() for word in described for stray in strays)
+
+
 def test_data_of_sentences_fits_the_schema_and_stands_in_the_text():
     for i in range(120):
         one = extraction.extraction(Random(i), held_out=i % 2 == 0)
@@ -155,6 +169,11 @@ def test_a_picture_is_the_same_whenever_it_is_drawn():
     assert pictures.picture(task.Medium("image", 0)) != pictures.picture(task.Medium("image", 0, held_out=True))
 
 
+def shapes_of(index):
+    seen = pictures.picture(task.Medium("image", index))
+    return seen.things if seen.kind == "shapes" else ()
+
+
 def test_what_is_said_of_a_picture_is_what_was_drawn():
     for i in range(80):
         seen = pictures.picture(task.Medium("image", i))
@@ -165,6 +184,9 @@ def test_what_is_said_of_a_picture_is_what_was_drawn():
             assert 0 <= thing.x <= 1
             assert 0 <= thing.y <= seen.height / seen.width
         assert pictures.asked(seen, Random(i))[1].endswith(".")
+    threes = [one for one in map(shapes_of, range(400)) if len(one) == 3]
+    assert {len({thing.what for thing in one}) for one in threes} == {1, 2, 3}
+    assert sum(len({(thing.what, thing.colour) for thing in one}) == 3 for one in threes) > len(threes) / 4
     two = pictures.Picture(400, 400, (0, 0, 0), (pictures.Thing("cross", "red", 0.2, 0.2, 0.1),) * 2, 0, 0.0, 0)
     assert pictures.described(two) == "Two red crosses."
 

@@ -26,7 +26,7 @@ PLAIN_SHARE = 0.65
 LINKED_SHARE = 0.45
 DRILL_SHARE = 0.65
 TASK_SHARE = 0.18
-_TASKS = {"tools": 28, "questions beside tools": 4, "extraction": 16, "edits": 14, "pictures": 22, "sounds": 16}
+_TASKS = {"tools": 28, "questions beside tools": 4, "extraction": 16, "edits": 14, "pictures": 30, "sounds": 8}
 """How often each kind of task is drawn, of a hundred tasks. Tools take half of all positions: declarations are long."""
 
 

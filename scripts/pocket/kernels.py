@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6
-PRODUCTS = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-"""What matrix products run in: without AVX-512 a CPU takes sixteen times as long in bfloat16."""
+_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+PRODUCTS = torch.bfloat16 if _BFLOAT16 else torch.float32
+"""What matrix products run in: a CPU that has no such instructions takes four to sixteen times as long in bfloat16."""
 
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:

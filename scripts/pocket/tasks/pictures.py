@@ -190,11 +190,15 @@ def _inks(paper: tuple[int, int, int]) -> list[str]:
 
 
 def _shapes(rng: Random, paper: tuple[int, int, int], ratio: float) -> tuple[Thing, ...]:
-    """Return one to five shapes that do not touch, often several alike."""
+    """Return one to five shapes that do not touch: several alike, or every one of a kind and a colour of its own."""
     inks, things = _inks(paper), list[Thing]()
-    kinds = [(rng.choice(SHAPES), rng.choice(inks)) for _ in range(rng.choice((1, 2, 2, 3)))]
-    for _ in range(rng.choice((1, 1, 2, 2, 3, 3, 4, 5))):
-        what, colour = rng.choice(kinds)
+    many = rng.choice((1, 1, 2, 2, 3, 3, 4, 5))
+    if rng.random() < 0.4:
+        kinds = list(zip(rng.sample(SHAPES, many), rng.sample(inks, min(many, len(inks))), strict=False))
+    else:
+        some = [(rng.choice(SHAPES), rng.choice(inks)) for _ in range(rng.choice((1, 2, 2, 3)))]
+        kinds = [rng.choice(some) for _ in range(many)]
+    for what, colour in kinds:
         size = rng.uniform(0.07, 0.17)
         if place := _room(rng, ratio, size, [(one.x, one.y, one.size) for one in things]):
             things.append(Thing(what, colour, *place, size, rng.uniform(-0.3, 0.3)))

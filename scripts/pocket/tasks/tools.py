@@ -123,12 +123,12 @@ def task(rng: Random, *, held_out: bool = False) -> Task:
     draw = rng.random()
     if held_out:
         return _made_up(rng, held_out=True)
-    if draw < 0.22:
+    if draw < 0.20:
         return own_tools(rng, requests=rng.choice((1, 2, 3)))
-    if draw < 0.28:
+    if draw < 0.25:
         return _convert(rng)
-    if draw < 0.46:
-        return nothing_fits(rng)
+    if draw < 0.60:
+        return _fit_or_not(rng) if draw < 0.50 else nothing_fits(rng)
     return _made_up(rng, held_out=False, all_asked=rng.random() < 0.7)
 
 
@@ -158,6 +158,16 @@ def _made_up(rng: Random, *, held_out: bool, all_asked: bool = False) -> Task:
     return Task(tuple(steps), tuple(declared))
 
 
+def _fit_or_not(rng: Random) -> Task:
+    """Short declarations, then a request for each of them among as many that none of them fits."""
+    short = {one.noun: one for one in (_tool(rng, held_out=False, most=1) for _ in range(rng.choice((1, 1, 2, 3))))}
+    steps = [_requested(one, rng) for one in short.values()]
+    strays = [_tool(rng, held_out=False, most=2) for _ in range(len(short) + 1)]
+    steps += [(Ask(_spoken(one.request, rng)), Say(NOTHING_FITS)) for one in strays if one.noun not in short]
+    rng.shuffle(steps)
+    return Task(tuple(step for some in steps for step in some), tuple(one.declared for one in short.values()))
+
+
 def _requested(tool: _Tool, rng: Random) -> tuple[Step, ...]:
     result, answer = _outcome(tool, rng)
     name = tool.declared["function"]["name"]
@@ -174,7 +184,8 @@ def nothing_fits(rng: Random, *, held_out: bool = False) -> Task:
     return Task((Ask(_spoken(wanted.request, rng)), Say(NOTHING_FITS)), declared)
 
 
-def _tool(rng: Random, *, held_out: bool) -> _Tool:
+def _tool(rng: Random, *, held_out: bool, most: int = 3) -> _Tool:
+    """`most`: how many arguments it has at most."""
     while True:
         verb, noun = rng.choice(_VERBS), rng.choice(_SINGULAR)
         if (crc32(f"{verb.name} {noun}".encode()) % HELD_OUT_EVERY == 0) == held_out:
@@ -185,7 +196,7 @@ def _tool(rng: Random, *, held_out: bool) -> _Tool:
     required: list[str] = []
     arguments: dict[str, Any] = {}
     said: list[str] = []
-    for kind in rng.sample(range(len(_KINDS) + 4), rng.choice((0, 1, 1, 1, 2, 2, 3))):
+    for kind in rng.sample(range(len(_KINDS) + 4), min(most, rng.choice((0, 1, 1, 1, 2, 2, 3)))):
         key, schema, value, phrase = _argument(rng, kind, held_out=held_out)
         if key in properties:
             continue
