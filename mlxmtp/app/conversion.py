@@ -45,8 +45,11 @@ class Source:
         return f"{self.family or Path(self.origin).name.lower()}-{kind}"
 
 
-def find_source(name: str) -> Source:
-    """Return the weights that a name stands for. Raises LoadError for those known to be quantized already."""
+def find_source(name: str, *, published: bool = False) -> Source:
+    """Return the weights that a name stands for; `published`: no folder of that name.
+
+    Raises LoadError for those known to be quantized already.
+    """
     entry = find_entry(name)
     if entry is not None and entry.name == name.lower():
         bits = {"bits": _BITS[entry.variant]}
@@ -60,7 +63,7 @@ def find_source(name: str) -> Source:
     if official is not None:
         return Source(name, official.source_repo, official.family, official.variant == "qat")
     folder = expand_home(name).resolve()
-    if is_folder(folder):
+    if name and is_folder(folder) and not published:
         return Source(folder.name, None, None, "-qat-" in folder.name.lower())
     return Source(name, name if name.count("/") == 1 else None, None, "-qat-" in name.lower())
 
@@ -84,7 +87,9 @@ class Conversion:
 
     def __init__(self, catalog: Catalog, request: ConversionRequest) -> None:
         self._store, self._request = catalog.store, request
-        self._source = find_source(self._store.unaliased(request.source))
+        name = self._store.unaliased(request.source)
+        published = self._store.pulled(name) is not None or (request.update and catalog.downloadable(name))
+        self._source = find_source(name, published=published)
         asked = {name: value for name, value in request.recipe.items() if value is not None}
         # A mode that was asked for decides about the bits itself.
         named = self._source.recipe if asked.get("mode", "affine") == "affine" else {}
@@ -161,6 +166,8 @@ class Conversion:
     def carry_out(self, plan: ConversionPlan, *, compare: bool = True, watch: Watch | None = None) -> ConversionResult:
         """Write the result and compare it with its source. Raises UsageError, ConversionError (disk), LoadError."""
         plan.check(force=self._request.force)
+        if compare:
+            _check_buffers(plan)
         from mlxmtp.convert.compare import compare_on_text
 
         return convert(plan, compare=compare_on_text if compare else None, watch=watch)
@@ -178,3 +185,14 @@ class Conversion:
         revision = self._request.revision
         folder = self._store.cached(self.repo if revision is None else f"{split_revision(self.repo)[0]}@{revision}")
         return None if folder is None else Checkpoint(self.repo, folder, find_entry(self.repo))
+
+
+def _check_buffers(plan: ConversionPlan) -> None:
+    """Raise LoadError if this GPU cannot load the result, which the comparison would find when it is written."""
+    from mlxmtp.models import device
+
+    limit = device.largest_buffer()
+    largest = max(layout.nbytes for part in plan.parts for task in part.tasks for layout in task.parts)
+    if limit is not None and largest > limit:
+        what = f"has {format_bytes(largest)} in one piece, and this GPU takes {format_bytes(limit)}"
+        raise LoadError(f"The result {what}: choose fewer --q-bits, or --no-compare to use it elsewhere.")

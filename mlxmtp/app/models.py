@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.engine.media import IMAGE_TOKENS, SOUND_TOKENS
-from mlxmtp.errors import DownloadError, LoadError, MlxmtpError, ModelNotFound, UsageError
+from mlxmtp.errors import DownloadError, LoadError, MlxmtpError, UsageError
 from mlxmtp.files import is_path
 from mlxmtp.hub import inventory
 from mlxmtp.hub.inventory import Group, KnownModel, RemovalPlan
 from mlxmtp.hub.registry import BUILT_IN, find_entry, split_revision
-from mlxmtp.hub.store import Checkpoint, Store, conversion_record
+from mlxmtp.hub.store import Checkpoint, Store
 from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.memory import Largest
 from mlxmtp.machine.pace import pace_here
 from mlxmtp.machine.speed import Speed, predict
 from mlxmtp.models.config import ModelConfig
+from mlxmtp.models.safetensors import conversion_record
 from mlxmtp.models.tensors import parameter_count
 from mlxmtp.settings import Loaded
 
@@ -250,15 +251,11 @@ class Catalog:
 
     def _offline(self, name: str, repo: str, revision: str | None) -> NoDownload:
         """Return the answer where the hub may not be asked. Raises DownloadError for a model that is not here."""
-        wanted = said = name
-        if revision is not None:
-            entry, said = find_entry(repo), f"{repo}@{revision}"
-            wanted = said if entry is None else f"{entry.target.repo}@{revision}"
-        try:
-            self.store.resolve(wanted)
-        except ModelNotFound:
+        entry, at = find_entry(repo), "" if revision is None else f"@{revision}"
+        said = f"{repo}{at}" if at else name
+        if self.store.cached(f"{repo if entry is None else entry.target.repo}{at}") is None:
             unset = "cannot be downloaded. Unset it and run the same command again."
-            raise DownloadError(f"HF_HUB_OFFLINE is set, so {said} {unset}") from None
+            raise DownloadError(f"HF_HUB_OFFLINE is set, so {said} {unset}")
         return NoDownload(f"{said} is on this machine; HF_HUB_OFFLINE is set, so nothing was looked up or checked.")
 
     def download(self, plan: DownloadPlan, *, on_bytes: OnBytes, on_wait: OnWait | None = None) -> None:

@@ -18,10 +18,10 @@ from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Message, Tokenizer
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import LoadError, ModelNotFound, TooLarge, UsageError
-from mlxmtp.files import write_atomically
+from mlxmtp.files import expand_home, is_folder, write_atomically
 from mlxmtp.hub import inventory
 from mlxmtp.hub.registry import BUILT_IN, entries
-from mlxmtp.hub.store import Checkpoint, Store, best_fit, conversion_advice
+from mlxmtp.hub.store import Checkpoint, Store, best_fit
 from mlxmtp.limits import EXACT_DRAFT, Exact
 from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.memory import NO_MEDIA, Largest, held_bytes, most_tokens, need
@@ -129,7 +129,7 @@ class Opener:
                 self._tell_built_in()
             return installed or self._store.resolve(BUILT_IN)
         try:
-            return self._store.resolve(name)
+            found = self._store.resolve(name)
         except ModelNotFound as missing:
             known = name.partition(":")[0] in {entry.name for entry in entries()}
             near = None if known else nearest(name, others_of(self.loaded))
@@ -139,6 +139,10 @@ class Opener:
                 raise
             self.obtain(name, missing)
             return self._store.resolve(name)
+        plain = self._store.unaliased(name)
+        if is_folder(expand_home(plain)) and found.folder == self._store.pulled(plain):
+            self.tell(f"{plain} is the repository that was pulled; ./{plain} names the folder.")
+        return found
 
     def drafter(self, target: Checkpoint, settings: Settings, *, off: bool = False) -> Checkpoint | None:
         """Return the drafter that the settings mean for a target; `off` is none. Raises ModelNotFound."""
@@ -174,8 +178,7 @@ class Opener:
 
     def context(self, target: Checkpoint) -> int:
         """Return the longest context of a model in tokens. Raises LoadError."""
-        with conversion_advice(target.folder):
-            return context_of(target.folder)
+        return context_of(target.folder)
 
     def require_memory(
         self,
@@ -305,12 +308,11 @@ def answer_params(settings: Settings) -> Params:
 
 def read_tokenizer(found: Checkpoint) -> Tokenizer:
     """Return the text side of a model. Raises LoadError, which names what is wrong with the weights first."""
-    with conversion_advice(found.folder):
-        try:
-            return Tokenizer.load(found.folder)
-        except LoadError:
-            check_target(read_config(found.folder), found.name)
-            raise
+    try:
+        return Tokenizer.load(found.folder)
+    except LoadError:
+        check_target(read_config(found.folder), found.name)
+        raise
 
 
 def require_memory(
@@ -331,8 +333,7 @@ def require_memory(
     """
     if force:
         return
-    with conversion_advice(found.folder):
-        config = read_config(found.folder)
+    config = read_config(found.folder)
     drafting = None if drafter is None else read_config(drafter.folder)
     how: dict[str, Any] = {"turns": turns, "draft_bits": draft_bits}
     needed = need(config, drafting, tokens, kv_bits=kv_bits, media=media, **how)
@@ -369,8 +370,7 @@ def _read_weights(
     folder, name = (None, None) if drafter is None else (drafter.folder, drafter.name)
     known = measured(data)
     how["exact"] = exact_here(how["exact"], known)
-    with conversion_advice(target.folder):
-        model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
+    model = Model.load(target.folder, folder, name=target.name, drafter_name=name, tokenizer=text, **how)
     from mlxmtp.models.device import memory_limit
 
     this_machine().keep(data, memory_limit())

@@ -28,7 +28,8 @@ _LARGEST = 16 * 2**20  # bytes of a body that is no stream
 _TRANSIENT = (408, 429)  # and 5xx: the same request may be answered later
 _FOREIGN = "it speaks another protocol"
 _UNLISTED = ("404", "405", "501", _FOREIGN)  # reasons why a list of models cannot be read where answers can
-_TEMPLATE = "chat_template_kwargs"  # a field that many servers know, and some refuse
+_TEMPLATE = "chat_template_kwargs"  # a field that many servers know, and some refuse, each in its own words
+_INVALID = ("400", "422")  # of a request: a field that is not known may be why
 _VERSIONED = re.compile(r"/v\d\w*(/|$)")
 
 
@@ -220,11 +221,14 @@ class Chunks:
         try:
             yield from self._asked()
         except EndpointFailed as error:
-            if error.reason != "400" or _TEMPLATE not in str(error) or _TEMPLATE not in self._body:
+            if error.reason not in _INVALID or _TEMPLATE not in self._body:
                 raise
-            self.remote.refuses_template = True
-            del self._body[_TEMPLATE]
-            yield from self._asked()
+        else:
+            return
+        del self._body[_TEMPLATE]
+        for chunk in self._asked():
+            self.remote.refuses_template = True  # and nothing else was wrong
+            yield chunk
 
     def _asked(self) -> Iterator[dict[str, Any]]:
         with closing(self.remote.connection()) as connection:
@@ -340,6 +344,8 @@ def _is_list_of_calls(calls: object) -> bool:
 
 
 def _message(body: Mapping[str, Any]) -> str:
-    error = body.get("error")
-    said = error.get("message") if isinstance(error, dict) else error
-    return str(said)[:1000] if said else "it does not say why."
+    """Return why a server refuses: OpenAI's `error`, else the `detail` of FastAPI, or a `message` of others."""
+    error = body.get("error") or body.get("detail") or body.get("message")
+    said = error.get("message") if isinstance(error, dict) and "message" in error else error
+    told = said if isinstance(said, str) else json.dumps(said)
+    return told[:1000] if said else "it does not say why."

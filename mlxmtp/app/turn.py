@@ -81,7 +81,6 @@ class Outcome:
     reason: FinishReason
     stats: Stats | None
     error: Exception | None
-    context: int
     called: bool = False
 
     @property
@@ -89,9 +88,9 @@ class Outcome:
         """True if there is an answer, or a tool was called: a thought is none."""
         return self.called or bool(self.text.strip())
 
-    @property
-    def fills_context(self) -> bool:
-        return self.stats is not None and self.stats.prompt_tokens + self.stats.generation_tokens >= self.context
+    def fills(self, context: int) -> bool:
+        """Return True if prompt and answer leave no room in a context of so many tokens."""
+        return self.stats is not None and self.stats.prompt_tokens + self.stats.generation_tokens >= context
 
 
 class Turn:
@@ -257,7 +256,7 @@ class Turn:
         """Finish the answer and save what drafting learned. Silence is undone; `returns`: the question, too."""
         assert self._opened is not None
         said, thought = "".join(self._text), "".join(self._thinking)
-        outcome = Outcome(said, thought, reason, stats, error, self._opened.context, self._called)
+        outcome = Outcome(said, thought, reason, stats, error, self._called)
         self._conversation.finish(reason, None if stats is None else stats.to_dict(), self._sampling)
         if not (outcome.text if self.kind == "continue" else outcome.said) and (self._before is not None or returns):
             if self._before is not None:

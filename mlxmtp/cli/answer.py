@@ -188,7 +188,7 @@ class OneAnswer:
         for remark in self.tools.unsaved_approvals():
             self.out.note(remark)
         if outcome.reason == "length":
-            self.say_cut(outcome, answer.stats.generation_tokens)
+            self.say_cut(outcome, answer.stats.generation_tokens, opened.context)
         self._show_stats(answer.stats, opened.context)
         if cache is not None and loaded < prefix:
             self._note(cache.save(model, ids[:prefix]))
@@ -219,9 +219,9 @@ class OneAnswer:
         self._note(remark)
         return cache, prefix, loaded
 
-    def say_cut(self, outcome: Outcome, tokens: int) -> None:
+    def say_cut(self, outcome: Outcome, tokens: int, context: int) -> None:
         limit = "the model's own limit" if self.settings.max_tokens is None else "--max-tokens"
-        why = "the context is full" if outcome.fills_context else limit
+        why = "the context is full" if outcome.fills(context) else limit
         self.out.note(f"The answer was cut after {tokens} tokens ({why}).")
         if outcome.thinking and not outcome.said:
             self.out.note("All of it was reasoning. Give more --max-tokens, or end that with --think-tokens N.")

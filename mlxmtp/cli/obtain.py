@@ -7,11 +7,8 @@ from contextlib import contextmanager
 from shlex import quote
 from typing import TYPE_CHECKING
 
-import typer
-
 from mlxmtp.app.models import CONTEXTS, Catalog, NoDownload
-from mlxmtp.cli.options import can_ask
-from mlxmtp.cli.terminal import keyboard
+from mlxmtp.cli.options import can_ask, confirmed
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.cli.terminal.progress import DownloadProgress
 from mlxmtp.cli.terminal.signals import last_words
@@ -65,11 +62,9 @@ def fetch(
         plan.check_space()
     elif (room := conversion.room(plan)) and not out.look.quiet:
         out.line(f"result   {room}")
-    if plan.missing and not loaded.settings.yes and can_ask(out):
-        out.settle()
-        keyboard.release()
-        if not typer.confirm(f"Download {format_bytes(plan.missing)}?", default=True, err=True):
-            return False
+    asks = plan.missing and not loaded.settings.yes and can_ask(out)
+    if asks and not confirmed(out, f"Download {format_bytes(plan.missing)}?", default=True):
+        return False
     progress = DownloadProgress(out, plan.size)
     with _interruptible(out, progress):
         catalog.download(plan, on_bytes=progress.count, on_wait=progress.waiting)

@@ -3,15 +3,20 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import wraps
 from typing import Annotated, Any
 
+import typer
 from typer import Context, Option
 from typer.core import TyperCommand
 
+from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.output import Look, Output
+from mlxmtp.cli.terminal.signals import raises
 from mlxmtp.environment import draws_pictures
-from mlxmtp.settings import EVERY, Loaded, Settings, load_settings, number_or_text, table_of
+from mlxmtp.errors import UsageError
+from mlxmtp.settings import EVERY, Loaded, Rule, Setting, Settings, checked, load_settings, number_or_text, table_of
 
 Command = Callable[..., None]
 
@@ -23,13 +28,16 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
 
     `layout` is the order of its help: settings, sections of them, the function's own parameters, and `...` for those of
     its own that are not named. The settings' values do not reach the function: those that were given go into `ctx.obj`,
-    over those that stood before the command (`mlxmtp --no-color ls`), for `begin`.
+    over those that stood before the command (`mlxmtp --no-color ls`), for `begin`. A Rule beside an Option of the
+    function's own refuses values in the words of the table.
     """
     entries = table_of(table)
 
     def decorate(function: Command) -> Command:
         signature = inspect.signature(function, eval_str=True)
         context, *own = (one.replace(kind=one.KEYWORD_ONLY) for one in signature.parameters.values())
+        for one in own:
+            _obey(*getattr(one.annotation, "__metadata__", (None,)))
         parameters = list(arranged({one.name: one for one in own}))
         taken = {one.name for one in parameters if one not in own}
         assert {name for name in taken if entries[name].commands != EVERY} == {
@@ -73,6 +81,20 @@ def takes(command: str, layout: str, table: type = Settings) -> Callable[[Comman
     return decorate
 
 
+def _obey(option: Any, rule: Rule | None = None) -> None:
+    """Let a command's own option read what the rule beside it allows."""
+    if rule is None:
+        return
+    words = (option.default, *option.param_decls)  # typer takes the first one for a default until it has a parameter
+    flag = next(word for word in words if word.startswith("--"))
+
+    def read(value: Any) -> Any:
+        said = number_or_text(value) if isinstance(value, str) and rule.reads in (int, float) else value
+        return checked(Setting(flag, rule, "", ""), said, flag, UsageError)
+
+    option.parser = read
+
+
 def begin(ctx: Context, *, repairs: bool = False) -> tuple[Loaded, Output]:
     """Return settings after precedence and the streams to write to; warnings of the config file are said.
 
@@ -93,6 +115,18 @@ def can_ask(out: Output) -> bool:
     return sys.stdin is not None and sys.stdin.isatty() and out.error_terminal
 
 
+def confirmed(out: Output, question: str, *, default: bool) -> bool:
+    """Ask at the terminal. Raises typer.Abort for Ctrl-C and Ctrl-D, with the shell's prompt on a row of its own."""
+    out.settle()
+    keyboard.release()
+    try:
+        with raises():
+            return typer.confirm(question, default=default, err=True)
+    except typer.Abort:
+        out.line("")
+        raise
+
+
 def model_names(incomplete: str) -> list[str]:
     """Return the models that begin like that: those here and on the hub, aliases of one's own, folders."""
     from mlxmtp.app.endpoints import others_of
@@ -103,7 +137,8 @@ def model_names(incomplete: str) -> list[str]:
     names = [*(model.name for model in Catalog(loaded).listing(every=True).models), *loaded.aliases, *others_of(loaded)]
     if is_path(incomplete):
         folder = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
-        names += [f"{folder}{one.name}/" for one in expand_home(folder or ".").iterdir() if one.is_dir()]
+        with suppress(OSError):  # there is no such folder, or nobody may look into it
+            names += [f"{folder}{one.name}/" for one in expand_home(folder or ".").iterdir() if one.is_dir()]
     return _offered(names, incomplete)
 
 

@@ -17,8 +17,7 @@ from mlxmtp.convert.plan import ConversionPlan, Place, versions
 from mlxmtp.convert.tasks import Slice, output_config
 from mlxmtp.errors import ConversionError, DeviceFailed, TooLarge
 from mlxmtp.files import is_full, sync, try_lock, write_atomically
-from mlxmtp.hub.store import RECORD
-from mlxmtp.models.safetensors import INDEX, read_folder, write_bytes
+from mlxmtp.models.safetensors import INDEX, RECORD, read_folder, write_bytes
 
 _GO_ON = "What is done is kept: run the same command again to go on."
 _LINE = 9  # bytes of a journal's line: eight hexadecimal digits and a newline

@@ -12,12 +12,12 @@ from mlxmtp.errors import LoadError, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.files import expand_home, is_folder
 from mlxmtp.hub.cache import INCOMPLETE, PARTIAL, CachedRepo, folder_size, is_complete
 from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, split_revision
-from mlxmtp.hub.store import CONTEXT, Checkpoint, Store, conversion_advice, conversion_record
+from mlxmtp.hub.store import CONTEXT, Checkpoint, Store
 from mlxmtp.machine.memory import NO_MEDIA, Largest, Need, need
 from mlxmtp.models.chat_template import check_text, read_from
 from mlxmtp.models.checkpoint import check_target, match
 from mlxmtp.models.config import ModelConfig, read_config
-from mlxmtp.models.safetensors import read_folder
+from mlxmtp.models.safetensors import conversion_record, read_folder
 from mlxmtp.models.tensors import Names, Quantization, parameter_count
 from mlxmtp.models.towers import AUDIO, VISION, stored_audio, stored_vision, vision_config
 
@@ -171,9 +171,8 @@ def _answers(store: Store, checkpoint: Checkpoint) -> bool:
 
 def describe(store: Store, checkpoint: Checkpoint) -> KnownModel:
     """Return a model from its folder. Raises LoadError if that holds none that can answer."""
-    with conversion_advice(checkpoint.folder):
-        config = read_config(checkpoint.folder)
-        check_target(config, checkpoint.name)
+    config = read_config(checkpoint.folder)
+    check_target(config, checkpoint.name)
     files = [item for item in checkpoint.folder.iterdir() if item.is_file()]
     check_text([item.name for item in files], read_from(checkpoint.folder), checkpoint.folder)
     cached = CachedRepo.of_snapshot(checkpoint.folder)
@@ -296,7 +295,8 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     own, entry = store.models / plain, find_entry(plain)
     if entry is None and "/" not in plain and not plain.startswith(".") and is_folder(own):
         return RemovalPlan((RemovedFolder(plain, own, folder_size(own)),))
-    if entry is None and is_folder(expand_home(plain)):
+    cached = CachedRepo.of(store.places.hf_cache, split_revision(plain)[0])
+    if entry is None and is_folder(expand_home(plain)) and not is_folder(cached.folder):
         raise UsageError(f"{plain} is a folder of yours: remove it with rm -r.")
     if converted := store.conversion_named(plain):
         return RemovalPlan((RemovedFolder(converted.name, converted, folder_size(converted)),))

@@ -1,11 +1,10 @@
 """From a name to folders on this machine. Reads the disk, never the network, and loads nothing."""
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mlxmtp.errors import LoadError, ModelNotFound
 from mlxmtp.files import exists, expand_home, is_file, is_folder, is_path
@@ -15,11 +14,10 @@ from mlxmtp.hub.registry import BUILT_IN, Entry, entries, find_entry, plain_name
 from mlxmtp.machine.chip import Machine, this_machine
 from mlxmtp.machine.memory import need
 from mlxmtp.models.config import check_pair, read_config
-from mlxmtp.models.safetensors import AGAIN
+from mlxmtp.models.safetensors import conversion_record
 from mlxmtp.settings import Places
 from mlxmtp.units import format_bytes, nearest
 
-RECORD = "mlxmtp.json"  # in a converted model: what it was made of, and how
 CONTEXT = 4096  # tokens of the conversation for which it is decided if a model fits
 _PACKAGE = Path(__file__).parents[1]
 
@@ -122,6 +120,11 @@ class Store:
         begins = [commit for commit in cached.commits() if len(revision) >= 7 and commit.startswith(revision)]
         return cached.complete([pulled, cached.ref(revision), *begins])
 
+    def pulled(self, name: str) -> Path | None:
+        """Return the snapshot of `org/repo` if it was pulled: the name means that, even beside such a folder."""
+        known = "/" in name and self.records.find(split_revision(name)[0]) is not None
+        return self.cached(name) if known else None
+
     def _cached_drafter(self, repo: str) -> Checkpoint | None:
         return Checkpoint(repo, folder) if (folder := self.cached(repo)) else None
 
@@ -138,16 +141,20 @@ class Store:
 
     def _unregistered(self, name: str, role: str) -> Path:
         """Return the conversion, folder or repository of the cache that has this name."""
+        names = ", ".join(registry.known_names())
+        if not name.strip():  # which would be the folder in which the command runs
+            raise ModelNotFound(f"Give the name of a model: there are {names}, any org/repo or path.")
         converted = self.models / name
         if "/" not in name and not name.startswith(".") and is_file(converted / "config.json"):
             return converted
         path = expand_home(name)
         if is_folder(path):
+            if (pulled := self.pulled(name)) is not None:
+                return pulled
             cached = CachedRepo(path)  # a repository's folder in the cache means its newest complete commit
             return (None if (path / "config.json").exists() else cached.complete(cached.newest())) or path
         if exists(path):
             raise LoadError(f"{path} is a file. Give the folder that holds config.json and model.safetensors.")
-        names = ", ".join(registry.known_names())
         if "://" in name:
             sentence = (
                 f"{name} is not the page of a model on huggingface.co. Give its org/repo, a path or one of: {names}."
@@ -163,27 +170,6 @@ class Store:
         near = nearest(name.lower(), [*registry.known_names(), *(entry.name for entry in entries())])
         hint = f" (did you mean '{near}'?)" if near else ""
         raise ModelNotFound(f"{role} '{name}' is not known{hint}. There are: {names}, any org/repo or path.")
-
-
-def conversion_record(folder: Path) -> dict[str, Any] | None:
-    """Return what a conversion wrote about itself; None if the folder holds no such thing."""
-    try:
-        table: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return table if table["target"]["source"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-@contextmanager
-def conversion_advice(folder: Path) -> Iterator[None]:
-    """Give a LoadError about a conversion that is damaged another next step: it cannot be downloaded again."""
-    try:
-        yield
-    except LoadError as error:
-        if AGAIN not in str(error) or (record := conversion_record(folder)) is None:
-            raise
-        again = f"It was converted here from {record['target']['source']}: convert that again, with --force."
-        raise LoadError(str(error).replace(AGAIN, again)) from error
 
 
 def missing_sentence(entry: Entry, machine: Machine) -> str:

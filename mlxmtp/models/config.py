@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config_check import is_quantization, problems, token_ids, usable
-from mlxmtp.models.safetensors import AGAIN, advice, named, other_weights
+from mlxmtp.models.safetensors import advice, named, other_weights
 
 TARGET_TYPES = frozenset({"gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"})
 DRAFTER_TYPES = frozenset({"gemma4_assistant", "gemma4_unified_assistant"})
@@ -201,7 +201,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise LoadError(f"{path} cannot be read ({error}). {AGAIN}") from None
+        raise LoadError(f"{path} cannot be read ({error}). {advice(path)}") from None
 
 
 def _object(content: bytes, file: str, origin: Path | str) -> dict[str, Any]:

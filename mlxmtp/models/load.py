@@ -13,7 +13,7 @@ from mlxmtp.models.checkpoint import check_folder, check_target, match, match_to
 from mlxmtp.models.config import ModelConfig, check_pair, read_config
 from mlxmtp.models.drafter import Drafter
 from mlxmtp.models.linear import Matrix, Weights
-from mlxmtp.models.safetensors import AGAIN, Layout, read_folder
+from mlxmtp.models.safetensors import Layout, advice, read_folder
 from mlxmtp.models.target import Target
 from mlxmtp.models.tensors import Quantization, Tensor, drafter_bits, kv_quantization
 from mlxmtp.models.towers import audio_tensors, stored_audio, stored_vision, vision_tensors
@@ -58,7 +58,7 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     weights = read_weights(folder)
     for name, order in weights.items():  # used as an index, which MLX does not check
         if name.endswith("token_ordering") and not mx.array_equal(mx.sort(order), mx.arange(config.vocab_size)):
-            raise LoadError(f"{name} in {folder} does not name every token once. {AGAIN}")
+            raise LoadError(f"{name} in {folder} does not name every token once. {advice(folder)}")
     parameters = assemble(config, weights, drafter_bits(config, bits, cpu=device.on_cpu()) or 16)
     del weights  # as in `load_target`: no name holds them while they are widened
     drafter = Drafter(parameters, config, target)
@@ -107,7 +107,7 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
         try:
             files[file] = cast("dict[str, mx.array]", mx.load(str(file)))
         except (RuntimeError, ValueError) as error:
-            raise LoadError(f"{file} cannot be read ({error}). {AGAIN}") from None
+            raise LoadError(f"{file} cannot be read ({error}). {advice(file)}") from None
     return {name: files[one.file][name] for name, one in stored.items()}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlxmtp.errors import LoadError
 
-AGAIN = "Download the model again."
+RECORD = "mlxmtp.json"  # in a converted model: what it was made of, and how
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
@@ -127,9 +127,23 @@ def named(origin: object, file: str) -> str:
     return str(origin / file) if isinstance(origin, Path) else f"{file} of {origin}"
 
 
+def conversion_record(folder: Path) -> dict[str, Any] | None:
+    """Return what a conversion wrote about itself; None if the folder holds no such thing."""
+    try:
+        table: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return table if table["target"]["source"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def advice(origin: object) -> str:
-    """Return the next step for a damaged file of a folder (a Path) or a repository."""
-    return AGAIN if isinstance(origin, Path) else "Try another --revision, or another repository."
+    """Return the next step for a damaged folder or file (a Path), or one of a repository."""
+    if not isinstance(origin, Path):
+        return "Try another --revision, or another repository."
+    for folder in (origin, *origin.parents[:2]):  # a file of a conversion, or of the drafter inside
+        if (record := conversion_record(folder)) is not None:
+            return f"It was converted here from {record['target']['source']}: convert that again, with --force."
+    return "Download the model again."
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -192,10 +206,10 @@ def read_bytes(stored: Stored, start: int, count: int) -> bytearray:
             while view:
                 got = stream.readinto(view[:_LONGEST_READ])
                 if not got:
-                    raise LoadError(f"{stored.file} ends in the middle of {stored.layout.name}. {AGAIN}")
+                    raise LoadError(f"{stored.file} ends in the middle of {stored.layout.name}. {advice(stored.file)}")
                 view = view[got:]
     except OSError as error:
-        raise LoadError(f"{stored.file} cannot be read ({error.strerror or error}). {AGAIN}") from None
+        raise LoadError(f"{stored.file} cannot be read ({error.strerror or error}). {advice(stored.file)}") from None
     return buffer
 
 

@@ -86,8 +86,12 @@ class Collected:
         return [one for one in self.pieces if isinstance(one, ToolUse)]
 
 
+Answers = Sequence[tuple[Collected, Ending]]
+
+
 class Writer(Protocol):
-    """A protocol's stream. `index` counts the answers of a request that wants several."""
+    """A protocol's form of one response: `whole`, or as a stream by all the others. `index` counts the answers of a
+    request that wants several."""
 
     content_type: str
 
@@ -98,6 +102,7 @@ class Writer(Protocol):
     def end(self, index: int, ending: Ending) -> bytes: ...
     def close(self) -> bytes: ...
     def error(self, message: str) -> bytes: ...
+    def whole(self, results: Answers) -> dict[str, Any]: ...
 
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
@@ -107,9 +112,16 @@ COMMENT = b": still working\n\n"  # a line that every reader of event streams pa
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
+_LINE_ENDS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}
+"""Characters that JSON may hold as they are, and at which clients split lines (`str.splitlines`, httpx)."""
+
+
 def json_bytes(value: object) -> bytes:
-    """Return compact JSON; lone surrogates, which a request may have named, become question marks."""
-    return _COMPACT.encode(value).encode("utf-8", "replace")
+    """Return compact JSON in one line; lone surrogates, which a request may have named, become question marks."""
+    text = _COMPACT.encode(value)
+    if not text.isascii():
+        text = text.translate(_LINE_ENDS)
+    return text.encode("utf-8", "replace")
 
 
 def event(value: object, name: str | None = None) -> bytes:

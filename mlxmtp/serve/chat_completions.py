@@ -9,10 +9,10 @@ from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text, Thinking, TokenLogprob
 from mlxmtp.limits import TOP_LOGPROBS, Range
 from mlxmtp.serve import answers, request
-from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.answers import About, Answers, Collected, Ending, Piece, ToolUse
 from mlxmtp.serve.contents import content_of
 from mlxmtp.serve.fields import Fields, Refused
-from mlxmtp.serve.request import AnswerRequest, History, Message
+from mlxmtp.serve.request import AnswerRequest, History
 from mlxmtp.serve.tools import choose, choose_of, functions
 
 _MOST = 8  # answers to one request
@@ -102,15 +102,7 @@ def _add(history: History, message: Fields) -> None:
         message.refuse("function_call", "audio")
         reasoning = message.text("reasoning_content", "") or message.text("reasoning", "")
         text = request.joined(message, kinds=("text", "refusal"))
-        history.answer(text, reasoning, [_call(one) for one in message.objects("tool_calls")])
-
-
-def _call(fields: Fields) -> Message:
-    function = fields.object("function")
-    if function is None:
-        raise fields.wrong("function", "an object")
-    arguments = function.table.get("arguments")
-    return request.call_of(fields.text("id", ""), function.text("name"), arguments, function.path("arguments"))
+        history.answer(text, reasoning, [request.function_call_of(one) for one in message.objects("tool_calls")])
 
 
 def _continues(body: Fields, history: History) -> bool:
@@ -180,35 +172,6 @@ def _called(use: ToolUse) -> dict[str, Any]:
     return {"id": use.id, "type": "function", "function": {"name": use.call.name, "arguments": use.arguments}}
 
 
-def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
-    """Return a chat completion that is not streamed."""
-    choices = []
-    for index, (said, ending) in enumerate(results):
-        message: dict[str, Any] = {"role": "assistant", "content": said.text or (None if said.calls else "")}
-        if said.thinking:
-            message["reasoning_content"] = said.thinking
-        if said.calls:
-            message["tool_calls"] = [_called(use) for use in said.calls]
-        told = _chat_logprobs(said.logprobs)
-        end = {"finish_reason": _reason(ending), **_stopped(ending)}
-        choices.append({"index": index, "message": message, "logprobs": told, **end})
-    return _finished(about, "chat.completion", "chatcmpl-", choices, [ending for _, ending in results])
-
-
-def whole_plain(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
-    """Return a completion that is not streamed."""
-    choices = [
-        {
-            "index": index,
-            "text": said.text,
-            "logprobs": _plain_logprobs(said.logprobs),
-            "finish_reason": _reason(ending),
-        }
-        for index, (said, ending) in enumerate(results)
-    ]
-    return _finished(about, "text_completion", "cmpl-", choices, [ending for _, ending in results])
-
-
 def _chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     return {"content": answers.logprob_entries(logprobs), "refusal": None} if logprobs else None
 
@@ -226,32 +189,25 @@ def _plain_logprobs(logprobs: Sequence[TokenLogprob], begin: int = 0) -> dict[st
     }
 
 
-def _finished(
-    about: About, kind: str, prefix: str, choices: list[dict[str, Any]], endings: Sequence[Ending]
-) -> dict[str, Any]:
-    return {
-        "id": prefix + about.id,
-        "object": kind,
-        "created": about.created,
-        "model": about.model,
-        "choices": choices,
-        "usage": usage(endings),
-        request.EXTENSION: answers.drafting(endings[-1].stats),
-    }
-
-
 class ChatStream:
-    """Chunks of a chat completion: role, deltas, the reason, counts if they were asked for, `[DONE]`."""
+    """A chat completion; its chunks: role, deltas, the reason, counts if they were asked for, `[DONE]`."""
 
     content_type, heartbeat = answers.EVENT_STREAM, answers.COMMENT
     kind, prefix = "chat.completion.chunk", "chatcmpl-"
 
-    def __init__(self, about: About, body: Fields, n: int) -> None:
+    def __init__(self, about: About, body: Fields) -> None:
         options = body.object("stream_options")
         self._counted = options is not None and options.flag("include_usage")
-        self._about, self._n = about, n
-        self._calls = [0] * n
+        self._about, self._n = about, _count(body)
+        self._calls = [0] * self._n
         self._endings: list[Ending] = []
+
+    def whole(self, results: Answers) -> dict[str, Any]:
+        choices = [{"index": index, **self._choice(*result)} for index, result in enumerate(results)]
+        endings = [ending for _, ending in results]
+        head = {**self._head(), "object": self.kind.removesuffix(".chunk")}
+        more = {request.EXTENSION: answers.drafting(endings[-1].stats)}
+        return {**head, "choices": choices, "usage": usage(endings), **more}
 
     def start(self) -> bytes:
         opening = {"role": "assistant", "content": ""}
@@ -278,6 +234,15 @@ class ChatStream:
     def error(self, message: str) -> bytes:
         return answers.event({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
 
+    def _choice(self, said: Collected, ending: Ending) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": said.text or (None if said.calls else "")}
+        if said.thinking:
+            message["reasoning_content"] = said.thinking
+        if said.calls:
+            message["tool_calls"] = [_called(use) for use in said.calls]
+        told = _chat_logprobs(said.logprobs)
+        return {"message": message, "logprobs": told, "finish_reason": _reason(ending), **_stopped(ending)}
+
     def _call(self, index: int, use: ToolUse) -> bytes:
         number = self._calls[index]
         self._calls[index] += 1
@@ -297,7 +262,7 @@ class ChatStream:
 
 
 class PlainStream(ChatStream):
-    """Chunks of a completion: pieces of text, the reason, counts if they were asked for, `[DONE]`."""
+    """A completion; its chunks: pieces of text, the reason, counts if they were asked for, `[DONE]`."""
 
     kind, prefix = "text_completion", "cmpl-"
 
@@ -315,3 +280,6 @@ class PlainStream(ChatStream):
     def end(self, index: int, ending: Ending) -> bytes:
         self._endings.append(ending)
         return self._chunk(index, {"text": ""}, _reason(ending), **{request.EXTENSION: answers.drafting(ending.stats)})
+
+    def _choice(self, said: Collected, ending: Ending) -> dict[str, Any]:
+        return {"text": said.text, "logprobs": _plain_logprobs(said.logprobs), "finish_reason": _reason(ending)}

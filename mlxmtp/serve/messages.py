@@ -1,12 +1,13 @@
 """Anthropic's messages."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mlxmtp.engine.events import Thinking
-from mlxmtp.limits import TOKEN_COUNT, Range
+from mlxmtp.limits import Range
 from mlxmtp.serve import answers, request
-from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.answers import About, Answers, Ending, Piece, ToolUse
 from mlxmtp.serve.contents import Content, Part, content_of, in_order, part_of
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.request import AnswerRequest, History, Message
@@ -29,12 +30,12 @@ def read(body: Fields, *, counting: bool = False) -> AnswerRequest:
         _add(history, message)
     if not any(message["role"] != "system" for message in history.messages):
         raise Refused("messages must be a list with at least one message.", "messages")
-    limit = body.number("max_tokens", TOKEN_COUNT)
+    limit = _limit(body)
     if limit is None and not counting:
-        raise Refused("max_tokens must be there: a whole number from 1 up.", "max_tokens")
+        raise Refused("max_tokens must be there: a whole number from 0 up.", "max_tokens")
     given = {**request.sampling_of(body), **_thinking(body), **request.extension_of(body)}
     if limit is not None:
-        given["max_tokens"] = int(limit)
+        given["max_tokens"] = max(1, limit)  # the first token comes with the prompt; `MessageStream` leaves it out
     output = body.object("output_config")
     if output is not None:
         given |= request.form_of(output.object("format"))
@@ -49,6 +50,12 @@ def read(body: Fields, *, counting: bool = False) -> AnswerRequest:
         stops=body.texts("stop_sequences"),
         continues=last["role"] == "assistant" and "tool_calls" not in last,
     )
+
+
+def _limit(body: Fields) -> int | None:
+    """Return the limit of new tokens; at 0 the prompt is read, for later requests, and nothing is answered."""
+    limit = body.number("max_tokens", Range(0, whole=True))
+    return None if limit is None else int(limit)
 
 
 def _system(body: Fields) -> str:
@@ -169,9 +176,9 @@ def _know(known: dict[str, Tool], tool: Fields) -> str:
     return name
 
 
-def _usage(endings: Sequence[Ending]) -> dict[str, int]:
+def _usage(ending: Ending) -> dict[str, int]:
     """Return the counts; `input_tokens` are those that were read, as in this protocol."""
-    counts = answers.total(endings)
+    counts = answers.total([ending])
     return {
         "input_tokens": counts["prompt"] - counts["cached"],
         "cache_creation_input_tokens": 0,
@@ -180,20 +187,17 @@ def _usage(endings: Sequence[Ending]) -> dict[str, int]:
     }
 
 
+def _unsaid(ending: Ending) -> Ending:
+    """Return the end of an answer whose prompt was to be read and no more."""
+    return Ending("length", replace(ending.stats, generation_tokens=0))
+
+
 def _reason(ending: Ending) -> dict[str, str | None]:
     stop = "end_turn" if ending.stop is None else "stop_sequence"
     return {
         "stop_reason": ending.named(stop=stop, length="max_tokens", call="tool_use"),
         "stop_sequence": ending.stop,
     }
-
-
-def whole(about: About, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
-    """Return a message that is not streamed."""
-    [(said, ending)] = results
-    content = [_block(piece) for piece in said.pieces] or [{"type": "text", "text": ""}]
-    message = {**_opening(about), "content": content, **_reason(ending), "usage": _usage([ending])}
-    return {**message, request.EXTENSION: answers.drafting(ending.stats)}
 
 
 def _block(piece: Piece) -> dict[str, Any]:
@@ -209,16 +213,24 @@ def _opening(about: About) -> dict[str, Any]:
 
 
 class MessageStream:
-    """Events of a message: its start, every block's start, deltas and stop, the reason with the counts, its stop."""
+    """A message; its events: its start, every block's start, deltas and stop, the reason with the counts, its stop."""
 
     content_type = answers.EVENT_STREAM
     heartbeat = answers.event({"type": "ping"}, "ping")
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: About, body: Fields) -> None:
         self._about = about
+        self._only_reads = _limit(body) == 0
         self._index = -1
         self._open: str | None = None  # type of the block that is being written
-        self._ending: Ending | None = None
+
+    def whole(self, results: Answers) -> dict[str, Any]:
+        [(said, ending)] = results
+        content = [_block(piece) for piece in said.pieces] or [{"type": "text", "text": ""}]
+        if self._only_reads:
+            content, ending = [], _unsaid(ending)
+        message = {**_opening(self._about), "content": content, **_reason(ending), "usage": _usage(ending)}
+        return {**message, request.EXTENSION: answers.drafting(ending.stats)}
 
     def start(self) -> bytes:
         counts = {"input_tokens": self._about.prompt_tokens, "output_tokens": 0}
@@ -227,6 +239,8 @@ class MessageStream:
         return self._event("message_start", message={**_opening(self._about), **none, "usage": counts}) + self.heartbeat
 
     def piece(self, index: int, piece: Piece) -> bytes:
+        if self._only_reads:
+            return b""
         if isinstance(piece, ToolUse):
             block = {"type": "tool_use", "id": piece.id, "name": piece.call.name, "input": {}}
             delta = {"type": "input_json_delta", "partial_json": piece.arguments}
@@ -239,11 +253,13 @@ class MessageStream:
         return self._goes_on({"type": "text", "text": ""}) + self._delta({"type": "text_delta", "text": piece.text})
 
     def end(self, index: int, ending: Ending) -> bytes:
-        self._ending = ending
-        # An answer without a block is one that some clients cannot read.
-        block = self._goes_on({"type": "text", "text": ""}) if self._index < 0 else b""
+        block = b""
+        if self._only_reads:
+            ending = _unsaid(ending)
+        elif self._index < 0:  # an answer without a block is one that some clients cannot read
+            block = self._goes_on({"type": "text", "text": ""})
         more = {request.EXTENSION: answers.drafting(ending.stats)}
-        end = self._event("message_delta", delta=_reason(ending), usage=_usage([ending]), **more)
+        end = self._event("message_delta", delta=_reason(ending), usage=_usage(ending), **more)
         return block + self._stop() + end
 
     def close(self) -> bytes:

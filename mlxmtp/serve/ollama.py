@@ -1,16 +1,15 @@
 """Ollama's chat and generate, for programs that know no other protocol."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import Text, Thinking
 from mlxmtp.serve import answers, request
-from mlxmtp.serve.answers import About, Collected, Ending, Piece
+from mlxmtp.serve.answers import About, Answers, Collected, Ending, Piece
 from mlxmtp.serve.contents import Content, encoded_medium, in_order
 from mlxmtp.serve.fields import Fields
-from mlxmtp.serve.request import AnswerRequest, History, Message
+from mlxmtp.serve.request import AnswerRequest, History
 from mlxmtp.serve.tools import functions
 
 VERSION = "0.40.0"
@@ -92,8 +91,7 @@ def _add(history: History, message: Fields) -> None:
         history.say(role, _with_images(message, text))
     elif role == "assistant":
         message.refuse("images")
-        begun = len(history.messages)
-        calls = [_call(one, f"call_{begun}_{index}") for index, one in enumerate(message.objects("tool_calls"))]
+        calls = [request.function_call_of(one) for one in message.objects("tool_calls")]
         history.answer(text, message.text("thinking", ""), calls)
     else:
         message.refuse("images")
@@ -107,20 +105,12 @@ def _with_images(fields: Fields, text: str) -> Content:
     return in_order([*found, text] if text else found) if found else text
 
 
-def _call(fields: Fields, number: str) -> Message:
-    function = fields.object("function")
-    if function is None:
-        raise fields.wrong("function", "an object")
-    arguments = function.table.get("arguments")
-    return request.call_of(fields.text("id", number), function.text("name"), arguments, function.path("arguments"))
-
-
 class OllamaStream:
-    """Lines of JSON; `chat` says whether they hold messages or, for a generation, responses."""
+    """Lines of JSON, one for a whole answer. They hold messages if `chat`, else responses of a generation."""
 
     content_type, heartbeat = "application/x-ndjson", b""
 
-    def __init__(self, about: About, *, chat: bool) -> None:
+    def __init__(self, about: About, _body: Fields, *, chat: bool) -> None:
         self._about, self._chat = about, chat
         self._calls = 0  # of those before this line
 
@@ -134,7 +124,7 @@ class OllamaStream:
         return b"" if empty else self._line({**self._head(), **self._said(said), "done": False})
 
     def end(self, index: int, ending: Ending) -> bytes:
-        return self._line(self.whole(Collected(), ending))
+        return self._line(self.whole([(Collected(), ending)]))
 
     def close(self) -> bytes:
         return b""
@@ -142,8 +132,9 @@ class OllamaStream:
     def error(self, message: str) -> bytes:
         return self._line({"error": message})
 
-    def whole(self, said: Collected, ending: Ending) -> dict[str, Any]:
+    def whole(self, results: Answers) -> dict[str, Any]:
         """Return the last line of a stream, or the only one of an answer that is not streamed."""
+        [(said, ending)] = results
         return {**self._head(), **self._said(said), **_numbers(ending)}
 
     def without_answer(self, reason: str) -> dict[str, Any]:
@@ -169,12 +160,6 @@ class OllamaStream:
     @staticmethod
     def _line(value: object) -> bytes:
         return answers.json_bytes(value) + b"\n"
-
-
-def whole(stream: OllamaStream, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
-    """Return an answer that is not streamed."""
-    [(said, ending)] = results
-    return stream.whole(said, ending)
 
 
 def _numbers(ending: Ending) -> dict[str, Any]:

@@ -35,11 +35,6 @@ class AnswerRequest:
     raw: str | None = None  # a prompt to be continued as it is, in place of messages
     continues: bool = False  # the last message is the beginning of the answer
 
-    @property
-    def think(self) -> bool | None:
-        """True or false if the request says whether to think."""
-        return self.given.get("think")
-
 
 class History:
     """Messages in the order in which a client sends them. Raises Refused for results of calls that nobody made."""
@@ -63,6 +58,8 @@ class History:
             said = {"role": "assistant", "content": ""}
         if calls:
             said["tool_calls"] = list(calls)
+        for index, call in enumerate(calls):  # some clients give them no ids
+            call["id"] = call["id"] or f"call_{len(self.messages)}_{index}"
         self._open = before | {call["id"]: call["function"]["name"] for call in calls}
         self.messages.append(said)
 
@@ -88,6 +85,15 @@ def call_of(number: str, name: str, arguments: object, path: str) -> Message:
     if not isinstance(arguments, dict):
         raise Refused(f"{path} must be a JSON object.", path)
     return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def function_call_of(fields: Fields) -> Message:
+    """Return a past call as chat completions and Ollama have it. Raises Refused."""
+    function = fields.object("function")
+    if function is None:
+        raise fields.wrong("function", "an object")
+    arguments = function.table.get("arguments")
+    return call_of(fields.text("id", ""), function.text("name"), arguments, function.path("arguments"))
 
 
 def joined(fields: Fields, name: str = "content", kinds: Sequence[str] = ("text",)) -> str:

@@ -1,12 +1,11 @@
 """OpenAI's responses, without state: a request holds the whole conversation."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from mlxmtp.engine.events import Thinking
 from mlxmtp.limits import TOP_LOGPROBS
 from mlxmtp.serve import answers, request
-from mlxmtp.serve.answers import About, Collected, Ending, Piece, ToolUse
+from mlxmtp.serve.answers import About, Answers, Ending, Piece, ToolUse
 from mlxmtp.serve.contents import content_of
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.request import AnswerRequest, History, Message
@@ -126,7 +125,7 @@ def _usage(ending: Ending) -> dict[str, Any]:
 
 
 class ResponseStream:
-    """Events of a response, numbered: created, every item's parts, completed."""
+    """A response; its events, numbered: created, every item's parts, completed."""
 
     content_type = answers.EVENT_STREAM
 
@@ -142,6 +141,14 @@ class ResponseStream:
     def heartbeat(self) -> bytes:
         """An event: Codex gives up after five minutes without one, and comments are none."""
         return self._event("response.in_progress", response=self.response("in_progress"))
+
+    def whole(self, results: Answers) -> dict[str, Any]:
+        """Return the last state of a response that is streamed."""
+        [(said, ending)] = results
+        for piece in said.pieces:
+            self.piece(0, piece)
+        self.end(0, ending)
+        return self.finished()
 
     def start(self) -> bytes:
         response = self.response("in_progress")
@@ -169,6 +176,8 @@ class ResponseStream:
 
     def end(self, index: int, ending: Ending) -> bytes:
         self._ending = ending
+        if self._open is not None and ending.reason == "length":
+            self._open["status"] = "incomplete"
         return self._stop()
 
     def close(self) -> bytes:
@@ -265,16 +274,6 @@ class ResponseStream:
     def _event(self, kind: str, **fields: object) -> bytes:
         number, self._number = self._number, self._number + 1
         return answers.event({"type": kind, "sequence_number": number, **fields}, kind)
-
-
-def whole(about: About, body: Fields, results: Sequence[tuple[Collected, Ending]]) -> dict[str, Any]:
-    """Return a response that is not streamed: the last state of one that is."""
-    [(said, ending)] = results
-    stream = ResponseStream(about, body)
-    for piece in said.pieces:
-        stream.piece(0, piece)
-    stream.end(0, ending)
-    return stream.finished()
 
 
 def too_long(about: About, body: Fields, refused: Refused) -> bytes:

@@ -1,10 +1,11 @@
 """The endpoints, and the way of a request through one of them."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxmtp.errors import LoadError
 from mlxmtp.serve import chat_completions, messages, ollama, responses
-from mlxmtp.serve.answers import EVENT_STREAM, About, Collected, Ending, Writer
+from mlxmtp.serve.answers import EVENT_STREAM, About, Ending, Writer
 from mlxmtp.serve.fields import Fields, Refused, read_json
 from mlxmtp.serve.http import Door, Gate, Json, NoResponse, Outgoing, error_response, read_body
 from mlxmtp.serve.models import Served
@@ -26,58 +27,26 @@ from mlxmtp.serve.scheduler import Job
 from mlxmtp.serve.service import AnswerFailed, Prepared, Service
 from mlxmtp.version import installed_version
 
-Answers = Sequence[tuple[Collected, Ending]]
-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A protocol's way to ask: how a body is read, and how an answer is written at once and as a stream."""
+    """A protocol's way to ask: how a body is read, and how the answer to it is written."""
 
     path: str
     read: Callable[[Fields], AnswerRequest]
-    whole: Callable[[About, Fields, Answers], Mapping[str, Any]]
-    stream: Callable[[About, Fields, AnswerRequest], Writer]
+    writer: Callable[[About, Fields], Writer]
     call_ids: str = "call_"
     too_long: Callable[[About, Fields, Refused], bytes] | None = None
     """A stream for a prompt that the context cannot hold, where clients heed that and no status."""
 
 
-def _ollama(*, chat: bool) -> tuple[Callable[..., Mapping[str, Any]], Callable[..., Writer]]:
-    return (
-        lambda about, _, answers: ollama.whole(ollama.OllamaStream(about, chat=chat), answers),
-        lambda about, *_: ollama.OllamaStream(about, chat=chat),
-    )
-
-
 ENDPOINTS = (
-    Endpoint(
-        "/v1/chat/completions",
-        chat_completions.read,
-        lambda about, _, answers: chat_completions.whole(about, answers),
-        lambda about, body, wanted: chat_completions.ChatStream(about, body, wanted.n),
-    ),
-    Endpoint(
-        "/v1/completions",
-        chat_completions.read_plain,
-        lambda about, _, answers: chat_completions.whole_plain(about, answers),
-        lambda about, body, wanted: chat_completions.PlainStream(about, body, wanted.n),
-    ),
-    Endpoint(
-        "/v1/responses",
-        responses.read,
-        responses.whole,
-        lambda about, body, _: responses.ResponseStream(about, body),
-        too_long=responses.too_long,
-    ),
-    Endpoint(
-        "/v1/messages",
-        messages.read,
-        lambda about, _, answers: messages.whole(about, answers),
-        lambda about, *_: messages.MessageStream(about),
-        "toolu_",
-    ),
-    Endpoint("/api/chat", ollama.read_chat, *_ollama(chat=True)),
-    Endpoint("/api/generate", ollama.read_generate, *_ollama(chat=False)),
+    Endpoint("/v1/chat/completions", chat_completions.read, chat_completions.ChatStream),
+    Endpoint("/v1/completions", chat_completions.read_plain, chat_completions.PlainStream),
+    Endpoint("/v1/responses", responses.read, responses.ResponseStream, too_long=responses.too_long),
+    Endpoint("/v1/messages", messages.read, messages.MessageStream, "toolu_"),
+    Endpoint("/api/chat", ollama.read_chat, partial(ollama.OllamaStream, chat=True)),
+    Endpoint("/api/generate", ollama.read_generate, partial(ollama.OllamaStream, chat=False)),
 )
 
 
@@ -97,13 +66,12 @@ class Answering(Response):
         service: Service,
         endpoint: Endpoint,
         prepared: Prepared,
-        body: Fields,
+        writer: Writer,
         jobs: Sequence[Job],
         limits: Limits,
     ) -> None:
         self._service, self._endpoint, self._limits = service, endpoint, limits
-        self._prepared, self._body, self._jobs = prepared, body, jobs
-        self._about = About(prepared.served.name, len(prepared.ids))
+        self._prepared, self._writer, self._jobs = prepared, writer, jobs
         self.status_code = 200
         self.background = None
 
@@ -120,7 +88,7 @@ class Answering(Response):
             await tasks[0]
 
     async def _stream(self, send: Send) -> None:
-        writer = self._endpoint.stream(self._about, self._body, self._prepared.request)
+        writer = self._writer
         out = Outgoing(send, lambda: writer.heartbeat, self._limits.heartbeat)
         self._service.metrics.requests[self._endpoint.path, 200] += 1
         try:
@@ -145,7 +113,7 @@ class Answering(Response):
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             answers = await self._service.collect(self._jobs, self._prepared, self._endpoint.call_ids)
-            response: Response = Json(self._endpoint.whole(self._about, self._body, answers))
+            response: Response = Json(self._writer.whole(answers))
         except AnswerFailed as failed:
             response = error_response(scope["path"], Refused(str(failed), status=500))
         self._service.metrics.requests[self._endpoint.path, response.status_code] += 1
@@ -193,31 +161,32 @@ class Routes:
                 body = await self._fields(request)
                 wanted = endpoint.read(body)
                 if not wanted.messages and wanted.raw is None:  # Ollama's way to have a model loaded
-                    return await self._load(endpoint, wanted, body.table.get("keep_alive"))
+                    return await self._load(endpoint, wanted, body)
                 prepared = await self._service.prepare(wanted)
+                about = About(prepared.served.name, len(prepared.ids))
+                writer = endpoint.writer(about, body)  # it may refuse the body, so before there are jobs
                 jobs = self._service.submit(prepared)
             except Refused as error:
                 self._service.metrics.requests[endpoint.path, error.status] += 1
                 if error.code == "context_length_exceeded" and endpoint.too_long is not None and wanted.stream:
-                    about = About(prepared.served.name, len(prepared.ids))
                     return Response(endpoint.too_long(about, body, error), media_type=EVENT_STREAM)
                 raise
-            return Answering(self._service, endpoint, prepared, body, jobs, self._limits)
+            return Answering(self._service, endpoint, prepared, writer, jobs, self._limits)
 
         return ask
 
     async def _fields(self, request: Request) -> Fields:
         return Fields(read_json(await read_body(request, self._limits.body)))
 
-    async def _load(self, endpoint: Endpoint, wanted: AnswerRequest, keep: object) -> Response:
-        """Answer when the model is in memory; with 0 to `keep` it, it is freed instead, if nobody uses it."""
-        if ends := keep in (0, "0", "0s"):
+    async def _load(self, endpoint: Endpoint, wanted: AnswerRequest, body: Fields) -> Response:
+        """Answer when the model is in memory; with a `keep_alive` of 0 it is freed instead, if nobody uses it."""
+        if ends := body.table.get("keep_alive") in (0, "0", "0s"):
             served = await self._service.found(wanted.model)
             self._service.scheduler.release(served)
         else:
             served = await self._service.load(wanted.model)
         self._service.metrics.requests[endpoint.path, 200] += 1
-        writer = ollama.OllamaStream(About(served.name), chat=endpoint.path == "/api/chat")
+        writer = ollama.OllamaStream(About(served.name), body, chat=endpoint.path == "/api/chat")
         return Json(writer.without_answer("unload" if ends else "load"))
 
     async def _count(self, request: Request) -> Response:
@@ -265,7 +234,7 @@ class Routes:
         about = {"general.architecture": "gemma4", "general.basename": served.name}
         info = {**about, "gemma4.context_length": served.context}
         details = {"format": "mlx", "family": "gemma4", "families": ["gemma4"]}
-        tokenizer = await asyncio.wrap_future(served.tokenizer)
+        tokenizer = await self._service.tokenizer(served)
         capabilities = ["completion", *(["tools"] if tokenizer.declares_tools else []), "thinking", *_senses(served)]
         return Json({"details": details, "model_info": info, "capabilities": capabilities, "template": ""})
 

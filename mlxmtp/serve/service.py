@@ -63,8 +63,9 @@ class Service:
     async def prepare(self, request: AnswerRequest) -> Prepared:
         """Write the prompt. Raises Refused for a conversation that the template refuses."""
         served = await self.found(request.model)
+        tokenizer = await self.tokenizer(served)
+        request = replace(request, given={**self._defaults, **request.given})
         try:
-            tokenizer = await asyncio.wrap_future(served.tokenizer)
             if has_unread(request.messages):
                 _require_few(files_in(request.messages))
                 request = replace(request, messages=await self._read(request))
@@ -106,6 +107,13 @@ class Service:
         if isinstance(event, Failed):
             raise Refused(sentence(event.error), status=503) from event.error
         return job.served
+
+    async def tokenizer(self, served: Served) -> Tokenizer:
+        """Return a model's text side. Raises Refused if its files cannot be read."""
+        try:
+            return await asyncio.wrap_future(served.tokenizer)
+        except MlxmtpError as error:
+            raise Refused(str(error), "model", status=503) from error
 
     async def found(self, name: str) -> Served:
         """Return the model of that name; one that was not asked for before is looked at. Raises Refused."""
@@ -181,11 +189,11 @@ class Service:
     def _with_media(self, served: Served, request: AnswerRequest) -> AnswerRequest:
         """Return the request with media as the network gets them. Raises Refused for what cannot be read."""
         _require_few(len(media_in(request.messages)))  # documents have several
-        tokens = request.given.get("image_tokens", self._defaults.get("image_tokens"))
         if refused := next((served.refused[kind] for kind in kinds_in(request.messages) if kind in served.refused), ""):
-            raise Refused(refused, "messages", status=503)
+            raise Refused(refused, "messages")  # for good: 503 would have clients ask again
         try:
-            return replace(request, messages=[dict(one) for one in served.media.prepared(request.messages, tokens)])
+            messages = served.media.prepared(request.messages, request.given.get("image_tokens"))
+            return replace(request, messages=[dict(one) for one in messages])
         except UsageError as error:
             raise Refused(str(error), "messages", code="invalid_value") from error
 
@@ -202,7 +210,8 @@ class Service:
             return tokenizer.raw_ids(request.raw), []
         if request.tools and not tokenizer.declares_tools:
             raise Refused(f"The chat template of '{name}' does not support tools: leave them out.", "tools")
-        messages, think, tools = self._written.with_thoughts(request.messages), self._thinks(request), request.tools
+        messages, tools = self._written.with_thoughts(request.messages), request.tools
+        think = bool(request.given.get("think"))
         if request.continues:
             return tokenizer.continued_ids(messages, think=think, tools=tools), []
         rendered = tokenizer.prompt_ids(messages, think=think, tools=tools)
@@ -213,11 +222,9 @@ class Service:
         # Other conversations share the first turn; a retry and a summary share all up to the last question.
         return ids, sorted({*turns[1:2], *turns[-2:-1], lasting} - {0})
 
-    def _thinks(self, request: AnswerRequest) -> bool:
-        return bool(self._defaults.get("think")) if request.think is None else request.think
-
-    def _params(self, request: AnswerRequest, constraint: Constraint | None, index: int) -> Params:
-        params = {**self._defaults, **request.given, "constraint": constraint}
+    @staticmethod
+    def _params(request: AnswerRequest, constraint: Constraint | None, index: int) -> Params:
+        params = {**request.given, "constraint": constraint}
         params["stop_strings"] = [*params.get("stop_strings", ()), *filter(None, request.stops)]
         if index and params.get("seed") is not None:
             params["seed"] = (params["seed"] + index) % 2**64

@@ -166,7 +166,7 @@ TIMES = ("slow to begin", "alive without a token")  # the others are not about t
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_a_sentence(fault: str) -> None:
     steps, reason, counts = FAULTS[fault]
-    with peer(steps) as server, pytest.raises(EndpointFailed) as error:
+    with peer(steps, steps) as server, pytest.raises(EndpointFailed) as error:
         ask(server.url, patience=SLOW if fault in TIMES else 60)
     assert reason in error.value.reason
     assert (error.value.counts, error.value.retry_after) == (counts, {"429": 7, "a date": 30}.get(fault))
@@ -240,15 +240,35 @@ def test_other_servers_get_only_what_they_know() -> None:
     assert ours["mlxmtp"] == {"num_draft_tokens": 2}
 
 
-def test_a_server_that_refuses_the_switch_for_thoughts_is_asked_without_it() -> None:
-    said_so = b'{"error": {"message": "Unrecognized request argument supplied: chat_template_kwargs"}}'
-    no, yes = http(said_so, "400 Bad Request"), STREAM + said("x", reason="stop")
+EXTRA = {"type": "extra_forbidden", "loc": ["body", "chat_template_kwargs"], "msg": "Extra inputs are not permitted"}
+INVALID: dict[str, tuple[object, str, str]] = {  # body, status, words of it that are told
+    "OpenAI": (
+        {"error": {"message": "Unrecognized argument: chat_template_kwargs"}},
+        "400 Bad Request",
+        "Unrecognized",
+    ),
+    "FastAPI": ({"detail": [EXTRA]}, "422 Unprocessable Entity", "Extra inputs"),
+    "Mistral": ({"object": "error", "message": {"detail": [EXTRA]}}, "422 Unprocessable Entity", "Extra inputs"),
+    "a place in a list": ({"error": {"message": "Invalid body", "loc": ["chat_template_kwargs"]}}, "400 x", "Invalid"),
+    "no name": ({"message": "unknown field"}, "400 Bad Request", "unknown field"),
+    "nothing": ({}, "422 x", "does not say why"),
+}
+
+
+@pytest.mark.parametrize("way", INVALID)
+def test_a_server_that_refuses_the_switch_for_thoughts_is_asked_without_it(way: str) -> None:
+    body, status, told = INVALID[way]
+    no, yes = http(json.dumps(body).encode(), status), STREAM + said("x", reason="stop")
     with peer(no, yes, yes) as server:
         model = ServedModel(Remote(server.url), "large")
         assert [next(iter(model.stream(HI))) for _ in range(2)] == [Text("x")] * 2
     assert ["chat_template_kwargs" in body for body in server.bodies] == [True, False, False]
-    with peer(no, no) as server, pytest.raises(EndpointFailed, match="Unrecognized"):
-        ask(server.url)
+    with peer(no, no, yes) as server:  # something else is wrong, so nothing is learned from it
+        model = ServedModel(Remote(server.url), "large")
+        with pytest.raises(EndpointFailed, match=told):
+            next(iter(model.stream(HI)))
+        assert next(iter(model.stream(HI))) == Text("x")
+    assert ["chat_template_kwargs" in body for body in server.bodies] == [True, False, True]
 
 
 @pytest.mark.parametrize(

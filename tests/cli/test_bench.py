@@ -298,8 +298,8 @@ def test_a_busy_machine_is_told(bench, monkeypatch):
         (("-m", "nothing"), 3, "Model 'nothing' is not known"),
         (("--draft-model", "e2b"), 3, "Run: mlxmtp pull e2b"),
         (("--compare", "a.json", "b.json"), 2, "leave out -m, --suite, --streams and --plot"),
-        (("-n", "1"), 2, "greater than or equal to 2"),
-        (("-r", "0"), 2, "greater than or equal to 1"),
+        (("-n", "1"), 2, "--max-tokens must be a whole number from 2 up"),
+        (("-r", "0"), 2, "--repetitions must be a whole number from 1 up"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_loaded(bench, harness, args, code, says):

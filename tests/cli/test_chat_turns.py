@@ -307,6 +307,15 @@ def test_one_answer_that_fills_the_context_alone_can_only_be_left(talk: Conversi
     assert "are kept for the answer. /clear starts anew.\n" in talk.say("/continue")
 
 
+def test_an_answer_that_fills_what_memory_holds_of_the_context_says_so(tmp_path: Path) -> None:
+    talk = Conversing(tmp_path, context=4000)
+    talk.talk.model.fits_memory = 400
+    talk.change(max_tokens=300)
+    shown = talk.say("x" * 100, answers=["1" * 400])
+    assert "The answer was cut after 300 tokens: the context is full. /clear starts anew.\n" in shown
+    assert "are kept for the answer. /clear starts anew.\n" in talk.say("/continue")
+
+
 def test_asking_again_after_a_longer_system_prompt_offers_to_drop_the_oldest(talk: Conversing) -> None:
     talk.say("y" * 60, "And?", answers=["z" * 60 + "<turn|>", "Ok.<turn|>"])
     talk.say("/system " + "s" * 200)

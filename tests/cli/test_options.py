@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from mlxmtp.cli.app import main
 from mlxmtp.cli.options import LoneResume, Resume, takes
 from mlxmtp.cli.program import app as mlxmtp_app
 from mlxmtp.errors import ConfigError, UsageError
@@ -129,6 +130,35 @@ def test_what_is_no_number_is_refused_in_the_words_of_the_table() -> None:
     assert CliRunner().invoke(program(said), ["say", "hi", "--limit", "8x"]).exit_code == 0
     with pytest.raises(UsageError, match="--limit must be a whole number from 2 up, not '8x'"):
         resolve(Made, said[-1][-1], {}, {}, "config.toml")
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("bench -n x", "--max-tokens must be a whole number from 2 up, not 'x'."),
+        ("bench -n 1", "--max-tokens must be a whole number from 2 up, not 1."),
+        ("bench -r 1.5", "--repetitions must be a whole number from 1 up, not 1.5."),
+        ("bench -w -1", "--warmup must be a whole number from 0 up, not -1."),
+        ("bench --cooldown nan", "--cooldown must be a number from 0 up, not nan."),
+        ("convert e2b --q-bits x", "--q-bits must be 4, 5, 6, 8 or 16, not 'x'."),
+        ("convert e2b --q-group-size 1", "--q-group-size must be 32, 64 or 128, not 1."),
+        ("convert e2b --draft-bits 5", "--draft-bits must be 4, 8 or 16, not 5."),
+        ("sessions export a --format xml", "--format must be md or json, not 'xml'."),
+        ("bench -o -", "-o - names no file: without -o the report goes to standard output."),
+        ("mcp add -e A=secret -e FOO notes npx", "--env KEY=VALUE is wanted, not 'FOO'."),
+    ],
+)
+def test_a_commands_own_options_are_refused_in_the_same_words(
+    command: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLXMTP_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    assert capsys.readouterr() == ("", f"Error: {sentence}\n")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ import pytest
 from rich.cells import get_character_cell_size
 
 from mlxmtp.chat.message import ToolCall
+from mlxmtp.cli.app import main
 from mlxmtp.cli.terminal.output import Look, Output, show_table
 from mlxmtp.cli.terminal.presenters import AnswerView, Raw, Rendered
 from mlxmtp.engine.stats import Stats
-from mlxmtp.errors import MlxmtpError, sentence
+from mlxmtp.errors import MlxmtpError, UsageError, sentence
 from mlxmtp.units import text_width
 from tests.cli.conftest import Program
 
@@ -137,6 +138,22 @@ def test_what_is_said_about_a_call_begins_a_row_of_its_own() -> None:
         raw.end("stop", Stats())
     assert shown.getvalue() == "Let me see.\n(about it)\n\n\nDone.\n"
     assert piped.getvalue() == "Let me see.(about it)\n\n\nDone.\n"
+
+
+def test_a_refusal_after_a_wait_for_standard_input_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, on_wait: Callable[[], None], **__: object) -> None:
+        on_wait()
+        raise UsageError("stdin holds NUL bytes.")
+
+    stderr = Screen()
+    monkeypatch.setattr("mlxmtp.chat.attach.join_message", refused)
+    monkeypatch.setattr("sys.stdin", None)
+    monkeypatch.setattr("sys.stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["ask", "Hi"]) == 2
+    waiting, _, rest = stderr.getvalue().partition("\x1b[0m")
+    assert "waiting for standard input" in waiting
+    assert rest == "\r\x1b[KError: stdin holds NUL bytes.\n"
 
 
 def test_an_error_that_quotes_control_characters_is_one_line_of_visible_ones() -> None:

@@ -108,6 +108,7 @@ def test_names_are_offered_where_they_mean_something(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLXMTP_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert "e2b:qat" in model_names("")
+    assert model_names(f"{tmp_path}/nowhere/") == []
     assert removable_names("") == []
     assert client_names("co") == ["codex", "continue"]
 

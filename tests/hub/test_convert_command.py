@@ -18,6 +18,7 @@ from mlxmtp.errors import DeviceFailed, LoadError
 from mlxmtp.hub.inventory import default
 from mlxmtp.hub.registry import entries
 from mlxmtp.machine.chip import this_machine
+from mlxmtp.models import device
 from mlxmtp.models.config import read_config
 from tests.golden import FAMILIES, FOLDER, load_golden
 from tests.hub.conftest import Here
@@ -135,6 +136,45 @@ def test_a_damaged_conversion_is_to_be_converted_again(here: Here) -> None:
     (made(here, "e2b-4bit") / "config.json").write_text("{")
     code, _, err = here.call("ask", "-m", "e2b", "--no-stdin", "Hi")
     assert (code, err.endswith(again)) == (1, True), err
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("model.safetensors", ("bench", "-m", "e2b", "-n", "2", "--suite", "chat", "--num-draft-tokens", "0")),
+        ("tokenizer.json", ("doctor",)),
+        ("drafter/config.json", ("show", "e2b")),
+        ("drafter/model.safetensors", ("show", "e2b")),
+    ],
+)
+def test_every_command_says_what_to_convert_again(here: Here, file: str, command: tuple[str, ...]) -> None:
+    publish_family(here.hub, "e2b", GOOGLE)
+    assert here.call("convert", "e2b", "--no-compare")[0] == 0
+    (made(here, "e2b-4bit") / file).write_text("{")
+    _, out, err = here.call(*command)
+    assert f"It was converted here from {GOOGLE}: convert that again, with --force." in " ".join((out + err).split())
+    assert "Download the model again" not in out + err
+
+
+def test_what_this_gpu_cannot_load_is_refused_before_it_is_written(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_family(here.hub, "e2b", GOOGLE)
+    monkeypatch.setattr(device, "largest_buffer", lambda: 1000)
+    code, _, err = here.call("convert", "e2b")
+    assert code == 1
+    assert "in one piece, and this GPU takes 1 kB: choose fewer --q-bits, or --no-compare to use it elsewhere." in err
+    assert not list(made(here, "").glob("e2b-4bit*"))
+    assert here.call("convert", "e2b", "--no-compare")[0] == 0
+
+
+def test_pull_converts_the_hubs_repository_beside_a_folder_of_its_name(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here.folder)
+    (here.folder / "org" / "e2b").mkdir(parents=True)
+    publish_family(here.hub, "e2b")
+    code, _, err = here.call("pull", "org/e2b", "--convert")
+    assert code == 0, err
+    assert json.loads(here.call("show", "e2b-4bit", "--json")[1])["conversion"]["target"]["source"] == "org/e2b"
 
 
 def test_a_conversion_without_a_short_name_answers_before_its_source_does(here: Here) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from mlxmtp.app.open import load, read_tokenizer
 from mlxmtp.errors import LoadError, ModelNotFound
@@ -119,6 +120,34 @@ def test_a_cache_without_refs_or_with_one_to_a_part_is_used(here: Here) -> None:
     here.cached("org/norefs").set_main("b" * 40)
     assert here.store().resolve("org/norefs").folder == whole
     assert here.store().resolve("ORG/NoRefs").folder == whole
+
+
+@pytest.mark.parametrize("command", ["pull", "show", "convert"])
+def test_an_empty_name_is_not_the_folder_one_is_in(here: Here, command: str) -> None:
+    code, out, err = here.call(command, "")
+    assert (code, out) == (3, "")
+    assert err.startswith("Error: Give the name of a model: there are pocket, e2b, ")
+
+
+def test_what_was_pulled_comes_before_a_folder_of_its_name(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here.folder)
+    folder = here.folder / "org" / "e2b"
+    folder.mkdir(parents=True)
+    publish_family(here.hub, "e2b")
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        code, _, err = here.call("pull", "org/e2b")
+        assert (code, "org/e2b cannot be downloaded" in err) == (1, True), "the folder is no download"
+    code, out, err = here.call("pull", "org/e2b")
+    assert (code, out) == (0, 'org/e2b is ready. Ask it something: mlxmtp ask -m org/e2b "Hello"\n'), err
+    code, _, err = here.call("ask", "-m", "org/e2b", "--dry-run", "--no-stdin", "Hi")
+    assert (code, err) == (0, "Note: org/e2b is the repository that was pulled; ./org/e2b names the folder.\n")
+    code, _, err = here.call("ask", "-m", "./org/e2b", "--dry-run", "--no-stdin", "Hi")
+    assert (code, "org/e2b holds no model" in err) == (1, True)
+    assert here.call("rm", "-y", "org/e2b")[0] == 0
+    assert folder.is_dir()
+    code, _, err = here.call("rm", "-y", "org/e2b")
+    assert (code, "org/e2b is a folder of yours" in err) == (2, True)
 
 
 def test_a_folder_of_models_names_them(here: Here) -> None:

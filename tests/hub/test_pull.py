@@ -139,6 +139,21 @@ def test_on_a_terminal_it_asks_first_and_no_means_no(home: Home) -> None:
         assert home.cached("org/e2b").folder.exists() == (code == 0)
 
 
+@pytest.mark.parametrize("key", ["\x03", "\x04"])
+def test_after_ctrl_c_and_ctrl_d_at_the_question_the_shells_prompt_has_a_row_of_its_own(home: Home, key: str) -> None:
+    import pexpect
+
+    publish_family(home.hub, "e2b")
+    command = ["-m", "mlxmtp", "pull", "org/e2b"]
+    child = pexpect.spawn(sys.executable, command, env=home.environment(TERM="xterm"), timeout=120)
+    child.expect("Download .*: ")
+    child.send(key)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    assert b"\n" in child.before
+
+
 def test_ask_downloads_what_it_misses_if_told_so_and_nothing_else(home: Home) -> None:
     """Nobody to ask: exit 3 and not a byte. With --yes the pair arrives, and the question goes on from there."""
     repo = publish_family(home.hub, "e2b")

@@ -155,6 +155,16 @@ def test_a_call_without_text_is_kept(served: Running, content: str | None) -> No
     assert "model\n<|tool_call>call:f{}<tool_call|><|tool_response>response:f{value:" in served.prompt()
 
 
+def test_calls_without_ids_get_their_results_in_order(served: Running) -> None:
+    served.say("Done.<turn|>")
+    calls = [{"function": {"name": name, "arguments": "{}"}} for name in "fg"]
+    messages = [{"role": "assistant", "tool_calls": calls}, *({"role": "tool", "content": one} for one in ("1", "2"))]
+    answer = served.post(CHAT, messages=[*HI, *messages], tools=[TOOL])
+    assert answer["http"] == 200, answer
+    assert 'response:f{value:<|"|>1<|"|>}' in served.prompt()
+    assert 'response:g{value:<|"|>2<|"|>}' in served.prompt()
+
+
 def test_system_messages_stay_where_they_are(served: Running) -> None:
     served.say("Done.<turn|>")
     messages = [{"role": "developer", "content": "A"}, *HI, {"role": "system", "content": "B"}]
@@ -247,6 +257,7 @@ REFUSED: list[tuple[Json, str]] = [
     ({"messages": HI, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
     ({"messages": HI, "tool_choice": "required"}, "tool_choice"),
     ({"messages": HI, "stream": "yes"}, "stream"),
+    ({"messages": HI, "stream": True, "stream_options": "usage"}, "stream_options"),
     ({"messages": HI, "ignore_eos": True}, "ignore_eos"),
     ({"messages": HI, "min_tokens": 5}, "min_tokens"),
     ({"messages": HI, "typical_p": 0.5}, "typical_p"),

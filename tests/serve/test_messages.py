@@ -83,6 +83,20 @@ def test_the_limit_is_a_reason(served: Running) -> None:
     assert served.post(MESSAGES, max_tokens=3, messages=HI)["stop_reason"] == "max_tokens"
 
 
+def test_at_a_limit_of_0_the_prompt_is_read_and_nothing_is_answered(served: Running) -> None:
+    served.say("abc<turn|>", "<turn|>", call("f{}"))
+    body: Json = {"max_tokens": 0, "messages": HI, "tools": [TOOL]}
+    for _ in range(2):
+        whole = served.post(MESSAGES, **body)
+        assert (whole["http"], whole["content"], whole["stop_reason"]) == (200, [], "max_tokens")
+        assert (whole["usage"]["input_tokens"] > 0, whole["usage"]["output_tokens"]) == (True, 0)
+        assert served.decoder.requests[-1].max_tokens == 1  # of which nothing is told
+    events = served.events(MESSAGES, **body)
+    assert blocks(events) == []
+    assert events[-2]["delta"] == {"stop_reason": "max_tokens", "stop_sequence": None}
+    assert events[-2]["usage"]["output_tokens"] == 0
+
+
 def test_a_stop_sequence_is_named(served: Running) -> None:
     served.say("One. Two.<turn|>", "One. Two.<turn|>")
     whole = served.post(MESSAGES, **LIMIT, messages=HI, stop_sequences=["#", " Tw"])
@@ -236,7 +250,7 @@ def test_the_beginning_of_an_answer_is_continued(served: Running) -> None:
 
 REFUSED: list[tuple[Json, str]] = [
     ({"messages": HI}, "max_tokens"),
-    ({"max_tokens": 0, "messages": HI}, "max_tokens"),
+    ({"max_tokens": -1, "messages": HI}, "max_tokens"),
     ({**LIMIT, "messages": []}, "messages"),
     ({**LIMIT, "messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
     (

@@ -87,6 +87,20 @@ def test_a_model_is_read_when_it_is_asked_for_and_the_one_before_is_freed(tmp_pa
         assert server.get("/health")["status"] == "ok"
 
 
+def test_a_model_whose_tokenizer_is_damaged_is_no_fault_of_the_request(tmp_path: Path) -> None:
+    def damaged() -> Tokenizer:
+        raise LoadError("Its tokenizer is damaged.")
+
+    other = Other(tmp_path, "Other.<turn|>")
+    sides: Any = {"read": other.read, "read_tokenizer": damaged, "media": Media(read_config(other.folder))}
+    served = Served("other", frozenset({"other"}), 2048, has_drafter=False, **sides)
+    with running(tmp_path, others={"other": lambda: served}) as server:
+        asked = server.post(CHAT, model="other", messages=[{"role": "user", "content": "Hi"}])
+        shown = server.post("/api/show", model="other")
+    assert (asked["http"], asked["error"]["param"], asked["error"]["message"]) == (503, "model", str(shown["error"]))
+    assert (shown["http"], shown["error"]) == (503, "Its tokenizer is damaged.")
+
+
 def test_memory_is_freed_when_nobody_asks_and_the_model_comes_back(tmp_path: Path) -> None:
     with running(tmp_path, Options(port=0, keep_alive=0.2)) as server:
         server.say("One.<turn|>", "Two.<turn|>", "x" * 300 + "<turn|>")

@@ -29,6 +29,16 @@ def test_chat_streams_lines_unless_told_otherwise(served: Running) -> None:
     assert (whole["message"], whole["done"]) == ({"role": "assistant", "content": "Hello."}, True)
 
 
+def test_a_line_has_no_character_at_which_clients_split_lines(served: Running) -> None:
+    """Ollama's own client reads lines by httpx, which splits as `str.splitlines`."""
+    text = "a\u2028b\u2029c\x85d\x0be\r\nf"
+    served.say(f"{text}<turn|>")
+    status, _, data = served.request("POST", "/api/chat", {"model": "fake", "messages": HI})
+    assert status == 200
+    found = [json.loads(line) for line in data.decode().splitlines()]
+    assert "".join(one["message"]["content"] for one in found) == text
+
+
 def test_thoughts_and_calls(served: Running) -> None:
     served.say("<|channel>thought\nHm.\n<channel|>" + call("f{a:1}") + "<|tool_response>")
     found = lines(served, "/api/chat", model="fake", messages=HI, tools=[TOOL], think=True)

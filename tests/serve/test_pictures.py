@@ -237,6 +237,14 @@ def test_too_many_and_misplaced_pictures_are_refused(server: Seeing) -> None:
     assert "image_tokens must be one of 70, 140, 280, 560, 1120" in answer["error"]["message"]
 
 
+def test_pictures_that_the_memory_never_holds_are_no_overload(server: Seeing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claude Code asks an overloaded server again, ten times."""
+    monkeypatch.setattr(server.server._models.first, "refused", {"image": "Its tower does not fit the memory."})
+    answer = server.post("/v1/messages", messages=[user({"type": "image", "source": {"type": "base64", "data": TALL}})])
+    assert (answer["http"], answer["error"]["type"]) == (400, "invalid_request_error")
+    assert answer["error"]["message"] == "Its tower does not fit the memory."
+
+
 def test_a_terminal_asks_a_server_about_pictures(server: Seeing) -> None:
     def answered(kind: str) -> str:
         buffer = io.BytesIO()

@@ -242,11 +242,17 @@ def test_what_is_no_server_of_models(answer: bytes, said: str) -> None:
         (STREAM + b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', "broke off"),
         (STREAM + b"data: nonsense\n\n", "does not speak"),
         (STREAM + b'data: {"error": {"message": "no memory"}}\n\n', "could not answer: no memory"),
-        (http(b'{"error": {"message": "too long"}}', "400 Bad"), "refuses: too long"),
     ],
 )
 def test_a_stream_that_breaks_off(answer: bytes, said: str) -> None:
     with saying(answer) as url, pytest.raises(MlxmtpError, match=said):
+        list(ServedModel(Remote(url), "x").stream(HI))
+
+
+def test_a_prompt_that_is_refused() -> None:
+    """The server is asked once more, without a field that it may not know."""
+    refusal = http(b'{"error": {"message": "too long"}}', "400 Bad")
+    with saying(refusal, refusal) as url, pytest.raises(MlxmtpError, match="refuses: too long"):
         list(ServedModel(Remote(url), "x").stream(HI))
 
 

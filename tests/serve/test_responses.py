@@ -50,7 +50,9 @@ def test_the_limit_leaves_a_response_incomplete(served: Running) -> None:
     served.say("abcdefghij<turn|>", "abcdefghij<turn|>")
     whole = served.post(RESPONSES, input="Hi", max_output_tokens=4)
     assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
-    assert served.events(RESPONSES, input="Hi", max_output_tokens=4)[-1]["type"] == "response.incomplete"
+    assert [item["status"] for item in whole["output"]] == ["incomplete"]
+    *_, done, end = served.events(RESPONSES, input="Hi", max_output_tokens=4)
+    assert (end["type"], done["item"]["status"]) == ("response.incomplete", "incomplete")
 
 
 def test_a_tool_round_as_codex_sends_it(served: Running) -> None:

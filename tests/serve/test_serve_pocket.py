@@ -45,9 +45,9 @@ class Process:
         assert found is not None, ready + self.process.stderr.read()
         self.url = found[1]
 
-    def ask(self, question: str, **body: Any) -> dict[str, Any]:
+    def ask(self, question: str, path: str = "/v1/chat/completions", **body: Any) -> dict[str, Any]:
         data = json.dumps({"messages": [{"role": "user", "content": question}]} | body).encode()
-        with urllib.request.urlopen(f"{self.url}/v1/chat/completions", data, timeout=120) as response:
+        with urllib.request.urlopen(f"{self.url}{path}", data, timeout=120) as response:
             value: dict[str, Any] = json.loads(response.read())
         return value
 
@@ -123,6 +123,15 @@ def test_two_conversations_do_not_throw_each_other_out(server: Process) -> None:
     assert first > 400
     assert second < 40  # all but its question is the other's beginning
     assert max(others) < 150  # and ends of fewer than 256 tokens are not kept for their own sake
+
+
+def test_a_prompt_that_was_only_read_is_not_read_again(server: Process) -> None:
+    question = "Which of these do you know? " * 60
+    usages = [server.ask(question, "/v1/messages", max_tokens=most)["usage"] for most in (0, 8)]
+    assert usages[0]["input_tokens"] > 300
+    assert usages[0]["output_tokens"] == 0
+    assert usages[1]["input_tokens"] < 20
+    assert usages[1]["output_tokens"] > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

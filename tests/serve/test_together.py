@@ -173,7 +173,8 @@ def test_who_goes_away_ends_the_reading_of_a_long_prompt_within_a_layer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: int, beside: bool
 ) -> None:
     params = Service._params
-    monkeypatch.setattr(Service, "_params", lambda *given: replace(params(*given), stop=()))  # `other` goes on
+    unstopped = staticmethod(lambda *given: replace(params(*given), stop=()))  # `other` goes on
+    monkeypatch.setattr(Service, "_params", unstopped)
     with serving(tmp_path, monkeypatch, parallel=parallel) as port:
         other = begin(port, "Hi") if beside else None
         if other is not None:

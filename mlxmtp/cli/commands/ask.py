@@ -107,14 +107,16 @@ def _question(ctx: Context, out: Output, files: list[str], prompt: list[str], *,
         raise UsageError("-f - reads standard input, which --no-stdin leaves alone: take one.")
     reads = sys.stdin is not None and (named or not (no_stdin or sys.stdin.isatty()))
     waiting = "waiting for standard input (Ctrl+C leaves; --no-stdin does without it)"
-    attached = join_message(
-        files,
-        prompt,
-        sys.stdin.fileno() if reads else None,
-        on_wait=lambda: out.progress(waiting),
-        attended=out.error_terminal,
-    )
-    out.clear_progress()
+    try:
+        attached = join_message(
+            files,
+            prompt,
+            sys.stdin.fileno() if reads else None,
+            on_wait=lambda: out.progress(waiting),
+            attended=out.error_terminal,
+        )
+    finally:
+        out.clear_progress()
     for note in attached.notes:
         out.note(note)
     if not attached.message and not attached.media:

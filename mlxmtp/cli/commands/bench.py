@@ -12,7 +12,8 @@ from mlxmtp.bench import FORMATS, Format
 from mlxmtp.cli.options import begin, model_names, takes
 from mlxmtp.cli.terminal.output import Output
 from mlxmtp.errors import UsageError
-from mlxmtp.limits import MAX_DRAFT, STREAMS
+from mlxmtp.limits import MAX_DRAFT, STREAMS, Range
+from mlxmtp.settings import number
 
 if TYPE_CHECKING:
     from mlxmtp.app.benchmark import Benchmark, Request
@@ -35,17 +36,25 @@ def bench(
         str | None, Option("-p", "--prompt-tokens", metavar="N,M", help="Bring prompts to these lengths.")
     ] = None,
     max_tokens: Annotated[
-        int, Option("-n", "--max-tokens", metavar="N", help="New tokens in every run, 2 or more.", min=2)
+        int,
+        Option("-n", "--max-tokens", metavar="N", help="New tokens in every run, 2 or more."),
+        number(Range(2, whole=True)),
     ] = 256,
-    repetitions: Annotated[int, Option("-r", "--repetitions", metavar="N", help="Repetitions.", min=1)] = 3,
-    warmup: Annotated[int, Option("-w", "--warmup", metavar="N", help="Runs before that count.", min=0)] = 1,
+    repetitions: Annotated[
+        int, Option("-r", "--repetitions", metavar="N", help="Repetitions."), number(Range(1, whole=True))
+    ] = 3,
+    warmup: Annotated[
+        int, Option("-w", "--warmup", metavar="N", help="Runs before that count."), number(Range(0, whole=True))
+    ] = 1,
     num_draft_tokens: Annotated[
         str, Option(metavar="N,…|auto", help="Draft lengths; plain is always measured.")
     ] = "0,auto",
     streams: Annotated[
         str | None, Option(metavar="N,…", help="Measure so many answers at a time, all together and each.")
     ] = None,
-    cooldown: Annotated[float, Option(metavar="S", help="Seconds of rest before each run.", min=0)] = 0.0,
+    cooldown: Annotated[
+        float, Option("--cooldown", metavar="S", help="Seconds of rest before each run."), number(Range(0))
+    ] = 0.0,
     form: Annotated[str | None, Option("--format", metavar="|".join(FORMATS), help="Form of the report.")] = None,
     output: Annotated[Path | None, Option("-o", "--output", metavar="FILE", help="Write the report here.")] = None,
     plot: Annotated[Path | None, Option(metavar="FILE.svg|.png", help="Draw acceptance and speeds.")] = None,
@@ -155,6 +164,8 @@ def _check_file(flag: str, file: Path | None) -> None:
     """Raise UsageError for a file that cannot be written."""
     if file is None:
         return
+    if str(file) == "-":
+        raise UsageError(f"{flag} - names no file: without -o the report goes to standard output.")
     folder = file.absolute().parent
     if file.is_dir() or not folder.is_dir():
         raise UsageError(f"{flag} {file} cannot be written: give a file in a folder that exists.")

@@ -187,8 +187,9 @@ def _servers(loaded: Loaded) -> ServerList:
 
 def _pairs(given: list[str] | None, mark: str, wanted: str) -> dict[str, str]:
     split = [text.partition(mark) for text in given or ()]
-    if not all(key.strip() and between for key, between, _ in split):
-        raise UsageError(f"{wanted} is wanted, not {given}.")
+    for key, between, value in split:
+        if not (key.strip() and between):
+            raise UsageError(f"{wanted} is wanted, not '{key}{between}{value}'.")
     return {key.strip(): value.strip() if mark == ":" else value for key, _, value in split}
 
 

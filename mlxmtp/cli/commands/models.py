@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from mlxmtp.cli.options import Json, Unasked, begin, can_ask, model_names, removable_names, takes
+from mlxmtp.cli.options import Json, Unasked, begin, can_ask, confirmed, model_names, removable_names, takes
 from mlxmtp.cli.terminal.output import Output, show_table
 from mlxmtp.errors import UsageError
+from mlxmtp.settings import choice
 from mlxmtp.units import ago, format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -110,10 +111,18 @@ def convert(
     draft_model: Annotated[
         str | None, Option(metavar="DRAFTER", help="The drafter: folder, alias or org/repo.")
     ] = None,
-    q_bits: Annotated[int | None, Option(metavar="N", help="4, 5, 6 or 8; 16 quantizes nothing.")] = None,
-    q_group_size: Annotated[int | None, Option(metavar="N", help="32, 64 or 128 values per scale.")] = None,
+    q_bits: Annotated[
+        int | None,
+        Option("--q-bits", metavar="N", help="4, 5, 6 or 8; 16 quantizes nothing."),
+        choice(4, 5, 6, 8, 16),
+    ] = None,
+    q_group_size: Annotated[
+        int | None, Option("--q-group-size", metavar="N", help="32, 64 or 128 values per scale."), choice(32, 64, 128)
+    ] = None,
     q_mode: Annotated[str | None, Option(metavar="MODE", help="affine, mxfp4, mxfp8 or nvfp4.")] = None,
-    draft_bits: Annotated[int | None, Option(metavar="N", help="4, 8 or 16 for the drafter.")] = None,
+    draft_bits: Annotated[
+        int | None, Option("--draft-bits", metavar="N", help="4, 8 or 16 for the drafter."), choice(4, 8, 16)
+    ] = None,
     dtype: Annotated[
         str | None, Option(metavar="TYPE", help="bfloat16, float16 or float32 for what is not quantized.")
     ] = None,
@@ -204,7 +213,7 @@ def rm(
     if not yes:
         if not can_ask(out):
             raise UsageError("There is nobody to ask: confirm with -y.")
-        if not typer.confirm(f"Remove {format_bytes(plan.size)}?", default=False, err=True):
+        if not confirmed(out, f"Remove {format_bytes(plan.size)}?", default=False):
             out.line("Nothing was removed.")
             raise typer.Exit(1)
     catalog.remove(plan)

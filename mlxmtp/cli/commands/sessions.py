@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
-from mlxmtp.cli.options import Json, Unasked, begin, can_ask, session_ids, takes
+from mlxmtp.cli.options import Json, Unasked, begin, can_ask, confirmed, session_ids, takes
 from mlxmtp.cli.terminal.output import Output, show_table
 from mlxmtp.errors import MlxmtpError, UsageError
-from mlxmtp.settings import Loaded
+from mlxmtp.settings import Loaded, choice
 from mlxmtp.units import ago, format_bytes, text_width
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def rm(ctx: typer.Context, wanted: Ids, yes: Unasked = False) -> None:
     if not yes:
         if not can_ask(out):
             raise UsageError("There is nobody to ask: confirm with -y.")
-        if not typer.confirm(f"Delete {_counted(len(found))}?", default=False, err=True):
+        if not confirmed(out, f"Delete {_counted(len(found))}?", default=False):
             out.line("Nothing was deleted.")
             raise typer.Exit(1)
     freed = 0
@@ -122,7 +122,9 @@ def export(
     ctx: typer.Context,
     wanted: Id,
     file: Annotated[str | None, Argument(metavar="FILE", help="Ends in .md or .json; without it, stdout.")] = None,
-    form: Annotated[Literal["md", "json"] | None, Option("--format", help="For stdout; md by default.")] = None,
+    form: Annotated[
+        str | None, Option("--format", metavar="md|json", help="For stdout; md by default."), choice("md", "json")
+    ] = None,
     force: Annotated[bool, Option("--force", help="Write over FILE.")] = False,
 ) -> None:
     """Write a conversation as a document: markdown has what was said, JSON also material, thoughts and numbers.

@@ -296,7 +296,7 @@ def _remarks(chat: Chat, outcome: Outcome) -> None:
         chat.say(_WITHOUT_ANSWER[outcome.reason])
     elif outcome.reason == "length" and stats is not None:
         next_step = ". /continue goes on."
-        if outcome.fills_context:
+        if outcome.fills(chat.model.context):
             more = "/continue offers to leave out the oldest, " if len(chat.conversation.exchanges) > 1 else ""
             next_step = f": the context is full. {more}/clear starts anew."
         chat.say(f"The answer was cut after {stats.generation_tokens:,} tokens{next_step}")
