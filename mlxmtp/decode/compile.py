@@ -35,6 +35,7 @@ COPIED_FROM = 2**27
 """Bytes of rows that layers share from which a check waits: to copy them takes 2.7 ms at 100 GB/s, 0.7 at 400."""
 _TRIES = 3  # at building kernels: Ctrl-C in a terminal ends the compiler, too, and a conversation goes on after it
 _KEPT = 16  # kinds of rounds whose traces stay: a client may send another temperature with every request
+_CAPACITIES = 24  # of a kind, likewise: a trace takes some 2 MB of the host
 _KINDS = 2  # rounds with 2 drafts and more have the same kernels; with none or one there are a few others
 
 
@@ -79,6 +80,8 @@ class Rounds:
         """Return the round with ``k`` draft tokens, and whether it is the compiled one; not ``drafting``: all given."""
         compiled = self._mode == "always" or (self._mode == "background" and self.built(k, filters))
         if compiled:
+            if (filters, capacity) not in self._checks and self._capacities(filters) >= _CAPACITIES:
+                self._drop(filters)
             self._checks.setdefault((filters, capacity), set()).add(k)
             if k and drafting:
                 self._steps.add((filters, capacity))
@@ -91,12 +94,17 @@ class Rounds:
         if (other := self._parts.pop((filters, not compiled), None)) is not None:
             self._parts[filters, not compiled] = other  # of the same kind
         while len({kind for kind, _ in self._parts}) > _KEPT:
-            old = next(kind for kind, _ in self._parts if kind != filters)
-            self._parts.pop((old, False), None)
-            self._parts.pop((old, True), None)
-            self._checks = {of: lengths for of, lengths in self._checks.items() if of[0] != old}
-            self._steps = {(kind, rows) for kind, rows in self._steps if kind != old}
+            self._drop(next(kind for kind, _ in self._parts if kind != filters))
         return parts
+
+    def _capacities(self, kind: Kind) -> int:
+        return sum(of == kind for of, _ in self._checks)
+
+    def _drop(self, old: Kind) -> None:
+        """Let go of the traces of a kind."""
+        self._parts = {of: parts for of, parts in self._parts.items() if of[0] != old}
+        self._checks = {of: lengths for of, lengths in self._checks.items() if of[0] != old}
+        self._steps = {(kind, rows) for kind, rows in self._steps if kind != old}
 
     def _waits(self, kind: Kind, capacity: int) -> bool:
         """Return True if a check has to wait until nothing on the device reads the rows that layers share any more.

@@ -152,16 +152,12 @@ class Decoder:
     def import_state(self, state: CacheState) -> None:
         """Go on from ``state``, or hold it as one of several texts: another may be on its way. Raises ValueError if the
         buffers are another model's; nothing is changed then."""
-        rings = None if state.place is None else state.place.rings
-        cache = self._cache if self.texts is None else KVCache(self.target.cache_spec, self.target.dtype)
-        cache.fill(state.buffers, len(state.tokens), state.newest, rings)
+        text = HeldText.of(state, self.target.cache_spec, self.target.dtype)
         if self.texts is not None:
-            self.texts.add(HeldText(cache, list(state.tokens), len(state.tokens), Snapshots(state.place)))
+            self.texts.add(text)
             return
-        self._cache = cache
         self._request += 1
-        self._snapshots = Snapshots(state.place)
-        self.tokens, self.rows = list(state.tokens), len(state.tokens)
+        self._go_on_with(text)
 
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` positions now: no text up to there makes a buffer grow, and no short one shrink."""
@@ -232,7 +228,7 @@ class Decoder:
         self.tokens += new
         self.depth.follow(self.tokens)
         yield Round(tuple(new), (), 0, logprobs=told)
-        queue, clock, room = self._sent, time.perf_counter(), room - 1
+        queue, clock, room, outside = self._sent, time.perf_counter(), room - 1, 0.0
         while room > 0:
             if request != self._request:
                 raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
@@ -242,7 +238,8 @@ class Decoder:
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
             state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
             took, given = now - clock, done.k - done.drafted
-            self.depth.observe(done.k, accepted, took, new, timed=done.timed, traced=done.traced, given=given)
+            about = {"timed": done.timed, "traced": done.traced, "given": given, "outside": outside}
+            self.depth.observe(done.k, accepted, took, new, **about)
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
@@ -250,8 +247,10 @@ class Decoder:
             if done.forced and not done.drafted:
                 draft = draft[: max(done.forced, accepted)]  # without what fills them up
             copied = given == COPIED and not done.forced
+            left = time.perf_counter()
             yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
-            clock = time.perf_counter() if not queue else now
+            back = time.perf_counter()
+            clock, outside = (now, back - left) if queue else (back, 0.0)
 
     def _advance(self, state: State, asked: Request, room: int) -> tuple[State, Dispatched, list[int]]:
         """Dispatch as many rounds as may be in flight and read the oldest: the last state, that round, its report."""
@@ -339,10 +338,8 @@ class Decoder:
 
     def _prepare(self, prompt: list[int], room: int) -> None:
         """Take the text that ``prompt`` goes on with, and make room for it and its answer."""
-        text = self.live
-        if self.texts is not None:
-            text = self.texts.choose(text, prompt)
-            self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
+        text = self.live if self.texts is None else self.texts.choose(self.live, prompt)
+        self._go_on_with(text)
         # What lies beyond is given up now: buffers that shrink, or rings on their way back, no longer hold it.
         self.rows = text.shared(prompt)
         if self.passes is None:
@@ -351,6 +348,9 @@ class Decoder:
             self._cache.reserve(rows)
         else:
             self._cache.resize(room_for(self.target.cache_spec.window, len(prompt) + AHEAD, 0).capacity)
+
+    def _go_on_with(self, text: HeldText) -> None:
+        self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
 
     def _prepare_rounds(self, filters: Filters) -> None:
         """Have kernels built while the prompt is read."""
@@ -425,7 +425,7 @@ class Decoder:
         """
         filters, rounds, wanted = asked.sampling.filters, self._rounds, k
         drafting = not given or len(given) < k
-        self._cache.reserve(len(self.tokens) + ahead + k)
+        self._cache.reserve(len(self.tokens) + ahead + max(k, min(most, MAX_DRAFT)))  # another length may be traced
         self.depth.attend_to(self._cache.capacity)
         rounds.build(k, filters)
         capacity = self._cache.capacity

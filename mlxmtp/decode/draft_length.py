@@ -16,6 +16,7 @@ the weights once for up to 5 rows (4 drafts), and attention for few rows ends at
 drafts earn several percent more where rows are nearly free and all is accepted."""
 PROBING = 0.01  # share of the plain rounds' time that probes may lose while drafting is parked
 WORTHWHILE = 0.02  # a gain over plain decoding smaller than this is noise
+GAP = 0.2  # share of a round's time that others may have: beyond, it is no measure of the round
 _DARING = 0.8  # widths of an uncertain time that are hoped for
 _SURELY = 2.0  # the same for plain rounds that were never timed: drafting blindly has to pay beyond doubt
 _MOST = 5.0  # logarithm of a cost that can be true
@@ -181,13 +182,17 @@ class DraftLength:
         timed: bool = True,
         traced: int | None = None,
         given: int = 0,
+        outside: float = 0.0,
     ) -> None:
         """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` that say what others will take if
         it is ``timed``, or what a trace costs if a length was ``traced`` in it. ``given``: first drafts that were not
-        the drafter's.
+        the drafter's; ``outside``: so much of the time others had, and a round was in flight: beyond GAP of it, it says
+        nothing.
 
         ``followed``: the tokens it gave, by which copies are judged even where none was made.
         """
+        if seconds is not None and outside > GAP * seconds:
+            seconds = None
         if traced not in (None, k) and seconds is not None:  # the first of all is traced before it runs: no choice
             self._pay(k, seconds)
         seconds = seconds if timed else None

@@ -17,7 +17,7 @@ from mlxmtp.decode.acceptance import Acceptance, Kind
 from mlxmtp.decode.batch_round import Slots
 from mlxmtp.decode.compile import BatchRounds
 from mlxmtp.decode.decoder import AHEAD
-from mlxmtp.decode.draft_length import WORTHWHILE, DraftLength
+from mlxmtp.decode.draft_length import GAP, WORTHWHILE, DraftLength
 from mlxmtp.decode.mixed_sampling import choices, kind_of
 from mlxmtp.decode.round import Round, State
 from mlxmtp.decode.round_times import TOKEN
@@ -30,7 +30,6 @@ LENGTHS = (0, 1, 3)
 """Drafts of several texts: rows add up, and each length is a trace for each number of slots."""
 _CROWD = 0.7  # exponent: a draft token for B texts costs B ** 0.7 of one, a plain round a little more than one (CPU)
 _PATIENCE = 12  # rounds with half of the slots empty before there are fewer: another number is another trace
-_GAP = 0.2  # share of a round's time that may pass outside: beyond, it is no measure of the round
 _FORGETS = 0.2  # weight of the last round among their times
 
 
@@ -184,11 +183,12 @@ class Lane:
             if stream is not None and stream.here and not stream.over
         ]
         since = began if not self._in_flight or self._ended == 0 else self._ended
-        timed = sent.timed and began - since <= _GAP * (ended - since)
-        if timed:
-            self.seconds += (ended - since - self.seconds) * (_FORGETS if self.seconds else 1.0)
+        took, outside = ended - since, began - since
+        if sent.timed and outside <= GAP * took:
+            self.seconds += (took - self.seconds) * (_FORGETS if self.seconds else 1.0)
         accepted = sum(one.accepted for _, one in steps) // max(len(steps), 1)  # that some do is no sign that it pays
-        self._depth(len(sent.streams)).observe(sent.k, accepted, ended - since, timed=timed, traced=sent.traced)
+        about: dict[str, Any] = {"timed": sent.timed, "traced": sent.traced, "outside": outside}
+        self._depth(len(sent.streams)).observe(sent.k, accepted, took, **about)
         self._ended = ended
         return steps
 

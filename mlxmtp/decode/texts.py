@@ -7,9 +7,11 @@ gets buffers of its own, filled from a snapshot there, so that the other stays a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import mlx.core as mx
+
 from mlxmtp.decode.prefill import block_start
 from mlxmtp.decode.snapshots import CacheState, Snapshots
-from mlxmtp.models.kv_cache import KVCache
+from mlxmtp.models.kv_cache import CacheSpec, KVCache
 
 WORTH = 256
 """Tokens that are worth keeping a text, or a copy of its beginning, for."""
@@ -24,6 +26,13 @@ class HeldText:
     tokens: list[int] = field(default_factory=list)
     rows: int = 0
     snapshots: Snapshots = field(default_factory=Snapshots)
+
+    @classmethod
+    def of(cls, state: CacheState, spec: CacheSpec, dtype: mx.Dtype) -> "HeldText":
+        """Return the text of ``state``. Raises ValueError if its buffers are another model's."""
+        cache, rows = KVCache(spec, dtype), len(state.tokens)
+        cache.fill(state.buffers, rows, state.newest, None if state.place is None else state.place.rings)
+        return cls(cache, list(state.tokens), rows, Snapshots(state.place))
 
     @property
     def nbytes(self) -> int:
@@ -94,13 +103,8 @@ class HeldTexts:
         if best.rows - shared < WORTH:
             chosen = best
         else:
-            chosen = HeldText(KVCache(best.cache.spec, best.cache.dtype))
-            begun = best.beginning(min(shared, len(prompt) - 1))
-            if begun is not None:
-                rings = None if begun.place is None else begun.place.rings
-                chosen.cache.fill(begun.buffers, len(begun.tokens), begun.newest, rings)
-                chosen.tokens, chosen.rows = list(begun.tokens), len(begun.tokens)
-                chosen.snapshots = Snapshots(begun.place)
+            begun, kind = best.beginning(min(shared, len(prompt) - 1)), (best.cache.spec, best.cache.dtype)
+            chosen = HeldText(KVCache(*kind)) if begun is None else HeldText.of(begun, *kind)
         self._texts = [text for text in self._texts if text is not chosen]
         if live is not chosen and not chosen.replaces(live):
             self.add(live)

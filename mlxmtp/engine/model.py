@@ -252,8 +252,8 @@ class Model:
         """Return a scheduler of at most `parallel` answers at once; while it has any, nothing else may be asked."""
         from mlxmtp.engine.streams import Streams
 
-        streams = Streams(self._decoder, parallel, alone=self.exact == "on")
-        streams.start_from(self._together())
+        streams, self._known_together = Streams(self._decoder, parallel, alone=self.exact == "on"), self._together()
+        streams.start_from(self._known_together)
         self._streams = streams
         return streams
 

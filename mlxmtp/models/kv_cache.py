@@ -165,16 +165,16 @@ class KVCache:
         self.newest = newest
 
     def cut(self, length: int, rings: Sequence[mx.array] | None = None) -> list[mx.array]:
-        """The buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole.
+        """Copies of the buffers with what positions 0 .. length - 1 left in them: rows of full layers, rings whole.
 
         ``rings``: what ``rings()`` gave when there were ``length`` positions (None: there are no more now).
         """
         past = iter(rings or ())
         pairs = zip(self._layout, self.buffers, strict=False)
-        return [b[:, :, :length] if part.kind == FULL else next(past, b) for part, b in pairs]
+        return [b[:, :, :length] if part.kind == FULL else mx.array(next(past, b)) for part, b in pairs]
 
     def fill(self, cut: Sequence[mx.array], length: int, newest: int, rings: Sequence[mx.array] | None = None) -> None:
-        """Replace everything by what ``cut`` gave for ``length`` positions.
+        """Replace everything by copies of what ``cut`` gave for ``length`` positions.
 
         Raises ValueError if it does not fit, or ``restore`` could not take ``rings`` afterwards, and changes nothing.
         """
@@ -187,7 +187,7 @@ class KVCache:
             if part.kind == FULL:
                 fresh.buffers[i][:, :, :length] = rows
             else:
-                fresh.buffers[i] = rows
+                fresh.buffers[i] = mx.array(rows)  # reading a prompt writes into it
                 fresh.buffers[i] = fresh._resized(i, fresh.capacity)
         if rings is not None:
             layers = fresh._ring_layers()

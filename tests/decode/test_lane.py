@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mlxmtp.decode.compile import BatchRounds
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.decode.mixed_sampling import choices, choose_each, kind_of
 from mlxmtp.decode.prefill import drained
@@ -114,6 +115,28 @@ def test_the_choice_of_draft_lengths_that_made_the_last_answer_is_the_one_that_i
         lane.leave(stream)
     assert lane.depth is depth
     assert (depth.accepted() or 0) > 0.5
+
+
+def test_idle_time_is_neither_that_of_a_round_nor_the_price_of_a_trace(monkeypatch):
+    now, wanted = [0.0], iter([3, 3, 3, 3, 3, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    lane = Lane(rounds("e2b", "always"), in_flight=1)
+    stream = join(lane, "e2b", 5, Sampling())
+
+    def dispatch(real=lane._dispatch):
+        now[0] += 1.0
+        return real()
+
+    lane._dispatch = dispatch
+    monkeypatch.setattr("mlxmtp.decode.lane.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(BatchRounds, "built", lambda *_: True)
+    monkeypatch.setattr(DraftLength, "choose", lambda *_: next(wanted))
+    price = lane.depth._price
+    for number in range(8):
+        assert not stream.over
+        now[0] += 60.0 * (number % 2)
+        lane.step()
+    assert lane.seconds == 1.0
+    assert lane.depth._price <= price
 
 
 ACTION = st.tuples(

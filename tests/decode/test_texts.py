@@ -76,6 +76,31 @@ def test_two_agents_with_one_beginning_read_every_token_once() -> None:
     assert read == [len(beginning) + 9 + 5 * 4, 9 + 5 * 4]
 
 
+def test_a_beginning_stays_what_it_is_when_several_texts_have_gone_on_from_it() -> None:
+    """Their own parts fill whole rings: what one of them writes must not come back to the next."""
+    engine, (first, other) = decoder("e2b", ENOUGH), prompts("e2b")
+    beginning, parts = (first * 5)[:400], [(other * 4)[:300], (first[1:] * 4)[:300], other[3:23]]
+    for part in parts:
+        text = [*beginning, *part]
+        said = decode(engine, text, 8, snapshot_at=[len(beginning)])
+        assert said == decode(decoder("e2b"), text, 8)
+    assert engine.reused == len(beginning)
+
+
+def test_a_state_can_be_gone_on_from_twice() -> None:
+    first, other = prompts("e2b")
+    text, more = (first * 5)[:400], (other * 4)[:300]
+    giver = decoder("e2b")
+    decode(giver, text, 1, snapshot_at=[len(text)])
+    state = giver.export_state(len(text))
+    decode(giver, [*text, *more], 4)
+    for part in (more, other[3:23]):
+        taker = decoder("e2b")
+        taker.import_state(state)
+        assert decode(taker, [*text, *part], 8) == decode(decoder("e2b"), [*text, *part], 8)
+        assert taker.reused == len(text)
+
+
 @pytest.mark.parametrize("limit", [0, 200_000, ENOUGH])
 @pytest.mark.parametrize("family", ["12b"])
 def test_whatever_is_asked_in_whatever_order_the_texts_are_the_same(family: str, limit: int) -> None:

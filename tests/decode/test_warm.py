@@ -185,6 +185,55 @@ def test_a_length_is_traced_beside_a_round_of_another(drafts, sampling, in_fligh
         assert all((k, capacity) in beside for capacity, ks in used.items() for k in ks if k != ks[0])
 
 
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_a_longer_round_than_was_wanted_stays_within_its_buffers(in_flight, monkeypatch):
+    """Near the end of a buffer a short round is wanted, which is not traced: the long one that runs needs its rows."""
+    monkeypatch.setattr("mlxmtp.decode.compile.mx.compile", lambda function: function)
+    monkeypatch.setattr("mlxmtp.decode.decoder.AHEAD", 1)
+    prompt = (load_golden("e2b").records["long"].prompt * 5)[:220]
+    engine = Decoder(target("e2b"), drafter("e2b"), in_flight=in_flight)
+    engine._rounds._asked = engine._rounds._ready = {(kind, Sampling().filters) for kind in range(3)}
+    wanted = set()
+
+    def choose(_room, _traced):
+        ahead = sum(one.k + 1 for one in engine._sent)
+        wanted.add(8 if len(engine.tokens) + ahead + 8 <= engine._cache.capacity else 0)
+        return max(wanted) if len(wanted) == 1 else min(wanted)
+
+    monkeypatch.setattr(type(engine.depth), "choose", lambda _, room, traced=None: choose(room, traced))
+    said = []
+    for one in engine.rounds(prompt, max_tokens=80):
+        assert engine._cache.newest < engine._cache.capacity
+        said += one.tokens
+    assert wanted == {0, 8}
+    assert said == decode(Decoder(target("e2b"), compiled="never"), prompt, 80)
+
+
+def test_traces_of_many_capacities_do_not_pile_up():
+    rounds = Rounds(target("e2b"), drafter("e2b"), "always")
+    kind = Sampling().filters
+    for number in range(200):
+        rounds.get(2, kind, 256 * number)
+        assert rounds.traced(kind, 256 * number) == {2}
+    assert len(rounds._checks) <= 24
+
+
+def test_the_time_of_who_reads_is_not_that_of_a_round(monkeypatch):
+    """A round in flight is ready when its reader comes back."""
+    now, about = [0.0], {"max_tokens": 24, "num_draft_tokens": 0}
+    engine = Decoder(target("e2b"), drafter("e2b"), in_flight=1, compiled="never")
+
+    def advance(*asked, real=engine._advance):
+        now[0] += 1.0
+        return real(*asked)
+
+    engine._advance = advance
+    monkeypatch.setattr("mlxmtp.decode.decoder.time.perf_counter", lambda: now[0])
+    for number, _ in enumerate(engine.rounds(load_golden("e2b").records["long"].prompt, **about)):
+        now[0] += 10.0 * (number % 2)
+    assert engine.depth._times.plain() == 1.0
+
+
 def wait_for_the_compiled(decoder: Decoder) -> None:
     thread = decoder._rounds._thread
     while not decoder._rounds._ready:

@@ -436,6 +436,7 @@ def test_what_rounds_of_several_taught_is_known_at_the_next_start(model):
     while streams.running:
         streams.step()
     streams.close()
+    model.streams(2)  # in which nothing is timed
     learned = json.loads(json.dumps(model.learned()))
     assert set(learned["together"]) == {"2"}
     model.start_from(learned)
