@@ -41,7 +41,7 @@ def is_folder(name: str | Path) -> bool:
 def write_atomically(path: Path, content: str | bytes, *, parents: bool = False, private: bool = False) -> None:
     """Write a small file whole or not at all, `private` for its owner only; a pipe or terminal is just written to.
 
-    Raises OSError.
+    A file that is replaced passes its permissions on, unless the new one is `private`. Raises OSError.
     """
     if parents:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +51,12 @@ def write_atomically(path: Path, content: str | bytes, *, parents: bool = False,
         return
     path = path.resolve()  # a link stays one
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    mode = None if private or not path.exists() else path.stat().st_mode & 0o777
     try:
-        beside.touch(0o600 if private else 0o666)
+        beside.touch(0o600 if private or mode is not None else 0o666)
         beside.write_bytes(data)
+        if mode is not None:
+            beside.chmod(mode)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

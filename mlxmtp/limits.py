@@ -51,6 +51,8 @@ EXACT_DRAFT = 4  # the most in exact text: more rows are products of another kin
 COPIED = 15  # tokens that a round checks when they are copied from the text: 16 rows
 SLACK = 64  # ring rows beyond the window: two rounds in flight write 2 * 16, and a small rewind may take some back
 STEP = 256  # rows by which a KV cache grows at least: a new capacity costs a new trace of the round
+GROWTH = 0.25  # by which it grows, for few capacities (scripts/benchmarks/capacity.py),
+GROWN = 4096  # but no more rows than that: they are memory that a long text does not have
 SNAPSHOTS, SNAPSHOT_BYTES = 8, 768 * 2**20  # at most, all together; the newest always stays
 
 # Parameters from which a drafter is quantized by default. Those of 12B, 26B and 31B (0.42 to 0.47 billion) keep their

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from mlxmtp.chat.material import decoded, text_or_kind
+from mlxmtp.chat.material import text_or_kind, whole_text
 from mlxmtp.engine.media import FRAME_TOKENS, IMAGE_TOKENS, SOUND_TOKENS, VIDEO_TOKENS
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError, UsageError
@@ -115,7 +115,8 @@ def most_tokens(items: Sequence[Item], tokenizer: Tokenizer, image_tokens: int |
 def _lines(path: Path) -> list[str]:
     """Return the lines of a file, of which there may be more than of a text to be read at once."""
     try:
-        return decoded(read_whole(path, LONGEST), str(path))[0].split("\n")  # no others: a string of JSON may hold them
+        text, _ = whole_text(read_whole(path, LONGEST), str(path))
+        return text.split("\n")  # no others: a string of JSON may hold them
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
 
@@ -162,10 +163,14 @@ class Answers:
         """Lock the file that is there now."""
         if not self._path.is_file():
             return
-        held = self._path.open("ab")  # NFS locks only what is open for writing
-        if not try_lock(held.fileno()):
-            held.close()
-            raise UsageError(f"Another run writes {self._path}: wait until it has ended, or give another -o.")
+        while True:
+            held = self._path.open("ab")  # NFS locks only what is open for writing
+            if not try_lock(held.fileno()):
+                held.close()
+                raise UsageError(f"Another run writes {self._path}: wait until it has ended, or give another -o.")
+            if os.path.samestat(os.fstat(held.fileno()), self._path.stat()):
+                break
+            held.close()  # another run has renewed the file meanwhile: this is the old one
         if self._held is not None:
             self._held.close()
         self._held = held
@@ -212,9 +217,8 @@ class Answers:
             lines = self._path.read_bytes().splitlines(keepends=True)
             for number, text in self._renewed.items():
                 lines[number] = text.encode("utf-8", "replace")
-            private = not self._path.stat().st_mode & 0o077
             try:
-                write_atomically(self._path, b"".join(lines), private=private)
+                write_atomically(self._path, b"".join(lines))
                 self._hold()
             except PermissionError:  # a file that may be written, in a folder that may not
                 self._path.write_bytes(b"".join(lines))

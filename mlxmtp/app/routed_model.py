@@ -336,12 +336,15 @@ class RoutedAnswer(Answer):
         if cascade == "tool":
             tools = [*tools, _EXPERT]
         self._answer = answer = self._ask(opened, params, tools)
-        heard = list[float]()
+        heard, calls = list[float](), list[Call]()
         for event in answer:
             if cascade == "tool" and isinstance(event, Call) and event.name == "ask_expert":
                 answer.close()
                 yield str(event.arguments.get("why") or "it is not sure")
                 return
+            if cascade != "off" and isinstance(event, Call):  # it may still hand over: then nobody may run this
+                calls.append(event)
+                continue
             if cascade == "logprob" and len(heard) < FIRST_WORDS and isinstance(event, Text | End):
                 heard += [] if isinstance(event, End) else [one.logprob for one in event.logprobs]
                 if heard and (len(heard) >= FIRST_WORDS or isinstance(event, End)):
@@ -354,4 +357,6 @@ class RoutedAnswer(Answer):
                         yield told
                         return
                     self._why += f", {told}"  # so that a person finds the certainty that suits the model
+            if isinstance(event, End):
+                yield from calls
             yield event

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any, cast
 
@@ -66,6 +67,9 @@ def read_schema(text: str) -> dict[str, Any]:
         raise UsageError(
             f"There is no file {text}: give a file, JSON, module:Class of pydantic, or fields such as 'name, age int'."
         )
+    names = [one["name"] for one in fields if one is not None]
+    if twice := next((one for one in names if names.count(one) > 1), None):
+        raise UsageError(f"The schema has two fields {twice}: give each a name of its own.")
     properties = {one["name"]: _described(one) for one in fields if one is not None}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
@@ -121,4 +125,9 @@ def has_form(text: str, form: Constraint) -> bool:
     except (ValueError, RecursionError):
         return False
     schema = json.loads(form.source)
-    return not fault_in(value, schema if isinstance(schema, dict) else {})
+    return not fault_in(value, schema if isinstance(schema, dict) else {}, _fits)
+
+
+def _fits(text: str, form: Mapping[str, Any]) -> bool:
+    """Return whether a text has a pattern and a format, by the grammar, which never tries another way."""
+    return Constraint.schema({"type": "string", **form}).fits(json.dumps(text, ensure_ascii=False))

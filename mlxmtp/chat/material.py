@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
@@ -236,10 +237,10 @@ def list_folder(root: Path, name: str) -> Tree:
     if names is not None:
         inner = [one.rstrip("/") for one in names if _is_repository(root / one)]
         remarks = _left_out(inner, name, "is a repository of its own and", "are repositories of their own and")
-        files = _regular((root / one for one in names), name)
+        files = _regular(root, (root / one for one in names), name)
         return Tree(root, files, remarks, because=" that git does not ignore")
     unread: list[str] = []
-    found = _regular(_walk(root, name, unread), name)
+    found = _regular(root, _walk(root, name, unread), name)
     says_so = any((folder / ".gitignore").exists() for folder in {root, *(one.parent for one in found)})
     ignored = _ignored(root) if says_so else frozenset()
     files = tuple(one for one in found if _composed(one.relative_to(root).as_posix()) not in ignored)
@@ -339,11 +340,16 @@ def _walk(root: Path, name: str, unread: list[str]) -> Iterator[Path]:
         yield from (Path(folder, one) for one in files if not one.startswith("."))
 
 
-def _regular(paths: Iterable[Path], name: str) -> tuple[Path, ...]:
+def _regular(root: Path, paths: Iterable[Path], name: str) -> tuple[Path, ...]:
+    @cache
+    def linked(folder: Path) -> bool:
+        """Tell a folder below a link: git lists what it tracks there, whatever stands in its place."""
+        return folder != root and (folder.is_symlink() or linked(folder.parent))
+
     regular: list[Path] = []
     for path in paths:
         with suppress(OSError):  # tracked, but deleted
-            if stat.S_ISREG(path.lstat().st_mode):
+            if stat.S_ISREG(path.lstat().st_mode) and not linked(path.parent):
                 regular.append(path)
         if len(regular) > MOST_FILES:
             raise ContextOverflow(f"{name} holds more than {MOST_FILES} files: name the folders or files you mean.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import termios
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.tools.approval import AskPerson, Decision, Grant
@@ -15,6 +16,7 @@ from mlxmtp.chat.history import title_of
 from mlxmtp.chat.message import ToolCall, ToolResult, text_of
 from mlxmtp.cli.terminal import keyboard, signals
 from mlxmtp.cli.terminal.output import Output
+from mlxmtp.environment import dumb_terminal
 
 if TYPE_CHECKING:
     from mlxmtp.app.tools.mcp_servers import Servers  # which imports asyncio
@@ -79,6 +81,7 @@ def asking(out: Output) -> AskPerson:
     def ask(tool: Tool, arguments: Mapping[str, Any]) -> Decision:
         out.settle()
         keyboard.release()
+        _drop_typed()
         out.line(request_text(tool, arguments))
         out.line(question_about(tool))
         answer = sys.stdin.readline()
@@ -91,13 +94,26 @@ def agrees(out: Output, question: str) -> bool:
     """Ask on stderr, and return whether the answer at the terminal is a yes; Enter alone is none."""
     out.settle()
     keyboard.release()
+    _drop_typed()
     out.line(f"{question} [y/N]")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def asking_in_chat(read: Callable[[str], str | None]) -> AskPerson:
     """Return the question of `chat`; `read` shows it and returns the answer, None for Ctrl+C."""
-    return lambda tool, arguments: decision_of(read(f"{request_text(tool, arguments)}\n{question_about(tool)}"))
+
+    def ask(tool: Tool, arguments: Mapping[str, Any]) -> Decision:
+        if dumb_terminal():  # elsewhere `read` keeps it for the next line
+            _drop_typed()
+        return decision_of(read(f"{request_text(tool, arguments)}\n{question_about(tool)}"))
+
+    return ask
+
+
+def _drop_typed() -> None:
+    """Forget what was typed before a question was there: it is no answer to it."""
+    with suppress(termios.error, OSError):  # no terminal
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
 @contextmanager

@@ -137,7 +137,9 @@ class ConversionPlan:
         check_free(self.dest, force=force)
         if self.dest.exists() and not (self.dest / "config.json").is_file():
             raise UsageError(f"{self.dest} is not a model, so --force does not replace it. Give another DEST.")
-        if any(part.config.folder.resolve().is_relative_to(self.dest.resolve()) for part in self.parts):
+        sources = [part.config.folder.resolve() for part in self.parts]
+        # By file and not by name: on most Macs `gemma` and `Gemma` are one folder.
+        if self.dest.exists() and any(self.dest.samefile(one) for at in sources for one in (at, *at.parents)):
             raise UsageError(f"{self.dest} is the source itself, or holds it. Give another DEST.")
         if self.missing > self.free:
             raise ConversionError(

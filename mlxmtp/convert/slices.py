@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlxmtp.convert.tasks import Slice
 from mlxmtp.errors import LoadError
 from mlxmtp.models.safetensors import read_bytes
+from mlxmtp.models.towers import BOUNDS
 
 _RAW = {
     "BF16": ("H", mx.bfloat16), "F16": ("H", mx.float16), "F32": ("f", mx.float32), "U32": ("I", mx.uint32),
@@ -46,7 +47,7 @@ def convert_slice(step: Slice) -> list[bytes]:
     del data
     plain = task.parts[-1].dtype if task.parts[-1].dtype in _FLOATS else stored.dtype
     values = values.astype(_RAW[plain][1])
-    if not _is_finite(values):
+    if not stored.name.endswith(BOUNDS) and not _is_finite(values):
         raise LoadError(
             f"Tensor {stored.name} in {task.source.file} holds values that are no finite {plain} numbers. "
             "Download the model again, or choose another --dtype."

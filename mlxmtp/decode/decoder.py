@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import mlx.core as mx
 
@@ -167,8 +167,14 @@ class Decoder:
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
-        self._request += 1
-        self.tokens, self.rows, self.near_ties = [], 0, None
+        self._request, self.tokens, self.rows, self.near_ties = self._request + 1, [], 0, None
+
+    def begin_anew(self) -> None:
+        """Begin a new text; the one so far is held, if texts are."""
+        if self.texts is not None:
+            self.texts.add(self.live)
+        self.forget()
+        self._go_on_with(HeldText(KVCache(self.target.cache_spec, self.target.dtype)))
 
     def hold_texts(self, limit: int) -> None:
         """Keep other texts than the last one, in at most ``limit`` bytes, for prompts that go on with them."""
@@ -238,7 +244,7 @@ class Decoder:
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
             state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
             took, given = now - clock, done.k - done.drafted
-            about = {"timed": done.timed, "traced": done.traced, "given": given, "outside": outside}
+            about: dict[str, Any] = {"timed": done.timed, "traced": done.traced, "given": given, "outside": outside}
             self.depth.observe(done.k, accepted, took, new, **about)
             room -= len(new)
             self.tokens += new
@@ -284,11 +290,10 @@ class Decoder:
         try:
             yield
         except RuntimeError as error:
-            self.forget()
             self._sent.clear()
+            self.begin_anew()
             if self.texts is not None:
                 self.texts.clear()  # for other decoders, too
-            self._cache, self._snapshots = KVCache(self.target.cache_spec, self.target.dtype), Snapshots()
             raise failure(error) from error
 
     def _settle(self) -> None:
@@ -312,7 +317,7 @@ class Decoder:
             with self._computing():
                 chosen, logits = asked.penalized(self.tokens, draft, logits)
             accepted = next((i for i, token in enumerate(draft) if token != chosen[i]), k)
-            state = self._state_after(chosen[: accepted + 1], hidden)
+            state = State.after(chosen[: accepted + 1], hidden, len(self.tokens))
         # Under a constraint also rows behind a refused token may serve.
         new = chosen[: min(accepted + 1 if asked.constraint is None else len(chosen), room)]
         new = new[: next((i for i, token in enumerate(new, 1) if token in asked.stop), len(new))]
@@ -322,7 +327,7 @@ class Decoder:
             self._replaced += (replaced - self._replaced) / 16
             if replaced:  # rounds in flight go on from a token that was refused
                 self._sent.clear()
-                state = self._state_after(new, hidden)
+                state = State.after(new, hidden, len(self.tokens))
                 accepted = len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
         with self._computing():
             if self.target.dtype.size < mx.float32.size and asked.sampling.greedy:  # not awaited
@@ -330,11 +335,6 @@ class Decoder:
                 self.near_ties = ties if self.near_ties is None else self.near_ties + ties
                 mx.async_eval(self.near_ties)
             return state, new, accepted, asked.logprobs(rows[1], new)
-
-    def _state_after(self, new: list[int], hidden: mx.array) -> State:
-        """Return the state from which to go on after ``new`` tokens, chosen from ``hidden`` [L, H]."""
-        last, position = len(new) - 1, len(self.tokens) + len(new) - 1
-        return State(mx.array(new[-1:], mx.int32), hidden[last : last + 1], mx.array([position], mx.int32))
 
     def _prepare(self, prompt: list[int], room: int) -> None:
         """Take the text that ``prompt`` goes on with, and make room for it and its answer."""

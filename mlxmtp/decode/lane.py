@@ -120,7 +120,7 @@ class Lane:
     def nbytes_with(self, rows: int, expected: int) -> int:
         """Return the bytes after a text of so many rows has joined, among ``expected`` ones."""
         spec = self._cache.spec
-        capacity = max(self._cache.capacity, aligned(max(rows + self._margin, spec.window + SLACK)))
+        capacity = max(self._cache.capacity_for(rows + self._margin), aligned(spec.window + SLACK))
         return self._slots_for(expected) * spec.nbytes(self._cache.dtype, capacity)
 
     def _slots_for(self, expected: int) -> int:

@@ -25,6 +25,12 @@ class State(NamedTuple):
     hidden: mx.array
     offset: mx.array
 
+    @classmethod
+    def after(cls, new: Sequence[int], hidden: mx.array, position: int) -> "State":
+        """Return the state after ``new`` tokens from ``position`` on, which were chosen from ``hidden`` [L, H]."""
+        last = len(new) - 1
+        return cls(mx.array(list(new[-1:]), mx.int32), hidden[last : last + 1], mx.array([position + last], mx.int32))
+
 
 @dataclass(frozen=True, slots=True)
 class Round:

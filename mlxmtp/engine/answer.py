@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, cast
 
 from mlxmtp.engine.calls import CallReader
 from mlxmtp.engine.events import (
     CLOSE,
+    OPEN,
     Call,
     Calling,
     End,
@@ -108,7 +110,8 @@ class Answer:
 
     def _run(self) -> Generator[Event, None, None]:
         inside, strings = self._tokenizer.opens_in_thought(self._prompt), self._strings
-        reading = _Reading(self._tokenizer, strings, inside=inside, calls=self._calls)
+        singly = bool(self._params.stop_strings)
+        reading = _Reading(self._tokenizer, strings, inside=inside, calls=self._calls, singly=singly)
         last: int | None = None
         self._asked = True
         # The rounds are closed here and now when this generator is: the cache must be exact by then.
@@ -119,11 +122,14 @@ class Answer:
                     continue
                 if not self._meter.began:
                     self._meter.reused_tokens = self._decoder.reused
-                self._meter.add(round_)
-                self.tokens += round_.tokens
                 last = round_.tokens[-1]
                 spoken = len(round_.tokens) - (last in self._stop)
-                for event in _merged(reading.feed(round_.tokens[:spoken], round_.logprobs[:spoken])):
+                events, read = reading.feed(round_.tokens[:spoken], round_.logprobs[:spoken])
+                # What stands behind a stop string depends on the draft length.
+                tokens = round_.tokens[:read] if strings.found else round_.tokens
+                self._meter.add(replace(round_, tokens=tokens))
+                self.tokens += tokens
+                for event in _merged(events):
                     if isinstance(event, Call) or (isinstance(event, Text | Thinking) and event.text):
                         self._meter.show()
                     yield event
@@ -180,31 +186,39 @@ class Answer:
 
 
 class _Reading:
-    """Token ids in, events out, up to the first stop string in a text."""
+    """Token ids in, events out, up to the first stop string in a text. `singly`: a token at a time."""
 
-    def __init__(self, tokenizer: Tokenizer, strings: StopStrings, *, inside: bool, calls: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, strings: StopStrings, *, inside: bool, calls: bool, singly: bool) -> None:
         self._detokenizer, self._strings = tokenizer.detokenizer(), strings
         self._splitter = Splitter(inside=inside)
         self._calls = CallReader(tokenizer) if calls else None
         self._told = TextLogprobs(tokenizer)
+        self._singly = singly
+        self._marks = {tokenizer.special_id(mark) for mark in (OPEN, CLOSE)}
 
-    def feed(self, tokens: Sequence[int], logprobs: Sequence[Logprob] = ()) -> list[Event]:
-        """Return the events that are certain; `logprobs`, if there are any, are those of the tokens."""
-        if logprobs:
-            events: list[Event] = []
-            for token, logprob in zip(tokens, logprobs, strict=True):
-                events += self._feed_told(token, logprob)
-                if self._strings.found:
-                    break
-            return events
+    def feed(self, tokens: Sequence[int], logprobs: Sequence[Logprob] = ()) -> tuple[list[Event], int]:
+        """Return the events that are certain, and the number of tokens up to the end of a stop string.
+
+        `logprobs`, if there are any, are those of the tokens.
+        """
+        if not logprobs and not self._singly:
+            return self._feed(tokens), len(tokens)
+        events: list[Event] = []
+        for place, token in enumerate(tokens):
+            events += self._feed_told(token, logprobs[place]) if logprobs else self._feed([token])
+            if self._strings.found:
+                return events, place + 1
+        return events, len(tokens)
+
+    def _feed(self, tokens: Sequence[int]) -> list[Event]:
         if self._calls is None:
             return self._before_stop(self._splitter.feed("".join(map(self._detokenizer.add, tokens))))
         parts = self._parts([part for token in tokens for part in self._calls.feed(token)])
         return self._before_stop([*parts, Calling()] if self._calls.inside else parts)
 
     def _feed_told(self, token: int, logprob: Logprob) -> list[Event]:
-        before, events = self._in_text, self.feed([token])
-        if before and self._in_text:  # no mark, thought or call
+        before, events = self._in_text, self._feed([token])
+        if before and self._in_text and token not in self._marks:  # no thought or call
             self._told.add(logprob)
         return self._told.beside(events)
 
@@ -226,7 +240,7 @@ class _Reading:
         text = ""
         for part in parts:
             if isinstance(part, Call):
-                events += [*self._splitter.feed(text + self._detokenizer.flush()), part]
+                events += [*self._splitter.feed(text + self._detokenizer.flush()), *self._splitter.finish(), part]
                 text = ""
             else:
                 text += self._detokenizer.add(part)

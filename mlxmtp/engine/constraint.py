@@ -79,6 +79,11 @@ class Constraint:
         matcher, data = self._of_bytes(), list(text.encode("utf-8", "replace"))
         return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
 
+    def begins(self, text: str) -> bool:
+        """Return whether a text of the form may begin like that."""
+        matcher, data = self._of_bytes(), list(text.encode("utf-8", "replace"))
+        return matcher.try_consume_tokens(data) == len(data)
+
     def _unusable(self, reason: str) -> UsageError:
         return UsageError(f"This {_NAMES[self.kind]} cannot be used: {reason}. docs/structured.md lists what can.")
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlxmtp.engine.endless import referenced
 from mlxmtp.errors import UsageError
 
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
@@ -22,6 +23,7 @@ _DEEPEST, _LARGEST = 32, 1000
 """Levels of a schema, and schemas in it, after references have been followed."""
 _LONGEST, _MOST_SAID = 10_000, 100_000
 """Characters of a description, and of all of them."""
+_ROOT = frozenset({"#"})  # the reference to the whole schema, in which everything is
 
 Declaration = dict[str, Any]
 
@@ -39,14 +41,15 @@ class _Writable:
     """Schemas that say the same with the keywords that templates write.
 
     Templates read `type` as one word and pass over $ref, anyOf, limits and formats: so references are put in place, the
-    first branch stands for all, and the rest is said in the description.
+    first branch stands for all, and the rest is said in the description. Where that would refuse right values, "any" is
+    the type: in circles that are no plain objects, and for the items of a tuple if they differ.
     """
 
     def __init__(self, root: Mapping[str, Any], path: str) -> None:
         self._root, self._path = root, path
         self._left, self._said = _LARGEST, 0
 
-    def of(self, schema: Any, depth: int = 0, inside: frozenset[str] = frozenset()) -> dict[str, Any]:
+    def of(self, schema: Any, depth: int = 0, inside: frozenset[str] = _ROOT) -> dict[str, Any]:
         """Return a schema; `inside` are the references that led to it, which a circle would follow for ever."""
         self._left -= 1
         if self._left < 0 or depth > _DEEPEST:
@@ -54,7 +57,7 @@ class _Writable:
         schema, inside = resolved(schema, self._root, inside)
         branch, others, through, led = self._branch(schema, inside)
         merged = _joined(schema, branch)
-        kind, nullable = _type_of(merged)
+        kind, nullable = _type_of(merged, self._root)
         found: dict[str, Any] = {"type": kind}
         if nullable or any(one.get("type") == "null" for one in others):
             found["nullable"] = True
@@ -66,7 +69,12 @@ class _Writable:
                 }
             found["required"] = [name for name in _list(merged, "required") if isinstance(name, str)]
         if kind == "array":
-            found["items"] = self.of(merged.get("items"), depth + 1, through)
+            first, rest = tuple_of(merged)
+            if first:
+                some = [*first, rest] if isinstance(rest, dict) else first
+                found["items"] = _common([self.of(one, depth + 1, through) for one in some])
+            else:
+                found["items"] = self.of(rest, depth + 1, through)
         values = merged.get("enum", [merged["const"]] if "const" in merged else None)
         if isinstance(values, list) and kind in ("string", "integer"):
             wanted = str if kind == "string" else int
@@ -91,7 +99,8 @@ class _Writable:
             joint, through = _joined(joint, found), through | way
             if isinstance(properties := found.get("properties"), dict):
                 led |= {id(one): way for one in properties.values()}
-        return joint, [one for one, _ in options if one is not first[0]], through, led
+        others = [one for one, _ in options if one is not first[0]]
+        return joint, [{key: one[key] for key in one if key != "$ref"} for one in others], through, led
 
 
 def _joined(schema: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,18 +116,32 @@ def _joined(schema: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
 def resolved(
     schema: Any, root: Mapping[str, Any], inside: frozenset[str] = frozenset()
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """Follow references within `root`, beyond those `inside` which we are; one that leads nowhere, or in a circle,
-    stands for anything. Return the schema and all references that led to it.
+    """Follow references within `root`, beyond those `inside` which we are; one that leads nowhere stands for anything.
+
+    Return the schema and all references that led to it. It has a $ref only where that leads in a circle.
     """
     schema = schema if isinstance(schema, dict) else {}
-    while isinstance(reference := schema.get("$ref"), str):
-        found: Any = root
-        for step in reference.removeprefix("#").strip("/").split("/"):
-            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
-        known = isinstance(found, dict) and reference not in inside
+    while isinstance(reference := schema.get("$ref"), str) and reference not in inside:
+        found = referenced(root, reference)
         rest = {key: value for key, value in schema.items() if key != "$ref"}
-        schema, inside = {**(found if known else {}), **rest}, inside | {reference}
+        schema, inside = {**(found if isinstance(found, dict) else {}), **rest}, inside | {reference}
     return schema, inside
+
+
+def tuple_of(schema: Mapping[str, Any]) -> tuple[list[Any], Any]:
+    """Return the schemas of the first items of an array, and that of all others."""
+    if isinstance(items := schema.get("items"), list):  # as drafts before 2020 have it
+        return items, schema.get("additionalItems")
+    return _list(schema, "prefixItems"), items
+
+
+def _common(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the type that all items of a tuple have, with what is inside it."""
+    kept = ("type", "nullable")
+    kinds = [
+        one if one["type"] in ("array", "object") else {key: one[key] for key in one if key in kept} for one in items
+    ]
+    return kinds[0] if all(one == kinds[0] for one in kinds) else {"type": "any"}
 
 
 def limit_of(schema: Mapping[str, Any], key: str) -> float | None:
@@ -132,7 +155,7 @@ def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _type_of(schema: Mapping[str, Any]) -> tuple[str, bool]:
+def _type_of(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[str, bool]:
     """Return one type, and whether null is allowed beside it."""
     kind = schema.get("type")
     kinds = [one for one in (kind if isinstance(kind, list) else [kind]) if isinstance(one, str)]
@@ -142,7 +165,11 @@ def _type_of(schema: Mapping[str, Any]) -> tuple[str, bool]:
     values = schema.get("enum", [schema.get("const")])
     value = values[0] if isinstance(values, list) and values else None
     known = {bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
-    shape = "object" if "properties" in schema else "array" if "items" in schema else "string"
+    unknown = "string"
+    if isinstance(reference := schema.get("$ref"), str):  # a circle
+        found = referenced(root, reference)
+        unknown = "object" if isinstance(found, dict) and found.get("type") == "object" else "any"
+    shape = "object" if "properties" in schema else "array" if "items" in schema else unknown
     return known.get(type(value), shape), "null" in kinds
 
 

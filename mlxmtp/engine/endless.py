@@ -39,7 +39,7 @@ def endless_rule(grammar: str) -> str | None:
 def endless_reference(schema: Any) -> str | None:
     """Return a `$ref` that a document of a JSON schema would have to follow for ever."""
     references = {one["$ref"] for one in objects_in(schema) if isinstance(one.get("$ref"), str)}
-    targets = {name: _target(schema, name) for name in references}
+    targets = {name: referenced(schema, name) for name in references}
     ending = _fixpoint(targets, lambda name, known: _ends(targets[name], known))
     return None if _ends(schema, ending) else min(references - ending)
 
@@ -124,9 +124,9 @@ def objects_in(value: Any) -> Iterator[dict[str, Any]]:
         yield from objects_in(one)
 
 
-def _target(schema: Any, reference: str) -> Any:
-    """Return what a reference within the schema means; None, which ends, for any other."""
-    if not reference.startswith("#"):
+def referenced(schema: Any, reference: str) -> Any:
+    """Return what a reference within the schema means; None for any other, and for one that leads nowhere."""
+    if reference != "#" and not reference.startswith("#/"):
         return None
     for step in unquote(reference[1:]).split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")

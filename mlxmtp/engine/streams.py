@@ -24,6 +24,7 @@ from mlxmtp.decode.round import Round
 from mlxmtp.decode.snapshots import Snapshots
 from mlxmtp.decode.texts import WORTH, HeldText
 from mlxmtp.engine.events import End, Event, Waiting
+from mlxmtp.engine.pieces import Pace
 from mlxmtp.engine.seat import Seat
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.machine.chip import this_machine
@@ -37,29 +38,7 @@ LANES = (4096, 16384, 65536)
 """Tokens up to which texts share a lane: every text of a lane costs what attending to the longest costs."""
 
 _FILLED = 0.7  # share of the memory beside the weights that keys and values may take: some are copied now and then
-_PIECE = 1.4  # rounds that a piece of a prompt may take between two rounds
-_SHORTEST, _FIRST, _LONGEST = 4, 32, 512  # rows of such a piece
 _FORGETS = 0.3  # weight of the last measurement
-
-
-@dataclass(slots=True)
-class _Pace:
-    """Rows of a prompt to read between two rounds: those that take the time of _PIECE rounds, as of late.
-
-    Rows are nearly free where reading the weights costs most, and each has its price where computing does. So no price
-    of a row is assumed: a piece that was cheap is followed by a longer one, up to twice.
-    """
-
-    rows: int = _FIRST
-    _fitting: float = _FIRST
-
-    def observe(self, seconds: float, rows: int, rounds: float) -> None:
-        """Take in that reading so many rows and rounds that take ``rounds`` seconds (0: not known yet) took so long."""
-        if rounds and rows >= self.rows:  # not the rest of a prompt
-            fitting = rows * _PIECE * rounds / max(seconds - rounds, 1e-6)
-            fitting = min(max(fitting, 0.5 * self.rows), 2.0 * self.rows)
-            self._fitting += (min(max(fitting, _SHORTEST), _LONGEST) - self._fitting) * _FORGETS
-            self.rows = round(self._fitting / _SHORTEST) * _SHORTEST  # rounded down, it would stay where it is
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +89,7 @@ class Streams:
         self._reading: _Reading | None = None
         self._done = 0  # tokens of its prompt that are on their way
         self._solo: _Solo | None = None
-        self._pace = _Pace()
+        self._pace = Pace()
         self._read, self._spent = 0, 0.0  # rows of this prompt since the last round, and seconds
         self._solo_seconds = 0.0  # that a round of an answer alone takes, of late
         self._memory = _FILLED * max(0, (memory_limit() or this_machine().usable) - mx.get_active_memory())
@@ -222,7 +201,8 @@ class Streams:
 
     def _admit(self) -> None:
         """Give places to those who wait, first come, first served."""
-        if self._solo is not None and not self._solo.seat.alone and len(self._running) > 1:
+        solo = None if self._solo is None or self._solo.seat.alone else self._solo.seat
+        if solo is not None and len(self._running) > 1 and self._reading is None and self._fits(solo, read=True):
             self._share_solo()
         for seat in list(self._waiting):
             busy = len(self._seats) + (self._reading is not None) + (self._solo is not None)
@@ -231,7 +211,7 @@ class Streams:
             if seat.alone and self._solo is not None:
                 continue  # until that one has ended
             only = seat.never_shared or len(self._running) == 1
-            if not only and not seat.alone and self._seats and not self._fits(self._lane_of(seat), _rows(seat), 1):
+            if not only and (self._seats or self._solo) and not self._fits(seat):
                 return  # until another has left
             self._waiting.remove(seat)
             decoder = self._idle_decoder(seat.asked.prompt)
@@ -256,22 +236,30 @@ class Streams:
         """Return the bytes of keys and values of one text."""
         return self.decoder.target.cache_spec.nbytes(self.decoder.target.dtype, rows)
 
-    def _fits(self, lane: Lane, rows: int, expected: int) -> bool:
-        """Return True if there is memory for another text in a lane, among ``expected`` ones, and for reading it."""
-        return self._make_room(lane.nbytes_with(rows, expected) - lane.nbytes + self._nbytes(rows))
+    def _fits(self, seat: Seat, expected: int = 1, *, read: bool = False) -> bool:
+        """Return True if there is memory for a text in its lane, among ``expected`` ones, and for reading it first."""
+        rows, lane = _rows(seat), self._lane_of(seat)
+        slot = 0 if seat.alone else lane.nbytes_with(rows, expected) - lane.nbytes
+        return self._make_room(slot + (0 if read else self._nbytes(rows)))
 
     def _make_room(self, nbytes: int) -> bool:
-        """Return True if there is memory for so many more bytes of keys and values; held texts give way to them."""
-        decoders = [self.decoder, *([] if self._beside is None else [self._beside])]
-        used = sum(lane.nbytes for lane in self._lanes) + sum(one.live.nbytes for one in decoders)
-        left = self._memory - used - nbytes
+        """Return True if there is memory for so many more bytes of keys and values: held texts give way to them, and
+        before there is none, those of idle decoders."""
+        decoders = [one for one in (self._beside, self.decoder) if one is not None]
+        idle = [one for one in decoders if one not in self._busy()]
+        lanes = sum(lane.nbytes for lane in self._lanes)
+        while (left := self._memory - lanes - sum(one.live.nbytes for one in decoders) - nbytes) < 0 and idle:
+            idle.pop(0).begin_anew()
         if left >= 0 and self.decoder.texts is not None:
             self.decoder.texts.keep_within(left)
         return left >= 0
 
+    def _busy(self) -> list[Decoder]:
+        return [one.decoder for one in (self._reading, self._solo) if one is not None]
+
     def _idle_decoder(self, prompt: list[int]) -> Decoder:
         """Return a decoder that neither reads nor decodes: the one beside only if it is worth it for ``prompt``."""
-        busy = [one.decoder for one in (self._reading, self._solo) if one is not None]
+        busy = self._busy()
         if self._beside is None and self.decoder in busy:
             about = self.decoder.target, self.decoder.drafter
             self._beside = Decoder(*about, compiled=self.decoder.compiled, passes=self.decoder.passes)
@@ -317,13 +305,14 @@ class Streams:
     def _share_solo(self) -> None:
         """Bring the answer that was the only one to the others: it goes on from its text so far."""
         assert self._solo is not None
+        assert self._reading is None
         seat, decoder = self._solo.seat, self._solo.decoder
         self._leave_solo()
         wanted = seat.asked
         if wanted.came:
             wanted.prompt, wanted.max_tokens = list(decoder.tokens), wanted.max_tokens - wanted.came
             wanted.on_prefill, wanted.options["snapshot_at"], wanted.came = None, (), 0
-        self._waiting.insert(0, seat)
+        self._begin_reading(seat, decoder)
 
     def _read_on(self) -> None:
         """Read a piece of a prompt."""
@@ -350,7 +339,7 @@ class Streams:
 
     def _begin_rounds(self, seat: Seat, decoder: Decoder, begun: Beginning) -> None:
         """Decode an answer whose prompt has been read."""
-        if not seat.alone:
+        if not seat.alone and (self._solo is not None or self._fits(seat, read=True)):
             seat.snapshot = None if decoder.texts is None else decoder.live.snapshots.last()
             self._join(seat, begun)
             return
@@ -377,7 +366,7 @@ class Streams:
             return
         sharing = sum(one.seat.wanted is None or not one.seat.alone for one in self._running)
         lane, expected = self._lane_of(seat), min(self.parallel, sharing)
-        expected = expected if self._fits(lane, _rows(seat), expected) else 1
+        expected = expected if self._fits(seat, expected) else 1
         try:
             lane.join(stream, begun.cache, begun.hidden, expected=expected)
         except MlxmtpError as error:
@@ -390,6 +379,7 @@ class Streams:
 
     def _decode(self, lane: Lane) -> float:
         """Decode a round of a lane; return the seconds that one takes, of late."""
+        capacity = lane.capacity
         try:
             steps = lane.step()
         except MlxmtpError as error:
@@ -402,6 +392,8 @@ class Streams:
             if stream.over:
                 self._free(seat)
                 seat.end()
+        if lane.capacity > capacity:
+            self._make_room(0)
         return lane.seconds
 
     def _fail(self, lane: Lane, error: Exception) -> None:
@@ -441,5 +433,6 @@ class Streams:
 
 
 def _rows(seat: Seat) -> int:
-    """Return the rows that an answer needs, as far as one can know when it begins."""
-    return len(seat.asked.prompt) + min(seat.asked.max_tokens, AHEAD)
+    """Return the rows that an answer needs, as far as one can know now."""
+    asked = seat.asked
+    return len(asked.prompt) + asked.came + min(asked.max_tokens - asked.came, AHEAD)

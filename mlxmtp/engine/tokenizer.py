@@ -169,7 +169,10 @@ class Tokenizer:
         """Return the token ids of a conversation whose last message, the assistant's, is not finished yet."""
         *before, begun = messages
         cover = Cover(begun)
-        said = str(self._covered(begun, cover).get("content") or "").lstrip()
+        content = self._covered(begun, cover).get("content") or ""
+        if not isinstance(content, str):
+            content = "".join(part["text"] for part in content if part.get("type") == "text")
+        said = content.lstrip()
         return self.prompt_ids(before, think=think, tools=tools) + self._uncovered(said, cover).ids
 
     def lasting(

@@ -13,7 +13,7 @@ from mlxmtp.engine.events import CLOSE, OPEN, Call, Splitter, Text, Thinking
 from mlxmtp.engine.tokenizer import Tokenizer
 
 _MOST_TOKENS = 1_000_000  # of all answers that are kept
-_BOUNDARIES = ("<|turn>", "<|tool_response>", "<tool_response|>")
+_BOUNDARIES = ("<|turn>", "<|tool_response>", "<tool_response|>", "<image|>", "<audio|>")  # media end results of tools
 
 Tokens = Sequence[int]
 Message = Mapping[str, Any]

@@ -1,5 +1,6 @@
 """The layout of the Hugging Face cache, which other tools share, and the commits that were pulled."""
 
+import filecmp
 import json
 import os
 from collections.abc import Iterable
@@ -101,14 +102,17 @@ class CachedRepo:
     def place(self, commit: str, name: str, etag: str) -> Path:
         """Link the blob into the snapshot; a file system without links gets the blob itself moved there."""
         link, blob = self.snapshot(commit) / name, self.blob(etag)
-        if link.exists() and not (link.is_symlink() and link.resolve() != blob.resolve()):
+        # Without links huggingface_hub copies blobs; any other file in the link's place is not what was published.
+        if link.exists() and (link.samefile(blob) or filecmp.cmp(link, blob, shallow=False)):
             return link
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
+        beside = link.with_name(f".{link.name}.{os.getpid()}")
+        beside.unlink(missing_ok=True)
         try:
-            link.symlink_to(os.path.relpath(blob, link.parent))
+            beside.symlink_to(os.path.relpath(blob, link.parent))
         except OSError:
-            blob.replace(link)
+            beside = blob
+        beside.replace(link)
         return link
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxmtp.limits import MAX_DRAFT, SLACK, SNAPSHOT_BYTES, SNAPSHOTS, STEP
+from mlxmtp.limits import GROWN, GROWTH, MAX_DRAFT, SLACK, SNAPSHOT_BYTES, SNAPSHOTS, STEP
 from mlxmtp.models.chunks import activation_bytes, head_entries
 from mlxmtp.models.config import FULL, SLIDING, ModelConfig
 from mlxmtp.models.tensors import Quantization, drafter_bits, kv_quantization, own_layers, quantization_of, tensors
@@ -68,10 +68,11 @@ def need(
     on_cpu = computes_on_cpu() if cpu is None else cpu
     width = 4 if on_cpu else 2
     context = min(context, target.max_positions)
+    rows = context + min(int(GROWTH * context), GROWN) if turns else context  # it has grown from turn to turn
     return Need(
         weight_bytes(target, on_cpu),
         0 if drafter is None else weight_bytes(drafter, on_cpu, draft_bits),
-        cache_bytes(target, context, width, kv_bits),
+        cache_bytes(target, rows, width, kv_bits),
         # With the keys and values of one layer that a chunk dequantizes: at most both are there at once.
         activation_bytes(target, context, width, 0 if vision is None else media.picture)
         + (_entries(target, FULL) * context * width if kv_bits else 0),

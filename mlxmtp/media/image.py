@@ -131,8 +131,9 @@ def _upright(image: Image.Image, name: str) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image.load()
+            # Before `load`, which may turn a TIFF: counting reads the orientation again, and it would be turned twice.
             frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1  # there others are depth, previews
+            image.load()
             upright = _rgb(_turned(image), name)
     except _FAULTS as error:
         raise _unreadable(name, error) from error

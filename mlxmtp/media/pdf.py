@@ -90,6 +90,7 @@ def _main(most: int) -> None:
     out = sys.stdout.buffer
     try:
         with closing(pypdfium2.PdfDocument(sys.stdin.buffer.read())) as document:
+            document.init_forms()
             for page in _read(document, most):
                 out.write(json.dumps({"number": page.number, "text": page.text, "size": len(page.picture)}).encode())
                 out.write(b"\n" + page.picture)
@@ -122,6 +123,9 @@ def _read(document: Any, most: int) -> Iterator[Page]:
 
 def _text(document: Any, i: int) -> str:
     """Return the text of a page, none where it has no more than a number."""
+    if document.formenv:
+        with closing(document[i]) as page:
+            page.flatten()  # what stands in fields of a form becomes part of the page, its text and its picture
     with closing(document[i]) as page, closing(page.get_textpage()) as layer:
         text = str(layer.get_text_bounded()).replace("\r\n", "\n").replace("\0", "").strip()
     return text if len("".join(text.split())) >= _TEXT else ""

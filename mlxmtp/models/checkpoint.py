@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.safetensors import Layout, read_with_notes
-from mlxmtp.models.tensors import MODES, Names, Quantization, Tensor, tensors
+from mlxmtp.models.tensors import MODES, Names, Quantization, Tensor, stored_name, tensors
 from mlxmtp.models.towers import published
 
 _FLOATS = ("BF16", "F16", "F32")
@@ -87,7 +87,7 @@ def match_tower(wanted: Iterable[Tensor], layouts: Mapping[str, Layout], origin:
     """
     sources = {}
     for tensor in wanted:
-        name = next((one for one in (tensor.name, f"model.{tensor.name}") if one in layouts), None)
+        name = stored_name(tensor.name, layouts)
         if name is None:
             raise LoadError(f"The checkpoint in {origin} lacks {tensor.name} of its {tensor.kind}. {_ADVICE}")
         stem = name.removesuffix(".weight")

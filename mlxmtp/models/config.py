@@ -17,6 +17,11 @@ DRAFTER_TYPES = frozenset({"gemma4_assistant", "gemma4_unified_assistant"})
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
+_ROPE: Mapping[str, Mapping[str, Any]] = {
+    FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+    SLIDING: {"rope_type": "default", "rope_theta": 1e4},
+}
+"""Rotary parameters where config.json has none, as in transformers and mlx-lm."""
 _OTHER = " Correct it, or take another checkpoint."
 
 
@@ -139,7 +144,7 @@ class ModelConfig:
 
     def rope(self, kind: str) -> Mapping[str, Any]:
         """Rotary parameters of layers of ``kind``: rope_theta, rope_type, partial_rotary_factor."""
-        found = (self.text.get("rope_parameters") or {}).get(kind) or {}
+        found = (self.text.get("rope_parameters") or _ROPE).get(kind) or _ROPE[kind]
         return {key: value for key, value in found.items() if value is not None}
 
 

@@ -10,12 +10,10 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlxmtp.limits import SLACK, STEP
+from mlxmtp.limits import GROWN, GROWTH, SLACK, STEP
 from mlxmtp.models.config import FULL, SLIDING
 from mlxmtp.models.kv_quant import QuantizedRows, Rows, quantize, widths
 from mlxmtp.models.tensors import Quantization
-
-GROWTH = 0.25  # smallest share by which it grows, for few capacities (scripts/benchmarks/capacity.py)
 
 
 class Buffer(NamedTuple):
@@ -97,7 +95,7 @@ def aligned(rows: int) -> int:
 
 def grown(capacity: int) -> int:
     """Return the next capacity."""
-    return aligned(int((1 + GROWTH) * capacity))
+    return aligned(capacity + min(int(GROWTH * capacity), GROWN))
 
 
 class KVCache:
@@ -117,10 +115,15 @@ class KVCache:
         self._layout = spec.buffers(dtype)
 
     def reserve(self, rows: int) -> None:
-        """Make room for ``rows`` positions: grow by GROWTH, at least STEP, one layer at a time."""
+        """Make room for ``rows`` positions: grow as ``grown`` says, at least STEP, one layer at a time."""
+        if rows > self.capacity:
+            self._resize(self.capacity_for(rows))
+
+    def capacity_for(self, rows: int) -> int:
+        """Return the capacity after ``reserve(rows)``."""
         if rows <= self.capacity:
-            return
-        self._resize(max(rows, int((1 + GROWTH) * self.capacity) or self.newest + 1))
+            return self.capacity
+        return aligned(max(rows, grown(self.capacity) or self.newest + 1))
 
     def shrink(self, rows: int) -> None:
         """Give rows of full layers back when the text needs no more than ``rows`` of them, less than half.

@@ -27,10 +27,10 @@ class Matrix(NamedTuple):
             return {}
         return {**dict(zip(("scales", "biases"), self.arrays[1:], strict=False)), **self.quantization.arguments}
 
-    def rows(self, index: mx.array) -> mx.array:
-        """Return the rows at ``index`` of the first axis in full width."""
+    def rows(self, index: mx.array, dtype: mx.Dtype) -> mx.array:
+        """Return the rows at ``index`` of the first axis in full width; quantized ones do not tell their ``dtype``."""
         found = Matrix(tuple(array[index] for array in self.arrays), self.quantization)
-        return mx.dequantize(found.arrays[0], **found.arguments) if self.quantization else found.arrays[0]
+        return mx.dequantize(found.arrays[0], **found.arguments, dtype=dtype) if self.quantization else found.arrays[0]
 
     def project(self, x: mx.array) -> mx.array:
         """x [.., in] -> [.., out]."""

@@ -24,6 +24,7 @@ _TYPES = {
     mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32", mx.uint32: "U32", mx.int64: "I64", mx.int32: "I32",
     mx.uint8: "U8", mx.int8: "I8",
 }  # fmt: skip
+_SIXTEEN_BITS = (mx.bfloat16, mx.float16)
 
 
 def load_target(folder: Path, *, kv_bits: int | None = None, widen: bool = True) -> Target:
@@ -59,6 +60,8 @@ def load_drafter(folder: Path, target: Target, *, bits: int | None = None) -> Dr
     for name, order in weights.items():  # used as an index, which MLX does not check
         if name.endswith("token_ordering") and not mx.array_equal(mx.sort(order), mx.arange(config.vocab_size)):
             raise LoadError(f"{name} in {folder} does not name every token once. {advice(folder)}")
+    # In the target's 16 bits: of both together MLX would make float32.
+    weights = {name: one.astype(target.dtype) if one.dtype in _SIXTEEN_BITS else one for name, one in weights.items()}
     parameters = assemble(config, weights, drafter_bits(config, bits, cpu=device.on_cpu()) or 16)
     del weights  # as in `load_target`: no name holds them while they are widened
     drafter = Drafter(parameters, config, target)

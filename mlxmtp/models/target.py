@@ -58,7 +58,7 @@ class Target:
 
     def embed(self, tokens: mx.array) -> mx.array:
         """Scaled embeddings [L, H] of ``tokens`` [L]: what the network and the drafter read."""
-        return self._table.rows(tokens) * self.config.hidden_size**0.5
+        return self._table.rows(tokens, self.dtype) * self.config.hidden_size**0.5
 
     def hidden(
         self, tokens: mx.array, view: View, *, last_only: bool = False, embeddings: mx.array | None = None
@@ -101,7 +101,7 @@ class Target:
         if not self._per_layer:
             return [None] * len(self.layers)
         shape = (len(tokens), len(self.layers), self._per_layer)
-        table = (self._extra_table.rows(tokens) * self._per_layer**0.5).reshape(shape)
+        table = (self._extra_table.rows(tokens, self.dtype) * self._per_layer**0.5).reshape(shape)
         projected = (self._project(h) * self.config.hidden_size**-0.5).reshape(shape)
         mixed = (mx.fast.rms_norm(projected, self._extra_norm, self.config.eps) + table) * 2.0**-0.5
         return tuple(mx.split(mixed.reshape(len(tokens), -1), len(self.layers), axis=-1))

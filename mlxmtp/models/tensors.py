@@ -3,7 +3,7 @@
 Loading, conversion, `show` and predictions read from it; ``tests/models/test_shapes.py`` compares it with mlx-lm.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple, Self
@@ -88,7 +88,7 @@ class Names:
         return [] if tower(name) or any(word in name for word in _NOT_WEIGHTS) else None
 
     def kind(self, name: str) -> Kind:
-        pieces = self._pieces.get(name)
+        pieces = self._pieces.get(name.removeprefix(_PEFT))
         if pieces is not None:
             return pieces[0].tensor.kind
         found = tower(name)
@@ -108,8 +108,14 @@ def _spellings(name: str) -> tuple[str, ...]:
 
 def tower(name: str) -> tuple[Kind, str] | None:
     """Return kind and name in MLX conversions of a tower's tensor; None for any other."""
-    rest = name.removeprefix("model.")
+    rest = name.removeprefix(_PEFT).removeprefix("model.")
     return next(((kind, rest) for prefix, kind in _TOWERS.items() if rest.startswith(prefix)), None)
+
+
+def stored_name(name: str, stored: Container[str]) -> str | None:
+    """Return the name in a checkpoint of the tower's tensor that is ``name`` in MLX conversions; None without it."""
+    spellings = (f"{wrapper}{model}{name}" for wrapper in ("", _PEFT) for model in ("", "model."))
+    return next((one for one in spellings if one in stored), None)
 
 
 def tensors(config: ModelConfig) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 from mlxmtp.errors import LoadError
 from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.safetensors import read_folder
-from mlxmtp.models.tensors import NORM, Kind, Tensor
+from mlxmtp.models.tensors import NORM, Kind, Tensor, stored_name
 
 VISION: Kind = "vision tower"
 AUDIO: Kind = "audio tower"
@@ -24,7 +24,8 @@ _TOWER = "audio_tower.output_proj.weight"  # the 12B has none
 VISION_SCORES = 2**26
 """Bytes of attention scores at once where no kernel fuses them: queries are independent, so slices change nothing."""
 _CONVOLVED, _WIDE = 8, 5  # arrays of a convolution's and of an MLP's size that are there at once, as measured
-_BOUNDS = ("input_min", "input_max", "output_min", "output_max")
+BOUNDS = ("input_min", "input_max", "output_min", "output_max")
+"""Last parts of the names of numbers between which a layer is held; infinite ones hold nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def vision_config(config: ModelConfig) -> VisionConfig | None:
 def stored_vision(config: ModelConfig) -> VisionConfig | None:
     """Return the sizes of what makes soft tokens of pictures, None if the checkpoint has none. Raises LoadError."""
     vision = vision_config(config)
-    if vision is None or {VISION_MARK, f"model.{VISION_MARK}"}.isdisjoint(read_folder(config.folder)):
+    if vision is None or stored_name(VISION_MARK, read_folder(config.folder)) is None:
         return None
     return vision
 
@@ -135,12 +136,12 @@ def stored_audio(config: ModelConfig) -> AudioConfig | None:
     Copies of config.json that lack `audio_config` have the published sizes.
     """
     stored = read_folder(config.folder)
-    if {AUDIO_MARK, f"model.{AUDIO_MARK}"}.isdisjoint(stored):
+    if stored_name(AUDIO_MARK, stored) is None:
         return None
     table = config.raw.get("audio_config")
     read = _Reader(table if isinstance(table, Mapping) else {}, f"audio_config of {config.folder}")
     eps = read.number("rms_norm_eps", 1e-6)
-    if {_TOWER, f"model.{_TOWER}"}.isdisjoint(stored):
+    if stored_name(_TOWER, stored) is None:
         return AudioConfig(hidden=read.size("audio_embed_dim", 640), eps=eps, text=config.hidden_size, unified=True)
     sized = AudioConfig(
         hidden=read.size("hidden_size", 1024),
@@ -258,7 +259,7 @@ def audio_bytes(audio: AudioConfig, tokens: int, cpu: bool) -> int:
 def clippable(name: str, shape: tuple[int, int], kind: Kind, *, clipped: bool) -> Iterator[Tensor]:
     """Yield a matrix, and the bounds between which its input and its output are held."""
     yield Tensor(f"{name}.linear.weight", kind, shape)
-    for bound in _BOUNDS if clipped else ():
+    for bound in BOUNDS if clipped else ():
         yield Tensor(f"{name}.{bound}", NORM, (1,), quantizable=False)
 
 

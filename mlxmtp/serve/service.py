@@ -34,12 +34,14 @@ _MOST_EQUAL = 4
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request with its model and prompt. `places`: how many tokens of it other prompts may begin with."""
+    """A request with its model and prompt. `places`: how many tokens of it other prompts may begin with; `begun`: its
+    last tokens, with which an answer of a form begins."""
 
     served: Served
     request: AnswerRequest
     ids: Sequence[int]
     places: Sequence[int]
+    begun: Sequence[int]
     media: Sequence[Medium]  # at the negative ids of the prompt, in order
     params: Sequence[Params]
 
@@ -71,7 +73,8 @@ class Service:
                 request = replace(request, messages=await self._read(request))
             if media_in(request.messages):
                 request = await asyncio.to_thread(self._with_media, served, request)
-            ids, places, constraint = await asyncio.to_thread(self._written_out, served.name, tokenizer, request)
+            written = await asyncio.to_thread(self._written_out, served.name, tokenizer, request)
+            ids, places, begun, constraint = written
             params = [self._params(request, constraint, index) for index in range(request.n)]
         except UsageError as error:
             raise Refused(str(error), "response_format") from error
@@ -79,7 +82,7 @@ class Service:
             raise Refused(str(error), "messages") from error
         except ValueError as error:
             raise Refused(f"{error}.") from error
-        return Prepared(served, request, ids, places, media_in(request.messages), params)
+        return Prepared(served, request, ids, places, begun, media_in(request.messages), params)
 
     async def _read(self, request: AnswerRequest) -> list[dict[str, Any]]:
         """Return the messages with their files, in a thread of their own: files may keep one waiting for a minute, and
@@ -199,28 +202,36 @@ class Service:
 
     def _written_out(
         self, name: str, tokenizer: Tokenizer, request: AnswerRequest
-    ) -> tuple[list[int], list[int], Constraint | None]:
-        """Return the prompt, places in it, and the form of the answer."""
-        ids, places = self._prompt(name, tokenizer, request)
+    ) -> tuple[list[int], list[int], list[int], Constraint | None]:
+        """Return the prompt, places in it, its tokens that have the form of the answer, and that form."""
+        ids, places, begun = self._prompt(name, tokenizer, request)
         _require_tokens(tokenizer, request)
-        return ids, places, _constraint(tokenizer, request)
+        constraint = _constraint(tokenizer, request)
+        if begun and constraint is not None and not tokenizer.opens_in_thought(ids):
+            _require_fit(tokenizer, constraint, begun)
+        return ids, places, begun, constraint
 
-    def _prompt(self, name: str, tokenizer: Tokenizer, request: AnswerRequest) -> tuple[list[int], list[int]]:
+    def _prompt(
+        self, name: str, tokenizer: Tokenizer, request: AnswerRequest
+    ) -> tuple[list[int], list[int], list[int]]:
         if request.raw is not None:
-            return tokenizer.raw_ids(request.raw), []
+            return tokenizer.raw_ids(request.raw), [], []
         if request.tools and not tokenizer.declares_tools:
             raise Refused(f"The chat template of '{name}' does not support tools: leave them out.", "tools")
         messages, tools = self._written.with_thoughts(request.messages), request.tools
         think = bool(request.given.get("think"))
         if request.continues:
-            return tokenizer.continued_ids(messages, think=think, tools=tools), []
+            ids = tokenizer.continued_ids(messages, think=think, tools=tools)
+            if "constraint" not in request.given or request.forced:  # a forced call may follow any text
+                return ids, [], []
+            return ids, [], ids[len(tokenizer.prompt_ids(messages[:-1], think=think, tools=tools)) :]
         rendered = tokenizer.prompt_ids(messages, think=think, tools=tools)
         ids, places = self._written.splice(rendered, messages, tokenizer)
         lasting = places[tokenizer.lasting(messages, rendered, think=think, tools=tools)]
         turn = tokenizer.special_id(_TURN)
         turns = [place for place, token in enumerate(ids) if token == turn]
         # Other conversations share the first turn; a retry and a summary share all up to the last question.
-        return ids, sorted({*turns[1:2], *turns[-2:-1], lasting} - {0})
+        return ids, sorted({*turns[1:2], *turns[-2:-1], lasting} - {0}), []
 
     @staticmethod
     def _params(request: AnswerRequest, constraint: Constraint | None, index: int) -> Params:
@@ -241,6 +252,7 @@ class Service:
                 replace(params, max_tokens=params.token_limit(opened.model.config.generation, room)),
                 on_prefill=on_prefill,
                 snapshot_at=prepared.places,
+                begun=prepared.begun,
                 calls=bool(prepared.request.tools),
                 media=prepared.media,
             )
@@ -259,6 +271,14 @@ def _require_tokens(tokenizer: Tokenizer, request: AnswerRequest) -> None:
     unknown = [token for token in request.given.get("logit_bias", ()) if not tokenizer.token_bytes(token)]
     if unknown:
         raise Refused(f"logit_bias: the model has no token {unknown[0]}.", "logit_bias", code="invalid_value")
+
+
+def _require_fit(tokenizer: Tokenizer, form: Constraint, begun: Sequence[int]) -> None:
+    """Raise Refused if no answer of the form begins like that; what has marks is left to the model's matcher."""
+    text = b"".join(map(tokenizer.token_bytes, begun)).decode("utf-8", "replace")
+    if tokenizer.special_ids.isdisjoint(begun) and not form.begins(text):
+        told = "The answer that is to be continued does not have the form that is asked for"
+        raise Refused(f"{told}: change its beginning, or leave it out.", "messages", code="invalid_value")
 
 
 def _constraint(tokenizer: Tokenizer, request: AnswerRequest) -> Constraint | None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,12 +20,17 @@ from hypothesis import strategies as st
 import mlxmtp
 from mlxmtp.app.map import Job, Result, grouped, keys_of
 from mlxmtp.app.map_inputs import Answers, Item, items_of_files, items_of_lines
-from mlxmtp.app.open import LearnedDrafting, OpenModel
-from mlxmtp.engine.events import Text
+from mlxmtp.app.open import LearnedDrafting, Opener, OpenModel
+from mlxmtp.cli import app
+from mlxmtp.engine.events import End, Text
 from mlxmtp.engine.params import Params
+from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import ContextOverflow, MlxmtpError, UsageError
+from mlxmtp.files import try_lock
+from tests.app.faulty import ANSWER, peer
 from tests.media_golden import pictures
 from tests.seeing import write_seeing_pocket
+from tests.text_checkpoint import write_text_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +52,11 @@ def test_fields_of_a_line_stand_where_they_are_named(tmp_path: Path) -> None:
     items = items_of_lines('{a} is {b}, {"json": {}}', lines)
     assert [item.prompt for item in items] == ['{b} is [1, "é"], {"json": {}}', 'x\u2028 is null, {"json": {}}']
     assert [item.name for item in items] == ["line 1", "line 3"]
+
+
+def test_blank_lines_at_the_beginning_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Line 4 .* is not JSON"):
+        items_of_lines("{a}", write(tmp_path / "in.jsonl", '\n\n{"a": 1}\n{'))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +211,25 @@ def test_a_second_run_does_not_write_into_the_same_file(tmp_path: Path) -> None:
         assert again.done == 1
 
 
+def test_a_file_that_is_renewed_while_another_run_takes_it_has_one_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text(json.dumps({"input": "a", "key": "a", "error": "no"}) + "\n")
+    good = '{"key": "a", "response": "yes"}\n'
+    with Answers(path, ["a"]) as answers:
+
+        def late(descriptor: int) -> bool:
+            monkeypatch.undo()
+            answers.put(0, good)  # between the opening and the lock
+            return try_lock(descriptor)
+
+        monkeypatch.setattr("mlxmtp.app.map_inputs.try_lock", late)
+        with pytest.raises(UsageError, match="Another run writes"):
+            Answers(path, ["a"])
+    assert path.read_text() == good
+
+
 def test_a_file_that_cannot_be_written_is_refused_before_the_first_answer(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         Answers(tmp_path / "none" / "out.jsonl", [])
@@ -250,6 +280,44 @@ def test_answers_to_something_else_are_not_gone_on_with(change: str, tmp_path: P
         Answers(path, after[change])
     with Answers(path, before) as again:
         assert again.done == 2
+
+
+@pytest.fixture
+def asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `map` on one file, with an answer in `out.jsonl`, and returns the exit code."""
+    monkeypatch.setenv("MLXMTP_HOME", str(tmp_path))
+    words = ["-o", str(tmp_path / "out.jsonl"), "Say {}", str(write(tmp_path / "a.txt", "a"))]
+    return lambda *flags: app.main(["map", *flags, *words])
+
+
+def test_answers_of_a_servers_other_model_are_not_gone_on_with(
+    tmp_path: Path, asks: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with peer(ANSWER) as server, peer() as other:
+        config = write(tmp_path / "config.toml", f'[endpoint.team]\nurl = "{server.url}"\n')
+        assert asks("--url", "team", "-m", "A") == 0
+        assert asks("--url", "team", "-m", "B") == 2
+        assert "no answer to input 1" in capsys.readouterr().err
+        assert asks("--url", "team", "-m", "A") == 0
+        write(config, f'[endpoint.team]\nurl = "{other.url}"\n')
+        assert asks("--url", "team", "-m", "A") == 2
+
+
+def test_answers_of_what_an_alias_meant_before_are_not_gone_on_with(
+    tmp_path: Path, asks: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def results(job: Job) -> Iterator[Result]:
+        for item in job.items:
+            yield Result(item, response="Yes.", end=End("stop", Stats()))
+
+    monkeypatch.setattr(Job, "results", results)
+    monkeypatch.setattr(Opener, "open", lambda *_: None)
+    one, two = (write_text_checkpoint(tmp_path / name) for name in ("one", "two"))
+    config = write(tmp_path / "config.toml", f'[aliases]\nmine = "{one}"\n')
+    assert [asks("-m", "mine") for _ in range(2)] == [0, 0]
+    assert asks("-m", "mine", "--kv-bits", "8") == 2
+    write(config, f'[aliases]\nmine = "{two}"\n')
+    assert asks("-m", "mine") == 2
 
 
 def test_answers_come_in_order_and_are_those_that_each_has_alone(

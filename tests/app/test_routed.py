@@ -355,6 +355,24 @@ def test_a_model_hands_over_by_a_tool(house: House) -> None:
     assert text == "\n\n[small hands over to big: Physics.]\n\nIt is so."
 
 
+@pytest.mark.parametrize("over", [False, True])
+@pytest.mark.parametrize("cascade", ["logprob", "tool"])
+def test_calls_of_a_model_that_hands_over_are_not_run(
+    house: House, monkeypatch: pytest.MonkeyPatch, cascade: str, over: bool
+) -> None:
+    for folder in house.folders.values():
+        (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    house.tokenizer = Tokenizer.load(house.folders["small"])
+    unsure(house.decoders["small"], monkeypatch, -3.0 if over else -0.2)
+    expert = call('ask_expert{why:"Physics."}') if over and cascade == "tool" else ""
+    house.say("small", "Hm." + call('calculate{expression:"6 * 7"}') + expert + "<|tool_response>", "So it is.")
+    house.say("big", "It is so.")
+    house.open(f'cascade = "{cascade}"\ncertainty = -1')
+    text = house.turn("Is it?", tools=Toolbox(builtin("calculator"))).text
+    results = [one for one in house.conversation.history.messages if one.role == "tool"]
+    assert (text.endswith("]\n\nIt is so."), len(results)) == ((True, 0) if over else (False, 1))
+
+
 def test_closing_an_answer_frees_a_trial(house: House) -> None:
     with peer(GONE, GONE, GONE, [STREAM + b": wait\n\n", 3.0], ANSWER) as server:
         house.open(url=server.url)

@@ -104,6 +104,7 @@ def test_the_short_form() -> None:
         (Settings(schema="missing"), "no file missing"),
         (Settings(schema="folder/missing.json"), "no file"),
         (Settings(schema="name, age integer"), "name, age int"),
+        (Settings(schema="a int, b, a str"), "two fields a: give each a name of its own"),
         (Settings(schema="{"), "no JSON"),
         (Settings(schema='{"not": {}}'), '"not"'),
         (Settings(regex="("), "unclosed"),
@@ -163,6 +164,50 @@ def test_no_text_keeps_an_expression_busy(expression: str, right: str, wrong: st
 )
 def test_a_text_fits_an_expression_as_a_whole(expression: str, text: str, fits: bool) -> None:
     assert has_form(text, Constraint("regex", expression)) == fits
+
+
+ZIP = {"type": "object", "properties": {"zip": {"type": "string", "pattern": "^[0-9]{5}$"}, "n": {"multipleOf": 5}}}
+NODE = {"type": "object", "properties": {"v": {"type": "integer"}, "next": {"$ref": "#"}}}
+NAMES: dict[str, Any] = {
+    "type": "object",
+    "patternProperties": {"^n_": {"type": "integer"}},
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        (ZIP, {"n": 10.0, "zip": "12345"}, {"zip": "not a zip", "n": 10}),
+        (ZIP, {"n": 0}, {"zip": "12345", "n": 7}),
+        ({"multipleOf": 0.1}, 0.3, 0.25),
+        ({"multipleOf": 0.1}, 1e22, 1e-3),
+        (NODE, {"v": 1, "next": {"next": {}}}, {"v": 1, "next": 5}),
+        ({"$defs": {"My T": {"format": "date"}}, "items": {"$ref": "#/$defs/My%20T"}}, ["2026-01-31"], ["2026-13-31"]),
+        ({"type": "string", "format": "email", "pattern": "^a"}, "a@example.org", "b@example.org"),
+        (NAMES, {"n_a": 1}, {"n_a": "1"}),
+        (NAMES, {}, {"m": 1}),
+        ({"properties": {"n_b": {"minimum": 3}}, **NAMES}, {"n_b": 3}, {"n_b": 3.5}),
+        ({"minProperties": 1, "maxProperties": 2}, {"a": 1, "b": 2}, {}),
+        ({"minProperties": 1, "maxProperties": 2}, {"a": 1}, {"a": 1, "b": 2, "c": 3}),
+        ({"properties": {"a": False}}, {"b": 1}, {"a": 1}),
+        ({"$defs": {"B": {"required": ["a"]}}, "$ref": "#/$defs/B", "required": ["b"]}, {"a": 1, "b": 1}, {"b": 1}),
+        ({"pattern": '^é"\n$'}, 'é"\n', "é"),
+    ],
+    ids=lambda value: json.dumps(value)[:40],
+)
+def test_what_a_server_answers_is_held_to_all_of_a_schema(schema: dict[str, Any], right: Any, wrong: Any) -> None:
+    form = Constraint.schema(schema)
+    form.check()
+    for text in (json.dumps(right), json.dumps(right, indent=8, ensure_ascii=False)):
+        assert has_form(text, form)
+    assert not has_form(json.dumps(wrong), form)
+
+
+def test_no_text_keeps_a_pattern_of_a_schema_busy() -> None:
+    form = Constraint.schema({"items": {"pattern": "^(a+)+$"}})
+    assert has_form(json.dumps(["a" * 10_000]), form)
+    assert not has_form(json.dumps(["a" * 10_000 + "!"]), form)
 
 
 def test_the_vocabulary_is_prepared_while_the_model_is_loaded_and_only_for_forms(monkeypatch):

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Event
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jsonschema
 import pytest
@@ -235,12 +236,14 @@ SCHEMAS = st.recursive(
             "enum": st.lists(VALUES.filter(lambda one: not isinstance(one, list | dict)), min_size=1, max_size=2),
             **dict.fromkeys(["minimum", "exclusiveMaximum"], LIMIT),
             **dict.fromkeys(["minLength", "maxItems"], st.integers(0, 3)),
+            "multipleOf": st.sampled_from([0.5, 2]),
         },
     ),
     lambda inner: st.fixed_dictionaries(
         {},
         optional={
-            "properties": st.dictionaries(st.sampled_from("ab"), inner),
+            "properties": st.dictionaries(st.sampled_from("ab"), inner | st.just(False)),
+            **dict.fromkeys(["minProperties", "maxProperties"], st.integers(0, 2)),
             "required": st.lists(st.sampled_from("abc"), unique=True),
             "additionalProperties": st.booleans() | inner,
             "items": inner | st.just(False),
@@ -284,12 +287,71 @@ def test_the_first_items_of_a_list_have_schemas_of_their_own() -> None:
     assert fault_in({"x": ["a", 1, 2]}, schema) == "x[2] must be of type boolean, not 2"
     pair["items"] = False
     assert fault_in({"x": ["a", 1, 2]}, schema) == "x must have at most 2 items, not 3"
+    before_2020 = {"properties": {"x": {"items": pair["prefixItems"], "additionalItems": False}}}
+    assert fault_in({"x": ["a", "1"]}, before_2020) == 'x[1] must be of type integer, not "1"'
+    assert fault_in({"x": ["a", 1, 2]}, before_2020) == "x must have at most 2 items, not 3"
 
 
 def test_a_schema_without_end_is_looked_at_for_a_while() -> None:
     bomb = {"$ref": "#/$defs/a"}
     schema = {"type": "object", "$defs": {"a": {"anyOf": [bomb, bomb, {"items": bomb}]}}, "additionalProperties": bomb}
     assert fault_in({"x": [[1]]}, schema) == ""
+
+
+@pytest.mark.parametrize(
+    "reference", ["#/$defs/My%20T", "#/properties/x/anyOf/0", "#/$defs/again"], ids=["escaped", "in a list", "again"]
+)
+def test_references_are_followed_wherever_they_lead(reference: str) -> None:
+    defs = {"My T": {"type": "integer"}, "again": {"$ref": "#/$defs/My%20T"}}
+    schema = {"properties": {"x": {"anyOf": [{"type": "integer"}]}, "y": {"$ref": reference}}, "$defs": defs}
+    assert fault_in({"y": 5}, schema) == ""
+    assert fault_in({"y": "5"}, schema) == 'y must be of type integer, not "5"'
+
+
+def test_a_schema_may_be_within_itself() -> None:
+    schema = {"properties": {"v": {"type": "integer"}, "next": {"$ref": "#"}}}
+    assert fault_in({"next": {"next": {"v": 5}}}, schema) == ""
+    assert fault_in({"next": {"next": {"v": "5"}}}, schema) == 'next.next.v must be of type integer, not "5"'
+
+
+class TestSwitching:
+    @staticmethod
+    def listed(tools: Tools, **servers: str) -> list[str]:
+        """Labels of what is declared once each server lists these tools."""
+        found = [
+            SimpleNamespace(
+                tools=[tool(name, server=server) for name in names.split()], complaint="", left_out=[], entry=None
+            )
+            for server, names in servers.items()
+        ]
+        tools.servers = cast("Any", SimpleNamespace(all=found, wait=lambda: None, renew=lambda: None))
+        tools.renew()
+        on = [one["function"]["name"] for one in tools.declarations]
+        assert on == [name for name in tools.box.tools if tools.box.find(name)]
+        return [tools.box.tools[name].label for name in on]
+
+    @pytest.fixture
+    def tools(self, tmp_path: Path) -> Tools:
+        return Tools(Approvals(tmp_path / "approvals.json"))
+
+    def test_a_server_that_is_off_stays_off_whatever_it_lists(self, tools: Tools) -> None:
+        self.listed(tools, notes="read wipe", b="search")
+        assert tools.box.switch("notes", on=False) == ["read", "wipe"]
+        assert self.listed(tools, notes="read", b="search") == ["b/search"]
+        assert self.listed(tools, notes="read wipe new", b="search") == ["b/search"]
+        tools.box.switch("notes/read", on=True)
+        assert self.listed(tools, notes="read wipe newer", b="search") == ["notes/read", "b/search"]
+        assert self.listed(tools, notes="wipe", b="search") == ["b/search"]
+        tools.box.switch("notes", on=False)
+        assert self.listed(tools, notes="read wipe", b="search") == ["b/search"]
+        tools.box.switch("notes", on=True)
+        assert self.listed(tools, notes="read wipe", b="") == ["notes/read", "notes/wipe"]
+
+    def test_a_tool_that_is_off_stays_off_by_another_name(self, tools: Tools) -> None:
+        self.listed(tools, a="search", b="search")
+        assert tools.box.switch("b.search", on=False) == ["b.search"]
+        assert self.listed(tools, a="", b="search") == []
+        assert self.listed(tools, a="search", b="search") == ["a/search"]
 
 
 class TestApproval:
@@ -412,6 +474,15 @@ class TestLimits:
 
         [result] = runner_of(tmp_path, tool(run=run, reads=True)).carry_out([called("act")])
         assert result.is_error
+
+    def test_what_a_tool_does_to_its_arguments_leaves_the_call_as_it_was(self, tmp_path: Path) -> None:
+        def total(given: Mapping[str, Any]) -> int:
+            numbers = given["numbers"]
+            return sum(numbers.pop() for _ in range(len(numbers)))
+
+        asked = called("act", numbers=[1, 2])
+        assert said(runner_of(tmp_path, tool(run=total, reads=True)), asked) == ["3"]
+        assert asked.arguments == {"numbers": [1, 2]}
 
     def test_calls_of_one_answer_run_side_by_side(self, tmp_path: Path) -> None:
         together = Barrier(8)  # opens when all eight have come

@@ -241,6 +241,22 @@ def test_links_in_a_folder_lead_nowhere(tree: Path, tmp_path: Path) -> None:
     assert gather("project/link.txt").text == "--- project/link.txt ---\nprivate"
 
 
+@needs_git
+def test_a_link_in_place_of_a_folder_that_git_tracks_leads_nowhere(tree: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path / "outside" / "deep", tree / "d" / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "secret.txt").write_text("private")
+    git(tree, "init", "-q")
+    git(tree, "add", "a.txt", "d")
+    shutil.rmtree(tree / "d")
+    (tree / "d").symlink_to("../outside")
+    (tmp_path / "here").symlink_to(tree)  # the folder that is named may be one
+    for name in ("project", "here"):
+        text = gather(name).text
+        assert "alpha" in text
+        assert "private" not in text
+
+
 def test_too_much_is_refused_with_the_largest(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(material, "FOLDER_LIMIT", 14)
     with pytest.raises(ContextOverflow, match=r"project are more than 14 bytes together \(the largest: .*src/b\.py"):

@@ -125,3 +125,13 @@ def test_a_full_disk_leaves_what_was_there(conversation: Conversation, tmp_path:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("talk.md", "before")]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_an_export_over_a_file_keeps_who_may_read_it(conversation: Conversation, tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "talk.md"
+    path.write_text("old")
+    path.chmod(mode)
+    export(conversation.history, str(path), overwrite=True)
+    assert path.read_text() != "old"
+    assert path.stat().st_mode & 0o777 == mode

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlxmtp.app.tools.approval import Approvals
 from mlxmtp.app.tools.builtin import builtin
+from mlxmtp.app.tools.calls import CallRunner
 from mlxmtp.app.tools.chosen import Tools
-from mlxmtp.app.tools.toolbox import Tool
-from mlxmtp.cli.calls import request_text
+from mlxmtp.app.tools.toolbox import Tool, Toolbox
+from mlxmtp.chat.message import ToolCall
+from mlxmtp.cli.calls import agrees, asking, asking_in_chat, request_text
 from mlxmtp.cli.repl.chat import ChosenModel
+from mlxmtp.cli.terminal.output import Output
 from tests.cli.conftest import PATIENCE, Program, Terminal
 from tests.cli.talking import Conversing
 from tests.serve.running import TEMPLATE, call
@@ -184,6 +191,65 @@ def test_a_question_in_ask_is_answered_at_the_terminal(program: Program) -> None
     assert 'echo {"text": "seven"} ✗ It was not allowed: not today.' in shown
     assert "That is all." in shown
     assert not heard(program).exists()
+
+
+class Person(Output):
+    """Sits at a terminal that is stdin, and types the next of `answers` once a question is there."""
+
+    def __init__(self, *answers: str) -> None:
+        self.descriptor, theirs = os.openpty()
+        self.stdin, self.answers = os.fdopen(theirs), [*answers]
+
+    def types(self, keys: str) -> None:
+        os.write(self.descriptor, keys.encode())
+        assert select.select([self.stdin], [], [], PATIENCE)[0]
+
+    def settle(self) -> None:
+        pass
+
+    def line(self, text: str = "") -> None:
+        if "?" in text:
+            self.types(self.answers.pop(0))
+
+    def read(self, question: str) -> str:
+        self.line(question)
+        return self.stdin.readline().strip()
+
+
+@pytest.fixture
+def person(monkeypatch: pytest.MonkeyPatch) -> Iterator[Person]:
+    there = Person()
+    monkeypatch.setattr("sys.stdin", there.stdin)
+    yield there
+    there.stdin.close()
+    os.close(there.descriptor)
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_what_was_typed_before_a_question_allows_no_call(
+    command: str, person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")  # where `chat` reads no keys one by one
+    ran: list[str] = []
+
+    def act(given: Mapping[str, Any], _: object) -> str:
+        ran.append(given["to"])
+        return "Done."
+
+    ask = asking(person) if command == "ask" else asking_in_chat(person.read)
+    runner = CallRunner(Toolbox([Tool("far", "act", "", {}, act)]), Approvals(tmp_path / "approvals.json", ask=ask))
+    person.types("y\ny\n")
+    person.answers = ["y\ny\n", "not that\n"]
+    said = runner.carry_out([ToolCall(id=one, name="act", arguments={"to": one}) for one in "ab"])
+    assert ran == ["a"]
+    assert [one.is_error for one in said] == [False, True]
+    assert not person.answers
+
+
+def test_what_was_typed_before_a_question_sends_no_text(person: Person) -> None:
+    person.types("y\n")
+    person.answers = ["\n", "y\n"]
+    assert [agrees(person, "Send it?") for _ in range(2)] == [False, True]
 
 
 def test_text_before_a_question_in_ask_is_drawn_once(program: Program) -> None:

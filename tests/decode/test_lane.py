@@ -126,7 +126,7 @@ def test_idle_time_is_neither_that_of_a_round_nor_the_price_of_a_trace(monkeypat
         now[0] += 1.0
         return real()
 
-    lane._dispatch = dispatch
+    lane._dispatch = dispatch  # type: ignore[method-assign]
     monkeypatch.setattr("mlxmtp.decode.lane.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(BatchRounds, "built", lambda *_: True)
     monkeypatch.setattr(DraftLength, "choose", lambda *_: next(wanted))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -201,7 +202,7 @@ def test_a_longer_round_than_was_wanted_stays_within_its_buffers(in_flight, monk
         return max(wanted) if len(wanted) == 1 else min(wanted)
 
     monkeypatch.setattr(type(engine.depth), "choose", lambda _, room, traced=None: choose(room, traced))
-    said = []
+    said: list[int] = []
     for one in engine.rounds(prompt, max_tokens=80):
         assert engine._cache.newest < engine._cache.capacity
         said += one.tokens
@@ -220,14 +221,14 @@ def test_traces_of_many_capacities_do_not_pile_up():
 
 def test_the_time_of_who_reads_is_not_that_of_a_round(monkeypatch):
     """A round in flight is ready when its reader comes back."""
-    now, about = [0.0], {"max_tokens": 24, "num_draft_tokens": 0}
+    now, about = [0.0], dict[str, Any](max_tokens=24, num_draft_tokens=0)
     engine = Decoder(target("e2b"), drafter("e2b"), in_flight=1, compiled="never")
 
     def advance(*asked, real=engine._advance):
         now[0] += 1.0
         return real(*asked)
 
-    engine._advance = advance
+    engine._advance = advance  # type: ignore[method-assign]
     monkeypatch.setattr("mlxmtp.decode.decoder.time.perf_counter", lambda: now[0])
     for number, _ in enumerate(engine.rounds(load_golden("e2b").records["long"].prompt, **about)):
         now[0] += 10.0 * (number % 2)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Meter
@@ -54,6 +54,14 @@ def test_the_beginning_of_a_thought_is_nothing_visible(bench: Bench, monkeypatch
     *events, _ = bench.model.stream(HI)
     assert events == [Thinking("")]
     assert not shown
+
+
+@pytest.mark.parametrize("params", [Params(), Params(top_logprobs=0), Params(stop_strings=("END",))])
+def test_text_before_a_call_comes_before_it(bench: Bench, params: Params) -> None:
+    bench.enqueue("if a <<|tool_call>call:f{}<tool_call|><|tool_response>")
+    *events, call, end = bench.model.stream_ids(bench.tokenizer.prompt_ids(HI), params, calls=True)
+    assert (isinstance(call, Call), isinstance(end, End)) == (True, True)
+    assert "".join(event.text for event in events if isinstance(event, Text)) == "if a <"
 
 
 @pytest.mark.parametrize(

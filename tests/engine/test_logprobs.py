@@ -22,6 +22,7 @@ CASES = [
     ("say END no", ("END",), "say ", "say "),
     ("say EN<turn|>", ("END",), "say EN", "say EN"),
     ("say END x <|channel>thought\nhm<channel|> leaked", ("END",), "say ", "say "),
+    ("say <channel|>Hello the end<turn|>", (), "say Hello the end", "say Hello the end"),
     ("a <b> c", (), "a <b> c", "a <b> c"),
     ("the<|channel>thought\nEND<channel|>first END second", ("END",), "thefirst ", "thefirst "),
 ]

@@ -86,6 +86,13 @@ def test_an_answers_own_marks_are_left_to_the_template(tmp_path: Path) -> None:
     assert tokenizer.special_id("<|channel>") in tokenizer.prompt_ids(messages)
 
 
+def test_an_answer_in_parts_is_continued_like_its_text(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(write_text_checkpoint(tmp_path))
+    parts = [{"type": "text", "text": " I am"}, {"type": "text", "text": " <turn|>he"}]
+    plain = {"role": "assistant", "content": " I am <turn|>he"}
+    assert tokenizer.continued_ids([*HI, {**plain, "content": parts}]) == tokenizer.continued_ids([*HI, plain])
+
+
 @pytest.mark.parametrize("mark", ["<turn|>", "<|turn>", "<bos>", "<eos>", "<|think|>"])
 def test_no_answer_that_speaks_of_marks_ends_its_turn(spelled: Tokenizer, mark: str) -> None:
     """An answer's text holds such a mark only where the model spelled it in ordinary tokens."""

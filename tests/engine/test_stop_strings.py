@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlxmtp
-from mlxmtp.engine.events import StopStrings, Text
+from mlxmtp.engine.events import End, StopStrings, Text
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from tests.engine.test_engine import Bench
@@ -89,6 +89,18 @@ def test_the_conversation_goes_on_after_it(drafts: int) -> None:
     assert said == said_by(model, question, params).partition(" for short")[0]
     more = [*question, {"role": "assistant", "content": said}, {"role": "user", "content": "And a drafter?"}]
     assert said_by(model, more, params) == said_by(mlxmtp.load("pocket", drafter=False), more, params)
+
+
+def test_what_stands_behind_it_is_not_counted_whatever_is_drafted() -> None:
+    model, counts = mlxmtp.load("pocket"), []
+    for drafts in (0, 3, 8):
+        params = Params(temp=0.0, num_draft_tokens=drafts, stop_strings=(" layers",))
+        answer = model.stream([{"role": "user", "content": "What is a drafter?"}], params)
+        *_, end = answer
+        assert isinstance(end, End)
+        counts.append((end.stop, end.stats.generation_tokens, len(answer.tokens)))
+    _, least, _ = counts[0]
+    assert counts == [(" layers", least, least)] * 3
 
 
 def said_by(model: Model, messages: list[dict[str, str]], params: Params) -> str:

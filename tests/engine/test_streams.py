@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import End, Event, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
-from mlxmtp.engine.streams import Running, Streams, _Pace
+from mlxmtp.engine.pieces import Pace
+from mlxmtp.engine.streams import Running, Streams
 from mlxmtp.engine.tokenizer import Message
 from mlxmtp.errors import ContextOverflow, DeviceFailed
 
@@ -241,7 +242,7 @@ def test_every_other_answer_has_a_round_between_two_pieces_of_a_long_prompt(mode
     others = [begin(streams, model, question, endless, question) for question in QUESTIONS[:3]]
     while len(streams._seats) < 3:
         heard.take(streams.step())
-    monkeypatch.setattr("mlxmtp.engine.streams._LONGEST", 96)
+    monkeypatch.setattr("mlxmtp.engine.pieces._LONGEST", 96)
     long = begin(streams, model, "word " * 500, params, "long")
     reads, rows = [], 0
     while "long" not in heard.ends:
@@ -280,7 +281,7 @@ def test_a_prompt_in_a_form_that_began_alone_is_read_in_pieces_when_others_come(
 
 def test_how_fast_a_prompt_is_read_beside_a_lone_answer_in_a_form_follows_its_rounds(model, monkeypatch):
     streams, known = Streams(model._decoder, 2), []
-    monkeypatch.setattr(_Pace, "observe", lambda _, seconds, rows, rounds: known.append(rounds) if rows else None)
+    monkeypatch.setattr(Pace, "observe", lambda _, seconds, rows, rounds: known.append(rounds) if rows else None)
     begin(streams, model, QUESTIONS[0], LONG_FORM, 0)
     for _ in range(4):
         streams.step()
@@ -321,38 +322,6 @@ def test_a_lane_has_slots_for_those_that_may_share_it(model):
     streams.close()
 
 
-def test_held_texts_give_way_to_answers(model):
-    model._decoder.forget()
-    model.hold_texts(2**30)
-    streams, texts = Streams(model._decoder, 2), model._decoder.texts
-    for question in ("word " * 400, "other " * 400):
-        list(model.stream(messages(question), PARAMS[0]))
-    streams._memory = model._decoder.live.nbytes + 1000
-    assert [streams._make_room(1001), len(list(texts))] == [False, 1]
-    assert [streams._make_room(1000), len(list(texts))] == [True, 0]
-
-
-def test_a_conversation_in_lanes_is_held_once(model):
-    model._decoder.forget()
-    model.hold_texts(2**30)
-    streams, heard = Streams(model._decoder, 2), Heard()
-    talks = [messages("word " * 300), messages("other " * 300)]
-    for turn in range(3):
-        for tag, talk in enumerate(talks):
-            streams.begin(partial(model._stream_at, talk, PARAMS[0]), (turn, tag))
-        while streams.running:
-            heard.take(streams.step())
-        for tag, talk in enumerate(talks):
-            end = heard.ends[turn, tag]
-            assert isinstance(end, End)
-            assert turn == 0 or end.stats.reused_tokens > 300
-            talk += [{"role": "assistant", "content": heard.said[turn, tag]}, {"role": "user", "content": "So?"}]
-    streams.close()
-    held = list(model._decoder.texts)
-    assert len(held) == 2
-    assert all(list(text.snapshots) for text in held)
-
-
 def test_answers_that_are_asked_for_together_begin_together(model, monkeypatch):
     """Rounds with empty slots would cost as much as full ones."""
     streams, heard = Streams(model._decoder, 4), Heard()
@@ -377,23 +346,8 @@ def len_of(answers: list[Running]) -> list[int]:
     return [len(running.answer.tokens) for running in answers]
 
 
-def test_answers_wait_for_memory_and_not_for_ever(model):
-    """Beside a text that runs another comes only if there is memory for both; a lone one always runs."""
-    wanted = {i: alone(model, *pair) for i, pair in enumerate(_pairs()[:3])}
-    streams, heard, most = Streams(model._decoder, 4), Heard(), 0
-    streams._memory = 1.0
-    for i, pair in enumerate(_pairs()[:3]):
-        begin(streams, model, *pair, i)
-    while streams.running:
-        heard.take(streams.step())
-        most = max(most, len(streams._seats))
-    streams.close()
-    assert heard.said == wanted
-    assert most == streams.most == 1
-
-
 def test_a_text_from_disk_changes_nothing_of_one_that_is_being_read(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlxmtp.engine.streams._LONGEST", 64)  # rows of a piece
+    monkeypatch.setattr("mlxmtp.engine.pieces._LONGEST", 64)  # rows of a piece
     path, long = tmp_path / "kept.safetensors", "word " * 400
     other = model.tokenizer.prompt_ids(messages("other words " * 200))
     model._decoder.forget()

@@ -552,6 +552,18 @@ def test_destinations_that_will_not_do(tmp_path: Path, monkeypatch: pytest.Monke
         plan(FOLDER / "e2b", tmp_path / "made").check()
 
 
+def test_a_source_is_known_under_another_case_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that does not tell them apart, as most Macs': here they are two folders, and said to be one."""
+    source = copy("e2b", tmp_path / "Gemma")
+    for folder in (tmp_path / "gemma", tmp_path / "gemma" / "target"):
+        folder.mkdir()
+        shutil.copy(source / "target" / "config.json", folder)
+    monkeypatch.setattr(Path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
+    for dest in (tmp_path / "gemma" / "target", tmp_path / "gemma"):
+        with pytest.raises(UsageError, match="is the source itself, or holds it"):
+            plan(source, dest).check(force=True)
+
+
 def test_what_is_half_done_counts_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dest = tmp_path / "made"
     assert plan(FOLDER / "e2b", dest).missing == plan(FOLDER / "e2b", dest).size

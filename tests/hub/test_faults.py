@@ -150,6 +150,22 @@ def test_a_file_that_rotted_on_this_disk_is_fetched_again(here: Here) -> None:
     assert blob.read_bytes() == weights
 
 
+def test_a_changed_file_in_the_place_of_a_link_is_replaced_and_a_copy_stays(here: Here) -> None:
+    """`sed -i` makes the one, a stock client on a disk without links the other."""
+    publish_family(here.hub, "e2b")
+    assert here.call("pull", "org/e2b")[0] == 0
+    cached = here.cached("org/e2b")
+    file = cached.snapshot(cached.commits()[0]) / "config.json"
+    content, names = file.read_bytes(), sorted(one.name for one in file.parent.iterdir())
+    for changed in (content + b"\n", content):
+        file.unlink()
+        file.write_bytes(changed)
+        assert here.call("pull", "org/e2b")[0] == 0
+        assert file.read_bytes() == content
+        assert file.is_symlink() == (changed != content)
+    assert sorted(one.name for one in file.parent.iterdir()) == names
+
+
 def test_a_file_that_another_pull_finishes_at_this_moment_is_taken(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the partial file and locking it: what is locked then is the finished one."""
     weights, claim = publish_large(here.hub), try_lock

@@ -219,7 +219,9 @@ def test_snapshots_of_a_conversation_are_counted() -> None:
         entry = find_entry(family)
         assert entry is not None
         with_turns = need(entry.target_config(), None, 8192, cpu=False, turns=True)
-        assert with_turns.total - need(entry.target_config(), None, 8192, cpu=False).total == with_turns.snapshots
+        alone = need(entry.target_config(), None, 8192, cpu=False)
+        assert with_turns.total - alone.total == with_turns.snapshots + with_turns.cache - alone.cache
+        assert with_turns.cache == cache_bytes(entry.target_config(), 8192 * 5 // 4, 2)  # it has grown
         assert with_turns.snapshots == pytest.approx(megabytes * 1e6, rel=0.1)
 
 

@@ -43,6 +43,15 @@ def pdf_of(pages: Sequence[str], more: str = "") -> bytes:
     return ("%PDF-1.4\n" + "\n".join(parts) + f"\ntrailer<</Root 1 0 R{more}>>\n%%EOF\n").encode()
 
 
+def filled_in(text: str, value: str) -> bytes:
+    """Return a PDF of one page with this text, and a form whose one field, below at the right, has this value."""
+    field = f"/Type/Annot/Subtype/Widget/FT/Tx/T(a)/V({value})/F 4/Rect[340 100 560 130]/DA(/F 12 Tf 0 g)/P 10 0 R"
+    form = b"/AcroForm<</Fields[5 0 R]/DR<</Font<</F 3 0 R>>>>>>"
+    data = pdf_of([text]).replace(b"/Type/Catalog", b"/Type/Catalog" + form)
+    data = data.replace(b"/Type/Page/", b"/Type/Page/Annots[5 0 R]/")
+    return data.replace(b"3 0 obj", f"5 0 obj<<{field}>>endobj\n3 0 obj".encode())
+
+
 def nested(levels: int) -> bytes:
     """Return a PDF of one page, whose form draws another ten times, which does so too."""
     parts = ["1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj"]
@@ -75,6 +84,17 @@ class TestPdf:
         assert [seen.getpixel(place) for place in ((5, 5), (seen.size[0] - 5, seen.size[1] - 5))] == [
             (255, 0, 0), (255, 255, 255)
         ]  # fmt: skip
+
+    def test_what_was_typed_into_a_form_is_read_and_seen(self) -> None:
+        (page,) = pdf.read_pages(filled_in(WORDS, "SECRET 4711"), "x.pdf")
+        assert page.text.split("\n") == [WORDS, "SECRET 4711"]
+        drawn, empty = (
+            np.asarray(open_picture(pdf.read_pages(filled_in("", value), "x.pdf")[0].picture).image)
+            for value in ("SECRET 4711", "")
+        )
+        row, column = (length // 2 for length in drawn.shape[:2])
+        assert drawn[row:, column:].min() < 50
+        assert empty[row:, column:].min() > 200
 
     def test_a_pdf_comes_through_a_pipe(self, tmp_path: Path) -> None:
         file = tmp_path / "x.pdf"

@@ -60,7 +60,7 @@ def test_a_cmyk_photo_keeps_its_colours() -> None:
     assert np.abs(seen(red).astype(int) - (200, 30, 40)).max() < 12
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "TIFF of two pages"])
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_a_turned_photo_is_seen_upright(kind: str, turn: int) -> None:
     upright = Image.fromarray(picture(80, 40, 2))
@@ -71,6 +71,8 @@ def test_a_turned_photo_is_seen_upright(kind: str, turn: int) -> None:
     options: dict[str, Any] = (
         {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     )
+    if kind == "TIFF of two pages":
+        kind, options = "TIFF", {"save_all": True, "append_images": [stored]}
     found = seen(png(stored, kind, exif=exif, **options))
     assert found.shape == (40, 80, 3)
     assert np.abs(found.astype(int) - np.asarray(upright)).mean() < (2 if kind == "JPEG" else 1e-9)

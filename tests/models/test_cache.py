@@ -115,6 +115,15 @@ def test_growth_keeps_rows_and_moves_in_steps():
     model.round(3, 1)
 
 
+def test_a_long_text_grows_by_few_rows():
+    cache = KVCache(SPEC, mx.float32)
+    for rows in (STEP, 10 * STEP, 10 * STEP + 1, 400 * STEP, 400 * STEP + 1):
+        wanted = cache.capacity_for(rows)
+        cache.reserve(rows)
+        assert cache.capacity == wanted
+        assert rows <= wanted <= min(1.25 * rows + STEP, rows + 4096 + STEP)
+
+
 def test_growth_that_was_interrupted_is_finished_by_the_next(monkeypatch):
     cache = KVCache(CacheSpec((FULL,) * 3, (1,) * 3, (4,) * 3, WINDOW), mx.float32)
     cache.reserve(10)

@@ -367,7 +367,9 @@ def test_sizes_that_are_none_are_named(key, value, tmp_path):
         read_config(folder)
 
 
-@pytest.mark.parametrize("key", ["max_position_embeddings", "num_kv_shared_layers", "rms_norm_eps", "vocab_size"])
+@pytest.mark.parametrize(
+    "key", ["max_position_embeddings", "num_kv_shared_layers", "rms_norm_eps", "vocab_size", "rope_parameters"]
+)
 def test_null_means_the_default(key, tmp_path):
     folder = copy("31b", "target", tmp_path)
     change_json(folder / "config.json", lambda config: config["text_config"].update({key: None}))

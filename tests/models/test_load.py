@@ -12,9 +12,11 @@ import pytest
 
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.errors import LoadError
+from mlxmtp.models import device
 from mlxmtp.models.config import read_config
 from mlxmtp.models.kv_cache import KVCache, PromptView
 from mlxmtp.models.load import load_drafter, load_target, read_weights
+from mlxmtp.models.tensors import MODES
 from tests.golden import load_golden, relative_error
 from tests.networks import decode
 from tests.oracle import DrafterWeights, build_target, parameters
@@ -82,8 +84,10 @@ def test_weights_may_be_stored_in_any_float_type(dtype, tmp_path):
     "mode", ["affine-2", "affine-3", "affine-4", "affine-5", "affine-6", "affine-8", "mxfp4", "mxfp8", "nvfp4"]
 )
 @pytest.mark.parametrize("family", ["e2b", "26b"])
-def test_quantized_targets_compute_what_mlx_lm_computes(family, mode, tmp_path):
+def test_quantized_targets_compute_what_mlx_lm_computes(family, mode, tmp_path, monkeypatch):
     """All of MLX's formats; the joined projections and the packed tables must not change a thing."""
+    embed = nn.QuantizedEmbedding.__call__  # of floating-point modes in bfloat16, in a network of float32
+    monkeypatch.setattr(nn.QuantizedEmbedding, "__call__", lambda self, ids: embed(self, ids).astype(mx.float32))
     folder = copy(family, "target", tmp_path)
     network = stock(folder)
     name, _, bits = mode.partition("-")
@@ -102,6 +106,39 @@ def test_quantized_targets_compute_what_mlx_lm_computes(family, mode, tmp_path):
     save(folder, network, quantization | own)
     wanted = network(mx.array([PROMPT]))[:, -1]
     assert relative_error(logits(folder), wanted) < 1e-4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_packed_embeddings_have_the_dtype_of_the_network(mode, tmp_path):
+    folder = copy("31b", "target", tmp_path)
+    network = stock(folder)
+    group, bits = MODES[mode]
+    group = min(group, 32)
+
+    def choose(path: str, _: Any) -> bool:
+        return path.endswith("embed_tokens")
+
+    nn.quantize(network, group_size=group, bits=bits, mode=mode, class_predicate=choose)
+    save(folder, network, {"group_size": group, "bits": bits, "mode": mode})
+    target = load_target(folder)
+    assert target.embed(mx.array(PROMPT)).dtype == target.dtype == mx.float32
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_a_drafter_computes_in_its_targets_16_bits(dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "compute_dtype", lambda stored: stored)  # as on a GPU
+    folder = copy("31b", "target", tmp_path)
+    weights = {name: value.astype(dtype) for name, value in read_weights(folder).items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    target = load_target(folder)
+    drafter = load_drafter(load_golden("31b").drafter, target)
+    cache = KVCache(target.cache_spec, target.dtype)
+    cache.reserve(64)
+    view = PromptView(target.cache_spec, cache.buffers, 0, len(PROMPT))
+    hidden, token = target.hidden(mx.array(PROMPT), view)[-1:], target.embed(mx.array(PROMPT[:1]))
+    place = mx.array([len(PROMPT)], mx.int32)
+    _, following = drafter.step(token, hidden, place, view.buffers, drafter.context(view.buffers, place))
+    assert hidden.dtype == following.dtype == dtype
 
 
 @pytest.mark.few(2)

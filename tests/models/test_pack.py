@@ -148,6 +148,15 @@ def test_values_that_are_no_numbers_are_named(bad, tmp_path):
         run(Task(stored, (Layout("w.weight", "BF16", (8, 64)),), length=8))
 
 
+@pytest.mark.parametrize("bound", ["input_min", "input_max", "output_min", "output_max"])
+def test_bounds_of_a_tower_may_be_infinite(bound, tmp_path):
+    """So transformers initializes them."""
+    value = mx.array([-float("inf") if bound.endswith("min") else float("inf")], mx.bfloat16)
+    name = f"vision_tower.encoder.layers.0.self_attn.q_proj.{bound}"
+    stored = write(tmp_path, {f"model.{name}": value})[f"model.{name}"]
+    assert equal(run(Task(stored, (Layout(name, "BF16", (1,)),), length=1))[name], value)
+
+
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32], ids=str)
 def test_the_largest_numbers_are_still_numbers(dtype):
     largest = mx.finfo(dtype).max
@@ -214,11 +223,14 @@ def test_a_file_that_shrinks_while_it_is_read_is_told(tmp_path):
         ("model.layers.0.self_attn.k_proj.weight", "language_model.model.layers.0.self_attn.k_proj.weight"),
         ("model.vision_tower.x", "vision_tower.x"),
         ("embed_audio.x", "embed_audio.x"),
+        ("base_model.model.model.vision_tower.x", "vision_tower.x"),
+        ("base_model.model.model.language_model.norm.weight", "language_model.model.norm.weight"),
     ],
 )
 def test_names(published, wanted):
-    pieces = Names(read_config(FOLDER / "e2b" / "target")).find(published)
+    names = Names(read_config(FOLDER / "e2b" / "target"))
+    pieces, found = names.find(published), tower(published)
     assert pieces is not None
-    found = tower(published)
+    assert names.kind(published) == (found[0] if found else pieces[0].tensor.kind)
     assert [piece.tensor.name for piece in pieces if piece.tensor.loaded] == ([] if found else [wanted])
     assert found is None or found[1] == wanted

@@ -19,7 +19,7 @@ from mlxmtp.media.image import open_picture, target_size
 from mlxmtp.models.config import read_config
 from mlxmtp.models.kv_cache import KVCache, PromptView, visible
 from mlxmtp.models.load import load_target
-from mlxmtp.models.towers import stored_vision, vision_tensors
+from mlxmtp.models.towers import stored_audio, stored_vision, vision_tensors
 from tests.golden import FOLDER, relative_error
 from tests.media_golden import BUDGET, FAMILIES, MediaGolden, build, pictures
 
@@ -146,6 +146,17 @@ def test_quantized_towers_compute_with_the_numbers_that_are_packed(golden: Media
         rows, wanted = (media._rows(media.prepare(picture, BUDGET)) for media in (packed, plain))
         assert relative_error(rows, wanted) < CLOSE
         assert (relative_error(rows, golden.arrays[f"soft.{i}"]) < CLOSE) == (golden.family == "26b")
+
+
+def test_towers_of_a_merged_adapter_may_have_its_prefix(golden: MediaGolden, tmp_path: Path) -> None:
+    tensors = {f"base_model.model.{name}": value for name, value in stored(golden.target)}
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
+    (tmp_path / "config.json").write_bytes((golden.target / "config.json").read_bytes())
+    config = read_config(tmp_path)
+    media = Media(config)
+    rows = media._rows(media.prepare(pictures()[0], BUDGET))
+    assert relative_error(rows, golden.arrays["soft.0"]) < CLOSE
+    assert stored_audio(config) == stored_audio(read_config(golden.target))
 
 
 def test_a_model_without_a_tower_refuses_pictures() -> None:

@@ -139,6 +139,40 @@ def test_a_format_reaches_the_decoder(served: Running, path: str, body: Json) ->
     assert matcher.accept(served.tokenizer.encode('{"a":"')) < 6
 
 
+def continuing(path: str, begun: str) -> Json:
+    """A body that asks for JSON, its beginning given."""
+    messages = [*HI, {"role": "assistant", "content": begun}]
+    if path == "/v1/messages":
+        return {"messages": messages, "max_tokens": 50, "output_config": {"format": FORM}}
+    form = {"type": "json_schema", "json_schema": FORM}
+    return {"messages": messages, "continue_final_message": True, "response_format": form}
+
+
+@pytest.mark.parametrize("tools", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_a_continuation_goes_on_in_its_form(served: Running, path: str, tools: bool) -> None:
+    own = TOOL if path == "/v1/chat/completions" else {"name": "f", "input_schema": SCHEMA}
+    body = continuing(path, '{"a"') | ({"tools": [own]} if tools else {})
+    for text, right in ((":1}", True), ('{"a":1}', False), ("<|channel>thought\n", False)):
+        served.say(":1}<turn|>")
+        assert served.post(path, **body)["http"] == 200
+        matcher, tokens = served.decoder.requests[-1].constraint, served.tokenizer.encode(text)
+        assert (matcher.accept(tokens) == len(tokens) and matcher.complete) == right
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_a_beginning_without_the_form_is_refused(served: Running, path: str, stream: bool) -> None:
+    answer = served.post(path, **continuing(path, "I am"), stream=stream)
+    assert (answer["http"], "is to be continued" in answer["error"]["message"]) == (400, True), answer
+
+
+def test_a_forced_call_may_follow_any_text(served: Running) -> None:
+    served.say(call("f{a:1}") + "<|tool_response>")
+    body = continuing("/v1/chat/completions", "I look. ") | {"tools": [TOOL], "tool_choice": "required"}
+    assert served.post("/v1/chat/completions", **body)["choices"][0]["finish_reason"] == "tool_calls"
+
+
 GUIDED: list[tuple[Json, str, str]] = [
     ({"guided_json": SCHEMA}, '{"a":1}', '{"a":"'),
     ({"guided_regex": "[ab]+c"}, "abac", "abd"),

@@ -109,6 +109,24 @@ def _has_a_form_beside_a_thought(server: Process) -> None:
     assert plain["message"] == drafted["message"]
 
 
+def test_a_continuation_and_its_beginning_have_the_form_together(server: Process) -> None:
+    properties = {"name": {"enum": ["red", "blue"]}, "count": {"type": "integer", "minimum": 1, "maximum": 9}}
+    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    messages = [{"role": "user", "content": "A colour"}, {"role": "assistant", "content": '{"name": "'}]
+    asked: dict[str, Any] = {"messages": messages, "max_tokens": 100, "temperature": 0}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    chat = server.ask("", **asked, continue_final_message=True, response_format=form)
+    output = {"format": {"type": "json_schema", "schema": schema}}
+    message = server.ask("", "/v1/messages", **asked, output_config=output)
+    for said in (chat["choices"][0]["message"]["content"], message["content"][0]["text"]):
+        value = json.loads('{"name": "' + said)
+        assert (value.keys(), value["name"] in ("red", "blue"), value["count"] in range(1, 10)) == (
+            {"name", "count"},
+            True,
+            True,
+        )
+
+
 def test_two_conversations_do_not_throw_each_other_out(server: Process) -> None:
     system = {"role": "system", "content": "You answer questions about mlxmtp. " * 90}
     talks: list[list[dict[str, str]]] = [[system, {"role": "user", "content": one}] for one in QUESTIONS[:2]]

@@ -3,9 +3,11 @@
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from math import inf
 from typing import Any
 
-from mlxmtp.engine.declarations import limit_of, resolved
+from mlxmtp.engine.declarations import limit_of, resolved, tuple_of
 
 _MOST, _DEEPEST = 10_000, 64
 """Schemas and levels that are looked at; a stranger's schema may branch without end, and what is beyond is allowed."""
@@ -29,30 +31,45 @@ _LIMITS: Mapping[str, Mapping[str, tuple[Callable[[float, float], bool], str]]] 
     },
     " characters": {"minLength": _AT_LEAST, "maxLength": _AT_MOST},
     " items": {"minItems": _AT_LEAST, "maxItems": _AT_MOST},
+    " properties": {"minProperties": _AT_LEAST, "maxProperties": _AT_MOST},
 }
 """Keywords by the unit of what they limit, with what must hold and how it is said."""
 
+Fits = Callable[[str, Mapping[str, Any]], bool]
+"""Says whether a text has the `pattern` and the `format` of a schema."""
 
-def fault_in(value: Any, schema: Mapping[str, Any]) -> str:
+
+def fault_in(value: Any, schema: Mapping[str, Any], fits: Fits | None = None) -> str:
     """Return the first thing that does not fit, as the end of a sentence; empty if all does.
 
-    Looked at are types, names, enums, ranges and lengths. Expressions are not: those of a stranger may never end.
+    Looked at are types, names, enums, ranges and lengths; expressions and formats only with `fits`, for the user's own
+    schema: those of a stranger may never end.
     """
-    return _Check(schema).fault(value, schema, "", 0)
+    return _Check(schema, fits).fault(value, schema, "", 0)
 
 
 class _Check:
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self._root, self._left = root, _MOST
+    def __init__(self, root: Mapping[str, Any], fits: Fits | None) -> None:
+        self._root, self._fits, self._left = root, fits, _MOST
 
     def fault(self, value: Any, schema: Any, name: str, depth: int) -> str:
         self._left -= 1
         if self._left < 0 or depth > _DEEPEST:
             return ""
+        if schema is False:
+            return f"{name or 'what is given'} must not be there"
+        if self._fits is not None and isinstance(schema, dict) and "$ref" in schema and len(schema) > 1:
+            # Both hold. A tool's calls are held to what `resolved` makes of it, as it was declared.
+            beside = {key: one for key, one in schema.items() if key != "$ref"}
+            schema = {"allOf": [{"$ref": schema["$ref"]}, beside]}
         schema, _ = resolved(schema, self._root)
         if value is None and schema.get("nullable") is True:
             return ""
         found = _misfit(value, schema, name or "what is given")
+        if not found and isinstance(value, str) and self._fits is not None:
+            form = {key: schema[key] for key in ("pattern", "format") if key in schema}
+            if form and not self._fits(value, form):
+                found = f"{name or 'what is given'} must have the form {_shown(form)}, not {_shown(value)}"
         if not found and isinstance(value, dict):
             found = self._in_object(value, schema, name, depth)
         if not found and isinstance(value, list):
@@ -71,17 +88,23 @@ class _Check:
         for key in required if isinstance(required, list) else ():
             if isinstance(key, str) and key not in value:
                 return f"{path}{key} is missing"
-        others = None if "patternProperties" in schema else schema.get("additionalProperties")
+        patterns, others = schema.get("patternProperties"), schema.get("additionalProperties")
+        patterns = patterns if isinstance(patterns, dict) else {}
         for key, one in value.items():
-            if key not in properties and others is False:
-                return f"{path}{key} is not known: there is {', '.join(properties) or 'nothing'}"
-            if found := self.fault(one, properties.get(key, others), f"{path}{key}", depth + 1):
-                return found
+            wanted = [properties[key]] if key in properties else []
+            if self._fits is not None:
+                wanted += [inner for pattern, inner in patterns.items() if self._fits(key, {"pattern": pattern})]
+            elif patterns and not wanted:
+                continue
+            if not wanted and others is False:
+                return f"{path}{key} is not known: there is {', '.join([*properties, *patterns]) or 'nothing'}"
+            for inner in wanted or [others]:
+                if found := self.fault(one, inner, f"{path}{key}", depth + 1):
+                    return found
         return ""
 
     def _in_array(self, value: Sequence[Any], schema: Mapping[str, Any], name: str, depth: int) -> str:
-        first, rest = schema.get("prefixItems"), schema.get("items")
-        first = first if isinstance(first, list) else []
+        first, rest = tuple_of(schema)
         if rest is False and len(value) > len(first):
             return f"{name} must have at most {len(first)} items, not {len(value)}"
         wanted = [*first, *[rest] * len(value)]  # `items` is for those behind the first
@@ -100,14 +123,18 @@ def _misfit(value: Any, schema: Mapping[str, Any], name: str) -> str:
         value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed
     ):
         return f"{name} must be one of {_shown(allowed)}, not {_shown(value)}"
-    if not isinstance(value, int | float | str | list) or isinstance(value, bool):
+    if not isinstance(value, int | float | str | list | dict) or isinstance(value, bool):
         return ""
+    measured = value if isinstance(value, int | float) else len(value)
     unit = " characters" if isinstance(value, str) else " items" if isinstance(value, list) else ""
-    measured = len(value) if isinstance(value, str | list) else value
+    unit = " properties" if isinstance(value, dict) else unit
     for key, (holds, said) in _LIMITS[unit].items():
         limit = limit_of(schema, key)
         if limit is not None and not holds(measured, limit):
             return f"{name} must {'have' if unit else 'be'} {said} {limit}{unit}, not {measured}"
+    step = 0 if unit else limit_of(schema, "multipleOf") or 0
+    if step > 0 and abs(measured) < inf and Fraction(str(measured)) % Fraction(str(step)):  # 0.3 is three times 0.1
+        return f"{name} must be a multiple of {step}, not {measured}"
     return ""
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from copy import deepcopy
 from dataclasses import dataclass, field
 from threading import Thread
 
@@ -90,7 +91,7 @@ class CallRunner:
 
         def run() -> None:
             try:
-                said = _Said(tool.run(call.arguments, coming.running))
+                said = _Said(tool.run(deepcopy(call.arguments), coming.running))  # a function may change them
             except (MlxmtpError, ToolError) as error:
                 said = _Said(str(error), failed=True)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code; the model reads of it)

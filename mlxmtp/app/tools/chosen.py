@@ -50,9 +50,7 @@ class Tools:
         told = [tool for one in self.servers.all for tool in one.tools]
         self._served = now = {tool.label: tool.fingerprint for tool in told}
         if now != before:
-            off = self.box.off
-            self.box = Toolbox([*self.own, *told])
-            self.box.off = off & {*self.box.tools}
+            self.box = self.box.renewed([*self.own, *told])
         remarks = self.complaints
         remarks += [f"{one.entry.name} offers {text}, left out." for one in self.servers.all for text in one.left_out]
         remarks += self.approvals.unknown([*now, *(tool.label for tool in self.own)])

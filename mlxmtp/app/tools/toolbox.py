@@ -83,7 +83,7 @@ class Toolbox:
         """Raise UsageError for a schema that is too large."""
         self._tools: dict[str, Tool] = {}
         self._declared: dict[str, Declaration] = {}
-        self.off: set[str] = set()
+        self._on: dict[str, bool] = {}  # what was switched: labels of tools, which go before those of servers
         for tool in tools:
             plain, server = (_NO_NAME.sub("_", one)[:48] or "tool" for one in (tool.name, tool.server))
             candidates = [plain, f"{server}.{plain}", *(f"{server}.{plain}_{number}" for number in range(2, 1000))]
@@ -96,10 +96,24 @@ class Toolbox:
     def __bool__(self) -> bool:
         return bool(self._tools)
 
+    def renewed(self, tools: Iterable[Tool]) -> "Toolbox":
+        """Return a box of other tools, in which the same are off, also those that come back later."""
+        box = Toolbox(tools)
+        box._on = self._on
+        return box
+
+    @property
+    def off(self) -> set[str]:
+        """The names of those that are switched off."""
+        return {
+            name for name, one in self._tools.items() if not self._on.get(one.label, self._on.get(one.server, True))
+        }
+
     @property
     def declarations(self) -> Sequence[Declaration]:
         """The tools that are on, for the prompt."""
-        return [one for name, one in self._declared.items() if name not in self.off]
+        off = self.off
+        return [one for name, one in self._declared.items() if name not in off]
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -111,11 +125,13 @@ class Toolbox:
 
     def switch(self, name: str, *, on: bool) -> list[str]:
         """Switch one tool, or all of a server, and return their names. Raises UsageError if there is none."""
-        found = [called for called, tool in self._tools.items() if name in (called, tool.label, tool.server)]
+        found = {called: one for called, one in self._tools.items() if name in (called, one.label, one.server)}
         if not found:
             raise UsageError(f"There is no tool {name}: /tools lists them.")
-        self.off = self.off - {*found} if on else self.off | {*found}
-        return found
+        self._on |= {tool.label: on for tool in found.values()}
+        if any(tool.server == name for tool in found.values()):  # with all that it will list
+            self._on = {key: one for key, one in self._on.items() if not key.startswith(f"{name}/")} | {name: on}
+        return [*found]
 
 
 def cleaned(text: str, longest: int = LONGEST) -> str:

@@ -106,7 +106,10 @@ class _Batch:
         from mlxmtp.app.map import keys_of
         from mlxmtp.app.map_inputs import Answers
 
-        keys = keys_of(self.items, self.target.name, self.params, self.system)
+        name, loaded = self.target.name, self.loaded
+        # An alias, or the name of an endpoint, may mean another model by the time the file is gone on with.
+        model = loaded.aliases.get(name, name) if self.opener.here else self.opener.about(self.target, None)
+        keys = keys_of(self.items, model, self.params, self.system, loaded.settings.kv_bits)
         with nullcontext() if self.output is None else Answers(self.output, keys) as answers:
             self._answer(keys, answers)
 

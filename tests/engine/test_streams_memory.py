@@ -1,0 +1,174 @@
+"""Answers side by side within the memory that there is: who waits, who shares, what gives way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+import mlxmtp
+from mlxmtp.engine.events import End
+from mlxmtp.engine.model import Model
+from mlxmtp.engine.params import Params
+from mlxmtp.engine.streams import Streams
+from tests.engine.test_streams import DIGITS, LONG_FORM, PARAMS, QUESTIONS, Heard, alone, begin, messages
+
+LONG = "word " * 1500
+LASTING = Params(max_tokens=40, temp=0.0, stop=())
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    opened = mlxmtp.load("pocket")
+    opened._decoder.compiled = "never"
+    opened._decoder._rounds._mode = "never"
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def holds_no_texts(model: Model) -> Iterator[None]:
+    model._decoder.begin_anew()
+    yield
+    model._decoder.texts = None
+
+
+def used(streams: Streams) -> int:
+    """Bytes of keys and values of all that runs."""
+    decoders = [streams.decoder, *([] if streams._beside is None else [streams._beside])]
+    return sum(one.live.nbytes for one in decoders) + sum(lane.nbytes for lane in streams._lanes)
+
+
+def test_held_texts_give_way_to_answers(model):
+    model._decoder.forget()
+    model.hold_texts(2**30)
+    streams, texts = Streams(model._decoder, 2), model._decoder.texts
+    for question in ("word " * 400, "other " * 400):
+        list(model.stream(messages(question), PARAMS[0]))
+    last = model._decoder.live.nbytes
+    streams._memory = last + 1000
+    assert [streams._make_room(1000), len(list(texts)), model._decoder.rows > 0] == [True, 0, True]
+    assert [streams._make_room(last + 1000), len(list(texts)), model._decoder.rows] == [True, 0, 0]
+    assert not streams._make_room(last + 1001)
+
+
+def test_a_conversation_in_lanes_is_held_once(model):
+    model._decoder.forget()
+    model.hold_texts(2**30)
+    streams, heard = Streams(model._decoder, 2), Heard()
+    talks = [messages("word " * 300), messages("other " * 300)]
+    for turn in range(3):
+        for tag, talk in enumerate(talks):
+            streams.begin(partial(model._stream_at, talk, PARAMS[0]), (turn, tag))
+        while streams.running:
+            heard.take(streams.step())
+        for tag, talk in enumerate(talks):
+            end = heard.ends[turn, tag]
+            assert isinstance(end, End)
+            assert turn == 0 or end.stats.reused_tokens > 300
+            talk += [{"role": "assistant", "content": heard.said[turn, tag]}, {"role": "user", "content": "So?"}]
+    streams.close()
+    held = list(model._decoder.texts)
+    assert len(held) == 2
+    assert all(list(text.snapshots) for text in held)
+
+
+def test_answers_wait_for_memory_and_not_for_ever(model):
+    """Beside a text that runs another comes only if there is memory for both; a lone one always runs."""
+    wanted = {i: alone(model, *pair) for i, pair in enumerate(list(zip(QUESTIONS, PARAMS, strict=True))[:3])}
+    streams, heard, most = Streams(model._decoder, 4), Heard(), 0
+    streams._memory = 1.0
+    for i, pair in enumerate(list(zip(QUESTIONS, PARAMS, strict=True))[:3]):
+        begin(streams, model, *pair, i)
+    while streams.running:
+        heard.take(streams.step())
+        most = max(most, len(streams._seats))
+    streams.close()
+    assert heard.said == wanted
+    assert (most, streams.most) == (0, 1)  # one after another, in rounds of its own
+
+
+@pytest.mark.parametrize("share", [0.9, 1.3, 3.0])
+@pytest.mark.parametrize("constrained", [False, True])
+def test_a_long_text_is_not_doubled_where_there_is_no_memory_for_it(model, share, constrained):
+    other = LONG_FORM if constrained else PARAMS[1]
+    wanted = [alone(model, LONG, LASTING), alone(model, QUESTIONS[1], other)]
+    model._decoder.begin_anew()
+    streams, heard = Streams(model._decoder, 2), Heard()
+    begin(streams, model, LONG, LASTING, 0)
+    for _ in range(3):
+        heard.take(streams.step())
+    small = model._decoder.target.cache_spec.nbytes(model._decoder.target.dtype, 768)
+    streams._memory = share * used(streams) + 3 * small
+    begin(streams, model, QUESTIONS[1], other, 1)
+    while streams.running:
+        heard.take(streams.step())
+        assert used(streams) <= streams._memory
+    streams.close()
+    assert [heard.said[0], heard.said[1]] == wanted
+
+
+def test_a_prompt_that_began_alone_and_would_not_fit_twice_is_read_in_pieces_and_goes_on_alone(model):
+    wanted = alone(model, LONG, LASTING)
+    model._decoder.begin_anew()
+    streams, heard = Streams(model._decoder, 2), Heard()
+    streams._memory = 1.5 * model._decoder.target.cache_spec.nbytes(model._decoder.target.dtype, 4096)
+    late: list[Any] = []
+
+    def come(done: int, total: int) -> None:
+        if not late:
+            late.append(begin(streams, model, QUESTIONS[1], PARAMS[0], 1))
+
+    begin(streams, model, LONG, LASTING, 0, on_prefill=come)
+    while streams.running:
+        heard.take(streams.step())
+        assert used(streams) <= streams._memory
+    streams.close()
+    assert late
+    assert heard.said[0] == wanted
+    assert isinstance(heard.ends[1], End)
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_the_text_of_an_idle_decoder_gives_way(model, holds):
+    if holds:
+        model.hold_texts(2**30)
+    streams, heard = Streams(model._decoder, 3), Heard()
+    begin(streams, model, QUESTIONS[1], LONG_FORM, 0)
+    begin(streams, model, LONG, Params(max_tokens=99, temp=0.0, stop=()), 1)
+    while not streams._seats:
+        heard.take(streams.step())
+    begin(streams, model, LONG + "And?", Params(max_tokens=3, temp=0.0, constraint=DIGITS), 2)
+    while streams.running:
+        heard.take(streams.step())
+    assert streams._beside is not None
+    streams._memory, streams.most = used(streams), 0
+    for tag in (3, 4):
+        begin(streams, model, QUESTIONS[tag], LASTING, tag)
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert streams.most == 2
+    assert all(isinstance(end, End) for end in heard.ends.values())
+
+
+def test_held_texts_give_way_to_a_lane_that_grows(model, monkeypatch):
+    monkeypatch.setattr("mlxmtp.decode.lane.AHEAD", 8)
+    model.hold_texts(2**30)
+    list(model.stream(messages(LONG), PARAMS[0]))
+    list(model.stream(messages("other " * 1500), PARAMS[0]))
+    texts, streams, heard = model._decoder.texts, Streams(model._decoder, 2), Heard()
+    assert len(list(texts)) == 1
+    begin(streams, model, "word " * 200, Params(max_tokens=300, temp=0.0, stop=()), 0)
+    begin(streams, model, QUESTIONS[1], Params(max_tokens=300, temp=0.0, stop=()), 1)
+    while len(streams._seats) < 2:
+        heard.take(streams.step())
+    held = sum(text.nbytes for text in texts)
+    streams._memory = used(streams) + held
+    while streams.running:
+        heard.take(streams.step())
+        if streams._seats:
+            assert used(streams) + sum(text.nbytes for text in texts) <= streams._memory
+    streams.close()
