@@ -174,5 +174,7 @@ def _answer_about(opened: OpenModel, prompt: str, texts: Sequence[str], params: 
 
 def keys_of(items: Sequence[Item], model: str, params: Params, system: str, kv_bits: int | None = None) -> list[str]:
     """Return what tells in a file of answers which question each answers. `model` is no alias."""
-    about = {"params": repr(params), "system": system, "kv_bits": kv_bits}
+    about = {"params": repr(params), "system": system}
+    if kv_bits is not None:
+        about["kv_bits"] = str(kv_bits)
     return [item.key(model, about) for item in items]

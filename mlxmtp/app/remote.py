@@ -78,7 +78,7 @@ class Remote:
         self._key: str | None = key
         self._key_from: str | None = key_from
         self.host, self._first_byte = parts.hostname, first_byte
-        self.refuses_template = False  # it has said that it does not know the field
+        self.refuses_template = self.takes_template = False  # it has shown that it does not know the field, or does
         path = parts.path.rstrip("/")
         self._path = path if _VERSIONED.search(path) else f"{path}/v1"
         self.url = f"{parts.scheme}://{parts.netloc}{path.removesuffix('/v1')}"
@@ -219,12 +219,13 @@ class Chunks:
         if self.remote.refuses_template:
             self._body.pop(_TEMPLATE, None)
         try:
-            yield from self._asked()
-        except EndpointFailed as error:
-            if error.reason not in _INVALID or _TEMPLATE not in self._body:
-                raise
-        else:
+            for chunk in self._asked():
+                self.remote.takes_template |= _TEMPLATE in self._body
+                yield chunk
             return
+        except EndpointFailed as error:
+            if error.reason not in _INVALID or _TEMPLATE not in self._body or self.remote.takes_template:
+                raise
         del self._body[_TEMPLATE]
         for chunk in self._asked():
             self.remote.refuses_template = True  # and nothing else was wrong

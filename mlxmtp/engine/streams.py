@@ -29,7 +29,9 @@ from mlxmtp.engine.seat import Seat
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.models.chunks import chunk_rows
+from mlxmtp.models.config import SLIDING
 from mlxmtp.models.device import memory_limit
+from mlxmtp.models.kv_cache import aligned
 
 if TYPE_CHECKING:
     from mlxmtp.engine.answer import Answer
@@ -202,7 +204,7 @@ class Streams:
     def _admit(self) -> None:
         """Give places to those who wait, first come, first served."""
         solo = None if self._solo is None or self._solo.seat.alone else self._solo.seat
-        if solo is not None and len(self._running) > 1 and self._reading is None and self._fits(solo, read=True):
+        if solo is not None and len(self._running) > 1 and self._reading is None and self._fits(solo):
             self._share_solo()
         for seat in list(self._waiting):
             busy = len(self._seats) + (self._reading is not None) + (self._solo is not None)
@@ -211,10 +213,10 @@ class Streams:
             if seat.alone and self._solo is not None:
                 continue  # until that one has ended
             only = seat.never_shared or len(self._running) == 1
-            if not only and (self._seats or self._solo) and not self._fits(seat):
+            decoder = self._idle_decoder(seat.asked.prompt)
+            if not only and (self._seats or self._solo) and not self._fits(seat, reads=decoder):
                 return  # until another has left
             self._waiting.remove(seat)
-            decoder = self._idle_decoder(seat.asked.prompt)
             try:
                 self._go_on_with_text(seat, decoder)
                 if only:
@@ -233,26 +235,35 @@ class Streams:
         return self._lanes[bisect_left(LANES, _rows(seat))]
 
     def _nbytes(self, rows: int) -> int:
-        """Return the bytes of keys and values of one text."""
-        return self.decoder.target.cache_spec.nbytes(self.decoder.target.dtype, rows)
+        """Return the bytes of keys and values of one text, and of a snapshot of its rings."""
+        spec, dtype, capacity = self.decoder.target.cache_spec, self.decoder.target.dtype, aligned(rows)
+        return spec.nbytes(dtype, capacity) + spec.nbytes(dtype, capacity, (SLIDING,))
 
-    def _fits(self, seat: Seat, expected: int = 1, *, read: bool = False) -> bool:
-        """Return True if there is memory for a text in its lane, among ``expected`` ones, and for reading it first."""
+    def _fits(self, seat: Seat, expected: int = 1, *, reads: Decoder | None = None) -> bool:
+        """Return True if there is memory for a text in its lane, among ``expected`` ones, and for a decoder that
+        ``reads`` it first, which may go on in its own text."""
         rows, lane = _rows(seat), self._lane_of(seat)
-        slot = 0 if seat.alone else lane.nbytes_with(rows, expected) - lane.nbytes
-        return self._make_room(slot + (0 if read else self._nbytes(rows)))
+        bytes_ = 0 if seat.alone else lane.nbytes_with(rows, expected) - lane.nbytes
+        if reads is None:
+            return self._make_room(bytes_)
+        stays = reads if reads.live.usable(seat.asked.prompt) >= WORTH else None
+        return self._make_room(bytes_ + max(0, self._nbytes(rows) - (stays.live.nbytes if stays else 0)), stays)
 
-    def _make_room(self, nbytes: int) -> bool:
+    def _make_room(self, nbytes: int, stays: Decoder | None = None) -> bool:
         """Return True if there is memory for so many more bytes of keys and values: held texts give way to them, and
-        before there is none, those of idle decoders."""
+        texts of idle decoders but for one that ``stays``."""
         decoders = [one for one in (self._beside, self.decoder) if one is not None]
-        idle = [one for one in decoders if one not in self._busy()]
-        lanes = sum(lane.nbytes for lane in self._lanes)
-        while (left := self._memory - lanes - sum(one.live.nbytes for one in decoders) - nbytes) < 0 and idle:
+        idle = [one for one in decoders if one is not stays and one not in self._busy()]
+        used = sum(lane.nbytes for lane in self._lanes)
+        used += sum(one.live.nbytes for one in decoders if one not in idle)
+        left = self._memory - used - nbytes
+        if left < 0:
+            return False
+        while sum(one.live.nbytes for one in idle) > left:
             idle.pop(0).begin_anew()
-        if left >= 0 and self.decoder.texts is not None:
-            self.decoder.texts.keep_within(left)
-        return left >= 0
+        if self.decoder.texts is not None:
+            self.decoder.texts.keep_within(left - sum(one.live.nbytes for one in idle))
+        return True
 
     def _busy(self) -> list[Decoder]:
         return [one.decoder for one in (self._reading, self._solo) if one is not None]
@@ -305,7 +316,6 @@ class Streams:
     def _share_solo(self) -> None:
         """Bring the answer that was the only one to the others: it goes on from its text so far."""
         assert self._solo is not None
-        assert self._reading is None
         seat, decoder = self._solo.seat, self._solo.decoder
         self._leave_solo()
         wanted = seat.asked
@@ -327,10 +337,12 @@ class Streams:
             seat.found(decoder.reused)
             self._read += self._done - max(before, decoder.reused)
         except StopIteration as over:
-            self._reading = None
             seat.found(decoder.reused)
             self._read += 1  # so that answers which end with their first token do not keep others waiting for ever
-            self._begin_rounds(seat, decoder, over.value)
+            try:
+                self._begin_rounds(seat, decoder, over.value)
+            finally:
+                self._reading = None  # not before: nothing may take the decoder's text
         except Exception as error:  # noqa: BLE001  (raised again where this answer is awaited)
             self._reading = None
             seat.end(error)
@@ -339,7 +351,7 @@ class Streams:
 
     def _begin_rounds(self, seat: Seat, decoder: Decoder, begun: Beginning) -> None:
         """Decode an answer whose prompt has been read."""
-        if not seat.alone and (self._solo is not None or self._fits(seat, read=True)):
+        if not seat.alone and (self._solo is not None or self._fits(seat)):
             seat.snapshot = None if decoder.texts is None else decoder.live.snapshots.last()
             self._join(seat, begun)
             return

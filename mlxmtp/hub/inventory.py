@@ -295,8 +295,7 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
     own, entry = store.models / plain, find_entry(plain)
     if entry is None and "/" not in plain and not plain.startswith(".") and is_folder(own):
         return RemovalPlan((RemovedFolder(plain, own, folder_size(own)),))
-    cached = CachedRepo.of(store.places.hf_cache, split_revision(plain)[0])
-    if entry is None and is_folder(expand_home(plain)) and not is_folder(cached.folder):
+    if entry is None and is_folder(expand_home(plain)) and store.pulled(plain) is None:
         raise UsageError(f"{plain} is a folder of yours: remove it with rm -r.")
     if converted := store.conversion_named(plain):
         return RemovalPlan((RemovedFolder(converted.name, converted, folder_size(converted)),))

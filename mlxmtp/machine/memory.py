@@ -60,7 +60,8 @@ def need(
 ) -> Need:
     """Return the bytes at the peak of a conversation of `context` tokens that was read as one prompt.
 
-    `cpu`: MLX computes on the CPU, in float32 (None: as on this machine). `turns`: with its snapshots. Raises
+    `cpu`: MLX computes on the CPU, in float32 (None: as on this machine). `turns`: it came turn by turn, so with
+    snapshots and with the rows by which its buffers have grown. Raises
     LoadError for a model that cannot have these `kv_bits`.
     """
     vision = vision_config(target) if media.picture else None

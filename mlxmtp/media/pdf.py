@@ -90,7 +90,8 @@ def _main(most: int) -> None:
     out = sys.stdout.buffer
     try:
         with closing(pypdfium2.PdfDocument(sys.stdin.buffer.read())) as document:
-            document.init_forms()
+            with suppress(pypdfium2.PdfiumError):
+                document.init_forms()
             for page in _read(document, most):
                 out.write(json.dumps({"number": page.number, "text": page.text, "size": len(page.picture)}).encode())
                 out.write(b"\n" + page.picture)
@@ -124,7 +125,7 @@ def _read(document: Any, most: int) -> Iterator[Page]:
 def _text(document: Any, i: int) -> str:
     """Return the text of a page, none where it has no more than a number."""
     if document.formenv:
-        with closing(document[i]) as page:
+        with closing(document[i]) as page, suppress(RuntimeError):  # as pypdfium2's own error is
             page.flatten()  # what stands in fields of a form becomes part of the page, its text and its picture
     with closing(document[i]) as page, closing(page.get_textpage()) as layer:
         text = str(layer.get_text_bounded()).replace("\r\n", "\n").replace("\0", "").strip()

@@ -60,11 +60,10 @@ class CacheSpec:
             found += [Buffer(kind, 2 * heads, *size) for size in sizes]
         return found
 
-    def nbytes(self, dtype: mx.Dtype, capacity: int) -> int:
-        """Bytes of all buffers of one text at ``capacity`` positions."""
-        return sum(
-            part.heads * part.width * self.rows(part.kind, capacity) * part.dtype.size for part in self.buffers(dtype)
-        )
+    def nbytes(self, dtype: mx.Dtype, capacity: int, kinds: Sequence[str] = (FULL, SLIDING)) -> int:
+        """Bytes of all buffers, or those of some ``kinds``, of one text at ``capacity`` positions."""
+        parts = [part for part in self.buffers(dtype) if part.kind in kinds]
+        return sum(part.heads * part.width * self.rows(part.kind, capacity) * part.dtype.size for part in parts)
 
     def places(self, i: int) -> range:
         """Indices of layer ``i``'s buffers among all."""

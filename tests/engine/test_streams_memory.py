@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 import mlxmtp
+from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.engine.events import End
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.streams import Streams
+from mlxmtp.models.kv_cache import KVCache
 from tests.engine.test_streams import DIGITS, LONG_FORM, PARAMS, QUESTIONS, Heard, alone, begin, messages
 
 LONG = "word " * 1500
@@ -90,9 +93,26 @@ def test_answers_wait_for_memory_and_not_for_ever(model):
     assert (most, streams.most) == (0, 1)  # one after another, in rounds of its own
 
 
-@pytest.mark.parametrize("share", [0.9, 1.3, 3.0])
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lengths of the texts that have joined a lane; all that there is then stays within the memory."""
+    lengths: list[int] = []
+
+    def join(lane: Lane, stream: Stream, text: KVCache, *about: Any, real: Any = Lane.join, **options: Any) -> None:
+        real(lane, stream, text, *about, **options)
+        lengths.append(len(stream.tokens))
+        [streams] = [one for one in gc.get_objects() if isinstance(one, Streams) and lane in one._lanes]
+        decoders = [streams.decoder, *([] if streams._beside is None else [streams._beside])]
+        given_up = 0 if any(one.live.cache is text for one in decoders) else sum(one.nbytes for one in text.buffers)
+        assert used(streams) + given_up <= streams._memory
+
+    monkeypatch.setattr(Lane, "join", join)
+    return lengths
+
+
+@pytest.mark.parametrize("share", [1.0, 1.5, 4.0])
 @pytest.mark.parametrize("constrained", [False, True])
-def test_a_long_text_is_not_doubled_where_there_is_no_memory_for_it(model, share, constrained):
+def test_a_long_text_is_not_doubled_where_there_is_no_memory_for_it(model, joined, share, constrained):
     other = LONG_FORM if constrained else PARAMS[1]
     wanted = [alone(model, LONG, LASTING), alone(model, QUESTIONS[1], other)]
     model._decoder.begin_anew()
@@ -100,35 +120,39 @@ def test_a_long_text_is_not_doubled_where_there_is_no_memory_for_it(model, share
     begin(streams, model, LONG, LASTING, 0)
     for _ in range(3):
         heard.take(streams.step())
-    small = model._decoder.target.cache_spec.nbytes(model._decoder.target.dtype, 768)
-    streams._memory = share * used(streams) + 3 * small
+    streams._memory = share * used(streams)
     begin(streams, model, QUESTIONS[1], other, 1)
     while streams.running:
         heard.take(streams.step())
         assert used(streams) <= streams._memory
     streams.close()
     assert [heard.said[0], heard.said[1]] == wanted
+    assert any(length > 1500 for length in joined) == (share == 4.0)
 
 
-def test_a_prompt_that_began_alone_and_would_not_fit_twice_is_read_in_pieces_and_goes_on_alone(model):
+@pytest.mark.parametrize("share", [1.2, 4.0])
+def test_a_prompt_that_began_alone_is_read_once_and_goes_on_alone_if_it_would_not_fit_twice(model, joined, share):
     wanted = alone(model, LONG, LASTING)
+    list(model.stream(messages(LONG), LASTING))
+    size = model._decoder.live.nbytes
     model._decoder.begin_anew()
     streams, heard = Streams(model._decoder, 2), Heard()
-    streams._memory = 1.5 * model._decoder.target.cache_spec.nbytes(model._decoder.target.dtype, 4096)
-    late: list[Any] = []
+    streams._memory = share * size
+    read: list[int] = []
 
     def come(done: int, total: int) -> None:
-        if not late:
-            late.append(begin(streams, model, QUESTIONS[1], PARAMS[0], 1))
+        if not read:
+            begin(streams, model, QUESTIONS[1], PARAMS[1], 1)
+        read.append(done)
 
     begin(streams, model, LONG, LASTING, 0, on_prefill=come)
     while streams.running:
         heard.take(streams.step())
         assert used(streams) <= streams._memory
     streams.close()
-    assert late
-    assert heard.said[0] == wanted
-    assert isinstance(heard.ends[1], End)
+    assert [heard.said[0], heard.said[1]] == [wanted, alone(model, QUESTIONS[1], PARAMS[1])]
+    assert read == sorted(read)
+    assert any(length > 1500 for length in joined) == (share == 4.0)
 
 
 @pytest.mark.parametrize("holds", [False, True])
