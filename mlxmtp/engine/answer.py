@@ -113,7 +113,7 @@ class Answer:
         singly = bool(self._params.stop_strings)
         reading = _Reading(self._tokenizer, strings, inside=inside, calls=self._calls, singly=singly)
         last: int | None = None
-        self._asked = True
+        self._asked, called = True, False
         # The rounds are closed here and now when this generator is: the cache must be exact by then.
         with closing(self._rounds()) as rounds:
             for round_ in rounds:
@@ -130,6 +130,7 @@ class Answer:
                 self._meter.add(replace(round_, tokens=tokens))
                 self.tokens += tokens
                 for event in _merged(events):
+                    called |= isinstance(event, Call)
                     if isinstance(event, Call) or (isinstance(event, Text | Thinking) and event.text):
                         self._meter.show()
                     yield event
@@ -137,7 +138,8 @@ class Answer:
                     break
         reason: FinishReason = "length"
         if last in self._stop:
-            reason = "tool" if last == self._tokenizer.special_id("<|tool_response>") else "stop"
+            waits = last == self._tokenizer.special_id("<|tool_response>")
+            reason = "tool" if waits and (called or self._matcher is None) else "stop"  # at the end of a form all do
         # A character that the limit has cut in two is neither shown nor read again by a continuation.
         yield from _merged(reading.finish(cut=reason == "length"))
         yield End("stop" if strings.found else reason, self.stats, strings.stop)

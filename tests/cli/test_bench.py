@@ -373,7 +373,7 @@ def test_several_answers_at_a_time_on_the_built_in_model(bench, monkeypatch, tmp
     assert all(job["tokens"] == 4 * 6 for job in found["jobs"])
     assert [job["most"] for job in found["jobs"]] == [row["most"] for row in found["summary"]] == [1, 1, 2, 2]
     assert "(ran: " not in out
-    monkeypatch.setattr("mlxmtp.engine.streams.Streams._fits", lambda *_: False)  # no memory for a second one
+    monkeypatch.setattr("mlxmtp.engine.streams.Streams._fits", lambda *_, **__: False)  # no memory for a second one
     code, out, _ = bench(*arms, "--num-draft-tokens", "0")
     assert (code, "| 2 (ran: 1) |" in out) == (0, True), out
     assert found["summary"][0]["gain"] == found["summary"][0]["draft_gain"] == 1

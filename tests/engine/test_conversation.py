@@ -151,11 +151,10 @@ def test_a_template_that_opens_each_answer_with_an_empty_thought_is_returned_to_
     template = tmp_path / "chat_template.jinja"
     source = template.read_text()
     template.unlink()
-    template.write_text(
-        source.replace(
-            r"'<|turn>model\n' -}}{%- endif -%}", r"'<|turn>model\n<|channel>thought\n<channel|>' -}}{%- endif -%}"
-        )
-    )
+    opening = r"'<|turn>model\n' -}}{%- endif -%}"
+    before, found, after = source.rpartition(opening)
+    assert found
+    template.write_text(before + opening.replace("model\\n", r"model\n<|channel>thought\n<channel|>") + after)
     tokenizer = Tokenizer.load(tmp_path)
     messages = [{"role": "user", "content": "Hi"}]
     ids = tokenizer.prompt_ids(messages)
