@@ -38,7 +38,10 @@ case "$1" in
     bench) set -- "$@" --suite chat -n 8 -r 1 -w 0 ;;
     map) set -- "$@" --max-tokens 40 ;;
 esac
-case "$*" in *photo.jpg*) set -- "$@" --max-tokens 8 ;; esac
+case "$*" in
+    *photo.jpg*) set -- "$@" --max-tokens 8 ;;
+    *assets/*|*calculator*|*Ada*) set -- "$@" --temp 0 ;;
+esac
 exec {python} -m mlxmtp "$@"
 """
 CLAUDE = """#!{python}
@@ -53,6 +56,12 @@ def commands() -> list[str]:
     blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```")[1::2]
     lines = [line for block in blocks for line in block.partition("\n")[2].splitlines()]
     return [re.sub(r"\s{2,}#.*", "", line) for line in lines]
+
+
+def answers() -> list[list[str]]:
+    """Commands of the README with what the built-in model answers, as it says."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").split("```")[1].splitlines()
+    return [re.split(r"\s{2,}#\s", line) for line in lines if line.startswith("mlxmtp ask")]
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,9 @@ def _write_files(folder: Path) -> None:
     (folder / "notes").mkdir()
     for name in ("one", "two"):
         (folder / f"notes/{name}.txt").write_text(f"Note {name}: a drafter guesses the next tokens.\n")
+    (folder / "assets").mkdir()
+    for name in ("shapes.png", "digits.wav"):
+        shutil.copyfile(ROOT / "assets" / name, folder / "assets" / name)
     (folder / "src").mkdir()
     (folder / "src/main.py").write_text("PORT = 8765\n")
     pictures()[0].resize((300, 300)).save(folder / "photo.jpg")
@@ -177,5 +189,7 @@ def _judge(reader: Reader, said: dict[str, str]) -> None:
     assert re.fullmatch(r"[^.]+\.", found["--regex"].strip())
     assert "drafter" in found["--regex"]
     assert "draft" in found["What is a"].lower()
+    for line, answer in answers():
+        assert said[line].strip() == answer
     assert json.loads(found["claude"])["status"] in ("ok", "loading")
     assert len((reader.folder / "notes.jsonl").read_text().splitlines()) == 2
