@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import mlx.core as mx
 
@@ -244,17 +244,17 @@ class Decoder:
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
             state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
             took, given = now - clock, done.k - done.drafted
-            about: dict[str, Any] = {"timed": done.timed, "traced": done.traced, "given": given, "outside": outside}
-            self.depth.observe(done.k, accepted, took, new, **about)
+            self.depth.observe(
+                done.k, accepted, took, new, timed=done.timed, traced=done.traced, given=given, outside=outside
+            )
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
             if done.forced and not done.drafted:
                 draft = draft[: max(done.forced, accepted)]  # without what fills them up
-            copied = given == COPIED and not done.forced
             left = time.perf_counter()
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told)
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), given == COPIED and not done.forced, told)
             back = time.perf_counter()
             clock, outside = (now, back - left) if queue else (back, 0.0)
 

@@ -187,8 +187,8 @@ class Lane:
         if sent.timed and outside <= GAP * took:
             self.seconds += (took - self.seconds) * (_FORGETS if self.seconds else 1.0)
         accepted = sum(one.accepted for _, one in steps) // max(len(steps), 1)  # that some do is no sign that it pays
-        about: dict[str, Any] = {"timed": sent.timed, "traced": sent.traced, "outside": outside}
-        self._depth(len(sent.streams)).observe(sent.k, accepted, took, **about)
+        depth = self._depth(len(sent.streams))
+        depth.observe(sent.k, accepted, took, timed=sent.timed, traced=sent.traced, outside=outside)
         self._ended = ended
         return steps
 

@@ -76,16 +76,20 @@ class Constraint:
 
     def fits(self, text: str) -> bool:
         """Return whether a whole text has the form."""
-        matcher, data = self._of_bytes(), list(text.encode("utf-8", "replace"))
-        return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+        matcher = self._after(text)
+        return matcher is not None and matcher.is_accepting()
 
     def begins(self, text: str) -> bool:
         """Return whether a text of the form may begin like that."""
-        matcher, data = self._of_bytes(), list(text.encode("utf-8", "replace"))
-        return matcher.try_consume_tokens(data) == len(data)
+        return self._after(text) is not None
 
     def _unusable(self, reason: str) -> UsageError:
         return UsageError(f"This {_NAMES[self.kind]} cannot be used: {reason}. docs/structured.md lists what can.")
+
+    def _after(self, text: str) -> llguidance.LLMatcher | None:
+        """Return a matcher that has read a text; None if no text of the form begins like that."""
+        matcher, data = self._of_bytes(), list(text.encode("utf-8", "replace"))
+        return matcher if matcher.try_consume_tokens(data) == len(data) else None
 
     def _of_bytes(self) -> llguidance.LLMatcher:
         """Return a matcher whose tokens are bytes: of texts, whatever the model."""

@@ -199,11 +199,10 @@ class Model:
             messages = self.media.prepared(messages, params.image_tokens)
             media = media_in(messages)
         if continues:
-            ids = self.tokenizer.continued_ids(messages, think=params.think, tools=tools)
-            begun = ids
-            if params.constraint:
-                begun = ids[len(self.tokenizer.prompt_ids(messages[:-1], think=params.think, tools=tools)) :]
-            return self.stream_ids(ids, params, on_prefill=on_prefill, begun=begun, calls=bool(tools), media=media)
+            before, begun = self.tokenizer.continued_ids(messages, think=params.think, tools=tools)
+            return self.stream_ids(
+                before + begun, params, on_prefill=on_prefill, begun=begun, calls=bool(tools), media=media
+            )
         ids = self.tokenizer.prompt_ids(messages, think=params.think, tools=tools)
         lasting = 0 if snapshot_at else self.tokenizer.lasting(messages, ids, think=params.think, tools=tools)
         if written is not None:

@@ -165,15 +165,16 @@ class Tokenizer:
 
     def continued_ids(
         self, messages: Sequence[Message], *, think: bool = False, tools: Sequence[Tool] = ()
-    ) -> list[int]:
-        """Return the token ids of a conversation whose last message, the assistant's, is not finished yet."""
+    ) -> tuple[list[int], list[int]]:
+        """Return the token ids of a conversation whose last message, the assistant's, is not finished yet: up to there,
+        and those of that message."""
         *before, begun = messages
         cover = Cover(begun)
         content = self._covered(begun, cover).get("content") or ""
         if not isinstance(content, str):
             content = "".join(part["text"] for part in content if part.get("type") == "text")
         said = content.lstrip()
-        return self.prompt_ids(before, think=think, tools=tools) + self._uncovered(said, cover).ids
+        return self.prompt_ids(before, think=think, tools=tools), self._uncovered(said, cover).ids
 
     def lasting(
         self, messages: Sequence[Message], prompt_ids: Sequence[int], *, think: bool = False, tools: Sequence[Tool] = ()

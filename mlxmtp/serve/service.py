@@ -221,10 +221,9 @@ class Service:
         messages, tools = self._written.with_thoughts(request.messages), request.tools
         think = bool(request.given.get("think"))
         if request.continues:
-            ids = tokenizer.continued_ids(messages, think=think, tools=tools)
-            if "constraint" not in request.given or request.forced:  # a forced call may follow any text
-                return ids, [], []
-            return ids, [], ids[len(tokenizer.prompt_ids(messages[:-1], think=think, tools=tools)) :]
+            prompt, begun = tokenizer.continued_ids(messages, think=think, tools=tools)
+            formed = "constraint" in request.given and not request.forced  # a forced call may follow any text
+            return prompt + begun, [], begun if formed else []
         rendered = tokenizer.prompt_ids(messages, think=think, tools=tools)
         ids, places = self._written.splice(rendered, messages, tokenizer)
         lasting = places[tokenizer.lasting(messages, rendered, think=think, tools=tools)]

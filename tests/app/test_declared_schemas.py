@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,27 +11,15 @@ import pytest
 from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.engine.call_grammar import calls_only
 from mlxmtp.engine.calls import CallReader
-from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
+from mlxmtp.engine.constraint import Constraint, Matcher
 from mlxmtp.engine.declarations import declaration
 from mlxmtp.engine.events import Call
-from mlxmtp.engine.tokenizer import Tokenizer
+from tests.forms import STOP, table, tokenizer
 
-POCKET = Path(__file__).parents[2] / "assets" / "pocket" / "target"
-STOP = (1, 50, 106)
 PAIR = {"type": "array", "prefixItems": [{"type": "number"}] * 2, "minItems": 2, "maxItems": 2}
 MIXED: dict[str, Any] = {"prefixItems": [{"type": "string"}, {"type": "integer"}], "minItems": 2, "maxItems": 2}
 NODE = {"type": "object", "properties": {"v": {"type": "integer"}, "next": {"$ref": "#/$defs/N"}}}
 ENTRY = {"anyOf": [{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}, {"type": "null"}]}
-
-
-@cache
-def tokenizer() -> Tokenizer:
-    return Tokenizer.load(POCKET)
-
-
-@cache
-def table() -> TokenTable:
-    return TokenTable(tokenizer(), 4096, STOP)
 
 
 def schema_of(value: dict[str, Any], **root: Any) -> dict[str, Any]:

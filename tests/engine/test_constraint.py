@@ -17,16 +17,15 @@ import pytest
 
 import mlxmtp
 from mlxmtp.decode.compile import Rounds
-from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
+from mlxmtp.engine.constraint import Constraint, Matcher
 from mlxmtp.engine.declarations import declaration
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
+from tests.forms import POCKET, STOP, table, tokenizer
 
-POCKET = Path(__file__).parents[2] / "assets" / "pocket" / "target"
-STOP = (1, 50, 106)
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}, "ok": {"type": "boolean"}},
@@ -72,16 +71,6 @@ BY_HAND: dict[str, Any] = {
                "minItems": 2},
     "anything": {},
 }  # fmt: skip
-
-
-@cache
-def tokenizer() -> Tokenizer:
-    return Tokenizer.load(POCKET)
-
-
-@cache
-def table() -> TokenTable:
-    return TokenTable(tokenizer(), 4096, STOP)
 
 
 @cache

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlxmtp.engine.call_grammar import calls_only
-from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
+from mlxmtp.engine.constraint import Constraint, Matcher
 from mlxmtp.engine.declarations import declaration
-from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
-
-POCKET = Path(__file__).parents[2] / "assets" / "pocket" / "target"
-STOP = (1, 50, 106)
-
-
-@cache
-def tokenizer() -> Tokenizer:
-    return Tokenizer.load(POCKET)
-
-
-@cache
-def table() -> TokenTable:
-    return TokenTable(tokenizer(), 4096, STOP)
+from tests.forms import STOP, table, tokenizer
 
 
 def chained(count: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_no_answer_that_speaks_of_marks_ends_its_turn(spelled: Tokenizer, mark: 
     plain = {"role": "assistant", "content": "The mark is one."}
     marks = [[t for t in spelled.prompt_ids([*HI, one, *HI]) if t < 107] for one in (said, plain)]
     assert marks[0] == marks[1]
-    begun = spelled.continued_ids([*HI, said])
+    begun = [token for part in spelled.continued_ids([*HI, said]) for token in part]
     assert [t for t in begun if t < 107] == [t for t in spelled.prompt_ids(HI) if t < 107]
     detokenizer = spelled.detokenizer()
     assert "".join(map(detokenizer.add, begun)).endswith(f"The mark {mark} is one.")

@@ -40,13 +40,18 @@ PARAMS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
+def uncompiled() -> Iterator[Model]:
+    """The built-in model, until it is asked for again."""
     opened = mlxmtp.load("pocket")
     opened._decoder.compiled = "never"
     opened._decoder._rounds._mode = "never"
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    yield from uncompiled()
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-import mlxmtp
 from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.engine.events import End
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.streams import Streams
 from mlxmtp.models.kv_cache import KVCache
-from tests.engine.test_streams import DIGITS, LONG_FORM, PARAMS, QUESTIONS, Heard, alone, begin, messages
+from tests.engine.test_streams import DIGITS, LONG_FORM, PARAMS, QUESTIONS, Heard, alone, begin, messages, uncompiled
 
 LONG = "word " * 1500
 LASTING = Params(max_tokens=40, temp=0.0, stop=())
@@ -24,11 +23,7 @@ LASTING = Params(max_tokens=40, temp=0.0, stop=())
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    opened = mlxmtp.load("pocket")
-    opened._decoder.compiled = "never"
-    opened._decoder._rounds._mode = "never"
-    yield opened
-    opened.close()
+    yield from uncompiled()
 
 
 @pytest.fixture(autouse=True)
