@@ -99,8 +99,8 @@ class Candidates:
     def context(self) -> int:
         """The longest context of those that may answer."""
         here = [self._opener.context(one.target) for one in self._here() if one.target is not None]
-        remote = self._rules.endpoints.values() if self._rules.remote != "never" else ()
-        return max([*here, *(one.context or 0 for one in remote)])
+        remote = [name for name, one in self._all.items() if one.breaker is not None and self._rules.remote != "never"]
+        return max([*here, *(self._rules.endpoints[name].context or 0 for name in remote)])
 
     def _here(self) -> list[Candidate]:
         return [one for one in self._all.values() if one.opener.here]

@@ -98,6 +98,7 @@ def _opencode(server: Server) -> Table:
 
 def _zed(server: Server) -> Table:
     able = {"tools": True, "images": server.model.sees, "parallel_tool_calls": True, "prompt_cache_key": False}
+    able["interleaved_reasoning"] = True  # thoughts are sent back as text otherwise
     model = {"name": server.model.name, "max_tokens": server.context, "max_output_tokens": server.answer}
     provider = {"api_url": f"{server.url}/v1", "available_models": [{**model, "capabilities": able}]}
     return {"language_models": {"openai_compatible": {"mlxmtp": provider}}}
@@ -167,8 +168,9 @@ CLIENTS: Mapping[str, Client] = {
         lambda: client_folder("XDG_CONFIG_HOME", ".config") / "zed" / "settings.json",
         _zed,
         lambda server: (
-            f"choose {server.model.name} in the agent panel"
-            + (f"; its key goes into {SERVER_KEY}, or into the panel's settings" if server.locked else "")
+            f"choose {server.model.name} in the agent panel; "
+            + ("its key" if server.locked else "a key, which Zed always wants (any word),")
+            + f" goes into {SERVER_KEY}, or into the panel's settings"
         ),
     ),
     "continue": Client(

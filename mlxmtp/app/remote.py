@@ -18,6 +18,7 @@ from socket import SHUT_RDWR, socket
 from typing import Any
 from urllib.parse import urlsplit
 
+from mlxmtp.engine.calls import strict_json
 from mlxmtp.environment import SERVER_KEY
 from mlxmtp.errors import EndpointFailed, MlxmtpError, ModelNotFound, UsageError
 
@@ -29,6 +30,7 @@ _TRANSIENT = (408, 429)  # and 5xx: the same request may be answered later
 _FOREIGN = "it speaks another protocol"
 _UNLISTED = ("404", "405", "501", _FOREIGN)  # reasons why a list of models cannot be read where answers can
 _TEMPLATE = "chat_template_kwargs"  # a field that many servers know, and some refuse, each in its own words
+_COUNTS = ("stream_options", "include_usage")  # a field that nearly all know, and what is asked for in it
 _INVALID = ("400", "422")  # of a request: a field that is not known may be why
 _VERSIONED = re.compile(r"/v\d\w*(/|$)")
 
@@ -66,7 +68,7 @@ class Remote:
         """
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
-            self._port = parts.port
+            port = parts.port
         except ValueError:
             raise UsageError(f"{url} is no address of a server: write it as {DEFAULT_URL}.") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
@@ -75,10 +77,12 @@ class Remote:
             told = "has a line break or another character that no header holds"
             raise UsageError(f"The key for {parts.hostname} {told}: set {key_from or SERVER_KEY} anew.")
         self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._port = self._connection.default_port if port is None else port  # http.client reads `::1` as a host's port
         self._key: str | None = key
         self._key_from: str | None = key_from
         self.host, self._first_byte = parts.hostname, first_byte
-        self.refuses_template = self.takes_template = False  # it has shown that it does not know the field, or does
+        self.refused: frozenset[str] = frozenset()  # fields that it has shown not to know
+        self.takes_template = False  # it has shown that it knows that field
         path = parts.path.rstrip("/")
         self._path = path if _VERSIONED.search(path) else f"{path}/v1"
         self.url = f"{parts.scheme}://{parts.netloc}{path.removesuffix('/v1')}"
@@ -216,20 +220,29 @@ class Chunks:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield them up to the last. Raises EndpointFailed, also if the server breaks off."""
-        if self.remote.refuses_template:
-            self._body.pop(_TEMPLATE, None)
-        try:
-            for chunk in self._asked():
-                self.remote.takes_template |= _TEMPLATE in self._body
-                yield chunk
-            return
-        except EndpointFailed as error:
-            if error.reason not in _INVALID or _TEMPLATE not in self._body or self.remote.takes_template:
-                raise
-        del self._body[_TEMPLATE]
-        for chunk in self._asked():
-            self.remote.refuses_template = True  # and nothing else was wrong
-            yield chunk
+        for name in self.remote.refused:
+            self._body.pop(name, None)
+        left_out: set[str] = set()
+        while True:
+            try:
+                for chunk in self._asked():
+                    self.remote.refused |= left_out  # and nothing else was wrong
+                    self.remote.takes_template |= _TEMPLATE in self._body
+                    yield chunk
+                return
+            except EndpointFailed as error:
+                if (field := self._unknown(error)) is None:
+                    raise
+            del self._body[field]
+            left_out.add(field)
+
+    def _unknown(self, error: EndpointFailed) -> str | None:
+        """Return the field of the body that the server may have refused, None if it was something else."""
+        if error.reason not in _INVALID:
+            return None
+        if _COUNTS[0] in self._body and any(name in str(error) for name in _COUNTS):
+            return _COUNTS[0]
+        return _TEMPLATE if _TEMPLATE in self._body and not self.remote.takes_template else None
 
     def _asked(self) -> Iterator[dict[str, Any]]:
         with closing(self.remote.connection()) as connection:
@@ -327,7 +340,7 @@ def sent(message: Mapping[str, Any]) -> Mapping[str, Any]:
 def arguments_in(text: str) -> dict[str, Any]:
     """Return the arguments of a call that a server sent. Raises EndpointFailed."""
     try:
-        value = json.loads(text or "{}")
+        value = strict_json(text or "{}")
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -183,7 +183,7 @@ class ServedModel(Model):
         asked = as_sent([*map(sent, messages)])
         body = {"model": self.name, "messages": asked, **_parameters(params or Params(), ours=self._ours)}
         if tools:
-            body["tools"] = [*tools]
+            body["tools"] = [*tools] if self._ours else _in_standard_words([*tools])
         if continues:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         begun = text_in(messages[-1]) if continues else ""
@@ -210,6 +210,15 @@ def text_in(message: Message) -> str:
     """Return the text of a message, without its pictures."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else "\n".join(one.get("text", "") for one in content)
+
+
+def _in_standard_words(part: Any) -> Any:
+    """Return a part of declarations for other servers: what may be anything has no type in JSON Schema."""
+    if isinstance(part, list):
+        return [_in_standard_words(one) for one in part]
+    if not isinstance(part, Mapping):
+        return part
+    return {name: _in_standard_words(one) for name, one in part.items() if (name, one) != ("type", "any")}
 
 
 def _parameters(params: Params, *, ours: bool) -> dict[str, Any]:
@@ -263,7 +272,8 @@ class RemoteAnswer(Answer):
         self._pieces = 0
         self._reason = ""
         self._cut = False  # by a stop string, if the server says so
-        self._called: dict[int, tuple[str, str]] = {}  # name and arguments of calls so far
+        self._called: dict[int, tuple[object, str, str]] = {}  # id, name and arguments of calls so far
+        self._whole: list[tuple[object, str, str]] = []  # those whose index another one has taken
         self._events = self._run()
 
     @property
@@ -327,7 +337,7 @@ class RemoteAnswer(Answer):
         if self._reason in _BROKEN:
             told = f"The server at {self._chunks.remote.url} ended its answer early ({self._reason}): it is not whole."
             raise EndpointFailed(told, f"it ended with {self._reason}", counts=False)
-        for name, arguments in self._called.values():
+        for _, name, arguments in [*self._whole, *self._called.values()]:
             yield Call(name, arguments_in(arguments))
         if not (self.complete or self._trusted or self._stops or self._reason == "length"):
             told = f"The server at {self._chunks.remote.url} did not keep to the form of the answer: ask another one."
@@ -335,15 +345,23 @@ class RemoteAnswer(Answer):
         yield End(_REASONS.get(self._reason, "stop"), self.stats)
 
     def _take_call(self, one: Mapping[str, Any]) -> None:
-        """Take a call or a piece of one: the first piece has the name, later ones more of the arguments."""
+        """Take a call or a piece of one: the first piece has the name, later ones more of the arguments.
+
+        Some servers give all calls the index 0, so a name with another id begins a call; others give each piece an id
+        of its own, so an id alone does not.
+        """
         function, last = one.get("function") or {}, len(self._called) - 1
         index = one.get("index", last if one.get("id") is None and last >= 0 else last + 1)
         index = index if isinstance(index, int) else last + 1
-        name, arguments = self._called.get(index, ("", ""))
+        number, called = one.get("id"), str(function.get("name") or "")
+        known = self._called[index][0] if index in self._called else None
+        if called and number and known and number != known:
+            self._whole.append(self._called.pop(index))
+        known, name, arguments = self._called.get(index, (number, "", ""))
         more = function.get("arguments") or ""
         written = more if isinstance(more, str) else json.dumps(more)  # some servers send the object itself
         self._first = self._first or time.perf_counter()
-        self._called[index] = name or str(function.get("name") or ""), arguments + written
+        self._called[index] = known, name or called, arguments + written
 
     def _read_beside(self) -> Queue[dict[str, Any] | Exception | None]:
         """Return the queue into which another thread reads chunks, a few ahead; last an exception or None."""

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.chat.material import read_text
+from mlxmtp.engine.calls import strict_json
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.errors import UsageError
 from mlxmtp.files import is_file
@@ -121,7 +122,7 @@ def has_form(text: str, form: Constraint) -> bool:
     if form.kind == "regex":
         return form.fits(text)
     try:
-        value = json.loads(text)
+        value = strict_json(text)
     except (ValueError, RecursionError):
         return False
     schema = json.loads(form.source)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmtp.chat.material import check_size, decoded, gather, of_bytes, read_text, titled
+from mlxmtp.chat.material import begins_media, check_size, decoded, gather, of_bytes, read_text, titled
 from mlxmtp.chat.message import join
 from mlxmtp.errors import UsageError
-from mlxmtp.media.source import MediaFile
+from mlxmtp.media.source import HEAD, MediaFile
+from mlxmtp.media.source import LIMIT as MEDIA_LIMIT
 
 PATIENCE = 2.0
 """Seconds without a byte from a pipe after which a person hears what is waited for."""
@@ -142,4 +143,7 @@ def _read_all(stdin: int | None, on_wait: Callable[[], None] | None) -> bytes:
         if not chunk:
             return bytes(data)
         data += chunk
-        check_size(len(data), "stdin")
+        if not begins_media(bytes(data[:HEAD])):
+            check_size(len(data), "stdin")
+        elif len(data) > MEDIA_LIMIT:
+            return bytes(data)  # refused by those who tell what it is

@@ -111,6 +111,11 @@ def of_bytes(data: bytes, name: str) -> Material | None:
     return Material(name, join(texts), notes=notes, media=tuple(seen))
 
 
+def begins_media(head: bytes) -> bool:
+    """Return whether a picture, a sound, a video or a PDF begins with `head`."""
+    return media_type_of(head) is not None or head.startswith(PDF_MARK)
+
+
 def read_text(name: str) -> str:
     """Return the text of a file alone. Raises as `gather`."""
     return _text_of(_read(_path(name), name, LIMIT), name)[0]
@@ -395,7 +400,7 @@ def _read(path: Path, name: str, limit: int, *, media_limit: int | None = None) 
     try:
         with path.open("rb") as file:
             head = b"" if media_limit is None else file.read(HEAD)
-            if media_limit is not None and (media_type_of(head) is not None or head.startswith(PDF_MARK)):
+            if media_limit is not None and begins_media(head):
                 limit = media_limit
             return head + file.read(max(0, limit + 1 - len(head)))
     except FileNotFoundError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlxmtp.engine.calls import CALL_CLOSE, CALL_OPEN, QUOTE
 from mlxmtp.engine.constraint import Constraint
+from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
 
@@ -22,7 +23,7 @@ object: "{" (pair ("," pair)*)? "}"
 pair: KEY ":" any
 array: "[" (any ("," any)*)? "]"
 number: NUMBER
-KEY: /[A-Za-z0-9_$.-]{1,64}/
+KEY: /[^\s\x00-\x1f\x7f-\x9f{}\[\],:"]([^\x00-\x1f\x7f-\x9f{}\[\],:"]{0,62}[^\s\x00-\x1f\x7f-\x9f{}\[\],:"])?/
 TEXT: /(.|\n)*/
 NUMBER: /-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?/
 INTEGER: /-?(0|[1-9][0-9]{0,17})/
@@ -31,18 +32,24 @@ INTEGER: /-?(0|[1-9][0-9]{0,17})/
 
 def calls_only(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *, several: bool) -> Constraint:
     """Return the constraint to one call of one of `tools`, or to `several`."""
-    return Constraint("grammar", f"start: call{'+' if several else ''}\n{_calls(tools, tokenizer)}")
+    rules = f"start: call{'+' if several else ''}\n{_calls(tools, tokenizer)}"
+    return Constraint("grammar", rules, call_mark=tokenizer.special_id(CALL_OPEN))
 
 
 def text_or_calls(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, stop: Collection[int]) -> Constraint:
-    """Return the constraint to any text, behind which calls of `tools` may stand; nothing else may follow them.
+    """Return the constraint to any text and thoughts, behind which calls of `tools` may stand and nothing else.
 
     `stop`: the tokens that end an answer. Raises UsageError for a model that knows no tools.
     """
     _require_tools(tokenizer)
-    marks = {tokenizer.special_id(CALL_OPEN), tokenizer.special_id(CALL_CLOSE), *stop}
-    others = ",".join(str(one) for one in sorted(one for one in marks if one is not None))
-    return Constraint("grammar", f"start: free call*\nfree: <[^{others}]>*\n{_calls(tools, tokenizer)}")
+    call_mark, call_close, opening, closing = map(tokenizer.special_id, (CALL_OPEN, CALL_CLOSE, OPEN, CLOSE))
+    rules = f"free: {_any_but(call_mark, call_close, opening, *stop)}\n{_calls(tools, tokenizer)}"
+    if opening is None or closing is None:
+        return Constraint("grammar", f"start: free call*\n{rules}")
+    rules = f"thought: <[{opening}]> {_any_but(call_mark, call_close, closing, *stop)}\n{rules}"
+    return Constraint(
+        "grammar", f"start: free (thought <[{closing}]> free)* (thought | call*)\n{rules}", call_mark=call_mark
+    )
 
 
 def form_or_calls(
@@ -53,12 +60,18 @@ def form_or_calls(
     Raises UsageError for a model that knows no tools.
     """
     _require_tools(tokenizer)
-    return replace(form, calls=f"calls: call{'+' if several else ''}\n{_calls(tools, tokenizer)}")
+    rules = f"calls: call{'+' if several else ''}\n{_calls(tools, tokenizer)}"
+    return replace(form, calls=rules, call_mark=tokenizer.special_id(CALL_OPEN))
 
 
 def _require_tools(tokenizer: Tokenizer) -> None:
     if not tokenizer.declares_tools or tokenizer.special_id(CALL_OPEN) is None:
         raise UsageError("This model knows no tools: take another one, or leave the tools out.")
+
+
+def _any_but(*tokens: int | None) -> str:
+    """Return an expression for any tokens but these."""
+    return f"<[^{','.join(str(one) for one in sorted({one for one in tokens if one is not None}))}]>*"
 
 
 def _calls(tools: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> str:

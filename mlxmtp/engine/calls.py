@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,18 @@ class CallReader:
         return "".join(map(detokenizer.add, ids)) + detokenizer.flush()
 
 
+def strict_json(text: str | bytes) -> Any:
+    """Return what JSON says. Raises ValueError for anything else, NaN and infinite numbers among it, and RecursionError
+    for absurd nesting."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(word: str) -> float:
+    if not math.isfinite(number := float(word)):
+        raise ValueError(f"{word} is no number of JSON")
+    return number
+
+
 def parse_call(structure: str, strings: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Return name and arguments of a call; `structure` has NUL where each of `strings` stood. Raises ValueError."""
     head = _HEAD.match(structure)
@@ -123,7 +136,7 @@ class _Parser:
         if not _NUMBER.fullmatch(piece):
             raise ValueError(f"no value: {piece}")
         number = json.loads(piece)
-        if not math.isfinite(number):
+        if abs(number) > sys.float_info.max:
             raise ValueError(f"{piece} is no number that a program can hold")
         return number
 

@@ -1,6 +1,7 @@
 """Constraints on an answer: JSON Schema, a regular expression or a grammar, checked on token ids by llguidance.
 
-Whatever the constraint, a thought may come first; between its marks every token is free (docs/structured.md).
+Whatever the constraint, a thought may come first; between its marks every token is free but the one that opens a call
+(docs/structured.md).
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ class Constraint:
 
     Expressions are those of Rust's regex library and match the whole answer; grammars begin with `start`. `calls`: the
     rules of tool calls, from `calls` on, which may come in place of that form (`call_grammar.form_or_calls`).
+    `call_mark`: the token that opens a call, where there may be some.
     """
 
     kind: Kind
     source: str
     calls: str = ""
+    call_mark: int | None = None
 
     @classmethod
     def schema(cls, schema: Mapping[str, Any] | bool) -> Constraint:
@@ -163,7 +166,7 @@ class Matcher:
 
         self._stop, self._ended = table.stop, False
         limits = llguidance.LLParserLimits(verbose_errors=False)
-        grammar = constraint._grammar(_beginning(table, in_thought, constraint.calls))
+        grammar = constraint._grammar(_beginning(table, constraint, inside=in_thought))
         self._inner = llguidance.LLMatcher(table.inner, grammar, log_level=0, limits=limits)
         self._complain()
         if self.accept(begun) < len(begun):
@@ -225,12 +228,13 @@ def _reduced(schema: Any, *, by_name: bool = False) -> Any:
     }
 
 
-def _beginning(table: TokenTable, inside: bool, calls: str) -> str:
-    """Return the rules of a thought that may come first, or that the prompt has begun, and of `calls` after it."""
-    answer = f"(@answer | calls)\n{calls}" if calls else "@answer"
+def _beginning(table: TokenTable, constraint: Constraint, *, inside: bool) -> str:
+    """Return the rules of a thought that may come first, or that the prompt has begun, and of calls after it."""
+    answer = f"(@answer | calls)\n{constraint.calls}" if constraint.calls else "@answer"
     if table.open is None or table.close is None:
         return f"start: {answer}"
-    free = f"<[^{','.join(map(str, sorted({table.close, *table.stop})))}]>*"
+    barred = {table.close, *table.stop, *([] if constraint.call_mark is None else [constraint.call_mark])}
+    free = f"<[^{','.join(map(str, sorted(barred)))}]>*"
     if inside:
         return f"start: {free} <[{table.close}]> {answer}"
     return f"start: thought? {answer}\nthought: <[{table.open}]> {free} <[{table.close}]>"

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from mlxmtp.engine.declarations import Declaration, declaration
 from mlxmtp.errors import UsageError
 
-_NAMED = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
+_NAMED = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
 
 def declare(function: Callable[..., Any]) -> Declaration:
@@ -49,8 +49,8 @@ def _schema_of(hint: Any, where: str) -> dict[str, Any]:
             return {**_schema_of(some[0], where), "nullable": True}
     elif origin is Literal and all(isinstance(one, str) for one in inner):
         return {"type": "string", "enum": list(inner)}
-    elif origin is list and inner:
-        return {"type": "array", "items": _schema_of(inner[0], where)}
+    elif (origin or hint) is list:
+        return {"type": "array", "items": _schema_of(inner[0], where) if inner else {"type": "any"}}
     elif (kind := _NAMED.get(origin or hint)) is not None:
         return {"type": kind}
     raise UsageError(f"{where}: tools take str, int, float, bool, Literal of texts, list, dict and | None, not {hint}.")

@@ -47,7 +47,8 @@ def read(body: Fields) -> AnswerRequest:
 
 def read_plain(body: Fields) -> AnswerRequest:
     """Return what a completion asks for. Raises Refused."""
-    body.refuse("echo", "suffix", "best_of", unless=(1,))
+    body.refuse("echo", "suffix")
+    body.refuse("best_of", unless=(1,))
     top = body.number("logprobs", TOP_LOGPROBS)
     told = {} if top is None else {"top_logprobs": int(top)}
     prompt = body.table.get("prompt")

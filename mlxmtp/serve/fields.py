@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlxmtp.engine.calls import strict_json
 from mlxmtp.limits import Range
 
 
@@ -21,12 +21,8 @@ class Refused(Exception):
 
 def read_json(body: bytes) -> dict[str, Any]:
     """Return the object that a body is. Raises Refused for anything else, NaN and absurd nesting among them."""
-
-    def no_number(word: str) -> None:
-        raise ValueError(f"{word} is no JSON")
-
     try:
-        value = json.loads(body, parse_constant=no_number)
+        value = strict_json(body)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Refused(f"The body is not JSON: {reason}.") from None
@@ -120,7 +116,9 @@ class Fields:
         """Refuse fields that are known, mean something, and are not honoured here; `unless`: values without effect."""
         for name in names:
             value = self.table.get(name)
-            if value is not None and value is not False and value not in ([], {}, "", *unless):
+            if value is None or value is False:
+                continue
+            if value is True or value not in ([], {}, "", *unless):  # True is 1 otherwise
                 raise Refused(
                     f"{self.path(name)} is not supported here: leave it out.",
                     self.path(name),

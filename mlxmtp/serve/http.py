@@ -85,6 +85,7 @@ class Outgoing:
         headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-cache")]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self.flush()
+        self._last = self._clock()  # also where nothing waited
         if self._seconds is not None:
             self._beating = asyncio.create_task(self._beat(self._seconds))
 

@@ -90,7 +90,8 @@ class Models:
                     served = self._others[plain]()
                     self._known |= dict.fromkeys({plain} | served.names & self._others.keys(), served)
             except MlxmtpError as error:
-                raise Refused(str(error), "model", status=503) from error
+                status = 400 if isinstance(error, TooLarge) else 503  # which clients take for a state that passes
+                raise Refused(str(error), "model", status=status) from error
             return self._known[plain]
 
     def names(self) -> list[str]:

@@ -21,6 +21,7 @@ def read_chat(body: Fields) -> AnswerRequest:
     history = History()
     for message in body.objects("messages"):
         _add(history, message)
+    last = history.messages[-1] if history.messages else {}
     return AnswerRequest(
         body.text("model"),
         history.messages,
@@ -28,6 +29,7 @@ def read_chat(body: Fields) -> AnswerRequest:
         functions(body),
         stream=body.flag("stream", True),
         stops=_stops(body),
+        continues=last.get("role") == "assistant" and "tool_calls" not in last,
     )
 
 

@@ -88,9 +88,9 @@ class _Items(History):
             self.add(Fields(known, item.where))
 
     def flush(self) -> None:
-        """Append the answer whose items have come."""
+        """Append the answer whose items have come; a thought alone is none."""
         text, reasoning, calls = self._text, self._reasoning, self._calls
-        if text or reasoning or calls:
+        if text or calls:
             self.answer("\n".join(text), "\n".join(filter(None, reasoning)), calls)
         self._text, self._reasoning, self._calls = [], [], []
 

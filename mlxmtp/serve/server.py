@@ -28,6 +28,7 @@ from mlxmtp.settings import Settings
 
 HOST, PORT, WAITING, HEARTBEAT = "127.0.0.1", 8765, 64, 10.0
 _CONNECTIONS = 512
+_IDLE = 30  # seconds for which a connection is kept: agents ask again on it when their tools have run
 _PATIENCE = 5  # seconds that answers have to end when the server does
 _WRITING = 120.0  # seconds that the texts of a model may take to be written
 _SAVE_SECONDS = 60.0  # between two writings of what drafting has learned
@@ -122,6 +123,7 @@ class Server:
             server_header=False,
             proxy_headers=False,
             limit_concurrency=_CONNECTIONS,
+            timeout_keep_alive=_IDLE,
             timeout_graceful_shutdown=_PATIENCE,
         )
         self._uvicorn = server = _Uvicorn(config)

@@ -62,6 +62,15 @@ def test_forms_are_those_that_the_programs_read(home: Path) -> None:
     assert int(claude["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) < int(claude["CLAUDE_CODE_MAX_CONTEXT_TOKENS"]) == 65_536
 
 
+def test_zed_is_told_of_a_key_in_any_case_and_keeps_thoughts_apart() -> None:
+    zed = CLIENTS["zed"]
+    assert "any word" in zed.then(OPEN)
+    assert "any word" not in zed.then(LOCKED)
+    assert all("MLXMTP_API_KEY" in zed.then(server) for server in (OPEN, LOCKED))
+    [model] = json.loads(text_of(zed, OPEN))["language_models"]["openai_compatible"]["mlxmtp"]["available_models"]
+    assert model["capabilities"]["interleaved_reasoning"] is True
+
+
 def test_a_model_that_sees_gets_pictures() -> None:
     seeing = replace(OPEN, model=replace(OPEN.model, sees=True))
     differ = [name for name, client in CLIENTS.items() if text_of(client, seeing) != text_of(client, OPEN)]

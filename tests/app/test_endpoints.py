@@ -101,6 +101,13 @@ def test_calls_in_pieces_whole_and_as_objects() -> None:
         call(id="a", function={"name": "f", "arguments": {"x": 1}}) + call(id="b", function={"name": "g"}),
         call(id="a", function={"name": "f", "arguments": '{"x'}) + call(function={"arguments": '": 1}'})
         + call(id="b", function={"name": "g"}),
+        call(index=0, id="a", function={"name": "f", "arguments": '{"x": 1}'})
+        + call(index=0, id="b", function={"name": "g", "arguments": "{}"}),
+        call(index=0, id="a", function={"name": "f", "arguments": ""})
+        + call(index=0, function={"arguments": '{"x'}) + call(index=0, function={"arguments": '": 1}'})
+        + call(index=0, id="b", function={"name": "g", "arguments": ""}) + call(index=0, function={"arguments": "{}"}),
+        call(index=0, id="a", function={"name": "f", "arguments": '{"x'})  # a new id for each piece: older vLLM
+        + call(index=0, id="b", function={"arguments": '": 1}'}) + call(index=1, id="c", function={"name": "g"}),
     ]  # fmt: skip
     for way in ways:
         with peer(STREAM + way + said(reason="tool_calls") + DONE) as server:
@@ -157,7 +164,21 @@ FAULTS: dict[str, tuple[list[Step], str, bool]] = {
     "arguments that are none": (
         [STREAM + delta(tool_calls=[{"id": "a", "function": {"name": "f", "arguments": "[1]"}}])
          + said(reason="tool_calls") + DONE], "cannot be read", False),
+    "an argument that is no number of JSON": (
+        [STREAM + delta(tool_calls=[{"id": "a", "function": {"name": "f", "arguments": '{"x": 1e999}'}}])
+         + said(reason="tool_calls") + DONE], "cannot be read", False),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_may_be_anything_has_no_type_for_servers_of_others(ours: bool) -> None:
+    """ "any" is a word of this program: a server that checks schemas refuses it."""
+    numbers = {"type": "object", "properties": {"n": {"type": "array", "items": {"type": "any"}}}}
+    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": numbers}}
+    with peer(STREAM + said("Hi.", reason="stop") + DONE) as server:
+        list(ServedModel(Remote(server.url), "large", ours=ours).stream(HI, tools=[tool]))
+    sent = server.bodies[-1]["tools"][0]["function"]["parameters"]["properties"]["n"]
+    assert sent == {"type": "array", "items": {"type": "any"} if ours else {}}
 
 
 TIMES = ("slow to begin", "alive without a token")  # the others are not about time
@@ -269,6 +290,67 @@ def test_a_server_that_refuses_the_switch_for_thoughts_is_asked_without_it(way: 
             next(iter(model.stream(HI)))
         assert next(iter(model.stream(HI))) == Text("x")
     assert ["chat_template_kwargs" in body for body in server.bodies] == [True, False, True]
+
+
+def extra(*names: str) -> bytes:
+    """A refusal of fields as Mistral words it."""
+    told = [{**EXTRA, "loc": ["body", name]} for name in names]
+    body = {"object": "error", "message": {"detail": told}}
+    return http(json.dumps(body).encode(), "422 Unprocessable Entity")
+
+
+OPTIONS, TEMPLATE = "stream_options", "chat_template_kwargs"
+
+
+@pytest.mark.parametrize(
+    ("refusals", "refused"),
+    [
+        ([extra(OPTIONS)], [OPTIONS]),
+        ([http(b'{"error": {"message": "include_usage is not known"}}', "400 Bad Request")], [OPTIONS]),
+        ([extra(OPTIONS, TEMPLATE), extra(TEMPLATE)], [OPTIONS, TEMPLATE]),
+        ([http(b"{}", "400 Bad Request"), extra(OPTIONS)], [TEMPLATE, OPTIONS]),
+    ],
+)
+def test_a_server_that_refuses_the_wish_for_counts_is_asked_without_it(
+    refusals: list[bytes], refused: list[str]
+) -> None:
+    yes = STREAM + said("x", reason="stop")
+    with peer(*refusals, yes, yes) as server:
+        model = ServedModel(Remote(server.url), "large")
+        assert [next(iter(model.stream(HI))) for _ in range(2)] == [Text("x")] * 2
+    sent = [[name for name in (OPTIONS, TEMPLATE) if name in body] for body in server.bodies]
+    left = [[name for name in (OPTIONS, TEMPLATE) if name not in refused[:asked]] for asked in range(len(refused) + 1)]
+    assert sent == [*left, left[-1]]
+    with peer(extra(OPTIONS), extra("messages"), extra("messages"), yes) as server:  # something else is wrong
+        model = ServedModel(Remote(server.url), "large")
+        with pytest.raises(EndpointFailed, match="messages"):
+            next(iter(model.stream(HI)))
+        assert next(iter(model.stream(HI))) == Text("x")
+    assert [OPTIONS in body for body in server.bodies] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("url", "there"),
+    [
+        ("http://[::1]", ("::1", 80)),
+        ("https://[2001:db8::beef]/v1", ("2001:db8::beef", 443)),
+        ("http://[::1]:8765", ("::1", 8765)),
+        ("https://gpu.example", ("gpu.example", 443)),
+    ],
+)
+def test_an_address_without_a_port_has_that_of_its_scheme(
+    monkeypatch: pytest.MonkeyPatch, url: str, there: tuple[str, int]
+) -> None:
+    asked = []
+
+    def connect(address: tuple[str, int], *_: object) -> None:
+        asked.append(address)
+        raise OSError("not here")
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    with pytest.raises(EndpointFailed, match="not here"):
+        Remote(url).models()
+    assert asked == [there]
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,27 @@ class TestCalls:
             assert called(tools, "echo", text="x") == "x"
         assert asked == ["Echo a text.", "Send it to me."]
 
+    def test_no_call_beside_the_one_that_learns_of_a_change_runs_the_changed_tool(self, tmp_path: Path) -> None:
+        with using(raw("changing"), folder=tmp_path) as tools:
+            tools.renew()
+            runner = CallRunner(tools.box, tools.approvals, seconds=PATIENCE)
+            asked = [ToolCall(id=f"call_{text}", name="echo", arguments={"text": text}) for text in "xyz"]
+            assert text_of(runner.carry_out(asked[:1])[0].content) == "x"
+            for result in runner.carry_out(asked[1:]):
+                assert "another tool now" in text_of(result.content)
+
+    def test_a_change_is_not_forgotten_where_the_tools_could_not_be_listed(self, tmp_path: Path) -> None:
+        with using(raw("changing", "once"), folder=tmp_path) as tools:
+            tools.renew()
+            assert called(tools, "echo", text="x") == "x"
+            assert "not now" in called(tools, "echo", text="y")
+            assert "another tool now" in called(tools, "echo", text="z")
+
+    def test_a_result_is_read_with_its_empty_texts_and_says_what_is_left_out(self, tmp_path: Path) -> None:
+        with using(raw("empty"), folder=tmp_path) as tools:
+            tools.renew()
+            assert called(tools, "echo", text="x") == "x" + "\n" * 999 + "\n[4 more]"
+
     def test_a_call_that_is_stopped_or_too_slow_is_taken_back(self, tmp_path: Path) -> None:
         heard = tmp_path / "heard"
         times = chain([0.0], (float(heard.exists()) for _ in count()))  # it begins, and is late once it was heard

@@ -447,3 +447,14 @@ def test_a_conversation_at_the_terminal(house: House, tmp_path: Path) -> None:
     assert "Half" in cut
     assert "broke off its answer" in cut
     assert there.talk.conversation.exchanges[-1].question == "And far again"
+
+
+def test_the_context_is_that_of_models_that_may_answer(house: House) -> None:
+    unused = '[endpoint.unused]\nurl = "127.0.0.1:1"\ncontext = 1000000\n'
+    house.open(skills=SKILLS + unused)
+    assert house.opened.context == 800
+    named = f'{SKILLS}[[skill]]\nname = "all"\nmodel = "unused"\n{unused}'
+    house.open(skills=named)
+    assert house.opened.context == 1_000_000
+    house.open('remote = "never"', skills=named)
+    assert house.opened.context == 800

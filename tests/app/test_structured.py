@@ -204,6 +204,11 @@ def test_what_a_server_answers_is_held_to_all_of_a_schema(schema: dict[str, Any]
     assert not has_form(json.dumps(wrong), form)
 
 
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "[Infinity]"])
+def test_what_only_python_reads_is_no_json(text: str) -> None:
+    assert not has_form(text, Constraint.schema({}))
+
+
 def test_no_text_keeps_a_pattern_of_a_schema_busy() -> None:
     form = Constraint.schema({"items": {"pattern": "^(a+)+$"}})
     assert has_form(json.dumps(["a" * 10_000]), form)

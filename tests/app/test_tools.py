@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +24,7 @@ from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
 from mlxmtp.app.tools import approval
 from mlxmtp.app.tools.approval import Approvals, Decision, Grant
 from mlxmtp.app.tools.arguments import fault_in
-from mlxmtp.app.tools.builtin import builtin, calculate
+from mlxmtp.app.tools.builtin import builtin, calculate, fetch
 from mlxmtp.app.tools.calls import EQUAL, ROUNDS, CallRunner
 from mlxmtp.app.tools.chosen import Tools
 from mlxmtp.app.tools.functions import functions_in, tool_of
@@ -32,12 +34,16 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.chat.message import ToolCall, text_of
 from mlxmtp.cli.calls import question_about
+from mlxmtp.engine.call_grammar import calls_only
+from mlxmtp.engine.constraint import Matcher
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ConfigError, UsageError
 from mlxmtp.models.config import read_config
+from tests.app.faulty import http, peer
 from tests.fake_decoder import FakeDecoder
+from tests.forms import table, tokenizer
 from tests.serve.running import TEMPLATE, call
 from tests.text_checkpoint import write_text_checkpoint
 
@@ -159,6 +165,20 @@ def test_the_calculator_does_nothing_else(expression: str) -> None:
         calculate(expression)
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/größe/a b?q=zwei Wörter&r=/?#teil", "/gr%C3%B6%C3%9Fe/a%20b?q=zwei%20W%C3%B6rter&r=/?"),
+        ("/a%20b;c=(1),2/@x?y=%C3%B6+z&w[]=$1'*!", "/a%20b;c=(1),2/@x?y=%C3%B6+z&w[]=$1'*!"),
+        ("", "/"),
+    ],
+)
+def test_an_address_is_fetched_as_people_write_it(path: str, asked: str) -> None:
+    with peer(http(b"Hello", "200 OK", "Content-Type: text/plain")) as web:
+        assert fetch(web.url + path) == "Hello"
+    assert web.requests[0].split(b"\r\n")[0] == f"GET {asked} HTTP/1.1".encode()
+
+
 def test_functions_become_tools(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         'from typing import Literal\ndef add(a: int, b: float = 1, how: Literal["x", "y"] = "x") -> str:\n'
@@ -169,6 +189,45 @@ def test_functions_become_tools(tmp_path: Path) -> None:
     assert add.parameters["required"] == ["a"]
     assert add.parameters["properties"]["how"] == {"type": "string", "enum": ["x", "y"]}
     assert ran(add, a=2) == "3"
+
+
+def test_a_file_of_functions_is_a_module(tmp_path: Path) -> None:
+    """Dataclasses look up the module that they are of."""
+    before = {*sys.modules}
+    file = tmp_path / "data.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Point:\n"
+        "    x: int\n\ndef double(x: int) -> int:\n    return 2 * Point(x).x\n"
+    )
+    [double] = functions_in(str(file))
+    assert ran(double, x=2) == "4"
+    file.write_text("raise ValueError('no')")
+    with pytest.raises(UsageError, match="cannot be run: ValueError: no"):
+        functions_in(str(file))
+    assert not [name for name in {*sys.modules} - before if name.startswith("mlxmtp_functions")]
+
+
+def test_an_async_function_is_run_to_its_end() -> None:
+    async def add(a: int, b: int) -> int:
+        await asyncio.sleep(0)
+        return a + b
+
+    assert ran(tool_of(add), a=1, b=2) == "3"
+
+
+@pytest.mark.parametrize("given", [[1, "two", [True, None]], [], ["a"]])
+def test_a_list_without_a_type_holds_anything(given: list[Any]) -> None:
+    def total(items: list, rows: list[list] | None = None) -> int:
+        return len(items)
+
+    one = tool_of(total)
+    assert fault_in({"items": given, "rows": [given]}, one.parameters) == ""
+    assert fault_in({"items": "a"}, one.parameters) == 'items must be of type array, not "a"'
+    grammar = calls_only([mlxmtp.declare(total)], tokenizer(), several=False)
+    ids = tokenizer().encode(call(f"total{{items:{json.dumps(given, separators=(',', ':'))}}}"))
+    matcher = Matcher(grammar, table())
+    assert matcher.accept(ids) == len(ids)
+    assert matcher.complete
 
 
 def test_functions_of_another_file_are_others(tmp_path: Path) -> None:
@@ -436,6 +495,19 @@ class TestLimits:
         slow = tool(run=run, reads=True)
         runner = runner_of(tmp_path, slow, stopped=lambda: bool(stops))
         assert said(runner, called("act")) == ["The person stopped it."]
+
+    def test_calls_that_hang_side_by_side_share_their_seconds(self, tmp_path: Path) -> None:
+        now, over = [0.0], Event()
+
+        def later(call: ToolCall, seconds: float, told: str) -> None:
+            now[0] += 10.0
+
+        hanging = tool(run=lambda given: over.wait(30), reads=True)
+        runner = runner_of(tmp_path, hanging, clock=lambda: now[0], on_progress=later, seconds=60.0)
+        late = said(runner, *(called("act", number, text=str(number)) for number in range(3)))
+        over.set()
+        assert late == ["It did not answer within 60 seconds."] * 3
+        assert now == [60.0]
 
     def test_what_runs_is_stopped_when_the_others_cannot_be_decided(self, tmp_path: Path) -> None:
         started, stopped = Event(), Event()

@@ -10,6 +10,8 @@ import pytest
 from mlxmtp.chat import attach, material
 from mlxmtp.chat.attach import Attached, join_message, read_reference
 from mlxmtp.errors import ContextOverflow, UsageError
+from mlxmtp.media import source
+from mlxmtp.media.pdf import Page
 
 
 @pytest.fixture
@@ -104,6 +106,33 @@ def test_more_than_any_context_holds_is_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(material, "LIMIT", 10)
     with pytest.raises(ContextOverflow, match="stdin is longer than 10 bytes"):
         join_message([], [], piped(pipe, b"x" * 11))
+
+
+@pytest.mark.parametrize("head", [b"fLaC", b"RIFF\0\0\0\0WAVE", b"%PDF-1.7\n"])
+def test_media_and_pdfs_may_be_as_large_as_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int], head: bytes
+) -> None:
+    monkeypatch.setattr(material, "LIMIT", 10)
+    monkeypatch.setattr(material, "read_pages", lambda data, name: [Page(1, data.decode())])
+    data = head + b"x" * 180
+    attached = join_message([], ["What?"], piped(pipe, data))
+    assert data.decode() in attached.material or [one.data for one in attached.media] == [data]
+
+
+def test_a_medium_that_is_too_large_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(attach, "MEDIA_LIMIT", 1 << 20)
+    monkeypatch.setattr(source, "LIMIT", 1 << 20)
+    with Path("/dev/zero").open("rb") as endless:
+        read = os.read
+
+        def begun(fd: int, size: int) -> bytes:
+            return b"fLaC" + read(endless.fileno(), size)
+
+        monkeypatch.setattr(os, "read", begun)
+        with pytest.raises(UsageError, match="stdin has more than 1 MB"):
+            join_message([], ["What?"], pipe[0])
 
 
 @pytest.mark.parametrize(("files", "prompt"), [([], []), (["-"], ["Why?"]), ([], ["Why?"])])

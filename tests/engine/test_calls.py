@@ -58,6 +58,7 @@ BAD = [
     "call:f{a:1", "call:f", "f{a:1}", "call:f{a:'x'}", "call:f{a:x}", "call:f{a:1 b:2}", "call:f{a:1}}", "call:f{a}",
     "call:f{a:1,a:2}", "call:f(a:1)", "call:f{a:01}", "call:f{a:1e999}", "call:f{a:[1,2}", "call:f{a:NaN}", "call:{}",
     "call:f{,}", "call:f{a:1,}", "call:f{:1}", "call:f{a:}", 'call:f{a:"x""y"}', 'call:f{a:"x"y}', "call:f{a:True}",
+    "call:f{a:" + "9" * 400 + "}", "call:f{a:-" + "9" * 5000 + "}",
     "call:f{a:" + "[" * 80 + "]" * 80 + "}",
 ]  # fmt: skip
 

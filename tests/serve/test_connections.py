@@ -100,6 +100,29 @@ def test_after_a_refused_body_that_came_late_the_next_request_has_its_time(
         assert line.recv(65536).startswith(b"HTTP/1.1 400")  # it was read: `{    ` is no JSON
 
 
+def test_a_connection_outlives_a_pause_of_its_client(locked: Running) -> None:
+    uvicorn = locked.server._uvicorn
+    assert uvicorn is not None
+    assert uvicorn.config.timeout_keep_alive == 30
+
+
+def test_a_stream_that_begins_with_nothing_has_its_first_sign_of_life_in_time() -> None:
+    sent: list[bytes] = []
+
+    async def answer() -> None:
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+
+        out = Outgoing(send, lambda: b"sign.", 60.0)
+        await out.begin("text/plain")
+        await asyncio.sleep(0.01)
+        out.add(b"rest.")
+        await out.end()
+
+    asyncio.run(answer())
+    assert sent == [b"", b"rest."]
+
+
 def test_a_sign_of_life_to_a_slow_reader_is_sent_whole_and_before_the_end() -> None:
     """The answer ends while the sign still waits for the reader."""
     sent: list[bytes] = []

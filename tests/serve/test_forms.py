@@ -10,22 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.engine.call_grammar import calls_only
-from mlxmtp.engine.constraint import Matcher, TokenTable
+from mlxmtp.engine.call_grammar import calls_only, form_or_calls, text_or_calls
+from mlxmtp.engine.calls import CallReader
+from mlxmtp.engine.constraint import Constraint, Matcher, TokenTable
+from mlxmtp.engine.events import Call
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.serve.tools import declare
-from tests.serve.running import Json, Running, call
+from tests.serve.running import TEMPLATE, Json, Running, call
 from tests.text_checkpoint import write_text_checkpoint
 
 HI: list[Json] = [{"role": "user", "content": "Hi"}]
+STOP = [1, 50, 106]
 SCHEMA: Json = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
 
 
 @pytest.fixture(scope="module")
 def text_side(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, TokenTable]:
-    tokenizer = Tokenizer.load(write_text_checkpoint(tmp_path_factory.mktemp("forms")))
-    return tokenizer, TokenTable(tokenizer, 700, [1, 50, 106])
+    tokenizer = Tokenizer.load(write_text_checkpoint(tmp_path_factory.mktemp("forms"), template=TEMPLATE))
+    return tokenizer, TokenTable(tokenizer, 700, STOP)
 
 
 def accepted(text_side: tuple[Tokenizer, TokenTable], tools: list[Json], text: str, *, several: bool = True) -> bool:
@@ -82,6 +85,54 @@ def test_one_call_or_several(text_side: Any) -> None:
     assert not accepted(text_side, tools, call("now{a:1}"))  # it takes nothing
     assert accepted(text_side, tools, call("f{}"), several=False)
     assert not accepted(text_side, tools, both, several=False)
+
+
+@pytest.mark.parametrize("key", ["a", "Due date", "Größe", "src/a.py", "7", "it's (new)", "日本", "x" * 64])
+def test_a_free_object_has_the_keys_that_the_model_means(text_side: Any, key: str) -> None:
+    tokenizer, _ = text_side
+    written = call(f"f{{more:{{{key}:1}}}}")
+    assert accepted(text_side, [declare("f", "", {"properties": {"more": {"type": "object"}}}, "")], written)
+    reader = CallReader(tokenizer)
+    [read] = [part for token in tokenizer.encode(written) for part in reader.feed(token)]
+    assert isinstance(read, Call)
+    assert read.arguments == {"more": {key: 1}}
+
+
+@pytest.mark.parametrize("key", ["", " a", "a ", "\u3000a", "a\nb", "a\x7fb", '"a"', "a[0]", "x" * 65])
+def test_no_key_is_read_as_another(text_side: Any, key: str) -> None:
+    written = call(f"f{{{key}:1}}")
+    assert not accepted(text_side, [declare("f", "", {"additionalProperties": True}, "")], written)
+    plain = written.replace('<|"|>', '"')
+    assert not accepted(text_side, [declare("f", "", {"additionalProperties": True}, "")], plain)
+
+
+@pytest.mark.parametrize("kind", ["text", "form", "calls"])
+def test_no_call_stands_in_a_thought(text_side: Any, kind: str) -> None:
+    tokenizer, table = text_side
+    tools = [declare("now", "", None, "")]
+    constraint = {
+        "text": text_or_calls(tools, tokenizer, STOP),
+        "form": form_or_calls(Constraint.schema({}), tools, tokenizer),
+        "calls": calls_only(tools, tokenizer, several=True),
+    }[kind]
+    opened, thought = tokenizer.encode("<|channel>"), tokenizer.encode("thought\nHm ")
+    rest, closed = tokenizer.encode(call("now{}")), tokenizer.encode("<channel|>")
+    beginnings = [opened, [*tokenizer.encode("Well, "), *opened], [*opened, *closed, *opened]]
+    for begun in [[], *(beginnings if kind == "text" else beginnings[:1])]:
+        matcher = Matcher(constraint, table, begun, in_thought=not begun)
+        assert matcher.accept(thought) == len(thought)
+        assert matcher.accept(rest) == 0
+        assert matcher.accept([*closed, *rest]) == len(closed) + len(rest)
+        assert matcher.complete
+
+
+def test_an_answer_in_free_text_may_end_in_a_thought(text_side: Any) -> None:
+    tokenizer, table = text_side
+    matcher = Matcher(text_or_calls([declare("now", "", None, "")], tokenizer, STOP), table)
+    thought = tokenizer.encode("Well <channel|> <|channel>thought\nHm <|channel> <channel|> so <|channel>thought")
+    assert matcher.accept(thought) == len(thought)
+    assert matcher.complete
+    assert matcher.accept(STOP[:1]) == 1
 
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {

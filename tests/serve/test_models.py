@@ -75,7 +75,9 @@ def test_a_model_is_read_when_it_is_asked_for_and_the_one_before_is_freed(tmp_pa
         freed = server.post("/api/chat", model="other", keep_alive="0s")
         assert (freed["done_reason"], server.get("/health")["loaded"]) == ("unload", None)
         refused = server.post(CHAT, model="huge", messages=[{"role": "user", "content": "Hi"}])
-        assert (refused["http"], "900 GB" in refused["error"]["message"]) == (503, True)
+        error = refused["error"]
+        assert (refused["http"], error["type"], error["param"]) == (400, "invalid_request_error", "model")
+        assert "900 GB" in error["message"]
         missing = server.post(CHAT, model="/etc", messages=[{"role": "user", "content": "Hi"}])
         assert (missing["http"], missing["error"]["code"]) == (404, "model_not_found")
         assert said(server, "fake") == "Back."

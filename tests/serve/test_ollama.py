@@ -87,6 +87,22 @@ def test_thoughts_as_messages_of_their_own_are_passed_over(served: Running) -> N
     assert "Yes." in prompts[0]
 
 
+def test_an_answer_at_the_end_is_continued(served: Running) -> None:
+    served.say(" b.<turn|>")
+    messages = [*HI, {"role": "assistant", "content": "A,"}]
+    answer = served.post("/api/chat", model="fake", messages=messages, stream=False)
+    assert answer["message"]["content"] == " b."
+    assert served.prompt().endswith("<|turn>model\nA,")
+
+
+def test_calls_at_the_end_are_not_continued(served: Running) -> None:
+    served.say("Done.<turn|>")
+    calls: list[Json] = [{"function": {"name": "f", "arguments": {}}}]
+    messages = [*HI, {"role": "assistant", "content": "A,", "tool_calls": calls}]
+    assert served.post("/api/chat", model="fake", messages=messages, tools=[TOOL], stream=False)["http"] == 200
+    assert "<|tool_call>call:f{}<tool_call|>" in served.prompt()
+
+
 def test_a_negative_limit_is_none(served: Running) -> None:
     limits = []
     for number in (-1, -2):
@@ -151,4 +167,8 @@ def test_a_plain_text_is_continued(served: Running) -> None:
     chunks = served.events("/v1/completions", prompt=["Once upon a"])
     assert "".join(one["choices"][0]["text"] for one in chunks) == " time"
     assert served.post("/v1/completions", prompt=["a", "b"])["error"]["param"] == "prompt"
-    assert served.post("/v1/completions", prompt="a", suffix="b")["error"]["param"] == "suffix"
+    for field in ({"suffix": "b"}, {"echo": True}, {"echo": 1}, {"best_of": 2}, {"typical_p": True}):
+        answer = served.post("/v1/completions", prompt="a", **field)
+        assert (answer["http"], answer["error"]["param"]) == (400, *field)
+    served.say("b<turn|>")
+    assert served.post("/v1/completions", prompt="a", echo=False, best_of=1, suffix="")["http"] == 200

@@ -174,6 +174,17 @@ def test_items_that_were_not_to_be_stored_are_unknown(served: Running, typed: Js
             assert answer["error"]["param"] == "input[1]"
 
 
+@pytest.mark.parametrize("content", [[], [{"type": "reasoning_text", "text": "Hm."}]])
+def test_a_thought_that_nothing_follows_is_no_answer(served: Running, content: list[Json]) -> None:
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": content}
+    hi, prompts = {"role": "user", "content": "Hi"}, []
+    for items in ([hi, thought, hi], [hi, hi]):
+        served.say("Done.<turn|>")
+        assert served.post(RESPONSES, input=items)["http"] == 200
+        prompts.append(served.prompt())
+    assert prompts[0] == prompts[1]
+
+
 def test_an_earlier_response_is_not_found(served: Running) -> None:
     answer = served.post(RESPONSES, input="Hi", previous_response_id="resp_1")
     assert (answer["http"], answer["error"]["code"]) == (400, "previous_response_not_found")

@@ -10,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from mlxmtp.app.tools.toolbox import Run, Running, Tool
@@ -23,6 +23,7 @@ _MOST_FILES, _MOST_LINES, _LARGEST = 500, 400, 4 * 2**20
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1}
 _FETCH_SECONDS = 20
+_KEPT = "%:/?#[]@!$&'()*+,;="  # in an address, whatever else is quoted
 _TIME = "%A %Y-%m-%d %H:%M:%S %z"
 
 
@@ -97,10 +98,12 @@ class _NoRedirect(HTTPRedirectHandler):
 
 def fetch(url: str) -> str:
     """Return the text at an http address. Raises ValueError."""
-    if urlsplit(url).scheme not in ("http", "https"):
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
         raise ValueError("only http and https addresses can be fetched")
+    path, query = (quote(one, safe=_KEPT) for one in (parts.path, parts.query))
     try:
-        request = Request(url, headers={"User-Agent": "mlxmtp"})
+        request = Request(urlunsplit(parts._replace(path=path, query=query)), headers={"User-Agent": "mlxmtp"})
         with build_opener(_NoRedirect).open(request, timeout=_FETCH_SECONDS) as response:
             kind = response.headers.get_content_type()
             if not kind.startswith("text/") and kind not in ("application/json", "application/xml"):

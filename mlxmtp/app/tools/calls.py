@@ -31,8 +31,9 @@ class _Said:
 
 @dataclass(frozen=True, slots=True)
 class _Coming:
-    """The result of a call that runs, once it is there."""
+    """The result of a call that runs since `began`, once it is there."""
 
+    began: float
     running: Running = field(default_factory=Running)
     said: Future[_Said] = field(default_factory=Future)
 
@@ -87,7 +88,7 @@ class CallRunner:
         decision = self._approvals.decide(tool, call.arguments)
         if decision.grant == "no":
             return _Said(f"It was not allowed{f': {decision.why}' if decision.why else ''}.", failed=True)
-        coming = _Coming()
+        coming = _Coming(self._clock())
 
         def run() -> None:
             try:
@@ -114,9 +115,8 @@ class CallRunner:
     def _wait(self, call: ToolCall, coming: _Said | _Coming) -> _Said:
         if isinstance(coming, _Said):
             return coming
-        began = self._clock()
         while not coming.said.done():
-            waited = self._clock() - began
+            waited = self._clock() - coming.began
             if self._stopped():
                 coming.running.stop()
                 return _STOPPED

@@ -1,8 +1,10 @@
 """The public functions of a Python file as tools."""
 
+import asyncio
 import importlib.util
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,9 +21,11 @@ def functions_in(file: str) -> list[Tool]:
     if not is_file(path) or spec is None or spec.loader is None:
         raise UsageError(f"{file} is no Python file: --functions takes one with functions in it.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass looks for the names in its annotations
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # code of the user's runs here
+        sys.modules.pop(spec.name, None)
         raise UsageError(f"{file} cannot be run: {type(error).__name__}: {error}.") from error
     own = [
         one
@@ -38,6 +42,8 @@ def tool_of(function: Callable[..., Any], server: str = "functions", origin: str
 
     def run(arguments: Mapping[str, Any], _: Running) -> str:
         value = function(**arguments)
+        if inspect.iscoroutine(value):
+            value = asyncio.run(value)
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
     told = inspect.getdoc(function) or ""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 START, RENEW, CLOSE = 30.0, 5.0, 1.5
 """Seconds that servers have to start and list their tools, to list them again, and to end."""
 _OLDEST = (2, 3)
-_MOST_TOOLS, _MOST_PAGES, _LARGEST_SCHEMA = 200, 50, 64_000
+_MOST_TOOLS, _MOST_PAGES, _LARGEST_SCHEMA, _MOST_ITEMS = 200, 50, 64_000, 1000
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}")
 _CHANGED = "notifications/tools/list_changed"
 
@@ -62,6 +62,7 @@ class Server:
     seconds: float = 0.0  # until its tools were listed
     ready: Event = field(default_factory=Event)  # it has listed its tools, or failed
     changed: bool = False  # it says that its tools are others now
+    listing: asyncio.Lock = field(default_factory=asyncio.Lock)  # calls side by side wait for one to learn of a change
     client: Client | None = None
     task: asyncio.Task[None] | None = None
 
@@ -232,18 +233,22 @@ class Servers:
         client = server.client
         assert client is not None
         server.changed, cursor, found, left_out = False, None, list[Tool](), list[str]()
-        for _ in range(_MOST_PAGES):
-            page = await client.list_tools(cursor=cursor)
-            for one in page.tools[: _MOST_TOOLS - len(found)]:
-                try:
-                    found.append(self._tool(server, one))
-                except ValueError as error:
-                    left_out.append(str(error))
-            if len(found) >= _MOST_TOOLS:
-                left_out.append(f"all behind the first {_MOST_TOOLS}")
-            cursor = page.next_cursor
-            if not cursor or len(found) >= _MOST_TOOLS:
-                break
+        try:
+            for _ in range(_MOST_PAGES):
+                page = await client.list_tools(cursor=cursor)
+                for one in page.tools[: _MOST_TOOLS - len(found)]:
+                    try:
+                        found.append(self._tool(server, one))
+                    except ValueError as error:
+                        left_out.append(str(error))
+                if len(found) >= _MOST_TOOLS:
+                    left_out.append(f"all behind the first {_MOST_TOOLS}")
+                cursor = page.next_cursor
+                if not cursor or len(found) >= _MOST_TOOLS:
+                    break
+        except BaseException:  # the next call has to look
+            server.changed = True
+            raise
         server.tools, server.left_out = found, left_out
 
     def _tool(self, server: Server, told: Any) -> Tool:
@@ -278,8 +283,9 @@ class Servers:
         client = server.client
         if client is None:
             raise ToolError(server.complaint or f"The tool server '{server.entry.name}' has ended.")
-        if server.changed:
-            await self._list(server)
+        async with server.listing:
+            if server.changed:
+                await self._list(server)
         if agreed not in {one.fingerprint for one in server.tools}:
             raise ToolError(f"{name} is another tool now than the one that was declared, so it was not run.")
 
@@ -298,12 +304,14 @@ class Servers:
 
 def texts_of(result: CallToolResult) -> Iterator[str]:
     """Yield the texts of a result; of all else a line that says what it is."""
-    for one in result.content[:1000]:
+    for one in result.content[:_MOST_ITEMS]:
         inner = getattr(one, "resource", None)
-        text = getattr(one, "text", None) or getattr(inner, "text", None)
+        text = getattr(one, "text", getattr(inner, "text", None))
         where = getattr(one, "uri", None) or getattr(inner, "uri", None)
         kind = getattr(one, "mime_type", None) or getattr(inner, "mime_type", None)
         about = ", ".join(str(part) for part in (kind, where) if part)
         yield text if isinstance(text, str) else f"[{one.type}{f': {about}' if about else ''}]"
+    if len(result.content) > _MOST_ITEMS:
+        yield f"[{len(result.content) - _MOST_ITEMS} more]"
     if not result.content and result.structured_content is not None:
         yield json.dumps(result.structured_content, ensure_ascii=False)[: 2 * LONGEST]
