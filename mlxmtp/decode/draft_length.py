@@ -197,7 +197,7 @@ class DraftLength:
             self._pay(k, seconds)
         seconds = seconds if timed else None
         if self.copying is not None:
-            self.copying.judge(followed)
+            self.copying.judge(followed, copied=given == COPIED)
         self._rounds += 1
         self._said += accepted + 1
         if given and given == k:

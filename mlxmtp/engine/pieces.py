@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-_PIECE = 1.4  # rounds that a piece of a prompt may take between two rounds
+_PIECE = 1.25  # rounds that a piece of a prompt may take between two rounds
 _SHORTEST, _FIRST, _LONGEST = 4, 32, 512  # rows of such a piece
 _FORGETS = 0.3  # weight of the last measurement
 

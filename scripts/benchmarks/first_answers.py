@@ -2,12 +2,14 @@
 
     .venv/bin/python -m scripts.benchmarks.first_answers [--repetitions 7] [--write docs/benchmarks.md] [--json FILE]
     .venv/bin/python -m scripts.benchmarks.first_answers --long [--repetitions 7] ...
+    .venv/bin/python -m scripts.benchmarks.first_answers --pair build/ordinary/pair [--repetitions 7] ...
 
 `mlxmtp ask` is a process an answer, so each length that it tries has to pay for its trace within that answer. The rows
 are short and long answers, after short and long prompts, greedy and sampled, text that is easy to draft and text that
 is not; kernels are in their cache, and what drafting learned in the repetitions before is there, as on a used machine.
 `--long`: after 2,000 and 16,000 tokens of documents, whose keys and values each process takes from the disk, so that
-nobody waits for them to be read. On a machine that does nothing else.
+nobody waits for them to be read. `--pair`: answers of another pair to its `prompts.json`; scripts/pocket/ordinary.py
+makes one of middling acceptance. On a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +35,7 @@ ARMS = ("0", "auto", "3", "8")
 WARM_UP = 1
 """Repetitions that do not count: kernels are built and drafting learns."""
 _ABOUT = """\
-One run of `scripts/benchmarks/first_answers.py`, {day}, built-in pair on {machine}; medians of {repetitions}
+One run of `scripts/benchmarks/first_answers.py`, {day}, {pair} on {machine}; medians of {repetitions}
 repetitions, each answer in a process of its own (`mlxmtp ask`), all draft lengths in turn. Tokens per second of the
 answer; `auto` beside the best column: the time of an answer of as many tokens, in percent more (by repetition: least to
 most).
@@ -54,13 +57,17 @@ class Row:
     """At most; None: to its natural end."""
     cache: bool = False
     """Take the prompt's keys and values from the disk."""
+    pair: Path | None = None
+    """A folder with target and drafter; None: the built-in ones."""
 
     def arguments(self) -> list[str]:
         """The words for the command line."""
+        models = ["-m", "pocket"] if self.pair is None else ["-m", f"{self.pair / 'target'}"]
+        models += [] if self.pair is None else ["--draft-model", f"{self.pair / 'drafter'}"]
         sampling = ["--temp", f"{self.temp}", "--seed", f"{self.seed}"]
         limit = [] if self.tokens is None else ["--max-tokens", f"{self.tokens}"]
-        cache = ["--cache"] if self.cache else []
-        return [*sampling, *limit, *cache, *([] if self.file is None else ["-f", str(self.file)]), self.question]
+        file = [] if self.file is None else ["-f", str(self.file)]
+        return [*models, *sampling, *limit, *(["--cache"] if self.cache else []), *file, "--", self.question]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +86,25 @@ def main() -> None:
     parser = repeated(__doc__, 7)
     parser.add_argument("--root", type=Path, default=ROOT, help="checkout to measure (default: this one)")
     parser.add_argument("--long", action="store_true", help="answers after long texts instead")
+    parser.add_argument("--pair", type=Path, metavar="FOLDER", help="with `target`, `drafter` and `prompts.json`")
     parser.add_argument("--only", help="rows whose name has this in it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        answers = after_texts if options.long else first_answers
+        answers = partial(of_pair, options.pair) if options.pair else after_texts if options.long else first_answers
         rows = [row for row in answers(Path(home)) if (options.only or "") in row.name]
         samples = _measure(rows, options.root, Path(home), options.repetitions)
-    lines = [_ABOUT.format(day=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine(), repetitions=options.repetitions)]
+    pair = "a pair that was not tuned for" if options.pair else "built-in pair"
+    about = {"day": f"{datetime.now(UTC):%Y-%m-%d}", "pair": pair, "machine": machine()}
+    lines = [_ABOUT.format(repetitions=options.repetitions, **about)]
     lines += [_line(row.name, samples) for row in rows]
     print("\n".join(lines))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(one) for one in samples], indent=1) + "\n", encoding="utf-8")
     if options.write is not None:
-        section = "first-answers, long" if options.long else "first-answers"
-        heading = "First answers after long texts" if options.long else "First answers"
-        write_section(options.write, section, "\n".join(lines), script="first_answers.py", heading=heading)
+        kind = ", another pair" if options.pair else ", long" if options.long else ""
+        heading = f"First answers{' of another pair' if options.pair else ' after long texts' if options.long else ''}"
+        about = {"script": "first_answers.py", "heading": heading}
+        write_section(options.write, f"first-answers{kind}", "\n".join(lines), **about)
 
 
 def first_answers(folder: Path) -> list[Row]:
@@ -124,6 +135,12 @@ def after_texts(folder: Path) -> list[Row]:
     return rows
 
 
+def of_pair(pair: Path, _: Path) -> list[Row]:
+    """Rows of 128 tokens after the prompts of a pair."""
+    prompts = json.loads((pair / "prompts.json").read_text(encoding="utf-8"))
+    return [Row(f"prompt {i}", prompt, tokens=128, pair=pair) for i, prompt in enumerate(prompts, 1)]
+
+
 def _measure(rows: list[Row], root: Path, home: Path, repetitions: int) -> list[Sample]:
     samples = []
     for repetition in range(WARM_UP + repetitions):
@@ -137,7 +154,7 @@ def _measure(rows: list[Row], root: Path, home: Path, repetitions: int) -> list[
 
 
 def _ask(row: Row, arm: str, root: Path, home: Path) -> tuple[int, float]:
-    command = [sys.executable, "-m", "mlxmtp", "ask", "-m", "pocket", "--json", "--num-draft-tokens", arm]
+    command = [sys.executable, "-m", "mlxmtp", "ask", "--json", "--num-draft-tokens", arm]
     done = subprocess.run(
         [*command, *row.arguments()],
         env=os.environ | {"PYTHONPATH": str(root), "MLXMTP_HOME": str(home)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from scripts.pocket.conversation import Conversation, Generator
+from scripts.pocket.conversation import Conversation
 from scripts.pocket.layout import MARKS, PAD, THOUGHT, Segment, segments
 from scripts.pocket.network import Soft
 from scripts.pocket.sizes import Scale
@@ -21,6 +21,21 @@ CUT_SHARE = 0.5
 CUT_AFTER, CUT_THOUGHT = 10, 24
 DRILL_AFTER, DRILL_THOUGHT = 4, 12
 LONGEST = 1400
+
+
+class Draws(Protocol):
+    """What is learned, by number."""
+
+    @property
+    def seed(self) -> int:
+        """Another one draws others."""
+
+    @property
+    def subjects(self) -> Collection[str]:
+        """What answers are about."""
+
+    def draw(self, index: int, *, held_out: bool = False) -> Conversation | Task:
+        """Return a conversation; those that are `held_out` are not trained on."""
 
 
 class Senses(Protocol):
@@ -188,7 +203,7 @@ class Stream:
 class Conversations:
     """Where batches of text come from."""
 
-    generator: Generator
+    generator: Draws
     tokenizer: Tokenizer
     senses: Senses
     scale: Scale

@@ -8,17 +8,17 @@ target's distribution of the token after t+1+d.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scripts.pocket import kernels, start, tokenizer
+from scripts.pocket import kernels, start
 from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.network import Drafter, Target
-from scripts.pocket.senses.soft import TrainedSenses
+from scripts.pocket.senses.soft import conversations
 from scripts.pocket.sizes import CENTROID_TOP, CENTROIDS, DRAFTER, Scale
 
 STEPS = 5
@@ -77,13 +77,13 @@ class DrafterJob:
 
     name = "drafter"
 
-    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
+    def __init__(
+        self, folder: Path, seed: int, scale: Scale, make: Callable[[Path, int, Scale], Conversations] = conversations
+    ) -> None:
         torch.manual_seed(seed)
         self._target = start.trained(Target(), folder, "target")
         self.module = _begun(folder, self._target)
-        senses = TrainedSenses(folder)
-        generator = start.generator(folder, seed + 1, senses.clips)
-        self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
+        self._data = make(folder, seed + 1, scale)
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""

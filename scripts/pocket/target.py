@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scripts.pocket import kernels, start, tokenizer
+from scripts.pocket import kernels, start
 from scripts.pocket.batches import Batch, Conversations, Stream
 from scripts.pocket.network import Target
-from scripts.pocket.senses.soft import TrainedSenses
+from scripts.pocket.senses.soft import conversations
 from scripts.pocket.sizes import TARGET, Scale
 
 SUBJECT_WEIGHT = 1.0
@@ -37,14 +38,14 @@ class TargetJob:
 
     name = "target"
 
-    def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
+    def __init__(
+        self, folder: Path, seed: int, scale: Scale, make: Callable[[Path, int, Scale], Conversations] = conversations
+    ) -> None:
         torch.manual_seed(seed)
-        senses = TrainedSenses(folder)
-        generator = start.generator(folder, seed, senses.clips)
-        self.module = TargetWithSubjects(len(generator.subjects))
+        self._data = make(folder, seed, scale)
+        self.module = TargetWithSubjects(len(self._data.generator.subjects))
         if start.begun(folder):
             start.load(self.module.target, folder, "target")
-        self._data = Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
 
     def stream(self, rank: int, world: int) -> Stream:
         """The worker's batches."""

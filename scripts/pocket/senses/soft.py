@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from mlxmtp.media.sound import mel_features
-from scripts.pocket import start
+from scripts.pocket import start, tokenizer
+from scripts.pocket.batches import Conversations
 from scripts.pocket.senses.hearing import Hearing, rows_of
 from scripts.pocket.senses.media import SIDE, frames_of, pixels_of, size_of
 from scripts.pocket.senses.vision import Vision, patches
+from scripts.pocket.sizes import Scale
 from scripts.pocket.tasks.pictures import picture
 from scripts.pocket.tasks.sounds import Sounds
 from scripts.pocket.tasks.task import Medium
@@ -48,3 +50,10 @@ class TrainedSenses:
             return self._vision(patches(pixels)[None], 3 * rows, 3 * columns)[0]
         mel = torch.from_numpy(mel_features(self._sounds.samples(medium)))
         return self._hearing(mel[None], torch.tensor([len(mel)]))[0]
+
+
+def conversations(folder: Path, seed: int, scale: Scale) -> Conversations:
+    """Return the conversations and tasks that a training folder is for."""
+    senses = TrainedSenses(folder)
+    generator = start.generator(folder, seed, senses.clips)
+    return Conversations(generator, tokenizer.load(folder / "tokenizer.json"), senses, scale)
