@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from mlxmtp.app.open import Checkpoint, Opener, answer_params, exact_here, exact_of, read_tokenizer
 from mlxmtp.bench import Format, compare, environment, formats, plot, suite
@@ -16,11 +17,12 @@ from mlxmtp.bench.samples import Sample
 from mlxmtp.chat.attach import read_reference
 from mlxmtp.engine.media import largest
 from mlxmtp.engine.model import context_of
+from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import MlxmtpError
 from mlxmtp.files import write_atomically
 from mlxmtp.machine.pace import measured
-from mlxmtp.settings import Loaded
+from mlxmtp.settings import Loaded, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,14 @@ class Benchmark:
             self._runners.append(Runner(*pair, one.tokenizer, answer_params(settings), one.prompts, request.plan))
         sampling = settings.temp, settings.top_p, settings.top_k, settings.min_p, settings.seed or 0
         asked = RunSettings(
-            suites, len(texts), request.plan, *sampling, bool(settings.think), system or None, settings.schema
+            suites,
+            len(texts),
+            request.plan,
+            *sampling,
+            bool(settings.think),
+            system or None,
+            settings.schema,
+            settings.image_tokens,
         )
         self.report = Report(datetime.now(UTC).isoformat(timespec="seconds"), asked, environment.environment())
 
@@ -154,6 +163,12 @@ def subjects_of(
         opener.require_memory(target, drafter, tokens, settings, turns=False, media=seen)
         found.append(one)
     return found
+
+
+def measured_params(settings: Settings, max_tokens: int) -> Params:
+    """Return the parameters of answers that all have so many tokens, drafted by the drafter alone."""
+    whole: dict[str, Any] = {"stop_strings": (), "think_tokens": None, "draft_from": "mtp"}
+    return replace(answer_params(settings), max_tokens=max_tokens, seed=settings.seed or 0, **whole)
 
 
 def deliver(whole: str, text: str, output: Path | None, write: Callable[[str], None]) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlxmtp.app.benchmark import Request, deliver
-from mlxmtp.app.open import Opener, OpenModel, answer_params
+from mlxmtp.app.benchmark import Request, deliver, measured_params
+from mlxmtp.app.open import Opener, OpenModel
 from mlxmtp.bench import suite
 from mlxmtp.bench.formats import markdown_table
 from mlxmtp.bench.runner import OnProgress
 from mlxmtp.bench.summary import spread
 from mlxmtp.chat.attach import read_reference
 from mlxmtp.engine.events import End
-from mlxmtp.engine.params import Params
 from mlxmtp.errors import UsageError
 from mlxmtp.settings import Loaded
 
@@ -59,8 +58,7 @@ class EndpointBenchmark:
         settings, self._request, self._write = loaded.settings, request, write
         system = read_reference(settings.system, loaded.prompts) if settings.system else ""
         self._texts = suite.read_suites(request.suites or suite.SUITES, system)
-        asked = replace(answer_params(settings), max_tokens=request.plan.max_tokens, seed=settings.seed or 0)
-        self._params: Params = asked
+        self._params = measured_params(settings, request.plan.max_tokens)
         self._models: list[OpenModel] = []
         for opener in openers:
             target = opener.target(None)

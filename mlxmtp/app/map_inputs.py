@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -74,23 +75,27 @@ def _item_of(template: str, file: Path) -> Item:
     return Item(name, name, template, expand_home(file), kind)
 
 
-def items_of_lines(template: str, source: Path) -> list[Item]:
-    """Return an item for each object in lines of JSON; `{name}` stands for a field of it. Raises UsageError."""
+def items_of_lines(template: str, source: Path | None) -> list[Item]:
+    """Return an item for each object in lines of JSON; `{name}` stands for a field of it. Raises UsageError.
+
+    `source` None is standard input.
+    """
+    named = "stdin" if source is None else str(source)
     names = set(_PLACE.findall(template)) - {""}
     if not names:
         raise UsageError('PROMPT needs {name} where a field of the lines belongs: "Translate: {text}".')
     items = []
-    for number, line in enumerate(_lines(source), 1):
+    for number, line in enumerate(_lines(source, named), 1):
         if not line.strip():
             continue
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"Line {number} of {source} is not JSON: {error}.") from None
+            raise UsageError(f"Line {number} of {named} is not JSON: {error}.") from None
         if not isinstance(fields, dict):
-            raise UsageError(f'Line {number} of {source} must be an object like {{"text": "…"}}.')
+            raise UsageError(f'Line {number} of {named} must be an object like {{"text": "…"}}.')
         if missing := sorted(names - fields.keys()):
-            raise UsageError(f"Line {number} of {source} has no field '{missing[0]}', which PROMPT names.")
+            raise UsageError(f"Line {number} of {named} has no field '{missing[0]}', which PROMPT names.")
         items.append(Item(fields, f"line {number}", _PLACE.sub(partial(_filled, fields), template)))
     return items
 
@@ -112,13 +117,22 @@ def most_tokens(items: Sequence[Item], tokenizer: Tokenizer, image_tokens: int |
     return max(lengths), Largest(seen, SOUND_TOKENS if "audio" in kinds else 0)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(source: Path | None, named: str) -> list[str]:
     """Return the lines of a file, of which there may be more than of a text to be read at once."""
     try:
-        text, _ = whole_text(read_whole(path, LONGEST), str(path))
+        text, _ = whole_text(_read_stdin() if source is None else read_whole(source, LONGEST), named)
         return text.split("\n")  # no others: a string of JSON may hold them
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise UsageError(f"{named} cannot be read: {error.strerror or error}.") from None
+
+
+def _read_stdin() -> bytes:
+    """Return what standard input holds, by its descriptor: a socket cannot be opened as /dev/stdin."""
+    with open(0, "rb", closefd=False) as file:
+        data = file.read(LONGEST + 1)
+    if len(data) > LONGEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return data
 
 
 class Answers:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mlxmtp.app.benchmark import Request, deliver, subjects_of
-from mlxmtp.app.open import Opener, answer_params
+from mlxmtp.app.benchmark import Request, deliver, measured_params, subjects_of
+from mlxmtp.app.open import Opener, exact_of
 from mlxmtp.bench import environment, streams, suite
 from mlxmtp.bench.report import to_json
 from mlxmtp.bench.runner import OnProgress
@@ -29,11 +29,14 @@ class StreamsBenchmark:
         write: Callable[[str], None],
     ) -> None:
         """Choose the models and prepare their prompts. Raises MlxmtpError for whatever cannot be measured."""
-        self._loaded, self._request, self._opener, self._write = loaded, request, opener, write
+        self._request, self._opener, self._write = request, opener, write
         settings = loaded.settings
         system = read_reference(settings.system, loaded.prompts) if settings.system else ""
         texts = suite.read_suites(request.suites or suite.SUITES, system)
         self._models = subjects_of(loaded, request, texts, opener, on_progress)
+        drafts = request.plan.num_draft_tokens if any(one.drafter is not None for one in self._models) else (0,)
+        drafted = replace(settings, draft_from="mtp", num_draft_tokens=None)  # the plan's count, not the settings'
+        self._settings = replace(drafted, exact=exact_of(drafted, drafts))
         self.samples: list[streams.Job] = []
         self._environment = environment.environment()
         self.cautions = self._environment.cautions
@@ -48,8 +51,8 @@ class StreamsBenchmark:
 
     def run(self, starting: Callable[[int], OnProgress]) -> None:
         """Measure; `starting` returns what a model reports to, given the jobs that were done before it."""
-        settings, plan = self._loaded.settings, self._request.plan
-        asked = replace(answer_params(settings), max_tokens=plan.max_tokens, stop=(), seed=settings.seed or 0)
+        settings, plan = self._settings, self._request.plan
+        asked = replace(measured_params(settings, plan.max_tokens), stop=())
         for one in self._models:
             opened = self._opener.open(one.target, one.drafter, settings, one.tokenizer)
             try:

@@ -49,6 +49,7 @@ class RunSettings:
     think: bool
     system: str | None
     schema: str | None = None  # what answers are held to
+    image_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,11 @@ class Conversation:
         return self.journal.id if self.journal is not None and self.journal.saved else None
 
     @property
+    def origin(self) -> str | None:
+        """The id of its session, also of one that is only read."""
+        return self.session if self._session is None else self._session.stem
+
+    @property
     def trouble(self) -> str | None:
         """The reason why nothing is saved any more, one sentence; None while all is well."""
         return None if self.journal is None else self.journal.trouble

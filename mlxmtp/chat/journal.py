@@ -36,6 +36,7 @@ class Journal:
         self.path = path
         self._file, self._quiet, self._older, self._closed = file, quiet, older, False
         self._waiting = waiting  # lines that are not in the file yet
+        self._media: dict[str, MediaFile] = {}  # that are not beside it yet, by the name of the copy
         self._begun = False  # the first event that is worth it has come
         self._trouble: str | None = None
 
@@ -102,8 +103,13 @@ class Journal:
 
     def flush(self) -> None:
         """Write what waits, also what could not be written before: there may be room now."""
-        if self._closed or not self._begun or not self._waiting or self._removed:
+        if self._closed or not self._begun or not (self._waiting or self._media) or self._removed:
             return
+        missing = self._write_media()  # first: lines name what is there
+        self._write_lines()
+        self._trouble = self._trouble or missing
+
+    def _write_lines(self) -> None:
         size: int | None = None
         try:
             if self._file is None:
@@ -126,20 +132,30 @@ class Journal:
             when = "any more" if self._file is not None else ""
             self._trouble = _not_saved(when, f"{reason or error} ({self.path.parent})", first)
 
+    def _write_media(self) -> str | None:
+        """Write the copies that wait; return why not, one sentence."""
+        folder = media_folder(self.path)
+        try:
+            for name, file in list(self._media.items()):
+                for one in (folder.parent, folder):
+                    one.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not (folder / name).is_file():
+                    write_atomically(folder / name, file.data, private=True)
+                del self._media[name]
+        except OSError as error:
+            why = f"{file.name} cannot be kept beside this conversation: {error.strerror or error} ({folder})"
+            first = "Make room" if is_full(error) else "Check that folder"
+            return f"{why}. {first}: in a chat the next turn writes it, else ask again."
+        return None
+
     def keep(self, file: MediaFile) -> str:
-        """Write a copy of a picture or a sound beside the session and return its path from there; empty if it cannot.
+        """Take a picture or a sound, for a copy beside the session with the next event; return its path from there.
 
         It is named by its content, so each is kept once.
         """
         name = f"{file.digest.removeprefix('sha256:')[:32]}.{file.media_type.rpartition('/')[2]}"
-        folder = media_folder(self.path)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not (folder / name).is_file():
-                write_atomically(folder / name, file.data, private=True)
-        except OSError:  # said by `trouble`, when the question cannot be written either; in memory it goes on
-            return ""
-        return f"{folder.name}/{name}"
+        self._media[name] = file
+        return f"{media_folder(self.path).name}/{name}"
 
     def successor(self, model: str) -> Journal:
         """Return the journal of a new conversation in the same folder."""
@@ -150,6 +166,8 @@ class Journal:
         self.flush()
         if self._file is not None and not self._closed:
             os.close(self._file)
+        if self._file is None:  # a fork's media, of which no session tells
+            shutil.rmtree(media_folder(self.path), ignore_errors=True)
         self._closed = True
 
 

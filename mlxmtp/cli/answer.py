@@ -178,12 +178,18 @@ class OneAnswer:
                 self._show_stats(answer.stats, opened.context)
 
         last_words = LastWords(cut_short)
-        with interrupts(last_words), resumption():
-            outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
-            while outcome is None and self._call(last_words, presenter):
-                answer = self.turn.stream(params, on_prefill, [prefix])
+        try:
+            with interrupts(last_words), resumption():
                 outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
-            outcome = outcome or self.turn.end("stop", answer.stats)
+                while outcome is None and self._call(last_words, presenter):
+                    answer = self.turn.stream(params, on_prefill, [prefix])
+                    outcome = self.turn.run(answer, lambda event: self._show(event, presenter), last_words)
+                outcome = outcome or self.turn.end("stop", answer.stats)
+        except Exception:
+            if self._spoke:  # a pipe gets nothing of an answer that never began
+                with suppress(MlxmtpError):
+                    presenter.end("cancelled", answer.stats)
+            raise
         presenter.end(outcome.reason, answer.stats)
         for remark in self.tools.unsaved_approvals():
             self.out.note(remark)
@@ -274,7 +280,7 @@ class OneAnswer:
             return
         fit = self.turn.fit(count, tokenizer, context, self.settings.max_tokens)
         if fit.full:
-            session = self.conversation.session
+            session = self.conversation.origin
             raise ContextOverflow(
                 f"The conversation with this question has {count:,} tokens, which leaves no room for an answer in the "
                 f"{context:,} of '{name}': ask anew, without -c, or leave out its oldest turns in "
@@ -293,5 +299,5 @@ class OneAnswer:
         else:
             shape = presenters.Rendered(out) if self.renders else presenters.Raw(out)
         if form.extract:
-            return presenters.Extracted(shape)
+            return presenters.Extracted(shape, stops=bool(self.settings.stop))
         return presenters.AtOnce(shape) if form.no_stream and not form.json else shape

@@ -162,7 +162,12 @@ class Records:
         write_atomically(self._path(name or record.repo), json.dumps(asdict(record), indent=1) + "\n", parents=True)
 
     def forget(self, repo: str) -> None:
+        """Remove what is recorded of a repository, by whatever names it was asked for."""
         self._path(repo).unlink(missing_ok=True)
+        for path in self._folder.glob("*.json"):
+            record = self.find(path.name.removesuffix(".json"))
+            if record is not None and record.repo.lower() == repo.lower():
+                path.unlink(missing_ok=True)
 
     def _path(self, repo: str) -> Path:
         return self._folder / f"{repo.replace('/', '--')}.json"

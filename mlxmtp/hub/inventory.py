@@ -299,10 +299,9 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
         raise UsageError(f"{plain} is a folder of yours: remove it with rm -r.")
     if converted := store.conversion_named(plain):
         return RemovalPlan((RemovedFolder(converted.name, converted, folder_size(converted)),))
-    repo = split_revision(plain)[0] if entry is None else entry.target.repo
-    record = store.records.find(repo)
-    paired = record.drafter if record is not None else entry.drafter.repo if entry is not None else None
-    used = {other.drafter for other in installed(store) if other.repo != repo}
+    repo = _own_name(store, split_revision(plain)[0] if entry is None else entry.target.repo)
+    paired = _paired(store, repo, entry)
+    used = {_own_name(store, other.drafter) for other in installed(store) if other.drafter and other.repo != repo}
     repos = {one: CachedRepo.of(store.places.hf_cache, one) for one in (repo, paired) if one and "/" in one}
     here = {one: cached for one, cached in repos.items() if is_folder(cached.folder)}
     shared = tuple(one for one in here if one == paired and one != repo and one in used)
@@ -318,6 +317,24 @@ def plan_removal(name: str, store: Store) -> RemovalPlan:
             )
         found.append(RemovedFolder(cached.repo, cached.folder, size, tuple(cached.commits()) or ("",)))
     return RemovalPlan(tuple(found), shared)
+
+
+def _own_name(store: Store, repo: str) -> str:
+    """Return a repository's name in the cache: it may have been asked for by an older one, and in another case."""
+    record = store.records.find(repo)
+    return CachedRepo.of(store.places.hf_cache, repo if record is None else record.repo).repo
+
+
+def _paired(store: Store, repo: str, entry: Entry | None) -> str | None:
+    """Return the repository of the drafter that `ls` and `ask` pair with one, or that would have come with it."""
+    folder, record = store.cached(repo), store.records.find(repo)
+    drafter = None if folder is None else store.drafter_for(Checkpoint(repo, folder, entry), None)
+    found = None if drafter is None else CachedRepo.of_snapshot(drafter.folder)
+    if found is not None:
+        return found.repo
+    pulled = None if record is None else record.drafter
+    wanted = pulled or (None if entry is None else entry.drafter.repo)
+    return None if wanted is None else _own_name(store, wanted)
 
 
 def remove(plan: RemovalPlan, store: Store) -> None:

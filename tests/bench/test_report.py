@@ -37,8 +37,9 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
 def test_a_report_from_before_a_setting_that_may_be_left_open_is_read(tmp_path):
     path = tmp_path / "a.json"
     models = measured().to_json()["models"]
-    del models[0]["kv_bits"]
-    path.write_text(written(measured(), models=models))
+    asked = measured().to_json()["settings"]
+    del models[0]["kv_bits"], asked["image_tokens"]
+    path.write_text(written(measured(), models=models, settings=asked))
     found = read_report(path)
     assert found.models[0].kv_bits is None
     assert compare_reports(measured(), found, ("a", "b")).warnings == ()

@@ -133,3 +133,12 @@ def test_a_comparison_warns_of_other_conditions_and_refuses_strangers():
     assert "B was interrupted, so it holds fewer samples than planned." in found.warnings
     with pytest.raises(UsageError, match="share no model"):
         compare_reports(report(run(2)), report(run(2, model="x")), ("a", "b"))
+
+
+def test_a_comparison_names_other_seeds_and_image_budgets():
+    other = report(run(2))
+    other.settings = replace(other.settings, seed=7, image_tokens=70)
+    assert compare_reports(report(run(2)), other, ("a", "b")).warnings == (
+        "Different seed: 0 in A, 7 in B.",
+        "Different image tokens: unknown in A, 70 in B.",
+    )

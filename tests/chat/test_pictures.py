@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import mlxmtp.chat.journal as journal_module
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.journal import media_folder
 from mlxmtp.chat.message import media_part
@@ -93,3 +96,41 @@ def test_a_copy_that_is_gone_or_another_file_is_said(sessions: Sessions, first: 
     shutil.rmtree(media_folder(summary.path))
     with pytest.raises(SessionError, match=r"red\.png is no longer"):
         colours(sessions.read(summary).conversation)
+
+
+def test_a_picture_that_finds_no_room_is_trouble_and_kept_once_there_is_some(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question fits where its picture does not."""
+    conversation = Conversation(journal=sessions.create())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(journal_module, "write_atomically", refuse)
+        ask(conversation, "What colour?", "red")
+    said = "red.png cannot be kept beside this conversation: No space left on device"
+    assert str(conversation.trouble).startswith(said)
+    assert conversation.session is None
+    ask(conversation, "And this?", "blue")
+    assert conversation.trouble is None
+    close(conversation)
+    assert colours(sessions.open(sessions.latest()).conversation) == [picture("red"), picture("blue")]
+
+
+def test_a_fork_in_which_nothing_is_said_leaves_nothing(sessions: Sessions, first: Conversation) -> None:
+    before = sorted(sessions.folder.iterdir())
+    forked = sessions.open(sessions.latest()).conversation
+    assert len(colours(forked)) == 3
+    forked.close()
+    assert sorted(sessions.folder.iterdir()) == before
+
+
+def test_a_first_question_with_a_picture_makes_folders_for_the_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "sessions"
+    conversation = Conversation(journal=Sessions(folder).create())
+    ask(conversation, "What colour?", "red")
+    assert conversation.journal is not None
+    made = folder, media_folder(conversation.journal.path)
+    assert [one.stat().st_mode & 0o777 for one in made] == [0o700, 0o700]

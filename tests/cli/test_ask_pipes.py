@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -156,10 +157,22 @@ def test_refusals_are_one_sentence_and_an_exit_code(
 def test_lines_of_map_may_come_from_a_pipe_and_need_no_dash_to_go_to_one(program: Program) -> None:
     done = program.run("map", "--input", "-", "Say {n}", stdin=b'{"n": 1}\n{"m": 2}\n')
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"Line 2 of /dev/stdin has no field 'n'" in done.stderr
+    assert b"Line 2 of stdin has no field 'n'" in done.stderr
     refused = program.run("map", "-o", "-", "--input", "-", "Say {n}", stdin=b"")
     assert (refused.returncode, refused.stdout) == (2, b"")
     assert b"leave out -o" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_lines_of_map_may_come_from_a_socket(program: Program, name: str) -> None:
+    """As Node's child_process has them, which nobody can open by a path."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b'{"m": 1}\n')
+        ours.shutdown(socket.SHUT_WR)
+        done = program.run("map", "--input", name, "Say {n}", stdin=theirs.fileno())
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Line 1 of stdin has no field 'n'" in done.stderr
 
 
 def test_debug_shows_the_traceback(program: Program) -> None:
@@ -255,6 +268,18 @@ def test_half_a_code_block_is_nothing_and_a_failure(program: Program) -> None:
     assert b"cut within its code block" in done.stderr
     whole = program.run("ask", "-x", "Hi")
     assert (whole.returncode, whole.stdout) == (0, b"rm -rf /tmp/x/y\n")
+
+
+def test_a_code_block_that_a_stop_string_ends_is_nothing_and_a_failure(program: Program) -> None:
+    program.answers = ["```sh\nls\nrm -rf /tmp/x/y\n```<turn|>"]
+    done = program.run("ask", "-x", "Hi", "--stop", "/x")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"leave out --stop" in done.stderr
+    (program.home / "config.toml").write_text('stop = "/x"\n')
+    done = program.run("ask", "-x", "Hi")
+    assert (done.returncode, done.stdout) == (1, b"")
+    (program.home / "config.toml").write_text('stop = "never said"\n')
+    assert program.run("ask", "-x", "Hi").stdout == b"ls\nrm -rf /tmp/x/y\n"
 
 
 def test_closed_output_is_a_failure_with_a_sentence(program: Program) -> None:

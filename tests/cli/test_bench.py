@@ -395,3 +395,18 @@ def test_streams_that_will_not_do(bench, flags, told):
     code, out, err = bench(*flags)
     assert (code, out) == (2, "")
     assert told in err
+
+
+def test_streams_are_measured_whole_and_refuse_more_drafts_than_exact_text_has(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr("mlxmtp.decode.compile.Rounds.build", lambda *_: None)  # uncompiled, nothing is built
+    (tmp_path / "own.jsonl").write_text('{"prompt": "Hi"}\n')
+    arms = "--streams", "1", "--suite", "own.jsonl", "-n", "6", "-r", "1", "-w", "0", "--temp", "0"
+    code, out, err = bench(*arms, "--exact", "on", "--num-draft-tokens", "0,8")
+    assert (code, out) == (2, "")
+    assert "at most 4 drafts a round, not 8" in err
+    config = tmp_path / "home" / "config.toml"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text('stop = [" ", "e", "a"]\nthink_tokens = 1\ndraft_from = "copy"\nnum_draft_tokens = 8\n')
+    code, out, err = bench(*arms, "--format", "json", "--num-draft-tokens", "0")
+    assert code == 0, err
+    assert [job["tokens"] for job in json.loads(out)["jobs"]] == [2 * 6]

@@ -402,6 +402,15 @@ def test_drafting(talk: Conversing) -> None:
     assert "draft-from must be mtp, copy or mtp,copy, not 'copying'." in talk.say("/draft copying")
 
 
+def test_more_drafts_than_exact_text_has_are_refused(talk: Conversing) -> None:
+    talk.talk.model.drafter = talk.talk.model.target
+    talk.change(exact="on")
+    assert "at most 4 drafts a round, not 8: leave one of the two" in talk.say("/draft 8")
+    assert "Exact text takes no copied drafts" in talk.say("/draft mtp,copy")
+    assert (talk.talk.settings.num_draft_tokens, talk.talk.settings.draft_from) == (None, None)
+    assert "Drafting 4 tokens per round." in talk.say("/draft 4")
+
+
 def test_figures(talk: Conversing) -> None:
     assert talk.say("/stats") == "> /stats\nThere are no figures yet: ask something first.\n"
     assert " · context " in talk.say("Hi", answers=["Hello.<turn|>"])

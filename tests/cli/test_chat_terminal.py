@@ -185,6 +185,12 @@ def test_a_question_typed_while_a_command_works_is_sent_and_shown_once(program: 
     assert "\n".join(leave(terminal)).count("What is it?") == 1
 
 
+def test_a_cache_is_not_kept_without_a_session(program: Program) -> None:
+    terminal = program.terminal("chat", "--no-save", "--keep-cache", columns=120)
+    assert terminal.finish() == 2
+    assert "but --no-save keeps none: take one." in terminal.lines()[-1]
+
+
 @pytest.mark.parametrize("flags", [(), ("--keep-cache",)])
 def test_three_ctrl_c_leave_a_model_that_does_not_react(program: Program, flags: tuple[str, ...]) -> None:
     program.env = {"FAKE_SOON": "600"}  # or two would be enough, should the machine be busy

@@ -283,6 +283,28 @@ def test_a_table_with_more_columns_than_the_window_has_room_for_is_shown_as_line
     assert shown(rows, 1000, 60, 40)[0].split() == list("abcdefgh")
 
 
+@pytest.mark.parametrize(("first", "second"), [("x", "y" * 17), ("z " * 3, "yyyy " * 20)])
+def test_no_row_of_a_table_as_wide_as_the_window_is_wider(first: str, second: str) -> None:
+    """While it is open its blanks are rows of the terminal, too."""
+    rows, _ = lay_out(f"| a | b |\n|---|---|\n| {first} | {second} |\n", 20)
+    assert max(sum(len(text) for _, text in row) for row in rows) == 20
+
+
+@pytest.mark.parametrize(
+    ("mark", "rest", "shown_mark"),
+    [("> ", "> ", "▌ "), ("- ", "  ", " • "), ("1. ", "   ", " 1. "), ("> - ", ">   ", "▌  • ")],
+)
+def test_a_table_in_a_quotation_or_an_item_is_one(mark: str, rest: str, shown_mark: str) -> None:
+    lines = shown(f"{mark}| a | b |\n{rest}|---|---|\n{rest}| c | d |\n", 1000)
+    assert lines[0] == f"{shown_mark}a  b"
+    assert lines[1].endswith("────")
+    assert lines[2].endswith("c  d")
+    lines = shown(f"{mark}| a | b |\n{rest}|---|---|\n{rest}| c | d | e |\n", 1000)
+    assert lines[0] == f"{shown_mark}| a | b |", "a cell too many: the rows of the source, with the marks once"
+    assert lines[2].endswith("| c | d | e |")
+    assert ">" not in lines[2]
+
+
 def test_definitions_of_links_and_footnotes_are_shown() -> None:
     text = (
         'See [docs], [1] and that[^1].\n\n[docs]: https://d.example/ "Title"\n[1]: https://e.example/\n\n[^1]: a-note\n'

@@ -186,6 +186,16 @@ def test_what_could_not_be_saved_is_an_error_after_the_answer(talk: Program) -> 
     assert done.stderr.startswith("Error: This conversation is not saved")
 
 
+def test_a_dry_run_only_reads_the_session(talk: Program) -> None:
+    session = save(talk, "One?", "1")
+    with answering(talk, "-c", "Two?"):
+        shown = run(talk, "ask", "-c", "Three?", "--dry-run")
+        full = run(talk, "ask", "-r", session, "x" * 400, "--dry-run")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "One?<turn|>\n<|turn>model\n1" in shown.stdout
+    assert full.stderr.endswith(f"in mlxmtp chat -r {session}.\n")
+
+
 def test_a_session_open_elsewhere_goes_on_in_a_copy(talk: Program) -> None:
     session = save(talk, "One?", "1")
     with answering(talk, "-c", "Two?"):

@@ -252,3 +252,25 @@ def test_a_model_that_cannot_answer_is_not_listed(here: Here) -> None:
     mute = here.store().resolve("org/mute")
     with pytest.raises(LoadError, match="has no tokenizer"):
         describe(here.store(), mute)
+
+
+@pytest.mark.parametrize("asked", ["org/old", "org/new", "ORG/NEW"])
+def test_a_removal_takes_every_name_of_a_repository(here: Here, asked: str) -> None:
+    publish_family(here.hub, "e2b", "org/new")
+    here.hub.renamed["org/old"] = "org/new"
+    for name in ("org/old", "ORG/NEW"):
+        assert here.call("pull", name)[0] == 0
+    code, _, err = here.call("rm", "-y", asked)
+    assert code == 0, err
+    assert "another model uses it" not in err
+    assert not list(here.cache.glob("models--*"))
+    assert all(here.store().records.find(one) is None for one in ("org/old", "ORG/NEW", "org/new"))
+    assert not list(here.store().places.data.glob("pulled/*"))
+
+
+def test_a_removal_takes_the_drafter_that_is_paired_though_the_last_pull_left_it_out(here: Here) -> None:
+    publish_family(here.hub, "e2b")
+    assert here.call("pull", "org/e2b")[0] == 0
+    assert here.call("pull", "org/e2b", "--no-draft")[0] == 0
+    assert here.call("rm", "-y", "org/e2b")[0] == 0
+    assert not list(here.cache.glob("models--*"))

@@ -77,7 +77,9 @@ def ask(
     loaded, out = begin(ctx)
     with out.alone() if loaded.settings.functions else nullcontext():  # what these print is no answer
         asking = _question(ctx, out, file or [], prompt or [], no_stdin=no_stdin)  # first: a pipe may write the session
-        loaded, conversation = conversation_for(loaded, out, latest=continue_, resume=resume, save=save)
+        loaded, conversation = conversation_for(
+            loaded, out, latest=continue_, resume=resume, save=save, read_only=dry_run
+        )
         opener = opener_of(loaded, out)
         person = calls.asking(out) if can_ask(out) else None
         chosen = chosen_tools(tool or [], loaded, person)

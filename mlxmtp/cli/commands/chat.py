@@ -54,8 +54,7 @@ def chat(
     """
     if sys.stdin is None or not sys.stdin.isatty() or sys.stdout is None or not sys.stdout.isatty():
         raise UsageError("mlxmtp chat needs a terminal for what you type and read; for pipes there is mlxmtp ask.")
-    if continue_ and resume is not None:
-        raise UsageError("-c continues the latest session and -r another: take one.")
+    _require_one(continues=continue_ and resume is not None, keeps=no_save and keep_cache)
     from mlxmtp.chat.attach import STDIN
 
     if not STDIN.isdisjoint(file or []):
@@ -93,6 +92,14 @@ def chat(
     finally:
         (conversation if talk is None else talk.conversation).close()  # /load may have opened another
         out.settle()
+
+
+def _require_one(*, continues: bool, keeps: bool) -> None:
+    """Raise UsageError for flags that exclude each other."""
+    if continues:
+        raise UsageError("-c continues the latest session and -r another: take one.")
+    if keeps:
+        raise UsageError("--keep-cache keeps keys and values beside the session, but --no-save keeps none: take one.")
 
 
 def attach(talk: Chat, names: list[str]) -> None:

@@ -59,6 +59,7 @@ def map_(
     again. The answers are those that `ask` would give.
     """
     from mlxmtp.app.map_inputs import items_of_files, items_of_lines
+    from mlxmtp.chat.attach import STDIN
 
     if bool(files) == (input_ is not None):
         raise UsageError("Give text files, or lines of JSON with --input: one of the two.")
@@ -68,9 +69,8 @@ def map_(
 
     loaded, out = begin(ctx)
     stay_awake()
-    if input_ is not None and str(input_) == "-":
-        input_ = Path("/dev/stdin")
-    items = items_of_files(prompt, files) if files else items_of_lines(prompt, input_ or Path())
+    source = None if input_ is None or str(input_) in STDIN else input_
+    items = items_of_files(prompt, files) if files else items_of_lines(prompt, source)
     try:
         batch = _Batch(loaded, out, items, output, as_json=json or output is not None)
         batch.answer()
@@ -144,7 +144,7 @@ class _Batch:
             if result.error:
                 self.failed += 1
                 if not self.as_json:
-                    out.note(f"{result.item.name}: {result.error}")
+                    out.error(f"{result.item.name}: {result.error}")
             else:
                 self.responses[at] = result.item.name, result.response
 

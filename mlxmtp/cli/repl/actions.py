@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from mlxmtp.app.open import Checkpoint
+from mlxmtp.app.open import Checkpoint, exact_of
 from mlxmtp.app.structured import constraint_of
 from mlxmtp.app.turn import exchange_tokens, reserve_for
 from mlxmtp.chat.history import Exchange, title_of
@@ -340,9 +340,12 @@ class Actions:
 
     def do_draft(self, argument: str) -> None:
         if "mtp" in argument or "copy" in argument:
-            self.chat.change(draft_from=typed_value("draft_from", argument))
+            sources = typed_value("draft_from", argument)
+            exact_of(replace(self.chat.settings, draft_from=sources))  # refuses what exact text cannot have
+            self.chat.change(draft_from=sources)
         elif argument:
             number = typed_value("num_draft_tokens", {"on": "auto", "off": "0"}.get(argument, argument))
+            exact_of(replace(self.chat.settings, num_draft_tokens=number))
             target = self.chat.model.target
             if number != 0 and target is not None and self.chat.model.drafter is None:
                 if self.chat.settings.draft_model is None and not self.chat.model.opener.has_drafter(target):

@@ -23,6 +23,7 @@ _FORMULA = re.compile(
 )
 _ENDS_FORMULA = {"$$": "$$", "\\[": "\\]"}
 _BLANK = re.compile(r"([ \t]+)")
+_MARKS = re.compile(r"(?:\s|>|(?:[-*+]|\d{1,9}[.)])\s)*")  # of the quotations and items that a row stands in
 _MARKED = {"strong": _BOLD, "em": _ITALIC, "s": _STRUCK}
 _NARROWEST_CELL = 12  # columns of a cell of prose: narrower ones cannot be read, and the rows of the source are shown
 _COLOURS = {
@@ -114,7 +115,7 @@ class _Page:
         lines = (row for part in node.children for row in part.children)
         cells = [[self._inline(cell.children) for cell in row.children] for row in lines]
         by_column = list(zip(*cells, strict=True))
-        source = self._lines[node.map[0] : node.map[1]]
+        source = [_MARKS.sub("", line, count=1) for line in self._lines[node.map[0] : node.map[1]]]
         most = max(len(re.findall(r"(?<!\\)\|", line.strip().strip("|"))) + 1 for line in source)
         natural = [max(map(_width_of, column)) for column in by_column]
         widths = [
@@ -134,11 +135,11 @@ class _Page:
             wrapped = [_wrapped(cell, width) or [[]] for cell, width in zip(row, widths, strict=True)]
             for line in range(max(map(len, wrapped))):
                 rows.append([])
-                for cell, width in zip(wrapped, widths, strict=True):
+                for at, (cell, width) in enumerate(zip(wrapped, widths, strict=True), 1):
                     parts = cell[line] if line < len(cell) else []
-                    bold = [(_BOLD, text) for _, text in parts] if number == 0 else parts
-                    filled = " " * (width - sum(text_width(text) for _, text in parts) + 2)
-                    rows[-1] += [*bold, ("", filled)]
+                    rows[-1] += [(_BOLD, text) for _, text in parts] if number == 0 else parts
+                    if at < len(widths):  # behind the last one they would fold a row as wide as the window
+                        rows[-1].append(("", " " * (width - _width(parts) + 2)))
             if number == 0:
                 rows.append([(_DIM, "─" * (sum(widths) + 2 * (len(widths) - 1)))])
         return rows

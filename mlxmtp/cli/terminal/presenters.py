@@ -137,11 +137,14 @@ class AtOnce(_Wrapper):
 
 
 class Extracted(_Wrapper):
-    """Only the first fenced code block, in another shape; `end` raises MlxmtpError without one, nothing is written."""
+    """Only the first fenced code block, in another shape; `end` raises MlxmtpError without one, nothing is written.
 
-    def __init__(self, inner: Presenter) -> None:
+    `stops`: a stop string may end the answer, so one that ends within the block may be cut.
+    """
+
+    def __init__(self, inner: Presenter, *, stops: bool = False) -> None:
         super().__init__(inner)
-        self._fence = FirstFence()
+        self._fence, self._stops = FirstFence(), stops
 
     @property
     def satisfied(self) -> bool:
@@ -151,12 +154,17 @@ class Extracted(_Wrapper):
         self._fence.feed(text)
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
-        whole = self._fence.block is not None
+        cut = reason in ("length", "cancelled")
+        if not cut:
+            self._fence.feed("\n")  # the last line is whole
+        closed = self._fence.block is not None
         self._fence.finish()
         if self._fence.block is None:
             raise MlxmtpError("The answer has no fenced code block to extract: ask for one, or leave out --extract.")
-        if not whole and reason in ("length", "cancelled"):  # half a program may do harm
+        if cut and not closed:  # half a program may do harm
             raise MlxmtpError("The answer was cut within its code block, so nothing was written: raise --max-tokens.")
+        if self._stops and not closed:
+            raise MlxmtpError("The answer ended within its code block, so nothing was written: leave out --stop.")
         self._inner.text(self._fence.block)
         self._inner.end(reason, stats)
 
