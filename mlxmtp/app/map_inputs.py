@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -128,11 +129,17 @@ def _lines(source: Path | None, named: str) -> list[str]:
 
 def _read_stdin() -> bytes:
     """Return what standard input holds, by its descriptor: a socket cannot be opened as /dev/stdin."""
-    with open(0, "rb", closefd=False) as file:
-        data = file.read(LONGEST + 1)
-    if len(data) > LONGEST:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return data
+    data = bytearray()
+    while len(data) <= LONGEST:
+        try:
+            chunk = os.read(0, 1 << 20)
+        except BlockingIOError:  # whoever made the pipe wants no waiting
+            select.select([0], [], [])
+            continue
+        if not chunk:
+            return bytes(data)
+        data += chunk
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
 
 class Answers:

@@ -39,6 +39,7 @@ class Journal:
         self._media: dict[str, MediaFile] = {}  # that are not beside it yet, by the name of the copy
         self._begun = False  # the first event that is worth it has come
         self._trouble: str | None = None
+        self._missing: str | None = None  # why copies still wait
 
     @classmethod
     def new(cls, folder: Path, model: str = "") -> Journal:
@@ -99,15 +100,19 @@ class Journal:
         kind = "answer" if event.get("role") == "assistant" else event["type"]
         if self._begun or kind not in self._quiet:
             self._begun = True
-            self.flush()
+            self._flush(media=kind != "part")
 
     def flush(self) -> None:
         """Write what waits, also what could not be written before: there may be room now."""
+        self._flush()
+
+    def _flush(self, *, media: bool = True) -> None:
         if self._closed or not self._begun or not (self._waiting or self._media) or self._removed:
             return
-        missing = self._write_media()  # first: lines name what is there
+        if media:  # first: lines name what is there; not with each piece of an answer, if there is no room
+            self._missing = self._write_media()
         self._write_lines()
-        self._trouble = self._trouble or missing
+        self._trouble = self._trouble or self._missing
 
     def _write_lines(self) -> None:
         size: int | None = None

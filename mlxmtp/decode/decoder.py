@@ -32,7 +32,7 @@ from mlxmtp.decode.prefill import (
 from mlxmtp.decode.request import Request, fixed_length
 from mlxmtp.decode.round import Dispatched, Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
-from mlxmtp.decode.snapshots import CacheState, Snapshots
+from mlxmtp.decode.snapshots import CacheState
 from mlxmtp.decode.texts import HeldText, HeldTexts
 from mlxmtp.limits import COPIED, MAX_DRAFT
 from mlxmtp.models.device import failure, rounds_in_flight
@@ -60,17 +60,15 @@ class Decoder:
         """``in_flight``: rounds dispatched ahead; ``chunk``: prompt rows read at once (None: what suits the device);
         ``passes``: keep to these, for exact text."""
         self.target, self.drafter, self.passes, self.chunk = target, drafter, passes, chunk
-        self.tokens: list[int] = []
-        self.rows = self.reused = 0
-        self.depth = DraftLength()
-        self._copying = Copying()
+        self.reused = 0
+        self._go_on_with(HeldText(KVCache(target.cache_spec, target.dtype)))
+        self._answer: list[int] = []  # that rounds were last made for, behind its prompt
+        self.depth, self._copying = DraftLength(), Copying()
         self._in_flight = rounds_in_flight() if in_flight is None else in_flight
         self._replaced = 0.0  # share of constrained rounds, of late, with a token that was refused
         self.compiled = compiled
         self._rounds = Rounds(target, drafter, compiled, passes)
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
-        self._cache = KVCache(target.cache_spec, target.dtype)
-        self._snapshots = Snapshots()
         self.texts: HeldTexts | None = None  # others than this one
         self._reserved = 0  # rows that the cache has at least, for texts to come
         self.near_ties: mx.array | None = None  # of this answer; in float32 near ones make no difference
@@ -78,6 +76,9 @@ class Decoder:
         self._request = 0  # counts them: rounds of an earlier one must not go on
         self._sent: deque[Dispatched] = deque()  # rounds that nobody has read yet
         self._used: set[tuple[int, bool, Filters, bool, int]] = set()
+
+    def _go_on_with(self, text: HeldText) -> None:
+        self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
 
     def rounds(
         self,
@@ -111,8 +112,8 @@ class Decoder:
         if not all(0 <= token < self.target.config.vocab_size for token in sampling.penalties.bias):
             raise ValueError(f"tokens of a logit_bias must lie in 0 .. {self.target.config.vocab_size - 1}")
         fixed, sources, key = fixed_length(num_draft_tokens, draft_from), frozenset(draft_from), sampling.key()
-        begin, stops, counts = len(prompt), frozenset(stop), Counts(len(prompt) - said)
-        asked = Request(begin, counts, fixed, sources, sampling, key, stops, constraint, top_logprobs)
+        begin, stops, counts = len(prompt), frozenset(stop), Counts(len(prompt) - said - sampling.penalties.begun)
+        asked = Request(begin, said > 0, counts, fixed, sources, sampling, key, stops, constraint, top_logprobs)
         return self._generate(prompt, room, asked, on_prefill, snapshot_at, media)
 
     def read(
@@ -202,7 +203,7 @@ class Decoder:
     ) -> Generator[int, None, tuple[State, mx.array]]:
         """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
         self.reused = 0
-        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at})
+        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at} - {0})
         hidden = yield from self._read(prompt, on_prefill, marks, media)
         logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
         bonus = choose(logits, sampling.key(), position, sampling.filters).astype(mx.int32)
@@ -221,7 +222,7 @@ class Decoder:
         longest = MAX_DRAFT if self.passes is None else self.passes.longest
         copying = self._copying if asked.copies and self.passes is None else None  # of too many rows for exact text
         self.depth.configure(asked.fixed, longest if asked.drafts and self.drafter is not None else 0, copying)
-        if not asked.goes_on:
+        if not (asked.goes_on and self._answer and self._answer == prompt[: len(self._answer)]):
             self.depth.begin(prompt)
             self.near_ties = None
         self._settle()
@@ -231,7 +232,7 @@ class Decoder:
             state, logits = drained(self._begin(prompt, asked.sampling, on_prefill, snapshot_at, media))
             report = [cast("int", state.bonus.item()), 0]
         state, new, _, told = self._kept(asked, state, report, (state.hidden, logits), room)
-        self.tokens += new
+        self._answer = self.tokens = self.tokens + new
         self.depth.follow(self.tokens)
         yield Round(tuple(new), (), 0, logprobs=told)
         queue, clock, room, outside = self._sent, time.perf_counter(), room - 1, 0.0
@@ -244,8 +245,17 @@ class Decoder:
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
             state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
             took, given = now - clock, done.k - done.drafted
+            copied, traced = given == COPIED and not done.forced, done.traced
             self.depth.observe(
-                done.k, accepted, took, new, timed=done.timed, traced=done.traced, given=given, outside=outside
+                done.k,
+                accepted,
+                took,
+                new,
+                timed=done.timed,
+                traced=traced,
+                given=given,
+                copied=copied,
+                outside=outside,
             )
             room -= len(new)
             self.tokens += new
@@ -254,7 +264,7 @@ class Decoder:
             if done.forced and not done.drafted:
                 draft = draft[: max(done.forced, accepted)]  # without what fills them up
             left = time.perf_counter()
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), given == COPIED and not done.forced, told)
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told, min(given, len(draft)))
             back = time.perf_counter()
             clock, outside = (now, back - left) if queue else (back, 0.0)
 
@@ -349,9 +359,6 @@ class Decoder:
         else:
             self._cache.resize(room_for(self.target.cache_spec.window, len(prompt) + AHEAD, 0).capacity)
 
-    def _go_on_with(self, text: HeldText) -> None:
-        self._cache, self.tokens, self.rows, self._snapshots = text.cache, text.tokens, text.rows, text.snapshots
-
     def _prepare_rounds(self, filters: Filters) -> None:
         """Have kernels built while the prompt is read."""
         self.depth.attend_to(self._cache.capacity)
@@ -363,6 +370,9 @@ class Decoder:
     ) -> Generator[int, None, mx.array]:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
         start, hidden = self._rewind(prompt)
+        missed = self._snapshots.wanted(self._cache, marks, start)  # a reading was interrupted before it was taken
+        if missed and prompt[start - 1] >= 0 and self._cache.can_rewind(start - 1):
+            start -= 1
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
         def on_written(n: int) -> None:
@@ -373,7 +383,7 @@ class Decoder:
                 on_prefill(n, len(prompt))
 
         for end in sorted({*marks, len(prompt)}):
-            if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
+            if end <= start or (end < len(prompt) and not self._snapshots.wanted(self._cache, marks, end)):
                 continue
             about = self.target, self._cache, prompt[:end], start
             hidden = yield from read_in_chunks(*about, on_written, on_read, lambda: self.chunk, media)
@@ -386,12 +396,11 @@ class Decoder:
     def _rewind(self, prompt: list[int]) -> tuple[int, mx.array | None]:
         """Rewind to the longest prefix of ``prompt`` that the cache can hold; return its length and, where it is known,
         the hidden state [1, H] after it."""
-        same = self.rows
-        self._snapshots.forget_beyond(same)
-        place = self._snapshots.last()
+        self._snapshots.forget_beyond(self.rows)
+        place, same = self._snapshots.last(), min(self.rows, len(prompt) - 1)
         known = place is not None and place.length == len(prompt)
-        if not known and self._cache.can_rewind(min(same, len(prompt) - 1)):
-            return min(same, len(prompt) - 1), None
+        if not known and self._cache.can_rewind(same):
+            return same, None
         if place is None:
             self._cache.newest = -1
             return 0, None

@@ -182,12 +182,13 @@ class DraftLength:
         timed: bool = True,
         traced: int | None = None,
         given: int = 0,
+        copied: bool = False,
         outside: float = 0.0,
     ) -> None:
         """Take in a round: ``k`` drafted, ``accepted`` of them accepted; ``seconds`` that say what others will take if
         it is ``timed``, or what a trace costs if a length was ``traced`` in it. ``given``: first drafts that were not
-        the drafter's; ``outside``: so much of the time others had, and a round was in flight: beyond GAP of it, it says
-        nothing.
+        the drafter's; ``copied``: they were copies; ``outside``: so much of the time others had, and a round was in
+        flight: beyond GAP of it, it says nothing.
 
         ``followed``: the tokens it gave, by which copies are judged even where none was made.
         """
@@ -197,7 +198,7 @@ class DraftLength:
             self._pay(k, seconds)
         seconds = seconds if timed else None
         if self.copying is not None:
-            self.copying.judge(followed, copied=given == COPIED)
+            self.copying.judge(followed, copied=copied)
         self._rounds += 1
         self._said += accepted + 1
         if given and given == k:

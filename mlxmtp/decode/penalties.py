@@ -30,13 +30,15 @@ class Penalties:
 
     ``bias`` is added to the logit of a token. ``repetition`` divides the logits of tokens in prompt and answer if they
     are above 0, and multiplies the others (Keskar et al., "CTRL", 2019). ``presence`` is taken once from those in the
-    answer, ``frequency`` for each time that they stand there (OpenAI's definition). They apply in this order.
+    answer, ``frequency`` for each time that they stand there (OpenAI's definition). They apply in this order. Of the
+    prompt so many tokens at the end are the answer's as have ``begun`` it.
     """
 
     bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     presence: float = 0.0
     frequency: float = 0.0
     repetition: float = 1.0
+    begun: int = 0
 
     def __post_init__(self) -> None:
         for name in ("presence", "frequency", "repetition"):

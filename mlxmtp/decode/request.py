@@ -27,10 +27,12 @@ def fixed_length(num_draft_tokens: int | Literal["auto"], draft_from: Collection
 class Request:
     """Rounds that begin at position ``begin``; ``counts`` knows where the answer did.
 
-    ``fixed`` is the length of its drafts (None: automatic), ``key`` its seed on the device.
+    ``goes_on``: rounds before these gave the answer's beginning. ``fixed`` is the length of its drafts (None:
+    automatic), ``key`` its seed on the device.
     """
 
     begin: int
+    goes_on: bool
     counts: Counts
     fixed: int | None
     draft_from: frozenset[str]
@@ -39,11 +41,6 @@ class Request:
     stop: frozenset[int]
     constraint: Constraint | None
     top_logprobs: int | None
-
-    @property
-    def goes_on(self) -> bool:
-        """True if the answer began before these rounds."""
-        return self.counts.begin < self.begin
 
     @property
     def drafts(self) -> bool:

@@ -36,13 +36,15 @@ class State(NamedTuple):
 class Round:
     """Result of one round: the accepted part of the draft and one token of the target's own, unless a stop token or
     the token limit cut them. The prompt's own first token comes as a round with an empty draft. ``copied``: the draft
-    is from the text before, not from the drafter. ``logprobs``: of the tokens, if they were asked for."""
+    is from the text before, not from the drafter. ``logprobs``: of the tokens, if they were asked for. ``given``: so
+    many of the drafts, the first ones, are not the drafter's but a constraint's or copied."""
 
     tokens: tuple[int, ...]
     draft: tuple[int, ...]
     accepted: int
     copied: bool = False
     logprobs: tuple[Logprob, ...] = ()
+    given: int = 0
 
 
 class Dispatched(NamedTuple):

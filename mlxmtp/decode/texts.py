@@ -93,17 +93,18 @@ class HeldTexts:
         """Hold none: decoders share this object."""
         self._texts.clear()
 
-    def choose(self, live: HeldText, prompt: Sequence[int]) -> HeldText:
-        """Return the text to read ``prompt`` in, out of ``live`` and those that are held, or a new one.
-
-        One that ``prompt`` would cut short by WORTH tokens or more is kept, and ``live`` if it is another one.
-        """
+    def best(self, live: HeldText, prompt: Sequence[int]) -> tuple[HeldText, bool]:
+        """Return the text, ``live`` or one that is held, in which least of ``prompt`` need be read, and True if it is
+        read in that one: else it would be cut short by WORTH tokens or more, and is kept."""
         best = max([live, *reversed(self._texts)], key=lambda text: text.usable(prompt))
-        shared = best.shared(prompt)
-        if best.rows - shared < WORTH:
-            chosen = best
-        else:
-            begun, kind = best.beginning(min(shared, len(prompt) - 1)), (best.cache.spec, best.cache.dtype)
+        return best, best.rows - best.shared(prompt) < WORTH
+
+    def choose(self, live: HeldText, prompt: Sequence[int]) -> HeldText:
+        """Return the text to read ``prompt`` in, the best or a new one; ``live`` is kept if it is another one."""
+        chosen, stays = self.best(live, prompt)
+        if not stays:
+            begun = chosen.beginning(min(chosen.shared(prompt), len(prompt) - 1))
+            kind = chosen.cache.spec, chosen.cache.dtype
             chosen = HeldText(KVCache(*kind)) if begun is None else HeldText.of(begun, *kind)
         self._texts = [text for text in self._texts if text is not chosen]
         if live is not chosen and not chosen.replaces(live):
@@ -116,7 +117,8 @@ class HeldTexts:
             self._texts = [one for one in self._texts if not text.replaces(one)] + [text]
         self.keep_within(self._limit)
 
-    def keep_within(self, nbytes: float) -> None:
-        """Give up those that were left longest ago where they take more bytes."""
-        while self._texts and sum(one.nbytes for one in self._texts) > nbytes:
-            del self._texts[0]
+    def keep_within(self, nbytes: float, stays: HeldText | None = None) -> None:
+        """Give up those that were left longest ago where they take more bytes; one that ``stays`` does not count."""
+        others = [one for one in self._texts if one is not stays]
+        while others and sum(one.nbytes for one in others) > nbytes:
+            self._texts.remove(others.pop(0))

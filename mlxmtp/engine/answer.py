@@ -58,15 +58,17 @@ class Answer:
         matcher: Matcher | None = None,
         calls: bool = False,
         media: Sequence[SoftTokens] = (),
+        begun: int = 0,
     ) -> None:
-        """`stop_ids`: the checkpoint's stop tokens, which the parameters may replace.
+        """`stop_ids`: the checkpoint's stop tokens, which the parameters may replace. `begun`: so many tokens at the
+        prompt's end are the beginning of the answer.
 
         `calls`: tools may be called, so what the model writes as calls comes as such and not as text.
         """
         self._decoder, self._config, self._tokenizer = decoder, config, tokenizer
         self._prompt, self._params = prompt, params
         self._on_prefill, self._snapshot_at, self._matcher, self._calls = on_prefill, snapshot_at, matcher, calls
-        self._media = media
+        self._media, self._begun = media, begun
         if prompt and max(prompt) >= config.vocab_size:
             told = f"tokenizer.json in {config.folder} knows token {max(prompt)}, the model has {config.vocab_size}"
             raise LoadError(f"{told}: take both from one checkpoint.")
@@ -127,7 +129,7 @@ class Answer:
                 events, read = reading.feed(round_.tokens[:spoken], round_.logprobs[:spoken])
                 # What stands behind a stop string depends on the draft length.
                 tokens = round_.tokens[:read] if strings.found else round_.tokens
-                self._meter.add(replace(round_, tokens=tokens))
+                self._meter.add(replace(round_, tokens=tokens, accepted=min(round_.accepted, len(tokens))))
                 self.tokens += tokens
                 for event in _merged(events):
                     called |= isinstance(event, Call)
@@ -171,12 +173,14 @@ class Answer:
 
     def _decode(self, said: Sequence[int], count: int) -> Generator[Round, None, None]:
         """Return the rounds of at most `count` tokens that follow the prompt and what was said."""
+        sampling = self._params.sampling(self._config.generation, self._meter.seed)
+        sampling = replace(sampling, penalties=replace(sampling.penalties, begun=self._begun))
         return self._decoder.rounds(
             [*self._prompt, *said],
             max_tokens=count,
             num_draft_tokens=self._params.num_draft_tokens,
             draft_from=self._params.draft_from.split(","),
-            sampling=self._params.sampling(self._config.generation, self._meter.seed),
+            sampling=sampling,
             stop=self._stop,
             on_prefill=None if said else self._on_prefill,
             snapshot_at=() if said else self._snapshot_at,

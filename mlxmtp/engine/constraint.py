@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,7 +47,7 @@ class Constraint:
     kind: Kind
     source: str
     calls: str = ""
-    call_mark: int | None = None
+    call_mark: int | None = field(default=None, repr=False)  # the files of `map` hold a hash of what is shown
 
     @classmethod
     def schema(cls, schema: Mapping[str, Any] | bool) -> Constraint:

@@ -111,6 +111,8 @@ def load(decoder: Decoder, path: Path, folder: Path, *, kv_bits: int | None = No
         decoder.import_state(state)
     except ValueError as error:
         raise CacheRefused(f"{path} does not fit this model ({error}): the text is read again.") from error
+    except RuntimeError as error:  # nothing has been changed
+        raise CacheRefused(f"There is no memory for {path} ({error}): the text is read again.") from error
     return len(state.tokens)
 
 

@@ -227,8 +227,8 @@ class Model:
     ) -> Answer:
         """Answer a prompt of token ids; `snapshot_at`: with how many of them later prompts may begin.
 
-        `begun`: its last tokens, which a constraint takes for the beginning of the answer. `calls`: tools are declared
-        in it, so calls come as `Call`. `media`: what stands at its negative ids, in order.
+        `begun`: its last tokens, which constraint and penalties take for the beginning of the answer. `calls`: tools
+        are declared in it, so calls come as `Call`. `media`: what stands at its negative ids, in order.
         """
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         ids, params, matcher = list(prompt_ids), params or Params(), None
@@ -238,7 +238,7 @@ class Model:
         about = self._seat or self._decoder, self.config, self.tokenizer, self.stop_ids
         options: dict[str, Any] = {"on_prefill": on_prefill, "snapshot_at": snapshot_at}
         options["media"] = self.media.soft(ids, media) if media else ()
-        return Answer(*about, ids, params, matcher=matcher, calls=calls, **options)
+        return Answer(*about, ids, params, matcher=matcher, calls=calls, begun=len(begun), **options)
 
     def seated(self, seat: Seat) -> Model:
         """Return this model for one answer among several: what it streams is decoded at `seat`."""

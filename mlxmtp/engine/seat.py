@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlxmtp.decode.decoder import AHEAD
 from mlxmtp.decode.prefill import checked_prompt
 from mlxmtp.decode.request import fixed_length
 from mlxmtp.decode.round import Round
@@ -92,6 +93,12 @@ class Seat:
         """The rounds that are wanted, of a seat that has asked for some."""
         assert self.wanted is not None
         return self.wanted
+
+    @property
+    def rows(self) -> int:
+        """The rows that this answer needs, as far as one can know now."""
+        asked = self.asked
+        return len(asked.prompt) + asked.came + min(asked.max_tokens - asked.came, AHEAD)
 
     @property
     def ready(self) -> bool:

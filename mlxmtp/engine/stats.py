@@ -20,8 +20,9 @@ class Stats:
     The first token comes from the prefill, so speeds and tokens per pass of the generation leave it out.
     `time_to_first_token` runs from the request to the first visible piece of the answer or the thought.
     In `copy_rounds` drafts were copies of the text, of which `copied` tokens were accepted; `drafted`, `accepted` and
-    `acceptance_by_position` count the drafter's. `near_ties`: tokens with another one so near that the last bits of
-    16-bit numbers may decide; None where numbers are wider, or an answer shares rounds with others.
+    `acceptance_by_position` count the drafter's, not what a constraint forced. `near_ties`: tokens with another one so
+    near that the last bits of 16-bit numbers may decide; None where numbers are wider, or an answer shares rounds with
+    others.
     `answered_by`, `route`: the model that answered, and that with the reason in words, where a router has chosen it;
     `sent_to`: the host to which the text went, empty if it stayed here.
     """
@@ -86,8 +87,8 @@ class Meter:
             self._copy_rounds += 1
             self._copied += round_.accepted
             return
-        self._proposed.update(range(len(round_.draft)))
-        self._accepted.update(range(round_.accepted))
+        self._proposed.update(range(len(round_.draft) - round_.given))
+        self._accepted.update(range(round_.accepted - round_.given))
 
     def show(self) -> None:
         """Note that something becomes visible now."""
@@ -133,7 +134,8 @@ def explain(depth: DraftLength) -> str:
         return "no drafter" if depth.copying is None else "copies of the text alone"
     if depth.fixed is not None:
         if depth.fixed > depth.limit:
-            return f"drafting {depth.limit}, the most in exact text"
+            where = "shared rounds" if depth.limit == max(depth.lengths) else "exact text"
+            return f"drafting {depth.limit}, the most in {where}"
         return f"drafting {depth.fixed}, as asked" if depth.fixed else "not drafting, as asked"
     best, gain, accepted, price = depth.best(), depth.gain(), depth.accepted(), depth.price()
     if gain is None:

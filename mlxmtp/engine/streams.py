@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 
 from mlxmtp.decode.compile import BatchRounds
-from mlxmtp.decode.decoder import AHEAD, Decoder, OnPrefill
+from mlxmtp.decode.decoder import Decoder, OnPrefill
 from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.decode.prefill import Beginning
 from mlxmtp.decode.round import Round
@@ -30,7 +30,7 @@ from mlxmtp.errors import MlxmtpError
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.models.chunks import chunk_rows
 from mlxmtp.models.config import SLIDING
-from mlxmtp.models.device import memory_limit
+from mlxmtp.models.device import failure, memory_limit
 from mlxmtp.models.kv_cache import aligned
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Streams:
         self._pace = Pace()
         self._read, self._spent = 0, 0.0  # rows of this prompt since the last round, and seconds
         self._solo_seconds = 0.0  # that a round of an answer alone takes, of late
-        self._memory = _FILLED * max(0, (memory_limit() or this_machine().usable) - mx.get_active_memory())
+        left = (memory_limit() or this_machine().usable) - mx.get_active_memory()  # beside weights and these texts
+        self._memory = _FILLED * max(0, left + sum(one.nbytes for one in (decoder.live, *(decoder.texts or ()))))
 
     @property
     def running(self) -> Sequence[Running]:
@@ -155,8 +156,8 @@ class Streams:
         return found + self._pull()
 
     def _wait(self, seat: Seat) -> None:
-        """Put a seat, which wants rounds, into the line."""
-        self._waiting.append(seat)
+        """Put a seat, which wants rounds, into the line, and to its front if the answer has begun."""
+        self._waiting.insert(0 if seat.asked.options["said"] else len(self._waiting), seat)
 
     def _free(self, seat: Seat) -> None:
         """Free what a seat occupies; its text is kept, if texts are, or by the seat if its answer may go on with it."""
@@ -232,7 +233,7 @@ class Streams:
         return stream.over and stream.tokens[-1] not in stream.stop and answer is not None and answer.returns
 
     def _lane_of(self, seat: Seat) -> Lane:
-        return self._lanes[bisect_left(LANES, _rows(seat))]
+        return self._lanes[bisect_left(LANES, seat.rows)]
 
     def _nbytes(self, rows: int) -> int:
         """Return the bytes of keys and values of one text, and of a snapshot of its rings."""
@@ -241,28 +242,30 @@ class Streams:
 
     def _fits(self, seat: Seat, expected: int = 1, *, reads: Decoder | None = None) -> bool:
         """Return True if there is memory for a text in its lane, among ``expected`` ones, and for a decoder that
-        ``reads`` it first, which may go on in its own text."""
-        rows, lane = _rows(seat), self._lane_of(seat)
-        bytes_ = 0 if seat.alone else lane.nbytes_with(rows, expected) - lane.nbytes
-        if reads is None:
-            return self._make_room(bytes_)
-        stays = reads if reads.live.usable(seat.asked.prompt) >= WORTH else None
-        return self._make_room(bytes_ + max(0, self._nbytes(rows) - (stays.live.nbytes if stays else 0)), stays)
+        ``reads`` it first, which may go on in a text that is there."""
+        lane, prompt, text = self._lane_of(seat), seat.asked.prompt, None
+        bytes_ = 0 if seat.alone else lane.nbytes_with(seat.rows, expected) - lane.nbytes
+        if reads is not None:
+            best, stays = (reads.live, True) if reads.texts is None else reads.texts.best(reads.live, prompt)
+            text = best if stays and best.usable(prompt) >= WORTH else None
+            bytes_ += max(0, self._nbytes(seat.rows) - (0 if text is None else text.nbytes))
+        return self._make_room(bytes_, text)
 
-    def _make_room(self, nbytes: int, stays: Decoder | None = None) -> bool:
+    def _make_room(self, nbytes: int, stays: HeldText | None = None) -> bool:
         """Return True if there is memory for so many more bytes of keys and values: held texts give way to them, and
-        texts of idle decoders but for one that ``stays``."""
+        texts of idle decoders, but for one that ``stays``."""
         decoders = [one for one in (self._beside, self.decoder) if one is not None]
-        idle = [one for one in decoders if one is not stays and one not in self._busy()]
-        used = sum(lane.nbytes for lane in self._lanes)
-        used += sum(one.live.nbytes for one in decoders if one not in idle)
+        kept = None if stays is None else stays.cache
+        idle = [one for one in decoders if one.live.cache is not kept and one not in self._busy()]
+        used = sum(lane.nbytes for lane in self._lanes) + sum(one.live.nbytes for one in decoders if one not in idle)
+        used += sum(one.nbytes for one in self.decoder.texts or () if one is stays)
         left = self._memory - used - nbytes
         if left < 0:
             return False
         while sum(one.live.nbytes for one in idle) > left:
             idle.pop(0).begin_anew()
         if self.decoder.texts is not None:
-            self.decoder.texts.keep_within(left - sum(one.live.nbytes for one in idle))
+            self.decoder.texts.keep_within(left - sum(one.live.nbytes for one in idle), stays)
         return True
 
     def _busy(self) -> list[Decoder]:
@@ -286,7 +289,10 @@ class Streams:
         """Give a decoder what a seat has kept of rounds in a lane."""
         if seat.text is not None:
             text, seat.text = seat.text, None
-            decoder.import_state(text.state())
+            try:
+                decoder.import_state(text.state())
+            except RuntimeError as error:
+                raise failure(error) from error
 
     def _begin_reading(self, seat: Seat, decoder: Decoder) -> None:
         wanted = seat.asked
@@ -442,9 +448,3 @@ class Streams:
             self._solo = None
             seat.end(error)
         return self._solo_seconds
-
-
-def _rows(seat: Seat) -> int:
-    """Return the rows that an answer needs, as far as one can know now."""
-    asked = seat.asked
-    return len(asked.prompt) + asked.came + min(asked.max_tokens - asked.came, AHEAD)

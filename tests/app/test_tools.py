@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Barrier, Event, Lock
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -508,6 +508,20 @@ class TestLimits:
         over.set()
         assert late == ["It did not answer within 60 seconds."] * 3
         assert now == [60.0]
+
+    def test_calls_that_a_server_takes_in_turn_have_their_seconds_each(self, tmp_path: Path) -> None:
+        now, turns, looked = [0.0], Lock(), Event()
+
+        def in_turn(given: Any) -> str:
+            with turns:
+                now[0] += 40.0
+                looked.clear()
+                looked.wait(5)  # somebody has looked how late it is
+            return "done"
+
+        options: dict[str, Any] = {"clock": lambda: now[0], "on_progress": lambda *_: looked.set(), "seconds": 60.0}
+        runner = runner_of(tmp_path, tool(run=in_turn, reads=True), **options)
+        assert said(runner, *(called("act", number, text=str(number)) for number in range(3))) == ["done"] * 3
 
     def test_what_runs_is_stopped_when_the_others_cannot_be_decided(self, tmp_path: Path) -> None:
         started, stopped = Event(), Event()

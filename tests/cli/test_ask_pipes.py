@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -172,6 +173,22 @@ def test_lines_of_map_may_come_from_a_socket(program: Program, name: str) -> Non
         ours.shutdown(socket.SHUT_WR)
         done = program.run("map", "--input", name, "Say {n}", stdin=theirs.fileno())
     assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Line 1 of stdin has no field 'n'" in done.stderr
+
+
+def test_lines_of_map_may_come_from_a_pipe_that_wants_no_waiting(program: Program) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+
+    def write() -> None:
+        os.write(theirs, b'{"m": 1}\n')
+        os.close(theirs)
+
+    later = Timer(1.0, write)
+    later.start()
+    done = program.run("map", "--input", "-", "Say {n}", stdin=ours)
+    later.join()
+    os.close(ours)
     assert b"Line 1 of stdin has no field 'n'" in done.stderr
 
 

@@ -244,6 +244,24 @@ def test_a_text_that_is_forced_to_its_end(drafts, in_flight):
     assert len(rounds) == (34 if drafts == 0 else 4) or in_flight
 
 
+@pytest.mark.parametrize("drafting", [False, True])
+def test_a_round_says_how_many_of_its_drafts_were_forced(drafting):
+    def allows(text, token):
+        return len(text) % 3 == 0 or token == (7 * len(text) + text[-1]) % 128
+
+    plain = decode(decoder("e2b"), prompt("e2b"), 28, constraint=Language(allows))
+    engine = decoder("e2b", Oracle(prompt("e2b") + plain, 128) if drafting else None, in_flight=0)
+    for _ in range(30):
+        engine.depth.observe(8, 8, 0.02)
+    constraint = Language(allows)
+    played = engine.rounds(
+        prompt("e2b"), max_tokens=28, num_draft_tokens=8 if drafting else "auto", constraint=constraint
+    )
+    rounds = [one for one in played if one.draft]
+    assert rounds
+    assert all(one.given == (2 if drafting else len(one.draft)) for one in rounds)
+
+
 def test_forced_drafts_have_the_length_that_earns_most():
     run, every = list(range(100, 115)), (0, 1, 3, 8, 15)
     depth = DraftLength(limit=0)

@@ -156,7 +156,7 @@ def play(
             pairs = zip(depth.copying.proposed, text[at:], strict=False)
             right = next((i for i, (one, other) in enumerate(pairs) if one != other), COPIED)
         spent += cost
-        depth.observe(k, right, 0.01 * cost, text[at : at + right + 1], given=k * (k == COPIED))
+        depth.observe(k, right, 0.01 * cost, text[at : at + right + 1], given=k * (k == COPIED), copied=k == COPIED)
         at += right + 1
         depth.follow(text[:at])
     return spent

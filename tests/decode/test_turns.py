@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mlxmtp.decode import snapshots
 from mlxmtp.decode.decoder import Decoder
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.limits import SLACK
 from mlxmtp.models.kv_cache import KVCache
 from tests.golden import FAMILIES, load_golden
@@ -218,6 +219,41 @@ def test_ctrl_c_between_two_layers_of_a_chunk_does_not_leave_a_broken_ring(monke
         with pytest.raises(KeyboardInterrupt):
             decode(engine, following, 4)
     assert decode(engine, following, 20) == decode(decoder("e2b"), following, 20)
+
+
+def test_a_snapshot_that_an_interruption_left_out_is_taken_when_the_prompt_is_asked_for_again():
+    """A chunk counts as written before its layers are computed: it ends at the mark, and Ctrl-C comes then."""
+    engine, first = decoder("e2b"), prompt("e2b")
+    mark = len(first) - 9
+
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode(engine, first, LONG, snapshot_at=[mark], on_prefill=interrupt)
+    assert engine.rows == mark
+    assert decode(engine, first, LONG, snapshot_at=[mark]) == decode(decoder("e2b"), first, LONG)
+    assert engine.reused == mark - 1
+    other = [*first[:mark], 9, 8, 7]
+    assert decode(engine, other, 20) == decode(decoder("e2b"), other, 20)
+    assert engine.reused == mark
+
+
+def test_a_continued_answer_begins_anew_where_another_one_used_the_decoder(monkeypatch):
+    begun: list[list[int]] = []
+    engine, first = decoder("e2b"), prompt("e2b")
+    expected = decode(decoder("e2b"), first, 24)
+    said = decode(engine, first, 8)
+    engine.near_ties = mx.array(7)
+    monkeypatch.setattr(DraftLength, "begin", lambda _, text=(): begun.append(list(text)))
+    said += decode(engine, [*first, *said], 8, said=8)
+    assert begun == []
+    assert engine.near_ties is not None
+    decode(engine, [*first[:9], 5], 8)
+    engine.near_ties = mx.array(7)
+    assert said + decode(engine, [*first, *said], 8, said=16) == expected
+    assert begun == [[*first[:9], 5], [*first, *said]]
+    assert engine.near_ties is None
 
 
 @st.composite

@@ -363,3 +363,9 @@ def test_a_grammar_without_an_end_stops_at_the_limit(pocket):
         text, _, reason, complete = answer(pocket, constraint, temp=0.0, max_tokens=40, num_draft_tokens=drafts)
         assert (reason, complete) == ("length", False)
         assert text.startswith('["x"')
+
+
+def test_a_constraint_shows_what_it_is_and_nothing_else():
+    """Files of `map` hold a hash of that: another field would keep a run from going on behind its answers."""
+    shown = "Constraint(kind='regex', source='a', calls='')"
+    assert repr(Constraint("regex", "a", call_mark=3)) == shown

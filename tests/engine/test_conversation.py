@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import mlxmtp
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.model import Model
@@ -159,3 +160,19 @@ def test_a_template_that_opens_each_answer_with_an_empty_thought_is_returned_to_
     messages = [{"role": "user", "content": "Hi"}]
     ids = tokenizer.prompt_ids(messages)
     assert tokenizer.encode("<|channel>thought\n<channel|>") == ids[tokenizer.lasting(messages, ids) :]
+
+
+def test_the_beginning_of_a_continued_answer_is_penalized_as_a_part_of_it():
+    """Presence and frequency are those of the whole answer, whether it was interrupted or not."""
+    model = mlxmtp.load("pocket", drafter=False)
+    ids = model.tokenizer.prompt_ids([{"role": "user", "content": "What is a drafter?"}])
+    params = Params(temp=0.0, max_tokens=60, presence_penalty=2.0, frequency_penalty=2.0, stop=())
+
+    def said(prompt: list[int], **options: Any) -> list[int]:
+        answer = model.stream_ids(prompt, params, **options)
+        list(answer)
+        return answer.tokens
+
+    whole = said(ids)
+    assert said(ids + whole[:40], begun=whole[:40])[:20] == whole[40:]
+    assert said(ids + whole[:40])[:20] != whole[40:]

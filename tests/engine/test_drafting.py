@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.decode.compile import BatchRounds
 from mlxmtp.decode.draft_length import DraftLength
+from mlxmtp.decode.lane import Lane
 from mlxmtp.engine.stats import explain
+from mlxmtp.limits import EXACT_DRAFT
+from tests.networks import drafter, target
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,15 @@ def test_a_controller_says_what_it_has_seen():
     assert said.startswith("drafting 1 gives 1.")
     assert "% of first drafts accepted" in said
     assert said.endswith("a draft token costs 0.25 of a plain pass)")
+
+
+@pytest.mark.parametrize(
+    ("depth", "words"),
+    [
+        (Lane(BatchRounds(target("e2b"), drafter("e2b"), "never"))._depth(2), "drafting 3, the most in shared rounds"),
+        (DraftLength(limit=EXACT_DRAFT), "drafting 4, the most in exact text"),
+    ],
+)
+def test_more_drafts_than_there_can_be_are_said_to_be_fewer_and_why(depth, words):
+    depth.fixed = 5
+    assert explain(depth) == words

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlxmtp.engine.constraint import Constraint
+from mlxmtp.engine.endless import endless_rule
 from mlxmtp.errors import UsageError
 
 NODE = {"type": "object", "properties": {"v": {"type": "integer"}, "next": {"$ref": "#/$defs/n"}}}
@@ -60,3 +61,17 @@ def test_what_never_ends_is_an_error(constraint: Constraint) -> None:
 )
 def test_what_can_end_is_none(constraint: Constraint) -> None:
     constraint.check()
+
+
+@pytest.mark.parametrize(
+    ("grammar", "rule"),
+    [
+        ('start: "a" (start~2)* "b"', None),
+        ('start: "a" (start ~ 1..2)? "b"', None),
+        ('start: "a" (start~0..2) "b"', None),
+        ('start: "a" (start~2) "b"', "start"),
+        ('start: "a" (start ~ 10..20) "b"', "start"),
+    ],
+)
+def test_a_number_of_times_ends_where_its_bracket_does(grammar: str, rule: str | None) -> None:
+    assert endless_rule(grammar) == rule

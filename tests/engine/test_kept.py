@@ -13,6 +13,7 @@ from mlxmtp.engine import kv_file
 from mlxmtp.engine.model import Model
 from mlxmtp.errors import CacheRefused
 from mlxmtp.limits import SLACK
+from mlxmtp.models.kv_cache import KVCache
 from tests.golden import FAMILIES, load_golden
 from tests.networks import decode, tokens
 
@@ -161,3 +162,18 @@ def test_rounds_of_a_text_that_was_replaced_do_not_go_on(tmp_path):
     model.load_cache(tmp_path / "kv.safetensors")
     with pytest.raises(RuntimeError, match="another request"):
         next(rounds)
+
+
+def test_a_file_for_which_there_is_no_memory_is_refused_and_nothing_changed(copied, tmp_path, monkeypatch):
+    prompt, model = load_golden("e2b").records["short"].prompt, Model.load(copied)
+    said(model, prompt)
+    model.save_cache(tmp_path / "kv.safetensors")
+    tokens_before = list(model._decoder.tokens)
+
+    def fill(*_: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 1 bytes.")
+
+    monkeypatch.setattr(KVCache, "fill", fill)
+    with pytest.raises(CacheRefused, match=r"Unable to allocate.*read again"):
+        model.load_cache(tmp_path / "kv.safetensors")
+    assert model._decoder.tokens == tokens_before

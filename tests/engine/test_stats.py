@@ -68,3 +68,13 @@ def test_acceptance_is_counted_by_position(accepted: int) -> None:
     meter.add(fake_round((1,)))
     meter.add(fake_round((1,) * (accepted + 1), draft=(1, 1), accepted=accepted))
     assert meter.stats().acceptance_by_position == tuple(float(index < accepted) for index in range(2))
+
+
+def test_drafts_that_a_constraint_gave_are_not_counted_as_the_drafters() -> None:
+    meter = Meter(prompt_tokens=1, seed=0, clock=Clock())
+    meter.add(fake_round((1,)))
+    meter.add(Round((1, 2, 3), (1, 2), 2, given=2))
+    meter.add(Round((1, 2, 3, 4), (1, 2, 3, 9), 3, given=2))
+    meter.add(Round((1,), (2, 3, 4), 0, given=2))
+    stats = meter.stats()
+    assert (stats.drafted, stats.accepted, stats.acceptance_by_position) == (3, 1, (1 / 2, 0.0))

@@ -78,6 +78,13 @@ def test_what_only_began_like_it_is_shown_at_the_end(bench: Bench) -> None:
     assert bench.ask("almost EN<turn|>", Params(stop_strings=("END",)))[0] == "almost EN"
 
 
+def test_drafts_behind_it_do_not_count_as_accepted(bench: Bench) -> None:
+    tokens = bench.tokenizer.encode("abcd")
+    assert len(tokens) == 4
+    _, _, end = bench.ask("abcd<turn|>", Params(stop_strings=("b",)))
+    assert (end.stats.generation_tokens, end.stats.accepted) == (2, 1)
+
+
 @pytest.mark.parametrize("drafts", [0, 4])
 def test_the_conversation_goes_on_after_it(drafts: int) -> None:
     """The cache holds tokens behind the string: the next prompt must not build on them."""

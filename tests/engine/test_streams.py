@@ -11,6 +11,7 @@ import pytest
 
 import mlxmtp
 from mlxmtp.decode.lane import Lane, Stream
+from mlxmtp.decode.texts import HeldText
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import End, Event, Text, Thinking
 from mlxmtp.engine.model import Model
@@ -189,6 +190,41 @@ def test_what_came_before_a_thought_was_over_its_budget_is_not_read_again(model)
     streams.close()
     assert heard.said == wanted
     assert all(one.seat.reused > 300 for one in running)
+
+
+def test_no_memory_for_a_thought_that_goes_on_ends_its_answer_as_the_devices_failure(model, monkeypatch):
+    think, heard = Params(max_tokens=40, temp=0.0, think=True, think_tokens=3), Heard()
+    wanted = alone(model, QUESTIONS[2], PARAMS[0])
+    streams = Streams(model._decoder, 2)
+    begin(streams, model, "word " * 300, think, 0)
+    begin(streams, model, QUESTIONS[2], PARAMS[0], 1)
+
+    def fill(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(HeldText, "of", fill)
+    while streams.running:
+        heard.take(streams.step())
+    streams.close()
+    assert isinstance(heard.ends[0], DeviceFailed)
+    assert heard.said[1] == wanted
+
+
+@pytest.mark.parametrize("form", [None, DIGITS])
+def test_an_answer_that_has_begun_goes_on_before_others_begin(model, form):
+    """A thought that has reached its budget asks for rounds again: none but those that run come before it."""
+    parallel = 1 if form is None else 2
+    think = Params(max_tokens=12, temp=0.0, think=True, think_tokens=3, top_logprobs=0)
+    other = Params(max_tokens=20, temp=0.0, constraint=form)
+    wanted = alone(model, QUESTIONS[0], think)
+    streams, heard = Streams(model._decoder, parallel), Heard()
+    begin(streams, model, QUESTIONS[0], think, 0)
+    begin(streams, model, QUESTIONS[1], other, 1)
+    while 0 not in heard.ends:
+        heard.take(streams.step())
+        assert 0 in heard.ends or 1 not in heard.said
+    streams.close()
+    assert heard.said[0] == wanted
 
 
 def test_what_the_device_cannot_compute_ends_the_lane_and_not_the_rest(model, monkeypatch):

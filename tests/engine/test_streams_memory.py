@@ -13,6 +13,7 @@ from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.engine.events import End
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
+from mlxmtp.engine.seat import Seat
 from mlxmtp.engine.streams import Streams
 from mlxmtp.models.kv_cache import KVCache
 from tests.engine.test_streams import DIGITS, LONG_FORM, PARAMS, QUESTIONS, Heard, alone, begin, messages, uncompiled
@@ -50,6 +51,63 @@ def test_held_texts_give_way_to_answers(model):
     assert [streams._make_room(1000), len(list(texts)), model._decoder.rows > 0] == [True, 0, True]
     assert [streams._make_room(last + 1000), len(list(texts)), model._decoder.rows] == [True, 0, 0]
     assert not streams._make_room(last + 1001)
+
+
+def wants(streams: Streams, model: Model, *about: Any) -> tuple[Seat, int]:
+    """An answer that waits for a place, and the bytes of its lane with it."""
+    seat = begin(streams, model, *about).seat
+    streams._pull()
+    return seat, streams._lane_of(seat).nbytes_with(seat.rows, 1)
+
+
+def test_the_held_text_of_a_conversation_does_not_give_way_to_its_next_turn(model):
+    model._decoder.forget()
+    model.hold_texts(2**30)
+    streams, texts = Streams(model._decoder, 2), model._decoder.texts
+    for question in (LONG, "other " * 400):
+        list(model.stream(messages(question), PARAMS[0]))
+    [held] = texts
+    seat, lane = wants(streams, model, LONG + "And?", PARAMS[0], 0)
+    assert held.usable(seat.asked.prompt) > 1500
+    needed = lane + max(0, streams._nbytes(seat.rows) - held.nbytes)
+    streams._memory = needed + held.nbytes
+    assert streams._fits(seat, reads=model._decoder)
+    assert [text.cache for text in texts] == [held.cache]
+    streams._memory -= 1
+    assert not streams._fits(seat, reads=model._decoder)
+    streams.close()
+
+
+def test_a_prompt_that_is_read_in_a_copy_is_counted_as_a_whole(model):
+    """It shares a beginning with a text that is kept as it is."""
+    model._decoder.forget()
+    model.hold_texts(2**30)
+    streams, texts = Streams(model._decoder, 2), model._decoder.texts
+    list(model.stream(messages(LONG), PARAMS[0], snapshot_at=[600]))
+    live = model._decoder.live
+    seat, lane = wants(streams, model, "word " * 800, PARAMS[0], 0)
+    assert live.usable(seat.asked.prompt) == 600
+    needed = lane + streams._nbytes(seat.rows)
+    streams._memory = needed + live.nbytes
+    assert streams._fits(seat, reads=model._decoder)
+    assert model._decoder.rows == live.rows
+    streams._memory -= 1
+    assert streams._fits(seat, reads=model._decoder)
+    assert (model._decoder.rows, list(texts)) == (0, [])
+    streams._memory = needed - 1
+    assert not streams._fits(seat, reads=model._decoder)
+    streams.close()
+
+
+def test_texts_that_are_there_already_are_not_taken_for_weights(model, monkeypatch):
+    monkeypatch.setattr("mlxmtp.engine.streams.memory_limit", lambda: 2**36)
+    model._decoder.forget()
+    model.hold_texts(2**30)
+    before = Streams(model._decoder, 2)._memory
+    for question in (LONG, "other " * 1500):
+        list(model.stream(messages(question), PARAMS[0]))
+    there = sum(text.nbytes for text in (model._decoder.live, *model._decoder.texts))
+    assert abs(Streams(model._decoder, 2)._memory - before) < there / 4
 
 
 def test_a_conversation_in_lanes_is_held_once(model):

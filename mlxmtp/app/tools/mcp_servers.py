@@ -232,7 +232,8 @@ class Servers:
         """Take in a server's tools as they are now."""
         client = server.client
         assert client is not None
-        server.changed, cursor, found, left_out = False, None, list[Tool](), list[str]()
+        changed, cursor, found, left_out = server.changed, None, list[Tool](), list[str]()
+        server.changed = False
         try:
             for _ in range(_MOST_PAGES):
                 page = await client.list_tools(cursor=cursor)
@@ -247,7 +248,7 @@ class Servers:
                 if not cursor or len(found) >= _MOST_TOOLS:
                     break
         except BaseException:  # the next call has to look
-            server.changed = True
+            server.changed = server.changed or changed
             raise
         server.tools, server.left_out = found, left_out
 

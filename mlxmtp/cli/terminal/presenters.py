@@ -164,7 +164,10 @@ class Extracted(_Wrapper):
         if cut and not closed:  # half a program may do harm
             raise MlxmtpError("The answer was cut within its code block, so nothing was written: raise --max-tokens.")
         if self._stops and not closed:
-            raise MlxmtpError("The answer ended within its code block, so nothing was written: leave out --stop.")
+            told = (
+                "The answer ended within its code block, so nothing was written: leave out --stop, in the config too."
+            )
+            raise MlxmtpError(told)
         self._inner.text(self._fence.block)
         self._inner.end(reason, stats)
 
