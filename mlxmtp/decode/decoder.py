@@ -244,27 +244,18 @@ class Decoder:
             state, done, report = self._advance(state, asked, room)
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
             state, new, accepted, told = self._kept(asked, state, report, done.rows, room)
-            took, given = now - clock, done.k - done.drafted
-            copied, traced = given == COPIED and not done.forced, done.traced
             self.depth.observe(
-                done.k,
-                accepted,
-                took,
-                new,
-                timed=done.timed,
-                traced=traced,
-                given=given,
-                copied=copied,
-                outside=outside,
-            )
+                done.k, accepted, now - clock, new,
+                timed=done.timed, traced=done.traced, given=done.given, copied=done.copied, outside=outside,
+            )  # fmt: skip
             room -= len(new)
             self.tokens += new
             self.rows = len(self.tokens) - 1
             self.depth.follow(self.tokens)
             if done.forced and not done.drafted:
                 draft = draft[: max(done.forced, accepted)]  # without what fills them up
-            left = time.perf_counter()
-            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), copied, told, min(given, len(draft)))
+            left, given = time.perf_counter(), min(done.given, len(draft))
+            yield Round(tuple(new), tuple(draft), min(accepted, len(new)), done.copied, told, given)
             back = time.perf_counter()
             clock, outside = (now, back - left) if queue else (back, 0.0)
 

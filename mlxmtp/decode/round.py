@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlxmtp.decode.exact import Passes
 from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.sampling import Filters, choose
+from mlxmtp.limits import COPIED
 from mlxmtp.models.drafter import DraftModel, Scores
 from mlxmtp.models.kv_cache import FixedView
 from mlxmtp.models.target import Target
@@ -58,6 +59,16 @@ class Dispatched(NamedTuple):
     rows: tuple[mx.array, mx.array]  # hidden [k + 1, H], logits [k + 1, V]
     timed: bool
     traced: int | None
+
+    @property
+    def given(self) -> int:
+        """Number of its drafts, the first ones, that were not the drafter's."""
+        return self.k - self.drafted
+
+    @property
+    def copied(self) -> bool:
+        """True if they are from the text before."""
+        return self.given == COPIED and not self.forced
 
 
 RoundFunction = Callable[..., Any]
