@@ -52,7 +52,7 @@ class DraftLength:
       draft is made when that pays for what it is expected to lose, again at once if it was accepted;
     * a length is traced before it runs, at a price. So what counts is the time of the tokens to come, R / speed(K) +
       price of K. R is as many as there have been, as far as there is room. Early in an answer only lengths are traced
-      that are the best for the easier kinds of text;
+      that are the best for the easier kinds of text, once kinds have been learned;
     * a text may be of several kinds, and a round with drafts tells of which. So the time is the mean over the kinds,
       and the first length of all is chosen as if another could follow, at its price, where that is better for the kind.
 
@@ -116,7 +116,7 @@ class DraftLength:
         """Return the time of ``left`` tokens, in plain rounds, by the length of the next round."""
         lengths = [k for k in self.lengths if k <= self.limit]
         costs, kinds = {k: self._times.cost(k) for k in lengths}, self._accepted.by_kind(self.limit)
-        if self._said < _SHORT and len(self.lengths) > _FEW:
+        if self._accepted.known and self._said < _SHORT and len(self.lengths) > _FEW:
             early = [k for k in lengths if k <= _EARLY]
             suit = {max(early, key=lambda k: of_kind[k] / costs[k]) for _, of_kind in kinds[-_EASIER:]}
             lengths = [k for k in lengths if k in suit or k in traced or k == 0]

@@ -1,10 +1,12 @@
 """Record what a draft would earn at every position of a text: the material of `simulate_depth.py`.
 
     .venv/bin/python -m scripts.benchmarks.record_traces scripts/benchmarks/simulation/traces/pocket.json
+    .venv/bin/python -m scripts.benchmarks.record_traces .../traces/ordinary.json build/ordinary/pair
 
-Counts only, no clock. Decodes texts with the built-in pair; at every position it also runs a round with 8 draft tokens
-and keeps how many the target accepts, then goes on by a single token. A text becomes a string of digits, one for each
-position, from which any way of choosing draft lengths can be replayed exactly: after a round with K drafts at
+Counts only, no clock. Decodes texts with the built-in pair, or with that of a folder, which has prompts beside it
+(scripts/pocket/ordinary.py makes one of middling acceptance). At every position it also runs a round with 8 draft
+tokens and keeps how many the target accepts, then goes on by a single token. A text becomes a string of digits, one for
+each position, from which any way of choosing draft lengths can be replayed exactly: after a round with K drafts at
 position p, min(K, digit[p]) are accepted and the next round stands at p + min(K, digit[p]) + 1.
 """
 
@@ -70,13 +72,20 @@ def plans() -> Iterator[Plan]:
             yield Plan("first answer", row.name, (said, ""), ((row.tokens or 150, sampling),), True)
 
 
-class Recorder:
-    """The built-in pair, and its rounds by draft length and filters, compiled once."""
+def plans_of(pair: Path) -> Iterator[Plan]:
+    """Answers to the prompts of a pair, greedy and sampled in turn."""
+    for number, prompt in enumerate(json.loads((pair / "prompts.json").read_text(encoding="utf-8"))):
+        sampling, kind = (SAMPLED, "ordinary, temperature 1") if number % 2 else (GREEDY, "ordinary")
+        yield Plan(kind, f"prompt {number + 1}", (prompt, ""), ((128, sampling),), True)
 
-    def __init__(self) -> None:
-        self._target = load_target(POCKET / "target")
-        self._drafter = load_drafter(POCKET / "drafter", self._target)
-        self._tokenizer = Tokenizer.load(POCKET / "target")
+
+class Recorder:
+    """A pair, and its rounds by draft length and filters, compiled once."""
+
+    def __init__(self, pair: Path) -> None:
+        self._target = load_target(pair / "target")
+        self._drafter = load_drafter(pair / "drafter", self._target)
+        self._tokenizer = Tokenizer.load(pair / "target")
         self._rounds: dict[Any, RoundFunction] = {}
 
     def record(self, plan: Plan) -> str:
@@ -117,12 +126,12 @@ class Recorder:
 
 def main(arguments: Sequence[str]) -> None:
     """Record into the file named, which is written after every text; what is in it already is left as it is."""
-    recorder, path = Recorder(), Path(arguments[0])
+    path, pair = Path(arguments[0]), Path(arguments[1]) if arguments[1:] else None
+    recorder = Recorder(pair or POCKET)
     texts: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))["texts"] if path.exists() else []
-    note = (
-        "Accepted of 8 drafts at every position; written by scripts/benchmarks/record_traces.py with the built-in pair."
-    )
-    for plan in plans():
+    who = "the built-in pair" if pair is None else "a pair of scripts/pocket/ordinary.py"
+    note = f"Accepted of 8 drafts at every position; written by scripts/benchmarks/record_traces.py with {who}."
+    for plan in plans() if pair is None else plans_of(pair):
         if any((text["kind"], text["name"]) == (plan.kind, plan.name) for text in texts):
             continue
         digits = recorder.record(plan)

@@ -39,7 +39,7 @@ STEPS = {"target": 400, "drafter": 250}
 _BEFORE, _AFTER = 400, 1000  # characters that are given, and that are learned
 _KEPT_OUT = 16
 _LEFT_OUT = frozenset({"test", "tests", "site-packages"})
-_PROMPTS = 8
+_PROMPTS = 24
 
 
 @dataclass(frozen=True, slots=True)

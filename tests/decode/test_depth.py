@@ -22,6 +22,7 @@ from scripts.benchmarks.simulation.material import (
     chips,
     drawn,
     first_answers,
+    ordinary,
     profiles,
     suites,
 )
@@ -156,10 +157,23 @@ def test_first_answers_as_recorded_are_near_the_best_fixed_length():
     assert sum(by_text) < 1.05 * len(by_text), by_text
 
 
+def test_first_answers_of_ordinary_text_beat_every_fixed_length():
+    """A pair that nothing is known of, each answer in a process of its own: a twentieth faster than the best of 0, 3
+    and 8 for all of them together, and no answer a third slower than its own best."""
+    costs, spent, least, worst = PROFILES[0].costs, 0.0, {0: 0.0, 3: 0.0, 8: 0.0}, 0.0
+    for seed, suite in enumerate(ordinary()):
+        took = play(DraftLength(), suite.accepted, costs, Noise(), seed, trace=TRACE).spent
+        fixed = {k: play(Fixed(k), suite.accepted, costs, Noise(), seed, trace=TRACE).spent for k in least}
+        spent, least = spent + took, {k: least[k] + fixed[k] for k in least}
+        worst = max(worst, took / min(fixed.values()))
+    assert spent < 0.95 * min(least.values()), (spent, least)
+    assert worst < 1.33, worst
+
+
 @pytest.mark.parametrize("generation", chips())
 def test_known_cliffs_of_a_chip_bring_a_first_answer_near_the_best_fixed_length(generation: int) -> None:
     """A machine whose further rows and drafts cost more than is known of its kind; each answer in a new process, 9 %
-    behind the best fixed lengths on average. What is known makes no kind of text 5 % slower, all faster."""
+    behind the best fixed lengths on average. What is known makes no kind of text 5 % slower, all together faster."""
     costs, behind, shares = chip_costs(generation, drafter=0.06, stretch=1.1), [], []
     for chance in (0.5, 0.7, 0.8, 0.9):
         spent, least = {True: 0.0, False: 0.0}, dict.fromkeys(LENGTHS, 0.0)
@@ -176,7 +190,7 @@ def test_known_cliffs_of_a_chip_bring_a_first_answer_near_the_best_fixed_length(
         behind.append(spent[True] / min(least.values()))
         shares.append(spent[True] / spent[False])
     assert sum(behind) / len(behind) < 1.09, behind
-    assert sum(shares) / len(shares) < 0.97, shares
+    assert sum(shares) / len(shares) < 1, shares
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)

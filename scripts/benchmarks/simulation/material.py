@@ -63,6 +63,12 @@ def first_answers() -> list[Suite]:
     return [Suite(text["name"], [int(digit) for digit in text["accepted"]], False) for text in rows]
 
 
+def ordinary() -> list[Suite]:
+    """Answers of a pair that was trained on ordinary text, where few drafts are accepted or many."""
+    recorded = json.loads((TRACES / "ordinary.json").read_text(encoding="utf-8"))["texts"]
+    return [Suite(text["name"], [int(digit) for digit in text["accepted"]], False) for text in recorded]
+
+
 def profiles() -> list[Profile]:
     """This project's machine as measured, and chips derived from public figures; none of those was run by us."""
     measured = json.loads((TRACES / "times.json").read_text(encoding="utf-8"))
