@@ -52,7 +52,7 @@ class DraftLength:
       draft is made when that pays for what it is expected to lose, again at once if it was accepted;
     * a length is traced before it runs, at a price. So what counts is the time of the tokens to come, R / speed(K) +
       price of K. R is as many as there have been, as far as there is room. Early in an answer only lengths are traced
-      that are the best for the easier kinds of text, once kinds have been learned;
+      that are the best for the easier kinds of text, or longer ones that are for all, once kinds have been learned;
     * a text may be of several kinds, and a round with drafts tells of which. So the time is the mean over the kinds,
       and the first length of all is chosen as if another could follow, at its price, where that is better for the kind.
 
@@ -119,6 +119,9 @@ class DraftLength:
         if self._accepted.known and self._said < _SHORT and len(self.lengths) > _FEW:
             early = [k for k in lengths if k <= _EARLY]
             suit = {max(early, key=lambda k: of_kind[k] / costs[k]) for _, of_kind in kinds[-_EASIER:]}
+            mean = self._accepted.tokens(self.limit)
+            if (middle := max(early, key=lambda k: mean[k] / costs[k])) > max(traced, default=0):
+                suit.add(middle)  # and it tells more of the kind than those traced
             lengths = [k for k in lengths if k in suit or k in traced or k == 0]
         tokens = self._accepted.tokens(self.limit)
         hopes = self._hopes({k: tokens[k] / costs[k] for k in lengths}, traced)
