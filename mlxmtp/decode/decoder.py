@@ -361,7 +361,7 @@ class Decoder:
     ) -> Generator[int, None, mx.array]:
         """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
         start, hidden = self._rewind(prompt)
-        missed = self._snapshots.wanted(self._cache, marks, start)  # a reading was interrupted before it was taken
+        missed = 0 < start == self._snapshots.due and start in marks  # a reading was interrupted before it was taken
         if missed and prompt[start - 1] >= 0 and self._cache.can_rewind(start - 1):
             start -= 1
         self.tokens, self.rows, self.reused = prompt[:start], start, start
@@ -376,7 +376,7 @@ class Decoder:
         for end in sorted({*marks, len(prompt)}):
             if end <= start or (end < len(prompt) and not self._snapshots.wanted(self._cache, marks, end)):
                 continue
-            about = self.target, self._cache, prompt[:end], start
+            about, self._snapshots.due = (self.target, self._cache, prompt[:end], start), end
             hidden = yield from read_in_chunks(*about, on_written, on_read, lambda: self.chunk, media)
             start = end
             if end in marks:

@@ -45,10 +45,12 @@ class Snapshots:
 
     def __init__(self, first: Snapshot | None = None) -> None:
         self._all = [] if first is None else [first]
+        self.due = 0  # where a reading is to end, or was before it was interrupted, after which one may be taken
 
     def take(self, cache: KVCache, length: int, hidden: mx.array) -> None:
         """Copy the rings of `cache`, which has just read position `length - 1`."""
         self.forget_beyond(length - 1)
+        self.due = 0
         self._all.append(Snapshot(length, cache.newest, hidden, cache.rings()))
         while len(self._all) > 1 and (
             len(self._all) > SNAPSHOTS or sum(one.nbytes for one in self._all) > SNAPSHOT_BYTES
