@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,23 @@ from mlxmtp.models.config import ModelConfig
 from mlxmtp.models.tensors import Quantization, Tensor, tensors
 from scripts.benchmarks.graphs.narrow import complete
 
+ROOT = Path(__file__).resolve().parents[3]
 _HOW = Quantization(4, 64)
 _SIZE = 0.02  # standard deviation of a weight
 
 
 def write(name: str, pair: str, shard: int) -> None:
-    """Write target and drafter of the registry's `name` into `pair`, in files of about `shard` bytes."""
+    """Write target and drafter of the registry's `name` into `pair`, in files of about `shard` bytes.
+
+    The tokenizer is the built-in model's: whoever asks for text gets that of the first few thousand ids.
+    """
     entry = find_entry(name)
     if entry is None:
         raise SystemExit(f"there is no model {name}")
     _checkpoint(complete(entry.target_config()), "gemma4", Path(pair, "target"), shard, packed=True)
     _checkpoint(complete(entry.drafter_config()), "gemma4_assistant", Path(pair, "drafter"), shard, packed=False)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(ROOT / "assets/pocket/target" / file, Path(pair, "target", file))
 
 
 def _checkpoint(config: ModelConfig, kind: str, folder: Path, shard: int, *, packed: bool) -> None:
