@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from importlib.metadata import version
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Gemma4ForCausalLM, Gemma4TextConfig
 
 from scripts.benchmarks.engines.job import Counts, Emit, Engine, Enough, Job
 
@@ -84,12 +86,22 @@ def load(target: Path, drafter: Path) -> Transformers:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     networks = []
-    kind: Any
-    for kind, folder in ((AutoModelForImageTextToText, target), (AutoModelForCausalLM, drafter)):
-        network = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    for network in (_text_side(target), AutoModelForCausalLM.from_pretrained(drafter, dtype=torch.float32).eval()):
         config = network.generation_config
         config.eos_token_id = None
         config.do_sample = False
         config.temperature = config.top_k = config.top_p = None
         networks.append(network)
     return Transformers(*networks)
+
+
+def _text_side(folder: Path) -> Any:
+    """Return the network of a target without its towers: the reference takes the channels of a convolution of sounds
+    for the number of their bands, which the built-in model has not."""
+    text = json.loads((folder / "config.json").read_text(encoding="utf-8"))["text_config"]
+    weights, prefix = load_file(folder / "model.safetensors"), "model.language_model."
+    network = Gemma4ForCausalLM(Gemma4TextConfig(**text)).float().eval()
+    own = {name.removeprefix(prefix): one.float() for name, one in weights.items() if name.startswith(prefix)}
+    network.model.load_state_dict(own)
+    network.tie_weights()
+    return network
