@@ -236,7 +236,7 @@ def measure(given: argparse.Namespace) -> dict[tuple[str, int], list[float]]:
                     texts.setdefault(engines[arm].partition("-")[0], set()).add(json.dumps(got["answers"]))
                     tokens = sum(map(len, got["answers"]))
                     speeds.setdefault((arm, streams), []).append(tokens / got["seconds"])
-                    say(f"{arm} {streams} {speeds[arm, streams][-1]:.0f} tok/s")
+                    say(f"{arm} {streams} {speeds[arm, streams][-1]:.3g} tok/s")
     speeds["same", 0] = [len(texts.get("ours", {""}))]
     return speeds
 
@@ -272,7 +272,7 @@ def main() -> None:
         cells = []
         for arm in given.arms:
             found = speeds.get((arm, streams))
-            cells.append(f"{median(found):.0f} ({min(found):.0f} to {max(found):.0f})" if found else "")
+            cells.append(f"{median(found):.3g} ({min(found):.3g} to {max(found):.3g})" if found else "")
         lines.append(f"| {streams} | {' | '.join(cells)} |")
     text = "\n".join(lines)
     print(text)
