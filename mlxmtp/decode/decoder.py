@@ -374,7 +374,7 @@ class Decoder:
                 on_prefill(n, len(prompt))
 
         for end in sorted({*marks, len(prompt)}):
-            if end <= start or (end < len(prompt) and not self._snapshots.wanted(self._cache, marks, end)):
+            if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
             about, self._snapshots.due = (self.target, self._cache, prompt[:end], start), end
             hidden = yield from read_in_chunks(*about, on_written, on_read, lambda: self.chunk, media)

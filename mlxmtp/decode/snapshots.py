@@ -1,6 +1,6 @@
 """Places in a conversation from which it can go on although the rings have moved past them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -57,11 +57,8 @@ class Snapshots:
         ):
             del self._all[0]
 
-    def wanted(self, cache: KVCache, marks: Sequence[int], length: int) -> bool:
-        """Return True if one is to be taken after `length` positions: at the last of `marks` in any case, at another if
-        it saves enough, and the next one soon after leaves it in memory."""
-        if length not in marks or length == marks[-1]:
-            return length in marks and self.at(length) is None
+    def worth(self, cache: KVCache, length: int) -> bool:
+        """Return True if one after `length` positions saves enough, and another one soon after leaves it in memory."""
         before = self._all[-1].length if self._all else 0
         return length - before >= APART and 2 * sum(ring.nbytes for ring in cache.rings()) <= SNAPSHOT_BYTES
 

@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -90,21 +91,23 @@ def main() -> None:
     parser.add_argument("--only", help="rows whose name has this in it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        answers = partial(of_pair, options.pair) if options.pair else after_texts if options.long else first_answers
+        answers: Callable[[Path], list[Row]]
+        answers, kind, heading = first_answers, "", ""
+        if options.pair:
+            answers, kind, heading = partial(of_pair, options.pair), ", another pair", " of another pair"
+        elif options.long:
+            answers, kind, heading = after_texts, ", long", " after long texts"
         rows = [row for row in answers(Path(home)) if (options.only or "") in row.name]
         samples = _measure(rows, options.root, Path(home), options.repetitions)
-    pair = "a pair that was not tuned for" if options.pair else "built-in pair"
-    about = {"day": f"{datetime.now(UTC):%Y-%m-%d}", "pair": pair, "machine": machine()}
-    lines = [_ABOUT.format(repetitions=options.repetitions, **about)]
+    pair, day = "a pair that was not tuned for" if options.pair else "built-in pair", f"{datetime.now(UTC):%Y-%m-%d}"
+    lines = [_ABOUT.format(day=day, pair=pair, machine=machine(), repetitions=options.repetitions)]
     lines += [_line(row.name, samples) for row in rows]
     print("\n".join(lines))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(one) for one in samples], indent=1) + "\n", encoding="utf-8")
     if options.write is not None:
-        kind = ", another pair" if options.pair else ", long" if options.long else ""
-        heading = f"First answers{' of another pair' if options.pair else ' after long texts' if options.long else ''}"
-        about = {"script": "first_answers.py", "heading": heading}
-        write_section(options.write, f"first-answers{kind}", "\n".join(lines), **about)
+        section, heading = f"first-answers{kind}", f"First answers{heading}"
+        write_section(options.write, section, "\n".join(lines), script="first_answers.py", heading=heading)
 
 
 def first_answers(folder: Path) -> list[Row]:

@@ -58,15 +58,12 @@ def suites() -> list[Suite]:
 
 def first_answers() -> list[Suite]:
     """The rows of first_answers.py, each an answer of its own process."""
-    recorded = json.loads((TRACES / "pocket.json").read_text(encoding="utf-8"))["texts"]
-    rows = [text for text in recorded if text["kind"] == "first answer"]
-    return [Suite(text["name"], [int(digit) for digit in text["accepted"]], False) for text in rows]
+    return [Suite(name, accepted, False) for kind, name, accepted in _recorded("pocket.json") if kind == "first answer"]
 
 
 def ordinary() -> list[Suite]:
     """Answers of a pair that was trained on ordinary text, where few drafts are accepted or many."""
-    recorded = json.loads((TRACES / "ordinary.json").read_text(encoding="utf-8"))["texts"]
-    return [Suite(text["name"], [int(digit) for digit in text["accepted"]], False) for text in recorded]
+    return [Suite(name, accepted, False) for _, name, accepted in _recorded("ordinary.json")]
 
 
 def profiles() -> list[Profile]:
@@ -104,8 +101,13 @@ def drawn(chance: float, tokens: int, seed: int = 1) -> list[int]:
 
 
 def _texts(kind: str) -> list[list[int]]:
-    recorded = json.loads((TRACES / "pocket.json").read_text(encoding="utf-8"))["texts"]
-    return [[int(digit) for digit in text["accepted"]] for text in recorded if text["kind"] == kind]
+    return [accepted for of, _, accepted in _recorded("pocket.json") if of == kind]
+
+
+def _recorded(file: str) -> list[tuple[str, str, list[int]]]:
+    """Return kind, name and accepted drafts of each text in a file of traces."""
+    texts = json.loads((TRACES / file).read_text(encoding="utf-8"))["texts"]
+    return [(text["kind"], text["name"], [int(digit) for digit in text["accepted"]]) for text in texts]
 
 
 def _flat(texts: Sequence[Sequence[int]]) -> list[int]:
