@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, count
 from pathlib import Path
 from threading import Thread
@@ -351,19 +351,25 @@ def test_a_key_in_an_address_is_not_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(b"s3cret" in one for one in web.requests)
 
 
-@pytest.fixture(scope="module")
-def kitchen() -> Iterator[str]:
+@contextmanager
+def serving(port: int = 0) -> Iterator[str]:
     """The address of a server made with the library, on a thread."""
     from tests.app.tool_server import server
 
     web = uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="critical", ws="none"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = Thread(target=web.run, args=([listener],))
         thread.start()
         wait_until(lambda: web.started)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-        web.should_exit = True
+        web.should_exit = web.force_exit = True  # a client may hold its stream open
         thread.join(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def kitchen() -> Iterator[str]:
+    with serving() as url:
+        yield url
 
 
 @pytest.mark.parametrize("over", ["pipes", "http"])
@@ -390,6 +396,23 @@ def test_a_server_made_with_the_library(tmp_path: Path, kitchen: str, over: str)
         [stopped] = runner.carry_out([ToolCall(id="1", name="slow", arguments={"seconds": 600})])
         assert text_of(stopped.content) == "The person stopped it.", told[-1:]
         assert "not answer" in called(tools, "slow", limit=0.3, seconds=600)
+
+
+def test_a_server_over_http_that_was_away_is_there_again(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        there = stack.enter_context(ExitStack())
+        url = there.enter_context(serving())
+        tools = stack.enter_context(using(ServerEntry("kitchen", url=url), folder=tmp_path))
+        assert tools.renew() == []
+        for _ in range(2):
+            there.close()
+            assert "failed" in called(tools, "add", a=2, b=3)
+            away = tools.renew()[0]
+            assert "The tool server 'kitchen' does not work" in away
+            assert tools.renew() == []
+            there.enter_context(serving(int(url.split(":")[2].removesuffix("/mcp"))))
+            assert tools.renew() == []
+            assert called(tools, "add", a=2, b=3) == "5"
 
 
 class TestHostile:

@@ -54,7 +54,9 @@ class Tools:
         remarks = self.complaints
         remarks += [f"{one.entry.name} offers {text}, left out." for one in self.servers.all for text in one.left_out]
         remarks += self.approvals.unknown([*now, *(tool.label for tool in self.own)])
-        remarks = self._untold(remarks + self.approvals.remarks)
+        remarks += self.approvals.remarks
+        self._told &= {*remarks}  # what held no longer in between is told again
+        remarks = self._untold(remarks)
         changed = [label for label in now if before.get(label, now[label]) != now[label]]
         return remarks + [
             f"{label} has another description or other arguments now: it asks again." for label in changed

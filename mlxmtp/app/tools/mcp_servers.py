@@ -145,7 +145,7 @@ class Servers:
                     self._loop.call_soon_threadsafe(one.task.cancel)
 
     def renew(self) -> None:
-        """List the tools of all servers again; one that has ended since is started again, once. After `wait`."""
+        """List the tools of all servers again; one that has ended is started again, each time once. After `wait`."""
 
         async def restart(server: Server) -> None:
             if server.task is not None:
@@ -155,6 +155,7 @@ class Servers:
             server.ready.clear()
             server.task = asyncio.create_task(self._serve(server))
 
+        ended = [one for one in self.all if one.seconds and one.task is not None and one.task.done()]
         waiting = [(one, self._begin(self._list(one))) for one in self.all if one.client is not None]
         deadline = time.monotonic() + RENEW
         for server, listing in waiting:
@@ -164,6 +165,8 @@ class Servers:
                 listing.cancel()
             except Exception:  # noqa: BLE001  (its end, told by `wait` if there is no other beginning)
                 self._begin(restart(server)).result(RENEW)
+        for server in ended:
+            self._begin(restart(server)).result(RENEW)
         self.wait()
 
     def close(self) -> None:
