@@ -20,32 +20,35 @@ _FORMAT = "3"  # changes with the layout of the buffers and with what stands in 
 _KV_BITS = "kv_bits"  # stands in a file only if its keys and values are quantized
 _SUM, _NEWEST, _PLACE = "sum", "newest", "place"  # of the arrays; positions (see `CacheState` and `Snapshot`)
 
+Label = Mapping[str, str]
+
 
 def fingerprint(folder: Path) -> str:
     """Return a hash of a checkpoint's files that changes when one is replaced; weights are stat'ed, not read."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(filter(Path.is_file, folder.glob("*.safetensors"))):
         real = path.resolve()  # in the Hugging Face cache the name behind the link is the content's hash
         status = real.stat()
         digest.update(f"{real.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def label_hash(folder: Path, kv_bits: int | None = None) -> str:
-    """Return a hash of all that must be the same for a file to be loaded again."""
-    return hashlib.sha256(repr(sorted(_label(folder, kv_bits).items())).encode()).hexdigest()
+def label_of(folder: Path, kv_bits: int | None = None) -> dict[str, str]:
+    """Return all that must be the same for a file to be loaded again, for the weights that are in `folder` now."""
+    quantized = {} if kv_bits is None else {_KV_BITS: str(kv_bits)}
+    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx"), **quantized}
 
 
-def save(decoder: Decoder, path: Path, folder: Path, length: int | None = None, *, kv_bits: int | None = None) -> int:
-    """Write what `decoder` holds of the model in `folder`; returns the bytes.
+def save(decoder: Decoder, path: Path, label: Label, length: int | None = None) -> int:
+    """Write what `decoder` holds; returns the bytes. `label`: of its model, as its weights were read.
 
     `length`: as it was after that many tokens. Raises ValueError if nobody asked for that, or nothing was read.
     """
-    return write(decoder.export_state(length), path, folder, kv_bits=kv_bits)
+    return write(decoder.export_state(length), path, label)
 
 
-def write(state: CacheState, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
-    """Write a text of the model in `folder`; returns the bytes. The file appears whole or not at all."""
+def write(state: CacheState, path: Path, label: Label) -> int:
+    """Write a text of the model with that label; returns the bytes. The file appears whole or not at all."""
     if not state.tokens:
         raise ValueError("nothing has been read yet")
     arrays = {f"layer.{i}": buffer for i, buffer in enumerate(state.buffers)}
@@ -57,7 +60,7 @@ def write(state: CacheState, path: Path, folder: Path, *, kv_bits: int | None = 
     about[_SUM] = _sum(arrays)
     part = unfinished(path)
     try:
-        mx.save_safetensors(str(part), arrays, _label(folder, kv_bits) | about)
+        mx.save_safetensors(str(part), arrays, {**label, **about})
         part.chmod(0o600)
         with part.open("rb") as file:
             os.fsync(file.fileno())  # else a name without contents may be what a power cut leaves
@@ -89,7 +92,7 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def load(decoder: Decoder, path: Path, folder: Path, *, kv_bits: int | None = None) -> int:
+def load(decoder: Decoder, path: Path, wanted: Label) -> int:
     """Import what was saved and return the number of tokens. Raises CacheRefused, and then changes nothing."""
     try:
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)
@@ -99,7 +102,6 @@ def load(decoder: Decoder, path: Path, folder: Path, *, kv_bits: int | None = No
         state = _state(arrays, about) if whole else None
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise CacheRefused(f"{path} holds no keys and values ({error}): the text is read again.") from error
-    wanted = _label(folder, kv_bits)
     if label.get(_KV_BITS) != wanted.get(_KV_BITS):
         there, here = (f"in {one[_KV_BITS]} bits" if _KV_BITS in one else "unpacked" for one in (label, wanted))
         raise CacheRefused(f"{path} has keys and values {there}, and here they are {here}: the text is read again.")
@@ -127,8 +129,3 @@ def _state(arrays: Mapping[str, mx.array], about: Mapping[str, str]) -> CacheSta
         length, newest = map(int, about[_PLACE].split())
         place = Snapshot(length, newest, arrays["hidden"], numbered("ring"))
     return CacheState(cast("list[int]", arrays["tokens"].tolist()), int(about[_NEWEST]), numbered("layer"), place)
-
-
-def _label(folder: Path, kv_bits: int | None) -> dict[str, str]:
-    quantized = {} if kv_bits is None else {_KV_BITS: str(kv_bits)}
-    return {"format": _FORMAT, "model": fingerprint(folder), "mlx": version("mlx"), **quantized}

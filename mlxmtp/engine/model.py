@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,8 +50,13 @@ class Model:
         drafter: str | None = None,
         kv_bits: int | None = None,
         exact: Exact = "auto",
+        label: Mapping[str, str] | None = None,
     ) -> None:
+        """`label`: `kv_file.label_of` the weights, if others may be in their folder by now."""
+        from mlxmtp.engine import kv_file
+
         self.config, self.exact = config, exact
+        self._label = label or kv_file.label_of(config.folder, kv_bits)
         self.name = name or config.folder.name
         self.drafter = drafter
         self.kv_bits = kv_bits  # of keys and values of full layers; None: as they are computed
@@ -84,18 +90,24 @@ class Model:
 
         from mlxmtp.decode.decoder import Decoder
         from mlxmtp.decode.exact import find_passes
+        from mlxmtp.engine import kv_file
         from mlxmtp.models.config import read_config
         from mlxmtp.models.load import load_drafter, load_target
 
         if tokenizer is None and (folder / "tokenizer.json").is_file():
             tokenizer = Tokenizer.load(folder)
         with ThreadPoolExecutor(1) as beside:  # Python works on the vocabulary while the weights come from the disk
-            table = beside.submit(_table_of, read_config(folder), tokenizer) if constrained and tokenizer else None
+            config = read_config(folder)
+            table = beside.submit(_table_of, config, tokenizer) if constrained and tokenizer else None
+            label = kv_file.label_of(folder, kv_bits)
             target = load_target(folder, kv_bits=kv_bits)
+            if kv_file.label_of(folder, kv_bits) != label:
+                raise LoadError(f"{folder} was replaced while it was read: open it again.")
             network = None if drafter is None else load_drafter(drafter, target, bits=draft_bits)
             decoder, name = Decoder(target, network, passes=find_passes(target, exact)), name or str(folder)
         shown = None if drafter is None else drafter_name or str(drafter)
-        model = cls(decoder, target.config, tokenizer, name=name, drafter=shown, kv_bits=kv_bits, exact=exact)
+        about: dict[str, Any] = {"drafter": shown, "kv_bits": kv_bits, "exact": exact, "label": label}
+        model = cls(decoder, target.config, tokenizer, name=name, **about)
         model._tables += [] if table is None else [table.result()]
         return model
 
@@ -321,9 +333,7 @@ class Model:
 
     def cache_label(self) -> str:
         """Return a hexadecimal word, another one for every model, version of it, MLX and layout of keys and values."""
-        from mlxmtp.engine import kv_file
-
-        return kv_file.label_hash(self.config.folder, self.kv_bits)
+        return sha256(repr(sorted(self._label.items())).encode()).hexdigest()
 
     def save_cache(self, path: Path, length: int | None = None) -> int:
         """Write the keys and values of the conversation so far to `path`, a `.safetensors` file; return its bytes.
@@ -332,7 +342,7 @@ class Model:
         """
         from mlxmtp.engine import kv_file
 
-        return kv_file.save(self._decoder, path, self.config.folder, length, kv_bits=self.kv_bits)
+        return kv_file.save(self._decoder, path, self._label, length)
 
     def reusable(self, prompt_ids: Sequence[int]) -> int:
         """Return how many tokens of a prompt need not be read: some text that is held begins with them."""
@@ -346,7 +356,7 @@ class Model:
             for place in text.snapshots:
                 path = path_of(text.tokens[: place.length]) if place.length <= text.rows else None
                 if path is not None:
-                    kv_file.write(text.state(place.length), path, self.config.folder, kv_bits=self.kv_bits)
+                    kv_file.write(text.state(place.length), path, self._label)
 
     def _held(self) -> Iterator[HeldText]:
         yield from self._decoder.texts or ()
@@ -356,7 +366,7 @@ class Model:
         """Import what `save_cache` wrote and return its tokens. Raises CacheRefused, and then changes nothing."""
         from mlxmtp.engine import kv_file
 
-        return kv_file.load(self._decoder, path, self.config.folder, kv_bits=self.kv_bits)
+        return kv_file.load(self._decoder, path, self._label)
 
 
 def context_of(folder: Path) -> int:

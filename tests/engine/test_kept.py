@@ -11,8 +11,9 @@ import pytest
 
 from mlxmtp.engine import kv_file
 from mlxmtp.engine.model import Model
-from mlxmtp.errors import CacheRefused
+from mlxmtp.errors import CacheRefused, LoadError
 from mlxmtp.limits import SLACK
+from mlxmtp.models import load
 from mlxmtp.models.kv_cache import KVCache
 from tests.golden import FAMILIES, load_golden
 from tests.networks import decode, tokens
@@ -55,18 +56,47 @@ def test_a_file_of_another_model_or_of_a_replaced_one_is_refused(copied, tmp_pat
     (weights,) = copied.glob("*.safetensors")
     weights.touch()
     with pytest.raises(CacheRefused, match="another model"):
-        model.load_cache(tmp_path / "kv.safetensors")
+        Model.load(copied).load_cache(tmp_path / "kv.safetensors")
+
+
+def test_files_are_labelled_with_the_weights_in_memory_and_not_with_what_replaced_them(copied, tmp_path):
+    path, prompt = tmp_path / "kv.safetensors", load_golden("e2b").records["short"].prompt
+    model = Model.load(copied)
+    label = model.cache_label()
+    (weights,) = copied.glob("*.safetensors")
+    weights.touch()
+    said(model, prompt)
+    model.save_cache(path)
+    assert model.cache_label() == label != Model.load(copied).cache_label()
+    with pytest.raises(CacheRefused, match="another model"):
+        Model.load(copied).load_cache(path)
+    shutil.rmtree(copied)
+    assert model.load_cache(path) == len(prompt) + 19
+    assert model.cache_label() == label
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_not_opened(copied, monkeypatch):
+    real = load.load_target
+
+    def replaced(folder: Path, **how: Any) -> Any:
+        target = real(folder, **how)
+        (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+        return target
+
+    monkeypatch.setattr(load, "load_target", replaced)
+    with pytest.raises(LoadError, match="replaced while it was read"):
+        Model.load(copied)
 
 
 @pytest.mark.parametrize(("name", "value"), [("version", lambda _: "0.1"), ("_FORMAT", "0")], ids=["mlx", "layout"])
 def test_a_file_of_another_version_of_mlx_or_of_another_layout_is_refused(name, value, tmp_path, monkeypatch):
     golden = load_golden("e2b")
     prompt = golden.records["short"].prompt
-    first = Model.load(golden.target)
-    said(first, prompt)
     with monkeypatch.context() as before:
         before.setattr(kv_file, name, value)
-        first.save_cache(tmp_path / "kv.safetensors")
+        first = Model.load(golden.target)
+    said(first, prompt)
+    first.save_cache(tmp_path / "kv.safetensors")
     model = Model.load(golden.target)
     with pytest.raises(CacheRefused, match="read again"):
         model.load_cache(tmp_path / "kv.safetensors")
