@@ -337,8 +337,9 @@ class RemoteAnswer(Answer):
         if self._reason in _BROKEN:
             told = f"The server at {self._chunks.remote.url} ended its answer early ({self._reason}): it is not whole."
             raise EndpointFailed(told, f"it ended with {self._reason}", counts=False)
-        for _, name, arguments in [*self._whole, *self._called.values()]:
-            yield Call(name, arguments_in(arguments))
+        for number, name, arguments in [*self._whole, *self._called.values()]:
+            # By the id ours finds the answer again, with its thought; others number the calls of each answer anew.
+            yield Call(name, arguments_in(arguments), id=str(number or "") if self._trusted else "")
         if not (self.complete or self._trusted or self._stops or self._reason == "length"):
             told = f"The server at {self._chunks.remote.url} did not keep to the form of the answer: ask another one."
             raise EndpointFailed(told, "it knows no forms", counts=False)

@@ -214,7 +214,7 @@ class Turn:
 
     def take(self, event: Text | Thinking | Call) -> None:
         if isinstance(event, Call):
-            number = f"call_{secrets.token_hex(8)}"
+            number = event.id or f"call_{secrets.token_hex(8)}"
             self.calls.append(ToolCall(id=number, name=event.name, arguments=event.arguments))
         elif isinstance(event, Text):
             self._text.append(event.text)

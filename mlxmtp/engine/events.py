@@ -46,11 +46,12 @@ class Calling:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A complete call; `tokens` are the ids that wrote it, marks included."""
+    """A complete call; `tokens` are the ids that wrote it, marks included; `id`: by which a server knows it."""
 
     name: str
     arguments: dict[str, Any]
     tokens: tuple[int, ...] = ()
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,10 @@ from mlxmtp.app.map_inputs import Item
 from mlxmtp.app.open import LearnedDrafting, Opener
 from mlxmtp.app.remote import Remote
 from mlxmtp.app.remote_model import RemoteOpener, RemoteOpenModel, ServedModel
+from mlxmtp.app.turn import Turn
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.chat.history import Exchange
+from mlxmtp.chat.message import TextPart, ToolResult
 from mlxmtp.cli import app
 from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import End, Text, Thinking
@@ -28,7 +32,7 @@ from mlxmtp.errors import EndpointFailed, MlxmtpError, ModelNotFound, UsageError
 from mlxmtp.serve.http import Door
 from mlxmtp.serve.server import Options
 from mlxmtp.settings import load_settings
-from tests.serve.running import Running, running, wait_until
+from tests.serve.running import Running, call, running, wait_until
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -75,6 +79,19 @@ def test_an_answer_goes_on_and_is_held_to_a_form(served: Running) -> None:
     for form in (Constraint.schema({"type": "object"}), Constraint("regex", "[ab]+")):
         list(model_of(served).stream(HI, Params(constraint=form)))
         assert served.decoder.requests[-1].constraint is not None
+
+
+def test_a_server_finds_the_thought_and_the_tokens_of_past_calls(served: Running, tmp_path: Path) -> None:
+    said = '<|channel>thought\nHm.\n<channel|>' + call('read{ path: "b c", line: 1e-7 }')
+    served.say(f"{said}<|tool_response>", "Done.<turn|>")
+    here = RemoteOpenModel(model_of(served), served.served, None, LearnedDrafting(tmp_path, None), 1000)  # type: ignore[arg-type]
+    tools = [{"type": "function", "function": {"name": "read", "description": "Reads.", "parameters": {}}}]
+    turn = Turn(Conversation(), "ask", Exchange("Read."))
+    turn.begin(here, Params(think=True), tools=tools)
+    assert turn.run(turn.stream(Params(think=True)), lambda _: True) is None
+    turn.returned([ToolResult(call_id=turn.calls[0].id, name="read", content=(TextPart("7"),))])
+    assert turn.run(turn.stream(Params(think=True)), lambda _: True) is not None
+    assert said in served.prompt()
 
 
 def test_closing_an_answer_stops_the_server(served: Running) -> None:
