@@ -238,6 +238,7 @@ class OneAnswer:
 
     def _call(self, waiting: LastWords, presenter: presenters.Presenter) -> bool:
         """Carry out the calls of the answer; false if it has had all it may have. What is raised ends the turn."""
+        presenter.settle()
         for call in self.turn.calls:
             presenter.call(call)
         with waiting:
@@ -260,6 +261,8 @@ class OneAnswer:
             presenter.thinking(event.text)
             show = self.settings.show_thinking
             if (self.out.error_terminal and not self.settings.quiet) if show is None else show:
+                if self._spoke:
+                    presenter.settle()
                 self.out.thinking(event.text)
         return True
 

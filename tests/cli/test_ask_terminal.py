@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.cli.conftest import Program
 
 ANSWER = "# Title\n\nSome **bold** words [red]here[/red].\n\n```python\nx = 1\n```\n\n- 中文 one\n- two<turn|>"
@@ -74,6 +76,14 @@ def test_thinking_is_dim_above_the_answer(program: Program) -> None:
     hidden = program.terminal("ask", "Hi", "--think", "--hide-thinking", "--no-draft")
     assert hidden.finish() == 0
     assert hidden.lines() == ["Yes."]
+
+
+@pytest.mark.parametrize("plain", [[], ["--plain"]])
+def test_a_thought_after_text_stands_below_it(program: Program, plain: list[str]) -> None:
+    program.answers = ["One.\n\nTwo <|channel>thought\nLet me see.<channel|>Three.<turn|>"]
+    terminal = program.terminal("ask", "Hi", "--think", "--no-draft", *plain)
+    assert terminal.finish() == 0
+    assert [line for line in terminal.lines() if line][-4:] == ["One.", "Two", "Let me see.", "Three."]
 
 
 def test_a_thought_ends_at_its_budget(program: Program) -> None:

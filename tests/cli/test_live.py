@@ -119,6 +119,41 @@ def test_a_thought_is_timed_from_its_beginning() -> None:
     assert window.lines() == ["thought for 3 s"]
 
 
+@pytest.mark.parametrize("words", ["step. " * 80, "hm"])
+def test_a_thought_after_text_leaves_all_that_was_said(words: str) -> None:
+    window = Window()
+    answer = view(window)
+    answer.text("A.\n\nB")
+    answer.thinking("\n")  # nothing yet
+    answer.text(" goes on.\n\n")
+    for word in ("\n", words, words):
+        answer.thinking(word)
+        window.now += 1
+        answer.tick()
+    assert window.lines()[:4] == ["A.", "", "B goes on.", ""]
+    assert window.lines()[4].startswith("thinking ")
+    answer.text("\n\nC\n\n")
+    window.now += 1
+    answer.tick()
+    answer.thinking(words)
+    window.now += 1
+    answer.tick()
+    answer.end()
+    lines = [line.rpartition(" for ")[0] or line for line in window.lines()]
+    assert lines == ["A.", "", "B goes on.", "", "thought", "", "C", "", "thought"]
+    assert window.screen.cursor.x == 0
+
+
+def test_without_escapes_a_thought_after_text_has_rows_of_its_own() -> None:
+    window = Window(look=Look(dumb=True))
+    answer = view(window)
+    for say, text in ((answer.text, "A"), (answer.thinking, "hm"), (answer.text, "\nB\n"), (answer.thinking, "so")):
+        say(text)
+    answer.end()
+    lines = [line.rpartition(" for ")[0] or line for line in window.lines()]
+    assert lines == ["A", "", "hm", "", "thought", "", "B", "", "so", "", "thought"]
+
+
 def test_hiding_and_showing() -> None:
     window = Window()
     answer = view(window, show_thoughts=False)

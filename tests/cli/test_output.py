@@ -131,8 +131,8 @@ def test_what_is_said_about_a_call_begins_a_row_of_its_own() -> None:
     for stream in (shown, piped):
         raw = Raw(Output(stream, stream))
         raw.text("Let me see.")
-        raw.call(call)
-        raw.call(call)
+        raw.settle()
+        raw.settle()
         stream.write("(about it)\n")
         raw.text("\n\nDone.")
         raw.end("stop", Stats())

@@ -61,6 +61,9 @@ class Presenter:
     def result(self, result: ToolResult) -> None:
         """Take in what came of a call."""
 
+    def settle(self) -> None:
+        """Leave the row of the answer on a terminal: something else is written below it, and more may come."""
+
     def end(self, reason: FinishReason, stats: Stats) -> None:
         """Finish what is shown: nothing more will come."""
 
@@ -80,8 +83,8 @@ class Raw(Presenter):
         self._out.write(shown)
         self._in_line = self._in_line or bool(shown)
 
-    def call(self, call: ToolCall) -> None:
-        if self._out.terminal and self._in_line:  # what is said about the call begins a row
+    def settle(self) -> None:
+        if self._out.terminal and self._in_line:
             self._out.write("\n")
             self._newlines, self._in_line = "", False
 
@@ -98,7 +101,7 @@ class Rendered(Presenter):
     def text(self, text: str) -> None:
         self._stream.feed(text)
 
-    def call(self, call: ToolCall) -> None:
+    def settle(self) -> None:
         self._stream.settle()
 
     def end(self, reason: FinishReason, stats: Stats) -> None:
@@ -119,6 +122,9 @@ class _Wrapper(Presenter):
 
     def result(self, result: ToolResult) -> None:
         self._inner.result(result)
+
+    def settle(self) -> None:
+        self._inner.settle()
 
 
 class AtOnce(_Wrapper):
@@ -271,8 +277,10 @@ class AnswerView(Presenter):
 
     def thinking(self, text: str) -> None:
         """Take in a piece of the thought; an empty one begins it, and is drawn by the next `tick`."""
-        if not text and self._started:
-            return
+        if self._started and not self._thinks:
+            if not text.strip():
+                return
+            self._think_again()
         if self._began is None:
             self._began = self._clock()
         if not self._thought:
@@ -287,7 +295,7 @@ class AnswerView(Presenter):
             self._out.write(text)
 
     def text(self, text: str) -> None:
-        if not self._started:
+        if self._thinks or not self._started:
             text = text.lstrip()
             if not text:
                 return
@@ -320,6 +328,16 @@ class AnswerView(Presenter):
         elif not self._ends_line:
             self._out.write("\n")
 
+    def _think_again(self) -> None:
+        """Begin a thought below what was said: a row apart, where nothing of the answer is redrawn any more."""
+        self._thought, self._began = "", None
+        if self._markdown is not None:
+            self._markdown.settle()
+            self._out.draw("\n")
+        else:
+            self._out.write("\n" if self._ends_line else "\n\n")
+            self._ends_line = True
+
     def _fold(self) -> None:
         """Replace the thought by the time it took; nothing is left of an empty one."""
         if not self._thinks:
@@ -330,7 +348,7 @@ class AnswerView(Presenter):
         if not self._thought.strip():
             self._out.draw(self._rows.replace(()))
         elif self._redraws:
-            self._out.draw(self._rows.replace((), printed=f"{dim(line)}\n\n"))
+            self._out.draw(self._rows.replace((), printed=f"{dim(line)}\n" + "\n" * (not self._started)))
         else:
             gap = "" if not self.shows_thoughts else "\n" if self._thought.endswith("\n") else "\n\n"
             self._out.write(f"{gap}{line}\n\n")
