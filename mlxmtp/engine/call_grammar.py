@@ -9,6 +9,7 @@ from typing import Any
 
 from mlxmtp.engine.calls import CALL_CLOSE, CALL_OPEN, QUOTE
 from mlxmtp.engine.constraint import Constraint
+from mlxmtp.engine.declarations import Wider
 from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
@@ -102,7 +103,7 @@ class _Rules:
 
     def of(self, schema: Mapping[str, Any]) -> str:
         """Return an expression for a value of a schema as `tools.declare` writes it."""
-        found = self._of_type(schema)
+        found = self._of_type(schema.held if isinstance(schema, Wider) else schema)
         return f'({found} | "null")' if schema.get("nullable") else found
 
     def _of_type(self, schema: Mapping[str, Any]) -> str:

@@ -24,8 +24,17 @@ _DEEPEST, _LARGEST = 32, 1000
 _LONGEST, _MOST_SAID = 10_000, 100_000
 """Characters of a description, and of all of them."""
 _ROOT = frozenset({"#"})  # the reference to the whole schema, in which everything is
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 Declaration = dict[str, Any]
+
+
+class Wider(dict[str, Any]):
+    """A schema that allows more than the one type that templates write; grammars hold calls to the type `held`."""
+
+    def __init__(self, written: Mapping[str, Any], held: str) -> None:
+        super().__init__(written)
+        self.held = {"type": held}
 
 
 def declaration(name: str, description: str, parameters: Mapping[str, Any] | None, path: str) -> Declaration:
@@ -42,7 +51,8 @@ class _Writable:
 
     Templates read `type` as one word and pass over $ref, anyOf, limits and formats: so references are put in place, the
     first branch stands for all, and the rest is said in the description. Where that would refuse right values, "any" is
-    the type: in circles that are no plain objects, and for the items of a tuple if they differ.
+    the type: in circles that are no plain objects, and for the items of a tuple if they differ. What has several types
+    or branches, or no type, is written as before and is `Wider`.
     """
 
     def __init__(self, root: Mapping[str, Any], path: str) -> None:
@@ -85,7 +95,9 @@ class _Writable:
             if self._said > _MOST_SAID:
                 raise UsageError(f"{self._path} is too large: its descriptions have over {_MOST_SAID:,} characters.")
             found["description"] = description
-        return {key: value for key, value in found.items() if value != []}
+        found = {key: value for key, value in found.items() if value != []}
+        held = _held(schema, merged, kind, [one for one in others if one.get("type") != "null"])
+        return Wider(found, held) if held else found
 
     def _branch(
         self, schema: Mapping[str, Any], inside: frozenset[str]
@@ -141,7 +153,8 @@ def _common(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     kinds = [
         one if one["type"] in ("array", "object") else {key: one[key] for key in one if key in kept} for one in items
     ]
-    return kinds[0] if all(one == kinds[0] for one in kinds) else {"type": "any"}
+    found = kinds[0] if all(one == kinds[0] for one in kinds) else {"type": "any"}
+    return Wider(found, "any") if any(isinstance(one, Wider) for one in items) else found
 
 
 def limit_of(schema: Mapping[str, Any], key: str) -> float | None:
@@ -164,13 +177,42 @@ def _type_of(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple[str, b
         return named[0], "null" in kinds or schema.get("nullable") is True
     values = schema.get("enum", [schema.get("const")])
     value = values[0] if isinstance(values, list) and values else None
-    known = {bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
     unknown = "string"
     if isinstance(reference := schema.get("$ref"), str):  # a circle
         found = referenced(root, reference)
         unknown = "object" if isinstance(found, dict) and found.get("type") == "object" else "any"
     shape = "object" if "properties" in schema else "array" if "items" in schema else unknown
-    return known.get(type(value), shape), "null" in kinds
+    return _TYPES.get(type(value), shape), "null" in kinds
+
+
+def _held(own: Mapping[str, Any], merged: Mapping[str, Any], kind: str, others: Sequence[Mapping[str, Any]]) -> str:
+    """Return the type to hold calls to where what is written says less; empty where it says all.
+
+    `own` is a schema without its branches, `merged` with the first of them, which is written with the type `kind`.
+    """
+    kinds = _kinds(own)
+    if not kinds:
+        each = [_kinds(merged) or ({kind} if "$ref" in merged else set()), *map(_kinds, others)]
+        kinds = set().union(*each) if all(each) else set()
+    if kinds == {"integer", "number"}:
+        return "number"
+    if len(kinds) != 1:
+        return "any"
+    if kinds == {"null"}:
+        return "null"
+    if not others or own.get("properties") or "items" in own:  # their branches only narrow them
+        return ""
+    return "any" if kinds == {"array"} else kinds.pop()
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[str]:
+    """Return the types that a schema allows, null only if it is alone; none where it does not say."""
+    kind, values = schema.get("type"), schema.get("enum", [schema["const"]] if "const" in schema else [])
+    if kinds := {one for one in (kind if isinstance(kind, list) else [kind]) if isinstance(one, str)}:
+        return kinds - {"null"} or kinds
+    if isinstance(values, list) and values:
+        return {_TYPES.get(type(one), "null") for one in values}
+    return {"object"} if "properties" in schema else {"array"} if "items" in schema else set()
 
 
 def _described(schema: Mapping[str, Any], values: Any, others: Sequence[Mapping[str, Any]]) -> str:

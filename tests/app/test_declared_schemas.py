@@ -21,6 +21,8 @@ MIXED: dict[str, Any] = {"prefixItems": [{"type": "string"}, {"type": "integer"}
 NODE = {"type": "object", "properties": {"v": {"type": "integer"}, "next": {"$ref": "#/$defs/N"}}}
 ENTRY = {"anyOf": [{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}, {"type": "null"}]}
 
+EITHER = [{"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]} for name in ("v", "next")]
+
 
 def schema_of(value: dict[str, Any], **root: Any) -> dict[str, Any]:
     return {"type": "object", "properties": {"x": value}, "required": ["x"], "additionalProperties": False, **root}
@@ -62,6 +64,8 @@ def made(schema: dict[str, Any], seed: int) -> dict[str, Any] | None:
         schema_of({"type": "array", "prefixItems": [PAIR, PAIR]}),
         schema_of({"$ref": "#/$defs/N"}, **{"$defs": {"N": NODE}}),
         schema_of({"$ref": "#/$defs/My%20T"}, **{"$defs": {"My T": {"type": "integer"}}}),
+        schema_of({**EITHER[0], "required": [], "anyOf": [{"required": ["v"]}, {"minProperties": 9}]}),
+        schema_of({"type": ["string", "null"], "enum": ["a", None]}),
         {"type": "object", "properties": {"x": {"$ref": "#/properties/y/anyOf/0"}, "y": ENTRY}, "required": ["x"]},
     ],
     ids=lambda schema: json.dumps(schema["properties"]["x"])[:50],
@@ -86,6 +90,16 @@ def test_whatever_the_grammar_makes_fits_the_schema(schema: dict[str, Any]) -> N
         ),
         (schema_of({"anyOf": [{"$ref": "#"}, {"type": "null"}]}), {"x": {"x": None}}, {"x": 5}),
         (schema_of({"anyOf": [{"$ref": "#"}, {"type": "null"}]}), None, "null"),
+        (schema_of({"type": ["number", "string"]}), "open", True),
+        (schema_of({"type": ["string", "number", "null"]}), 5, True),
+        (schema_of({"type": "array", "items": {"type": "array"}}), [[1, "a", None], [{}, []]], [1]),
+        (schema_of({"type": "array", "prefixItems": [{}, {}], "minItems": 2}), [1, 2], [1]),
+        (schema_of({"enum": [1, "a", None]}), "a", "b"),
+        (schema_of({"anyOf": [{"type": "integer"}, {"type": "string"}]}), "a", True),
+        (schema_of({"anyOf": [{"type": "integer"}, {"type": "number"}, {"type": "null"}]}), 2.5, "a"),
+        (schema_of({"oneOf": [{"const": "a"}, {"const": "b"}]}), "b", "c"),
+        (schema_of({"anyOf": EITHER}), {"next": 5}, {"next": "5"}),
+        (schema_of({"type": "string", "anyOf": [{"const": "auto"}, {"maxLength": 3}]}), "on", "often"),
     ],
     ids=lambda value: json.dumps(value)[:50],
 )
@@ -107,6 +121,7 @@ def test_the_grammar_lets_the_right_value_through_where_no_type_says_it(
         ({"type": "array", "items": {"enum": ["a"]}}, {"type": "array", "items": {"type": "string", "enum": ["a"]}}),
         ({"type": "array", "items": [{"type": "string"}] * 2}, {"type": "array", "items": {"type": "string"}}),
         ({"$ref": "https://example.org/x"}, {"type": "string"}),
+        ({"type": ["string", "number"]}, {"type": "string"}),
         ({"anyOf": [{"type": "string"}, {"$ref": "#"}]}, {"type": "string", "description": "Or: [{}]."}),
     ],
     ids=lambda value: json.dumps(value)[:50],
