@@ -278,9 +278,10 @@ class RemoteAnswer(Answer):
 
     @property
     def complete(self) -> bool:
-        if self._form is None or self._called:
+        if self._form is None:
             return True
-        return self._reason != "length" and not self._cut and (self._trusted or has_form(self._text, self._form))
+        kept = bool(self._called) or (not self._cut and (self._trusted or has_form(self._text, self._form)))
+        return kept and self._reason != "length"
 
     @property
     def stats(self) -> Stats:
@@ -337,7 +338,8 @@ class RemoteAnswer(Answer):
         if self._reason in _BROKEN:
             told = f"The server at {self._chunks.remote.url} ended its answer early ({self._reason}): it is not whole."
             raise EndpointFailed(told, f"it ended with {self._reason}", counts=False)
-        for number, name, arguments in [*self._whole, *self._called.values()]:
+        # The last call of an answer that was cut is half, and none of them is run.
+        for number, name, arguments in [] if self._reason == "length" else [*self._whole, *self._called.values()]:
             # By the id ours finds the answer again, with its thought; others number the calls of each answer anew.
             yield Call(name, arguments_in(arguments), id=str(number or "") if self._trusted else "")
         if not (self.complete or self._trusted or self._stops or self._reason == "length"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from mlxmtp.app.remote import Chunks, Remote
 from mlxmtp.app.remote_model import RemoteAnswer, ServedModel
+from mlxmtp.engine.constraint import Constraint
 from mlxmtp.engine.events import End, Text
 from mlxmtp.engine.params import Params
 from tests.app.faulty import DONE, STREAM, peer, said
@@ -86,3 +88,15 @@ def test_a_number_that_is_none_counts_as_nothing(number: object) -> None:
     stats = end.stats
     assert (stats.prompt_tokens, stats.reused_tokens, stats.generation_tokens) == (0, 0, 2)
     assert (stats.rounds, stats.drafted, stats.accepted, stats.tokens_per_pass, stats.seed) == (0, 0, 0, 0, 0)
+
+
+def test_a_call_that_the_limit_cut_ends_the_answer_as_any_text_would() -> None:
+    half = {"index": 0, "id": "call_0", "function": {"name": "write", "arguments": '{"text": "Once'}}
+    chunk = {"choices": [{"delta": {"tool_calls": [half]}, "finish_reason": None}]}
+    with peer([STREAM, b"data: " + json.dumps(chunk).encode() + b"\n\n", said(reason="length"), DONE]) as server:
+        answer = ServedModel(Remote(server.url), "m", ours=False).stream(
+            HI, Params(constraint=Constraint("regex", "a"))
+        )
+        [end] = answer
+    assert isinstance(end, End)
+    assert (end.finish_reason, answer.complete) == ("length", False)
