@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import sub
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from mlxmtp.chat.message import Message, ToolCall, ToolResult
 from mlxmtp.engine import tokenizer
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import Call, End, FinishReason, Text, Thinking
-from mlxmtp.engine.media import Media
+from mlxmtp.engine.media import Media, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Tokenizer, Tool
@@ -122,14 +123,24 @@ class Turn:
         """Return the messages with what the network gets of images and audio. Raises as `Media.prepare` does."""
         return media.prepared(self.messages, image_tokens)
 
-    def fit(self, used: int, text: Tokenizer, context: int, max_tokens: int | None) -> Fit:
-        """Judge whether a prompt of `used` tokens leaves room for the answer, and what can be left out if not."""
+    def fit(
+        self,
+        used: int,
+        messages: Sequence[tokenizer.Message],
+        text: Tokenizer,
+        context: int,
+        max_tokens: int | None,
+    ) -> Fit:
+        """Judge whether a prompt of `used` tokens leaves room for the answer, and what can be left out if not.
+
+        `messages` are those of the prompt, as `prepared` returns them.
+        """
         reserve = reserve_for(context, max_tokens)
         # An answer goes on while there is any room.
         state = fit(used, (), context, 1 if self.kind == "continue" else reserve)
         if not state.full:
             return state
-        shares = exchange_tokens(self._conversation, text)
+        shares = exchange_tokens(self._conversation, messages, text)
         return fit(used, shares if self._before is None else shares[:-1], context, reserve)
 
     def begin(self, opened: OpenModel, params: Params, drop: int = 0, tools: Sequence[Tool] = ()) -> str:
@@ -268,9 +279,20 @@ class Turn:
         return outcome
 
 
-def exchange_tokens(conversation: Conversation, text: Tokenizer) -> list[int]:
-    """Return the tokens of every exchange in the prompt without the template's marks, oldest first."""
-    return [
-        len(text.encode(one.content)) + len(text.encode(one.reply.text)) if one.answered and one.reply else 0
-        for one in conversation.exchanges
-    ]
+def exchange_tokens(conversation: Conversation, messages: Sequence[tokenizer.Message], text: Tokenizer) -> list[int]:
+    """Return the tokens of every exchange in a prompt's `messages` without the template's marks, oldest first."""
+    begins = [at for at, one in enumerate(messages) if one["role"] == "user"]
+    counts = (
+        sum(_tokens(one, text) for one in messages[begin:end]) for begin, end in pairwise([*begins, len(messages)])
+    )
+    return [next(counts) if one.answered or one.calls else 0 for one in conversation.exchanges]
+
+
+def _tokens(message: tokenizer.Message, text: Tokenizer) -> int:
+    """Return the tokens of texts, media, and arguments of calls."""
+    content = message["content"]
+    texts = [content] if isinstance(content, str) else [one["text"] for one in content if one["type"] == "text"]
+    for call in message.get("tool_calls", ()):
+        given = call["function"]["arguments"].values()
+        texts += [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in given]
+    return sum(len(text.encode(one)) for one in texts) + sum(medium.count for medium in media_in([message]))

@@ -89,7 +89,8 @@ class OneAnswer:
         tokenizer = self.opener.tokenizer(found)
         self.take_tools()
         tools = self.tools.declarations
-        prompt = tokenizer.prompt(self._messages(found), think=bool(self.settings.think), tools=tools)
+        messages = self._messages(found)
+        prompt = tokenizer.prompt(messages, think=bool(self.settings.think), tools=tools)
         context, count = self.opener.context(found), len(prompt.ids)
         if self.form.json or self.form.jsonl:
             shown = {"model": found.name, "prompt": prompt.text, "tokens": count, "context": context}
@@ -97,7 +98,7 @@ class OneAnswer:
         else:
             self.out.write(prompt.text if prompt.text.endswith("\n") else f"{prompt.text}\n")
             self.out.write(f"{count} tokens, context {context}\n")
-        self._check_fit(count, tokenizer, context, found.name)
+        self._check_fit(count, messages, tokenizer, context, found.name)
 
     def answer(self) -> None:
         """Write the answer as it comes; Ctrl-C ends the process after what was said. Raises MlxmtpError."""
@@ -138,7 +139,7 @@ class OneAnswer:
         """
         settings = self.settings
         ids = tokenizer.prompt_ids(messages, think=bool(settings.think), tools=self.tools.declarations)
-        self._check_fit(len(ids), tokenizer, self.opener.context(target), target.name, warns=whole)
+        self._check_fit(len(ids), messages, tokenizer, self.opener.context(target), target.name, warns=whole)
         # --cache stores the prompt as it was before the answer: a snapshot takes memory.
         tokens, cached = len(ids) + (settings.max_tokens or ANSWER), bool(settings.cache)
         media = largest(media_in(messages))
@@ -276,13 +277,30 @@ class OneAnswer:
         if remark is not None:
             self.out.note(remark)
 
-    def _check_fit(self, count: int, tokenizer: Tokenizer, context: int, name: str, *, warns: bool = True) -> None:
-        """Raise ContextOverflow for a prompt that is too long; one of many turns must leave room for an answer."""
+    def _check_fit(
+        self,
+        count: int,
+        messages: list[Message],
+        tokenizer: Tokenizer,
+        context: int,
+        name: str,
+        *,
+        warns: bool = True,
+    ) -> None:
+        """Raise ContextOverflow for a prompt that is too long; one of many turns must leave room for an answer.
+
+        An estimate refuses nothing: it may be twice the count.
+        """
+        if tokenizer.estimates and count >= context:
+            if warns:
+                told = f"By estimate the prompt has {count:,} tokens, and the context of '{name}' holds {context:,}"
+                self.out.note(f"{told}: the server says whether it is too long.")
+            return
         if not self.conversation.exchanges:
             check_length(count, context, name)
             return
-        fit = self.turn.fit(count, tokenizer, context, self.settings.max_tokens)
-        if fit.full:
+        fit = self.turn.fit(count, messages, tokenizer, context, self.settings.max_tokens)
+        if fit.full and not tokenizer.estimates:
             session = self.conversation.origin
             raise ContextOverflow(
                 f"The conversation with this question has {count:,} tokens, which leaves no room for an answer in the "

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
-from mlxmtp.app.turn import Kind, Outcome, Turn
+from mlxmtp.app.turn import Kind, Outcome, Turn, exchange_tokens
 from mlxmtp.app.worker import Failed, Worker
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange, Reply
+from mlxmtp.chat.message import Message, TextPart, ToolCall, ToolResult
 from mlxmtp.chat.sessions import Sessions
 from mlxmtp.engine.events import End, Text, Thinking
 from mlxmtp.engine.model import Model
@@ -233,12 +234,32 @@ def test_what_does_not_fit_says_what_can_be_left_out(house: House, kind: Kind) -
     house.conversation.finish("length")
     turn = house.turn(kind)
     used = len(house.tokenizer.prompt_ids(turn.messages))
-    assert not turn.fit(used, house.tokenizer, 2 * used, None).full
-    assert turn.fit(used, house.tokenizer, used + 1, None).full == (kind != "continue")  # which needs no reserve
-    fit = turn.fit(used, house.tokenizer, used, None)
+    assert not turn.fit(used, turn.messages, house.tokenizer, 2 * used, None).full
+    assert turn.fit(used, turn.messages, house.tokenizer, used + 1, None).full == (
+        kind != "continue"
+    )  # which needs no reserve
+    fit = turn.fit(used, turn.messages, house.tokenizer, used, None)
     assert fit.full
     # The first exchange is short, and the one that is answered again has to stay.
     assert fit.droppable == {"ask": 2, "edit": 1}.get(kind)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_what_calls_have_filled_can_be_left_out(house: House, answered: bool) -> None:
+    conversation = house.conversation
+    before = len(house.tokenizer.prompt_ids(house.turn("ask").messages))
+    conversation.ask("Read it")
+    conversation.finish("tool", calls=[ToolCall(id="1", name="read", arguments={"path": "p" * 50, "lines": [1, 2]})])
+    conversation.add(Message("tool", (ToolResult(call_id="1", name="read", content=(TextPart("x" * 300),)),)))
+    if answered:
+        conversation.part("Done")
+        conversation.finish("stop")
+    turn = house.turn("ask")
+    fit = turn.fit(before + 380, turn.messages, house.tokenizer, 400, None)
+    assert (fit.full, fit.droppable) == (True, 2)
+    [old, read] = exchange_tokens(conversation, turn.messages, house.tokenizer)
+    assert read == 7 + 50 + 6 + 300 + 4 * answered
+    assert old == exchange_tokens(conversation, house.turn("edit").messages, house.tokenizer)[0]
 
 
 def test_a_turn_needs_nothing_of_the_command_line() -> None:

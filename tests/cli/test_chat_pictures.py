@@ -62,6 +62,20 @@ def test_a_picture_in_a_message_is_told_and_stays_with_the_conversation(talk: Co
     assert not seen(prompt(talk))
 
 
+def test_a_context_full_of_pictures_offers_to_leave_the_oldest_out(talk: Conversing) -> None:
+    talk.say("What is @tall.png?", answers=[YES])
+    talk.talk.model.fits_memory = len(prompt(talk)) + 20
+    talk.script.answers = [True]
+    shown = talk.say("Thanks", answers=[YES])
+    assert "Leave the oldest exchange out" in shown
+    assert not seen(prompt(talk))
+    talk.talk.change(image_tokens=280)
+    talk.talk.model.fits_memory = 400
+    shown = talk.say("And @tall.png?", "/context", answers=[YES])
+    [filled] = [int(line.split()[2]) for line in shown.splitlines() if line.startswith("2 exchanges")]
+    assert filled > 200
+
+
 def test_pictures_wait_are_dropped_and_replaced(talk: Conversing) -> None:
     shown = talk.say("/file tall.png 'wide picture.png'", "/file", "/file drop 1", "What?", "More?", answers=[YES, YES])
     assert "1. tall.png, 120x200, 60 tokens, goes with the next message\n2. wide picture.png, 300x90" in shown

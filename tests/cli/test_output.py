@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from rich.cells import get_character_cell_size
 
-from mlxmtp.chat.message import ToolCall
 from mlxmtp.cli.app import main
 from mlxmtp.cli.terminal.output import Look, Output, show_table
 from mlxmtp.cli.terminal.presenters import AnswerView, Raw, Rendered
@@ -126,7 +125,6 @@ def test_no_answer_and_no_table_controls_a_terminal(hostile: str) -> None:
 
 
 def test_what_is_said_about_a_call_begins_a_row_of_its_own() -> None:
-    call = ToolCall("1", "f", {})
     shown, piped = Screen(), StringIO()
     for stream in (shown, piped):
         raw = Raw(Output(stream, stream))

@@ -227,7 +227,7 @@ class Actions:
         tokenizer = model.opened.model.tokenizer
         messages = model.opened.model.media.prepared(conversation.messages(Exchange("")), chat.settings.image_tokens)
         prompt = tokenizer.prompt_ids(messages, think=bool(chat.settings.think), tools=chat.tools.declarations)
-        system, said = model.tokens_of(conversation.system), exchange_tokens(conversation, tokenizer)
+        system, said = model.tokens_of(conversation.system), exchange_tokens(conversation, messages, tokenizer)
         staged = sum(model.tokens_of(one.text) for one in chat.line.files)
         reserve = reserve_for(context, chat.settings.max_tokens)
         rows = [

@@ -253,24 +253,28 @@ def _make_fit(chat: Chat, turn: Turn) -> int | None:
     if media := media_in(messages):
         chat.model.require_memory(largest(media), settings)
     used = len(tokenizer.prompt_ids(messages, think=bool(settings.think), tools=chat.tools.declarations))
-    fit = turn.fit(used, tokenizer, chat.model.context, settings.max_tokens)
+    fit = turn.fit(used, messages, tokenizer, chat.model.context, settings.max_tokens)
     if not fit.full:
         if fit.warns and not chat.last.warned_full:
             chat.say(f"The context is {fit.percent} % full: /context shows what fills it, /clear starts anew.")
         chat.last.warned_full = fit.warns
         return 0
     what = "answer" if turn.kind == "continue" else "question"
-    if fit.droppable is None:
+    if fit.droppable is None and not tokenizer.estimates:
         raise ContextOverflow(
             f"With this {what} the prompt has {fit.used:,} tokens; the context holds {fit.context:,}, of which "
             f"{fit.reserve:,} are kept for the answer. {_less(chat, turn)}"
         )
     oldest = "oldest exchange" if fit.droppable == 1 else f"{fit.droppable} oldest exchanges"
-    chat.say(f"The context is full: {fit.used:,} of {fit.context:,} tokens with this {what}.")
-    agreed = chat.agree(f"Leave the {oldest} out of what the model reads? The session keeps all.")
-    if not agreed:
-        chat.say("Nothing was sent: /clear starts anew, /undo takes back the last exchange.")
-    return fit.droppable if agreed else None
+    full = "By estimate the context is full" if tokenizer.estimates else "The context is full"
+    chat.say(f"{full}: {fit.used:,} of {fit.context:,} tokens with this {what}.")
+    out = f"Leave the {oldest} out of what the model reads? The session keeps all."
+    if fit.droppable is not None and chat.agree(out):
+        return fit.droppable
+    if tokenizer.estimates and chat.agree("Send all of it? The server says whether it is too long."):
+        return 0
+    chat.say("Nothing was sent: /clear starts anew, /undo takes back the last exchange.")
+    return None
 
 
 def _less(chat: Chat, turn: Turn) -> str:
