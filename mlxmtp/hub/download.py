@@ -327,15 +327,16 @@ class Transfer:
         )
 
     def _fetch_rest(self, file: RemoteFile, content: _Content) -> None:
-        patience = client.Patience(self._on_wait)
+        patience, most = client.Patience(self._on_wait), content.size
         while content.size < file.size:
             try:
                 with client.open_file(self._cached.repo, self._commit, file.name, content.size) as (begins, pieces):
                     if begins != content.size:  # the server does not know ranges
                         content.discard()
                     for piece in pieces:
-                        patience.tries = 0
                         content.append(piece[: file.size - content.size])
+                        if content.size > most:  # what was discarded and comes again is no progress
+                            most, patience.tries = content.size, 0
                 if content.size < file.size:
                     raise httpx2.RemoteProtocolError(f"{file.name} ended after {content.size} of {file.size} bytes")
             except client.TransferError as error:
