@@ -22,8 +22,10 @@ LONGEST_WAIT = 60.0  # seconds that the hub may ask for (Retry-After)
 _BUSY = (408, 429, 500, 502, 503, 504)
 _GO_ON = "What has arrived is kept: run the same command again to go on."
 
-TransferError = (errors.HfHubHTTPError, httpx2.TransportError, errors.OfflineModeIsEnabled)
+TransferError = (errors.HfHubHTTPError, httpx2.RequestError, errors.OfflineModeIsEnabled)
 """Raised by requests; `Patience` says which are worth another attempt, `explain` makes sentences of them."""
+_NO_SESSION = (ImportError, ValueError, OSError, httpx2.InvalidURL)
+"""Raised before any request: proxies and files of certificates of the environment that cannot be used, addresses."""
 
 T = TypeVar("T")
 
@@ -100,9 +102,7 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
 
     def ask() -> httpx2.Response:
         url, timeout = f"{endpoint()}/api/models/{repo}{at}", constants.HF_HUB_DOWNLOAD_TIMEOUT
-        answer = get_session().get(
-            url, params={"blobs": True}, headers=_headers(), timeout=timeout, follow_redirects=True
-        )
+        answer = _session().get(url, params={"blobs": True}, headers=_headers(), timeout=timeout, follow_redirects=True)
         hf_raise_for_status(answer)
         return answer
 
@@ -127,6 +127,18 @@ def look_up(repo: str, revision: str | None = None, *, on_wait: OnWait | None = 
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{endpoint()} does not answer like the Hugging Face hub ({error}). Check HF_ENDPOINT."
         raise DownloadError(said) from error
+
+
+def _session() -> httpx2.Client:
+    """Return what makes requests. Raises DownloadError where the environment says what cannot be used."""
+    try:
+        httpx2.URL(endpoint())
+        return get_session()
+    except _NO_SESSION as error:
+        raise DownloadError(
+            f"The hub at {endpoint()} cannot be asked ({_reason(error)}). Check HF_ENDPOINT, SSL_CERT_FILE and the "
+            "variables of proxies, of which those for SOCKS take `pip install socksio`."
+        ) from error
 
 
 def _headers() -> dict[str, str]:
@@ -180,7 +192,7 @@ def open_file(
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
     url, timeout = f"{endpoint()}/{repo}/resolve/{commit}/{quote(name)}", constants.HF_HUB_DOWNLOAD_TIMEOUT
     # Redirects are followed anew every time: the address of the bytes behind them expires.
-    with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
+    with _session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as response:
         if start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             yield start, iter(())
             return
@@ -219,6 +231,9 @@ def explain(error: Exception, repo: str, revision: str | None = None) -> MlxmtpE
     elif isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         said = f"The hub at {endpoint()} cannot be reached ({_reason(error)}). "
         said += f"Check the network, a proxy, or HF_ENDPOINT. {_GO_ON}"
+    elif not isinstance(error, httpx2.TransportError):  # redirects in a circle, damaged compression
+        said = f"{endpoint()} does not answer like the Hugging Face hub ({_reason(error)}). "
+        said += "Check the network, a proxy, or HF_ENDPOINT."
     else:
         said = f"The connection to the hub broke down several times ({_reason(error)}). {_GO_ON}"
     return DownloadError(said)
@@ -235,7 +250,7 @@ def reach(seconds: float) -> str | None:
     """Return why the hub cannot be reached within `seconds`; None if it answers."""
     try:
         get_session().head(f"{endpoint()}/api/models", timeout=seconds, follow_redirects=False)
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, *_NO_SESSION) as error:
         return _reason(error)
     return None
 

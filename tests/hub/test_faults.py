@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 from mlxmtp.app.models import Catalog, NoDownload
 from mlxmtp.files import try_lock, write_atomically
@@ -64,9 +65,12 @@ def test_a_server_without_ranges_sends_everything_again(here: Here) -> None:
     assert here.cached("org/large").blob(sha256(weights)).read_bytes() == weights
 
 
-def test_a_connection_that_keeps_breaking_ends_with_a_sentence_and_can_be_continued(here: Here) -> None:
+@pytest.mark.parametrize("ignore_range", [False, True])
+def test_a_connection_that_keeps_breaking_ends_with_a_sentence_and_can_be_continued(
+    here: Here, ignore_range: bool
+) -> None:
     weights = publish_large(here.hub)
-    fault = here.hub.fail(WEIGHTS, drop_at=100_000, times=None)
+    fault = here.hub.fail(WEIGHTS, drop_at=100_000, times=None, ignore_range=ignore_range)
     code, _, err = here.call("pull", "org/large")
     assert code == 1
     assert "broke down several times" in error_of(err)
@@ -82,6 +86,43 @@ def test_a_hub_that_asks_for_too_long_a_wait_is_not_waited_for(here: Here) -> No
     code, _, err = here.call("pull", "org/large")
     assert code == 1
     assert "limits requests" in error_of(err)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "pip install socksio"),
+        ("ALL_PROXY", "socks://127.0.0.1:9", "variables of proxies"),
+        ("SSL_CERT_FILE", "/no/such/file", "SSL_CERT_FILE"),
+        ("HF_ENDPOINT", "https://host:80a", "HF_ENDPOINT"),
+    ],
+)
+def test_an_environment_that_allows_no_request_is_a_sentence(
+    here: Here, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv(name, value)
+    if name == "HF_ENDPOINT":
+        monkeypatch.setattr(constants, "ENDPOINT", value)
+    close_session()
+    try:
+        code, _, err = here.call("pull", "org/large")
+        assert code == 1
+        assert "cannot be asked" in error_of(err)
+        assert said in err
+        checks = {check["what"]: check for check in json.loads(here.call("doctor", "--json")[1])["checks"]}
+        assert checks["hub"]["verdict"] == "note"
+        assert "models" in checks
+    finally:
+        close_session()
+
+
+def test_redirects_in_a_circle_are_a_sentence(here: Here) -> None:
+    here.hub.fail("/api/models", status=302, headers={"Location": "/api/models/org/large"}, times=None)
+    code, _, err = here.call("pull", "org/large")
+    assert code == 1
+    assert "does not answer like the Hugging Face hub" in error_of(err)
 
 
 def test_a_damaged_file_is_never_seen_as_a_model(here: Here) -> None:
