@@ -137,6 +137,8 @@ class RemoteOpenModel(OpenModel):
 class Estimate(Tokenizer):
     """Says about how many tokens there are, without knowing them: the server counts, and refuses what is too long."""
 
+    estimates: ClassVar[bool] = True
+
     def __init__(self) -> None:
         pass
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.engine.media import SPELLINGS, Marks, expanded, media_in, with_times
@@ -62,6 +62,9 @@ class Prompt:
 
 class Tokenizer:
     """The text side of a checkpoint. Nothing in it changes once it is loaded: threads may share one."""
+
+    estimates: ClassVar[bool] = False
+    """True for one that knows only about how many tokens a text has."""
 
     def __init__(
         self, folder: Path, origin: Path | str, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]

@@ -20,6 +20,7 @@ from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard
 from mlxmtp.cli.terminal.output import Look
 from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.engine.model import Model
+from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import TooLarge
 from mlxmtp.hub.store import Checkpoint
 from tests.cli.talking import Conversing
@@ -196,6 +197,17 @@ def test_a_question_that_does_not_fit_is_refused_with_both_counts(talk: Conversi
     assert "Error: With this question the prompt has 416 tokens; the context holds 400, of which 50 are kept" in shown
     assert talk.given == "x" * 400
     assert talk.talk.conversation.exchanges == ()
+
+
+def test_what_only_an_estimate_finds_too_long_can_be_sent(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tokenizer, "estimates", True)
+    talk.say("y" * 150, answers=["z" * 60 + "<turn|>"])
+    talk.script.answers = [False, True]
+    shown = talk.say("y" * 110, answers=["Ok.<turn|>"])
+    assert "By estimate the context is full: " in shown
+    assert "Send all of it? The server says whether it is too long. [Y/n]" in shown
+    assert "\nOk.\n" in shown
+    assert "z" in talk.prompts[-1]
 
 
 def test_a_full_context_offers_to_drop_the_oldest(talk: Conversing) -> None:

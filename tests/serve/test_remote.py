@@ -19,7 +19,7 @@ from mlxmtp.app.map import Job
 from mlxmtp.app.map_inputs import Item
 from mlxmtp.app.open import LearnedDrafting, Opener
 from mlxmtp.app.remote import Remote
-from mlxmtp.app.remote_model import RemoteOpener, RemoteOpenModel, ServedModel
+from mlxmtp.app.remote_model import Estimate, RemoteOpener, RemoteOpenModel, ServedModel
 from mlxmtp.app.turn import Turn
 from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
@@ -82,7 +82,7 @@ def test_an_answer_goes_on_and_is_held_to_a_form(served: Running) -> None:
 
 
 def test_a_server_finds_the_thought_and_the_tokens_of_past_calls(served: Running, tmp_path: Path) -> None:
-    said = '<|channel>thought\nHm.\n<channel|>' + call('read{ path: "b c", line: 1e-7 }')
+    said = "<|channel>thought\nHm.\n<channel|>" + call('read{ path: "b c", line: 1e-7 }')
     served.say(f"{said}<|tool_response>", "Done.<turn|>")
     here = RemoteOpenModel(model_of(served), served.served, None, LearnedDrafting(tmp_path, None), 1000)  # type: ignore[arg-type]
     tools = [{"type": "function", "function": {"name": "read", "description": "Reads.", "parameters": {}}}]
@@ -194,13 +194,26 @@ def test_what_goes_on_has_its_form_with_what_it_goes_on_from() -> None:
 
 
 def test_ask_says_what_the_server_refuses(served: Running, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = program(served, home, capsys, "x" * 6000)
-    assert (code, out) == (1, "")
-    assert "refuses: The prompt is too long: 60" in err
+    for length in (6000, 20_000):
+        code, out, err = program(served, home, capsys, "x" * length)
+        assert (code, out) == (1, "")
+        assert f"refuses: The prompt is too long: {length // 1000}0" in err
+    assert "By estimate the prompt has 5,009 tokens, and the context of 'fake' holds 4,096: the server says" in err
     code, _, err = program(served, home, capsys, "--dry-run", "Hi")
     assert (code, "name one with -m" in err) == (2, True)
     code, _, err = program(served, home, capsys, "-m", "e4b", "Hi")
     assert (code, "it has fake" in err) == (3, True)
+
+
+def test_what_only_an_estimate_finds_too_long_is_answered(
+    served: Running, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Estimate, "encode", lambda _, text: [0] * 10 * len(text))
+    for more in ([], ["-c"]):
+        served.say("Yes.<turn|>")
+        code, out, err = program(served, home, capsys, "--save", *more, "x" * 500)
+        assert (code, out) == (0, "Yes.\n")
+        assert "By estimate" in err
 
 
 def test_a_key_is_needed_and_never_shown(tmp_path: Path) -> None:
