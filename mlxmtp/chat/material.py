@@ -382,8 +382,9 @@ def _expanded(name: str) -> Path:
 
 
 def _exists(name: str) -> bool:
+    """Return whether a text names what is there; `/`, `~`, `.` and `..` alone are mostly said of something else."""
     with suppress(OSError, RuntimeError, ValueError):  # too long for a name, no such home, a NUL
-        return bool(name) and _expanded(name).exists()
+        return bool(name.strip("/~.")) and _expanded(name).exists()
     return False
 
 

@@ -366,7 +366,8 @@ QUOTED = """ "@a.txt" '@a.txt' `@a.txt` “@a.txt” „@a.txt“ ‘@a.txt’ �
             ["a.txt", "src/b.py", "src/", "with blank.txt"],
         ),
         ("""me@a.txt "me"@a.txt 'me'@a.txt "john doe"@a.txt “me”@a.txt <me@a.txt> [me@a.txt] it's@a.txt""", []),
-        ('.@a.txt "@." (@..)', []),
+        (r'.@a.txt "@." (@..) \@a.txt', []),
+        ("The aliases `@/`, `@~`, @~/ @. @../.. and '@/' of @~/ are no files, ./ @./a.txt is", ["./a.txt"]),
     ],
 )
 def test_mentions_are_words_that_are_there(
@@ -414,7 +415,7 @@ def test_a_file_dropped_on_the_window_is_a_path(tmp_path: Path, form: str) -> No
     assert dropped_paths(text) == [str(path)]
     assert dropped_paths(f"{text} and more") == []
     assert dropped_paths("/no/such/file.txt") == []
-    assert dropped_paths("plain words") == []
+    assert dropped_paths("plain words") == dropped_paths("/") == []
 
 
 def test_several_files_dropped_at_once_are_all_there(tmp_path: Path) -> None:
