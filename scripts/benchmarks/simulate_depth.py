@@ -6,7 +6,7 @@
 Recorded texts (simulation/traces, made by record_traces.py) are decoded by every way of choosing lengths on every
 machine of simulation/material.py, with noisy clocks (simulation/replay.py). A few minutes; needs nothing but this
 checkout, and matplotlib for the chart. `--chips`: short first answers on Apple's chips, whose kernels' cliffs are known
-to the controller or not; a minute.
+to the controller or not; two minutes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from scripts.benchmarks.simulation.material import Profile, Suite, chip_costs, c
 from scripts.benchmarks.simulation.replay import Controller, Fixed, Noise, best_fixed, play
 
 SEEDS = range(3)
+DRAWS = range(16)
+"""Texts of a kind on a chip: so short that fewer would be mostly luck."""
 AUTO, AGAIN = "auto", "auto, second start"
 ANSWERS = (64, 128, 400)
 STRETCHES = (0.8, 1.0, 1.25)
@@ -168,7 +170,7 @@ def _first_answers(tokens: int, generation: int, *, guess: bool) -> float:
         costs = chip_costs(generation, 0.06, stretch)
         for chance in (0.5, 0.7, 0.8, 0.9):
             spent = dict.fromkeys((AUTO, *LENGTHS), 0.0)
-            for seed in SEEDS:
+            for seed in DRAWS:
                 text = drawn(chance, tokens, seed)
                 for way in spent:
                     player = make() if way == AUTO else Fixed(way)
