@@ -34,6 +34,8 @@ MOST_FILES = 5000
 _BUILDS = frozenset({"__pycache__", "build", "dist", "node_modules", "target", "venv"})
 _WRITTEN = bytes({*range(0x20, 0x7F), *range(0x80, 0x100), *b"\t\n\r\f\b\x1b"})  # all but control characters
 
+_PAGE = ", page "  # between the name of a PDF and the number of a page
+
 _HEAD = 8192  # bytes that tell text from something binary
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, of which UTF-16 always has one in a file
 
@@ -101,14 +103,19 @@ def of_bytes(data: bytes, name: str) -> Material | None:
     if not data.startswith(PDF_MARK):
         return None if (file := media_file(data, name)) is None else Material(name, "", media=(file,))
     pages = read_pages(data, name)
-    texts = [titled(f"{name}, page {page.number}", page.text) for page in pages if page.text]
-    seen = [MediaFile(f"{name}, page {page.number}", "image/png", page.picture) for page in pages if page.picture]
+    texts = [titled(f"{name}{_PAGE}{page.number}", page.text) for page in pages if page.text]
+    seen = [MediaFile(f"{name}{_PAGE}{page.number}", "image/png", page.picture) for page in pages if page.picture]
     notes: tuple[str, ...] = ()
     if texts and seen:
         notes = (f"Of {len(pages)} pages of {name} those without text ({len(seen)}) are read as images.",)
     elif texts:
         notes = (f"{name} is read as text: images in it are not seen.",)
     return Material(name, join(texts), notes=notes, media=tuple(seen))
+
+
+def names_of(medium: str) -> tuple[str, str]:
+    """Return the names by which a file may have been given: its own, and of a page the PDF's (else none)."""
+    return medium, medium.rpartition(_PAGE)[0]
 
 
 def begins_media(head: bytes) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from mlxmtp.chat import material
 from mlxmtp.cli.repl import files
 from mlxmtp.errors import UsageError
 from tests.cli.talking import Conversing
@@ -16,6 +18,7 @@ from tests.seeing import IDS, write_seeing_pocket
 
 END, YES = IDS["eoi_token_id"], "Yes.<turn|>"
 TALL, WIDE = 60, 60  # soft tokens at the budget of these tests
+WIDE_FILE = "wide picture.png"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def talk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.chdir(tmp_path)
     tall, wide = pictures()
     tall.save("tall.png")
-    wide.save("wide picture.png")
+    wide.save(WIDE_FILE)
     Path("cut.png").write_bytes(Path("tall.png").read_bytes()[:600])
     talk = Conversing(tmp_path, model=model)
     talk.talk.change(image_tokens=70)
@@ -92,6 +95,23 @@ def test_pictures_wait_are_dropped_and_replaced(talk: Conversing) -> None:
     assert seen(prompt(talk)) == [after[0], before[1], after[0]]
     budgets = talk.say("/set image-tokens 140", "/file tall.png")
     assert "tall.png, 120x200, 135 tokens, goes with the next message" in budgets
+
+
+def test_other_words_drop_the_pages_of_a_scan_that_they_do_not_name(
+    talk: Conversing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("scan.pdf").write_bytes(b"%PDF-1.7")
+    pages = [SimpleNamespace(number=1, text="", picture=Path(name).read_bytes()) for name in ("tall.png", WIDE_FILE)]
+    monkeypatch.setattr(material, "read_pages", lambda *_: pages)
+    talk.say("What is @scan.pdf?", "/edit And @scan.pdf here?", answers=[YES, YES])
+    assert len(seen(prompt(talk))) == 2
+    pages.pop()
+    talk.say("/edit And now @scan.pdf?", answers=[YES])
+    assert len(seen(prompt(talk))) == 1
+    talk.say("/edit What is MTP?", answers=[YES])
+    assert not seen(prompt(talk))
+    talk.say("/file scan.pdf", "What?", "/edit Why?", answers=[YES, YES])
+    assert len(seen(prompt(talk))) == 1, "what was attached stays"
 
 
 def test_the_clipboards_picture_waits_like_a_file(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:

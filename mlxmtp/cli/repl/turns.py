@@ -9,7 +9,7 @@ from mlxmtp.app.tools.calls import CallRunner
 from mlxmtp.app.turn import Outcome, Turn
 from mlxmtp.app.worker import Failed, Prefill
 from mlxmtp.chat.history import Exchange
-from mlxmtp.chat.material import Material, gather, mentions, missed, names_in
+from mlxmtp.chat.material import Material, gather, mentions, missed, names_in, names_of
 from mlxmtp.chat.message import MediaPart, ToolCall, join, media_part
 from mlxmtp.cli.calls import call_line, progress_line
 from mlxmtp.cli.repl.chat import Chat, Interrupts, Leave
@@ -153,7 +153,8 @@ def send(chat: Chat, text: str) -> None:
             files = join([one.text for one in mentioned])
             named, new = names_in(last.question), _media(mentioned)
             known = {one.digest for one in new}
-            media = (*(one for one in last.media if one.name not in named and one.digest not in known), *new)
+            stays = [one for one in last.media if one.digest not in known and not named & set(names_of(one.name))]
+            media = (*stays, *new)
             asking = replace(last, question=text, reply=None, mentioned=files, media=media, messages=())
         else:
             attached = join([one.text for one in chat.line.files])
