@@ -30,7 +30,7 @@ from scripts.benchmarks.harness.section import write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = {
-    "mlxmtp plain": "ours", "mlxmtp with drafter": "ours-mtp", "arrays as stored, no network": "read", "mlx-lm": "mlx_lm",
+    "mlxmtp plain": "ours", "mlxmtp with drafter": "ours-mtp", "arrays alone, as stored": "read", "mlx-lm": "mlx_lm",
 }  # fmt: skip
 SHARD = 2**31  # bytes of a file, about
 PROMPT = 16
