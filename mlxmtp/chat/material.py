@@ -113,9 +113,9 @@ def of_bytes(data: bytes, name: str) -> Material | None:
     return Material(name, join(texts), notes=notes, media=tuple(seen))
 
 
-def names_of(medium: str) -> tuple[str, str]:
-    """Return the names by which a file may have been given: its own, and of a page the PDF's (else none)."""
-    return medium, medium.rpartition(_PAGE)[0]
+def names_of(medium: str) -> set[str]:
+    """Return the names of the file that an image or a sound may be from: its own, and of a page that of the PDF."""
+    return {medium, medium.rpartition(_PAGE)[0] or medium}
 
 
 def begins_media(head: bytes) -> bool:

@@ -110,7 +110,7 @@ def test_other_words_drop_the_pages_of_a_scan_that_they_do_not_name(
     assert len(seen(prompt(talk))) == 1
     talk.say("/edit What is MTP?", answers=[YES])
     assert not seen(prompt(talk))
-    talk.say("/file scan.pdf", "What?", "/edit Why?", answers=[YES, YES])
+    talk.say("/file scan.pdf", "What @...?", "/edit Why?", answers=[YES, YES])
     assert len(seen(prompt(talk))) == 1, "what was attached stays"
 
 

@@ -153,7 +153,7 @@ def send(chat: Chat, text: str) -> None:
             files = join([one.text for one in mentioned])
             named, new = names_in(last.question), _media(mentioned)
             known = {one.digest for one in new}
-            stays = [one for one in last.media if one.digest not in known and not named & set(names_of(one.name))]
+            stays = [one for one in last.media if one.digest not in known and not named & names_of(one.name)]
             media = (*stays, *new)
             asking = replace(last, question=text, reply=None, mentioned=files, media=media, messages=())
         else:
