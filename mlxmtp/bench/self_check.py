@@ -16,7 +16,6 @@ from mlxmtp.decode.compile import Rounds
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.decode.exact import probe
 from mlxmtp.decode.round import State, make_parts
-from mlxmtp.errors import DeviceFailed
 from mlxmtp.hub.registry import entries
 from mlxmtp.hub.store import built_in
 from mlxmtp.machine.checks import Check, Verdict
@@ -86,10 +85,8 @@ def _guarded(what: str, check: Callable[[], Check]) -> Iterator[Check]:
     try:
         yield check()
     except RuntimeError as error:
-        found = error if isinstance(error, DeviceFailed) else failure(error)
-        yield Check(
-            what, "bad", str(found), "If that is not it: report it with the output of mlxmtp doctor --check --json."
-        )
+        step = "If that is not it: report it with the output of mlxmtp doctor --check --json."
+        yield Check(what, "bad", str(failure(error)), step)
 
 
 def _memory_limits() -> Check:

@@ -100,6 +100,8 @@ _REFUSED = "SubmissionsIgnored"
 
 def failure(error: RuntimeError) -> DeviceFailed:
     """Return the error for what MLX could not compute, in its own words and with the next step."""
+    if isinstance(error, DeviceFailed):  # it has been told by what was computed within
+        return DeviceFailed(error)
     found = "; ".join(str(error).splitlines()[-2:])  # of a compiler's pages the end, where it says what failed
     if any(words in str(error) for words in _OF_KERNEL_FILES):
         step = "It builds kernels in TMPDIR: let that name a folder with room, where files may be written and run."

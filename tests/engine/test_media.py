@@ -16,7 +16,7 @@ from mlxmtp.app.remote_media import Sent, as_sent
 from mlxmtp.decode.decoder import Decoder
 from mlxmtp.engine.media import Media
 from mlxmtp.engine.model import Model
-from mlxmtp.errors import LoadError, UsageError
+from mlxmtp.errors import DeviceFailed, LoadError, UsageError
 from mlxmtp.media.image import Picture
 from mlxmtp.media.source import MediaFile
 from mlxmtp.models.config import read_config
@@ -71,6 +71,20 @@ def test_a_hostile_drafter_changes_no_text_after_a_picture(golden: MediaGolden, 
 def test_a_sampled_text_is_the_same_with_and_without_drafts(golden: MediaGolden, model: Model) -> None:
     sampled = [text(model, golden.ids("prompt"), num_draft_tokens=n, temp=0.8, seed=5) for n in (0, 4)]
     assert sampled[0] == sampled[1]
+
+
+def test_a_failure_while_a_picture_is_read_is_told_once(
+    golden: MediaGolden, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("Insufficient Memory")
+
+    model._decoder.forget()
+    model.media.forget()
+    monkeypatch.setitem(model.media.__dict__, "_vision", fail)
+    with pytest.raises(DeviceFailed) as failure:
+        text(model, golden.ids("prompt"))
+    assert str(failure.value).count("MLX failed") == 1
 
 
 @pytest.mark.parametrize("chunk", [7, 64, 90])

@@ -121,3 +121,8 @@ def test_ctrl_c_while_mlx_looks_for_its_compiler_is_heard(tmp_path):
         command, env=environ, capture_output=True, text=True, timeout=120, check=True, start_new_session=True
     )
     assert done.stdout.split() == ["Ctrl-C"]
+
+
+def test_a_failure_within_another_piece_of_work_is_told_once():
+    once = device.failure(RuntimeError("Insufficient Memory"))
+    assert str(device.failure(once)) == str(once)
