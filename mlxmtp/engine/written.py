@@ -48,6 +48,8 @@ class Written:
                 break
         else:
             return  # the last call lacked its closing mark, which the template will write
+        if tokenizer.opens_in_thought([*begun, *tokens[:end]]):
+            return  # nor has the thought around it one, and the model would go on in it behind the result
         answer = _Answer((*begun, *tokens[:end]), thought.removesuffix("\n"))
         self._answers[number] = answer
         self._kept += len(answer.tokens)

@@ -50,3 +50,22 @@ def test_an_answer_after_a_result_with_a_medium_is_read_as_it_was_written(tmp_pa
             {"role": "assistant", "content": "", "tool_calls": [made]},
             {"role": "tool", "name": "look", "content": [{"type": "text", "text": "It is"}, medium]},
         ]
+
+
+def test_an_answer_that_calls_inside_an_open_thought_is_not_read_as_it_was_written(tmp_path: Path) -> None:
+    """What follows the result would be a part of that thought, to its end."""
+    folder = write_seeing_pocket(tmp_path / "seeing")
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    tokenizer, written = Tokenizer.load(folder), Written()
+    asked: list[dict[str, Any]] = [{"role": "user", "content": "Look."}]
+    said = tokenizer.encode("<|channel>thought\nI look." + call('look{ n: 2.50, at: "a" }'))
+    written.keep("call_0", 1, tokenizer.prompt_ids(asked), said, "I look.", tokenizer)
+    made = {"id": "call_0", "function": {"name": "look", "arguments": {"n": 2.5, "at": "a"}}}
+    messages = [
+        *asked,
+        {"role": "assistant", "content": "", "reasoning": "I look.", "tool_calls": [made]},
+        {"role": "tool", "name": "look", "content": "It is"},
+    ]
+    rendered = tokenizer.prompt_ids(messages)
+    assert written.splice(rendered, messages, tokenizer)[0] == rendered
+    assert not tokenizer.opens_in_thought(rendered)
