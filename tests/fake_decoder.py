@@ -33,7 +33,7 @@ class FakeDecoder(Decoder):
         self.closed = 0
         self.let_go = False
         self.reused = 0
-        self.near_ties = self.passes = None
+        self._near_ties = self.passes = None
         self.depth = DraftLength(limit=0)
         self.before_round: Callable[[int], None] = lambda _: None
 

@@ -193,8 +193,7 @@ class Harness:
             found += step.tokens
             last = now
         seconds = prefilled_at[-1] - start, first - start, last - start
-        ties = None if decoder.near_ties is None else cast("int", decoder.near_ties.item())
-        return Run(tuple(found), tuple(rounds), *seconds, int(mx.get_peak_memory()), ties)
+        return Run(tuple(found), tuple(rounds), *seconds, int(mx.get_peak_memory()), decoder.count_near_ties())
 
     def margin(
         self, prefix: Sequence[int], token: int, other: int, media: Sequence[Medium] = ()

@@ -71,7 +71,7 @@ class Decoder:
         self._set_aside: list[tuple[DraftModel | None, Rounds]] = []
         self.texts: HeldTexts | None = None  # others than this one
         self._reserved = 0  # rows that the cache has at least, for texts to come
-        self.near_ties: mx.array | None = None  # of this answer; in float32 near ones make no difference
+        self._near_ties: mx.array | None = None  # of this answer; in float32 near ones make no difference
         self._has_compiled = False
         self._request = 0  # counts them: rounds of an earlier one must not go on
         self._sent: deque[Dispatched] = deque()  # rounds that nobody has read yet
@@ -114,7 +114,7 @@ class Decoder:
         fixed, sources, key = fixed_length(num_draft_tokens, draft_from), frozenset(draft_from), sampling.key()
         begin, stops, counts = len(prompt), frozenset(stop), Counts(len(prompt) - said - sampling.penalties.begun)
         asked = Request(begin, said > 0, counts, fixed, sources, sampling, key, stops, constraint, top_logprobs)
-        return self._generate(prompt, room, asked, on_prefill, snapshot_at, media)
+        return self._generate(prompt, room, asked, self._begin(prompt, sampling, on_prefill, snapshot_at, media))
 
     def read(
         self,
@@ -130,7 +130,7 @@ class Decoder:
         Raises as ``rounds`` does. The cache in what is returned is this object's own, until it reads something else.
         """
         prompt, _ = checked_prompt(self.target.config, prompt_ids, 1, media)
-        self._request, self.near_ties = self._request + 1, None
+        self._request, self._near_ties = self._request + 1, None
         self._settle()
         with self._computing():
             self._prepare(prompt, 1)
@@ -150,6 +150,11 @@ class Decoder:
         self._settle()
         return self.live.state(length)
 
+    def count_near_ties(self) -> int | None:
+        """Return how many tokens of this answer the last bits may decide; None in float32. Raises DeviceFailed."""
+        with self._computing():
+            return None if self._near_ties is None else cast("int", self._near_ties.item())
+
     def import_state(self, state: CacheState) -> None:
         """Go on from ``state``, or hold it as one of several texts: another may be on its way. Raises ValueError if the
         buffers are another model's; nothing is changed then."""
@@ -168,7 +173,7 @@ class Decoder:
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
-        self._request, self.tokens, self.rows, self.near_ties = self._request + 1, [], 0, None
+        self._request, self.tokens, self.rows, self._near_ties = self._request + 1, [], 0, None
 
     def begin_anew(self) -> None:
         """Begin a new text; the one so far is held, if texts are."""
@@ -210,13 +215,7 @@ class Decoder:
         return State(bonus, hidden, position), logits
 
     def _generate(
-        self,
-        prompt: list[int],
-        room: int,
-        asked: Request,
-        on_prefill: OnPrefill | None,
-        snapshot_at: Collection[int],
-        media: Sequence[SoftTokens],
+        self, prompt: list[int], room: int, asked: Request, reading: Generator[int, None, tuple[State, mx.array]]
     ) -> Generator[Round, None, None]:
         self._request = request = self._request + 1
         longest = MAX_DRAFT if self.passes is None else self.passes.longest
@@ -224,12 +223,12 @@ class Decoder:
         self.depth.configure(asked.fixed, longest if asked.drafts and self.drafter is not None else 0, copying)
         if not (asked.goes_on and self._answer and self._answer == prompt[: len(self._answer)]):
             self.depth.begin(prompt)
-            self.near_ties = None
+            self._near_ties = None
         self._settle()
         with self._computing():
             self._prepare(prompt, room)
             self._prepare_rounds(asked.sampling.filters)
-            state, logits = drained(self._begin(prompt, asked.sampling, on_prefill, snapshot_at, media))
+            state, logits = drained(reading)
             report = [cast("int", state.bonus.item()), 0]
         state, new, _, told = self._kept(asked, state, report, (state.hidden, logits), room)
         self._answer = self.tokens = self.tokens + new
@@ -333,8 +332,8 @@ class Decoder:
         with self._computing():
             if self.target.dtype.size < mx.float32.size and asked.sampling.greedy:  # not awaited
                 ties = asked.near_ties(logits[: len(new)], len(self.tokens))
-                self.near_ties = ties if self.near_ties is None else self.near_ties + ties
-                mx.async_eval(self.near_ties)
+                self._near_ties = ties if self._near_ties is None else self._near_ties + ties
+                mx.async_eval(self._near_ties)
             return state, new, accepted, asked.logprobs(rows[1], new)
 
     def _prepare(self, prompt: list[int], room: int) -> None:

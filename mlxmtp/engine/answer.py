@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mlxmtp.engine.calls import CallReader
 from mlxmtp.engine.events import (
@@ -80,6 +80,7 @@ class Answer:
         self.tokens: list[int] = []  # so far, those of marks and the stop token among them
         self._strings = StopStrings(params.stop_strings)
         self.returns = False  # more rounds may be asked for when those of now have come
+        self._near_ties: int | None = None  # known at the end
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer
         self._events = self._run()
 
@@ -97,9 +98,8 @@ class Answer:
         if self._asked and not self._meter.began:
             self._meter.reused_tokens = self._decoder.reused
         decoder = self._decoder
-        ties = None if decoder.near_ties is None else cast("int", decoder.near_ties.item())
         reason = explain(decoder.depth) + ("" if decoder.passes is None else ", exact text")
-        return self._meter.stats(peak_memory=mx.get_peak_memory(), draft_reason=reason, near_ties=ties)
+        return self._meter.stats(peak_memory=mx.get_peak_memory(), draft_reason=reason, near_ties=self._near_ties)
 
     @property
     def complete(self) -> bool:
@@ -138,6 +138,7 @@ class Answer:
                     yield event
                 if strings.found:
                     break
+        self._near_ties = self._decoder.count_near_ties()
         reason: FinishReason = "length"
         if last in self._stop:
             waits = last == self._tokenizer.special_id("<|tool_response>")

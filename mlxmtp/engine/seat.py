@@ -13,8 +13,6 @@ from mlxmtp.decode.request import fixed_length
 from mlxmtp.decode.round import Round
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
     from mlxmtp.decode.constraint import Constraint
     from mlxmtp.decode.decoder import Decoder
     from mlxmtp.decode.draft_length import DraftLength
@@ -71,9 +69,8 @@ class Seat:
         """The limits of exact text, which only an answer has that was alone all the time."""
         return None if self.in_pieces else self.decoder.passes
 
-    @property
-    def near_ties(self) -> mx.array | None:
-        return self.decoder.near_ties if self.lane is None else None
+    def count_near_ties(self) -> int | None:
+        return self.decoder.count_near_ties() if self.lane is None else None
 
     @property
     def reused(self) -> int:

@@ -135,3 +135,20 @@ def test_nothing_of_a_failed_turn_is_written(device, tmp_path):
     with pytest.raises(ValueError, match="nothing"):
         model.save_cache(tmp_path / "kv.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_that_is_met_first_where_near_ties_are_counted_empties_the_cache():
+    """The count waits for the last work of an answer, in 16 bits."""
+
+    class Failed:
+        def item(self) -> int:
+            raise RuntimeError(WORDS)
+
+    prompt = load_golden("e2b").records["short"].prompt
+    decoder: Any = engine("e2b")
+    said = decode(decoder, prompt, COUNT)
+    decoder._near_ties = Failed()
+    with pytest.raises(DeviceFailed, match="Insufficient Memory"):
+        decoder.count_near_ties()
+    assert (decoder.tokens, decoder.rows, decoder._cache.buffers) == ([], 0, [])
+    assert decode(decoder, prompt, COUNT) == said

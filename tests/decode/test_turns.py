@@ -244,16 +244,16 @@ def test_a_continued_answer_begins_anew_where_another_one_used_the_decoder(monke
     engine, first = decoder("e2b"), prompt("e2b")
     expected = decode(decoder("e2b"), first, 24)
     said = decode(engine, first, 8)
-    engine.near_ties = mx.array(7)
+    engine._near_ties = mx.array(7)
     monkeypatch.setattr(DraftLength, "begin", lambda _, text=(): begun.append(list(text)))
     said += decode(engine, [*first, *said], 8, said=8)
     assert begun == []
-    assert engine.near_ties is not None
+    assert engine._near_ties is not None
     decode(engine, [*first[:9], 5], 8)
-    engine.near_ties = mx.array(7)
+    engine._near_ties = mx.array(7)
     assert said + decode(engine, [*first, *said], 8, said=16) == expected
     assert begun == [[*first[:9], 5], [*first, *said]]
-    assert engine.near_ties is None
+    assert engine._near_ties is None
 
 
 @st.composite

@@ -10,7 +10,7 @@ from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Meter
 from mlxmtp.engine.tokenizer import Tokenizer
-from mlxmtp.errors import ContextOverflow, LoadError
+from mlxmtp.errors import ContextOverflow, DeviceFailed, LoadError
 from mlxmtp.models.config import read_config
 from tests.fake_decoder import FakeDecoder
 from tests.text_checkpoint import write_text_checkpoint
@@ -129,6 +129,20 @@ def test_closing_an_answer_closes_the_rounds_at_once(bench: Bench) -> None:
 def test_an_answer_that_has_not_begun_has_no_numbers_of_the_one_before(bench: Bench) -> None:
     bench.decoder.reused = 7
     assert bench.model.stream(HI).stats.reused_tokens == 0
+
+
+def test_a_device_that_fails_at_the_end_ends_the_answer_whose_numbers_can_be_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise DeviceFailed("Insufficient Memory")
+
+    bench.enqueue("abc<eos>")
+    monkeypatch.setattr(bench.decoder, "count_near_ties", fail)
+    answer = bench.model.stream(HI)
+    with pytest.raises(DeviceFailed):
+        list(answer)
+    assert answer.stats.generation_tokens == 4
 
 
 def test_an_error_in_the_consumer_can_ask_for_the_numbers_so_far(bench: Bench) -> None:
