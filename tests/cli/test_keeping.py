@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.app.open import Opener
 from mlxmtp.app.prompt_cache import SessionCache
+from mlxmtp.chat.conversation import Conversation
+from mlxmtp.cli.repl.chat import ChosenModel
 from mlxmtp.decode.snapshots import CacheState
 from mlxmtp.engine import kv_file
 from mlxmtp.engine.model import Model
@@ -70,6 +73,42 @@ def test_a_disk_that_is_full_is_a_sentence(talk: Conversing, monkeypatch: pytest
     monkeypatch.setattr(Model, "save_cache", full)
     talk.talk.leave()
     assert "Error: Keys and values were not kept: [write] Unable to write 4096 bytes" in talk.paper.getvalue()
+
+
+def test_nothing_is_kept_of_a_servers_model(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise AttributeError("'ServedModel' object has no attribute '_decoder'")
+
+    beside(talk).write_bytes(b"a long text")
+    monkeypatch.setattr(Model, "save_cache", broken)
+    monkeypatch.setattr(Model, "load_cache", broken)
+    monkeypatch.setattr(Opener, "here", False)
+    monkeypatch.setattr(ChosenModel, "load", lambda *_, **__: None)  # it is there
+    assert talk.talk.model.target is not None
+    talk.talk.load(talk.talk.model.target)
+    assert "Note: --keep-cache keeps nothing while fake answers" in talk.paper.getvalue()
+    first = beside(talk)
+    shown = talk.say("And?", "/clear", answers=["So.<turn|>"])
+    assert "\nSo.\n" in shown
+    assert shown.endswith("A new conversation.\n")
+    talk.talk.leave()
+    assert first.read_bytes() == b"a long text"
+
+
+def test_ctrl_c_while_a_conversation_is_kept_opens_no_other(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    other = talk.sessions.create()
+    conversation = Conversation(journal=other)
+    conversation.ask("Old?")
+    conversation.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(SessionCache, "save", interrupted)
+        assert "Stopped." in talk.say("And?", f"/load {other.id}", answers=["So.<turn|>"])
+    shown = talk.say(f"/load {other.id}")
+    assert "Going on with: Old?" in shown
+    assert talk.talk.conversation.session == other.id, "and not in a copy"
 
 
 def test_ctrl_c_leaves_nothing_half_written(talk: Conversing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,9 +190,9 @@ class Actions:
         if chat.conversation.session == summary.id:
             chat.say("That is this session.")
             return
+        chat.leave()  # first: Ctrl+C meanwhile must not leave the other one locked
         unsaved = chat.conversation.journal is None
         resumed = sessions.read(summary) if unsaved else sessions.open(summary)
-        chat.leave()
         chat.conversation.close()
         chat.begin_anew(resumed.conversation)
         for remark in resumed.remarks:

@@ -111,7 +111,10 @@ class LastAnswer:
 
 @dataclass(slots=True)
 class ChosenModel:
-    """The model that answers: chosen here, read by the worker; with a `cache` its KV cache outlives the process."""
+    """The model that answers: chosen here, read by the worker; with a `cache` its KV cache outlives the process.
+
+    A server's model has none that could be kept.
+    """
 
     opener: Opener
     worker: Worker
@@ -130,6 +133,11 @@ class ChosenModel:
     def context(self) -> int:
         """Tokens of a conversation that the model and the memory hold."""
         return min(self.opened.context, self.fits_memory)
+
+    @property
+    def kept(self) -> SessionCache | None:
+        """The cache, if the model is one of this machine."""
+        return self.cache if self.opener.here else None
 
     def require_memory(self, media: Largest, settings: Settings) -> None:
         """Raise TooLarge if the memory does not hold the model with images and audio of this size."""
@@ -186,6 +194,8 @@ class Chat:
     def load(self, target: Checkpoint) -> None:
         """Begin to read the model that goes on with the conversation. Raises as `ChosenModel.load`."""
         self.model.load(target, self.settings, draws=not self.out.look.dumb)
+        if self.model.cache is not None and self.model.kept is None:
+            self.out.note(f"--keep-cache keeps nothing while {target.name} answers: it is no model on this machine.")
         if self.tools:  # what holds calls to their form takes a second: while the first question is typed
             self.model.worker.prepare(lambda opened: opened.model.prepare_constraints())
         if self.conversation.model != target.name:
@@ -203,8 +213,8 @@ class Chat:
                     raise MlxmtpError(sentence(worker.error)) from worker.error
                 self.say(f"{name} is still being loaded.")
                 return False
-        if self.model.cache is not None:
-            self._say_if(self.model.cache.load(self.conversation))
+        if self.model.kept is not None:
+            self._say_if(self.model.kept.load(self.conversation))
         return True
 
     def renew_tools(self) -> None:
@@ -251,10 +261,10 @@ class Chat:
 
     def leave(self) -> None:
         """Store the KV cache of a conversation that is left, if that is wanted."""
-        if self.model.cache is None:
+        if self.model.kept is None:
             return
         try:
-            remark = self.model.cache.save(self.conversation, lambda: self.out.progress("keeping keys and values"))
+            remark = self.model.kept.save(self.conversation, lambda: self.out.progress("keeping keys and values"))
             self.out.clear_progress()
             self._say_if(remark)
         except CacheRefused as error:
