@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import ENOSPC
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import MlxmtpError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,9 @@ _BLOCK = 2**18  # values that are decoded at once
 _UNKNOWN = 2**63 - 1  # frames, for libsndfile: a FLAC from a pipe does not say how many it has
 _FAULTS = (ArithmeticError, AssertionError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 """What soundfile and soxr raise for damaged files."""
+_CONVERTED = ("audio/mpeg", "audio/mp4", "audio/aac", "audio/webm")
 _PATIENCE = 600  # seconds for a converter
+_LITTLE = 2**20  # bytes: with less a disk is full
 _DECODE = f"""
 import sys, soundfile
 with soundfile.SoundFile(sys.argv[1]) as file, soundfile.SoundFile(
@@ -105,13 +108,15 @@ class Sound:
 
 
 def open_sound(data: bytes, media_type: str, name: str = "the audio file") -> Sound:
-    """Return the sound in the bytes of a file. Raises UsageError, which names it, for what cannot be heard."""
+    """Return the sound in the bytes of a file. Raises UsageError, which names it, for what cannot be heard.
+
+    Raises MlxmtpError where it has to be converted and there is no room for that.
+    """
+    stream = _converted(data, media_type, name) if media_type in _CONVERTED else io.BytesIO(data)
     try:
-        with _decodable(data, media_type, name) as source, source.open("rb") as stream, _Stream(stream) as file:
+        with stream, _Stream(stream) as file:
             samples = _resampled(file, name)
             cut = file.cut or file.tell() < file.frames < _UNKNOWN
-    except UsageError:
-        raise
     except _FAULTS as error:
         said = str(getattr(error, "error_string", error)).strip().rstrip(".") or type(error).__name__
         raise UsageError(f"{name} is damaged ({said:.100}): give an undamaged file.") from error
@@ -202,41 +207,57 @@ def _resampled(file: _Stream, name: str) -> NDArray[np.float32]:
     return np.pad(samples, (0, max(0, wanted - len(samples))))[:wanted]
 
 
-@contextmanager
-def _decodable(data: bytes, media_type: str, name: str) -> Iterator[Path]:
-    """Provide a file that libsndfile reads; where it cannot, or would write warnings to our stderr, a converted one."""
-    with TemporaryDirectory() as folder:
-        source, made = Path(folder, "source"), Path(folder, "made.wav")
-        source.write_bytes(data)
-        if media_type == "audio/mpeg":
-            commands = [[sys.executable, "-P", "-c", _DECODE, str(source), str(made)]]
-        elif media_type in ("audio/mp4", "audio/aac", "audio/webm"):
-            if find_spec("av") is not None:
-                commands = [[sys.executable, "-P", "-c", _DECODE_BY_AV, str(source), str(made)]]
-            elif not (
-                commands := [
-                    [program, *(one.format(source=source, made=made) for one in options)]
-                    for program, options in _CONVERTERS.items()
-                    if shutil.which(program)
-                ]
-            ):
-                raise UsageError(
-                    f"{name} is {'Opus in WebM' if media_type == 'audio/webm' else 'AAC'}, which takes PyAV or ffmpeg "
-                    "to read: pip install 'mlxmtp[media]', or give WAV, FLAC or MP3."
-                )
-        else:
-            yield source
-            return
-        if not any(_ran(command, made) for command in commands):
-            raise UsageError(f"{name} is damaged, or no audio file that can be read: give WAV, FLAC or Ogg.")
-        yield made
+def _converted(data: bytes, media_type: str, name: str) -> BinaryIO:
+    """Return a file that libsndfile reads, of one that it cannot read, or about which it writes to our stderr.
+
+    Raises UsageError for what cannot be converted, MlxmtpError without a temporary folder that can be written.
+    """
+    try:
+        with TemporaryDirectory() as folder:
+            source, made = Path(folder, "source"), Path(folder, "made.wav")
+            source.write_bytes(data)
+            for command in _commands(media_type, source, made, name):
+                if not (problem := _run(command, made)):
+                    return made.open("rb")  # it can be read, though its folder goes
+            raise UsageError(f"{name} {problem}.")
+    except OSError as error:
+        said = f"The temporary folder cannot be written ({error.strerror or error}), so {name} cannot be read"
+        raise MlxmtpError(f"{said}: make room there, or set TMPDIR to another folder.") from error
 
 
-def _ran(command: list[str], made: Path) -> bool:
-    """Return True if a converter has made its file, which is gone otherwise: they refuse to write over one."""
+def _commands(media_type: str, source: Path, made: Path, name: str) -> list[list[str]]:
+    """Return what can convert a file here, one after the other. Raises UsageError if nothing can."""
+    if media_type == "audio/mpeg":
+        return [[sys.executable, "-P", "-c", _DECODE, str(source), str(made)]]
+    if find_spec("av") is not None:
+        return [[sys.executable, "-P", "-c", _DECODE_BY_AV, str(source), str(made)]]
+    found = [
+        [program, *(one.format(source=source, made=made) for one in options)]
+        for program, options in _CONVERTERS.items()
+        if shutil.which(program)
+    ]
+    if not found:
+        raise UsageError(
+            f"{name} is {'Opus in WebM' if media_type == 'audio/webm' else 'AAC'}, which takes PyAV or ffmpeg "
+            "to read: pip install 'mlxmtp[media]', or give WAV, FLAC or MP3."
+        )
+    return found
+
+
+def _run(command: list[str], made: Path) -> str:
+    """Return why a converter has not made its file, which is gone then: others refuse to write over one.
+
+    Raises OSError for a full disk.
+    """
     try:
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=True)
+    except subprocess.TimeoutExpired:
+        problem = f"takes longer than {_PATIENCE} seconds to convert: give a part of it"
     except (OSError, subprocess.SubprocessError):
-        made.unlink(missing_ok=True)
-        return False
-    return True
+        if shutil.disk_usage(made.parent).free < _LITTLE:
+            raise OSError(ENOSPC, os.strerror(ENOSPC)) from None
+        problem = "is damaged, or no audio file that can be read: give WAV, FLAC or Ogg"
+    else:
+        return ""
+    made.unlink(missing_ok=True)
+    return problem

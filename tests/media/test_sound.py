@@ -6,6 +6,7 @@ import io
 import random
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxmtp.errors import UsageError
+from mlxmtp.errors import MlxmtpError, UsageError
 from mlxmtp.media.sound import PIECE, RATE, SHORTEST, Sound, frames_of, mel_features, open_sound
 from mlxmtp.media.source import media_file, media_type_of
 from scripts.goldens.pictures import sound
@@ -101,6 +102,28 @@ def test_too_short_is_said(count: int) -> None:
     with pytest.raises(UsageError, match=r"memo\.wav is too short"):
         opened(encoded(MEMO[:count]))
     opened(encoded(MEMO[:SHORTEST]))
+
+
+def test_only_what_is_converted_needs_a_temporary_folder_and_its_want_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mp3 = encoded(MEMO, "MP3", "MPEG_LAYER_III")
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+        assert len(opened(encoded(MEMO)).samples) == len(MEMO)
+        with pytest.raises(
+            MlxmtpError, match=r"No such file or directory\), so memo.wav cannot be read: .* set TMPDIR"
+        ):
+            opened(mp3)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlxmtp.media.sound._PATIENCE", 0)
+        with pytest.raises(UsageError, match="takes longer than 0 seconds to convert"):
+            opened(mp3)
+    with pytest.raises(UsageError, match="is damaged, or no audio file"):
+        opened(b"ID3\4" + bytes(2000))
+    monkeypatch.setattr("mlxmtp.media.sound._LITTLE", 2**60)
+    with pytest.raises(MlxmtpError, match="No space left on device"):
+        opened(b"ID3\4" + bytes(2000))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
