@@ -24,11 +24,13 @@ Begin = Callable[[OpenModel, OnPrefill], Answer]
 class Job:
     """An answer that was asked for; `events` has all of it, ending in End or Failed. `answer` is there once it runs.
 
-    `begin` None: the model is to be read and no more, `events` has Ready or Failed.
+    `begin` None: the model is to be read and no more, `events` has Ready or Failed. `ended` is called with the last
+    event, also where nobody reads it any more.
     """
 
     served: Served
     begin: Begin | None
+    ended: Callable[[End | Failed], None]
     events: asyncio.Queue[WorkerEvent] = field(default_factory=asyncio.Queue)
     answer: Answer | None = None
 
@@ -194,10 +196,12 @@ class Scheduler:
         self._current = None
         for job in [one for one in self._waiting if one.served is served or self.state == "failed"]:
             self._waiting.remove(job)
-            job.events.put_nowait(event)
+            _tell(job, event)
 
 
 def _tell(job: Job, event: WorkerEvent) -> None:
     """Give an event to a job, unless it says nothing to a client: behind one, what came before it would wait."""
+    if isinstance(event, End | Failed):
+        job.ended(event)
     if not isinstance(event, Calling | Waiting):
         job.events.put_nowait(event)

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     parallel: int = 1  # answers at a time
     fetches: bool = False  # files at addresses that requests name
+    debug: bool = False  # failures are told with the place where they came from
 
 
 def options_of(settings: Settings) -> Options:
@@ -70,7 +72,8 @@ def options_of(settings: Settings) -> Options:
     port = PORT if settings.port is None else settings.port
     keep_alive = None if settings.keep_alive is None else 60 * settings.keep_alive
     limits, parallel = Limits(heartbeat=seconds or None), settings.parallel or PARALLEL
-    return Options(host, port, door, waiting, keep_alive, limits, parallel, bool(settings.fetch_media))
+    more = {"fetches": bool(settings.fetch_media), "debug": bool(settings.debug)}
+    return Options(host, port, door, waiting, keep_alive, limits, parallel, **more)
 
 
 class Server:
@@ -111,7 +114,8 @@ class Server:
     async def _serve(self, defaults: dict[str, object]) -> None:
         worker = Worker(self._options.parallel)
         scheduler = Scheduler(worker, self._options.waiting, self._options.keep_alive, self._options.parallel)
-        service = Service(self._models, scheduler, defaults, fetches=self._options.fetches)
+        fetches = self._options.fetches
+        service = Service(self._models, scheduler, defaults, report=self._report, fetches=fetches)
         app = Routes(service, self._options.limits).app(self._options.door)
         config = uvicorn.Config(
             app,
@@ -130,7 +134,7 @@ class Server:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
-        log, told = logging.getLogger("uvicorn.error"), _ErrorLines(self._tell)
+        log, told = logging.getLogger("uvicorn.error"), _ErrorLines(self._tell, self._report)
         log.addHandler(told)
         scheduler.start(self._models.first)
         watch = asyncio.create_task(self._watch(scheduler, server))
@@ -150,6 +154,12 @@ class Server:
         if watch.done():
             watch.result()
         watch.cancel()
+
+    def _report(self, error: Exception) -> None:
+        """Tell of a failure that a request met."""
+        if self._options.debug:
+            self._tell("".join(traceback.format_exception(error)).rstrip())
+        self._tell(sentence(error))
 
     async def _watch(self, scheduler: Scheduler, server: uvicorn.Server) -> None:
         """Say when the model is there. Raises what reading it raised, after the server has ended."""
@@ -197,9 +207,9 @@ class _Uvicorn(uvicorn.Server):
 class _ErrorLines(logging.Handler):
     """Failures in requests, as a line each."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], report: Callable[[Exception], None]) -> None:
         super().__init__(logging.ERROR)
-        self._tell = tell
+        self._tell, self._report = tell, report
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -207,4 +217,7 @@ class _ErrorLines(logging.Handler):
             return
         if isinstance(error, asyncio.CancelledError) or str(record.msg).startswith("Cancel "):
             return  # the server was told to end while it answered
-        self._tell(sentence(error) if isinstance(error, Exception) else record.getMessage())
+        if isinstance(error, Exception):
+            self._report(error)
+        else:
+            self._tell(record.getMessage())

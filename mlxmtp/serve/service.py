@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from threading import Event, Thread
@@ -54,13 +54,19 @@ class Service:
     """Answers with one model at a time. `defaults` are fields of `Params` for requests that do not set them."""
 
     def __init__(
-        self, models: Models, scheduler: Scheduler, defaults: Mapping[str, Any], *, fetches: bool = False
+        self,
+        models: Models,
+        scheduler: Scheduler,
+        defaults: Mapping[str, Any],
+        *,
+        report: Callable[[Exception], None],
+        fetches: bool = False,
     ) -> None:
-        """`fetches`: what requests name by an address is fetched."""
+        """`report` gets what an answer failed with; `fetches`: what requests name by an address is fetched."""
         self.models, self.scheduler, self._fetches = models, scheduler, fetches
         self.metrics = Metrics()
         self._written = Written()
-        self._defaults = defaults
+        self._defaults, self._report = defaults, report
 
     async def prepare(self, request: AnswerRequest) -> Prepared:
         """Write the prompt. Raises Refused for a conversation that the template refuses."""
@@ -104,7 +110,7 @@ class Service:
 
     async def load(self, name: str) -> Served:
         """Return the model of that name once it is in memory, which is when its turn has come. Raises Refused."""
-        job = Job(await self.found(name), begin=None)
+        job = Job(await self.found(name), begin=None, ended=self._ended)
         self.scheduler.submit(job)
         event = await job.events.get()
         if isinstance(event, Failed):
@@ -153,7 +159,6 @@ class Service:
         while True:
             event = await job.events.get()
             if isinstance(event, Failed):
-                self.metrics.failed += 1
                 raise AnswerFailed(sentence(event.error)) from event.error
             if isinstance(event, Text | Thinking) and not cut:
                 thought += event.text if isinstance(event, Thinking) else ""
@@ -165,7 +170,6 @@ class Service:
                 cut = not prepared.request.parallel_calls or max(calls.values()) >= _MOST_EQUAL
                 yield use
             elif isinstance(event, End):
-                self.metrics.count(event.stats)
                 tokenizer = prepared.served.tokenizer.result()
                 if first and job.answer is not None:
                     said = job.answer.tokens
@@ -256,7 +260,15 @@ class Service:
                 media=prepared.media,
             )
 
-        return Job(prepared.served, begin)
+        return Job(prepared.served, begin, self._ended)
+
+    def _ended(self, event: End | Failed) -> None:
+        """Count an answer, and report why one failed."""
+        if isinstance(event, End):
+            self.metrics.count(event.stats)
+        else:
+            self.metrics.failed += 1
+            self._report(event.error)
 
 
 def _require_few(count: int) -> None:

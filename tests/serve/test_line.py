@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -160,6 +161,7 @@ def test_who_goes_away_frees_the_model(tmp_path: Path, path: str, stream: bool) 
             until(peer, b"xxx")
         peer.close()
         assert server.post(CHAT, **BODY)["choices"][0]["message"]["content"] == "Next."
+        assert b"mlxmtp_answers_total 2" in server.request("GET", "/metrics")[2]
         wait_until(lambda: server.decoder.closed == 2)
         assert rounds[-1] < 1000  # of 1334, which take 40 s
         assert server.decoder.answers == type(server.decoder.answers)()
@@ -322,6 +324,19 @@ def test_a_failure_after_the_first_byte_is_an_event_and_before_it_a_status(tmp_p
         assert "no kernel" in json.dumps(answer)
         server.decoder.before_round = lambda _: None
         assert server.post(CHAT, **BODY)["choices"][0]["message"]["content"] == "Three."
+        told = "Unexpected RuntimeError: no kernel. This is a bug in mlxmtp; --debug shows where."
+        assert server.told[1:] == [told, told]
+
+
+def test_failures_are_told_with_their_places_if_that_is_wanted(tmp_path: Path) -> None:
+    def fails(_: int) -> None:
+        raise RuntimeError("no kernel")
+
+    with running(tmp_path, replace(options_of(load_settings({"debug": True}).settings), port=0, parallel=1)) as server:
+        server.decoder.before_round = fails
+        server.say("One.<turn|>")
+        assert server.post(CHAT, **BODY)["http"] == 500
+        assert "in fails" in server.told[1]
 
 
 def test_a_model_that_cannot_be_read_ends_the_server(tmp_path: Path) -> None:
