@@ -207,3 +207,12 @@ def test_a_file_for_which_there_is_no_memory_is_refused_and_nothing_changed(copi
     with pytest.raises(CacheRefused, match=r"Unable to allocate.*read again"):
         model.load_cache(tmp_path / "kv.safetensors")
     assert model._decoder.tokens == tokens_before
+
+
+def test_the_sum_of_a_file_needs_the_memory_of_one_array():
+    arrays = {f"layer.{i}": mx.full((500_000,), 257 + i, mx.uint16).view(mx.float16) for i in range(8)}
+    mx.eval(arrays)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    assert kv_file._sum(arrays) == str(sum((2 * i + 1) * 500_000 * (257 + i) for i in range(8)) % 2**32)
+    assert mx.get_peak_memory() - before < 2 * arrays["layer.0"].nbytes * 2
