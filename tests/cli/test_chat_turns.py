@@ -15,6 +15,7 @@ import pytest
 from mlxmtp.app.open import LearnedDrafting, OpenModel
 from mlxmtp.app.worker import Worker
 from mlxmtp.cli.repl import turns
+from mlxmtp.cli.repl.chat import Chat
 from mlxmtp.cli.repl.slash import Line
 from mlxmtp.cli.terminal.keyboard import CTRL_T, Keyboard
 from mlxmtp.cli.terminal.output import Look
@@ -434,6 +435,32 @@ def test_that_a_conversation_is_not_saved_any_more_is_said_once(
     assert shown.count("This conversation is not saved any more") == 1
     assert f"Note: This conversation is not saved any more: {reason}" in shown.split("> Three")[0]
     assert "\n3.\n" in shown
+
+
+@pytest.mark.parametrize("word", ["/clear", "/load"])
+def test_what_could_not_be_saved_is_given_up_by_nobody_but_the_person(
+    talk: Conversing, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    talk.say("Old?", "/clear", answers=["Yes.<turn|>"])
+    line = "/clear" if word == "/clear" else f"/load {talk.sessions.latest().id}"
+    permitted: list[str] = []
+    monkeypatch.setattr(Chat, "permits", lambda _, question: bool(permitted.append(question)))
+    with monkeypatch.context() as patch:
+        patch.setattr("mlxmtp.chat.journal._write_all", full)
+        shown = talk.say("Hi", line, answers=["Hello.<turn|>"])
+        assert shown.count("No space left on device") == 2
+        assert shown.endswith("The conversation stays.\n")
+        assert len(permitted) == 1
+        assert [one.question for one in talk.talk.conversation.exchanges] == ["Hi"]
+        kept = talk.talk.conversation.journal
+        assert kept is not None
+    talk.say(line)  # there is room again
+    assert len(permitted) == 1
+    saved = talk.sessions.read(talk.sessions.find(kept.id)).conversation
+    assert [one.question for one in saved.exchanges] == ["Hi"]
 
 
 def test_what_was_learned_is_kept_after_each_answer(talk: Conversing) -> None:

@@ -70,6 +70,8 @@ class Actions:
         raise Leave
 
     def do_clear(self, _: str) -> None:
+        if not self.chat.may_leave():
+            return
         self.chat.leave()
         self.chat.conversation.clear()
         self.chat.begin_anew(self.chat.conversation)
@@ -189,6 +191,8 @@ class Actions:
         summary = sessions.find(argument, list_with="/sessions lists them.")
         if chat.conversation.session == summary.id:
             chat.say("That is this session.")
+            return
+        if not chat.may_leave():
             return
         chat.leave()  # first: Ctrl+C meanwhile must not leave the other one locked
         unsaved = chat.conversation.journal is None

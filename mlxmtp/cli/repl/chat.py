@@ -259,6 +259,18 @@ class Chat:
             named = conversation.session if not name or name.startswith("-") else shlex.quote(name)
             self.say(f"To come back: mlxmtp chat -r {named}")
 
+    def may_leave(self) -> bool:
+        """Return whether the conversation is saved, or a person gives up what is not."""
+        if self.conversation.journal is not None:
+            self.conversation.journal.flush()
+        if self.conversation.trouble is None:
+            return True
+        self.out.note(self.conversation.trouble)
+        leaves = self.permits("Give up what is not saved?")
+        if not leaves:
+            self.say("The conversation stays.")
+        return leaves
+
     def leave(self) -> None:
         """Store the KV cache of a conversation that is left, if that is wanted."""
         if self.model.kept is None:

@@ -114,7 +114,8 @@ COMMANDS = (
     Command("exit", "", "leave; the conversation is saved", ("quit", "bye"), "Ctrl+D does the same."),
     Command(
         "clear", "", "start a new conversation", ("new",),
-        "The old one is saved: /sessions lists it, /load brings it back. System prompt and settings stay.",
+        "The old one is saved: /sessions lists it, /load brings it back. System prompt and settings stay. "
+        "If it could not be saved, you are asked first.",
     ),
     Command(
         "regen", "", "answer the last question again", ("retry",), "With another seed, unless /set seed has fixed it."
