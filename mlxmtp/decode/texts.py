@@ -83,7 +83,7 @@ class HeldTexts:
     """The texts that are not being decoded, the one that was left last at the end; at most ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._texts: list[HeldText] = []
 
     def __iter__(self) -> Iterator[HeldText]:
@@ -112,13 +112,14 @@ class HeldTexts:
         return chosen
 
     def add(self, text: HeldText) -> None:
-        """Hold a text, if it is worth it, instead of those that it replaces."""
-        if text.rows >= WORTH and not any(one.replaces(text) for one in self._texts):
+        """Hold a text, if it is worth it and fits, instead of those that it replaces."""
+        if text.rows >= WORTH and text.nbytes <= self.limit and not any(one.replaces(text) for one in self._texts):
             self._texts = [one for one in self._texts if not text.replaces(one)] + [text]
-        self.keep_within(self._limit)
+        self.keep_within(self.limit)
 
     def keep_within(self, nbytes: float, stays: HeldText | None = None) -> None:
         """Give up those that were left longest ago where they take more bytes; one that ``stays`` does not count."""
         others = [one for one in self._texts if one is not stays]
+        others.sort(key=lambda one: one.nbytes <= nbytes)  # first what would drive out all others, and then itself
         while others and sum(one.nbytes for one in others) > nbytes:
             self._texts.remove(others.pop(0))

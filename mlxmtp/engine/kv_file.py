@@ -96,6 +96,8 @@ def sweep(folder: Path) -> None:
 def load(decoder: Decoder, path: Path, wanted: Label) -> int:
     """Import what was saved and return the number of tokens. Raises CacheRefused, and then changes nothing."""
     try:
+        if decoder.texts is not None and path.stat().st_size > decoder.texts.limit:
+            raise CacheRefused(f"{path} takes more memory than texts are held in: the text is read again.")
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)
         arrays, label = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
         about = {key: label.pop(key) for key in (_SUM, _NEWEST, _PLACE) if key in label}

@@ -147,3 +147,32 @@ def test_the_beginning_that_a_text_shares_with_a_prompt_is_exact(same: int) -> N
     assert held.shared(other) == same
     assert held.shared(tokens[:same]) == same
     assert held.shared(tokens) == 1200  # as many as it has keys and values for
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_text_that_is_too_large_by_itself_drives_no_other_out(later: bool) -> None:
+    """Where it is to be held, and where answers take the memory later."""
+    made = []
+    for first, rows in ((0, 256), (100, 256), (50, 2048)):
+        cache = KVCache(target("e2b").cache_spec, mx.float32)
+        cache.reserve(rows)
+        made.append(texts.HeldText(cache, list(range(first, first + 40)), 40))
+    *small, large = made
+    limit = sum(text.nbytes for text in small)
+    assert large.nbytes > limit
+    kept = texts.HeldTexts(ENOUGH if later else limit)
+    for text in made:
+        kept.add(text)
+    if later:
+        kept.keep_within(limit)
+    assert list(kept) == small
+
+
+def test_a_text_that_is_too_large_replaces_none() -> None:
+    spec, tokens = target("e2b").cache_spec, list(range(40))
+    begun, whole = (texts.HeldText(KVCache(spec, mx.float32), tokens[:rows], rows) for rows in (20, 40))
+    whole.cache.reserve(2048)
+    kept = texts.HeldTexts(whole.nbytes - 1)
+    kept.add(begun)
+    kept.add(whole)
+    assert list(kept) == [begun]
