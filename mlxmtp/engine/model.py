@@ -366,6 +366,8 @@ class Model:
         """Import what `save_cache` wrote and return its tokens. Raises CacheRefused, and then changes nothing."""
         from mlxmtp.engine import kv_file
 
+        if self._streams is not None and self._streams.beside is not None:
+            yield self._streams.beside.live
         return kv_file.load(self._decoder, path, self._label)
 
 

@@ -20,6 +20,7 @@ from mlxmtp.decode.compile import BatchRounds
 from mlxmtp.decode.decoder import Decoder, OnPrefill
 from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.decode.prefill import Beginning
+from mlxmtp.decode.request import fixed_length
 from mlxmtp.decode.round import Round
 from mlxmtp.decode.snapshots import Snapshots
 from mlxmtp.decode.texts import WORTH, HeldText
@@ -78,7 +79,8 @@ class Streams:
     def __init__(self, decoder: Decoder, parallel: int, *, alone: bool = False) -> None:
         """`alone`: answers share no rounds, so that each is as exact as it would be by itself."""
         self.decoder, self.parallel, self._alone = decoder, parallel, alone
-        self._beside: Decoder | None = None
+        self.beside: Decoder | None = None
+        """The one of answers alone that come while the other is in use."""
         self._rounds = BatchRounds(decoder.target, decoder.drafter, decoder.compiled)
         self._lanes = [Lane(self._rounds) for _ in range(len(LANES) + 1)]
         for lane in self._lanes:
@@ -120,9 +122,10 @@ class Streams:
         for running in self.running:
             self.cancel(running)
         self._rounds.close()
-        if self._beside is not None:
-            self._beside.close()
-            self._beside = None
+        if self.beside is not None:
+            self.beside.begin_anew()  # its text is held, if texts are
+            self.beside.close()
+            self.beside = None
 
     def learned(self) -> dict[str, Any]:
         """Return what was found out about drafting in rounds of several texts, as JSON."""
@@ -254,7 +257,7 @@ class Streams:
     def _make_room(self, nbytes: int, stays: HeldText | None = None) -> bool:
         """Return True if there is memory for so many more bytes of keys and values: held texts give way to them, and
         texts of idle decoders, but for one that ``stays``."""
-        decoders = [one for one in (self._beside, self.decoder) if one is not None]
+        decoders = [one for one in (self.beside, self.decoder) if one is not None]
         kept = None if stays is None else stays.cache
         idle = [one for one in decoders if one.live.cache is not kept and one not in self._busy()]
         used = sum(lane.nbytes for lane in self._lanes) + sum(one.live.nbytes for one in decoders if one not in idle)
@@ -274,16 +277,18 @@ class Streams:
     def _idle_decoder(self, prompt: list[int]) -> Decoder:
         """Return a decoder that neither reads nor decodes: the one beside only if it is worth it for ``prompt``."""
         busy = self._busy()
-        if self._beside is None and self.decoder in busy:
+        if self.beside is None and self.decoder in busy:
             about = self.decoder.target, self.decoder.drafter
-            self._beside = Decoder(*about, compiled=self.decoder.compiled, passes=self.decoder.passes)
-            self._beside.texts = self.decoder.texts
-        if self._beside is None or self._beside in busy:
+            self.beside = Decoder(*about, compiled=self.decoder.compiled, passes=self.decoder.passes)
+            self.beside.texts = self.decoder.texts
+            if known := self.decoder.depth.learned():
+                self.beside.depth.start_from(known)
+        if self.beside is None or self.beside in busy:
             return self.decoder
         if self.decoder in busy:
-            return self._beside
+            return self.beside
         held = max(text.usable(prompt) for text in (self.decoder.live, *(self.decoder.texts or ())))
-        return self._beside if self._beside.live.usable(prompt) >= held + WORTH else self.decoder
+        return self.beside if self.beside.live.usable(prompt) >= held + WORTH else self.decoder
 
     def _go_on_with_text(self, seat: Seat, decoder: Decoder) -> None:
         """Give a decoder what a seat has kept of rounds in a lane."""
@@ -369,15 +374,10 @@ class Streams:
 
     def _join(self, seat: Seat, begun: Beginning) -> None:
         """Give a text whose prompt has been read a slot beside the others."""
-        wanted = seat.asked
-        draft, options = wanted.options["num_draft_tokens"], wanted.options
-        stream = Stream(
-            [*wanted.prompt, begun.token],
-            wanted.max_tokens - 1,
-            options["sampling"],
-            options["stop"],
-            None if draft == "auto" else draft,
-        )
+        wanted, options = seat.asked, seat.asked.options
+        fixed = fixed_length(options["num_draft_tokens"], options["draft_from"])
+        text, most = [*wanted.prompt, begun.token], wanted.max_tokens - 1
+        stream = Stream(text, most, options["sampling"], options["stop"], fixed)
         seat.take(Round((begun.token,), (), 0))
         if stream.over:
             seat.end()

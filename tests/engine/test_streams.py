@@ -346,8 +346,8 @@ def test_the_text_of_a_form_is_found_again_wherever_it_was_decoded(model):
     while 2 not in heard.ends:
         heard.take(streams.step())
     assert heard.said[2] == wanted
-    assert streams._beside is not None
-    assert second.seat.depth is streams._beside.depth
+    assert streams.beside is not None
+    assert second.seat.depth is streams.beside.depth
     assert second.answer.stats.reused_tokens > 256
     streams.close()
 

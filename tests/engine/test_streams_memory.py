@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.lane import Lane, Stream
 from mlxmtp.engine.events import End
 from mlxmtp.engine.model import Model
@@ -36,7 +37,7 @@ def holds_no_texts(model: Model) -> Iterator[None]:
 
 def used(streams: Streams) -> int:
     """Bytes of keys and values of all that runs."""
-    decoders = [streams.decoder, *([] if streams._beside is None else [streams._beside])]
+    decoders = [streams.decoder, *([] if streams.beside is None else [streams.beside])]
     return sum(one.live.nbytes for one in decoders) + sum(lane.nbytes for lane in streams._lanes)
 
 
@@ -155,7 +156,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         real(lane, stream, text, *about, **options)
         lengths.append(len(stream.tokens))
         [streams] = [one for one in gc.get_objects() if isinstance(one, Streams) and lane in one._lanes]
-        decoders = [streams.decoder, *([] if streams._beside is None else [streams._beside])]
+        decoders = [streams.decoder, *([] if streams.beside is None else [streams.beside])]
         given_up = 0 if any(one.live.cache is text for one in decoders) else sum(one.nbytes for one in text.buffers)
         assert used(streams) + given_up <= streams._memory
 
@@ -220,7 +221,7 @@ def test_the_text_of_an_idle_decoder_gives_way(model, holds):
     begin(streams, model, LONG + "And?", Params(max_tokens=3, temp=0.0, constraint=DIGITS), 2)
     while streams.running:
         heard.take(streams.step())
-    assert streams._beside is not None
+    assert streams.beside is not None
     streams._memory, streams.most = used(streams), 0
     for tag in (3, 4):
         begin(streams, model, QUESTIONS[tag], LASTING, tag)
@@ -249,3 +250,22 @@ def test_held_texts_give_way_to_a_lane_that_grows(model, monkeypatch):
         if streams._seats:
             assert used(streams) + sum(text.nbytes for text in texts) <= streams._memory
     streams.close()
+
+
+def test_what_was_read_beside_a_lone_answer_is_found_and_is_held_at_the_end(model, monkeypatch):
+    known: list[Any] = []
+    monkeypatch.setattr(DraftLength, "learned", lambda _: {"kinds": []})
+    monkeypatch.setattr(DraftLength, "start_from", lambda _, learned: known.append(learned))
+    model._decoder.begin_anew()
+    model.hold_texts(2**30)
+    streams, heard = Streams(model._decoder, 3), Heard()
+    monkeypatch.setattr(model, "_streams", streams)
+    begin(streams, model, QUESTIONS[1], LONG_FORM, 0)
+    begin(streams, model, "word " * 300, Params(max_tokens=1, temp=0.0), 1)
+    while 1 not in heard.ends:
+        heard.take(streams.step())
+    prompt = model.tokenizer.prompt_ids(messages("word " * 300))
+    assert model.reusable(prompt) > 256
+    streams.close()
+    assert model.reusable(prompt) > 256
+    assert known == [{"kinds": []}], "it began with what the other decoder has learned"
