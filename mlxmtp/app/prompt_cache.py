@@ -91,20 +91,24 @@ class PromptCache:
         self.load(model, ids, model.reusable(ids) + SHORTEST)
 
     def keep(self, model: Model) -> None:
-        """Store the beginnings of all texts that `model` holds, as far as there is room."""
-        newest = self.folder
+        """Store the beginnings of the texts that `model` holds, as far as there is room, of the last one first."""
+        found: list[Path] = []
 
         def path_of(ids: Sequence[int]) -> Path | None:
-            nonlocal newest
             if len(ids) < SHORTEST:
                 return None
-            newest = self._path(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest())
-            return None if newest.is_file() else newest
+            found.append(self._path(model, len(ids), hashlib.sha256(_bytes(ids)).hexdigest()))
+            return None if found[-1].is_file() else found[-1]
 
         with suppress(OSError, RuntimeError):  # they will be read again then
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            model.save_beginnings(path_of)
-            self._evict(newest)
+            try:
+                model.save_beginnings(path_of, self.limit)
+            finally:
+                for path in reversed(found):
+                    with suppress(OSError):  # left out, or another process has removed it
+                        os.utime(path)  # the last text goes last
+                self._evict(found[0] if found else self.folder)
 
     def _path(self, model: Model, length: int, digest: str) -> Path:
         return self.folder / f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"

@@ -348,26 +348,32 @@ class Model:
         """Return how many tokens of a prompt need not be read: some text that is held begins with them."""
         return max(text.usable(prompt_ids) for text in self._held())
 
-    def save_beginnings(self, path_of: Callable[[Sequence[int]], Path | None]) -> None:
-        """Write every text that is held as it was at each of its snapshots, where `path_of` its tokens is a file."""
+    def save_beginnings(self, path_of: Callable[[Sequence[int]], Path | None], limit: int) -> None:
+        """Write the texts that are held, the last one first, as they were at their last and their first snapshot.
+
+        Each goes where `path_of` its tokens is a file; left out is what would take more than `limit` bytes with those
+        before, or could not be held again.
+        """
         from mlxmtp.engine import kv_file
 
-        for text in self._held():
-            for place in text.snapshots:
-                path = path_of(text.tokens[: place.length]) if place.length <= text.rows else None
-                if path is not None:
-                    kv_file.write(text.state(place.length), path, self._label)
+        most, left = limit if self._decoder.texts is None else self._decoder.texts.limit, limit
+        for text in reversed([*self._held()]):
+            places = [place.length for place in text.snapshots if place.length <= text.rows]
+            for length in dict.fromkeys([*places[-1:], *places[:1]]):
+                path, state = path_of(text.tokens[:length]), text.state(length)
+                if path is not None and sum(one.nbytes for one in state.buffers) <= min(most, left):
+                    left -= kv_file.write(state, path, self._label)
 
     def _held(self) -> Iterator[HeldText]:
         yield from self._decoder.texts or ()
+        if self._streams is not None and self._streams.beside is not None:
+            yield self._streams.beside.live
         yield self._decoder.live
 
     def load_cache(self, path: Path) -> int:
         """Import what `save_cache` wrote and return its tokens. Raises CacheRefused, and then changes nothing."""
         from mlxmtp.engine import kv_file
 
-        if self._streams is not None and self._streams.beside is not None:
-            yield self._streams.beside.live
         return kv_file.load(self._decoder, path, self._label)
 
 
