@@ -269,7 +269,8 @@ class Turn:
         said, thought = "".join(self._text), "".join(self._thinking)
         outcome = Outcome(said, thought, reason, stats, error, self._called)
         self._conversation.finish(reason, None if stats is None else stats.to_dict(), self._sampling)
-        if not (outcome.text if self.kind == "continue" else outcome.said) and (self._before is not None or returns):
+        goes_on = self.kind == "continue" and bool(said)  # with blanks, too
+        if not (outcome.said or goes_on) and (self._before is not None or returns):
             if self._before is not None:
                 self._conversation.put_back(self._before)
             else:

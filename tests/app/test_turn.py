@@ -17,9 +17,10 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange, Reply
 from mlxmtp.chat.message import Message, TextPart, ToolCall, ToolResult
 from mlxmtp.chat.sessions import Sessions
-from mlxmtp.engine.events import End, Text, Thinking
+from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
+from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.models.config import read_config
 from tests.fake_decoder import FakeDecoder
@@ -260,6 +261,18 @@ def test_what_calls_have_filled_can_be_left_out(house: House, answered: bool) ->
     [old, read] = exchange_tokens(conversation, turn.messages, house.tokenizer)
     assert read == 7 + 50 + 6 + 300 + 4 * answered
     assert old == exchange_tokens(conversation, house.turn("edit").messages, house.tokenizer)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_that_were_run_are_no_silence(house: House, kind: Kind) -> None:
+    turn = house.turn(kind)
+    turn.begin(house.opened, PLAIN)
+    turn.take(Call("write", {"path": "a.txt"}))
+    turn.pause(Stats())
+    turn.returned([ToolResult(call_id="1", name="write", content=(TextPart("Done."),))])
+    assert turn.end("cancelled", returns=True).said
+    assert house.reply == Reply("Old" if kind == "continue" else "", house.reply.thinking, "cancelled")
+    assert [call.name for one in house.conversation.exchanges[-1].messages for call in one.calls] == ["write"]
 
 
 def test_a_turn_needs_nothing_of_the_command_line() -> None:
