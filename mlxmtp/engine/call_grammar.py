@@ -1,7 +1,6 @@
 """Grammars for answers with calls: Gemma's format, with the arguments that a tool's schema allows."""
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, floor
@@ -9,7 +8,7 @@ from typing import Any
 
 from mlxmtp.engine.calls import CALL_CLOSE, CALL_OPEN, QUOTE
 from mlxmtp.engine.constraint import Constraint
-from mlxmtp.engine.declarations import Wider
+from mlxmtp.engine.declarations import KEY, Wider
 from mlxmtp.engine.events import CLOSE, OPEN
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import UsageError
@@ -151,7 +150,7 @@ class _Rules:
         pairs = [
             (f"{json.dumps(key)} {json.dumps(':')} {self.of(value)}", key in required)
             for key, value in sorted(properties.items(), key=lambda item: item[0].lower())
-            if re.fullmatch(r"[^\0{}\[\],:]+", key)
+            if KEY.fullmatch(key)
         ]
         self.lines[place] = "\n".join(_members(name, pairs))
         return name

@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlxmtp.engine.endless import referenced
 from mlxmtp.errors import UsageError
 
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+KEY = re.compile(r"[^\0{}\[\],:]+")
+"""Names of arguments that a call can have: templates write them without quotation marks."""
 _WRITTEN = frozenset({"type", "description", "properties", "required", "items", "enum", "nullable"})
 """Keywords of a schema that templates write; what others say goes into the description."""
 _SILENT = frozenset({"$schema", "$id", "$defs", "definitions", "$ref", "title", "examples", "$comment", "strict"})
@@ -44,6 +46,18 @@ def declaration(name: str, description: str, parameters: Mapping[str, Any] | Non
     if not written.get("properties") and schema.get("additionalProperties"):
         written["additionalProperties"] = True  # a tool that takes whatever it is given; others take nothing then
     return {"type": "function", "function": {"name": name, "description": description, "parameters": written}}
+
+
+def unwritable(schema: Mapping[str, Any], needed: bool = True) -> Iterator[tuple[str, bool]]:
+    """Yield the names in a declared schema that no call can have, each with whether no call is right without it."""
+    for name, inner in schema.get("properties", {}).items():
+        must = needed and name in schema.get("required", ())
+        if KEY.fullmatch(name):
+            yield from unwritable(inner, must)
+        else:
+            yield name, must
+    if "items" in schema:
+        yield from unwritable(schema["items"], needed=False)
 
 
 class _Writable:

@@ -63,6 +63,13 @@ def tools() -> list[dict[str, Any]]:
             {"name": "deep", "inputSchema": deep},
             {"name": "wide", "inputSchema": {**NOTHING, "enum": ["x" * 100] * 2000}},
         ]
+    if "brackets" in MANNERS:
+        ids = {"type": "object", "properties": {"ids[]": {"type": "string"}}}
+        found[0]["inputSchema"] = {**TEXT, "properties": {**TEXT["properties"], **ids["properties"], "in": ids}}
+        found += [
+            {"name": "find", "inputSchema": {**ids, "required": ["ids[]"]}},
+            {"name": "tag", "inputSchema": {**NOTHING, "properties": {"xml:lang": TEXT}, "required": ["xml:lang"]}},
+        ]
     if "regex" in MANNERS:
         found[0]["outputSchema"] = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
     return found

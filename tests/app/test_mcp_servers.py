@@ -222,6 +222,16 @@ class TestCalls:
         assert "wide" not in followed
         assert "echo" in followed
 
+    def test_arguments_that_no_call_can_have_are_said(self, tmp_path: Path) -> None:
+        with using(raw("brackets"), folder=tmp_path) as tools:
+            assert tools.renew() == [
+                "raw offers arguments of echo that no call can have (ids[]), left out.",
+                "raw offers find (no call can have its arguments ids[]), left out.",
+                "raw offers tag (no call can have its arguments xml:lang), left out.",
+            ]
+            assert [*tools.box.tools] == ["echo", "wait", "pid"]
+            assert called(tools, "echo", text="x") == "x"
+
     def test_two_servers_with_the_same_tools_are_told_apart(self, tmp_path: Path) -> None:
         with using(raw(), raw(name="other"), folder=tmp_path) as tools:
             tools.renew()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlxmtp.app.tools.processes import Groups, Tail
 from mlxmtp.app.tools.server_list import ServerEntry
 from mlxmtp.app.tools.toolbox import LONGEST, Running, Tool, ToolError, cleaned
-from mlxmtp.engine.declarations import declaration
+from mlxmtp.engine.declarations import declaration, unwritable
 from mlxmtp.errors import ConfigError, UsageError
 from mlxmtp.version import installed_version
 
@@ -242,7 +242,7 @@ class Servers:
                 page = await client.list_tools(cursor=cursor)
                 for one in page.tools[: _MOST_TOOLS - len(found)]:
                     try:
-                        found.append(self._tool(server, one))
+                        found.append(self._tool(server, one, left_out))
                     except ValueError as error:
                         left_out.append(str(error))
                 if len(found) >= _MOST_TOOLS:
@@ -255,18 +255,24 @@ class Servers:
             raise
         server.tools, server.left_out = found, left_out
 
-    def _tool(self, server: Server, told: Any) -> Tool:
-        """Return a tool as a server tells of it. Raises ValueError for one that cannot be offered."""
+    def _tool(self, server: Server, told: Any, left_out: list[str]) -> Tool:
+        """Return a tool as a server tells of it; `left_out` gets arguments that no call can have.
+
+        Raises ValueError for one that cannot be offered.
+        """
         if not _TOOL_NAME.fullmatch(told.name):
             raise ValueError(f"{cleaned(told.name, 40)!r} (no usable name)")
-        try:
-            size = len(json.dumps(told.input_schema))
-            if size <= _LARGEST_SCHEMA:
-                declaration(told.name, "", told.input_schema, told.name)
-        except (UsageError, RecursionError):
-            size = _LARGEST_SCHEMA + 1
-        if size > _LARGEST_SCHEMA:
+        declared: dict[str, Any] | None = None
+        with suppress(UsageError, RecursionError):
+            if len(json.dumps(told.input_schema)) <= _LARGEST_SCHEMA:
+                declared = declaration(told.name, "", told.input_schema, told.name)
+        if declared is None:
             raise ValueError(f"{told.name} (its schema is too large)")
+        if lost := [*unwritable(declared["function"]["parameters"])]:
+            names = cleaned(", ".join(dict.fromkeys(name for name, _ in lost))[:100])
+            if any(needed for _, needed in lost):
+                raise ValueError(f"{told.name} (no call can have its arguments {names})")
+            left_out.append(f"arguments of {told.name} that no call can have ({names})")
         entry, description = server.entry, told.description or told.title or ""
         tool = Tool(entry.name, told.name, description, told.input_schema, lambda *_: "", origin=entry.origin)
         return replace(tool, run=partial(self._call, server, tool.fingerprint, told.name))
