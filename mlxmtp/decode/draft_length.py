@@ -269,7 +269,8 @@ class DraftLength:
         if not self._accepted.knows() or not any(self._times.measured):
             return {}
         costs = _written(self._costs())
-        elsewhere = {str(at): _written(of) for at, of in self._costs_by_class.items() if at != _class(self._rows)}
+        by_class = dict(self._costs_by_class)  # asked from another thread, too
+        elsewhere = {str(at): _written(of) for at, of in by_class.items() if at != _class(self._rows)}
         kinds = [[kind.texts, list(kind.shares)] for kind in self.acceptance()]
         return {"kinds": kinds, "costs": costs, "price": self._price, "rows": self._rows, "elsewhere": elsewhere}
 

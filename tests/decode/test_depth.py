@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlxmtp.decode import draft_length
 from mlxmtp.decode.acceptance import Acceptance
 from mlxmtp.decode.draft_length import LENGTHS, DraftLength
 from mlxmtp.limits import MAX_DRAFT
@@ -87,6 +88,22 @@ def test_a_pause_in_the_first_round_that_is_timed_is_forgotten():
     for _ in range(8):
         depth.observe(4, 4, 0.0225)
     assert depth._times.cost(5) / depth._times.cost(4) < 1.25
+
+
+def test_what_was_learned_can_be_asked_for_while_a_text_grows(monkeypatch):
+    """As `serve` does once a minute, from another thread than that of the rounds."""
+    depth = DraftLength()
+    for rows in (100, 3000):
+        depth.attend_to(rows)
+        play(depth, EASY, HERE.costs, Noise(), 1)
+    write = draft_length._written
+
+    def written(costs):
+        depth.attend_to(10 * depth._rows)
+        return write(costs)
+
+    monkeypatch.setattr(draft_length, "_written", written)
+    assert "3" in depth.learned()["elsewhere"]
 
 
 def test_what_was_learned_makes_the_next_start_better():
