@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlxmtp.app.breaker import Breaker
 from mlxmtp.app.open import ANSWER, Checkpoint, Opener, OpenModel
 from mlxmtp.app.remote_model import RemoteOpener
 from mlxmtp.app.router import SMALL, Facts, Rules
-from mlxmtp.engine.media import Media
+from mlxmtp.engine.media import Media, Medium, file_of
 from mlxmtp.engine.tokenizer import declares_tools
 from mlxmtp.errors import MlxmtpError, ModelNotFound, TooLarge
 from mlxmtp.machine.memory import need
-from mlxmtp.models.config import read_config
+from mlxmtp.models.config import ModelConfig, read_config
 
 FIRST_TOKEN = 30.0  # seconds that an endpoint has for it, unless its table says otherwise
 _READING = 1.5e9  # bytes of weights a second, until a model has been read once: a guess
@@ -54,12 +55,35 @@ class Candidate:
             self.opened = None
 
 
+class _Senses(Media):
+    """Senses of several models: what is seen or heard is prepared by the first that can, or refused by the first."""
+
+    def __init__(self, first: ModelConfig, models: Sequence[Media]) -> None:
+        super().__init__(first)
+        self._models = models
+
+    @property
+    def sees(self) -> bool:
+        return any(one.sees for one in self._models)
+
+    @property
+    def hears(self) -> bool:
+        return any(one.hears for one in self._models)
+
+    def prepare(self, source: object, image_tokens: int | None = None) -> Medium:
+        file = file_of(source) if isinstance(source, bytes | str | Path) else source
+        hears = getattr(file, "kind", "image") == "audio"
+        able = (one for one in self._models if (one.hears if hears else one.sees))
+        return next(able, self._models[0]).prepare(file, image_tokens)
+
+
 class Candidates:
     """The models of a router by `small` or their name in the config. None is open until it is wanted."""
 
     def __init__(self, rules: Rules, opener: Opener, clock: Callable[[], float]) -> None:
         """`opener`: of models here. Raises ModelNotFound, LoadError for the small one."""
         self._rules, self._opener, self._settings, self._clock = rules, opener, opener.loaded.settings, clock
+        self._senses: dict[Path, Media] = {}
         small = opener.target(rules.router.small)
         drafter = opener.drafter(small, self._settings)
         self._all = {name: self._find(name) for name in rules.models if name != SMALL}
@@ -91,9 +115,15 @@ class Candidates:
 
     @property
     def media(self) -> Media:
-        """The senses of the first model here that sees, else those of the small one."""
-        found = [self._opener.media(one.target) for one in self._here() if one.target is not None]
-        return next((one for one in found if one.sees), found[0])
+        """The senses of all models here."""
+        targets = [one.target for one in self._here() if one.target is not None]
+        return _Senses(read_config(targets[0].folder), [self._media(one) for one in targets])
+
+    def _media(self, target: Checkpoint) -> Media:
+        """Return the senses of a model, always the same, which keep what they have prepared."""
+        if target.folder not in self._senses:
+            self._senses[target.folder] = self._opener.media(target)
+        return self._senses[target.folder]
 
     @property
     def context(self) -> int:
@@ -123,8 +153,10 @@ class Candidates:
         """Return why a model here is not for this question, this memory or the patience of a person."""
         if one.target is None or not one.opener.here:
             return ""
-        if facts.images and not self._opener.media(one.target).sees:
-            return "sees no images"
+        senses = self._media(one.target)
+        blind, deaf = facts.sees and not senses.sees, facts.hears and not senses.hears
+        if blind or deaf:
+            return "sees no images" if blind else "hears no audio"
         if (facts.tools or facts.results) and not declares_tools(one.target.folder):
             return "knows no tools"
         wait, seconds = self._rules.router.wait, one.seconds_to_load

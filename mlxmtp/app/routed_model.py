@@ -70,7 +70,7 @@ class RouterOpener(Opener):
         return f"{AUTO}: {first}, or as skills say {', '.join(others)}"
 
     def media(self, target: Checkpoint) -> Media:
-        """Return the senses of the first model that sees, else those of the small one."""
+        """Return the senses of all models here."""
         return self.candidates.media
 
     def context(self, target: Checkpoint) -> int:
@@ -165,6 +165,7 @@ class RoutedModel(Model):
     def _facts(self, asked: Asked) -> Facts:
         """Return what skills look at; tokens are those of the texts, without the template's marks."""
         media = media_in(asked.messages)
+        kinds = {getattr(one, "kind", "image") for one in media}
         tokens = sum(len(self._small_tokenizer.encode(text_in(one))) for one in asked.messages)
         return Facts(
             asked.question,
@@ -175,6 +176,8 @@ class RoutedModel(Model):
             images=bool(media),
             attachments=asked.material,
             results=any(one.get("role") == "tool" for one in asked.messages),
+            sees=bool(kinds - {"audio"}),
+            hears="audio" in kinds,
         )
 
     def stream(

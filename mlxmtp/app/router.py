@@ -70,7 +70,10 @@ class Skill:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A question as skills see it. `attachments` and `results`: anywhere in the prompt; `results`: of tools."""
+    """A question as skills see it. `attachments` and `results`: anywhere in the prompt; `results`: of tools.
+
+    `images`: images or audio; `sees` and `hears` say which senses they take.
+    """
 
     question: str
     prompt_tokens: int
@@ -80,6 +83,8 @@ class Facts:
     images: bool = False
     attachments: bool = False
     results: bool = False
+    sees: bool = False
+    hears: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from mlxmtp.app.breaker import FAILURES
 from mlxmtp.app.map import summarise
 from mlxmtp.app.open import Asked, Checkpoint, LearnedDrafting, Opener, OpenModel
 from mlxmtp.app.routed_model import RoutedModel, RoutedOpenModel, RouterOpener
+from mlxmtp.app.router import reason
 from mlxmtp.app.tools.approval import Approvals
 from mlxmtp.app.tools.builtin import builtin
 from mlxmtp.app.tools.calls import CallRunner
@@ -23,10 +24,12 @@ from mlxmtp.chat.conversation import Conversation
 from mlxmtp.chat.history import Exchange
 from mlxmtp.cli import app
 from mlxmtp.engine.events import End
+from mlxmtp.engine.media import Media, Medium
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ContextOverflow, EndpointFailed, MlxmtpError, TooLarge
+from mlxmtp.media.source import MediaFile
 from mlxmtp.models.config import read_config
 from mlxmtp.settings import load_settings
 from tests.app.faulty import ANSWER, STREAM, Step, http, peer, refused, said
@@ -165,6 +168,49 @@ def test_two_that_do_not_fit_take_turns(house: House) -> None:
     house.conversation = Conversation()
     house.route("Hi")
     assert house.asked == ["open small", "close small", "open big", "close big", "open small"]
+
+
+class Sense(Media):
+    """Senses of a model without towers."""
+
+    def __init__(self, name: str, *kinds: str) -> None:
+        self.name, self.kinds = name, kinds
+
+    @property
+    def sees(self) -> bool:
+        return "image" in self.kinds
+
+    @property
+    def hears(self) -> bool:
+        return "audio" in self.kinds
+
+    def prepare(self, source: object, image_tokens: int | None = None) -> Medium:
+        return Medium("image", self.name, "", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("small", "big", "kind", "why"),
+    [
+        ("audio", "image", "audio", "small: hard, but big hears no audio"),
+        ("image", "audio", "audio", "big: hard"),
+        ("image", "audio", "image", "small: hard, but big sees no images"),
+        ("audio", "image", "image", "big: hard"),
+    ],
+)
+def test_who_lacks_a_sense_is_passed_over_before_it_is_opened(
+    house: House, monkeypatch: pytest.MonkeyPatch, small: str, big: str, kind: str, why: str
+) -> None:
+    senses = {"small": Sense("small", small), "big": Sense("big", big)}
+    monkeypatch.setattr(Opener, "media", lambda _, target: senses[target.folder.name])
+    house.open(skills='[[skill]]\nname = "hard"\nimages = true\nmodel = "big"')
+    file = MediaFile("file", {"image": "image/png", "audio": "audio/wav"}[kind], b"")
+    routed = house.opened.routed
+    routed.choose(Asked([{"role": "user", "content": [{"type": kind, kind: file}]}], Params(), "Hi"))
+    found = routed.chosen
+    told = reason(routed.candidates[found.order[0]].title, found.why, [(name, no) for name, no in found.passed])
+    assert told.replace(f"{house.folder}/", "") == why
+    assert routed.media.prepare(file).name == why.partition(":")[0]
+    assert house.asked == []
 
 
 def test_what_the_big_one_costs_is_asked_first(house: House) -> None:
