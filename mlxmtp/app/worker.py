@@ -89,12 +89,12 @@ class Worker:
 
         def job() -> None:
             nonlocal before
-            self._let_go(before)
-            before = None  # here, where its traces are
-            if self._wanted is not wanted:
-                return
             model, error = None, None
             try:
+                self._let_go(before)
+                before = None  # here, where its traces are
+                if self._wanted is not wanted:
+                    return
                 model = read()
             except Exception as failure:  # noqa: BLE001  (told, like every other, where the person is)
                 error = failure
@@ -117,7 +117,8 @@ class Worker:
 
         def job() -> None:
             nonlocal before
-            self._let_go(before)
+            with suppress(Exception):  # the next load tells what is wrong
+                self._let_go(before)
             before = None  # here, where its traces are
 
         self._do(job)
@@ -189,11 +190,12 @@ class Worker:
             self._wait_for_reader()
 
     def prepare(self, job: Callable[[OpenModel], None]) -> None:
-        """Have `job` done with the model once it is there, before any later answer; it raises nothing."""
+        """Have `job` done with the model once it is there, before any later answer, which meets what it raises."""
 
         def task() -> None:
             if self.model is not None:
-                job(self.model)
+                with suppress(Exception):
+                    job(self.model)
 
         self._do(task)
 

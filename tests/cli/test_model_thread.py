@@ -155,6 +155,27 @@ def test_a_failure_leaves_the_thread_alive() -> None:
     assert collect(thread) == [End("stop", Stats())]
 
 
+def test_a_failure_beside_answers_leaves_the_thread_alive() -> None:
+    class Stuck(FakeModel):
+        def close(self) -> None:
+            raise error
+
+    def fail(_: object) -> None:
+        raise error
+
+    error, thread = RuntimeError("odd"), loaded(Stuck())
+    thread.prepare(fail)
+    thread.answer(lambda *_: FakeAnswer([End("stop", Stats())]))  # type: ignore[arg-type]
+    assert collect(thread) == [End("stop", Stats())]
+    thread.load(Stuck)  # type: ignore[arg-type]
+    assert collect(thread) == [Failed(error)], "of the model before"
+    thread.load(Stuck)  # type: ignore[arg-type]
+    assert collect(thread) == [Ready()]
+    thread.unload()
+    thread.load(FakeModel)  # type: ignore[arg-type]
+    assert collect(thread) == [Ready()]
+
+
 def test_a_model_is_let_go_on_the_thread_before_the_next_is_read() -> None:
     first = FakeModel()
     thread = loaded(first)
