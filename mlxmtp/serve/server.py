@@ -7,7 +7,8 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -31,7 +32,7 @@ HOST, PORT, WAITING, HEARTBEAT = "127.0.0.1", 8765, 64, 10.0
 _CONNECTIONS = 512
 _IDLE = 30  # seconds for which a connection is kept: agents ask again on it when their tools have run
 _PATIENCE = 5  # seconds that answers have to end when the server does
-_WRITING = 120.0  # seconds that the texts of a model may take to be written
+_SILENT, _WRITING = 1.0, 120.0  # seconds that the texts of a model may take to be written: unseen, and with a word
 _SAVE_SECONDS = 60.0  # between two writings of what drafting has learned
 
 
@@ -95,6 +96,7 @@ class Server:
                 f"{options.host}:{options.port} cannot be opened ({reason}): choose another --host or --port."
             ) from None
         self._uvicorn: uvicorn.Server | None = None
+        self._writing: Future[None] | None = None  # of texts; done when nobody waits for it any more
 
     @property
     def url(self) -> str:
@@ -106,7 +108,13 @@ class Server:
         asyncio.run(self._serve(defaults))
 
     def stop(self) -> None:
-        """End `run` when its answers are complete or a few seconds have passed; a second call does not wait."""
+        """End `run` when its answers are complete or a few seconds have passed; a second call does not wait.
+
+        Nor does one while texts are written.
+        """
+        if self._writing is not None:
+            with suppress(InvalidStateError):  # a third call
+                self._writing.set_result(None)
         if self._uvicorn is not None:
             self._uvicorn.force_exit = self._uvicorn.should_exit
             self._uvicorn.should_exit = True
@@ -149,11 +157,24 @@ class Server:
             if worker.model is not None:
                 worker.model.save_learned()
                 if worker.model.cache is not None:
-                    worker.unload()  # which keeps its texts
-                    worker.idle(_WRITING)
+                    await self._keep_texts(worker)
         if watch.done():
             watch.result()
         watch.cancel()
+
+    async def _keep_texts(self, worker: Worker) -> None:
+        """Free the model, which keeps its texts, and wait until they are written or somebody does not want to."""
+        self._writing = Future[None]()
+        worker.unload()
+        written, _ = waited = [asyncio.wrap_future(one) for one in (worker.ended(), self._writing)]
+        done, _ = await asyncio.wait(waited, timeout=_SILENT, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            self._tell("Conversations are being written for --cache: Ctrl-C leaves them.")
+            await asyncio.wait(waited, timeout=_WRITING, return_when=asyncio.FIRST_COMPLETED)
+        if not written.done():
+            self._tell("Not all conversations were written for --cache: what is missing has to be read anew.")
+        for one in waited:
+            one.cancel()
 
     def _report(self, error: Exception) -> None:
         """Tell of a failure that a request met."""

@@ -288,6 +288,25 @@ def test_an_answer_ends_with_the_server_and_texts_are_kept(
     assert capfd.readouterr().err == ""
 
 
+def test_texts_that_take_long_to_be_written_can_be_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmtp.serve.server._SILENT", 0.01)
+    keeps, goes_on = Event(), Event()
+
+    class Slow(Store):
+        def keep(self, model: Model) -> None:
+            keeps.set()
+            goes_on.wait(60)
+
+    with running(tmp_path, cache=Slow()) as server:
+        server.server.stop()
+        assert keeps.wait(60)
+        wait_until(lambda: len(server.told) == 2)
+        assert "Ctrl-C leaves them" in server.told[1]
+        server.stop()
+        assert "Not all conversations were written" in server.told[2]
+        goes_on.set()
+
+
 def test_who_waits_and_goes_away_is_never_asked_for(tmp_path: Path) -> None:
     goes_on = Event()
     with running(tmp_path) as server:
