@@ -9,7 +9,7 @@ import os
 import re
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,16 +59,21 @@ class Item:
         return hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
-def items_of_files(template: str, files: Sequence[Path]) -> list[Item]:
-    """Return an item for each file, whose text or medium stands where the template has `{}`. Raises UsageError."""
+def items_of_files(template: str, files: Sequence[Path], tell: Callable[[str], object]) -> list[Item]:
+    """Return an item for each file, whose text or medium stands where the template has `{}`. Raises UsageError.
+
+    Remarks on the files go to `tell`.
+    """
     if "{}" not in template:
         raise UsageError('PROMPT needs {} where the text of a file belongs: "Summarise: {}".')
-    return [_item_of(template, file) for file in files]
+    return [_item_of(template, file, tell) for file in files]
 
 
-def _item_of(template: str, file: Path) -> Item:
+def _item_of(template: str, file: Path, tell: Callable[[str], object]) -> Item:
     name = str(file)
-    text, kind = text_or_kind(name)
+    text, notes, kind = text_or_kind(name)
+    for note in notes:
+        tell(note)
     if kind is None:
         return Item(name, name, template.replace("{}", text))
     if not expand_home(file).is_file():
@@ -76,17 +81,17 @@ def _item_of(template: str, file: Path) -> Item:
     return Item(name, name, template, expand_home(file), kind)
 
 
-def items_of_lines(template: str, source: Path | None) -> list[Item]:
+def items_of_lines(template: str, source: Path | None, tell: Callable[[str], object]) -> list[Item]:
     """Return an item for each object in lines of JSON; `{name}` stands for a field of it. Raises UsageError.
 
-    `source` None is standard input.
+    `source` None is standard input. Remarks on it go to `tell`.
     """
     named = "stdin" if source is None else str(source)
     names = set(_PLACE.findall(template)) - {""}
     if not names:
         raise UsageError('PROMPT needs {name} where a field of the lines belongs: "Translate: {text}".')
     items = []
-    for number, line in enumerate(_lines(source, named), 1):
+    for number, line in enumerate(_lines(source, named, tell), 1):
         if not line.strip():
             continue
         try:
@@ -118,13 +123,15 @@ def most_tokens(items: Sequence[Item], tokenizer: Tokenizer, image_tokens: int |
     return max(lengths), Largest(seen, SOUND_TOKENS if "audio" in kinds else 0)
 
 
-def _lines(source: Path | None, named: str) -> list[str]:
+def _lines(source: Path | None, named: str, tell: Callable[[str], object]) -> list[str]:
     """Return the lines of a file, of which there may be more than of a text to be read at once."""
     try:
-        text, _ = whole_text(_read_stdin() if source is None else read_whole(source, LONGEST), named)
-        return text.split("\n")  # no others: a string of JSON may hold them
+        text, notes = whole_text(_read_stdin() if source is None else read_whole(source, LONGEST), named)
     except OSError as error:
         raise UsageError(f"{named} cannot be read: {error.strerror or error}.") from None
+    for note in notes:
+        tell(note)
+    return text.split("\n")  # no others: a string of JSON may hold them
 
 
 def _read_stdin() -> bytes:

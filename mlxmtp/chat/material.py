@@ -128,13 +128,13 @@ def read_text(name: str) -> str:
     return _text_of(_read(_path(name), name, LIMIT), name)[0]
 
 
-def text_or_kind(name: str) -> tuple[str, Kind | None]:
-    """Return the text of a file, or no text and the kind of a picture, a sound or a video. Raises as `gather`."""
+def text_or_kind(name: str) -> tuple[str, tuple[str, ...], Kind | None]:
+    """Return the text of a file and remarks, or no text and the kind of an image or audio. Raises as `gather`."""
     data = _read(_path(name), name, LIMIT, media_limit=HEAD)
     if data.startswith(PDF_MARK):
         raise UsageError(f"{name} is a PDF, which is no input here: mlxmtp ask -f reads PDFs, one at a time.")
     kind = kind_of(media_type_of(data[:HEAD]))
-    return ("", kind) if kind is not None else (_text_of(data, name)[0], None)
+    return ("", (), kind) if kind is not None else (*_text_of(data, name), None)
 
 
 def mentions(message: str) -> list[str]:

@@ -42,21 +42,21 @@ def write(path: Path, text: str) -> Path:
 
 def test_a_file_stands_where_the_prompt_has_braces(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a.txt", "Äpfel {x}"), write(tmp_path / "b.txt", "")
-    items = items_of_files("Say {} and {}; {name}.", [one, two])
+    items = items_of_files("Say {} and {}; {name}.", [one, two], print)
     assert [item.prompt for item in items] == ["Say Äpfel {x} and Äpfel {x}; {name}.", "Say  and ; {name}."]
     assert items[0].input == str(one)
 
 
 def test_fields_of_a_line_stand_where_they_are_named(tmp_path: Path) -> None:
     lines = write(tmp_path / "in.jsonl", '{"a": "{b}", "b": [1, "é"]}\n\n{"a": "x\u2028", "b": null}\n')
-    items = items_of_lines('{a} is {b}, {"json": {}}', lines)
+    items = items_of_lines('{a} is {b}, {"json": {}}', lines, print)
     assert [item.prompt for item in items] == ['{b} is [1, "é"], {"json": {}}', 'x\u2028 is null, {"json": {}}']
     assert [item.name for item in items] == ["line 1", "line 3"]
 
 
 def test_blank_lines_at_the_beginning_are_counted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"Line 4 .* is not JSON"):
-        items_of_lines("{a}", write(tmp_path / "in.jsonl", '\n\n{"a": 1}\n{'))
+        items_of_lines("{a}", write(tmp_path / "in.jsonl", '\n\n{"a": 1}\n{'), print)
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_blank_lines_at_the_beginning_are_counted(tmp_path: Path) -> None:
 )
 def test_lines_that_will_not_do(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
-        items_of_lines("{a}", write(tmp_path / "in.jsonl", text))
+        items_of_lines("{a}", write(tmp_path / "in.jsonl", text), print)
 
 
 def test_prompts_and_files_that_will_not_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"needs \{\}"):
-        items_of_files("Summarise", [tmp_path / "a"])
+        items_of_files("Summarise", [tmp_path / "a"], print)
     with pytest.raises(UsageError, match=r"needs \{name\}"):
-        items_of_lines("Summarise {}", tmp_path / "a")
+        items_of_lines("Summarise {}", tmp_path / "a", print)
     with pytest.raises(UsageError, match="There is no file"):
-        items_of_files("{}", [tmp_path / "missing"])
+        items_of_files("{}", [tmp_path / "missing"], print)
 
 
 def test_a_pipe_is_read_once() -> None:
@@ -90,7 +90,7 @@ def test_a_pipe_is_read_once() -> None:
         os.write(start, data)
         os.close(start)
         try:
-            return items_of_files("{}", [Path(f"/dev/fd/{end}")])
+            return items_of_files("{}", [Path(f"/dev/fd/{end}")], print)
         finally:
             os.close(end)
 
@@ -98,6 +98,19 @@ def test_a_pipe_is_read_once() -> None:
     assert items_of(text.encode())[0].prompt == text
     with pytest.raises(UsageError, match="is a pipe: image files are read more than once"):
         items_of(b"\x89PNG\r\n\x1a\n" + bytes(20))
+
+
+def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    text, lines = tmp_path / "a.txt", tmp_path / "in.jsonl"
+    text.write_bytes(b"caf\xe9")
+    lines.write_bytes(b'{"a": "caf\xe9"}\n')
+    assert items_of_files("{}", [text], told.append)[0].prompt == "caf\ufffd"
+    assert items_of_lines("{a}", lines, told.append)[0].prompt == "caf\ufffd"
+    assert told == [
+        f"{text} is not valid UTF-8 (first at byte 3): the invalid bytes are replaced.",
+        f"{lines} is not valid UTF-8 (first at byte 10): the invalid bytes are replaced.",
+    ]
 
 
 def items(*prompts: str) -> list[Item]:
@@ -188,7 +201,7 @@ def test_a_pdf_is_refused_with_the_command_that_reads_it(tmp_path: Path) -> None
     path = tmp_path / "a.pdf"
     path.write_bytes(b"%PDF-1.7\n")
     with pytest.raises(UsageError, match=r"a\.pdf is a PDF, .*mlxmtp ask -f"):
-        items_of_files("{}", [path])
+        items_of_files("{}", [path], print)
 
 
 def test_a_path_that_is_no_text_does_not_end_the_run(tmp_path: Path) -> None:
@@ -398,7 +411,7 @@ def test_a_picture_is_seen_where_the_prompt_has_braces(tmp_path: Path, monkeypat
         picture.save(file)
     files[1].write_bytes(files[0].read_bytes()[:500])
     files[3].write_text("Some words.")
-    asked = items_of_files("Look: {} What is it?", files)
+    asked = items_of_files("Look: {} What is it?", files, print)
     assert [one.content for one in asked[2:]] == [
         [
             {"type": "text", "text": "Look: "},

@@ -70,7 +70,7 @@ def map_(
     loaded, out = begin(ctx)
     stay_awake()
     source = None if input_ is None or str(input_) in STDIN else input_
-    items = items_of_files(prompt, files) if files else items_of_lines(prompt, source)
+    items = items_of_files(prompt, files, out.note) if files else items_of_lines(prompt, source, out.note)
     try:
         batch = _Batch(loaded, out, items, output, as_json=json or output is not None)
         batch.answer()
