@@ -95,7 +95,8 @@ class Conversion:
         named = self._source.recipe if asked.get("mode", "affine") == "affine" else {}
         self._recipe = make_recipe({**named, **asked}, qat=self._source.qat)
         usual = self._store.models / self._source.result_name(self._recipe)
-        self._dest = usual if request.dest is None else expand_home(request.dest)
+        dest = usual if request.dest is None else expand_home(request.dest)
+        self._dest = dest.resolve() if dest.name in ("", "..") else dest  # it is written beside, under another name
         how = {"advice": f"Make it again with: mlxmtp convert {request.source} --force"} if request.update else {}
         check_free(self._dest, force=request.force, **how)
 

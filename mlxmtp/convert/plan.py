@@ -135,8 +135,6 @@ class ConversionPlan:
     def check(self, *, force: bool = False) -> None:
         """Raise UsageError if there is something at the destination, ConversionError if the disk is too small."""
         check_free(self.dest, force=force)
-        if self.dest.exists() and not (self.dest / "config.json").is_file():
-            raise UsageError(f"{self.dest} is not a model, so --force does not replace it. Give another DEST.")
         sources = [part.config.folder.resolve() for part in self.parts]
         # By file and not by name: on most Macs `gemma` and `Gemma` are one folder.
         if self.dest.exists() and any(self.dest.samefile(one) for at in sources for one in (at, *at.parents)):
@@ -149,7 +147,9 @@ class ConversionPlan:
 
 
 def check_free(dest: Path, *, force: bool, advice: str = "Give another DEST, or replace it with --force.") -> None:
-    """Raise UsageError, with `advice`, if there is something at the destination, unless `force` may replace it."""
+    """Raise UsageError if there is something at the destination but a model with `force`; `advice` is for models."""
+    if dest.exists() and not (dest / "config.json").is_file():
+        raise UsageError(f"{dest} exists and is not a model, so --force does not replace it. Give another DEST.")
     if dest.exists() and not force:
         raise UsageError(f"{dest} exists. {advice}")
 

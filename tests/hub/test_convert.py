@@ -534,10 +534,12 @@ def test_a_drafter_that_was_only_found_is_left_out_where_it_does_not_fit(tmp_pat
 def test_destinations_that_will_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()
+    for force in (False, True):
+        with pytest.raises(UsageError, match="taken exists and is not a model, so --force does not replace it"):
+            plan(FOLDER / "e2b", taken).check(force=force)
+    (taken / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"taken exists\. Give another DEST, or replace it with --force"):
         plan(FOLDER / "e2b", taken).check()
-    with pytest.raises(UsageError, match="is not a model, so --force does not replace it"):
-        plan(FOLDER / "e2b", taken).check(force=True)
     source = copy("e2b", tmp_path / "source")
     with pytest.raises(UsageError, match="is the source itself"):
         plan(source, source / "target").check(force=True)

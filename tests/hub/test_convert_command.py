@@ -293,15 +293,33 @@ def test_folders_and_a_drafter_by_name(here: Here) -> None:
     assert here.call("convert", str(target), "--draft-model", "org/none")[0] == 3
 
 
-def test_refusals_come_before_anything_is_downloaded(here: Here) -> None:
+def test_a_model_is_replaced_from_inside_its_folder(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = here.folder / "made"
+    assert here.call("convert", str(FOLDER / "e2b" / "target"), str(folder), "--no-compare")[0] == 0
+    monkeypatch.chdir(folder)
+    code, _, err = here.call("convert", str(FOLDER / "e2b" / "target"), ".", "--force", "--no-compare")
+    assert code == 0, err
+    monkeypatch.chdir(here.folder)
+    assert read_config(folder).folder == folder
+
+
+def test_refusals_come_before_anything_is_downloaded(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = publish_family(here.hub, "e2b")
     folder = here.folder / "taken"
-    folder.mkdir()
+    (folder / "inside").mkdir(parents=True)
+    monkeypatch.chdir(folder / "inside")
+    other = here.folder / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
     for arguments, code, said in (
         (
-            ("convert", repo, str(folder)),
+            ("convert", repo, str(other)),
             2,
-            f"Error: {folder} exists. Give another DEST, or replace it with --force.\n",
+            f"Error: {other} exists. Give another DEST, or replace it with --force.\n",
+        ),
+        *(
+            (("convert", repo, dest, "--force"), 2, f"Error: {there} exists and is not a model, so --force does not")
+            for dest, there in ((str(folder), folder), (".", folder / "inside"), ("..", folder), ("/", "/"))
         ),
         (("convert", repo, "--q-bits", "3"), 2, "Error: --q-bits must be 4, 5, 6, 8 or 16, not 3.\n"),
         (("convert", repo, "--q-mode", "mxfp4", "--q-bits", "6"), 2, "Error: mxfp4 has 4 bits and groups of 32"),
