@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from threading import Timer
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from mlxmtp.serve.fields import Refused
 
@@ -18,6 +18,7 @@ _ALL_BYTES = 5 * MOST_BYTES  # of a request: they are in memory together
 _SECONDS = 20.0
 _REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
+_AS_THEY_ARE = "%!#$&'()*+,/:;=?@[]~"  # characters of addresses; others, as letters with accents, are escaped
 _TRANSLATED = IPv6Network("64:ff9b::/96")  # IPv4 behind a translator, in the last four bytes
 
 
@@ -65,11 +66,11 @@ def _ask(url: str, path: str) -> bytes | str:
         end.start()
         try:
             where = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
-            connection.request("GET", where, headers={"User-Agent": "mlxmtp", "Accept": "*/*"})
+            connection.request("GET", quote(where, _AS_THEY_ARE), headers={"User-Agent": "mlxmtp", "Accept": "*/*"})
             with connection.getresponse() as response:
                 location = response.headers.get("Location")
                 if response.status in (301, 302, 303, 307, 308) and location:
-                    return location
+                    return location.encode("latin-1").decode("utf-8", "replace")  # as which http.client reads heads
                 if response.status != 200:
                     raise Refused(f"{path}: the address answers with status {response.status}.", path)
                 data = response.read(MOST_BYTES + 1)
@@ -106,6 +107,7 @@ class _Connection(HTTPConnection):
     """A connection to the `address` that was judged, under the name that was asked for."""
 
     def __init__(self, parts: SplitResult, address: str, port: int) -> None:
+        self.default_port = port  # which the header Host leaves out
         super().__init__(parts.hostname or "", port, timeout=_SECONDS)
         self._address, self._secure = address, parts.scheme == "https"
         self._connected: socket.socket | None = None  # `sock` is None again before a body without a length is read

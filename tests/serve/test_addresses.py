@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,9 @@ class Site(BaseHTTPRequestHandler):
             "/round": (301, {"Location": "/round"}, b""),
             "/large": (200, {}, b"x" * 200_000),
             "/page.pdf": (200, {}, pdf_of([WORDS])),
+            "/host": (200, {}, self.headers["Host"].encode()),
+            "/K%C3%A4se%20b.png?%C3%A4=%2F": (200, {}, TALL),
+            "/accents": (302, {"Location": "/Käse b.png?ä=%2F".encode().decode("latin-1")}, b""),
         }.get(self.path, (404, {}, b""))
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
@@ -90,6 +94,21 @@ def test_what_is_public_is_fetched_also_after_it_has_moved(site: str) -> None:
     with public(site):
         assert fetch("http://example.org/tall.png", "x") == TALL
         assert fetch("http://example.org/moved", "x") == TALL
+
+
+@pytest.mark.parametrize("path", ["Käse b.png?ä=%2F", "accents"])
+def test_an_address_may_have_any_letter(site: str, path: str) -> None:
+    with public(site):
+        assert fetch(f"http://example.org/{path}", "x") == TALL
+
+
+def test_the_usual_port_is_no_part_of_the_host(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signatures of addresses are of the plain name."""
+    plain = SimpleNamespace(wrap_socket=lambda sock, **_: sock)
+    monkeypatch.setattr(socket.socket, "do_handshake", lambda _: None, raising=False)
+    monkeypatch.setattr(fetching.ssl, "create_default_context", lambda: plain)
+    with public(site):
+        assert fetch("https://example.org/host", "x") == fetch("http://example.org/host", "x") == b"example.org"
 
 
 def test_what_is_connected_to_is_what_was_judged(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
