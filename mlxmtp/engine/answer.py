@@ -151,29 +151,41 @@ class Answer:
         """Yield rounds; at its budget of tokens a thought is closed with the mark the model would have written."""
         from mlxmtp.decode.round import Round
 
-        params = self._params
+        params, budget = self._params, self._params.think_tokens
         limit = params.token_limit(self._config.generation, self._config.max_positions - len(self._prompt))
-        close = self._tokenizer.special_id(CLOSE)
-        budget = params.think_tokens if params.think and close is not None else None
-        said: list[int] = []
-        self.returns = budget is not None and budget < limit
-        with closing(self._decode(said, limit if budget is None else min(limit, budget))) as rounds:
-            for round_ in rounds:
-                said += round_.tokens
-                yield round_
-        self.returns = False
-        if budget is None or close is None or len(said) < budget or len(said) >= limit or said[-1] in self._stop:
+        opening, close = self._tokenizer.special_id(OPEN), self._tokenizer.special_id(CLOSE)
+        if budget is None or not params.think or opening is None or close is None:
+            yield from self._decode([], limit, self._stop)
             return
-        if self._tokenizer.opens_in_thought([*self._prompt, *said]):
-            said.append(close)
-            if self._matcher is not None:
-                self._matcher.accept([close])
-            yield Round((close,), (), 0)
-        if len(said) < limit:
-            yield from self._decode(said, limit - len(said))
+        said, end, stop = list[int](), min(budget, limit), self._stop
+        while len(said) < limit:
+            self.returns = end < limit
+            with closing(self._decode(said, end - len(said), stop)) as rounds:
+                for round_ in rounds:
+                    said += round_.tokens
+                    yield round_
+            if not said or said[-1] in self._stop or len(said) >= limit or (len(said) < end and said[-1] != opening):
+                return
+            spent = self._thought(said, opening, close)
+            if spent >= budget:
+                said.append(close)
+                if self._matcher is not None:
+                    self._matcher.accept([close])
+                yield Round((close,), (), 0)
+            if 0 < spent < budget:
+                end, stop = min(len(said) + budget - spent, limit), self._stop
+            else:
+                end, stop = limit, self._stop | {opening}
 
-    def _decode(self, said: Sequence[int], count: int) -> Generator[Round, None, None]:
-        """Return the rounds of at most `count` tokens that follow the prompt and what was said."""
+    def _thought(self, said: list[int], opening: int, close: int) -> int:
+        """Return how many of the tokens `said` are of a thought that is open, its mark among them."""
+        if not self._tokenizer.opens_in_thought([*self._prompt, *said]):
+            return 0
+        start = len(said) - said[::-1].index(close) if close in said else 0
+        return len(said) - (said.index(opening, start) if opening in said[start:] else start)
+
+    def _decode(self, said: Sequence[int], count: int, stop: frozenset[int]) -> Generator[Round, None, None]:
+        """Return the rounds of at most `count` tokens that follow the prompt and what was said, up to one of `stop`."""
         sampling = self._params.sampling(self._config.generation, self._meter.seed)
         sampling = replace(sampling, penalties=replace(sampling.penalties, begun=self._begun))
         return self._decoder.rounds(
@@ -182,7 +194,7 @@ class Answer:
             num_draft_tokens=self._params.num_draft_tokens,
             draft_from=self._params.draft_from.split(","),
             sampling=sampling,
-            stop=self._stop,
+            stop=stop,
             on_prefill=None if said else self._on_prefill,
             snapshot_at=() if said else self._snapshot_at,
             constraint=self._matcher,

@@ -88,6 +88,18 @@ def test_a_thought_that_is_cut_stays_a_thought(bench: Bench) -> None:
     assert bench.ask("<|channel>thought\nhm", Params(max_tokens=40))[:2] == ("", "hm")
 
 
+def test_every_thought_has_its_own_budget(bench: Bench) -> None:
+    for part in ("abcd<|channel>m", "nopq", "xyz<|channel>", "rstuvw", "end<eos>"):
+        bench.enqueue(part)
+    answer = bench.model.stream(HI, Params(think=True, think_tokens=6, max_tokens=90))
+    events = list(answer)
+    assert "".join(one.text for one in events if isinstance(one, Thinking)) == "mnopqrstuv"
+    assert "".join(one.text for one in events if isinstance(one, Text)) == "abcdxyzend"
+    written = bench.tokenizer.encode("abcd<|channel>mnopq<channel|>xyz<|channel>rstuv<channel|>end<eos>")
+    assert answer.tokens == written
+    assert [bench.decoder.requests[call].max_tokens for call in (0, 1, 3)] == [6, 4, 5]
+
+
 def test_stop_can_be_chosen(bench: Bench) -> None:
     a = bench.tokenizer.encode("a")[0]
     assert bench.ask("bca<eos>d", Params(stop=[a]))[0] == "bc"
