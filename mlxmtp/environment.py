@@ -2,10 +2,13 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+
+from mlxmtp.errors import MlxmtpError
 
 SERVER_KEY = "MLXMTP_API_KEY"  # the variable with the key of our own servers
 Pictures = Literal["", "kitty", "iterm2"]
@@ -62,9 +65,13 @@ def user_config(variable: str, name: str, environ: Mapping[str, str] = os.enviro
     return Path(environ.get(variable) or usual / name)
 
 
-def editor(environ: Mapping[str, str] = os.environ) -> str:
-    """Return the command that edits a text, as people have set it."""
-    return environ.get("VISUAL", "").strip() or environ.get("EDITOR", "").strip() or "vi"
+def editor(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the words of the command that edits a text, as people have set it. Raises MlxmtpError."""
+    command = environ.get("VISUAL", "").strip() or environ.get("EDITOR", "").strip() or "vi"
+    try:
+        return shlex.split(command)
+    except ValueError:
+        raise MlxmtpError(f"The editor '{command}' lacks a quotation mark: set VISUAL or EDITOR.") from None
 
 
 def git_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -471,13 +471,22 @@ def test_ctrl_c_leaves_an_edit_and_the_next_message_is_a_new_one(program: Progra
 
 
 def test_ctrl_g_opens_the_editor(program: Program) -> None:
-    editor = program.home / "editor"
+    editor = program.home / "my editor"
     editor.write_text('#!/bin/sh\nprintf "edited %s" "$(cat "$1")" > "$1"\n', encoding="utf-8")
     editor.chmod(0o755)
-    program.env = {"EDITOR": str(editor)}
+    program.env = {"EDITOR": f"'{editor}'"}
     terminal = begin(program)
     terminal.send("text" + CTRL_G)
     terminal.wait_for("> edited text")
+    terminal.send(CTRL_C)
+    leave(terminal)
+
+
+def test_ctrl_g_says_what_is_wrong_with_the_editor(program: Program) -> None:
+    program.env = {"VISUAL": "'no editor"}
+    terminal = begin(program)
+    terminal.send("text" + CTRL_G)
+    terminal.wait_for("lacks a quotation mark: set VISUAL or EDITOR.")
     terminal.send(CTRL_C)
     leave(terminal)
 

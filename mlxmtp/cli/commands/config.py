@@ -1,6 +1,5 @@
 """`mlxmtp config`: show the settings, name their file, open it in an editor."""
 
-import shlex
 import subprocess
 import sys
 from json import dumps
@@ -80,10 +79,7 @@ def edit(ctx: Context) -> None:
             file.write_text(_TEMPLATE, encoding="utf-8")
     except OSError as error:
         raise MlxmtpError(f"{file} cannot be written: {error.strerror or error}.") from error
-    try:
-        command = [*shlex.split(editor()), str(file)]
-    except ValueError as error:
-        raise MlxmtpError(f"The editor '{editor()}' lacks a quotation mark: set VISUAL or EDITOR.") from error
+    command = [*editor(), str(file)]
     try:
         subprocess.run(command, check=True)
     except FileNotFoundError as error:

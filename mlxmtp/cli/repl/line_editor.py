@@ -28,6 +28,7 @@ from mlxmtp.cli.repl.slash import CONTINUED, PROMPT, Line, Reader, is_open
 from mlxmtp.cli.terminal import keyboard
 from mlxmtp.cli.terminal.rows import bold, dim, folded, wrapped
 from mlxmtp.environment import editor
+from mlxmtp.errors import MlxmtpError
 from mlxmtp.files import write_atomically
 
 _LONGEST_HISTORY = 2**21  # bytes: all of it is read at every start, and a page that was pasted is an entry, too
@@ -102,10 +103,15 @@ class LineEditor(Reader):
 
     def _edit(self, buffer: Buffer) -> None:
         """Open the editor, or say that the one people have set is not there: another one would be a surprise."""
-        if shutil.which(name := editor().split()[0]) or name == "vi":
-            buffer.open_in_editor()
+        try:
+            name = editor()[0]
+        except MlxmtpError as error:
+            self._show(dim(str(error)) + "\n")
             return
-        self._show(dim(f"The editor {name} is not there: set VISUAL or EDITOR.") + "\n")
+        if shutil.which(name) or name == "vi":
+            buffer.open_in_editor()
+        else:
+            self._show(dim(f"The editor {name} is not there: set VISUAL or EDITOR.") + "\n")
 
     def _show(self, text: str) -> None:
         self._above(lambda: sys.stdout.writelines([text]))
