@@ -34,11 +34,10 @@ _BRANDS = {
     "image/avif": (b"avif", b"avis", b"mif1", b"msf1"),
     "audio/mp4": (b"M4A ", b"M4B "),
     "video/quicktime": (b"qt  ",),
-    "video/mp4": (
-        b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ", b"MSNV", b"dash", b"3gp4",
-        b"3gp5", b"3gp6", b"3g2a",
-    ),
-}  # fmt: skip
+}
+"""Types by the brand of their container; all other brands are video/mp4."""
+_OLD_QUICKTIME = re.compile(rb"\0\0\0\x08wide|[\0-\x1f].{3}(moov|mdat)", re.DOTALL)
+"""Files without a brand: they begin with the size of a part, below LIMIT, and its name."""
 _PICTURES = {
     "video/mp4": (re.compile(rb"hdlr\0{8}vide"), "audio/mp4"),
     "video/quicktime": (re.compile(rb"mhlrvide"), "audio/mp4"),
@@ -90,9 +89,11 @@ def media_type_of(head: bytes) -> str | None:
     if head[:4] in (b"RIFF", b"RF64"):
         return _IN_RIFF.get(head[8:12])
     if head[4:8] == b"ftyp":
-        if is_heif(head):
-            return "image/heic"
-        return next((kind for kind, brands in _BRANDS.items() if head[8:12] in brands), None)
+        other = "video/mp4" if head[:2] == b"\0\0" else None  # the size of a few brands, or words
+        found = next((kind for kind, brands in _BRANDS.items() if head[8:12] in brands), other)
+        return "image/heic" if is_heif(head) else found
+    if _OLD_QUICKTIME.match(head):
+        return "video/quicktime"
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "audio/aiff"
     if head[:2] == b"BM" and (len(head) < 18 or head[15:18] != b"\0\0\0"):  # a header's size, or words like "BMW"

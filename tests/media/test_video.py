@@ -141,6 +141,37 @@ def test_containers_of_both_are_told_by_what_they_hold() -> None:
             assert float(np.sqrt(np.square(heard.samples).mean())) == pytest.approx(0.25 / 2**0.5, rel=0.1)
 
 
+@pytest.mark.parametrize("brand", [b"XAVC", b"iso9", b"3gp7", b"f4v ", b"hvc1"])
+def test_any_brand_is_a_video_or_its_sound(brand: bytes) -> None:
+    for data, kind in ((clip(3), "video"), (memo(), "audio")):
+        found = media_file(data[:8] + brand + data[12:], "x")
+        assert found is not None
+        assert found.kind == kind
+        if kind == "video":
+            assert len(levels(found.data)) == 3
+
+
+def test_quicktime_needs_no_brand() -> None:
+    data = clip(3, container="mov")
+    assert data[:8] == b"\0\0\0\x14ftyp"
+    for start in (
+        b"\0\0\0\x08wide\0\0\0\x0cfree\0\0\0\0",
+        b"\0\0\0\x14mdat" + bytes(12),
+        b"\0\0\0\x14moov" + bytes(12),
+    ):
+        found = media_file(start + data[20:], "x")
+        assert found is not None
+        assert found.media_type == "video/quicktime"
+    assert len(levels(b"\0\0\0\x08wide\0\0\0\x0cfree\0\0\0\0" + data[20:])) == 3
+
+
+@pytest.mark.parametrize(
+    "text", [b"The ftyp box names a brand.", b"Big wide open spaces", b"the moov atom", b"one mdat"]
+)
+def test_words_that_begin_like_a_video_are_text(text: bytes) -> None:
+    assert media_file(text, "x") is None
+
+
 def test_damage_is_said_or_seen_and_nothing_else() -> None:
     whole = clip(12)
     for seed in range(40):
