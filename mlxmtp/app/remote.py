@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from socket import SHUT_RDWR, socket
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from mlxmtp.engine.calls import strict_json
 from mlxmtp.environment import SERVER_KEY
@@ -119,8 +119,8 @@ class Remote:
                 raise
             models = []
         found = next((one for one in models if name in (None, one.name)), None)
-        if found is None and name is not None and not any(one.ours for one in models):
-            return RemoteModel(name)
+        if found is None and name is not None:
+            found = self._by_other_name(name) if any(one.ours for one in models) else RemoteModel(name)
         if found is None:
             there = ", ".join(one.name for one in models) or "none"
             raise ModelNotFound(f"The server at {self.url} has no model '{name or ''}': it has {there}.")
@@ -132,11 +132,28 @@ class Remote:
         Raises EndpointFailed.
         """
         try:
-            return any(one.name == name for one in self.models())
+            models = self.models()
         except EndpointFailed as error:
             if error.reason not in _UNLISTED:
                 raise
             return True
+        listed = any(one.name == name for one in models)
+        if listed or not any(one.ours for one in models):
+            return listed
+        with suppress(EndpointFailed):  # it cannot be read there
+            return self._by_other_name(name) is not None
+        return False
+
+    def _by_other_name(self, name: str) -> RemoteModel | None:
+        """Return a model of ours by a name under which it is not listed. Raises EndpointFailed if it cannot be read."""
+        path = f"/models/{quote(name)}"
+        try:
+            with closing(self.connection()) as connection, closing(self.response(connection, "GET", path)) as said:
+                return RemoteModel.of({"id": name, **self.table(said)})
+        except EndpointFailed as error:
+            if error.reason != "404":
+                raise
+            return None
 
     def chat(self, body: Mapping[str, Any]) -> Chunks:
         """Ask for a chat completion. Raises nothing yet."""

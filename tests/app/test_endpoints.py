@@ -219,7 +219,7 @@ def test_a_call_may_be_written_in_silence(monkeypatch: pytest.MonkeyPatch) -> No
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     with peer([STREAM + said("Let me see."), 1.0, call + said(reason="tool_calls") + DONE]) as server:
         text, called, _ = ServedModel(Remote(server.url), "large").stream(HI, tools=tools)
-    assert (text, called) == (Text("Let me see."), Call("f", {}))
+    assert (text, called) == (Text("Let me see."), Call("f", {}, id="a"))
 
 
 def test_nobody_listens() -> None:

@@ -295,6 +295,8 @@ def test_what_is_no_address(url: str) -> None:
 def test_the_servers_model_counts_as_there(served: Running, loaded: Callable[..., Opener]) -> None:
     opener = loaded(url=served.server.url)
     assert opener.has("fake")
+    assert opener.has("default")  # another name of it, by which it is not listed
+    assert loaded(url=served.server.url, model="default").target("default").name == "fake"
     assert not opener.has("e4b")
     assert opener.target("e4b").name == "fake"  # from the config: it names a model of this machine
     with pytest.raises(ModelNotFound):
