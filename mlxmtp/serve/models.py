@@ -1,7 +1,7 @@
 """The models behind one port: the one that was started, and others on this machine by their names."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -117,7 +117,10 @@ def models_of(opener: Opener, settings: Settings) -> Models:
     for name in filter(opener.has, opener.names()):
         one = opener.target(name)
         named.setdefault(one.folder, {})[name] = one
-    first = _served(opener, target, [*named.pop(target.folder, {})], settings)
+    own, short = {*named.pop(target.folder, {})}, target.name.rpartition("/")[2]
+    if not any(short in names for names in named.values()):  # else it means that model
+        own.add(short)
+    first = _served(opener, target, own, settings)
     others: dict[str, Callable[[], Served]] = {}
     for names in named.values():  # the first one's drafter is none for them
         look = partial(_served, opener, next(iter(names.values())), [*names], replace(settings, draft_model=None))
@@ -125,7 +128,7 @@ def models_of(opener: Opener, settings: Settings) -> Models:
     return Models(first, others)
 
 
-def _served(opener: Opener, target: Checkpoint, names: Sequence[str], settings: Settings) -> Served:
+def _served(opener: Opener, target: Checkpoint, names: Iterable[str], settings: Settings) -> Served:
     """Look at a model that may go by other `names`, too. Raises LoadError, TooLarge."""
     drafter = opener.drafter(target, settings)
     opener.require_memory(target, drafter, _CONVERSATION, settings, turns=True)
@@ -144,7 +147,7 @@ def _served(opener: Opener, target: Checkpoint, names: Sequence[str], settings: 
 
     return Served(
         target.name,
-        frozenset({target.name, target.name.rpartition("/")[2], "default", *names}),
+        frozenset({target.name, "default", *names}),
         opener.longest_conversation(target, drafter, settings, _CONVERSATION, holds_texts=True),
         has_drafter=drafter is not None,
         media=opener.media(target),

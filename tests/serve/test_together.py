@@ -69,6 +69,13 @@ def test_a_model_is_one_whatever_it_is_called(tmp_path: Path, monkeypatch: pytes
     assert [one.name for one in models.listed()] == ["pocket", "two"]
     assert models.first.has_drafter
     assert not models.find("two").has_drafter, "that of the first is its own"
+    tuned = models_of(opener, Settings(model=str(tmp_path / "copy")))
+    assert tuned.find("copy") is tuned.find("two") is tuned.first
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "copy").rename(tmp_path / "tuned" / "pocket")
+    tuned = models_of(opener, Settings(model=str(tmp_path / "tuned" / "pocket")))
+    assert tuned.find("pocket").has_drafter, "the built-in one, which has that name already"
+    assert not tuned.first.has_drafter
     monkeypatch.setattr(
         "mlxmtp.app.open.this_machine", lambda: replace(this_machine(), memory=2**30, usable=300_000_000)
     )
