@@ -14,7 +14,8 @@ from mlxmtp.errors import UsageError
 LONGEST = 48_000
 """Characters of a result that the model reads, about 12,000 tokens; of a description 4,000."""
 _DESCRIPTION = 4_000
-_LINES = frozenset("\n\t")
+_KEPT = frozenset("\n\t\u00ad\u200c\u200d")
+"""Characters that stay, though they are of no visible kind: lines, soft hyphens, joiners of letters and of emoji."""
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -140,8 +141,8 @@ def cleaned(text: str, longest: int = LONGEST) -> str:
     Marks of the turn format in it are neutralized where every prompt is written (`engine/tokenizer.py`).
     """
     whole = len(text)
-    text = text[:longest]
-    text = "".join(one for one in text if one in _LINES or unicodedata.category(one) not in ("Cc", "Cf", "Cs"))
+    text = text[:longest].replace("\r\n", "\n").replace("\r", "\n")
+    text = "".join(one for one in text if one in _KEPT or unicodedata.category(one) not in ("Cc", "Cf", "Cs"))
     return (
         text if whole <= longest else f"{text}\n[cut: {whole:,} characters, of which these are the first {longest:,}]"
     )
