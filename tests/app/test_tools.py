@@ -553,7 +553,9 @@ class TestLimits:
         assert runner.spent
         assert "No more calls" in last
 
-    @pytest.mark.parametrize("fault", [ValueError("bad"), SystemExit(3), RecursionError()])
+    @pytest.mark.parametrize(
+        "fault", [ValueError("bad"), SystemExit(3), RecursionError(), asyncio.CancelledError("over")]
+    )
     def test_a_tool_that_fails_says_so(self, tmp_path: Path, fault: BaseException) -> None:
         def run(given: Mapping[str, Any]) -> str:
             raise fault
@@ -592,6 +594,12 @@ def test_a_strangers_text_has_no_control_characters(text: str) -> None:
     clean = cleaned(f"\x1b[2J\x07\u202e{text}")
     assert not {*clean} & {"\x1b", "\x07", "\u202e", "\r", "\x00", "\x9b"}
     assert len(cleaned(text + "x" * 2 * LONGEST)) < LONGEST + 100
+
+
+def test_a_strangers_text_keeps_its_letters_and_lines() -> None:
+    text = "\u0645\u06cc\u200c\u062e\u0648 \u0915\u094d\u200d\u0937 \U0001f468\u200d\U0001f469 hy\u00adphen\tend"
+    assert cleaned(text) == text
+    assert cleaned("a\r\nb\rc\nd") == "a\nb\nc\nd"
 
 
 def test_descriptions_in_a_schema_are_cleaned_as_deep_as_they_are() -> None:

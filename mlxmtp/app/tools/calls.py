@@ -97,7 +97,7 @@ class CallRunner:
                 said = _Said(tool.run(deepcopy(call.arguments), coming.running))  # a function may change them
             except (MlxmtpError, ToolError) as error:
                 said = _Said(str(error), failed=True)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code; the model reads of it)
+            except BaseException as error:  # noqa: BLE001  (a stranger's code; the model reads of it)
                 said = _Said(f"It failed: {str(error) or type(error).__name__}.", failed=True)
             coming.said.set_result(said)
 
