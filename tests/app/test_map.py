@@ -404,6 +404,41 @@ def test_ctrl_c_and_a_second_run_give_the_file_of_an_undisturbed_one(tmp_path: P
     assert answers(cut) == answers(whole)
 
 
+LATE = """
+import sys, time
+from mlxmtp.app.map_inputs import Answers
+put = Answers.put
+def put_late(answers, number, text):
+    answers._renew_after = float("inf")  # of a long file
+    put(answers, number, text)
+    print("put", flush=True)
+    time.sleep(600)  # until Ctrl-C
+Answers.put = put_late
+from mlxmtp.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_writes_the_answers_that_wait_for_their_places(tmp_path: Path) -> None:
+    file, output = write(tmp_path / "a.txt", "a"), tmp_path / "out.jsonl"
+    environment = {"PATH": os.environ["PATH"], "MLXMTP_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    with peer(ANSWER, ANSWER) as server:
+        words = ["map", "--url", server.url, "-m", "A", "-o", str(output), "Say {}", str(file)]
+        subprocess.run([sys.executable, "-m", "mlxmtp", *words], env=environment, timeout=120, check=True)
+        answer = json.loads(output.read_text())
+        write(output, json.dumps({"input": str(file), "key": answer["key"], "error": "no"}) + "\n")
+        process = subprocess.Popen([sys.executable, "-c", LATE, *words], env=environment, stdout=subprocess.PIPE)
+        with process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == b"put\n"
+                process.send_signal(signal.SIGINT)
+                assert process.wait(120) == 130
+            finally:
+                process.kill()
+    assert json.loads(output.read_text())["response"] == answer["response"]
+
+
 def test_a_picture_is_seen_where_the_prompt_has_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_seeing_pocket(tmp_path / "seeing")
     files = [tmp_path / name for name in ("tall.png", "cut.png", "wide.jpg", "notes.txt")]

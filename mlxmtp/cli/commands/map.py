@@ -105,13 +105,22 @@ class _Batch:
         """Answer what has no answer yet, and write it."""
         from mlxmtp.app.map import keys_of
         from mlxmtp.app.map_inputs import Answers
+        from mlxmtp.cli.terminal.signals import last_words
 
         name, loaded = self.target.name, self.loaded
         # An alias, or the name of an endpoint, may mean another model by the time the file is gone on with.
         model = loaded.aliases.get(name, name) if self.opener.here else self.opener.about(self.target, None)
         keys = keys_of(self.items, model, self.params, self.system, loaded.settings.kv_bits)
         with nullcontext() if self.output is None else Answers(self.output, keys) as answers:
-            self._answer(keys, answers)
+
+            def stopped() -> None:
+                if answers is not None:
+                    answers.close()
+                if self._opened is not None:
+                    self._opened.save_learned()
+
+            with last_words(stopped):
+                self._answer(keys, answers)
 
     def _answer(self, keys: Sequence[str], answers: Answers | None) -> None:
         from mlxmtp.app.map import Job
