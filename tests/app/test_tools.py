@@ -26,7 +26,7 @@ from mlxmtp.app.tools.approval import Approvals, Decision, Grant
 from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.app.tools.builtin import builtin, calculate, fetch
 from mlxmtp.app.tools.calls import EQUAL, ROUNDS, CallRunner
-from mlxmtp.app.tools.chosen import Tools
+from mlxmtp.app.tools.chosen import Tools, chosen_tools
 from mlxmtp.app.tools.functions import functions_in, tool_of
 from mlxmtp.app.tools.toolbox import LONGEST, Running, Tool, Toolbox, cleaned
 from mlxmtp.app.turn import Turn
@@ -41,6 +41,7 @@ from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
 from mlxmtp.errors import ConfigError, UsageError
 from mlxmtp.models.config import read_config
+from mlxmtp.settings import load_settings
 from tests.app.faulty import http, peer
 from tests.fake_decoder import FakeDecoder
 from tests.forms import table, tokenizer
@@ -144,6 +145,16 @@ class TestFiles:
 
         monkeypatch.setattr(Path, way, forbidden)
         assert ran(box["search_files"], text="two") == "a.txt:2: two\nz.txt:1: two at the end"
+
+    def test_two_folders_are_told_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("src", "docs"):
+            (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path)
+        box = chosen_tools(["files=src,files=docs"], load_settings({}), None).box
+        told = {name: box.tools[name].description for name in ("read_file", "builtin.read_file")}
+        assert [text.rpartition(". ")[2] for text in told.values()] == ["The folder is src.", "The folder is docs."]
+        [alone] = (one for one in chosen_tools(["files=src"], load_settings({}), None).own if one.name == "read_file")
+        assert "src" not in alone.description, "the built-in model knows these words"
 
     def test_a_search_that_nobody_waits_for_ends(self, box: Mapping[str, Tool]) -> None:
         assert box["search_files"].run({"text": "two"}, Running(over=True)) == "Nothing was found."

@@ -27,11 +27,16 @@ _KEPT = "%:/?#[]@!$&'()*+,;="  # in an address, whatever else is quoted
 _TIME = "%A %Y-%m-%d %H:%M:%S %z"
 
 
-def builtin(name: str) -> list[Tool]:
-    """Return the tools that a word stands for: time, calculator, fetch, `files=FOLDER`. Raises UsageError."""
+def builtin(name: str, *, tell_folder: bool = False) -> list[Tool]:
+    """Return the tools that a word stands for: time, calculator, fetch, `files=FOLDER`. Raises UsageError.
+
+    `tell_folder`: descriptions say which folder is read, as one of several.
+    """
     word, _, folder = name.partition("=")
     if word == "files":
-        return _Files(Path(folder or ".")).tools()
+        tools = _Files(Path(folder or ".")).tools()
+        told = f" The folder is {folder or '.'}." if tell_folder else ""
+        return [replace(one, description=one.description + told) for one in tools]
     if name == "time":
         return [_tool("now", "The date and time here.", lambda *_: f"{datetime.now().astimezone():{_TIME}}")]
     if name == "calculator":

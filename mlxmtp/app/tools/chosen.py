@@ -111,7 +111,8 @@ def chosen_tools(words: Sequence[str], loaded: Loaded, ask: AskPerson | None) ->
     if ours := [name for name in names if name.partition("=")[0] in BUILT_IN]:
         from mlxmtp.app.tools.builtin import builtin  # imports a client of HTTP
 
-        own += [tool for name in ours for tool in builtin(name)]
+        several = sum(name.partition("=")[0] == "files" for name in ours) > 1
+        own += [tool for name in ours for tool in builtin(name, tell_folder=several)]
     if settings.functions:
         from mlxmtp.app.tools.functions import functions_in
 
