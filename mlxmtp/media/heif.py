@@ -23,14 +23,15 @@ def is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in BRANDS and b"avif" not in head[16:64]
 
 
-def open_heif(data: bytes, name: str) -> Image.Image:
-    """Return the picture, upright, its pixels perhaps not read yet. Raises UsageError where nothing here reads it."""
-    from PIL import Image
+def open_heif(data: bytes, name: str) -> bytes | Image.Image:
+    """Return the picture, upright, its pixels perhaps not read yet, or the bytes of a PNG of it.
 
+    Raises UsageError where nothing here reads it.
+    """
     try:
         import pillow_heif
     except ImportError:
-        return Image.open(io.BytesIO(_converted(data, name)))
+        return _converted(data, name)
     try:
         image: Image.Image = pillow_heif.HeifImageFile(io.BytesIO(data))
     except (ArithmeticError, LookupError, OSError, RuntimeError, SyntaxError, TypeError, ValueError) as error:

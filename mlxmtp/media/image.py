@@ -103,7 +103,7 @@ def open_picture(source: bytes | Image.Image, name: str = "the image") -> Pictur
     if not source:
         raise UsageError(f"{name} is empty: give an image.")
     if is_heif(source):
-        return _upright(open_heif(source, name), name)
+        return open_picture(open_heif(source, name), name)
     try:
         with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about odd metadata: they are no news for a reader
