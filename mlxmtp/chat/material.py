@@ -102,6 +102,8 @@ def of_bytes(data: bytes, name: str) -> Material | None:
     """Return a picture, a sound or a PDF from its bytes, None for anything else. Raises UsageError."""
     if not data.startswith(PDF_MARK):
         return None if (file := media_file(data, name)) is None else Material(name, "", media=(file,))
+    if len(data) > MEDIA_LIMIT:
+        raise UsageError(f"{name} has more than {MEDIA_LIMIT >> 20} MB: give a smaller file.")
     pages = read_pages(data, name)
     texts = [titled(f"{name}{_PAGE}{page.number}", page.text) for page in pages if page.text]
     seen = [MediaFile(f"{name}{_PAGE}{page.number}", "image/png", page.picture) for page in pages if page.picture]

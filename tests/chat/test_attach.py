@@ -119,6 +119,13 @@ def test_media_and_pdfs_may_be_as_large_as_in_a_file(
     assert data.decode() in attached.material or [one.data for one in attached.media] == [data]
 
 
+def test_a_pdf_that_is_too_large_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(material, "MEDIA_LIMIT", 2**20)
+    (tmp_path / "large.pdf").write_bytes(b"%PDF-1.7" + bytes(2**20))
+    with pytest.raises(UsageError, match=r"large\.pdf has more than 1 MB: give a smaller file"):
+        material.gather(str(tmp_path / "large.pdf"))
+
+
 def test_a_medium_that_is_too_large_is_not_read_to_its_end(
     monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, int]
 ) -> None:
