@@ -64,8 +64,8 @@ def tools() -> list[dict[str, Any]]:
             {"name": "wide", "inputSchema": {**NOTHING, "enum": ["x" * 100] * 2000}},
         ]
     if "brackets" in MANNERS:
-        ids = {"type": "object", "properties": {"ids[]": {"type": "string"}}}
-        found[0]["inputSchema"] = {**TEXT, "properties": {**TEXT["properties"], **ids["properties"], "in": ids}}
+        ids: dict[str, Any] = {"type": "object", "properties": {"ids[]": {"type": "string"}}}
+        found[0]["inputSchema"] = {**TEXT, "properties": {"text": {"type": "string"}, **ids["properties"], "in": ids}}
         found += [
             {"name": "find", "inputSchema": {**ids, "required": ["ids[]"]}},
             {"name": "tag", "inputSchema": {**NOTHING, "properties": {"xml:lang": TEXT}, "required": ["xml:lang"]}},
