@@ -219,6 +219,17 @@ class Worker:
         self._do(over.set)
         return over.wait(seconds)
 
+    def ended(self) -> Future[None]:
+        """Return what is done once everything asked for until now has ended."""
+        over = Future[None]()
+
+        def task() -> None:
+            if over.set_running_or_notify_cancel():
+                over.set_result(None)
+
+        self._do(task)
+        return over
+
     def stop(self) -> None:
         """End the answer as soon as possible: its `End` says so and comes as any other."""
         self._stop.set()
