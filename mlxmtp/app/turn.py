@@ -19,7 +19,7 @@ from mlxmtp.chat.message import Message, ToolCall, ToolResult
 from mlxmtp.engine import tokenizer
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.events import Call, End, FinishReason, Text, Thinking
-from mlxmtp.engine.media import Media, media_in
+from mlxmtp.engine.media import Media, Medium, media_in
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.stats import Stats
 from mlxmtp.engine.tokenizer import Tokenizer, Tool
@@ -296,4 +296,5 @@ def _tokens(message: tokenizer.Message, text: Tokenizer) -> int:
     for call in message.get("tool_calls", ()):
         given = call["function"]["arguments"].values()
         texts += [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in given]
-    return sum(len(text.encode(one)) for one in texts) + sum(medium.count for medium in media_in([message]))
+    media: list[Medium] = media_in([message])
+    return sum(len(text.encode(one)) for one in texts) + sum(one.count for one in media)

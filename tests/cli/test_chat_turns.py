@@ -447,7 +447,12 @@ def test_what_could_not_be_saved_is_given_up_by_nobody_but_the_person(
     talk.say("Old?", "/clear", answers=["Yes.<turn|>"])
     line = "/clear" if word == "/clear" else f"/load {talk.sessions.latest().id}"
     permitted: list[str] = []
-    monkeypatch.setattr(Chat, "permits", lambda _, question: bool(permitted.append(question)))
+
+    def permits(_: Chat, question: str) -> bool:
+        permitted.append(question)
+        return False
+
+    monkeypatch.setattr(Chat, "permits", permits)
     with monkeypatch.context() as patch:
         patch.setattr("mlxmtp.chat.journal._write_all", full)
         shown = talk.say("Hi", line, answers=["Hello.<turn|>"])
