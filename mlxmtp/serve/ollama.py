@@ -61,8 +61,8 @@ def _given(body: Fields) -> dict[str, Any]:
         options.refuse("mirostat", unless=(0,))
         options.refuse("typical_p", "tfs_z", unless=(1,))
         found |= {**request.sampling_of(options), **request.penalties_of(options, "repeat_penalty")}
-        if options.table.get("num_predict") != -2:  # as far as the context goes, as -1
-            found |= request.limit_of(options, "num_predict")
+        endless = options.table.get("num_predict") == -2  # as far as the context goes, as -1
+        found |= {"max_tokens": None} if endless else request.limit_of(options, "num_predict")
     if isinstance(body.table.get("think"), str):
         return {**found, **request.effort_of(body.text("think"), "think")}
     return {**found, "think": body.flag("think")} if body.has("think") else found

@@ -146,11 +146,11 @@ def logprobs_of(body: Fields) -> dict[str, Any]:
 
 
 def limit_of(body: Fields, *names: str) -> dict[str, Any]:
-    """Return the limit of new tokens, from the first of several names that is there; -1 and 0 are none."""
+    """Return the limit of new tokens, from the first of several names that is there; -1 and 0 lift the server's."""
     for name in names:
         value = body.number(name, Range(-1, TOKEN_COUNT.high, whole=True))
         if value is not None:
-            return {"max_tokens": int(value)} if value >= 1 else {}
+            return {"max_tokens": int(value) if value >= 1 else None}
     return {}
 
 
@@ -177,8 +177,7 @@ def effort_of(effort: str | None, path: str) -> dict[str, Any]:
         return {"think": False}
     if effort not in _EFFORT_TOKENS:
         raise Refused(f"{path} must be one of none, {', '.join(_EFFORT_TOKENS)}.", path)
-    tokens = _EFFORT_TOKENS[effort]
-    return {"think": True} if tokens is None else {"think": True, "think_tokens": tokens}
+    return {"think": True, "think_tokens": _EFFORT_TOKENS[effort]}
 
 
 def extension_of(body: Fields) -> dict[str, Any]:

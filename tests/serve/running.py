@@ -87,6 +87,7 @@ class Running:
         template: str,
         others: Mapping[str, Callable[[], Served]] | None,
         cache: TextStore | None,
+        defaults: Json,
     ) -> None:
         folder = write_text_checkpoint(folder / "model", context=context, template=template)
         self.opens_thoughts = "'tool_response' and enable_thinking" in template  # in the prompt, after a result
@@ -105,7 +106,7 @@ class Running:
         sides: Any = {"read": read, "read_tokenizer": lambda: self.tokenizer, "media": model.media}
         self.served = served = Served("fake", names, context, has_drafter=False, **sides)
         self.server = Server(Models(served, others), options, self.told.append)
-        self._thread = Thread(target=self.server.run, args=({"max_tokens": 4096},))
+        self._thread = Thread(target=self.server.run, args=(defaults,))
         self._thread.start()
         self.port = int(self.server.url.rpartition(":")[2])
         self._connect()
@@ -183,9 +184,11 @@ def running(
     template: str = TEMPLATE,
     others: Mapping[str, Callable[[], Served]] | None = None,
     cache: TextStore | None = None,
+    defaults: Json | None = None,
 ) -> Iterator[Running]:
-    options = options or Options(port=0)
-    server = Running(folder, options, context=context, loads=loads, template=template, others=others, cache=cache)
+    options, defaults = options or Options(port=0), {"max_tokens": 4096} if defaults is None else defaults
+    about: Any = {"context": context, "loads": loads, "template": template, "others": others, "cache": cache}
+    server = Running(folder, options, **about, defaults=defaults)
     try:
         yield server
     finally:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from tests.serve.running import Json, Running, call
+from tests.serve.running import Json, Running, call, running
 
 HI: list[Json] = [{"role": "user", "content": "Hi"}]
 TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -103,14 +104,15 @@ def test_calls_at_the_end_are_not_continued(served: Running) -> None:
     assert "<|tool_call>call:f{}<tool_call|>" in served.prompt()
 
 
-def test_a_negative_limit_is_none(served: Running) -> None:
-    limits = []
-    for number in (-1, -2):
-        served.say("Done.<turn|>")
-        body = {"model": "fake", "messages": HI, "stream": False, "options": {"num_predict": number}}
-        assert served.post("/api/chat", **body)["done_reason"] == "stop"
-        limits.append(served.decoder.requests[-1].max_tokens)
-    assert limits[0] == limits[1]
+def test_limits_of_the_server_can_be_lifted(tmp_path: Path) -> None:
+    thought = f"<|channel>thought\n{'x' * 60}\n<channel|>"
+    with running(tmp_path, defaults={"max_tokens": 90, "think_tokens": 8}) as served:
+        for number, effort in ((-1, "high"), (-2, "max")):
+            served.say(f"{thought}{'y' * 60}<turn|>")
+            body = {"model": "fake", "messages": HI, "stream": False, "think": effort}
+            answer = served.post("/api/chat", **body, options={"num_predict": number})
+            assert (answer["done_reason"], answer["message"]["content"]) == ("stop", "y" * 60)
+            assert answer["message"]["thinking"].strip() == "x" * 60
 
 
 def test_generate(served: Running) -> None:
