@@ -106,7 +106,7 @@ def test_the_usual_port_is_no_part_of_the_host(site: str, monkeypatch: pytest.Mo
     """Signatures of addresses are of the plain name."""
     plain = SimpleNamespace(wrap_socket=lambda sock, **_: sock)
     monkeypatch.setattr(socket.socket, "do_handshake", lambda _: None, raising=False)
-    monkeypatch.setattr(fetching.ssl, "create_default_context", lambda: plain)
+    monkeypatch.setattr("ssl.create_default_context", lambda: plain)
     with public(site):
         assert fetch("https://example.org/host", "x") == fetch("http://example.org/host", "x") == b"example.org"
 
