@@ -190,7 +190,7 @@ class Settings:
         "on terminals", commands=_TALKING, section="thinking")
     image_tokens: int | None = setting(
         "--image-tokens N", choice(*IMAGE_TOKENS), "Most tokens for each image: 70, 140, 280, 560 or 1120.",
-        "280", commands=(*_ANSWERING, "bench"), in_chat=True, of_answer=True)
+        "the model's (280)", commands=(*_ANSWERING, "bench"), in_chat=True, of_answer=True)
     schema: str | None = setting(
         "--schema SCHEMA", name_of("a schema"), "JSON of a schema: FILE, JSON, module:Class or 'name, age int'.",
         "any text", **{**_FORM, "commands": ("ask", "map", "bench")})

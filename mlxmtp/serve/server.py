@@ -26,7 +26,7 @@ from mlxmtp.serve.models import Models, models_of
 from mlxmtp.serve.routes import Limits, Routes
 from mlxmtp.serve.scheduler import Scheduler
 from mlxmtp.serve.service import Service
-from mlxmtp.settings import Settings
+from mlxmtp.settings import Loaded, Settings
 
 HOST, PORT, WAITING, HEARTBEAT = "127.0.0.1", 8765, 64, 10.0
 _CONNECTIONS = 512
@@ -51,11 +51,11 @@ class Options:
     debug: bool = False  # failures are told with the place where they came from
 
 
-def options_of(settings: Settings) -> Options:
+def options_of(loaded: Loaded) -> Options:
     """Return what the settings say. Raises UsageError for a key file that cannot be read, or a missing key."""
+    settings, key = loaded.settings, server_key()
     host = settings.host or HOST
-    key = server_key()
-    if settings.api_key_file is not None:
+    if settings.api_key_file is not None and (not key or loaded.origins["api_key_file"] == "flag"):
         try:
             key = read_whole(expand_home(settings.api_key_file)).decode().strip()
         except (OSError, UnicodeDecodeError) as error:

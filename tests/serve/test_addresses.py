@@ -23,7 +23,7 @@ from mlxmtp.serve.contents import content_of, files_in, has_unread, read_all
 from mlxmtp.serve.fetching import fetch
 from mlxmtp.serve.fields import Fields, Refused
 from mlxmtp.serve.server import Options, options_of
-from mlxmtp.settings import Settings
+from mlxmtp.settings import load_settings
 from tests.media.test_documents import WORDS, pdf_of
 from tests.media_golden import pictures
 from tests.serve.running import Json, Running, running
@@ -223,8 +223,8 @@ def test_addresses_are_read_only_with_permission(site: str) -> None:
     with public(site):
         [part] = read_all(asked, fetches=True)[0]["content"]
     assert (part["image"].data, part["image_tokens"]) == (TALL, 70)
-    assert options_of(Settings(fetch_media=True)).fetches
-    assert not options_of(Settings()).fetches
+    assert options_of(load_settings({"fetch_media": True})).fetches
+    assert not options_of(load_settings({})).fetches
 
 
 def test_too_many_addresses_are_refused_before_the_first_is_fetched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from contextlib import suppress
@@ -115,17 +116,30 @@ def test_others_may_ask_only_with_a_key(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("MLXMTP_API_KEY", raising=False)
     key = tmp_path / "key"
     with pytest.raises(UsageError, match=r"0\.0\.0\.0 .* --api-key-file"):
-        options_of(load_settings({"host": "0.0.0.0"}).settings)
+        options_of(load_settings({"host": "0.0.0.0"}))
     key.write_text(" \n", encoding="utf-8")
     with pytest.raises(UsageError, match="is empty"):
-        options_of(load_settings({"host": "0.0.0.0", "api_key_file": str(key)}).settings)
+        options_of(load_settings({"host": "0.0.0.0", "api_key_file": str(key)}))
     key.write_text("secret\n", encoding="utf-8")
-    assert options_of(load_settings({"host": "0.0.0.0", "api_key_file": str(key)}).settings).door.key == "secret"
+    assert options_of(load_settings({"host": "0.0.0.0", "api_key_file": str(key)})).door.key == "secret"
     with pytest.raises(UsageError, match="cannot be read"):
-        options_of(load_settings({"api_key_file": str(tmp_path / "none")}).settings)
+        options_of(load_settings({"api_key_file": str(tmp_path / "none")}))
     with pytest.raises(UsageError, match="cannot be read from /dev/zero: File too large"):
-        options_of(load_settings({"api_key_file": "/dev/zero"}).settings)
-    assert options_of(load_settings({}).settings).door.key is None
+        options_of(load_settings({"api_key_file": "/dev/zero"}))
+    assert options_of(load_settings({})).door.key is None
+
+
+def test_a_key_in_the_environment_goes_before_one_that_the_config_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("old\n", encoding="utf-8")
+    (tmp_path / "config.toml").write_text(f"api_key_file = {json.dumps(str(tmp_path / 'key'))}\n", encoding="utf-8")
+    home = {"MLXMTP_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    monkeypatch.delenv("MLXMTP_API_KEY", raising=False)
+    assert options_of(load_settings({}, home)).door.key == "old"
+    monkeypatch.setenv("MLXMTP_API_KEY", "new")
+    assert options_of(load_settings({}, home)).door.key == "new"
+    assert options_of(load_settings({"api_key_file": str(tmp_path / "key")}, home)).door.key == "old"
 
 
 def test_a_port_that_is_taken_is_a_sentence(served: Running) -> None:

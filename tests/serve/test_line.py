@@ -139,7 +139,7 @@ def test_signs_of_life_while_a_call_is_written_come_after_the_text_before_it(tmp
 
 
 def test_signs_of_life_can_be_left_out() -> None:
-    assert options_of(load_settings({"heartbeat": 0.0}).settings).limits.heartbeat is None  # some read no comments
+    assert options_of(load_settings({"heartbeat": 0.0})).limits.heartbeat is None  # some read no comments
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -298,6 +298,7 @@ def test_texts_that_take_long_to_be_written_can_be_left(tmp_path: Path, monkeypa
             goes_on.wait(60)
 
     with running(tmp_path, cache=Slow()) as server:
+        wait_until(lambda: len(server.told) == 1)  # that it serves
         server.server.stop()
         assert keeps.wait(60)
         wait_until(lambda: len(server.told) == 2)
@@ -351,7 +352,7 @@ def test_failures_are_told_with_their_places_if_that_is_wanted(tmp_path: Path) -
     def fails(_: int) -> None:
         raise RuntimeError("no kernel")
 
-    with running(tmp_path, replace(options_of(load_settings({"debug": True}).settings), port=0, parallel=1)) as server:
+    with running(tmp_path, replace(options_of(load_settings({"debug": True})), port=0, parallel=1)) as server:
         server.decoder.before_round = fails
         server.say("One.<turn|>")
         assert server.post(CHAT, **BODY)["http"] == 500

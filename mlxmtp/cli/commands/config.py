@@ -59,14 +59,14 @@ def show(ctx: Context, json: Json = False) -> None:
 
 
 @app.command()
-@takes("config path", "debug")
+@takes("config path", "no_color debug")
 def path(ctx: Context) -> None:
     """Where the config file is, whether or not it exists."""
     Output.standard().write(f"{find_places().config}\n")
 
 
 @app.command()
-@takes("config edit", "debug")
+@takes("config edit", "no_color debug")
 def edit(ctx: Context) -> None:
     """Open the config file in VISUAL, EDITOR or vi, and check it afterwards."""
     out = Output.standard()

@@ -32,6 +32,6 @@ def serve(ctx: Context) -> None:
     opener = opener_of(loaded, out)
     if not opener.here:
         raise UsageError("mlxmtp serve answers with models on this machine: name one with -m.")
-    serve(opener, options_of(loaded.settings), loaded.settings, out.line)
+    serve(opener, options_of(loaded), loaded.settings, out.line)
     if out.error_terminal:
         out.line("")  # behind the terminal's own ^C
