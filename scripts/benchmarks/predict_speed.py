@@ -139,8 +139,8 @@ def report() -> str:
         f"`mlxmtp show` and `doctor` use: the weights a token reads at {EFFICIENCY:.0%} of the memory's speed, "
         f"{1e6 * KERNEL:.0f} µs for each kernel of a pass ({counts}; counted as above, without the "
         "kernels of `models/fused.py`, which have not run), what further rows cost on such a chip, and the further "
-        "experts they choose. Where these numbers come from stands in `mlxmtp/machine/pace.py` and `speed.py`. Models as "
-        "the short names fetch them (4 bits; the large drafters are packed to 4 bits at load); short context; the "
+        "experts they choose. Where these numbers come from stands in `mlxmtp/machine/pace.py` and `speed.py`. Models "
+        "as the short names fetch them (4 bits; the large drafters are packed to 4 bits at load); short context; the "
         "smaller bandwidth where a chip has two. Whether a model fits in memory is another matter.",
         "",
         f"Each cell: time of a plain pass → of a round with {DRAFT} draft tokens; tokens per second plain → with the "
