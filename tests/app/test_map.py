@@ -407,19 +407,25 @@ def test_ctrl_c_and_a_second_run_give_the_file_of_an_undisturbed_one(tmp_path: P
 LATE = """
 import sys, time
 from mlxmtp.app.map_inputs import Answers
+from mlxmtp.errors import MlxmtpError
 put = Answers.put
 def put_late(answers, number, text):
     answers._renew_after = float("inf")  # of a long file
     put(answers, number, text)
     print("put", flush=True)
     time.sleep(600)  # until Ctrl-C
+def renew(answers):
+    raise MlxmtpError("The disk is full.")
 Answers.put = put_late
+if sys.argv.pop(1) == "full":
+    Answers._renew = renew
 from mlxmtp.__main__ import main
 sys.exit(main())
 """
 
 
-def test_ctrl_c_writes_the_answers_that_wait_for_their_places(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk", ["free", "full"])
+def test_ctrl_c_writes_the_answers_that_wait_for_their_places(tmp_path: Path, disk: str) -> None:
     file, output = write(tmp_path / "a.txt", "a"), tmp_path / "out.jsonl"
     environment = {"PATH": os.environ["PATH"], "MLXMTP_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     with peer(ANSWER, ANSWER) as server:
@@ -427,8 +433,8 @@ def test_ctrl_c_writes_the_answers_that_wait_for_their_places(tmp_path: Path) ->
         subprocess.run([sys.executable, "-m", "mlxmtp", *words], env=environment, timeout=120, check=True)
         answer = json.loads(output.read_text())
         write(output, json.dumps({"input": str(file), "key": answer["key"], "error": "no"}) + "\n")
-        process = subprocess.Popen([sys.executable, "-c", LATE, *words], env=environment, stdout=subprocess.PIPE)
-        with process:
+        late = [sys.executable, "-c", LATE, disk, *words]
+        with subprocess.Popen(late, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == b"put\n"
@@ -436,7 +442,9 @@ def test_ctrl_c_writes_the_answers_that_wait_for_their_places(tmp_path: Path) ->
                 assert process.wait(120) == 130
             finally:
                 process.kill()
-    assert json.loads(output.read_text())["response"] == answer["response"]
+            assert process.stderr is not None
+            assert (b"Error: The disk is full." in process.stderr.read()) == (disk == "full")
+    assert json.loads(output.read_text()).get("response") == (answer["response"] if disk == "free" else None)
 
 
 def test_a_picture_is_seen_where_the_prompt_has_braces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

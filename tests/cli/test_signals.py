@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from threading import Thread
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -75,6 +77,48 @@ def test_last_words_wait_for_a_stream_that_is_being_written_to(said: list[str]) 
     last_words = LastWords(lambda: said.append("bye"))
     with suppress(Ended), interrupts(last_words), last_words:
         with signals.writing:
+            signal.raise_signal(signal.SIGINT)
+            said.append("the line")
+        said.append("never")
+    assert said == ["the line", "bye"]
+
+
+class Waits(BaseException):
+    pass
+
+
+def hear_beside(last_words: LastWords) -> None:
+    def hear() -> None:
+        with suppress(Ended):
+            last_words(beside=True)
+
+    thread = Thread(target=hear)
+    thread.start()
+    thread.join()
+
+
+def test_a_ctrl_c_that_another_thread_has_heard_is_no_second_one(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(_: float) -> NoReturn:
+        raise Waits
+
+    monkeypatch.setattr(signals, "time", SimpleNamespace(sleep=sleep))
+    last_words = LastWords(lambda: said.append("bye"))
+    with interrupts(last_words), last_words:
+        hear_beside(last_words)
+        with pytest.raises(Waits):  # the main thread hears the same
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Ended):
+            signal.raise_signal(signal.SIGINT)
+    assert said == ["bye"]
+
+
+def test_what_another_thread_has_heard_waits_for_a_stream_that_is_being_written_to(said: list[str]) -> None:
+    last_words = LastWords(lambda: said.append("bye"))
+    with suppress(Ended), interrupts(last_words), last_words:
+        with signals.writing:
+            hear_beside(last_words)
             signal.raise_signal(signal.SIGINT)
             said.append("the line")
         said.append("never")

@@ -105,7 +105,7 @@ class _Batch:
         """Answer what has no answer yet, and write it."""
         from mlxmtp.app.map import keys_of
         from mlxmtp.app.map_inputs import Answers
-        from mlxmtp.cli.terminal.signals import last_words
+        from mlxmtp.cli.terminal.signals import LastWords, interrupts
 
         name, loaded = self.target.name, self.loaded
         # An alias, or the name of an endpoint, may mean another model by the time the file is gone on with.
@@ -114,12 +114,16 @@ class _Batch:
         with nullcontext() if self.output is None else Answers(self.output, keys) as answers:
 
             def stopped() -> None:
-                if answers is not None:
-                    answers.close()
                 if self._opened is not None:
                     self._opened.save_learned()
+                try:
+                    if answers is not None:
+                        answers.close()
+                except MlxmtpError as error:
+                    self.out.error(str(error))
 
-            with last_words(stopped):
+            words = LastWords(stopped)  # on this thread only, which may be writing the file
+            with interrupts(words), words:
                 self._answer(keys, answers)
 
     def _answer(self, keys: Sequence[str], answers: Answers | None) -> None:

@@ -98,11 +98,18 @@ class LastWords:
     def __init__(self, say: Callable[[], None]) -> None:
         self._say = say
         self._open = self.came = False
+        self._ahead = self._speaking = False  # another thread has heard what the main one will hear; it finishes
 
-    def __call__(self) -> None:
+    def __call__(self, *, beside: bool = False) -> None:
+        """`beside`: in another thread than the main one, which hears the same Ctrl-C later."""
+        if self._ahead:
+            self._ahead = False
+            while self._speaking:  # over there; the process ends with it, or with a second Ctrl-C
+                time.sleep(_DEAF)
+            return
         if self.came:
             end(signal.SIGINT)
-        self.came = True
+        self.came, self._ahead = True, beside
         if self._open:
             writing.after(self._finish)
 
@@ -117,7 +124,7 @@ class LastWords:
         self._open = False
 
     def _finish(self) -> NoReturn:
-        self._open = False
+        self._open, self._speaking = False, True
         try:
             self._say()
         finally:
@@ -148,7 +155,7 @@ def _beside(words: LastWords) -> Iterator[None]:
             while number := told.read(1):
                 time.sleep(_DEAF)
                 if number[0] == signal.SIGINT and not words.came:
-                    words()
+                    words(beside=True)
 
     Thread(target=listen, name="mlxmtp-signals", daemon=True).start()
     with rings(mouth):
