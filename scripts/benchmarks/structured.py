@@ -4,7 +4,7 @@
 
 One text, a config file that the model writes by itself, free and held to its form: keys that are forced, values that
 are not. The pair's drafter is nearly always right there; a second one is its own, made wrong at three of ten positions.
-The built-in model knows no JSON, so its table is nonsense of the right form: the worst case, with a replaced token in
+The built-in model knows no such table, so it is nonsense of the right form: the worst case, with a replaced token in
 nearly every round. Two minutes, on a machine that does nothing else.
 """
 
