@@ -324,6 +324,28 @@ class TestCalls:
             assert tools.servers is not None
             assert tools.servers.all[0].client is not None
 
+    def test_no_question_waits_for_a_server_that_starts_again_slowly(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there = tmp_path / "there"
+        there.touch()
+        waits = f'while [ ! -e "{there}" ]; do sleep 0.05; done; exec "$@"'
+        slow = ServerEntry("slow", "sh", ("-c", waits, "sh", *(raw().command, *raw("dies").args)))
+        with using(slow, folder=tmp_path) as tools:
+            assert tools.renew() == []
+            assert tools.servers is not None
+            [server] = tools.servers.all
+            there.unlink()
+            assert "failed" in called(tools, "echo", text="x")
+            with monkeypatch.context() as impatient:
+                impatient.setattr(mcp_servers, "RENEW", 1.0)
+                assert "The tool server 'slow' does not work" in tools.renew()[0]
+                assert tools.renew() == []
+            there.touch()
+            wait_until(lambda: bool(server.tools))
+            assert tools.renew() == []
+            assert "failed" in called(tools, "echo", text="x"), "it is there"
+
     def test_servers_that_do_not_start_are_said_once_with_what_they_wrote(self, tmp_path: Path) -> None:
         broken = ServerEntry("broken", sys.executable, ("-c", "raise SystemExit('no licence')"))
         absent = ServerEntry("absent", "no-such-program")

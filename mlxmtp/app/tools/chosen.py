@@ -30,6 +30,7 @@ class Tools:
     servers: Servers | None = None
     _served: Mapping[str, str] | None = None  # fingerprints of the servers' tools, once they were listed
     _told: set[str] = field(default_factory=set)
+    _broken: set[str] = field(default_factory=set)  # names of servers that are known not to work
 
     def __bool__(self) -> bool:
         return bool(self.own or self.servers)
@@ -51,12 +52,13 @@ class Tools:
         self._served = now = {tool.label: tool.fingerprint for tool in told}
         if now != before:
             self.box = self.box.renewed([*self.own, *told])
-        remarks = self.complaints
-        remarks += [f"{one.entry.name} offers {text}, left out." for one in self.servers.all for text in one.left_out]
+        remarks = [f"{one.entry.name} offers {text}, left out." for one in self.servers.all for text in one.left_out]
         remarks += self.approvals.unknown([*now, *(tool.label for tool in self.own)])
         remarks += self.approvals.remarks
         self._told &= {*remarks}  # what held no longer in between is told again
-        remarks = self._untold(remarks)
+        complaints = self._complaints()
+        remarks = [*(text for name, text in complaints.items() if name not in self._broken), *self._untold(remarks)]
+        self._broken = {*complaints}  # told again only if they have worked in between, whatever it is by then
         changed = [label for label in now if before.get(label, now[label]) != now[label]]
         return remarks + [
             f"{label} has another description or other arguments now: it asks again." for label in changed
@@ -75,8 +77,12 @@ class Tools:
     @property
     def complaints(self) -> list[str]:
         """A sentence for each server that does not work."""
+        return [*self._complaints().values()]
+
+    def _complaints(self) -> dict[str, str]:
         servers = () if self.servers is None else self.servers.all
-        return [f"{one.complaint} Try: mlxmtp mcp check {one.entry.name}" for one in servers if one.complaint]
+        told = {one.entry.name: one.complaint for one in servers}
+        return {name: f"{text} Try: mlxmtp mcp check {name}" for name, text in told.items() if text}
 
     @property
     def written(self) -> list[str]:

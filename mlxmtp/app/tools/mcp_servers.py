@@ -80,11 +80,12 @@ class Server:
     @property
     def complaint(self) -> str:
         """A sentence on why there is nothing of it, with the last words that it wrote for people; empty if there is."""
-        if not self.failure:
+        late = "" if self.ready.is_set() or not self.seconds else "it has not listed its tools again so far"
+        if not (failure := self.failure or late):
             return ""
         last = self.tail.text.rsplit("\n", 1)[-1][:200]
         more = f" It wrote: {last}" if last else ""
-        return f"The tool server '{self.entry.name}' does not work: {self.failure}.{more}"
+        return f"The tool server '{self.entry.name}' does not work: {failure}.{more}"
 
     def fail(self, error: BaseException) -> None:
         """Keep why it does not work, as the end of a sentence; the first reason stands."""
@@ -145,7 +146,10 @@ class Servers:
                     self._loop.call_soon_threadsafe(one.task.cancel)
 
     def renew(self) -> None:
-        """List the tools of all servers again; one that has ended is started again, each time once. After `wait`."""
+        """List the tools of all servers again; one that has ended is started again, each time once. After `wait`.
+
+        One that takes long for that is there with a later call.
+        """
 
         async def restart(server: Server) -> None:
             if server.task is not None:
@@ -163,11 +167,14 @@ class Servers:
                 listing.result(max(0.0, deadline - time.monotonic()))
             except NotYet:  # its tools stay as they were; a call will tell what is wrong
                 listing.cancel()
-            except Exception:  # noqa: BLE001  (its end, told by `wait` if there is no other beginning)
-                self._begin(restart(server)).result(RENEW)
-        for server in ended:
-            self._begin(restart(server)).result(RENEW)
-        self.wait()
+            except Exception:  # noqa: BLE001  (its end, told if there is no other beginning)
+                ended.append(server)
+        again = [(server, self._begin(restart(server))) for server in ended]
+        deadline = time.monotonic() + RENEW
+        for server, beginning in again:
+            with suppress(NotYet):  # its `complaint` says so
+                beginning.result(max(0.0, deadline - time.monotonic()))
+                server.ready.wait(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """End all servers in order, or soon without."""
