@@ -110,6 +110,13 @@ class PromptCache:
                         os.utime(path)  # the last text goes last
                 self._evict(found[0] if found else self.folder)
 
+    def remove_unfinished(self) -> None:
+        """Remove the file that `keep` is writing on another thread, which ends with the process."""
+        from mlxmtp.engine import kv_file
+
+        for path in self.folder.glob(kv_file.unfinished(self.folder / "*").name):
+            path.unlink(missing_ok=True)
+
     def _path(self, model: Model, length: int, digest: str) -> Path:
         return self.folder / f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"
 

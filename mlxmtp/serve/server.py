@@ -15,6 +15,7 @@ import uvicorn
 from h11 import LocalProtocolError
 
 from mlxmtp.app.open import Opener
+from mlxmtp.app.prompt_cache import PromptCache
 from mlxmtp.app.worker import Worker
 from mlxmtp.environment import server_key
 from mlxmtp.errors import UsageError, sentence
@@ -164,6 +165,7 @@ class Server:
 
     async def _keep_texts(self, worker: Worker) -> None:
         """Free the model, which keeps its texts, and wait until they are written or somebody does not want to."""
+        cache = None if worker.model is None else worker.model.cache
         self._writing = Future[None]()
         worker.unload()
         written, _ = waited = [asyncio.wrap_future(one) for one in (worker.ended(), self._writing)]
@@ -172,6 +174,8 @@ class Server:
             self._tell("Conversations are being written for --cache: Ctrl-C leaves them.")
             await asyncio.wait(waited, timeout=_WRITING, return_when=asyncio.FIRST_COMPLETED)
         if not written.done():
+            if isinstance(cache, PromptCache):
+                cache.remove_unfinished()
             self._tell("Not all conversations were written for --cache: what is missing has to be read anew.")
         for one in waited:
             one.cancel()
