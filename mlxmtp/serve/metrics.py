@@ -16,10 +16,14 @@ class Metrics:
         self._seconds = 0.0
         self._peak = 0
 
-    def count(self, stats: Stats) -> None:
-        """Add an answer."""
+    def count(self, stats: Stats, *, read: bool = True) -> None:
+        """Add an answer; `read`: to the end of its prompt."""
+        self._sums["answers"] += 1
+        self._peak = max(self._peak, stats.peak_memory)
+        if not read:
+            return
         self._sums.update(
-            answers=1,
+            read=1,
             prompt=stats.prompt_tokens,
             cached=stats.reused_tokens,
             generated=stats.generation_tokens,
@@ -27,7 +31,6 @@ class Metrics:
             accepted=stats.accepted,
         )
         self._seconds += stats.time_to_first_token
-        self._peak = max(self._peak, stats.peak_memory)
 
     def text(self, *, waiting: int, running: int) -> str:
         """Return all numbers, each with its type and one line of help."""
@@ -50,7 +53,7 @@ class Metrics:
             yield _head(name, "counter", help_text) + f"mlxmtp_{name} {value}\n"
         yield _head("time_to_first_token_seconds", "summary", "From the start of an answer to its first piece.")
         yield f"mlxmtp_time_to_first_token_seconds_sum {self._seconds:.6f}\n"
-        yield f"mlxmtp_time_to_first_token_seconds_count {sums['answers']}\n"
+        yield f"mlxmtp_time_to_first_token_seconds_count {sums['read']}\n"
         for name, gauge, help_text in (
             ("requests_waiting", waiting, "Answers that wait for the model."),
             ("requests_running", running, "Answers that are being written."),

@@ -25,12 +25,12 @@ class Job:
     """An answer that was asked for; `events` has all of it, ending in End or Failed. `answer` is there once it runs.
 
     `begin` None: the model is to be read and no more, `events` has Ready or Failed. `ended` is called with the last
-    event, also where nobody reads it any more.
+    event, also where nobody reads it any more, and with whether its failure has still to be told.
     """
 
     served: Served
     begin: Begin | None
-    ended: Callable[[End | Failed], None]
+    ended: Callable[[End | Failed, bool], None]
     events: asyncio.Queue[WorkerEvent] = field(default_factory=asyncio.Queue)
     answer: Answer | None = None
 
@@ -187,8 +187,8 @@ class Scheduler:
 
     def _finish_reading(self, event: WorkerEvent) -> None:
         """Note that a model is there; or tell those who wait for it that it will not come."""
-        served, failed = self._current, isinstance(event, Failed)
-        if self.state == "loading":
+        served, failed, untold = self._current, isinstance(event, Failed), self.state != "loading"
+        if not untold:  # who waits for `loaded` tells it
             self.state = "failed" if failed else "ok"
             self._loaded.set()
         if not failed:
@@ -196,12 +196,13 @@ class Scheduler:
         self._current = None
         for job in [one for one in self._waiting if one.served is served or self.state == "failed"]:
             self._waiting.remove(job)
-            _tell(job, event)
+            _tell(job, event, untold=untold)
+            untold = False
 
 
-def _tell(job: Job, event: WorkerEvent) -> None:
+def _tell(job: Job, event: WorkerEvent, *, untold: bool = True) -> None:
     """Give an event to a job, unless it says nothing to a client: behind one, what came before it would wait."""
     if isinstance(event, End | Failed):
-        job.ended(event)
+        job.ended(event, untold)
     if not isinstance(event, Calling | Waiting):
         job.events.put_nowait(event)

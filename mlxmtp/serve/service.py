@@ -110,7 +110,7 @@ class Service:
 
     async def load(self, name: str) -> Served:
         """Return the model of that name once it is in memory, which is when its turn has come. Raises Refused."""
-        job = Job(await self.found(name), begin=None, ended=self._ended)
+        job = Job(await self.found(name), begin=None, ended=self._report_failure)
         self.scheduler.submit(job)
         event = await job.events.get()
         if isinstance(event, Failed):
@@ -262,12 +262,17 @@ class Service:
 
         return Job(prepared.served, begin, self._ended)
 
-    def _ended(self, event: End | Failed) -> None:
+    def _ended(self, event: End | Failed, untold: bool) -> None:
         """Count an answer, and report why one failed."""
         if isinstance(event, End):
-            self.metrics.count(event.stats)
+            cancelled = event.finish_reason == "cancelled"
+            self.metrics.count(event.stats, read=not cancelled or event.stats.generation_tokens > 0)
         else:
             self.metrics.failed += 1
+        self._report_failure(event, untold)
+
+    def _report_failure(self, event: End | Failed, untold: bool) -> None:
+        if isinstance(event, Failed) and untold:
             self._report(event.error)
 
 

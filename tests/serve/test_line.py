@@ -6,7 +6,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 
 from mlxmtp.app.open import OpenModel
+from mlxmtp.app.prompt_cache import PromptCache
+from mlxmtp.decode.round import Round
 from mlxmtp.engine.answer import OnPrefill
 from mlxmtp.engine.events import End
 from mlxmtp.engine.events import Event as Said
+from mlxmtp.engine.kv_file import unfinished
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.streams import Running as Beside
 from mlxmtp.errors import LoadError
@@ -167,6 +170,26 @@ def test_who_goes_away_frees_the_model(tmp_path: Path, path: str, stream: bool) 
         assert server.decoder.answers == type(server.decoder.answers)()
 
 
+def test_a_prompt_that_was_not_read_to_its_end_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Event()
+
+    def read_for_ever(ids: Sequence[int], *, on_prefill: OnPrefill, **more: Any) -> Iterator[Round]:
+        while True:
+            reads.set()
+            on_prefill(1, 2)  # ends it when nobody waits any more
+            time.sleep(0.01)
+            yield from ()
+
+    with running(tmp_path) as server:
+        monkeypatch.setattr(server.decoder, "rounds", read_for_ever)
+        with send(server, CHAT, BODY):
+            assert reads.wait(60)
+        wait_until(lambda: b"mlxmtp_answers_total 1\n" in server.request("GET", "/metrics")[2])
+        numbers = server.request("GET", "/metrics")[2]
+    assert b"mlxmtp_prompt_tokens_total 0\n" in numbers
+    assert b"mlxmtp_time_to_first_token_seconds_count 0\n" in numbers
+
+
 def test_a_half_closed_client_does_not_keep_the_model(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.say("Next.<turn|>", "Next.<turn|>")
@@ -292,12 +315,15 @@ def test_texts_that_take_long_to_be_written_can_be_left(tmp_path: Path, monkeypa
     monkeypatch.setattr("mlxmtp.serve.server._SILENT", 0.01)
     keeps, goes_on = Event(), Event()
 
-    class Slow(Store):
+    class Slow(PromptCache):
         def keep(self, model: Model) -> None:
+            self.folder.mkdir()
+            (self.folder / "whole.safetensors").touch()
+            unfinished(self.folder / "text.safetensors").touch()
             keeps.set()
             goes_on.wait(60)
 
-    with running(tmp_path, cache=Slow()) as server:
+    with running(tmp_path, cache=Slow(tmp_path / "prompts", 2**30)) as server:
         wait_until(lambda: len(server.told) == 1)  # that it serves
         server.server.stop()
         assert keeps.wait(60)
@@ -305,6 +331,7 @@ def test_texts_that_take_long_to_be_written_can_be_left(tmp_path: Path, monkeypa
         assert "Ctrl-C leaves them" in server.told[1]
         server.stop()
         assert "Not all conversations were written" in server.told[2]
+        assert [path.name for path in (tmp_path / "prompts").iterdir()] == ["whole.safetensors"]
         goes_on.set()
 
 

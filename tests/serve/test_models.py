@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from mlxmtp.app.open import Checkpoint, LearnedDrafting, OpenModel
@@ -87,6 +89,25 @@ def test_a_model_is_read_when_it_is_asked_for_and_the_one_before_is_freed(tmp_pa
         assert (broken["http"], broken["error"]["message"]) == (500, "Its weights are damaged.")
         assert said(server, "fake") == "Last."
         assert server.get("/health")["status"] == "ok"
+
+
+def test_a_model_that_cannot_be_read_is_told_once_for_all_who_wait(tmp_path: Path) -> None:
+    other, goes_on = Other(tmp_path, ""), Event()
+    other.broken = True
+    with running(tmp_path, others={"other": other.served}) as server, ThreadPoolExecutor(4) as pool:
+        server.decoder.before_round = lambda _: wait_until(goes_on.is_set)
+        server.say("First.<turn|>")
+        first = pool.submit(said, server, "fake")
+        wait_until(lambda: server.decoder.requests != [])
+        body: Json = {"model": "other", "messages": [{"role": "user", "content": "Hi"}]}
+        asked = [pool.submit(server.post, CHAT, **body) for _ in range(2)]
+        asked.append(pool.submit(server.post, "/api/generate", model="other"))  # it is to be read, and no more
+        wait_until(lambda: server.get("/health")["waiting"] == 3)
+        goes_on.set()
+        assert first.result(60) == "First."
+        assert [one.result(60)["http"] for one in asked] == [500, 500, 503]
+        assert server.told[1:] == ["Its weights are damaged."]
+        assert b"mlxmtp_answers_failed_total 2\n" in server.request("GET", "/metrics")[2]
 
 
 def test_a_model_whose_tokenizer_is_damaged_is_no_fault_of_the_request(tmp_path: Path) -> None:
