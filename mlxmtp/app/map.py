@@ -134,10 +134,11 @@ def summarise(
     room -= len(text_side.encode(f"{system}\n{prompt}"))
     while True:
         parts = grouped(texts, [len(text_side.encode(text)) + 2 for text in texts], room)
-        if len(parts) == 1:
+        apart = len(parts) == len(texts)
+        if len(parts) == 1 or (apart and text_side.estimates):  # the server counts, and refuses what is too long
             on_progress("summary")
-            return _answer_about(opened, prompt, parts[0], params, system)
-        if len(parts) == len(texts):
+            return _answer_about(opened, prompt, texts, params, system)
+        if apart:
             raise ContextOverflow("The answers are too long to be summed up: ask for shorter ones.")
         texts = []
         for number, part in enumerate(parts, 1):

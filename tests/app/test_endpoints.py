@@ -743,3 +743,17 @@ def test_inputs_that_failed_are_asked_again_by_the_same_command(home: Path, caps
     assert len(server.bodies) == 7
     summed_up = server.bodies[-1]["messages"][-1]["content"]
     assert summed_up.index("One.") < summed_up.index("Two.") < summed_up.index("Three.")
+
+
+def test_answers_that_are_too_long_by_estimate_are_summed_up_if_the_server_takes_them(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        (home / name).write_text(name, encoding="utf-8")
+    long, summary = STREAM + said("ж" * 2000, reason="stop"), STREAM + said("All.", reason="stop")
+    with peer(long, long, summary) as server:
+        (home / "config.toml").write_text(f'[endpoint.team]\nurl = "{server.url}"\ncontext = 1024\n')
+        words = ["map", "--url", "team", "-m", "A", "--parallel", "1", "--summary", "And?", "{}"]
+        assert app.main([*words, str(home / "a"), str(home / "b")]) == 0
+    assert capsys.readouterr().out.endswith("All.\n\n")
+    assert server.bodies[-1]["messages"][-1]["content"].count("ж" * 2000) == 2
