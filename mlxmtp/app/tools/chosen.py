@@ -81,8 +81,8 @@ class Tools:
 
     def _complaints(self) -> dict[str, str]:
         servers = () if self.servers is None else self.servers.all
-        told = {one.entry.name: one.complaint for one in servers}
-        return {name: f"{text} Try: mlxmtp mcp check {name}" for name, text in told.items() if text}
+        told = {one.entry.name: text for one in servers if (text := one.complaint)}
+        return {name: f"{text} Try: mlxmtp mcp check {name}" for name, text in told.items()}
 
     @property
     def written(self) -> list[str]:
