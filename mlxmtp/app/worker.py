@@ -96,8 +96,8 @@ class Worker:
                 if self._wanted is not wanted:
                     return
                 model = read()
-            except Exception as failure:  # noqa: BLE001  (told, like every other, where the person is)
-                error = failure
+            except BaseException as failure:  # noqa: BLE001  (told, like every other, where the person is)
+                error = _told(failure)
             with self._lock:
                 given_up = self._wanted is not wanted
                 if not given_up:
@@ -117,7 +117,7 @@ class Worker:
 
         def job() -> None:
             nonlocal before
-            with suppress(Exception):  # the next load tells what is wrong
+            with suppress(BaseException):  # the next load tells what is wrong
                 self._let_go(before)
             before = None  # here, where its traces are
 
@@ -161,8 +161,8 @@ class Worker:
                             break
                 answer.close()
                 self._emit(events.End("cancelled", answer.stats))
-            except Exception as error:  # noqa: BLE001  (told, like every other, where the person is)
-                self._emit(Failed(error))
+            except BaseException as error:  # noqa: BLE001  (told, like every other, where the person is)
+                self._emit(Failed(_told(error)))
 
         self._do(job)
 
@@ -194,7 +194,7 @@ class Worker:
 
         def task() -> None:
             if self.model is not None:
-                with suppress(Exception):
+                with suppress(BaseException):
                     job(self.model)
 
         self._do(task)
@@ -207,8 +207,8 @@ class Worker:
         def task() -> None:
             try:
                 future.set_result(job(model))
-            except Exception as error:  # noqa: BLE001  (raised where the job was given)
-                future.set_exception(error)
+            except BaseException as error:  # noqa: BLE001  (raised where the job was given)
+                future.set_exception(_told(error))
 
         self._do(task)
         return future.result()
@@ -274,3 +274,8 @@ class Worker:
         if self._thread is None:
             self._thread = Thread(target=work, name="mlxmtp-model", daemon=True)
             self._thread.start()
+
+
+def _told(error: BaseException) -> Exception:
+    """Return an error as an Exception: a panic in a library written in Rust is none, and must not end the thread."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
+
+import pytest
 
 from mlxmtp.app.worker import Failed, Prefill, Ready, Worker, WorkerEvent
 from mlxmtp.engine.events import End, Text
@@ -153,6 +155,29 @@ def test_a_failure_leaves_the_thread_alive() -> None:
     assert collect(thread) == [Failed(error)]
     thread.answer(lambda *_: FakeAnswer([End("stop", Stats())]))  # type: ignore[arg-type]
     assert collect(thread) == [End("stop", Stats())]
+
+
+def test_what_is_no_exception_leaves_the_thread_alive() -> None:
+    class Panic(BaseException):
+        """What libraries written in Rust raise where they fail."""
+
+    def fail(*_: Any) -> Any:
+        raise Panic("at the disco")
+
+    thread = Worker()
+    thread.load(fail)
+    assert isinstance(collect(thread)[-1], Failed)
+    thread.load(lambda: cast("Any", FakeModel()))
+    assert collect(thread) == [Ready()]
+    thread.prepare(fail)
+    thread.answer(fail)
+    (failed,) = collect(thread)
+    assert isinstance(failed, Failed)
+    assert str(failed.error) == "Panic: at the disco"
+    with pytest.raises(RuntimeError, match="at the disco"):
+        thread.run(fail)
+    thread.unload()
+    assert thread.idle(10)
 
 
 def test_a_failure_beside_answers_leaves_the_thread_alive() -> None:
