@@ -97,7 +97,9 @@ def _of_class(module: str, name: str) -> dict[str, Any]:
         with redirect_stdout(sys.stderr):  # what it prints is no part of the answer
             found = getattr(importlib.import_module(module), name)
             schema = found.model_json_schema()
-    except Exception as error:  # code of the user's runs here
+    except (Exception, SystemExit) as error:  # code of the user's runs here
+        if isinstance(error, SystemExit) and type(error) is not SystemExit:  # of a signal
+            raise
         raise UsageError(f"{module}:{name} gives no schema: {error}. It must be a pydantic class.") from error
     finally:
         sys.path.remove("")

@@ -76,6 +76,15 @@ class Open(BaseModel):
     assert read_schema("shop:Open")["additionalProperties"] is True
 
 
+@pytest.mark.parametrize("end", ["", "0", "'no database'"])
+def test_a_module_that_ends_the_process_gives_no_schema(tmp_path: Path, monkeypatch: Any, end: str) -> None:
+    name = f"ending_{len(end)}"
+    (tmp_path / f"{name}.py").write_text(f"import sys\nsys.exit({end})\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"{name}:Invoice gives no schema"):
+        read_schema(f"{name}:Invoice")
+
+
 def test_the_short_form_may_be_longer_than_the_name_of_a_file() -> None:
     names = [f"a_field_with_a_name_{number}" for number in range(20)]
     assert list(read_schema(", ".join(names))["properties"]) == names
