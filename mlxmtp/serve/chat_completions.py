@@ -85,7 +85,8 @@ def _guided(body: Fields) -> dict[str, Any]:
         if fields.has(f"{prefix}grammar"):
             return {"constraint": Constraint("grammar", fields.text(f"{prefix}grammar"))}
         if choices := fields.texts(f"{prefix}choice"):
-            return {"constraint": Constraint("grammar", f"start: {' | '.join(map(json.dumps, choices))}")}
+            quoted = (json.dumps(one).replace(":", r"\u003a") for one in choices)  # a colon would count as a rule
+            return {"constraint": Constraint("grammar", f"start: {' | '.join(quoted)}")}
         if (schema := fields.object(f"{prefix}json")) is not None:
             return {"constraint": Constraint.schema(schema.table)}
     return {}

@@ -229,6 +229,7 @@ GUIDED: list[tuple[Json, str, str]] = [
     ({"guided_regex": "[ab]+c"}, "abac", "abd"),
     ({"guided_grammar": 'start: "yes" | "no"'}, "no", "nn"),
     ({"guided_choice": ["grün", 'a "b" \\n']}, 'a "b" \\n', "a b"),
+    ({"guided_choice": [f"{i // 60}:{i % 60}:00" for i in range(1200)]}, "12:30:00", "12 "),
     ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes", "yn"),
     ({"structured_outputs": {"json": SCHEMA}}, '{"a":1}', '{"a":"'),
     ({"structured_outputs": {"json_object": True}}, '{"b":1}', "[1]"),
