@@ -51,7 +51,7 @@ def declaration(name: str, description: str, parameters: Mapping[str, Any] | Non
 def unwritable(schema: Mapping[str, Any], needed: bool = True) -> Iterator[tuple[str, bool]]:
     """Yield the names in a declared schema that no call can have, each with whether no call is right without it."""
     for name, inner in schema.get("properties", {}).items():
-        must = needed and name in schema.get("required", ())
+        must = needed and not isinstance(schema, Wider) and name in schema.get("required", ())
         if KEY.fullmatch(name):
             yield from unwritable(inner, must)
         else:

@@ -12,7 +12,7 @@ from mlxmtp.app.tools.arguments import fault_in
 from mlxmtp.engine.call_grammar import calls_only
 from mlxmtp.engine.calls import CallReader
 from mlxmtp.engine.constraint import Constraint, Matcher
-from mlxmtp.engine.declarations import declaration
+from mlxmtp.engine.declarations import declaration, unwritable
 from mlxmtp.engine.events import Call
 from tests.forms import STOP, table, tokenizer
 
@@ -138,3 +138,11 @@ def test_a_circle_is_an_object_without_names_or_anything() -> None:
     found = declared(schema_of({"$ref": "#/$defs/E"}, **{"$defs": {"E": expression}}))
     assert found["properties"]["left"]["type"] == "any"
     assert found["properties"]["left"]["nullable"]
+
+
+def test_an_argument_that_only_one_branch_needs_is_not_needed():
+    branches = [{"type": "object", "properties": {name: {}}, "required": [name]} for name in ("ids[]", "id")]
+    lost = [*unwritable(declaration("f", "", schema_of({"anyOf": branches}), "")["function"]["parameters"])]
+    assert lost == [("ids[]", False)]
+    lost = [*unwritable(declaration("f", "", schema_of(branches[0]), "")["function"]["parameters"])]
+    assert lost == [("ids[]", True)]
