@@ -20,22 +20,14 @@ from mlxmtp.decode.draft_length import DraftLength
 from mlxmtp.decode.exact import Passes, room_for
 from mlxmtp.decode.logprobs import Logprob
 from mlxmtp.decode.penalties import Counts
-from mlxmtp.decode.prefill import (
-    Beginning,
-    SoftTokens,
-    block_start,
-    checked_prompt,
-    drained,
-    first_logits,
-    read_in_chunks,
-)  # fmt: skip
+from mlxmtp.decode.prefill import Beginning, SoftTokens, checked_prompt, drained, first_logits, marks_of, read_in_chunks
 from mlxmtp.decode.request import Request, fixed_length
 from mlxmtp.decode.round import Dispatched, Round, State
 from mlxmtp.decode.sampling import Filters, Sampling, choose
 from mlxmtp.decode.snapshots import CacheState
 from mlxmtp.decode.texts import HeldText, HeldTexts
 from mlxmtp.limits import COPIED, MAX_DRAFT
-from mlxmtp.models.device import failure, rounds_in_flight
+from mlxmtp.models.device import Interrupted, failure, interrupting, rounds_in_flight
 from mlxmtp.models.drafter import DraftModel
 from mlxmtp.models.kv_cache import KVCache
 from mlxmtp.models.target import Target
@@ -73,7 +65,7 @@ class Decoder:
         self._reserved = 0  # rows that the cache has at least, for texts to come
         self._near_ties: mx.array | None = None  # of this answer; in float32 near ones make no difference
         self._has_compiled = False
-        self._request = 0  # counts them: rounds of an earlier one must not go on
+        self._request: object = None  # the last one: rounds of an earlier one must not go on
         self._sent: deque[Dispatched] = deque()  # rounds that nobody has read yet
         self._used: set[tuple[int, bool, Filters, bool, int]] = set()
 
@@ -130,7 +122,7 @@ class Decoder:
         Raises as ``rounds`` does. The cache in what is returned is this object's own, until it reads something else.
         """
         prompt, _ = checked_prompt(self.target.config, prompt_ids, 1, media)
-        self._request, self._near_ties = self._request + 1, None
+        self._request, self._near_ties = object(), None
         self._settle()
         with self._computing():
             self._prepare(prompt, 1)
@@ -162,7 +154,7 @@ class Decoder:
         if self.texts is not None:
             self.texts.add(text)
             return
-        self._request += 1
+        self._request = object()
         self._go_on_with(text)
 
     def reserve(self, rows: int) -> None:
@@ -173,7 +165,7 @@ class Decoder:
 
     def forget(self) -> None:
         """Empty the cache: the next ``rounds`` reads its whole prompt."""
-        self._request, self.tokens, self.rows, self._near_ties = self._request + 1, [], 0, None
+        self._request, self.tokens, self.rows, self._near_ties = object(), [], 0, None
 
     def begin_anew(self) -> None:
         """Begin a new text; the one so far is held, if texts are."""
@@ -198,26 +190,10 @@ class Decoder:
         for rounds in (self._rounds, *(rounds for _, rounds in self._set_aside)):
             rounds.close()
 
-    def _begin(
-        self,
-        prompt: list[int],
-        sampling: Sampling,
-        on_prefill: OnPrefill | None,
-        snapshot_at: Collection[int],
-        media: Sequence[SoftTokens],
-    ) -> Generator[int, None, tuple[State, mx.array]]:
-        """Read a prompt, with a pause after every chunk; return the state then and the logits [1, V] of its bonus."""
-        self.reused = 0
-        marks = sorted({block_start(prompt, min(place, len(prompt))) for place in snapshot_at} - {0})
-        hidden = yield from self._read(prompt, on_prefill, marks, media)
-        logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
-        bonus = choose(logits, sampling.key(), position, sampling.filters).astype(mx.int32)
-        return State(bonus, hidden, position), logits
-
     def _generate(
         self, prompt: list[int], room: int, asked: Request, reading: Generator[int, None, tuple[State, mx.array]]
     ) -> Generator[Round, None, None]:
-        self._request = request = self._request + 1
+        self._request = asked
         longest = MAX_DRAFT if self.passes is None else self.passes.longest
         copying = self._copying if asked.copies and self.passes is None else None  # of too many rows for exact text
         self.depth.configure(asked.fixed, longest if asked.drafts and self.drafter is not None else 0, copying)
@@ -236,9 +212,7 @@ class Decoder:
         yield Round(tuple(new), (), 0, logprobs=told)
         queue, clock, room, outside = self._sent, time.perf_counter(), room - 1, 0.0
         while room > 0:
-            if request != self._request:
-                raise RuntimeError("another request has begun on this model: take one to its end, or close it, first")
-            if self.tokens[-1] in asked.stop:
+            if new[-1] in asked.stop:
                 return
             state, done, report = self._advance(state, asked, room)
             draft, now = report[done.k + 1 :][: done.k], time.perf_counter()
@@ -263,6 +237,7 @@ class Decoder:
         queue, constraint, filters = self._sent, asked.constraint, asked.sampling.filters
         alone = bool(asked.sampling.penalties) or (constraint is not None and self._replaced > OFTEN)
         with self._computing():
+            self._check(asked)
             while not queue or (len(queue) <= (0 if alone else self._in_flight) and room > len(queue)):
                 forced = [] if constraint is None or self.depth.fixed == 0 else list(constraint.forced())
                 ahead = sum(one.k + 1 for one in queue)
@@ -278,7 +253,14 @@ class Decoder:
                 state, sent = self._dispatch(state, asked, ahead, k, most, given, len(forced))
                 queue.append(sent)
             report = cast("list[int]", queue[0].report.tolist())
+            self._check(asked)
         return state, queue.popleft(), report  # not before: what Ctrl-C leaves is waited for
+
+    def _check(self, request: object) -> None:
+        """Leave the work of a request if another has begun since."""
+        if request is not self._request:
+            told = "another request has begun on this model: take one to its end, or close it, first"
+            raise Interrupted(RuntimeError(told))
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -289,6 +271,8 @@ class Decoder:
         """
         try:
             yield
+        except Interrupted as error:
+            raise error.reason from error.reason.__cause__
         except RuntimeError as error:
             self._sent.clear()
             self.begin_anew()
@@ -330,6 +314,7 @@ class Decoder:
                 state = State.after(new, hidden, len(self.tokens))
                 accepted = len(new) - (draft[len(new) - 1 : len(new)] != new[-1:])
         with self._computing():
+            self._check(asked)
             if self.target.dtype.size < mx.float32.size and asked.sampling.greedy:  # not awaited
                 ties = asked.near_ties(logits[: len(new)], len(self.tokens))
                 self._near_ties = ties if self._near_ties is None else self._near_ties + ties
@@ -355,33 +340,49 @@ class Decoder:
         for k in (*self.depth.likely(), *([] if self.depth.copying is None else [COPIED])):
             self._rounds.build(k, filters)
 
-    def _read(
-        self, prompt: list[int], on_prefill: OnPrefill | None, marks: list[int], media: Sequence[SoftTokens] = ()
-    ) -> Generator[int, None, mx.array]:
-        """Read what is new of ``prompt`` and return the hidden state [1, H] of its last token; yield after chunks."""
+    def _begin(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        on_prefill: OnPrefill | None,
+        snapshot_at: Collection[int],
+        media: Sequence[SoftTokens],
+    ) -> Generator[int, None, tuple[State, mx.array]]:
+        """Read what is new of a prompt, with a pause after every chunk; return the state then and the logits [1, V] of
+        its bonus."""
+        self.reused, request = 0, self._request
+        marks = marks_of(prompt, snapshot_at)
         start, hidden = self._rewind(prompt)
         missed = 0 < start == self._snapshots.due and start in marks  # a reading was interrupted before it was taken
         if missed and prompt[start - 1] >= 0 and self._cache.can_rewind(start - 1):
             start -= 1
         self.tokens, self.rows, self.reused = prompt[:start], start, start
 
+        def chunk() -> int | None:
+            self._check(request)
+            return self.chunk
+
         def on_written(n: int) -> None:
             self.tokens, self.rows = prompt[:n], n
 
         def on_read(n: int) -> None:
             if on_prefill is not None:
-                on_prefill(n, len(prompt))
+                with interrupting():
+                    on_prefill(n, len(prompt))
+            self._check(request)
 
         for end in sorted({*marks, len(prompt)}):
             if end <= start or (end in marks[:-1] and not self._snapshots.worth(self._cache, end)):
                 continue
             about, self._snapshots.due = (self.target, self._cache, prompt[:end], start), end
-            hidden = yield from read_in_chunks(*about, on_written, on_read, lambda: self.chunk, media)
+            hidden = yield from read_in_chunks(*about, on_written, on_read, chunk, media)
             start = end
             if end in marks:
                 self._snapshots.take(self._cache, end, hidden)
         assert hidden is not None, "either a snapshot knows the last hidden state or a token was read"
-        return hidden
+        logits, position = first_logits(self.target, hidden), mx.array([len(prompt)], mx.int32)
+        bonus = choose(logits, sampling.key(), position, sampling.filters).astype(mx.int32)
+        return State(bonus, hidden, position), logits
 
     def _rewind(self, prompt: list[int]) -> tuple[int, mx.array | None]:
         """Rewind to the longest prefix of ``prompt`` that the cache can hold; return its length and, where it is known,

@@ -4,7 +4,7 @@ Rows of a picture or a sound have negative ids, made of its content, so that equ
 are compared. `SoftTokens` says what is read there.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar, cast
 
@@ -77,6 +77,11 @@ def block_start(tokens: Sequence[int], place: int) -> int:
         while place > 0 and tokens[place - 1] < 0:
             place -= 1
     return place
+
+
+def marks_of(prompt: Sequence[int], places: Collection[int]) -> list[int]:
+    """Return where snapshots are to be taken in a prompt: at ``places``, or before what is read as a whole there."""
+    return sorted({block_start(prompt, min(place, len(prompt))) for place in places} - {0})
 
 
 def read_prompt(target: Target, cache: KVCache, tokens: Sequence[int], start: int) -> mx.array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.decode.decoder import AHEAD
@@ -28,14 +28,14 @@ _NOTHING = Round((), (), 0)  # says: nothing yet, let the others go on
 
 @dataclass(slots=True)
 class Wanted:
-    """Rounds that a seat asked for: what `Decoder.rounds` takes. `came`: how many tokens it has had alone; `reused`:
-    tokens of the prompt that were in a cache, None before somebody looked."""
+    """Rounds that a seat asked for: what `Decoder.rounds` takes. `came`: what it has had alone; `reused`: how many
+    of the prompt were in a cache, None before somebody looked."""
 
     prompt: list[int]
     max_tokens: int
     on_prefill: Callable[[int, int], None] | None
     options: dict[str, Any]
-    came: int = 0
+    came: list[int] = field(default_factory=list)
     reused: int | None = None
 
 
@@ -95,7 +95,7 @@ class Seat:
     def rows(self) -> int:
         """The rows that this answer needs, as far as one can know now."""
         asked = self.asked
-        return len(asked.prompt) + asked.came + min(asked.max_tokens - asked.came, AHEAD)
+        return len(asked.prompt) + len(asked.came) + min(asked.max_tokens - len(asked.came), AHEAD)
 
     @property
     def ready(self) -> bool:

@@ -331,8 +331,8 @@ class Streams:
         self._leave_solo()
         wanted = seat.asked
         if wanted.came:
-            wanted.prompt, wanted.max_tokens = list(decoder.tokens), wanted.max_tokens - wanted.came
-            wanted.on_prefill, wanted.options["snapshot_at"], wanted.came = None, (), 0
+            wanted.prompt, wanted.max_tokens = [*wanted.prompt, *wanted.came], wanted.max_tokens - len(wanted.came)
+            wanted.on_prefill, wanted.options["snapshot_at"], wanted.came = None, (), []
         self._begin_reading(seat, decoder)
 
     def _read_on(self) -> None:
@@ -433,10 +433,10 @@ class Streams:
             if wanted.came:  # else a prompt was read, too
                 seconds = time.perf_counter() - began
                 self._solo_seconds += (seconds - self._solo_seconds) * (_FORGETS if self._solo_seconds else 1.0)
-            wanted.came += len(round_.tokens)
+            wanted.came += round_.tokens
             seat.found(self._solo.decoder.reused)
             seat.take(round_)
-            if wanted.came >= wanted.max_tokens or round_.tokens[-1] in wanted.options["stop"]:
+            if len(wanted.came) >= wanted.max_tokens or round_.tokens[-1] in wanted.options["stop"]:
                 self._leave_solo()  # now: another that begins before the next step must not take it along
                 seat.end()
         except StopIteration:

@@ -2,6 +2,8 @@
 
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import mlx.core as mx
@@ -37,6 +39,23 @@ def tune_threads(hidden_size: int) -> None:
     """OpenBLAS runs small networks faster on one thread: waking the others costs more than a small product."""
     if on_cpu() and hidden_size < _ONE_THREAD_BELOW:
         blas.set_threads(1)
+
+
+class Interrupted(Exception):
+    """Raised out of work of the device for a ``reason`` that is no failure of it."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Raise Interrupted for whatever the caller's code raises here."""
+    try:
+        yield
+    except Exception as error:
+        raise Interrupted(error) from error
 
 
 @cache

@@ -82,7 +82,7 @@ def by_definition(family: str, allows: Allows, count: int, sampling: Sampling) -
         text = prompt(family) + language.text
         engine.forget()
         engine._cache.reserve(len(text) + 16)
-        logits = engine.target.logits(drained(engine._read(text, None, [])))
+        _, logits = drained(engine._begin(text, sampling, None, [], []))
         where = sampling.key(), mx.array([len(text)]), sampling.filters
         own = cast("int", choose(logits, *where).item())
         if not language.accept([own]):

@@ -40,7 +40,8 @@ def prompt() -> list[int]:
 def logits_after(engine: Decoder, text: list[int]) -> list[float]:
     engine.forget()
     engine._cache.reserve(len(text) + 16)
-    return cast("list[float]", engine.target.logits(drained(engine._read(text, None, [])))[0].tolist())
+    _, logits = drained(engine._begin(text, Sampling(), None, [], []))
+    return cast("list[float]", logits[0].tolist())
 
 
 def changed(logits: list[float], penalties: Penalties, given: list[int], said: list[int]) -> list[float]:
