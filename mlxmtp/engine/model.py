@@ -360,14 +360,17 @@ class Model:
         for text in reversed([*self._held()]):
             places = [place.length for place in text.snapshots if place.length <= text.rows]
             for length in dict.fromkeys([*places[-1:], *places[:1]]):
-                path, state = path_of(text.tokens[:length]), text.state(length)
-                if path is not None and sum(one.nbytes for one in state.buffers) <= min(most, left):
+                if (path := path_of(text.tokens[:length])) is None:
+                    continue
+                state = text.state(length)
+                if sum(one.nbytes for one in state.buffers) <= min(most, left):
                     left -= kv_file.write(state, path, self._label)
 
     def _held(self) -> Iterator[HeldText]:
         yield from self._decoder.texts or ()
-        if self._streams is not None and self._streams.beside is not None:
-            yield self._streams.beside.live
+        streams = self._streams
+        if streams is not None and streams.beside is not None and streams.beside not in streams.busy():
+            yield streams.beside.live
         yield self._decoder.live
 
     def load_cache(self, path: Path) -> int:

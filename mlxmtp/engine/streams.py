@@ -259,7 +259,7 @@ class Streams:
         texts of idle decoders, but for one that ``stays``."""
         decoders = [one for one in (self.beside, self.decoder) if one is not None]
         kept = None if stays is None else stays.cache
-        idle = [one for one in decoders if one.live.cache is not kept and one not in self._busy()]
+        idle = [one for one in decoders if one.live.cache is not kept and one not in self.busy()]
         used = sum(lane.nbytes for lane in self._lanes) + sum(one.live.nbytes for one in decoders if one not in idle)
         used += sum(one.nbytes for one in self.decoder.texts or () if one is stays)
         left = self._memory - used - nbytes
@@ -271,12 +271,12 @@ class Streams:
             self.decoder.texts.keep_within(left - sum(one.live.nbytes for one in idle), stays)
         return True
 
-    def _busy(self) -> list[Decoder]:
+    def busy(self) -> list[Decoder]:
         return [one.decoder for one in (self._reading, self._solo) if one is not None]
 
     def _idle_decoder(self, prompt: list[int]) -> Decoder:
         """Return a decoder that neither reads nor decodes: the one beside only if it is worth it for ``prompt``."""
-        busy = self._busy()
+        busy = self.busy()
         if self.beside is None and self.decoder in busy:
             about = self.decoder.target, self.decoder.drafter
             self.beside = Decoder(*about, compiled=self.decoder.compiled, passes=self.decoder.passes)

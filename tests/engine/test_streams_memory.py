@@ -266,6 +266,9 @@ def test_what_was_read_beside_a_lone_answer_is_found_and_is_held_at_the_end(mode
         heard.take(streams.step())
     prompt = model.tokenizer.prompt_ids(messages("word " * 300))
     assert model.reusable(prompt) > 256
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(streams, "busy", lambda: [streams.beside])
+        assert model.reusable(prompt) < 256, "nothing can go on from a text that is being decoded"
     streams.close()
     assert model.reusable(prompt) > 256
     assert known == [{"kinds": []}], "it began with what the other decoder has learned"
