@@ -393,7 +393,7 @@ class LearnedDrafting:
             return cls(data, None)
         from mlxmtp.engine.kv_file import fingerprint
 
-        of = {"model": fingerprint(model.config.folder), "drafter": fingerprint(drafter), "draft_bits": str(draft_bits)}
+        of = {"model": model.fingerprint, "drafter": fingerprint(drafter), "draft_bits": str(draft_bits)}
         of |= {"chip": this_machine().chip, "mlx": installed_version("mlx"), "mlxmtp": installed_version()}
         return cls(data, of if model.kv_bits is None else {**of, "kv_bits": str(model.kv_bits)})
 

@@ -129,6 +129,11 @@ class Model:
         """Tokens that end an answer: of config.json, generation_config.json, the tokenizer and the turn format."""
         return stop_ids(self.config, self._tokenizer)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the checkpoint's files, as they were read."""
+        return self._label["model"]
+
     def prepare_constraints(self) -> None:
         """Make the vocabulary ready for constraints now, a second or more, so that no answer has to wait for that."""
         _ = self._token_table
