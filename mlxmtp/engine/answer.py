@@ -79,7 +79,8 @@ class Answer:
         self.prompt: Sequence[int] = prompt
         self.tokens: list[int] = []  # so far, those of marks and the stop token among them
         self._strings = StopStrings(params.stop_strings)
-        self.returns = False  # more rounds may be asked for when those of now have come
+        self._unfinished = False  # more rounds are asked for when those of now have come
+        self._reopens: int | None = None  # and when they end with this token, which opens a thought
         self._near_ties: int | None = None  # known at the end
         self._asked = False  # the decoder has the prompt: what it says of reused tokens is about this answer
         self._events = self._run()
@@ -105,6 +106,10 @@ class Answer:
     def complete(self) -> bool:
         """True unless the parameters' constraint demands or allows more than what has come so far."""
         return self._matcher is None or (self._matcher.whole and not self._strings.found)
+
+    def returns_after(self, token: int) -> bool:
+        """Return True if more rounds may be asked for when those of now have ended with `token`."""
+        return token not in self._stop and (self._unfinished or token == self._reopens)
 
     def close(self) -> None:
         """Stop here."""
@@ -159,7 +164,7 @@ class Answer:
             return
         said, end, stop = list[int](), min(budget, limit), self._stop
         while len(said) < limit:
-            self.returns = end < limit
+            self._unfinished, self._reopens = end < limit, opening if opening in stop else None
             with closing(self._decode(said, end - len(said), stop)) as rounds:
                 for round_ in rounds:
                     said += round_.tokens

@@ -231,9 +231,9 @@ class Streams:
                 seat.end(error)
 
     def _returns(self, seat: Seat, stream: Stream) -> bool:
-        """Return True if the answer may go on after these rounds, because a thought has reached its budget."""
+        """Return True if the answer may go on after these rounds, because of its thought's budget."""
         answer = next((one.answer for one in self._running if one.seat is seat), None)
-        return stream.over and stream.tokens[-1] not in stream.stop and answer is not None and answer.returns
+        return stream.over and answer is not None and answer.returns_after(stream.tokens[-1])
 
     def _lane_of(self, seat: Seat) -> Lane:
         return self._lanes[bisect_left(LANES, seat.rows)]
