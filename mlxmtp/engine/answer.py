@@ -118,7 +118,8 @@ class Answer:
     def _run(self) -> Generator[Event, None, None]:
         inside, strings = self._tokenizer.opens_in_thought(self._prompt), self._strings
         singly = bool(self._params.stop_strings)
-        reading = _Reading(self._tokenizer, strings, inside=inside, calls=self._calls, singly=singly)
+        how = {"calls": self._calls, "singly": singly, "in_form": self._matcher is not None}
+        reading = _Reading(self._tokenizer, strings, inside=inside, **how)
         last: int | None = None
         self._asked, called = True, False
         # The rounds are closed here and now when this generator is: the cache must be exact by then.
@@ -210,15 +211,21 @@ class Answer:
 
 
 class _Reading:
-    """Token ids in, events out, up to the first stop string in a text. `singly`: a token at a time."""
+    """Token ids in, events out, up to the first stop string in a text. `singly`: a token at a time.
 
-    def __init__(self, tokenizer: Tokenizer, strings: StopStrings, *, inside: bool, calls: bool, singly: bool) -> None:
+    `in_form`: the answer has a form, in which a mark spelled in other tokens is text.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, strings: StopStrings, *, inside: bool, calls: bool, singly: bool, in_form: bool
+    ) -> None:
         self._detokenizer, self._strings = tokenizer.detokenizer(), strings
         self._splitter = Splitter(inside=inside)
         self._calls = CallReader(tokenizer) if calls else None
         self._told = TextLogprobs(tokenizer)
         self._singly = singly
         self._marks = {tokenizer.special_id(mark) for mark in (OPEN, CLOSE)}
+        self._by_id = in_form and None not in self._marks
 
     def feed(self, tokens: Sequence[int], logprobs: Sequence[Logprob] = ()) -> tuple[list[Event], int]:
         """Return the events that are certain, and the number of tokens up to the end of a stop string.
@@ -235,10 +242,16 @@ class _Reading:
         return events, len(tokens)
 
     def _feed(self, tokens: Sequence[int]) -> list[Event]:
+        if self._calls is None and self._by_id:
+            return self._before_stop([event for token in tokens for event in self._told_apart(token)])
         if self._calls is None:
             return self._before_stop(self._splitter.feed("".join(map(self._detokenizer.add, tokens))))
         parts = self._parts([part for token in tokens for part in self._calls.feed(token)])
         return self._before_stop([*parts, Calling()] if self._calls.inside else parts)
+
+    def _told_apart(self, token: int) -> list[Text | Thinking]:
+        feed = self._splitter.feed if token in self._marks else self._splitter.feed_plain
+        return feed(self._detokenizer.add(token))
 
     def _feed_told(self, token: int, logprob: Logprob) -> list[Event]:
         before, events = self._in_text, self._feed([token])

@@ -104,6 +104,13 @@ class Splitter:
         self._pending = rest + self._pending[certain:]
         return events
 
+    def feed_plain(self, piece: str) -> list[Text | Thinking]:
+        """Return the events that are certain now, after text in which nothing is a mark."""
+        events: list[Text | Thinking] = [Thinking("")] if self._began else []
+        self._began = False
+        self._pending = self._emit(self._pending + piece, events, closing=False)
+        return events
+
     def finish(self) -> list[Text | Thinking]:
         """Return what had to wait, when nothing more will come."""
         events: list[Text | Thinking] = []

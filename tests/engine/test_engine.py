@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
+import mlxmtp
+from mlxmtp.decode.request import fixed_length
+from mlxmtp.decode.sampling import Sampling
 from mlxmtp.engine.events import Call, End, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
@@ -92,7 +96,11 @@ def test_every_thought_has_its_own_budget(bench: Bench) -> None:
     for part in ("abcd<|channel>m", "nopq", "xyz<|channel>", "rstuvw", "end<eos>"):
         bench.enqueue(part)
     answer = bench.model.stream(HI, Params(think=True, think_tokens=6, max_tokens=90))
+    goes_on: list[list[bool]] = []
+    ends = bench.tokenizer.encode("<|channel><eos>")
+    bench.decoder.before_round = lambda _: goes_on.append([answer.returns_after(one) for one in ends])
     events = list(answer)
+    assert all(one == [True, False] for one in goes_on), "after every opening mark, so what is read is kept for that"
     assert "".join(one.text for one in events if isinstance(one, Thinking)) == "mnopqrstuv"
     assert "".join(one.text for one in events if isinstance(one, Text)) == "abcdxyzend"
     written = bench.tokenizer.encode("abcd<|channel>mnopq<channel|>xyz<|channel>rstuv<channel|>end<eos>")
@@ -203,3 +211,42 @@ def test_no_tokens_at_all_is_refused_where_it_is_said() -> None:
         Params(max_tokens=0)
     with pytest.raises(ValueError, match="think_tokens must be a whole number from 1 up, not -1"):
         Params(think_tokens=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"stop": "\n"}, "token ids"),
+        ({"stop": ["###"]}, "token ids"),
+        ({"seed": 7.5}, "a whole number"),
+        ({"think_tokens": 2.5}, "a whole number"),
+        ({"num_draft_tokens": 2.0}, "a whole number"),
+        ({"top_logprobs": 2.5}, "a whole number"),
+        ({"top_k": 2.5}, "a whole number"),
+        ({"top_p": 2}, "to 1, not 2"),
+        ({"draft_from": ("mtp", "copy")}, "a text"),
+    ],
+)
+def test_what_is_no_parameter_is_told_where_it_is_given(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Params(**given)
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    params = Params(
+        seed=cast("int", np.int64(7)), num_draft_tokens=cast("int", np.int64(2)), stop=[cast("int", np.int64(1))]
+    )
+    assert (params.with_seed(), type(params.with_seed())) == (7, int)
+    assert Sampling(seed=cast("int", np.int64(7))).key().tolist() == Sampling(seed=7).key().tolist()
+    assert type(fixed_length(cast("int", np.int64(2)), ["mtp"])) is int
+
+
+def test_other_numbers_of_answers_at_a_time_and_ways_to_be_exact_are_refused() -> None:
+    model = mlxmtp.load("pocket")
+    with pytest.raises(ValueError, match="parallel must be"):
+        next(model.stream_many([[{"role": "user", "content": "Hi"}]], parallel=0))
+    with pytest.raises(ValueError, match="token ids"):
+        model.rounds([2], max_tokens=1, stop="\n")  # type: ignore[arg-type]
+    assert len(list(model.rounds([2, 5], max_tokens=2, num_draft_tokens=0, draft_from="mtp,copy", stop=()))) == 2
+    with pytest.raises(ValueError, match="exact must be"):
+        mlxmtp.load("pocket", exact=False)  # type: ignore[arg-type]
