@@ -64,6 +64,13 @@ class Constraint:
     def _check(self) -> None:
         import llguidance
 
+        if self.kind not in _NAMES:
+            raise UsageError(f"A constraint is a schema, a regex or a grammar, not {self.kind!r}.")
+        if self.kind == "schema":
+            try:
+                json.loads(self.source)
+            except ValueError as error:
+                raise self._unusable(f"it is no JSON ({error})") from None
         if self._rules() > _MOST_RULES:
             raise self._unusable(f"it has more than {_MOST_RULES:,} rules or references")
         failed, said = llguidance.LLMatcher.validate_grammar_with_warnings(self._grammar())

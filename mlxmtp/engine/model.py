@@ -202,14 +202,15 @@ class Model:
         beginning of the answer. `question`: the end of the last message; a snapshot is taken before it, in case another
         is asked. `snapshot_at`: as in `stream_ids`, in place of where it would be taken. Contents may be lists of
         parts, `{"type": "text", "text": …}` and `{"type": "image", "image": path, bytes or Pillow's}`. Raises LoadError
-        without tokenizer or tower, UsageError for media that cannot be read and for tools that the model does not
-        know, ContextOverflow.
+        without tokenizer or tower, UsageError for media that cannot be read, a constraint that cannot be used and tools
+        that the model does not know, ContextOverflow.
         """
         params = params or Params()
         if tools:
             if (form := params.constraint) is None:
                 params = replace(params, constraint=text_or_calls(tools, self.tokenizer, self.stop_ids))
             else:
+                form.check()
                 params = replace(params, constraint=form_or_calls(form, tools, self.tokenizer))
         messages = messages if written is None else written.with_thoughts(messages)
         if media := media_in(messages):
@@ -250,6 +251,8 @@ class Model:
         check_length(len(prompt_ids), self.config.max_positions, self.name)
         ids, params, matcher = list(prompt_ids), params or Params(), None
         if params.constraint is not None:
+            if not calls:  # else a part of it is made here
+                params.constraint.check()
             in_thought = self.tokenizer.opens_in_thought(ids)
             matcher = Matcher(params.constraint, self._token_table, begun, in_thought=in_thought)
         about = self._seat or self._decoder, self.config, self.tokenizer, self.stop_ids

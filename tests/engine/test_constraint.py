@@ -10,16 +10,17 @@ from copy import copy
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
 
 import mlxmtp
 from mlxmtp.decode.compile import Rounds
+from mlxmtp.engine.answer import _Reading
 from mlxmtp.engine.constraint import Constraint, Matcher
 from mlxmtp.engine.declarations import declaration
-from mlxmtp.engine.events import Call, End, Text, Thinking
+from mlxmtp.engine.events import Call, End, StopStrings, Text, Thinking
 from mlxmtp.engine.model import Model
 from mlxmtp.engine.params import Params
 from mlxmtp.engine.tokenizer import Tokenizer
@@ -214,6 +215,8 @@ def test_expressions_and_grammars_hold_for_the_whole_text():
         (Constraint("regex", r"a[^\s\S]"), "no text"),
         (Constraint("grammar", "start: x"), "unknown name"),
         (Constraint("grammar", 'begin: "a"'), "start"),
+        (Constraint("schema", "{no json"), "no JSON"),
+        (Constraint(cast("Any", "json"), "{}"), "not 'json'"),
     ],
     ids=lambda value: getattr(value, "source", value),
 )
@@ -221,6 +224,21 @@ def test_what_cannot_be_held_to_is_named(constraint, named):
     with pytest.raises(UsageError, match=named) as caught:
         constraint.check()
     assert "\n" not in str(caught.value)
+
+
+def test_a_mark_spelled_in_the_tokens_of_a_form_is_text_of_it():
+    text = '{"mark": "<|channel>", "use": "<channel|> ends it"}'
+    (opening,), (close,) = (tokenizer().encode(mark) for mark in ("<|channel>", "<channel|>"))
+    thought = [opening, *tokenizer().encode_plain("thought\nA mark? <channel|> no"), close]
+    tokens = [*thought, *tokenizer().encode_plain(text)]
+    assert not {opening, close} & {*tokens[len(thought) :]}
+    for size in (1, 5, len(tokens)):
+        how = {"inside": False, "calls": False, "singly": False, "in_form": True}
+        reading = _Reading(tokenizer(), StopStrings(()), **how)
+        events = [one for at in range(0, len(tokens), size) for one in reading.feed(tokens[at : at + size])[0]]
+        events += reading.finish(cut=False)
+        assert "".join(one.text for one in events if isinstance(one, Text)) == text
+        assert "".join(one.text for one in events if isinstance(one, Thinking)) == "A mark? <channel|> no"
 
 
 @pytest.fixture(scope="module")
@@ -369,3 +387,22 @@ def test_a_constraint_shows_what_it_is_and_nothing_else():
     """Files of `map` hold a hash of that: another field would keep a run from going on behind its answers."""
     shown = "Constraint(kind='regex', source='a', calls='')"
     assert repr(Constraint("regex", "a", call_mark=3)) == shown
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint.schema({"type": "array", "uniqueItems": True}),
+        Constraint.schema({"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}),
+        Constraint("grammar", "start: r0\n" + "\n".join(f"r{i}: r{i + 1}" for i in range(5000)) + '\nr5000: "a"'),
+    ],
+    ids=["unsupported", "endless", "large"],
+)
+def test_a_form_that_cannot_be_held_to_is_refused_before_an_answer_in_python_too(pocket, constraint):
+    messages, weather = [{"role": "user", "content": "Hi"}], {"type": "function", "function": {"name": "weather"}}
+    with pytest.raises(UsageError, match="cannot be used"):
+        pocket.stream(messages, Params(constraint=constraint))
+    with pytest.raises(UsageError, match="cannot be used"):
+        pocket.stream(messages, Params(constraint=constraint), tools=[weather])
+    with pytest.raises(UsageError, match="cannot be used"):
+        list(pocket.stream_many([messages], Params(constraint=constraint)))
