@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class Range:
     zero_is_off: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if self.whole and not isinstance(value, SupportsIndex):
+            return False
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
@@ -47,6 +49,7 @@ STREAMS = Range(1, 64, whole=True)  # answers at a time
 PARALLEL = 4  # of them, unless asked
 
 MAX_DRAFT = 8  # draft tokens of a round: longer ones are slower on every machine that was measured
+DRAFTS = Range(0, MAX_DRAFT, whole=True)
 EXACT_DRAFT = 4  # the most in exact text: more rows are products of another kind
 COPIED = 15  # tokens that a round checks when they are copied from the text: 16 rows
 SLACK = 64  # ring rows beyond the window: two rounds in flight write 2 * 16, and a small rewind may take some back

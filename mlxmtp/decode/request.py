@@ -11,16 +11,16 @@ from mlxmtp.decode.logprobs import Logprob, logprobs
 from mlxmtp.decode.penalties import Counts
 from mlxmtp.decode.sampling import Sampling, choose, near_ties
 from mlxmtp.errors import MlxmtpError
-from mlxmtp.limits import MAX_DRAFT
+from mlxmtp.limits import DRAFTS
 
 
 def fixed_length(num_draft_tokens: int | Literal["auto"], draft_from: Collection[str]) -> int | None:
     """Return the length that drafts are to have, None for automatic. Raises ValueError for what cannot be."""
-    if num_draft_tokens != "auto" and not 0 <= num_draft_tokens <= MAX_DRAFT:
-        raise ValueError(f"num_draft_tokens must be 'auto' or 0 to {MAX_DRAFT}, not {num_draft_tokens}")
+    if num_draft_tokens != "auto" and num_draft_tokens not in DRAFTS:
+        raise ValueError(f"num_draft_tokens must be 'auto' or {DRAFTS}, not {num_draft_tokens}")
     if not draft_from or not set(draft_from) <= {"mtp", "copy"}:
         raise ValueError(f"draft_from holds 'mtp', 'copy' or both, not {draft_from!r}")
-    return None if num_draft_tokens == "auto" else num_draft_tokens
+    return None if num_draft_tokens == "auto" else int(num_draft_tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -50,7 +50,7 @@ class Sampling:
 
     def key(self) -> mx.array:
         """The seed as two unrelated words, uint32 [2]: hashed, so that seeds 1 and 2 share no noise."""
-        digest = hashlib.blake2b(self.seed.to_bytes(8, "little"), digest_size=8).digest()
+        digest = hashlib.blake2b(int(self.seed).to_bytes(8, "little"), digest_size=8).digest()
         return mx.array([int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")], mx.uint32)
 
 

@@ -9,18 +9,18 @@ from functools import cached_property, partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mlxmtp.engine.answer import Answer, OnPrefill
 from mlxmtp.engine.call_grammar import form_or_calls, text_or_calls
 from mlxmtp.engine.constraint import Matcher, TokenTable
 from mlxmtp.engine.events import Event
 from mlxmtp.engine.media import IMAGE_TOKENS, Media, Medium, expanded, media_in
-from mlxmtp.engine.params import Params
+from mlxmtp.engine.params import Params, check_stop
 from mlxmtp.engine.tokenizer import Message, Tokenizer, Tool, stop_ids
 from mlxmtp.engine.written import Written
 from mlxmtp.errors import ContextOverflow, LoadError
-from mlxmtp.limits import Exact
+from mlxmtp.limits import STREAMS, Exact
 from mlxmtp.machine.chip import this_machine
 from mlxmtp.machine.memory import held_bytes
 from mlxmtp.machine.pace import Pace
@@ -94,6 +94,8 @@ class Model:
         from mlxmtp.models.config import read_config
         from mlxmtp.models.load import load_drafter, load_target
 
+        if exact not in get_args(Exact):
+            raise ValueError(f"exact must be 'on', 'off' or 'auto', not {exact!r}")
         if tokenizer is None and (folder / "tokenizer.json").is_file():
             tokenizer = Tokenizer.load(folder)
         with ThreadPoolExecutor(1) as beside:  # Python works on the vocabulary while the weights come from the disk
@@ -150,7 +152,7 @@ class Model:
         *,
         max_tokens: int,
         num_draft_tokens: int | Literal["auto"] = "auto",
-        draft_from: Collection[str] = ("mtp",),
+        draft_from: str | Collection[str] = ("mtp",),
         temp: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -169,6 +171,7 @@ class Model:
         """
         from mlxmtp.decode.sampling import Sampling
 
+        check_stop(stop)
         prepared = [self.media.prepare(one, image_tokens) for one in media or ()]
         if (video := next((one for one in prepared if one.times), None)) is not None:
             raise ValueError(f"{video.name} is a video, whose times are text: give its frames, or ask with messages")
@@ -178,7 +181,7 @@ class Model:
             media=self.media.soft(ids, prepared),
             max_tokens=max_tokens,
             num_draft_tokens=num_draft_tokens,
-            draft_from=draft_from,
+            draft_from=draft_from.split(",") if isinstance(draft_from, str) else draft_from,
             sampling=Sampling(temp=temp, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed),
             stop=self.stop_ids if stop is None else stop,
         )
@@ -271,6 +274,8 @@ class Model:
         """Return a scheduler of at most `parallel` answers at once; while it has any, nothing else may be asked."""
         from mlxmtp.engine.streams import Streams
 
+        if parallel not in STREAMS:
+            raise ValueError(f"parallel must be {STREAMS}, not {parallel}")
         streams, self._known_together = Streams(self._decoder, parallel, alone=self.exact == "on"), self._together()
         streams.start_from(self._known_together)
         self._streams = streams
@@ -282,7 +287,8 @@ class Model:
         """Answer conversations side by side: yield their events as they come, each with the conversation's number.
 
         At most `parallel` are answered at once; another is taken whenever one has ended. Every answer is the one that
-        `stream` would give. Raises what one of them raises; the others are given up then.
+        `stream` would give. Nothing else may be asked meanwhile. Raises what one of them raises; the others are given
+        up then.
         """
         streams, waiting = self.streams(parallel), enumerate(conversations)
         try:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from mlxmtp.engine.constraint import Constraint
-from mlxmtp.limits import TOKEN_COUNT, TOP_LOGPROBS
+from mlxmtp.limits import DRAFTS, SAMPLING, TOKEN_COUNT, TOP_LOGPROBS
 
 if TYPE_CHECKING:
     from mlxmtp.decode.sampling import Sampling
+
+_RANGES = {**SAMPLING, "max_tokens": TOKEN_COUNT, "think_tokens": TOKEN_COUNT, "top_logprobs": TOP_LOGPROBS}
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
     """Say how to answer; None leaves a value to the checkpoint's generation_config, then to greedy decoding.
 
-    `max_tokens` None: until the context is full; `seed` None: a fresh one; `stop` None: the checkpoint's stop tokens.
+    `max_tokens` None: until the context is full; `seed` None: a fresh one; `stop` None: the checkpoint's stop tokens,
+    as always under a constraint and with tools.
     `stop_strings`: at one of them in the answer, not in a thought, it ends, and nothing of the string is shown.
     `think_tokens`: after so many tokens, its opening mark counted, a thought is closed. `constraint`: the form of the
     answer; a thought before it is free. `logit_bias` is added to logits by token id; `presence_penalty` is taken from
@@ -49,18 +52,21 @@ class Params:
     image_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "think_tokens"):
+        for name, allowed in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and value not in TOKEN_COUNT:
-                raise ValueError(f"{name} must be {TOKEN_COUNT}, not {value}")
-        if self.top_logprobs is not None and self.top_logprobs not in TOP_LOGPROBS:
-            raise ValueError(f"top_logprobs must be {TOP_LOGPROBS}, not {self.top_logprobs}")
+            if value is not None and value not in allowed:
+                raise ValueError(f"{name} must be {allowed}, not {value}")
+        if self.num_draft_tokens != "auto" and self.num_draft_tokens not in DRAFTS:
+            raise ValueError(f"num_draft_tokens must be 'auto' or {DRAFTS}, not {self.num_draft_tokens}")
+        if not isinstance(self.draft_from, str):
+            raise ValueError("draft_from must be a text: 'mtp', 'copy' or 'mtp,copy'")
+        check_stop(self.stop)
         if isinstance(self.stop_strings, str) or not all(self.stop_strings):
             raise ValueError("stop_strings must be a sequence of texts, none of them empty")
 
     def with_seed(self) -> int:
         """Return the given seed, else 32 fresh random bits."""
-        return int.from_bytes(os.urandom(4), "big") if self.seed is None else self.seed
+        return int.from_bytes(os.urandom(4), "big") if self.seed is None else int(self.seed)
 
     def token_limit(self, generation: Mapping[str, Any], room: int) -> int:
         """Return how many tokens may come: the given limit, else the checkpoint's, never more than there is room."""
@@ -86,6 +92,12 @@ class Params:
             seed=seed,
             penalties=Penalties(self.logit_bias, *penalties),
         )
+
+
+def check_stop(stop: Collection[object] | None) -> None:
+    """Raise ValueError for what are no token ids."""
+    if stop is not None and (isinstance(stop, str) or not all(isinstance(one, SupportsIndex) for one in stop)):
+        raise ValueError("stop takes token ids; texts at which an answer ends are stop_strings")
 
 
 def _first(*choices: float | None) -> float:
