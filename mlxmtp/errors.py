@@ -112,5 +112,10 @@ def sentence(error: Exception) -> str:
     return f"Unexpected {type(error).__name__}: {error}. This is a bug in mlxmtp; --debug shows where."
 
 
+def as_exception(error: BaseException) -> Exception:
+    """Return an error as an Exception: a panic in a library written in Rust is none, and must not end a thread."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
 def _visible(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from mlxmtp.environment import dumb_terminal
 from mlxmtp.errors import ConfigError, MlxmtpError, UsageError
-from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, SAMPLING, STREAMS, TOKEN_COUNT, Range
+from mlxmtp.limits import DRAFTS, IMAGE_TOKENS, MAX_DRAFT, SAMPLING, STREAMS, TOKEN_COUNT, Range
 from mlxmtp.units import nearest
 
 T = TypeVar("T")
@@ -165,7 +165,7 @@ class Settings:
         "--draft-model NAME", name_of("a drafter"), "Another drafter than the paired one.",
         "the paired one", **_DRAFTING)
     num_draft_tokens: int | Literal["auto"] | None = setting(
-        "--num-draft-tokens N|auto", number_or(Range(0, MAX_DRAFT, whole=True), "auto"),
+        "--num-draft-tokens N|auto", number_or(DRAFTS, "auto"),
         f"Draft tokens per round, 0 (off) to {MAX_DRAFT}, or auto.", "auto", **_DRAFTS)
     draft_from: str | None = setting(
         "--draft-from SOURCE", choice("mtp", "copy", "mtp,copy"),

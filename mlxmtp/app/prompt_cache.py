@@ -115,7 +115,8 @@ class PromptCache:
         from mlxmtp.engine import kv_file
 
         for path in self.folder.glob(kv_file.unfinished(self.folder / "*").name):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
     def _path(self, model: Model, length: int, digest: str) -> Path:
         return self.folder / f"{model.cache_label()[:16]}-{length}-{digest[:32]}.safetensors"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxmtp.app.open import OpenModel
 from mlxmtp.engine.events import End
+from mlxmtp.errors import as_exception
 
 if TYPE_CHECKING:
     from mlxmtp.engine.answer import Answer, OnPrefill
@@ -59,15 +60,16 @@ class Together:
 
     def run(self, opened: OpenModel) -> None:
         """Answer until nothing is asked for any more."""
-        if self._of is None or self._of[0] is not opened:
-            self.close()
-            self._of = opened, opened.model.streams(self._parallel)
-        streams = self._of[1]
         try:
+            if self._of is None or self._of[0] is not opened:
+                self.close()
+                self._of = opened, opened.model.streams(self._parallel)
+            streams = self._of[1]
             while self._goes_on(streams):
                 self._go_on(opened, streams)
-        except Exception as error:  # noqa: BLE001  (a fault of ours ends these answers, not the thread)
-            with suppress(Exception):
+        except BaseException as fault:  # noqa: BLE001  (ours or a library's: it ends these answers, not the thread)
+            error = as_exception(fault)
+            with suppress(BaseException):
                 self.close()
             self._of = None
             for key in [*self._open]:  # one of them may have ended in the step that failed

@@ -17,7 +17,7 @@ from mlxmtp.app.open import OpenModel
 from mlxmtp.app.together import Together
 from mlxmtp.engine import events
 from mlxmtp.engine.answer import Answer, OnPrefill
-from mlxmtp.errors import MlxmtpError
+from mlxmtp.errors import MlxmtpError, as_exception
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Worker:
                     return
                 model = read()
             except BaseException as failure:  # noqa: BLE001  (told, like every other, where the person is)
-                error = _told(failure)
+                error = as_exception(failure)
             with self._lock:
                 given_up = self._wanted is not wanted
                 if not given_up:
@@ -162,7 +162,7 @@ class Worker:
                 answer.close()
                 self._emit(events.End("cancelled", answer.stats))
             except BaseException as error:  # noqa: BLE001  (told, like every other, where the person is)
-                self._emit(Failed(_told(error)))
+                self._emit(Failed(as_exception(error)))
 
         self._do(job)
 
@@ -208,7 +208,7 @@ class Worker:
             try:
                 future.set_result(job(model))
             except BaseException as error:  # noqa: BLE001  (raised where the job was given)
-                future.set_exception(_told(error))
+                future.set_exception(as_exception(error))
 
         self._do(task)
         return future.result()
@@ -274,8 +274,3 @@ class Worker:
         if self._thread is None:
             self._thread = Thread(target=work, name="mlxmtp-model", daemon=True)
             self._thread.start()
-
-
-def _told(error: BaseException) -> Exception:
-    """Return an error as an Exception: a panic in a library written in Rust is none, and must not end the thread."""
-    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")

@@ -118,7 +118,9 @@ class Answer:
     def _run(self) -> Generator[Event, None, None]:
         inside, strings = self._tokenizer.opens_in_thought(self._prompt), self._strings
         singly = bool(self._params.stop_strings)
-        how = {"calls": self._calls, "singly": singly, "in_form": self._matcher is not None}
+        form = self._params.constraint  # with tools, text that is free has one, too
+        in_form = self._matcher is not None and (not self._calls or (form is not None and bool(form.calls)))
+        how = {"calls": self._calls, "singly": singly, "in_form": in_form}
         reading = _Reading(self._tokenizer, strings, inside=inside, **how)
         last: int | None = None
         self._asked, called = True, False
@@ -243,13 +245,13 @@ class _Reading:
 
     def _feed(self, tokens: Sequence[int]) -> list[Event]:
         if self._calls is None and self._by_id:
-            return self._before_stop([event for token in tokens for event in self._told_apart(token)])
+            return self._before_stop([event for token in tokens for event in self._by_marks(token)])
         if self._calls is None:
             return self._before_stop(self._splitter.feed("".join(map(self._detokenizer.add, tokens))))
         parts = self._parts([part for token in tokens for part in self._calls.feed(token)])
         return self._before_stop([*parts, Calling()] if self._calls.inside else parts)
 
-    def _told_apart(self, token: int) -> list[Text | Thinking]:
+    def _by_marks(self, token: int) -> list[Text | Thinking]:
         feed = self._splitter.feed if token in self._marks else self._splitter.feed_plain
         return feed(self._detokenizer.add(token))
 
@@ -279,6 +281,8 @@ class _Reading:
             if isinstance(part, Call):
                 events += [*self._splitter.feed(text + self._detokenizer.flush()), *self._splitter.finish(), part]
                 text = ""
+            elif self._by_id:
+                events += self._by_marks(part)
             else:
                 text += self._detokenizer.add(part)
         return [*events, *self._splitter.feed(text)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxmtp.engine.endless import endless_reference, endless_rule, objects_in
@@ -57,11 +57,12 @@ class Constraint:
     def check(self) -> None:
         """Raise UsageError, which names the place, for what is not supported, cannot be read or allows no text."""
         try:
-            self._check()
+            _check(self)
         except RecursionError:
             raise self._unusable("it is nested too deeply") from None
 
-    def _check(self) -> None:
+    def refuse(self) -> None:
+        """Do what `check` says, at its full cost."""
         import llguidance
 
         if self.kind not in _NAMES:
@@ -245,6 +246,12 @@ def _beginning(table: TokenTable, constraint: Constraint, *, inside: bool) -> st
     if inside:
         return f"start: {free} <[{table.close}]> {answer}"
     return f"start: thought? {answer}\nthought: <[{table.open}]> {free} <[{table.close}]>"
+
+
+@lru_cache(64)
+def _check(constraint: Constraint) -> None:
+    """Check a constraint once, whoever asks: a file of `map`, a round of tools."""
+    constraint.refuse()
 
 
 @cache

@@ -360,7 +360,7 @@ class Model:
 
     def reusable(self, prompt_ids: Sequence[int]) -> int:
         """Return how many tokens of a prompt need not be read: some text that is held begins with them."""
-        return max(text.usable(prompt_ids) for text in self._held())
+        return max((text.usable(prompt_ids) for text in self._held()), default=0)
 
     def save_beginnings(self, path_of: Callable[[Sequence[int]], Path | None], limit: int) -> None:
         """Write the texts that are held, the last one first, as they were at their last and their first snapshot.
@@ -382,10 +382,10 @@ class Model:
 
     def _held(self) -> Iterator[HeldText]:
         yield from self._decoder.texts or ()
-        streams = self._streams
-        if streams is not None and streams.beside is not None and streams.beside not in streams.busy():
-            yield streams.beside.live
-        yield self._decoder.live
+        beside, busy = (None, []) if self._streams is None else (self._streams.beside, self._streams.busy(alone=True))
+        for decoder in (beside, self._decoder):
+            if decoder is not None and decoder not in busy:
+                yield decoder.live
 
     def load_cache(self, path: Path) -> int:
         """Import what `save_cache` wrote and return its tokens. Raises CacheRefused, and then changes nothing."""

@@ -51,10 +51,10 @@ class Interrupted(Exception):
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Raise Interrupted for whatever the caller's code raises here."""
+    """Raise Interrupted for what the caller's code raises here and would be taken for a failure of the device."""
     try:
         yield
-    except Exception as error:
+    except (RuntimeError, StopIteration) as error:
         raise Interrupted(error) from error
 
 

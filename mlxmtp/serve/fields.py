@@ -71,10 +71,10 @@ class Fields:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or (allowed.whole and not whole) or not isinstance(value, int | float):
             raise self.wrong(name, str(allowed))
-        value = int(value) if allowed.whole else float(value)
+        value = int(value) if allowed.whole else value
         if value not in allowed:
             raise self.wrong(name, str(allowed))
-        return value
+        return value if allowed.whole else float(value)
 
     def choice(self, name: str, *allowed: str, default: str) -> str:
         value = self.table.get(name, default)

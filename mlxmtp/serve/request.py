@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxmtp.engine.constraint import Constraint
-from mlxmtp.limits import IMAGE_TOKENS, MAX_DRAFT, PENALTIES, SAMPLING, TOKEN_COUNT, TOP_LOGPROBS, Range
+from mlxmtp.limits import DRAFTS, IMAGE_TOKENS, PENALTIES, SAMPLING, TOKEN_COUNT, TOP_LOGPROBS, Range
 from mlxmtp.serve.contents import Content
 from mlxmtp.serve.fields import Fields, Refused
 
@@ -193,5 +193,5 @@ def extension_of(body: Fields) -> dict[str, Any]:
     wanted = extension.table.get("num_draft_tokens")
     if wanted == "auto":
         return {**found, "num_draft_tokens": "auto"}
-    drafts = extension.number("num_draft_tokens", Range(0, MAX_DRAFT, whole=True))
+    drafts = extension.number("num_draft_tokens", DRAFTS)
     return found if drafts is None else {**found, "num_draft_tokens": drafts}

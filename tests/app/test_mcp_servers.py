@@ -346,6 +346,28 @@ class TestCalls:
             assert tools.renew() == []
             assert "failed" in called(tools, "echo", text="x"), "it is there"
 
+    def test_a_server_whose_second_start_hangs_is_given_up_and_started_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hangs = tmp_path / "hangs"
+        waits = f'if [ -e "{hangs}" ]; then exec sleep 1000; fi; exec "$@"'
+        entry = ServerEntry("odd", "sh", ("-c", waits, "sh", *(raw().command, *raw("dies").args)))
+        with using(entry, folder=tmp_path) as tools:
+            assert tools.renew() == []
+            assert tools.servers is not None
+            [server] = tools.servers.all
+            hangs.touch()
+            assert "failed" in called(tools, "echo", text="x")
+            with monkeypatch.context() as impatient:
+                impatient.setattr(mcp_servers, "RENEW", 0.5)
+                impatient.setattr(mcp_servers, "START", 0.2)
+                assert "The tool server 'odd' does not work" in tools.renew()[0]
+                wait_until(lambda: server.task is not None and server.task.done())
+            assert "did not list its tools" in server.failure
+            hangs.unlink()
+            assert tools.renew() == []
+            assert server.tools
+
     def test_servers_that_do_not_start_are_said_once_with_what_they_wrote(self, tmp_path: Path) -> None:
         broken = ServerEntry("broken", sys.executable, ("-c", "raise SystemExit('no licence')"))
         absent = ServerEntry("absent", "no-such-program")

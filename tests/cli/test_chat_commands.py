@@ -349,7 +349,7 @@ def test_settings(talk: Conversing) -> None:
         "> /set temp 0.5\ntemp is 0.5.\n> /set top-p\ntop-p is the model's own.\n> /set seed 7\nseed is 7.\n> /set\n"
         "temp          0.5\ntop-p         the model's own\ntop-k         the model's own\n"
         "min-p         the model's own\nseed          7\nmax-tokens    the model's own\nthink-tokens  no limit\n"
-        "image-tokens  280\n"
+        "image-tokens  the model's own\n"
     )
     talk.say("Hi", answers=["Hm.<turn|>"])
     assert (talk.decoder.requests[0].sampling.temp, talk.decoder.requests[0].sampling.seed) == (0.5, 7)

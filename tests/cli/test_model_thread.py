@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from mlxmtp.app.worker import Failed, Prefill, Ready, Worker, WorkerEvent
+from mlxmtp.app.worker import Beside, Failed, Prefill, Ready, Worker, WorkerEvent
 from mlxmtp.engine.events import End, Text
 from mlxmtp.engine.stats import Stats
 from mlxmtp.errors import LoadError
@@ -177,6 +177,29 @@ def test_what_is_no_exception_leaves_the_thread_alive() -> None:
     with pytest.raises(RuntimeError, match="at the disco"):
         thread.run(fail)
     thread.unload()
+    assert thread.idle(10)
+
+
+def test_what_is_no_exception_ends_answers_side_by_side_and_not_their_thread() -> None:
+    class Panic(BaseException):
+        """What libraries written in Rust raise where they fail."""
+
+    class Panicking(FakeModel):
+        @property
+        def model(self) -> Any:
+            raise Panic("at the disco")
+
+    thread = loaded(Panicking())
+    for key in ("one", "two"):
+        thread.answer_beside(key, lambda *_: cast("Any", None))
+        found: list[WorkerEvent] = []
+        while not found:
+            assert not thread.wait(seconds=10)
+            found += thread.events()
+        (told,) = found
+        assert isinstance(told, Beside)
+        assert isinstance(told.event, Failed)
+        assert (told.key, str(told.event.error)) == (key, "Panic: at the disco")
     assert thread.idle(10)
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from copy import copy
 from functools import cache
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, cast
 
@@ -232,8 +232,8 @@ def test_a_mark_spelled_in_the_tokens_of_a_form_is_text_of_it():
     thought = [opening, *tokenizer().encode_plain("thought\nA mark? <channel|> no"), close]
     tokens = [*thought, *tokenizer().encode_plain(text)]
     assert not {opening, close} & {*tokens[len(thought) :]}
-    for size in (1, 5, len(tokens)):
-        how = {"inside": False, "calls": False, "singly": False, "in_form": True}
+    for size, calls in product((1, 5, len(tokens)), (False, True)):
+        how = {"inside": False, "calls": calls, "singly": False, "in_form": True}
         reading = _Reading(tokenizer(), StopStrings(()), **how)
         events = [one for at in range(0, len(tokens), size) for one in reading.feed(tokens[at : at + size])[0]]
         events += reading.finish(cut=False)

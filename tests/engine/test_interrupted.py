@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -116,3 +119,27 @@ def test_what_on_prefill_raises_is_no_failure_of_the_device(error: Exception, pi
     decode(decoder, held, 4)
     assert decoder.reused > 250, "texts that are held stay"
     assert decode(decoder, prompt, 4) == decode(Decoder(target("e2b"), compiled="never", chunk=20), prompt, 4)
+
+
+class _Held:
+    """Something that a callback has."""
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])
+def test_a_reading_that_a_callback_ends_leaves_nothing_of_its_chunk_behind(error: type[Exception]) -> None:
+    """A second reference to keys and values would have MLX copy them."""
+    decoder, prompt = Decoder(target("e2b"), compiled="never", chunk=20), load_golden("e2b").records["long"].prompt
+    held: list[weakref.ref[_Held]] = []
+
+    def end(*_: int) -> None:
+        mine = _Held()
+        held.append(weakref.ref(mine))
+        raise error("enough")
+
+    gc.disable()
+    try:
+        with suppress(error):
+            list(decoder.rounds(prompt, max_tokens=4, on_prefill=end))
+        assert [one() for one in held] == [None]
+    finally:
+        gc.enable()

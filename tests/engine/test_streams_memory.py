@@ -267,8 +267,12 @@ def test_what_was_read_beside_a_lone_answer_is_found_and_is_held_at_the_end(mode
     prompt = model.tokenizer.prompt_ids(messages("word " * 300))
     assert model.reusable(prompt) > 256
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(streams, "busy", lambda: [streams.beside])
+        meanwhile.setattr(streams, "busy", lambda alone: [streams.beside] * alone)
         assert model.reusable(prompt) < 256, "nothing can go on from a text that is being decoded"
+    first = streams.decoder.live.tokens
+    assert first
+    assert streams.running, "the first is being decoded, and gives its text to no other"
+    assert model.reusable([*first, 5]) < len(first)
     streams.close()
     assert model.reusable(prompt) > 256
     assert known == [{"kinds": []}], "it began with what the other decoder has learned"

@@ -94,6 +94,8 @@ REFUSED: list[tuple[Json, str]] = [
     ({"logit_bias": {"5": 101}}, "logit_bias.5"),
     ({"logit_bias": {"5": "much"}}, "logit_bias.5"),
     ({"logit_bias": {"99999999999999999999": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 10**400}}, "logit_bias.5"),
+    ({"temperature": 10**400}, "temperature"),
     ({"frequency_penalty": 2.5}, "frequency_penalty"),
     ({"presence_penalty": "high"}, "presence_penalty"),
     ({"repetition_penalty": 0}, "repetition_penalty"),

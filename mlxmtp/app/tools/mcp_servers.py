@@ -140,7 +140,7 @@ class Servers:
         deadline = time.monotonic() + START
         for one in self.all:
             if not one.ready.wait(max(0.0, deadline - time.monotonic())):
-                one.failure = f"it did not list its tools within {START:.0f} seconds"
+                one.failure = _late()
                 one.ready.set()
                 if one.task is not None:
                     self._loop.call_soon_threadsafe(one.task.cancel)
@@ -152,9 +152,11 @@ class Servers:
         """
 
         async def restart(server: Server) -> None:
-            if server.task is not None:
-                server.task.cancel()
-                await asyncio.wait([server.task])
+            if (task := server.task) is not None:
+                task.cancel()
+                await asyncio.wait([task])
+            if server.task is not task:  # a question before has waited for the same end
+                return
             server.failure = ""
             server.ready.clear()
             server.task = asyncio.create_task(self._serve(server))
@@ -219,21 +221,25 @@ class Servers:
         async def unchecked(name: str, result: CallToolResult) -> None:
             """Take a result as it is."""
 
-        about = Implementation(name="mlxmtp", version=installed_version())
+        about, patience = Implementation(name="mlxmtp", version=installed_version()), asyncio.timeout(START)
         try:
             speaks = over_http(entry) if entry.url else spoken_to(entry, server.tail, self._groups)
-            async with Client(speaks, client_info=about, message_handler=noticed, cache=None) as client:
+            async with (
+                patience,
+                Client(speaks, client_info=about, message_handler=noticed, cache=None) as client,
+            ):
                 # It would check results by the server's own expressions, and one that never ends stops every thread.
                 setattr(client.session, "validate_tool_result", unchecked)  # noqa: B010
                 info = client.server_info
                 server.title = "" if info is None else cleaned(f"{info.name} {info.version}", 80)
                 server.client = client
                 await self._list(server)
+                patience.reschedule(None)
                 server.seconds = time.monotonic() - began
                 server.ready.set()
                 await self._over.wait()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (told where somebody waits)
-            server.fail(error)
+            server.fail(ToolError(_late()) if patience.expired() else error)
         finally:
             server.client, server.tools = None, ()
             server.ready.set()
@@ -317,6 +323,10 @@ class Servers:
         if result.is_error:
             raise ToolError(text or "It failed, and does not say why.")
         return text
+
+
+def _late() -> str:
+    return f"it did not list its tools within {START:.0f} seconds"
 
 
 def texts_of(result: CallToolResult) -> Iterator[str]:
