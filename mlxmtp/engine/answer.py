@@ -119,7 +119,7 @@ class Answer:
         inside, strings = self._tokenizer.opens_in_thought(self._prompt), self._strings
         singly = bool(self._params.stop_strings)
         form = self._params.constraint  # with tools, text that is free has one, too
-        in_form = self._matcher is not None and (not self._calls or (form is not None and bool(form.calls)))
+        in_form = form is not None and bool(form.calls or not self._calls)
         how = {"calls": self._calls, "singly": singly, "in_form": in_form}
         reading = _Reading(self._tokenizer, strings, inside=inside, **how)
         last: int | None = None

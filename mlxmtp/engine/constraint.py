@@ -61,8 +61,8 @@ class Constraint:
         except RecursionError:
             raise self._unusable("it is nested too deeply") from None
 
-    def refuse(self) -> None:
-        """Do what `check` says, at its full cost."""
+    def check_anew(self) -> None:
+        """Do what `check` does, whether or not it was done before."""
         import llguidance
 
         if self.kind not in _NAMES:
@@ -251,7 +251,7 @@ def _beginning(table: TokenTable, constraint: Constraint, *, inside: bool) -> st
 @lru_cache(64)
 def _check(constraint: Constraint) -> None:
     """Check a constraint once, whoever asks: a file of `map`, a round of tools."""
-    constraint.refuse()
+    constraint.check_anew()
 
 
 @cache

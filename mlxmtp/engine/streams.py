@@ -271,8 +271,8 @@ class Streams:
             self.decoder.texts.keep_within(left - sum(one.live.nbytes for one in idle), stays)
         return True
 
-    def busy(self, *, alone: bool = False) -> list[Decoder]:  # `alone`: by answers that give their text to no rounds
-        return [one.decoder for one in (self._reading, self._solo) if one is not None and one.seat.alone >= alone]
+    def busy(self, *, alone: bool = False) -> list[Decoder]:  # `alone`: only by answers that share no rounds
+        return [one.decoder for one in (self._reading, self._solo) if one and (one.seat.alone or not alone)]
 
     def _idle_decoder(self, prompt: list[int]) -> Decoder:
         """Return a decoder that neither reads nor decodes: the one beside only if it is worth it for ``prompt``."""

@@ -45,6 +45,11 @@ def raw(*manners: str, name: str = "raw") -> ServerEntry:
     return ServerEntry(name, sys.executable, (str(HERE / "raw_server.py"), *manners))
 
 
+def held_up(first: str) -> ServerEntry:
+    """A server that ends at each call of `echo`, behind what a shell does first at every start."""
+    return ServerEntry("odd", "sh", ("-c", f'{first}; exec "$@"', "sh", *(raw().command, *raw("dies").args)))
+
+
 @contextmanager
 def using(*entries: ServerEntry, allow: Sequence[str] = ("*",), ask: Any = None, folder: Path) -> Iterator[Tools]:
     """Tools of servers, all of them allowed unless it is said which."""
@@ -329,9 +334,7 @@ class TestCalls:
     ) -> None:
         there = tmp_path / "there"
         there.touch()
-        waits = f'while [ ! -e "{there}" ]; do sleep 0.05; done; exec "$@"'
-        slow = ServerEntry("slow", "sh", ("-c", waits, "sh", *(raw().command, *raw("dies").args)))
-        with using(slow, folder=tmp_path) as tools:
+        with using(held_up(f'while [ ! -e "{there}" ]; do sleep 0.05; done'), folder=tmp_path) as tools:
             assert tools.renew() == []
             assert tools.servers is not None
             [server] = tools.servers.all
@@ -339,7 +342,7 @@ class TestCalls:
             assert "failed" in called(tools, "echo", text="x")
             with monkeypatch.context() as impatient:
                 impatient.setattr(mcp_servers, "RENEW", 1.0)
-                assert "The tool server 'slow' does not work" in tools.renew()[0]
+                assert "The tool server 'odd' does not work" in tools.renew()[0]
                 assert tools.renew() == []
             there.touch()
             wait_until(lambda: bool(server.tools))
@@ -350,9 +353,7 @@ class TestCalls:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hangs = tmp_path / "hangs"
-        waits = f'if [ -e "{hangs}" ]; then exec sleep 1000; fi; exec "$@"'
-        entry = ServerEntry("odd", "sh", ("-c", waits, "sh", *(raw().command, *raw("dies").args)))
-        with using(entry, folder=tmp_path) as tools:
+        with using(held_up(f'if [ -e "{hangs}" ]; then exec sleep 1000; fi'), folder=tmp_path) as tools:
             assert tools.renew() == []
             assert tools.servers is not None
             [server] = tools.servers.all
